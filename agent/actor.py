@@ -1,0 +1,255 @@
+"""The process that plays live tasks: `python -m perdure.agent.actor --home DIR [--config FILE]`.
+
+It holds the model, plays what is queued in batches with the version that serves, and journals every turn. A batch ends with the version
+it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a job works. On SIGTERM, or when its
+supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, 2 where the configuration
+cannot work, 3 where something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from perdure.agent.config import Config, load_config
+from perdure.agent.home import cache_dir
+from perdure.agent.work import unfinished_jobs
+from perdure.envs.environment import Environment
+from perdure.envs.policy import PolicyError
+from perdure.envs.registry import load
+from perdure.envs.rollout import Attempt, play
+from perdure.learners.engine import TransformersEngine, faster_dtype
+from perdure.learners.learning import ensure_loaded
+from perdure.learners.models import resolve_model
+from perdure.memory.episodes import completed_members
+from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.processes import beat, give_device, renew_device, take_device
+from perdure.memory.records import Episode, Lease, Task, VersionRef
+from perdure.memory.store import Store, open_store
+from perdure.memory.tasks import fail_task, finish_task, lease_tasks, release_task
+from perdure.memory.versions import add_initial, serving
+
+NAME = "actor"
+POLL_S = 0.2
+BEAT_S = 5.0
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether to end: a signal came, or the process that started this one is gone."""
+
+    asked: bool = False
+    parent: int = field(default_factory=os.getppid)
+
+    def __call__(self) -> bool:
+        return self.asked or os.getppid() != self.parent
+
+
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """The episodes of one task that are still to be played."""
+
+    task: Task
+    lease: Lease
+    left: int
+    completed: int
+    interrupted: bool = False
+    error: str = ""
+
+
+class Actor:
+    """The loop of the process. `run` returns when `stop()` has become true."""
+
+    def __init__(self, store: Store, config: Config, stop: Callable[[], bool]) -> None:
+        self._store = store
+        self._config = config
+        self._stop = stop
+        self._clock = BootClock()
+        self._journal = StoreJournal(store, self._clock)
+        self._owner = f"{NAME}:{os.getpid()}"
+        self._environments: dict[str, Environment] = {}
+        self._said: tuple[str, str | None, float] = ("", None, 0.0)
+        self._loaded: VersionRef | None = None
+
+    def start(self) -> TransformersEngine:
+        """Find the model, make its base the first version where there is none, and load it."""
+        self._say("starting", f"looking for the model {self._config.model}")
+        files = resolve_model(self._config.model, cache_dir(), lambda line: self._say("starting", line))
+        add_initial(self._store, files.name, files.hash)
+        self._say("starting", f"loading {files.name}")
+        device = self._config.device
+        return TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=self._config.seed)
+
+    def run(self, engine: TransformersEngine) -> None:
+        while not self._stop():
+            if not self._batch(engine):
+                time.sleep(POLL_S)
+        self._say("stopped", None)
+
+    def _batch(self, engine: TransformersEngine) -> bool:
+        """Play one batch of tasks; False where there was none to play or it is not this process's turn."""
+        jobs = unfinished_jobs(self._store) if self._config.device == "cpu" else []
+        if jobs:
+            self._say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
+            return False
+        if not self._store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"):
+            self._say("idle", "no task is queued")
+            return False
+        with self._device() as device:
+            if device is None and self._config.device == "cpu":
+                self._say("paused", "another process has the device")
+                return False
+            version = self._load_serving(engine)
+            leased = lease_tasks(self._store, self._owner, max(1, self._config.play.width // self._config.play.members), TTL_S, self._clock)
+            if leased:
+                self._play(engine, version, leased, device)
+        return bool(leased)
+
+    def _play(self, engine: TransformersEngine, version: VersionRef, leased: Sequence[tuple[Task, Lease]], device: Lease | None) -> None:
+        """Play the groups of these tasks. Whatever happens, each task is finished, failed or given back."""
+        groups: dict[int, _Group] = {}
+        attempts = [attempt for task, lease in leased for attempt in self._attempts(task, lease, groups)]
+        renewed_s = time.monotonic()
+
+        def stop() -> bool:
+            """Asked before each round of generation."""
+            nonlocal renewed_s
+            self._say("playing", f"{len(attempts)} episodes of {len(groups)} tasks with {version}")
+            if device is not None and time.monotonic() - renewed_s > TTL_S / 4:
+                renew_device(self._store, device, TTL_S, self._clock)
+                renewed_s = time.monotonic()
+            return self._stop()
+
+        try:
+            play(
+                attempts,
+                engine.policy(version),
+                engine.chat,
+                version,
+                self._journal,
+                temperature=self._config.play.temperature,
+                width=self._config.play.width,
+                context_limit=engine.context_limit,
+                stop=stop,
+                on_finish=lambda episode: self._settle(groups, episode),
+            )
+        except LeaseLost:
+            self._give_back(groups)
+        except (PolicyError, RuntimeFailure) as error:
+            for group in groups.values():
+                with suppress(LeaseLost):
+                    fail_task(self._store, group.lease, str(error))
+            raise
+        else:
+            self._give_back(groups)
+
+    def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
+        """The members of a task that are not completed yet. The task ends here where none is left or its environment cannot be made."""
+        name = f"task-{task.id}"
+        done = completed_members(self._store, [name])[name]
+        members = [member for member in range(task.members) if member not in done]
+        if not members:
+            finish_task(self._store, lease)
+            return []
+        try:
+            environment = self._environments.get(task.environment) or load(task.environment)
+        except Exception as error:  # noqa: BLE001 - an operator's environment may fail as it likes; the task is written down as failed
+            fail_task(self._store, lease, f"{task.environment} cannot be made: {error}")
+            return []
+        self._environments[task.environment] = environment
+        groups[task.id] = _Group(task=task, lease=lease, left=len(members), completed=len(done))
+        return [
+            Attempt(environment=environment, seed=task.seed, group=name, member=member, purpose="live", lease=lease) for member in members
+        ]
+
+    def _settle(self, groups: dict[int, _Group], episode: Episode) -> None:
+        """Note the end of an episode; with the last one of its group the task ends."""
+        assert episode.task is not None, "live episodes belong to a task"
+        group = groups[episode.task]
+        group.left -= 1
+        group.completed += episode.state == "completed"
+        group.interrupted |= episode.state == "aborted"
+        group.error = episode.error or group.error
+        if group.left or group.interrupted:
+            return
+        if group.completed:
+            finish_task(self._store, group.lease)
+        else:
+            fail_task(self._store, group.lease, group.error or "the environment failed in every episode")
+        del groups[group.task.id]
+
+    def _give_back(self, groups: dict[int, _Group]) -> None:
+        for group in groups.values():
+            with suppress(LeaseLost):
+                release_task(self._store, group.lease)
+
+    def _load_serving(self, engine: TransformersEngine) -> VersionRef:
+        """Load the serving version and let go of the one before."""
+        version = serving(self._store).name
+        if self._loaded != VersionRef(version):
+            self._say("loading", f"the weights of {version}")
+            loaded = ensure_loaded(self._store, engine, version)
+            if self._loaded is not None:
+                engine.unload(self._loaded)
+            self._loaded = loaded
+        assert self._loaded is not None
+        return self._loaded
+
+    @contextmanager
+    def _device(self) -> Iterator[Lease | None]:
+        """The CPU for one batch; None where somebody else has it. A GPU is shared, and needs no turns."""
+        lease = take_device(self._store, self._owner, TTL_S, self._clock) if self._config.device == "cpu" else None
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                give_device(self._store, lease)
+
+    def _say(self, state: str, detail: str | None) -> None:
+        """Beat, where there is something new to say or the last beat was some time ago."""
+        now_s = time.monotonic()
+        if self._said[:2] != (state, detail) or now_s - self._said[2] > BEAT_S:
+            beat(self._store, NAME, os.getpid(), state, detail)
+            self._said = (state, detail, now_s)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m perdure.agent.actor", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=None)
+    given = parser.parse_args()
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)  # nothing is being played yet: fetching and loading a model need not be waited for
+    try:
+        with open_store(given.home) as store:
+            actor = Actor(store, load_config(given.config).config, stop)
+            engine = actor.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, ask)
+            actor.run(engine)
+    except PerdureError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""Child processes: each in a session of its own, its output in `logs/<name>.log`, its end explained.
+
+A child that is stopped gets SIGTERM and some time, then SIGKILL, both for its whole group; whatever it leaves behind when it dies
+is ended with it. Left out: what a child's end means for its work (`agent/supervisor.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+LOG_LIMIT_BYTES = 4 * 2**20
+"""A longer log is set aside as `<name>.log.1` when its process starts again."""
+
+TAIL_BYTES = 8192
+POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit:
+    """How a process ended."""
+
+    code: int
+    """Below 0: minus the signal that ended it."""
+    last_line: str
+    """Of its log; empty where it wrote none."""
+
+    def __str__(self) -> str:
+        how = f"was ended by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with exit code {self.code}"
+        return f"{how}: {self.last_line}" if self.last_line else how
+
+
+class Child:
+    """A running `python -m MODULE ARGUMENTS`."""
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Path) -> None:
+        self.name = name
+        self.started_s = time.monotonic()
+        self._log = home / "logs" / f"{name}.log"
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        self.pid = self._process.pid
+
+    def poll(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        if self._process.returncode is None:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.signal(signal.SIGKILL)  # its own children, before its number can become somebody else's
+        return Exit(code=self._process.wait(), last_line=self._last_line())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.started_s
+
+    def _last_line(self) -> str:
+        with self._log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, size - TAIL_BYTES))
+            lines = log.read().decode("utf-8", "replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:
+    """End them: SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended."""
+    for child in children:
+        child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while any(child.poll() is None for child in children):
+        if hurry() or time.monotonic() > deadline:
+            for child in children:
+                child.signal(signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def on_signals(called: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `called`, and end nothing, while this lasts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        called()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Backoff:
+    """How long to wait before a process that died is started again: twice as long each time, from the beginning once one has lived."""
+
+    FIRST_S = 0.5
+    LONGEST_S = 60.0
+    LIVED_S = 60.0
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        """In a row, each soon after its start."""
+        self._ready_s = 0.0
+
+    def died(self, age_s: float) -> float:
+        """Note a death, and give the seconds to wait."""
+        self.deaths = 1 if age_s > self.LIVED_S else self.deaths + 1
+        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), self.LONGEST_S)
+        self._ready_s = time.monotonic() + wait_s
+        return wait_s
+
+    def ready(self) -> bool:
+        return time.monotonic() >= self._ready_s

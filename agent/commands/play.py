@@ -1,0 +1,339 @@
+"""`perdure task`, `perdure episode` and `perdure env`: what is played, what came of it, and what can be played."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.agent.terminal import (
+    config_option,
+    home_option,
+    json_option,
+    print_json,
+    print_table,
+    report_option,
+    visible,
+)
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+
+if TYPE_CHECKING:
+    from perdure.memory.records import Episode
+
+MAX_COUNT = 100_000
+
+
+@click.group()
+def task() -> None:
+    """Put tasks on the stream, and list them.
+
+    \b
+    Example:
+      perdure task list
+    """
+
+
+@task.command("add")
+@click.argument("environment", metavar="ENV")
+@click.option("--seed", type=int, help="Seed of the first task; the next ones follow it. [default: at random, from those for training]")
+@click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="How many tasks.")
+@home_option
+@config_option
+@json_option
+def add(environment: str, seed: int | None, count: int, home: Path, config_path: Path | None, as_json: bool) -> None:
+    """Put tasks of an environment on the stream; they are played before those that the stream makes itself.
+
+    \b
+    Example:
+      perdure task add 'perdure:largest-number?shots=3' --count 8
+    """
+    from perdure.agent.config import load_config
+    from perdure.agent.home import open_or_create, register_environments
+    from perdure.envs.registry import load
+    from perdure.envs.seeds import SPLITS
+    from perdure.memory.tasks import add_tasks, list_tasks
+
+    loaded = load_config(config_path)
+    name = load(environment).name
+    train = SPLITS["train"]
+    if seed is None:
+        seeds = [random.randrange(len(train)) for _ in range(count)]
+    elif seed in train and seed + count - 1 in train:
+        seeds = list(range(seed, seed + count))
+    else:
+        raise InputError(
+            f"seeds of tasks are {train[0]} to {train[-1]}, not {seed}: higher ones are kept for probes, which are never learned"
+        )
+    with open_or_create(home) as store:
+        register_environments(store, [name])
+        with store.write():  # nobody else adds tasks in between: the newest ones are ours
+            ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
+            added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
+    if as_json:
+        print_json(added)
+        return
+    numbers = f"task {ids[0]}" if count == 1 else f"tasks {ids[0]} to {ids[-1]}"
+    click.echo(f"Queued {numbers} of {name}. `perdure run` plays them, and `perdure task list` shows what came of them.")
+
+
+@task.command("list")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@home_option
+@json_option
+def list_(limit: int, home: Path, as_json: bool) -> None:
+    """List tasks with their states and episodes, the newest first.
+
+    \b
+    Example:
+      perdure task list --limit 5 --json
+    """
+    from perdure.memory.store import open_store
+    from perdure.memory.tasks import list_tasks
+
+    with open_store(home) as store:
+        found = [summary.as_json() for summary in list_tasks(store, limit)]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "environment", "seed", "state", "source", "episodes", "error")
+    rows = [
+        (row["id"], row["environment"], row["seed"], row["state"], row["source"], _range(row["episodes"]), row["error"]) for row in found
+    ]
+    print_table(columns, rows)
+
+
+@click.group()
+def episode() -> None:
+    """List episodes, and show one turn by turn.
+
+    \b
+    Example:
+      perdure episode show LAST
+    """
+
+
+@episode.command("list")
+@click.option("--env", "environment", metavar="ENV", help="Only those of this environment, by its whole name.")
+@click.option("--version", metavar="VERSION", help="Only those that this version played.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@home_option
+@json_option
+def list_episodes(environment: str | None, version: str | None, limit: int, home: Path, as_json: bool) -> None:
+    """List episodes, the newest first.
+
+    \b
+    Example:
+      perdure episode list --env 'perdure:largest-number?shots=3' --limit 5
+    """
+    from perdure.memory import episodes
+    from perdure.memory.environments import require
+    from perdure.memory.store import open_store
+    from perdure.memory.versions import get_version
+
+    with open_store(home) as store:
+        if environment is not None:
+            require(store, environment)
+        if version is not None:
+            get_version(store, version)
+        found = [summary.as_json() for summary in episodes.list_episodes(store, environment, version, limit)]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "environment", "purpose", "state", "success", "return", "turns", "sampler")
+    keys = ("id", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
+    print_table(columns, [tuple(row[key] for key in keys) for row in found])
+
+
+@episode.command("show")
+@click.argument("which", metavar="ID|LAST")
+@home_option
+@json_option
+def show_episode(which: str, home: Path, as_json: bool) -> None:
+    """Show an episode turn by turn: texts, token ids, log-probs, rewards, and who sampled it.
+
+    \b
+    Example:
+      perdure episode show LAST
+      perdure episode show 17 --json | jq '.turns[0].action_ids'
+    """
+    from perdure.memory.episodes import get_episode, latest_episode_id
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        if which.upper() == "LAST":
+            number = latest_episode_id(store)
+            if number is None:
+                raise UnknownError(f"no episode was played in {home} yet: `perdure run` plays")
+        elif which.isascii() and which.isdigit():
+            number = int(which)
+        else:
+            raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
+        found = get_episode(store, number)
+    if as_json:
+        print_json(_episode_json(found))
+    else:
+        _print_episode(found)
+
+
+@click.group()
+def env() -> None:
+    """List environments, check one, or play it yourself.
+
+    \b
+    Example:
+      perdure env list
+    """
+
+
+@env.command("list")
+@json_option
+def list_environments(as_json: bool) -> None:
+    """List the built-in environments and those that installed packages offer.
+
+    Any other is named by its source: gym:Id-v0, textarena:Id-v0, py:package.module:Class. Options follow, as in ENV?key=value&key=value.
+
+    \b
+    Example:
+      perdure env list --json
+    """
+    from perdure.envs.registry import listings
+
+    found = listings()
+    if as_json:
+        print_json([listing.as_json() for listing in found])
+        return
+    rows = [(row.name, row.summary, ", ".join(f"{option.name}={option.default}" for option in row.options)) for row in found]
+    print_table(("environment", "what is asked", "options"), rows)
+
+
+@env.command()
+@click.argument("environment", metavar="ENV")
+@report_option
+@click.pass_context
+def check(ctx: click.Context, environment: str, as_json: bool) -> None:
+    """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 where one is broken.
+
+    \b
+    Example:
+      perdure env check perdure:largest-number
+    """
+    from perdure.envs.check import check as check_environment
+    from perdure.envs.registry import load
+
+    loaded = load(environment)
+    findings = check_environment(loaded)
+    ok = all(finding.level != "error" for finding in findings)
+    if as_json:
+        print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
+    else:
+        if findings:
+            print_table(("level", "rule", "what was found"), [(row.level, row.rule, row.message) for row in findings])
+        click.echo(f"{loaded.name} " + ("keeps every rule." if ok else "breaks a rule: do not learn from it before that is mended."))
+    ctx.exit(0 if ok else 1)
+
+
+@env.command()
+@click.argument("environment", metavar="ENV")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Which task. [default: at random]")
+def play(environment: str, seed: int | None) -> None:
+    """Play one task of an environment yourself: type an answer after each '>'.
+
+    \b
+    Example:
+      perdure env play perdure:largest-number --seed 7
+    """
+    from perdure.envs.guarded import EnvironmentFault, GuardedEnv
+    from perdure.envs.registry import load
+
+    loaded = load(environment)
+    seed = random.randrange(2**30) if seed is None else seed
+    click.echo(f"{loaded.name}, seed {seed}; Ctrl-D ends the game.")
+    if loaded.instructions:
+        click.echo(f"\n{visible(loaded.instructions)}")
+    game = GuardedEnv(loaded)
+    total, stated = 0.0, None
+    try:
+        observation = game.reset(seed)
+        for _ in range(loaded.turn_limit):
+            click.echo(f"\n{visible(observation)}")
+            try:
+                action = input("> ")
+            except EOFError:
+                click.echo("\nThe game was left.")
+                return
+            outcome = game.step(action)
+            total, stated, observation = total + outcome.reward, outcome.success, outcome.observation
+            if outcome.ended:
+                break
+    except EnvironmentFault as fault:
+        raise RuntimeFailure(f"{loaded.name} failed: {fault}; `perdure env check '{loaded.name}'` tells more") from fault
+    finally:
+        game.close()
+    success, _ = loaded.judge(total, stated)
+    if observation:
+        click.echo(f"\n{visible(observation)}")
+    click.echo(f"\nReturn {total:g}: " + ("success." if success else "no success."))
+
+
+def _episode_json(found: Episode) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "environment": found.environment,
+        "seed": found.seed,
+        "group": found.group,
+        "member": found.member,
+        "purpose": found.purpose,
+        "state": found.state,
+        "success": found.success,
+        "score": found.score,
+        "total_reward": found.total_reward,
+        "stop_reason": found.stop_reason,
+        "temperature": found.temperature,
+        "task": found.task,
+        "job": found.job,
+        "error": found.error,
+        "turns": [
+            {
+                "n": n,
+                "observation": turn.observation,
+                "action": turn.action,
+                "reward": turn.reward,
+                "sampler": str(turn.sampler),
+                "finish": turn.finish,
+                "prompt_ids": list(turn.prompt_ids),
+                "action_ids": list(turn.action_ids),
+                "logprobs": list(turn.logprobs),
+            }
+            for n, turn in enumerate(found.turns)
+        ],
+    }
+
+
+def _print_episode(found: Episode) -> None:
+    how = "success" if found.success else "no success"
+    click.echo(f"episode {found.id}  {found.environment}  seed {found.seed}  {found.purpose}")
+    click.echo(
+        f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
+    )
+    if found.error:
+        click.echo(f"error: {visible(found.error)}")
+    for n, turn in enumerate(found.turns):
+        click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
+        click.echo(_indented("observation", turn.observation))
+        click.echo(_indented("action", turn.action))
+        click.echo(f"  reward       {turn.reward:g}")
+        click.echo(f"  prompt       {len(turn.prompt_ids)} tokens (all of them with --json)")
+        click.echo(f"  action ids   {' '.join(map(str, turn.action_ids))}")
+        click.echo(f"  log-probs    {' '.join(f'{logprob:.3f}' for logprob in turn.logprobs)}")
+
+
+def _indented(name: str, text: str) -> str:
+    return f"  {name:<11}  " + visible(text).replace("\n", "\n" + " " * 15)
+
+
+def _range(ids: list[int]) -> str:
+    if not ids:
+        return ""
+    return str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]} ({len(ids)})"

@@ -1,0 +1,50 @@
+"""`perdure run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from perdure.agent.terminal import config_option, home_option
+
+
+@click.command()
+@home_option
+@config_option
+@click.option("--cycles", type=click.IntRange(min=1), metavar="N", help="End after N verdicts.")
+@click.option(
+    "--until-promoted",
+    is_flag=True,
+    help="End at the first promotion; after learn.max_cycles (or --cycles) verdicts without one, with exit code 1.",
+)
+@click.option("--tasks", type=click.IntRange(min=1), metavar="N", help="End after N tasks.")
+@click.pass_context
+def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | None, until_promoted: bool, tasks: int | None) -> None:
+    """Play, learn, gate and promote, until it is stopped (Ctrl-C; twice to stop at once).
+
+    Without --cycles, --until-promoted and --tasks it goes on for ever. What it does is shown on stderr, what it came to on stdout.
+
+    \b
+    Example:
+      perdure run
+      perdure run --until-promoted
+      perdure --home /var/lib/perdure run --config perdure.toml --tasks 100
+    """
+    from perdure.agent.config import load_config
+    from perdure.agent.limits import Limits
+    from perdure.agent.summary import mark, show, summarise
+    from perdure.agent.supervisor import supervising
+    from perdure.agent.view import watching
+
+    loaded = load_config(config_path)
+    limits = Limits(cycles=cycles, until_promoted=until_promoted, tasks=tasks, max_cycles=loaded.config.learn.max_cycles)
+    with supervising(home, loaded, limits) as supervisor:
+        began = mark(supervisor.store)
+        with watching(home):
+            ended = supervisor.run()
+        summary = summarise(supervisor.store, began)
+    if ended.code >= 2:
+        click.echo(f"perdure: {ended.reason}", err=True)
+    show(summary, ended)
+    ctx.exit(ended.code)

@@ -1,0 +1,105 @@
+"""`perdure status`: what the home is doing, and why not more. Database only; it works with and without a daemon."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.agent.terminal import home_option, print_json, print_table, report_option, visible
+
+if TYPE_CHECKING:
+    from perdure.memory.store import Store
+
+SILENT_S = 60.0
+"""A daemon that has not said anything for so long is reported as silent."""
+
+
+@click.command()
+@home_option
+@report_option
+def status(home: Path, as_json: bool) -> None:
+    """Tell what is running, and why not more.
+
+    \b
+    Example:
+      perdure status
+      perdure status --json | jq .idle_reason
+    """
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        found = report(store)
+    if as_json:
+        print_json(found)
+        return
+    tasks, jobs, verdict = found["tasks"], found["jobs"], found["last_verdict"]
+    lines = {
+        "state": found["state"],
+        "why": found["idle_reason"],
+        "serving": found["serving"],
+        "tasks": ", ".join(f"{n} {state}" for state, n in tasks.items()),
+        "episodes": f"{found['episodes']}, with {found['turns']} turns",
+        "jobs": ", ".join(f"{n} {state}" for state, n in jobs.items() if n) or "none",
+        "last verdict": f"{verdict['verdict']} for {verdict['candidate']}: {verdict['reason']}" if verdict else None,
+        "up": None if found["uptime_s"] is None else _duration(found["uptime_s"]),
+    }
+    for name, text in lines.items():
+        if text is not None:
+            click.echo(f"{name:>12}  {visible(str(text))}")
+    columns = ("environment", "episodes", "success", "mixed groups", "groups")
+    rates = found["environments"]
+    if rates:
+        click.echo()
+        rows = [(name, rate["episodes"], rate["success_rate"], rate["mixed_groups"], rate["groups"]) for name, rate in rates.items()]
+        print_table(columns, rows, title=f"Live episodes of {found['serving']}")
+
+
+def report(store: Store) -> dict[str, Any]:
+    """The document that `status` prints."""
+    from perdure.agent.home import lock_holder, lock_is_held
+    from perdure.memory import episodes, jobs, tasks
+    from perdure.memory.errors import UnknownError
+    from perdure.memory.gates import last_verdict
+    from perdure.memory.processes import processes
+    from perdure.memory.versions import serving
+
+    try:
+        version: str | None = serving(store).name
+    except UnknownError:
+        version = None
+    held, holder = lock_is_held(store.home), lock_holder(store.home)
+    spoken = {process.name: process for process in processes(store)}
+    supervisor = spoken.get("supervisor")
+    running = supervisor if held and supervisor is not None and supervisor.pid == holder else None
+    if running is not None:
+        state, why = running.state, running.detail
+        silent_s = time.time() - running.beat
+        if silent_s > SILENT_S:
+            why = (
+                f"the daemon (process {running.pid}) has said nothing for {silent_s:.0f} s; what it wrote last is in {store.home / 'logs'}"
+            )
+    elif held:
+        state, why = "busy", f"a command (process {holder}) works in this home, no daemon"
+    else:
+        state, why = "stopped", "no daemon runs in this home; start one with `perdure run`"
+    verdict = last_verdict(store)
+    return {
+        "state": state,
+        "serving": version,
+        "idle_reason": None if running is not None and state in ("learning", "gating", "probing") else why,
+        "tasks": tasks.counts(store),
+        **episodes.counts(store),
+        "jobs": jobs.counts(store),
+        "last_verdict": None if verdict is None else {key: value for key, value in verdict.as_json().items() if key != "evidence"},
+        "uptime_s": None if running is None else round(time.time() - running.started, 1),
+        "environments": {name: row.as_json() for name, row in episodes.success_rates(store, version).items()} if version else {},
+        "processes": [process.as_json() for process in spoken.values()],
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = int(seconds) // 60, int(seconds) // 3600
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"

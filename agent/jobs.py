@@ -1,0 +1,162 @@
+"""Queue a job and see it through, whether or not a daemon is there to run it.
+
+Where a supervisor holds the home it runs the job, and the command follows. Where nobody does, the command takes the lock and starts the
+job's process itself; should the daemon end meanwhile, the command takes over. Nothing here learns: that is `agent/learner.py`.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from uuid import uuid4
+
+from perdure.agent.children import Child, stop
+from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
+from perdure.agent.work import fail_orphan
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.jobs import add_job, get_job, steps
+from perdure.memory.journal import abort_orphans
+from perdure.memory.leases import BootClock, lapse
+from perdure.memory.processes import events, processes
+from perdure.memory.records import Job, JobKind
+from perdure.memory.store import Store, create_store, open_store
+
+POLL_S = 0.2
+GRACE_S = 10.0
+ENDED = ("done", "failed")
+
+Say = Callable[[str], None]
+
+
+def submit(home: Path, kind: JobKind, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]) -> int:
+    """Queue a job, in a home that is made where it is missing, and give its number."""
+    with open_or_create(home) as store:
+        return add_job(store, uuid4().hex, kind, learner, targets, options)
+
+
+def run_or_follow(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
+    """Wait until a job has ended, running it where nobody else does; `say` gets its progress. Gives the job, done or failed.
+
+    Interrupted while it runs the job itself, it stops and fails the job; interrupted while it follows, it leaves the job to the daemon.
+    Both raise `KeyboardInterrupt`.
+    """
+    while True:
+        lock = HomeLock(home)
+        try:
+            lock.acquire()
+        except HomeBusy:
+            job = _follow(home, job_id, say)
+        else:
+            with _released(lock):
+                job = _run(home, config_path, job_id, say)
+        if job is not None:
+            return job
+
+
+def require_done(job: Job) -> dict[str, Any]:
+    """The result of a job that ended well. Raises `RuntimeFailure` with its error otherwise."""
+    if job.state != "done" or job.result is None:
+        raise RuntimeFailure(f"job {job.id} failed: {job.error or 'it says not why'}; its log is logs/learner-{job.id}.log in the home")
+    return job.result
+
+
+def _follow(home: Path, job_id: int, say: Say) -> Job | None:
+    """Wait for whoever holds the home; None where nobody does any more, and the job has not ended."""
+    say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
+    try:
+        with open_store(home) as store:
+            progress = _Progress(store, job_id, say)
+            while True:
+                job = get_job(store, job_id)
+                progress.tell()
+                if job.state in ENDED:
+                    return job
+                if not lock_is_held(home):
+                    return None
+                time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        say(f"job {job_id} stays queued or goes on; `perdure status` tells of it")
+        raise
+
+
+def _run(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
+    """Start the job's process and wait for its end, as the holder of the home's lock."""
+    with create_store(home) as store, _interrupts() as interrupted:
+        lapse(store)  # whoever held leases here is gone: the lock is ours
+        abort_orphans(store)
+        job = get_job(store, job_id)
+        if job.state in ENDED:
+            return job
+        arguments = ["--home", str(store.home), "--job", str(job_id), *(["--config", str(config_path)] if config_path else [])]
+        child = Child(f"learner-{job_id}", "perdure.agent.learner", arguments, store.home)
+        progress = _Progress(store, job_id, say)
+        try:
+            while child.poll() is None and not interrupted:
+                progress.tell()
+                time.sleep(POLL_S)
+        finally:
+            stop([child], GRACE_S, hurry=lambda: len(interrupted) > 1)
+        progress.tell()
+        ended = child.poll()
+        job = get_job(store, job_id)
+        if job.state not in ENDED:
+            fail_orphan(store, job_id, "interrupted" if interrupted else f"its process {ended}", BootClock())
+        if interrupted:
+            raise KeyboardInterrupt
+        return get_job(store, job_id)
+
+
+@contextmanager
+def _released(lock: HomeLock) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM, collected instead of raised, so that the child is stopped in order."""
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Tells of a job what is new since it was asked last."""
+
+    def __init__(self, store: Store, job_id: int, say: Say) -> None:
+        self._store = store
+        self._job = job_id
+        self._say = say
+        self._steps = 0
+        self._doing: str | None = None
+        self._event = max((event.id for event in events(store, 1)), default=0)
+
+    def tell(self) -> None:
+        for event in reversed(events(self._store, 20)):
+            if event.id > self._event and event.kind == "model":
+                self._say(event.message)
+                self._event = event.id
+        for process in processes(self._store):
+            if process.name == f"learner-{self._job}" and process.detail and process.detail != self._doing:
+                self._doing = process.detail
+                self._say(f"{process.state}: {process.detail}")
+        made = steps(self._store, self._job)
+        for step in made[self._steps :]:
+            shown = {name: step.diagnostics.get(name) for name in ("reward", "success", "old_success", "seconds")}
+            self._say(f"update {step.n}: " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items() if value is not None))
+        self._steps = len(made)

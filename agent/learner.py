@@ -1,0 +1,242 @@
+"""The process of one job: `python -m perdure.agent.learner --home DIR --job N`.
+
+It leases the job, takes the device, learns, gates what it learnt, and promotes on a positive verdict. A job that is interrupted goes back
+to the queue; whatever else stops it is written into the job. It exits with 0 where the job is done, 1 where it failed or was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perdure.agent.config import Config, load_config
+from perdure.agent.home import cache_dir
+from perdure.learners.engine import TransformersEngine, faster_dtype
+from perdure.learners.gate import PROFILES
+from perdure.learners.gating import GateResult, dev_scores, run_gate
+from perdure.learners.learning import run_learning
+from perdure.learners.models import resolve_model
+from perdure.learners.probes import EnginePlayer, probe
+from perdure.learners.workbench import Interrupted
+from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import BootClock
+from perdure.memory.processes import beat, give_device, record_event, renew_device, take_device
+from perdure.memory.records import Job, Lease, Purpose, Version
+from perdure.memory.store import Store, open_store
+from perdure.memory.versions import add_initial, get_version, promote, reject, serving
+
+LEASE_S = 90.0
+BEAT_S = 10.0
+DEVICE_WAIT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a job has at hand."""
+
+    store: Store
+    config: Config
+    engine: TransformersEngine
+    job: Job
+    lease: Lease
+    stop: threading.Event
+
+    def player(self, purpose: Purpose) -> EnginePlayer:
+        return EnginePlayer(
+            store=self.store,
+            engine=self.engine,
+            journal=StoreJournal(self.store, BootClock()),
+            lease=self.lease,
+            purpose=purpose,
+            width=self.config.play.width,
+            stop=self.stop.is_set,
+        )
+
+
+def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> int:
+    """Run one queued job to its end; returns the exit code."""
+    clock = BootClock()
+    name = f"learner-{job_id}"
+    with open_store(home) as store:
+        leased = lease_job(store, f"{name}:{os.getpid()}", LEASE_S, clock, job_id)
+        if leased is None:
+            raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows who has it")
+        job, lease = leased
+        set_job_state(store, lease, "running")
+        beat(store, name, os.getpid(), "waiting", "for the device")
+        with _heartbeat(home, name, lease, stop):
+            try:
+                with _device(store, name, stop):
+                    beat(store, name, os.getpid(), "working", f"{job.kind} {job.learner or ''}".strip())
+                    files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
+                    add_initial(store, files.name, files.hash)
+                    engine = TransformersEngine(files, device=config.device, dtype=faster_dtype(config.device), seed=config.seed + job_id)
+                    result, candidate = _KINDS[job.kind](Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=stop))
+                finish_job(store, lease, result, candidate)
+                beat(store, name, os.getpid(), "done", None)
+            except LeaseLost as error:
+                record_event(store, "lease lost", name, str(error))
+                return 1
+            except Interrupted as error:
+                release_job(store, lease)
+                record_event(store, "interrupted", name, str(error))
+                return 1
+            except Exception as error:  # a job that fails is written down as failed, whatever it was
+                fail_job(store, lease, _one_line(error))
+                record_event(store, "job failed", name, _one_line(error))
+                if not isinstance(error, InputError | RuntimeFailure):
+                    raise
+                return 1
+    return 0
+
+
+def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
+    """Learn, then gate unless told otherwise, then promote on a positive verdict."""
+    started = time.perf_counter()
+    candidate, diagnostics = run_learning(
+        store=work.store,
+        clock=BootClock(),
+        lease=work.lease,
+        job=work.job,
+        engine=work.engine,
+        width=work.config.play.width,
+        stop=work.stop.is_set,
+    )
+    result: dict[str, Any] = {"version": candidate.name, "verdict": None, "reason": "not gated", "diagnostics": diagnostics, "gate": None}
+    learnt_s = time.perf_counter() - started
+    if work.job.options.get("gate", True):
+        gated = _gate_candidate(work, candidate, work.job.targets)
+        result |= {"verdict": gated.verdict, "reason": gated.reason, "gate": gated.as_json()}
+        if gated.verdict == "promote":
+            promote(work.store, candidate.name, gated.reason, gate=gated.gate, lease=work.lease)
+        elif gated.verdict == "reject":
+            reject(work.store, candidate.name)
+    result["seconds"] = {"learn": round(learnt_s, 1), "gate": round(time.perf_counter() - started - learnt_s, 1)}
+    return result, candidate.name
+
+
+def _gate(work: Work) -> tuple[dict[str, Any], str | None]:
+    candidate = get_version(work.store, work.job.options["candidate"])
+    gated = _gate_candidate(work, candidate, work.job.targets)
+    return gated.as_json(), candidate.name
+
+
+def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) -> GateResult:
+    set_job_state(work.store, work.lease, "gating")
+    store, config = work.store, work.config
+    profile = work.job.options.get("profile") or config.gate.profile
+    now_serving = serving(store)
+    anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in list_environments(store)}
+    player = work.player("gate")
+    return run_gate(
+        store,
+        work.lease,
+        candidate=candidate,
+        serving=now_serving,
+        anchors=anchors,
+        trained=targets,
+        critical=[row.name for row in list_environments(store) if row.critical],
+        anchor_scores=dev_scores(player, anchors, root_seed=config.seed),
+        serving_scores=dev_scores(player, dict.fromkeys(targets, now_serving.name), root_seed=config.seed),
+        settings=replace(PROFILES[profile], alpha=config.gate.alpha),
+        root_seed=config.seed,
+        play=player,
+        progress=lambda line: beat(store, f"learner-{work.job.id}", os.getpid(), "gating", line),
+    )
+
+
+def _probe(work: Work) -> tuple[dict[str, Any], str | None]:
+    name = work.job.options.get("version") or serving(work.store).name
+    get_version(work.store, name)
+    environments = list(work.job.targets) or [row.name for row in list_environments(work.store)]
+    found = probe(work.player("probe"), name, environments, int(work.job.options.get("episodes", 50)), work.config.seed)
+    return {"version": name, "decoding": "greedy", "environments": found}, None
+
+
+_KINDS = {"learn": _learn, "gate": _gate, "probe": _probe}
+
+
+@contextmanager
+def _heartbeat(home: Path, name: str, lease: Lease, stop: threading.Event) -> Iterator[None]:
+    """Keep the job's lease while the work goes on; where it is lost, the work is told to stop."""
+    ended = threading.Event()
+
+    def beats() -> None:
+        with open_store(home) as store:
+            while not ended.wait(BEAT_S):
+                try:
+                    renew_job(store, lease, LEASE_S, BootClock())
+                except LeaseLost as error:
+                    record_event(store, "lease lost", name, str(error))
+                    stop.set()
+                    return
+
+    thread = threading.Thread(target=beats, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=BEAT_S)
+
+
+@contextmanager
+def _device(store: Store, owner: str, stop: threading.Event) -> Iterator[None]:
+    """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
+    clock = BootClock()
+    waited = time.monotonic() + DEVICE_WAIT_S
+    lease = take_device(store, owner, LEASE_S, clock)
+    while lease is None:
+        if stop.wait(0.1):
+            raise Interrupted(f"{owner} was stopped while it waited for the device")
+        if time.monotonic() > waited:
+            raise RuntimeFailure(f"the device did not come free in {DEVICE_WAIT_S:.0f} s: `perdure status` shows who has it")
+        lease = take_device(store, owner, LEASE_S, clock)
+    held = lease
+    ended = threading.Event()
+
+    def renews() -> None:
+        with open_store(store.home) as own:
+            while not ended.wait(BEAT_S):
+                renew_device(own, held, LEASE_S, clock)
+
+    thread = threading.Thread(target=renews, name="device", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=BEAT_S)
+        give_device(store, held)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, InputError | RuntimeFailure) else f"{type(error).__name__}: {text}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m perdure.agent.learner", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--job", type=int, required=True)
+    parser.add_argument("--config", type=Path, default=None)
+    given = parser.parse_args()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return run_job(given.home, load_config(given.config).config, given.job, stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,35 @@
+"""The stream of live tasks: every configured environment always has some queued, on train seeds that it has not had before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perdure.envs.seeds import train_seed
+from perdure.memory.store import Store
+from perdure.memory.tasks import add_tasks
+
+
+def refill(store: Store, environments: Sequence[str], *, per_environment: int, members: int, root: int, room: int | None = None) -> int:
+    """Queue tasks until each environment has `per_environment` waiting, at most `room` in all; gives how many were added.
+
+    Environments take turns, so that a batch holds a mixture. Draw i of an environment is its i-th task on this stream: after a restart
+    the stream goes on where it stood.
+    """
+    with store.write():
+        had = _count(store, "source = 'stream'")
+        queued = _count(store, "source = 'stream' AND state = 'queued'")
+        added = 0
+        for level in range(per_environment):
+            for name in environments:
+                if queued.get(name, 0) > level or (room is not None and added >= room):
+                    continue
+                draw = had.get(name, 0)
+                add_tasks(store, name, [train_seed(root, name, draw)], members, "stream")
+                had[name] = draw + 1
+                added += 1
+    return added
+
+
+def _count(store: Store, condition: str) -> dict[str, int]:
+    rows = store.rows(f"SELECT environment, count(*) AS n FROM task WHERE {condition} GROUP BY environment")
+    return {row["environment"]: row["n"] for row in rows}

@@ -1,0 +1,111 @@
+"""What all commands share at the terminal: the options --home, --config and --json, tables, and one JSON document.
+
+Tables are drawn with rich on a terminal and are plain text elsewhere. Text that came from environments or models is shown with its
+control characters made visible, so that it cannot move the cursor or colour anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from perdure.agent.home import default_home
+
+HOME_KEY = "perdure.home"
+"""Where a context keeps the home that is in use."""
+
+Cell = str | int | float | bool | None
+
+
+def _home(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    home = value or ctx.find_root().params.get("home") or default_home()
+    ctx.meta[HOME_KEY] = home = Path(home).expanduser()
+    return home
+
+
+home_option = click.option(
+    "--home", type=click.Path(path_type=Path), callback=_home, help="Folder of everything that a run writes; also before the command."
+)
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    help="Configuration file. [default: perdure.toml in the working folder, where there is one]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+report_option = click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=lambda ctx, param, value: bool(value) or not sys.stdout.isatty(),
+    help="Print one JSON document, as it does wherever the output is not a terminal.",
+)
+
+
+def say(line: str) -> None:
+    """Progress: a line on stderr, only where somebody watches."""
+    if sys.stderr.isatty():
+        click.echo(visible(line), err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    from perdure.memory.store import to_json
+
+    click.echo(to_json(value))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
+    """A table of records; numbers stand to the right."""
+    cells = [[_shown(cell) for cell in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
+    if sys.stdout.isatty():
+        _print_rich(columns, cells, right, title)
+        return
+    if title:
+        click.echo(title)
+    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
+    for line in [list(columns), *cells]:
+        parts = [cell.rjust(width) if to_right else cell.ljust(width) for cell, width, to_right in zip(line, widths, right, strict=True)]
+        click.echo("  ".join(parts).rstrip())
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column, to_right in zip(columns, right, strict=True):
+        table.add_column(column, justify="right" if to_right else "left", overflow="fold")
+    for line in cells:
+        table.add_row(*(Text(cell) for cell in line))
+    Console().print(table)
+
+
+def visible(text: str) -> str:
+    """The text with control characters, and those that turn the direction of writing, written as escapes; line ends and tabs stay."""
+    return "".join(
+        character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else _escape(character)
+        for character in text
+    )
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _shown(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, float):
+        return f"{cell:.3g}"
+    return visible(str(cell)).replace("\n", "\\n")

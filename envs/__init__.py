@@ -1,0 +1,1 @@
+"""What can be attempted: environments, their registry and check, and the loop that plays them."""

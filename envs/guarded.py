@@ -1,0 +1,156 @@
+"""One episode of one environment, behind a guard: what comes out is checked, and whatever goes wrong is an `EnvironmentFault`.
+
+It holds the time limit (in the main thread of a process; elsewhere a call that hangs cannot be interrupted), sends what an
+environment prints to stderr, refuses a step after the end, and knows nothing of policies.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from numbers import Real
+from types import FrameType
+from typing import TypeVar, cast
+
+import numpy as np
+
+from perdure.envs.environment import Environment, TextEnv
+
+T = TypeVar("T")
+log = logging.getLogger("perdure.envs")
+
+
+class EnvironmentFault(Exception):
+    """The environment failed, or returned what cannot be used. It says nothing about the policy."""
+
+
+class OverTime(BaseException):
+    """A call took too long. Not an `Exception`, so that an environment that catches those does not swallow it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one step led to."""
+
+    observation: str
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool | None
+    """`info["success"]`, where the environment states it."""
+
+    @property
+    def ended(self) -> bool:
+        return self.terminated or self.truncated
+
+
+class GuardedEnv:
+    """A fresh environment for one episode: `reset`, `step` until it has ended, `close`. All but `close` raise `EnvironmentFault`."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._env: TextEnv | None = None
+        self._ended = True
+
+    def reset(self, seed: int) -> str:
+        """The first observation of the task of this seed."""
+        self._env = self._call("being made", self._environment.make)
+        env = self._env
+        answer = self._call("reset", lambda: env.reset(seed=seed))
+        if not (isinstance(answer, tuple) and len(answer) == 2):
+            raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
+        self._ended = False
+        return _text("reset", answer[0])
+
+    def step(self, action: str) -> Outcome:
+        """What the action led to; the reward is a finite float."""
+        env = self._env
+        if env is None or self._ended:
+            raise EnvironmentFault("step was called before reset or after the end of the episode")
+        answer = self._call("step", lambda: env.step(action))
+        if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], dict)):
+            raise EnvironmentFault(f"step returned {type(answer).__name__}, not (observation, reward, terminated, truncated, info)")
+        observation, reward, terminated, truncated, info = answer
+        success = info.get("success")
+        if not isinstance(success, (bool, np.bool_, type(None))):
+            raise EnvironmentFault(f"info['success'] is {success!r} of type {type(success).__name__}, not a bool")
+        outcome = Outcome(
+            observation=_text("step", observation),
+            reward=_finite(reward),
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            success=None if success is None else bool(success),
+        )
+        self._ended = outcome.ended
+        return outcome
+
+    def oracle(self) -> str:
+        """The right action now, by the environment's own `oracle()`."""
+        oracle = None if self._env is None else oracle_of(self._env)
+        if oracle is None:
+            raise EnvironmentFault("it has no oracle(), or oracle was called before reset")
+        return _text("oracle", self._call("oracle", oracle))
+
+    def close(self) -> None:
+        """Let go of the environment. A failure here is logged: what the episode came to stands."""
+        env, self._env = self._env, None
+        if env is not None:
+            try:
+                self._call("close", env.close)
+            except EnvironmentFault as fault:
+                log.warning("%s: %s", self._environment.name, fault)
+
+    def _call(self, what: str, function: Callable[[], T]) -> T:
+        timeout_s = self._environment.step_timeout_s
+        try:
+            with redirect_stdout(sys.stderr), _alarm(timeout_s):
+                return function()
+        except OverTime:
+            raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s") from None
+        except Exception as error:
+            raise EnvironmentFault(f"{what} raised {type(error).__name__}: {error}") from error
+
+
+def oracle_of(env: TextEnv) -> Callable[[], str] | None:
+    """The environment's `oracle`, where it has one."""
+    return cast("Callable[[], str] | None", getattr(env.unwrapped, "oracle", None))
+
+
+@contextmanager
+def _alarm(timeout_s: float) -> Iterator[None]:
+    """Raises `OverTime` inside the block once it has run too long, and again each second should the block catch that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(signum: int, frame: FrameType | None) -> None:
+        raise OverTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, timeout_s, 1.0)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _text(what: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
+    return str(text)
+
+
+def _finite(reward: object) -> float:
+    if not isinstance(reward, (Real, np.bool_)):
+        raise EnvironmentFault(f"the reward is {reward!r} of type {type(reward).__name__}, not a number")
+    value = float(reward)
+    if not math.isfinite(value):
+        raise EnvironmentFault(f"the reward is {value}, not a finite number")
+    return value

@@ -1,0 +1,65 @@
+"""Playing an environment without a policy: by its oracle, or by a fixed answer. For solved examples, checks and ceilings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from perdure.envs.environment import Environment, Exchange
+from perdure.envs.guarded import GuardedEnv, Outcome, oracle_of
+
+Answer = Callable[[str, GuardedEnv], str]
+"""What to do, from the observation and the environment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """What came of one episode."""
+
+    exchanges: tuple[Exchange, ...]
+    last: str
+    """The observation after the last action, which no policy would see."""
+    rewards: tuple[float, ...]
+    total_reward: float
+    success: bool
+    score: float
+
+
+def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played:
+    """One episode. Raises `EnvironmentFault`."""
+    env = GuardedEnv(environment)
+    exchanges: list[Exchange] = []
+    rewards: list[float] = []
+    outcome: Outcome | None = None
+    try:
+        observation = env.reset(seed)
+        while len(exchanges) < environment.turn_limit and (outcome is None or not outcome.ended):
+            action = answer(observation, env)
+            outcome = env.step(action)
+            exchanges.append((observation, action))
+            rewards.append(outcome.reward)
+            observation = outcome.observation
+    finally:
+        env.close()
+    total = sum(rewards)
+    success, score = environment.judge(total, outcome.success if outcome else None)
+    return Played(exchanges=tuple(exchanges), last=observation, rewards=tuple(rewards), total_reward=total, success=success, score=score)
+
+
+def by_oracle(observation: str, env: GuardedEnv) -> str:
+    """The right action, by the environment's own `oracle()`."""
+    return env.oracle()
+
+
+def fixed(text: str) -> Answer:
+    """The same answer always."""
+    return lambda observation, env: text
+
+
+def has_oracle(environment: Environment) -> bool:
+    """Whether the environment has an `oracle()`."""
+    env = environment.make()
+    try:
+        return oracle_of(env) is not None
+    finally:
+        env.close()

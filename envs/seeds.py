@@ -1,0 +1,63 @@
+"""Which seeds may be trained on and which may only be probed: disjoint by construction.
+
+    train  [0, 2**30)        what the stream and the learners play
+    dev    [2**30, 2**31)    what may be looked at while choosing (reference scores, ceilings)
+    probe  [2**31, 2**32)    what the gate plays, fresh for every gate
+
+Different seeds can still pose the same question, where an environment has few of them. The built-in ones therefore also split
+by content: `split_by_content` sends each question to one split, and a seed only ever draws questions of its own split.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Literal
+
+from perdure.memory.errors import InputError
+
+Split = Literal["train", "dev", "probe"]
+
+SPLITS: dict[Split, range] = {"train": range(2**30), "dev": range(2**30, 2**31), "probe": range(2**31, 2**32)}
+
+
+def split_of(seed: int) -> Split:
+    """The split that a seed belongs to. Raises `InputError` for a seed outside all of them."""
+    for split, seeds in SPLITS.items():
+        if seed in seeds:
+            return split
+    raise InputError(f"seed {seed} is out of range: seeds are 0 to {2**32 - 1}, and those for training are below {2**30}")
+
+
+def split_by_content(text: str) -> Split:
+    """The split that a question belongs to, by its text alone: 80 % train, 10 % dev, 10 % probe."""
+    share = _hash("content", text) % 10
+    return "train" if share < 8 else "dev" if share == 8 else "probe"
+
+
+def gate_seed(root: int, gate_id: int, environment: str, r: int) -> int:
+    """The probe seed of draw `r` in one gate: H(root, gate, environment, r). Every gate and every environment has its own."""
+    return _pick("probe", "gate", root, gate_id, environment, r)
+
+
+def probe_seed(root: int, environment: str, r: int) -> int:
+    """The probe seed of draw `r` outside any gate."""
+    return _pick("probe", "probe", root, environment, r)
+
+
+def dev_seed(root: int, environment: str, r: int) -> int:
+    """The dev seed of draw `r`."""
+    return _pick("dev", "dev", root, environment, r)
+
+
+def train_seed(root: int, environment: str, i: int) -> int:
+    """The train seed of draw `i`."""
+    return _pick("train", "train", root, environment, i)
+
+
+def _pick(split: Split, *key: str | int) -> int:
+    seeds = SPLITS[split]
+    return seeds[_hash(*key) % len(seeds)]
+
+
+def _hash(*key: str | int) -> int:
+    return int.from_bytes(sha256("\0".join(str(part) for part in key).encode("utf-8", "surrogatepass")).digest()[:8], "big")

@@ -1,0 +1,1 @@
+"""How the agent changes: model, engine, learners, probes and the gate."""

@@ -1,0 +1,184 @@
+"""Adapters on disk: PEFT's LoRA format, safetensors only, with a sha256 manifest that is checked before every load.
+
+A candidate is written into a scratch folder, synced, and renamed to a name that was never used; its row comes after. An adapter that
+somebody brings is read as untrusted: no pickles, no links, no code, and every tensor must fit the base model and be finite.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from perdure.learners.models import ModelFiles, sha256_of
+from perdure.learners.weights import LoraPair
+from perdure.memory.errors import InputError, RuntimeFailure
+
+MAX_RANK = 256
+MAX_ADAPTER_BYTES = 4 * 2**30
+_WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_MANIFEST = "manifest.json"
+_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
+
+
+def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
+    """Write an adapter folder `versions/<name>` atomically; `save(folder)` puts PEFT's two files into it.
+
+    Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken or the disk is full.
+    """
+    final = home / "versions" / name
+    if final.exists():
+        raise RuntimeFailure(f"{final} exists already: names of versions are never reused")
+    scratch = home / "versions" / f".making-{name}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        save(scratch)
+        files = {}
+        for file in sorted(scratch.iterdir()):
+            if file.name in (_WEIGHTS, _CONFIG):
+                files[file.name] = {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
+            else:
+                file.unlink()
+        manifest = {"version": name, "base_model": base.name, "base_hash": base.hash, "files": files}
+        (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        for file in (*scratch.iterdir(), scratch):
+            _fsync(file)
+        scratch.rename(final)
+        _fsync(final.parent)
+    except OSError as error:
+        raise RuntimeFailure(f"could not write version {name}: {error.strerror or error}; nothing was changed") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return f"versions/{name}", manifest_hash(final)
+
+
+def manifest_hash(folder: Path) -> str:
+    """The hash that names an adapter's content: sha256 of its manifest, which holds those of its files and its base."""
+    return hashlib.sha256((folder / _MANIFEST).read_bytes()).hexdigest()
+
+
+def load_adapter(home: Path, path: str, expected_hash: str, base: ModelFiles) -> dict[str, LoraPair]:
+    """Read a version's adapter after checking every byte against its manifest, and the manifest against `expected_hash`.
+
+    Raises `RuntimeFailure` where a file is missing or changed, or the base model is not the one it was trained on.
+    """
+    folder = home / path
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        if manifest_hash(folder) != expected_hash:
+            raise RuntimeFailure(f"{folder} has another manifest than the database says: restore it from a backup, or roll back")
+        for name, entry in manifest["files"].items():
+            if sha256_of(folder / name) != entry["sha256"]:
+                raise RuntimeFailure(f"{folder / name} was changed or damaged (sha256 differs): restore it from a backup, or roll back")
+    except (OSError, ValueError, KeyError) as error:
+        raise RuntimeFailure(f"the adapter in {folder} cannot be read ({error}): restore it from a backup, or roll back") from error
+    if manifest["base_hash"] != base.hash:
+        raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
+    return read_table(folder, base)
+
+
+def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
+    """Read somebody's PEFT adapter folder, trusting nothing. Raises `InputError` that names what does not fit."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one with {_CONFIG} and {_WEIGHTS}")
+    for file in folder.iterdir():
+        if file.is_symlink():
+            raise InputError(f"{file} is a link: copy the adapter's files into one folder")
+    if not (folder / _WEIGHTS).is_file():
+        pickles = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        detail = f"{pickles[0]} is a pickle, which can run code" if pickles else f"there is no {_WEIGHTS}"
+        raise InputError(f"{folder} cannot be imported: {detail}; save the adapter as safetensors")
+    if (folder / _WEIGHTS).stat().st_size > MAX_ADAPTER_BYTES:
+        raise InputError(f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB")
+    return read_table(folder, base)
+
+
+def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
+    """The adapter's layers, each checked against the base model. Raises `InputError`."""
+    config = _read_config(folder)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
+    if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
+        raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
+    scale = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+    parts: dict[str, dict[str, Tensor]] = {}
+    shapes = _base_shapes(base)
+    try:
+        with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+                match = _KEY.match(key)
+                if match is None:
+                    raise InputError(f"{folder}: {key!r} is no LoRA weight of a linear layer; only those can be merged")
+                module = match["module"]
+                if module not in shapes:
+                    raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
+                out_features, in_features = shapes[module]
+                expected = [rank, in_features] if match["part"] == "A" else [out_features, rank]
+                found = weights.get_slice(key).get_shape()
+                if found != expected:
+                    raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {rank} needs {expected}")
+                tensor = weights.get_tensor(key)
+                if not bool(torch.isfinite(tensor).all()):
+                    raise InputError(f"{folder}: {key!r} has values that are not finite")
+                parts.setdefault(module, {})[match["part"]] = tensor
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / _WEIGHTS} is damaged or no safetensors file: {error}") from error
+    for module, pair in parts.items():
+        if len(pair) != 2:
+            raise InputError(f"{folder}: layer {module!r} has only one half of its LoRA pair")
+    if not parts:
+        raise InputError(f"{folder / _WEIGHTS} has no weights")
+    return {module: LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
+
+
+def adapter_rank(folder: Path) -> tuple[int, float]:
+    """Rank and alpha of an adapter folder that was checked before."""
+    config = _read_config(folder)
+    return int(config["r"]), float(config["lora_alpha"])
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} has no {_CONFIG}: it is no PEFT adapter") from error
+    except ValueError as error:
+        raise InputError(f"{folder / _CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InputError(f"{folder} is not a LoRA adapter (peft_type {config.get('peft_type') if isinstance(config, dict) else None!r})")
+    for setting in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "auto_mapping", "lora_bias"):
+        if config.get(setting):
+            raise InputError(f"{folder}: {setting} is not supported; train the adapter as plain LoRA")
+    return config
+
+
+def _base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
+    """Shapes (out, in) of the base model's two-dimensional weights by module name, from the file headers alone."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in base.path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+                shape = weights.get_slice(key).get_shape()
+                if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
+                    shapes[key.removesuffix(".weight")] = (shape[0], shape[1])
+    return shapes
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,100 @@
+"""Conversations as token ids, by the model's own chat template.
+
+The template is rendered once around sentinels, which gives the text that stands between two messages; those pieces are encoded with
+their special tokens, the messages themselves without any, so that '<|im_start|>' inside an observation stays text. A conversation
+only ever grows: what was sampled is followed by the next piece, token for token, and nothing is tokenised twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from jinja2.exceptions import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from perdure.envs.policy import Ids, Message
+from perdure.memory.errors import InputError
+
+_SENTINELS = ("ALPHA0SENTINEL", "BRAVO1SENTINEL", "CHARLIE2SENTINEL", "DELTA3SENTINEL")
+
+
+class TemplateChat:
+    """`Chat` by a tokenizer with a chat template.
+
+    Raises `InputError` where the tokenizer has no template, no end-of-turn token, or a template that does not keep its prefix
+    (one that rewrites earlier turns, so that what was sampled could not be what is trained on).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
+        if not tokenizer.chat_template:
+            raise InputError("the model's tokenizer has no chat template: choose an instruction-tuned model")
+        if not stop_ids:
+            raise InputError("the model names no end-of-turn token: set eos_token_id in its generation_config.json")
+        self._tokenizer = tokenizer
+        self._stop_ids = stop_ids
+        self._template_ids = lru_cache(maxsize=256)(self._encode_template)
+        self._text_ids = lru_cache(maxsize=4096)(self._encode_text)
+        self._has_system = self._renders([Message(role="system", text="s"), Message(role="user", text="u")])
+        self._between = self._follow_pieces()
+
+    def prompt(self, messages: Sequence[Message]) -> Ids:
+        """The ids of a conversation up to where the assistant answers; without a system role the instructions join the first message."""
+        if not self._has_system and messages and messages[0].role == "system":
+            first = Message(role=messages[1].role, text=f"{messages[0].text}\n\n{messages[1].text}")
+            messages = [first, *messages[2:]]
+        marks = [f"{_SENTINELS[0]}{index}END" for index in range(len(messages))]
+        rest = self._render([Message(role=m.role, text=mark) for m, mark in zip(messages, marks, strict=True)], answer=True)
+        ids: list[int] = []
+        for mark, message in zip(marks, messages, strict=True):
+            piece, _, rest = rest.partition(mark)
+            ids += self._template_ids(piece)
+            ids += self._text_ids(message.text)
+        ids += self._template_ids(rest)
+        return tuple(ids)
+
+    def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
+        """The next turn's prompt. It starts with `prompt_ids + action_ids`; an answer that was cut off gets its end-of-turn token."""
+        before, after = self._between
+        piece = self._template_ids(before)
+        if action_ids and action_ids[-1] in self._stop_ids and piece and piece[0] in self._stop_ids:
+            piece = piece[1:]
+        return (*prompt_ids, *action_ids, *piece, *self._text_ids(observation), *self._template_ids(after))
+
+    def text(self, action_ids: Ids) -> str:
+        """What an answer says, without special tokens."""
+        return str(self._tokenizer.decode(list(action_ids), skip_special_tokens=True))
+
+    def _render(self, messages: Sequence[Message], answer: bool) -> str:
+        turns = [{"role": m.role, "content": m.text} for m in messages]
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
+
+    def _renders(self, messages: Sequence[Message]) -> bool:
+        try:
+            return all(m.text in self._render(messages, answer=True) for m in messages)
+        except TemplateError:
+            return False
+
+    def _follow_pieces(self) -> tuple[str, str]:
+        """The text between an answer and the next observation, and between that observation and the next answer."""
+        a, b, c, _ = _SENTINELS
+        first = [Message(role="user", text=a)]
+        both = [*first, Message(role="assistant", text=b), Message(role="user", text=c)]
+        try:
+            opened, whole = self._render(first, answer=True), self._render(both, answer=True)
+        except TemplateError as error:
+            raise InputError(f"the model's chat template cannot hold a conversation of user and assistant turns: {error}") from error
+        if not whole.startswith(opened + b):
+            raise InputError(
+                "the model's chat template does not keep its prefix (it changes earlier turns when later ones are added), so what was "
+                "sampled would not be what is trained on: use a template that only appends"
+            )
+        before, _, after = whole[len(opened + b) :].partition(c)
+        return before, after
+
+    def _encode_template(self, text: str) -> Ids:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode_text(self, text: str) -> Ids:
+        clean = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates cannot be encoded
+        return tuple(self._tokenizer.encode(clean, add_special_tokens=False, split_special_tokens=True))

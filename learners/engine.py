@@ -1,0 +1,222 @@
+"""The in-process engine: exact tokens and their log-probs from a transformers model.
+
+One batch is one token tree (`learners/tree.py`): it is prefilled once, and each decoding step adds one node to every row that is not
+finished, so that rows share the keys and values of whatever they have in common. A row that ends leaves the batch at once. Left out:
+top-p and top-k (the learners need the log-probs of the distribution that was really sampled from), speculative decoding, compilation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from perdure.envs.policy import Ids, PolicyError, Request, Sample
+from perdure.learners.chat import TemplateChat
+from perdure.learners.models import ModelFiles
+from perdure.learners.tree import build_tree, pack
+from perdure.learners.weights import LoraTable, WeightBank
+from perdure.memory.records import Sampler
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the engine has done so far."""
+
+    prompt_tokens: int = 0
+    """Tokens of all prompts, as if nothing were shared."""
+    prefilled_tokens: int = 0
+    """Tokens that were really computed for them."""
+    sampled_tokens: int = 0
+    seconds: float = 0.0
+
+
+class TransformersEngine:
+    """A model in this process, with the merged weights of several samplers side by side.
+
+    `budget_tokens` bounds the nodes of one prefilled tree, and with it memory.
+    """
+
+    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
+        transformers_logging.disable_progress_bar()
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.files = files
+        self.usage = Usage()
+        self.model: Any = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
+        self.model.requires_grad_(False).eval().to(self.device)
+        tokenizer = AutoTokenizer.from_pretrained(files.path)
+        self.context_limit: int = self.model.config.max_position_embeddings
+        self._stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self.chat = TemplateChat(tokenizer, self._stop_ids)
+        self._bank = WeightBank(self.model)
+        self._generator = torch.Generator(device=self.device).manual_seed(seed)
+        self._budget_tokens = budget_tokens
+
+    def load(self, sampler: Sampler, table: LoraTable) -> None:
+        """Merge an adapter for a sampler that was not loaded before; an empty table is the base model."""
+        self._bank.add(str(sampler), table)
+
+    def unload(self, sampler: Sampler) -> None:
+        self._bank.remove(str(sampler))
+
+    def __contains__(self, sampler: Sampler) -> bool:
+        return str(sampler) in self._bank
+
+    def policy(self, sampler: Sampler) -> EnginePolicy:
+        """The `Policy` of a loaded sampler."""
+        if sampler not in self:
+            raise PolicyError(f"{sampler} is not loaded in this engine")
+        return EnginePolicy(self, sampler)
+
+    @torch.inference_mode()
+    def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
+        """Continue each prompt. Raises `PolicyError` for a prompt that leaves no room in the context."""
+        started = time.perf_counter()
+        for request in requests:
+            if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.context_limit:
+                raise PolicyError(f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} more exceed the context")
+        self._bank.use(str(sampler))
+        samples: list[Sample | None] = [None] * len(requests)
+        for batch in pack([request.prompt_ids for request in requests], self._budget_tokens):
+            for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch]), strict=True):
+                samples[index] = sample
+        self.usage.seconds += time.perf_counter() - started
+        return [sample for sample in samples if sample is not None]
+
+    @torch.no_grad()
+    def score(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]], temperature: float) -> Tensor:
+        """Log-probs under a sampler of every action token of each `(prompt_ids, action_ids)`, laid end to end, in float32."""
+        self._bank.use(str(sampler))
+        tree = build_tree([prompt + action for prompt, action in turns])
+        input_ids, positions, visible_11NN = tree.inputs(self.device)
+        steps = [(a, b) for path, (prompt, _) in zip(tree.paths, turns, strict=True) for a, b in pairwise(path[len(prompt) - 1 :])]
+        before_A = torch.tensor([before for before, _ in steps], device=self.device)
+        token_A = input_ids[0, torch.tensor([after for _, after in steps], device=self.device)]
+        logits_AV = self._forward(input_ids, positions, visible_11NN, DynamicCache(), before_A) / temperature
+        return logits_AV.log_softmax(-1).gather(1, token_A[:, None])[:, 0]
+
+    def _generate_batch(self, sampler: Sampler, requests: list[Request]) -> list[Sample]:
+        """Axes: R rows alive, S keys seen so far, N nodes of the prefilled tree."""
+        tree = build_tree([request.prompt_ids for request in requests])
+        self.usage.prompt_tokens += sum(len(path) for path in tree.paths)
+        self.usage.prefilled_tokens += len(tree.ids)
+        cache = DynamicCache()
+        input_ids, positions, visible_11NN = tree.inputs(self.device)
+        ends = torch.tensor([path[-1] for path in tree.paths], device=self.device)
+        distinct, row_of = torch.unique(ends, return_inverse=True)
+        logits = self._forward(input_ids, positions, visible_11NN, cache, distinct)
+        logits_RV = logits[row_of]
+        visible_RS = visible_11NN[0, 0, ends]
+        position_R = positions[0, ends]
+        temperature_R = torch.tensor([request.temperature for request in requests], device=self.device)
+        actions: list[list[int]] = [[] for _ in requests]
+        logprobs: list[list[float]] = [[] for _ in requests]
+        finish: list[Literal["stop", "length"]] = ["length"] * len(requests)
+        alive = list(range(len(requests)))
+        while True:
+            token_R, logp_R = self._sample(logits_RV, temperature_R)
+            self.usage.sampled_tokens += len(alive)
+            going = []
+            for row, (index, token, logp) in enumerate(zip(alive, token_R.tolist(), logp_R.tolist(), strict=True)):
+                actions[index].append(token)
+                logprobs[index].append(logp)
+                if token in self._stop_ids:
+                    finish[index] = "stop"
+                elif len(actions[index]) < requests[index].max_tokens:
+                    going.append(row)
+            if not going:
+                break
+            if len(going) < len(alive):
+                rows = torch.tensor(going, device=self.device)
+                token_R, visible_RS, position_R, temperature_R = token_R[rows], visible_RS[rows], position_R[rows], temperature_R[rows]
+                alive = [alive[row] for row in going]
+                visible_RS = _compact(cache, visible_RS)
+            own_RR = torch.eye(len(alive), dtype=torch.bool, device=self.device)
+            visible_RS = torch.cat([visible_RS, own_RR], dim=1)
+            position_R = position_R + 1
+            every = torch.arange(len(alive), device=self.device)
+            logits_RV = self._forward(token_R[None], position_R[None], visible_RS[None, None], cache, every)
+        return [
+            Sample(action_ids=tuple(a), logprobs=tuple(p), finish=f, sampler=sampler)
+            for a, p, f in zip(actions, logprobs, finish, strict=True)
+        ]
+
+    def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: DynamicCache, wanted_K: Tensor) -> Tensor:
+        out = self.model(
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=visible,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=wanted_K,
+        )
+        logits_KV: Tensor = out.logits[0].float()
+        return logits_KV
+
+    def _sample(self, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a token for each row and give its log-prob; rows of temperature 0 are greedy, with log-probs at temperature 1."""
+        greedy_R = temperature_R == 0
+        logp_RV = (logits_RV / torch.where(greedy_R, 1.0, temperature_R)[:, None]).log_softmax(-1)
+        token_R = logp_RV.argmax(-1)
+        if not bool(greedy_R.all()):
+            drawn_R = torch.multinomial(logp_RV.exp(), 1, generator=self._generator)[:, 0]
+            token_R = torch.where(greedy_R, token_R, drawn_R)
+        return token_R, logp_RV.gather(1, token_R[:, None])[:, 0]
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """`Policy` over one sampler of an engine."""
+
+    engine: TransformersEngine
+    sampler: Sampler
+
+    def generate(self, requests: Sequence[Request]) -> list[Sample]:
+        return self.engine.generate(self.sampler, requests)
+
+
+def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:
+    """Every token that ends an answer, from the several places where a model may name one or many."""
+    found: set[int] = set()
+    for candidate in candidates:
+        if candidate is not None:
+            found |= set(candidate) if isinstance(candidate, list) else {candidate}
+    return frozenset(found)
+
+
+def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:
+    """bfloat16 or float32, whichever multiplies faster here: bfloat16 wins on GPUs and CPUs with bfloat16 units, and loses elsewhere.
+
+    Takes about a tenth of a second; the fastest of several products of a decoding step's shape counts, as other load only slows.
+    """
+    seconds = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        x = torch.ones(64, 1024, dtype=dtype, device=device)
+        w = torch.ones(4096, 1024, dtype=dtype, device=device)
+        times = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            float(torch.nn.functional.linear(x, w)[0, 0])  # reading a value waits for a GPU
+            times.append(time.perf_counter() - started)
+        seconds[dtype] = min(times)
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _compact(cache: DynamicCache, visible_RS: Tensor) -> Tensor:
+    """Drop keys that no living row looks at, once they are a third of all."""
+    needed_S = visible_RS.any(0)
+    if int(needed_S.sum()) * 3 > 2 * len(needed_S):
+        return visible_RS
+    kept = needed_S.nonzero()[:, 0]
+    for layer in cast(Any, cache.layers):
+        layer.keys = layer.keys.index_select(2, kept)
+        layer.values = layer.values.index_select(2, kept)
+    return visible_RS.index_select(1, kept)

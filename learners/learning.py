@@ -1,0 +1,99 @@
+"""One learning job, from the version it starts at to the candidate it leaves. The gate comes after it (`gating.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from perdure.envs.registry import load as load_environment
+from perdure.learners.adapters import load_adapter, write_adapter
+from perdure.learners.engine import TransformersEngine
+from perdure.learners.grpo import grpo
+from perdure.learners.iterative_sft import iterative_sft
+from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.trainee import Trainee
+from perdure.learners.weights import LoraPair
+from perdure.learners.workbench import Workbench
+from perdure.memory.environments import list_environments
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import Clock
+from perdure.memory.records import Job, Lease, Version, VersionRef
+from perdure.memory.store import Store
+from perdure.memory.versions import add_candidate, get_version, next_name, serving
+
+_LEARNERS: Mapping[str, Callable[[Workbench], None]] = {"grpo": grpo, "iterative-sft": iterative_sft}
+assert set(_LEARNERS) == set(LEARNERS)
+
+
+def version_table(store: Store, engine: TransformersEngine, version: Version) -> dict[str, LoraPair]:
+    """A version's adapter, checked against its manifest; empty for the base model."""
+    if version.path is None:
+        return {}
+    return load_adapter(store.home, version.path, version.hash, engine.files)
+
+
+def ensure_loaded(store: Store, engine: TransformersEngine, name: str) -> VersionRef:
+    """Load a version into the engine unless it is there."""
+    ref = VersionRef(name)
+    if ref not in engine:
+        engine.load(ref, version_table(store, engine, get_version(store, name)))
+    return ref
+
+
+def run_learning(
+    *,
+    store: Store,
+    clock: Clock,
+    lease: Lease,
+    job: Job,
+    engine: TransformersEngine,
+    width: int,
+    stop: Callable[[], bool],
+) -> tuple[Version, dict[str, Any]]:
+    """Learn as the job says and add the candidate; returns it with the diagnostics of the last update.
+
+    Raises `UnknownError` for a learner or version that does not exist, `InputError` for options that do not fit, `RuntimeFailure`
+    where there is nothing to learn from, and `Interrupted` where `stop()` became true.
+    """
+    learner = _LEARNERS.get(job.learner or "")
+    if learner is None:
+        raise UnknownError(f"no learner {job.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
+    if not job.targets:
+        raise InputError("a learning job needs a target: give --target ENV")
+    options = parse_options(job.options.get("learn", {}))
+    parent = get_version(store, job.options["start"]) if job.options.get("start") else serving(store)
+    torch.manual_seed(options.seed)
+    trainee = Trainee(
+        engine.files,
+        device=str(engine.device),
+        rank=options.rank,
+        alpha=options.alpha,
+        start=None if parent.path is None else store.home / parent.path,
+    )
+    known = [row.name for row in list_environments(store)]
+    bench = Workbench(
+        store=store,
+        lease=lease,
+        journal=StoreJournal(store, clock),
+        engine=engine,
+        trainee=trainee,
+        options=options,
+        targets=[load_environment(name) for name in job.targets],
+        old=[load_environment(name) for name in known if name not in job.targets],
+        serving=ensure_loaded(store, engine, serving(store).name),
+        width=width,
+        stop=stop,
+    )
+    bench.start()
+    learner(bench)
+    engine.unload(bench.sampler)
+    for parameter in trainee.parameters:
+        if not bool(torch.isfinite(parameter).all()):
+            raise RuntimeFailure(f"the adapter of job {job.id} has values that are not finite: learn with a smaller lr than {options.lr}")
+    name = next_name(store)
+    path, hash_ = write_adapter(store.home, name, engine.files, trainee.save)
+    version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
+    return version, bench.last

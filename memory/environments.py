@@ -1,0 +1,109 @@
+"""Registered environments, and the anchor of each: the version that holds its high-water mark."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """An environment as the store knows it."""
+
+    name: str
+    """With its options: it is this whole string that has a success rate and an anchor."""
+    threshold: float
+    """The return that counts as success, where the environment does not say itself."""
+    reward_low: float
+    reward_high: float
+    critical: bool
+    """The gate uses its tighter margin for it."""
+    anchor: str | None
+    """As it was set by a promotion; `anchor_of` also knows the anchor of one that never was trained."""
+    registered: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "name": self.name,
+            "threshold": self.threshold,
+            "reward_low": self.reward_low,
+            "reward_high": self.reward_high,
+            "critical": self.critical,
+            "anchor": self.anchor,
+        }
+
+
+def register(store: Store, name: str, threshold: float, reward_low: float, reward_high: float, critical: bool = False) -> None:
+    """Make an environment known. Again with other settings, it takes those; its anchor stays."""
+    if not name.strip():
+        raise InputError("an environment needs a name, such as 'perdure:largest-number'")
+    if not reward_low < reward_high:
+        raise InputError(f"{name}: its rewards go from {reward_low} to {reward_high}; the low end must be below the high end")
+    with store.write() as conn:
+        conn.execute(
+            """
+            INSERT INTO environment (name, threshold, reward_low, reward_high, critical, registered_at) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (name) DO UPDATE SET threshold = excluded.threshold, reward_low = excluded.reward_low,
+                reward_high = excluded.reward_high, critical = excluded.critical
+            """,
+            (name, float(threshold), float(reward_low), float(reward_high), int(critical), time.time()),
+        )
+
+
+def list_environments(store: Store) -> list[Registration]:
+    """All of them, in the order in which they came."""
+    rows = store.rows("SELECT * FROM environment ORDER BY rowid")
+    return [
+        Registration(
+            name=row["name"],
+            threshold=row["threshold"],
+            reward_low=row["reward_low"],
+            reward_high=row["reward_high"],
+            critical=bool(row["critical"]),
+            anchor=row["anchor"],
+            registered=row["registered_at"],
+        )
+        for row in rows
+    ]
+
+
+def require(store: Store, name: str) -> None:
+    """Raise `UnknownError` where no environment of that name is registered."""
+    if not store.rows("SELECT 1 FROM environment WHERE name = ?", (name,)):
+        known = ", ".join(row["name"] for row in store.rows("SELECT name FROM environment ORDER BY name LIMIT 8"))
+        raise UnknownError(f"no environment {name!r} in this home; it knows {known or 'none yet'}")
+
+
+def anchor_of(store: Store, environment: str) -> str | None:
+    """The version that the gate compares with: the one set by a promotion, else the one that served when the environment was added.
+
+    An environment registered before any version served has the first that did. None only where the home has no version.
+    """
+    require(store, environment)
+    rows = store.rows(
+        """
+        SELECT coalesce(
+            e.anchor,
+            (SELECT m.to_version FROM move m WHERE m.moved_at <= e.registered_at ORDER BY m.id DESC LIMIT 1),
+            (SELECT m.to_version FROM move m ORDER BY m.id LIMIT 1)
+        ) AS anchor
+        FROM environment e WHERE e.name = ?
+        """,
+        (environment,),
+    )
+    anchor: str | None = rows[0]["anchor"]
+    return anchor
+
+
+def set_anchor(store: Store, environment: str, version: str) -> None:
+    """Make `version` the high-water mark of `environment`."""
+    with store.write() as conn:
+        require(store, environment)
+        if not store.rows("SELECT 1 FROM version WHERE name = ?", (version,)):
+            raise UnknownError(f"no version {version!r}; `perdure version list` shows them")
+        conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (version, environment))

@@ -1,0 +1,203 @@
+"""Reading episodes: one with every token, lists of them, the groups that a learner learns from, and how often each environment succeeds.
+
+Aborted episodes and those in which the environment failed are shown, and counted nowhere else. Writing is `journal.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.memory.errors import UnknownError
+from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
+from perdure.memory.store import Store, iso_utc, to_json
+from perdure.memory.turns import read_turns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSummary:
+    """One line of a list of episodes."""
+
+    id: int
+    environment: str
+    seed: int
+    purpose: Purpose
+    state: EpisodeState
+    success: bool
+    total_reward: float
+    turns: int
+    stop_reason: StopReason | None
+    sampler: str
+    """The version, or 'job 3 step 5'."""
+    task: int | None
+    job: int | None
+    started: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "id": self.id,
+            "environment": self.environment,
+            "seed": self.seed,
+            "purpose": self.purpose,
+            "state": self.state,
+            "success": self.success,
+            "total_reward": self.total_reward,
+            "turns": self.turns,
+            "stop_reason": self.stop_reason,
+            "sampler": self.sampler,
+            "task": self.task,
+            "job": self.job,
+            "started": iso_utc(self.started),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """How an environment went under one version."""
+
+    episodes: int
+    successes: int
+    groups: int
+    mixed_groups: int
+    """Groups whose returns differ: only they tell a policy gradient anything."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "success_rate": self.successes / self.episodes,
+            "groups": self.groups,
+            "mixed_groups": self.mixed_groups,
+        }
+
+
+def get_episode(store: Store, episode: int) -> Episode:
+    """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
+    found = _episodes(store, [episode])
+    if not found:
+        raise UnknownError(f"no episode {episode}; the latest is {latest_episode_id(store) or 'still to come'}")
+    return found[0]
+
+
+def latest_episode_id(store: Store) -> int | None:
+    """The id of the episode that was started last."""
+    latest: int | None = store.rows("SELECT max(id) AS id FROM episode")[0]["id"]
+    return latest
+
+
+def list_episodes(store: Store, environment: str | None = None, version: str | None = None, limit: int = 20) -> list[EpisodeSummary]:
+    """The latest episodes, the latest first, of one environment or version where these are given."""
+    rows = store.rows(
+        """
+        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler FROM episode e
+        WHERE (:environment IS NULL OR e.environment = :environment) AND (:version IS NULL OR e.version = :version)
+        ORDER BY e.id DESC LIMIT :limit
+        """,
+        {"environment": environment, "version": version, "limit": max(limit, 0)},
+    )
+    return [
+        EpisodeSummary(
+            id=row["id"],
+            environment=row["environment"],
+            seed=row["seed"],
+            purpose=row["purpose"],
+            state=row["state"],
+            success=bool(row["success"]),
+            total_reward=row["total_reward"],
+            turns=row["turns"],
+            stop_reason=row["stop_reason"],
+            sampler=row["sampler"],
+            task=row["task"],
+            job=row["job"],
+            started=row["started_at"],
+        )
+        for row in rows
+    ]
+
+
+def live_groups(store: Store, environment: str, version: str, limit: int) -> list[list[Episode]]:
+    """The completed episodes of the latest `limit` live groups of a version, the latest first, each group in the order of its members.
+
+    A group of which something is still to be played is left for later, so that none changes after it was learned from.
+    """
+    rows = store.rows(
+        """
+        SELECT e."group", group_concat(e.id) AS episodes FROM episode e
+        WHERE e.environment = ? AND e.version = ? AND e.purpose = 'live' AND e.state = 'completed'
+        AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = e.task AND t.state IN ('queued', 'leased'))
+        GROUP BY e."group" ORDER BY max(e.id) DESC LIMIT ?
+        """,
+        (environment, version, max(limit, 0)),
+    )
+    groups: dict[str, list[Episode]] = {row["group"]: [] for row in rows}
+    for episode in _episodes(store, [int(number) for row in rows for number in row["episodes"].split(",")]):
+        groups[episode.group].append(episode)
+    return [sorted(group, key=lambda episode: episode.member) for group in groups.values()]
+
+
+def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozenset[int]]:
+    """Which members of each group are completed: after an interruption only the others are played."""
+    rows = store.rows(
+        """SELECT "group", member FROM episode WHERE "group" IN (SELECT value FROM json_each(?)) AND state = 'completed'""",
+        (to_json(list(groups)),),
+    )
+    return {group: frozenset(row["member"] for row in rows if row["group"] == group) for group in groups}
+
+
+def success_rates(store: Store, version: str, purpose: Purpose = "live") -> dict[str, RateRow]:
+    """How each environment went under `version`, over its completed episodes of this purpose."""
+    rows = store.rows(
+        """
+        SELECT environment, sum(episodes) AS episodes, sum(successes) AS successes, count(*) AS groups, sum(low < high) AS mixed_groups
+        FROM (
+            SELECT environment, count(*) AS episodes, sum(success) AS successes, min(total_reward) AS low, max(total_reward) AS high
+            FROM episode WHERE version = ? AND purpose = ? AND state = 'completed'
+            GROUP BY environment, "group"
+        )
+        GROUP BY environment ORDER BY environment
+        """,
+        (version, purpose),
+    )
+    return {
+        row["environment"]: RateRow(
+            episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"]
+        )
+        for row in rows
+    }
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many episodes and turns the store holds."""
+    row = store.rows("SELECT (SELECT count(*) FROM episode) AS episodes, (SELECT count(*) FROM turn) AS turns")[0]
+    return {"episodes": row["episodes"], "turns": row["turns"]}
+
+
+def _episodes(store: Store, ids: Sequence[int]) -> list[Episode]:
+    """These episodes with their turns, by id; what does not exist is left out."""
+    rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (to_json(list(ids)),))
+    turns = read_turns(store, [row["id"] for row in rows])
+    return [_episode(row, turns[row["id"]]) for row in rows]
+
+
+def _episode(row: Any, turns: tuple[Turn, ...]) -> Episode:
+    return Episode(
+        id=row["id"],
+        environment=row["environment"],
+        seed=row["seed"],
+        group=row["group"],
+        member=row["member"],
+        purpose=row["purpose"],
+        state=row["state"],
+        turns=turns,
+        total_reward=row["total_reward"],
+        success=bool(row["success"]),
+        score=row["score"],
+        stop_reason=row["stop_reason"],
+        temperature=row["temperature"],
+        task=row["task"],
+        job=row["job"],
+        error=row["error"],
+    )

@@ -1,0 +1,30 @@
+"""Errors that a person can act on. Each says what was wrong, with the value, and what to do next.
+
+PerdureError
+├── InputError (ValueError)       bad input or wrong use                    exit code 2
+│   └── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
+└── RuntimeFailure (RuntimeError) the machine or the home is not able to     exit code 3
+    └── LeaseLost                 another process has taken over this work
+"""
+
+from __future__ import annotations
+
+
+class PerdureError(Exception):
+    """Base of all errors that are shown as one line, without a traceback."""
+
+
+class InputError(PerdureError, ValueError):
+    """What was asked cannot be done as asked."""
+
+
+class UnknownError(InputError, LookupError):
+    """Nothing has that name."""
+
+
+class RuntimeFailure(PerdureError, RuntimeError):
+    """What was asked is fine, but it failed."""
+
+
+class LeaseLost(RuntimeFailure):
+    """The lease under which a write was tried is no longer held: nothing was written."""

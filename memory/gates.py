@@ -1,0 +1,190 @@
+"""Gates: what a candidate showed, pair by pair, and the verdict.
+
+The settings are written before the first pair, and every pair before it can count, so that whoever doubts a verdict can compute it again.
+A gate belongs to one attempt at its job; a job that is taken over gates again, on fresh seeds. Left out: the decision (`learners/gate.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.memory import leases
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.records import Decision, Lease, Pair, Role
+from perdure.memory.store import Store, iso_utc, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One gate, open as long as it has no verdict."""
+
+    id: int
+    job: int
+    attempt: int
+    candidate: str
+    serving: str
+    """The version that served when it started."""
+    profile: str
+    settings: dict[str, Any]
+    verdict: Decision | None
+    reason: str | None
+    evidence: dict[str, Any] | None
+    started: float
+    finished: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "gate": self.id,
+            "candidate": self.candidate,
+            "serving": self.serving,
+            "profile": self.profile,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "evidence": self.evidence,
+            "finished": None if self.finished is None else iso_utc(self.finished),
+        }
+
+
+def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile: str, settings: Mapping[str, Any]) -> int:
+    """Open a gate and give its id; once more in the same attempt at the job, the same id."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute(
+            """
+            INSERT INTO gate (job, attempt, candidate, serving, profile, settings, started_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (job, attempt, candidate) DO NOTHING
+            """,
+            (lease.subject, lease.attempt, candidate, serving, profile, to_json(settings), time.time()),
+        )
+        sql = "SELECT id, serving, profile, settings FROM gate WHERE job = ? AND attempt = ? AND candidate = ?"
+        row = store.rows(sql, (lease.subject, lease.attempt, candidate))[0]
+        if (row["serving"], row["profile"], json.loads(row["settings"])) != (serving, profile, json.loads(to_json(settings))):
+            raise RuntimeFailure(f"gate {row['id']} of {candidate} was started with other settings: they are fixed before its first pair")
+        return int(row["id"])
+
+
+def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> None:
+    """Write pairs of an open gate. The same pair once more changes nothing; another under its number is refused."""
+    with store.write() as conn:
+        _check_open(_check_ours(store, lease, gate))
+        for pair in pairs:
+            kept = store.rows(
+                "SELECT * FROM pair WHERE gate = ? AND environment = ? AND role = ? AND draw = ?",
+                (gate, pair.environment, pair.role, pair.draw),
+            )
+            if kept:
+                if _pair(kept[0]) != pair:
+                    raise RuntimeFailure(f"gate {gate}: draw {pair.draw} of {pair.environment} is written with other scores")
+                continue
+            if seed_used(store, pair.environment, pair.role, pair.reference, pair.seed):
+                raise RuntimeFailure(f"gate {gate}: seed {pair.seed} of {pair.environment} was used before against {pair.reference}")
+            conn.execute(
+                """
+                INSERT INTO pair (gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (
+                    gate,
+                    pair.environment,
+                    pair.role,
+                    pair.draw,
+                    pair.seed,
+                    pair.reference,
+                    pair.reference_score,
+                    pair.candidate_score,
+                    pair.difference,
+                ),
+            )
+
+
+def seed_used(store: Store, environment: str, role: Role, reference: str, seed: int) -> bool:
+    """Whether any gate compared with `reference` on this seed before: then the draw goes on to the next one."""
+    sql = "SELECT 1 FROM pair WHERE environment = ? AND role = ? AND reference = ? AND seed = ?"
+    return bool(store.rows(sql, (environment, role, reference, seed)))
+
+
+def close_gate(store: Store, lease: Lease, gate: int, verdict: Decision, reason: str, evidence: Mapping[str, Any]) -> None:
+    """Write the verdict. The same once more changes nothing; a verdict is never changed."""
+    with store.write() as conn:
+        found = _check_ours(store, lease, gate)
+        if found.verdict == verdict:
+            return
+        _check_open(found)
+        conn.execute(
+            "UPDATE gate SET verdict = ?, reason = ?, evidence = ?, finished_at = ? WHERE id = ?",
+            (verdict, reason, to_json(evidence), time.time(), gate),
+        )
+
+
+def get_gate(store: Store, gate: int) -> Gate:
+    """Raises `UnknownError`."""
+    rows = store.rows("SELECT * FROM gate WHERE id = ?", (gate,))
+    if not rows:
+        raise UnknownError(f"no gate {gate}")
+    return _gate(rows[0])
+
+
+def gates_of(store: Store, candidate: str) -> list[Gate]:
+    """All gates of a version, the oldest first."""
+    return [_gate(row) for row in store.rows("SELECT * FROM gate WHERE candidate = ? ORDER BY id", (candidate,))]
+
+
+def pairs_of(store: Store, gate: int) -> list[Pair]:
+    """All pairs of a gate, by environment and draw."""
+    return [_pair(row) for row in store.rows("SELECT * FROM pair WHERE gate = ? ORDER BY environment, role, draw", (gate,))]
+
+
+def last_verdict(store: Store) -> Gate | None:
+    """The gate that was closed last."""
+    rows = store.rows("SELECT * FROM gate WHERE verdict IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 1")
+    return _gate(rows[0]) if rows else None
+
+
+def _check_ours(store: Store, lease: Lease, gate: int) -> Gate:
+    leases.check(store, "job", lease)
+    found = get_gate(store, gate)
+    if (found.job, found.attempt) != (lease.subject, lease.attempt):
+        raise InputError(
+            f"gate {gate} belongs to job {found.job}, attempt {found.attempt}, not to job {lease.subject}, attempt {lease.attempt}"
+        )
+    return found
+
+
+def _check_open(gate: Gate) -> None:
+    if gate.verdict is not None:
+        raise RuntimeFailure(f"gate {gate.id} is closed with the verdict {gate.verdict}")
+
+
+def _gate(row: Any) -> Gate:
+    return Gate(
+        id=row["id"],
+        job=row["job"],
+        attempt=row["attempt"],
+        candidate=row["candidate"],
+        serving=row["serving"],
+        profile=row["profile"],
+        settings=json.loads(row["settings"]),
+        verdict=row["verdict"],
+        reason=row["reason"],
+        evidence=None if row["evidence"] is None else json.loads(row["evidence"]),
+        started=row["started_at"],
+        finished=row["finished_at"],
+    )
+
+
+def _pair(row: Any) -> Pair:
+    return Pair(
+        environment=row["environment"],
+        role=row["role"],
+        draw=row["draw"],
+        seed=row["seed"],
+        reference=row["reference"],
+        reference_score=row["reference_score"],
+        candidate_score=row["candidate_score"],
+        difference=row["difference"],
+    )

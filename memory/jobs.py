@@ -1,0 +1,198 @@
+"""Jobs: one run of a learner or of a set of probes, by exactly one process at a time.
+
+A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that is taken gives the
+job that has it. One whose process died is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it is failed, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perdure.memory import leases
+from perdure.memory.errors import UnknownError
+from perdure.memory.journal import abort_orphans
+from perdure.memory.leases import ATTEMPT_CAP, HELD, Clock
+from perdure.memory.records import Job, JobKind, Lease
+from perdure.memory.store import Store, iso_utc, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One update inside a learning job, with what its learner said of it."""
+
+    job: int
+    attempt: int
+    n: int
+    diagnostics: dict[str, Any]
+    made: float
+
+
+def as_json(job: Job) -> dict[str, Any]:
+    """What listings print of a job."""
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "learner": job.learner,
+        "targets": list(job.targets),
+        "options": job.options,
+        "state": job.state,
+        "attempt": job.attempt,
+        "candidate": job.candidate,
+        "result": job.result,
+        "error": job.error,
+        "created": iso_utc(job.created),
+    }
+
+
+def add_job(store: Store, key: str, kind: JobKind, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]) -> int:
+    """Queue a job and give its id; where `key` is taken, the id of the job that has it."""
+    with store.write() as conn:
+        conn.execute(
+            """
+            INSERT INTO job (key, kind, learner, targets, options, created_at) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (key) DO NOTHING
+            """,
+            (key, kind, learner, to_json(list(targets)), to_json(options), time.time()),
+        )
+        return int(store.rows("SELECT id FROM job WHERE key = ?", (key,))[0]["id"])
+
+
+def lease_job(store: Store, owner: str, ttl_s: float, clock: Clock, job: int | None = None) -> tuple[Job, Lease] | None:
+    """Claim the oldest job that nobody holds, or `job` where it is given. None where there is nothing to claim.
+
+    Jobs whose lease has lapsed are taken back before, and what was being played for them is aborted.
+    """
+    with store.write():
+        _take_back(store, clock)
+        rows = store.rows(
+            """
+            UPDATE job SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?,
+                           started_at = coalesce(started_at, ?)
+            WHERE id = (SELECT id FROM job WHERE state = 'queued' AND (? IS NULL OR id = ?) ORDER BY id LIMIT 1)
+            RETURNING *
+            """,
+            (owner, clock.now_s() + ttl_s, clock.boot_id(), time.time(), job, job),
+        )
+    if not rows:
+        return None
+    return _job(rows[0]), Lease(subject=rows[0]["id"], owner=owner, attempt=rows[0]["attempt"])
+
+
+def renew_job(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
+    """Extend the lease, or raise `LeaseLost`."""
+    leases.renew(store, "job", lease, ttl_s, clock)
+
+
+def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"]) -> None:
+    """Say what the job is doing now."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute("UPDATE job SET state = ? WHERE id = ?", (state, lease.subject))
+
+
+def finish_job(store: Store, lease: Lease, result: Mapping[str, Any] | None, candidate: str | None) -> None:
+    """The job came to its end; whether that is a promotion stands in `result`."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute(
+            "UPDATE job SET state = 'done', owner = NULL, result = ?, candidate = ?, error = NULL, finished_at = ? WHERE id = ?",
+            (None if result is None else to_json(result), candidate, time.time(), lease.subject),
+        )
+        abort_orphans(store)
+
+
+def release_job(store: Store, lease: Lease) -> None:
+    """Give it back unfinished: an orderly stop, after which it starts again."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute("UPDATE job SET state = 'queued', owner = NULL WHERE id = ?", (lease.subject,))
+        abort_orphans(store)
+
+
+def fail_job(store: Store, lease: Lease, error: str) -> None:
+    """The job could not be done; it is not tried again."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        sql = "UPDATE job SET state = 'failed', owner = NULL, error = ?, finished_at = ? WHERE id = ?"
+        conn.execute(sql, (error, time.time(), lease.subject))
+        abort_orphans(store)
+
+
+def get_job(store: Store, job: int) -> Job:
+    """Raises `UnknownError`."""
+    rows = store.rows("SELECT * FROM job WHERE id = ?", (job,))
+    if not rows:
+        raise UnknownError(f"no job {job}; `perdure status` shows how many there are")
+    return _job(rows[0])
+
+
+def list_jobs(store: Store, limit: int = 50) -> list[Job]:
+    """The newest jobs, the newest first."""
+    return [_job(row) for row in store.rows("SELECT * FROM job ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many jobs are in each state."""
+    found = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM job GROUP BY state")}
+    return {state: found.get(state, 0) for state in ("queued", "leased", "running", "gating", "done", "failed")}
+
+
+def add_step(store: Store, lease: Lease, n: int, diagnostics: Mapping[str, Any]) -> None:
+    """Write down the n-th update of a job. Once more under the same lease it is replaced."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute(
+            "INSERT OR REPLACE INTO step (job, attempt, n, diagnostics, made_at) VALUES (?, ?, ?, ?, ?)",
+            (lease.subject, lease.attempt, n, to_json(diagnostics), time.time()),
+        )
+
+
+def steps(store: Store, job: int) -> list[Step]:
+    """The updates of the latest attempt at a job that made any, in order."""
+    rows = store.rows(
+        "SELECT * FROM step WHERE job = ? AND attempt = (SELECT max(attempt) FROM step WHERE job = ?) ORDER BY n",
+        (job, job),
+    )
+    return [
+        Step(job=row["job"], attempt=row["attempt"], n=row["n"], diagnostics=json.loads(row["diagnostics"]), made=row["made_at"])
+        for row in rows
+    ]
+
+
+def _take_back(store: Store, clock: Clock) -> None:
+    """Queue the jobs whose lease has lapsed, or fail them where that happened too often."""
+    condition, parameters = leases.lapsed(clock)
+    with store.write() as conn:
+        taken = conn.execute(
+            f"""
+            UPDATE job SET
+                spent = spent + 1, owner = NULL,
+                state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
+                finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
+                error = 'the process that ran it ended without a word; its log is in logs/'
+            WHERE {HELD["job"]} AND {condition}
+            """,
+            (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), *parameters),
+        ).rowcount
+        if taken > 0:
+            abort_orphans(store)
+
+
+def _job(row: Any) -> Job:
+    return Job(
+        id=row["id"],
+        kind=row["kind"],
+        learner=row["learner"],
+        targets=tuple(json.loads(row["targets"])),
+        options=json.loads(row["options"]),
+        state=row["state"],
+        attempt=row["attempt"],
+        candidate=row["candidate"],
+        result=None if row["result"] is None else json.loads(row["result"]),
+        error=row["error"],
+        created=row["created_at"],
+    )

@@ -1,0 +1,171 @@
+"""The journal: what is being played, written down as it happens.
+
+`StoreJournal` is what the rollout loop writes to (`envs/rollout.py` says what it expects). Each call is one transaction: a whole generation
+batch is kept or lost together, and is on the disk when the call returns. Each call also renews the leases under which its episodes are
+played, and in doing so finds out whether they are still held: a process that was taken over writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from perdure.memory import leases
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.leases import TTL_S, Clock, Leased
+from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
+from perdure.memory.store import Store
+from perdure.memory.turns import as_kept, insert_turn, read_turns, sampler_columns, valid_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    """An episode that this journal started: under which lease, and how far it is on the disk."""
+
+    kind: Leased
+    lease: Lease
+    turns: int = 0
+    said: tuple[int, ...] = ()
+    """All tokens up to the end of its last turn."""
+
+
+class StoreJournal:
+    """Writes the episodes that one process plays."""
+
+    def __init__(self, store: Store, clock: Clock, ttl_s: float = TTL_S) -> None:
+        self._store = store
+        self._clock = clock
+        self._ttl_s = ttl_s
+        self._running: dict[int, _Running] = {}
+
+    def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
+        """Write the rows of episodes about to be played, and give their ids. A member that its group has completed is refused."""
+        started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
+        with self._store.write():
+            self._renew(started)
+            ids = [_insert_episode(self._store, plan) for plan in plans]
+        self._running.update(zip(ids, started, strict=True))
+        return ids
+
+    def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
+        """Write the turns of one generation batch: (episode, n, turn), n counted from 0. The same turn once more changes nothing."""
+        running = {episode: self._running[episode] for episode, _, _ in entries if episode in self._running}
+        with self._store.write() as conn:
+            self._renew(running.values())
+            for episode, n, turn in entries:
+                state = running.get(episode)
+                if state is None or n < state.turns:
+                    _check_kept(self._store, episode, n, turn)
+                    continue
+                if n > state.turns:
+                    raise RuntimeFailure(f"turn {n} of episode {episode} came before its turn {state.turns}")
+                if not conn.execute("UPDATE episode SET turns = ? WHERE id = ? AND state = 'running'", (n + 1, episode)).rowcount:
+                    raise RuntimeFailure(f"episode {episode} has ended: its turn {n} comes too late")
+                insert_turn(self._store, episode, n, turn, state.said)
+                running[episode] = replace(state, turns=n + 1, said=turn.prompt_ids + turn.action_ids)
+        self._running.update(running)
+
+    def finish(self, endings: Sequence[Ending]) -> None:
+        """Write how episodes ended; one that completes aborts other running attempts at its member. The same again changes nothing."""
+        with self._store.write():
+            self._renew(self._running[ending.episode] for ending in endings if ending.episode in self._running)
+            for ending in endings:
+                _finish_episode(self._store, ending, ours=ending.episode in self._running)
+        for ending in endings:
+            self._running.pop(ending.episode, None)
+
+    def _renew(self, episodes: Iterable[_Running]) -> None:
+        for kind, lease in {(episode.kind, episode.lease): None for episode in episodes}:
+            leases.renew(self._store, kind, lease, self._ttl_s, self._clock)
+
+
+def abort_orphans(store: Store) -> int:
+    """Mark as aborted what is running under a lease that has ended or been taken over. Gives how many episodes that were."""
+    with store.write() as conn:
+        return conn.execute(
+            """
+            UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'its lease ended', finished_at = ?
+            WHERE state = 'running'
+            AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = episode.task AND t.attempt = episode.attempt AND t.state = 'leased')
+            AND NOT EXISTS (SELECT 1 FROM job j WHERE j.id = episode.job AND j.attempt = episode.attempt
+                            AND j.state IN ('leased', 'running', 'gating'))
+            """,
+            (time.time(),),
+        ).rowcount
+
+
+def _insert_episode(store: Store, plan: EpisodePlan) -> int:
+    sql = """SELECT id FROM episode WHERE "group" = ? AND member = ? AND state = 'completed'"""
+    done = store.rows(sql, (plan.group, plan.member))
+    if done:
+        raise RuntimeFailure(
+            f"member {plan.member} of group {plan.group!r} was completed as episode {done[0]['id']}: it is not played twice"
+        )
+    live = plan.purpose == "live"
+    rows = store.rows(
+        """
+        INSERT INTO episode (environment, seed, "group", member, purpose, task, job, attempt,
+                             version, step_job, step_n, temperature, started_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+        """,
+        (
+            plan.environment,
+            plan.seed,
+            plan.group,
+            plan.member,
+            plan.purpose,
+            plan.lease.subject if live else None,
+            None if live else plan.lease.subject,
+            plan.lease.attempt,
+            *sampler_columns(plan.sampler),
+            float(plan.temperature),
+            time.time(),
+        ),
+    )
+    return int(rows[0]["id"])
+
+
+def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:
+    """A turn that is on the disk already may come again, as it was; history is not rewritten."""
+    kept = read_turns(store, [episode])[episode]
+    if n >= len(kept):
+        raise RuntimeFailure(f"turn {n} came for episode {episode}, which this process is not playing")
+    if kept[n] != as_kept(turn):
+        raise RuntimeFailure(f"turn {n} of episode {episode} is journalled with other content: an episode is not rewritten")
+
+
+def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
+    rows = store.rows("""SELECT state, stop_reason, total_reward, "group", member FROM episode WHERE id = ?""", (ending.episode,))
+    if not rows or (not ours and rows[0]["state"] == "running"):
+        raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
+    row = rows[0]
+    if row["state"] != "running":
+        if (row["state"], row["stop_reason"], row["total_reward"]) != (ending.state, ending.stop_reason, ending.total_reward):
+            raise RuntimeFailure(f"episode {ending.episode} is {row['state']} already: it cannot become {ending.state}")
+        return
+    with store.write() as conn:
+        if ending.state == "completed":
+            conn.execute(
+                """
+                UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?
+                WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
+                """,
+                (time.time(), row["group"], row["member"], ending.episode),
+            )
+        conn.execute(
+            """
+            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?
+            WHERE id = ?
+            """,
+            (
+                ending.state,
+                ending.stop_reason,
+                float(ending.total_reward),
+                int(ending.success),
+                float(ending.score),
+                None if ending.error is None else valid_text(ending.error),
+                time.time(),
+                ending.episode,
+            ),
+        )

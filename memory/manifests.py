@@ -1,0 +1,97 @@
+"""Batch manifests: the exact episodes of each update, written before the update is made.
+
+No episode is in two on-policy batches: what was sampled for one step is never passed off as sampled for another. Batches
+that are only approximately on-policy may share episodes. An episode that was played to judge a version is in none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from perdure.memory import leases
+from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.records import Lease
+from perdure.memory.store import Store, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The batch of one update."""
+
+    job: int
+    attempt: int
+    n: int
+    """The step that the update makes."""
+    episodes: tuple[int, ...]
+    on_policy: bool
+
+
+def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int], on_policy: bool) -> None:
+    """Say which completed episodes the n-th update of a job learns from. The same once more changes nothing.
+
+    Raises `RuntimeFailure` where an on-policy batch would use an episode that another one has used.
+    """
+    ids = sorted(set(episode_ids))
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        _check_episodes(store, ids)
+        written = store.rows(
+            "SELECT episode, on_policy FROM manifest WHERE job = ? AND attempt = ? AND n = ? ORDER BY episode",
+            (lease.subject, lease.attempt, n),
+        )
+        if written:
+            if [tuple(row) for row in written] != [(episode, int(on_policy)) for episode in ids]:
+                raise RuntimeFailure(f"the manifest of job {lease.subject}, step {n}, is written with other episodes: it is not rewritten")
+            return
+        if on_policy:
+            _check_unused(store, ids)
+        conn.executemany(
+            "INSERT INTO manifest (job, attempt, n, episode, on_policy) VALUES (?, ?, ?, ?, ?)",
+            [(lease.subject, lease.attempt, n, episode, int(on_policy)) for episode in ids],
+        )
+
+
+def manifests(store: Store, job: int) -> list[Manifest]:
+    """The batches of a job, in order."""
+    rows = store.rows(
+        """
+        SELECT attempt, n, group_concat(episode) AS episodes, max(on_policy) AS on_policy
+        FROM manifest WHERE job = ? GROUP BY attempt, n ORDER BY attempt, n
+        """,
+        (job,),
+    )
+    return [
+        Manifest(
+            job=job,
+            attempt=row["attempt"],
+            n=row["n"],
+            episodes=tuple(sorted(int(number) for number in row["episodes"].split(","))),
+            on_policy=bool(row["on_policy"]),
+        )
+        for row in rows
+    ]
+
+
+def _check_episodes(store: Store, ids: Sequence[int]) -> None:
+    if not ids:
+        raise InputError("a batch without episodes has no manifest")
+    rows = store.rows("SELECT id, state, purpose FROM episode WHERE id IN (SELECT value FROM json_each(?))", (to_json(list(ids)),))
+    missing = set(ids) - {row["id"] for row in rows}
+    if missing:
+        raise InputError(f"no episode {min(missing)}")
+    for row in rows:
+        if row["state"] != "completed":
+            raise InputError(f"episode {row['id']} is {row['state']}: only completed ones are learned from")
+        if row["purpose"] in ("gate", "probe"):
+            raise InputError(f"episode {row['id']} was played as a {row['purpose']} episode, on held-out seeds: it is never learned from")
+
+
+def _check_unused(store: Store, ids: Sequence[int]) -> None:
+    used = store.rows(
+        "SELECT episode, job, n FROM manifest WHERE on_policy = 1 AND episode IN (SELECT value FROM json_each(?)) LIMIT 1",
+        (to_json(list(ids)),),
+    )
+    if used:
+        episode, job, n = used[0]
+        raise RuntimeFailure(f"episode {episode} is in the on-policy batch of job {job}, step {n}: it cannot be in another one")

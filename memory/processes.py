@@ -1,0 +1,136 @@
+"""Processes of this home, what happened to them, and which of them has the device.
+
+Each process says from time to time what it is doing, so that `status` can tell why nothing happens. On a machine where playing and learning
+cannot both run at speed, whoever holds the device lease computes, and the other waits.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.memory import leases
+from perdure.memory.leases import Clock
+from perdure.memory.records import Lease
+from perdure.memory.store import Store, iso_utc
+
+DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What a process last said of itself."""
+
+    name: str
+    pid: int
+    state: str
+    detail: str | None
+    beat: float
+    started: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "name": self.name,
+            "pid": self.pid,
+            "state": self.state,
+            "detail": self.detail,
+            "beat": iso_utc(self.beat),
+            "started": iso_utc(self.started),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that a person may want to know later: a restart, a rollback, a failed job."""
+
+    id: int
+    kind: str
+    subject: str
+    message: str
+    happened: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {"id": self.id, "kind": self.kind, "subject": self.subject, "message": self.message, "happened": iso_utc(self.happened)}
+
+
+def beat(store: Store, name: str, pid: int, state: str, detail: str | None = None) -> None:
+    """Say that process `name` lives, and what it does. Another pid under the name is a new start."""
+    now = time.time()
+    with store.write() as conn:
+        conn.execute(
+            """
+            INSERT INTO process (name, pid, state, detail, beat_at, started_at) VALUES (?, ?, ?, ?, ?, ?)
+            ON CONFLICT (name) DO UPDATE SET state = excluded.state, detail = excluded.detail, beat_at = excluded.beat_at,
+                started_at = CASE WHEN pid = excluded.pid THEN started_at ELSE excluded.started_at END, pid = excluded.pid
+            """,
+            (name, pid, state, detail, now, now),
+        )
+
+
+def processes(store: Store) -> list[Process]:
+    """Every process that ever spoke under its name, by name."""
+    return [
+        Process(
+            name=row["name"],
+            pid=row["pid"],
+            state=row["state"],
+            detail=row["detail"],
+            beat=row["beat_at"],
+            started=row["started_at"],
+        )
+        for row in store.rows("SELECT * FROM process ORDER BY name")
+    ]
+
+
+def record_event(store: Store, kind: str, subject: str, message: str) -> None:
+    """Write down that something happened."""
+    with store.write() as conn:
+        sql = "INSERT INTO event (kind, subject, message, happened_at) VALUES (?, ?, ?, ?)"
+        conn.execute(sql, (kind, subject, message, time.time()))
+
+
+def events(store: Store, limit: int = 50) -> list[Event]:
+    """The latest events, the latest first."""
+    return [
+        Event(id=row["id"], kind=row["kind"], subject=row["subject"], message=row["message"], happened=row["happened_at"])
+        for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))
+    ]
+
+
+def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease | None:
+    """The device, where nobody has it or its holder's lease has lapsed; None where it is taken."""
+    condition, parameters = leases.lapsed(clock)
+    with store.write() as conn:
+        conn.execute("INSERT INTO device (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (DEVICE,))
+        rows = store.rows(
+            f"""
+            UPDATE device SET owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
+            WHERE name = ? AND (owner IS NULL OR {condition}) RETURNING rowid AS id, attempt
+            """,
+            (owner, clock.now_s() + ttl_s, clock.boot_id(), DEVICE, *parameters),
+        )
+    return Lease(subject=rows[0]["id"], owner=owner, attempt=rows[0]["attempt"]) if rows else None
+
+
+def renew_device(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
+    """Extend the lease, or raise `LeaseLost`."""
+    leases.renew(store, "device", lease, ttl_s, clock)
+
+
+def give_device(store: Store, lease: Lease) -> None:
+    """Let the next one have it. Where somebody else has it already, nothing happens."""
+    with store.write() as conn:
+        conn.execute(
+            "UPDATE device SET owner = NULL WHERE rowid = ? AND owner = ? AND attempt = ?",
+            (lease.subject, lease.owner, lease.attempt),
+        )
+
+
+def device_owner(store: Store, clock: Clock) -> str | None:
+    """Who has the device now."""
+    condition, parameters = leases.lapsed(clock)
+    rows = store.rows(f"SELECT owner FROM device WHERE name = ? AND owner IS NOT NULL AND NOT {condition}", (DEVICE, *parameters))
+    return str(rows[0]["owner"]) if rows else None

@@ -1,0 +1,190 @@
+"""The nouns: what the store keeps, as frozen records.
+
+Every word here means what `docs/architecture.md` says it means; tables and commands use the same words.
+Rows become these records at the edge of `memory/`, so that no other folder sees a raw row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TaskState = Literal["queued", "leased", "done", "failed"]
+EpisodeState = Literal["running", "completed", "aborted", "env_error"]
+Purpose = Literal["live", "learn", "replay", "gate", "probe"]
+VersionState = Literal["candidate", "serving", "retired", "rejected"]
+JobKind = Literal["learn", "gate", "probe"]
+JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
+Decision = Literal["promote", "reject", "inconclusive"]
+Role = Literal["earlier", "trained"]
+StopReason = Literal["terminated", "truncated", "turn_limit", "context_limit", "interrupted", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRef:
+    """A version sampled it: the base model plus one immutable adapter, by its never-reused name."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class StepRef:
+    """A step sampled it: the policy inside learning job `job` after its `n`-th update. It never serves."""
+
+    job: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"job {self.job} step {self.n}"
+
+
+Sampler = VersionRef | StepRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to write about one piece of work. Every write checks owner and attempt, so that a lost lease cannot write."""
+
+    subject: int
+    owner: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One thing to attempt: an environment and a seed."""
+
+    id: int
+    environment: str
+    seed: int
+    state: TaskState
+    members: int
+    """How many episodes of it are played and compared with each other (the group size G)."""
+    attempt: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One exchange with the environment, exactly as it was sampled."""
+
+    prompt_ids: tuple[int, ...]
+    """The whole prompt of this turn: everything the policy saw."""
+    action_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    """Natural log, one per action token, under the sampler at the sampling temperature."""
+    observation: str
+    action: str
+    reward: float
+    sampler: Sampler
+    finish: Literal["stop", "length"]
+    """Whether the policy ended its answer itself, or ran into the token limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episode:
+    """One attempt at a task."""
+
+    id: int
+    environment: str
+    seed: int
+    group: str
+    """Episodes of one group are attempts at the same task under the same policy; they are compared with each other."""
+    member: int
+    purpose: Purpose
+    state: EpisodeState
+    turns: tuple[Turn, ...]
+    total_reward: float
+    """The return: the undiscounted sum of rewards."""
+    success: bool
+    score: float
+    """In [0, 1], what probes and gate compare: success where the environment states it, else the return mapped by its range."""
+    stop_reason: StopReason | None
+    temperature: float
+    task: int | None = None
+    job: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodePlan:
+    """An episode about to be played: enough to write its row before its first turn."""
+
+    environment: str
+    seed: int
+    group: str
+    member: int
+    purpose: Purpose
+    sampler: Sampler
+    temperature: float
+    lease: Lease
+    """Of the task (`live`) or of the job (every other purpose) under which it is played."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an episode ended."""
+
+    episode: int
+    state: Literal["completed", "aborted", "env_error"]
+    stop_reason: StopReason
+    total_reward: float
+    success: bool
+    score: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """Base model and one immutable adapter. The initial version has no adapter folder."""
+
+    name: str
+    parent: str | None
+    state: VersionState
+    hash: str
+    """sha256 over the manifest of the adapter's files and the base model's hash."""
+    path: str | None
+    """The adapter folder, relative to the home; None for the base model itself."""
+    targets: tuple[str, ...]
+    """The environments it was trained to be better at."""
+    job: int | None
+    pinned: bool
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a learner or of a set of probes."""
+
+    id: int
+    kind: JobKind
+    learner: str | None
+    targets: tuple[str, ...]
+    options: dict[str, Any]
+    state: JobState
+    attempt: int
+    candidate: str | None
+    result: dict[str, Any] | None
+    error: str | None
+    created: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Candidate and reference on one probe seed. `difference` is candidate minus reference, in [-1, 1]."""
+
+    environment: str
+    role: Role
+    draw: int
+    """r of seed = H(root, gate, environment, r)."""
+    seed: int
+    reference: str
+    """The version compared with: the anchor of an earlier environment, the serving version of a trained one."""
+    reference_score: float | None
+    """None where the environment failed on the reference's side: the pair is void."""
+    candidate_score: float | None
+    """None where the candidate's side failed: it enters as a difference of -1."""
+    difference: float | None

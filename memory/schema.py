@@ -1,0 +1,231 @@
+"""The schema of the replay store, as a list of migrations that is only ever appended to.
+
+What cannot be changed later is right from the first migration: page size and auto-vacuum are set before the first table, every
+table is STRICT, token ids and log-probs are packed blobs (`memory/blobs.py`), and of each prompt only the part that the episode has
+not stored before is kept. Clocks: `*_at` columns are Unix seconds (UTC); `lease_until` is seconds of the boot-time clock of `boot_id`
+(`memory/leases.py`), which changes of the wall clock do not move.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x50455244
+"""'PERD' in the file header: tells our database from another program's."""
+
+PAGE_SIZE_BYTES = 16384
+
+MIGRATION_1 = """
+CREATE TABLE environment (
+    name            TEXT PRIMARY KEY,           -- with its options: 'perdure:largest-number?numbers=4'
+    threshold       REAL NOT NULL,              -- success is a return of at least this, where the environment does not say itself
+    reward_low      REAL NOT NULL,
+    reward_high     REAL NOT NULL,
+    critical        INTEGER NOT NULL DEFAULT 0 CHECK (critical IN (0, 1)),
+    anchor          TEXT REFERENCES version (name),
+    registered_at   REAL NOT NULL
+) STRICT;
+
+CREATE TABLE task (
+    id              INTEGER PRIMARY KEY,
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    seed            INTEGER NOT NULL CHECK (seed >= 0),
+    members         INTEGER NOT NULL CHECK (members >= 1),
+    source          TEXT NOT NULL CHECK (source IN ('stream', 'person')),
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'leased', 'done', 'failed')),
+    owner           TEXT,
+    attempt         INTEGER NOT NULL DEFAULT 0, -- goes up with every lease; a write under an older attempt is refused
+    spent           INTEGER NOT NULL DEFAULT 0, -- attempts that ended badly (failed, or the process died); an orderly stop spends none
+    lease_until     REAL,
+    boot_id         TEXT,
+    error           TEXT,
+    created_at      REAL NOT NULL,
+    finished_at     REAL
+) STRICT;
+CREATE INDEX task_by_state ON task (state, source, id);
+
+CREATE TABLE version (
+    name            TEXT PRIMARY KEY,           -- never reused
+    parent          TEXT REFERENCES version (name),
+    state           TEXT NOT NULL CHECK (state IN ('candidate', 'serving', 'retired', 'rejected')),
+    hash            TEXT NOT NULL,
+    path            TEXT,                       -- adapter folder relative to the home; NULL for the base model
+    base_model      TEXT NOT NULL,
+    base_hash       TEXT NOT NULL,
+    targets         TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(targets)),
+    job             INTEGER REFERENCES job (id),
+    pinned          INTEGER NOT NULL DEFAULT 0 CHECK (pinned IN (0, 1)),
+    created_at      REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX version_one_serves ON version (state) WHERE state = 'serving';
+
+CREATE TABLE move (                             -- each move of the serving pointer, one transaction with the states of both versions
+    id              INTEGER PRIMARY KEY,
+    kind            TEXT NOT NULL CHECK (kind IN ('initial', 'promote', 'rollback')),
+    from_version    TEXT REFERENCES version (name),
+    to_version      TEXT NOT NULL REFERENCES version (name),
+    gate            INTEGER REFERENCES gate (id),
+    reason          TEXT NOT NULL,
+    moved_at        REAL NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX move_one_promotion_a_gate ON move (gate) WHERE gate IS NOT NULL;
+
+CREATE TABLE job (
+    id              INTEGER PRIMARY KEY,
+    key             TEXT NOT NULL UNIQUE,       -- idempotency: inserting the same job twice gives one job
+    kind            TEXT NOT NULL CHECK (kind IN ('learn', 'gate', 'probe')),
+    learner         TEXT,
+    targets         TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(targets)),
+    options         TEXT NOT NULL DEFAULT '{}' CHECK (json_valid(options)),
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'leased', 'running', 'gating', 'done', 'failed')),
+    owner           TEXT,
+    attempt         INTEGER NOT NULL DEFAULT 0,
+    spent           INTEGER NOT NULL DEFAULT 0,
+    lease_until     REAL,
+    boot_id         TEXT,
+    candidate       TEXT REFERENCES version (name),
+    result          TEXT CHECK (result IS NULL OR json_valid(result)),
+    error           TEXT,
+    created_at      REAL NOT NULL,
+    started_at      REAL,
+    finished_at     REAL
+) STRICT;
+CREATE INDEX job_by_state ON job (state, id);
+
+CREATE TABLE step (                             -- the policy inside a learning job after its n-th update; never serves
+    job             INTEGER NOT NULL REFERENCES job (id),
+    attempt         INTEGER NOT NULL,           -- of the job's lease: a job that is tried again makes its steps again
+    n               INTEGER NOT NULL CHECK (n >= 0),
+    diagnostics     TEXT NOT NULL CHECK (json_valid(diagnostics)),
+    made_at         REAL NOT NULL,
+    PRIMARY KEY (job, attempt, n)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE episode (
+    id              INTEGER PRIMARY KEY,
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    seed            INTEGER NOT NULL,
+    "group"         TEXT NOT NULL,
+    member          INTEGER NOT NULL,
+    purpose         TEXT NOT NULL CHECK (purpose IN ('live', 'learn', 'replay', 'gate', 'probe')),
+    task            INTEGER REFERENCES task (id),
+    job             INTEGER REFERENCES job (id),
+    attempt         INTEGER NOT NULL,           -- of the lease of the task or job under which it is played
+    version         TEXT REFERENCES version (name),
+    step_job        INTEGER,
+    step_n          INTEGER,
+    temperature     REAL NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'completed', 'aborted', 'env_error')),
+    turns           INTEGER NOT NULL DEFAULT 0,
+    total_reward    REAL NOT NULL DEFAULT 0,
+    success         INTEGER NOT NULL DEFAULT 0 CHECK (success IN (0, 1)),
+    score           REAL NOT NULL DEFAULT 0 CHECK (score BETWEEN 0 AND 1), -- what probes and gate compare
+    stop_reason     TEXT,
+    error           TEXT,
+    started_at      REAL NOT NULL,
+    finished_at     REAL,
+    CHECK ((version IS NULL) <> (step_n IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX episode_one_completed_a_member ON episode ("group", member) WHERE state = 'completed';
+CREATE INDEX episode_running ON episode ("group", member) WHERE state = 'running';
+CREATE INDEX episode_by_environment ON episode (environment, purpose, state, id);
+CREATE INDEX episode_by_version ON episode (version, environment);
+CREATE INDEX episode_by_task ON episode (task);
+CREATE INDEX episode_by_job ON episode (job);
+
+CREATE TABLE turn (
+    episode         INTEGER NOT NULL REFERENCES episode (id) ON DELETE CASCADE,
+    n               INTEGER NOT NULL,
+    shared          INTEGER NOT NULL,           -- how many leading prompt tokens equal the previous turn's prompt and action
+    prompt_ids      BLOB NOT NULL,              -- int32, little-endian: the prompt after those
+    action_ids      BLOB NOT NULL,              -- int32, little-endian
+    logprobs        BLOB NOT NULL,              -- float32, little-endian, natural log
+    observation     TEXT NOT NULL,
+    action          TEXT NOT NULL,
+    reward          REAL NOT NULL,
+    finish          TEXT NOT NULL CHECK (finish IN ('stop', 'length')),
+    version         TEXT,
+    step_job        INTEGER,
+    step_n          INTEGER,
+    made_at         REAL NOT NULL,
+    PRIMARY KEY (episode, n),
+    CHECK (length(logprobs) = length(action_ids))
+) STRICT;
+
+CREATE TABLE manifest (                         -- one batch: the exact episodes of one update
+    job             INTEGER NOT NULL REFERENCES job (id),
+    attempt         INTEGER NOT NULL,           -- of the job's lease
+    n               INTEGER NOT NULL,           -- the step that the update makes
+    episode         INTEGER NOT NULL REFERENCES episode (id),
+    on_policy       INTEGER NOT NULL CHECK (on_policy IN (0, 1)),
+    PRIMARY KEY (job, attempt, n, episode)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX manifest_once_on_policy ON manifest (episode) WHERE on_policy = 1;
+
+CREATE TABLE gate (
+    id              INTEGER PRIMARY KEY,
+    job             INTEGER NOT NULL REFERENCES job (id),
+    attempt         INTEGER NOT NULL,           -- of the job's lease
+    candidate       TEXT NOT NULL REFERENCES version (name),
+    serving         TEXT NOT NULL REFERENCES version (name),
+    profile         TEXT NOT NULL,
+    settings        TEXT NOT NULL CHECK (json_valid(settings)), -- alpha, margins, stops: fixed before the first pair
+    verdict         TEXT CHECK (verdict IN ('promote', 'reject', 'inconclusive')),
+    reason          TEXT,
+    evidence        TEXT CHECK (evidence IS NULL OR json_valid(evidence)),
+    started_at      REAL NOT NULL,
+    finished_at     REAL,
+    UNIQUE (job, attempt, candidate)
+) STRICT;
+
+CREATE TABLE pair (
+    gate            INTEGER NOT NULL REFERENCES gate (id),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    role            TEXT NOT NULL CHECK (role IN ('earlier', 'trained')),
+    draw            INTEGER NOT NULL,           -- r of seed = H(root, gate, environment, r); a void draw is followed by the next
+    seed            INTEGER NOT NULL,
+    reference       TEXT NOT NULL REFERENCES version (name),
+    reference_score REAL,                       -- NULL: void, the environment failed there
+    candidate_score REAL,                       -- NULL: the candidate's side failed, difference -1
+    difference      REAL,
+    PRIMARY KEY (gate, environment, role, draw)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX pair_fresh_seeds ON pair (environment, role, reference, seed);
+
+CREATE TABLE process (                          -- what each process of this home last said of itself
+    name            TEXT PRIMARY KEY,
+    pid             INTEGER NOT NULL,
+    state           TEXT NOT NULL,
+    detail          TEXT,
+    beat_at         REAL NOT NULL,
+    started_at      REAL NOT NULL
+) STRICT;
+
+CREATE TABLE device (                           -- who may compute; on a CPU actor and learner take turns
+    name            TEXT PRIMARY KEY,
+    owner           TEXT,
+    attempt         INTEGER NOT NULL DEFAULT 0,
+    lease_until     REAL,
+    boot_id         TEXT
+) STRICT;
+
+CREATE TABLE event (
+    id              INTEGER PRIMARY KEY,
+    kind            TEXT NOT NULL,
+    subject         TEXT NOT NULL,
+    message         TEXT NOT NULL,
+    happened_at     REAL NOT NULL
+) STRICT;
+
+CREATE VIEW episode_list AS
+    SELECT e.id, e.environment, e.seed, e.purpose, e.state, e.success, e.total_reward, e.turns, e.stop_reason,
+           coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
+           datetime(e.started_at, 'unixepoch') AS started
+    FROM episode e;
+CREATE VIEW turn_text AS
+    SELECT t.episode, t.n, t.observation, t.action, t.reward, t.finish,
+           length(t.prompt_ids) / 4 + t.shared AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens,
+           coalesce(t.version, 'job ' || t.step_job || ' step ' || t.step_n) AS sampler
+    FROM turn t;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1,)
+"""Migration n brings `user_version` from n - 1 to n, in one transaction."""

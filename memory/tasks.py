@@ -1,0 +1,166 @@
+"""Tasks: what is to be attempted, and who is attempting it.
+
+A task is `queued` until an actor leases it, and then `leased`, `done` or `failed`. One that a person asked for goes before those of the
+stream. When its process dies the lease lapses and the next one to ask takes over; after `ATTEMPT_CAP` bad endings the task is failed, with
+the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perdure.memory import environments, leases
+from perdure.memory.errors import InputError
+from perdure.memory.journal import abort_orphans
+from perdure.memory.leases import ATTEMPT_CAP, Clock
+from perdure.memory.records import Lease, Task
+from perdure.memory.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSummary:
+    """A task with the episodes that were played of it."""
+
+    task: Task
+    source: Literal["stream", "person"]
+    episodes: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        task = self.task
+        return {
+            "id": task.id,
+            "environment": task.environment,
+            "seed": task.seed,
+            "state": task.state,
+            "source": self.source,
+            "members": task.members,
+            "attempt": task.attempt,
+            "error": task.error,
+            "episodes": list(self.episodes),
+        }
+
+
+def add_tasks(store: Store, environment: str, seeds: Sequence[int], members: int, source: Literal["stream", "person"]) -> list[int]:
+    """Put tasks of a registered environment on the stream, each to be played by a group of `members` episodes. Gives their ids."""
+    if members < 1:
+        raise InputError(f"a task is played at least once, not {members} times")
+    if any(seed < 0 for seed in seeds):
+        raise InputError(f"a seed is not negative: {min(seeds)}")
+    with store.write():
+        environments.require(store, environment)
+        sql = "INSERT INTO task (environment, seed, members, source, created_at) VALUES (?, ?, ?, ?, ?) RETURNING id"
+        return [int(store.rows(sql, (environment, seed, members, source, time.time()))[0]["id"]) for seed in seeds]
+
+
+def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock) -> list[tuple[Task, Lease]]:
+    """Claim up to `limit` queued tasks for `owner`: those of persons first, then in the order in which they came.
+
+    Tasks whose lease has lapsed are taken back before, and what was being played of them is aborted.
+    """
+    with store.write():
+        _take_back(store, clock)
+        rows = store.rows(
+            """
+            UPDATE task SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
+            WHERE id IN (SELECT id FROM task WHERE state = 'queued' ORDER BY source, id LIMIT ?)
+            RETURNING *
+            """,
+            (owner, clock.now_s() + ttl_s, clock.boot_id(), max(limit, 0)),
+        )
+    rows.sort(key=lambda row: (row["source"], row["id"]))
+    return [(_task(row), Lease(subject=row["id"], owner=owner, attempt=row["attempt"])) for row in rows]
+
+
+def renew_task(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
+    """Extend the lease, or raise `LeaseLost`."""
+    leases.renew(store, "task", lease, ttl_s, clock)
+
+
+def finish_task(store: Store, lease: Lease) -> None:
+    """Its group has been played."""
+    with store.write() as conn:
+        leases.check(store, "task", lease)
+        sql = "UPDATE task SET state = 'done', owner = NULL, error = NULL, finished_at = ? WHERE id = ?"
+        conn.execute(sql, (time.time(), lease.subject))
+        abort_orphans(store)
+
+
+def release_task(store: Store, lease: Lease) -> None:
+    """Give it back unfinished: an orderly stop, which counts as no attempt."""
+    with store.write() as conn:
+        leases.check(store, "task", lease)
+        conn.execute("UPDATE task SET state = 'queued', owner = NULL WHERE id = ?", (lease.subject,))
+        abort_orphans(store)
+
+
+def fail_task(store: Store, lease: Lease, error: str) -> None:
+    """It could not be played: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
+    with store.write() as conn:
+        leases.check(store, "task", lease)
+        conn.execute(_BAD_ENDING + "id = ?", (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, lease.subject))
+        abort_orphans(store)
+
+
+def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
+    """The newest tasks, the newest first."""
+    rows = store.rows(
+        """
+        SELECT t.*, (SELECT group_concat(e.id) FROM episode e WHERE e.task = t.id) AS episodes
+        FROM task t ORDER BY t.id DESC LIMIT ?
+        """,
+        (max(limit, 0),),
+    )
+    return [
+        TaskSummary(
+            task=_task(row),
+            source=row["source"],
+            episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
+        )
+        for row in rows
+    ]
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many tasks are queued, running, done and failed."""
+    found = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM task GROUP BY state")}
+    return {
+        "queued": found.get("queued", 0),
+        "running": found.get("leased", 0),
+        "done": found.get("done", 0),
+        "failed": found.get("failed", 0),
+    }
+
+
+_BAD_ENDING = """
+UPDATE task SET
+    spent = spent + 1, owner = NULL,
+    state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
+    finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
+    error = ?
+WHERE """
+
+
+def _take_back(store: Store, clock: Clock) -> None:
+    """Queue the tasks whose lease has lapsed, or fail them where that happened too often."""
+    condition, parameters = leases.lapsed(clock)
+    error = "the process that played it ended without a word"
+    with store.write() as conn:
+        sql = _BAD_ENDING + f"state = 'leased' AND {condition}"
+        if conn.execute(sql, (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, *parameters)).rowcount > 0:
+            abort_orphans(store)
+
+
+def _task(row: Any) -> Task:
+    return Task(
+        id=row["id"],
+        environment=row["environment"],
+        seed=row["seed"],
+        state=row["state"],
+        members=row["members"],
+        attempt=row["attempt"],
+        error=row["error"],
+    )

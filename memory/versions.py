@@ -1,0 +1,311 @@
+"""Versions of the agent, and which one serves.
+
+The serving pointer is the one row in state `serving`; moving it, the states of both versions, the row in the move log and the anchors are
+one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
+
+The move log reads as a stack: a promotion puts a version on it, a rollback takes off all above the version that it goes back to.
+Left out: what a candidate must show before (`learners/gating.py`), and loading its weights (`learners/engine.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from perdure.memory import leases
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.processes import record_event
+from perdure.memory.records import Lease, Version
+from perdure.memory.store import Store, iso_utc, to_json
+
+INITIAL = "v0"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One move of the serving pointer."""
+
+    kind: Literal["initial", "promote", "rollback"]
+    from_version: str | None
+    to_version: str
+    gate: int | None
+    reason: str
+    moved: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "kind": self.kind,
+            "from": self.from_version,
+            "to": self.to_version,
+            "gate": self.gate,
+            "reason": self.reason,
+            "moved": iso_utc(self.moved),
+        }
+
+
+def as_json(version: Version) -> dict[str, Any]:
+    """What listings print of a version."""
+    return {
+        "name": version.name,
+        "state": version.state,
+        "parent": version.parent,
+        "created": iso_utc(version.created),
+        "hash": version.hash,
+        "targets": list(version.targets),
+        "job": version.job,
+        "pinned": version.pinned,
+        "path": version.path,
+    }
+
+
+def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
+    """The base model itself as the first version, serving. Again with the same base it changes nothing; another base is refused."""
+    with store.write() as conn:
+        rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
+        if rows and rows[0]["base_hash"] != base_hash:
+            raise InputError(
+                f"the versions in {store.home} belong to the model {rows[0]['base_model']!r}, not to {base_model!r}: "
+                "name the old model in the config, or another folder with --home"
+            )
+        if not rows:
+            now = time.time()
+            conn.execute(
+                """
+                INSERT INTO version (name, parent, state, hash, path, base_model, base_hash, created_at)
+                VALUES (?, NULL, 'serving', ?, NULL, ?, ?, ?)
+                """,
+                (INITIAL, base_hash, base_model, base_hash, now),
+            )
+            conn.execute(
+                "INSERT INTO move (kind, from_version, to_version, reason, moved_at) VALUES ('initial', NULL, ?, 'the base model', ?)",
+                (INITIAL, now),
+            )
+        return get_version(store, INITIAL)
+
+
+def next_name(store: Store) -> str:
+    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. It is taken by using it."""
+    names = [row["name"] for row in store.rows("SELECT name FROM version")]
+    folder = store.home / "versions"
+    names += [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    numbers = [int(found[1]) for found in (re.match(r"v(\d+)", name) for name in names) if found]
+    return f"v{max(numbers, default=-1) + 1}"
+
+
+def add_candidate(
+    store: Store, lease: Lease | None, name: str, parent: str, hash: str, path: str | None, targets: Sequence[str], job: int | None
+) -> Version:
+    """Write down a candidate whose folder is on the disk already. `lease` is that of the job that made it; None where a person brings it.
+
+    The same once more changes nothing. Raises `InputError` for a name that is taken or not allowed, `RuntimeFailure` without its folder.
+    """
+    _check_name(name)
+    if path is not None:
+        _check_folder(store, path)
+    with store.write() as conn:
+        if lease is not None:
+            leases.check(store, "job", lease)
+        base = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, parent).name,))[0]
+        taken = store.rows("SELECT parent, hash, path, job FROM version WHERE name = ?", (name,))
+        if taken and tuple(taken[0]) != (parent, hash, path, job):
+            raise InputError(f"the name {name!r} belongs to another version, and names are never used again: take {next_name(store)!r}")
+        if not taken:
+            conn.execute(
+                """
+                INSERT INTO version (name, parent, state, hash, path, base_model, base_hash, targets, job, created_at)
+                VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?, ?, ?)
+                """,
+                (name, parent, hash, path, base["base_model"], base["base_hash"], to_json(list(targets)), job, time.time()),
+            )
+        return get_version(store, name)
+
+
+def get_version(store: Store, name: str) -> Version:
+    """Raises `UnknownError`."""
+    rows = store.rows("SELECT * FROM version WHERE name = ?", (name,))
+    if not rows:
+        raise UnknownError(f"no version {name!r}; `perdure version list` shows them")
+    return _version(rows[0])
+
+
+def list_versions(store: Store) -> list[Version]:
+    """All of them, the newest first."""
+    return [_version(row) for row in store.rows("SELECT * FROM version ORDER BY rowid DESC")]
+
+
+def serving(store: Store) -> Version:
+    """The version that new batches start on. Raises `UnknownError` in a home that has none yet."""
+    rows = store.rows("SELECT * FROM version WHERE state = 'serving'")
+    if not rows:
+        raise UnknownError(f"no version serves in {store.home} yet: start `perdure run`")
+    return _version(rows[0])
+
+
+def moves(store: Store) -> list[Move]:
+    """Every move of the serving pointer, the oldest first."""
+    return [
+        Move(
+            kind=row["kind"],
+            from_version=row["from_version"],
+            to_version=row["to_version"],
+            gate=row["gate"],
+            reason=row["reason"],
+            moved=row["moved_at"],
+        )
+        for row in store.rows("SELECT * FROM move ORDER BY id")
+    ]
+
+
+def promote(
+    store: Store, name: str, reason: str, gate: int | None = None, lease: Lease | None = None, anchors: Sequence[str] = ()
+) -> Version:
+    """Let a candidate, or a version that served before, serve from now on.
+
+    With a gate its verdict must be promote, for this version, and against the version that still serves; without one a person answers for
+    it. The version becomes the anchor of those of its targets that have none, and of the environments in `anchors`.
+    """
+    _check_reason(reason)
+    with store.write() as conn:
+        if lease is not None:
+            leases.check(store, "job", lease)
+        version, old = get_version(store, name), serving(store)
+        if version.state == "serving":
+            if gate is not None and store.rows("SELECT 1 FROM move WHERE gate = ? AND to_version = ?", (gate, name)):
+                return version
+            raise InputError(f"{name} serves already")
+        if version.state == "rejected":
+            raise InputError(f"{name} was rejected and never serves: train another candidate with `perdure learn`")
+        if gate is not None:
+            _check_gate(store, gate, name, old.name)
+        _move(store, "promote", old.name, name, gate, reason)
+        for target in version.targets:
+            conn.execute("UPDATE environment SET anchor = ? WHERE name = ? AND anchor IS NULL", (name, target))
+        for environment in anchors:
+            conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (name, environment))
+        return get_version(store, name)
+
+
+def rollback(store: Store, to: str | None, reason: str) -> Version:
+    """Let an earlier version serve again: `to`, or the one that served before the present one. Gives it.
+
+    Environments whose anchor was promoted later than that get it as their anchor: the agent no longer has what that one could, and a
+    gate that still asked for it would refuse every candidate. The event log says which these are.
+    """
+    _check_reason(reason)
+    with store.write() as conn:
+        old, stack = serving(store), _stack(moves(store))
+        if to is None and len(stack) < 2:
+            raise InputError(f"{old.name} is the first version: there is none to go back to")
+        version = get_version(store, stack[-2] if to is None else to)
+        if version.state == "serving":
+            raise InputError(f"{version.name} serves already")
+        if version.state != "retired":
+            raise InputError(f"{version.name} is {version.state}, it never served: only a version that did can be gone back to")
+        _move(store, "rollback", old.name, version.name, None, reason)
+        undone = stack[stack.index(version.name) + 1 :] if version.name in stack else []
+        lost = []
+        for later in undone:
+            lost += [row["name"] for row in store.rows("SELECT name FROM environment WHERE anchor = ?", (later,))]
+            conn.execute("UPDATE environment SET anchor = ? WHERE anchor = ?", (version.name, later))
+        record_event(
+            store,
+            "rollback",
+            version.name,
+            f"from {old.name}: {reason}" + (f"; lacks what was learned of {', '.join(lost)}" if lost else ""),
+        )
+        return get_version(store, version.name)
+
+
+def reject(store: Store, name: str) -> Version:
+    """Mark a candidate as one that never serves."""
+    with store.write() as conn:
+        version = get_version(store, name)
+        if version.state not in ("candidate", "rejected"):
+            raise InputError(
+                f"{name} is {version.state}: only a candidate can be rejected; `perdure version rollback` leaves a serving one"
+            )
+        conn.execute("UPDATE version SET state = 'rejected' WHERE name = ?", (name,))
+        return get_version(store, name)
+
+
+def pin(store: Store, name: str, pinned: bool = True) -> Version:
+    """Keep the files of a version whatever `version gc` removes."""
+    with store.write() as conn:
+        get_version(store, name)
+        conn.execute("UPDATE version SET pinned = ? WHERE name = ?", (int(pinned), name))
+        return get_version(store, name)
+
+
+def _move(store: Store, kind: Literal["promote", "rollback"], old: str, new: str, gate: int | None, reason: str) -> None:
+    with store.write() as conn:
+        conn.execute("UPDATE version SET state = 'retired' WHERE name = ?", (old,))
+        conn.execute("UPDATE version SET state = 'serving' WHERE name = ?", (new,))
+        conn.execute(
+            "INSERT INTO move (kind, from_version, to_version, gate, reason, moved_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (kind, old, new, gate, reason, time.time()),
+        )
+
+
+def _stack(log: Sequence[Move]) -> list[str]:
+    """The versions that led to the serving one, as promotions and rollbacks leave them; the last one serves."""
+    stack: list[str] = []
+    for move in log:
+        if move.kind == "rollback" and move.to_version in stack:
+            del stack[stack.index(move.to_version) + 1 :]
+        else:
+            stack = [name for name in stack if name != move.to_version]
+            stack.append(move.to_version)
+    return stack
+
+
+def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:
+    rows = store.rows("SELECT candidate, serving, verdict FROM gate WHERE id = ?", (gate,))
+    if not rows:
+        raise UnknownError(f"no gate {gate}")
+    row = rows[0]
+    if row["candidate"] != candidate or row["verdict"] != "promote":
+        raise InputError(f"gate {gate} says {row['verdict'] or 'nothing yet'} about {row['candidate']}: it does not let {candidate} serve")
+    if row["serving"] != serving:
+        raise InputError(f"gate {gate} compared {candidate} with {row['serving']}, but now {serving} serves: gate it again")
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot name a version: use small letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
+        )
+
+
+def _check_folder(store: Store, path: str) -> None:
+    """A row never names a folder that is not there, nor one outside the home."""
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise InputError(f"the folder of a version is named relative to the home, without '..': {path!r}")
+    if not (store.home / path).is_dir():
+        raise RuntimeFailure(f"{store.home / path} is not there: write and sync the folder of a version before its row")
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip():
+        raise InputError("say why with --reason: the move log keeps it")
+
+
+def _version(row: Any) -> Version:
+    return Version(
+        name=row["name"],
+        parent=row["parent"],
+        state=row["state"],
+        hash=row["hash"],
+        path=row["path"],
+        targets=tuple(json.loads(row["targets"])),
+        job=row["job"],
+        pinned=bool(row["pinned"]),
+        created=row["created_at"],
+    )

@@ -1,0 +1,281 @@
+"""The command line as a whole: it is quick, documented, and says what went wrong in one line with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from tests.agent.conftest import ADD, Call
+
+from perdure.agent.cli import COMMANDS
+from perdure.agent.cli import perdure as group
+from perdure.agent.home import HomeLock
+from perdure.agent.terminal import visible
+from perdure.memory.store import create_store
+
+HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pydantic", "apscheduler", "rich", "numpy")
+
+
+def walk(command: click.Command, path: str, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
+    yield path, command, context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from walk(inner, f"{path} {name}", click.Context(inner, info_name=name, parent=context))
+
+
+def all_commands() -> list[tuple[str, click.Command, click.Context]]:
+    return list(walk(group, "perdure", click.Context(group, info_name="perdure")))
+
+
+def test_every_command_explains_itself_with_an_example_of_itself() -> None:
+    for path, command, _ in all_commands():
+        text = command.help or ""
+        assert text.strip(), f"{path} has no help"
+        assert "Example:" in text, f"{path} has no example"
+        example = text.split("Example:")[1]
+        wanted = "perdure " if path == "perdure" else path
+        assert wanted in example, f"the example of {path} does not show it"
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{path} {option.opts[0]} has no help"
+
+
+def test_every_listing_has_json() -> None:
+    for path, command, _ in all_commands():
+        if path.split()[-1] in ("list", "show", "status", "doctor", "check", "probe", "gate", "learn", "import"):
+            assert "--json" in [name for option in command.params for name in option.opts], f"{path} has no --json"
+
+
+def test_examples_are_commands_that_exist_with_options_that_exist() -> None:
+    known = {path: command for path, command, _ in all_commands()}
+    for _, command, _ in all_commands():
+        for line in (command.help or "").split("Example:")[-1].splitlines():
+            words = line.strip().split(" | ")[0].split(" && ")[0].split()
+            if words[:1] != ["perdure"] or not words[1:] or words[1].startswith("--"):
+                continue
+            path = " ".join(words[:3]) if " ".join(words[:3]) in known else " ".join(words[:2])
+            assert path in known, line
+            options = {name for option in known[path].params for name in option.opts}
+            assert {word for word in words if word.startswith("--")} <= options, line
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom perdure.agent.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    walls = []
+    for _ in range(4):
+        before = os.times()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        after = os.times()
+        walls.append(after.elapsed - before.elapsed)
+        assert done.stderr.strip() == "[]"
+    assert min(walls) < 0.5
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu"], "did you mean 'run'?"),
+        (["task", "lst"], "Did you mean 'list'? See `perdure task --help`."),
+        (["task", "add"], "Missing argument 'ENV'. See `perdure task add --help`."),
+        (["task", "add", "perdure:largest-numbr"], "did you mean perdure:largest-number"),
+        (["task", "add", "nothing"], "a name is SOURCE:ID"),
+        (["task", "add", ADD, "--seed", str(2**31)], "kept for probes, which are never learned"),
+        (["task", "add", ADD, "--seed", "-1"], "seeds of tasks are 0 to"),
+        (["task", "add", ADD, "--seed", str(2**30 - 1), "--count", "2"], "seeds of tasks are 0 to"),
+        (["task", "add", ADD, "--count", "0"], "0 is not in the range"),
+        (["task", "list"], "no store in"),
+        (["status"], "no store in"),
+        (["episode", "show", "LAST"], "no store in"),
+        (["version", "rollback"], "Missing option '--reason'"),
+        (["learn", "grop", "--target", ADD], "did you mean grpo?"),
+        (["learn", "grpo", "--target", "perdure:adda"], "did you mean perdure:add"),
+        (["learn", "grpo", "--target", ADD, "--option", "updates"], "write NAME=VALUE"),
+        (["learn", "grpo", "--target", ADD, "--option", "updates=0"], "option updates='0'"),
+        (["learn", "grpo", "--target", ADD, "--option", "x=1"], "no option 'x'"),
+        (["learn", "grpo", "--target", ADD, "--option", "lr=.1", "--option", "lr=.2"], "given twice"),
+        (["learn", "grpo", "--config", "none.toml"], "no configuration"),
+        (["gate"], "Give the version to be gated, or --self-test"),
+        (["gate", "v1", "--self-test"], "Give the version to be gated, or --self-test"),
+        (["gate", "v1", "--profile", "lax"], "'lax' is not one of"),
+        (["env", "check", "perdure:addd"], "did you mean perdure:add"),
+        (["env", "play", "perdure:add?x=1"], "option"),
+        (["version", "import", "nowhere"], "nowhere is no folder"),
+        (["--home"], "requires an argument"),
+    ],
+)
+def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path: Path, arguments: list[str], said: str) -> None:
+    done = perdure(*arguments)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["version", "show", "v9"], "no version 'v9'; `perdure version list`"),
+        (["version", "promote", "v3", "--reason", "r"], "v3 was rejected and never serves"),
+        (["version", "promote", "v1", "--reason", "r"], "v1 serves already"),
+        (["version", "promote", "v2", "--reason", " "], "say why with --reason"),
+        (["version", "rollback", "v2", "--reason", "r"], "v2 is candidate, it never served"),
+        (["version", "pin", "v9"], "no version 'v9'"),
+        (["episode", "show", "99"], "no episode 99; the latest is 1"),
+        (["episode", "show", "--", "-1"], "'-1' is no episode"),
+        (["episode", "show", "last'; DROP TABLE episode"], "is no episode"),
+        (["episode", "list", "--env", "perdure:none"], "no environment 'perdure:none' in this home"),
+        (["episode", "list", "--version", "v9"], "no version 'v9'"),
+        (["gate", "v9"], "no version 'v9'"),
+        (["probe", "v9"], "no version 'v9'"),
+        (["learn", "grpo", "--target", ADD, "--start", "v9"], "no version 'v9'"),
+        (["learn", "grpo"], "no target was chosen"),
+    ],
+)
+def test_a_name_that_there_is_not_is_one_line(perdure: Call, home: Path, arguments: list[str], said: str) -> None:
+    with create_store(home) as store:
+        jobs = store.rows("SELECT count(*) FROM job")[0][0]
+    done = perdure(*arguments)
+    assert done.code == 2, done.err
+    assert said in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    with create_store(home) as store:
+        assert store.rows("SELECT count(*) FROM job")[0][0] == jobs
+
+
+def test_a_broken_configuration_stops_every_command_that_reads_it(perdure: Call, tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text("[play]\nwdth = 1\n")
+    for arguments in (["config", "show"], ["run"], ["learn", "grpo"], ["probe"], ["gate", "v1"], ["task", "add", ADD]):
+        done = perdure(*arguments)
+        assert done.code == 2
+        assert "did you mean play.width?" in done.err
+    assert [file.name for file in tmp_path.iterdir()] == ["perdure.toml"]
+
+
+def test_a_second_daemon_is_refused(perdure: Call, home: Path) -> None:
+    with HomeLock(home):
+        done = perdure("run", "--tasks", "1")
+    assert done.code == 2
+    assert f"in use by process {os.getpid()}: stop that one first" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["run"], ["task", "add", ADD], ["probe"], ["version", "list"]])
+def test_homes_that_are_not_ours_are_refused(perdure: Call, tmp_path: Path, arguments: list[str]) -> None:
+    home = tmp_path / ".perdure"
+    home.mkdir()
+    with sqlite3.connect(home / "perdure.db") as conn:
+        conn.execute("CREATE TABLE theirs (x)")
+    conn.close()
+    done = perdure(*arguments)
+    assert done.code == 2
+    assert "another program's database" in done.err
+    assert [file.name for file in home.iterdir()] == ["perdure.db"]
+    (home / "perdure.db").write_text("a letter, not a database, of some length" * 100)
+    done = perdure(*arguments)
+    assert done.code == 2
+    assert "is not a database" in done.err
+    (home / "perdure.db").unlink()
+    with create_store(home) as store:
+        store.db.execute("PRAGMA user_version = 99")
+    done = perdure(*arguments)
+    assert done.code == 2
+    assert "a newer Perdure wrote it" in done.err
+
+
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere, and setpriv is not here")
+@pytest.mark.parametrize("arguments", [["status"], ["run"], ["task", "add", ADD], ["version", "rollback", "--reason", "r"]])
+def test_a_read_only_home_is_said_to_be_one(process: Call, home: Path, arguments: list[str]) -> None:
+    before = sorted(home.rglob("*"))
+    for path in (home, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner") if os.getuid() == 0 else ()
+    done = process(*arguments, prefix=powerless)
+    for path in (home, *before):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert done.code == 3, done.err
+    assert "cannot write to" in done.err
+    assert "--home" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+def test_the_home_may_be_named_before_or_after_the_command_or_in_the_environment(
+    perdure: Call, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = home.rename(tmp_path / "other")
+    assert perdure("status").code == 2
+    assert perdure("--home", str(other), "status").code == 0
+    assert perdure("status", "--home", str(other)).code == 0
+    monkeypatch.setenv("PERDURE_HOME", str(other))
+    assert perdure("version", "list").code == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
+    command = [sys.executable, "-m", "perdure.agent.cli", "--home", str(home), "env", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait() == 0
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_kept(perdure: Call, home: Path) -> None:
+    with create_store(home) as store:
+        store.db.execute("ALTER TABLE task RENAME COLUMN seed TO seeed")
+    done = perdure("task", "list")
+    assert done.code == 3
+    assert "This is a bug in Perdure" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert "Traceback" in (home / "logs" / "errors.log").read_text()
+
+
+def test_without_a_command_the_help_is_shown_as_wrong_use(perdure: Call) -> None:
+    for arguments in ([], ["task"]):
+        done = perdure(*arguments)
+        assert done.code == 2
+        assert "Usage: perdure" in done.err
+        assert done.out == ""
+
+
+def test_init_writes_a_configuration_that_loads_and_never_over_one(perdure: Call, tmp_path: Path) -> None:
+    done = perdure("init", "agent")
+    assert done.code == 0
+    path = tmp_path / "agent" / "perdure.toml"
+    assert path.is_file()
+    assert perdure("config", "show", "--config", str(path)).code == 0
+    path.write_text("seed = 4\n")
+    done = perdure("init", "agent")
+    assert done.code == 2
+    assert "exists already" in done.err
+    assert path.read_text() == "seed = 4\n"
+    (tmp_path / "file").write_text("")
+    assert perdure("init", "file").code == 2
+
+
+def test_config_show_prints_one_document(perdure: Call, tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text("seed = 4\n")
+    found = {row["key"]: row for row in json.loads(perdure("config", "show", "--json").out)}
+    assert found["seed"]["value"] == 4
+    assert found["seed"]["origin"] == "perdure.toml"
+    assert found["learn.options.updates"]["origin"] == "default"
+
+
+def test_control_characters_are_made_visible() -> None:
+    assert visible("a\x1b[31m\n\tb\u202ec\ud800") == "a\\x1b[31m\n\tb\\u202ec\\ud800"

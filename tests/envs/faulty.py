@@ -1,0 +1,189 @@
+"""Environments that each break one rule. `Counting` breaks none: count up to three, one number a turn."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from contextlib import suppress
+from typing import Any
+
+import gymnasium
+
+from perdure.envs.environment import AnyText, Environment
+
+Stepped = tuple[str, Any, bool, bool, dict[str, Any]]
+
+
+class Counting(gymnasium.Env[str, str]):
+    """Count up from a number, three turns long."""
+
+    instructions = "Count."
+    turn_limit = 5
+
+    def __init__(self, reward: float = 1.0) -> None:
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+        self.reward = reward
+        self.closed = False
+        self.said = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now = int(self.np_random.integers(10**6))
+        self.said = 0
+        return str(self.now), {}
+
+    def step(self, action: str) -> Stepped:
+        self.said += 1
+        right = action == self.oracle()
+        self.now += 1
+        ended = not right or self.said == 3
+        return str(self.now), self.reward if ended and right else 0.0, ended, False, {"success": ended and right}
+
+    def oracle(self) -> str:
+        return str(self.now + 1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class TextReward(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", "well done", True, False, {}
+
+
+class NanReward(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", math.nan, True, False, {}
+
+
+class NoText(Counting):
+    def step(self, action: str) -> Stepped:
+        return 7, 1.0, True, False, {}  # type: ignore[return-value]
+
+
+class LooseSuccess(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", 1.0, True, False, {"success": "yes"}
+
+
+class OldForm(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", 1.0, True, {}  # type: ignore[return-value]
+
+
+class FailsAtReset(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        raise KeyError("no data")
+
+
+class FailsAtStep(Counting):
+    def step(self, action: str) -> Stepped:
+        raise ValueError(f"cannot read {action}")
+
+
+class FailsAtClose(Counting):
+    def close(self) -> None:
+        raise OSError("already gone")
+
+
+class Hangs(Counting):
+    """Swallows every ordinary exception while it waits."""
+
+    def step(self, action: str) -> Stepped:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            with suppress(Exception):
+                time.sleep(0.05)
+        return "", 0.0, True, False, {}
+
+
+class Prints(Counting):
+    def step(self, action: str) -> Stepped:
+        print("noise")
+        return super().step(action)
+
+
+class NeverEnds(Counting):
+    def step(self, action: str) -> Stepped:
+        return "again", 0.25, False, False, {}
+
+
+class Scored(Counting):
+    """Says nothing of success; its return is what the policy asks for."""
+
+    def step(self, action: str) -> Stepped:
+        return "", float(action), True, False, {}
+
+
+class Truncates(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", 0.0, False, True, {}
+
+
+class GlobalRandom(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now = random.randrange(10**6)
+        return str(self.now), {}
+
+
+class HashOrder(Counting):
+    """The order of a set of strings is another in every process."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now = int("".join(str(ord(word) % 10) for word in set("abcdefghijklmnop")))
+        return str(self.now), {}
+
+
+class OneTask(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now = 0
+        return "0", {}
+
+
+class AnythingGoes(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", 1.0, True, False, {"success": True}
+
+
+class WrongOracle(Counting):
+    def oracle(self) -> str:
+        return "no idea" if self.said else str(self.now + 2)
+
+    def step(self, action: str) -> Stepped:
+        return "", 0.0, True, False, {"success": False}
+
+
+class PaysForTrying(Counting):
+    def step(self, action: str) -> Stepped:
+        return "", 0.9, True, False, {"success": False}
+
+    oracle = None  # type: ignore[assignment]
+
+
+class Remembers(Counting):
+    past = ""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        self.past += first + " "
+        return self.past, info
+
+
+class Changes(Counting):
+    """After its end, a second try counts."""
+
+    def step(self, action: str) -> Stepped:
+        self.said += 1
+        return "", float(self.said > 1), True, False, {"success": self.said > 1}
+
+
+def environment(kind: type[Counting], **settings: Any) -> Environment:
+    """An environment of one of these classes, as the registry would make it."""
+    return Environment(
+        **{"name": f"py:tests.envs.faulty:{kind.__name__}", "make": kind, "instructions": "Count.", "turn_limit": 5, **settings}
+    )

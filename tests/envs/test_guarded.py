@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from tests.envs import faulty
+from tests.envs.faulty import Counting, environment
+
+from perdure.envs.environment import AnyText
+from perdure.envs.guarded import EnvironmentFault, GuardedEnv
+
+
+def fault_of(kind: type[Counting]) -> str:
+    env = GuardedEnv(environment(kind, step_timeout_s=0.2))
+    with pytest.raises(EnvironmentFault) as caught:  # noqa: PT012
+        env.reset(1)
+        env.step("x")
+    env.close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (faulty.TextReward, "the reward is 'well done' of type str, not a number"),
+        (faulty.NanReward, "the reward is nan, not a finite number"),
+        (faulty.NoText, "step returned text of type int, not str"),
+        (faulty.LooseSuccess, "info['success'] is 'yes' of type str, not a bool"),
+        (faulty.OldForm, "step returned tuple, not (observation, reward, terminated, truncated, info)"),
+        (faulty.FailsAtReset, "reset raised KeyError: 'no data'"),
+        (faulty.FailsAtStep, "step raised ValueError: cannot read x"),
+    ],
+)
+def test_what_an_environment_does_wrong_is_said(kind: type[Counting], fault: str) -> None:
+    assert fault_of(kind) == fault
+
+
+def test_a_call_that_hangs_is_interrupted_even_where_it_swallows_exceptions() -> None:
+    started = time.monotonic()
+    before = signal.getsignal(signal.SIGALRM)
+    assert fault_of(faulty.Hangs) == "step took longer than 0.2 s"
+    assert time.monotonic() - started < 5
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_it_works_in_another_thread_without_the_time_limit() -> None:
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.append(GuardedEnv(environment(Counting)).reset(1)))
+    thread.start()
+    thread.join()
+    assert said[0].isdigit()
+
+
+@pytest.mark.parametrize("make", [bool, int, float, np.float32, np.int64, np.bool_])
+def test_every_kind_of_number_is_a_reward(make: Callable[[int], float]) -> None:
+    env = GuardedEnv(environment(Counting, make=lambda: Counting(reward=make(1))))
+    env.reset(1)
+    rewards = [env.step(env.oracle()).reward for _ in range(3)]
+    assert rewards == [0.0, 0.0, 1.0]
+    assert type(rewards[2]) is float
+
+
+def test_it_is_never_stepped_after_its_end_or_before_its_beginning() -> None:
+    env = GuardedEnv(environment(faulty.Changes))
+    with pytest.raises(EnvironmentFault, match="before reset"):
+        env.step("x")
+    env.reset(1)
+    assert env.step("x").ended
+    with pytest.raises(EnvironmentFault, match="after the end"):
+        env.step("x")
+
+
+def test_what_it_prints_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    env = GuardedEnv(environment(faulty.Prints))
+    env.reset(1)
+    env.step("x")
+    assert capsys.readouterr() == ("", "noise\n")
+
+
+def test_a_failing_close_is_logged_and_done_once(caplog: pytest.LogCaptureFixture) -> None:
+    env = GuardedEnv(environment(faulty.FailsAtClose))
+    env.reset(1)
+    env.close()
+    env.close()
+    assert [record.message for record in caplog.records] == ["py:tests.envs.faulty:FailsAtClose: close raised OSError: already gone"]
+
+
+def test_success_and_score_come_from_what_is_stated_else_from_the_return() -> None:
+    scale = environment(Counting, reward_low=-1.0, reward_high=3.0, threshold=2.0)
+    assert scale.judge(-1.0, True) == (True, 1.0)
+    assert scale.judge(3.0, False) == (False, 0.0)
+    assert scale.judge(1.0, None) == (False, 0.5)
+    assert scale.judge(2.0, None) == (True, 0.75)
+    assert scale.judge(9.0, None) == (True, 1.0)
+    assert scale.judge(-9.0, None) == (False, 0.0)
+
+
+def test_any_text_holds_every_string_and_nothing_else() -> None:
+    space = AnyText(10)
+    assert all(text in space for text in ("", "a b", "é答🙂", "\n"))
+    assert all(thing not in space for thing in (1, None, b"a", "x" * 11))
+    assert space.sample() in space

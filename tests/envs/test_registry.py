@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.envs.registry import builtin_names, common_options, listings, load
+from perdure.envs.seeds import SPLITS
+from perdure.memory.errors import InputError, UnknownError
+
+
+def test_there_are_at_least_eight_builtins_and_each_is_listed_with_its_options() -> None:
+    assert len(builtin_names()) >= 8
+    by_name = {listing.name: listing.as_json() for listing in listings()}
+    assert set(builtin_names()) <= set(by_name)
+    assert by_name["perdure:largest-number"] == {
+        "name": "perdure:largest-number",
+        "summary": "The largest of several different numbers.",
+        "options": [{"name": "numbers", "type": "int", "default": 4}, {"name": "digits", "type": "int", "default": 2}],
+    }
+    assert "shots" in [option.name for option in common_options()]
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("perdure:add", "perdure:add"),
+        ("perdure:add?terms=2&highest=20&shots=0", "perdure:add"),
+        ("perdure:add?terms=3&highest=9", "perdure:add?highest=9&terms=3"),
+        ("perdure:add?highest=9&terms=3", "perdure:add?highest=9&terms=3"),
+        ("perdure:add?turn_limit=1&max_tokens=8", "perdure:add"),
+        ("perdure:add?threshold=1&shots=2", "perdure:add?shots=2"),
+        ("perdure:add?threshold=0.5", "perdure:add?threshold=0.5"),
+    ],
+)
+def test_one_environment_has_one_name(written: str, canonical: str) -> None:
+    assert load(written).name == canonical
+    assert load(canonical).name == canonical
+
+
+def test_common_options_set_limits_and_scale() -> None:
+    environment = load("perdure:guess-number?turn_limit=2&max_tokens=3&reward_low=-1&reward_high=2&threshold=1.5&step_timeout_s=4")
+    limits = (environment.turn_limit, environment.max_tokens, environment.step_timeout_s)
+    assert (*limits, environment.reward_low, environment.reward_high, environment.threshold) == (2, 3, 4.0, -1.0, 2.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("perdure:largst-number", "did you mean perdure:largest-number"),
+        ("add", "a name is SOURCE:ID, with a source of gym, perdure"),
+        ("perdure:", "a name is SOURCE:ID"),
+        ("elsewhere:add", "a name is SOURCE:ID"),
+        ("py:no.such.module:Class", "cannot be imported"),
+        ("py:tests.envs.faulty:Nothing", "cannot be imported"),
+        ("py:tests.envs.faulty", "cannot be imported"),
+        ("plugin:nothing", "no environment of the entry-point group perdure.envs is named 'nothing'"),
+    ],
+)
+def test_an_unknown_name_is_an_unknown_error_that_helps(name: str, message: str) -> None:
+    with pytest.raises(UnknownError, match=message):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("highst=9", "no option is named 'highst'; did you mean highest"),
+        ("highest=many", "option highest=many is not of type int"),
+        ("highest=9.5", "option highest=9.5 is not of type int"),
+        ("highest=true", "option highest=true is not of type int"),
+        ("threshold=high", "option threshold=high is not of type float"),
+        ("highest=9&highest=10", "option highest is given 2 times"),
+        ("highest", "options are written"),
+        ("shots=-1", "option shots=-1 must be at least 0"),
+        ("turn_limit=0", "option turn_limit=0 must be at least 1"),
+        ("reward_low=2", "must be below reward_high"),
+        ("step_timeout_s=0", "must be above 0"),
+    ],
+)
+def test_a_wrong_option_is_an_input_error_that_helps(options: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(f"perdure:add?{options}")
+
+
+def test_shots_are_solved_train_tasks_with_different_answers() -> None:
+    examples = load("perdure:even-odd?shots=2").examples
+    assert {answer for _, answer in examples} == {"even", "odd"}
+    assert load("perdure:add?shots=3").examples[:2] == load("perdure:add?shots=2").examples
+    environment = load("perdure:add")
+    probes = [environment.make().reset(seed=seed)[0] for seed in SPLITS["probe"][:200]]
+    assert not {observation for observation, _ in load("perdure:add?shots=5").examples} & set(probes)
+
+
+def test_a_shot_of_several_turns_is_one_whole_episode() -> None:
+    assert load("perdure:door-code?shots=1").examples[0][1] == "ok"
+    assert len(load("perdure:spell-word?shots=2").examples) == 6
+
+
+def test_shots_need_an_oracle_that_succeeds() -> None:
+    with pytest.raises(InputError, match="no oracle"):
+        load("py:tests.envs.faulty:PaysForTrying?shots=1")
+    with pytest.raises(InputError, match="does not solve"):
+        load("py:tests.envs.faulty:WrongOracle?shots=1")
+    with pytest.raises(InputError, match="only 1 different"):
+        load("py:tests.envs.faulty:OneTask?shots=2")
+
+
+def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
+    environment = load("py:tests.envs.faulty:Counting?reward=0.5")
+    assert environment.name == "py:tests.envs.faulty:Counting?reward=0.5"
+    assert (environment.instructions, environment.turn_limit) == ("Count.", 5)
+    assert load("py:tests.envs.faulty:Counting?reward=1").name == "py:tests.envs.faulty:Counting"
+
+
+def test_what_is_no_environment_is_refused() -> None:
+    with pytest.raises(InputError, match="is no environment"):
+        load("py:collections:Counter")
+
+
+def test_an_installed_package_offers_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = tmp_path / "acme-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[perdure.envs]\ncounting = tests.envs.faulty:Counting\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load("plugin:counting?reward=0.5").name == "plugin:counting?reward=0.5"
+    assert [listing.name for listing in listings()][-1] == "plugin:counting"
+    with pytest.raises(UnknownError, match="did you mean counting"):
+        load("plugin:conting")

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from perdure.envs.guarded import EnvironmentFault, GuardedEnv
+from perdure.envs.registry import load
+from perdure.envs.scripted import fixed, play_scripted
+from perdure.envs.textarena_adapter import move
+from perdure.memory.errors import InputError, UnknownError
+
+
+def test_a_number_is_found_by_halving_and_only_news_is_shown() -> None:
+    environment = load("textarena:GuessTheNumber-v0?max_number=10")
+    env = GuardedEnv(environment)
+    assert "between 1 and 10" in env.reset(5)
+    low, high = 1, 10
+    while True:
+        guess = (low + high) // 2
+        outcome = env.step(str(guess))
+        if outcome.ended:
+            break
+        assert outcome.observation in ("The target number is higher.", "The target number is lower.")
+        low, high = (guess + 1, high) if "higher" in outcome.observation else (low, guess - 1)
+    assert (outcome.success, outcome.reward) == (True, 1.0)
+
+
+def test_partial_credit_is_no_success() -> None:
+    environment = load("textarena:GuessTheNumber-v0")
+    played = [play_scripted(environment, seed, fixed("10")) for seed in range(40)]
+    failed = [one for one in played if not one.success]
+    assert len(failed) > 30
+    assert all(one.score == 0.0 for one in failed)
+    assert sum(one.total_reward for one in failed) / len(failed) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("reply", "read"),
+    [
+        ("5", "[5]"),
+        ("5.", "[5]"),
+        ("**5**", "[5]"),
+        ("[ 5 ]", "[5]"),
+        ("[5]", "[5]"),
+        ("[A] [B]", "[A] [B]"),
+        ("I [accept] this", "I [accept] this"),
+    ],
+)
+def test_replies_reach_the_game_in_its_brackets(reply: str, read: str) -> None:
+    assert move(reply) == read
+
+
+@pytest.mark.parametrize("name", ["GuessTheNumber-v0", "Blackjack-v0", "ThreeCardMonte-v0", "Secretary-v0", "FrozenLake-v0-random"])
+def test_the_global_generators_neither_matter_nor_change(name: str) -> None:
+    environment = load(f"textarena:{name}")
+    random.seed(1)
+    np.random.seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    first = play_scripted(environment, 7, fixed("1"))
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # type: ignore[index]
+    random.seed(2)
+    assert play_scripted(environment, 7, fixed("1")) == first
+
+
+def test_a_second_episode_on_one_object_carries_nothing_over() -> None:
+    env = load("textarena:FrozenLake-v0").make()
+    first, _ = env.reset(seed=3)
+    env.step("down")
+    env.reset(seed=4)
+    assert env.reset(seed=3)[0] == first
+
+
+def test_a_step_after_the_end_is_refused() -> None:
+    env = load("textarena:ThreeCardMonte-v0?steps=1").make()
+    env.reset(seed=1)
+    assert env.step("0")[2]
+    with pytest.raises(RuntimeError, match="has ended"):
+        env.step("1")
+
+
+def test_text_as_a_reward_is_an_error_of_the_environment() -> None:
+    env = GuardedEnv(load("textarena:Countdown-v0"))
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match="as its reward"):  # noqa: PT012
+        for _ in range(5):
+            env.step("hello")
+
+
+def test_its_forms_play_like_the_game() -> None:
+    base, train = (play_scripted(load(f"textarena:GuessTheNumber-v0{form}"), 3, fixed("4")) for form in ("", "-train"))
+    assert base == train
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Bandit-v0", "upside down"),
+        ("TicTacToe-v0", "for several players"),
+        ("SpiteAndMalice-v0", "for several players"),
+        ("Klondike-v0", "does not work here: SyntaxError"),
+        ("GuessWho-v0", "OPENROUTER_API_KEY"),
+        ("GuessTheNumber-v0?max_number=ten", "not of type int"),
+        ("GuessTheNumber-v0?maximum=10", "no option is named 'maximum'"),
+    ],
+)
+def test_a_game_that_cannot_be_learned_from_is_refused_with_the_reason(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load(f"textarena:{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_game_names_the_nearest() -> None:
+    with pytest.raises(UnknownError, match="did you mean GuessTheNumber-v0"):
+        load("textarena:GuesTheNumber-v0")

@@ -1,0 +1,92 @@
+"""Small real stand-ins for the seams: a policy that follows a script, a chat over bytes, a journal in a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from perdure.envs.policy import Ids, Message, Request, Sample
+from perdure.memory.records import Ending, EpisodePlan, Sampler, Turn
+
+END = 256
+ROLES = {"system": 257, "user": 258, "assistant": 259}
+
+
+class ByteChat:
+    """Text as its UTF-8 bytes, one token each; roles and the end of a message are tokens of their own."""
+
+    def prompt(self, messages: Sequence[Message]) -> Ids:
+        said = [id_ for message in messages for id_ in (ROLES[message.role], *message.text.encode(), END)]
+        return (*said, ROLES["assistant"])
+
+    def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
+        closing = () if action_ids[-1:] == (END,) else (END,)
+        return prompt_ids + action_ids + closing + self.prompt([Message(role="user", text=observation)])
+
+    def text(self, action_ids: Ids) -> str:
+        return bytes(id_ for id_ in action_ids if id_ < END).decode(errors="replace")
+
+    def messages(self, prompt_ids: Ids) -> list[Message]:
+        """The conversation that a prompt holds, without the empty answer at its end."""
+        names = {id_: role for role, id_ in ROLES.items()}
+        said: list[Message] = []
+        start = 0
+        for i, id_ in enumerate(prompt_ids):
+            if id_ in names:
+                start = i
+            elif id_ == END:
+                role = names[prompt_ids[start]]
+                assert role in ("system", "user", "assistant")
+                said.append(Message(role=role, text=self.text(prompt_ids[start:i])))  # type: ignore[arg-type]
+        return said
+
+
+@dataclass
+class ScriptedPolicy:
+    """Answers each prompt by a function of what was last said to it; answers longer than allowed are cut."""
+
+    answer: Callable[[str], str]
+    sampler: Sampler
+    batches: list[list[Request]] = field(default_factory=list)
+    """Every batch that was asked for."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Sample]:
+        self.batches.append(list(requests))
+        return [self._sample(request) for request in requests]
+
+    def _sample(self, request: Request) -> Sample:
+        last = ByteChat().messages(request.prompt_ids)[-1].text
+        whole = (*self.answer(last).encode(), END)
+        ids = whole[: request.max_tokens]
+        return Sample(action_ids=ids, logprobs=(-0.5,) * len(ids), finish="stop" if ids == whole else "length", sampler=self.sampler)
+
+
+@dataclass
+class ListJournal:
+    """Keeps what it is told, and the order of the calls. Episode ids count from 1."""
+
+    plans: dict[int, EpisodePlan] = field(default_factory=dict)
+    played: dict[tuple[int, int], Turn] = field(default_factory=dict)
+    endings: dict[int, Ending] = field(default_factory=dict)
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    """Name and number of rows of every call."""
+
+    def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
+        self.calls.append(("start", len(plans)))
+        ids = list(range(len(self.plans) + 1, len(self.plans) + 1 + len(plans)))
+        self.plans.update(zip(ids, plans, strict=True))
+        return ids
+
+    def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
+        self.calls.append(("turns", len(entries)))
+        for episode, n, turn in entries:
+            assert episode in self.plans, f"episode {episode} was not started"
+            assert episode not in self.endings, f"episode {episode} has ended"
+            assert n == sum(key[0] == episode for key in self.played), f"turn {n} of episode {episode} is out of order"
+            self.played[episode, n] = turn
+
+    def finish(self, endings: Sequence[Ending]) -> None:
+        self.calls.append(("finish", len(endings)))
+        for ending in endings:
+            assert ending.episode not in self.endings, f"episode {ending.episode} ended twice"
+            self.endings[ending.episode] = ending

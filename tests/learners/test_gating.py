@@ -1,0 +1,393 @@
+"""The gate as a process, on a real store: what is asked of the player, what is stored, and what a second try may use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from perdure.envs.seeds import gate_seed, split_of
+from perdure.learners.gate import PROFILES, GateSettings
+from perdure.learners.gating import Draw, GateResult, dev_scores, past_q, run_gate
+from perdure.memory import environments, gates, jobs, versions
+from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.leases import BootClock
+from perdure.memory.records import Lease
+from perdure.memory.store import Store, create_store
+
+ROOT = 7
+OLD = tuple(f"old{k}" for k in range(5))
+ANCHORS = dict.fromkeys(OLD, "v1")
+
+
+@dataclass
+class SkilledPlayer:
+    """Solves a task where its skill in that environment is above what the seed asks for: the same for every version."""
+
+    skill: Callable[[str, str], float]
+    """Of a version in an environment."""
+    broken: Callable[[str, str, int], bool] = lambda version, environment, seed: False
+    """Where nothing can be scored."""
+    asked: list[tuple[str, list[Draw]]] = field(default_factory=list)
+
+    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+        self.asked.append((version, list(draws)))
+        return [
+            None if self.broken(version, name, seed) else float(Random(f"{name} {seed}").random() < self.skill(version, name))
+            for name, seed in draws
+        ]
+
+    def episodes(self, version: str) -> int:
+        return sum(len(draws) for asked, draws in self.asked if asked == version)
+
+
+def held(version: str, environment: str) -> float:
+    """Everybody solves nine in ten of the old ones; the new one is solved by the candidate only."""
+    return 0.9 if environment in OLD else float(version == "v2")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """v1 serves, v2 is a candidate, and six environments are known."""
+    with create_store(tmp_path / "home") as store:
+        for name in (*OLD, "new"):
+            environments.register(store, name, 1.0, 0.0, 1.0)
+        versions.add_initial(store, "tiny", "abc")
+        versions.add_candidate(store, None, "v1", "v0", "h1", None, ["old0"], None)
+        versions.promote(store, "v1", "a first one")
+        versions.add_candidate(store, None, "v2", "v1", "h2", None, ["new"], None)
+        yield store
+
+
+numbers = count()
+
+
+def lease(store: Store) -> Lease:
+    job = jobs.add_job(store, f"gate {next(numbers)}", "gate", None, ["new"], {})
+    leased = jobs.lease_job(store, "me", 60.0, BootClock(), job)
+    assert leased is not None
+    return leased[1]
+
+
+def gate_it(
+    store: Store,
+    play: SkilledPlayer,
+    *,
+    under: Lease | None = None,
+    anchors: Mapping[str, str] = ANCHORS,
+    trained: Collection[str] = ("new",),
+    scores: Mapping[str, float] | None = None,
+    settings: GateSettings = PROFILES["standard"],
+    said: list[str] | None = None,
+) -> GateResult:
+    return run_gate(
+        store,
+        under or lease(store),
+        candidate=versions.get_version(store, "v2"),
+        serving=versions.serving(store),
+        anchors=anchors,
+        trained=trained,
+        critical=(),
+        anchor_scores=scores or {},
+        serving_scores={},
+        settings=settings,
+        root_seed=ROOT,
+        play=play,
+        progress=(said if said is not None else []).append,
+    )
+
+
+def stored(store: Store) -> list[Any]:
+    return [
+        tuple(row)
+        for row in store.rows("SELECT environment, role, draw, seed, difference FROM pair ORDER BY gate, environment, role, draw")
+    ]
+
+
+def test_a_candidate_that_holds_and_gains_is_promoted_and_every_pair_is_stored(store: Store) -> None:
+    play, said = SkilledPlayer(held), list[str]()
+    result = gate_it(store, play, said=said)
+    assert (result.verdict, result.reason) == ("promote", "all held, gain shown")
+    assert versions.serving(store).name == "v1"  # it never moves the pointer
+    kept = gates.get_gate(store, result.gate)
+    assert (kept.verdict, kept.reason, kept.profile) == ("promote", result.reason, "standard")
+    assert kept.evidence == json.loads(json.dumps(result.as_json()))
+    pairs = gates.pairs_of(store, result.gate)
+    assert len(pairs) == result.candidate_episodes == result.anchor_episodes == play.episodes("v2")
+    for pair in pairs:
+        assert pair.seed == gate_seed(ROOT, result.gate, pair.environment, pair.draw)
+        assert split_of(pair.seed) == "probe"
+        assert pair.candidate_score is not None
+        assert pair.reference_score is not None
+        assert pair.difference == pair.candidate_score - pair.reference_score
+    assert said
+    assert f"gate {result.gate} of v2: round" in said[0]
+
+
+def test_the_answer_has_the_keys_that_scripts_rely_on(store: Store) -> None:
+    found = gate_it(store, SkilledPlayer(held)).as_json()
+    assert {"verdict", "reason", "environments", "pooled", "gain", "episodes"} <= found.keys()
+    assert found["episodes"].keys() == {"candidate", "anchor"}
+    assert found["environments"].keys() == set(OLD)
+    one = found["environments"]["old0"]
+    assert {"state", "n", "wins", "losses", "mean_difference", "interval", "wealth", "need", "margin", "reference", "voids"} <= one.keys()
+    assert (one["state"], one["candidate_failures"], one["reference_score"]) == ("passed", 0, one["candidate_score"])
+    assert found["gain"]["environments"]["new"]["candidate_score"] == 1.0
+
+
+def test_each_side_of_a_block_is_one_batch_and_the_reference_plays_first(store: Store) -> None:
+    play = SkilledPlayer(held)
+    gate_it(store, play)
+    assert [version for version, _ in play.asked] == ["v1", "v2"] * (len(play.asked) // 2)
+    assert [len(draws) for _, draws in play.asked[:2]] == [6 * 6, 6 * 6]
+    assert len(play.asked[2][1]) <= 4 * 6
+
+
+def test_rounds_that_were_not_needed_are_stored_and_enter_no_test(store: Store) -> None:
+    result = gate_it(store, SkilledPlayer(held))
+    used = sum(test.n for test in (*result.evidence.environments.values(), *result.evidence.trained.values()))
+    assert used < len(gates.pairs_of(store, result.gate))
+    assert max(test.n for test in result.evidence.environments.values()) <= result.rounds
+
+
+@pytest.mark.parametrize(
+    ("skill", "says"),
+    [
+        (lambda v, e: held(v, e) - 0.9 * (v == "v2" and e == "old3"), "old3 (-"),
+        (lambda v, e: held(v, e) - 0.25 * (v == "v2" and e in OLD), "fell together"),
+        (lambda v, e: held("v2", e) - 0.5 * (v == "v2" and e == "new"), "no gain: new (-"),
+    ],
+)
+def test_planted_regressions_are_rejected_and_named(store: Store, skill: Callable[[str, str], float], says: str) -> None:
+    result = gate_it(store, SkilledPlayer(skill))
+    assert result.verdict == "reject"
+    assert says in result.reason
+
+
+def test_a_candidate_that_crashes_on_what_it_would_lose_is_not_promoted(store: Store) -> None:
+    def broken(version: str, environment: str, seed: int) -> bool:
+        return version == "v2" and environment == "old1" and seed % 2 == 0
+
+    result = gate_it(store, SkilledPlayer(held, broken))
+    assert result.verdict == "reject"
+    assert result.reason.startswith("the earlier environments fell together, most: old1 (-0.")
+    assert "old2" not in result.reason
+    failed = [pair for pair in gates.pairs_of(store, result.gate) if pair.candidate_score is None]
+    assert failed
+    assert {pair.difference for pair in failed} == {-1.0}
+    assert result.as_json()["environments"]["old1"]["candidate_failures"] > 0
+
+
+def test_a_void_pair_is_replaced_before_the_candidate_plays(store: Store) -> None:
+    play = SkilledPlayer(held, lambda version, environment, seed: version == "v1" and environment == "old1" and seed % 4 == 0)
+    result = gate_it(store, play)
+    pairs = [pair for pair in gates.pairs_of(store, result.gate) if pair.environment == "old1"]
+    voids = {pair.seed for pair in pairs if pair.difference is None}
+    assert voids
+    assert all(pair.reference_score is None and pair.candidate_score is None for pair in pairs if pair.seed in voids)
+    assert not voids & {seed for version, draws in play.asked if version == "v2" for name, seed in draws if name == "old1"}
+    assert sorted(pair.draw for pair in pairs) == list(range(len(pairs)))
+    assert result.verdict == "promote"
+    assert result.as_json()["environments"]["old1"]["voids"] == len(voids)
+
+
+def test_an_environment_that_fails_too_often_makes_the_gate_inconclusive(store: Store) -> None:
+    play = SkilledPlayer(held, lambda version, environment, seed: environment == "old4")
+    result = gate_it(store, play)
+    assert result.verdict == "inconclusive"
+    assert result.reason == "the environment fails too often to judge: old4 (24 void pairs with v1)"
+    assert play.episodes("v2") == 0
+
+
+@pytest.mark.parametrize("answer", [[1.0], [1.0] * 35 + [1.5], [1.0] * 35 + [float("nan")]])
+def test_an_answer_that_is_not_one_score_each_stops_the_gate(store: Store, answer: list[float]) -> None:
+    class Wrong(SkilledPlayer):
+        def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+            return super().scores(version, draws) if version == "v1" else [*answer]
+
+    with pytest.raises(RuntimeFailure, match="nothing of this batch is used"):
+        gate_it(store, Wrong(held))
+    assert stored(store) == []
+    assert gates.last_verdict(store) is None
+
+
+class Dying(SkilledPlayer):
+    """Brings the process down at its third batch of the candidate."""
+
+    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+        found = super().scores(version, draws)
+        if version == "v2" and sum(asked == "v2" for asked, _ in self.asked) == 3:
+            raise KeyboardInterrupt
+        return found
+
+
+@pytest.mark.parametrize("same_attempt", [True, False])
+def test_a_gate_that_was_cut_off_goes_on_with_its_wealth_and_with_the_seeds_that_were_lost(store: Store, same_attempt: bool) -> None:
+    def slow(version: str, environment: str) -> float:
+        return held(version, environment) if environment in OLD else 0.5 + 0.2 * (version == "v2")
+
+    dying, under = Dying(slow), lease(store)
+    with pytest.raises(KeyboardInterrupt):
+        gate_it(store, dying, under=under)
+    before = stored(store)
+    assert before
+    play, said = SkilledPlayer(slow), list[str]()
+    result = gate_it(store, play, under=under if same_attempt else None, said=said)
+    assert "continues with" in said[0]
+    assert result.continued > 0
+    lost = next(draws for version, draws in reversed(dying.asked) if version == "v2")
+    assert play.asked[1] == ("v2", lost)
+    after_crash = stored(store)
+    # As if nothing had happened: the same pairs and the same verdict as a gate in one piece.
+    with store.write() as conn:
+        conn.execute("DELETE FROM pair")
+        conn.execute("DELETE FROM gate")
+    whole = gate_it(store, SkilledPlayer(slow))
+    assert whole.gate == 1
+    assert sorted(stored(store)) == sorted(after_crash)
+    assert (whole.verdict, whole.reason, whole.evidence) == (result.verdict, result.reason, result.evidence)
+
+
+def test_voids_from_before_a_gate_was_cut_off_count(store: Store) -> None:
+    def fails(version: str, environment: str, seed: int) -> bool:
+        return version == "v1" and environment == "old1" and seed % 2 == 0
+
+    with pytest.raises(KeyboardInterrupt):
+        gate_it(store, Dying(held, fails))
+    before = sum(name == "old1" and difference is None for name, *_, difference in stored(store))
+    assert 0 < before <= 20
+    always = SkilledPlayer(held, lambda version, environment, seed: environment == "old1")
+    result = gate_it(store, always)
+    played = sum(name == "old1" for _, draws in always.asked for name, _ in draws)
+    assert result.reason == f"the environment fails too often to judge: old1 ({before + played} void pairs with v1)"
+    assert before + played < 20 + 5
+
+
+def test_a_rejected_candidate_stays_rejected_without_another_episode(store: Store) -> None:
+    first = gate_it(store, SkilledPlayer(lambda v, e: held(v, e) * (v != "v2")))
+    again = SkilledPlayer(held)
+    second = gate_it(store, again)
+    assert (second.verdict, second.reason) == (first.verdict, first.reason)
+    assert again.asked == []
+    assert second.gate != first.gate
+
+
+def test_gating_again_after_no_decision_goes_on_with_new_seeds(store: Store) -> None:
+    first = gate_it(store, SkilledPlayer(lambda v, e: 0.9), settings=PROFILES["economy"])
+    assert (first.verdict, first.rounds) == ("inconclusive", 48)
+    assert sum(name == "new" for name, *_ in stored(store)) == 48
+    second = gate_it(store, SkilledPlayer(held), settings=PROFILES["economy"])
+    assert (second.verdict, second.gate) == ("promote", 2)
+    assert second.continued > 48
+    assert 48 < second.rounds < 96
+    assert second.candidate_episodes < 30  # the old ones had been shown to hold already
+    assert second.evidence.trained["new"].n == second.rounds
+    assert {seed for *_, seed, _ in stored(store)[: first.candidate_episodes]}.isdisjoint(
+        {seed for *_, seed, _ in stored(store)[first.candidate_episodes :]}
+    )
+
+
+def test_a_new_serving_version_is_a_new_question_about_the_gain(store: Store) -> None:
+    gate_it(store, SkilledPlayer(lambda v, e: 0.9), settings=PROFILES["economy"])
+    versions.add_candidate(store, None, "v3", "v1", "h3", None, [], None)
+    versions.promote(store, "v3", "another one")
+    play = SkilledPlayer(held)
+    result = gate_it(store, play, settings=PROFILES["economy"])
+    assert result.verdict == "promote"
+    assert result.evidence.trained["new"].reference == "v3"
+    assert result.evidence.trained["new"].losses == 0
+    assert play.episodes("v1") == 0  # against the anchors, what is stored is enough
+
+
+def test_a_rejected_gate_tells_nothing_about_candidates_that_hold(store: Store) -> None:
+    slipping = SkilledPlayer(lambda v, e: held(v, e) - 0.1 * (v == "v2" and e in OLD))
+    result = gate_it(store, slipping, settings=replace(PROFILES["strict"], nmin=25))
+    assert result.verdict == "reject"
+    assert sum(pair.role == "earlier" for pair in gates.pairs_of(store, result.gate)) >= 100
+    assert past_q(store) is None
+
+
+def test_nobody_writes_without_the_lease(store: Store) -> None:
+    stale = replace(lease(store), attempt=99)
+    play = SkilledPlayer(held)
+    with pytest.raises(LeaseLost):
+        gate_it(store, play, under=stale)
+    assert play.asked == []
+
+
+def test_a_trained_one_with_another_anchor_is_compared_with_both_on_the_same_seeds(store: Store) -> None:
+    play = SkilledPlayer(lambda v, e: {"v0": 0.9, "v1": 0.2, "v2": 0.6}[v] if e == "new" else 0.9)
+    result = gate_it(store, play, anchors={**ANCHORS, "new": "v0"})
+    assert result.verdict == "reject"
+    assert result.reason.startswith("new (-0.")
+    assert result.evidence.environments["new"].note == "trained: held outside the pool"
+    both = [
+        {pair.seed for pair in gates.pairs_of(store, result.gate) if pair.environment == "new" and pair.reference == v}
+        for v in ("v0", "v1")
+    ]
+    assert both[0] & both[1]
+    assert play.episodes("v2") < len(gates.pairs_of(store, result.gate))  # the candidate plays a seed once
+
+
+def test_a_vacuous_environment_is_not_played(store: Store) -> None:
+    play = SkilledPlayer(held)
+    result = gate_it(store, play, scores={"old0": 0.1})
+    assert result.verdict == "promote"
+    assert not [name for _, draws in play.asked for name, _ in draws if name == "old0"]
+    assert result.as_json()["environments"]["old0"]["state"] == "vacuous"
+
+
+def test_the_serving_version_cannot_be_asked_for_a_gain_over_itself(store: Store) -> None:
+    versions.promote(store, "v2", "by hand")
+    with pytest.raises(InputError, match="gate it without a target"):
+        gate_it(store, SkilledPlayer(held))
+    assert gate_it(store, SkilledPlayer(held), trained=()).verdict == "promote"
+
+
+def test_dev_scores_are_means_on_dev_seeds(store: Store) -> None:
+    play = SkilledPlayer(lambda v, e: 0.0 if e == "old0" else 1.0, lambda v, e, seed: e == "old1")
+    found = dev_scores(play, {"old0": "v1", "old1": "v1", "new": "v0"}, root_seed=ROOT, episodes=8)
+    assert found == {"old0": 0.0, "new": 1.0}
+    assert [version for version, _ in play.asked] == ["v1", "v0"]
+    assert {split_of(seed) for _, draws in play.asked for _, seed in draws} == {"dev"}
+
+
+def test_a_profile_is_refused_where_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
+    assert past_q(store) is None
+    shaky = Random(3)
+
+    class Shaky(SkilledPlayer):
+        def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+            self.asked.append((version, list(draws)))
+            return [float(shaky.random() < 0.8) for _ in draws]
+
+    patient = replace(PROFILES["strict"], futile_pool=1e-9, futile_task=1e-9, futile_gain=1e-9)
+    assert gate_it(store, Shaky(held), settings=patient).verdict == "inconclusive"
+    q = past_q(store)
+    assert q is not None
+    assert 0.2 < q < 0.45
+    versions.add_candidate(store, None, "v3", "v1", "h3", None, ["new"], None)
+    play = SkilledPlayer(held)
+    with pytest.raises(InputError, match=r"profile standard would refuse \d\d% .* nmax is 96"):
+        run_gate(
+            store,
+            lease(store),
+            candidate=versions.get_version(store, "v3"),
+            serving=versions.serving(store),
+            anchors=ANCHORS,
+            trained=["new"],
+            critical=[],
+            anchor_scores={},
+            serving_scores={},
+            settings=PROFILES["standard"],
+            root_seed=ROOT,
+            play=play,
+            progress=print,
+        )
+    assert play.asked == []

@@ -1,0 +1,90 @@
+"""What is read of episodes: lists, groups to learn from, rates."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+
+from perdure.memory import episodes, tasks
+from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.journal import StoreJournal
+from perdure.memory.store import Store
+
+ADD = "perdure:add"
+
+
+def played(store: Store, player, group: str, rewards: list[float]) -> list[int]:
+    lease = player.task()
+    ids: list[int] = player.group(lease, group, rewards)
+    tasks.finish_task(store, lease)
+    return ids
+
+
+def test_rates_count_groups_that_differ(store: Store, player) -> None:
+    played(store, player, "a", [1.0, 0.0, 0.0])
+    played(store, player, "b", [1.0, 1.0, 1.0])
+    played(store, player, "c", [0.0, 0.0, 0.25])
+    assert episodes.success_rates(store, "v0") == {ADD: episodes.RateRow(episodes=9, successes=4, groups=3, mixed_groups=2)}
+    assert episodes.success_rates(store, "v0")[ADD].as_json()["success_rate"] == 4 / 9
+    assert episodes.success_rates(store, "v0", purpose="probe") == {}
+    assert episodes.counts(store) == {"episodes": 9, "turns": 9}
+
+
+def test_failures_of_the_environment_and_interruptions_are_never_scored(store: Store, clock, player) -> None:
+    lease = player.task()
+    writer = StoreJournal(store, clock)
+    good, broken, cut = writer.start([player.plan(lease, "g", member) for member in range(3)])
+    writer.finish(
+        [
+            player.ending(good),
+            dataclasses.replace(player.ending(broken), state="env_error", stop_reason="error", error="reward is 'Bad action'"),
+            dataclasses.replace(player.ending(cut), state="aborted", stop_reason="interrupted"),
+        ]
+    )
+    tasks.finish_task(store, lease)
+    assert episodes.success_rates(store, "v0") == {ADD: episodes.RateRow(episodes=1, successes=1, groups=1, mixed_groups=0)}
+    assert [[episode.id for episode in group] for group in episodes.live_groups(store, ADD, "v0", 9)] == [[good]]
+    assert episodes.completed_members(store, ["g", "h"]) == {"g": frozenset({0}), "h": frozenset()}
+    assert [found.state for found in episodes.list_episodes(store)] == ["aborted", "env_error", "completed"]
+
+
+def test_live_groups_come_whole_and_the_latest_first(store: Store, player) -> None:
+    first, second, third = (played(store, player, group, [1.0, 0.0]) for group in ("z", "a", "m"))
+    found = episodes.live_groups(store, ADD, "v0", 2)
+    assert [[episode.id for episode in group] for group in found] == [third, second]
+    assert all(len(episode.turns) == 1 for group in found for episode in group)
+    assert episodes.live_groups(store, ADD, "v9", 2) == []
+    lease = player.task()
+    player.group(lease, "still playing", [1.0])
+    assert len(episodes.live_groups(store, ADD, "v0", 9)) == 3
+    tasks.finish_task(store, lease)
+    assert len(episodes.live_groups(store, ADD, "v0", 9)) == 4
+    assert first[0] < second[0]
+
+
+def test_the_list_is_the_latest_first_and_filtered(store: Store, player) -> None:
+    played(store, player, "a", [1.0] * 5)
+    found = episodes.list_episodes(store, environment=ADD, version="v0", limit=3)
+    assert [summary.id for summary in found] == [5, 4, 3]
+    assert all(later.id > earlier.id for later, earlier in pairwise(found))
+    assert episodes.list_episodes(store, environment="perdure:none") == []
+    shown = found[0].as_json()
+    assert (shown["id"], shown["sampler"], shown["success"], shown["turns"]) == (5, "v0", True, 1)
+    assert shown["started"].endswith("+00:00")
+
+
+def test_an_episode_that_is_not_there(store: Store, player) -> None:
+    with pytest.raises(UnknownError, match="no episode 1; the latest is still to come"):
+        episodes.get_episode(store, 1)
+    played(store, player, "a", [1.0])
+    with pytest.raises(UnknownError, match="no episode 7; the latest is 1"):
+        episodes.get_episode(store, 7)
+    with pytest.raises(UnknownError):
+        episodes.get_episode(store, 2**70)
+
+
+def test_a_limit_beyond_all_numbers_is_bad_input(store: Store) -> None:
+    with pytest.raises(InputError, match="too large"):
+        episodes.list_episodes(store, limit=2**70)
