@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,16 +68,17 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
     """Run one queued job to its end; returns the exit code."""
     clock = BootClock()
     name = f"learner-{job_id}"
+    owner = f"{name}:{os.getpid()}"
     with open_store(home) as store:
-        leased = lease_job(store, f"{name}:{os.getpid()}", LEASE_S, clock, job_id)
+        leased = lease_job(store, owner, LEASE_S, clock, job_id)
         if leased is None:
             raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows who has it")
         job, lease = leased
         set_job_state(store, lease, "running")
         beat(store, name, os.getpid(), "waiting", "for the device")
-        with _heartbeat(home, name, lease, stop):
+        with _heartbeat(home, owner, lambda own: renew_job(own, lease, LEASE_S, clock), stop.set):
             try:
-                with _device(store, name, stop):
+                with _device(store, owner, stop):
                     beat(store, name, os.getpid(), "working", f"{job.kind} {job.learner or ''}".strip())
                     files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
                     add_initial(store, files.name, files.hash)
@@ -168,21 +169,21 @@ _KINDS = {"learn": _learn, "gate": _gate, "probe": _probe}
 
 
 @contextmanager
-def _heartbeat(home: Path, name: str, lease: Lease, stop: threading.Event) -> Iterator[None]:
-    """Keep the job's lease while the work goes on; where it is lost, the work is told to stop."""
+def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Callable[[], None]) -> Iterator[None]:
+    """Renew a lease from a thread of its own while the work goes on; where it is lost, call `lost`."""
     ended = threading.Event()
 
     def beats() -> None:
         with open_store(home) as store:
             while not ended.wait(BEAT_S):
                 try:
-                    renew_job(store, lease, LEASE_S, BootClock())
+                    renew(store)
                 except LeaseLost as error:
-                    record_event(store, "lease lost", name, str(error))
-                    stop.set()
+                    record_event(store, "lease lost", owner, str(error))
+                    lost()
                     return
 
-    thread = threading.Thread(target=beats, name="heartbeat", daemon=True)
+    thread = threading.Thread(target=beats, name=f"heartbeat of {owner}", daemon=True)
     thread.start()
     try:
         yield
@@ -195,35 +196,35 @@ def _heartbeat(home: Path, name: str, lease: Lease, stop: threading.Event) -> It
 def _device(store: Store, owner: str, stop: threading.Event) -> Iterator[None]:
     """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
     clock = BootClock()
-    waited = time.monotonic() + DEVICE_WAIT_S
-    lease = take_device(store, owner, LEASE_S, clock)
-    while lease is None:
+    deadline = time.monotonic() + DEVICE_WAIT_S
+    while (lease := take_device(store, owner, LEASE_S, clock)) is None:
         if stop.wait(0.1):
             raise Interrupted(f"{owner} was stopped while it waited for the device")
-        if time.monotonic() > waited:
+        if time.monotonic() > deadline:
             raise RuntimeFailure(f"the device did not come free in {DEVICE_WAIT_S:.0f} s: `perdure status` shows who has it")
-        lease = take_device(store, owner, LEASE_S, clock)
     held = lease
-    ended = threading.Event()
-
-    def renews() -> None:
-        with open_store(store.home) as own:
-            while not ended.wait(BEAT_S):
-                renew_device(own, held, LEASE_S, clock)
-
-    thread = threading.Thread(target=renews, name="device", daemon=True)
-    thread.start()
     try:
-        yield
+        with _heartbeat(store.home, owner, lambda own: renew_device(own, held, LEASE_S, clock), stop.set):
+            yield
     finally:
-        ended.set()
-        thread.join(timeout=BEAT_S)
         give_device(store, held)
 
 
 def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, InputError | RuntimeFailure) else f"{type(error).__name__}: {text}"
+
+
+def _stop_with_parent(stop: threading.Event) -> None:
+    """Stop when the process that started this one is gone: nobody would see to the job any more."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        stop.set()
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
 
 
 def main() -> int:
@@ -233,6 +234,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=None)
     given = parser.parse_args()
     stop = threading.Event()
+    _stop_with_parent(stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return run_job(given.home, load_config(given.config).config, given.job, stop)

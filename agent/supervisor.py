@@ -13,18 +13,19 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from perdure.agent.children import Backoff, Child, Exit, on_signals, stop
-from perdure.agent.config import Config, LoadedConfig
+from perdure.agent.config import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import refill
 from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks, unfinished_jobs
+from perdure.envs.environment import Environment
 from perdure.envs.registry import load
 from perdure.memory import tasks
 from perdure.memory.environments import register
@@ -40,7 +41,7 @@ GRACE_S = 8.0
 """Between SIGTERM and SIGKILL for children: long enough to end a round of generation and write it down."""
 
 SILENT_S = 1800.0
-"""A child that has said nothing for so long hangs, and is ended."""
+"""An actor that has said nothing for so long hangs, and is ended."""
 
 WATCH_S = 0.1
 
@@ -52,8 +53,9 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits) -> Iterator[Su
     Raises `InputError` where another process has the home or the configuration names what is not there, `RuntimeFailure` where the
     home cannot be written.
     """
+    environments = [(load(name), name in loaded.config.gate.critical) for name in loaded.config.stream.environments]
     with HomeLock(home), create_store(home) as store:
-        names = _register(store, loaded.config)
+        names = _register(store, environments)
         lapse(store)
         abort_orphans(store)
         yield Supervisor(store, loaded, names, limits)
@@ -184,10 +186,9 @@ class Supervisor:
         child, job = self._learner
         ended = child.poll()
         if ended is None:
-            self._end_if_silent(child)
             return
         self._learner = None
-        lapse(self.store, child.name)
+        lapse(self.store, f"{child.name}:{child.pid}")
         self._close(get_job(self.store, job.id), job, ended, child)
 
     def _close(self, job: Job, before: Job, ended: Exit, child: Child) -> None:
@@ -216,7 +217,7 @@ class Supervisor:
                 self._tally.promoted = self._tally.promoted or job.candidate
 
     def _end_if_silent(self, child: Child) -> None:
-        """A child that beats no more hangs; its end is dealt with like any other."""
+        """An actor beats in every round of generation. One that does not hangs; its end is dealt with like any other."""
         if child.age_s < SILENT_S:
             return
         said = next((row for row in processes(self.store) if (row.name, row.pid) == (child.name, child.pid)), None)
@@ -256,7 +257,7 @@ class Supervisor:
             lapse(self.store, f"actor:{self._actor.pid}")
         if self._learner is not None:
             requeue_orphan(self.store, self._learner[1].id)
-            lapse(self.store, self._learner[0].name)
+            lapse(self.store, f"{self._learner[0].name}:{self._learner[0].pid}")
         abort_orphans(self.store)
         checkpoint(self.store)
 
@@ -270,13 +271,12 @@ _ACTIONS: dict[Tick, Callable[[Supervisor], None]] = {
 }
 
 
-def _register(store: Store, config: Config) -> tuple[str, ...]:
-    """Make the configured environments known, all or none; gives their canonical names."""
-    found = [(load(name), name in config.gate.critical) for name in config.stream.environments]
+def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) -> tuple[str, ...]:
+    """Make environments, each with whether it is critical, known, all or none; gives their canonical names."""
     with store.write():
-        for environment, critical in found:
+        for environment, critical in environments:
             register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high, critical)
-    return tuple(dict.fromkeys(environment.name for environment, _ in found))
+    return tuple(dict.fromkeys(environment.name for environment, _ in environments))
 
 
 def _tasks_ended(store: Store) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Literal
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class TemplateChat:
         self._stop_ids = stop_ids
         self._template_ids = lru_cache(maxsize=256)(self._encode_template)
         self._text_ids = lru_cache(maxsize=4096)(self._encode_text)
-        self._has_system = self._renders([Message(role="system", text="s"), Message(role="user", text="u")])
+        self._has_system = self._keeps_system()
         self._between = self._follow_pieces()
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
@@ -47,7 +48,9 @@ class TemplateChat:
         rest = self._render([Message(role=m.role, text=mark) for m, mark in zip(messages, marks, strict=True)], answer=True)
         ids: list[int] = []
         for mark, message in zip(marks, messages, strict=True):
-            piece, _, rest = rest.partition(mark)
+            piece, found, rest = rest.partition(mark)
+            if not found:
+                raise InputError("the model's chat template leaves messages out or changes their order: use one that only appends")
             ids += self._template_ids(piece)
             ids += self._text_ids(message.text)
         ids += self._template_ids(rest)
@@ -69,11 +72,16 @@ class TemplateChat:
         turns = [{"role": m.role, "content": m.text} for m in messages]
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
 
-    def _renders(self, messages: Sequence[Message]) -> bool:
+    def _keeps_system(self) -> bool:
+        """Whether a system message comes before all others: some templates refuse it, some drop it, some move it to the last message."""
+        roles: tuple[Literal["system", "user", "assistant"], ...] = ("system", "user", "assistant", "user")
+        messages = [Message(role=role, text=text) for role, text in zip(roles, _SENTINELS, strict=True)]
         try:
-            return all(m.text in self._render(messages, answer=True) for m in messages)
+            whole = self._render(messages, answer=True)
         except TemplateError:
             return False
+        places = [whole.find(sentinel) for sentinel in _SENTINELS]
+        return min(places) >= 0 and places == sorted(places)
 
     def _follow_pieces(self) -> tuple[str, str]:
         """The text between an answer and the next observation, and between that observation and the next answer."""

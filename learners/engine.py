@@ -23,6 +23,7 @@ from perdure.learners.chat import TemplateChat
 from perdure.learners.models import ModelFiles
 from perdure.learners.tree import build_tree, pack
 from perdure.learners.weights import LoraTable, WeightBank
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler
 
 
@@ -122,6 +123,8 @@ class TransformersEngine:
         finish: list[Literal["stop", "length"]] = ["length"] * len(requests)
         alive = list(range(len(requests)))
         while True:
+            if not bool(logits_RV.logsumexp(-1).isfinite().all()):
+                raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
             token_R, logp_R = self._sample(logits_RV, temperature_R)
             self.usage.sampled_tokens += len(alive)
             going = []

@@ -45,7 +45,7 @@ def tiny_llama(path: Path, *, seed: int = 0, context: int = 1024) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=context,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )

@@ -140,7 +140,7 @@ def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> 
 def promoted_version(store: Store) -> str:
     """Make a version whose adapter does nothing yet, and let it serve; gives its folder."""
     files = resolve_model(str(store.home.parent / "model"), store.home, print)
-    trainee = Trainee(files, device="cpu", rank=2, alpha=4, lr=1e-3, start=None)
+    trainee = Trainee(files, device="cpu", rank=2, alpha=4, start=None)
     path, hash_ = write_adapter(store.home, "v1", files, trainee.save)
     add_candidate(store, None, "v1", "v0", hash_, path, [COIN], None)
     promote(store, "v1", "a test wants it")

@@ -1,0 +1,105 @@
+"""Tiny models with weights large enough that every token before the last one matters, and the plain way to compute with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from perdure.learners.engine import TransformersEngine
+from perdure.learners.models import ModelFiles, resolve_model
+from perdure.learners.trainee import Trainee
+from perdure.learners.weights import LoraPair
+from tests.tiny_models import tiny_llama, tiny_qwen
+
+
+def sharpen(folder: Path, seed: int) -> Path:
+    """Replace a model's weights by larger ones. Fresh weights are so small that a wrong mask or position would hardly show."""
+    generator = torch.Generator().manual_seed(seed)
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    for name, weight in sorted(weights.items()):
+        noise = torch.randn(weight.shape, generator=generator)
+        if "norm" in name:
+            weights[name] = 1 + 0.2 * noise
+        else:
+            weights[name] = noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)
+    save_file(weights, file, {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products of 32 by 32 are slower on several threads, and much slower where other programs keep the cores busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    return resolve_model(str(sharpen(tiny_llama(folder, context=256), 1)), folder, print)
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    folder = tmp_path_factory.mktemp("models") / "qwen"
+    return resolve_model(str(sharpen(tiny_qwen(folder, context=256), 2)), folder, print)
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen"])
+def files(request: pytest.FixtureRequest) -> ModelFiles:
+    """Each of the two architectures in turn."""
+    found: ModelFiles = request.getfixturevalue(request.param)
+    return found
+
+
+def plain_model(files: ModelFiles) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(files.path, dtype=torch.float32)
+    return model.eval()
+
+
+def engine_of(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) -> TransformersEngine:
+    return TransformersEngine(files, device="cpu", dtype=torch.float32, seed=seed, budget_tokens=budget_tokens)
+
+
+def plain_logprobs(model: torch.nn.Module, prompt: Sequence[int], action: Sequence[int], temperature: float) -> Tensor:
+    """Log-probs of the action's tokens by one ordinary causal forward pass over this sequence alone."""
+    logits_TV = model(input_ids=torch.tensor([[*prompt, *action]])).logits[0].float() / temperature
+    logp_TV = logits_TV.log_softmax(-1)
+    return torch.stack([logp_TV[len(prompt) - 1 + t, token] for t, token in enumerate(action)])
+
+
+def random_adapter(trainee: Trainee, seed: int, size: float = 0.2) -> Trainee:
+    """Give every layer an adapter that does something: PEFT starts with zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trainee.parameters:
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+    return trainee
+
+
+def copied(table: dict[str, LoraPair]) -> dict[str, LoraPair]:
+    """A table that later updates do not reach."""
+    return {name: LoraPair(down_RI=p.down_RI.clone(), up_OR=p.up_OR.clone(), scale=p.scale) for name, p in table.items()}
+
+
+def branches(vocabulary: int, seed: int = 0) -> list[list[int]]:
+    """Sequences as learning meets them: one prefix for all, groups, later turns that go on from earlier ones, a duplicate, a stranger."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(n: int) -> list[int]:
+        return torch.randint(3, vocabulary, (n,), generator=generator).tolist()
+
+    shots = draw(20)
+    first, second = shots + draw(5), shots + draw(7)
+    turn = first + draw(4)
+    later = turn + draw(6)
+    return [turn, first + draw(3), later, later + draw(5), second + draw(1), second + draw(9), turn, first, draw(11), [5]]
