@@ -79,7 +79,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Continue each prompt. Raises `PolicyError` for a prompt that leaves no room in the context."""
+        """Continue each prompt. Raises `PolicyError` for a prompt that leaves no room in the context, `RuntimeFailure` for diverged weights."""
         started = time.perf_counter()
         for request in requests:
             if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.context_limit:
@@ -123,9 +123,7 @@ class TransformersEngine:
         finish: list[Literal["stop", "length"]] = ["length"] * len(requests)
         alive = list(range(len(requests)))
         while True:
-            if not bool(logits_RV.logsumexp(-1).isfinite().all()):
-                raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
-            token_R, logp_R = self._sample(logits_RV, temperature_R)
+            token_R, logp_R = self._sample(sampler, logits_RV, temperature_R)
             self.usage.sampled_tokens += len(alive)
             going = []
             for row, (index, token, logp) in enumerate(zip(alive, token_R.tolist(), logp_R.tolist(), strict=True)):
@@ -164,10 +162,12 @@ class TransformersEngine:
         logits_KV: Tensor = out.logits[0].float()
         return logits_KV
 
-    def _sample(self, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
         """Draw a token for each row and give its log-prob; rows of temperature 0 are greedy, with log-probs at temperature 1."""
         greedy_R = temperature_R == 0
         logp_RV = (logits_RV / torch.where(greedy_R, 1.0, temperature_R)[:, None]).log_softmax(-1)
+        if bool(logp_RV[:, 0].isnan().any()):  # one logit that is NaN or infinite makes all of its row NaN
+            raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
         token_R = logp_RV.argmax(-1)
         if not bool(greedy_R.all()):
             drawn_R = torch.multinomial(logp_RV.exp(), 1, generator=self._generator)[:, 0]

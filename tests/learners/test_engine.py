@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message, PolicyError, Request, Sample
-from perdure.learners.engine import TransformersEngine, stop_ids
+from perdure.learners.engine import TransformersEngine, _compact, stop_ids
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights import LoraPair
@@ -324,8 +324,6 @@ def test_the_chat_of_an_engine_ends_turns_with_the_end_tokens_of_its_model(qwen:
 
 
 def test_cache_keeps_what_living_rows_look_at() -> None:
-    from perdure.learners.engine import _compact
-
     cache = DynamicCache()
     keys = torch.arange(6.0).reshape(1, 1, 6, 1)
     cache.update(keys, keys + 10, 0)

@@ -1,0 +1,84 @@
+"""What an update learns from, and what it leaves out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.learners.batches import completed, contrast, imitate, is_mixed, replayed
+from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
+
+
+def turn(n: int, reward: float = 0.0) -> Turn:
+    return Turn(
+        prompt_ids=tuple(range(n + 2)),
+        action_ids=(10 + n, 20 + n),
+        logprobs=(-0.5 - n, -0.25),
+        observation="?",
+        action="!",
+        reward=reward,
+        sampler=VersionRef("v0"),
+        finish="stop",
+    )
+
+
+def episode(reward: float, *, success: bool | None = None, turns: int = 1, state: EpisodeState = "completed", id_: int = 1) -> Episode:
+    return Episode(
+        id=id_,
+        environment="e",
+        seed=1,
+        group="g",
+        member=0,
+        purpose="learn",
+        state=state,
+        turns=tuple(turn(n) for n in range(turns)),
+        total_reward=reward,
+        success=reward >= 1 if success is None else success,
+        score=reward,
+        stop_reason="terminated",
+        temperature=1.0,
+    )
+
+
+def weights(lessons: list[Any]) -> list[tuple[float, float, float]]:
+    return [(lesson.advantage, lesson.imitation, lesson.kl) for lesson in lessons]
+
+
+def test_episodes_that_did_not_complete_are_left_out_and_not_scored_zero() -> None:
+    group = [episode(1), episode(0, state="env_error"), episode(1), episode(0, state="aborted"), episode(0, state="running")]
+    (kept,) = completed([group])
+    assert [e.total_reward for e in kept] == [1, 1]
+    assert contrast([kept], 0.0) == []
+
+
+def test_one_episode_alone_is_no_group() -> None:
+    assert completed([[episode(1)], [episode(1), episode(0, state="env_error")], [], [episode(0), episode(1, turns=0)]]) == []
+
+
+def test_groups_of_equal_rewards_are_dropped() -> None:
+    assert not is_mixed([episode(1), episode(1)])
+    assert is_mixed([episode(1), episode(0.5)])
+    assert contrast([[episode(0), episode(0)], [episode(1), episode(1)]], 0.5) == []
+
+
+def test_mixed_groups_become_advantages_in_their_own_group() -> None:
+    lessons = contrast([[episode(1), episode(0), episode(0), episode(0)], [episode(5), episode(6)]], 0.1)
+    assert weights(lessons) == [(0.75, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.5, 0, 0.1), (0.5, 0, 0.1)]
+
+
+def test_every_turn_of_an_episode_gets_its_advantage_with_what_was_sampled() -> None:
+    played = [episode(1, turns=3), episode(0, turns=1)]
+    lessons = contrast([played], 0.0)
+    assert [lesson.advantage for lesson in lessons] == [0.5, 0.5, 0.5, -0.5]
+    for lesson, kept in zip(lessons, [t for e in played for t in e.turns], strict=True):
+        assert (lesson.prompt_ids, lesson.action_ids, lesson.sampler_logprobs) == (kept.prompt_ids, kept.action_ids, kept.logprobs)
+
+
+def test_only_successes_are_imitated() -> None:
+    lessons = imitate([[episode(1, turns=2), episode(0.9)], [episode(0)], [episode(0, success=True)]], 0.7, 0.2)
+    assert weights(lessons) == [(0, 0.7, 0.2)] * 3
+
+
+def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
+    mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
+    lessons = replayed(iter([failed, mixed, solved]), 0.3, 0.05)
+    assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 3

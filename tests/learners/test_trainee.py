@@ -1,0 +1,178 @@
+"""The model that learns: its log-probs and gradients against plain passes through PEFT, one sequence at a time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from perdure.learners.adapters import read_table
+from perdure.learners.losses import cross_entropy, policy_gradient
+from perdure.learners.models import ModelFiles
+from perdure.learners.trainee import Trainee
+from perdure.learners.tree import pack
+from perdure.memory.records import VersionRef
+from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, random_adapter
+
+Turns = list[tuple[list[int], list[int]]]
+
+
+def turns_of(vocabulary: int) -> Turns:
+    """Prompts and actions, among them later turns of one episode, a duplicate and an action that is the start of another."""
+    sequences = [sequence for sequence in branches(vocabulary) if len(sequence) > 8]
+    cut = [(sequence[:-3], sequence[-3:]) for sequence in sequences]
+    return [*cut, (sequences[0][:-4], sequences[0][-4:-2]), (sequences[0][:1], sequences[0][1:3])]
+
+
+def fresh(files: ModelFiles, seed: int = 1, size: float = 0.2) -> Trainee:
+    return random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), seed, size)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_each_sequence_alone(files: ModelFiles, temperature: float) -> None:
+    trainee = fresh(files)
+    turns = turns_of(300)
+    with torch.no_grad():
+        found = trainee.action_logprobs(turns, temperature)
+        expected = torch.cat([plain_logprobs(trainee.model, prompt, action, temperature) for prompt, action in turns])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(files: ModelFiles) -> None:
+    trainee = fresh(files)
+    turns = turns_of(300)
+    generator = torch.Generator().manual_seed(0)
+    sizes = [len(action) for _, action in turns]
+    tokens = sum(sizes)
+    advantage_A, weight_A = torch.randn(2, tokens, generator=generator)
+    with torch.no_grad():
+        sampler_A = trainee.action_logprobs(turns, 1.0) + 0.5 * torch.randn(tokens, generator=generator)
+    first = [sum(sizes[:k]) for k in range(len(turns))]
+
+    def gradient(logprobs: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
+        for indices, logp_A in logprobs:
+            place = torch.tensor([first[i] + t for i in indices for t in range(sizes[i])])
+            loss = policy_gradient(logp_A, sampler_A[place], advantage_A[place], tokens, 1.3)
+            (loss + cross_entropy(logp_A, weight_A[place], tokens)).backward()
+        found = torch.cat([p.grad.flatten() for p in trainee.parameters if p.grad is not None])
+        for parameter in trainee.parameters:
+            parameter.grad = None
+        return found
+
+    def packed(budget: int) -> torch.Tensor:
+        batches = pack([prompt + action for prompt, action in turns], budget)
+        assert (len(batches) > 2) == (budget < 100)
+        return gradient([(batch, trainee.action_logprobs([turns[i] for i in batch], 1.0)) for batch in batches])
+
+    alone = gradient([([i], plain_logprobs(trainee.model, *turns[i], 1.0)) for i in range(len(turns))])
+    assert float(alone.norm()) > 0.1
+    for budget in (30, 10_000):
+        assert float((packed(budget) - alone).norm()) < 1e-4 * float(alone.norm())
+
+
+def test_it_starts_as_the_base_model(files: ModelFiles) -> None:
+    trainee = Trainee(files, device="cpu", rank=4, alpha=8, start=None)
+    model = plain_model(files)
+    turns = turns_of(300)
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(model, prompt, action, 1.0) for prompt, action in turns])
+        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
+
+
+def test_only_the_adapter_moves_and_by_the_rate_that_is_asked_for(files: ModelFiles) -> None:
+    trainee = fresh(files)
+    frozen = {name: p.clone() for name, p in trainee.model.named_parameters() if not p.requires_grad}
+    before = [p.detach().clone() for p in trainee.parameters]
+    turns = turns_of(300)
+    (-trainee.action_logprobs(turns, 1.0).mean()).backward()
+    gradients = torch.cat([p.grad.flatten() for p in trainee.parameters if p.grad is not None])
+    norm = trainee.step(1e-2, max_grad_norm=1e9)
+    assert norm == pytest.approx(float(gradients.norm()), rel=1e-5)
+    moved = torch.cat([(p.detach() - old).flatten() for p, old in zip(trainee.parameters, before, strict=True)])
+    clear = gradients.abs() > 1e-6
+    torch.testing.assert_close(moved[clear], -1e-2 * gradients[clear].sign(), atol=2e-4, rtol=0)  # Adam's first step
+    assert all(p.grad is None or not p.grad.any() for p in trainee.parameters)
+    assert all(torch.equal(p, frozen[name]) for name, p in trainee.model.named_parameters() if not p.requires_grad)
+    assert len(frozen) + len(trainee.parameters) == len(list(trainee.model.parameters()))
+
+
+def test_steps_make_the_actions_likelier(files: ModelFiles) -> None:
+    trainee, turns = fresh(files), turns_of(300)
+    losses = []
+    for _ in range(8):
+        loss = -trainee.action_logprobs(turns, 1.0).mean()
+        loss.backward()
+        trainee.step(1e-2, 1.0)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_saved_adapter_goes_on_where_it_stopped_and_peft_reads_it(files: ModelFiles, tmp_path: Path) -> None:
+    trainee = fresh(files)
+    trainee.save(tmp_path)
+    turns = turns_of(300)
+    with torch.no_grad():
+        expected = trainee.action_logprobs(turns, 1.0)
+        again = Trainee(files, device="cpu", rank=99, alpha=1, start=tmp_path)  # rank and alpha are the adapter's own
+        torch.testing.assert_close(again.action_logprobs(turns, 1.0), expected, atol=0, rtol=0)
+        peft = PeftModel.from_pretrained(plain_model(files), str(tmp_path)).eval()
+        plain = torch.cat([plain_logprobs(peft, prompt, action, 1.0) for prompt, action in turns])
+    torch.testing.assert_close(plain, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("change", ["rslora", "named adapter", "only some layers"])
+def test_learning_goes_on_from_a_foreign_adapter_as_it_is_served(llama: ModelFiles, tmp_path: Path, change: str) -> None:
+    folder = tmp_path / "foreign"
+    fresh(llama).save(folder)
+    weights, config = load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
+    if change == "rslora":
+        config["use_rslora"] = True
+    elif change == "named adapter":
+        weights = {key.replace(".weight", ".default.weight"): tensor for key, tensor in weights.items()}
+    else:
+        config["target_modules"] = ["q_proj", "v_proj"]
+        weights = {key: tensor for key, tensor in weights.items() if ".q_proj." in key or ".v_proj." in key}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    save_file(weights, folder / "adapter_model.safetensors")
+    turns = turns_of(300)
+    engine = engine_of(llama)
+    engine.load(VersionRef("v1"), read_table(folder, llama))
+    served = engine.score(VersionRef("v1"), [(tuple(prompt), tuple(action)) for prompt, action in turns], 1.0)
+    trainee = Trainee(llama, device="cpu", rank=16, alpha=32, start=folder)
+    with torch.no_grad():
+        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), served, atol=1e-4, rtol=0)
+    trainee.save(tmp_path / "saved")
+    engine.load(VersionRef("v2"), read_table(tmp_path / "saved", llama))
+    again = engine.score(VersionRef("v2"), [(tuple(prompt), tuple(action)) for prompt, action in turns], 1.0)
+    torch.testing.assert_close(again, served, atol=1e-4, rtol=0)
+
+
+def test_a_model_with_dropout_learns_without_it(qwen: ModelFiles, tmp_path: Path) -> None:
+    """Otherwise the log-probs of the learner would not be those of the sampler."""
+    shutil.copytree(qwen.path, tmp_path / "model")
+    config = tmp_path / "model" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.5}))
+    trainee = Trainee(ModelFiles(name="dropout", path=tmp_path / "model", hash=""), device="cpu", rank=4, alpha=8, start=None)
+    turns = turns_of(300)
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(plain_model(qwen), prompt, action, 1.0) for prompt, action in turns])
+        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (8, 4)])
+def test_the_table_is_what_peft_computes(files: ModelFiles, rank: int, alpha: int) -> None:
+    trainee = random_adapter(Trainee(files, device="cpu", rank=rank, alpha=alpha, start=None), 5)
+    table = trainee.table()
+    assert len(table) == 2 * 7  # seven linear layers in each block, and not the head
+    assert {pair.scale for pair in table.values()} == {alpha / rank}
+    for name, pair in table.items():
+        layer = trainee.model.base_model.model.get_submodule(name)
+        with torch.no_grad():
+            x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
+            by_table = layer.base_layer(x) + pair.scale * (x @ pair.down_RI.T) @ pair.up_OR.T
+            torch.testing.assert_close(layer(x), by_table, atol=1e-4, rtol=0)
