@@ -26,8 +26,8 @@ from perdure.envs.environment import Environment
 from perdure.envs.policy import PolicyError
 from perdure.envs.registry import load
 from perdure.envs.rollout import Attempt, play
-from perdure.learners.engine import TransformersEngine, faster_dtype
-from perdure.learners.learning import ensure_loaded
+from perdure.learners.engine import TransformersEngine
+from perdure.learners.learning import ensure_loaded, open_engine
 from perdure.learners.models import resolve_model
 from perdure.memory.episodes import completed_members
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
@@ -82,13 +82,13 @@ class Actor:
         self._loaded: VersionRef | None = None
 
     def start(self) -> TransformersEngine:
-        """Find the model, make its base the first version where there is none, and load it."""
+        """Find the model, load it, and make it the first version where there is none."""
         self._say("starting", f"looking for the model {self._config.model}")
         files = resolve_model(self._config.model, cache_dir(), lambda line: self._say("starting", line))
-        add_initial(self._store, files.name, files.hash)
         self._say("starting", f"loading {files.name}")
-        device = self._config.device
-        return TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=self._config.seed)
+        engine = open_engine(files, device=self._config.device, seed=self._config.seed)
+        add_initial(self._store, files.name, files.hash)  # only now: a home keeps its model for good
+        return engine
 
     def run(self, engine: TransformersEngine) -> None:
         while not self._stop():
@@ -224,6 +224,7 @@ class Actor:
 
 
 def main() -> int:
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
     parser = argparse.ArgumentParser(prog="python -m perdure.agent.actor", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=None)

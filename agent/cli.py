@@ -18,7 +18,7 @@ import click
 
 from perdure import __version__
 from perdure.agent.home import DEFAULT_HOME, HOME_VARIABLE
-from perdure.agent.terminal import HOME_KEY
+from perdure.agent.terminal import HOME_KEY, visible
 from perdure.memory.errors import PerdureError, RuntimeFailure
 
 COMMANDS: dict[str, str] = {
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _complain(message: str, code: int) -> int:
-    click.echo("perdure: " + " ".join(message.split()), err=True)
+    click.echo("perdure: " + visible(" ".join(message.split())), err=True)
     return code
 
 

@@ -7,6 +7,7 @@ where it came from. The template that `perdure init` writes is made from these c
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -277,7 +278,8 @@ def _explain(path: Path, error: ValidationError) -> str:
         beside = [known for known in described if known.startswith("".join(f"{part}." for part in location[:-1]))]
         near = get_close_matches(key, described, n=1) or [known for known in described if known.endswith(f".{location[-1]}")]
         return f"{path}: no setting is named {key!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(beside)}")
-    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+    message = re.sub(r"dictionary or instance of \w+", "table", message)
     if isinstance(first.get("ctx", {}).get("error"), ValueError):
         return f"{path}: {key}: {message}" if key else f"{path}: {message}"
     meaning = f" (it says: {described[key]})" if key in described else ""

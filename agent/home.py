@@ -63,7 +63,8 @@ class HomeLock:
         _refuse_foreign(self.home)
         path = _lock_path(self.home)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise RuntimeFailure(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,10 +20,10 @@ from typing import Any
 
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
-from perdure.learners.engine import TransformersEngine, faster_dtype
+from perdure.learners.engine import TransformersEngine
 from perdure.learners.gate import PROFILES
 from perdure.learners.gating import GateResult, dev_scores, run_gate
-from perdure.learners.learning import run_learning
+from perdure.learners.learning import open_engine, run_learning
 from perdure.learners.models import resolve_model
 from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
@@ -81,8 +82,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
                 with _device(store, owner, stop):
                     beat(store, name, os.getpid(), "working", f"{job.kind} {job.learner or ''}".strip())
                     files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
-                    add_initial(store, files.name, files.hash)
-                    engine = TransformersEngine(files, device=config.device, dtype=faster_dtype(config.device), seed=config.seed + job_id)
+                    engine = open_engine(files, device=config.device, seed=config.seed + job_id)
+                    add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
                     result, candidate = _KINDS[job.kind](Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=stop))
                 finish_job(store, lease, result, candidate)
                 beat(store, name, os.getpid(), "done", None)
@@ -228,6 +229,7 @@ def _stop_with_parent(stop: threading.Event) -> None:
 
 
 def main() -> int:
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
     parser = argparse.ArgumentParser(prog="python -m perdure.agent.learner", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--job", type=int, required=True)

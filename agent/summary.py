@@ -88,7 +88,7 @@ def summarise(store: Store, since: Mark) -> Summary:
 
 def show(summary: Summary, ended: Outcome) -> None:
     """Print it on stdout."""
-    click.echo(f"\nThe run ended: {visible(ended.reason)}.")
+    click.echo(f"\nThe run ended: {visible(ended.reason).rstrip('.')}.")
     if summary.played:
         rows: list[list[Cell]] = [
             [row.environment, row.episodes, f"{row.successes / row.episodes:.0%}" if row.episodes else None, row.not_counted]

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from perdure.agent.home import default_home
+from perdure.agent.home import HOME_VARIABLE, default_home
+from perdure.memory.errors import InputError
 
 HOME_KEY = "perdure.home"
 """Where a context keeps the home that is in use."""
@@ -25,6 +26,9 @@ Cell = str | int | float | bool | None
 def _home(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
     home = value or ctx.find_root().params.get("home") or default_home()
     ctx.meta[HOME_KEY] = home = Path(home).expanduser()
+    file = next((place for place in (home, *home.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"the home {home} cannot be made: {file} is a file; name a folder with --home or {HOME_VARIABLE}")
     return home
 
 

@@ -105,7 +105,7 @@ def changes(before: Scene, now: Scene) -> list[str]:
         lines.append(f"{now.serving} serves")
     for name in ("actor", *([f"learner-{now.job.id}"] if now.job else [])):
         said, old = now.processes.get(name), before.processes.get(name)
-        if said and (old is None or old.state != said.state) and said.state != "playing":
+        if said and (old is None or (old.pid, old.state) != (said.pid, said.state)) and said.state != "playing":
             lines.append(_says(said))
     last = before.events[-1].id if before.events else 0
     lines += [_told(event) for event in now.events if event.id > last]
@@ -146,7 +146,7 @@ def _show_plain(home: Path, console: Console, ended: threading.Event) -> None:
     before: Scene | None = None
     for scene in _scenes(home, ended):
         if before is None:  # what was there before this run is no news
-            before = Scene(events=scene.events[:-1], episodes=scene.episodes)
+            before = Scene(events=scene.events[:-1], episodes=scene.episodes, processes=scene.processes)
         for line in changes(before, scene):
             click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
         before = scene

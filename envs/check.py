@@ -20,7 +20,7 @@ from hashlib import sha256
 from typing import Literal
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault
+from perdure.envs.guarded import EnvironmentFault, described
 from perdure.envs.registry import load
 from perdure.envs.scripted import Answer, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS, Split
@@ -54,8 +54,9 @@ def check(environment: Environment) -> list[Finding]:
         try:
             with redirect_stdout(sys.stderr):
                 findings += rule(environment)
-        except EnvironmentFault as fault:
-            findings.append(_error(rule.__name__.strip("_").replace("_", "-"), str(fault)))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever an environment raises is a finding
+            message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {described(error)}"
+            findings.append(_error(rule.__name__.strip("_").replace("_", "-"), message))
         if rule is _runs and findings:
             break
     return sorted(findings, key=lambda finding: finding.level)
@@ -93,16 +94,17 @@ def _is_the_same_elsewhere(environment: Environment) -> list[Finding]:
         load(environment.name)
     except InputError:
         return []  # it was not made by name, so another process cannot make it
-    command = "import sys; from perdure.envs.check import digest, load; print(digest(load(sys.argv[1])))"
+    command = "import sys; sys.path.append(''); from perdure.envs.check import digest, load; print(digest(load(sys.argv[1])))"
     variables = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(
-            [sys.executable, "-c", command, environment.name], env=variables, capture_output=True, text=True, timeout=OTHER_PROCESS_S
+            [sys.executable, "-P", "-c", command, environment.name], env=variables, capture_output=True, text=True, timeout=OTHER_PROCESS_S
         )
     except subprocess.TimeoutExpired:
         return [_error("is-the-same-elsewhere", f"three episodes in another process took longer than {OTHER_PROCESS_S:g} s")]
     if done.returncode:
-        return [_error("is-the-same-elsewhere", f"it fails in another process: {done.stderr.strip().splitlines()[-1]}")]
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return [_error("is-the-same-elsewhere", f"it fails in another process: {last}")]
     if done.stdout.split()[-1:] != [digest(environment)]:
         return [_error("is-the-same-elsewhere", "the same seeds went differently in another process: does it iterate over a set?")]
     return []
@@ -176,7 +178,7 @@ def _stays_ended(environment: Environment) -> list[Finding]:
         for action in (*SCRIPT, observation):
             try:
                 _, reward, _, _, info = env.step(action)
-            except Exception:  # noqa: BLE001  a refusal in any form is right
+            except (Exception, SystemExit):  # noqa: BLE001  a refusal in any form is right
                 return []
             if reward or info.get("success", before) != before:
                 return [_warning("stays-ended", f"a step after the end gave reward {reward} and changed the outcome")]

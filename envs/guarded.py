@@ -113,8 +113,16 @@ class GuardedEnv:
                 return function()
         except OverTime:
             raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s") from None
-        except Exception as error:
-            raise EnvironmentFault(f"{what} raised {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise EnvironmentFault(f"{what} raised {described(error)}") from error
+
+
+def described(error: BaseException) -> str:
+    """An error of somebody else's code in words, even where it cannot say them itself."""
+    try:
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    except Exception:  # noqa: BLE001 - its own __str__ fails
+        return type(error).__name__
 
 
 def oracle_of(env: TextEnv) -> Callable[[], str] | None:

@@ -14,23 +14,27 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, Environment, TextEnv
+from perdure.envs.guarded import described
 from perdure.envs.shots import solved_examples
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
 Value = bool | int | float | str | None
 ENTRY_POINTS = "perdure.envs"
+MAX_SHOTS = 100
 
 COMMON: dict[str, Value] = {
     "shots": 0,
@@ -86,8 +90,13 @@ def load(name: str) -> Environment:
     id_, _, query = rest.partition("?")
     if source not in SOURCES or not id_:
         raise UnknownError(f"no environment is named {name!r}: a name is SOURCE:ID, with a source of {', '.join(sorted(SOURCES))}")
-    with redirect_stdout(sys.stderr):  # what a third party prints when it is imported or made
-        found = SOURCES[source](id_)
+    try:
+        with redirect_stdout(sys.stderr):  # what a third party prints when it is imported or made
+            found = SOURCES[source](id_)
+    except PerdureError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{name} cannot be imported: {described(error)}") from error
     known = {**COMMON, **found.options}
     given = {key: _typed(name, key, text, known, found.open_ended) for key, text in _pairs(name, query)}
     own = {key: value for key, value in given.items() if key in found.options or key not in COMMON}
@@ -129,7 +138,7 @@ def common_options() -> tuple[Option, ...]:
 def unknown(kind: str, id_: str, known: Iterable[str]) -> UnknownError:
     """The error for a name that is not known, naming the nearest that are."""
     near = get_close_matches(id_, list(known), n=3, cutoff=0.5)
-    return UnknownError(f"no {kind} is named {id_!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+    return UnknownError(f"no {kind} is named {id_!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."))
 
 
 def _builtin(id_: str) -> Found:
@@ -217,7 +226,7 @@ def _pairs(name: str, query: str) -> list[tuple[str, str]]:
 
 def _typed(name: str, key: str, text: str, known: Mapping[str, Value], open_ended: bool) -> Value:
     if key not in known and not open_ended:
-        raise InputError(f"{name}: {unknown('option', key, known)}. Its options are {', '.join(known)}")
+        raise InputError(f"{name}: {unknown('option', key, known)} Its options are {', '.join(known)}")
     default = known.get(key)
     if isinstance(default, str):
         return text
@@ -246,19 +255,23 @@ def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], s
             env = make()
     except PerdureError:
         raise
-    except Exception as error:
-        raise InputError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{name} cannot be made: {described(error)}") from error
     try:
         own = env.unwrapped
         return {key: getattr(own, key, default) for key, default in COMMON.items()}, str(getattr(own, "instructions", ""))
     finally:
-        env.close()
+        with redirect_stdout(sys.stderr), suppress(Exception, SystemExit):  # `env check` tells of it
+            env.close()
 
 
 def _check(name: str, traits: Mapping[str, Any]) -> None:
-    for key, lowest in (("shots", 0), ("turn_limit", 1), ("max_tokens", 1)):
-        if traits[key] < lowest:
-            raise InputError(f"{name}: option {key}={traits[key]} must be at least {lowest}")
+    for key, lowest, highest in (("shots", 0, MAX_SHOTS), ("turn_limit", 1, 2**31), ("max_tokens", 1, 2**31)):
+        if type(traits[key]) is not int or not lowest <= traits[key] <= highest:
+            raise InputError(f"{name}: {key}={traits[key]!r} must be a whole number from {lowest} to {highest}")
+    for key in ("threshold", "reward_low", "reward_high", "step_timeout_s"):
+        if not isinstance(traits[key], Real) or not math.isfinite(traits[key]):
+            raise InputError(f"{name}: {key}={traits[key]!r} must be a finite number")
     if not traits["reward_low"] < traits["reward_high"]:
         raise InputError(f"{name}: reward_low={traits['reward_low']} must be below reward_high={traits['reward_high']}")
     if not traits["step_timeout_s"] > 0:

@@ -148,6 +148,14 @@ def play(
     return [_episode(playing, temperature) for playing in begun]
 
 
+def opening(environment: Environment, observation: str) -> list[Message]:
+    """What a policy is told first: instructions, solved examples, the first observation."""
+    messages = [Message(role="system", text=environment.instructions)] if environment.instructions else []
+    for asked, answered in environment.examples:
+        messages += [Message(role="user", text=asked), Message(role="assistant", text=answered)]
+    return [*messages, Message(role="user", text=observation)]
+
+
 def _begin(attempts: Sequence[Attempt], journal: Journal, sampler: Sampler, temperature: float) -> list[_Playing]:
     if not attempts:
         return []
@@ -169,17 +177,13 @@ def _begin(attempts: Sequence[Attempt], journal: Journal, sampler: Sampler, temp
 
 
 def _reset(playing: _Playing, chat: Chat, context_limit: int) -> None:
-    """The first prompt: instructions, solved examples, the first observation."""
     environment = playing.attempt.environment
     try:
         playing.observation = playing.env.reset(playing.attempt.seed)
     except EnvironmentFault as fault:
         _end(playing, "env_error", "error", str(fault))
         return
-    messages = [Message(role="system", text=environment.instructions)] if environment.instructions else []
-    for observation, action in environment.examples:
-        messages += [Message(role="user", text=observation), Message(role="assistant", text=action)]
-    playing.prompt_ids = chat.prompt([*messages, Message(role="user", text=playing.observation)])
+    playing.prompt_ids = chat.prompt(opening(environment, playing.observation))
     if len(playing.prompt_ids) + environment.max_tokens > context_limit:
         error = f"the first prompt has {len(playing.prompt_ids)} tokens; with {environment.max_tokens} to answer they pass {context_limit}"
         _end(playing, "env_error", "context_limit", error)

@@ -28,6 +28,19 @@ MAX_ADAPTER_BYTES = 4 * 2**30
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _MANIFEST = "manifest.json"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_UNSUPPORTED = (
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "auto_mapping",
+    "lora_bias",
+    "layer_replication",
+    "use_qalora",
+)
+_KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to start an adapter that leave the base model as it is; PiSSA, OLoRA, LoftQ and CorDA do not."""
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
 
 
@@ -56,8 +69,9 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
             _fsync(file)
         scratch.rename(final)
         _fsync(final.parent)
-    except OSError as error:
-        raise RuntimeFailure(f"could not write version {name}: {error.strerror or error}; nothing was changed") from error
+    except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise RuntimeFailure(f"could not write version {name}: {reason}; nothing was changed") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return f"versions/{name}", manifest_hash(final)
@@ -112,7 +126,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
         raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
     if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
         raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
-    scale = float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+    scale = _scale(config, rank)
     parts: dict[str, dict[str, Tensor]] = {}
     shapes = _base_shapes(base)
     try:
@@ -130,9 +144,14 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
                 if found != expected:
                     raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {rank} needs {expected}")
                 tensor = weights.get_tensor(key)
+                if tensor.dtype not in _DTYPES:
+                    raise InputError(f"{folder}: {key!r} is of type {tensor.dtype}; save the adapter as float32, float16 or bfloat16")
                 if not bool(torch.isfinite(tensor).all()):
                     raise InputError(f"{folder}: {key!r} has values that are not finite")
-                parts.setdefault(module, {})[match["part"]] = tensor
+                pair = parts.setdefault(module, {})
+                if match["part"] in pair:
+                    raise InputError(f"{folder}: layer {module!r} has lora_{match['part']} twice")
+                pair[match["part"]] = tensor
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder / _WEIGHTS} is damaged or no safetensors file: {error}") from error
     for module, pair in parts.items():
@@ -144,9 +163,10 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
 
 
 def adapter_rank(folder: Path) -> tuple[int, float]:
-    """Rank and alpha of an adapter folder that was checked before."""
+    """Rank of an adapter folder that was checked before, and the alpha for which its scale is alpha / rank."""
     config = _read_config(folder)
-    return int(config["r"]), float(config["lora_alpha"])
+    rank = int(config["r"])
+    return rank, _scale(config, rank) * rank
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -154,14 +174,23 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         config = json.loads((folder / _CONFIG).read_text())
     except FileNotFoundError as error:
         raise InputError(f"{folder} has no {_CONFIG}: it is no PEFT adapter") from error
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / _CONFIG} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InputError(f"{folder} is not a LoRA adapter (peft_type {config.get('peft_type') if isinstance(config, dict) else None!r})")
-    for setting in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "auto_mapping", "lora_bias"):
+    for setting in _UNSUPPORTED:
         if config.get(setting):
             raise InputError(f"{folder}: {setting} is not supported; train the adapter as plain LoRA")
+    if config.get("init_lora_weights", True) not in _KEEP_BASE:
+        raise InputError(
+            f"{folder}: init_lora_weights {config['init_lora_weights']!r} changes the base model's weights; convert it to plain LoRA"
+        )
     return config
+
+
+def _scale(config: Mapping[str, Any], rank: int) -> float:
+    """Rank-stabilised LoRA (Kalajdzievski 2023) divides by the root of the rank."""
+    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
 def _base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:

@@ -11,20 +11,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.learners.chat import TemplateChat
 from perdure.learners.models import ModelFiles
 from perdure.learners.tree import build_tree, pack
+from perdure.learners.tree_attention import TreeMemory, register
 from perdure.learners.weights import LoraTable, WeightBank
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler
+
+_BLOCK = 256
+"""Tokens of the vocabulary in one block of `_sample`."""
 
 
 @dataclass(slots=True)
@@ -42,7 +46,7 @@ class Usage:
 class TransformersEngine:
     """A model in this process, with the merged weights of several samplers side by side.
 
-    `budget_tokens` bounds the nodes of one prefilled tree, and with it memory.
+    `budget_tokens` bounds the nodes of one prefilled tree, and with it memory. `stop_ids` are the tokens that end an answer.
     """
 
     def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
@@ -51,12 +55,14 @@ class TransformersEngine:
         self.dtype = dtype
         self.files = files
         self.usage = Usage()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=dtype, use_safetensors=True, attn_implementation=register()
+        )
         self.model.requires_grad_(False).eval().to(self.device)
         tokenizer = AutoTokenizer.from_pretrained(files.path)
         self.context_limit: int = self.model.config.max_position_embeddings
-        self._stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self._stop_ids)
+        self.stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._bank = WeightBank(self.model)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
@@ -79,7 +85,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Continue each prompt. Raises `PolicyError` for a prompt that leaves no room in the context, `RuntimeFailure` for diverged weights."""
+        """Continue each prompt. Raises `PolicyError` where one leaves no room in the context, `RuntimeFailure` for diverged weights."""
         started = time.perf_counter()
         for request in requests:
             if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.context_limit:
@@ -101,21 +107,20 @@ class TransformersEngine:
         steps = [(a, b) for path, (prompt, _) in zip(tree.paths, turns, strict=True) for a, b in pairwise(path[len(prompt) - 1 :])]
         before_A = torch.tensor([before for before, _ in steps], device=self.device)
         token_A = input_ids[0, torch.tensor([after for _, after in steps], device=self.device)]
-        logits_AV = self._forward(input_ids, positions, visible_11NN, DynamicCache(), before_A) / temperature
+        logits_AV = self._forward(input_ids, positions, visible_11NN, before_A, None) / temperature
         return logits_AV.log_softmax(-1).gather(1, token_A[:, None])[:, 0]
 
     def _generate_batch(self, sampler: Sampler, requests: list[Request]) -> list[Sample]:
-        """Axes: R rows alive, S keys seen so far, N nodes of the prefilled tree."""
+        """Axes: R rows alive, N nodes of the prefilled tree, V tokens of the vocabulary."""
         tree = build_tree([request.prompt_ids for request in requests])
         self.usage.prompt_tokens += sum(len(path) for path in tree.paths)
         self.usage.prefilled_tokens += len(tree.ids)
-        cache = DynamicCache()
+        memory = TreeMemory()
         input_ids, positions, visible_11NN = tree.inputs(self.device)
         ends = torch.tensor([path[-1] for path in tree.paths], device=self.device)
         distinct, row_of = torch.unique(ends, return_inverse=True)
-        logits = self._forward(input_ids, positions, visible_11NN, cache, distinct)
-        logits_RV = logits[row_of]
-        visible_RS = visible_11NN[0, 0, ends]
+        logits_RV = self._forward(input_ids, positions, visible_11NN, distinct, memory)[row_of]
+        memory.branch(visible_11NN[0, 0, ends])
         position_R = positions[0, ends]
         temperature_R = torch.tensor([request.temperature for request in requests], device=self.device)
         actions: list[list[int]] = [[] for _ in requests]
@@ -129,7 +134,7 @@ class TransformersEngine:
             for row, (index, token, logp) in enumerate(zip(alive, token_R.tolist(), logp_R.tolist(), strict=True)):
                 actions[index].append(token)
                 logprobs[index].append(logp)
-                if token in self._stop_ids:
+                if token in self.stop_ids:
                     finish[index] = "stop"
                 elif len(actions[index]) < requests[index].max_tokens:
                     going.append(row)
@@ -137,42 +142,59 @@ class TransformersEngine:
                 break
             if len(going) < len(alive):
                 rows = torch.tensor(going, device=self.device)
-                token_R, visible_RS, position_R, temperature_R = token_R[rows], visible_RS[rows], position_R[rows], temperature_R[rows]
+                token_R, position_R, temperature_R = token_R[rows], position_R[rows], temperature_R[rows]
                 alive = [alive[row] for row in going]
-                visible_RS = _compact(cache, visible_RS)
-            own_RR = torch.eye(len(alive), dtype=torch.bool, device=self.device)
-            visible_RS = torch.cat([visible_RS, own_RR], dim=1)
+                memory.keep(rows)
+            memory.steps += 1
             position_R = position_R + 1
             every = torch.arange(len(alive), device=self.device)
-            logits_RV = self._forward(token_R[None], position_R[None], visible_RS[None, None], cache, every)
+            logits_RV = self._forward(token_R[None], position_R[None], None, every, memory)
         return [
             Sample(action_ids=tuple(a), logprobs=tuple(p), finish=f, sampler=sampler)
             for a, p, f in zip(actions, logprobs, finish, strict=True)
         ]
 
-    def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor, cache: DynamicCache, wanted_K: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor | None, wanted_K: Tensor, memory: TreeMemory | None) -> Tensor:
         out = self.model(
             input_ids=ids,
             position_ids=positions,
             attention_mask=visible,
-            past_key_values=cache,
-            use_cache=True,
+            use_cache=False,
             logits_to_keep=wanted_K,
+            memory=memory,
         )
         logits_KV: Tensor = out.logits[0].float()
         return logits_KV
 
     def _sample(self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a token for each row and give its log-prob; rows of temperature 0 are greedy, with log-probs at temperature 1."""
+        """Draw a token for each row and give its log-prob; rows of temperature 0 are greedy, with log-probs at temperature 1.
+
+        A token is drawn in two steps, its block of the vocabulary and then its place there, which is exact and a tenth of the work of
+        drawing from the whole row. Axes: B blocks, W tokens in each.
+        """
         greedy_R = temperature_R == 0
-        logp_RV = (logits_RV / torch.where(greedy_R, 1.0, temperature_R)[:, None]).log_softmax(-1)
-        if bool(logp_RV[:, 0].isnan().any()):  # one logit that is NaN or infinite makes all of its row NaN
+        scale_R = torch.where(greedy_R, 1.0, temperature_R)
+        rows, vocabulary = logits_RV.shape
+        top_R = logits_RV.amax(-1)
+        weight_RV = logits_RV.new_zeros(rows, -(-vocabulary // _BLOCK) * _BLOCK)
+        torch.sub(logits_RV, top_R[:, None], out=weight_RV[:, :vocabulary]).div_(scale_R[:, None]).exp_()
+        weight_RBW = weight_RV.view(rows, -1, _BLOCK)
+        weight_RB = weight_RBW.sum(-1)
+        total_R = weight_RB.double().sum(-1)
+        if not bool(total_R.isfinite().all()):
             raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
-        token_R = logp_RV.argmax(-1)
-        if not bool(greedy_R.all()):
-            drawn_R = torch.multinomial(logp_RV.exp(), 1, generator=self._generator)[:, 0]
-            token_R = torch.where(greedy_R, token_R, drawn_R)
-        return token_R, logp_RV.gather(1, token_R[:, None])[:, 0]
+        block_R = self._draw(weight_RB)
+        token_R = block_R * _BLOCK + self._draw(weight_RBW[torch.arange(rows, device=self.device), block_R])
+        if bool(greedy_R.any()):
+            token_R = torch.where(greedy_R, logits_RV.argmax(-1), token_R)
+        logit_R = logits_RV.gather(1, token_R[:, None])[:, 0]
+        return token_R, (logit_R - top_R) / scale_R - total_R.log().float()
+
+    def _draw(self, weight_RN: Tensor) -> Tensor:
+        """One index for each row, with a probability in proportion to its weight."""
+        below_RN = weight_RN.double().cumsum(-1)
+        share_R1 = torch.rand(len(weight_RN), 1, dtype=torch.double, device=self.device, generator=self._generator)
+        return torch.searchsorted(below_RN, share_R1 * below_RN[:, -1:], right=True)[:, 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +233,3 @@ def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:
             times.append(time.perf_counter() - started)
         seconds[dtype] = min(times)
     return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _compact(cache: DynamicCache, visible_RS: Tensor) -> Tensor:
-    """Drop keys that no living row looks at, once they are a third of all."""
-    needed_S = visible_RS.any(0)
-    if int(needed_S.sum()) * 3 > 2 * len(needed_S):
-        return visible_RS
-    kept = needed_S.nonzero()[:, 0]
-    for layer in cast(Any, cache.layers):
-        layer.keys = layer.keys.index_select(2, kept)
-        layer.values = layer.values.index_select(2, kept)
-    return visible_RS.index_select(1, kept)

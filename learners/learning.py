@@ -6,17 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from perdure.envs.registry import load as load_environment
 from perdure.learners.adapters import load_adapter, write_adapter
-from perdure.learners.engine import TransformersEngine
+from perdure.learners.engine import TransformersEngine, faster_dtype
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
+from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights import LoraPair
 from perdure.learners.workbench import Workbench
-from perdure.memory.environments import list_environments
+from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import Clock
@@ -26,6 +28,19 @@ from perdure.memory.versions import add_candidate, get_version, next_name, servi
 
 _LEARNERS: Mapping[str, Callable[[Workbench], None]] = {"grpo": grpo, "iterative-sft": iterative_sft}
 assert set(_LEARNERS) == set(LEARNERS)
+
+
+def open_engine(files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
+    """An engine with this model, in the faster precision. Raises `InputError` where there is no such device, or the files do not load."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or see what `perdure doctor` says")
+    try:
+        return TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=seed)
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
 
 
 def version_table(store: Store, engine: TransformersEngine, version: Version) -> dict[str, LoraPair]:
@@ -63,8 +78,12 @@ def run_learning(
         raise UnknownError(f"no learner {job.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
     if not job.targets:
         raise InputError("a learning job needs a target: give --target ENV")
+    targets = [load_environment(name) for name in job.targets]
+    for environment in targets:
+        require(store, environment.name)
     options = parse_options(job.options.get("learn", {}))
     parent = get_version(store, job.options["start"]) if job.options.get("start") else serving(store)
+    version_table(store, engine, parent)  # what is read below is what the database says
     torch.manual_seed(options.seed)
     trainee = Trainee(
         engine.files,
@@ -81,7 +100,7 @@ def run_learning(
         engine=engine,
         trainee=trainee,
         options=options,
-        targets=[load_environment(name) for name in job.targets],
+        targets=targets,
         old=[load_environment(name) for name in known if name not in job.targets],
         serving=ensure_loaded(store, engine, serving(store).name),
         width=width,

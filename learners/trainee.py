@@ -34,7 +34,7 @@ class Trainee:
         self.model = cast(PeftModel, get_peft_model(base.to(device), config))
         if start is not None:
             set_peft_model_state_dict(self.model, load_file(start / "adapter_model.safetensors"))
-        self.model.train()
+        self.model.eval()  # gradients flow all the same; a base model with dropout would not compute what was sampled from
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._device = torch.device(device)
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)

@@ -5,6 +5,7 @@ A learner is a loop that calls these two in its own order (`grpo.py`, `iterative
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -110,14 +111,18 @@ class Workbench:
 
     def update(self, lessons: Sequence[Lesson], sampled: Sampled, *, on_policy: bool) -> None:
         """One optimiser step on all lessons; the next step samples with the new weights. Without lessons the weights stay as they are.
+        Raises `RuntimeFailure` where it diverged.
 
         Axes: A action tokens of a micro-batch.
         """
         started = time.perf_counter()
         options = self.options
+        ids = sorted({episode.id for group in (*sampled.target, *sampled.old) for episode in group})
+        if ids:
+            write_manifest(self.store, self.lease, self.step + 1, ids, on_policy)
         batch_tokens = sum(len(lesson.action_ids) for lesson in lessons)
         ratios: list[torch.Tensor] = []
-        kl_sum = 0.0
+        kl_sum, kl_tokens = 0.0, 0
         for batch in pack([[*lesson.prompt_ids, *lesson.action_ids] for lesson in lessons], options.budget_tokens):
             part = [lessons[i] for i in batch]
             turns = [(lesson.prompt_ids, lesson.action_ids) for lesson in part]
@@ -129,13 +134,18 @@ class Workbench:
                 serving_logp_A = self.engine.score(self.serving, turns, options.temperature)
                 weight_A = _per_token(part, "kl", logp_A)
                 loss = loss + kl_k2(logp_A, serving_logp_A, weight_A, batch_tokens)
-                kl_sum += float((0.5 * (logp_A.detach() - serving_logp_A).square()).sum())
+                held_A = weight_A > 0
+                kl_sum += float((0.5 * (logp_A.detach() - serving_logp_A)[held_A].square()).sum())
+                kl_tokens += int(held_A.sum())
             loss.backward()
             ratios.append(logp_A.detach() - sampler_logp_A)
         lr = options.lr * (1 - self.step / options.updates)
         norm = self.trainee.step(lr, options.max_grad_norm) if lessons else 0.0
-        ids = sorted({episode.id for group in (*sampled.target, *sampled.old) for episode in group})
-        write_manifest(self.store, self.lease, self.step + 1, ids, on_policy)
+        if not math.isfinite(norm):
+            raise RuntimeFailure(
+                f"update {self.step + 1} of job {self.lease.subject} has diverged (gradient norm {norm}): learn with a smaller lr than "
+                f"{options.lr}, or with smaller weights for KL and replay"
+            )
         self.engine.unload(self.sampler)
         self.step += 1
         self.engine.load(self.sampler, self.trainee.table())
@@ -144,7 +154,7 @@ class Workbench:
             **_about_groups(sampled),
             **_about_ratios(ratios),
             "tokens": batch_tokens,
-            "kl_serving": kl_sum / batch_tokens if batch_tokens and (options.kl or options.kl_old) else None,
+            "kl_serving": kl_sum / kl_tokens if kl_tokens else None,
             "grad_norm": norm,
             "lr": lr,
             "sampling_s": round(sampled.seconds, 3),

@@ -69,7 +69,7 @@ def learn(
 
     check_learner(learner)
     loaded = load_config(config_path)
-    chosen = {**loaded.config.learn.options, **_pairs(options)}
+    chosen = {"seed": loaded.config.seed, **loaded.config.learn.options, **_pairs(options)}
     parsed = parse_options(chosen).model_dump()
     wanted = {
         "learn": {name: parsed[name] for name in chosen},

@@ -46,5 +46,6 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
         summary = summarise(supervisor.store, began)
     if ended.code >= 2:
         click.echo(f"perdure: {ended.reason}", err=True)
-    show(summary, ended)
+    if ended.code < 2 or summary.played or summary.jobs:
+        show(summary, ended)
     ctx.exit(ended.code)

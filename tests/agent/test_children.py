@@ -31,6 +31,7 @@ def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Chil
     """Start a module of the given text."""
     (tmp_path / "logs").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # the working folder itself is not looked in first
 
     def start(text: str, *arguments: str) -> Child:
         (tmp_path / "module_under_test.py").write_text(text)

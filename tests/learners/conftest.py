@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.tiny_models import tiny_llama, tiny_qwen
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -15,7 +16,6 @@ from perdure.learners.engine import TransformersEngine
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights import LoraPair
-from tests.tiny_models import tiny_llama, tiny_qwen
 
 
 def sharpen(folder: Path, seed: int) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, random_adapter
 
 from perdure.learners.adapters import read_table
 from perdure.learners.losses import cross_entropy, policy_gradient
@@ -17,7 +18,6 @@ from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
 from perdure.learners.tree import pack
 from perdure.memory.records import VersionRef
-from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, random_adapter
 
 Turns = list[tuple[list[int], list[int]]]
 

@@ -1,0 +1,335 @@
+"""Whole learning jobs: a real store, a tiny model, an environment that can be learnt in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.fakes import ListJournal
+from tests.learners.conftest import engine_of
+
+from perdure.envs.policy import Request
+from perdure.envs.registry import load
+from perdure.envs.rollout import Attempt, play
+from perdure.envs.seeds import dev_seed, split_of
+from perdure.learners.adapters import adapter_rank, manifest_hash
+from perdure.learners.engine import TransformersEngine
+from perdure.learners.grpo import PATIENCE
+from perdure.learners.learning import ensure_loaded, run_learning
+from perdure.learners.models import ModelFiles, resolve_model
+from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.workbench import Interrupted
+from perdure.memory import environments, jobs, versions
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
+from perdure.memory.leases import BootClock
+from perdure.memory.manifests import manifests
+from perdure.memory.records import Job, Lease, Version, VersionRef
+from perdure.memory.store import Store, create_store
+
+EASY = "py:tests.learners.easy:Starts"
+TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
+NEVER = "py:tests.learners.easy:Never"
+ALWAYS = "py:tests.learners.easy:Always"
+FAILS = "py:tests.learners.easy:Fails"
+BASE = VersionRef("v0")
+SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
+
+
+def never() -> bool:
+    return False
+
+
+class Learner:
+    """A home with a tiny model that serves, and jobs that learn in it."""
+
+    def __init__(self, store: Store, files: ModelFiles) -> None:
+        self.store = store
+        self.files = files
+        self.engine: TransformersEngine = engine_of(files)
+        versions.add_initial(store, files.name, files.hash)
+        environments.register(store, EASY, 1.0, 0.0, 1.0)
+
+    def leased(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
+        if target is not None:
+            environments.register(self.store, target, 1.0, 0.0, 1.0)
+        return self.queued(target, learner, start=start, **settings)
+
+    def queued(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
+        number = len(jobs.list_jobs(self.store))
+        options = {"learn": settings} if start is None else {"learn": settings, "start": start}
+        jobs.add_job(self.store, f"job {number}", "learn", learner, [] if target is None else [target], options)
+        found = jobs.lease_job(self.store, "me", 60.0, BootClock())
+        assert found is not None
+        return found
+
+    def learn(
+        self,
+        target: str | None = EASY,
+        learner: str = "grpo",
+        *,
+        stop: Callable[[], bool] = never,
+        start: str | None = None,
+        **settings: Any,
+    ) -> Version:
+        job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
+        version, last = run_learning(store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, width=64, stop=stop)
+        assert last == self.steps(job.id)[-1]
+        jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
+        return version
+
+    def steps(self, job: int) -> list[dict[str, Any]]:
+        return [step.diagnostics for step in jobs.steps(self.store, job)]
+
+    def success(self, version: str, environment: str, episodes: int = 48) -> float:
+        """On dev seeds, which learning never plays, with an engine that has read the version from the disk."""
+        engine = engine_of(self.files, seed=9)
+        sampler = ensure_loaded(self.store, engine, version)
+        made, lease = load(environment), Lease(subject=1, owner="test", attempt=1)
+        attempts = [
+            Attempt(environment=made, seed=dev_seed(0, environment, r), group="g", member=r, purpose="probe", lease=lease)
+            for r in range(episodes)
+        ]
+        found = play(
+            attempts,
+            engine.policy(sampler),
+            engine.chat,
+            sampler,
+            ListJournal(),
+            temperature=1.0,
+            width=64,
+            context_limit=engine.context_limit,
+        )
+        return sum(episode.success for episode in found) / episodes
+
+    def nothing_was_left(self) -> bool:
+        return [v.name for v in versions.list_versions(self.store)] == ["v0"] and not list((self.store.home / "versions").iterdir())
+
+
+@pytest.fixture
+def learner(files: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
+    with create_store(tmp_path / "home") as store:
+        yield Learner(store, files)
+
+
+@pytest.fixture
+def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
+    with create_store(tmp_path / "home") as store:
+        yield Learner(store, llama)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_learns_what_is_easy(learner: Learner, name: str) -> None:
+    environments.register(learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
+    base_hash = resolve_model(str(learner.files.path), Path(), print).hash
+    said = learner.engine
+    said.load(BASE, {})
+    asked = [Request(prompt_ids=tuple(range(5, 5 + n)), max_tokens=6, temperature=0.0) for n in (3, 9, 20)]
+    before = said.generate(BASE, asked)
+
+    version = learner.learn(EASY, name)
+    assert learner.success("v0", EASY) < 0.35
+    assert learner.success(version.name, EASY) > 0.7
+
+    assert (version.name, version.parent, version.state, version.targets, version.job) == ("v1", "v0", "candidate", (EASY,), 1)
+    assert versions.serving(learner.store).name == "v0"
+    assert version.path is not None
+    assert version.hash == manifest_hash(learner.store.home / version.path)
+    assert adapter_rank(learner.store.home / version.path) == (8, 16.0)
+    # neither the base model on the disk nor the one in memory has moved, and no step is left loaded
+    assert resolve_model(str(learner.files.path), Path(), print).hash == base_hash
+    assert learner.engine.generate(BASE, asked) == before
+    rows = learner.store.rows("SELECT purpose, environment, seed, state, temperature FROM episode")
+    assert {row["purpose"] for row in rows} == {"learn", "replay"}
+    assert {row["environment"] for row in rows if row["purpose"] == "learn"} == {EASY}
+    assert {row["environment"] for row in rows if row["purpose"] == "replay"} == {TWO_TURNS}
+    assert {split_of(row["seed"]) for row in rows} == {"train"}
+    assert {row["state"] for row in rows} == {"completed"}
+    written = manifests(learner.store, 1)
+    assert [row.n for row in written] == list(range(1, 19))
+    assert len({episode for row in written for episode in row.episodes}) == sum(len(row.episodes) for row in written) == len(rows)
+    # 18 updates are 5 + 5 + 4 + 4 in four rounds; only the first of a round is on-policy
+    on_policy = [row.n for row in written if row.on_policy]
+    assert on_policy == (list(range(1, 19)) if name == "grpo" else [1, 6, 11, 15])
+    steps = learner.steps(1)
+    assert [step["update"] for step in steps] == list(range(1, 19))
+    assert all(step["grad_norm"] >= 0 for step in steps)
+
+
+def test_a_turn_is_sampled_by_the_step_that_stands_in_it(llama_learner: Learner) -> None:
+    llama_learner.learn(EASY, "grpo", updates=3, prompts=2, samples=2)
+    rows = llama_learner.store.rows(
+        "SELECT DISTINCT m.n AS update_, t.step_job, t.step_n FROM manifest m JOIN turn t ON t.episode = m.episode ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [(1, 1, 0), (2, 1, 1), (3, 1, 2)]
+
+
+def test_learning_goes_on_from_the_version_that_serves(llama_learner: Learner) -> None:
+    first = llama_learner.learn()
+    versions.promote(llama_learner.store, first.name, "a test wants it")
+    second = llama_learner.learn(updates=1, lr=1e-6)
+    assert (second.name, second.parent) == ("v2", "v1")
+    assert llama_learner.steps(2)[0]["success"] > 0.7
+    assert llama_learner.success("v2", EASY) > 0.7
+    third = llama_learner.learn(start="v0", updates=1, lr=1e-6)
+    assert (third.name, third.parent) == ("v3", "v0")
+    assert llama_learner.steps(3)[0]["success"] < 0.35
+
+
+def test_learning_does_not_go_on_from_a_damaged_version(llama_learner: Learner) -> None:
+    first = llama_learner.learn(updates=1)
+    file = llama_learner.store.home / "versions" / first.name / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RuntimeFailure, match="changed or damaged"):
+        llama_learner.learn(start=first.name, updates=1)
+
+
+@pytest.mark.parametrize("replay", [0.0, 0.5])
+def test_old_environments_are_played_by_the_share_that_is_asked_for(llama_learner: Learner, replay: float) -> None:
+    environments.register(llama_learner.store, ALWAYS, 1.0, 0.0, 1.0)
+    llama_learner.learn(updates=2, prompts=4, samples=4, replay_samples=2, replay=replay)
+    counts = {row["purpose"]: row["n"] for row in llama_learner.store.rows("SELECT purpose, count(*) AS n FROM episode GROUP BY purpose")}
+    assert counts == ({"learn": 32} if replay == 0 else {"learn": 16, "replay": 16})
+    assert {step["old_success"] for step in llama_learner.steps(1)} == ({None} if replay == 0 else {1.0})
+
+
+def test_the_same_job_on_the_same_seeds_learns_the_same(llama: ModelFiles, tmp_path: Path) -> None:
+    found = []
+    for n in range(2):
+        with create_store(tmp_path / f"home-{n}") as store:
+            learner = Learner(store, llama)
+            found.append((learner.learn(updates=3).hash, [(step["success"], step["grad_norm"]) for step in learner.steps(1)]))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("target", [NEVER, ALWAYS, FAILS])
+def test_grpo_says_when_all_rewards_are_equal(llama_learner: Learner, target: str) -> None:
+    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: in {PATIENCE} updates"):
+        llama_learner.learn(target, "grpo")
+    assert len(llama_learner.steps(1)) == PATIENCE
+    assert llama_learner.nothing_was_left()
+
+
+def test_grpo_says_so_at_the_end_of_a_short_job_too(llama_learner: Learner) -> None:
+    with pytest.raises(RuntimeFailure, match="in 2 updates"):
+        llama_learner.learn(NEVER, "grpo", updates=2)
+
+
+@pytest.mark.parametrize("target", [NEVER, FAILS])
+def test_iterative_sft_says_when_nothing_succeeded(llama_learner: Learner, target: str) -> None:
+    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: no success in a round"):
+        llama_learner.learn(target, "iterative-sft")
+    assert llama_learner.nothing_was_left()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_environment_that_fails_half_of_the_time_is_learnt_from_the_other_half(llama_learner: Learner, name: str) -> None:
+    target = "py:tests.learners.easy:Fails?odd_only=true"
+    version = llama_learner.learn(target, name, replay=0)
+    assert llama_learner.success(version.name, EASY) > 0.6
+    assert sum(step["spoilt_episodes"] for step in llama_learner.steps(1)) > 0
+
+
+@pytest.mark.parametrize("settings", [{"kl": 1e38}, {"replay_weight": 1e38, "kl_old": 1e38}])
+def test_a_job_that_diverges_fails_and_leaves_no_candidate(llama_learner: Learner, settings: dict[str, float]) -> None:
+    environments.register(llama_learner.store, ALWAYS, 1.0, 0.0, 1.0)
+    with pytest.raises(PerdureError, match="diverged") as caught:
+        llama_learner.learn(**settings)
+    assert "\n" not in str(caught.value)
+    assert llama_learner.nothing_was_left()
+
+
+@pytest.mark.parametrize("rank", [1, 32])
+def test_the_largest_rate_there_is_leaves_a_candidate_that_can_be_played(llama_learner: Learner, rank: int) -> None:
+    version = llama_learner.learn(lr=1.0, rank=rank)
+    assert 0 <= llama_learner.success(version.name, EASY) <= 1
+
+
+def test_a_stop_between_batches_leaves_no_candidate(llama_learner: Learner) -> None:
+    asked = iter([False] * 20)
+    with pytest.raises(Interrupted, match=r"job 1 was stopped after [1-9]"):
+        llama_learner.learn(stop=lambda: next(asked, True))
+    assert llama_learner.nothing_was_left()
+
+
+def test_a_job_that_lost_its_lease_writes_nothing_more(llama_learner: Learner) -> None:
+    store = llama_learner.store
+    asked = iter(range(1000))
+
+    def taken_over() -> bool:
+        if next(asked) == 12:
+            with store.write() as conn:
+                conn.execute("UPDATE job SET owner = 'somebody else', attempt = attempt + 1")
+        return False
+
+    with pytest.raises(RuntimeFailure, match="lost its lease"):
+        llama_learner.learn(stop=taken_over)
+    assert llama_learner.nothing_was_left()
+
+
+@pytest.mark.parametrize(
+    ("target", "learner", "start", "settings", "kind", "names"),
+    [
+        (EASY, "magic", None, {}, UnknownError, "no learner 'magic': there are grpo, iterative-sft"),
+        (None, "grpo", None, {}, InputError, "needs a target"),
+        (EASY, "grpo", "v7", {}, UnknownError, "no version 'v7'"),
+        (EASY, "grpo", None, {"learning_rate": 1}, InputError, "no option 'learning_rate'"),
+        (EASY, "grpo", None, {"lr": "fast"}, InputError, "option lr='fast'"),
+        (EASY, "grpo", None, {"lr": float("nan")}, InputError, "option lr="),
+        (EASY, "grpo", None, {"kl": float("inf")}, InputError, "option kl="),
+        (EASY, "grpo", None, {"lr": 0}, InputError, "option lr=0"),
+        (EASY, "grpo", None, {"samples": 1}, InputError, "option samples=1"),
+        (EASY, "grpo", None, {"replay": 1}, InputError, "option replay=1"),
+        (EASY, "grpo", None, {"rank": 10_000}, InputError, "option rank=10000"),
+        ("py:tests.learners.easy:Nothing", "grpo", None, {}, UnknownError, "Nothing"),
+    ],
+)
+def test_what_does_not_fit_is_named_before_anything_is_played(
+    llama_learner: Learner,
+    target: str | None,
+    learner: str,
+    start: str | None,
+    settings: dict[str, Any],
+    kind: type[PerdureError],
+    names: str,
+) -> None:
+    with pytest.raises(kind, match=names) as caught:
+        llama_learner.learn(target, learner, start=start, **settings)
+    assert "\n" not in str(caught.value)
+    assert llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 0
+
+
+def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -> None:
+    job, lease = llama_learner.queued(TWO_TURNS)
+    with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
+        run_learning(store=llama_learner.store, clock=BootClock(), lease=lease, job=job, engine=llama_learner.engine, width=8, stop=never)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["lr", "kl", "replay_weight", "temperature"])
+def test_options_are_finite(name: str, value: float | str) -> None:
+    with pytest.raises(InputError, match=f"option {name}="):
+        parse_options({name: value})
+
+
+def test_options_come_as_text_too() -> None:
+    options = parse_options({"lr": "0.01", "updates": "3", "replay": "0"})
+    assert (options.lr, options.updates, options.replay) == (0.01, 3, 0.0)
+
+
+def test_a_version_is_loaded_once(llama_learner: Learner) -> None:
+    version = llama_learner.learn(updates=1)
+    engine = engine_of(llama_learner.files)
+    assert ensure_loaded(llama_learner.store, engine, version.name) == VersionRef("v1")
+    weight = engine.model.get_submodule("model.layers.0.mlp.up_proj").weight
+    assert ensure_loaded(llama_learner.store, engine, version.name) == VersionRef("v1")
+    engine.generate(VersionRef("v1"), [Request(prompt_ids=(5, 6), max_tokens=1, temperature=0.0)])
+    ensure_loaded(llama_learner.store, engine, "v0")
+    engine.generate(BASE, [Request(prompt_ids=(5, 6), max_tokens=1, temperature=0.0)])
+    assert torch.equal(weight, engine_of(llama_learner.files).model.get_submodule("model.layers.0.mlp.up_proj").weight)
+    with pytest.raises(UnknownError, match="v9"):
+        ensure_loaded(llama_learner.store, engine, "v9")

@@ -1,0 +1,269 @@
+"""One batch and one update of a learner, against the same worked out one sequence at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter
+
+from perdure.envs.registry import load
+from perdure.envs.seeds import split_of
+from perdure.learners.batches import Lesson, contrast, replayed
+from perdure.learners.models import ModelFiles
+from perdure.learners.options import LearnOptions
+from perdure.learners.trainee import Trainee
+from perdure.learners.workbench import Interrupted, Sampled, Workbench
+from perdure.memory import environments, jobs, versions
+from perdure.memory.episodes import get_episode
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import BootClock
+from perdure.memory.manifests import manifests
+from perdure.memory.records import StepRef, VersionRef
+from perdure.memory.store import Store, create_store
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ONE = f"py:tests.learners.easy:Starts?letters={LETTERS}"
+TWO = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=2"
+FAILS = "py:tests.learners.easy:Fails"
+EMPTY = Sampled(target=[], old=[], spoilt=0, seconds=0.0)
+
+Make = Callable[..., Workbench]
+
+
+def trainee_of(files: ModelFiles) -> Trainee:
+    """Away from the base, so that there is a KL to the version that serves."""
+    return random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), 3, 0.1)
+
+
+@pytest.fixture
+def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
+    """Makes workbenches, each on a store of its own, at step 0 of a job that learns ONE beside TWO."""
+    stores: list[Store] = []
+
+    def make(
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        targets: Sequence[str] = (ONE,),
+        old: Sequence[str] = (TWO,),
+        temperature: float = 0.7,
+        width: int = 64,
+        **options: Any,
+    ) -> Workbench:
+        store = create_store(tmp_path / f"home-{len(stores)}")
+        stores.append(store)
+        for name in {*targets, *old}:
+            environments.register(store, name, 1.0, 0.0, 1.0)
+        versions.add_initial(store, files.name, files.hash)
+        jobs.add_job(store, "a job", "learn", "grpo", list(targets), {})
+        leased = jobs.lease_job(store, "me", 60.0, BootClock())
+        assert leased is not None
+        engine = engine_of(files, seed=1)
+        engine.load(VersionRef("v0"), {})
+        bench = Workbench(
+            store=store,
+            lease=leased[1],
+            journal=StoreJournal(store, BootClock()),
+            engine=engine,
+            trainee=trainee_of(files),
+            options=LearnOptions(temperature=temperature, **options),
+            targets=[load(name) for name in targets],
+            old=[load(name) for name in old],
+            serving=VersionRef("v0"),
+            width=width,
+            stop=stop,
+        )
+        bench.start()
+        return bench
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+def lessons_of(sampled: Sampled) -> list[Lesson]:
+    """Of every kind, with log-probs of a sampler that is some way off."""
+    generator = torch.Generator().manual_seed(0)
+    lessons = contrast(sampled.target, 0.2) + replayed(sampled.old, 0.3, 0.1)
+    found = []
+    for lesson in lessons:
+        shift = torch.randn(len(lesson.action_ids), generator=generator).tolist()
+        found.append(replace(lesson, sampler_logprobs=tuple(a + b for a, b in zip(lesson.sampler_logprobs, shift, strict=True))))
+    assert {lesson.advantage > 0 for lesson in found} == {True, False}
+    assert any(len(lesson.prompt_ids) != len(found[0].prompt_ids) for lesson in found)
+    return found
+
+
+@pytest.mark.parametrize("budget", [40, 100_000])
+def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelFiles, budget: int) -> None:
+    bench = make(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, updates=4, prompts=8)
+    sampled = bench.sample(8)
+    lessons = lessons_of(sampled)
+    lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
+    plain, base = trainee_of(files), plain_model(files)
+    tokens = sum(len(lesson.action_ids) for lesson in lessons)
+    kl, ratios = [], []
+    for lesson in lessons:
+        logp = plain_logprobs(plain.model, lesson.prompt_ids, lesson.action_ids, 0.7)
+        with torch.no_grad():
+            reference = plain_logprobs(base, lesson.prompt_ids, lesson.action_ids, 0.7)
+        ratio = (logp.detach() - torch.tensor(lesson.sampler_logprobs)).exp()
+        ratios.append(ratio)
+        squares = 0.5 * (logp - reference) ** 2
+        if lesson.kl:
+            kl.append(squares.detach())
+        loss = -(ratio.clamp(max=1.5) * lesson.advantage * logp).sum() - (lesson.imitation * logp).sum() + (lesson.kl * squares).sum()
+        (loss / tokens).backward()
+    norm = plain.step(0.01, 0.05)
+    bench.update(lessons, sampled, on_policy=True)
+    assert bench.last["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert norm > 0.05  # it is clipped
+    for found, expected in zip(bench.trainee.parameters, plain.parameters, strict=True):
+        torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
+    ratio_A = torch.cat(ratios).double()
+    assert bench.last["tokens"] == tokens
+    assert bench.last["lr"] == 0.01
+    assert bench.last["ratio_mean"] == pytest.approx(float(ratio_A.mean()), rel=1e-3)
+    assert bench.last["ratio_max"] == pytest.approx(float(ratio_A.max()), rel=1e-3)
+    assert bench.last["ess"] == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
+    assert bench.last["mismatch_kl"] == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
+    assert bench.last["kl_serving"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+
+
+def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:
+    bench = make(prompts=8)
+    for _ in range(3):
+        sampled = bench.sample(8)
+        bench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+        assert bench.last["ratio_mean"] == pytest.approx(1, abs=1e-4)
+        assert bench.last["ratio_max"] == pytest.approx(1, abs=1e-3)
+        assert bench.last["ess"] == pytest.approx(1, abs=1e-4)
+        assert bench.last["mismatch_kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_next_step_samples_with_the_new_weights(make: Make) -> None:
+    bench = make(prompts=8, lr=0.05)
+    sampled = bench.sample(8)
+    assert {turn.sampler for group in sampled.target for episode in group for turn in episode.turns} == {StepRef(1, 0)}
+    bench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+    assert (bench.step, bench.sampler) == (1, StepRef(1, 1))
+    assert StepRef(1, 0) not in bench.engine
+    sampled = bench.sample(8)
+    turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
+    assert {turn.sampler for turn in turns} == {StepRef(1, 1)}
+    with torch.no_grad():
+        logp_A = bench.trainee.action_logprobs([(turn.prompt_ids, turn.action_ids) for turn in turns], 0.7)
+    torch.testing.assert_close(torch.tensor([logp for turn in turns for logp in turn.logprobs]), logp_A, atol=2e-4, rtol=0)
+
+
+def test_the_rate_falls_linearly_to_zero(make: Make) -> None:
+    bench = make(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
+    rates = []
+    for _ in range(4):
+        bench.update([], EMPTY, on_policy=True)
+        rates.append(bench.last["lr"])
+    assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
+
+
+def test_without_lessons_the_weights_stay(make: Make) -> None:
+    bench = make(prompts=4)
+    before = [parameter.detach().clone() for parameter in bench.trainee.parameters]
+    sampled = bench.sample(4)
+    bench.update([], sampled, on_policy=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, bench.trainee.parameters, strict=True))
+    assert (bench.step, bench.last["grad_norm"], bench.last["tokens"], bench.last["ess"]) == (1, 0.0, 0, None)
+
+
+def test_a_batch_is_members_of_fresh_tasks_of_each_purpose(make: Make) -> None:
+    other = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=3"
+    bench = make(old=[TWO, other], prompts=6, samples=4, replay_samples=3, replay=0.5, width=7)
+    groups = []
+    for _ in range(2):
+        sampled = bench.sample(6)
+        # 24 episodes, of which 12 replay: 4 groups of 3, and 3 groups of 4
+        assert [len(group) for group in sampled.target] == [4, 4, 4]
+        assert [len(group) for group in sampled.old] == [3, 3, 3, 3]
+        assert {episode.environment for group in sampled.target for episode in group} == {bench.targets[0].name}
+        assert [group[0].environment for group in sampled.old] == [bench.old[0].name, bench.old[1].name] * 2
+        assert {episode.purpose for group in sampled.target for episode in group} == {"learn"}
+        assert {episode.purpose for group in sampled.old for episode in group} == {"replay"}
+        groups += sampled.target + sampled.old
+    for group in groups:
+        assert len({(episode.seed, episode.group, episode.environment) for episode in group}) == 1
+        assert [episode.member for episode in group] == list(range(len(group)))
+        assert split_of(group[0].seed) == "train"
+        assert all(get_episode(bench.store, episode.id).turns == episode.turns for episode in group)
+    assert len({group[0].seed for group in groups}) == len({group[0].group for group in groups}) == 14
+
+
+def test_old_environments_take_turns_over_the_batches(make: Make) -> None:
+    names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
+    bench = make(old=names, prompts=2, samples=4, replay_samples=4, replay=0.5)
+    assert [bench.sample(2).old[0][0].environment for _ in range(4)] == [*names, names[0]]
+
+
+@pytest.mark.parametrize(("old", "replay"), [((), 0.5), ((TWO,), 0.0)])
+def test_without_replay_all_is_played_on_the_targets(make: Make, old: tuple[str, ...], replay: float) -> None:
+    other = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=3"
+    sampled = make(old=old, replay=replay, targets=[ONE, other], samples=4).sample(5)
+    assert sampled.old == []
+    assert [group[0].environment for group in sampled.target] == [ONE, other, ONE, other, ONE]
+
+
+def test_the_batch_of_each_update_is_written_down(make: Make) -> None:
+    bench = make(prompts=4, samples=4)
+    expected = []
+    for on_policy in (True, False):
+        sampled = bench.sample(4)
+        bench.update(contrast(sampled.target, 0.0), sampled, on_policy=on_policy)
+        expected.append(tuple(sorted(episode.id for group in sampled.target + sampled.old for episode in group)))
+    found = manifests(bench.store, 1)
+    assert [(row.n, row.episodes, row.on_policy) for row in found] == [(1, expected[0], True), (2, expected[1], False)]
+    assert [step.n for step in jobs.steps(bench.store, 1)] == [1, 2]
+
+
+def test_an_episode_is_in_one_on_policy_batch_only(make: Make) -> None:
+    bench = make(prompts=4, samples=4)
+    sampled = bench.sample(4)
+    bench.update([], sampled, on_policy=True)
+    with pytest.raises(RuntimeFailure, match="cannot be in another one"):
+        bench.update([], sampled, on_policy=True)
+
+
+def test_episodes_that_the_environment_spoilt_are_no_data(make: Make) -> None:
+    bench = make(targets=[FAILS, ONE], old=(), prompts=4, samples=4)
+    sampled = bench.sample(4)
+    assert sampled.spoilt == 8
+    assert {group[0].environment for group in sampled.target} == {ONE}
+    bench.update(contrast(sampled.target, 0.0), sampled, on_policy=True)
+    assert bench.last["spoilt_episodes"] == 8
+
+
+def test_an_update_where_every_episode_was_spoilt_is_none(make: Make) -> None:
+    bench = make(targets=[FAILS], old=(), prompts=2, samples=2)
+    bench.update([], bench.sample(2), on_policy=True)
+    assert bench.step == 1
+    assert manifests(bench.store, 1) == []
+
+
+def test_a_diverged_update_is_a_failure_that_says_so(make: Make) -> None:
+    bench = make(prompts=8, kl=1e38)
+    sampled = bench.sample(8)
+    with pytest.raises(RuntimeFailure, match=r"update 1 of job 1 has diverged .*smaller lr"):
+        bench.update(contrast(sampled.target + sampled.old, 1e38), sampled, on_policy=True)
+    assert bench.step == 0
+
+
+def test_a_stop_ends_the_sampling(make: Make) -> None:
+    asked = iter([False, False])
+    bench = make(stop=lambda: next(asked, True), old=(), targets=[TWO], prompts=4, samples=4, width=2)
+    with pytest.raises(Interrupted, match="job 1 was stopped after 0 updates"):
+        bench.sample(4)
+    states = [row["state"] for row in bench.store.rows("SELECT state FROM episode")]
+    assert states
+    assert set(states) <= {"aborted", "completed"}

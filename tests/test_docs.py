@@ -1,0 +1,293 @@
+"""The documentation says what is so: commands, links, names, tables. And imports between the folders go one way."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+
+from perdure.agent.cli import perdure
+from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
+from perdure.envs import check
+from perdure.envs.registry import COMMON, SOURCES, common_options, listings
+from perdure.learners.gate import PROFILES
+from perdure.learners.options import LEARNERS, LearnOptions
+from perdure.memory.schema import MIGRATIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = ("memory", "envs", "learners", "agent")
+"""Each may import those before it, and itself."""
+PAGES = tuple(ROOT / name for name in ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/environments.md", "docs/learning.md"))
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PLACE = re.compile(r"^((?:agent|envs|learners|memory|tests)/[\w/]+\.py):(\w+)(?:\.(\w+))?$")
+"""`folder/file.py:name` or `folder/file.py:Class.method`."""
+FILE = re.compile(r"^(?:agent|envs|learners|memory|tests|docs|deploy)/[\w./]+\.\w+$")
+
+
+def prose(page: Path) -> str:
+    """The text without its fenced blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def in_code(page: Path) -> list[str]:
+    return CODE.findall(prose(page))
+
+
+def table(page: Path, header: str) -> list[str]:
+    """The rows of the table under this header line, without the ruler."""
+    lines = page.read_text().splitlines()
+    assert header in lines, f"{page.name} has no table {header}"
+    start = lines.index(header) + 2
+    return lines[start : next((n for n in range(start, len(lines)) if not lines[n].startswith("|")), len(lines))]
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def check_table(page: Path, header: str, wanted: Sequence[str]) -> None:
+    found = table(page, header)
+    assert found == list(wanted), f"{page.name}, under {header}, should read:\n" + "\n".join(wanted)
+
+
+# --- commands ---
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """Every `perdure ...` in a page: whole lines of fenced blocks, with or without `$ `, and inline code."""
+    for page in PAGES:
+        for _, block in FENCE.findall(page.read_text()):
+            for line in block.splitlines():
+                if re.match(r"(\$ )?perdure ", line):
+                    yield page.name, line.removeprefix("$ ")
+        for code in in_code(page):
+            if re.match(r"perdure (?!=)", code):
+                yield page.name, code
+
+
+def parse(line: str) -> None:
+    """Parse a command line with the real commands, types and required arguments included. A bare command path needs no arguments."""
+    words = shlex.split(line.split(" | ")[0].split(" && ")[0], comments=True)[1:]
+    command: click.Command = perdure
+    context = click.Context(command, info_name="perdure")
+    while isinstance(command, click.Group):
+        if words == ["--help"]:
+            return
+        _, words, _ = command.make_parser(context).parse_args(words)
+        assert words, f"{context.command_path} needs a command"
+        name, inner, words = command.resolve_command(context, words)
+        assert inner is not None, f"no command {name!r}"
+        command, context = inner, click.Context(inner, info_name=name, parent=context)
+    if words and words != ["--help"]:
+        command.make_context(command.name, words, parent=context.parent)
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(command_lines())))
+def test_command_lines_parse(page: str, line: str) -> None:
+    try:
+        parse(line)
+    except click.UsageError as error:
+        pytest.fail(f"{page}: `{line}`: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    "line", ["perdure lern grpo", "perdure task ad ENV", "perdure run --cycle", "perdure run --cycles x", "perdure version"]
+)
+def test_command_lines_that_do_not_exist_are_found(line: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError)):
+        parse(line)
+
+
+def test_the_readme_has_every_command() -> None:
+    context = click.Context(perdure)
+    wanted = set()
+    for name in perdure.list_commands(context):
+        command = perdure.get_command(context, name)
+        inner = command.list_commands(context) if isinstance(command, click.Group) else []
+        wanted |= {f"perdure {name} {each}" for each in inner} or {f"perdure {name}"}
+    rows = table(ROOT / "README.md", "| command | does |")
+    shown = [line.split("`")[1] for line in rows]
+    missing = {path for path in wanted if not any(f"{line} ".startswith(f"{path} ") for line in shown)}
+    assert not missing
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {code.split()[1] for page in PAGES for code in in_code(page) if re.fullmatch(r"make \w+", code)}
+    assert named
+    assert named <= targets
+
+
+# --- links and names ---
+
+
+@cache
+def anchors(page: Path) -> frozenset[str]:
+    """The anchors of a page's headings, as code forges make them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return frozenset(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(prose(page)):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_relative_to(ROOT), target
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_functions_that_are_named_exist(page: Path) -> None:
+    for code in in_code(page):
+        place = PLACE.match(code)
+        if place:
+            defined = definitions(ROOT / place[1])
+            assert place[2] in defined, code
+            assert place[3] is None or place[3] in defined[place[2]], code
+        elif FILE.match(code):
+            assert (ROOT / code).is_file(), code
+
+
+@cache
+def definitions(file: Path) -> dict[str, frozenset[str]]:
+    """The names that a module defines, each with what it has inside where it is a class."""
+    found: dict[str, frozenset[str]] = {}
+    for node in ast.parse(file.read_text()).body:
+        match node:
+            case ast.FunctionDef(name=name):
+                found[name] = frozenset()
+            case ast.ClassDef(name=name, body=body):
+                found[name] = frozenset(inner.name for inner in body if isinstance(inner, ast.FunctionDef))
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                found[name] = frozenset()
+    return found
+
+
+# --- tables ---
+
+
+def test_every_setting_is_documented() -> None:
+    wanted = []
+    for one in settings(LoadedConfig(config=Config(), origins=_Default(), path=None)):
+        if not one.key.startswith(f"{OPTIONS}."):
+            default = f"{len(one.value)} built-in ones" if isinstance(one.value, list) and one.value else f"`{json.dumps(one.value)}`"
+            wanted.append(row(f"`{one.key}`", default, one.description))
+    check_table(ROOT / "README.md", "| key | default | meaning |", wanted)
+
+
+def test_every_option_of_the_learners_is_documented() -> None:
+    wanted = [row(f"`{name}`", f"`{field.default}`", field.description) for name, field in LearnOptions.model_fields.items()]
+    check_table(ROOT / "docs/learning.md", "| option | default | meaning |", wanted)
+    text = prose(ROOT / "docs/learning.md")
+    assert all(f"**{name}**" in text for name in LEARNERS)
+
+
+def test_every_diagnostic_is_documented() -> None:
+    tree = ast.parse((ROOT / "learners/workbench.py").read_text())
+    named = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)]
+    keys = {key.value for key in named if isinstance(key.value, str)}
+    assert "reward" in keys
+    rows = " ".join(table(ROOT / "docs/learning.md", "| name | meaning | look at it when |"))
+    assert {key for key in keys if f"`{key}`" not in rows} == set()
+
+
+def test_the_profiles_of_the_gate_are_documented() -> None:
+    wanted = [row(f"`{name}`", f"{one.pool_margin:.2f}"[1:], f"{one.task_margin:.2f}"[1:], one.nmax) for name, one in PROFILES.items()]
+    check_table(ROOT / "docs/learning.md", "| profile | pool margin | task margin | rounds at most |", wanted)
+
+
+def test_every_environment_and_its_options_are_documented() -> None:
+    page = ROOT / "docs/environments.md"
+    wanted = [
+        row(f"`{one.name}`", one.summary, ", ".join(f"`{option.name}={option.default}`" for option in one.options))
+        for one in listings()
+        if one.name.startswith("perdure:")
+    ]
+    check_table(page, "| environment | what is asked | options |", wanted)
+    shown = [line.split(" | ")[:2] for line in table(page, "| option | default | meaning |")]
+    assert shown == [[f"| `{option.name}`", f"`{option.default}`"] for option in common_options()]
+    assert len(shown) == len(COMMON)
+    assert [line.split("`")[1] for line in table(page, "| source | example | what it is |")] == list(SOURCES)
+
+
+def test_every_rule_of_the_check_is_documented() -> None:
+    rules = [rule.__name__.strip("_").replace("_", "-") for rule in check.RULES]
+    assert [line.split("`")[1] for line in table(ROOT / "docs/environments.md", "| rule | looks for |")] == rules
+
+
+def test_every_table_of_the_store_is_documented() -> None:
+    tables = re.findall(r"^CREATE TABLE (\w+)", "\n".join(MIGRATIONS), re.MULTILINE)
+    page = ROOT / "docs/architecture.md"
+    assert {line.split("`")[1] for line in table(page, "| table | a row is |")} == set(tables)
+    for line in table(page, "| step | where | tables it writes |"):
+        assert set(CODE.findall(line.split(" | ")[-1])) <= set(tables), line
+
+
+class _Default(dict[str, str]):
+    """Every setting comes from its default."""
+
+    def __missing__(self, key: str) -> str:
+        return "default"
+
+
+# --- the example of the README ---
+
+
+def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
+    ((_, code),) = [block for block in FENCE.findall((ROOT / "README.md").read_text()) if block[0] == "python"]
+    (tmp_path / "prices.py").write_text(code)
+    command = [sys.executable, "-m", "perdure.agent.cli", "env", "check", "py:prices:Prices?goods=4&shots=3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"ok": True, "findings": []}
+
+
+# --- the house ---
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it, in type checking too; of `from a import b`, also `a.b`."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Import(names=names):
+                yield from (name.name for name in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                assert level == 0, f"{file}: line {node.lineno} is a relative import"
+                assert module is not None
+                yield module
+                yield from (f"{module}.{name.name}" for name in names)
+
+
+def sources() -> list[Path]:
+    return sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file: Path) -> None:
+    here = file.relative_to(ROOT).parts[0]
+    allowed = FOLDERS[: FOLDERS.index(here) + 1]
+    for module in imports(file):
+        parts = module.split(".")
+        if parts[0] == "perdure" and len(parts) > 1 and parts[1] in FOLDERS:
+            assert parts[1] in allowed, f"{here} must not import {module}"
+        assert parts[0] not in FOLDERS, f"write perdure.{module}"
+        if here != "learners":
+            assert parts[0] not in ("torch", "transformers", "peft"), f"{here} must not import {module}"
+        if here == "memory":
+            assert parts[0] not in ("gymnasium", "textarena", "numpy", "pydantic", "click", "rich"), f"memory must not import {module}"
