@@ -26,9 +26,7 @@ OPTIONS = "learn.options"
 
 DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "perdure:copy-word?shots=3",
-    "perdure:first-word?shots=3",
-    "perdure:last-word?shots=3",
-    "perdure:kth-word?shots=3",
+    "perdure:last-word?shots=3&words=5",
     "perdure:json-field?shots=3",
     "perdure:door-code?shots=3",
     "perdure:smallest-number?shots=3",
@@ -76,7 +74,7 @@ class Learn(_Section):
     """When and how a candidate is made."""
 
     learner: str = Field(default="grpo", description="grpo or iterative-sft")
-    every_episodes: int = Field(default=192, ge=0, description="learn after this many new episodes; 0 for never")
+    every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
     max_cycles: int = Field(default=3, ge=1, description="verdicts without a promotion after which `perdure run --until-promoted` gives up")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
 

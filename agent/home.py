@@ -76,8 +76,12 @@ class HomeLock:
                 f"{self.home} is in use by process {lock_holder(self.home) or 'of another user'}: "
                 "stop that one first, or name another folder with --home"
             )
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise RuntimeFailure(f"cannot write to {path}: {error.strerror}; free some space, and try again") from error
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -141,6 +141,9 @@ def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) ->
     now_serving = serving(store)
     anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in list_environments(store)}
     player = work.player("gate")
+    anchor_scores = dev_scores(player, anchors, root_seed=config.seed)
+    others = {name: now_serving.name for name in targets if anchors.get(name) != now_serving.name}
+    serving_scores = anchor_scores | dev_scores(player, others, root_seed=config.seed)
     return run_gate(
         store,
         work.lease,
@@ -149,8 +152,8 @@ def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) ->
         anchors=anchors,
         trained=targets,
         critical=[row.name for row in list_environments(store) if row.critical],
-        anchor_scores=dev_scores(player, anchors, root_seed=config.seed),
-        serving_scores=dev_scores(player, dict.fromkeys(targets, now_serving.name), root_seed=config.seed),
+        anchor_scores=anchor_scores,
+        serving_scores={name: serving_scores[name] for name in targets if name in serving_scores},
         settings=replace(PROFILES[profile], alpha=config.gate.alpha),
         root_seed=config.seed,
         play=player,

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import click
+
 from perdure.agent.children import Backoff, Child, Exit, on_signals, stop
 from perdure.agent.config import LoadedConfig
 from perdure.agent.home import HomeLock
@@ -24,6 +26,7 @@ from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import refill
+from perdure.agent.terminal import visible
 from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks, unfinished_jobs
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
@@ -84,7 +87,8 @@ class Supervisor:
         self._fruitless_at = 0.0
         self._why = ""
         """Why nothing is being learnt right now."""
-        self._trouble = ""
+        self._trouble: dict[str, str] = {}
+        """What fails again and again, by what was tried."""
 
     def run(self) -> Outcome:
         """Supervise until the end. A second signal ends the children at once."""
@@ -119,12 +123,16 @@ class Supervisor:
         """One action of the loop. Where it fails that is written down once, and the loop goes on: the next tick tries again."""
         try:
             action(self)
+            self._trouble.pop(what, None)
         except Exception as error:  # noqa: BLE001 - a tick that fails is written down
-            trouble = f"{what} failed: {error}" if isinstance(error, PerdureError) else f"{what} failed: {type(error).__name__}: {error}"
-            if trouble != self._trouble:
-                self._trouble = trouble
-                with suppress(PerdureError):  # a full disk takes no events either
-                    record_event(self.store, "error", "supervisor", trouble)
+            trouble = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
+            known = trouble in self._trouble.values()
+            self._trouble[what] = trouble
+            if not known:
+                try:
+                    record_event(self.store, "error", "supervisor", f"{what} failed: {trouble}")
+                except PerdureError:  # a full disk takes no events either
+                    click.echo(f"perdure: {what} failed: {visible(trouble)}", err=True)
 
     def _refill(self) -> None:
         now = tasks.counts(self.store)
@@ -165,8 +173,8 @@ class Supervisor:
         if ended is None:
             self._end_if_silent(self._actor)
             return
+        lapse(self.store, f"actor:{self._actor.pid}")  # where that fails, the next tick comes here again
         child, self._actor = self._actor, None
-        lapse(self.store, f"actor:{child.pid}")
         if ended.code == 2 and self._actor_starts == 1:
             self._outcome = Outcome(code=2, reason=ended.last_line.removeprefix("error: "))
             return
@@ -187,9 +195,9 @@ class Supervisor:
         ended = child.poll()
         if ended is None:
             return
-        self._learner = None
-        lapse(self.store, f"{child.name}:{child.pid}")
+        lapse(self.store, f"{child.name}:{child.pid}")  # where that fails, the next tick comes here again
         self._close(get_job(self.store, job.id), job, ended, child)
+        self._learner = None
 
     def _close(self, job: Job, before: Job, ended: Exit, child: Child) -> None:
         """What becomes of a job whose process has ended: it came to its end, gave the job back, or died."""

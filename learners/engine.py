@@ -24,7 +24,7 @@ from perdure.learners.models import ModelFiles
 from perdure.learners.tree import build_tree, pack
 from perdure.learners.tree_attention import TreeMemory, register
 from perdure.learners.weights import LoraTable, WeightBank
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Sampler
 
 _BLOCK = 256
@@ -60,7 +60,7 @@ class TransformersEngine:
         )
         self.model.requires_grad_(False).eval().to(self.device)
         tokenizer = AutoTokenizer.from_pretrained(files.path)
-        self.context_limit: int = self.model.config.max_position_embeddings
+        self.context_limit = _context_limit(self.model.config)
         self.stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._bank = WeightBank(self.model)
@@ -206,6 +206,18 @@ class EnginePolicy:
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
         return self.engine.generate(self.sampler, requests)
+
+
+def _context_limit(config: Any) -> int:
+    """The longest sequence over which attention is plain. Raises `InputError` for a model whose attention a tree cannot compute.
+
+    Within its window a sliding-window layer attends to everything, so such a model is used up to its window.
+    """
+    if getattr(config, "attn_logit_softcapping", None):
+        raise InputError(f"{config.model_type} caps its attention logits, which the engine does not compute: choose another model")
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
+    return min(config.max_position_embeddings, window or config.max_position_embeddings)
 
 
 def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:

@@ -19,7 +19,7 @@ class LearnOptions(BaseModel):
     prompts: int = Field(16, ge=1, description="tasks in one batch, old environments included")
     samples: int = Field(8, ge=2, description="episodes of each task of a target (the group size G)")
     replay_samples: int = Field(4, ge=2, description="episodes of each replayed task")
-    lr: float = Field(6e-4, gt=0, le=1, description="learning rate of AdamW; it falls linearly to zero over the updates")
+    lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; it falls linearly to zero over the updates")
     seed: int = Field(0, ge=0, description="decides the tasks; in a run it is that of the configuration unless set")
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that plays old environments again with the current step")
     replay_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy on replayed groups that all succeeded")

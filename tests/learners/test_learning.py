@@ -26,7 +26,7 @@ from perdure.memory import environments, jobs, versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
-from perdure.memory.records import Job, Lease, Version, VersionRef
+from perdure.memory.records import Job, Lease, StepRef, Version, VersionRef
 from perdure.memory.store import Store, create_store
 
 EASY = "py:tests.learners.easy:Starts"
@@ -141,6 +141,7 @@ def test_a_learner_learns_what_is_easy(learner: Learner, name: str) -> None:
     # neither the base model on the disk nor the one in memory has moved, and no step is left loaded
     assert resolve_model(str(learner.files.path), Path(), print).hash == base_hash
     assert learner.engine.generate(BASE, asked) == before
+    assert not any(StepRef(1, n) in learner.engine for n in range(20))
     rows = learner.store.rows("SELECT purpose, environment, seed, state, temperature FROM episode")
     assert {row["purpose"] for row in rows} == {"learn", "replay"}
     assert {row["environment"] for row in rows if row["purpose"] == "learn"} == {EASY}

@@ -24,9 +24,9 @@ def test_advantages_are_rewards_less_their_mean_and_not_divided() -> None:
 
 
 def test_policy_gradient_by_hand() -> None:
-    logp, sampler = f64(math.log(0.5), math.log(0.25), math.log(0.8)), f64(math.log(0.25), math.log(0.5), math.log(0.1))
-    # ratios 2, 0.5, 8 capped at 3; advantages 1, -2, 0.5; 10 tokens in the batch
-    expected = -(2 * 1 * math.log(0.5) + 0.5 * -2 * math.log(0.25) + 3 * 0.5 * math.log(0.8)) / 10
+    logp, sampler = f64(math.log(0.5), math.log(0.05), math.log(0.8)), f64(math.log(0.25), math.log(0.5), math.log(0.1))
+    # ratios 2, 0.1 (it has no floor), 8 capped at 3; advantages 1, -2, 0.5; 10 tokens in the batch
+    expected = -(2 * 1 * math.log(0.5) + 0.1 * -2 * math.log(0.05) + 3 * 0.5 * math.log(0.8)) / 10
     assert float(policy_gradient(logp, sampler, f64(1, -2, 0.5), 10, 3.0)) == pytest.approx(expected, rel=1e-12)
 
 
