@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "gate": "jobs",
     "probe": "jobs",
     "version": "version",
+    "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""
 

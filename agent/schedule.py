@@ -82,7 +82,12 @@ def look(store: Store, config: Config, environments: tuple[str, ...], *, since: 
 
 
 def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
-    options: dict[str, Any] = {"learn": {"seed": config.seed, **config.learn.options}, "gate": True, "profile": config.gate.profile, "start": start}
+    options: dict[str, Any] = {
+        "learn": {"seed": config.seed, **config.learn.options},
+        "gate": True,
+        "profile": config.gate.profile,
+        "start": start,
+    }
     return add_job(store, f"schedule-{uuid4()}", "learn", config.learn.learner, [target], options)
 
 

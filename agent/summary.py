@@ -97,7 +97,7 @@ def show(summary: Summary, ended: Outcome) -> None:
         print_table(("environment", "episodes", "success", "not counted"), rows, title="\nPlayed (live episodes, sampled)")
     for job in summary.jobs:
         click.echo("\n" + "\n".join(about(job)))
-        gate = (job.result or {}).get("gate")
+        gate = gate_of(job)
         if gate:
             print_table(COLUMNS, gate_rows(gate), title=f"\nGate {gate.get('gate')} of {gate.get('candidate')} (greedy, held-out seeds)")
             numbers = gate.get("episodes") or {}
@@ -117,14 +117,24 @@ def about(job: Job) -> list[str]:
         return [f"{head} is {job.state}; it goes on with the next run"]
     result = job.result or {}
     reason = visible(str(result.get("reason") or "")).strip()
-    lines = [f"{head} made {job.candidate or 'no version'}: {verdict(job) or 'not gated'}{', ' * bool(reason)}{reason}"]
-    gain = ((result.get("gate") or {}).get("gain") or {}).get("environments") or {}
+    if job.kind == "probe":
+        scores = (f"{visible(name)} {_share(row['score']) or '-'}" for name, row in result["environments"].items())
+        return [f"{head} of {result['version']}: {', '.join(scores)}"]
+    what = f"of {job.candidate}" if job.kind == "gate" else f"made {job.candidate or 'no version'}"
+    lines = [f"{head} {what}: {verdict(job) or 'not gated'}{', ' * bool(reason)}{reason}"]
+    gain = (gate_of(job).get("gain") or {}).get("environments") or {}
     for name, test in gain.items():
         before, after = test.get("reference_score"), test.get("candidate_score")
         if before is not None and after is not None:
             versions = f"{test.get('reference')} -> {job.candidate}"
             lines.append(f"  {visible(name)}: {before:.0%} -> {after:.0%} of {test.get('n')} held-out tasks ({versions})")
     return lines
+
+
+def gate_of(job: Job) -> Mapping[str, Any]:
+    """What the gate saw in a job that learnt or only gated; empty where there was none."""
+    result = job.result or {}
+    return (result if job.kind == "gate" else result.get("gate")) or {}
 
 
 def gate_rows(gate: Mapping[str, Any]) -> list[list[Cell]]:
@@ -140,7 +150,7 @@ def gate_rows(gate: Mapping[str, Any]) -> list[list[Cell]]:
 
 def next_commands(summary: Summary) -> list[tuple[str, str]]:
     """Three commands that make sense now, each with what it is for."""
-    promoted = next((job for job in reversed(summary.jobs) if verdict(job) == "promote"), None)
+    promoted = next((job for job in reversed(summary.jobs) if job.kind == "learn" and verdict(job) == "promote"), None)
     learnt = next((job for job in reversed(summary.jobs) if job.kind == "learn" and job.state == "done"), None)
     failed = any(job.state == "failed" for job in summary.jobs)
     found = []

@@ -221,6 +221,7 @@ class Supervisor:
         if found is not None:
             self._tally.verdicts += 1
             self._tally.last = f"{found}, {(job.result or {}).get('reason', '')}"
+            record_event(self.store, "verdict", f"job {job.id}", f"{job.candidate}: {self._tally.last}")
             if found == "promote":
                 self._tally.promoted = self._tally.promoted or job.candidate
 

@@ -126,7 +126,7 @@ def render(scene: Scene) -> RenderableType:
         parts.append(_curve(scene.job, scene.steps))
     if scene.gate:
         parts.append(_gate(scene.gate, scene.pairs))
-    parts += [Text(f"  {_told(event)}", style="dim") for event in scene.events]
+    parts += [Text(f"  {_told(event)}", style="dim", no_wrap=True, overflow="ellipsis") for event in scene.events]
     return Group(*parts)
 
 

@@ -57,9 +57,16 @@ def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
 
 
 def replayed(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
-    """Old environments played again by the current step: a policy gradient where rewards differ, cross-entropy where all succeeded."""
+    """Old environments played again by the current step: a policy gradient where rewards differ, cross-entropy where all succeeded.
+
+    Where all failed there is nothing to reward, and only the KL term, if it has a weight, keeps them as they were.
+    """
     groups = list(groups)
-    return contrast(groups, kl) + imitate([group for group in groups if not is_mixed(group)], weight, kl)
+    equal = [group for group in groups if not is_mixed(group)]
+    lessons = contrast(groups, kl) + imitate(equal, weight, kl)
+    if kl:
+        lessons += [lesson for group in equal for episode in group if not episode.success for lesson in _lessons(episode, kl=kl)]
+    return lessons
 
 
 def _lessons(episode: Episode, *, advantage: float = 0.0, imitation: float = 0.0, kl: float = 0.0) -> list[Lesson]:

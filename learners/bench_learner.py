@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,7 +145,7 @@ def run_ours(spec: Spec) -> Side:
 
     from perdure.learners.batches import contrast
     from perdure.learners.engine import TransformersEngine, faster_dtype
-    from perdure.learners.options import LearnOptions
+    from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench
     from perdure.memory.environments import register
@@ -157,7 +158,7 @@ def run_ours(spec: Spec) -> Side:
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
     environment = _environment(spec)
-    options = LearnOptions(prompts=PROMPTS, samples=SAMPLES, replay=0.0, updates=spec.updates + 1)
+    options = parse_options({"prompts": PROMPTS, "samples": SAMPLES, "replay": 0.0, "updates": spec.updates + 1})
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high)
@@ -202,10 +203,10 @@ def run_trl(spec: Spec) -> Side:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from perdure.learners.options import LearnOptions
+    from perdure.learners.options import parse_options
 
     environment = _environment(spec)
-    options = LearnOptions()
+    options = parse_options({})
     tokens: list[int] = []
     lengths: list[int] = []
     ends: list[float] = []
@@ -215,7 +216,7 @@ def run_trl(spec: Spec) -> Side:
         texts = [completion[0]["content"] for completion in completions]
         return [play_scripted(environment, one, fixed(text)).total_reward for one, text in zip(seed, texts, strict=True)]
 
-    class Watch(TrainerCallback):  # type: ignore[misc]
+    class Watch(TrainerCallback):
         def on_step_end(self, *arguments: Any, **given: Any) -> None:
             ends.append(time.perf_counter())
 
@@ -259,7 +260,7 @@ def run_trl(spec: Spec) -> Side:
         for conversation in conversations:
             lengths.append(len(trainer.processing_class.apply_chat_template(conversation, add_generation_prompt=True)["input_ids"]))
         trainer.train()
-    seconds = [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    seconds = [after - before for before, after in pairwise(ends)]
     return Side(
         seconds=seconds, tokens=tokens[1:], prompt_tokens=statistics.mean(lengths), peak_bytes=_peak_bytes(), seeds=list(spec.seeds)
     )
@@ -286,9 +287,7 @@ class _Hashed(TextEnv):
 def _environment(spec: Spec) -> Environment:
     """The environment with answers of up to `max_tokens`, in one turn; for equal work with rewards that always differ."""
     environment = replace(load(spec.environment), max_tokens=spec.max_tokens, turn_limit=1)
-    if spec.work == "as it runs":
-        return environment
-    return replace(environment, make=lambda make=environment.make: _Hashed(make()))
+    return environment if spec.work == "as it runs" else replace(environment, make=lambda: _Hashed(environment.make()))
 
 
 def _observation(environment: Environment, seed: int) -> str:

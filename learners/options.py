@@ -24,7 +24,7 @@ class LearnOptions(BaseModel):
     replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that plays old environments again with the current step")
     replay_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy on replayed groups that all succeeded")
     kl: float = Field(0.0, ge=0, description="weight of the KL term to the serving version on the targets' prompts")
-    kl_old: float = Field(0.0, ge=0, description="weight of the KL term to the serving version on old environments' prompts")
+    kl_old: float = Field(0.2, ge=0, description="weight of the KL term to the serving version on old environments' prompts")
     rounds: int = Field(4, ge=1, description="iterative-sft: how often fresh episodes are sampled; the updates are spread over the rounds")
     rank: int = Field(16, ge=1, le=256, description="rank of the LoRA adapter")
     alpha: int = Field(32, ge=1, description="LoRA scale: alpha / rank")

@@ -85,7 +85,7 @@ def open_store(home: Path) -> Store:
     home = home.resolve()
     path = home / FILE_NAME
     if not path.is_file():
-        raise InputError(f"no store in {home}: `perdure init` and `perdure run` make one, or name its folder with --home")
+        raise InputError(f"no store in {home}: `perdure run` makes one; or name its folder with --home")
     _check_writable(home, path)
     store = _connect(home, mode="rw", autocheckpoint=0)
     try:
@@ -114,6 +114,8 @@ def create_store(home: Path) -> Store:
         if _schema_version(store) < len(MIGRATIONS):
             with store.write():
                 _migrations().apply(store.db)
+            if (found := _schema_version(store)) != len(MIGRATIONS):
+                raise RuntimeFailure(f"the store in {home} says schema {found} after its migrations: it is damaged; restore a backup")
     except BaseException:
         store.close()
         raise

@@ -85,7 +85,7 @@ def learn(
     if as_json:
         print_json(job)
     else:
-        _print_learning(job)
+        _print_learning(job, wanted["profile"])
     ctx.exit(0 if no_gate or job["verdict"] == "promote" else 1)
 
 
@@ -130,13 +130,16 @@ def gate(
     assert candidate is not None
     loaded = load_config(config_path)
     with _prepared(home, loaded, targets) as prepared:
-        require_files(prepared.store, get_version(prepared.store, candidate))
+        require_files(prepared.store, version := get_version(prepared.store, candidate))
         aims = prepared.targets
-    found = _see_through(home, loaded, "gate", None, aims, {"candidate": candidate, "profile": profile or loaded.config.gate.profile})
+        if aims and version.state == "serving":
+            raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
+    asked = profile or loaded.config.gate.profile
+    found = _see_through(home, loaded, "gate", None, aims, {"candidate": candidate, "profile": asked})
     if as_json:
         print_json(found)
     else:
-        _print_gate(found)
+        _print_gate(found, asked)
     ctx.exit(0 if found["verdict"] == "promote" else 1)
 
 
@@ -262,15 +265,16 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     return ok
 
 
-def _print_learning(found: Mapping[str, Any]) -> None:
+def _print_learning(found: Mapping[str, Any], asked: str) -> None:
     if found["gate"]:
-        _print_gate(found["gate"])
+        _print_gate(found["gate"], asked)
     rows = [(name, value) for name, value in found["diagnostics"].items() if isinstance(value, int | float | str)]
     print_table(("diagnostic of the last update", "value"), rows)
     click.echo(f"{found['version']}: {found['verdict'] or 'not gated'}. {found['reason']}")
 
 
-def _print_gate(found: Mapping[str, Any]) -> None:
+def _print_gate(found: Mapping[str, Any], asked: str) -> None:
+    """`asked` is the profile that was asked for."""
     tests = [("earlier", name, test) for name, test in found["environments"].items()]
     tests += [("gain", name, test) for name, test in found["gain"].get("environments", {}).items()]
     rows: list[Sequence[Cell]] = [
@@ -289,4 +293,6 @@ def _print_gate(found: Mapping[str, Any]) -> None:
     ]
     columns = ("environment", "test", "state", "pairs", "candidate", "reference", "difference", "e-value", "against")
     print_table(columns, rows, title=f"{found['candidate']} at profile {found['profile']}, after {found['rounds']} rounds")
+    if found["profile"] != asked:
+        click.echo(f"The margins of {found['profile']} were in force, not of {asked}: too few earlier environments vote for smaller ones.")
     click.echo(f"verdict: {found['verdict']}. {found['reason']}")

@@ -1,0 +1,116 @@
+"""`perdure bench`: the project's own benchmarks, as ratios to a peer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.agent.terminal import config_option, print_json, print_table, report_option, say
+from perdure.memory.errors import InputError
+
+if TYPE_CHECKING:
+    from perdure.agent.config import LoadedConfig
+    from perdure.learners.bench_engine import EngineBench
+    from perdure.learners.bench_learner import Pair
+
+NAMES = ("engine", "learner")
+TASK = "perdure:smallest-number?shots=3"
+
+
+@click.command()
+@click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
+@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine: runs of each side.")
+@click.option("--updates", type=click.IntRange(1, 100), default=2, show_default=True, help="learner: updates of each side after a warm-up.")
+@click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
+@click.option("--target", metavar="ENV", default=TASK, show_default=True, help="learner: what is learned, in one turn.")
+@config_option
+@report_option
+def bench(name: str | None, repeats: int, updates: int, tokens: int, target: str, config_path: Path | None, as_json: bool) -> None:
+    """Measure this machine against a peer.
+
+    NAME is engine (sampling, beside `generate` of transformers) or learner (one GRPO update, beside TRL where it is installed); without
+    one both are run. Each takes some minutes and wants the machine for itself: only ratios taken in one run mean anything.
+
+    \b
+    Example:
+      perdure bench engine --repeats 5
+      perdure bench learner --updates 1 --json
+    """
+    from perdure.agent.config import load_config
+
+    loaded = load_config(config_path)
+    found: dict[str, Any] = {}
+    if name in (None, "engine"):
+        engine = _engine(loaded, repeats, tokens)
+        found["engine"] = engine.as_json()
+        if not as_json:
+            _print_engine(engine)
+    if name in (None, "learner"):
+        pairs = _learner(loaded, target, updates, tokens)
+        found["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": _note(pairs)}
+        if not as_json:
+            _print_learner(pairs)
+    if as_json:
+        print_json(found[name] if name else found)
+
+
+def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
+    from perdure.agent.home import cache_dir
+    from perdure.envs.registry import load
+    from perdure.learners.bench_engine import bench_engine
+    from perdure.learners.models import resolve_model
+
+    environments = [load(one) for one in loaded.config.stream.environments]
+    files = resolve_model(loaded.config.model, cache_dir(), say)
+    return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
+
+
+def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> list[Pair]:
+    from perdure.agent.home import cache_dir
+    from perdure.envs.registry import load
+    from perdure.learners.bench_learner import bench_learner
+    from perdure.learners.models import resolve_model
+
+    if load(target).turn_limit > 1:
+        raise InputError(f"{target} has more than one turn, which TRL plays in another way: name one of one turn, such as {TASK}")
+    files = resolve_model(loaded.config.model, cache_dir(), say)
+    return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
+
+
+def _print_engine(found: EngineBench) -> None:
+    rows = [
+        (speed.work, speed.prompts, round(speed.prompt_tokens), round(ours), round(peer), ours / peer)
+        for speed in found.speeds
+        for ours, peer in speed.rates
+    ]
+    title = f"tokens per second: perdure in {found.dtype}, {found.peer} in {found.peer_dtype}, {found.threads} threads"
+    print_table(("work", "prompts", "their tokens", "perdure", "peer", "ratio"), rows, title=title)
+    for speed in found.speeds:
+        click.echo(f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)})")
+    click.echo(
+        f"log-probs: {found.logprob_mean_gap:.4f} from those of a plain float32 pass on average, {found.logprob_max_gap:.3f} at most; "
+        f"a plain {found.dtype} pass of transformers: {found.peer_logprob_mean_gap:.4f}"
+    )
+
+
+def _print_learner(pairs: list[Pair]) -> None:
+    rows = [
+        (pair.work, side, one.seconds_per_update, round(sum(one.tokens) / sum(one.seconds)), round(one.peak_bytes / 2**20))
+        for pair in pairs
+        for side, one in (("perdure", pair.ours), ("TRL", pair.trl))
+        if one is not None
+    ]
+    print_table(("work", "side", "seconds an update", "tokens/s", "peak MiB"), rows, title="one GRPO update of 8 prompts x 8 samples")
+    for pair in pairs:
+        if pair.ratio is not None:
+            click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")
+    if note := _note(pairs):
+        click.echo(note)
+
+
+def _note(pairs: list[Pair]) -> str | None:
+    if any(pair.trl is not None for pair in pairs):
+        return None
+    return "TRL is not installed, so there is nothing to compare with: `pip install 'perdure[bench]'` adds it"
