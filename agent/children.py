@@ -39,7 +39,7 @@ class Exit:
 
     def __str__(self) -> str:
         how = f"was ended by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with exit code {self.code}"
-        return f"{how}: {self.last_line}" if self.last_line else how
+        return f"{how}: {self.last_line.removeprefix('error: ')}" if self.last_line else how
 
 
 class Child:

@@ -6,6 +6,7 @@ A command is imported when it is called, so that `perdure --help` needs neither 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -79,6 +80,9 @@ def perdure(home: Path | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: else the next file to be opened would stand in its place
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
     sys.path.append("")  # the working folder, last: py:module:Class finds what stands here, and nothing here hides another module
     context: click.Context | None = None
     try:
@@ -105,7 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read this has seen enough
         code = 0
     except Exception as error:  # noqa: BLE001 - the last stop: a mistake in Perdure itself is kept where it can be reported
-        code = _complain(f"{type(error).__name__}: {error}. This is a bug in Perdure; {_keep_traceback(context)}", 3)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            code = _complain("no space is left where this is written: free some, and try again", 3)
+        else:
+            code = _complain(f"{type(error).__name__}: {error}. This is a bug in Perdure; {_keep_traceback(context)}", 3)
     sys.exit(code)
 
 

@@ -93,6 +93,7 @@ def _run(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
         if job.state in ENDED:
             return job
         arguments = ["--home", str(store.home), "--job", str(job_id), *(["--config", str(config_path)] if config_path else [])]
+        say(f"job {job_id} starts in a process of its own, which loads the model first")
         child = Child(f"learner-{job_id}", "perdure.agent.learner", arguments, store.home)
         progress = _Progress(store, job_id, say)
         try:

@@ -109,6 +109,8 @@ def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
     for file in folder.iterdir():
         if file.is_symlink():
             raise InputError(f"{file} is a link: copy the adapter's files into one folder")
+        if not (file.is_file() or file.is_dir()):
+            raise InputError(f"{file} is no plain file: copy the adapter's files into a folder of their own")
     if not (folder / _WEIGHTS).is_file():
         pickles = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
         detail = f"{pickles[0]} is a pickle, which can run code" if pickles else f"there is no {_WEIGHTS}"

@@ -217,7 +217,8 @@ def _context_limit(config: Any) -> int:
         raise InputError(f"{config.model_type} caps its attention logits, which the engine does not compute: choose another model")
     slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
-    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+    positions: int = config.max_position_embeddings
+    return min(positions, window or positions)
 
 
 def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:

@@ -71,10 +71,11 @@ def learn(
     loaded = load_config(config_path)
     chosen = {"seed": loaded.config.seed, **loaded.config.learn.options, **_pairs(options)}
     parsed = parse_options(chosen).model_dump()
+    asked = profile or loaded.config.gate.profile
     wanted = {
         "learn": {name: parsed[name] for name in chosen},
         "gate": not no_gate,
-        "profile": profile or loaded.config.gate.profile,
+        "profile": asked,
         "start": start,
     }
     with _prepared(home, loaded, targets) as prepared:
@@ -85,7 +86,7 @@ def learn(
     if as_json:
         print_json(job)
     else:
-        _print_learning(job, wanted["profile"])
+        _print_learning(job, asked)
     ctx.exit(0 if no_gate or job["verdict"] == "promote" else 1)
 
 

@@ -15,6 +15,7 @@ from perdure.agent.terminal import (
     print_json,
     print_table,
     report_option,
+    say,
     visible,
 )
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
@@ -64,7 +65,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
         seeds = list(range(seed, seed + count))
     else:
         raise InputError(
-            f"seeds of tasks are {train[0]} to {train[-1]}, not {seed}: higher ones are kept for probes, which are never learned"
+            f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: higher ones are kept for probes, which are never learned"
         )
     with open_or_create(home) as store:
         register_environments(store, [name])
@@ -223,6 +224,7 @@ def check(ctx: click.Context, environment: str, as_json: bool) -> None:
     from perdure.envs.registry import load
 
     loaded = load(environment)
+    say(f"playing some hundred episodes of {loaded.name}")
     findings = check_environment(loaded)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
@@ -331,6 +333,10 @@ def _print_episode(found: Episode) -> None:
 
 def _indented(name: str, text: str) -> str:
     return f"  {name:<11}  " + visible(text).replace("\n", "\n" + " " * 15)
+
+
+def _span(seed: int, count: int) -> str:
+    return str(seed) if count == 1 else f"{seed} to {seed + count - 1}"
 
 
 def _range(ids: list[int]) -> str:

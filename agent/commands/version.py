@@ -70,12 +70,13 @@ def show(name: str, home: Path, as_json: bool) -> None:
 
     with open_store(home) as store:
         found = get_version(store, name)
+        facts = {**version_json(found), "on_disk": found.path is None or (store.home / found.path).is_dir()}
         gates = [gate.as_json() for gate in gates_of(store, name)]
         moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
-        print_json({**version_json(found), "gates": gates, "moves": moved})
+        print_json({**facts, "gates": gates, "moves": moved})
         return
-    for key, value in version_json(found).items():
+    for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")
     for gate in gates:
@@ -170,6 +171,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
         load(name)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
+    say(f"reading {folder}")
     from perdure.learners.adapters import check_foreign, read_table, write_adapter
     from perdure.learners.models import resolve_model
 
