@@ -65,7 +65,8 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
         seeds = list(range(seed, seed + count))
     else:
         raise InputError(
-            f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: higher ones are kept for probes, which are never learned"
+            f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
+            "higher ones are kept for probes, which are never learned"
         )
     with open_or_create(home) as store:
         register_environments(store, [name])
