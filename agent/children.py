@@ -7,6 +7,7 @@ is ended with it. Left out: what a child's end means for its work (`agent/superv
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 LOG_LIMIT_BYTES = 4 * 2**20
-"""A longer log is set aside as `<name>.log.1` when its process starts again."""
+"""A longer log is set aside as `<name>.log.1`, when its process starts again or when `trim_log` is called."""
 
 TAIL_BYTES = 8192
 POLL_S = 0.05
@@ -76,6 +77,13 @@ class Child:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
+
+    def trim_log(self) -> None:
+        """Set a long log of the running process aside, so that one that prints much for weeks does not fill the disk."""
+        if self._log.stat().st_size > LOG_LIMIT_BYTES:
+            shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+            os.truncate(self._log, 0)  # it writes at the end of the file, wherever that is
+            self._log_start = 0
 
     @property
     def age_s(self) -> float:

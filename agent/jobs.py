@@ -6,16 +6,14 @@ job's process itself; should the daemon end meanwhile, the command takes over. N
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import uuid4
 
-from perdure.agent.children import Child, stop
+from perdure.agent.children import Child, on_signals, stop
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
 from perdure.agent.work import fail_orphan
 from perdure.memory.errors import RuntimeFailure
@@ -24,10 +22,11 @@ from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import events, processes
 from perdure.memory.records import Job, JobKind
-from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.store import Store, checkpoint, create_store, open_store
 
 POLL_S = 0.2
 GRACE_S = 10.0
+CHECKPOINT_S = 60.0
 ENDED = ("done", "failed")
 
 Say = Callable[[str], None]
@@ -86,7 +85,8 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
 
 def _run(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
     """Start the job's process and wait for its end, as the holder of the home's lock."""
-    with create_store(home) as store, _interrupts() as interrupted:
+    interrupted: list[bool] = []
+    with create_store(home) as store, on_signals(lambda: interrupted.append(True)):
         lapse(store)  # whoever held leases here is gone: the lock is ours
         abort_orphans(store)
         job = get_job(store, job_id)
@@ -96,9 +96,13 @@ def _run(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
         say(f"job {job_id} starts in a process of its own, which loads the model first")
         child = Child(f"learner-{job_id}", "perdure.agent.learner", arguments, store.home)
         progress = _Progress(store, job_id, say)
+        checkpointed_s = time.monotonic()
         try:
             while child.poll() is None and not interrupted:
                 progress.tell()
+                if time.monotonic() - checkpointed_s > CHECKPOINT_S:  # the job's own process never does: the lock is not its
+                    checkpoint(store)
+                    checkpointed_s = time.monotonic()
                 time.sleep(POLL_S)
         finally:
             stop([child], GRACE_S, hurry=lambda: len(interrupted) > 1)
@@ -118,22 +122,6 @@ def _released(lock: HomeLock) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, collected instead of raised, so that the child is stopped in order."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Progress:

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ from perdure.learners.models import resolve_model
 from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat, give_device, record_event, renew_device, take_device
 from perdure.memory.records import Job, Lease, Purpose, Version
 from perdure.memory.store import Store, open_store
-from perdure.memory.versions import add_initial, get_version, promote, reject, serving
+from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving
 
 LEASE_S = 90.0
 BEAT_S = 10.0
@@ -91,11 +91,13 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
                 record_event(store, "lease lost", name, str(error))
                 return 1
             except Interrupted as error:
-                release_job(store, lease)
+                with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
+                    release_job(store, lease)
                 record_event(store, "interrupted", name, str(error))
                 return 1
             except Exception as error:  # a job that fails is written down as failed, whatever it was
-                fail_job(store, lease, _one_line(error))
+                with suppress(LeaseLost):
+                    fail_job(store, lease, _one_line(error))
                 record_event(store, "job failed", name, _one_line(error))
                 if not isinstance(error, InputError | RuntimeFailure):
                     raise
@@ -117,7 +119,10 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
     )
     result: dict[str, Any] = {"version": candidate.name, "verdict": None, "reason": "not gated", "diagnostics": diagnostics, "gate": None}
     learnt_s = time.perf_counter() - started
-    if work.job.options.get("gate", True):
+    left = left_behind(work.store, candidate.name)
+    if left is not None:
+        result["reason"] = f"not gated: {left}, which it was trained from, was rolled back meanwhile"
+    elif work.job.options.get("gate", True):
         gated = _gate_candidate(work, candidate, work.job.targets)
         result |= {"verdict": gated.verdict, "reason": gated.reason, "gate": gated.as_json()}
         if gated.verdict == "promote":
@@ -186,6 +191,8 @@ def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Cal
                     record_event(store, "lease lost", owner, str(error))
                     lost()
                     return
+                except PerdureError:  # a full disk, a locked file: the lease is held still, and the next beat tries again
+                    continue
 
     thread = threading.Thread(target=beats, name=f"heartbeat of {owner}", daemon=True)
     thread.start()

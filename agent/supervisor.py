@@ -234,6 +234,12 @@ class Supervisor:
             record_event(self.store, "hangs", child.name, f"it said nothing for {SILENT_S / 60:.0f} minutes and is ended")
             child.signal(signal.SIGKILL)
 
+    def _tidy(self) -> None:
+        checkpoint(self.store)
+        for child in (self._actor, self._learner[0] if self._learner else None):
+            if child is not None:
+                child.trim_log()
+
     def _beat(self) -> None:
         beat(self.store, "supervisor", os.getpid(), *self._condition())
 
@@ -276,7 +282,7 @@ _ACTIONS: dict[Tick, Callable[[Supervisor], None]] = {
     "learning": Supervisor._learn,
     "learning by the clock": lambda supervisor: supervisor._learn(now=True),
     "beat": Supervisor._beat,
-    "checkpoint": lambda supervisor: checkpoint(supervisor.store),
+    "checkpoint": Supervisor._tidy,
 }
 
 

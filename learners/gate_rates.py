@@ -99,19 +99,20 @@ class Plan:
     def refused(self) -> bool:
         return self.false_rejection > LARGEST_FALSE_REJECTION
 
-    def require(self) -> None:
-        """Raise `InputError`, with the numbers and a way out, where more than 20 % of the candidates that hold would be refused."""
-        if self.refused:
-            way_out = (
-                f"profile {self.profile} with nmax {self.enough} would do"
-                if self.enough
-                else f"nmax {8 * self.nmax} would not do either: use wider margins"
-            )
+    def rounds(self) -> int:
+        """The `nmax` to gate with: the profile's own, or the smallest tried with which no more than 20 % of those that hold are refused.
+
+        Raises `InputError`, with the numbers, where none of them is enough. q is known before the first pair, so the choice is sound.
+        """
+        if not self.refused:
+            return self.nmax
+        if self.enough is None:
             raise InputError(
                 f"gate profile {self.profile} would refuse {self.false_rejection:.0%} of the candidates that hold, more than "
                 f"{LARGEST_FALSE_REJECTION:.0%}: {self.environments} environments must hold, nmax is {self.nmax}, and q (the mean squared "
-                f"difference of past gates) is {self.q:.3f}; {way_out}"
+                f"difference of past gates) is {self.q:.3f}; nmax {8 * self.nmax} would not do either: use wider margins"
             )
+        return self.enough
 
 
 def plan(scope: Scope, q: float, *, runs: int = 400, seed: int = 0) -> Plan:

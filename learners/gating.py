@@ -19,14 +19,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from perdure.envs.seeds import dev_seed, gate_seed
 from perdure.learners.gate import Comparison, Gate, GateSettings, Scope, fix_scope
 from perdure.learners.gate_evidence import Evidence, evidence
-from perdure.learners.gate_rates import plan
+from perdure.learners.gate_rates import Plan, plan
 from perdure.memory import gates
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Decision, Lease, Pair, Role, Version
@@ -108,7 +108,7 @@ def run_gate(
 
     `anchors`: the anchor's name, for every environment that has one; those in `trained` are left out of the pool. Without trained
     ones only retention is judged. `anchor_scores` and `serving_scores` are means on dev seeds (`dev_scores`), which decide who is
-    able to vote. Raises `InputError` where past gates show that the profile would refuse too many good candidates, `LeaseLost` where
+    able to vote. Where past gates differed much, `nmax` goes up. Raises `InputError` where even that would not do, `LeaseLost` where
     another process has taken over; whatever else stops it, the stored pairs are taken up by the next gate of this candidate.
     """
     if candidate.name == serving.name and trained:
@@ -123,8 +123,8 @@ def run_gate(
         serving_scores=serving_scores,
     )
     former = gates.gates_of(store, candidate.name)
-    if not former and (q := past_q(store)) is not None:
-        plan(scope, q).require()
+    if (q := past_q(store)) is not None:
+        scope = _with_enough_rounds(scope, plan(scope, q), progress)
     told = _seeds_to_go_on_with(former[-1] if former else None, lease, scope)
     fixed = {**scope.as_json(), "seeds_of_gate": told}
     gate_id = gates.start_gate(store, lease, candidate.name, serving.name, scope.settings.profile, fixed)
@@ -166,6 +166,14 @@ def run_gate(
     )
     gates.close_gate(store, lease, gate_id, result.verdict, result.reason, result.as_json())
     return result
+
+
+def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], None]) -> Scope:
+    """A noisy stream needs more rounds than the profile has: more than 20 % of the candidates that hold would be refused."""
+    nmax = planned.rounds()
+    if nmax != scope.settings.nmax:
+        progress(f"up to {nmax} rounds instead of {scope.settings.nmax}: past gates differed in {planned.q:.0%} of their pairs")
+    return replace(scope, settings=replace(scope.settings, nmax=nmax))
 
 
 def dev_scores(play: Player, versions: Mapping[str, str], *, root_seed: int, episodes: int = 16) -> dict[str, float]:

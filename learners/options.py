@@ -11,7 +11,7 @@ from perdure.memory.errors import InputError
 
 
 class LearnOptions(BaseModel):
-    """Options of one learning job; `perdure learn --option name=value` and `[learn]` in perdure.toml take the same names."""
+    """Options of one learning job; `perdure learn --option name=value` and `[learn.options]` in perdure.toml take the same names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

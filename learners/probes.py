@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.envs.environment import Environment
@@ -15,8 +15,11 @@ from perdure.learners.gating import Draw
 from perdure.learners.intervals import mean_interval
 from perdure.learners.learning import ensure_loaded
 from perdure.learners.workbench import Interrupted
-from perdure.memory.records import Lease, Purpose
+from perdure.memory.records import Lease, Purpose, VersionRef
 from perdure.memory.store import Store
+
+LOADED_AT_ONCE = 3
+"""Versions that a player keeps loaded. Merged weights are as large as the model, and a gate has as many references as there are anchors."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,13 +34,17 @@ class EnginePlayer:
     width: int
     stop: Callable[[], bool]
     _batches: int = 0
+    _environments: dict[str, Environment] = field(default_factory=dict)
+    _loaded: list[VersionRef] = field(default_factory=list)
+    """What this player has loaded, the latest used last."""
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
         """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
-        environments = {name: load_environment(name) for name, _ in draws}
-        sampler = ensure_loaded(self.store, self.engine, version)
+        for name in {name for name, _ in draws} - self._environments.keys():
+            self._environments[name] = load_environment(name)
+        sampler = self._load(version)
         self._batches += 1
-        attempts = [self._attempt(environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
+        attempts = [self._attempt(self._environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
         episodes = play(
             attempts,
             self.engine.policy(sampler),
@@ -52,6 +59,18 @@ class EnginePlayer:
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped while it played probes")
         return [episode.score if episode.state == "completed" else None for episode in episodes]
+
+    def _load(self, version: str) -> VersionRef:
+        """Load it, and let go of the one of this player that was used longest ago."""
+        ref = VersionRef(version)
+        if ref in self._loaded:
+            self._loaded.remove(ref)
+        elif ref in self.engine:
+            return ref  # somebody else's
+        elif len(self._loaded) == LOADED_AT_ONCE:
+            self.engine.unload(self._loaded.pop(0))
+        self._loaded.append(ensure_loaded(self.store, self.engine, version))
+        return ref
 
     def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
         group = f"job-{self.lease.subject}.{self.lease.attempt}-{self.purpose}-{self._batches}-{version}"

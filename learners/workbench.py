@@ -63,7 +63,9 @@ class Workbench:
     last: dict[str, Any] = field(default_factory=dict)
     """Diagnostics of the last update."""
     _drawn: int = 0
+    _aimed: int = 0
     _replayed: int = 0
+    """Groups so far: of all, of targets, of old environments. So each gets its turn where a batch is too small for all."""
 
     @property
     def sampler(self) -> StepRef:
@@ -81,8 +83,9 @@ class Workbench:
         groups_old = round(episodes_old / options.replay_samples)
         groups_target = max(1, round((prompts * options.samples - episodes_old) / options.samples))
         plan: list[tuple[Environment, Purpose, int]] = [
-            (self.targets[k % len(self.targets)], "learn", options.samples) for k in range(groups_target)
+            (self.targets[(self._aimed + k) % len(self.targets)], "learn", options.samples) for k in range(groups_target)
         ]
+        self._aimed += groups_target
         plan += [(self.old[(self._replayed + k) % len(self.old)], "replay", options.replay_samples) for k in range(groups_old)]
         self._replayed += groups_old
         attempts = [attempt for environment, purpose, members in plan for attempt in self._group(environment, purpose, members)]
@@ -128,11 +131,13 @@ class Workbench:
             turns = [(lesson.prompt_ids, lesson.action_ids) for lesson in part]
             logp_A = self.trainee.action_logprobs(turns, options.temperature)
             sampler_logp_A = logp_A.new_tensor([logp for lesson in part for logp in lesson.sampler_logprobs])
-            loss = policy_gradient(logp_A, sampler_logp_A, _per_token(part, "advantage", logp_A), batch_tokens, options.ratio_cap)
-            loss = loss + cross_entropy(logp_A, _per_token(part, "imitation", logp_A), batch_tokens)
+            advantage_A = _per_token(part, [lesson.advantage for lesson in part], logp_A)
+            imitation_A = _per_token(part, [lesson.imitation for lesson in part], logp_A)
+            loss = policy_gradient(logp_A, sampler_logp_A, advantage_A, batch_tokens, options.ratio_cap)
+            loss = loss + cross_entropy(logp_A, imitation_A, batch_tokens)
             if any(lesson.kl for lesson in part):
                 serving_logp_A = self.engine.score(self.serving, turns, options.temperature)
-                weight_A = _per_token(part, "kl", logp_A)
+                weight_A = _per_token(part, [lesson.kl for lesson in part], logp_A)
                 loss = loss + kl_k2(logp_A, serving_logp_A, weight_A, batch_tokens)
                 held_A = weight_A > 0
                 kl_sum += float((0.5 * (logp_A.detach() - serving_logp_A)[held_A].square()).sum())
@@ -172,9 +177,9 @@ class Workbench:
         ]
 
 
-def _per_token(lessons: Sequence[Lesson], weight: str, like: torch.Tensor) -> torch.Tensor:
-    """A lesson's weight for each of its action tokens."""
-    return like.new_tensor([getattr(lesson, weight) for lesson in lessons for _ in lesson.action_ids])
+def _per_token(lessons: Sequence[Lesson], weights: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """Each lesson's weight for each of its action tokens."""
+    return like.new_tensor([weight for lesson, weight in zip(lessons, weights, strict=True) for _ in lesson.action_ids])
 
 
 def _about_groups(sampled: Sampled) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def promote(
 ) -> Version:
     """Let a candidate, or a version that served before, serve from now on.
 
-    With a gate its verdict must be promote, for this version, and against the version that still serves; without one a person answers for
-    it. The version becomes the anchor of those of its targets that have none, and of the environments in `anchors`.
+    With a gate its verdict must be promote, for this version, and against the version that still serves, and what it was trained from must
+    not have been rolled back; without one a person answers for it. The version becomes the anchor of those of its targets that have none, and of the environments in `anchors`.
     """
     _check_reason(reason)
     with store.write() as conn:
@@ -223,6 +223,19 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
         return get_version(store, version.name)
 
 
+def left_behind(store: Store, name: str) -> str | None:
+    """The version that `name` was trained from, where a rollback has left that one; None where it still stands.
+
+    What never served (a candidate that was trained on from) is passed over: it is the last version that served that was left or not.
+    """
+    version = get_version(store, name)
+    while version.parent is not None:
+        version = get_version(store, version.parent)
+        if version.state in ("serving", "retired"):
+            return None if version.name in _stack(moves(store)) else version.name
+    return None
+
+
 def reject(store: Store, name: str) -> Version:
     """Mark a candidate as one that never serves."""
     with store.write() as conn:
@@ -274,6 +287,8 @@ def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:
         raise InputError(f"gate {gate} says {row['verdict'] or 'nothing yet'} about {row['candidate']}: it does not let {candidate} serve")
     if row["serving"] != serving:
         raise InputError(f"gate {gate} compared {candidate} with {row['serving']}, but now {serving} serves: gate it again")
+    if (left := left_behind(store, candidate)) is not None:
+        raise InputError(f"{candidate} was trained from {left}, which was rolled back: no verdict brings that back, only a person")
 
 
 def _check_name(name: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.terminal import config_option, home_option
+from perdure.agent.terminal import config_option, home_option, visible
 
 
 @click.command()
@@ -45,7 +45,7 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
             ended = supervisor.run()
         summary = summarise(supervisor.store, began)
     if ended.code >= 2:
-        click.echo(f"perdure: {ended.reason}", err=True)
+        click.echo(f"perdure: {visible(ended.reason)}", err=True)
     if ended.code < 2 or summary.played or summary.jobs:
         show(summary, ended)
     ctx.exit(ended.code)

@@ -124,3 +124,13 @@ def test_signals_are_handed_over_and_handlers_put_back() -> None:
         os.kill(os.getpid(), signal.SIGINT)
     assert heard == ["x", "x"]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_long_log_of_a_running_child_is_set_aside(spawn: Callable[..., Child], tmp_path: Path) -> None:
+    child = spawn("import time\nprint('x' * 5 * 2**20, flush=True)\ntime.sleep(1)\nprint('last words', flush=True)")
+    said = first_line(tmp_path)
+    child.trim_log()
+    assert (tmp_path / "logs" / "a.log.1").read_text() == said + "\n"
+    assert (tmp_path / "logs" / "a.log").read_text() == ""
+    assert ended(child).last_line == "last words"
+    assert (tmp_path / "logs" / "a.log").read_text() == "last words\n"

@@ -342,15 +342,14 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
         GateSettings(profile="standard", pool_margin=0.07, task_margin=0.25, nmax=4)
 
 
-def test_a_profile_that_refuses_too_many_good_candidates_is_refused_with_the_numbers() -> None:
-    assert not plan(scope_of(5), 0.10, runs=200).refused
-    assert plan(scope_of(5), 0.10, runs=200).enough == 96
+def test_more_rounds_are_taken_where_a_profile_would_refuse_too_many_good_candidates() -> None:
+    assert plan(scope_of(5), 0.10, runs=200).rounds() == 96
     refused = plan(scope_of(2), 0.10, runs=200)
     assert 0.2 < refused.false_rejection < 0.4
-    with pytest.raises(
-        InputError, match=r"would refuse \d\d% .* 2 environments must hold, nmax is 48, and q .* is 0\.100; profile economy with nmax 96"
-    ):
-        refused.require()
+    assert refused.rounds() == 96
+    hopeless = replace(refused, enough=None)
+    with pytest.raises(InputError, match=r"would refuse \d+% .* 2 environments must hold, nmax is 48, and q .* is 0\.100; nmax 384"):
+        hopeless.rounds()
 
 
 def test_the_operating_curve_is_the_one_that_was_designed() -> None:

@@ -358,7 +358,7 @@ def test_dev_scores_are_means_on_dev_seeds(store: Store) -> None:
     assert {split_of(seed) for _, draws in play.asked for _, seed in draws} == {"dev"}
 
 
-def test_a_profile_is_refused_where_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
+def test_a_gate_has_more_rounds_where_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
     assert past_q(store) is None
     shaky = Random(3)
 
@@ -373,21 +373,21 @@ def test_a_profile_is_refused_where_past_gates_show_that_it_would_refuse_good_ca
     assert q is not None
     assert 0.2 < q < 0.45
     versions.add_candidate(store, None, "v3", "v1", "h3", None, ["new"], None)
-    play = SkilledPlayer(held)
-    with pytest.raises(InputError, match=r"profile standard would refuse \d\d% .* nmax is 96"):
-        run_gate(
-            store,
-            lease(store),
-            candidate=versions.get_version(store, "v3"),
-            serving=versions.serving(store),
-            anchors=ANCHORS,
-            trained=["new"],
-            critical=[],
-            anchor_scores={},
-            serving_scores={},
-            settings=PROFILES["standard"],
-            root_seed=ROOT,
-            play=play,
-            progress=print,
-        )
-    assert play.asked == []
+    play = SkilledPlayer(lambda version, environment: 0.9 if environment in OLD else float(version == "v3"))
+    result = run_gate(
+        store,
+        lease(store),
+        candidate=versions.get_version(store, "v3"),
+        serving=versions.serving(store),
+        anchors=ANCHORS,
+        trained=["new"],
+        critical=[],
+        anchor_scores={},
+        serving_scores={},
+        settings=PROFILES["standard"],
+        root_seed=ROOT,
+        play=play,
+        progress=print,
+    )
+    assert gates.get_gate(store, result.gate).settings["nmax"] > PROFILES["standard"].nmax
+    assert result.verdict == "promote"

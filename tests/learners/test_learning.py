@@ -21,6 +21,7 @@ from perdure.learners.grpo import PATIENCE
 from perdure.learners.learning import ensure_loaded, run_learning
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, jobs, versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
@@ -334,3 +335,18 @@ def test_a_version_is_loaded_once(llama_learner: Learner) -> None:
     assert torch.equal(weight, engine_of(llama_learner.files).model.get_submodule("model.layers.0.mlp.up_proj").weight)
     with pytest.raises(UnknownError, match="v9"):
         ensure_loaded(llama_learner.store, engine, "v9")
+
+
+def test_a_player_lets_go_of_the_version_that_it_used_longest_ago(llama_learner: Learner) -> None:
+    store, job_lease = llama_learner.store, llama_learner.leased(EASY)[1]
+    names = ["v0"]
+    for _ in range(LOADED_AT_ONCE):
+        name = versions.next_name(store)
+        versions.add_candidate(store, None, name, "v0", "h", None, [], None)
+        names.append(name)
+    player = EnginePlayer(
+        store=store, engine=llama_learner.engine, journal=ListJournal(), lease=job_lease, purpose="probe", width=4, stop=never
+    )
+    for name in (*names[:-1], names[0], names[-1], names[1]):
+        assert player.scores(name, [(EASY, 2**31)]) != [None]
+    assert [name for name in names if VersionRef(name) in llama_learner.engine] == [names[0], *names[1:2], names[-1]]

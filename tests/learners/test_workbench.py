@@ -207,6 +207,12 @@ def test_old_environments_take_turns_over_the_batches(make: Make) -> None:
     assert [bench.sample(2).old[0][0].environment for _ in range(4)] == [*names, names[0]]
 
 
+def test_targets_take_turns_where_a_batch_is_too_small_for_all(make: Make) -> None:
+    names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
+    bench = make(targets=names, prompts=2, samples=4, replay=0.0)
+    assert [group[0].environment for _ in range(3) for group in bench.sample(2).target] == names * 2
+
+
 @pytest.mark.parametrize(("old", "replay"), [((), 0.5), ((TWO,), 0.0)])
 def test_without_replay_all_is_played_on_the_targets(make: Make, old: tuple[str, ...], replay: float) -> None:
     other = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=3"

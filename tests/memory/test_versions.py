@@ -238,3 +238,18 @@ def test_environments_keep_their_anchor_when_registered_again(store: Store) -> N
 def test_pinning(store: Store) -> None:
     assert versions.pin(store, "v0").pinned
     assert not versions.pin(store, "v0", pinned=False).pinned
+
+
+def test_no_gate_promotes_what_was_trained_from_a_version_that_was_rolled_back(store: Store, clock, add_version) -> None:
+    bad = add_version()
+    versions.promote(store, bad, "looked good")
+    slow = add_version(parent=bad)
+    child = add_version(parent=slow)
+    assert versions.left_behind(store, child) is None
+    versions.rollback(store, None, "it was not")
+    assert versions.left_behind(store, child) == bad
+    gate = gated(store, clock, child, "promote")
+    with pytest.raises(InputError, match="v3 was trained from v1, which was rolled back"):
+        versions.promote(store, child, "gate", gate=gate)
+    assert versions.serving(store).name == "v0"
+    assert versions.promote(store, child, "a person answers for it").state == "serving"
