@@ -169,7 +169,8 @@ def promote(
     """Let a candidate, or a version that served before, serve from now on.
 
     With a gate its verdict must be promote, for this version, and against the version that still serves, and what it was trained from must
-    not have been rolled back; without one a person answers for it. The version becomes the anchor of those of its targets that have none, and of the environments in `anchors`.
+    not have been rolled back; without one a person answers for it. The version becomes the anchor of those of its targets that have none,
+    and of the environments in `anchors`.
     """
     _check_reason(reason)
     with store.write() as conn:
