@@ -86,7 +86,7 @@ class Actor:
         self._say("starting", f"looking for the model {self._config.model}")
         files = resolve_model(self._config.model, cache_dir(), lambda line: self._say("starting", line))
         self._say("starting", f"loading {files.name}")
-        engine = open_engine(files, device=self._config.device, seed=self._config.seed)
+        engine = open_engine(self._store, files, device=self._config.device, seed=self._config.seed)
         add_initial(self._store, files.name, files.hash)  # only now: a home keeps its model for good
         return engine
 

@@ -29,17 +29,38 @@ from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
-from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state
+from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state, steps
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat, give_device, record_event, renew_device, take_device
 from perdure.memory.records import Job, Lease, Purpose, Version
 from perdure.memory.store import Store, open_store
-from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving
+from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving, version_of_job
 
 LEASE_S = 90.0
 BEAT_S = 10.0
-DEVICE_WAIT_S = 600.0
+DEVICE_WAIT_S = 3600.0
+HANG_S = 1800.0
+"""A job asks whether to stop in every round of generation. One that has not asked for so long hangs, and ends itself."""
+
+REPLACES_ANCHOR = 200.0
+"""An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
+
+
+class Pulse:
+    """Whether the work is asked to stop, and when it last asked: a sign of life that a thread of its own could not give."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._asked_s = time.monotonic()
+
+    def __call__(self) -> bool:
+        self._asked_s = time.monotonic()
+        return self._stop.is_set()
+
+    @property
+    def silent_s(self) -> float:
+        return time.monotonic() - self._asked_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +72,7 @@ class Work:
     engine: TransformersEngine
     job: Job
     lease: Lease
-    stop: threading.Event
+    stop: Pulse
 
     def player(self, purpose: Purpose) -> EnginePlayer:
         return EnginePlayer(
@@ -61,7 +82,7 @@ class Work:
             lease=self.lease,
             purpose=purpose,
             width=self.config.play.width,
-            stop=self.stop.is_set,
+            stop=self.stop,
         )
 
 
@@ -77,15 +98,25 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
         job, lease = leased
         set_job_state(store, lease, "running")
         beat(store, name, os.getpid(), "waiting", "for the device")
-        with _heartbeat(home, owner, lambda own: renew_job(own, lease, LEASE_S, clock), stop.set):
+        pulse = Pulse(stop)
+
+        def renew(own: Store) -> None:
+            renew_job(own, lease, LEASE_S, clock)
+            _end_if_hanging(own, name, pulse)
+
+        with _heartbeat(home, owner, renew, stop.set):
             try:
-                with _device(store, owner, stop):
+                with _device(store, owner, pulse, stop.set):
                     beat(store, name, os.getpid(), "working", f"{job.kind} {job.learner or ''}".strip())
                     files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
-                    engine = open_engine(files, device=config.device, seed=config.seed + job_id)
+                    engine = open_engine(store, files, device=config.device, seed=config.seed + job_id)
                     add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
-                    result, candidate = _KINDS[job.kind](Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=stop))
-                finish_job(store, lease, result, candidate)
+                    pulse()
+                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=pulse)
+                    result, candidate = _KINDS[job.kind](work)
+                with store.write():  # what becomes of the candidate, and that the job is done, are one fact
+                    _settle(work, result)
+                    finish_job(store, lease, result, candidate)
                 beat(store, name, os.getpid(), "done", None)
             except LeaseLost as error:
                 record_event(store, "lease lost", name, str(error))
@@ -106,17 +137,21 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
 
 
 def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
-    """Learn, then gate unless told otherwise, then promote on a positive verdict."""
+    """Learn, then gate unless told otherwise. A job that is taken up again goes on with the candidate that it made before."""
     started = time.perf_counter()
-    candidate, diagnostics = run_learning(
-        store=work.store,
-        clock=BootClock(),
-        lease=work.lease,
-        job=work.job,
-        engine=work.engine,
-        width=work.config.play.width,
-        stop=work.stop.is_set,
-    )
+    made = version_of_job(work.store, work.job.id)
+    if made is not None and made.state == "candidate":
+        candidate, diagnostics = made, steps(work.store, work.job.id)[-1].diagnostics
+    else:
+        candidate, diagnostics = run_learning(
+            store=work.store,
+            clock=BootClock(),
+            lease=work.lease,
+            job=work.job,
+            engine=work.engine,
+            width=work.config.play.width,
+            stop=work.stop,
+        )
     result: dict[str, Any] = {"version": candidate.name, "verdict": None, "reason": "not gated", "diagnostics": diagnostics, "gate": None}
     learnt_s = time.perf_counter() - started
     left = left_behind(work.store, candidate.name)
@@ -125,12 +160,24 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
     elif work.job.options.get("gate", True):
         gated = _gate_candidate(work, candidate, work.job.targets)
         result |= {"verdict": gated.verdict, "reason": gated.reason, "gate": gated.as_json()}
-        if gated.verdict == "promote":
-            promote(work.store, candidate.name, gated.reason, gate=gated.gate, lease=work.lease)
-        elif gated.verdict == "reject":
-            reject(work.store, candidate.name)
     result["seconds"] = {"learn": round(learnt_s, 1), "gate": round(time.perf_counter() - started - learnt_s, 1)}
     return result, candidate.name
+
+
+def _settle(work: Work, result: dict[str, Any]) -> None:
+    """What the verdict on a learning job's candidate means: it serves from now on, or never, or stays a candidate."""
+    gate = result.get("gate")
+    if work.job.kind != "learn" or gate is None:
+        return
+    if result["verdict"] == "promote":
+        gains = gate["gain"].get("environments", {})
+        learned = [name for name, test in gains.items() if test["state"] == "passed"]
+        beaten = [
+            name for name in learned if gains[name]["wealth"] >= REPLACES_ANCHOR and gains[name]["reference"] == anchor_of(work.store, name)
+        ]
+        promote(work.store, result["version"], result["reason"], gate=gate["gate"], lease=work.lease, learned=learned, anchors=beaten)
+    elif result["verdict"] == "reject":
+        reject(work.store, result["version"], work.lease)
 
 
 def _gate(work: Work) -> tuple[dict[str, Any], str | None]:
@@ -204,21 +251,29 @@ def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Cal
 
 
 @contextmanager
-def _device(store: Store, owner: str, stop: threading.Event) -> Iterator[None]:
+def _device(store: Store, owner: str, stop: Pulse, lost: Callable[[], None]) -> Iterator[None]:
     """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
     clock = BootClock()
     deadline = time.monotonic() + DEVICE_WAIT_S
     while (lease := take_device(store, owner, LEASE_S, clock)) is None:
-        if stop.wait(0.1):
+        if stop():
             raise Interrupted(f"{owner} was stopped while it waited for the device")
         if time.monotonic() > deadline:
             raise RuntimeFailure(f"the device did not come free in {DEVICE_WAIT_S:.0f} s: `perdure status` shows who has it")
+        time.sleep(0.1)
     held = lease
     try:
-        with _heartbeat(store.home, owner, lambda own: renew_device(own, held, LEASE_S, clock), stop.set):
+        with _heartbeat(store.home, owner, lambda own: renew_device(own, held, LEASE_S, clock), lost):
             yield
     finally:
         give_device(store, held)
+
+
+def _end_if_hanging(store: Store, name: str, pulse: Pulse) -> None:
+    """A hung process cannot end itself in good order; its supervisor fails the job and starts no other until then."""
+    if pulse.silent_s > HANG_S:
+        record_event(store, "hangs", name, f"no progress for {HANG_S / 60:.0f} minutes: it is ended")
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _one_line(error: Exception) -> str:

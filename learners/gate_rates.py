@@ -102,7 +102,7 @@ class Plan:
     def rounds(self) -> int:
         """The `nmax` to gate with: the profile's own, or the smallest tried with which no more than 20 % of those that hold are refused.
 
-        Raises `InputError`, with the numbers, where none of them is enough. q is known before the first pair, so the choice is sound.
+        Raises `InputError`, with the numbers, where none of them is enough. `nmax` enters no test, so the error rates do not depend on it.
         """
         if not self.refused:
             return self.nmax

@@ -123,7 +123,9 @@ def run_gate(
         serving_scores=serving_scores,
     )
     former = gates.gates_of(store, candidate.name)
-    if (q := past_q(store)) is not None:
+    if former and former[-1].verdict is None:
+        scope = replace(scope, settings=replace(scope.settings, nmax=former[-1].settings["nmax"]))
+    elif (q := past_q(store)) is not None:
         scope = _with_enough_rounds(scope, plan(scope, q), progress)
     told = _seeds_to_go_on_with(former[-1] if former else None, lease, scope)
     fixed = {**scope.as_json(), "seeds_of_gate": told}

@@ -22,6 +22,7 @@ from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import Clock
+from perdure.memory.processes import kept_precision
 from perdure.memory.records import Job, Lease, Version, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_candidate, get_version, next_name, serving
@@ -30,12 +31,16 @@ _LEARNERS: Mapping[str, Callable[[Workbench], None]] = {"grpo": grpo, "iterative
 assert set(_LEARNERS) == set(LEARNERS)
 
 
-def open_engine(files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
-    """An engine with this model, in the faster precision. Raises `InputError` where there is no such device, or the files do not load."""
+def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
+    """An engine with this model, in the precision that was faster when the home first used the device.
+
+    Raises `InputError` where there is no such device, or the files do not load.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or see what `perdure doctor` says")
     try:
-        return TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=seed)
+        name = kept_precision(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
+        return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
     except InputError:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:

@@ -7,6 +7,7 @@ cannot both run at speed, whoever holds the device lease computes, and the other
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,3 +135,13 @@ def device_owner(store: Store, clock: Clock) -> str | None:
     condition, parameters = leases.lapsed(clock)
     rows = store.rows(f"SELECT owner FROM device WHERE name = ? AND owner IS NOT NULL AND NOT {condition}", (DEVICE, *parameters))
     return str(rows[0]["owner"]) if rows else None
+
+
+def kept_precision(store: Store, device: str, measure: Callable[[], str]) -> str:
+    """The precision that this home computes with on a device: measured the first time, kept from then on."""
+    with store.write() as conn:
+        rows = store.rows("SELECT dtype FROM precision WHERE device = ?", (device,))
+        if not rows:
+            conn.execute("INSERT INTO precision (device, dtype) VALUES (?, ?)", (device, measure()))
+            return kept_precision(store, device, measure)
+    return str(rows[0]["dtype"])

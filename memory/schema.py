@@ -41,6 +41,7 @@ CREATE TABLE task (
     finished_at     REAL
 ) STRICT;
 CREATE INDEX task_by_state ON task (state, source, id);
+CREATE INDEX task_by_environment ON task (source, environment);
 
 CREATE TABLE version (
     name            TEXT PRIMARY KEY,           -- never reused
@@ -127,7 +128,7 @@ CREATE TABLE episode (
 CREATE UNIQUE INDEX episode_one_completed_a_member ON episode ("group", member) WHERE state = 'completed';
 CREATE INDEX episode_running ON episode ("group", member) WHERE state = 'running';
 CREATE INDEX episode_by_environment ON episode (environment, purpose, state, id);
-CREATE INDEX episode_by_version ON episode (version, environment);
+CREATE INDEX episode_by_version ON episode (version, purpose, state, started_at);
 CREATE INDEX episode_by_task ON episode (task);
 CREATE INDEX episode_by_job ON episode (job);
 
@@ -205,6 +206,11 @@ CREATE TABLE device (                           -- who may compute; on a CPU act
     attempt         INTEGER NOT NULL DEFAULT 0,
     lease_until     REAL,
     boot_id         TEXT
+) STRICT;
+
+CREATE TABLE precision (                        -- measured once a home, so that a version serves in the precision it was gated in
+    device          TEXT PRIMARY KEY,
+    dtype           TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE event (

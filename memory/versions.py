@@ -164,13 +164,19 @@ def moves(store: Store) -> list[Move]:
 
 
 def promote(
-    store: Store, name: str, reason: str, gate: int | None = None, lease: Lease | None = None, anchors: Sequence[str] = ()
+    store: Store,
+    name: str,
+    reason: str,
+    gate: int | None = None,
+    lease: Lease | None = None,
+    learned: Sequence[str] | None = None,
+    anchors: Sequence[str] = (),
 ) -> Version:
     """Let a candidate, or a version that served before, serve from now on.
 
     With a gate its verdict must be promote, for this version, and against the version that still serves, and what it was trained from must
-    not have been rolled back; without one a person answers for it. The version becomes the anchor of those of its targets that have none,
-    and of the environments in `anchors`.
+    not have been rolled back; without one a person answers for it. The version becomes the anchor of the environments in `learned` (those
+    of its targets that showed a gain; all of them where nothing is said) that nothing was promoted for before, and of those in `anchors`.
     """
     _check_reason(reason)
     with store.write() as conn:
@@ -186,7 +192,7 @@ def promote(
         if gate is not None:
             _check_gate(store, gate, name, old.name)
         _move(store, "promote", old.name, name, gate, reason)
-        for target in version.targets:
+        for target in version.targets if learned is None else learned:
             conn.execute("UPDATE environment SET anchor = ? WHERE name = ? AND anchor IS NULL", (name, target))
         for environment in anchors:
             conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (name, environment))
@@ -224,6 +230,12 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
         return get_version(store, version.name)
 
 
+def version_of_job(store: Store, job: int) -> Version | None:
+    """What a job has made, where it came so far; the latest where a job made several."""
+    rows = store.rows("SELECT name FROM version WHERE job = ? ORDER BY rowid DESC LIMIT 1", (job,))
+    return get_version(store, rows[0]["name"]) if rows else None
+
+
 def left_behind(store: Store, name: str) -> str | None:
     """The version that `name` was trained from, where a rollback has left that one; None where it still stands.
 
@@ -237,9 +249,11 @@ def left_behind(store: Store, name: str) -> str | None:
     return None
 
 
-def reject(store: Store, name: str) -> Version:
+def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
     """Mark a candidate as one that never serves."""
     with store.write() as conn:
+        if lease is not None:
+            leases.check(store, "job", lease)
         version = get_version(store, name)
         if version.state not in ("candidate", "rejected"):
             raise InputError(

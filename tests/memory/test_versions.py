@@ -253,3 +253,10 @@ def test_no_gate_promotes_what_was_trained_from_a_version_that_was_rolled_back(s
         versions.promote(store, child, "gate", gate=gate)
     assert versions.serving(store).name == "v0"
     assert versions.promote(store, child, "a person answers for it").state == "serving"
+
+
+def test_only_what_was_learned_gets_a_first_anchor(store: Store, add_version) -> None:
+    name = add_version(targets=(ADD, SORT))
+    versions.promote(store, name, "one of two rose", learned=[ADD])
+    assert store.rows("SELECT anchor FROM environment WHERE name = ?", (ADD,))[0]["anchor"] == name
+    assert store.rows("SELECT anchor FROM environment WHERE name = ?", (SORT,))[0]["anchor"] is None
