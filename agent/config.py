@@ -26,10 +26,11 @@ OPTIONS = "learn.options"
 
 DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "perdure:copy-word?shots=3",
+    "perdure:first-word?shots=2",
     "perdure:last-word?shots=3&words=5",
+    "perdure:swap-words?shots=5",
     "perdure:json-field?shots=3",
     "perdure:door-code?shots=3",
-    "perdure:sort-numbers?numbers=2&shots=3",
     "perdure:largest-number?shots=3",
 )
 """Chosen by what the default model scores (docs/environments.md): one at the ceiling, one near the floor, the others between."""
