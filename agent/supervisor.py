@@ -219,9 +219,10 @@ class Supervisor:
         else:
             self._tally.failures = 0
         if found is not None:
+            told = f"{found}, {(job.result or {}).get('reason', '')}"
+            record_event(self.store, "verdict", f"job {job.id}", f"{job.candidate}: {told}")
             self._tally.verdicts += 1
-            self._tally.last = f"{found}, {(job.result or {}).get('reason', '')}"
-            record_event(self.store, "verdict", f"job {job.id}", f"{job.candidate}: {self._tally.last}")
+            self._tally.last = told
             if found == "promote":
                 self._tally.promoted = self._tally.promoted or job.candidate
 

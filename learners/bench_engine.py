@@ -1,7 +1,7 @@
 """Tokens per second of the engine beside `generate` of transformers: the same prompts, the same merged weights, in turn in one process.
 
-The peer runs in whichever of bfloat16 and float32 it is faster with, without top-k and without giving log-probs. `equal work` takes the end
-tokens from both, so that each samples every token it may; `as it runs` leaves them. Left out: serving (many callers at once).
+The peer runs each case in whichever of bfloat16 and float32 it is faster with there, without top-k and without giving log-probs.
+`equal work` takes the end tokens from both, so that each samples every token it may; `as it runs` leaves them. Left out: serving.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from perdure.memory.records import StepRef
 
 PROMPTS = 8
 SAMPLES = 8
-MAX_TOKENS = 40
+LONG_PROMPT = 60
+"""Tokens that a prompt without examples has at least: several questions are asked in one."""
+_FIRST_ID = 100
+"""Token ids from here on open the prompts that share nothing."""
 _STEP = StepRef(1, 1)
 
 
@@ -42,6 +45,7 @@ class Speed:
     work: str
     prompt_tokens: float
     """Mean length of a prompt."""
+    peer_dtype: str
     tokens: list[tuple[int, int]] = field(default_factory=list)
     """Sampled tokens of each run, ours and the peer's."""
     seconds: list[tuple[float, float]] = field(default_factory=list)
@@ -75,7 +79,6 @@ class EngineBench:
     threads: int
     dtype: str
     peer: str
-    peer_dtype: str
     speeds: list[Speed]
     logprob_mean_gap: float
     """Between the log-probs that the engine gave its tokens and those of one plain pass of transformers in float32: mean and largest."""
@@ -141,34 +144,28 @@ def bench_engine(
     table = _adapter(engine.model)
     engine.load(_STEP, table)
     ends = engine.stop_ids
+    drawn = [(n, environments[n % len(environments)]) for n in range(PROMPTS)]
+    bare = [(n, replace(environment, examples=())) for n, environment in drawn]
     cases = {
-        "with solved examples": [_prompt(engine.chat, environment) for environment in _first(environments)],
-        "zero-shot, nothing shared": [
-            (len(ends) + n, *_prompt(engine.chat, replace(environment, examples=()))) for n, environment in enumerate(_first(environments))
-        ],
+        "with solved examples": [_prompt(engine.chat, environment, n, 0) for n, environment in drawn],
+        "zero-shot, nothing shared": [(_FIRST_ID + n, *_prompt(engine.chat, environment, n, LONG_PROMPT)) for n, environment in bare],
     }
-    say("loading the peer and finding its faster precision")
+    say("loading the peer in both precisions")
     peers = [Peer(files, device=device, dtype=dtype, table=table) for dtype in (torch.bfloat16, torch.float32)]
-    plain = peers[1]
-    same = next(peer for peer in peers if peer.dtype == engine.dtype)
-    batch = [prompt for prompt in cases["zero-shot, nothing shared"] for _ in range(SAMPLES)]
-    peer = min(peers, key=lambda peer: _timed(lambda: peer.generate(batch, max(1, max_tokens // 4), stops=False))[1])
     speeds = []
     for work in ("equal work", "as it runs"):
+        engine.stop_ids = ends if work == "as it runs" else frozenset()
         for name, prompts in cases.items():
-            speed = Speed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)))
-            batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
-            engine.stop_ids = ends if work == "as it runs" else frozenset()
-            _measure(speed, engine, peer, batch, max_tokens, repeats, stops=work == "as it runs")
+            speed = _measure(name, work, engine, peers, prompts, max_tokens, repeats)
             say(f"{work}, {name}: {speed.ratio:.2f} times as fast")
             speeds.append(speed)
-    gaps, peer_gaps = _gaps(engine, plain, same, [prompt for prompts in cases.values() for prompt in prompts], max_tokens)
+    same = next(peer for peer in peers if peer.dtype == engine.dtype)
+    gaps, peer_gaps = _gaps(engine, peers[1], same, [prompt for prompts in cases.values() for prompt in prompts], max_tokens)
     return EngineBench(
         machine=platform.processor() or platform.machine(),
         threads=torch.get_num_threads(),
-        dtype=str(engine.dtype).removeprefix("torch."),
+        dtype=_named(engine.dtype),
         peer=f"transformers {transformers.__version__} generate",
-        peer_dtype=str(peer.dtype).removeprefix("torch."),
         speeds=speeds,
         logprob_mean_gap=float(gaps.mean()),
         logprob_max_gap=float(gaps.max()),
@@ -177,19 +174,22 @@ def bench_engine(
 
 
 def _measure(
-    speed: Speed, engine: TransformersEngine, peer: Peer, prompts: Sequence[Ids], max_tokens: int, repeats: int, *, stops: bool
-) -> None:
-    """Run both sides in turn, each first every other time; one short round before that is not counted."""
-    requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in prompts]
+    name: str, work: str, engine: TransformersEngine, peers: Sequence[Peer], prompts: Sequence[Ids], max_tokens: int, repeats: int
+) -> Speed:
+    """Run both sides in turn, each first every other time. A whole run of each before that is not counted, and chooses the peer."""
+    batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
+    requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
+    stops = bool(engine.stop_ids)
 
     def ours() -> int:
         return sum(len(sample.action_ids) for sample in engine.generate(_STEP, requests))
 
     def theirs() -> int:
-        return sum(map(len, peer.generate(prompts, max_tokens, stops)))
+        return sum(map(len, peer.generate(batch, max_tokens, stops)))
 
-    engine.generate(_STEP, [replace(request, max_tokens=2) for request in requests])
-    peer.generate(prompts, 2, stops)
+    ours()
+    peer = min(peers, key=lambda one: _timed(lambda: one.generate(batch, max_tokens, stops))[1])
+    speed = Speed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)), peer_dtype=_named(peer.dtype))
     for n in range(repeats):
         if n % 2:
             (b, b_s), (a, a_s) = _timed(theirs), _timed(ours)
@@ -197,6 +197,7 @@ def _measure(
             (a, a_s), (b, b_s) = _timed(ours), _timed(theirs)
         speed.tokens.append((a, b))
         speed.seconds.append((a_s, b_s))
+    return speed
 
 
 def _gaps(engine: TransformersEngine, plain: Peer, same: Peer, prompts: Sequence[Ids], max_tokens: int) -> tuple[Tensor, Tensor]:
@@ -216,16 +217,22 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return done, time.perf_counter() - started
 
 
-def _first(environments: Sequence[Environment]) -> list[Environment]:
-    return [environments[n % len(environments)] for n in range(PROMPTS)]
+def _prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
+    """The first prompt of a task; as many tasks in one as it takes to make it `at_least` tokens long."""
+    questions: list[str] = []
+    while True:
+        env = GuardedEnv(environment)
+        try:
+            questions.append(env.reset(dev_seed(draw, environment.name, len(questions))))
+        finally:
+            env.close()
+        prompt = chat.prompt(opening(environment, "\n".join(questions)))
+        if len(prompt) >= at_least:
+            return prompt
 
 
-def _prompt(chat: Chat, environment: Environment) -> Ids:
-    env = GuardedEnv(environment)
-    try:
-        return chat.prompt(opening(environment, env.reset(dev_seed(0, environment.name, 0))))
-    finally:
-        env.close()
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _adapter(model: torch.nn.Module, rank: int = 16) -> dict[str, LoraPair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,10 @@ def bench(name: str | None, repeats: int, updates: int, tokens: int, target: str
       perdure bench engine --repeats 5
       perdure bench learner --updates 1 --json
     """
+    from perdure.agent.children import CHILD_ENVIRONMENT
     from perdure.agent.config import load_config
 
+    os.environ.setdefault("OMP_WAIT_POLICY", CHILD_ENVIRONMENT["OMP_WAIT_POLICY"])  # as Perdure's own processes run, for both sides
     loaded = load_config(config_path)
     found: dict[str, Any] = {}
     if name in (None, "engine"):
@@ -81,12 +84,12 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
 
 def _print_engine(found: EngineBench) -> None:
     rows = [
-        (speed.work, speed.prompts, round(speed.prompt_tokens), round(ours), round(peer), ours / peer)
+        (speed.work, speed.prompts, round(speed.prompt_tokens), round(ours), round(peer), speed.peer_dtype, ours / peer)
         for speed in found.speeds
         for ours, peer in speed.rates
     ]
-    title = f"tokens per second: perdure in {found.dtype}, {found.peer} in {found.peer_dtype}, {found.threads} threads"
-    print_table(("work", "prompts", "their tokens", "perdure", "peer", "ratio"), rows, title=title)
+    title = f"tokens per second: perdure in {found.dtype}, beside {found.peer}, {found.threads} threads"
+    print_table(("work", "prompts", "their tokens", "perdure", "peer", "in", "ratio"), rows, title=title)
     for speed in found.speeds:
         click.echo(f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)})")
     click.echo(

@@ -68,6 +68,13 @@ def test_end_tells_the_code_and_the_last_line_of_this_start(spawn: Callable[...,
     assert ended(spawn("")) == Exit(code=0, last_line="")
 
 
+def test_working_folder_hides_no_module_of_python(spawn: Callable[..., Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "queue.py").write_text("raise SystemExit('somebody else')")
+    monkeypatch.delenv("PYTHONPATH")
+    child = Child("a", "perdure.agent.learner", ["--help"], tmp_path)
+    assert ended(child).code == 0
+
+
 def test_signal_that_killed_it_is_named(spawn: Callable[..., Child], tmp_path: Path) -> None:
     child = spawn(STUBBORN)
     first_line(tmp_path)

@@ -96,7 +96,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["task", "add", "nothing"], "a name is SOURCE:ID"),
         (["task", "add", ADD, "--seed", str(2**31)], "kept for probes, which are never learned"),
         (["task", "add", ADD, "--seed", "-1"], "seeds of tasks are 0 to"),
-        (["task", "add", ADD, "--seed", str(2**30 - 1), "--count", "2"], "seeds of tasks are 0 to"),
+        (["task", "add", ADD, "--seed", str(2**30 - 1), "--count", "2"], "not 1073741823 to 1073741824"),
         (["task", "add", ADD, "--count", "0"], "0 is not in the range"),
         (["task", "list"], "no store in"),
         (["status"], "no store in"),
@@ -142,6 +142,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path
         (["episode", "list", "--env", "perdure:none"], "no environment 'perdure:none' in this home"),
         (["episode", "list", "--version", "v9"], "no version 'v9'"),
         (["gate", "v9"], "no version 'v9'"),
+        (["gate", "v1", "--target", ADD], "v1 serves: there is no gain over itself to show"),
         (["probe", "v9"], "no version 'v9'"),
         (["learn", "grpo", "--target", ADD, "--start", "v9"], "no version 'v9'"),
         (["learn", "grpo"], "no target was chosen"),
@@ -234,6 +235,30 @@ def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
         running.stdout.close()
         assert running.stderr.read() == ""
         assert running.wait() == 0
+
+
+def test_a_home_that_is_a_file_is_named(perdure: Call, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    for name in ("letter", "letter/home"):
+        done = perdure("--home", name, "run")
+        assert done.code == 2
+        assert "letter is a file; name a folder with --home" in done.err
+    assert [file.name for file in tmp_path.iterdir()] == ["letter"]
+
+
+def test_a_home_is_for_its_user_only(perdure: Call, tmp_path: Path) -> None:
+    assert perdure("--home", "deep/home", "task", "add", ADD).code == 0
+    assert (tmp_path / "deep" / "home").stat().st_mode & 0o077 == 0
+
+
+def test_output_that_is_closed_or_full_is_no_bug(home: Path) -> None:
+    command = f"{sys.executable} -m perdure.agent.cli --home {home} version list"
+    closed = subprocess.run(["sh", "-c", f"{command} >&-"], stderr=subprocess.PIPE, text=True)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    if Path("/dev/full").exists():
+        full = subprocess.run(["sh", "-c", f"{command} >/dev/full"], stderr=subprocess.PIPE, text=True)
+        assert full.returncode == 3
+        assert full.stderr.startswith("perdure: no space is left")
 
 
 def test_a_bug_is_one_line_and_its_traceback_is_kept(perdure: Call, home: Path) -> None:

@@ -164,6 +164,13 @@ def test_gc_removes_rejected_versions_and_what_was_left_behind_only(perdure: Cal
     assert "the files of v3 are not in" in perdure("gate", "v3").err
 
 
+def test_version_says_whether_its_files_are_there(perdure: Call, home: Path) -> None:
+    assert json.loads(perdure("version", "show", "v3", "--json").out)["on_disk"] is True
+    perdure("version", "gc")
+    assert json.loads(perdure("version", "show", "v3", "--json").out)["on_disk"] is False
+    assert json.loads(perdure("version", "show", "v0", "--json").out)["on_disk"] is True
+
+
 def test_gc_leaves_what_is_pinned_or_an_anchor(perdure: Call, home: Path) -> None:
     assert perdure("version", "pin", "v3").code == 0
     assert json.loads(perdure("version", "gc", "--dry-run", "--json").out) == []

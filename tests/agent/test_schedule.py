@@ -124,7 +124,7 @@ def test_learning_waits_for_so_many_new_episodes(store: Store) -> None:
     assert found.job is not None
     job = get_job(store, found.job)
     assert (job.kind, job.learner, job.targets, job.state) == ("learn", "grpo", (ADD,), "queued")
-    assert job.options == {"learn": {}, "gate": True, "profile": "economy", "start": None}
+    assert job.options == {"learn": {"seed": 0}, "gate": True, "profile": "economy", "start": None}
 
 
 def test_episodes_from_before_the_last_job_start_no_other(store: Store) -> None:

@@ -216,6 +216,16 @@ def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place
     assert "has no weights: expected *.safetensors" in place.output()
 
 
+@pytest.mark.slow
+def test_model_that_does_not_load_ends_the_run_with_2_and_keeps_no_home(place: Place) -> None:
+    weights = place.path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert place.run().wait(timeout=PATIENCE_S) == 2
+    assert "cannot be loaded" in place.output()
+    tiny_llama(place.path / "model", seed=1)
+    assert place.run("--tasks", "1").wait(timeout=PATIENCE_S) == 0, place.output()
+
+
 def test_environment_that_is_not_there_ends_the_run_before_it_begins(place: Place) -> None:
     place.configure(("perdure:largest-numbr",))
     assert place.run().wait(timeout=PATIENCE_S) == 2

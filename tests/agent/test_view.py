@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from perdure.agent.limits import Outcome
-from perdure.agent.summary import COLUMNS, Mark, Played, Summary, about, gate_rows, mark, next_commands, show, summarise
+from perdure.agent.summary import COLUMNS, Mark, Played, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
 from perdure.agent.view import Scene, changes, observe, render, spark, watching
 from perdure.memory.environments import register
 from perdure.memory.episodes import RateRow
@@ -137,6 +137,8 @@ def test_every_change_is_one_line_and_nothing_is_said_twice(store: Store) -> Non
         "restart (actor): it was ended by SIGKILL; it starts again in 0.5 s",
     ]
     assert changes(now, observe(store)) == []
+    beat(store, "actor", 6, "paused", "job 1 (learn) has the CPU")
+    assert changes(now, observe(store)) == ["actor: paused, job 1 (learn) has the CPU"], "another process says it"
 
 
 def test_success_rates_are_told_now_and_then() -> None:
@@ -161,6 +163,7 @@ def test_curve_stays_within_its_bars() -> None:
 
 def test_watching_tells_changes_without_a_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     record_event(store, "start", "supervisor", "long ago")
+    beat(store, "actor", 5, "stopped", "in another run")
     with watching(store.home):
         deadline = time.monotonic() + 10
         told = ""
@@ -169,6 +172,7 @@ def test_watching_tells_changes_without_a_terminal(store: Store, capsys: pytest.
             add_initial(store, "tiny", "hash-of-tiny")
             told += capsys.readouterr().err
     assert "v0 serves" in told
+    assert "another run" not in told
     assert capsys.readouterr().out == ""
 
 
@@ -206,6 +210,11 @@ def test_jobs_are_told_in_words() -> None:
     assert about(job("failed", error="its process was ended by SIGKILL")) == [
         "Job 3: grpo on perdure:add?a=1&b=2 failed: its process was ended by SIGKILL"
     ]
+    gate = replace(job(), kind="gate", learner=None, result={**GATE, "verdict": "promote", "reason": "all held"})
+    assert about(gate)[0] == "Job 3: gate on perdure:add?a=1&b=2 of v1: promote, all held"
+    assert gate_of(gate)["candidate"] == "v1"
+    probe = replace(job(), kind="probe", learner=None, targets=(), result={"version": "v1", "environments": {ADD: {"score": 0.5}}})
+    assert about(probe) == [f"Job 3: probe of v1: {ADD} 0.50"]
     assert about(job("queued")) == ["Job 3: grpo on perdure:add?a=1&b=2 is queued; it goes on with the next run"]
 
 

@@ -88,6 +88,40 @@ class FailsAtClose(Counting):
         raise OSError("already gone")
 
 
+class ExitsWhenMade(Counting):
+    def __init__(self) -> None:
+        raise SystemExit(4)
+
+
+class ExitsAtStep(Counting):
+    def step(self, action: str) -> Stepped:
+        raise SystemExit(5)
+
+
+class ExitsAtClose(Counting):
+    def close(self) -> None:
+        raise SystemExit(6)
+
+
+class Mute(Counting):
+    """Its error cannot say what it is."""
+
+    def step(self, action: str) -> Stepped:
+        class Unspeakable(Exception):
+            def __str__(self) -> str:
+                raise ValueError("no words")
+
+        raise Unspeakable
+
+
+class ManyTurns(Counting):
+    turn_limit = "many"  # type: ignore[assignment]
+
+
+class NoLow(Counting):
+    reward_low = None
+
+
 class Hangs(Counting):
     """Swallows every ordinary exception while it waits."""
 

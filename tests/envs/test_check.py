@@ -24,6 +24,8 @@ def test_a_good_environment_has_no_findings() -> None:
         (faulty.TextReward, "runs", "error"),
         (faulty.NanReward, "runs", "error"),
         (faulty.NoText, "runs", "error"),
+        (faulty.ExitsAtStep, "runs", "error"),
+        (faulty.ExitsAtClose, "stays-ended", "error"),
         (faulty.GlobalRandom, "is-deterministic", "error"),
         (faulty.HashOrder, "is-the-same-elsewhere", "error"),
         (faulty.OneTask, "varies", "warning"),

@@ -33,6 +33,8 @@ def fault_of(kind: type[Counting]) -> str:
         (faulty.OldForm, "step returned tuple, not (observation, reward, terminated, truncated, info)"),
         (faulty.FailsAtReset, "reset raised KeyError: 'no data'"),
         (faulty.FailsAtStep, "step raised ValueError: cannot read x"),
+        (faulty.ExitsAtStep, "step raised SystemExit: 5"),
+        (faulty.Mute, "step raised Unspeakable"),
     ],
 )
 def test_what_an_environment_does_wrong_is_said(kind: type[Counting], fault: str) -> None:

@@ -72,8 +72,10 @@ def test_an_unknown_name_is_an_unknown_error_that_helps(name: str, message: str)
         ("threshold=high", "option threshold=high is not of type float"),
         ("highest=9&highest=10", "option highest is given 2 times"),
         ("highest", "options are written"),
-        ("shots=-1", "option shots=-1 must be at least 0"),
-        ("turn_limit=0", "option turn_limit=0 must be at least 1"),
+        ("shots=-1", "shots=-1 must be a whole number from 0 to 100"),
+        ("shots=1000000", "shots=1000000 must be a whole number from 0 to 100"),
+        ("turn_limit=0", "turn_limit=0 must be a whole number from 1"),
+        ("threshold=NaN", "threshold=nan must be a finite number"),
         ("reward_low=2", "must be below reward_high"),
         ("step_timeout_s=0", "must be above 0"),
     ],
@@ -116,6 +118,31 @@ def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
 def test_what_is_no_environment_is_refused() -> None:
     with pytest.raises(InputError, match="is no environment"):
         load("py:collections:Counter")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ExitsWhenMade", "cannot be made: SystemExit: 4"),
+        ("ManyTurns", "turn_limit='many' must be a whole number"),
+        ("NoLow", "reward_low=None must be a finite number"),
+    ],
+)
+def test_what_an_environment_does_or_says_wrong_before_it_begins_is_told(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(f"py:tests.envs.faulty:{name}")
+
+
+def test_a_failing_close_does_not_keep_an_environment_from_being_loaded() -> None:
+    assert load("py:tests.envs.faulty:FailsAtClose").turn_limit == 5
+
+
+@pytest.mark.parametrize("text", ["raise NameError('no')", "def (", "raise SystemExit(3)"])
+def test_a_module_that_fails_when_it_is_imported_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fails_when_imported.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"py:fails_when_imported:X cannot be imported: (NameError|SyntaxError|SystemExit)"):
+        load("py:fails_when_imported:X")
 
 
 def test_an_installed_package_offers_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,22 @@ def test_a_full_disk_leaves_nothing(home: Path, llama: ModelFiles, trainee: Trai
     assert list((home / "versions").iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """No file may grow past 8 KiB, so that writing weights fails in the middle, in whatever library writes them."""
+    """No file may grow past 8 KiB, so that writing weights fails in the middle, in whatever library writes them.
+
+    A fixture would hold for pytest's own output too, which ends the run where that goes to a file.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_weights_that_do_not_fit_on_the_disk_leave_nothing(home: Path, llama: ModelFiles, trainee: Trainee, small_files: None) -> None:
-    with pytest.raises(RuntimeFailure, match="could not write version v1") as caught:
+def test_weights_that_do_not_fit_on_the_disk_leave_nothing(home: Path, llama: ModelFiles, trainee: Trainee) -> None:
+    with small_files(), pytest.raises(RuntimeFailure, match="could not write version v1") as caught:
         write_adapter(home, "v1", llama, trainee.save)
     one_line(caught.value)
     assert list((home / "versions").iterdir()) == []

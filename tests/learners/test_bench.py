@@ -15,7 +15,7 @@ from tests.learners.conftest import plain_logprobs, plain_model
 from perdure.agent.cli import perdure
 from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
-from perdure.learners.bench_engine import PROMPTS, SAMPLES, Peer, bench_engine
+from perdure.learners.bench_engine import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
 from perdure.learners.bench_learner import Spec, _environment, _in_own_process, bench_learner, has_peer
 from perdure.learners.models import ModelFiles
 
@@ -51,8 +51,9 @@ def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFi
         assert speed.ratio > 0
         if speed.work == "equal work":
             assert speed.tokens == [(PROMPTS * SAMPLES * 5,) * 2] * 2
-    assert found.speeds[0].prompt_tokens > found.speeds[1].prompt_tokens
     assert found.logprob_mean_gap < (1e-4 if found.dtype == "float32" else 0.2)
+    assert {speed.peer_dtype for speed in found.speeds} <= {"bfloat16", "float32"}
+    assert found.speeds[1].prompt_tokens > LONG_PROMPT
     assert len(said) == 5
     json.dumps(found.as_json())
 
