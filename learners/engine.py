@@ -56,10 +56,10 @@ class TransformersEngine:
         self.files = files
         self.usage = Usage()
         self.model: Any = AutoModelForCausalLM.from_pretrained(
-            files.path, dtype=dtype, use_safetensors=True, attn_implementation=register()
+            files.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation=register()
         )
         self.model.requires_grad_(False).eval().to(self.device)
-        tokenizer = AutoTokenizer.from_pretrained(files.path)
+        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
         self.context_limit = _context_limit(self.model.config)
         self.stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)

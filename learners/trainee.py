@@ -27,7 +27,9 @@ class Trainee:
     """A base model with an adapter that gradients flow into. `start` is an adapter folder to go on from; None starts at the base."""
 
     def __init__(self, files: ModelFiles, *, device: str, rank: int, alpha: float, start: Path | None) -> None:
-        base: Any = AutoModelForCausalLM.from_pretrained(files.path, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa")
+        base: Any = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+        )
         if start is not None:
             rank, alpha = adapter_rank(start)
         config = LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)

@@ -81,4 +81,5 @@ def test_only_successes_are_imitated() -> None:
 def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
     lessons = replayed(iter([failed, mixed, solved]), 0.3, 0.05)
-    assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 3
+    assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 3 + [(0, 0, 0.05)] * 2
+    assert weights(replayed([failed, mixed, solved], 0.3, 0.0)) == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 3
