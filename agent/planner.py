@@ -34,7 +34,7 @@ class Choice:
 
 
 def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], refused: Mapping[str, int] | None = None) -> Choice:
-    """The environment with the most to gain: the share of mixed groups times the headroom.
+    """The environment that promises most: often won and often lost by the same policy, with headroom (`_worth`).
 
     `rates` are those of the serving version's live episodes. `refused` is how many of the last jobs on each target, in a row, led to no
     promotion (`refusals`); an environment that tried the patience is taken only where no other has signal.
@@ -96,7 +96,9 @@ def _held(job: Job) -> bool:
 
 
 def _worth(row: RateRow) -> float:
-    return row.mixed_groups / row.groups * (1 - row.successes / row.episodes)
+    """Share of mixed groups x p (1 - p) x (1 - p): learnability (Foster and Foerster 2025), times what there is to gain."""
+    p = row.successes / row.episodes
+    return row.mixed_groups / row.groups * p * (1 - p) ** 2
 
 
 def _obstacle(row: RateRow) -> str | None:

@@ -42,6 +42,10 @@ def test_mixed_groups_count_as_much_as_headroom() -> None:
     assert choose_target({ADD: rate(40, 8), SORT: rate(2, 1)}, [ADD, SORT]).target == ADD
 
 
+def test_what_is_now_won_and_now_lost_goes_before_what_is_hardly_ever_won() -> None:
+    assert choose_target({ADD: rate(6, 5), SORT: rate(20, 5)}, [ADD, SORT]).target == SORT
+
+
 def test_mastered_environment_is_no_target() -> None:
     choice = choose_target({ADD: rate(60, 4)}, [ADD])
     assert choice.target is None
