@@ -21,7 +21,6 @@ from types import FrameType
 
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
-from perdure.agent.work import unfinished_jobs
 from perdure.envs.environment import Environment
 from perdure.envs.policy import PolicyError
 from perdure.envs.registry import load
@@ -31,12 +30,13 @@ from perdure.learners.learning import ensure_loaded, open_engine
 from perdure.learners.models import resolve_model
 from perdure.memory.episodes import completed_members
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import beat, give_device, renew_device, take_device
 from perdure.memory.records import Episode, Lease, Task, VersionRef
 from perdure.memory.store import Store, open_store
-from perdure.memory.tasks import fail_task, finish_task, lease_tasks, release_task
+from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
 from perdure.memory.versions import add_initial, serving
 
 NAME = "actor"
@@ -102,7 +102,7 @@ class Actor:
         if jobs:
             self._say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
             return False
-        if not self._store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"):
+        if not anything_to_play(self._store):
             self._say("idle", "no task is queued")
             return False
         with self._device() as device:

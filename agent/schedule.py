@@ -17,7 +17,7 @@ from apscheduler.triggers.cron import CronTrigger
 from perdure.agent.config import Config
 from perdure.agent.config import Schedule as ScheduleSettings
 from perdure.agent.planner import choose_target, refusals, start_for
-from perdure.memory.episodes import success_rates
+from perdure.memory.episodes import live_episodes, success_rates
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, list_jobs
 from perdure.memory.processes import record_event
@@ -66,7 +66,7 @@ def look(store: Store, config: Config, environments: tuple[str, ...], *, since: 
         version = serving(store)
     except UnknownError:
         return Look(reason="no version serves yet: the model is being loaded")
-    played = _episodes_since(store, version.name, since)
+    played = live_episodes(store, version.name, since)
     wanted = config.learn.every_episodes
     if not now and not wanted:
         return Look(reason="learn.every_episodes is 0: learning starts by the clock or by hand")
@@ -101,15 +101,3 @@ def _jobs_on(store: Store) -> list[Job]:
     """The jobs since the serving version began to serve, the newest first."""
     began = moves(store)[-1].moved
     return [job for job in list_jobs(store, JOBS_LOOKED_AT) if job.created >= began]
-
-
-def _episodes_since(store: Store, version: str, since: float) -> int:
-    rows = store.rows(
-        """
-        SELECT count(*) AS n FROM episode
-        WHERE version = :version AND purpose = 'live' AND state = 'completed' AND started_at > max(
-            :since, coalesce((SELECT max(coalesce(finished_at, created_at)) FROM job WHERE kind = 'learn'), 0))
-        """,
-        {"version": version, "since": since},
-    )
-    return int(rows[0]["n"])

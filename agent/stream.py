@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perdure.envs.seeds import train_seed
 from perdure.memory.store import Store
-from perdure.memory.tasks import add_tasks
+from perdure.memory.tasks import add_tasks, stream_counts
 
 
 def refill(store: Store, environments: Sequence[str], *, per_environment: int, members: int, root: int, room: int | None = None) -> int:
@@ -16,10 +16,10 @@ def refill(store: Store, environments: Sequence[str], *, per_environment: int, m
     the stream goes on where it stood.
     """
     with store.write():
-        queued = _count(store, "source = 'stream' AND state = 'queued'")
+        queued = stream_counts(store, queued=True)
         if all(queued.get(name, 0) >= per_environment for name in environments):
             return 0  # the usual case; what follows reads every task there ever was
-        had = _count(store, "source = 'stream'")
+        had = stream_counts(store)
         added = 0
         for level in range(per_environment):
             for name in environments:
@@ -30,8 +30,3 @@ def refill(store: Store, environments: Sequence[str], *, per_environment: int, m
                 had[name] = draw + 1
                 added += 1
     return added
-
-
-def _count(store: Store, condition: str) -> dict[str, int]:
-    rows = store.rows(f"SELECT environment, count(*) AS n FROM task WHERE {condition} GROUP BY environment")
-    return {row["environment"]: row["n"] for row in rows}

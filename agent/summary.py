@@ -16,8 +16,9 @@ import click
 from perdure.agent.limits import Outcome
 from perdure.agent.planner import verdict
 from perdure.agent.terminal import Cell, print_table, visible
+from perdure.memory.episodes import Played, latest_episode_id, played_after
 from perdure.memory.errors import UnknownError
-from perdure.memory.jobs import get_job
+from perdure.memory.jobs import jobs_after, last_ended
 from perdure.memory.records import Job
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
@@ -34,17 +35,6 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """Live episodes of a run in one environment."""
-
-    environment: str
-    episodes: int
-    successes: int
-    not_counted: int
-    """Interrupted, or the environment failed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """What there is to say about a run."""
 
@@ -56,34 +46,16 @@ class Summary:
 
 def mark(store: Store) -> Mark:
     """The present end of the store. Jobs that are waiting still belong to what comes."""
-    row = store.rows(
-        """
-        SELECT (SELECT coalesce(max(id), 0) FROM episode) AS episode,
-               (SELECT coalesce(max(id), 0) FROM job WHERE state IN ('done', 'failed')) AS job
-        """
-    )[0]
-    return Mark(episode=row["episode"], job=row["job"])
+    return Mark(episode=latest_episode_id(store) or 0, job=last_ended(store))
 
 
 def summarise(store: Store, since: Mark) -> Summary:
     """Read what happened after `since`."""
-    rows = store.rows(
-        """
-        SELECT environment, sum(state = 'completed') AS episodes, sum(success) AS successes, sum(state <> 'completed') AS not_counted
-        FROM episode WHERE id > ? AND purpose = 'live' GROUP BY environment ORDER BY environment
-        """,
-        (since.episode,),
-    )
-    jobs = store.rows("SELECT id FROM job WHERE id > ? ORDER BY id", (since.job,))
     try:
         version = serving(store).name
     except UnknownError:
         version = None
-    return Summary(
-        played=tuple(Played(**dict(row)) for row in rows),
-        jobs=tuple(get_job(store, row["id"]) for row in jobs),
-        serving=version,
-    )
+    return Summary(played=tuple(played_after(store, since.episode)), jobs=tuple(jobs_after(store, since.job)), serving=version)
 
 
 def show(summary: Summary, ended: Outcome) -> None:

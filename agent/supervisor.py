@@ -27,13 +27,13 @@ from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import refill
 from perdure.agent.terminal import visible
-from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks, unfinished_jobs
+from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
 from perdure.memory import tasks
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
-from perdure.memory.jobs import get_job
+from perdure.memory.jobs import get_job, unfinished_jobs
 from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import beat, processes, record_event

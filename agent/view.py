@@ -21,13 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.agent.terminal import visible
-from perdure.agent.work import unfinished_jobs
 from perdure.memory import episodes, tasks
 from perdure.memory.environments import list_environments
 from perdure.memory.episodes import RateRow
 from perdure.memory.errors import PerdureError
-from perdure.memory.gates import Gate, gates_of, pairs_of
-from perdure.memory.jobs import Step, steps
+from perdure.memory.gates import Gate, open_gate_of, pairs_of
+from perdure.memory.jobs import Step, steps, unfinished_jobs
 from perdure.memory.processes import Event, Process, events, processes
 from perdure.memory.records import Job, Pair
 from perdure.memory.store import Store, open_store
@@ -82,7 +81,7 @@ def observe(store: Store) -> Scene:
     version = next((row.name for row in list_versions(store) if row.state == "serving"), None)
     jobs = unfinished_jobs(store)
     job = jobs[0] if jobs else None
-    gate = _open_gate(store, job)
+    gate = open_gate_of(store, job.id) if job and job.state == "gating" else None
     return Scene(
         serving=version,
         environments=tuple(row.name for row in list_environments(store)),
@@ -168,13 +167,6 @@ def _scenes(home: Path, ended: threading.Event) -> Iterator[Scene]:
     finally:
         if store is not None:
             store.close()
-
-
-def _open_gate(store: Store, job: Job | None) -> Gate | None:
-    if job is None or job.state != "gating":
-        return None
-    rows = store.rows("SELECT candidate FROM gate WHERE job = ? AND verdict IS NULL ORDER BY id DESC LIMIT 1", (job.id,))
-    return gates_of(store, rows[0]["candidate"])[-1] if rows else None
 
 
 def _headline(scene: Scene) -> Text:

@@ -22,6 +22,7 @@ from torch import Tensor
 from perdure.learners.models import ModelFiles, sha256_of
 from perdure.learners.weights import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.files import publish
 
 MAX_RANK = 256
 MAX_ADAPTER_BYTES = 4 * 2**30
@@ -65,10 +66,7 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
                 file.unlink()
         manifest = {"version": name, "base_model": base.name, "base_hash": base.hash, "files": files}
         (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        for file in (*scratch.iterdir(), scratch):
-            _fsync(file)
-        scratch.rename(final)
-        _fsync(final.parent)
+        publish(scratch, final)
     except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise RuntimeFailure(f"could not write version {name}: {reason}; nothing was changed") from error
@@ -205,11 +203,3 @@ def _base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
                 if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
                     shapes[key.removesuffix(".weight")] = (shape[0], shape[1])
     return shapes
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

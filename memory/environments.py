@@ -98,12 +98,3 @@ def anchor_of(store: Store, environment: str) -> str | None:
     )
     anchor: str | None = rows[0]["anchor"]
     return anchor
-
-
-def set_anchor(store: Store, environment: str, version: str) -> None:
-    """Make `version` the high-water mark of `environment`."""
-    with store.write() as conn:
-        require(store, environment)
-        if not store.rows("SELECT 1 FROM version WHERE name = ?", (version,)):
-            raise UnknownError(f"no version {version!r}; `perdure version list` shows them")
-        conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (version, environment))

@@ -1,4 +1,4 @@
-"""Reading episodes: one with every token, lists of them, the groups that a learner learns from, and how often each environment succeeds.
+"""Reading episodes: one with every token, lists of them, and how often each environment succeeds.
 
 Aborted episodes and those in which the environment failed are shown, and counted nowhere else. Writing is `journal.py`.
 """
@@ -74,6 +74,17 @@ class RateRow:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """Live episodes of a run in one environment."""
+
+    environment: str
+    episodes: int
+    successes: int
+    not_counted: int
+    """Interrupted, or the environment failed."""
+
+
 def get_episode(store: Store, episode: int) -> Episode:
     """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
     found = _episodes(store, [episode])
@@ -118,26 +129,6 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
     ]
 
 
-def live_groups(store: Store, environment: str, version: str, limit: int) -> list[list[Episode]]:
-    """The completed episodes of the latest `limit` live groups of a version, the latest first, each group in the order of its members.
-
-    A group of which something is still to be played is left for later, so that none changes after it was learned from.
-    """
-    rows = store.rows(
-        """
-        SELECT e."group", group_concat(e.id) AS episodes FROM episode e
-        WHERE e.environment = ? AND e.version = ? AND e.purpose = 'live' AND e.state = 'completed'
-        AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = e.task AND t.state IN ('queued', 'leased'))
-        GROUP BY e."group" ORDER BY max(e.id) DESC LIMIT ?
-        """,
-        (environment, version, max(limit, 0)),
-    )
-    groups: dict[str, list[Episode]] = {row["group"]: [] for row in rows}
-    for episode in _episodes(store, [int(number) for row in rows for number in row["episodes"].split(",")]):
-        groups[episode.group].append(episode)
-    return [sorted(group, key=lambda episode: episode.member) for group in groups.values()]
-
-
 def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozenset[int]]:
     """Which members of each group are completed: after an interruption only the others are played."""
     rows = store.rows(
@@ -167,6 +158,31 @@ def success_rates(store: Store, version: str, purpose: Purpose = "live") -> dict
         )
         for row in rows
     }
+
+
+def live_episodes(store: Store, version: str, since: float) -> int:
+    """How many live episodes of a version began after `since` (Unix seconds) and after the last learning job ended."""
+    rows = store.rows(
+        """
+        SELECT count(*) AS n FROM episode
+        WHERE version = :version AND purpose = 'live' AND state = 'completed' AND started_at > max(
+            :since, coalesce((SELECT max(coalesce(finished_at, created_at)) FROM job WHERE kind = 'learn'), 0))
+        """,
+        {"version": version, "since": since},
+    )
+    return int(rows[0]["n"])
+
+
+def played_after(store: Store, episode: int) -> list[Played]:
+    """The live episodes with a higher number, by environment."""
+    rows = store.rows(
+        """
+        SELECT environment, sum(state = 'completed') AS episodes, sum(success) AS successes, sum(state <> 'completed') AS not_counted
+        FROM episode WHERE id > ? AND purpose = 'live' GROUP BY environment ORDER BY environment
+        """,
+        (episode,),
+    )
+    return [Played(**dict(row)) for row in rows]
 
 
 def counts(store: Store) -> dict[str, int]:

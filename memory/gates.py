@@ -140,6 +140,25 @@ def pairs_of(store: Store, gate: int) -> list[Pair]:
     return [_pair(row) for row in store.rows("SELECT * FROM pair WHERE gate = ? ORDER BY environment, role, draw", (gate,))]
 
 
+def open_gate_of(store: Store, job: int) -> Gate | None:
+    """The gate that a job is playing."""
+    rows = store.rows("SELECT * FROM gate WHERE job = ? AND verdict IS NULL ORDER BY id DESC LIMIT 1", (job,))
+    return _gate(rows[0]) if rows else None
+
+
+def squared_differences(store: Store) -> tuple[int, float]:
+    """Number and mean of the squared differences on environments that were not trained, over all gates that ended without a reject."""
+    (row,) = store.rows(
+        """
+        SELECT count(*) AS n, coalesce(avg(p.difference * p.difference), 0.0) AS q
+        FROM pair p JOIN gate g ON g.id = p.gate
+        WHERE p.difference IS NOT NULL AND p.role = 'earlier' AND g.verdict IN ('promote', 'inconclusive')
+          AND NOT EXISTS (SELECT 1 FROM pair t WHERE t.gate = p.gate AND t.environment = p.environment AND t.role = 'trained')
+        """
+    )
+    return int(row["n"]), float(row["q"])
+
+
 def last_verdict(store: Store) -> Gate | None:
     """The gate that was closed last."""
     rows = store.rows("SELECT * FROM gate WHERE verdict IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 1")

@@ -135,6 +135,27 @@ def list_jobs(store: Store, limit: int = 50) -> list[Job]:
     return [_job(row) for row in store.rows("SELECT * FROM job ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
 
 
+def unfinished_jobs(store: Store) -> list[Job]:
+    """Jobs that are queued or being worked on, the oldest first."""
+    return [_job(row) for row in store.rows("SELECT * FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id")]
+
+
+def jobs_after(store: Store, job: int) -> list[Job]:
+    """The jobs with a higher number, the oldest first."""
+    return [_job(row) for row in store.rows("SELECT * FROM job WHERE id > ? ORDER BY id", (job,))]
+
+
+def last_ended(store: Store) -> int:
+    """The highest number of a job that came to its end; 0 where none did."""
+    return int(store.rows("SELECT coalesce(max(id), 0) AS id FROM job WHERE state IN ('done', 'failed')")[0]["id"])
+
+
+def lease_of(store: Store, job: int) -> Lease | None:
+    """The lease that is on a job, lapsed or not; None where nobody took it."""
+    rows = store.rows(f"SELECT owner, attempt FROM job WHERE id = ? AND {HELD['job']}", (job,))
+    return Lease(subject=job, owner=rows[0]["owner"], attempt=rows[0]["attempt"]) if rows else None
+
+
 def counts(store: Store) -> dict[str, int]:
     """How many jobs are in each state."""
     found = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM job GROUP BY state")}

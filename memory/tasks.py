@@ -75,11 +75,6 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
     return [(_task(row), Lease(subject=row["id"], owner=owner, attempt=row["attempt"])) for row in rows]
 
 
-def renew_task(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend the lease, or raise `LeaseLost`."""
-    leases.renew(store, "task", lease, ttl_s, clock)
-
-
 def finish_task(store: Store, lease: Lease) -> None:
     """Its group has been played."""
     with store.write() as conn:
@@ -133,6 +128,23 @@ def counts(store: Store) -> dict[str, int]:
         "done": found.get("done", 0),
         "failed": found.get("failed", 0),
     }
+
+
+def anything_to_play(store: Store) -> bool:
+    """Is a task queued, or leased by somebody who may be dead?"""
+    return bool(store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"))
+
+
+def stream_counts(store: Store, *, queued: bool = False) -> dict[str, int]:
+    """How many tasks each environment has had from the stream, or has `queued` from it now."""
+    sql = "SELECT environment, count(*) AS n FROM task WHERE source = 'stream' AND (state = 'queued' OR NOT ?) GROUP BY environment"
+    return {row["environment"]: int(row["n"]) for row in store.rows(sql, (queued,))}
+
+
+def leases_of(store: Store, owner: str) -> list[Lease]:
+    """What `owner` has leased."""
+    rows = store.rows(f"SELECT id, attempt FROM task WHERE owner = ? AND {leases.HELD['task']}", (owner,))
+    return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
 
 
 _BAD_ENDING = """

@@ -12,7 +12,6 @@ from tests.agent.conftest import ADD, Call
 
 from perdure.agent.home import HomeLock, lock_is_held
 from perdure.memory import versions
-from perdure.memory.environments import set_anchor
 from perdure.memory.processes import beat
 from perdure.memory.store import open_store
 from perdure.memory.versions import serving
@@ -175,8 +174,8 @@ def test_gc_leaves_what_is_pinned_or_an_anchor(perdure: Call, home: Path) -> Non
     assert perdure("version", "pin", "v3").code == 0
     assert json.loads(perdure("version", "gc", "--dry-run", "--json").out) == []
     perdure("version", "pin", "v3", "--off")
-    with open_store(home) as store:
-        set_anchor(store, ADD, "v3")
+    with open_store(home) as store, store.write() as conn:
+        conn.execute("UPDATE environment SET anchor = 'v3' WHERE name = ?", (ADD,))
     assert json.loads(perdure("version", "gc", "--dry-run", "--json").out) == []
 
 

@@ -10,10 +10,10 @@ import pytest
 from perdure.agent.config import Config, Schedule
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import refill
-from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks, unfinished_jobs
+from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks
 from perdure.envs.seeds import SPLITS
 from perdure.memory.environments import register
-from perdure.memory.jobs import add_job, finish_job, get_job, lease_job
+from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef

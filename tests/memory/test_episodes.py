@@ -1,13 +1,14 @@
-"""What is read of episodes: lists, groups to learn from, rates."""
+"""What is read of episodes: lists, rates, counts."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from itertools import pairwise
 
 import pytest
 
-from perdure.memory import episodes, tasks
+from perdure.memory import episodes, jobs, tasks
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.store import Store
@@ -45,23 +46,30 @@ def test_failures_of_the_environment_and_interruptions_are_never_scored(store: S
     )
     tasks.finish_task(store, lease)
     assert episodes.success_rates(store, "v0") == {ADD: episodes.RateRow(episodes=1, successes=1, groups=1, mixed_groups=0)}
-    assert [[episode.id for episode in group] for group in episodes.live_groups(store, ADD, "v0", 9)] == [[good]]
     assert episodes.completed_members(store, ["g", "h"]) == {"g": frozenset({0}), "h": frozenset()}
     assert [found.state for found in episodes.list_episodes(store)] == ["aborted", "env_error", "completed"]
 
 
-def test_live_groups_come_whole_and_the_latest_first(store: Store, player) -> None:
-    first, second, third = (played(store, player, group, [1.0, 0.0]) for group in ("z", "a", "m"))
-    found = episodes.live_groups(store, ADD, "v0", 2)
-    assert [[episode.id for episode in group] for group in found] == [third, second]
-    assert all(len(episode.turns) == 1 for group in found for episode in group)
-    assert episodes.live_groups(store, ADD, "v9", 2) == []
-    lease = player.task()
-    player.group(lease, "still playing", [1.0])
-    assert len(episodes.live_groups(store, ADD, "v0", 9)) == 3
-    tasks.finish_task(store, lease)
-    assert len(episodes.live_groups(store, ADD, "v0", 9)) == 4
-    assert first[0] < second[0]
+def test_live_episodes_are_counted_since_a_moment_and_since_the_last_learning_job(store: Store, clock, player) -> None:
+    played(store, player, "a", [1.0, 0.0])
+    assert episodes.live_episodes(store, "v0", 0.0) == 2
+    assert episodes.live_episodes(store, "v1", 0.0) == 0
+    assert episodes.live_episodes(store, "v0", time.time()) == 0
+    jobs.add_job(store, "one", "learn", "grpo", [ADD], {})
+    leased = jobs.lease_job(store, "learner", 60, clock)
+    assert leased is not None
+    jobs.finish_job(store, leased[1], None, None)
+    assert episodes.live_episodes(store, "v0", 0.0) == 0
+    played(store, player, "b", [1.0])
+    assert episodes.live_episodes(store, "v0", 0.0) == 1
+
+
+def test_what_was_played_in_a_run(store: Store, player) -> None:
+    before = played(store, player, "a", [1.0, 0.0])
+    played(store, player, "b", [1.0, 0.0, 1.0])
+    row = episodes.Played(environment=ADD, episodes=3, successes=2, not_counted=0)
+    assert episodes.played_after(store, before[-1]) == [row]
+    assert episodes.played_after(store, 999) == []
 
 
 def test_the_list_is_the_latest_first_and_filtered(store: Store, player) -> None:

@@ -39,7 +39,7 @@ def test_one_task_has_one_owner(store: Store, clock, player) -> None:
     lease = player.task()
     assert tasks.lease_tasks(store, "other", 9, 60, clock) == []
     clock.now += 59
-    tasks.renew_task(store, lease, 60, clock)
+    leases.renew(store, "task", lease, 60, clock)
     clock.now += 59
     assert tasks.lease_tasks(store, "other", 9, 60, clock) == []
 
@@ -59,7 +59,7 @@ def test_a_lapsed_lease_is_taken_over_and_the_old_owner_writes_nothing(store: St
         lambda: tasks.finish_task(store, old),
         lambda: tasks.release_task(store, old),
         lambda: tasks.fail_task(store, old, "x"),
-        lambda: tasks.renew_task(store, old, 60, clock),
+        lambda: leases.renew(store, "task", old, 60, clock),
     ):
         with pytest.raises(LeaseLost, match=r"first lost its lease \(attempt 1; second holds it now, as attempt 2\)"):
             write()

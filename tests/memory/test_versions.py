@@ -215,8 +215,8 @@ def test_after_a_rollback_no_anchor_asks_for_what_was_left(store: Store, add_ver
     assert events(store)[0].message == f"from v2: harm; lacks what was learned of {SORT}"
 
 
-def test_environments_keep_their_anchor_when_registered_again(store: Store) -> None:
-    environments.set_anchor(store, ADD, "v0")
+def test_environments_keep_their_anchor_when_registered_again(store: Store, add_version) -> None:
+    versions.promote(store, add_version(targets=(ADD,)), "better")
     environments.register(store, ADD, 0.5, 0.0, 2.0, critical=True)
     first = environments.list_environments(store)[0]
     assert first.as_json() == {
@@ -225,12 +225,8 @@ def test_environments_keep_their_anchor_when_registered_again(store: Store) -> N
         "reward_low": 0.0,
         "reward_high": 2.0,
         "critical": True,
-        "anchor": "v0",
+        "anchor": "v1",
     }
-    with pytest.raises(UnknownError):
-        environments.set_anchor(store, ADD, "v9")
-    with pytest.raises(UnknownError):
-        environments.set_anchor(store, "perdure:none", "v0")
     with pytest.raises(InputError, match=r"from 1\.0 to 1\.0"):
         environments.register(store, ADD, 0.5, 1.0, 1.0)
 
