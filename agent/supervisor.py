@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -49,8 +50,16 @@ SILENT_S = 1800.0
 WATCH_S = 0.1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """The modules that are run as children."""
+
+    actor: str = "perdure.agent.actor"
+    learner: str = "perdure.agent.learner"
+
+
 @contextmanager
-def supervising(home: Path, loaded: LoadedConfig, limits: Limits) -> Iterator[Supervisor]:
+def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Programs = Programs()) -> Iterator[Supervisor]:
     """Take the home, bring its store to the present schema and put what a crash has left in order.
 
     Raises `InputError` where another process has the home or the configuration names what is not there, `RuntimeFailure` where the
@@ -61,18 +70,19 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits) -> Iterator[Su
         names = _register(store, environments)
         lapse(store)
         abort_orphans(store)
-        yield Supervisor(store, loaded, names, limits)
+        yield Supervisor(store, loaded, names, limits, programs)
 
 
 class Supervisor:
     """The loop. `run` returns when a limit is reached or a signal came; by then all children have ended."""
 
-    def __init__(self, store: Store, loaded: LoadedConfig, environments: tuple[str, ...], limits: Limits) -> None:
+    def __init__(self, store: Store, loaded: LoadedConfig, environments: tuple[str, ...], limits: Limits, programs: Programs) -> None:
         self.store = store
         self._config = loaded.config
         self._arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
         self._environments = environments
         self._limits = limits
+        self._programs = programs
         self._tally = Tally()
         self._tasks_before = _tasks_ended(store)
         self._due: queue.SimpleQueue[Tick] = queue.SimpleQueue()
@@ -166,7 +176,7 @@ class Supervisor:
     def _watch_actor(self) -> None:
         if self._actor is None:
             if self._actor_backoff.ready():
-                self._actor = Child("actor", "perdure.agent.actor", self._arguments, self.store.home)
+                self._actor = Child("actor", self._programs.actor, self._arguments, self.store.home)
                 self._actor_starts += 1
             return
         ended = self._actor.poll()
@@ -189,7 +199,7 @@ class Supervisor:
             if waiting and self._learner_backoff.ready():
                 job = waiting[0]
                 arguments = [*self._arguments, "--job", str(job.id)]
-                self._learner = Child(f"learner-{job.id}", "perdure.agent.learner", arguments, self.store.home), job
+                self._learner = Child(f"learner-{job.id}", self._programs.learner, arguments, self.store.home), job
             return
         child, job = self._learner
         ended = child.poll()
