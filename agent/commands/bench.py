@@ -23,7 +23,7 @@ TASK = "perdure:smallest-number?shots=3"
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine: runs of each side.")
-@click.option("--updates", type=click.IntRange(1, 100), default=2, show_default=True, help="learner: updates of each side after a warm-up.")
+@click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
 @click.option("--target", metavar="ENV", default=TASK, show_default=True, help="learner: what is learned, in one turn.")
 @config_option
