@@ -1,8 +1,9 @@
-"""An interval for a mean that holds at whatever moment one stops to look.
+"""Intervals for the mean of bounded values: one for a gate, which stops when it likes, and one for probes, whose number is fixed before.
 
 A gate stops when its evidence is strong, so that an interval made for a sample size fixed beforehand would be too narrow, and the
-usual ones have no width at all where every pair was a tie. This one is a confidence sequence by betting (Waudby-Smith & Ramdas,
+usual ones have no width at all where every pair was a tie. `mean_interval` is a confidence sequence by betting (Waudby-Smith & Ramdas,
 'Estimating means of bounded random variables by betting', 2024, section 4): the means against which a gambler would not have grown rich.
+`score_interval` is much narrower, and holds for one look only.
 """
 
 from __future__ import annotations
@@ -26,6 +27,36 @@ def mean_interval(rounds: Sequence[Sequence[float]], *, low: float, high: float,
     need = log(2 / (1 - level))
     mirrored = [[-value for value in values] for values in rounds]
     return _lower(rounds, low, high, need), -_lower(mirrored, -high, -low, need)
+
+
+def score_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """The means of scores in [0, 1] that `scores`, whose number was fixed beforehand, do not speak against. No scores: the whole range.
+
+    Those m with n KL(mean, m) <= log(2 / (1 - level)), by the Chernoff bound, which holds for every bounded variable (Hoeffding,
+    'Probability inequalities for sums of bounded random variables', 1963, theorem 1); of 0s and 1s alone, that of Clopper and
+    Pearson would be a little narrower.
+    """
+    if not scores:
+        return 0.0, 1.0
+    mean, far = sum(scores) / len(scores), log(2 / (1 - level)) / len(scores)
+    edges = []
+    for edge in (0.0, 1.0):
+        inside, outside = mean, edge
+        for _ in range(BISECTIONS):
+            middle = (inside + outside) / 2
+            if _divergence(mean, middle) <= far:
+                inside = middle
+            else:
+                outside = middle
+        edges.append(outside)
+    return edges[0], edges[1]
+
+
+def _divergence(p: float, q: float) -> float:
+    """KL(p, q) of two coins, in nats."""
+    heads = p * log(p / q) if p > 0 else 0.0
+    tails = (1 - p) * log((1 - p) / (1 - q)) if p < 1 else 0.0
+    return heads + tails
 
 
 def _lower(rounds: Sequence[Sequence[float]], low: float, high: float, need: float) -> float:

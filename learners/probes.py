@@ -12,7 +12,7 @@ from perdure.envs.rollout import Attempt, Journal, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engine import TransformersEngine
 from perdure.learners.gating import Draw
-from perdure.learners.intervals import mean_interval
+from perdure.learners.intervals import score_interval
 from perdure.learners.learning import ensure_loaded
 from perdure.learners.workbench import Interrupted
 from perdure.memory.records import Lease, Purpose, VersionRef
@@ -83,7 +83,7 @@ def probe(player: EnginePlayer, version: str, environments: Sequence[str], episo
     for name in environments:
         scores = player.scores(version, [(name, probe_seed(root_seed, name, r)) for r in range(episodes)])
         known = [score for score in scores if score is not None]
-        low, high = mean_interval([[score] for score in known], low=0.0, high=1.0)
+        low, high = score_interval(known)
         score = sum(known) / len(known) if known else None
         found[name] = {"score": score, "low": low, "high": high, "episodes": len(known), "failed": len(scores) - len(known)}
     return found

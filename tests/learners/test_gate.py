@@ -13,7 +13,7 @@ import pytest
 from perdure.learners.gate import PROFILES, Comparison, Gate, GateSettings, NonInferiority, Scope, Superiority, fix_scope
 from perdure.learners.gate_evidence import evidence
 from perdure.learners.gate_rates import operating_curve, plan, self_test, simulate
-from perdure.learners.intervals import mean_interval
+from perdure.learners.intervals import mean_interval, score_interval
 from perdure.memory.errors import InputError
 
 Stream = Mapping[Comparison, Sequence[float]]
@@ -391,3 +391,23 @@ def test_false_promotions_stay_within_their_bound_in_two_thousand_gates_each() -
     rows = list(self_test(2000))
     assert len(rows) == 24
     assert [row for row in rows if not row.ok] == []
+
+
+def test_interval_of_scores_is_that_of_the_chernoff_bound() -> None:
+    assert score_interval([]) == (0.0, 1.0)
+    low, high = score_interval([0.0] * 100)
+    assert (low, high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 100)), abs=1e-5)  # where nothing succeeded, (1 - m)^n = .025
+    assert score_interval([1.0] * 100) == pytest.approx((1 - high, 1.0), abs=1e-5)
+    low, high = score_interval([0.5] * 50)
+    assert low == pytest.approx(1 - high)
+    assert 0.5 * math.log(0.25 / (high * low)) == pytest.approx(math.log(40) / 50, abs=1e-4)  # KL(1/2, m) = -log(4 m (1 - m)) / 2
+
+
+def test_interval_of_scores_covers() -> None:
+    draws = Random(0)
+    for p in (0.05, 0.5, 0.9):
+        missed = 0
+        for _ in range(400):
+            low, high = score_interval([float(draws.random() < p) for _ in range(40)])
+            missed += not low <= p <= high
+        assert missed / 400 <= 0.05
