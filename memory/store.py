@@ -22,6 +22,7 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
+from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
@@ -45,20 +46,21 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing. Inside another it joins that one, and its failure undoes only its own part."""
-        conn = self.db.conn
-        with _plain_errors(self.home):
-            if conn.in_transaction:
-                with self.db.atomic():
-                    yield conn
-                return
-            conn.execute("BEGIN IMMEDIATE")
-            try:
+        if not self.db.conn.in_transaction:
+            with self._transaction("BEGIN IMMEDIATE") as conn:
                 yield conn
-                conn.execute("COMMIT")
-            except BaseException:
-                if conn.in_transaction:
-                    conn.execute("ROLLBACK")
-                raise
+            return
+        with _plain_errors(self.home), self.db.atomic():
+            yield self.db.conn
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that locks nobody out: what is read in it is of one moment, and only temporary tables are written in it.
+
+        Keep it short where it reads the store: meanwhile the write-ahead log cannot be reset.
+        """
+        with self._transaction("BEGIN") as conn:
+            yield conn
 
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:
         """All rows of a query, inside the present transaction where there is one."""
@@ -75,6 +77,19 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        conn = self.db.conn
+        with _plain_errors(self.home):
+            conn.execute(begin)
+            try:
+                yield conn
+                conn.execute("COMMIT")
+            except BaseException:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                raise
 
 
 def open_store(home: Path) -> Store:
@@ -126,6 +141,13 @@ def checkpoint(store: Store) -> None:
     """Move the write-ahead log into the database and cut it. Only the holder of the home's lock calls it; waits for nobody."""
     with _plain_errors(store.home):
         store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def give_back(store: Store, pages: int) -> int:
+    """Give up to so many free pages of the file back to the file system; gives how many are free still. Outside of any transaction."""
+    with _plain_errors(store.home):
+        store.db.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
+    return int(store.rows("PRAGMA freelist_count")[0][0])
 
 
 def to_json(value: Any) -> str:
@@ -185,6 +207,7 @@ def _migrations() -> Migrations:
 
         def migrate(db: Database, n: int = n, sql: str = sql) -> None:
             db.executescript(sql)
+            faults.point("mid-migration")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {n}")
 

@@ -112,7 +112,7 @@ def add_candidate(
     with store.write() as conn:
         if lease is not None:
             leases.check(store, "job", lease)
-        base = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, parent).name,))[0]
+        base_model, base_hash = base_of(store, parent)
         taken = store.rows("SELECT parent, hash, path, job FROM version WHERE name = ?", (name,))
         if taken and tuple(taken[0]) != (parent, hash, path, job):
             raise InputError(f"the name {name!r} belongs to another version, and names are never used again: take {next_name(store)!r}")
@@ -122,7 +122,7 @@ def add_candidate(
                 INSERT INTO version (name, parent, state, hash, path, base_model, base_hash, targets, job, created_at)
                 VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (name, parent, hash, path, base["base_model"], base["base_hash"], to_json(list(targets)), job, time.time()),
+                (name, parent, hash, path, base_model, base_hash, to_json(list(targets)), job, time.time()),
             )
         return get_version(store, name)
 
@@ -133,6 +133,12 @@ def get_version(store: Store, name: str) -> Version:
     if not rows:
         raise UnknownError(f"no version {name!r}; `perdure version list` shows them")
     return _version(rows[0])
+
+
+def base_of(store: Store, name: str) -> tuple[str, str]:
+    """Name and hash of the base model that a version stands on. Raises `UnknownError`."""
+    rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, name).name,))
+    return rows[0]["base_model"], rows[0]["base_hash"]
 
 
 def list_versions(store: Store) -> list[Version]:
