@@ -187,8 +187,12 @@ def _flag(row: Mapping[str, Any], key: str, place: Place) -> bool | None:
 
 def _integer(row: Mapping[str, Any], key: str, place: Place) -> int | None:
     value = row.get(key)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63):
-        raise place.at(key).bad(f"is {_kind(value)}, not a whole number of 64 bits")
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise place.at(key).bad(f"is {_kind(value)}, not a whole number")
+    if not -(2**63) <= value < 2**63:
+        raise place.at(key).bad(f"is {value}, which has more than 64 bits")
     return value
 
 

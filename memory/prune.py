@@ -92,8 +92,10 @@ def plan(store: Store, keep: Keep) -> Pruned:
     return _pruned(wanted, [], kept=counts(store)["episodes"] - len(wanted), freed_bytes=size[0])
 
 
-def prune(store: Store, keep: Keep, say: Callable[[str], None]) -> Pruned:
-    """Archive and delete what need not stay; `say` gets a line for each step. For the holder of the home's lock.
+def prune(
+    store: Store, keep: Keep, say: Callable[[str], None], *, file_turns: int = FILE_TURNS, deleted_turns: int = DELETED_TURNS
+) -> Pruned:
+    """Archive and delete what need not stay; `say` gets a line for each archive. For the holder of the home's lock.
 
     Raises `RuntimeFailure` where an archive cannot be written or reads back otherwise: then nothing of that portion was deleted.
     """
@@ -109,14 +111,14 @@ def prune(store: Store, keep: Keep, say: Callable[[str], None]) -> Pruned:
             continue
         if again:
             say(f"{len(again)} episodes are in {path.name} since an earlier run")
-            _delete(store, [(episode, left.pop(episode)) for episode in again])
+            _delete(store, [(episode, left.pop(episode)) for episode in again], deleted_turns)
             used.append(path)
-    for portion in portions(left.items(), FILE_TURNS):
+    for portion in portions(left.items(), file_turns):
         path = _archive(store, [(episode, left[episode]) for episode in portion])
         if _archived(store, path, set(portion)) != portion:
             raise RuntimeFailure(f"{path} does not read back as the store has it: nothing of it was deleted; check the disk")
         say(f"{len(portion)} episodes are in {path.name}")
-        _delete(store, [(episode, left[episode]) for episode in portion])
+        _delete(store, [(episode, left[episode]) for episode in portion], deleted_turns)
         used.append(path)
     _give_back(store)
     if used:
@@ -187,8 +189,11 @@ def _archived(store: Store, path: Path, wanted: Set[int]) -> list[int]:
             ours = sorted(wanted & set(file.read_row_group(group, columns=["id"])["id"].to_pylist()))
             if ours:
                 table = file.read_row_group(group).cast(document_schema())
-                if table.filter(pc.is_in(table["id"], pa.array(ours))).equals(read_documents(store, ours)):
+                table, mine = table.filter(pc.is_in(table["id"], pa.array(ours))), read_documents(store, ours)
+                if table.equals(mine):
                     found += ours
+                else:
+                    found += [episode for n, episode in enumerate(ours) if table.slice(n, 1).equals(mine.slice(n, 1))]
     return found
 
 
@@ -203,9 +208,9 @@ def _opened(path: Path) -> Iterator[Any]:
         raise RuntimeFailure(f"{path} is damaged or no archive: {str(error).partition(chr(10))[0]}") from error
 
 
-def _delete(store: Store, episodes: Sequence[tuple[int, int]]) -> None:
+def _delete(store: Store, episodes: Sequence[tuple[int, int]], at_once: int) -> None:
     """Delete episodes, each given with its number of turns, with their turns and their places in batches."""
-    for ids in portions(episodes, DELETED_TURNS):
+    for ids in portions(episodes, at_once):
         faults.point("mid-prune")
         given = (to_json(ids),)
         with store.write() as conn:

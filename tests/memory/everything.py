@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.memory.conftest import ADD, SORT, SetClock
 
 from perdure.memory import environments, gates, jobs, manifests, processes, tasks, versions
+from perdure.memory.imports import import_file
 from perdure.memory.journal import StoreJournal
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.schema import APPLICATION_ID, PAGE_SIZE_BYTES
@@ -46,6 +47,7 @@ def fill(store: Store) -> None:
     processes.record_event(store, "start", "supervisor", "process 4242 — “as usual”")
     processes.take_device(store, "actor", 60.0, CLOCK)
     processes.kept_precision(store, "cpu", lambda: "float32")
+    _foreign(store)
 
 
 def adapter(home: Path, name: str) -> tuple[str, str]:
@@ -218,6 +220,16 @@ def _probe(store: Store) -> None:
     play(store, lease, "probe-1", [1.0], seed=2**31 + 6, purpose="probe", sampler=VersionRef("v1"))
     play(store, lease, "probe-2", [0.0], seed=2**31 + 7, purpose="probe", sampler=VersionRef("v1"), state="env_error")
     jobs.finish_job(store, lease, {"version": "v1"}, None)
+
+
+def _foreign(store: Store) -> None:
+    texts = {"observation": "1 + 1?", "action": "2", "reward": 1.0}
+    tokens = {"prompt_ids": [1, 2], "action_ids": [3], "logprobs": [-0.5], "finish": "stop"}
+    rows = [{"id": 7, "environment": "sums", "turns": [texts]}, {"environment": "sums", "base_model": BASE, "turns": [tokens], "success": True}]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "traces.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        import_file(store, file, "another pipeline")
 
 
 if __name__ == "__main__":
