@@ -1,7 +1,7 @@
 """Whether a store is whole: the file, its rows against each other, files against rows, archives.
 
-An `error` breaks a promise of the store; a `warning` is something that was left behind, with its remedy. Nothing is changed, and a daemon may
-run meanwhile. Left out: whether the texts of turns are what their tokens say, which needs a tokenizer (`learners/texts.py`).
+An `error` breaks a promise of the store; a `warning` is something that was left behind, with its remedy. Nothing is changed, and a
+daemon may run meanwhile. Left out: whether the texts of turns are what their tokens say, which needs a tokenizer (`learners/texts.py`).
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ def _shared_tokens(store: Store, clock: Clock) -> Found:
         """
         SELECT episode, n, shared, before FROM (
             SELECT episode, n, shared, length(prompt_ids) % 4 + length(action_ids) % 4 AS torn,
-                   coalesce(lag(shared + length(prompt_ids) / 4 + length(action_ids) / 4) OVER (PARTITION BY episode ORDER BY n), 0) AS before
-            FROM turn
+                   coalesce(lag(shared + length(prompt_ids) / 4 + length(action_ids) / 4) OVER turns, 0) AS before
+            FROM turn WINDOW turns AS (PARTITION BY episode ORDER BY n)
         ) WHERE torn <> 0 OR shared < 0 OR shared > before
         """
     )
@@ -201,7 +201,7 @@ def _archives(store: Store, clock: Clock) -> Found:
         sql = "SELECT count(*) AS n FROM episode WHERE id IN (SELECT value FROM json_each(?))"
         left = store.rows(sql, (to_json(ids),))[0]["n"]
         if left:
-            message = f"{left} of its {len(ids)} episodes are in the store too: unless a prune runs now, `perdure store prune` goes on with it"
+            message = f"{left} of its {len(ids)} episodes are in the store too: unless a prune runs now, the next one goes on with it"
             yield "warning", f"{FOLDER}/{path.name}", message
 
 

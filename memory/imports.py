@@ -1,4 +1,4 @@
-"""Import: trajectories of other pipelines, from Parquet or JSON lines in the form that docs/store.md describes, for learners on given traces.
+"""Import: trajectories of other pipelines, from Parquet or JSON lines in the form of docs/store.md, for learners on given traces.
 
 They go into tables of their own (`foreign_episode`, `foreign_turn`), so that nothing that counts, samples, gates or scores our episodes
 sees them. A file is read and checked whole, into temporary tables that lock nobody out, before one short transaction copies it: all of a

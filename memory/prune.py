@@ -122,12 +122,12 @@ def prune(
         used.append(path)
     _give_back(store)
     if used:
-        record_event(store, "prune", "store", f"{len(wanted)} episodes went to {FOLDER}/, {used[0].name} to {used[-1].name}")
+        record_event(store, "prune", "store", f"{len(wanted)} episodes went to {FOLDER}/: {used[0].name} and {len(used) - 1} more")
     return _pruned(wanted, used, kept=counts(store)["episodes"], freed_bytes=max(before - _size_bytes(store), 0))
 
 
 def archives(home: Path) -> list[Path]:
-    """The archives of a home, the oldest first."""
+    """The archives of a home, by their first episodes."""
     return sorted((home / FOLDER).glob("episodes-*.parquet"))
 
 
@@ -162,7 +162,7 @@ def _prunable(store: Store, keep: Keep) -> list[tuple[int, int]]:
 
 
 def _archive(store: Store, episodes: Sequence[tuple[int, int]]) -> Path:
-    """Write an archive under a number that was not used before."""
+    """Write an archive, named by its first and last episode, so that those which people moved elsewhere never meet one of the same name."""
     folder = store.home / FOLDER
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -170,8 +170,12 @@ def _archive(store: Store, episodes: Sequence[tuple[int, int]]) -> Path:
             left.unlink()
     except OSError as error:
         raise RuntimeFailure(f"cannot write to {folder}: {error.strerror}; nothing was pruned") from error
-    number = max((int(path.stem.rpartition("-")[2]) for path in archives(store.home)), default=0) + 1
-    path = folder / f"episodes-{number:06d}.parquet"
+    name = f"episodes-{episodes[0][0]:09d}-{episodes[-1][0]:09d}"
+    path = folder / f"{name}.parquet"
+    again = 2
+    while path.exists():  # damaged, or of what came after a backup that was restored
+        path = folder / f"{name}-{again}.parquet"
+        again += 1
     with making(path, replace=False) as made, document_writer(made, "parquet") as write:
         for ids in portions(episodes):
             write(read_documents(store, ids))

@@ -60,12 +60,12 @@ def test_what_goes_is_in_the_archive_as_it_was(full: Store) -> None:
     done = prune(full, NONE, quiet)
     assert ids(full) == [5, 12], "one is being played, one is the newest of all"
     assert (done.episodes, done.turns, done.kept) == (10, 12, 2)
-    assert done.archives == (full.home / "archive" / "episodes-000001.parquet",)
+    assert done.archives == (full.home / "archive" / "episodes-000000001-000000011.parquet",)
     assert archived(full.home) == [row for row in before if row["id"] not in (5, 12)]
     assert archived_ids(done.archives[0]) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
     assert manifests.manifests(full, 1) == [], "their batches are in the archive"
     assert check(full, CLOCK) == []
-    assert events(full, 1)[0].message == "10 episodes went to archive/, episodes-000001.parquet to episodes-000001.parquet"
+    assert events(full, 1)[0].message == "10 episodes went to archive/: episodes-000000001-000000011.parquet and 0 more"
 
 
 def test_an_archive_can_be_imported(full: Store) -> None:
@@ -207,9 +207,9 @@ def test_an_interrupted_prune_loses_nothing_and_goes_on(store: Store, at: int) -
 def test_an_archive_cut_off_is_written_again(store: Store) -> None:
     many(store, 2)
     (store.home / "archive").mkdir()
-    (store.home / "archive" / ".making-episodes-000001.parquet-77").write_text("half of it")
+    (store.home / "archive" / ".making-episodes-000000001-000000008.parquet-77").write_text("half of it")
     prune(store, NONE, quiet)
-    assert [path.name for path in (store.home / "archive").iterdir()] == ["episodes-000001.parquet"]
+    assert [path.name for path in (store.home / "archive").iterdir()] == ["episodes-000000001-000000008.parquet"]
 
 
 def test_after_a_restore_other_episodes_of_the_same_number_are_archived_too(store: Store, tmp_path: Path) -> None:
@@ -241,8 +241,18 @@ def test_a_damaged_archive_stops_no_prune(store: Store) -> None:
     many(store, 2)
     said: list[str] = []
     done = prune(store, NONE, said.append)
-    assert [path.name for path in done.archives] == ["episodes-000002.parquet"]
-    assert any("episodes-000001.parquet is damaged" in line for line in said)
+    assert [path.name for path in done.archives] == ["episodes-000000009-000000024.parquet"]
+    assert any("episodes-000000001-000000008.parquet is damaged" in line for line in said)
+
+
+def test_no_archive_takes_the_name_of_another(store: Store, tmp_path: Path) -> None:
+    """They may be moved elsewhere, all into one folder."""
+    for n in range(3):
+        many(store, 2)
+        (path,) = prune(store, NONE, quiet).archives
+        if n < 2:
+            path.rename(tmp_path / path.name)
+    assert len({entry.name for entry in tmp_path.glob("*.parquet")} | {path.name}) == 3
 
 
 def test_what_does_not_read_back_is_not_deleted(store: Store) -> None:
