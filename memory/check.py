@@ -223,7 +223,7 @@ RULES: tuple[Callable[[Store, Clock], Found], ...] = (
 def _objects(db: Database) -> dict[str, str]:
     """Tables, indexes and views by name, with the text that made them."""
     sql = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'"
-    return {name: text for name, text in db.execute(sql).fetchall()}
+    return dict(db.execute(sql).fetchall())
 
 
 def _entries(folder: Path) -> list[Path]:

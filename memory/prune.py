@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.memory import faults
-from perdure.memory.documents import TURNS_AT_ONCE, document_schema, portions, read_documents
+from perdure.memory.documents import document_schema, portions, read_documents
 from perdure.memory.episodes import counts
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.export import document_writer
@@ -237,6 +237,4 @@ def _size_bytes(store: Store) -> int:
 
 
 def _pruned(wanted: Sequence[tuple[int, int]], used: Sequence[Path], *, kept: int, freed_bytes: int) -> Pruned:
-    return Pruned(
-        episodes=len(wanted), turns=sum(turns for _, turns in wanted), kept=kept, archives=tuple(used), freed_bytes=freed_bytes
-    )
+    return Pruned(episodes=len(wanted), turns=sum(turns for _, turns in wanted), kept=kept, archives=tuple(used), freed_bytes=freed_bytes)

@@ -29,7 +29,11 @@ from perdure.memory.schema import MIGRATIONS
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("memory", "envs", "learners", "agent")
 """Each may import those before it, and itself."""
-PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "store")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "store")),
+)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

@@ -70,9 +70,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings], "looked_at": seen, "skipped": skipped})
     else:
         if findings:
-            print_table(
-                ("level", "rule", "where", "what was found"), [(row.level, row.rule, row.subject, row.message) for row in findings]
-            )
+            print_table(("level", "rule", "where", "what was found"), [(row.level, row.rule, row.subject, row.message) for row in findings])
         for rule, why in skipped.items():
             click.echo(f"{rule} was left out: {why}")
         click.echo(f"{opened.home} " + ("is whole." if ok else "is broken: stop what runs in it, and restore a backup or mend it."))
@@ -199,9 +197,7 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
 @home_option
 @config_option
 @report_option
-def prune(
-    dry_run: bool, keep_days: float | None, keep_episodes: int | None, home: Path, config_path: Path | None, as_json: bool
-) -> None:
+def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, home: Path, config_path: Path | None, as_json: bool) -> None:
     """Move old episodes to Parquet files under archive/ in the home, and give their space back. What is still needed stays.
 
     No daemon may run in the home meanwhile.

@@ -29,6 +29,7 @@ from perdure.memory.store import FILE_NAME, Store, create_store
 BASE = "tiny"
 BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
+V0 = VersionRef("v0")
 
 
 def fill(store: Store) -> None:
@@ -80,7 +81,7 @@ def play(
     environment: str = ADD,
     seed: int = 7,
     purpose: Purpose = "live",
-    sampler: Sampler = VersionRef("v0"),
+    sampler: Sampler = V0,
     turns: int = 1,
     state: EpisodeState = "completed",
 ) -> list[int]:
@@ -113,9 +114,7 @@ def play(
             finish="stop",
         )
         last = n == turns - 1
-        journal.turns(
-            [(episode, n, replace(turn, reward=reward if last else 0.0)) for episode, reward in zip(ids, rewards, strict=True)]
-        )
+        journal.turns([(episode, n, replace(turn, reward=reward if last else 0.0)) for episode, reward in zip(ids, rewards, strict=True)])
         prompt = (*prompt, *turn.action_ids, 20 + n)
     reason: StopReason = {"completed": "terminated", "aborted": "interrupted", "env_error": "error"}.get(state, "terminated")  # type: ignore[assignment]
     if state != "running":
@@ -225,7 +224,10 @@ def _probe(store: Store) -> None:
 def _foreign(store: Store) -> None:
     texts = {"observation": "1 + 1?", "action": "2", "reward": 1.0}
     tokens = {"prompt_ids": [1, 2], "action_ids": [3], "logprobs": [-0.5], "finish": "stop"}
-    rows = [{"id": 7, "environment": "sums", "turns": [texts]}, {"environment": "sums", "base_model": BASE, "turns": [tokens], "success": True}]
+    rows = [
+        {"id": 7, "environment": "sums", "turns": [texts]},
+        {"environment": "sums", "base_model": BASE, "turns": [tokens], "success": True},
+    ]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "traces.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))

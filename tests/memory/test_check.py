@@ -150,8 +150,11 @@ def test_archives_are_looked_at(full: Store) -> None:
     prune(full, Keep(episodes=0, live=0), lambda line: None)
     assert [found for found in check(full, CLOCK) if found.rule == "archives"] == []
     (path,) = (full.home / "archive").iterdir()
-    changed(full, "INSERT INTO episode SELECT 1, environment, seed, 'other', member, purpose, task, job, attempt, version, step_job, step_n, "
-                  "temperature, 'aborted', 0, 0, 0, 0, NULL, NULL, started_at, finished_at FROM episode LIMIT 1")
+    changed(
+        full,
+        "INSERT INTO episode SELECT 1, environment, seed, 'other', member, purpose, task, job, attempt, version, step_job, step_n, "
+        "temperature, 'aborted', 0, 0, 0, 0, NULL, NULL, started_at, finished_at FROM episode LIMIT 1",
+    )
     assert ("warning", "archives", f"archive/{path.name}") in found(full)
     path.write_bytes(path.read_bytes()[:-5])
     assert ("error", "archives", f"archive/{path.name}") in found(full)

@@ -61,7 +61,11 @@ def test_parquet_has_typed_columns(full: Store, tmp_path: Path) -> None:
     turn = found.field("turns").type.value_type
     assert turn.field("prompt_ids").type.value_type == turn.field("action_ids").type.value_type == pa.int32()
     assert turn.field("logprobs").type.value_type == pa.float32()
-    assert (found.field("success").type, found.field("score").type, found.field("environment").type) == (pa.bool_(), pa.float64(), pa.string())
+    assert (found.field("success").type, found.field("score").type, found.field("environment").type) == (
+        pa.bool_(),
+        pa.float64(),
+        pa.string(),
+    )
 
 
 def test_both_forms_hold_the_same(full: Store, tmp_path: Path) -> None:
@@ -147,7 +151,8 @@ def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path, form: F
 
 
 def test_no_arrow_is_imported_before_it_is_needed() -> None:
-    script = "import perdure.memory.export, perdure.memory.prune, perdure.memory.imports, perdure.memory.check, sys; print('pyarrow' in sys.modules)"
+    modules = ", ".join(f"perdure.memory.{name}" for name in ("backup", "check", "documents", "export", "foreign", "imports", "prune"))
+    script = f"import {modules}, sys; print('pyarrow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 
@@ -155,7 +160,7 @@ def test_no_arrow_is_imported_before_it_is_needed() -> None:
 def test_text_of_any_kind_comes_through(store: Store, tmp_path: Path) -> None:
     lease = leased_task(store)
     (episode,) = play(store, lease, "g", [0.5])
-    strange = "zero\0 line\u2028 quote\" back\\slash \U0001f600 \r\n\t end"
+    strange = 'zero\0 line\u2028 quote" back\\slash \U0001f600 \r\n\t end'
     store.rows("UPDATE turn SET observation = ?, action = ? WHERE episode = ?", (strange, strange, episode))
     for form in ("parquet", "jsonl"):
         export(store, tmp_path / f"e.{form}", form)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def test_the_example_in_the_documentation_comes_in(store: Store, tmp_path: Path)
     (tmp_path / "traces.jsonl").write_text(example)
     came = import_file(store, tmp_path / "traces.jsonl", "the docs")
     assert came.as_json() == {"batch": 1, "label": "the docs", "new": True, "episodes": 3, "turns": 3, "passed_over": {}}
-    listed = store.rows("SELECT label, row, name, environment, \"group\", sampler, total_reward, success, turns FROM foreign_list")
+    listed = store.rows('SELECT label, row, name, environment, "group", sampler, total_reward, success, turns FROM foreign_list')
     assert [tuple(row) for row in listed] == [
         ("the docs", 1, None, "support-desk", None, None, 1.0, None, 1),
         ("the docs", 2, "run-3/42", "gsm8k", "question 5", "policy-200", 1.0, 1, 1),
@@ -81,7 +81,9 @@ def test_an_export_of_ours_comes_in_again(full: Store, tmp_path: Path, form: For
     made = export(full, tmp_path / "e", form)
     came = import_file(full, made.path, "ourselves")
     assert (came.episodes, came.turns, came.passed_over) == (6, 8, {"not completed": 2, "held out": 3})
-    rows = full.rows("SELECT name, environment, seed, sampler, base_model, base_hash, total_reward, success FROM foreign_episode WHERE batch = 2")
+    rows = full.rows(
+        "SELECT name, environment, seed, sampler, base_model, base_hash, total_reward, success FROM foreign_episode WHERE batch = 2"
+    )
     assert tuple(rows[0]) == ("1", ADD, 7, "v0", "tiny", "hash-of-tiny", 1.0, 1)
     assert [row["name"] for row in rows] == ["1", "2", "3", "6", "7", "8"]
     turns = full.rows(
@@ -182,7 +184,7 @@ def test_parquet_rows_are_checked_alike(store: Store, tmp_path: Path) -> None:
 
 def test_a_file_without_anything_to_learn_from_is_said(full: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n\n")
-    with pytest.raises(InputError, match="has no episode to learn from: docs/store.md"):
+    with pytest.raises(InputError, match=r"has no episode to learn from: docs/store\.md"):
         import_file(full, tmp_path / "empty", "bad")
     export(full, tmp_path / "e.parquet", "parquet", purpose="probe")
     with pytest.raises(InputError, match=r"1 held out, 1 not completed"):

@@ -41,8 +41,12 @@ def contents(store: Store) -> dict[str, object]:
     episodes = [get_episode(store, row.id) for row in listed]
     found = [gate for version in versions.list_versions(store) for gate in gates.gates_of(store, version.name)]
     return {
-        "environments": [(row.name, row.threshold, row.reward_low, row.critical, row.anchor) for row in environments.list_environments(store)],
-        "versions": [(row.name, row.parent, row.state, row.hash, row.path, row.targets, row.pinned) for row in versions.list_versions(store)],
+        "environments": [
+            (row.name, row.threshold, row.reward_low, row.critical, row.anchor) for row in environments.list_environments(store)
+        ],
+        "versions": [
+            (row.name, row.parent, row.state, row.hash, row.path, row.targets, row.pinned) for row in versions.list_versions(store)
+        ],
         "moves": [(row.kind, row.from_version, row.to_version, row.gate, row.reason) for row in versions.moves(store)],
         "tasks": [(row.task, row.source, row.episodes) for row in tasks.list_tasks(store)],
         "jobs": [(row.id, row.kind, row.targets, row.options, row.state, row.candidate, row.result) for row in jobs.list_jobs(store)],
@@ -60,7 +64,7 @@ def contents(store: Store) -> dict[str, object]:
 
 
 def test_there_is_a_fixture_of_every_schema_before_this_one() -> None:
-    missing = {n for n in range(1, len(MIGRATIONS))} - {int(path.stem.removeprefix("schema-")) for path in KEPT}
+    missing = set(range(1, len(MIGRATIONS))) - {int(path.stem.removeprefix("schema-")) for path in KEPT}
     assert not missing, f"before you add a migration, keep a store of the schema before it: see {FIXTURES.parent / 'everything.py'}"
 
 

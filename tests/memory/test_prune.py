@@ -20,7 +20,7 @@ from perdure.memory import jobs, manifests, tasks
 from perdure.memory.backup import backup
 from perdure.memory.check import check
 from perdure.memory.documents import read_documents
-from perdure.memory.episodes import counts, get_episode, live_episodes, success_rates
+from perdure.memory.episodes import get_episode, live_episodes, success_rates
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.imports import import_file
 from perdure.memory.processes import events
@@ -58,14 +58,14 @@ def many(store: Store, groups: int, members: int = 8, turns: int = 1) -> list[in
 def test_what_goes_is_in_the_archive_as_it_was(full: Store) -> None:
     before = read_documents(full, ids(full)).to_pylist()
     done = prune(full, NONE, quiet)
-    assert ids(full) == [5, 12], "one is being played, one is the newest of all"
-    assert (done.episodes, done.turns, done.kept) == (10, 12, 2)
+    assert ids(full) == [4, 5, 12], "of a task that waits, being played, the newest of all"
+    assert (done.episodes, done.turns, done.kept) == (9, 11, 3)
     assert done.archives == (full.home / "archive" / "episodes-000000001-000000011.parquet",)
-    assert archived(full.home) == [row for row in before if row["id"] not in (5, 12)]
-    assert archived_ids(done.archives[0]) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
+    assert archived(full.home) == [row for row in before if row["id"] not in (4, 5, 12)]
+    assert archived_ids(done.archives[0]) == [1, 2, 3, 6, 7, 8, 9, 10, 11]
     assert manifests.manifests(full, 1) == [], "their batches are in the archive"
     assert check(full, CLOCK) == []
-    assert events(full, 1)[0].message == "10 episodes went to archive/: episodes-000000001-000000011.parquet and 0 more"
+    assert events(full, 1)[0].message == "9 episodes went to archive/: episodes-000000001-000000011.parquet and 0 more"
 
 
 def test_an_archive_can_be_imported(full: Store) -> None:
@@ -75,7 +75,7 @@ def test_an_archive_can_be_imported(full: Store) -> None:
 
 def test_a_plan_changes_nothing_and_is_what_then_happens(full: Store) -> None:
     planned = plan(full, NONE)
-    assert (planned.episodes, planned.turns, planned.kept, planned.archives) == (10, 12, 2, ())
+    assert (planned.episodes, planned.turns, planned.kept, planned.archives) == (9, 11, 3, ())
     assert planned.freed_bytes > 0
     assert len(ids(full)) == 12
     assert not (full.home / "archive").exists()
@@ -121,7 +121,7 @@ def test_what_a_task_or_job_still_needs_stays(store: Store) -> None:
     tasks.finish_task(store, again[1])
     prune(store, NONE, quiet)
     assert ids(store) == newest
-    assert [archived_ids(path) for path in archives(store.home)] == [learned, waiting + learning]
+    assert [archived_ids(path) for path in archives(store.home)] == [waiting + learning, learned]
 
 
 def test_what_the_daemon_chooses_by_stays(full: Store) -> None:
