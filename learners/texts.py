@@ -1,6 +1,6 @@
 """Whether the texts of turns are what their tokens say, by the tokenizer of the home's base model.
 
-Tokens are what is learned from; texts are what people and environments read. Where the two differ, one of them was changed. Needs no torch.
+Tokens are what is learned from; texts are what people and environments read. Where the two differ, one of them was changed.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish
-from perdure.memory.store import Store
+from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished
+from perdure.memory.store import Store, refuse_inside
 
 STEP_PAGES = 256
 
@@ -67,6 +67,10 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
 
     Raises `InputError` where `path` exists and is not to be replaced, `RuntimeFailure` where it cannot be written or the store is damaged.
     """
+    refuse_inside(store, path)
+    log = path.with_name(path.name + "-wal")
+    if log.exists():  # SQLite would take it for the log of what is written here
+        raise InputError(f"{path} is a database in use, or was not closed: {log.name} lies beside it; name another file")
     with making(path, replace=replace) as made:
         try:
             _copy(store, made)
@@ -77,8 +81,6 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
                 versions = [_Adapter(*row) for row in copy.execute(sql)]
         except sqlite3.Error as error:
             raise RuntimeFailure(f"could not write {path}: {error}; nothing of it was kept") from error
-        finally:
-            made.with_name(made.name + "-journal").unlink(missing_ok=True)
         kept, lacks = _copy_adapters(store.home, path.with_name(path.name + ".versions"), versions, replace)
         size_bytes = made.stat().st_size
     return Backup(path=path, size_bytes=size_bytes, episodes=episodes, turns=turns, versions=kept, lacks=lacks)
@@ -98,6 +100,7 @@ def _copy(store: Store, made: Path) -> None:
     """Every page as it is at one moment, in a file that needs no log beside it. Raises SQLite's errors, those of reading in plain words."""
     made.touch(mode=0o600)  # episodes are nobody else's business
     with closing(sqlite3.connect(str(made), isolation_level=None)) as copy:
+        copy.execute("PRAGMA journal_mode = OFF").fetchall()  # nobody goes back to what was in this file before
         with store.read() as conn:
             conn.execute("SELECT 1 FROM sqlite_master").fetchone()  # the moment
             try:
@@ -137,6 +140,7 @@ def _copy_adapters(home: Path, folder: Path, versions: Sequence[_Adapter], repla
 
 def _copy_adapter(source: Path, final: Path, files: Sequence[str], digest: str) -> None:
     final.parent.mkdir(mode=0o700, exist_ok=True)
+    remove_unfinished(final)
     made = final.with_name(f"{MAKING}{final.name}-{getpid()}")
     try:
         made.mkdir()

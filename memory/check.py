@@ -20,9 +20,9 @@ from perdure.memory.episodes import counts
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
 from perdure.memory.leases import Clock
-from perdure.memory.prune import FOLDER, archived_ids, archives
+from perdure.memory.prune import archived_ids, archives
 from perdure.memory.schema import MIGRATIONS
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import ARCHIVE, Store, to_json
 from perdure.memory.versions import list_versions, moves
 
 SHOWN = 20
@@ -94,7 +94,7 @@ def _schema(store: Store, clock: Clock) -> Found:
         if name not in found:
             yield "error", name, "is missing: restore a backup"
         elif found[name] != sql:
-            yield "error", name, "was changed by hand: restore a backup"
+            yield "error", name, "is not what it should be: restore a backup"
     for name in sorted(found.keys() - wanted.keys()):
         yield "warning", name, "is not part of the schema: somebody added it"
 
@@ -134,9 +134,9 @@ def _left_behind(store: Store, clock: Clock) -> Found:
     for entry in _entries(store.home / "versions"):
         if f"versions/{entry.name}" not in paths:
             yield "warning", f"versions/{entry.name}", "belongs to no version: unless a job runs now, `perdure version gc` removes it"
-    for entry in _entries(store.home / FOLDER):
+    for entry in _entries(store.home / ARCHIVE):
         if entry.name.startswith(MAKING):
-            yield "warning", f"{FOLDER}/{entry.name}", "is not finished: unless a prune runs now, the next one removes it"
+            yield "warning", f"{ARCHIVE}/{entry.name}", "is not finished: unless a prune runs now, the next one removes it"
 
 
 def _turn_numbers(store: Store, clock: Clock) -> Found:
@@ -196,13 +196,13 @@ def _archives(store: Store, clock: Clock) -> Found:
         try:
             ids = archived_ids(path)
         except RuntimeFailure as error:
-            yield "error", f"{FOLDER}/{path.name}", str(error)
+            yield "error", f"{ARCHIVE}/{path.name}", str(error)
             continue
         sql = "SELECT count(*) AS n FROM episode WHERE id IN (SELECT value FROM json_each(?))"
         left = store.rows(sql, (to_json(ids),))[0]["n"]
         if left:
             message = f"{left} of its {len(ids)} episodes are in the store too: unless a prune runs now, the next one goes on with it"
-            yield "warning", f"{FOLDER}/{path.name}", message
+            yield "warning", f"{ARCHIVE}/{path.name}", message
 
 
 RULES: tuple[Callable[[Store, Clock], Found], ...] = (

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,7 @@ def making(final: Path, *, replace: bool) -> Iterator[Path]:
             raise InputError(f"{final} exists already: name another file, or give --force to replace it")
         if not final.parent.is_dir():
             raise InputError(f"{final.parent} is no folder: make it first, or name another file")
+        remove_unfinished(final)
         try:
             yield made
             publish(made, final)
@@ -53,6 +56,18 @@ def making(final: Path, *, replace: bool) -> Iterator[Path]:
             made.unlink(missing_ok=True)
     except OSError as error:
         raise RuntimeFailure(f"could not write {final}: {error.strerror or error}; nothing of it was kept") from error
+
+
+def remove_unfinished(final: Path) -> None:
+    """Remove what processes that are dead by now have left of their tries to make `final`."""
+    name = re.compile(re.escape(f"{MAKING}{final.name}-") + r"(\d+)(-journal|-wal|-shm)?")
+    for left in final.parent.iterdir():
+        found = name.fullmatch(left.name)
+        if found and not _is_alive(int(found[1])):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def sha256_of(file: Path) -> str:
@@ -80,6 +95,16 @@ def check_files(folder: Path, expected_hash: str) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         raise RuntimeFailure(f"the adapter in {folder} cannot be read ({error}): restore it from a backup, or roll back") from error
     return manifest
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it is another user's
+    return True
 
 
 def _fsync(path: Path) -> None:

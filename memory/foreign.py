@@ -224,18 +224,20 @@ def _ids(row: Mapping[str, Any], key: str, place: Place) -> bytes | None:
     ids = _list(row, key, place)
     if ids is None:
         return None
-    for n, id_ in enumerate(ids):
-        if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ < 2**31:
-            raise place.at(key).at(n).bad(f"is {id_ if isinstance(id_, int) else _kind(id_)}, not a token id (0 to {2**31 - 1})")
+    if ids and (set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= 2**31):  # which of them is looked at only where one is bad
+        for n, id_ in enumerate(ids):
+            if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ < 2**31:
+                raise place.at(key).at(n).bad(f"is {id_ if type(id_) is int else _kind(id_)}, not a token id (0 to {2**31 - 1})")
     return pack_ids(ids)
 
 
 def _logprobs(row: Mapping[str, Any], place: Place, action_ids: bytes | None) -> bytes | None:
-    logprobs = _list(row, "logprobs", place)
-    if logprobs is None:
+    values = _list(row, "logprobs", place)
+    if values is None:
         return None
     at = place.at("logprobs")
-    values = [_finite(value, at.at(n)) for n, value in enumerate(logprobs)]
+    if set(map(type, values)) - {float} or not all(map(math.isfinite, values)):
+        values = [_finite(value, at.at(n)) for n, value in enumerate(values)]
     if action_ids is None or len(action_ids) != 4 * len(values):
         tokens = "no action_ids" if action_ids is None else f"{len(action_ids) // 4} action_ids"
         raise at.bad(f"has {len(values)} values for {tokens}: there is one a token")

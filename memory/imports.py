@@ -1,14 +1,16 @@
 """Import: trajectories of other pipelines, from Parquet or JSON lines in the form of docs/store.md, for learners on given traces.
 
 They go into tables of their own (`foreign_episode`, `foreign_turn`), so that nothing that counts, samples, gates or scores our episodes
-sees them. A file is read and checked whole, into temporary tables that lock nobody out, before one short transaction copies it: all of a
-file is kept, or nothing. The same bytes once more change nothing. An export of a Perdure is a file like any other, but its episodes that
+sees them. A file is read and checked whole, into tables aside that lock nobody out, before one short transaction copies it: all of a file
+is kept, or nothing. The same bytes once more change nothing. An export of a Perdure is a file like any other, but its episodes that
 did not complete, or that were played on held-out seeds to judge a version, are passed over: neither is ever learned from.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perdure.memory.errors import InputError
-from perdure.memory.files import sha256_of
+from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.files import MAKING, sha256_of
 from perdure.memory.foreign import ForeignEpisode, Place, parse_episode
 from perdure.memory.store import Store
 
@@ -68,14 +70,27 @@ def import_file(store: Store, path: Path, label: str) -> Imported:
 
 @contextmanager
 def _staged(store: Store) -> Iterator[None]:
-    """Temporary tables shaped like the two that are filled. They lie in a file of their own."""
-    for table in ("foreign_episode", "foreign_turn"):
-        store.rows(f"CREATE TEMP TABLE new_{table} AS SELECT * FROM {table} LIMIT 0")
+    """Tables shaped like the two that are filled, in a file of their own that vanishes with this process: it has no name any more.
+
+    SQLite's temporary tables would do, were they not in memory in builds such as the one that is used here.
+    """
     try:
+        descriptor, name = tempfile.mkstemp(dir=store.home, prefix=MAKING)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot write to {store.home}: {error.strerror}; free some space, or allow writing there") from error
+    os.close(descriptor)
+    try:
+        store.rows("ATTACH ? AS staged", (name,))
+    finally:
+        os.unlink(name)
+    try:
+        store.rows("PRAGMA staged.journal_mode = OFF")
+        store.rows("PRAGMA staged.synchronous = OFF")
+        for table in ("foreign_episode", "foreign_turn"):
+            store.rows(f"CREATE TABLE staged.new_{table} AS SELECT * FROM {table} LIMIT 0")
         yield
     finally:
-        for table in ("foreign_episode", "foreign_turn"):
-            store.rows(f"DROP TABLE temp.new_{table}")
+        store.rows("DETACH staged")
 
 
 def _stage(store: Store, path: Path) -> dict[str, int]:
@@ -101,7 +116,7 @@ def _stage(store: Store, path: Path) -> dict[str, int]:
 def _insert(conn: Any, row: int, episode: ForeignEpisode) -> None:
     conn.execute(
         """
-        INSERT INTO temp.new_foreign_episode
+        INSERT INTO staged.new_foreign_episode
             (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
@@ -120,7 +135,7 @@ def _insert(conn: Any, row: int, episode: ForeignEpisode) -> None:
     )
     conn.executemany(
         """
-        INSERT INTO temp.new_foreign_turn
+        INSERT INTO staged.new_foreign_turn
             (episode, n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish)
         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
@@ -150,11 +165,12 @@ def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[s
         batch = int(store.rows(sql, (str(path), digest, label, time.time()))[0]["id"])
         columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success'
         episodes = conn.execute(
-            f"INSERT INTO foreign_episode (id, batch, {columns}) SELECT ? + row, ?, {columns} FROM temp.new_foreign_episode", (last, batch)
+            f"INSERT INTO foreign_episode (id, batch, {columns}) SELECT ? + row, ?, {columns} FROM staged.new_foreign_episode",
+            (last, batch),
         ).rowcount
         columns = "n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish"
         turns = conn.execute(
-            f"INSERT INTO foreign_turn (episode, {columns}) SELECT ? + episode, {columns} FROM temp.new_foreign_turn", (last,)
+            f"INSERT INTO foreign_turn (episode, {columns}) SELECT ? + episode, {columns} FROM staged.new_foreign_turn", (last,)
         ).rowcount
     return Imported(batch=batch, label=label, new=True, episodes=episodes, turns=turns, passed_over=passed_over)
 

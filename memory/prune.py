@@ -28,9 +28,8 @@ from perdure.memory.errors import RuntimeFailure
 from perdure.memory.export import document_writer
 from perdure.memory.files import MAKING, making
 from perdure.memory.processes import record_event
-from perdure.memory.store import FILE_NAME, Store, checkpoint, give_back, to_json
+from perdure.memory.store import ARCHIVE, FILE_NAME, Store, checkpoint, give_back, to_json
 
-FOLDER = "archive"
 KEEP_DAYS = 30.0
 KEEP_LIVE = 10_000
 """Live episodes of the serving version that stay in any case."""
@@ -122,13 +121,13 @@ def prune(
         used.append(path)
     _give_back(store)
     if used:
-        record_event(store, "prune", "store", f"{len(wanted)} episodes went to {FOLDER}/: {used[0].name} and {len(used) - 1} more")
+        record_event(store, "prune", "store", f"{len(wanted)} episodes went to {ARCHIVE}/, into {len(used)} files")
     return _pruned(wanted, used, kept=counts(store)["episodes"], freed_bytes=max(before - _size_bytes(store), 0))
 
 
 def archives(home: Path) -> list[Path]:
     """The archives of a home, by their first episodes."""
-    return sorted((home / FOLDER).glob("episodes-*.parquet"))
+    return sorted((home / ARCHIVE).glob("episodes-*.parquet"))
 
 
 def archived_ids(path: Path) -> list[int]:
@@ -163,7 +162,7 @@ def _prunable(store: Store, keep: Keep) -> list[tuple[int, int]]:
 
 def _archive(store: Store, episodes: Sequence[tuple[int, int]]) -> Path:
     """Write an archive, named by its first and last episode, so that those which people moved elsewhere never meet one of the same name."""
-    folder = store.home / FOLDER
+    folder = store.home / ARCHIVE
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         for left in folder.glob(f"{MAKING}*"):  # whoever wrote it is gone: the lock is ours

@@ -29,6 +29,8 @@ from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"
 FOLDERS = ("versions", "logs", "run")
+ARCHIVE = "archive"
+"""The folder of pruned episodes, made by the first prune."""
 BUSY_TIMEOUT_MS = 15_000
 CHECKPOINT_PAGES = 512
 """8 MiB: the lock holder moves the write-ahead log into the database when it is this long."""
@@ -55,7 +57,7 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that locks nobody out: what is read in it is of one moment, and only temporary tables are written in it.
+        """One transaction that locks nobody out: what is read in it is of one moment, and only attached tables are written in it.
 
         Keep it short where it reads the store: meanwhile the write-ahead log cannot be reset.
         """
@@ -150,9 +152,18 @@ def give_back(store: Store, pages: int) -> int:
     return int(store.rows("PRAGMA freelist_count")[0][0])
 
 
+def refuse_inside(store: Store, path: Path) -> None:
+    """Raise `InputError` where `path` lies in the home: what is written for people must not take the place of what is in use there."""
+    if path.resolve().is_relative_to(store.home):
+        raise InputError(f"{path} lies in the home itself: name a file outside of {store.home}")
+
+
 def to_json(value: Any) -> str:
     """JSON text. Numbers that are not finite become null, since JSON has no word for them."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # looking at every number costs more than writing it
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
 def iso_utc(unix_s: float) -> str:

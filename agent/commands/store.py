@@ -230,7 +230,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
         print_json(done.as_json())
     elif dry_run:
         click.echo(
-            f"{done.episodes} episodes with {done.turns} turns would go to {home / pruning.FOLDER}, about {_size(done.freed_bytes)} "
+            f"{done.episodes} episodes with {done.turns} turns would go to {home / pruning.ARCHIVE}, about {_size(done.freed_bytes)} "
             f"would be freed, and {done.kept} episodes would stay. Nothing was changed."
         )
     else:

@@ -35,6 +35,7 @@ def restore(backup: Path, home: Path) -> None:
 def test_a_backup_restores(full: Store, tmp_path: Path) -> None:
     made = backup(full, tmp_path / "b.db")
     assert (made.episodes, made.turns, made.versions, made.lacks) == (12, 15, ("v1", "v2", "v3"), ())
+    assert (tmp_path / "b.db").read_bytes()[18:20] == b"\1\1", "it needs no log"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.db", "b.db.versions", "home"], "one file, and the adapters"
     restore(tmp_path / "b.db", tmp_path / "again")
     with create_store(tmp_path / "again") as again:
@@ -105,6 +106,14 @@ def test_a_backup_does_not_overwrite_unless_told(full: Store, tmp_path: Path) ->
     for wrong, said in ((tmp_path, "is a folder"), (tmp_path / "nowhere" / "b.db", "is no folder")):
         with pytest.raises(InputError, match=said):
             backup(full, wrong)
+
+
+def test_a_backup_is_never_written_over_a_database_in_use(full: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lies in the home itself"):
+        backup(full, full.home / FILE_NAME, replace=True)
+    other = tmp_path / "other"
+    with create_store(other), pytest.raises(InputError, match=r"is a database in use, or was not closed: perdure.db-wal lies"):
+        backup(full, other / FILE_NAME, replace=True)
 
 
 def test_adapters_are_copied_once(full: Store, tmp_path: Path) -> None:
@@ -186,8 +195,11 @@ def test_a_backup_cut_off_leaves_the_one_before(full: Store, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", BACKUP, str(full.home), str(tmp_path / "b.db")], env=fault, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / "b.db").read_bytes() == before
+    (tmp_path / f".making-b.db-{os.getpid() + 1}-x").write_text("somebody else's")
     backup(full, tmp_path / "b.db", replace=True)
     assert (tmp_path / "b.db").read_bytes() != before
+    (tmp_path / f".making-b.db-{os.getpid() + 1}-x").unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.db", "b.db.versions", "home"], "what was left is gone"
 
 
 def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path) -> None:

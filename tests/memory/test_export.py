@@ -106,6 +106,13 @@ def test_a_file_is_not_overwritten_unless_told(full: Store, tmp_path: Path, form
     assert (tmp_path / "e").stat().st_size > 1000
 
 
+def test_an_export_is_never_written_over_the_store(full: Store, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(full.home)
+    for path in (full.home / "perdure.db", tmp_path / "link" / "perdure.db", tmp_path / "x" / ".." / "home" / "e"):
+        with pytest.raises(InputError, match="lies in the home itself"):
+            export(full, path, "parquet", replace=True)
+
+
 def test_what_is_in_many_portions_is_all_there(store: Store, tmp_path: Path) -> None:
     for _ in range(3):
         lease = leased_task(store)

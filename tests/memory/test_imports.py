@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.memory.everything import ADD, leased_task
+from tests.memory.everything import ADD
 from tests.memory.test_migrations import contents
 
 from perdure.memory.blobs import unpack_ids, unpack_logprobs
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.export import Format, export
 from perdure.memory.foreign import EPISODE_KEYS, TURN_KEYS
-from perdure.memory.imports import import_file
+from perdure.memory.imports import Imported, import_file
+from perdure.memory.processes import record_event
 from perdure.memory.store import Store, open_store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "store.md"
@@ -202,11 +206,34 @@ def test_lone_surrogates_and_strange_texts_come_in(store: Store, tmp_path: Path)
 
 
 def test_reading_a_file_keeps_nobody_from_writing(store: Store, tmp_path: Path) -> None:
-    """While a file is read into temporary tables, the store can be written to."""
-    with open_store(store.home) as other:
-        other.db.conn.execute("PRAGMA busy_timeout = 0")
-        store.rows("CREATE TEMP TABLE new_rows (x)")
-        with store.read() as conn:
-            conn.execute("INSERT INTO temp.new_rows VALUES (1)")
-            leased_task(other)
-        assert store.rows("SELECT count(*) FROM temp.new_rows")[0][0] == 1
+    """Others are locked out for the moment of the copy only, not while the file is read."""
+    path = jsonl(tmp_path / "traces.jsonl", *[{**GOOD, "id": n} for n in range(5000)])
+    done: list[Imported] = []
+
+    def read() -> None:
+        with open_store(store.home) as mine:
+            done.append(import_file(mine, path, "large"))
+
+    store.db.conn.execute("PRAGMA busy_timeout = 0")
+    thread = threading.Thread(target=read)
+    thread.start()
+    tried = Counter[bool]()
+    while thread.is_alive():
+        try:
+            record_event(store, "beat", "test", "x")
+            tried[True] += 1
+        except RuntimeFailure:
+            tried[False] += 1
+            time.sleep(0.001)
+    thread.join()
+    assert done[0].episodes == 5000
+    assert tried[True] > tried[False]
+
+
+def test_nothing_is_left_beside_the_store(store: Store, tmp_path: Path) -> None:
+    before = sorted(entry.name for entry in store.home.iterdir())
+    import_file(store, jsonl(tmp_path / "good", GOOD), "good")
+    with pytest.raises(InputError):
+        import_file(store, jsonl(tmp_path / "bad", GOOD, {}), "bad")
+    assert sorted(entry.name for entry in store.home.iterdir()) == before
+    assert [row["name"] for row in store.rows("PRAGMA database_list")] == ["main"]
