@@ -68,7 +68,7 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
     Raises `InputError` where `path` exists and is not to be replaced, `RuntimeFailure` where it cannot be written or the store is damaged.
     """
     refuse_inside(store, path)
-    log = path.with_name(path.name + "-wal")
+    log = Path(f"{path}-wal")
     if log.exists():  # SQLite would take it for the log of what is written here
         raise InputError(f"{path} is a database in use, or was not closed: {log.name} lies beside it; name another file")
     with making(path, replace=replace) as made:
@@ -81,7 +81,7 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
                 versions = [_Adapter(*row) for row in copy.execute(sql)]
         except sqlite3.Error as error:
             raise RuntimeFailure(f"could not write {path}: {error}; nothing of it was kept") from error
-        kept, lacks = _copy_adapters(store.home, path.with_name(path.name + ".versions"), versions, replace)
+        kept, lacks = _copy_adapters(store.home, Path(f"{path}.versions"), versions, replace)
         size_bytes = made.stat().st_size
     return Backup(path=path, size_bytes=size_bytes, episodes=episodes, turns=turns, versions=kept, lacks=lacks)
 

@@ -210,7 +210,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
     from perdure.agent.config import load_config
     from perdure.agent.home import HomeLock
     from perdure.memory import prune as pruning
-    from perdure.memory.store import open_store
+    from perdure.memory.store import ARCHIVE, open_store
 
     if keep_days is not None and keep_episodes is not None:
         raise InputError("--keep-days and --keep-episodes are two ways to say it: give one of them")
@@ -230,7 +230,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
         print_json(done.as_json())
     elif dry_run:
         click.echo(
-            f"{done.episodes} episodes with {done.turns} turns would go to {home / pruning.ARCHIVE}, about {_size(done.freed_bytes)} "
+            f"{done.episodes} episodes with {done.turns} turns would go to {home / ARCHIVE}, about {_size(done.freed_bytes)} "
             f"would be freed, and {done.kept} episodes would stay. Nothing was changed."
         )
     else:
