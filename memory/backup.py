@@ -24,6 +24,7 @@ from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished
 from perdure.memory.store import Store, refuse_inside
+from perdure.memory.versions import list_versions, needed_on_disk
 
 STEP_PAGES = 256
 
@@ -48,7 +49,7 @@ class Backup:
     versions: tuple[str, ...]
     """Those whose adapters lie beside it."""
     lacks: tuple[Lack, ...]
-    """Those that the home itself has no longer, or only damaged. Files of rejected versions are not missed."""
+    """Those whose files are needed and gone from the home itself, or damaged there. Rejected ones are not missed."""
 
     def as_json(self) -> dict[str, Any]:
         """What the command prints."""
@@ -77,23 +78,11 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
             with closing(sqlite3.connect(f"{made.absolute().as_uri()}?mode=ro", uri=True)) as copy:
                 _check(copy)
                 episodes, turns = copy.execute("SELECT (SELECT count(*) FROM episode), (SELECT count(*) FROM turn)").fetchone()
-                sql = "SELECT name, path, hash, state FROM version WHERE path IS NOT NULL ORDER BY rowid"
-                versions = [_Adapter(*row) for row in copy.execute(sql)]
         except sqlite3.Error as error:
             raise RuntimeFailure(f"could not write {path}: {error}; nothing of it was kept") from error
-        kept, lacks = _copy_adapters(store.home, Path(f"{path}.versions"), versions, replace)
+        kept, lacks = _copy_adapters(store, Path(f"{path}.versions"), replace)
         size_bytes = made.stat().st_size
     return Backup(path=path, size_bytes=size_bytes, episodes=episodes, turns=turns, versions=kept, lacks=lacks)
-
-
-@dataclass(frozen=True, slots=True)
-class _Adapter:
-    """A version that has files, as its row says."""
-
-    version: str
-    path: str
-    hash: str
-    state: str
 
 
 def _copy(store: Store, made: Path) -> None:
@@ -116,17 +105,21 @@ def _check(copy: sqlite3.Connection) -> None:
         raise RuntimeFailure(f"the store is damaged, and a copy of it no backup ({said[0]}): `perdure store check` tells more")
 
 
-def _copy_adapters(home: Path, folder: Path, versions: Sequence[_Adapter], replace: bool) -> tuple[tuple[str, ...], tuple[Lack, ...]]:
-    """Copy what is not there yet. Gives the versions whose files the backup has, and those whose files are missed."""
-    kept, lacks = [], []
-    for version in versions:
-        source, final = home / version.path, folder / PurePosixPath(version.path).name
-        if version.state == "rejected" and not source.is_dir():
+def _copy_adapters(store: Store, folder: Path, replace: bool) -> tuple[tuple[str, ...], tuple[Lack, ...]]:
+    """Copy what is not there yet. Gives the versions whose files the backup has, and those whose files are missed.
+
+    The versions of now are those of the copy, and perhaps one more: a version's files come before its row.
+    """
+    kept, lacks, needed = [], [], needed_on_disk(store)
+    for version in reversed(list_versions(store)):
+        if version.path is None or not ((store.home / version.path).is_dir() or version.name in needed):
             continue
+        source, final = store.home / version.path, folder / PurePosixPath(version.path).name
         try:
             manifest = check_files(source, version.hash)
         except RuntimeFailure as error:
-            lacks.append(Lack(version=version.version, why=str(error)))
+            if version.state != "rejected":
+                lacks.append(Lack(version=version.name, why=str(error)))
             continue
         if final.exists() and not _is_whole(final, version.hash):
             if not replace:
@@ -134,7 +127,7 @@ def _copy_adapters(home: Path, folder: Path, versions: Sequence[_Adapter], repla
             shutil.rmtree(final)
         if not final.exists():
             _copy_adapter(source, final, (MANIFEST, *manifest["files"]), version.hash)
-        kept.append(version.version)
+        kept.append(version.name)
     return tuple(kept), tuple(lacks)
 
 

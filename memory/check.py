@@ -15,7 +15,6 @@ from sqlite_utils import Database
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
 from perdure.memory import leases
-from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.episodes import counts
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
@@ -23,7 +22,7 @@ from perdure.memory.leases import Clock
 from perdure.memory.prune import archived_ids, archives
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store, to_json
-from perdure.memory.versions import list_versions, moves
+from perdure.memory.versions import list_versions, moves, needed_on_disk
 
 SHOWN = 20
 """Findings of one rule that are shown one by one."""
@@ -112,13 +111,12 @@ def _serving_version(store: Store, clock: Clock) -> Found:
 
 
 def _version_files(store: Store, clock: Clock) -> Found:
-    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
+    needed = needed_on_disk(store)
     for version in list_versions(store):
         if version.path is None:
             continue
-        needed = version.state in ("serving", "candidate") or version.pinned or version.name in anchors
         if not (store.home / version.path).is_dir():
-            if needed:
+            if version.name in needed:
                 yield "error", version.name, f"is {version.state}, and its files are not in {store.home / version.path}: restore them"
             elif version.state == "retired":
                 yield "warning", version.name, "its files are gone: it cannot be gone back to"

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from perdure.memory import leases
+from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
@@ -144,6 +145,16 @@ def base_of(store: Store, name: str) -> tuple[str, str]:
 def list_versions(store: Store) -> list[Version]:
     """All of them, the newest first."""
     return [_version(row) for row in store.rows("SELECT * FROM version ORDER BY rowid DESC")]
+
+
+def needed_on_disk(store: Store) -> frozenset[str]:
+    """The versions that something may load: what serves, candidates, anchors, and what is pinned."""
+    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
+    return frozenset(
+        version.name
+        for version in list_versions(store)
+        if version.state in ("serving", "candidate") or version.pinned or version.name in anchors
+    )
 
 
 def serving(store: Store) -> Version:

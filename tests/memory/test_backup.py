@@ -137,8 +137,13 @@ def test_adapters_of_another_home_are_not_overwritten_unless_told(full: Store, t
 
 
 def test_a_backup_says_what_it_lacks(full: Store, tmp_path: Path) -> None:
+    (full.home / "versions" / "v2" / "adapter_model.safetensors").write_text("damaged")
+    assert backup(full, tmp_path / "a.db").lacks == (), "nobody misses a rejected version"
     shutil.rmtree(full.home / "versions" / "v2")
-    assert backup(full, tmp_path / "a.db").lacks == (), "a rejected version may be gone"
+    full.rows("UPDATE version SET state = 'retired', pinned = 0 WHERE name = 'v3'")
+    (full.home / "versions" / "v3").rename(tmp_path / "v3")
+    assert backup(full, tmp_path / "a.db", replace=True).lacks == (), "what nothing may load may be gone"
+    (tmp_path / "v3").rename(full.home / "versions" / "v3")
     (full.home / "versions" / "v1" / "adapter_model.safetensors").write_text("damaged")
     made = backup(full, tmp_path / "b.db")
     assert [lack.version for lack in made.lacks] == ["v1"]
