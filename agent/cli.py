@@ -35,6 +35,7 @@ COMMANDS: dict[str, str] = {
     "gate": "jobs",
     "probe": "jobs",
     "version": "version",
+    "store": "store",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

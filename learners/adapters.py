@@ -6,7 +6,6 @@ somebody brings is read as untrusted: no pickles, no links, no code, and every t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,16 +18,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from perdure.learners.models import ModelFiles, sha256_of
+from perdure.learners.models import ModelFiles
 from perdure.learners.weights import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.files import publish
+from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
 
 MAX_RANK = 256
 MAX_ADAPTER_BYTES = 4 * 2**30
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
-_MANIFEST = "manifest.json"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _UNSUPPORTED = (
     "use_dora",
@@ -53,7 +51,7 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
     final = home / "versions" / name
     if final.exists():
         raise RuntimeFailure(f"{final} exists already: names of versions are never reused")
-    scratch = home / "versions" / f".making-{name}-{os.getpid()}"
+    scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
@@ -65,7 +63,7 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
             else:
                 file.unlink()
         manifest = {"version": name, "base_model": base.name, "base_hash": base.hash, "files": files}
-        (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         publish(scratch, final)
     except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -75,26 +73,13 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
     return f"versions/{name}", manifest_hash(final)
 
 
-def manifest_hash(folder: Path) -> str:
-    """The hash that names an adapter's content: sha256 of its manifest, which holds those of its files and its base."""
-    return hashlib.sha256((folder / _MANIFEST).read_bytes()).hexdigest()
-
-
 def load_adapter(home: Path, path: str, expected_hash: str, base: ModelFiles) -> dict[str, LoraPair]:
     """Read a version's adapter after checking every byte against its manifest, and the manifest against `expected_hash`.
 
     Raises `RuntimeFailure` where a file is missing or changed, or the base model is not the one it was trained on.
     """
     folder = home / path
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        if manifest_hash(folder) != expected_hash:
-            raise RuntimeFailure(f"{folder} has another manifest than the database says: restore it from a backup, or roll back")
-        for name, entry in manifest["files"].items():
-            if sha256_of(folder / name) != entry["sha256"]:
-                raise RuntimeFailure(f"{folder / name} was changed or damaged (sha256 differs): restore it from a backup, or roll back")
-    except (OSError, ValueError, KeyError) as error:
-        raise RuntimeFailure(f"the adapter in {folder} cannot be read ({error}): restore it from a backup, or roll back") from error
+    manifest = check_files(folder, expected_hash)
     if manifest["base_hash"] != base.hash:
         raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
     return read_table(folder, base)

@@ -66,7 +66,7 @@ class TemplateChat:
 
     def text(self, action_ids: Ids) -> str:
         """What an answer says, without special tokens."""
-        return str(self._tokenizer.decode(list(action_ids), skip_special_tokens=True))
+        return answer_text(self._tokenizer, action_ids)
 
     def _render(self, messages: Sequence[Message], answer: bool) -> str:
         turns = [{"role": m.role, "content": m.text} for m in messages]
@@ -106,3 +106,8 @@ class TemplateChat:
     def _encode_text(self, text: str) -> Ids:
         clean = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates cannot be encoded
         return tuple(self._tokenizer.encode(clean, add_special_tokens=False, split_special_tokens=True))
+
+
+def answer_text(tokenizer: PreTrainedTokenizerBase, action_ids: Ids) -> str:
+    """What an answer says, without special tokens. It is kept beside its tokens, and never tokenised again."""
+    return str(tokenizer.decode(list(action_ids), skip_special_tokens=True))

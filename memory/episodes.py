@@ -11,7 +11,7 @@ from typing import Any
 
 from perdure.memory.errors import UnknownError
 from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
-from perdure.memory.store import Store, iso_utc, to_json
+from perdure.memory.store import ARCHIVE, Store, iso_utc, to_json
 from perdure.memory.turns import read_turns
 
 
@@ -89,7 +89,9 @@ def get_episode(store: Store, episode: int) -> Episode:
     """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
     found = _episodes(store, [episode])
     if not found:
-        raise UnknownError(f"no episode {episode}; the latest is {latest_episode_id(store) or 'still to come'}")
+        latest = latest_episode_id(store)
+        pruned = f", and old ones are in {store.home / ARCHIVE}" if latest and episode < latest and (store.home / ARCHIVE).is_dir() else ""
+        raise UnknownError(f"no episode {episode}; the latest is {latest or 'still to come'}{pruned}")
     return found[0]
 
 

@@ -233,5 +233,59 @@ CREATE VIEW turn_text AS
     FROM turn t;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1,)
+MIGRATION_2 = """
+CREATE TABLE import_batch (                     -- one imported file; the same bytes come in once
+    id              INTEGER PRIMARY KEY,
+    path            TEXT NOT NULL,              -- as it was given
+    sha256          TEXT NOT NULL UNIQUE,
+    label           TEXT NOT NULL,              -- where it came from, in somebody's words
+    imported_at     REAL NOT NULL
+) STRICT;
+
+CREATE TABLE foreign_episode (                  -- of another pipeline: in tables apart, so that nothing takes it for one of our own
+    id              INTEGER PRIMARY KEY,
+    batch           INTEGER NOT NULL REFERENCES import_batch (id) ON DELETE CASCADE,
+    row             INTEGER NOT NULL CHECK (row >= 1), -- of the file, counted from 1
+    name            TEXT,                       -- what the other pipeline calls it
+    environment     TEXT NOT NULL,              -- in its words: it need not be one of ours
+    seed            INTEGER,
+    "group"         TEXT,
+    sampler         TEXT,
+    base_model      TEXT,                       -- whose tokenizer made the ids; without ids it may be unknown
+    base_hash       TEXT,                       -- where it was a Perdure: which model that was, exactly
+    total_reward    REAL,
+    success         INTEGER CHECK (success IN (0, 1)),
+    UNIQUE (batch, row)
+) STRICT;
+
+CREATE TABLE foreign_turn (                     -- ids, texts or both, as far as the other pipeline kept them
+    episode         INTEGER NOT NULL REFERENCES foreign_episode (id) ON DELETE CASCADE,
+    n               INTEGER NOT NULL,
+    messages        TEXT CHECK (messages IS NULL OR json_valid(messages)), -- the conversation before the answer
+    observation     TEXT,
+    prompt_ids      BLOB,                       -- int32, little-endian: the whole prompt
+    action          TEXT,
+    action_ids      BLOB,                       -- int32, little-endian
+    logprobs        BLOB,                       -- float32, little-endian, natural log
+    reward          REAL,
+    finish          TEXT CHECK (finish IN ('stop', 'length')),
+    PRIMARY KEY (episode, n),
+    CHECK (coalesce(messages, observation, prompt_ids) IS NOT NULL),
+    CHECK (coalesce(action, action_ids) IS NOT NULL),
+    CHECK (logprobs IS NULL OR (action_ids IS NOT NULL AND length(logprobs) = length(action_ids)))
+) STRICT;
+
+CREATE INDEX manifest_by_episode ON manifest (episode); -- without it, removing an episode reads every manifest
+
+CREATE VIEW foreign_list AS
+    SELECT f.id, b.label, f.row, f.name, f.environment, f."group", f.sampler, f.total_reward, f.success,
+           (SELECT count(*) FROM foreign_turn t WHERE t.episode = f.id) AS turns
+    FROM foreign_episode f JOIN import_batch b ON b.id = f.batch;
+CREATE VIEW foreign_text AS
+    SELECT t.episode, t.n, coalesce(t.observation, json_extract(t.messages, '$[#-1].content')) AS observation, t.action, t.reward,
+           t.finish, length(t.prompt_ids) / 4 AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens
+    FROM foreign_turn t;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""

@@ -22,12 +22,15 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
+from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"
 FOLDERS = ("versions", "logs", "run")
+ARCHIVE = "archive"
+"""The folder of pruned episodes, made by the first prune."""
 BUSY_TIMEOUT_MS = 15_000
 CHECKPOINT_PAGES = 512
 """8 MiB: the lock holder moves the write-ahead log into the database when it is this long."""
@@ -45,20 +48,21 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing. Inside another it joins that one, and its failure undoes only its own part."""
-        conn = self.db.conn
-        with _plain_errors(self.home):
-            if conn.in_transaction:
-                with self.db.atomic():
-                    yield conn
-                return
-            conn.execute("BEGIN IMMEDIATE")
-            try:
+        if not self.db.conn.in_transaction:
+            with self._transaction("BEGIN IMMEDIATE") as conn:
                 yield conn
-                conn.execute("COMMIT")
-            except BaseException:
-                if conn.in_transaction:
-                    conn.execute("ROLLBACK")
-                raise
+            return
+        with _plain_errors(self.home), self.db.atomic():
+            yield self.db.conn
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that locks nobody out: what is read in it is of one moment, and only attached tables are written in it.
+
+        Keep it short where it reads the store: meanwhile the write-ahead log cannot be reset.
+        """
+        with self._transaction("BEGIN") as conn:
+            yield conn
 
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:
         """All rows of a query, inside the present transaction where there is one."""
@@ -75,6 +79,19 @@ class Store:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        conn = self.db.conn
+        with _plain_errors(self.home):
+            conn.execute(begin)
+            try:
+                yield conn
+                conn.execute("COMMIT")
+            except BaseException:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                raise
 
 
 def open_store(home: Path) -> Store:
@@ -128,9 +145,25 @@ def checkpoint(store: Store) -> None:
         store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
+def give_back(store: Store, pages: int) -> int:
+    """Give up to so many free pages of the file back to the file system; gives how many are free still. Outside of any transaction."""
+    with _plain_errors(store.home):
+        store.db.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
+    return int(store.rows("PRAGMA freelist_count")[0][0])
+
+
+def refuse_inside(store: Store, path: Path) -> None:
+    """Raise `InputError` where `path` lies in the home: what is written for people must not take the place of what is in use there."""
+    if path.resolve().is_relative_to(store.home):
+        raise InputError(f"{path} lies in the home itself: name a file outside of {store.home}")
+
+
 def to_json(value: Any) -> str:
     """JSON text. Numbers that are not finite become null, since JSON has no word for them."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # looking at every number costs more than writing it
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
 def iso_utc(unix_s: float) -> str:
@@ -185,6 +218,7 @@ def _migrations() -> Migrations:
 
         def migrate(db: Database, n: int = n, sql: str = sql) -> None:
             db.executescript(sql)
+            faults.point("mid-migration")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {n}")
 

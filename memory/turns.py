@@ -8,7 +8,7 @@ less, and is kept as it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
@@ -48,14 +48,11 @@ def insert_turn(store: Store, episode: int, n: int, turn: Turn, before: Sequence
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
     """The turns of each of these episodes, as they were journalled."""
-    sql = "SELECT * FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
     turns: dict[int, list[Turn]] = {episode: [] for episode in episodes}
-    for row in store.rows(sql, (to_json(list(episodes)),)):
-        before = turns[row["episode"]]
-        said = before[-1].prompt_ids + before[-1].action_ids if before else ()
-        before.append(
+    for row, prompt in turn_rows(store, episodes):
+        turns[row["episode"]].append(
             Turn(
-                prompt_ids=said[: row["shared"]] + unpack_ids(row["prompt_ids"]),
+                prompt_ids=unpack_ids(prompt),
                 action_ids=unpack_ids(row["action_ids"]),
                 logprobs=unpack_logprobs(row["logprobs"]),
                 observation=row["observation"],
@@ -66,6 +63,28 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
             )
         )
     return {episode: tuple(found) for episode, found in turns.items()}
+
+
+def turn_rows(store: Store, episodes: Sequence[int]) -> Iterator[tuple[Any, bytes]]:
+    """The rows of their turns, by episode and number, each with its whole prompt as packed ids."""
+    sql = "SELECT * FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
+    episode, said = None, b""
+    for row in store.rows(sql, (to_json(list(episodes)),)):
+        if row["episode"] != episode:
+            episode, said = row["episode"], b""
+        prompt = said[: 4 * row["shared"]] + row["prompt_ids"]
+        said = prompt + row["action_ids"]
+        yield row, prompt
+
+
+def actions(store: Store, at_once: int = 2000) -> Iterator[tuple[int, int, tuple[int, ...], str]]:
+    """Every answer in the store: episode, number of the turn, token ids, text."""
+    episode, n = -1, -1
+    sql = "SELECT episode, n, action_ids, action FROM turn WHERE (episode, n) > (?, ?) ORDER BY episode, n LIMIT ?"
+    while rows := store.rows(sql, (episode, n, at_once)):
+        for row in rows:
+            yield row["episode"], row["n"], unpack_ids(row["action_ids"]), row["action"]
+        episode, n = rows[-1]["episode"], rows[-1]["n"]
 
 
 def as_kept(turn: Turn) -> Turn:

@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from perdure.memory import leases
+from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
@@ -112,7 +113,7 @@ def add_candidate(
     with store.write() as conn:
         if lease is not None:
             leases.check(store, "job", lease)
-        base = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, parent).name,))[0]
+        base_model, base_hash = base_of(store, parent)
         taken = store.rows("SELECT parent, hash, path, job FROM version WHERE name = ?", (name,))
         if taken and tuple(taken[0]) != (parent, hash, path, job):
             raise InputError(f"the name {name!r} belongs to another version, and names are never used again: take {next_name(store)!r}")
@@ -122,7 +123,7 @@ def add_candidate(
                 INSERT INTO version (name, parent, state, hash, path, base_model, base_hash, targets, job, created_at)
                 VALUES (?, ?, 'candidate', ?, ?, ?, ?, ?, ?, ?)
                 """,
-                (name, parent, hash, path, base["base_model"], base["base_hash"], to_json(list(targets)), job, time.time()),
+                (name, parent, hash, path, base_model, base_hash, to_json(list(targets)), job, time.time()),
             )
         return get_version(store, name)
 
@@ -135,9 +136,25 @@ def get_version(store: Store, name: str) -> Version:
     return _version(rows[0])
 
 
+def base_of(store: Store, name: str) -> tuple[str, str]:
+    """Name and hash of the base model that a version stands on. Raises `UnknownError`."""
+    rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, name).name,))
+    return rows[0]["base_model"], rows[0]["base_hash"]
+
+
 def list_versions(store: Store) -> list[Version]:
     """All of them, the newest first."""
     return [_version(row) for row in store.rows("SELECT * FROM version ORDER BY rowid DESC")]
+
+
+def needed_on_disk(store: Store) -> frozenset[str]:
+    """The versions that something may load: what serves, candidates, anchors, and what is pinned."""
+    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
+    return frozenset(
+        version.name
+        for version in list_versions(store)
+        if version.state in ("serving", "candidate") or version.pinned or version.name in anchors
+    )
 
 
 def serving(store: Store) -> Version:

@@ -16,17 +16,24 @@ import click
 import pytest
 
 from perdure.agent.cli import perdure
+from perdure.agent.commands.store import TOKENS_RULE
 from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
 from perdure.envs import check
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings
 from perdure.learners.gate import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
+from perdure.memory.check import RULES as STORE_RULES
+from perdure.memory.documents import document_schema
 from perdure.memory.schema import MIGRATIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("memory", "envs", "learners", "agent")
 """Each may import those before it, and itself."""
-PAGES = tuple(ROOT / name for name in ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/environments.md", "docs/learning.md"))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "store")),
+)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -229,6 +236,19 @@ def test_every_environment_and_its_options_are_documented() -> None:
 def test_every_rule_of_the_check_is_documented() -> None:
     rules = [rule.__name__.strip("_").replace("_", "-") for rule in check.RULES]
     assert [line.split("`")[1] for line in table(ROOT / "docs/environments.md", "| rule | looks for |")] == rules
+
+
+def test_every_rule_of_the_check_of_the_store_is_documented() -> None:
+    rules = [rule.__name__.strip("_").replace("_", "-") for rule in STORE_RULES]
+    assert [line.split("`")[1] for line in table(ROOT / "docs/store.md", "| rule | looks for |")] == [*rules, TOKENS_RULE]
+
+
+def test_every_column_of_an_export_is_documented() -> None:
+    rows = table(ROOT / "docs/store.md", "| column | type | meaning |")
+    assert [name for line in rows for name in CODE.findall(line.split(" | ")[0])] == document_schema().names
+    for name in ("turns", "batches"):
+        (line,) = [line for line in rows if line.startswith(f"| `{name}`")]
+        assert CODE.findall(line)[1:] == [field.name for field in document_schema().field(name).type.value_type]
 
 
 def test_every_table_of_the_store_is_documented() -> None:

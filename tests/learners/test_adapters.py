@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import random_adapter
 from torch import Tensor
 
-from perdure.learners.adapters import MAX_RANK, adapter_rank, check_foreign, load_adapter, manifest_hash, write_adapter
+from perdure.learners.adapters import MAX_RANK, adapter_rank, check_foreign, load_adapter, write_adapter
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.files import manifest_hash, sha256_of
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 OTHER_HALF = LAYER.replace("lora_A", "lora_B")
@@ -177,8 +178,6 @@ def test_a_damaged_version_is_not_loaded(home: Path, llama: ModelFiles, written:
 
 def test_a_version_whose_manifest_was_made_to_fit_is_not_loaded(home: Path, llama: ModelFiles, written: tuple[str, str]) -> None:
     """Someone changes the weights and the manifest alike: the database still knows the hash."""
-    from perdure.learners.models import sha256_of
-
     folder = home / written[0]
     set_weights(folder, lambda weights: weights[LAYER].zero_())
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -15,7 +15,7 @@ from perdure.envs.policy import Request
 from perdure.envs.registry import load
 from perdure.envs.rollout import Attempt, play
 from perdure.envs.seeds import dev_seed, split_of
-from perdure.learners.adapters import adapter_rank, manifest_hash
+from perdure.learners.adapters import adapter_rank
 from perdure.learners.engine import TransformersEngine
 from perdure.learners.grpo import PATIENCE
 from perdure.learners.learning import ensure_loaded, run_learning
@@ -25,6 +25,7 @@ from perdure.learners.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, jobs, versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
+from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
 from perdure.memory.records import Job, Lease, StepRef, Version, VersionRef

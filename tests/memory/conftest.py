@@ -112,6 +112,15 @@ def store(home: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
+def full(store: Store) -> Store:
+    """A home with a few rows of everything."""
+    from tests.memory.everything import fill
+
+    fill(store)
+    return store
+
+
+@pytest.fixture
 def clock() -> SetClock:
     return SetClock()
 

@@ -16,7 +16,7 @@ from sqlite_utils.utils import sqlite3
 
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
-from perdure.memory.store import Store, checkpoint, create_store, open_store, to_json
+from perdure.memory.store import Store, checkpoint, create_store, give_back, open_store, to_json
 
 INSERT = "INSERT INTO event (kind, subject, message, happened_at) VALUES ('a', 'a', ?, 1)"
 
@@ -94,6 +94,28 @@ def test_a_checkpoint_moves_the_log_into_the_database(store: Store) -> None:
     before = (store.home / "perdure.db").stat().st_size
     checkpoint(store)
     assert (store.home / "perdure.db").stat().st_size > before + 900_000
+
+
+def test_free_pages_go_back_in_steps_of_the_asked_size(store: Store) -> None:
+    with store.write() as conn:
+        conn.execute("CREATE TABLE big (x BLOB) STRICT")
+        conn.execute("INSERT INTO big VALUES (zeroblob(?))", (100 * PAGE_SIZE_BYTES,))
+    with store.write() as conn:
+        conn.execute("DROP TABLE big")
+    free = pragma(store, "freelist_count")
+    assert isinstance(free, int)
+    assert free > 90
+    assert [give_back(store, 40), give_back(store, 40), give_back(store, 40)] == [free - 40, free - 80, 0]
+
+
+def test_a_read_is_of_one_moment(store: Store) -> None:
+    with open_store(store.home) as second:
+        with store.read():
+            before = store.rows("SELECT count(*) FROM event")[0][0]
+            with second.write() as conn:
+                conn.execute(INSERT, ("meanwhile",))
+            assert store.rows("SELECT count(*) FROM event")[0][0] == before
+        assert store.rows("SELECT count(*) FROM event")[0][0] == before + 1
 
 
 def test_numbers_that_json_lacks_become_null() -> None:

@@ -1,0 +1,241 @@
+"""A store with a few rows of everything, made by the functions that make them in life.
+
+Run as a program it prints such a store as SQL text. That is how the fixture of a schema is made, before the next migration is added:
+
+    python -m tests.memory.everything > tests/memory/fixtures/schema-2.sql
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from tests.memory.conftest import ADD, SORT, SetClock
+
+from perdure.memory import environments, gates, jobs, manifests, processes, tasks, versions
+from perdure.memory.imports import import_file
+from perdure.memory.journal import StoreJournal
+from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
+from perdure.memory.schema import APPLICATION_ID, PAGE_SIZE_BYTES
+from perdure.memory.store import FILE_NAME, Store, create_store
+
+BASE = "tiny"
+BASE_HASH = "hash-of-tiny"
+CLOCK = SetClock()
+V0 = VersionRef("v0")
+
+
+def fill(store: Store) -> None:
+    """Fill a fresh store. Version v1 serves, v2 is rejected, v3 is a pinned candidate; task 3 and job 3 wait, task 5 is being played."""
+    for name, low, critical in ((ADD, 0.0, False), (SORT, -1.0, True)):
+        environments.register(store, name, 1.0, low, 1.0, critical)
+    versions.add_initial(store, BASE, BASE_HASH)
+    _live(store)
+    _learn(store)
+    _probe(store)
+    jobs.add_job(store, "third", "learn", "grpo", [SORT], {"gate": True})
+    for state in ("rejected", "pinned"):
+        made = candidate(store)
+        versions.reject(store, made) if state == "rejected" else versions.pin(store, made)
+    processes.beat(store, "supervisor", 4242, "playing", "a detail")
+    processes.record_event(store, "start", "supervisor", "process 4242 — “as usual”")
+    processes.take_device(store, "actor", 60.0, CLOCK)
+    processes.kept_precision(store, "cpu", lambda: "float32")
+    _foreign(store)
+
+
+def adapter(home: Path, name: str) -> tuple[str, str]:
+    """A version's folder with its manifest; gives the path relative to the home, and the hash. Its weights are no weights."""
+    folder = home / "versions" / name
+    folder.mkdir(parents=True)
+    files = {}
+    for file, content in (("adapter_config.json", b"{}"), ("adapter_model.safetensors", name.encode() * 100)):
+        (folder / file).write_bytes(content)
+        files[file] = {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    text = json.dumps({"version": name, "base_model": BASE, "base_hash": BASE_HASH, "files": files})
+    (folder / "manifest.json").write_text(text)
+    return f"versions/{name}", hashlib.sha256(text.encode()).hexdigest()
+
+
+def candidate(store: Store, lease: Lease | None = None) -> str:
+    """A new candidate with its folder."""
+    name = versions.next_name(store)
+    path, digest = adapter(store.home, name)
+    versions.add_candidate(store, lease, name, "v0", digest, path, [ADD], None if lease is None else lease.subject)
+    return name
+
+
+def play(
+    store: Store,
+    lease: Lease,
+    group: str,
+    rewards: Sequence[float],
+    *,
+    environment: str = ADD,
+    seed: int = 7,
+    purpose: Purpose = "live",
+    sampler: Sampler = V0,
+    turns: int = 1,
+    state: EpisodeState = "completed",
+) -> list[int]:
+    """Play a group of episodes; in several turns the prompt grows. Those that are to be `running` are left so."""
+    journal = StoreJournal(store, CLOCK)
+    plans = [
+        EpisodePlan(
+            environment=environment,
+            seed=seed,
+            group=group,
+            member=member,
+            purpose=purpose,
+            sampler=sampler,
+            temperature=1.0,
+            lease=lease,
+        )
+        for member in range(len(rewards))
+    ]
+    ids = journal.start(plans)
+    prompt: tuple[int, ...] = (1, 2, 3)
+    for n in range(turns):
+        turn = Turn(
+            prompt_ids=prompt,
+            action_ids=(10 + n, 256),
+            logprobs=(-0.1 * (n + 1), -2.5),
+            observation=f"1 + {n}? é\n",
+            action=str(10 + n),
+            reward=0.0,
+            sampler=sampler,
+            finish="stop",
+        )
+        last = n == turns - 1
+        journal.turns([(episode, n, replace(turn, reward=reward if last else 0.0)) for episode, reward in zip(ids, rewards, strict=True)])
+        prompt = (*prompt, *turn.action_ids, 20 + n)
+    reason: StopReason = {"completed": "terminated", "aborted": "interrupted", "env_error": "error"}.get(state, "terminated")  # type: ignore[assignment]
+    if state != "running":
+        journal.finish(
+            [
+                Ending(
+                    episode=episode,
+                    state=state,  # type: ignore[arg-type]
+                    stop_reason=reason,
+                    total_reward=reward,
+                    success=state == "completed" and reward >= 1,
+                    score=min(max(reward, 0.0), 1.0) if state == "completed" else 0.0,
+                    error="it raised ValueError" if state == "env_error" else None,
+                )
+                for episode, reward in zip(ids, rewards, strict=True)
+            ]
+        )
+    return ids
+
+
+def leased_task(store: Store, environment: str = ADD) -> Lease:
+    """A task that somebody plays. No other may be waiting."""
+    tasks.add_tasks(store, environment, [7], 2, "stream")
+    ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)
+    return lease
+
+
+def leased_job(store: Store, key: str, kind: str) -> Lease:
+    """A job that somebody works on."""
+    number = jobs.add_job(store, key, kind, "grpo" if kind == "learn" else None, [ADD], {})  # type: ignore[arg-type]
+    leased = jobs.lease_job(store, f"learner-{number}", 60.0, CLOCK, number)
+    assert leased is not None
+    return leased[1]
+
+
+def dump(home: Path) -> str:
+    """The whole store as SQL text, with what the file's header says. The store is closed by now."""
+    with closing(sqlite3.connect(home / FILE_NAME)) as conn:
+        (version,) = conn.execute("PRAGMA user_version").fetchone()
+        pragmas = {
+            "page_size": PAGE_SIZE_BYTES,
+            "auto_vacuum": "INCREMENTAL",
+            "application_id": APPLICATION_ID,
+            "user_version": version,
+        }
+        head = [f"PRAGMA {name} = {value};" for name, value in pragmas.items()]
+        return "\n".join([*head, *conn.iterdump()]) + "\n"
+
+
+def _live(store: Store) -> None:
+    lease = leased_task(store)
+    play(store, lease, "task-1", [1.0, 0.0])
+    tasks.finish_task(store, lease)
+    lease = leased_task(store, SORT)
+    play(store, lease, "task-2", [0.5], environment=SORT, turns=3)
+    tasks.finish_task(store, lease)
+    lease = leased_task(store)
+    play(store, lease, "task-3", [0.0], state="running")
+    tasks.release_task(store, lease)
+    waiting = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)[0][1]
+    tasks.add_tasks(store, ADD, [9], 2, "person")
+    for _ in range(3):
+        ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)
+        tasks.fail_task(store, lease, "it cannot be made")
+    play(store, leased_task(store), "task-5", [0.0], state="running", turns=2)
+    tasks.release_task(store, waiting)
+
+
+def _learn(store: Store) -> None:
+    lease = leased_job(store, "first", "learn")
+    jobs.set_job_state(store, lease, "running")
+    step = StepRef(lease.subject, 0)
+    learned = play(store, lease, "job-1.1-0", [1.0, 0.0], purpose="learn", sampler=step)
+    learned += play(store, lease, "job-1.1-1", [1.0], environment=SORT, purpose="replay", sampler=step)
+    manifests.write_manifest(store, lease, 1, learned, on_policy=True)
+    manifests.write_manifest(store, lease, 2, [1, 2], on_policy=False)
+    for n in (1, 2):
+        jobs.add_step(store, lease, n, {"reward": 0.5 * n, "loss": float("nan")})
+    made = candidate(store, lease)
+    jobs.set_job_state(store, lease, "gating")
+    gate = gates.start_gate(store, lease, made, "v0", "economy", {"alpha": 0.05})
+    for version in ("v0", made):
+        play(store, lease, f"gate-{gate}-{version}", [1.0], seed=2**31 + 5, purpose="gate", sampler=VersionRef(version))
+    pair = Pair(
+        environment=ADD,
+        role="trained",
+        draw=0,
+        seed=2**31 + 5,
+        reference="v0",
+        reference_score=0.0,
+        candidate_score=1.0,
+        difference=1.0,
+    )
+    gates.add_pairs(store, lease, gate, [pair])
+    gates.close_gate(store, lease, gate, "promote", "all held", {"pairs": 1})
+    versions.promote(store, made, "all held", gate=gate, lease=lease, learned=[ADD])
+    jobs.finish_job(store, lease, {"verdict": "promote"}, made)
+
+
+def _probe(store: Store) -> None:
+    lease = leased_job(store, "second", "probe")
+    play(store, lease, "probe-1", [1.0], seed=2**31 + 6, purpose="probe", sampler=VersionRef("v1"))
+    play(store, lease, "probe-2", [0.0], seed=2**31 + 7, purpose="probe", sampler=VersionRef("v1"), state="env_error")
+    jobs.finish_job(store, lease, {"version": "v1"}, None)
+
+
+def _foreign(store: Store) -> None:
+    texts = {"observation": "1 + 1?", "action": "2", "reward": 1.0}
+    tokens = {"prompt_ids": [1, 2], "action_ids": [3], "logprobs": [-0.5], "finish": "stop"}
+    rows = [
+        {"id": 7, "environment": "sums", "turns": [texts]},
+        {"environment": "sums", "base_model": BASE, "turns": [tokens], "success": True},
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "traces.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        import_file(store, file, "another pipeline")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        with create_store(Path(folder)) as filled:
+            fill(filled)
+        sys.stdout.write(dump(Path(folder)))
