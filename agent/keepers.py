@@ -64,7 +64,8 @@ class ActorKeeper:
 
     def _bury(self, end: End, lived_s: float) -> None:
         wait_s = self._backoff.died(lived_s)
-        self.deaths = 0 if end.cause == "unavailable" else self._backoff.deaths
+        if end.cause != "unavailable":
+            self.deaths = 1 if lived_s > Backoff.LIVED_S else self.deaths + 1
         self.death = str(end)
         then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"
         record_event(self._store, "death", "actor", f"{end}; it {then}")
