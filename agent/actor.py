@@ -2,8 +2,8 @@
 
 It holds the model, plays what is queued in batches with the version that serves, and journals every turn. A batch ends with the version
 it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a process works on a job. On SIGTERM,
-or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its error says
-(`causes.py`).
+or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
+error says (`causes.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from perdure.agent.causes import leave
+from perdure.agent.causes import die_of
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.envs.environment import Environment
@@ -250,7 +250,7 @@ def main() -> int:
                 signal.signal(number, ask)
             actor.run(engine)
     except Exception as error:  # noqa: BLE001 - it becomes an exit code
-        leave(error)
+        die_of(error)
     return 0
 
 

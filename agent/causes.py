@@ -1,6 +1,6 @@
 """Why a process ended, told apart for whoever has to mend it, and for what happens next.
 
-A child that knows why it ends says so by its exit code (`leave`). Where it could not, its signal and the kernel's count of processes that
+A child that knows why it ends says so by its exit code (`die_of`). Where it could not, its signal and the kernel's count of processes that
 it ended for want of memory tell. Left out: starting, watching and ending children (`children.py`, `watch.py`).
 """
 
@@ -93,7 +93,7 @@ def cause_of_error(error: BaseException) -> Cause:
     return "crashed"
 
 
-def leave(error: Exception) -> NoReturn:
+def die_of(error: Exception) -> NoReturn:
     """End this process by an error: a line for people, an exit code for the watcher.
 
     At once, and tidying up nothing: on a broken GPU, or without memory, that may hang. The store needs no tidying.

@@ -136,10 +136,10 @@ class Backoff:
         """In a row, each soon after its start."""
         self._ready_s = 0.0
 
-    def died(self, lived_s: float) -> float:
-        """Note a death `lived_s` after the start, and give the seconds to wait."""
+    def died(self, lived_s: float, longest_s: float = LONGEST_S) -> float:
+        """Note a death `lived_s` after the start, and give the seconds to wait, at most `longest_s`."""
         self.deaths = 1 if lived_s > self.LIVED_S else self.deaths + 1
-        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), self.LONGEST_S)
+        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), longest_s)
         self._ready_s = time.monotonic() + wait_s
         return wait_s
 

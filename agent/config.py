@@ -133,8 +133,12 @@ class Supervise(_Section):
 class Disk(_Section):
     """How much room is left to others."""
 
-    budget_gib: float = Field(default=0.0, ge=0, description="GiB for the home, 0 for no limit; learning stops at 90 % of it, play at all of it")
-    floor_gib: float = Field(default=1.0, ge=0, description="GiB that stay free on its disk; learning stops below twice that, play below it")
+    budget_gib: float = Field(
+        default=0.0, ge=0, description="GiB for the home, 0 for no limit; learning stops at 90 % of it, play at all of it"
+    )
+    floor_gib: float = Field(
+        default=1.0, ge=0, description="GiB that stay free on its disk; learning stops below twice that, play below it"
+    )
 
 
 class Config(_Section):

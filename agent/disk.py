@@ -40,7 +40,7 @@ class Room:
     play: str | None = None
 
 
-def room(settings: Disk, usage: Usage, before: Room = Room()) -> Room:  # noqa: B008 - frozen
+def room(settings: Disk, usage: Usage, before: Room = Room()) -> Room:
     """What there is room for. `before` is what there was room for at the last look."""
     return Room(
         learn=_lack(settings, usage, LEARNING_SHARE, LEARNING_FLOOR, SLACK if before.learn else 0.0),

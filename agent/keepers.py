@@ -20,6 +20,9 @@ from perdure.memory.store import Store
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL: long enough to end a round of generation and write it down."""
 
+ROOM_S = 5.0
+"""An actor that a full disk or a locked store has ended is started again within this, so that play goes on soon after."""
+
 
 class ActorKeeper:
     """An actor, started again with back-off when it dies."""
@@ -63,8 +66,9 @@ class ActorKeeper:
             self._bury(end, watched.lived_s)
 
     def _bury(self, end: End, lived_s: float) -> None:
-        wait_s = self._backoff.died(lived_s)
-        if end.cause != "unavailable":
+        waits_for_room = end.cause == "unavailable"
+        wait_s = self._backoff.died(lived_s, ROOM_S if waits_for_room else Backoff.LONGEST_S)
+        if not waits_for_room:
             self.deaths = 1 if lived_s > Backoff.LIVED_S else self.deaths + 1
         self.death = str(end)
         then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from perdure.agent.causes import TRANSIENT, cause_of_error, leave, one_line
+from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
@@ -277,7 +277,7 @@ def main() -> int:
     try:
         run_job(given.home, load_config(given.config).config, given.job, stop)
     except Exception as error:  # noqa: BLE001 - it becomes an exit code
-        leave(error)
+        die_of(error)
     return 0
 
 

@@ -47,7 +47,7 @@ from perdure.memory.store import Store, checkpoint, create_store, set_patience
 
 PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500
-"""How long a write of the supervisor waits for another program's: while it runs, where the next tick tries again, and once it is to stop."""
+"""How long a write of the supervisor waits for another program's: while the next tick tries again, and once it is to stop."""
 
 WATCH_S = 0.1
 
@@ -227,7 +227,9 @@ class Supervisor:
     def _check_watchdog(self) -> None:
         patience_s, hang_s = self._systemd.watchdog_s, self._config.supervise.hang_s
         if patience_s is not None and patience_s <= hang_s:
-            message = f"WatchdogSec is {patience_s:g} s and supervise.hang_s is {hang_s}: make the first one longer, or a slow round ends it all"
+            message = (
+                f"WatchdogSec is {patience_s:g} s and supervise.hang_s is {hang_s}: make the first one longer, or a slow round ends it all"
+            )
             record_event(self.store, "warning", "systemd", message)
 
     def _look_at_disk(self) -> None:

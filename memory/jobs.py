@@ -20,7 +20,6 @@ from perdure.memory.leases import ATTEMPT_CAP, HELD, Clock
 from perdure.memory.records import Job, JobKind, Lease
 from perdure.memory.store import Store, iso_utc, to_json
 
-
 ENDED = ("done", "failed")
 """The states that a job does not leave."""
 

@@ -38,7 +38,13 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
     from perdure.agent.view import watching
 
     loaded = load_config(config_path)
-    limits = Limits(cycles=cycles, until_promoted=until_promoted, tasks=tasks, max_cycles=loaded.config.learn.max_cycles, tries=loaded.config.supervise.tries)
+    limits = Limits(
+        cycles=cycles,
+        until_promoted=until_promoted,
+        tasks=tasks,
+        max_cycles=loaded.config.learn.max_cycles,
+        tries=loaded.config.supervise.tries,
+    )
     with supervising(home, loaded, limits) as supervisor:
         began = mark(supervisor.store)
         with watching(home):

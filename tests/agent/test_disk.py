@@ -9,14 +9,17 @@ import pytest
 from perdure.agent.config import Disk
 from perdure.agent.disk import GIB, DiskGauge, Room, Usage, free_bytes, room, size_bytes
 
+ALL = Room()
 
-def stops(settings: Disk, *, home: float = 0.0, free: float = 100.0, before: Room = Room()) -> str:  # noqa: B008 - frozen
+
+def stops(settings: Disk, *, home: float = 0.0, free: float = 100.0, before: Room = ALL) -> str:
     found = room(settings, Usage(home_bytes=round(home * GIB), free_bytes=round(free * GIB)), before)
     return " and ".join(name for name, lack in (("learning", found.learn), ("play", found.play)) if lack)
 
 
 @pytest.mark.parametrize(
-    ("home", "stopped"), [(0.0, ""), (8.9, ""), (9.0, "learning"), (9.9, "learning"), (10.0, "learning and play"), (12.0, "learning and play")]
+    ("home", "stopped"),
+    [(0.0, ""), (8.9, ""), (9.0, "learning"), (9.9, "learning"), (10.0, "learning and play"), (12.0, "learning and play")],
 )
 def test_a_budget_stops_learning_before_play(home: float, stopped: str) -> None:
     assert stops(Disk(budget_gib=10, floor_gib=0), home=home) == stopped
@@ -24,7 +27,8 @@ def test_a_budget_stops_learning_before_play(home: float, stopped: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "stopped"), [(100.0, ""), (4.0, ""), (3.9, "learning"), (2.0, "learning"), (1.9, "learning and play"), (0.0, "learning and play")]
+    ("free", "stopped"),
+    [(100.0, ""), (4.0, ""), (3.9, "learning"), (2.0, "learning"), (1.9, "learning and play"), (0.0, "learning and play")],
 )
 def test_a_floor_stops_learning_before_play(free: float, stopped: str) -> None:
     assert stops(Disk(floor_gib=2), free=free) == stopped

@@ -38,7 +38,7 @@ PATIENCE_S = 30.0
 ACTOR = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from perdure.agent.causes import leave
+from perdure.agent.causes import die_of
 from perdure.agent.watch import Pulse
 from perdure.memory.errors import Unavailable
 from perdure.memory.leases import BootClock
@@ -70,13 +70,13 @@ with open_store(Path(sys.argv[sys.argv.index("--home") + 1])) as store:
     try:
         run(store, Pulse(store, "actor"))
     except Exception as error:
-        leave(error)
+        die_of(error)
 """
 
 LEARNER = """
 import os, sys, time
 from pathlib import Path
-from perdure.agent.causes import leave
+from perdure.agent.causes import die_of
 from perdure.memory.jobs import finish_job, lease_job, release_job
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
@@ -87,7 +87,7 @@ with open_store(Path(given["--home"])) as store:
     try:
         BODY
     except Exception as error:
-        leave(error)
+        die_of(error)
 """
 
 DAEMON = """
@@ -404,7 +404,7 @@ def test_a_budget_that_is_used_up_stops_play_and_says_so(place: Place) -> None:
         told = [(event.subject, event.message) for event in reversed(events(store)) if event.kind == "disk"]
         assert [subject for subject, _ in told] == ["learning", "play"]
         assert all(message.startswith("it waits for room: the home takes ") for _, message in told)
-        (said,) = [process for process in processes(store)]
+        (said,) = processes(store)
         assert said.name == "supervisor", "no actor was started"
 
 
@@ -419,9 +419,9 @@ def small_disk(place: Place) -> Iterator[Path]:
         yield place.home
     finally:
         for process in place.started:
-            process.kill()
+            process.terminate()
             process.wait(timeout=30)
-        subprocess.run(["umount", str(place.home)], check=True)
+        subprocess.run(["umount", "--lazy", str(place.home)], check=True)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from perdure.agent.causes import EXIT_CODES, Cause, End, Exit, cause_of, cause_of_error, oom_kills
-from perdure.agent.children import Child
+from perdure.agent.children import Child, stop
 from perdure.agent.watch import Watched
 from perdure.envs.policy import PolicyError
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, Unavailable
@@ -21,14 +21,14 @@ from perdure.memory.processes import process_of
 from perdure.memory.store import Store, create_store
 
 LEAVES = """
-from perdure.agent.causes import leave
+from perdure.agent.causes import die_of
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 class AcceleratorError(RuntimeError):
     pass
 try:
     {body}
 except Exception as error:
-    leave(error)
+    die_of(error)
 """
 WANTS_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); bytearray(2**31)"
 BREAKS_GPU = "raise AcceleratorError('CUDA error: an illegal memory access was encountered\\n\\nCompile with TORCH_USE_CUDA_DSA')"
@@ -54,15 +54,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def spawn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Watched]:
+def spawn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Watched]]:
     """Start a module of the given text under watch."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
 
     def start(text: str, hang_s: float = 60.0) -> Watched:
         (tmp_path / "module_under_watch.py").write_text(text)
-        return Watched(store, Child("a", "module_under_watch", [str(store.home)], store.home), hang_s)
+        started.append(Child("a", "module_under_watch", [str(store.home)], store.home))
+        return Watched(store, started[-1], hang_s)
 
-    return start
+    started: list[Child] = []
+    yield start
+    stop(started, 0.0, hurry=lambda: True)
 
 
 def ended(watched: Watched, patience_s: float = 20.0) -> End:
