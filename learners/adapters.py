@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
         raise Unavailable(f"could not write version {name}: {reason}; nothing was changed") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # it has content now, or it is not there
+            final.rmdir()
     return f"versions/{name}", manifest_hash(final)
 
 

@@ -24,6 +24,7 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
     """Play, learn, gate and promote, until it is stopped (Ctrl-C; twice to stop at once).
 
     Without --cycles, --until-promoted and --tasks it goes on for ever. What it does is shown on stderr, what it came to on stdout.
+    Exit code 3 where its processes die again and again; perdure status tells why.
 
     \b
     Example:

@@ -72,7 +72,7 @@ def test_working_folder_hides_no_module_of_python(spawn: Callable[..., Child], t
     (tmp_path / "queue.py").write_text("raise SystemExit('somebody else')")
     monkeypatch.delenv("PYTHONPATH")
     child = Child("a", "perdure.agent.learner", ["--help"], tmp_path)
-    assert ended(child).code == 0
+    assert ended(child, patience_s=60.0).code == 0
 
 
 def test_signal_that_killed_it_is_named(spawn: Callable[..., Child], tmp_path: Path) -> None:

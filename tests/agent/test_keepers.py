@@ -61,7 +61,8 @@ def hang(store, pulse):
         lib.pthread_mutex_lock(lock)
 
 def take_tasks(store):
-    lease_tasks(store, f"actor:{os.getpid()}", 2, 60.0, BootClock())
+    while not lease_tasks(store, f"actor:{os.getpid()}", 2, 60.0, BootClock()):
+        time.sleep(0.05)
 
 def run(store, pulse):
     BODY
