@@ -1,9 +1,9 @@
 """The process that plays live tasks: `python -m perdure.agent.actor --home DIR [--config FILE]`.
 
 It holds the model, plays what is queued in batches with the version that serves, and journals every turn. A batch ends with the version
-it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a job works. On SIGTERM, or when its
-supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, 2 where the configuration
-cannot work, 3 where something failed.
+it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a process works on a job. On SIGTERM,
+or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
+error says (`causes.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from perdure.agent.causes import die_of
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.envs.environment import Environment
@@ -29,8 +30,8 @@ from perdure.learners.engine import TransformersEngine
 from perdure.learners.learning import ensure_loaded, open_engine
 from perdure.learners.models import resolve_model
 from perdure.memory.episodes import completed_members
-from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
-from perdure.memory.jobs import unfinished_jobs
+from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
+from perdure.memory.jobs import jobs_at_work
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import beat, give_device, renew_device, take_device
@@ -98,7 +99,7 @@ class Actor:
 
     def _batch(self, engine: TransformersEngine) -> bool:
         """Play one batch of tasks; False where there was none to play or it is not this process's turn."""
-        jobs = unfinished_jobs(self._store) if self._config.device == "cpu" else []
+        jobs = jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
         if jobs:
             self._say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
             return False
@@ -145,6 +146,8 @@ class Actor:
             )
         except LeaseLost:
             self._give_back(groups)
+        except Unavailable:  # a full disk, which says nothing about the tasks: whoever finds this process dead gives them back
+            raise
         except (PolicyError, RuntimeFailure) as error:
             for group in groups.values():
                 with suppress(LeaseLost):
@@ -246,9 +249,8 @@ def main() -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, ask)
             actor.run(engine)
-    except PerdureError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 3
+    except Exception as error:  # noqa: BLE001 - it becomes an exit code
+        die_of(error)
     return 0
 
 

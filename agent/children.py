@@ -1,7 +1,7 @@
 """Child processes: each in a session of its own, its output in `logs/<name>.log`, its end explained.
 
 A child that is stopped gets SIGTERM and some time, then SIGKILL, both for its whole group; whatever it leaves behind when it dies
-is ended with it. Left out: what a child's end means for its work (`agent/supervisor.py`).
+is ended with it. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work (`work.py`).
 """
 
 from __future__ import annotations
@@ -14,33 +14,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from perdure.agent.causes import Exit
 
 LOG_LIMIT_BYTES = 4 * 2**20
 """A longer log is set aside as `<name>.log.1`, when its process starts again or when `trim_log` is called."""
 
-TAIL_BYTES = 8192
+TAIL_BYTES = 2**16
 POLL_S = 0.05
+KILLED_S = 1.5
+"""What the kernel gets to end a process that was killed."""
 
-CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-"""OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
+CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+"""The fault handler: a process that crashes outside of Python, or that is ended because it hangs, writes where it stood into its log.
+OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
 busy process on two cores, sampling took 46 s instead of 4.4 s. Waiting asleep costs little where the machine is idle."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
-    """How a process ended."""
-
-    code: int
-    """Below 0: minus the signal that ended it."""
-    last_line: str
-    """Of its log; empty where it wrote none."""
-
-    def __str__(self) -> str:
-        how = f"was ended by {signal.Signals(-self.code).name}" if self.code < 0 else f"ended with exit code {self.code}"
-        return f"{how}: {self.last_line.removeprefix('error: ')}" if self.last_line else how
 
 
 class Child:
@@ -70,7 +60,7 @@ class Child:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return None
             self.signal(signal.SIGKILL)  # its own children, before its number can become somebody else's
-        return Exit(code=self._process.wait(), last_line=self._last_line())
+        return Exit(code=self._process.wait(), last_line=self._last_words())
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and to all that it started."""
@@ -80,25 +70,33 @@ class Child:
 
     def trim_log(self) -> None:
         """Set a long log of the running process aside, so that one that prints much for weeks does not fill the disk."""
-        if self._log.stat().st_size > LOG_LIMIT_BYTES:
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
             os.truncate(self._log, 0)  # it writes at the end of the file, wherever that is
             self._log_start = 0
 
-    @property
-    def age_s(self) -> float:
-        return time.monotonic() - self.started_s
-
-    def _last_line(self) -> str:
-        with self._log.open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, size - TAIL_BYTES))
-            lines = log.read().decode("utf-8", "replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    def _last_words(self) -> str:
+        """The last line of its log; where it crashed outside of Python, what happened and where it stood."""
+        try:
+            with self._log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - TAIL_BYTES))
+                lines = log.read().decode("utf-8", "replace").splitlines()
+        except OSError:  # somebody has removed it
+            return ""
+        crash = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error: ")), None)
+        if crash is None:
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        thread = next((n for n, line in enumerate(lines) if n > crash and line.startswith("Current thread ")), crash)
+        where = next((line.strip() for line in lines[thread:] if line.startswith("  File ")), "")
+        return lines[crash] + (f" ({where})" if where else "")
 
 
 def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:
-    """End them: SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended."""
+    """End them: SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended.
+
+    One that the kernel cannot end, because a device does not answer, is left to it: it runs no further in any case.
+    """
     for child in children:
         child.signal(signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -106,6 +104,8 @@ def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -
         if hurry() or time.monotonic() > deadline:
             for child in children:
                 child.signal(signal.SIGKILL)
+        if time.monotonic() > deadline + KILLED_S:
+            return
         time.sleep(POLL_S)
 
 
@@ -136,10 +136,10 @@ class Backoff:
         """In a row, each soon after its start."""
         self._ready_s = 0.0
 
-    def died(self, age_s: float) -> float:
-        """Note a death, and give the seconds to wait."""
-        self.deaths = 1 if age_s > self.LIVED_S else self.deaths + 1
-        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), self.LONGEST_S)
+    def died(self, lived_s: float, longest_s: float = LONGEST_S) -> float:
+        """Note a death `lived_s` after the start, and give the seconds to wait, at most `longest_s`."""
+        self.deaths = 1 if lived_s > self.LIVED_S else self.deaths + 1
+        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), longest_s)
         self._ready_s = time.monotonic() + wait_s
         return wait_s
 

@@ -121,6 +121,26 @@ class Schedule(_Section):
         return cron
 
 
+class Supervise(_Section):
+    """What is done about processes that die or hang."""
+
+    tries: int = Field(default=5, ge=1, description="deaths in a row after which the actor is given up, and failed jobs for learning")
+    hang_s: int = Field(
+        default=1800, ge=1, description="seconds without progress after which a process is ended; loading the model must fit in"
+    )
+
+
+class Disk(_Section):
+    """How much room is left to others."""
+
+    budget_gib: float = Field(
+        default=0.0, ge=0, description="GiB for the home, 0 for no limit; learning stops at 90 % of it, play at all of it"
+    )
+    floor_gib: float = Field(
+        default=1.0, ge=0, description="GiB that stay free on its disk; learning stops below twice that, play below it"
+    )
+
+
 class Config(_Section):
     """Everything that can be set."""
 
@@ -134,6 +154,8 @@ class Config(_Section):
     learn: Learn = Learn()
     gate: Gate = Gate()
     schedule: Schedule = Schedule()
+    supervise: Supervise = Supervise()
+    disk: Disk = Disk()
 
     @model_validator(mode="after")
     def _critical_is_played(self) -> Config:

@@ -19,11 +19,11 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLi
 
 from perdure import __version__
 from perdure.agent.config import LoadedConfig, load_config
+from perdure.agent.disk import GIB, Usage, free_bytes, room, size_bytes
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store
 
-GIB = 2**30
 NEEDED_DISK_BYTES = 2 * GIB
 NEEDED_MEMORY_BYTES = 4 * GIB
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "gymnasium", "textarena", "sqlite-utils", "apscheduler")
@@ -57,6 +57,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         *_disks(home),
         _home(home),
         loaded,
+        *([_room(home, config)] if config else []),
         *([_model(config), *_environments(config)] if config else []),
         _extras(),
     ]
@@ -166,6 +167,20 @@ def _disks(home: Path) -> list[Check]:
         else:
             checks.append(Check(name=name, level="ok", found=found))
     return checks
+
+
+def _room(home: Path, loaded: LoadedConfig) -> Check:
+    """Whether the daemon would learn and play, as far as the settings under [disk] go."""
+    settings = loaded.config.disk
+    existing = next(place for place in (home.resolve(), *home.resolve().parents) if place.is_dir())
+    usage = Usage(home_bytes=size_bytes(home), free_bytes=free_bytes(existing))
+    found = room(settings, usage)
+    budget = f"of the budget of {settings.budget_gib:g} GiB" if settings.budget_gib else "without a budget"
+    numbers = f"the home takes {usage.home_bytes / GIB:.3g} GiB {budget}; {settings.floor_gib:g} GiB must stay free"
+    if found.learn is None:
+        return Check(name="room", level="ok", found=numbers)
+    stops = "learning" if found.play is None else "learning and play"
+    return Check(name="room", level="warning", found=f"{stops} would wait: {found.learn}", remedy="as it says")
 
 
 def _home(home: Path) -> Check:

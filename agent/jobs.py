@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from perdure.agent.children import Child, on_signals, stop
+from perdure.agent.children import on_signals, stop
+from perdure.agent.config import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
+from perdure.agent.keepers import GRACE_S, JobKeeper
 from perdure.agent.work import fail_orphan
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import add_job, get_job, steps
+from perdure.memory.jobs import ENDED, add_job, get_job, steps
 from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import events, processes
@@ -25,9 +27,7 @@ from perdure.memory.records import Job, JobKind
 from perdure.memory.store import Store, checkpoint, create_store, open_store
 
 POLL_S = 0.2
-GRACE_S = 10.0
 CHECKPOINT_S = 60.0
-ENDED = ("done", "failed")
 
 Say = Callable[[str], None]
 
@@ -38,7 +38,7 @@ def submit(home: Path, kind: JobKind, learner: str | None, targets: Sequence[str
         return add_job(store, uuid4().hex, kind, learner, targets, options)
 
 
-def run_or_follow(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
+def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
     """Wait until a job has ended, running it where nobody else does; `say` gets its progress. Gives the job, done or failed.
 
     Interrupted while it runs the job itself, it stops and fails the job; interrupted while it follows, it leaves the job to the daemon.
@@ -52,7 +52,7 @@ def run_or_follow(home: Path, config_path: Path | None, job_id: int, say: Say) -
             job = _follow(home, job_id, say)
         else:
             with _released(lock):
-                job = _run(home, config_path, job_id, say)
+                job = _run(home, loaded, job_id, say)
         if job is not None:
             return job
 
@@ -83,37 +83,34 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
         raise
 
 
-def _run(home: Path, config_path: Path | None, job_id: int, say: Say) -> Job:
-    """Start the job's process and wait for its end, as the holder of the home's lock."""
+def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
+    """Start the job's process and wait for the job's end, as the holder of the home's lock."""
     interrupted: list[bool] = []
     with create_store(home) as store, on_signals(lambda: interrupted.append(True)):
         lapse(store)  # whoever held leases here is gone: the lock is ours
         abort_orphans(store)
-        job = get_job(store, job_id)
-        if job.state in ENDED:
-            return job
-        arguments = ["--home", str(store.home), "--job", str(job_id), *(["--config", str(config_path)] if config_path else [])]
-        say(f"job {job_id} starts in a process of its own, which loads the model first")
-        child = Child(f"learner-{job_id}", "perdure.agent.learner", arguments, store.home)
+        arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
+        keeper = JobKeeper(store, "perdure.agent.learner", arguments, loaded.config.supervise.hang_s)
         progress = _Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
-            while child.poll() is None and not interrupted:
+            while not interrupted:
+                if keeper.watched is None:
+                    job = get_job(store, job_id)
+                    if job.state in ENDED:
+                        return job
+                    if keeper.start(job):
+                        say(f"job {job_id} starts in a process of its own, which loads the model first")
+                keeper.poll()
                 progress.tell()
                 if time.monotonic() - checkpointed_s > CHECKPOINT_S:  # the job's own process never does: the lock is not its
                     checkpoint(store)
                     checkpointed_s = time.monotonic()
                 time.sleep(POLL_S)
         finally:
-            stop([child], GRACE_S, hurry=lambda: len(interrupted) > 1)
-        progress.tell()
-        ended = child.poll()
-        job = get_job(store, job_id)
-        if job.state not in ENDED:
-            fail_orphan(store, job_id, "interrupted" if interrupted else f"its process {ended}", BootClock())
-        if interrupted:
-            raise KeyboardInterrupt
-        return get_job(store, job_id)
+            stop([keeper.watched.child] if keeper.watched else [], GRACE_S, hurry=lambda: len(interrupted) > 1)
+        fail_orphan(store, job_id, "interrupted", BootClock())
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -137,7 +134,7 @@ class _Progress:
 
     def tell(self) -> None:
         for event in reversed(events(self._store, 20)):
-            if event.id > self._event and event.kind == "model":
+            if event.id > self._event and event.kind in ("model", "death"):
                 self._say(event.message)
                 self._event = event.id
         for process in processes(self._store):

@@ -1,7 +1,8 @@
 """The process of one job: `python -m perdure.agent.learner --home DIR --job N`.
 
 It leases the job, takes the device, learns, gates what it learnt, and promotes on a positive verdict. A job that is interrupted goes back
-to the queue; whatever else stops it is written into the job. It exits with 0 where the job is done, 1 where it failed or was interrupted.
+to the queue; whatever else stops it is written into the job, which is tried again where the cause says nothing about it. It exits with 0
+where the job is done or was interrupted, else as its error says (`causes.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
+from perdure.agent.watch import Pulse
+from perdure.agent.work import PREFIX
 from perdure.learners.engine import TransformersEngine
 from perdure.learners.gate import PROFILES
 from perdure.learners.gating import GateResult, dev_scores, run_gate
@@ -28,11 +32,11 @@ from perdure.learners.models import resolve_model
 from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
-from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state, steps
+from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
-from perdure.memory.processes import beat, give_device, record_event, renew_device, take_device
+from perdure.memory.processes import give_device, record_event, renew_device, take_device
 from perdure.memory.records import Job, Lease, Purpose, Version
 from perdure.memory.store import Store, open_store
 from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving, version_of_job
@@ -40,27 +44,8 @@ from perdure.memory.versions import add_initial, get_version, left_behind, promo
 LEASE_S = 90.0
 BEAT_S = 10.0
 DEVICE_WAIT_S = 3600.0
-HANG_S = 1800.0
-"""A job asks whether to stop in every round of generation. One that has not asked for so long hangs, and ends itself."""
-
 REPLACES_ANCHOR = 200.0
 """An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
-
-
-class Pulse:
-    """Whether the work is asked to stop, and when it last asked: a sign of life that a thread of its own could not give."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._asked_s = time.monotonic()
-
-    def __call__(self) -> bool:
-        self._asked_s = time.monotonic()
-        return self._stop.is_set()
-
-    @property
-    def silent_s(self) -> float:
-        return time.monotonic() - self._asked_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +57,9 @@ class Work:
     engine: TransformersEngine
     job: Job
     lease: Lease
-    stop: Pulse
+    pulse: Pulse
+    stop: Callable[[], bool]
+    """Asked in every round of generation, which shows that the work goes on."""
 
     def player(self, purpose: Purpose) -> EnginePlayer:
         return EnginePlayer(
@@ -86,10 +73,10 @@ class Work:
         )
 
 
-def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> int:
-    """Run one queued job to its end; returns the exit code."""
+def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> None:
+    """Run one queued job until it is done, or was interrupted. Raises what stopped it otherwise; by then it is in the store."""
     clock = BootClock()
-    name = f"learner-{job_id}"
+    name = f"{PREFIX}{job_id}"
     owner = f"{name}:{os.getpid()}"
     with open_store(home) as store:
         leased = lease_job(store, owner, LEASE_S, clock, job_id)
@@ -97,43 +84,38 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
             raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows who has it")
         job, lease = leased
         set_job_state(store, lease, "running")
-        beat(store, name, os.getpid(), "waiting", "for the device")
-        pulse = Pulse(stop)
+        pulse = Pulse(store, name)
+        pulse.say("waiting", "for the device")
 
-        def renew(own: Store) -> None:
-            renew_job(own, lease, LEASE_S, clock)
-            _end_if_hanging(own, name, pulse)
+        def stopping() -> bool:
+            pulse.go_on()
+            return stop.is_set()
 
-        with _heartbeat(home, owner, renew, stop.set):
+        with _heartbeat(home, owner, lambda own: renew_job(own, lease, LEASE_S, clock), stop.set):
             try:
-                with _device(store, owner, pulse, stop.set):
-                    beat(store, name, os.getpid(), "working", f"{job.kind} {job.learner or ''}".strip())
+                with _device(store, owner, stopping, stop.set):
+                    pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
                     engine = open_engine(store, files, device=config.device, seed=config.seed + job_id)
                     add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
-                    pulse()
-                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=pulse)
+                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
                     result, candidate = _KINDS[job.kind](work)
                 with store.write():  # what becomes of the candidate, and that the job is done, are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
-                beat(store, name, os.getpid(), "done", None)
-            except LeaseLost as error:
-                record_event(store, "lease lost", name, str(error))
-                return 1
+                pulse.say("done", None)
             except Interrupted as error:
                 with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
                     release_job(store, lease)
                 record_event(store, "interrupted", name, str(error))
-                return 1
+            except LeaseLost as error:
+                record_event(store, "lease lost", name, str(error))
+                raise
             except Exception as error:  # a job that fails is written down as failed, whatever it was
+                end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
                 with suppress(LeaseLost):
-                    fail_job(store, lease, _one_line(error))
-                record_event(store, "job failed", name, _one_line(error))
-                if not isinstance(error, InputError | RuntimeFailure):
-                    raise
-                return 1
-    return 0
+                    end(store, lease, one_line(error))
+                raise
 
 
 def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
@@ -209,7 +191,7 @@ def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) ->
         settings=replace(PROFILES[profile], alpha=config.gate.alpha),
         root_seed=config.seed,
         play=player,
-        progress=lambda line: beat(store, f"learner-{work.job.id}", os.getpid(), "gating", line),
+        progress=lambda line: work.pulse.say("gating", line),
     )
 
 
@@ -251,7 +233,7 @@ def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Cal
 
 
 @contextmanager
-def _device(store: Store, owner: str, stop: Pulse, lost: Callable[[], None]) -> Iterator[None]:
+def _device(store: Store, owner: str, stop: Callable[[], bool], lost: Callable[[], None]) -> Iterator[None]:
     """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
     clock = BootClock()
     deadline = time.monotonic() + DEVICE_WAIT_S
@@ -267,18 +249,6 @@ def _device(store: Store, owner: str, stop: Pulse, lost: Callable[[], None]) -> 
             yield
     finally:
         give_device(store, held)
-
-
-def _end_if_hanging(store: Store, name: str, pulse: Pulse) -> None:
-    """A hung process cannot end itself in good order; its supervisor fails the job and starts no other until then."""
-    if pulse.silent_s > HANG_S:
-        record_event(store, "hangs", name, f"no progress for {HANG_S / 60:.0f} minutes: it is ended")
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if isinstance(error, InputError | RuntimeFailure) else f"{type(error).__name__}: {text}"
 
 
 def _stop_with_parent(stop: threading.Event) -> None:
@@ -304,7 +274,11 @@ def main() -> int:
     _stop_with_parent(stop)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    return run_job(given.home, load_config(given.config).config, given.job, stop)
+    try:
+        run_job(given.home, load_config(given.config).config, given.job, stop)
+    except Exception as error:  # noqa: BLE001 - it becomes an exit code
+        die_of(error)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""When a run ends by itself, and with which exit code. Pure: what has happened in, an outcome or none out."""
+"""When a run ends by itself, and with which exit code. Pure: what has happened in, an outcome or none out.
+
+An actor that dies again and again ends every run, also one without limits. A daemon that stayed, and did nothing, would look alive to
+whatever watches it; one that ends with 3 is started again by its service manager, and at last reported as failed. `perdure status` needs no
+daemon and tells the reason either way. Learning that fails again and again ends only a run that waits for it: play goes on without.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-FAILURES = 3
-"""Jobs that failed in a row after which a run with limits gives up."""
-
-DEATHS = 5
-"""Deaths of the actor in a row, each soon after its start, after which a run with limits gives up."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What ends a run. With none of them it goes on until it is stopped."""
+    """What ends a run. With none of them it goes on until it is stopped, or until there is nobody left who could play."""
 
     cycles: int | None = None
     """So many verdicts."""
@@ -23,6 +22,8 @@ class Limits:
     """So many tasks, done or failed."""
     max_cycles: int = 3
     """`learn.max_cycles` of the configuration."""
+    tries: int = 5
+    """`supervise.tries` of the configuration."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,9 +39,11 @@ class Tally:
     fruitless: int = 0
     """Times, in a row, that it was time to learn but nothing was learnable."""
     deaths: int = 0
-    """Of the actor, in a row."""
+    """Of the actor, in a row, each soon after its start."""
+    death: str = ""
+    """Why it died the last time."""
     last: str = ""
-    """The reason of the last verdict, failure, death or fruitless look."""
+    """The reason of the last verdict, failure or fruitless look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +69,10 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
         return Outcome(code=short, reason=f"{_some(tally.tasks, 'task')} played{without}")
     if learns and tally.fruitless >= limits.max_cycles:
         return Outcome(code=1, reason=f"it was time to learn {tally.fruitless} times, but {tally.last}")
-    if learns and tally.failures >= FAILURES:
-        return Outcome(code=3, reason=f"{tally.failures} learning jobs failed in a row; the last: {tally.last}")
-    if (learns or limits.tasks is not None) and tally.deaths >= DEATHS:
-        return Outcome(code=3, reason=f"the actor died {tally.deaths} times in a row; the last time it {tally.last}")
+    if learns and tally.failures >= limits.tries:
+        return Outcome(code=3, reason=f"{_some(tally.failures, 'learning job')} failed in a row; the last: {tally.last}")
+    if tally.deaths >= limits.tries:
+        return Outcome(code=3, reason=f"the actor is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}")
     return None
 
 

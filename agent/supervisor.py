@@ -1,51 +1,53 @@
 """The supervisor: one process that holds the home, owns the clock, and starts and watches the others. It never loads a model.
 
-    actor      plays live tasks all the time, and is started again with back-off when it dies
-    learner    one for each job, one at a time; a job whose process dies is failed, with the reason, and play goes on
+    actor      plays live tasks all the time; when it dies it is started again with back-off, and given up where that does not help
+    learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
 State passes only through the database. Everything happens in one thread, in `run`; signals and the ticker (`schedule.py`) only say that
-something is due. Left out: what to learn (`planner.py`), what ends a run (`limits.py`), and showing any of it (`view.py`).
+something is due. Left out: what to learn (`planner.py`), what ends a run (`limits.py`), why a process died (`causes.py`), whether it goes
+on (`watch.py`), what is done about it (`keepers.py`), where there is room (`disk.py`), and showing any of it (`view.py`).
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from perdure.agent.children import Backoff, Child, Exit, on_signals, stop
+from perdure.agent.children import on_signals, stop
 from perdure.agent.config import LoadedConfig
+from perdure.agent.disk import DiskGauge, Room
 from perdure.agent.home import HomeLock
+from perdure.agent.keepers import GRACE_S, ActorKeeper, JobKeeper
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import refill
+from perdure.agent.systemd import Systemd
 from perdure.agent.terminal import visible
-from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks
+from perdure.agent.watch import Watched
+from perdure.agent.work import requeue_tasks
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
 from perdure.memory import tasks
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
-from perdure.memory.jobs import get_job, unfinished_jobs
+from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
 from perdure.memory.journal import abort_orphans
-from perdure.memory.leases import BootClock, lapse
-from perdure.memory.processes import beat, processes, record_event
+from perdure.memory.leases import lapse
+from perdure.memory.processes import beat, record_event
 from perdure.memory.records import Job
-from perdure.memory.store import Store, checkpoint, create_store
+from perdure.memory.store import Store, checkpoint, create_store, set_patience
 
-GRACE_S = 8.0
-"""Between SIGTERM and SIGKILL for children: long enough to end a round of generation and write it down."""
-
-SILENT_S = 1800.0
-"""An actor that has said nothing for so long hangs, and is ended."""
+PATIENCE_MS = 2000
+LAST_PATIENCE_MS = 500
+"""How long a write of the supervisor waits for another program's: while the next tick tries again, and once it is to stop."""
 
 WATCH_S = 0.1
 
@@ -70,6 +72,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
         names = _register(store, environments)
         lapse(store)
         abort_orphans(store)
+        set_patience(store, PATIENCE_MS)
         yield Supervisor(store, loaded, names, limits, programs)
 
 
@@ -79,21 +82,21 @@ class Supervisor:
     def __init__(self, store: Store, loaded: LoadedConfig, environments: tuple[str, ...], limits: Limits, programs: Programs) -> None:
         self.store = store
         self._config = loaded.config
-        self._arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
         self._environments = environments
         self._limits = limits
-        self._programs = programs
         self._tally = Tally()
         self._tasks_before = _tasks_ended(store)
         self._due: queue.SimpleQueue[Tick] = queue.SimpleQueue()
         self._signals = 0
         self._outcome: Outcome | None = None
-        self._actor: Child | None = None
-        self._actor_backoff = Backoff()
-        self._actor_starts = 0
-        self._actor_end = ""
-        self._learner: tuple[Child, Job] | None = None
-        self._learner_backoff = Backoff()
+        arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
+        self._actor = ActorKeeper(store, programs.actor, arguments, loaded.config.supervise.hang_s, limits.tries)
+        self._jobs = JobKeeper(store, programs.learner, arguments, loaded.config.supervise.hang_s)
+        self._disk = DiskGauge(store.home, loaded.config.disk)
+        self._room = Room()
+        self._systemd = Systemd(os.environ)
+        self._progress_s = 0.0
+        """The latest progress that systemd was told of."""
         self._fruitless_at = 0.0
         self._why = ""
         """Why nothing is being learnt right now."""
@@ -103,23 +106,23 @@ class Supervisor:
     def run(self) -> Outcome:
         """Supervise until the end. A second signal ends the children at once."""
         record_event(self.store, "start", "supervisor", f"process {os.getpid()}")
+        self._check_watchdog()
         with on_signals(self._signalled):
             ticker = start_ticker(self._config.schedule, self._due.put)
             try:
+                self._try("disk", Supervisor._look_at_disk)
                 while self._outcome is None:
-                    for tick in self._ticks():
-                        self._try(tick, _ACTIONS[tick])
-                    self._try("watching the actor", Supervisor._watch_actor)
-                    self._try("watching the learner", Supervisor._watch_learner)
+                    for what, action in [*self._ticks(), *_WATCHING]:
+                        if self._outcome is None:
+                            self._try(what, action)
                     self._outcome = self._outcome or outcome(self._limits, self._tally)
             finally:
                 ticker.shutdown(wait=False)
                 self._stop_children()
-        record_event(self.store, "end", "supervisor", self._outcome.reason)
-        beat(self.store, "supervisor", os.getpid(), "stopped", self._outcome.reason)
+            self._try("saying goodbye", Supervisor._say_goodbye)
         return self._outcome
 
-    def _ticks(self) -> list[Tick]:
+    def _ticks(self) -> list[tuple[str, Action]]:
         """What has become due, each once; waits a little."""
         found: dict[Tick, None] = {}
         try:
@@ -127,9 +130,9 @@ class Supervisor:
             while True:
                 found[self._due.get_nowait()] = None
         except queue.Empty:
-            return list(found)
+            return [(tick, _ACTIONS[tick]) for tick in found]
 
-    def _try(self, what: str, action: Callable[[Supervisor], None]) -> None:
+    def _try(self, what: str, action: Action) -> None:
         """One action of the loop. Where it fails that is written down once, and the loop goes on: the next tick tries again."""
         try:
             action(self)
@@ -159,9 +162,18 @@ class Supervisor:
             room=room,
         )
 
+    def _watch_actor(self) -> None:
+        self._actor.tick(may_play=self._room.play is None)
+        self._tally.deaths, self._tally.death = self._actor.deaths, self._actor.death
+        if self._actor.refused is not None:
+            self._outcome = Outcome(code=2, reason=self._actor.refused)
+
     def _learn(self, now: bool = False) -> None:
         """Queue a learning job where it is time, unless some job is waiting already."""
-        if self._learner is not None or unfinished_jobs(self.store):
+        if unfinished_jobs(self.store):
+            return
+        self._why = self._no_learning()
+        if self._why:
             return
         found = look(self.store, self._config, self._environments, since=self._fruitless_at, now=now)
         self._why = found.reason
@@ -173,99 +185,115 @@ class Supervisor:
         elif found.job is not None:
             self._tally.fruitless = 0
 
-    def _watch_actor(self) -> None:
-        if self._actor is None:
-            if self._actor_backoff.ready():
-                self._actor = Child("actor", self._programs.actor, self._arguments, self.store.home)
-                self._actor_starts += 1
-            return
-        ended = self._actor.poll()
-        if ended is None:
-            self._end_if_silent(self._actor)
-            return
-        lapse(self.store, f"actor:{self._actor.pid}")  # where that fails, the next tick comes here again
-        child, self._actor = self._actor, None
-        if ended.code == 2 and self._actor_starts == 1:
-            self._outcome = Outcome(code=2, reason=ended.last_line.removeprefix("error: "))
-            return
-        wait_s = self._actor_backoff.died(child.age_s)
-        self._actor_end = self._tally.last = str(ended)
-        self._tally.deaths = self._actor_backoff.deaths
-        record_event(self.store, "restart", "actor", f"it {ended}; it starts again in {wait_s:g} s")
+    def _no_learning(self) -> str:
+        """Why no learning job is queued, whatever there is to learn; empty where one may be."""
+        if self._room.learn is not None:
+            return f"learning waits for room: {self._room.learn}"
+        if self._tally.failures >= self._limits.tries:
+            return (
+                f"learning is given up after {self._tally.failures} jobs that failed in a row, the last: {self._tally.last}; "
+                "`perdure learn` tries again, and so does the next `perdure run`"
+            )
+        return ""
 
-    def _watch_learner(self) -> None:
-        if self._learner is None:
+    def _watch_jobs(self) -> None:
+        if self._jobs.watched is None:
             waiting = unfinished_jobs(self.store)
-            if waiting and self._learner_backoff.ready():
-                job = waiting[0]
-                arguments = [*self._arguments, "--job", str(job.id)]
-                self._learner = Child(f"learner-{job.id}", self._programs.learner, arguments, self.store.home), job
+            if waiting and self._room.learn is None:
+                self._jobs.start(waiting[0])
             return
-        child, job = self._learner
-        ended = child.poll()
-        if ended is None:
-            return
-        lapse(self.store, f"{child.name}:{child.pid}")  # where that fails, the next tick comes here again
-        self._close(get_job(self.store, job.id), job, ended, child)
-        self._learner = None
-
-    def _close(self, job: Job, before: Job, ended: Exit, child: Child) -> None:
-        """What becomes of a job whose process has ended: it came to its end, gave the job back, or died."""
-        if job.state == "queued" and job.attempt > before.attempt:
-            self._learner_backoff.died(child.age_s)
-            return
-        if job.state not in ("done", "failed"):
-            fail_orphan(self.store, job.id, f"its process {ended}", BootClock())
-            record_event(self.store, "job failed", child.name, f"its process {ended}")
-            job = get_job(self.store, job.id)
-        if job.kind == "learn":
-            self._count(job)
+        if self._room.play is not None:
+            self._jobs.watched.ask_to_end(GRACE_S)
+        ended = self._jobs.poll()
+        if ended is not None and ended.kind == "learn" and ended.state in ENDED:
+            self._count(ended)
 
     def _count(self, job: Job) -> None:
         found = verdict(job)
         if job.state == "failed":
             self._tally.failures += 1
             self._tally.last = job.error or "no reason was written down"
+            if self._tally.failures == self._limits.tries:
+                record_event(self.store, "given up", "learning", self._no_learning())
         else:
             self._tally.failures = 0
         if found is not None:
-            told = f"{found}, {(job.result or {}).get('reason', '')}"
-            record_event(self.store, "verdict", f"job {job.id}", f"{job.candidate}: {told}")
             self._tally.verdicts += 1
-            self._tally.last = told
+            self._tally.last = told = f"{found}, {(job.result or {}).get('reason', '')}"
             if found == "promote":
                 self._tally.promoted = self._tally.promoted or job.candidate
+            record_event(self.store, "verdict", f"job {job.id}", f"{job.candidate}: {told}")
 
-    def _end_if_silent(self, child: Child) -> None:
-        """An actor beats in every round of generation. One that does not hangs; its end is dealt with like any other."""
-        if child.age_s < SILENT_S:
-            return
-        said = next((row for row in processes(self.store) if (row.name, row.pid) == (child.name, child.pid)), None)
-        if said is None or time.time() - said.beat > SILENT_S:
-            record_event(self.store, "hangs", child.name, f"it said nothing for {SILENT_S / 60:.0f} minutes and is ended")
-            child.signal(signal.SIGKILL)
+    def _check_watchdog(self) -> None:
+        patience_s, hang_s = self._systemd.watchdog_s, self._config.supervise.hang_s
+        if patience_s is not None and patience_s <= hang_s:
+            message = (
+                f"WatchdogSec is {patience_s:g} s and supervise.hang_s is {hang_s}: make the first one longer, or a slow round ends it all"
+            )
+            record_event(self.store, "warning", "systemd", message)
+
+    def _look_at_disk(self) -> None:
+        before, self._room = self._room, self._disk.look()
+        for what, was, lack in (("learning", before.learn, self._room.learn), ("play", before.play, self._room.play)):
+            if (was is None) != (lack is None):
+                record_event(self.store, "disk", what, f"it waits for room: {lack}" if lack else "there is room again")
 
     def _tidy(self) -> None:
         checkpoint(self.store)
-        for child in (self._actor, self._learner[0] if self._learner else None):
-            if child is not None:
-                child.trim_log()
+        for watched in self._children():
+            watched.child.trim_log()
 
     def _beat(self) -> None:
-        beat(self.store, "supervisor", os.getpid(), *self._condition())
+        self._look_at_disk()
+        state, why = self._condition()
+        beat(self.store, "supervisor", os.getpid(), state, why)
+        self._systemd.status(f"{state}: {why}" if why else state)
+        if state == "paused" or self._plays():
+            self._systemd.ready()
+        if self._goes_on():
+            self._systemd.alive()
+
+    def _plays(self) -> bool:
+        """Whether there is an actor that has its model, and with it a version that serves."""
+        said = self._actor.watched.said() if self._actor.watched else None
+        return said is not None and said.state != "starting"
+
+    def _goes_on(self) -> bool:
+        """Whether work went on since the last time that it did; or rightly waits, for room or for the end of a back-off."""
+        working = self._jobs.watched or self._actor.watched  # while a job works, an actor that pauses for it proves nothing
+        if working is None:
+            return True
+        if working.progress_s <= self._progress_s:
+            return False
+        self._progress_s = working.progress_s
+        return True
 
     def _condition(self) -> tuple[str, str | None]:
         """What is going on, and why not more: what `perdure status` tells."""
-        jobs = unfinished_jobs(self.store)
-        if jobs:
-            doing = "gating" if jobs[0].state == "gating" else {"learn": "learning", "gate": "gating", "probe": "probing"}[jobs[0].kind]
-            return doing, f"job {jobs[0].id}: {' '.join((jobs[0].learner or jobs[0].kind, *jobs[0].targets))}"
-        if self._actor is None:
-            return "restarting", f"the actor {self._actor_end}" if self._actor_end else None
-        said = next((row for row in processes(self.store) if (row.name, row.pid) == ("actor", self._actor.pid)), None)
-        if said is None or said.state == "starting":
+        if self._jobs.job is not None:
+            job = get_job(self.store, self._jobs.job.id)
+            doing = "gating" if job.state == "gating" else {"learn": "learning", "gate": "gating", "probe": "probing"}[job.kind]
+            return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}"
+        if self._room.play is not None:
+            return "paused", f"play and learning wait for room: {self._room.play}"
+        if self._actor.watched is None:
+            return "restarting", f"the actor died, {self._actor.death}" if self._actor.death else None
+        said = self._actor.watched.said()
+        if said is None or not self._plays():
             return "starting", said.detail if said else "the actor is being started"
-        return ("playing", self._why) if said.state in ("playing", "loading") else (said.state, said.detail)
+        return ("playing", self._waiting() or self._why) if said.state in ("playing", "loading") else (said.state, said.detail)
+
+    def _waiting(self) -> str:
+        """Why a job that is queued is not worked on; empty where none is, or where it is about to be."""
+        waiting = unfinished_jobs(self.store)
+        if not waiting:
+            return ""
+        if self._room.learn is not None:
+            return f"job {waiting[0].id} waits for room: {self._room.learn}"
+        return f"job {waiting[0].id} is tried again soon, its process died: {self._jobs.death}" if self._jobs.death else ""
+
+    def _children(self) -> list[Watched]:
+        return [watched for watched in (self._actor.watched, self._jobs.watched) if watched is not None]
 
     def _signalled(self) -> None:
         self._signals += 1
@@ -273,28 +301,40 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         """End them, and give back what they could not give back themselves."""
-        with suppress(PerdureError):
-            beat(self.store, "supervisor", os.getpid(), "stopping", None)
+        self._systemd.stopping()
+        set_patience(self.store, LAST_PATIENCE_MS)
         signals = self._signals
-        children = [child for child in (self._actor, self._learner[0] if self._learner else None) if child is not None]
-        stop(children, GRACE_S, hurry=lambda: self._signals > max(signals, 1))
-        if self._actor is not None:
-            requeue_tasks(self.store, f"actor:{self._actor.pid}")
-            lapse(self.store, f"actor:{self._actor.pid}")
-        if self._learner is not None:
-            requeue_orphan(self.store, self._learner[1].id)
-            lapse(self.store, f"{self._learner[0].name}:{self._learner[0].pid}")
-        abort_orphans(self.store)
+        stop([watched.child for watched in self._children()], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
+        self._try("giving back what was being done", Supervisor._put_in_order)  # what that cannot do, the next start does
+
+    def _put_in_order(self) -> None:
+        with self.store.write():
+            self._jobs.give_back()
+            for watched in self._children():
+                requeue_tasks(self.store, watched.owner)
+                lapse(self.store, watched.owner)
+            abort_orphans(self.store)
         checkpoint(self.store)
 
+    def _say_goodbye(self) -> None:
+        assert self._outcome is not None
+        record_event(self.store, "end", "supervisor", self._outcome.reason)
+        beat(self.store, "supervisor", os.getpid(), "stopped", self._outcome.reason)
 
-_ACTIONS: dict[Tick, Callable[[Supervisor], None]] = {
+
+Action = Callable[[Supervisor], None]
+
+_ACTIONS: dict[Tick, Action] = {
     "stream": Supervisor._refill,
     "learning": Supervisor._learn,
     "learning by the clock": lambda supervisor: supervisor._learn(now=True),
     "beat": Supervisor._beat,
     "checkpoint": Supervisor._tidy,
 }
+_WATCHING: tuple[tuple[str, Action], ...] = (
+    ("watching the actor", Supervisor._watch_actor),
+    ("watching the jobs", Supervisor._watch_jobs),
+)
 
 
 def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) -> tuple[str, ...]:

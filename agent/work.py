@@ -5,21 +5,33 @@ Only the holder of the home's lock starts processes for jobs, so a job that no c
 
 from __future__ import annotations
 
-from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_job
+from pathlib import Path
+
+from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_job, retry_job
 from perdure.memory.leases import TTL_S, Clock
+from perdure.memory.processes import forget_processes
 from perdure.memory.store import Store
 from perdure.memory.tasks import leases_of, release_task
 
+PREFIX = "learner-"
+"""What the process of a job is called, before the job's number."""
 
-def fail_orphan(store: Store, job: int, error: str, clock: Clock) -> None:
-    """Write down that a job's process died, with the reason. One that had come to its end is left alone."""
+KEPT = 20
+"""So many processes of jobs are remembered, with their logs."""
+
+
+def fail_orphan(store: Store, job: int, error: str, clock: Clock, *, again: bool = False) -> None:
+    """Write down that a job's process died, with the reason. One that had come to its end is left alone.
+
+    With `again` the job is tried again, as long as it has attempts left.
+    """
     with store.write():
         lease = lease_of(store, job)
         if lease is None and get_job(store, job).state == "queued":
             leased = lease_job(store, "supervisor", TTL_S, clock, job)
             lease = leased[1] if leased else None
         if lease is not None:
-            fail_job(store, lease, error)
+            (retry_job if again else fail_job)(store, lease, error)
 
 
 def requeue_orphan(store: Store, job: int) -> None:
@@ -35,3 +47,16 @@ def requeue_tasks(store: Store, owner: str) -> None:
     with store.write():
         for lease in leases_of(store, owner):
             release_task(store, lease)
+
+
+def forget_old_processes(store: Store) -> None:
+    """Let go of what the processes of jobs long ended said of themselves, and of their logs."""
+    forget_processes(store, PREFIX, KEPT)
+    logs: dict[int, list[Path]] = {}
+    for log in (store.home / "logs").glob(f"{PREFIX}*.log*"):
+        number = log.name.removeprefix(PREFIX).partition(".")[0]
+        if number.isdigit():
+            logs.setdefault(int(number), []).append(log)
+    for job in sorted(logs)[:-KEPT]:
+        for log in logs[job]:
+            log.unlink(missing_ok=True)

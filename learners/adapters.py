@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from perdure.learners.models import ModelFiles
 from perdure.learners.weights import LoraPair
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
 
 MAX_RANK = 256
@@ -46,10 +47,11 @@ _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.de
 def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
     """Write an adapter folder `versions/<name>` atomically; `save(folder)` puts PEFT's two files into it.
 
-    Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken or the disk is full.
+    Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken, `Unavailable` where
+    the disk is full.
     """
     final = home / "versions" / name
-    if final.exists():
+    if final.exists() and any(final.iterdir()):  # empty, it is what `versions.take_name` made
         raise RuntimeFailure(f"{final} exists already: names of versions are never reused")
     scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -67,9 +69,11 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
         publish(scratch, final)
     except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise RuntimeFailure(f"could not write version {name}: {reason}; nothing was changed") from error
+        raise Unavailable(f"could not write version {name}: {reason}; nothing was changed") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # it has content now, or it is not there
+            final.rmdir()
     return f"versions/{name}", manifest_hash(final)
 
 

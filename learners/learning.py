@@ -25,7 +25,7 @@ from perdure.memory.leases import Clock
 from perdure.memory.processes import kept_precision
 from perdure.memory.records import Job, Lease, Version, VersionRef
 from perdure.memory.store import Store
-from perdure.memory.versions import add_candidate, get_version, next_name, serving
+from perdure.memory.versions import add_candidate, get_version, serving, take_name
 
 _LEARNERS: Mapping[str, Callable[[Workbench], None]] = {"grpo": grpo, "iterative-sft": iterative_sft}
 assert set(_LEARNERS) == set(LEARNERS)
@@ -117,7 +117,7 @@ def run_learning(
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
             raise RuntimeFailure(f"the adapter of job {job.id} has values that are not finite: learn with a smaller lr than {options.lr}")
-    name = next_name(store)
+    name = take_name(store)
     path, hash_ = write_adapter(store.home, name, engine.files, trainee.save)
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
     return version, bench.last

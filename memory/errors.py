@@ -4,7 +4,8 @@ PerdureError
 ├── InputError (ValueError)       bad input or wrong use                    exit code 2
 │   └── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
 └── RuntimeFailure (RuntimeError) the machine or the home is not able to     exit code 3
-    └── LeaseLost                 another process has taken over this work
+    ├── LeaseLost                 another process has taken over this work
+    └── Unavailable               the disk is full, the store is locked: it may work later
 """
 
 from __future__ import annotations
@@ -28,3 +29,7 @@ class RuntimeFailure(PerdureError, RuntimeError):
 
 class LeaseLost(RuntimeFailure):
     """The lease under which a write was tried is no longer held: nothing was written."""
+
+
+class Unavailable(RuntimeFailure):
+    """The disk or the store cannot take this now. It says nothing about the work that was being done, which may be tried again."""

@@ -2,6 +2,7 @@
 
 A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that is taken gives the
 job that has it. One whose process died is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it is failed, with the reason.
+Which deaths fail a job at once is for whoever watches its process to say (`agent/work.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import ATTEMPT_CAP, HELD, Clock
 from perdure.memory.records import Job, JobKind, Lease
 from perdure.memory.store import Store, iso_utc, to_json
+
+ENDED = ("done", "failed")
+"""The states that a job does not leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +126,14 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
         abort_orphans(store)
 
 
+def retry_job(store: Store, lease: Lease, error: str) -> None:
+    """It was ended by what says nothing about the job: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
+    with store.write() as conn:
+        leases.check(store, "job", lease)
+        conn.execute(_BAD_ENDING + "id = ?", (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, lease.subject))
+        abort_orphans(store)
+
+
 def get_job(store: Store, job: int) -> Job:
     """Raises `UnknownError`."""
     rows = store.rows("SELECT * FROM job WHERE id = ?", (job,))
@@ -138,6 +150,12 @@ def list_jobs(store: Store, limit: int = 50) -> list[Job]:
 def unfinished_jobs(store: Store) -> list[Job]:
     """Jobs that are queued or being worked on, the oldest first."""
     return [_job(row) for row in store.rows("SELECT * FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id")]
+
+
+def jobs_at_work(store: Store, clock: Clock) -> list[Job]:
+    """Jobs that some process works on: those under a lease that has not lapsed, the oldest first."""
+    condition, parameters = leases.lapsed(clock)
+    return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE {HELD['job']} AND NOT {condition} ORDER BY id", parameters)]
 
 
 def jobs_after(store: Store, job: int) -> list[Job]:
@@ -184,22 +202,22 @@ def steps(store: Store, job: int) -> list[Step]:
     ]
 
 
+_BAD_ENDING = """
+UPDATE job SET
+    spent = spent + 1, owner = NULL,
+    state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
+    finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
+    error = ?
+WHERE """
+
+
 def _take_back(store: Store, clock: Clock) -> None:
     """Queue the jobs whose lease has lapsed, or fail them where that happened too often."""
     condition, parameters = leases.lapsed(clock)
+    error = "the process that ran it ended without a word; its log is in logs/"
     with store.write() as conn:
-        taken = conn.execute(
-            f"""
-            UPDATE job SET
-                spent = spent + 1, owner = NULL,
-                state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
-                finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
-                error = 'the process that ran it ended without a word; its log is in logs/'
-            WHERE {HELD["job"]} AND {condition}
-            """,
-            (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), *parameters),
-        ).rowcount
-        if taken > 0:
+        sql = _BAD_ENDING + f"{HELD['job']} AND {condition}"
+        if conn.execute(sql, (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, *parameters)).rowcount > 0:
             abort_orphans(store)
 
 

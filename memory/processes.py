@@ -44,7 +44,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that a person may want to know later: a restart, a rollback, a failed job."""
+    """Something that a person may want to know later: a death, a rollback, a verdict."""
 
     id: int
     kind: str
@@ -86,6 +86,23 @@ def processes(store: Store) -> list[Process]:
     ]
 
 
+def process_of(store: Store, name: str, pid: int) -> Process | None:
+    """What this very process said of itself last; None where it has not spoken yet."""
+    return next((process for process in processes(store) if (process.name, process.pid) == (name, pid)), None)
+
+
+def forget_processes(store: Store, prefix: str, keep: int) -> None:
+    """Drop what processes named `prefix...` said of themselves, but for the `keep` that came last."""
+    with store.write() as conn:
+        conn.execute(
+            """
+            DELETE FROM process WHERE substr(name, 1, length(:prefix)) = :prefix AND rowid NOT IN (
+                SELECT rowid FROM process WHERE substr(name, 1, length(:prefix)) = :prefix ORDER BY rowid DESC LIMIT :keep)
+            """,
+            {"prefix": prefix, "keep": keep},
+        )
+
+
 def record_event(store: Store, kind: str, subject: str, message: str) -> None:
     """Write down that something happened."""
     with store.write() as conn:
@@ -95,10 +112,13 @@ def record_event(store: Store, kind: str, subject: str, message: str) -> None:
 
 def events(store: Store, limit: int = 50) -> list[Event]:
     """The latest events, the latest first."""
-    return [
-        Event(id=row["id"], kind=row["kind"], subject=row["subject"], message=row["message"], happened=row["happened_at"])
-        for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))
-    ]
+    return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
+
+
+def last_event(store: Store, kind: str) -> Event | None:
+    """The latest event of a kind."""
+    rows = store.rows("SELECT * FROM event WHERE kind = ? ORDER BY id DESC LIMIT 1", (kind,))
+    return _event(rows[0]) if rows else None
 
 
 def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease | None:
@@ -145,3 +165,7 @@ def kept_precision(store: Store, device: str, measure: Callable[[], str]) -> str
             conn.execute("INSERT INTO precision (device, dtype) VALUES (?, ?)", (device, measure()))
             return kept_precision(store, device, measure)
     return str(rows[0]["dtype"])
+
+
+def _event(row: Any) -> Event:
+    return Event(id=row["id"], kind=row["kind"], subject=row["subject"], message=row["message"], happened=row["happened_at"])

@@ -24,7 +24,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"
@@ -145,6 +145,11 @@ def checkpoint(store: Store) -> None:
         store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
+def set_patience(store: Store, wait_ms: int) -> None:
+    """How long a write waits for another program's, before it raises `Unavailable`; at first 15 s."""
+    store.db.conn.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
+
+
 def give_back(store: Store, pages: int) -> int:
     """Give up to so many free pages of the file back to the file system; gives how many are free still. Outside of any transaction."""
     with _plain_errors(store.home):
@@ -255,19 +260,16 @@ def _plain_error(home: Path, error: Exception) -> PerdureError | None:
         return InputError(f"a text is not valid Unicode ({error.reason}) and cannot be stored")
     message = str(error)
     said: tuple[tuple[str, PerdureError], ...] = (
-        ("disk is full", RuntimeFailure(f"the disk of {home} is full: nothing of this write was kept; free some space and start again")),
-        ("readonly", RuntimeFailure(f"cannot write to {path}: it is read-only; allow writing, or name another folder with --home")),
+        ("disk is full", Unavailable(f"the disk of {home} is full: nothing of this write was kept; free some space and start again")),
+        ("readonly", Unavailable(f"cannot write to {path}: it is read-only; allow writing, or name another folder with --home")),
         (
             "unable to open",
-            RuntimeFailure(f"cannot open {path} for writing: check that {home} exists and allows writing, or name another --home"),
+            Unavailable(f"cannot open {path} for writing: check that {home} exists and allows writing, or name another --home"),
         ),
-        (
-            "locked",
-            RuntimeFailure(f"{path} was locked by another program for {BUSY_TIMEOUT_MS // 1000} s: end what holds it, and try again"),
-        ),
+        ("locked", Unavailable(f"{path} stays locked by another program: end what holds it, and try again")),
         ("not a database", InputError(f"{path} is not a database: move it away, or name another folder with --home")),
         ("malformed", RuntimeFailure(f"{path} is damaged ({message}): restore a backup of {home}")),
-        ("disk I/O error", RuntimeFailure(f"reading or writing {path} failed ({message}): check the disk and its space")),
+        ("disk I/O error", Unavailable(f"reading or writing {path} failed ({message}): check the disk and its space")),
         (
             "FOREIGN KEY",
             RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written"),

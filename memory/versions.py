@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from perdure.memory import leases
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
 from perdure.memory.store import Store, iso_utc, to_json
@@ -92,12 +92,25 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
 
 
 def next_name(store: Store) -> str:
-    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. It is taken by using it."""
+    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. Nobody holds it yet (`take_name`)."""
     names = [row["name"] for row in store.rows("SELECT name FROM version")]
     folder = store.home / "versions"
     names += [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     numbers = [int(found[1]) for found in (re.match(r"v(\d+)", name) for name in names) if found]
     return f"v{max(numbers, default=-1) + 1}"
+
+
+def take_name(store: Store) -> str:
+    """A name as `next_name` gives it, for the caller alone: its folder is made, empty, at once. Raises `Unavailable`."""
+    while True:
+        folder = store.home / "versions" / next_name(store)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:  # somebody was faster
+            continue
+        except OSError as error:
+            raise Unavailable(f"cannot make {folder}: {error.strerror}; nothing was changed") from error
+        return folder.name
 
 
 def add_candidate(
@@ -148,12 +161,12 @@ def list_versions(store: Store) -> list[Version]:
 
 
 def needed_on_disk(store: Store) -> frozenset[str]:
-    """The versions that something may load: what serves, candidates, anchors, and what is pinned."""
-    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
+    """The versions that something may load: what serves, anchors, what is pinned, and candidates that are not `superfluous`."""
+    anchors, unneeded = {anchor_of(store, row.name) for row in list_environments(store)}, superfluous(store)
     return frozenset(
         version.name
         for version in list_versions(store)
-        if version.state in ("serving", "candidate") or version.pinned or version.name in anchors
+        if (version.state in ("serving", "candidate") and version.name not in unneeded) or version.pinned or version.name in anchors
     )
 
 
@@ -280,6 +293,34 @@ def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
         return get_version(store, name)
 
 
+def superfluous(store: Store) -> dict[str, str]:
+    """The versions whose files nobody needs any more, each with why: rejected ones, and candidates that no later learning goes on from.
+
+    Kept are what serves and what served (a rollback must work), anchors, pins, what an unfinished job names, candidates that a person
+    brought, and the ancestors of all that is kept.
+    """
+    versions = {version.name: version for version in list_versions(store)}
+    needed = {row["anchor"] for row in store.rows("SELECT anchor FROM environment WHERE anchor IS NOT NULL")}
+    needed |= {name for name in _named_by_jobs(store) if name in versions}
+    why: dict[str, str] = {}
+    for name, version in versions.items():
+        if version.state == "rejected":
+            why[name] = "it was rejected"
+        elif version.state == "candidate" and version.job is not None:
+            base = _last_served(versions, version)
+            if versions[base].state != "serving":
+                why[name] = f"it was made from {base}, which serves no more"
+    for name, version in versions.items():
+        if version.pinned or name not in why:
+            needed.add(name)
+    for name in list(needed):
+        ancestor = versions[name].parent
+        while ancestor is not None:
+            needed.add(ancestor)
+            ancestor = versions[ancestor].parent
+    return {name: reason for name, reason in why.items() if name not in needed}
+
+
 def pin(store: Store, name: str, pinned: bool = True) -> Version:
     """Keep the files of a version whatever `version gc` removes."""
     with store.write() as conn:
@@ -308,6 +349,22 @@ def _stack(log: Sequence[Move]) -> list[str]:
             stack = [name for name in stack if name != move.to_version]
             stack.append(move.to_version)
     return stack
+
+
+def _last_served(versions: Mapping[str, Version], version: Version) -> str:
+    """The nearest ancestor that serves or served."""
+    while version.state not in ("serving", "retired") and version.parent is not None:
+        version = versions[version.parent]
+    return version.name
+
+
+def _named_by_jobs(store: Store) -> set[str]:
+    """The versions that jobs which have not ended start from, made, gate or probe."""
+    found: set[str] = set()
+    for row in store.rows("SELECT id, options FROM job WHERE state NOT IN ('done', 'failed')"):
+        found |= {name for key, name in json.loads(row["options"]).items() if key in ("start", "candidate", "version") and name}
+        found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (row["id"],))}
+    return found
 
 
 def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:

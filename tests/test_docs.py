@@ -32,7 +32,7 @@ FOLDERS = ("memory", "envs", "learners", "agent")
 PAGES = (
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
-    *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "store")),
+    *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "store")),
 )
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

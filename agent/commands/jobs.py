@@ -230,7 +230,7 @@ def _see_through(
     from perdure.agent.jobs import require_done, run_or_follow, submit
 
     job_id = submit(home, kind, learner, targets, options)
-    return require_done(run_or_follow(home, loaded.path, job_id, say))
+    return require_done(run_or_follow(home, loaded, job_id, say))
 
 
 def _pairs(options: Sequence[str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
     """Play, learn, gate and promote, until it is stopped (Ctrl-C; twice to stop at once).
 
     Without --cycles, --until-promoted and --tasks it goes on for ever. What it does is shown on stderr, what it came to on stdout.
+    Exit code 3 where its processes die again and again; perdure status tells why.
 
     \b
     Example:
@@ -38,7 +39,13 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
     from perdure.agent.view import watching
 
     loaded = load_config(config_path)
-    limits = Limits(cycles=cycles, until_promoted=until_promoted, tasks=tasks, max_cycles=loaded.config.learn.max_cycles)
+    limits = Limits(
+        cycles=cycles,
+        until_promoted=until_promoted,
+        tasks=tasks,
+        max_cycles=loaded.config.learn.max_cycles,
+        tries=loaded.config.supervise.tries,
+    )
     with supervising(home, loaded, limits) as supervisor:
         began = mark(supervisor.store)
         with watching(home):

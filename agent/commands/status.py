@@ -35,7 +35,7 @@ def status(home: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    tasks, jobs, verdict = found["tasks"], found["jobs"], found["last_verdict"]
+    tasks, jobs, verdict, death = found["tasks"], found["jobs"], found["last_verdict"], found["last_death"]
     lines = {
         "state": found["state"],
         "why": found["idle_reason"],
@@ -43,6 +43,7 @@ def status(home: Path, as_json: bool) -> None:
         "tasks": ", ".join(f"{n} {state}" for state, n in tasks.items()),
         "episodes": f"{found['episodes']}, with {found['turns']} turns",
         "jobs": ", ".join(f"{n} {state}" for state, n in jobs.items() if n) or "none",
+        "last death": f"{death['subject']}, {death['message']} ({death['happened']})" if death else None,
         "last verdict": f"{verdict['verdict']} for {verdict['candidate']}: {verdict['reason']}" if verdict else None,
         "up": None if found["uptime_s"] is None else _duration(found["uptime_s"]),
     }
@@ -63,7 +64,7 @@ def report(store: Store) -> dict[str, Any]:
     from perdure.memory import episodes, jobs, tasks
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
-    from perdure.memory.processes import processes
+    from perdure.memory.processes import last_event, processes
     from perdure.memory.versions import serving
 
     try:
@@ -85,7 +86,10 @@ def report(store: Store) -> dict[str, Any]:
         state, why = "busy", f"a command (process {holder}) works in this home, no daemon"
     else:
         state, why = "stopped", "no daemon runs in this home; start one with `perdure run`"
+        if supervisor is not None:
+            why += f"; how the last one ended: {supervisor.detail if supervisor.state == 'stopped' else 'without a word'}"
     verdict = last_verdict(store)
+    death = last_event(store, "death")
     return {
         "state": state,
         "serving": version,
@@ -94,6 +98,7 @@ def report(store: Store) -> dict[str, Any]:
         **episodes.counts(store),
         "jobs": jobs.counts(store),
         "last_verdict": None if verdict is None else {key: value for key, value in verdict.as_json().items() if key != "evidence"},
+        "last_death": None if death is None else death.as_json(),
         "uptime_s": None if running is None else round(time.time() - running.started, 1),
         "environments": {name: row.as_json() for name, row in episodes.success_rates(store, version).items()} if version else {},
         "processes": [process.as_json() for process in spoken.values()],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
     from perdure.memory.store import Store
+
+BEING_MADE_S = 3600.0
+"""A folder without a version may be one in the making; one as old as this is not."""
 
 reason_option = click.option("--reason", required=True, help="Why; the log of moves keeps it.")
 
@@ -186,7 +190,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
         aims = register_environments(store, targets)
-        new = versions.next_name(store)
+        new = versions.take_name(store)
         path, digest = write_adapter(store.home, new, base, save)
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
     if as_json:
@@ -201,7 +205,10 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
 @home_option
 @json_option
 def gc(dry_run: bool, home: Path, as_json: bool) -> None:
-    """Remove the files of rejected versions and what interrupted jobs left. What serves, served, is pinned or is an anchor stays.
+    """Remove the files of versions that nothing needs any more, and what interrupted jobs left an hour ago or longer.
+
+    Rejected versions go, and candidates made from what serves no more. What serves, served, is pinned, is an anchor or was brought by
+    version import stays, with what it was trained from. Versions keep their names.
 
     \b
     Example:
@@ -246,19 +253,15 @@ class _Waste:
 
 
 def _waste(store: Store) -> Iterator[_Waste]:
-    from perdure.memory.environments import anchor_of, list_environments
-    from perdure.memory.versions import list_versions
+    from perdure.agent.disk import size_bytes
+    from perdure.memory.versions import list_versions, superfluous
 
-    anchors = {anchor_of(store, row.name) for row in list_environments(store)}
-    owners = {one.path: one for one in list_versions(store) if one.path is not None}
+    owners = {one.path: one.name for one in list_versions(store) if one.path is not None}
+    unneeded = superfluous(store)
     root = store.home / "versions"
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         owner = owners.get(f"versions/{folder.name}")
-        if owner is None:
-            yield _Waste(folder=folder, size_bytes=_size_bytes(folder), why="no version: an interrupted job left it")
-        elif owner.state == "rejected" and not owner.pinned and owner.name not in anchors:
-            yield _Waste(folder=folder, size_bytes=_size_bytes(folder), why=f"{owner.name} was rejected")
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
+        if owner in unneeded:
+            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why=f"{owner}: {unneeded[owner]}")
+        elif owner is None and time.time() - folder.lstat().st_mtime > BEING_MADE_S:
+            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why="no version: what made it was interrupted")

@@ -16,7 +16,7 @@ from perdure.learners.trainee import Trainee
 from perdure.memory.environments import register
 from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import add_job
+from perdure.memory.jobs import add_job, lease_job
 from perdure.memory.leases import ATTEMPT_CAP, BootClock
 from perdure.memory.processes import device_owner, processes
 from perdure.memory.records import Task, VersionRef
@@ -108,7 +108,8 @@ def test_what_is_in_play_when_it_stops_is_aborted(store: Store) -> None:
 
 def test_it_pauses_while_a_job_has_the_cpu(store: Store) -> None:
     add_tasks(store, COIN, [3], 2, "stream")
-    add_job(store, "a", "learn", "grpo", [COIN], {})
+    job = add_job(store, "a", "learn", "grpo", [COIN], {})
+    assert lease_job(store, "learner-1:9", 60.0, BootClock(), job) is not None
     said: list[tuple[str, str | None]] = []
 
     def stop() -> bool:
@@ -119,6 +120,13 @@ def test_it_pauses_while_a_job_has_the_cpu(store: Store) -> None:
     assert said[-1] == ("paused", "job 1 (learn) has the CPU")
     assert counts(store)["queued"] == 1
     assert list_episodes(store) == []
+
+
+def test_it_plays_while_a_job_waits_for_a_process(store: Store) -> None:
+    add_tasks(store, COIN, [3], 2, "stream")
+    add_job(store, "a", "learn", "grpo", [COIN], {})
+    run(store)
+    assert counts(store)["done"] == 1
 
 
 def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> None:

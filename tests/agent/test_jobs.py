@@ -16,6 +16,7 @@ import pytest
 from tests.agent.conftest import ADD, Call
 from tests.tiny_models import tiny_llama
 
+from perdure.agent.config import Config, LoadedConfig, load_config
 from perdure.agent.home import HomeLock, lock_holder, lock_is_held
 from perdure.agent.jobs import require_done, run_or_follow, submit
 from perdure.memory.errors import RuntimeFailure
@@ -50,7 +51,7 @@ def test_a_job_is_followed_where_somebody_else_holds_the_home(tmp_path: Path) ->
     with HomeLock(tmp_path):
         thread = threading.Thread(target=daemon)
         thread.start()
-        job = run_or_follow(tmp_path, None, job_id, said.append)
+        job = run_or_follow(tmp_path, load_config(), job_id, said.append)
         thread.join()
     assert require_done(job) == {"version": "v0"}
     assert said == [f"job {job_id} is queued; process {os.getpid()} works in {tmp_path}"]
@@ -65,7 +66,7 @@ def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_pa
     lock = HomeLock(home)
     lock.acquire()
     threading.Timer(0.5, lock.release).start()
-    job = run_or_follow(home, config, job_id, silent)
+    job = run_or_follow(home, load_config(config), job_id, silent)
     assert job.state == "failed"
     with pytest.raises(RuntimeFailure, match="no model 'no-such-model'"):
         require_done(job)
@@ -76,10 +77,11 @@ def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) 
     broken = tmp_path / "broken.toml"
     broken.write_text("wdth = 1\n")
     job_id = submit(tmp_path / "home", "probe", None, [ADD], {})
-    job = run_or_follow(tmp_path / "home", broken, job_id, silent)
+    loaded = LoadedConfig(config=Config(), origins={}, path=broken)
+    job = run_or_follow(tmp_path / "home", loaded, job_id, silent)
     assert job.state == "failed"
     assert job.error is not None
-    assert "its process ended with exit code" in job.error
+    assert "its process died, refused: it ended with exit code 2" in job.error
     assert "wdth" in job.error
 
 

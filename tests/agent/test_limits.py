@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from perdure.agent.limits import DEATHS, FAILURES, Limits, Tally, outcome
+from perdure.agent.limits import Limits, Tally, outcome
 
 
 def code(limits: Limits, tally: Tally) -> int | None:
@@ -8,9 +8,14 @@ def code(limits: Limits, tally: Tally) -> int | None:
     return None if found is None else found.code
 
 
-def test_run_without_limits_never_ends_by_itself() -> None:
-    tally = Tally(tasks=10**6, verdicts=10**3, promoted="v9", failures=99, fruitless=99, deaths=99)
+def test_run_without_limits_ends_by_itself_only_where_nobody_can_play() -> None:
+    tally = Tally(tasks=10**6, verdicts=10**3, promoted="v9", failures=99, fruitless=99, deaths=4)
     assert outcome(Limits(), tally) is None
+    tally.deaths, tally.death = 5, "crashed: it ended with exit code 1"
+    ended = outcome(Limits(), tally)
+    assert ended is not None
+    assert ended.code == 3
+    assert ended.reason == "the actor is given up after 5 deaths in a row; the last: crashed: it ended with exit code 1"
 
 
 def test_cycles_end_after_so_many_verdicts_of_any_kind() -> None:
@@ -45,6 +50,7 @@ def test_tasks_end_a_run() -> None:
 
 def test_waiting_for_what_cannot_come_ends() -> None:
     assert code(Limits(until_promoted=True, max_cycles=2), Tally(fruitless=2, last="nothing is learnable")) == 1
-    assert code(Limits(cycles=1), Tally(failures=FAILURES)) == 3
-    assert code(Limits(tasks=9), Tally(deaths=DEATHS)) == 3
+    assert code(Limits(cycles=1, tries=2), Tally(failures=1, deaths=1)) is None
+    assert code(Limits(cycles=1, tries=2), Tally(failures=2)) == 3
+    assert code(Limits(tasks=9, tries=2), Tally(deaths=2)) == 3
     assert code(Limits(tasks=9), Tally(fruitless=99, failures=99)) is None

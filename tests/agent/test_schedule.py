@@ -15,7 +15,7 @@ from perdure.envs.seeds import SPLITS
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs
 from perdure.memory.journal import StoreJournal
-from perdure.memory.leases import BootClock
+from perdure.memory.leases import ATTEMPT_CAP, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, counts, finish_task, lease_tasks, list_tasks
@@ -183,6 +183,16 @@ def test_job_whose_process_died_fails_with_the_reason(store: Store) -> None:
         assert get_job(store, job).state == "failed"
         assert get_job(store, job).error == "its process was ended by SIGKILL"
     assert unfinished_jobs(store) == []
+
+
+def test_job_whose_process_died_for_nothing_of_its_own_is_tried_again_so_many_times(store: Store) -> None:
+    job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    for _ in range(ATTEMPT_CAP):
+        assert get_job(store, job).state == "queued"
+        assert lease_job(store, "learner-1:9", 60, CLOCK, job) is not None
+        fail_orphan(store, job, "killed", CLOCK, again=True)
+        assert get_job(store, job).error == "killed"
+    assert get_job(store, job).state == "failed"
 
 
 def test_job_that_came_to_its_end_is_not_failed_afterwards(store: Store) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from perdure.learners.adapters import MAX_RANK, adapter_rank, check_foreign, load_adapter, write_adapter
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.files import manifest_hash, sha256_of
 
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
@@ -112,12 +112,16 @@ def test_a_name_is_never_written_twice(home: Path, llama: ModelFiles, trainee: T
     assert {file.name: file.read_bytes() for file in (home / written[0]).iterdir()} == before
 
 
-def test_a_full_disk_leaves_nothing(home: Path, llama: ModelFiles, trainee: Trainee) -> None:
+@pytest.mark.parametrize("taken", [False, True], ids=["name not taken", "name taken"])
+def test_a_full_disk_leaves_nothing(home: Path, llama: ModelFiles, trainee: Trainee, taken: bool) -> None:
+    if taken:
+        (home / "versions" / "v1").mkdir(parents=True)
+
     def save(folder: Path) -> None:
         trainee.save(folder)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(RuntimeFailure, match="could not write version v1: No space left on device; nothing was changed"):
+    with pytest.raises(Unavailable, match="could not write version v1: No space left on device; nothing was changed"):
         write_adapter(home, "v1", llama, save)
     assert list((home / "versions").iterdir()) == []
 

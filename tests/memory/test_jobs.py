@@ -91,6 +91,31 @@ def test_a_job_whose_process_dies_three_times_is_failed(store: Store, clock) -> 
     assert "ended without a word" in (job.error or "")
 
 
+def test_a_job_that_was_ended_by_something_else_is_tried_again_three_times_in_all(store: Store, clock) -> None:
+    mine = lease(store, clock)
+    for attempt in (1, 2, 3):
+        assert mine.attempt == attempt
+        jobs.retry_job(store, mine, f"killed, {attempt}")
+        job = jobs.get_job(store, mine.subject)
+        assert (job.state, job.error) == ("queued" if attempt < 3 else "failed", f"killed, {attempt}")
+        with pytest.raises(LeaseLost):
+            jobs.retry_job(store, mine, "once more")
+        leased = jobs.lease_job(store, "learner", 60, clock)
+        assert (leased is None) == (attempt == 3)
+        mine = leased[1] if leased else mine
+
+
+def test_a_job_is_at_work_as_long_as_its_lease_holds(store: Store, clock) -> None:
+    waiting = jobs.add_job(store, "waits", "learn", "grpo", [ADD], {})
+    assert jobs.jobs_at_work(store, clock) == []
+    leased = jobs.lease_job(store, "learner", 60, clock, waiting)
+    assert leased is not None
+    jobs.set_job_state(store, leased[1], "gating")
+    assert [job.id for job in jobs.jobs_at_work(store, clock)] == [waiting]
+    clock.now += 61
+    assert jobs.jobs_at_work(store, clock) == []
+
+
 def test_a_failed_job_is_not_tried_again_and_a_released_one_is(store: Store, clock) -> None:
     mine = lease(store, clock)
     jobs.release_job(store, mine)

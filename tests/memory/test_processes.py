@@ -30,6 +30,28 @@ def test_events_are_kept_the_latest_first(store: Store) -> None:
     assert processes.events(store)[0].as_json()["kind"] == "restart"
 
 
+def test_the_latest_event_of_a_kind_is_found(store: Store) -> None:
+    assert processes.last_event(store, "death") is None
+    for kind, message in (("death", "first"), ("death", "second"), ("disk", "third")):
+        processes.record_event(store, kind, "actor", message)
+    found = processes.last_event(store, "death")
+    assert found is not None
+    assert found.message == "second"
+
+
+def test_what_old_processes_said_is_forgotten(store: Store) -> None:
+    for n in (10, 9, 8, 7):
+        processes.beat(store, f"learner-{n}", n, "done")
+    for name in ("actor", "learner"):
+        processes.beat(store, name, 1, "playing")
+    processes.forget_processes(store, "learner-", 2)
+    assert {process.name for process in processes.processes(store)} == {"actor", "learner", "learner-8", "learner-7"}
+    found = processes.process_of(store, "learner-8", 8)
+    assert found is not None
+    assert found.state == "done"
+    assert processes.process_of(store, "learner-8", 9) is None
+
+
 def test_one_process_has_the_device(store: Store, clock) -> None:
     actor = processes.take_device(store, "actor", 60, clock)
     assert actor is not None

@@ -1,0 +1,104 @@
+"""Room on the disk: learning stops before play does, and both go on by themselves when there is room again.
+
+What is free is asked of the file system at every look; what the home takes is added up once a minute, since that reads its folders.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.agent.config import Disk
+
+GIB = 2**30
+LEARNING_SHARE = 0.9
+"""Of the budget: learning stops there."""
+LEARNING_FLOOR = 2.0
+"""Times the floor: learning stops below."""
+SLACK = 0.05
+"""What has stopped goes on with so much more room than it stopped at, so that it does not stop and go all the time."""
+WALK_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """How much of a disk there is."""
+
+    home_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """Why there is no room to learn, or to play; None where there is."""
+
+    learn: str | None = None
+    play: str | None = None
+
+
+def room(settings: Disk, usage: Usage, before: Room = Room()) -> Room:
+    """What there is room for. `before` is what there was room for at the last look."""
+    return Room(
+        learn=_lack(settings, usage, LEARNING_SHARE, LEARNING_FLOOR, SLACK if before.learn else 0.0),
+        play=_lack(settings, usage, 1.0, 1.0, SLACK if before.play else 0.0),
+    )
+
+
+def _lack(settings: Disk, usage: Usage, share: float, floor: float, slack: float) -> str | None:
+    limit = settings.budget_gib * GIB * share
+    if limit and usage.home_bytes >= limit * (1 - slack):
+        return (
+            f"the home takes {_gib(usage.home_bytes)} of its budget of {_gib(settings.budget_gib * GIB)}: "
+            "`perdure version gc` and `perdure store prune` make room, or raise disk.budget_gib"
+        )
+    limit = settings.floor_gib * GIB * floor
+    if usage.free_bytes < limit * (1 + slack):
+        return f"{_gib(usage.free_bytes)} are free on the disk of the home, {_gib(limit)} are needed: free some, or lower disk.floor_gib"
+    return None
+
+
+def free_bytes(folder: Path) -> int:
+    """What this user may still write where the folder is."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def size_bytes(folder: Path) -> int:
+    """What a folder takes on the disk, with all that is in it. What goes away meanwhile counts nothing."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(place, name)).st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+class DiskGauge:
+    """Looks at the disk of one home, and remembers what it costs to find out."""
+
+    def __init__(self, home: Path, settings: Disk, clock: Callable[[], float] = time.monotonic) -> None:
+        self._home = home
+        self._settings = settings
+        self._clock = clock
+        self._room = Room()
+        self._home_bytes = 0
+        self._walked_s = -math.inf
+
+    def look(self) -> Room:
+        """What there is room for now."""
+        if self._settings.budget_gib and self._clock() - self._walked_s >= WALK_S:
+            self._home_bytes = size_bytes(self._home)
+            self._walked_s = self._clock()
+        usage = Usage(home_bytes=self._home_bytes, free_bytes=free_bytes(self._home))
+        self._room = room(self._settings, usage, self._room)
+        return self._room
+
+
+def _gib(bytes_: float) -> str:
+    return f"{bytes_ / GIB:.3g} GiB"
