@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perdure.agent.children import parent_pid
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.learners.engine import TransformersEngine
@@ -27,8 +28,10 @@ from perdure.learners.learning import open_engine, run_learning
 from perdure.learners.models import resolve_model
 from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
+from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.gates import close_gate
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, set_job_state, steps
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
@@ -114,7 +117,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> i
                     pulse()
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, stop=pulse)
                     result, candidate = _KINDS[job.kind](work)
-                with store.write():  # what becomes of the candidate, and that the job is done, are one fact
+                with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
                 beat(store, name, os.getpid(), "done", None)
@@ -165,9 +168,13 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
 
 
 def _settle(work: Work, result: dict[str, Any]) -> None:
-    """What the verdict on a learning job's candidate means: it serves from now on, or never, or stays a candidate."""
-    gate = result.get("gate")
-    if work.job.kind != "learn" or gate is None:
+    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+    gate = result if work.job.kind == "gate" else result.get("gate")
+    if gate is None:
+        return
+    close_gate(work.store, work.lease, gate["gate"], gate["verdict"], gate["reason"], gate)
+    faults.point("between-verdict-and-promotion")
+    if work.job.kind != "learn":
         return
     if result["verdict"] == "promote":
         gains = gate["gain"].get("environments", {})
@@ -283,7 +290,7 @@ def _one_line(error: Exception) -> str:
 
 def _stop_with_parent(stop: threading.Event) -> None:
     """Stop when the process that started this one is gone: nobody would see to the job any more."""
-    parent = os.getppid()
+    parent = parent_pid()
 
     def watch() -> None:
         while os.getppid() == parent:

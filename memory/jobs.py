@@ -140,6 +140,12 @@ def unfinished_jobs(store: Store) -> list[Job]:
     return [_job(row) for row in store.rows("SELECT * FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id")]
 
 
+def jobs_at_work(store: Store, clock: Clock) -> list[Job]:
+    """Jobs that some process works on: those under a lease that has not lapsed, the oldest first."""
+    condition, parameters = leases.lapsed(clock)
+    return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE {HELD['job']} AND NOT {condition} ORDER BY id", parameters)]
+
+
 def jobs_after(store: Store, job: int) -> list[Job]:
     """The jobs with a higher number, the oldest first."""
     return [_job(row) for row in store.rows("SELECT * FROM job WHERE id > ? ORDER BY id", (job,))]
