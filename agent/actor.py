@@ -72,7 +72,7 @@ class Model(Protocol):
 
 
 OpenModel = Callable[[Store, Config, Callable[[str], None]], Model]
-"""Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument is told of progress."""
+"""Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument gets progress."""
 
 OpenJournal = Callable[[Store], Journal]
 
@@ -133,9 +133,7 @@ class Actor:
                 self._play(model, version, policy, leased, device)
         return bool(leased)
 
-    def _play(
-        self, model: Model, version: VersionRef, policy: Policy, leased: Sequence[tuple[Task, Lease]], device: Lease | None
-    ) -> None:
+    def _play(self, model: Model, version: VersionRef, policy: Policy, leased: Sequence[tuple[Task, Lease]], device: Lease | None) -> None:
         """Play the groups of these tasks. Whatever happens, each task is finished, failed or given back."""
         groups: dict[int, _Group] = {}
         attempts = [attempt for task, lease in leased for attempt in self._attempts(task, lease, groups)]

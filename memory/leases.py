@@ -69,7 +69,8 @@ def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) 
     One that has run out but that nobody took is held still; one that was let lapse is not, so that a process that outlives its
     supervisor cannot keep work from the one that the next supervisor starts.
     """
-    sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= 0"
+    held = f"rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= 0"
+    sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE {held}"
     with store.write() as conn:
         if conn.execute(sql, (clock.now_s() + ttl_s, clock.boot_id(), *_key(lease))).rowcount != 1:
             raise _lost(store, kind, lease)

@@ -1,8 +1,8 @@
 """The fault suite: `make faults`. Kills the daemon and its children in every way, looks at what is left, and writes docs/reliability.md.
 
-Two lanes run beside each other, one in which actors and supervisors die while they play, and one in which learners, supervisors and commands
-die while jobs work. The conditions of the machine come after them, one by one, and last a round with the real engine. Exit code 0 where
-nothing was broken, 1 otherwise.
+Two lanes run beside each other: one in which actors and supervisors die while they play, and one in which learners, supervisors and
+commands die while jobs work. The conditions of the machine come after them, one by one, and last a round with the real engine. Exit code 0
+where nothing was broken, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ def play_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, tabl
 
 
 def learn_lane(folder: Path, model: ModelFiles, rounds: int, commands: int, random: Random, table: Table) -> None:
-    """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands that die beside a daemon."""
+    """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands beside a daemon."""
     for point in cases.AT_START:
         for n in range(1, len(MIGRATIONS) + 1):
             with place_in(folder / f"{point}-{n}", model.path) as place:
                 cases.start(place, point, n, table)
     for n in range(rounds):
         with place_in(folder / str(n), model.path) as place:
-            place.start()
+            place.serves_after(place.start())
             for points in cases.LEARNING:
                 cases.learn(place, points, random, table)
                 cases.kill_learner_and_supervisor(place, random, table)
@@ -143,7 +143,14 @@ def report(table: Table, engine: Table, skipped: str, found: list[Condition], se
         f"{seconds / 60:.0f} minutes."
     )
     return "\n\n".join(
-        [about, markdown(table.rows()), "### The real engine", skipped or markdown(engine.rows()), "### Other conditions", conditions_markdown(found)]
+        [
+            about,
+            markdown(table.rows()),
+            "### The real engine",
+            skipped or markdown(engine.rows()),
+            "### Other conditions",
+            conditions_markdown(found),
+        ]
     )
 
 

@@ -12,7 +12,7 @@ from perdure.memory import faults
 
 
 def arm(home: Path, program: str, number: int, fault: str) -> None:
-    """A process of `program` ('actor', 'learner') that starts on this home will end at `fault` ('mid-batch:7'): the `number`-th armed one."""
+    """A process of `program` ('actor', 'learner') that starts on this home will end at `fault` ('mid-batch:7')."""
     waiting = home / "run" / f"fault-{program}-{number:04d}"
     waiting.parent.mkdir(parents=True, exist_ok=True)
     scratch = waiting.with_name(f"making-{waiting.name}")

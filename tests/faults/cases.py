@@ -26,7 +26,7 @@ LEARNING: tuple[dict[Point, int], ...] = (
     {"mid-pairs": 2, "mid-gate": 2, "between-verdict-and-promotion": 1},
     {"mid-promotion": 1},
 )
-"""Points on the way of a learner. Those of one group can befall one job in turn, each a process further on; after the third it is failed."""
+"""Points on the way of a learner. Those of one group can befall one job in turn, each a process further on; the third death fails it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

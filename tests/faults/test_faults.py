@@ -12,9 +12,9 @@ from typing import get_args
 
 import pytest
 from tests.faults import cases
+from tests.faults.invariants import Findings
 from tests.faults.place import ROOT, Place
 from tests.faults.table import BEGIN, END, Row, Table, markdown, write_between_markers
-from tests.faults.invariants import Findings
 from tests.tiny_models import tiny_llama
 
 from perdure.memory.faults import Point
@@ -54,7 +54,7 @@ def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
     def learn() -> None:
         for n, place in enumerate(new, start=1):
             cases.start(place, *cases.AT_START, n, table)
-        learning.start()
+        learning.serves_after(learning.start())
         for points in cases.LEARNING:
             cases.learn(learning, points, Random(0), table)
         cases.kill_learner_and_supervisor(learning, Random(1), table)

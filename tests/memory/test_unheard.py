@@ -145,7 +145,8 @@ def test_a_batch_has_one_manifest(deaf: DeafStore, clock, player, job: Lease) ->
 
 
 @pytest.mark.parametrize(
-    "end", [lambda store, lease: jobs.finish_job(store, lease, {}, None), jobs.release_job, lambda store, lease: jobs.fail_job(store, lease, "x")]
+    "end",
+    [lambda store, lease: jobs.finish_job(store, lease, {}, None), jobs.release_job, lambda store, lease: jobs.fail_job(store, lease, "x")],
 )
 def test_the_end_of_a_job_is_written_once(deaf: DeafStore, job: Lease, end: Callable[[Store, Lease], None]) -> None:
     before = unheard(deaf, lambda: end(deaf, job))
@@ -163,9 +164,7 @@ def test_pairs_verdict_and_promotion_are_one_each(deaf: DeafStore, job: Lease) -
     (deaf.home / "versions" / "v1").mkdir()
     again(deaf, lambda: versions.add_candidate(deaf, job, "v1", "v0", "h", "versions/v1", [ADD], job.subject))
     gate = again(deaf, lambda: gates.start_gate(deaf, job, "v1", "v0", "standard", {"alpha": 0.05}))
-    pair = Pair(
-        environment=ADD, role="earlier", draw=0, seed=9, reference="v0", reference_score=1.0, candidate_score=1.0, difference=0.0
-    )
+    pair = Pair(environment=ADD, role="earlier", draw=0, seed=9, reference="v0", reference_score=1.0, candidate_score=1.0, difference=0.0)
     again(deaf, lambda: gates.add_pairs(deaf, job, gate, [pair, dataclasses.replace(pair, draw=1, seed=10)]))
     again(deaf, lambda: gates.close_gate(deaf, job, gate, "promote", "it holds", {"n": 2}))
     again(deaf, lambda: versions.promote(deaf, "v1", "it holds", gate=gate, lease=job))
