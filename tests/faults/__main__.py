@@ -36,9 +36,10 @@ from perdure.memory.schema import MIGRATIONS
 PAGE = ROOT / "docs" / "reliability.md"
 PLAY_ROUNDS = 80
 """Three kills each."""
-LEARN_ROUNDS = 6
+LEARN_ROUNDS = 5
 """Each goes once through every point of the learner, with three random kills of learners and three of supervisors."""
-COMMAND_ROUNDS = 6
+COMMAND_TIMES = 2
+"""In each of these rounds."""
 ENGINE_KILLS = 3
 ROUNDS_A_HOME = 8
 """A home that is used for long has so much in it that looking at all of it takes long."""
@@ -56,7 +57,7 @@ def main() -> int:
     with ThreadPoolExecutor(2) as pool:
         lanes = [
             pool.submit(play_lane, folder / "play", model, PLAY_ROUNDS, Random(given.seed), table),
-            pool.submit(learn_lane, folder / "learn", model, LEARN_ROUNDS, COMMAND_ROUNDS, Random(given.seed + 1), table),
+            pool.submit(learn_lane, folder / "learn", model, LEARN_ROUNDS, Random(given.seed + 1), table),
         ]
         for lane in lanes:
             lane.result()
@@ -82,7 +83,7 @@ def play_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, tabl
         say(f"{table.times} kills")
 
 
-def learn_lane(folder: Path, model: ModelFiles, rounds: int, commands: int, random: Random, table: Table) -> None:
+def learn_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, table: Table) -> None:
     """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands beside a daemon."""
     for point in cases.AT_START:
         for n in range(1, len(MIGRATIONS) + 1):
@@ -95,7 +96,7 @@ def learn_lane(folder: Path, model: ModelFiles, rounds: int, commands: int, rand
                 cases.learn(place, points, random, table)
                 cases.kill_learner_and_supervisor(place, random, table)
             for fault in cases.COMMANDS:
-                for _ in range(commands // rounds):
+                for _ in range(COMMAND_TIMES):
                     cases.command(place, fault, table)
             cases.rest(place)
         say(f"{table.times} kills")

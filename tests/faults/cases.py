@@ -37,6 +37,8 @@ class CommandFault:
     arguments: tuple[str, ...]
     undo: tuple[str, ...] = ()
     """Run after the command has succeeded at last, so that it can be tried again. `{serving}` is the version that served before."""
+    alone: bool = False
+    """Whether no daemon may run beside it."""
 
 
 COMMANDS: tuple[CommandFault, ...] = (
@@ -61,17 +63,22 @@ def play(place: Place, point: Point, random: Random, table: Table) -> None:
     table.add(point, place.serves_after(moment, not_by=[dead]), place.examine())
     place.sees_kill()
     linger(random, 0.3)
-    kill_supervisor(place, table, KILLED["supervisor"])
+    kill_supervisor(place, table, KILLED["supervisor"], early_s=random.uniform(0.0, 2.0) if random.random() < 0.3 else None)
     linger(random, 0.3)
     kill_actor(place, table)
     rest(place)
 
 
-def kill_supervisor(place: Place, table: Table, fault: str) -> None:
-    """Serving again is counted from the start of the next one."""
+def kill_supervisor(place: Place, table: Table, fault: str, early_s: float | None = None) -> None:
+    """Serving again is counted from the start of the next one. With `early_s` that one dies too, so soon after its start."""
     orphans = place.children()
     place.kill()
     moment = place.start()
+    if early_s is not None:
+        time.sleep(early_s)
+        orphans += place.children()
+        place.kill()
+        moment = place.start()
     table.add(fault, place.serves_after(moment, not_by=orphans), place.examine())
 
 
@@ -119,17 +126,23 @@ def kill_learner_and_supervisor(place: Place, random: Random, table: Table) -> N
 
 def command(place: Place, fault: CommandFault, table: Table) -> None:
     """A command that dies at a point leaves nothing half done, and does its work when it is called again."""
+    if fault.alone:
+        rest(place)
     serving = place.ask("SELECT name FROM version WHERE state = 'serving'")
     died = place.run(*fault.arguments, fault=fault.point)
-    moment = time.monotonic()
     if died.returncode != -signal.SIGKILL:
         raise Stuck(f"{' '.join(fault.arguments)} did not come to {fault.point}: it ended with {died.returncode}: {died.stderr}")
+    moment = place.start() if fault.alone else time.monotonic()
     table.add(fault.point, place.serves_after(moment), place.examine())
     if place.ask("SELECT name FROM version WHERE state = 'serving'") != serving:
         raise Stuck(f"{fault.point} left another version serving than {serving}")
+    if fault.alone:
+        rest(place)
     for arguments in (fault.arguments, fault.undo):
         if arguments:
             succeed(place, *(word.format(serving=serving) for word in arguments))
+    if fault.alone:
+        place.serves_after(place.start())
 
 
 def start(place: Place, point: Point, n: int, table: Table) -> None:

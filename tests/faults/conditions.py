@@ -56,7 +56,9 @@ def disk_full(path: Path, model: ModelFiles) -> Condition:
                 while (free := shutil.disk_usage(place.home).free) > ROOM_BYTES:
                     file.write(bytes(min(2**16, free - ROOM_BYTES + 1)))
                     file.flush()
-            place.wait("the disk to be full", lambda: _silent(place, SETTLED_S))
+            log = place.path / "daemon.log"  # outside: where not even an event finds room, it is said there
+            place.wait("the daemon to say that the disk is full", lambda: _said(place, "is full") or "is full" in log.read_text())
+            place.wait("play to cease", lambda: _silent(place, SETTLED_S))
             acknowledged = len(place.acknowledged.turns)
             alive = place.daemon is not None and place.daemon.poll() is None
             while_full = place.examine()

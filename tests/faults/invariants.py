@@ -8,14 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.faults.acknowledged import Acknowledgements, checksum
 
+from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.store import Store
 from perdure.memory.versions import list_versions
 
 COMPLETED_TWICE = """
 SELECT "group", member FROM episode WHERE state = 'completed' GROUP BY "group", member HAVING count(*) > 1
+"""
+PLAYED = """
+CREATE TEMP TABLE IF NOT EXISTS archived (
+    id INTEGER PRIMARY KEY, task INTEGER, state TEXT, purpose TEXT, environment TEXT, seed INTEGER, version TEXT
+) STRICT;
+CREATE TEMP VIEW IF NOT EXISTS played AS
+    SELECT id, task, state, purpose, environment, seed, version FROM episode
+    UNION SELECT id, task, state, purpose, environment, seed, version FROM archived;
 """
 IN_TWO_BATCHES = "SELECT episode FROM manifest WHERE on_policy = 1 GROUP BY episode HAVING count(*) > 1"
 
@@ -28,7 +38,7 @@ RULES = {
     "a task is leased by nobody, or owned without a lease": "SELECT id FROM task WHERE (state = 'leased') <> (owner IS NOT NULL)",
     "a done task lacks members": """
         SELECT id FROM task t WHERE state = 'done'
-        AND members <> (SELECT count(*) FROM episode e WHERE e.task = t.id AND e.state = 'completed')
+        AND members <> (SELECT count(*) FROM played e WHERE e.task = t.id AND e.state = 'completed')
     """,
     "the turns of an episode have gaps": """
         SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id
@@ -43,10 +53,10 @@ RULES = {
     "a pair was scored without its completed episodes": """
         SELECT p.gate, p.environment, p.draw FROM pair p JOIN gate g ON g.id = p.gate
         WHERE (p.reference_score IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM episode e WHERE e.purpose = 'gate' AND e.state = 'completed'
+            SELECT 1 FROM played e WHERE e.purpose = 'gate' AND e.state = 'completed'
             AND e.environment = p.environment AND e.seed = p.seed AND e.version = p.reference))
         OR (p.candidate_score IS NOT NULL AND NOT EXISTS (
-            SELECT 1 FROM episode e WHERE e.purpose = 'gate' AND e.state = 'completed'
+            SELECT 1 FROM played e WHERE e.purpose = 'gate' AND e.state = 'completed'
             AND e.environment = p.environment AND e.seed = p.seed AND e.version = g.candidate))
     """,
     "not exactly one version serves": "SELECT n FROM (SELECT count(*) AS n FROM version WHERE state = 'serving') WHERE n <> 1",
@@ -71,7 +81,7 @@ RULES = {
     "a row names another that is not there": "SELECT * FROM pragma_foreign_key_check",
     "the file is damaged": "SELECT integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'",
 }
-"""Each asks for the rows that break it."""
+"""Each asks for the rows that break it. `played` are the episodes of the store and of its archives."""
 
 AT_REST = {
     "something is running in a home at rest": "SELECT id FROM episode WHERE state = 'running'",
@@ -101,10 +111,13 @@ class Witness:
 
     acknowledged: Acknowledgements
     hashes: dict[str, str] = field(default_factory=dict)
+    archives: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
+    """Episodes that were pruned, by file."""
 
     def examine(self, store: Store, *, at_rest: bool = False) -> Findings:
         """Look at everything, at one moment of a store that may be written to meanwhile."""
         self.acknowledged.read()  # first, so that what is compared was acknowledged before
+        self._read_archives(store)
         with _snapshot(store):
             lost, forgotten = self._lost(store)
             broken = [*forgotten, *self._versions(store)]
@@ -121,10 +134,26 @@ class Witness:
             (row["episode"], row["n"]): checksum(row["action_ids"], row["logprobs"])
             for row in store.rows("SELECT episode, n, action_ids, logprobs FROM turn")
         }
-        lost = sum(kept.get(turn) != said for turn, said in self.acknowledged.turns.items())
         states = {row["id"]: row["state"] for row in store.rows("SELECT id, state FROM episode")}
+        for episode in (episode for file in self.archives.values() for episode in file):
+            states[episode["id"]] = episode["state"]
+            for turn in episode["turns"]:
+                kept[episode["id"], turn["n"]] = checksum(pack_ids(turn["action_ids"]), pack_logprobs(turn["logprobs"]))
+        lost = sum(kept.get(turn) != said for turn, said in self.acknowledged.turns.items())
         changed = [episode for episode, said in self.acknowledged.endings.items() if states.get(episode) != said]
         return lost, [f"the end of episode {changed[0]} and {len(changed) - 1} more is not what was acknowledged"] if changed else []
+
+    def _read_archives(self, store: Store) -> None:
+        """Take up what was pruned since the last look."""
+        store.db.executescript(PLAYED)
+        for path in sorted((store.home / "archive").glob("*.parquet")):
+            if path not in self.archives:
+                import pyarrow.parquet as pq
+
+                self.archives[path] = pq.read_table(path).to_pylist()
+        columns = ("id", "task", "state", "purpose", "environment", "seed", "sampler")
+        rows = [tuple(episode[column] for column in columns) for file in self.archives.values() for episode in file]
+        store.db.conn.executemany("INSERT OR REPLACE INTO archived VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
     def _versions(self, store: Store) -> Iterator[str]:
         for version in list_versions(store):

@@ -129,9 +129,8 @@ class Place:
         )
 
     def child(self, program: str) -> int | None:
-        """The daemon's actor or learner."""
-        assert self.daemon is not None
-        return next((pid for pid in self.children() if f".{program}".encode() in _command_line(pid)), None)
+        """The daemon's actor or learner, by the end of the name of its module."""
+        return next((pid for pid in self.children() if any(word.endswith(program.encode()) for word in _command_line(pid)[:4])), None)
 
     def children(self) -> list[int]:
         assert self.daemon is not None
@@ -146,7 +145,7 @@ class Place:
         known = {os.getpid(), *([self.daemon.pid, *self.children()] if self.daemon else [])}
         home = str(self.home).encode()
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return [pid for pid in pids if pid not in known and home in _command_line(pid).split(b"\0") and lives(pid)]
+        return [pid for pid in pids if pid not in known and home in _command_line(pid) and lives(pid)]
 
     def arm(self, program: str, *faults: str) -> list[int]:
         """The next processes of `program` that start here will end at these faults, in order. Gives their numbers for `dies`."""
@@ -238,8 +237,8 @@ def lives(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
-def _command_line(pid: int) -> bytes:
+def _command_line(pid: int) -> list[bytes]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
-        return b""
+        return []
