@@ -22,6 +22,7 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
+from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
@@ -190,6 +191,7 @@ def _migrations() -> Migrations:
 
         def migrate(db: Database, n: int = n, sql: str = sql) -> None:
             db.executescript(sql)
+            faults.point("mid-migration")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {n}")
 

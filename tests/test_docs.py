@@ -26,10 +26,12 @@ from perdure.memory.schema import MIGRATIONS
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("memory", "envs", "learners", "agent")
 """Each may import those before it, and itself."""
-PAGES = tuple(
-    ROOT / name
-    for name in ("README.md", "CHANGELOG.md", "docs/architecture.md", "docs/environments.md", "docs/learning.md", "docs/operating.md")
+NAMES = (
+    "README.md",
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability")),
 )
+PAGES = tuple(ROOT / name for name in NAMES)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
