@@ -1,13 +1,14 @@
 # make run    a fresh machine with Python >= 3.11 and make is enough: installs into .venv, fetches the model, plays, learns, promotes
 # make test   format, lint, types, and every test that needs neither a GPU nor vLLM
 # make check  the same with the fast tests only
+# make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.13.0
 SOURCES := agent envs learners memory tests
 
-.PHONY: run test check lint format clean
+.PHONY: run test check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -17,6 +18,9 @@ test: lint
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+
+faults: .venv/installed-dev
+	$(BIN)/python -m tests.faults
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -3,7 +3,7 @@
 It holds the model, plays what is queued in batches with the version that serves, and journals every turn. A batch ends with the version
 it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a process works on a job. On SIGTERM,
 or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
-error says (`causes.py`).
+error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Protocol
 
 from perdure.agent.causes import die_of
+from perdure.agent.children import parent_pid
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.envs.environment import Environment
-from perdure.envs.policy import PolicyError
+from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.registry import load
-from perdure.envs.rollout import Attempt, play
-from perdure.learners.engine import TransformersEngine
-from perdure.learners.learning import ensure_loaded, open_engine
-from perdure.learners.models import resolve_model
+from perdure.envs.rollout import Attempt, Journal, play
 from perdure.memory.episodes import completed_members
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
@@ -38,7 +37,7 @@ from perdure.memory.processes import beat, give_device, renew_device, take_devic
 from perdure.memory.records import Episode, Lease, Task, VersionRef
 from perdure.memory.store import Store, open_store
 from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
-from perdure.memory.versions import add_initial, serving
+from perdure.memory.versions import serving
 
 NAME = "actor"
 POLL_S = 0.2
@@ -50,10 +49,33 @@ class Stop:
     """Whether to end: a signal came, or the process that started this one is gone."""
 
     asked: bool = False
-    parent: int = field(default_factory=os.getppid)
+    parent: int = field(default_factory=parent_pid)
 
     def __call__(self) -> bool:
         return self.asked or os.getppid() != self.parent
+
+
+class Model(Protocol):
+    """What the actor needs of a model; `learners/serving.py` has the real one."""
+
+    @property
+    def chat(self) -> Chat: ...
+
+    @property
+    def context_limit(self) -> int: ...
+
+    def load(self, version: str) -> Policy:
+        """Whoever answers as this version; the one that was loaded before is let go of.
+
+        Raises `RuntimeFailure` where the version's files are missing or damaged.
+        """
+        ...
+
+
+OpenModel = Callable[[Store, Config, Callable[[str], None]], Model]
+"""Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument gets progress."""
+
+OpenJournal = Callable[[Store], Journal]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,33 +93,29 @@ class _Group:
 class Actor:
     """The loop of the process. `run` returns when `stop()` has become true."""
 
-    def __init__(self, store: Store, config: Config, stop: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, config: Config, stop: Callable[[], bool], journal: Journal) -> None:
         self._store = store
         self._config = config
         self._stop = stop
+        self._journal = journal
         self._clock = BootClock()
-        self._journal = StoreJournal(store, self._clock)
         self._owner = f"{NAME}:{os.getpid()}"
         self._environments: dict[str, Environment] = {}
         self._said: tuple[str, str | None, float] = ("", None, 0.0)
-        self._loaded: VersionRef | None = None
+        self._loaded: tuple[VersionRef, Policy] | None = None
 
-    def start(self) -> TransformersEngine:
-        """Find the model, load it, and make it the first version where there is none."""
+    def start(self, open_model: OpenModel) -> Model:
+        """Open the model; `run` plays with it."""
         self._say("starting", f"looking for the model {self._config.model}")
-        files = resolve_model(self._config.model, cache_dir(), lambda line: self._say("starting", line))
-        self._say("starting", f"loading {files.name}")
-        engine = open_engine(self._store, files, device=self._config.device, seed=self._config.seed)
-        add_initial(self._store, files.name, files.hash)  # only now: a home keeps its model for good
-        return engine
+        return open_model(self._store, self._config, lambda line: self._say("starting", line))
 
-    def run(self, engine: TransformersEngine) -> None:
+    def run(self, model: Model) -> None:
         while not self._stop():
-            if not self._batch(engine):
+            if not self._batch(model):
                 time.sleep(POLL_S)
         self._say("stopped", None)
 
-    def _batch(self, engine: TransformersEngine) -> bool:
+    def _batch(self, model: Model) -> bool:
         """Play one batch of tasks; False where there was none to play or it is not this process's turn."""
         jobs = jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
         if jobs:
@@ -110,13 +128,13 @@ class Actor:
             if device is None and self._config.device == "cpu":
                 self._say("paused", "another process has the device")
                 return False
-            version = self._load_serving(engine)
+            version, policy = self._load_serving(model)
             leased = lease_tasks(self._store, self._owner, max(1, self._config.play.width // self._config.play.members), TTL_S, self._clock)
             if leased:
-                self._play(engine, version, leased, device)
+                self._play(model, version, policy, leased, device)
         return bool(leased)
 
-    def _play(self, engine: TransformersEngine, version: VersionRef, leased: Sequence[tuple[Task, Lease]], device: Lease | None) -> None:
+    def _play(self, model: Model, version: VersionRef, policy: Policy, leased: Sequence[tuple[Task, Lease]], device: Lease | None) -> None:
         """Play the groups of these tasks. Whatever happens, each task is finished, failed or given back."""
         groups: dict[int, _Group] = {}
         attempts = [attempt for task, lease in leased for attempt in self._attempts(task, lease, groups)]
@@ -134,13 +152,13 @@ class Actor:
         try:
             play(
                 attempts,
-                engine.policy(version),
-                engine.chat,
+                policy,
+                model.chat,
                 version,
                 self._journal,
                 temperature=self._config.play.temperature,
                 width=self._config.play.width,
-                context_limit=engine.context_limit,
+                context_limit=model.context_limit,
                 stop=stop,
                 on_finish=lambda episode: self._settle(groups, episode),
             )
@@ -196,16 +214,12 @@ class Actor:
             with suppress(LeaseLost):
                 release_task(self._store, group.lease)
 
-    def _load_serving(self, engine: TransformersEngine) -> VersionRef:
-        """Load the serving version and let go of the one before."""
-        version = serving(self._store).name
-        if self._loaded != VersionRef(version):
+    def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
+        """The version that serves and whoever answers as it, loaded where it is another one than before."""
+        version = VersionRef(serving(self._store).name)
+        if self._loaded is None or self._loaded[0] != version:
             self._say("loading", f"the weights of {version}")
-            loaded = ensure_loaded(self._store, engine, version)
-            if self._loaded is not None:
-                engine.unload(self._loaded)
-            self._loaded = loaded
-        assert self._loaded is not None
+            self._loaded = version, model.load(version.name)
         return self._loaded
 
     @contextmanager
@@ -226,12 +240,8 @@ class Actor:
             self._said = (state, detail, now_s)
 
 
-def main() -> int:
-    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
-    parser = argparse.ArgumentParser(prog="python -m perdure.agent.actor", description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=None)
-    given = parser.parse_args()
+def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal) -> int:
+    """Play until SIGTERM or the end of the supervisor; returns the exit code."""
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -243,15 +253,35 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)  # nothing is being played yet: fetching and loading a model need not be waited for
     try:
-        with open_store(given.home) as store:
-            actor = Actor(store, load_config(given.config).config, stop)
-            engine = actor.start()
+        with open_store(home) as store:
+            actor = Actor(store, load_config(config_path).config, stop, open_journal(store))
+            model = actor.start(open_model)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, ask)
-            actor.run(engine)
+            actor.run(model)
     except Exception as error:  # noqa: BLE001 - it becomes an exit code
         die_of(error)
     return 0
+
+
+def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
+    """The model that the configuration names, in this process."""
+    from perdure.learners.serving import open_model
+
+    return open_model(store, config.model, cache_dir(), device=config.device, seed=config.seed, say=say)
+
+
+def store_journal(store: Store) -> Journal:
+    return StoreJournal(store, BootClock())
+
+
+def main(open_model: OpenModel = open_served, open_journal: OpenJournal = store_journal) -> int:
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
+    parser = argparse.ArgumentParser(prog="python -m perdure.agent.actor", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=None)
+    given = parser.parse_args()
+    return run_actor(given.home, given.config, open_model, open_journal)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_WA
 OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
 busy process on two cores, sampling took 46 s instead of 4.4 s. Waiting asleep costs little where the machine is idle."""
 
+PARENT_VARIABLE = "PERDURE_PARENT"
+
 
 class Child:
     """A running `python -m MODULE ARGUMENTS`."""
@@ -50,7 +52,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**CHILD_ENVIRONMENT, **os.environ},
+                env={**CHILD_ENVIRONMENT, **os.environ, PARENT_VARIABLE: str(os.getpid())},
             )
         self.pid = self._process.pid
 
@@ -90,6 +92,11 @@ class Child:
         thread = next((n for n, line in enumerate(lines) if n > crash and line.startswith("Current thread ")), crash)
         where = next((line.strip() for line in lines[thread:] if line.startswith("  File ")), "")
         return lines[crash] + (f" ({where})" if where else "")
+
+
+def parent_pid() -> int:
+    """Whoever started this process. A child is told it, since its parent may have died before it can ask the kernel."""
+    return int(os.environ.get(PARENT_VARIABLE) or os.getppid())
 
 
 def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:

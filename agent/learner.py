@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
+from perdure.agent.children import parent_pid
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
@@ -31,8 +32,10 @@ from perdure.learners.learning import open_engine, run_learning
 from perdure.learners.models import resolve_model
 from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
+from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.gates import close_gate
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
@@ -100,7 +103,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                     add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
                     result, candidate = _KINDS[job.kind](work)
-                with store.write():  # what becomes of the candidate, and that the job is done, are one fact
+                with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
                 pulse.say("done", None)
@@ -147,9 +150,13 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
 
 
 def _settle(work: Work, result: dict[str, Any]) -> None:
-    """What the verdict on a learning job's candidate means: it serves from now on, or never, or stays a candidate."""
-    gate = result.get("gate")
-    if work.job.kind != "learn" or gate is None:
+    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+    gate = result if work.job.kind == "gate" else result.get("gate")
+    if gate is None:
+        return
+    close_gate(work.store, work.lease, gate["gate"], gate["verdict"], gate["reason"], gate)
+    faults.point("between-verdict-and-promotion")
+    if work.job.kind != "learn":
         return
     if result["verdict"] == "promote":
         gains = gate["gain"].get("environments", {})
@@ -253,7 +260,7 @@ def _device(store: Store, owner: str, stop: Callable[[], bool], lost: Callable[[
 
 def _stop_with_parent(stop: threading.Event) -> None:
     """Stop when the process that started this one is gone: nobody would see to the job any more."""
-    parent = os.getppid()
+    parent = parent_pid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from perdure.learners.models import ModelFiles
 from perdure.learners.weights import LoraPair
+from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
 
@@ -66,6 +67,7 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
                 file.unlink()
         manifest = {"version": name, "base_model": base.name, "base_hash": base.hash, "files": files}
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        faults.point("mid-candidate-write")
         publish(scratch, final)
     except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -27,7 +27,7 @@ from perdure.envs.seeds import dev_seed, gate_seed
 from perdure.learners.gate import Comparison, Gate, GateSettings, Scope, fix_scope
 from perdure.learners.gate_evidence import Evidence, evidence
 from perdure.learners.gate_rates import Plan, plan
-from perdure.memory import gates
+from perdure.memory import faults, gates
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Decision, Lease, Pair, Role, Version
 from perdure.memory.store import Store, to_json
@@ -50,7 +50,7 @@ class Player(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """A closed gate."""
+    """What a gate came to."""
 
     gate: int
     candidate: str
@@ -104,7 +104,7 @@ def run_gate(
     play: Player,
     progress: Callable[[str], None],
 ) -> GateResult:
-    """Gate `candidate` and store every pair and the verdict; it never moves the serving pointer.
+    """Gate `candidate` and store every pair. The verdict is the caller's to write (`gates.close_gate`), with whatever follows from it.
 
     `anchors`: the anchor's name, for every environment that has one; those in `trained` are left out of the pool. Without trained
     ones only retention is judged. `anchor_scores` and `serving_scores` are means on dev seeds (`dev_scores`), which decide who is
@@ -146,13 +146,14 @@ def run_gate(
         rounds = max(scope.settings.nmin - gate.rounds, BLOCK_ROUNDS)
         pairs = table.play_block(gate, min(rounds, gate.limit - gate.rounds))
         gates.add_pairs(store, lease, gate_id, pairs)
+        faults.point("mid-gate")
         table.feed(gate)
         progress(
             f"gate {gate_id} of {candidate.name}: round {gate.rounds} of at most {gate.limit}, {len(gate.open)} comparisons open, "
             f"{table.candidate_episodes} + {table.reference_episodes} episodes"
         )
     assert gate.verdict is not None
-    result = GateResult(
+    return GateResult(
         gate=gate_id,
         candidate=candidate.name,
         serving=serving.name,
@@ -166,8 +167,6 @@ def run_gate(
         candidate_episodes=table.candidate_episodes,
         anchor_episodes=table.reference_episodes,
     )
-    gates.close_gate(store, lease, gate_id, result.verdict, result.reason, result.as_json())
-    return result
 
 
 def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], None]) -> Scope:

@@ -18,6 +18,7 @@ from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights import LoraPair
 from perdure.learners.workbench import Workbench
+from perdure.memory import faults
 from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.journal import StoreJournal
@@ -119,5 +120,6 @@ def run_learning(
             raise RuntimeFailure(f"the adapter of job {job.id} has values that are not finite: learn with a smaller lr than {options.lr}")
     name = take_name(store)
     path, hash_ = write_adapter(store.home, name, engine.files, trainee.save)
+    faults.point("between-file-and-row")
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
     return version, bench.last

@@ -21,6 +21,7 @@ from perdure.learners.adapters import adapter_rank
 from perdure.learners.models import ModelFiles
 from perdure.learners.tree import build_tree
 from perdure.learners.weights import LoraPair
+from perdure.memory import faults
 
 
 class Trainee:
@@ -69,6 +70,7 @@ class Trainee:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
+        faults.point("mid-optimiser-step")
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm

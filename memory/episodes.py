@@ -5,6 +5,7 @@ Aborted episodes and those in which the environment failed are shown, and counte
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -163,14 +164,20 @@ def success_rates(store: Store, version: str, purpose: Purpose = "live") -> dict
 
 
 def live_episodes(store: Store, version: str, since: float) -> int:
-    """How many live episodes of a version began after `since` (Unix seconds) and after the last learning job ended."""
+    """How many live episodes of a version began after `since` (Unix seconds) and after the last learning job ended.
+
+    A moment that is still to come was written down before the clock was set back, and says nothing; what is left is the order of episodes.
+    """
+    now = time.time()
     rows = store.rows(
         """
+        WITH last AS (SELECT id, coalesce(finished_at, created_at) AS ended FROM job WHERE kind = 'learn' ORDER BY id DESC LIMIT 1)
         SELECT count(*) AS n FROM episode
-        WHERE version = :version AND purpose = 'live' AND state = 'completed' AND started_at > max(
-            :since, coalesce((SELECT max(coalesce(finished_at, created_at)) FROM job WHERE kind = 'learn'), 0))
+        WHERE version = :version AND purpose = 'live' AND state = 'completed'
+          AND started_at > max(:since, coalesce((SELECT ended FROM last WHERE ended <= :now), 0))
+          AND id > coalesce((SELECT max(played.id) FROM episode played WHERE played.job = (SELECT id FROM last)), 0)
         """,
-        {"version": version, "since": since},
+        {"version": version, "since": since if since <= now else 0.0, "now": now},
     )
     return int(rows[0]["n"])
 

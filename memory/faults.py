@@ -15,11 +15,14 @@ VARIABLE = "PERDURE_FAULT"
 
 Point = Literal[
     "mid-lease",
+    "after-lease",
     "mid-batch",
     "after-batch",
+    "mid-ending",
     "mid-optimiser-step",
     "mid-candidate-write",
     "between-file-and-row",
+    "mid-pairs",
     "mid-gate",
     "between-verdict-and-promotion",
     "mid-promotion",

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perdure.memory import leases
+from perdure.memory import faults, leases
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.records import Decision, Lease, Pair, Role
 from perdure.memory.store import Store, iso_utc, to_json
@@ -101,6 +101,7 @@ def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> N
                     pair.difference,
                 ),
             )
+        faults.point("mid-pairs")
 
 
 def seed_used(store: Store, environment: str, role: Role, reference: str, seed: int) -> bool:

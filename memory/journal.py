@@ -8,10 +8,10 @@ played, and in doing so finds out whether they are still held: a process that wa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from perdure.memory import leases
+from perdure.memory import faults, leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
@@ -38,19 +38,28 @@ class StoreJournal:
         self._clock = clock
         self._ttl_s = ttl_s
         self._running: dict[int, _Running] = {}
+        self._unsure: set[int] = set()
+        """Episodes whose last turns were not acknowledged: the disk knows whether they are there."""
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
-        """Write the rows of episodes about to be played, and give their ids. A member that its group has completed is refused."""
+        """Write the rows of episodes about to be played, and give their ids. A member that its group has completed is refused.
+
+        Called again after an error, it gives the rows that were written without this process hearing of it.
+        """
         started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
         with self._store.write():
             self._renew(started)
-            ids = [_insert_episode(self._store, plan) for plan in plans]
+            ids: list[int] = []
+            for plan in plans:
+                unheard = _unheard_of(self._store, plan, {*self._running, *ids})
+                ids.append(_insert_episode(self._store, plan) if unheard is None else unheard)
         self._running.update(zip(ids, started, strict=True))
         return ids
 
     def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
         """Write the turns of one generation batch: (episode, n, turn), n counted from 0. The same turn once more changes nothing."""
-        running = {episode: self._running[episode] for episode, _, _ in entries if episode in self._running}
+        running = {episode: self._state(episode) for episode, _, _ in entries if episode in self._running}
+        self._unsure |= running.keys()
         with self._store.write() as conn:
             self._renew(running.values())
             for episode, n, turn in entries:
@@ -64,7 +73,10 @@ class StoreJournal:
                     raise RuntimeFailure(f"episode {episode} has ended: its turn {n} comes too late")
                 insert_turn(self._store, episode, n, turn, state.said)
                 running[episode] = replace(state, turns=n + 1, said=turn.prompt_ids + turn.action_ids)
+            faults.point("mid-batch")
+        faults.point("after-batch")
         self._running.update(running)
+        self._unsure -= running.keys()
 
     def finish(self, endings: Sequence[Ending]) -> None:
         """Write how episodes ended; one that completes aborts other running attempts at its member. The same again changes nothing."""
@@ -72,8 +84,17 @@ class StoreJournal:
             self._renew(self._running[ending.episode] for ending in endings if ending.episode in self._running)
             for ending in endings:
                 _finish_episode(self._store, ending, ours=ending.episode in self._running)
+            faults.point("mid-ending")
         for ending in endings:
             self._running.pop(ending.episode, None)
+
+    def _state(self, episode: int) -> _Running:
+        """How far an episode is on the disk."""
+        known = self._running[episode]
+        if episode not in self._unsure:
+            return known
+        kept = read_turns(self._store, [episode])[episode]
+        return replace(known, turns=len(kept), said=kept[-1].prompt_ids + kept[-1].action_ids if kept else ())
 
     def _renew(self, episodes: Iterable[_Running]) -> None:
         for kind, lease in {(episode.kind, episode.lease): None for episode in episodes}:
@@ -124,6 +145,20 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
         ),
     )
     return int(rows[0]["id"])
+
+
+def _unheard_of(store: Store, plan: EpisodePlan, known: Collection[int]) -> int | None:
+    """The row of this plan, under this lease, that nobody plays: its writing was not acknowledged."""
+    rows = store.rows(
+        """
+        SELECT id FROM episode
+        WHERE "group" = ? AND member = ? AND state = 'running' AND turns = 0 AND purpose = ? AND coalesce(task, job) = ? AND attempt = ?
+          AND version IS ? AND step_job IS ? AND step_n IS ?
+        ORDER BY id
+        """,
+        (plan.group, plan.member, plan.purpose, plan.lease.subject, plan.lease.attempt, *sampler_columns(plan.sampler)),
+    )
+    return next((int(row["id"]) for row in rows if row["id"] not in known), None)
 
 
 def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:

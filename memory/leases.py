@@ -64,8 +64,13 @@ def check(store: Store, kind: Leased, lease: Lease) -> None:
 
 
 def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend a lease that is still held, or raise `LeaseLost`. One that has lapsed but that nobody took is held still."""
-    sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]}"
+    """Extend a lease that is still held, or raise `LeaseLost`.
+
+    One that has run out but that nobody took is held still; one that was let lapse is not, so that a process that outlives its
+    supervisor cannot keep work from the one that the next supervisor starts.
+    """
+    held = f"rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= 0"
+    sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE {held}"
     with store.write() as conn:
         if conn.execute(sql, (clock.now_s() + ttl_s, clock.boot_id(), *_key(lease))).rowcount != 1:
             raise _lost(store, kind, lease)
@@ -97,6 +102,8 @@ def _lost(store: Store, kind: Leased, lease: Lease) -> LeaseLost:
     rows = store.rows(f"SELECT owner, attempt FROM {kind} WHERE rowid = ?", (lease.subject,))
     if not rows:
         now = "there is none of that number"
+    elif (rows[0]["owner"], rows[0]["attempt"]) == (lease.owner, lease.attempt):
+        now = "whoever took the home let it lapse"
     elif rows[0]["owner"] is None:
         now = f"nobody holds it now, after attempt {rows[0]['attempt']}"
     else:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from perdure.memory import environments, leases
+from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
 from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import ATTEMPT_CAP, Clock
@@ -71,6 +71,8 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
             """,
             (owner, clock.now_s() + ttl_s, clock.boot_id(), max(limit, 0)),
         )
+        faults.point("mid-lease")
+    faults.point("after-lease")
     rows.sort(key=lambda row: (row["source"], row["id"]))
     return [(_task(row), Lease(subject=row["id"], owner=owner, attempt=row["attempt"])) for row in rows]
 

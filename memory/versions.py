@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from perdure.memory import leases
+from perdure.memory import faults, leases
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.processes import record_event
@@ -222,6 +222,7 @@ def promote(
         if gate is not None:
             _check_gate(store, gate, name, old.name)
         _move(store, "promote", old.name, name, gate, reason)
+        faults.point("mid-promotion")
         for target in version.targets if learned is None else learned:
             conn.execute("UPDATE environment SET anchor = ? WHERE name = ? AND anchor IS NULL", (name, target))
         for environment in anchors:
@@ -246,6 +247,7 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
         if version.state != "retired":
             raise InputError(f"{version.name} is {version.state}, it never served: only a version that did can be gone back to")
         _move(store, "rollback", old.name, version.name, None, reason)
+        faults.point("mid-rollback")
         undone = stack[stack.index(version.name) + 1 :] if version.name in stack else []
         lost = []
         for later in undone:

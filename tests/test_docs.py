@@ -29,11 +29,12 @@ from perdure.memory.schema import MIGRATIONS
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("memory", "envs", "learners", "agent")
 """Each may import those before it, and itself."""
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "CHANGELOG.md",
-    *(ROOT / f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "store")),
+NAMES = (
+    "README.md",
+    "CHANGELOG.md",
+    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "store")),
 )
+PAGES = tuple(ROOT / name for name in NAMES)
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")

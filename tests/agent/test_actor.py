@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.tiny_models import tiny_llama
 
-from perdure.agent.actor import Actor
+from perdure.agent.actor import Actor, open_served, store_journal
 from perdure.agent.config import Config
 from perdure.learners.adapters import write_adapter
 from perdure.learners.models import resolve_model
@@ -17,7 +19,7 @@ from perdure.memory.environments import register
 from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import add_job, lease_job
-from perdure.memory.leases import ATTEMPT_CAP, BootClock
+from perdure.memory.leases import ATTEMPT_CAP, BootClock, lapse
 from perdure.memory.processes import device_owner, processes
 from perdure.memory.records import Task, VersionRef
 from perdure.memory.store import Store, create_store
@@ -40,12 +42,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def actor(store: Store, stop: Callable[[], bool] | None = None, *, width: int = 8, members: int = 4) -> Actor:
     """One that stops, where not told otherwise, as soon as no task is open."""
     config = Config.model_validate({"model": str(store.home.parent / "model"), "play": {"width": width, "members": members}})
-    return Actor(store, config, stop or (lambda: counts(store)["queued"] + counts(store)["running"] == 0))
+    return Actor(store, config, stop or (lambda: counts(store)["queued"] + counts(store)["running"] == 0), store_journal(store))
 
 
 def run(store: Store, stop: Callable[[], bool] | None = None, *, width: int = 8) -> None:
     found = actor(store, stop, width=width)
-    found.run(found.start())
+    found.run(found.start(open_served))
 
 
 def only_task(store: Store) -> Task:
@@ -106,10 +108,10 @@ def test_what_is_in_play_when_it_stops_is_aborted(store: Store) -> None:
     assert [(entry.state, entry.stop_reason) for entry in list_episodes(store)] == [("aborted", "interrupted")] * 2
 
 
-def test_it_pauses_while_a_job_has_the_cpu(store: Store) -> None:
+def test_it_pauses_while_a_process_works_on_a_job(store: Store) -> None:
     add_tasks(store, COIN, [3], 2, "stream")
-    job = add_job(store, "a", "learn", "grpo", [COIN], {})
-    assert lease_job(store, "learner-1:9", 60.0, BootClock(), job) is not None
+    add_job(store, "a", "learn", "grpo", [COIN], {})
+    assert lease_job(store, "learner", 60.0, BootClock()) is not None
     said: list[tuple[str, str | None]] = []
 
     def stop() -> bool:
@@ -122,11 +124,19 @@ def test_it_pauses_while_a_job_has_the_cpu(store: Store) -> None:
     assert list_episodes(store) == []
 
 
-def test_it_plays_while_a_job_waits_for_a_process(store: Store) -> None:
+def test_a_job_that_no_process_works_on_stops_no_play(store: Store) -> None:
     add_tasks(store, COIN, [3], 2, "stream")
-    add_job(store, "a", "learn", "grpo", [COIN], {})
+    for key in ("waiting", "its process died"):
+        add_job(store, key, "learn", "grpo", [COIN], {})
+    assert lease_job(store, "learner", 60.0, BootClock(), 2) is not None
+    lapse(store)
     run(store)
     assert counts(store)["done"] == 1
+
+
+def test_the_loop_loads_no_torch() -> None:
+    code = "import sys, perdure.agent.actor; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> None:

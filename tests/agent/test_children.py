@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,21 @@ print(child.pid, flush=True)
 if sys.argv[1:] == ["stay"]:
     time.sleep(60)
 raise SystemExit("this is the reason")
+"""
+
+STARTER = """
+import os, signal, sys
+from pathlib import Path
+from perdure.agent.children import Child
+Child("a", "module_under_test", [], Path(sys.argv[1]))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+ORPHAN = """
+import os, time
+from perdure.agent.children import PARENT_VARIABLE, parent_pid
+while os.getppid() == int(os.environ[PARENT_VARIABLE]):
+    time.sleep(0.01)
+print(parent_pid(), flush=True)
 """
 
 
@@ -141,3 +158,15 @@ def test_long_log_of_a_running_child_is_set_aside(spawn: Callable[..., Child], t
     assert (tmp_path / "logs" / "a.log").read_text() == ""
     assert ended(child).last_line == "last words"
     assert (tmp_path / "logs" / "a.log").read_text() == "last words\n"
+
+
+def test_a_child_whose_parent_died_before_it_could_look_knows_who_that_was(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "module_under_test.py").write_text(ORPHAN)
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, str(tmp_path)], env={**os.environ, "PYTHONPATH": search_path(tmp_path)})
+    assert starter.wait(timeout=30) == -signal.SIGKILL
+    assert first_line(tmp_path) == str(starter.pid)
+
+
+def search_path(folder: Path) -> str:
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

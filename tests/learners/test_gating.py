@@ -86,9 +86,10 @@ def gate_it(
     settings: GateSettings = PROFILES["standard"],
     said: list[str] | None = None,
 ) -> GateResult:
-    return run_gate(
+    under = under or lease(store)
+    result = run_gate(
         store,
-        under or lease(store),
+        under,
         candidate=versions.get_version(store, "v2"),
         serving=versions.serving(store),
         anchors=anchors,
@@ -101,6 +102,8 @@ def gate_it(
         play=play,
         progress=(said if said is not None else []).append,
     )
+    gates.close_gate(store, under, result.gate, result.verdict, result.reason, result.as_json())
+    return result
 
 
 def stored(store: Store) -> list[Any]:

@@ -64,6 +64,21 @@ def test_live_episodes_are_counted_since_a_moment_and_since_the_last_learning_jo
     assert episodes.live_episodes(store, "v0", 0.0) == 1
 
 
+def test_a_clock_that_was_set_back_stops_no_count(store: Store, clock, player) -> None:
+    played(store, player, "a", [1.0, 0.0])
+    jobs.add_job(store, "one", "learn", "grpo", [ADD], {})
+    leased = jobs.lease_job(store, "learner", 60, clock)
+    assert leased is not None
+    player.group(leased[1], "job", [1.0], purpose="learn")
+    jobs.finish_job(store, leased[1], None, None)
+    with store.write() as conn:
+        conn.execute("UPDATE job SET finished_at = finished_at + 86400")
+    assert episodes.live_episodes(store, "v0", 0.0) == 0
+    played(store, player, "b", [1.0])
+    assert episodes.live_episodes(store, "v0", 0.0) == 1
+    assert episodes.live_episodes(store, "v0", time.time() + 86400) == 1
+
+
 def test_what_was_played_in_a_run(store: Store, player) -> None:
     before = played(store, player, "a", [1.0, 0.0])
     played(store, player, "b", [1.0, 0.0, 1.0])
