@@ -47,6 +47,8 @@ COMMANDS: tuple[CommandFault, ...] = (
         arguments=("version", "rollback", "--reason", "a fault"),
         undo=("version", "promote", "{serving}", "--reason", "again"),
     ),
+    CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
+    CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True),
 )
 AT_START: tuple[Point, ...] = ("mid-migration",)
 """Points that the supervisor comes to when it takes a home."""
