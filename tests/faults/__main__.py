@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,11 +56,13 @@ def main() -> int:
     table, engine = Table(), Table(limit_s=None)
     with ThreadPoolExecutor(2) as pool:
         lanes = [
-            pool.submit(play_lane, folder / "play", model, PLAY_ROUNDS, Random(given.seed), table),
-            pool.submit(learn_lane, folder / "learn", model, LEARN_ROUNDS, Random(given.seed + 1), table),
+            pool.submit(play_lane, folder / "play", model, Random(given.seed), table),
+            pool.submit(learn_lane, folder / "learn", model, Random(given.seed + 1), table),
         ]
-        for lane in lanes:
-            lane.result()
+        if any(lane.exception() for lane in as_completed(lanes)):
+            table.ends.set()
+    for lane in lanes:
+        lane.result()
     found = [condition(folder / name, model, name, look) for name, look in conditions.conditions()]
     skipped = engine_round(folder / "engine", engine)
     broken = [*table.broken, *engine.broken, *(f"{one.name}: {line}" for one in found for line in one.broken)]
@@ -73,23 +75,25 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def play_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, table: Table) -> None:
+def play_lane(folder: Path, model: ModelFiles, random: Random, table: Table) -> None:
     """Actors that die at every point of theirs in turn, and actors and supervisors that die at any moment."""
     points = list(cases.PLAYING)
-    for start in range(0, rounds, ROUNDS_A_HOME):
+    for start in range(0, PLAY_ROUNDS, ROUNDS_A_HOME):
         with place_in(folder / str(start), model.path) as place:
-            for n in range(start, min(start + ROUNDS_A_HOME, rounds)):
+            for n in range(start, min(start + ROUNDS_A_HOME, PLAY_ROUNDS)):
                 cases.play(place, points[n % len(points)], random, table)
         say(f"{table.times} kills")
+        if table.ends.is_set():
+            break
 
 
-def learn_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, table: Table) -> None:
+def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) -> None:
     """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands beside a daemon."""
     for point in cases.AT_START:
         for n in range(1, len(MIGRATIONS) + 1):
             with place_in(folder / f"{point}-{n}", model.path) as place:
                 cases.start(place, point, n, table)
-    for n in range(rounds):
+    for n in range(LEARN_ROUNDS):
         with place_in(folder / str(n), model.path) as place:
             place.serves_after(place.start())
             for points in cases.LEARNING:
@@ -100,6 +104,8 @@ def learn_lane(folder: Path, model: ModelFiles, rounds: int, random: Random, tab
                     cases.command(place, fault, table)
             cases.rest(place)
         say(f"{table.times} kills")
+        if table.ends.is_set():
+            break
 
 
 def condition(path: Path, model: ModelFiles, name: str, look: Callable[[Path, ModelFiles], Condition]) -> Condition:

@@ -66,6 +66,8 @@ class Table:
     """
 
     def __init__(self, limit_s: float | None = SERVES_AGAIN_S) -> None:
+        self.ends = threading.Event()
+        """Set where one lane has failed, so that the other comes to its end."""
         self._limit_s = limit_s
         self._rows: dict[str, Row] = {}
         self._lock = threading.Lock()
