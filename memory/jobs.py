@@ -84,7 +84,7 @@ def lease_job(store: Store, owner: str, ttl_s: float, clock: Clock, job: int | N
 
 def renew_job(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
     """Extend the lease, or raise `LeaseLost`."""
-    leases.renew(store, "job", lease, ttl_s, clock)
+    leases.renew(store, "job", [lease], ttl_s, clock)
 
 
 def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"]) -> None:
@@ -137,7 +137,7 @@ def list_jobs(store: Store, limit: int = 50) -> list[Job]:
 
 def unfinished_jobs(store: Store) -> list[Job]:
     """Jobs that are queued or being worked on, the oldest first."""
-    return [_job(row) for row in store.rows("SELECT * FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id")]
+    return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE state = 'queued' OR {HELD['job']} ORDER BY id")]
 
 
 def jobs_after(store: Store, job: int) -> list[Job]:

@@ -8,15 +8,15 @@ played, and in doing so finds out whether they are still held: a process that wa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from perdure.memory import leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
-from perdure.memory.store import Store
-from perdure.memory.turns import as_kept, insert_turn, read_turns, sampler_columns, valid_text
+from perdure.memory.store import Store, sqlite3, to_json
+from perdure.memory.turns import as_kept, insert_turns, read_turns, sampler_columns, turn_columns, valid_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,7 @@ class _Running:
     kind: Leased
     lease: Lease
     turns: int = 0
-    said: tuple[int, ...] = ()
-    """All tokens up to the end of its last turn."""
+    last: Turn | None = None
 
 
 class StoreJournal:
@@ -51,19 +50,23 @@ class StoreJournal:
     def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
         """Write the turns of one generation batch: (episode, n, turn), n counted from 0. The same turn once more changes nothing."""
         running = {episode: self._running[episode] for episode, _, _ in entries if episode in self._running}
+        rows, again = [], []
+        for episode, n, turn in entries:
+            state = running.get(episode)
+            if state is None or n < state.turns:
+                again.append((episode, n, turn))
+                continue
+            if n > state.turns:
+                raise RuntimeFailure(f"turn {n} of episode {episode} came before its turn {state.turns}")
+            rows.append(turn_columns(episode, n, turn, state.last))
+            running[episode] = _Running(kind=state.kind, lease=state.lease, turns=n + 1, last=turn)
         with self._store.write() as conn:
             self._renew(running.values())
-            for episode, n, turn in entries:
-                state = running.get(episode)
-                if state is None or n < state.turns:
-                    _check_kept(self._store, episode, n, turn)
-                    continue
-                if n > state.turns:
-                    raise RuntimeFailure(f"turn {n} of episode {episode} came before its turn {state.turns}")
-                if not conn.execute("UPDATE episode SET turns = ? WHERE id = ? AND state = 'running'", (n + 1, episode)).rowcount:
-                    raise RuntimeFailure(f"episode {episode} has ended: its turn {n} comes too late")
-                insert_turn(self._store, episode, n, turn, state.said)
-                running[episode] = replace(state, turns=n + 1, said=turn.prompt_ids + turn.action_ids)
+            if rows:
+                _set_turns(conn, {row[0]: running[row[0]].turns for row in rows})
+                insert_turns(conn, rows)
+            for episode, n, turn in again:
+                _check_kept(self._store, episode, n, turn)
         self._running.update(running)
 
     def finish(self, endings: Sequence[Ending]) -> None:
@@ -76,8 +79,11 @@ class StoreJournal:
             self._running.pop(ending.episode, None)
 
     def _renew(self, episodes: Iterable[_Running]) -> None:
-        for kind, lease in {(episode.kind, episode.lease): None for episode in episodes}:
-            leases.renew(self._store, kind, lease, self._ttl_s, self._clock)
+        held: dict[Leased, dict[Lease, None]] = {}
+        for episode in episodes:
+            held.setdefault(episode.kind, {})[episode.lease] = None
+        for kind, found in held.items():
+            leases.renew(self._store, kind, found, self._ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:
@@ -124,6 +130,15 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
         ),
     )
     return int(rows[0]["id"])
+
+
+def _set_turns(conn: sqlite3.Connection, turns: Mapping[int, int]) -> None:
+    """Say how many turns each of these episodes has now. Raises `RuntimeFailure` where one of them has ended."""
+    sql = "UPDATE episode SET turns = ? WHERE id = ? AND state = 'running'"
+    if conn.executemany(sql, [(n, episode) for episode, n in turns.items()]).rowcount != len(turns):
+        sql = "SELECT id FROM episode WHERE id IN (SELECT value FROM json_each(?)) AND state = 'running'"
+        ended = min(turns.keys() - {id_ for (id_,) in conn.execute(sql, (to_json(list(turns)),)).fetchall()})
+        raise RuntimeFailure(f"episode {ended} has ended: its turn {turns[ended] - 1} comes too late")
 
 
 def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:

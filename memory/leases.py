@@ -13,6 +13,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -49,11 +51,7 @@ class BootClock:
         return time.monotonic()
 
     def boot_id(self) -> str:
-        if sys.platform == "linux":
-            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return subprocess.run(
-            ["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
+        return _boot_id()
 
 
 def check(store: Store, kind: Leased, lease: Lease) -> None:
@@ -63,12 +61,17 @@ def check(store: Store, kind: Leased, lease: Lease) -> None:
         raise _lost(store, kind, lease)
 
 
-def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend a lease that is still held, or raise `LeaseLost`. One that has lapsed but that nobody took is held still."""
+def renew(store: Store, kind: Leased, held: Collection[Lease], ttl_s: float, clock: Clock) -> None:
+    """Extend leases that are still held, all or none; raises `LeaseLost` for one that is not.
+
+    One that has lapsed but that nobody took is held still.
+    """
     sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]}"
+    until, boot = clock.now_s() + ttl_s, clock.boot_id()
     with store.write() as conn:
-        if conn.execute(sql, (clock.now_s() + ttl_s, clock.boot_id(), *_key(lease))).rowcount != 1:
-            raise _lost(store, kind, lease)
+        if conn.executemany(sql, [(until, boot, *_key(lease)) for lease in held]).rowcount != len(held):
+            for lease in held:
+                check(store, kind, lease)
 
 
 def lapse(store: Store, owner: str | None = None) -> int:
@@ -87,6 +90,13 @@ def lapse(store: Store, owner: str | None = None) -> int:
 def lapsed(clock: Clock) -> tuple[str, tuple[str, float]]:
     """The condition on a leased row, and its parameters, under which its lease has lapsed."""
     return "(boot_id <> ? OR lease_until < ?)", (clock.boot_id(), clock.now_s())
+
+
+@cache
+def _boot_id() -> str:
+    if sys.platform == "linux":
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def _key(lease: Lease) -> tuple[int, str, int]:

@@ -233,5 +233,16 @@ CREATE VIEW turn_text AS
     FROM turn t;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1,)
+MIGRATION_2 = """
+-- What is asked every second, and by `episode list`, in an index of its own; each ends in the id, so that a list needs no sorting.
+DROP INDEX episode_by_environment;
+DROP INDEX episode_by_version;
+CREATE INDEX episode_by_environment ON episode (environment);
+CREATE INDEX episode_by_version ON episode (version);
+CREATE INDEX episode_live ON episode (version, environment, "group", total_reward, success)
+    WHERE purpose = 'live' AND state = 'completed';
+CREATE INDEX episode_live_by_start ON episode (version, started_at) WHERE purpose = 'live' AND state = 'completed';
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""

@@ -47,17 +47,16 @@ class Store:
         """One transaction: all of it, or nothing. Inside another it joins that one, and its failure undoes only its own part."""
         conn = self.db.conn
         with _plain_errors(self.home):
-            if conn.in_transaction:
-                with self.db.atomic():
-                    yield conn
-                return
-            conn.execute("BEGIN IMMEDIATE")
+            joins = conn.in_transaction
+            conn.execute("SAVEPOINT joined" if joins else "BEGIN IMMEDIATE")
             try:
                 yield conn
-                conn.execute("COMMIT")
+                conn.execute("RELEASE joined" if joins else "COMMIT")
             except BaseException:
                 if conn.in_transaction:
-                    conn.execute("ROLLBACK")
+                    conn.execute("ROLLBACK TO joined" if joins else "ROLLBACK")
+                    if joins:
+                        conn.execute("RELEASE joined")
                 raise
 
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:

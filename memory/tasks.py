@@ -135,16 +135,30 @@ def anything_to_play(store: Store) -> bool:
     return bool(store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"))
 
 
-def stream_counts(store: Store, *, queued: bool = False) -> dict[str, int]:
-    """How many tasks each environment has had from the stream, or has `queued` from it now."""
-    sql = "SELECT environment, count(*) AS n FROM task WHERE source = 'stream' AND (state = 'queued' OR NOT ?) GROUP BY environment"
-    return {row["environment"]: int(row["n"]) for row in store.rows(sql, (queued,))}
+def queued(store: Store) -> int:
+    """How many tasks wait to be played."""
+    return int(store.rows("SELECT count(*) AS n FROM task WHERE state = 'queued'")[0]["n"])
+
+
+def stream_queued(store: Store) -> dict[str, int]:
+    """How many tasks of each environment wait to be played that came from the stream."""
+    return _by_environment(store, "state = 'queued' AND source = 'stream'")
+
+
+def stream_drawn(store: Store) -> dict[str, int]:
+    """How many tasks each environment has ever had from the stream."""
+    return _by_environment(store, "source = 'stream'")
 
 
 def leases_of(store: Store, owner: str) -> list[Lease]:
     """What `owner` has leased."""
     rows = store.rows(f"SELECT id, attempt FROM task WHERE owner = ? AND {leases.HELD['task']}", (owner,))
     return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
+
+
+def _by_environment(store: Store, condition: str) -> dict[str, int]:
+    rows = store.rows(f"SELECT environment, count(*) AS n FROM task WHERE {condition} GROUP BY environment")
+    return {row["environment"]: int(row["n"]) for row in rows}
 
 
 _BAD_ENDING = """

@@ -14,36 +14,40 @@ from typing import Any
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store, sqlite3, to_json
 
 
-def insert_turn(store: Store, episode: int, n: int, turn: Turn, before: Sequence[int]) -> None:
-    """Write a turn's row. `before` is all that was said up to the end of the turn before it."""
+def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write turns, each as `turn_columns` gives it, in the present transaction."""
+    conn.executemany(
+        """
+        INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
+                          version, step_job, step_n, made_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        rows,
+    )
+
+
+def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple[Any, ...]:
+    """The columns of a turn; `before` is the turn before it in its episode. Raises `InputError`."""
     if len(turn.logprobs) != len(turn.action_ids):
         raise InputError(f"turn {n} of episode {episode} has {len(turn.action_ids)} tokens, but {len(turn.logprobs)} log-probs")
     shared = _shared(before, turn.prompt_ids)
-    with store.write() as conn:
-        conn.execute(
-            """
-            INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
-                              version, step_job, step_n, made_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            """,
-            (
-                episode,
-                n,
-                shared,
-                pack_ids(turn.prompt_ids[shared:]),
-                pack_ids(turn.action_ids),
-                pack_logprobs(turn.logprobs),
-                valid_text(turn.observation),
-                valid_text(turn.action),
-                float(turn.reward),
-                turn.finish,
-                *sampler_columns(turn.sampler),
-                time.time(),
-            ),
-        )
+    return (
+        episode,
+        n,
+        shared,
+        pack_ids(turn.prompt_ids[shared:]),
+        pack_ids(turn.action_ids),
+        pack_logprobs(turn.logprobs),
+        valid_text(turn.observation),
+        valid_text(turn.action),
+        float(turn.reward),
+        turn.finish,
+        *sampler_columns(turn.sampler),
+        time.time(),
+    )
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
@@ -101,9 +105,12 @@ def valid_text(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shared(before: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many leading tokens are equal."""
-    for i, (a, b) in enumerate(zip(before, prompt, strict=False)):
-        if a != b:
-            return i
-    return min(len(before), len(prompt))
+def _shared(before: Turn | None, prompt: tuple[int, ...]) -> int:
+    """How many leading tokens of a prompt were said before: equal to the prompt and the answer of the turn before it."""
+    if before is None:
+        return 0
+    asked, said = len(before.prompt_ids), len(before.prompt_ids) + len(before.action_ids)
+    if prompt[:asked] == before.prompt_ids and prompt[asked:said] == before.action_ids:  # the usual case, at the speed of C
+        return said
+    pairs = zip(before.prompt_ids + before.action_ids, prompt, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(said, len(prompt)))

@@ -29,7 +29,6 @@ def test_rates_count_groups_that_differ(store: Store, player) -> None:
     played(store, player, "c", [0.0, 0.0, 0.25])
     assert episodes.success_rates(store, "v0") == {ADD: episodes.RateRow(episodes=9, successes=4, groups=3, mixed_groups=2)}
     assert episodes.success_rates(store, "v0")[ADD].as_json()["success_rate"] == 4 / 9
-    assert episodes.success_rates(store, "v0", purpose="probe") == {}
     assert episodes.counts(store) == {"episodes": 9, "turns": 9}
 
 

@@ -95,6 +95,26 @@ def test_a_generation_batch_is_kept_or_lost_together(store: Store, clock, player
     assert len(get_episode(store, left).turns) == 1
 
 
+def test_a_turn_of_an_episode_that_has_ended_comes_too_late_and_takes_its_batch_along(store: Store, clock, player) -> None:
+    writer = StoreJournal(store, clock)
+    lease = player.task()
+    first, again, other = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
+    writer.finish([player.ending(again)])
+    with pytest.raises(RuntimeFailure, match="episode 1 has ended: its turn 0 comes too late"):
+        writer.turns([(other, 0, player.turn()), (first, 0, player.turn())])
+    assert (get_episode(store, first).state, get_episode(store, first).turns) == ("aborted", ())
+    assert get_episode(store, other).turns == ()
+
+
+def test_one_call_may_hold_several_turns_of_an_episode_and_one_of_them_twice(store: Store, clock, player) -> None:
+    writer = StoreJournal(store, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    first, second = player.turn(), player.turn((1, 2, 3, 4, 5, 6))
+    writer.turns([(episode, 0, first), (episode, 1, second), (episode, 0, first)])
+    assert get_episode(store, episode).turns == (first, second)
+    assert store.rows("SELECT turns FROM episode")[0]["turns"] == 2
+
+
 def test_a_step_that_sampled_is_said(store: Store, clock, player) -> None:
     jobs.add_job(store, "k", "learn", "grpo", [ADD], {})
     leased = jobs.lease_job(store, "learner", 60, clock)
