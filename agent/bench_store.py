@@ -8,7 +8,8 @@ from perdure.agent.commands.status import report
 from perdure.agent.planner import choose_target, refusals
 from perdure.agent.stream import refill
 from perdure.agent.view import observe
-from perdure.memory.bench_scale import EARLY, ENVIRONMENTS, MEMBERS, QUEUED, RARE
+from perdure.memory.bench_journal import MEMBERS
+from perdure.memory.bench_scale import EARLY, ENVIRONMENTS, QUEUED, RARE
 from perdure.memory.episodes import completed_members, get_episode, latest_episode_id, list_episodes, live_episodes, success_rates
 from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.journal import abort_orphans

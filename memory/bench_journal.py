@@ -1,27 +1,30 @@
 """Turns per second of the journal beside plain `sqlite3`, and the bytes that a turn takes.
 
-Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer gets
-its rows ready to insert. Ours packs its blobs, finds what a prompt shares with the turn before, extends the leases of the tasks it plays,
-and checks that every episode goes on. Left out: a large store (`bench_scale.py`).
+Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer packs
+its blobs with `struct` and inserts rows, as a program would that keeps its turns with `sqlite3`. It is also timed with rows that were ready
+before the clock ran, which is SQLite alone. Ours also keeps up the leases of its tasks, checks that each episode still runs and
+that each prompt goes on from the turn before, and counts turns. Left out: a large store (`bench_scale.py`).
 """
 
 from __future__ import annotations
 
 import random
 import statistics
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
 from perdure.memory import environments, tasks, versions
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.schema import PAGE_SIZE_BYTES
-from perdure.memory.store import Store, checkpoint, create_store, open_store, sqlite3
-from perdure.memory.turns import turn_columns
+from perdure.memory.store import Store, checkpoint, create_store, open_store
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""
@@ -32,9 +35,21 @@ TURNS = 10
 PROMPT, ANSWER = 100, 128
 """Tokens that each turn adds to its prompt, and tokens of its answer."""
 VOCABULARY = 49_152
+COLUMNS = 14
+"""Of the table of turns."""
 ENVIRONMENT = "perdure:bench"
 _SAMPLER = VersionRef("v0")
 _WORDS = ("the", "number", "is", "not", "larger", "than", "your", "last", "guess,", "so", "try", "again", "with", "word", "of", "list")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds that the transactions of one run took, by side."""
+
+    ours: float
+    plain: float
+    ready: float
+    """The peer with its rows ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +59,28 @@ class Speed:
     batch: int
     turns: int
     """Of each run."""
-    seconds: list[tuple[float, float]]
-    """Of each run, ours and the peer's."""
-
-    @property
-    def rates(self) -> tuple[float, float]:
-        """Turns per second, ours and the peer's: the medians."""
-        return statistics.median(self.turns / ours for ours, _ in self.seconds), statistics.median(self.turns / s for _, s in self.seconds)
+    runs: list[Run]
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is: the median over the runs."""
-        return statistics.median(peer / ours for ours, peer in self.seconds)
+        """How many times as fast as the peer ours is: the median over the runs."""
+        return statistics.median(run.plain / run.ours for run in self.runs)
+
+    @property
+    def ratio_ready(self) -> float:
+        """The same beside rows that were ready."""
+        return statistics.median(run.ready / run.ours for run in self.runs)
 
     def as_json(self) -> dict[str, Any]:
-        ours, peer = self.rates
-        return {"batch": self.batch, "turns_per_second": ours, "peer": peer, "ratio": self.ratio, "runs": len(self.seconds)}
+        return {
+            "batch": self.batch,
+            "runs": len(self.runs),
+            "turns_per_second": statistics.median(self.turns / run.ours for run in self.runs),
+            "plain": statistics.median(self.turns / run.plain for run in self.runs),
+            "ratio": self.ratio,
+            "plain_ready": statistics.median(self.turns / run.ready for run in self.runs),
+            "ratio_ready": self.ratio_ready,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +135,9 @@ def bench_journal(
         speeds = []
         for batch, sets in batches.items():
             say(f"journal: batches of {batch}")
-            _ours(store, batch), plain.write(batch)  # a warm-up
-            seconds = [_both(store, plain, batch, sets, ours_first=n % 2 == 0) for n in range(repeats)]
-            speeds.append(Speed(batch=batch, turns=sets * TURNS * batch, seconds=seconds))
+            _run(store, plain, batch, 1, 0)  # a warm-up
+            runs = [_run(store, plain, batch, sets, n) for n in range(repeats)]
+            speeds.append(Speed(batch=batch, turns=sets * TURNS * batch, runs=runs))
         checkpoint(store)
         return JournalBench(sqlite=sqlite3.sqlite_version, speeds=speeds, size=turn_size(store))
 
@@ -156,20 +177,18 @@ class Plain:
         self._conn.execute(table)
         self._episodes = 0
 
-    def write(self, batch: int) -> float:
-        """Play a set of episodes; gives the seconds that their transactions took."""
+    def write(self, batch: int, *, ready: bool) -> float:
+        """Play a set of episodes; gives the seconds of their transactions, with the making of rows unless they are `ready`."""
         numbers = range(self._episodes, self._episodes + batch)
         self._episodes += batch
-        rows: list[list[tuple[Any, ...]]] = []
-        before: list[Turn | None] = [None] * batch
-        for n, turns in enumerate(_turns(batch)):
-            rows.append([turn_columns(episode, n, turn, last) for episode, turn, last in zip(numbers, turns, before, strict=True)])
-            before = [*turns]
-        insert = f"INSERT INTO turn VALUES ({', '.join('?' * len(rows[0][0]))})"
+        sets = _turns(batch)
+        made = [_rows(numbers, n, turns) for n, turns in enumerate(sets)] if ready else []
+        insert = f"INSERT INTO turn VALUES ({', '.join('?' * COLUMNS)})"
         started = time.perf_counter()
-        for ready in rows:
+        for n, turns in enumerate(sets):
+            rows = made[n] if ready else _rows(numbers, n, turns)
             self._conn.execute("BEGIN IMMEDIATE")
-            self._conn.executemany(insert, ready)
+            self._conn.executemany(insert, rows)
             self._conn.execute("COMMIT")
         return time.perf_counter() - started
 
@@ -188,18 +207,40 @@ def words(tokens: int) -> str:
     return " ".join(random.choices(_WORDS, k=tokens))[: 4 * tokens]
 
 
-def _both(store: Store, plain: Plain, batch: int, sets: int, *, ours_first: bool) -> tuple[float, float]:
-    """One run of each side, in turn set by set, the log cut after each."""
-    ours = peer = 0.0
-    for n in range(sets):
-        for mine in (True, False) if ours_first == (n % 2 == 0) else (False, True):
-            if mine:
-                ours += _ours(store, batch)
-            else:
-                peer += plain.write(batch)
+def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
+    """The rows of a batch, as somebody writes it who needs nothing else."""
+    return [
+        (
+            episode,
+            n,
+            turn.shared,
+            struct.pack(f"<{len(turn.prompt_ids) - turn.shared}i", *turn.prompt_ids[turn.shared :]),
+            struct.pack(f"<{len(turn.action_ids)}i", *turn.action_ids),
+            struct.pack(f"<{len(turn.logprobs)}f", *turn.logprobs),
+            turn.observation,
+            turn.action,
+            turn.reward,
+            turn.finish,
+            _SAMPLER.name,
+            None,
+            None,
+            time.time(),
+        )
+        for episode, turn in zip(episodes, turns, strict=True)
+    ]
+
+
+def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
+    """One run of each side, set by set in turn, another one first in every set; the logs are cut in between."""
+    seconds = [0.0, 0.0, 0.0]
+    sides = (lambda: _ours(store, batch), lambda: plain.write(batch, ready=False), lambda: plain.write(batch, ready=True))
+    for k in range(sets):
+        for side in range(3):
+            which = (side + k + n) % 3
+            seconds[which] += sides[which]()
         checkpoint(store)
         plain.checkpoint()
-    return ours, peer
+    return Run(*seconds)
 
 
 def _ours(store: Store, batch: int) -> float:
@@ -248,9 +289,9 @@ def _turns(batch: int) -> list[list[Turn]]:
     return found
 
 
-def _turn(before: Sequence[int]) -> Turn:
+def _turn(said: tuple[int, ...]) -> Turn:
     return Turn(
-        prompt_ids=(*before, *random.choices(range(VOCABULARY), k=PROMPT)),
+        prompt_ids=(*said, *random.choices(range(VOCABULARY), k=PROMPT)),
         action_ids=tuple(random.choices(range(VOCABULARY), k=ANSWER)),
         logprobs=tuple(-random.random() for _ in range(ANSWER)),
         observation=words(PROMPT),
@@ -258,4 +299,5 @@ def _turn(before: Sequence[int]) -> Turn:
         reward=0.0,
         sampler=_SAMPLER,
         finish="stop",
+        shared=len(said),
     )

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
 from perdure.memory import environments, versions
 from perdure.memory.bench_journal import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.memory.errors import InputError
-from perdure.memory.store import FILE_NAME, Store, create_store, open_store, sqlite3
+from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
 ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
 RARE = "perdure:bench?number=rare"

@@ -84,7 +84,7 @@ def lease_job(store: Store, owner: str, ttl_s: float, clock: Clock, job: int | N
 
 def renew_job(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
     """Extend the lease, or raise `LeaseLost`."""
-    leases.renew(store, "job", [lease], ttl_s, clock)
+    leases.renew(store, "job", lease, ttl_s, clock)
 
 
 def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"]) -> None:

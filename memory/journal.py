@@ -1,8 +1,8 @@
 """The journal: what is being played, written down as it happens.
 
 `StoreJournal` is what the rollout loop writes to (`envs/rollout.py` says what it expects). Each call is one transaction: a whole generation
-batch is kept or lost together, and is on the disk when the call returns. Each call also renews the leases under which its episodes are
-played, and in doing so finds out whether they are still held: a process that was taken over writes nothing.
+batch is kept or lost together, and is on the disk when the call returns. Each call also finds out whether the leases are still held under
+which its episodes are played, and keeps them up: a process that was taken over writes nothing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
 from perdure.memory import leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
-from perdure.memory.store import Store, sqlite3, to_json
+from perdure.memory.store import Store, to_json
 from perdure.memory.turns import as_kept, insert_turns, read_turns, sampler_columns, turn_columns, valid_text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Running:
     """An episode that this journal started: under which lease, and how far it is on the disk."""
 
@@ -42,7 +44,7 @@ class StoreJournal:
         """Write the rows of episodes about to be played, and give their ids. A member that its group has completed is refused."""
         started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
         with self._store.write():
-            self._renew(started)
+            self._hold(started)
             ids = [_insert_episode(self._store, plan) for plan in plans]
         self._running.update(zip(ids, started, strict=True))
         return ids
@@ -61,7 +63,7 @@ class StoreJournal:
             rows.append(turn_columns(episode, n, turn, state.last))
             running[episode] = _Running(kind=state.kind, lease=state.lease, turns=n + 1, last=turn)
         with self._store.write() as conn:
-            self._renew(running.values())
+            self._hold(running.values())
             if rows:
                 _set_turns(conn, {row[0]: running[row[0]].turns for row in rows})
                 insert_turns(conn, rows)
@@ -72,18 +74,18 @@ class StoreJournal:
     def finish(self, endings: Sequence[Ending]) -> None:
         """Write how episodes ended; one that completes aborts other running attempts at its member. The same again changes nothing."""
         with self._store.write():
-            self._renew(self._running[ending.episode] for ending in endings if ending.episode in self._running)
+            self._hold(self._running[ending.episode] for ending in endings if ending.episode in self._running)
             for ending in endings:
                 _finish_episode(self._store, ending, ours=ending.episode in self._running)
         for ending in endings:
             self._running.pop(ending.episode, None)
 
-    def _renew(self, episodes: Iterable[_Running]) -> None:
-        held: dict[Leased, dict[Lease, None]] = {}
+    def _hold(self, episodes: Iterable[_Running]) -> None:
+        held: dict[Leased, dict[int, Lease]] = {}
         for episode in episodes:
-            held.setdefault(episode.kind, {})[episode.lease] = None
+            held.setdefault(episode.kind, {})[id(episode.lease)] = episode.lease  # the members of a task share theirs
         for kind, found in held.items():
-            leases.renew(self._store, kind, found, self._ttl_s, self._clock)
+            leases.keep(self._store, kind, found.values(), self._ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:

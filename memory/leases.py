@@ -20,12 +20,15 @@ from typing import Literal, Protocol
 
 from perdure.memory.errors import LeaseLost
 from perdure.memory.records import Lease
-from perdure.memory.store import Store
+from perdure.memory.store import Store, to_json
 
 Leased = Literal["task", "job", "device"]
 
 TTL_S = 120.0
-"""How long a lease lasts that nobody renews. Each batch of turns renews it; longer pauses need `renew`."""
+"""How long a lease lasts that nobody renews. Batches of turns keep it up; longer pauses need `renew`."""
+
+FRESH = 0.75
+"""A lease with this share of its time to go is not extended yet."""
 
 ATTEMPT_CAP = 3
 """A task or job that has failed, or whose process has died, this often is not tried again."""
@@ -61,17 +64,30 @@ def check(store: Store, kind: Leased, lease: Lease) -> None:
         raise _lost(store, kind, lease)
 
 
-def renew(store: Store, kind: Leased, held: Collection[Lease], ttl_s: float, clock: Clock) -> None:
-    """Extend leases that are still held, all or none; raises `LeaseLost` for one that is not.
-
-    One that has lapsed but that nobody took is held still.
-    """
+def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) -> None:
+    """Extend a lease that is still held, or raise `LeaseLost`. One that has lapsed but that nobody took is held still."""
     sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]}"
-    until, boot = clock.now_s() + ttl_s, clock.boot_id()
     with store.write() as conn:
-        if conn.executemany(sql, [(until, boot, *_key(lease)) for lease in held]).rowcount != len(held):
-            for lease in held:
-                check(store, kind, lease)
+        if conn.execute(sql, (clock.now_s() + ttl_s, clock.boot_id(), *_key(lease))).rowcount != 1:
+            raise _lost(store, kind, lease)
+
+
+def keep(store: Store, kind: Leased, held: Collection[Lease], ttl_s: float, clock: Clock) -> None:
+    """Raise `LeaseLost` unless all these leases are still held, inside the transaction that this is to protect.
+
+    They are extended, all of them, where one has less than `FRESH` of `ttl_s` to go: to look is cheaper than to write.
+    """
+    fresh = store.rows(
+        f"""
+        SELECT count(*) AS n FROM json_each(?) AS given JOIN {kind} ON {kind}.rowid = json_extract(given.value, '$[0]')
+        WHERE owner = json_extract(given.value, '$[1]') AND attempt = json_extract(given.value, '$[2]') AND {HELD[kind]}
+              AND lease_until >= ? AND boot_id = ?
+        """,
+        (to_json([_key(lease) for lease in held]), clock.now_s() + FRESH * ttl_s, clock.boot_id()),
+    )
+    if fresh[0]["n"] < len(held):
+        for lease in held:
+            renew(store, kind, lease, ttl_s, clock)
 
 
 def lapse(store: Store, owner: str | None = None) -> int:

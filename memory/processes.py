@@ -118,7 +118,7 @@ def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease |
 
 def renew_device(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
     """Extend the lease, or raise `LeaseLost`."""
-    leases.renew(store, "device", [lease], ttl_s, clock)
+    leases.renew(store, "device", lease, ttl_s, clock)
 
 
 def give_device(store: Store, lease: Lease) -> None:

@@ -82,6 +82,8 @@ class Turn:
     sampler: Sampler
     finish: Literal["stop", "length"]
     """Whether the policy ended its answer itself, or ran into the token limit."""
+    shared: int = 0
+    """How many tokens the prompt begins with that are the prompt and the answer of the turn before it; they are stored once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

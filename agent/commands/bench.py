@@ -156,9 +156,12 @@ def _print_learner(pairs: list[Pair]) -> None:
 
 
 def _print_store(journal: JournalBench, scale: ScaleBench) -> None:
-    rows = [(speed.batch, round(speed.rates[0]), round(speed.rates[1]), speed.ratio) for speed in journal.speeds]
+    found = [speed.as_json() for speed in journal.speeds]
+    rows = [(row["batch"], *(round(row[side]) for side in ("turns_per_second", "plain", "plain_ready"))) for row in found]
+    ratios = [(row["ratio"], row["ratio_ready"]) for row in found]
     title = f"turns per second through the journal, beside plain sqlite3 {journal.sqlite} with the same settings"
-    print_table(("turns at once", "perdure", "sqlite3", "ratio"), rows, title=title)
+    columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows")
+    print_table(columns, [row + ratio for row, ratio in zip(rows, ratios, strict=True)], title=title)
     size = journal.size.as_json()
     print_table(tuple(size), [[round(part) for part in size.values()]], title="\nbytes a turn: 100 new prompt tokens, 128 of answer")
     click.echo(f"\n{scale.episodes} episodes, {scale.turns} turns, {scale.size_bytes / 1e6:.0f} MB, made in {scale.fill_s:.0f} s")
