@@ -53,6 +53,7 @@ def _refill(store: Store) -> object:
 
 
 def _lease(store: Store) -> None:
-    """With the writes, and what gives them back."""
-    for _, lease in lease_tasks(store, "bench", 8, TTL_S, BootClock()):
-        release_task(store, lease)
+    """With the write, and in it what gives them back."""
+    with store.write():
+        for _, lease in lease_tasks(store, "bench", 8, TTL_S, BootClock()):
+            release_task(store, lease)

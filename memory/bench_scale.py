@@ -24,6 +24,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import environments, versions
 from perdure.memory.bench_journal import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.memory.errors import InputError
+from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
 ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
@@ -131,6 +132,7 @@ def fill(home: Path, episodes: int) -> None:
         _fill_tasks(conn, math.ceil(0.8 * episodes / MEMBERS))
         _insert(conn, "episode", _EPISODE, _episodes(episodes, promoted))
         _insert(conn, "turn", _TURN, _turns(episodes))
+        conn.execute(COUNT_RATES)
         conn.execute("COMMIT")
 
 

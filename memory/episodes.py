@@ -140,19 +140,8 @@ def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozense
 
 
 def success_rates(store: Store, version: str) -> dict[str, RateRow]:
-    """How each environment went under `version`, over its completed live episodes."""
-    rows = store.rows(
-        """
-        SELECT environment, sum(episodes) AS episodes, sum(successes) AS successes, count(*) AS groups, sum(low < high) AS mixed_groups
-        FROM (
-            SELECT environment, count(*) AS episodes, sum(success) AS successes, min(total_reward) AS low, max(total_reward) AS high
-            FROM episode WHERE version = ? AND purpose = 'live' AND state = 'completed'
-            GROUP BY environment, "group"
-        )
-        GROUP BY environment ORDER BY environment
-        """,
-        (version,),
-    )
+    """How each environment went under `version`, over all live episodes that completed, those included that were pruned since."""
+    rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))
     return {
         row["environment"]: RateRow(
             episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"]

@@ -153,7 +153,7 @@ def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:
 
 
 def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
-    rows = store.rows("""SELECT state, stop_reason, total_reward, "group", member FROM episode WHERE id = ?""", (ending.episode,))
+    rows = store.rows("SELECT * FROM episode WHERE id = ?", (ending.episode,))
     if not rows or (not ours and rows[0]["state"] == "running"):
         raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
     row = rows[0]
@@ -186,3 +186,23 @@ def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
                 ending.episode,
             ),
         )
+        if ending.state == "completed" and row["purpose"] == "live" and row["version"] is not None:
+            _count(conn, row, ending)
+
+
+def _count(conn: sqlite3.Connection, row: sqlite3.Row, ending: Ending) -> None:
+    """Count a live episode that has just completed. Its group is mixed as soon as two of its returns differ."""
+    sql = """
+        SELECT count(*), min(total_reward), max(total_reward) FROM episode
+        WHERE "group" = ? AND state = 'completed' AND purpose = 'live' AND version = ? AND environment = ? AND id <> ?
+    """
+    others, low, high = conn.execute(sql, (row["group"], row["version"], row["environment"], row["id"])).fetchone()
+    mixes = others > 0 and low == high != ending.total_reward
+    conn.execute(
+        """
+        INSERT INTO rate (version, environment, episodes, successes, groups, mixed_groups) VALUES (?, ?, 1, ?, ?, ?)
+        ON CONFLICT (version, environment) DO UPDATE SET episodes = episodes + 1, successes = successes + excluded.successes,
+            groups = groups + excluded.groups, mixed_groups = mixed_groups + excluded.mixed_groups
+        """,
+        (row["version"], row["environment"], int(ending.success), int(others == 0), int(mixes)),
+    )
