@@ -105,7 +105,8 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
     conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if wanted[column] is not None]
     rows = store.rows(
         f"""
-        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler
+        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
+               CASE e.state WHEN 'running' THEN (SELECT count(*) FROM turn t WHERE t.episode = e.id) ELSE e.turns END AS so_far
         FROM episode e {"WHERE " if conditions else ""}{" AND ".join(conditions)} ORDER BY e.id DESC LIMIT :limit
         """,
         wanted,
@@ -119,7 +120,7 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
             state=row["state"],
             success=bool(row["success"]),
             total_reward=row["total_reward"],
-            turns=row["turns"],
+            turns=row["so_far"],
             stop_reason=row["stop_reason"],
             sampler=row["sampler"],
             task=row["task"],

@@ -7,8 +7,9 @@ which its episodes are played, and keeps them up: a process that was taken over 
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
@@ -17,7 +18,7 @@ from perdure.memory import leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 from perdure.memory.turns import as_kept, insert_turns, read_turns, sampler_columns, turn_columns, valid_text
 
 
@@ -65,7 +66,7 @@ class StoreJournal:
         with self._store.write() as conn:
             self._hold(running.values())
             if rows:
-                _set_turns(conn, {row[0]: running[row[0]].turns for row in rows})
+                _check_running(conn, {row[0] for row in rows})
                 insert_turns(conn, rows)
             for episode, n, turn in again:
                 _check_kept(self._store, episode, n, turn)
@@ -93,7 +94,8 @@ def abort_orphans(store: Store) -> int:
     with store.write() as conn:
         return conn.execute(
             """
-            UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'its lease ended', finished_at = ?
+            UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'its lease ended', finished_at = ?,
+                               turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
             WHERE state = 'running'
             AND NOT EXISTS (SELECT 1 FROM task t WHERE t.id = episode.task AND t.attempt = episode.attempt AND t.state = 'leased')
             AND NOT EXISTS (SELECT 1 FROM job j WHERE j.id = episode.job AND j.attempt = episode.attempt
@@ -134,13 +136,13 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
     return int(rows[0]["id"])
 
 
-def _set_turns(conn: sqlite3.Connection, turns: Mapping[int, int]) -> None:
-    """Say how many turns each of these episodes has now. Raises `RuntimeFailure` where one of them has ended."""
-    sql = "UPDATE episode SET turns = ? WHERE id = ? AND state = 'running'"
-    if conn.executemany(sql, [(n, episode) for episode, n in turns.items()]).rowcount != len(turns):
-        sql = "SELECT id FROM episode WHERE id IN (SELECT value FROM json_each(?)) AND state = 'running'"
-        ended = min(turns.keys() - {id_ for (id_,) in conn.execute(sql, (to_json(list(turns)),)).fetchall()})
-        raise RuntimeFailure(f"episode {ended} has ended: its turn {turns[ended] - 1} comes too late")
+def _check_running(conn: sqlite3.Connection, episodes: Set[int]) -> None:
+    """Raise `RuntimeFailure` where one of these episodes has ended."""
+    given = (json.dumps(list(episodes)),)
+    running = "FROM episode WHERE id IN (SELECT value FROM json_each(?)) AND state = 'running'"
+    if conn.execute(f"SELECT count(*) {running}", given).fetchone() != (len(episodes),):
+        ended = episodes - {id_ for (id_,) in conn.execute(f"SELECT id {running}", given).fetchall()}
+        raise RuntimeFailure(f"episode {min(ended)} has ended: a turn of it comes too late")
 
 
 def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:
@@ -165,14 +167,16 @@ def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
         if ending.state == "completed":
             conn.execute(
                 """
-                UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?
+                UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?,
+                                   turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
                 WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
                 """,
                 (time.time(), row["group"], row["member"], ending.episode),
             )
         conn.execute(
             """
-            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?
+            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?,
+                               turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
             WHERE id = ?
             """,
             (

@@ -13,14 +13,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
 from perdure.memory.errors import LeaseLost
 from perdure.memory.records import Lease
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 
 Leased = Literal["task", "job", "device"]
 
@@ -72,21 +72,15 @@ def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) 
             raise _lost(store, kind, lease)
 
 
-def keep(store: Store, kind: Leased, held: Collection[Lease], ttl_s: float, clock: Clock) -> None:
-    """Raise `LeaseLost` unless all these leases are still held, inside the transaction that this is to protect.
+def keep(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: float, clock: Clock) -> None:
+    """Raise `LeaseLost` unless all these leases are still held. Call it inside the transaction that it is to protect.
 
-    They are extended, all of them, where one has less than `FRESH` of `ttl_s` to go: to look is cheaper than to write.
+    One that has less than `FRESH` of `ttl_s` to go is extended: to look is cheaper than to write.
     """
-    fresh = store.rows(
-        f"""
-        SELECT count(*) AS n FROM json_each(?) AS given JOIN {kind} ON {kind}.rowid = json_extract(given.value, '$[0]')
-        WHERE owner = json_extract(given.value, '$[1]') AND attempt = json_extract(given.value, '$[2]') AND {HELD[kind]}
-              AND lease_until >= ? AND boot_id = ?
-        """,
-        (to_json([_key(lease) for lease in held]), clock.now_s() + FRESH * ttl_s, clock.boot_id()),
-    )
-    if fresh[0]["n"] < len(held):
-        for lease in held:
+    sql = f"SELECT 1 FROM {kind} WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= ? AND boot_id = ?"
+    until, boot = clock.now_s() + FRESH * ttl_s, clock.boot_id()
+    for lease in held:
+        if store.db.conn.execute(sql, (*_key(lease), until, boot)).fetchone() is None:
             renew(store, kind, lease, ttl_s, clock)
 
 

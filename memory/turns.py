@@ -110,7 +110,7 @@ def sampler_columns(sampler: Sampler) -> tuple[str | None, int | None, int | Non
 
 def valid_text(text: str) -> str:
     """A text with what UTF-8 cannot hold (lone surrogates) replaced by '?', so that a strange environment cannot stop the journal."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _goes_on(before: Turn | None, turn: Turn) -> bool:
