@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perdure.envs.seeds import train_seed
 from perdure.memory.store import Store
-from perdure.memory.tasks import add_tasks, stream_counts
+from perdure.memory.tasks import add_tasks, stream_drawn, stream_queued
 
 
 def refill(store: Store, environments: Sequence[str], *, per_environment: int, members: int, root: int, room: int | None = None) -> int:
@@ -16,10 +16,10 @@ def refill(store: Store, environments: Sequence[str], *, per_environment: int, m
     the stream goes on where it stood.
     """
     with store.write():
-        queued = stream_counts(store, queued=True)
+        queued = stream_queued(store)
         if all(queued.get(name, 0) >= per_environment for name in environments):
-            return 0  # the usual case; what follows reads every task there ever was
-        had = stream_counts(store)
+            return 0  # the usual case; what follows counts every task there ever was
+        had = stream_drawn(store)
         added = 0
         for level in range(per_environment):
             for name in environments:

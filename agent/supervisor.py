@@ -148,10 +148,10 @@ class Supervisor:
                     click.echo(f"perdure: {what} failed: {visible(trouble)}", err=True)
 
     def _refill(self) -> None:
-        now = tasks.counts(self.store)
-        self._tally.tasks = now["done"] + now["failed"] - self._tasks_before
         room = None
         if self._limits.tasks is not None:
+            now = tasks.counts(self.store)
+            self._tally.tasks = now["done"] + now["failed"] - self._tasks_before
             room = self._limits.tasks - self._tally.tasks - now["queued"] - now["running"]
         refill(
             self.store,

@@ -62,6 +62,8 @@ class _Playing:
     env: GuardedEnv
     observation: str = ""
     prompt_ids: Ids = ()
+    shared: int = 0
+    """How many tokens the prompt begins with that are the last prompt and its answer."""
     turns: list[Turn] = field(default_factory=list)
     stated: bool | None = None
     ending: Ending | None = None
@@ -224,6 +226,7 @@ def _step(playing: _Playing, chat: Chat, sample: Sample) -> Outcome | None:
         reward=0.0 if outcome is None else outcome.reward,
         sampler=sample.sampler,
         finish=sample.finish,
+        shared=playing.shared,
     )
     playing.turns.append(turn)
     return outcome
@@ -243,7 +246,7 @@ def _go_on(playing: _Playing, outcome: Outcome, chat: Chat, context_limit: int) 
         raise RuntimeFailure("the chat template changes what was said before: this model cannot play environments of several turns")
     if len(prompt_ids) + environment.max_tokens > context_limit:
         return _end(playing, "completed", "context_limit")
-    playing.observation, playing.prompt_ids = outcome.observation, prompt_ids
+    playing.observation, playing.prompt_ids, playing.shared = outcome.observation, prompt_ids, len(said)
     return None
 
 

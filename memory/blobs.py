@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 from sqlite_utils import Database
 
@@ -18,7 +19,7 @@ from perdure.memory.errors import InputError
 def pack_ids(ids: Sequence[int]) -> bytes:
     """Token ids as little-endian int32. Raises `InputError` for an id that does not fit."""
     try:
-        return struct.pack(f"<{len(ids)}i", *ids)
+        return _layout("i", len(ids)).pack(*ids)
     except struct.error as error:
         raise InputError(f"token ids must be integers of 32 bits, from {min(ids)} to {max(ids)} was given ({error})") from None
 
@@ -30,12 +31,17 @@ def unpack_ids(blob: bytes) -> tuple[int, ...]:
 
 def pack_logprobs(logprobs: Sequence[float]) -> bytes:
     """Log-probs as little-endian float32."""
-    return struct.pack(f"<{len(logprobs)}f", *logprobs)
+    return _layout("f", len(logprobs)).pack(*logprobs)
 
 
 def unpack_logprobs(blob: bytes) -> tuple[float, ...]:
     """The log-probs that `pack_logprobs` packed, each the nearest float32 to what was given."""
     return struct.unpack(f"<{len(blob) // 4}f", blob)
+
+
+@lru_cache(maxsize=1024)
+def _layout(kind: str, n: int) -> struct.Struct:
+    return struct.Struct(f"<{n}{kind}")
 
 
 def register_functions(db: Database) -> None:

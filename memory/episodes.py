@@ -104,13 +104,15 @@ def latest_episode_id(store: Store) -> int | None:
 
 def list_episodes(store: Store, environment: str | None = None, version: str | None = None, limit: int = 20) -> list[EpisodeSummary]:
     """The latest episodes, the latest first, of one environment or version where these are given."""
+    wanted = {"environment": environment, "version": version, "limit": max(limit, 0)}
+    conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if wanted[column] is not None]
     rows = store.rows(
-        """
-        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler FROM episode e
-        WHERE (:environment IS NULL OR e.environment = :environment) AND (:version IS NULL OR e.version = :version)
-        ORDER BY e.id DESC LIMIT :limit
+        f"""
+        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
+               CASE e.state WHEN 'running' THEN (SELECT count(*) FROM turn t WHERE t.episode = e.id) ELSE e.turns END AS so_far
+        FROM episode e {"WHERE " if conditions else ""}{" AND ".join(conditions)} ORDER BY e.id DESC LIMIT :limit
         """,
-        {"environment": environment, "version": version, "limit": max(limit, 0)},
+        wanted,
     )
     return [
         EpisodeSummary(
@@ -121,7 +123,7 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
             state=row["state"],
             success=bool(row["success"]),
             total_reward=row["total_reward"],
-            turns=row["turns"],
+            turns=row["so_far"],
             stop_reason=row["stop_reason"],
             sampler=row["sampler"],
             task=row["task"],
@@ -141,20 +143,9 @@ def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozense
     return {group: frozenset(row["member"] for row in rows if row["group"] == group) for group in groups}
 
 
-def success_rates(store: Store, version: str, purpose: Purpose = "live") -> dict[str, RateRow]:
-    """How each environment went under `version`, over its completed episodes of this purpose."""
-    rows = store.rows(
-        """
-        SELECT environment, sum(episodes) AS episodes, sum(successes) AS successes, count(*) AS groups, sum(low < high) AS mixed_groups
-        FROM (
-            SELECT environment, count(*) AS episodes, sum(success) AS successes, min(total_reward) AS low, max(total_reward) AS high
-            FROM episode WHERE version = ? AND purpose = ? AND state = 'completed'
-            GROUP BY environment, "group"
-        )
-        GROUP BY environment ORDER BY environment
-        """,
-        (version, purpose),
-    )
+def success_rates(store: Store, version: str) -> dict[str, RateRow]:
+    """How each environment went under `version`, over all live episodes that completed, those included that were pruned since."""
+    rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))
     return {
         row["environment"]: RateRow(
             episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"]
@@ -194,10 +185,14 @@ def played_after(store: Store, episode: int) -> list[Played]:
     return [Played(**dict(row)) for row in rows]
 
 
+def count(store: Store) -> int:
+    """How many episodes the store holds."""
+    return int(store.rows("SELECT count(*) AS n FROM episode")[0]["n"])
+
+
 def counts(store: Store) -> dict[str, int]:
-    """How many episodes and turns the store holds."""
-    row = store.rows("SELECT (SELECT count(*) FROM episode) AS episodes, (SELECT count(*) FROM turn) AS turns")[0]
-    return {"episodes": row["episodes"], "turns": row["turns"]}
+    """How many episodes and turns the store holds. Counting turns reads an index from end to end."""
+    return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"])}
 
 
 def _episodes(store: Store, ids: Sequence[int]) -> list[Episode]:

@@ -149,7 +149,7 @@ def list_jobs(store: Store, limit: int = 50) -> list[Job]:
 
 def unfinished_jobs(store: Store) -> list[Job]:
     """Jobs that are queued or being worked on, the oldest first."""
-    return [_job(row) for row in store.rows("SELECT * FROM job WHERE state NOT IN ('done', 'failed') ORDER BY id")]
+    return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE state = 'queued' OR {HELD['job']} ORDER BY id")]
 
 
 def jobs_at_work(store: Store, clock: Clock) -> list[Job]:

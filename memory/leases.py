@@ -13,6 +13,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -23,7 +25,10 @@ from perdure.memory.store import Store
 Leased = Literal["task", "job", "device"]
 
 TTL_S = 120.0
-"""How long a lease lasts that nobody renews. Each batch of turns renews it; longer pauses need `renew`."""
+"""How long a lease lasts that nobody renews. Batches of turns keep it up; longer pauses need `renew`."""
+
+FRESH = 0.75
+"""A lease with this share of its time to go is not extended yet."""
 
 ATTEMPT_CAP = 3
 """A task or job that has failed, or whose process has died, this often is not tried again."""
@@ -49,11 +54,7 @@ class BootClock:
         return time.monotonic()
 
     def boot_id(self) -> str:
-        if sys.platform == "linux":
-            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return subprocess.run(
-            ["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10
-        ).stdout.strip()
+        return _boot_id()
 
 
 def check(store: Store, kind: Leased, lease: Lease) -> None:
@@ -76,6 +77,18 @@ def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) 
             raise _lost(store, kind, lease)
 
 
+def keep(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: float, clock: Clock) -> None:
+    """Raise `LeaseLost` unless all these leases are still held. Call it inside the transaction that it is to protect.
+
+    One that has less than `FRESH` of `ttl_s` to go is extended: to look is cheaper than to write.
+    """
+    sql = f"SELECT 1 FROM {kind} WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= ? AND boot_id = ?"
+    until, boot = clock.now_s() + FRESH * ttl_s, clock.boot_id()
+    for lease in held:
+        if store.db.conn.execute(sql, (*_key(lease), until, boot)).fetchone() is None:
+            renew(store, kind, lease, ttl_s, clock)
+
+
 def lapse(store: Store, owner: str | None = None) -> int:
     """Let all leases of `owner` lapse at once, because it is known to be dead; without an owner, those of everybody.
 
@@ -92,6 +105,13 @@ def lapse(store: Store, owner: str | None = None) -> int:
 def lapsed(clock: Clock) -> tuple[str, tuple[str, float]]:
     """The condition on a leased row, and its parameters, under which its lease has lapsed."""
     return "(boot_id <> ? OR lease_until < ?)", (clock.boot_id(), clock.now_s())
+
+
+@cache
+def _boot_id() -> str:
+    if sys.platform == "linux":
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
 def _key(lease: Lease) -> tuple[int, str, int]:

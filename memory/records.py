@@ -6,7 +6,7 @@ Rows become these records at the edge of `memory/`, so that no other folder sees
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TaskState = Literal["queued", "leased", "done", "failed"]
@@ -82,6 +82,8 @@ class Turn:
     sampler: Sampler
     finish: Literal["stop", "length"]
     """Whether the policy ended its answer itself, or ran into the token limit."""
+    shared: int = field(default=0, compare=False)
+    """How many tokens the prompt begins with that are the prompt and the answer of the turn before it; they are stored once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

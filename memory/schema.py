@@ -287,5 +287,36 @@ CREATE VIEW foreign_text AS
     FROM foreign_turn t;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2)
+COUNT_RATES = """
+INSERT INTO rate (version, environment, episodes, successes, groups, mixed_groups)
+SELECT version, environment, sum(episodes), sum(successes), count(*), sum(low < high)
+FROM (
+    SELECT version, environment, count(*) AS episodes, sum(success) AS successes, min(total_reward) AS low, max(total_reward) AS high
+    FROM episode WHERE purpose = 'live' AND state = 'completed' AND version IS NOT NULL
+    GROUP BY version, environment, "group"
+)
+GROUP BY version, environment;
+"""
+"""What the table `rate` comes to, counted from all episodes."""
+
+MIGRATION_3 = f"""
+CREATE TABLE rate (                             -- live play so far, counted as episodes complete; pruning them does not undo it
+    version         TEXT NOT NULL REFERENCES version (name),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    episodes        INTEGER NOT NULL,
+    successes       INTEGER NOT NULL,
+    groups          INTEGER NOT NULL,
+    mixed_groups    INTEGER NOT NULL,           -- those with different returns
+    PRIMARY KEY (version, environment)
+) STRICT, WITHOUT ROWID;
+{COUNT_RATES}
+DROP INDEX episode_by_environment;
+DROP INDEX episode_by_version;
+CREATE INDEX episode_by_environment ON episode (environment); -- these three end in the id: lists need no sorting
+CREATE INDEX episode_by_version ON episode (version);
+CREATE INDEX episode_by_both ON episode (environment, version);
+CREATE INDEX episode_live ON episode (version, started_at) WHERE purpose = 'live' AND state = 'completed';
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""

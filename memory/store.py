@@ -49,11 +49,11 @@ class Store:
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing. Inside another it joins that one, and its failure undoes only its own part."""
         if not self.db.conn.in_transaction:
-            with self._transaction("BEGIN IMMEDIATE") as conn:
+            with self._transaction("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK") as conn:
                 yield conn
             return
-        with _plain_errors(self.home), self.db.atomic():
-            yield self.db.conn
+        with self._transaction("SAVEPOINT joined", "RELEASE joined", "ROLLBACK TO joined; RELEASE joined") as conn:
+            yield conn
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
@@ -61,7 +61,7 @@ class Store:
 
         Keep it short where it reads the store: meanwhile the write-ahead log cannot be reset.
         """
-        with self._transaction("BEGIN") as conn:
+        with self._transaction("BEGIN", "COMMIT", "ROLLBACK") as conn:
             yield conn
 
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:
@@ -81,16 +81,17 @@ class Store:
         self.close()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, begin: str, end: str, undo: str) -> Iterator[sqlite3.Connection]:
         conn = self.db.conn
         with _plain_errors(self.home):
             conn.execute(begin)
             try:
                 yield conn
-                conn.execute("COMMIT")
+                conn.execute(end)
             except BaseException:
                 if conn.in_transaction:
-                    conn.execute("ROLLBACK")
+                    for sql in undo.split("; "):
+                        conn.execute(sql)
                 raise
 
 

@@ -137,10 +137,26 @@ def anything_to_play(store: Store) -> bool:
     return bool(store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"))
 
 
-def stream_counts(store: Store, *, queued: bool = False) -> dict[str, int]:
-    """How many tasks each environment has had from the stream, or has `queued` from it now."""
-    sql = "SELECT environment, count(*) AS n FROM task WHERE source = 'stream' AND (state = 'queued' OR NOT ?) GROUP BY environment"
-    return {row["environment"]: int(row["n"]) for row in store.rows(sql, (queued,))}
+def queued(store: Store) -> int:
+    """How many tasks wait to be played."""
+    return int(store.rows("SELECT count(*) AS n FROM task WHERE state = 'queued'")[0]["n"])
+
+
+def stream_queued(store: Store) -> dict[str, int]:
+    """How many tasks of each environment wait to be played that came from the stream."""
+    rows = store.rows(
+        """
+        SELECT environment, count(*) AS n FROM task INDEXED BY task_by_state -- few wait, many were
+        WHERE state = 'queued' AND source = 'stream' GROUP BY environment
+        """
+    )
+    return {row["environment"]: int(row["n"]) for row in rows}
+
+
+def stream_drawn(store: Store) -> dict[str, int]:
+    """How many tasks each environment has ever had from the stream."""
+    rows = store.rows("SELECT environment, count(*) AS n FROM task WHERE source = 'stream' GROUP BY environment")
+    return {row["environment"]: int(row["n"]) for row in rows}
 
 
 def leases_of(store: Store, owner: str) -> list[Lease]:

@@ -1,8 +1,8 @@
 """Turns as rows: exactly what was sampled, with each token of a prompt kept once.
 
-A prompt repeats all that was said before it. Of each turn only the tokens after what it shares with the turn before are kept, with their
-number (`shared`); `read_turns` puts prompts together again, token for token. A prompt that does not continue the turn before shares
-less, and is kept as it was.
+A prompt repeats all that was said before it. Whoever played says of each turn how many leading tokens it shares with the turn before
+(`Turn.shared`); only those after them are kept, and `read_turns` puts prompts together again, token for token. A prompt that does not
+continue the turn before shares nothing, and is kept whole.
 """
 
 from __future__ import annotations
@@ -11,39 +11,49 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
 from perdure.memory.store import Store, to_json
 
 
-def insert_turn(store: Store, episode: int, n: int, turn: Turn, before: Sequence[int]) -> None:
-    """Write a turn's row. `before` is all that was said up to the end of the turn before it."""
+def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write turns, each as `turn_columns` gives it, in the present transaction."""
+    conn.executemany(
+        """
+        INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
+                          version, step_job, step_n, made_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        rows,
+    )
+
+
+def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple[Any, ...]:
+    """The columns of a turn; `before` is the turn before it in its episode.
+
+    Raises `InputError` where the log-probs are not one a token, or the prompt does not go on from `before` as it says.
+    """
     if len(turn.logprobs) != len(turn.action_ids):
         raise InputError(f"turn {n} of episode {episode} has {len(turn.action_ids)} tokens, but {len(turn.logprobs)} log-probs")
-    shared = _shared(before, turn.prompt_ids)
-    with store.write() as conn:
-        conn.execute(
-            """
-            INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
-                              version, step_job, step_n, made_at)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            """,
-            (
-                episode,
-                n,
-                shared,
-                pack_ids(turn.prompt_ids[shared:]),
-                pack_ids(turn.action_ids),
-                pack_logprobs(turn.logprobs),
-                valid_text(turn.observation),
-                valid_text(turn.action),
-                float(turn.reward),
-                turn.finish,
-                *sampler_columns(turn.sampler),
-                time.time(),
-            ),
-        )
+    if turn.shared and not _goes_on(before, turn):
+        raise InputError(f"turn {n} of episode {episode} shares {turn.shared} tokens with the turn before it, but does not go on from it")
+    return (
+        episode,
+        n,
+        turn.shared,
+        pack_ids(turn.prompt_ids[turn.shared :]),
+        pack_ids(turn.action_ids),
+        pack_logprobs(turn.logprobs),
+        valid_text(turn.observation),
+        valid_text(turn.action),
+        float(turn.reward),
+        turn.finish,
+        *sampler_columns(turn.sampler),
+        time.time(),
+    )
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
@@ -60,6 +70,7 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
                 reward=row["reward"],
                 sampler=read_sampler(row),
                 finish=row["finish"],
+                shared=row["shared"],
             )
         )
     return {episode: tuple(found) for episode, found in turns.items()}
@@ -98,6 +109,7 @@ def as_kept(turn: Turn) -> Turn:
         reward=float(turn.reward),
         sampler=turn.sampler,
         finish=turn.finish,
+        shared=turn.shared,
     )
 
 
@@ -117,12 +129,15 @@ def sampler_columns(sampler: Sampler) -> tuple[str | None, int | None, int | Non
 
 def valid_text(text: str) -> str:
     """A text with what UTF-8 cannot hold (lone surrogates) replaced by '?', so that a strange environment cannot stop the journal."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _shared(before: Sequence[int], prompt: Sequence[int]) -> int:
-    """How many leading tokens are equal."""
-    for i, (a, b) in enumerate(zip(before, prompt, strict=False)):
-        if a != b:
-            return i
-    return min(len(before), len(prompt))
+def _goes_on(before: Turn | None, turn: Turn) -> bool:
+    """Whether what a turn shares is as long as all that was said before, with the last answer in its place.
+
+    The prompt before that was compared when the turn was made (`envs/rollout.py:play`); once more would cost more than the insert.
+    """
+    if before is None:
+        return False
+    asked = len(before.prompt_ids)
+    return turn.shared == asked + len(before.action_ids) and turn.prompt_ids[asked : turn.shared] == before.action_ids

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +16,38 @@ if TYPE_CHECKING:
     from perdure.agent.config import LoadedConfig
     from perdure.learners.bench_engine import EngineBench
     from perdure.learners.bench_learner import Pair
+    from perdure.learners.bench_play import Share
+    from perdure.memory.bench_journal import JournalBench
+    from perdure.memory.bench_scale import ScaleBench
 
-NAMES = ("engine", "learner")
+NAMES = ("engine", "learner", "store", "play")
 TASK = "perdure:smallest-number?shots=3"
 
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine: runs of each side.")
+@click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
 @click.option("--target", metavar="ENV", default=TASK, show_default=True, help="learner: what is learned, in one turn.")
 @config_option
 @report_option
-def bench(name: str | None, repeats: int, updates: int, tokens: int, target: str, config_path: Path | None, as_json: bool) -> None:
+def bench(
+    name: str | None, repeats: int, updates: int, tokens: int, episodes: int, target: str, config_path: Path | None, as_json: bool
+) -> None:
     """Measure this machine against a peer.
 
-    NAME is engine (sampling, beside `generate` of transformers) or learner (one GRPO update, beside TRL where it is installed); without
-    one both are run. Each takes some minutes and wants the machine for itself: only ratios taken in one run mean anything.
+    NAME is engine (sampling, beside `generate` of transformers), learner (one GRPO update, beside TRL where it is installed), store (the
+    journal, beside plain sqlite3, and a large store) or play (what an actor does between generations); without one all are run. Each takes
+    some minutes and wants the machine for itself: only ratios taken in one run mean anything. The store is measured in the folder for
+    temporary files, which TMPDIR names: it should be on a real disk, with 10 GB free.
 
     \b
     Example:
       perdure bench engine --repeats 5
       perdure bench learner --updates 1 --json
+      TMPDIR=/var/tmp perdure bench store
     """
     from perdure.agent.children import CHILD_ENVIRONMENT
     from perdure.agent.config import load_config
@@ -55,6 +65,16 @@ def bench(name: str | None, repeats: int, updates: int, tokens: int, target: str
         found["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": _note(pairs)}
         if not as_json:
             _print_learner(pairs)
+    if name in (None, "store"):
+        journal, scale = _store(episodes)
+        found["store"] = {"journal": journal.as_json(), "large": scale.as_json()}
+        if not as_json:
+            _print_store(journal, scale)
+    if name in (None, "play"):
+        shares = _play(loaded)
+        found["play"] = [share.as_json() for share in shares]
+        if not as_json:
+            _print_play(shares)
     if as_json:
         print_json(found[name] if name else found)
 
@@ -80,6 +100,28 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
         raise InputError(f"{target} has more than one turn, which TRL plays in another way: name one of one turn, such as {TASK}")
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
+
+
+def _store(episodes: int) -> tuple[JournalBench, ScaleBench]:
+    from perdure.agent.bench_store import COMMANDS, DAEMON
+    from perdure.memory.bench_journal import bench_journal
+    from perdure.memory.bench_scale import bench_scale
+
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
+        folder = Path(name)
+        return bench_journal(folder, say=say), bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
+
+
+def _play(loaded: LoadedConfig) -> list[Share]:
+    from perdure.agent.home import cache_dir
+    from perdure.envs.registry import load
+    from perdure.learners.bench_play import bench_play
+    from perdure.learners.models import resolve_model
+
+    environments = [load(one) for one in loaded.config.stream.environments]
+    files = resolve_model(loaded.config.model, cache_dir(), say)
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
+        return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)
 
 
 def _print_engine(found: EngineBench) -> None:
@@ -111,6 +153,28 @@ def _print_learner(pairs: list[Pair]) -> None:
             click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")
     if note := _note(pairs):
         click.echo(note)
+
+
+def _print_store(journal: JournalBench, scale: ScaleBench) -> None:
+    found = [speed.as_json() for speed in journal.speeds]
+    rows = [(row["batch"], *(round(row[side]) for side in ("turns_per_second", "plain", "plain_ready"))) for row in found]
+    ratios = [(row["ratio"], row["ratio_ready"]) for row in found]
+    title = f"turns per second through the journal, beside plain sqlite3 {journal.sqlite} with the same settings"
+    columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows")
+    print_table(columns, [row + ratio for row, ratio in zip(rows, ratios, strict=True)], title=title)
+    size = journal.size.as_json()
+    print_table(tuple(size), [[round(part) for part in size.values()]], title="\nbytes a turn: 100 new prompt tokens, 128 of answer")
+    click.echo(f"\n{scale.episodes} episodes, {scale.turns} turns, {scale.size_bytes / 1e6:.0f} MB, made in {scale.fill_s:.0f} s")
+    asked = [(timing.what, 1000 * timing.median_s, 1000 * timing.p95_s) for timing in scale.timings]
+    print_table(("asked of it", "median ms", "p95 ms"), asked)
+
+
+def _print_play(shares: list[Share]) -> None:
+    rows = [
+        (share.policy, share.episodes, share.rounds, share.wall_s, share.own_ms_per_round, f"{share.own_share:.1%}") for share in shares
+    ]
+    title = "what an actor does between generations, 32 episodes at once"
+    print_table(("policy", "episodes", "rounds", "seconds", "own ms a round", "own share"), rows, title=title)
 
 
 def _note(pairs: list[Pair]) -> str | None:

@@ -57,6 +57,7 @@ def test_an_episode_is_kept_token_for_token() -> None:
     for before, after in zip(episode.turns, episode.turns[1:], strict=False):
         said = before.prompt_ids + before.action_ids
         assert after.prompt_ids[: len(said)] == said
+        assert after.shared == len(said)
 
 
 def test_the_prompt_is_instructions_then_examples_then_the_task() -> None:

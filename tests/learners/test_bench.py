@@ -17,7 +17,11 @@ from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.learners.bench_engine import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
 from perdure.learners.bench_learner import Spec, _environment, _in_own_process, bench_learner, has_peer
+from perdure.learners.bench_play import MEMBERS, WIDTH, bench_play
 from perdure.learners.models import ModelFiles
+from perdure.memory import tasks
+from perdure.memory.episodes import list_episodes
+from perdure.memory.store import open_store
 
 TASK = "perdure:copy-word?shots=1"
 
@@ -79,6 +83,20 @@ def test_rewards_of_equal_work_differ_with_every_answer_and_are_those_of_the_tas
     assert play_scripted(hashed, 3, fixed("a")).exchanges[0][0] == play_scripted(real, 3, fixed("a")).exchanges[0][0]
 
 
+def test_an_actors_own_work_is_what_is_left_of_its_time(llama: ModelFiles, tmp_path: Path) -> None:
+    environments = [load(TASK), load("perdure:guess-number?turns=3&max_tokens=4")]
+    real, at_once = bench_play(tmp_path, llama, environments, device="cpu", batches=2, say=lambda line: None)
+    assert (real.policy, real.episodes, at_once.episodes) == (llama.name, 2 * WIDTH, 2 * WIDTH)
+    assert at_once.rounds > 2, "one of the environments has several turns"
+    assert 0 < real.generating_s < real.wall_s
+    assert 0 < real.own_share < at_once.own_share < 1
+    assert at_once.own_ms_per_round > 0
+    with open_store(tmp_path / "play") as store:
+        assert tasks.counts(store) == {"queued": 0, "running": 0, "done": 2 * (1 + 2) * WIDTH // MEMBERS, "failed": 0}
+        assert {episode.state for episode in list_episodes(store, limit=999)} == {"completed"}
+    json.dumps([real.as_json(), at_once.as_json()])
+
+
 @pytest.mark.slow
 def test_an_update_of_ours_is_measured_in_a_process_of_its_own(llama: ModelFiles) -> None:
     side = _in_own_process(spec(llama, updates=2))
@@ -103,10 +121,14 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"
     config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}']\n")
-    arguments = ["bench", "--config", str(config), "--tokens", "4", "--repeats", "1", "--updates", "1", "--target", TASK, "--json"]
+    small = ["--tokens", "4", "--repeats", "1", "--updates", "1", "--episodes", "100", "--target", TASK]
+    arguments = ["bench", "--config", str(config), *small, "--json"]
     done = CliRunner().invoke(perdure, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert len(found["engine"]["speeds"]) == 4
     assert [row["work"] for row in found["learner"]["rows"]] == ["equal work", "as it runs"]
     assert (found["learner"]["note"] is None) == has_peer()
+    assert [row["batch"] for row in found["store"]["journal"]["batches"]] == [1, 8, 64]
+    assert found["store"]["large"]["episodes"] == 100
+    assert len(found["play"]) == 2

@@ -58,7 +58,7 @@ class Player:
             lease=lease,
         )
 
-    def turn(self, prompt: tuple[int, ...] = (1, 2, 3), action: tuple[int, ...] = (4, 5), reward: float = 0.0) -> Turn:
+    def turn(self, prompt: tuple[int, ...] = (1, 2, 3), action: tuple[int, ...] = (4, 5), reward: float = 0.0, shared: int = 0) -> Turn:
         return Turn(
             prompt_ids=prompt,
             action_ids=action,
@@ -68,6 +68,7 @@ class Player:
             reward=reward,
             sampler=VersionRef("v0"),
             finish="stop",
+            shared=shared,
         )
 
     def ending(self, episode: int, reward: float = 1.0) -> Ending:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from itertools import pairwise
 
@@ -11,9 +12,11 @@ import pytest
 from perdure.memory import episodes, jobs, tasks
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.journal import StoreJournal
+from perdure.memory.records import VersionRef
+from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import Store
 
-ADD = "perdure:add"
+ADD, SORT = "perdure:add", "perdure:sort?numbers=3"
 
 
 def played(store: Store, player, group: str, rewards: list[float]) -> list[int]:
@@ -29,8 +32,30 @@ def test_rates_count_groups_that_differ(store: Store, player) -> None:
     played(store, player, "c", [0.0, 0.0, 0.25])
     assert episodes.success_rates(store, "v0") == {ADD: episodes.RateRow(episodes=9, successes=4, groups=3, mixed_groups=2)}
     assert episodes.success_rates(store, "v0")[ADD].as_json()["success_rate"] == 4 / 9
-    assert episodes.success_rates(store, "v0", purpose="probe") == {}
     assert episodes.counts(store) == {"episodes": 9, "turns": 9}
+
+
+def test_rates_are_what_counting_all_episodes_comes_to(store: Store, clock, player, add_version) -> None:
+    draw, other = random.Random(0), add_version()
+    writer = StoreJournal(store, clock)
+    for number in range(40):
+        lease = player.task()
+        versions_of = [VersionRef(draw.choice(["v0", other])) for _ in range(4)]
+        plans = [
+            player.plan(lease, f"g{number}", member, environment=draw.choice([ADD, SORT]), sampler=versions_of[member])
+            for member in range(4)
+        ]
+        for episode in writer.start(plans):
+            ending = player.ending(episode, reward=draw.choice([0.0, 1.0]))
+            if draw.random() < 0.2:
+                ending = dataclasses.replace(ending, state="aborted", stop_reason="interrupted")
+            writer.finish([ending, ending])
+        tasks.finish_task(store, lease)
+    counted = [tuple(row) for row in store.rows("SELECT * FROM rate")]
+    assert len(counted) == 4
+    store.db.conn.execute("DELETE FROM rate")
+    store.db.conn.execute(COUNT_RATES)
+    assert [tuple(row) for row in store.rows("SELECT * FROM rate")] == counted
 
 
 def test_failures_of_the_environment_and_interruptions_are_never_scored(store: Store, clock, player) -> None:

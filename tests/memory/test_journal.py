@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from perdure.memory import blobs, jobs, tasks
-from perdure.memory.episodes import get_episode
+from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.journal import StoreJournal, abort_orphans
 from perdure.memory.leases import BootClock
@@ -34,7 +34,9 @@ def test_an_episode_of_many_turns_reads_back_token_for_token(store: Store, clock
     turns = []
     for n in range(5):
         turn = dataclasses.replace(
-            player.turn(said, (7 * n, 2**31 - 1, 0)), logprobs=tuple(float32(-0.1 * k) for k in range(3)), observation=f"now {n}\0é\n"
+            player.turn(said, (7 * n, 2**31 - 1, 0), shared=len(said) - 2 if n else 0),
+            logprobs=tuple(float32(-0.1 * k) for k in range(3)),
+            observation=f"now {n}\0é\n",
         )
         writer.turns([(episode, n, turn)])
         turns.append(turn)
@@ -51,7 +53,7 @@ def test_a_prompt_is_stored_once(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
     writer.turns([(episode, 0, player.turn((1, 2, 3), (4, 5)))])
-    writer.turns([(episode, 1, player.turn((1, 2, 3, 4, 5, 6), (7,)))])
+    writer.turns([(episode, 1, player.turn((1, 2, 3, 4, 5, 6), (7,), shared=5))])
     rows = store.rows(
         "SELECT n, shared, token_ids(prompt_ids) AS prompt, token_ids(action_ids) AS action, logprobs(logprobs) AS logprobs FROM turn"
     )
@@ -64,10 +66,24 @@ def test_a_prompt_is_stored_once(store: Store, clock, player) -> None:
 def test_a_prompt_that_does_not_continue_the_last_turn_is_kept_as_it_was(store: Store, clock, player, second) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
-    turns = [player.turn((1, 2, 3), (4, 5)), player.turn(second, (6,)), player.turn((*second, 6, 1), (2,))]
+    turns = [player.turn((1, 2, 3), (4, 5)), player.turn(second, (6,)), player.turn((*second, 6, 1), (2,), shared=len(second) + 1)]
     for n, turn in enumerate(turns):
         writer.turns([(episode, n, turn)])
     assert list(get_episode(store, episode).turns) == turns
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shared"), [((1, 2, 3, 4, 5, 6), 4), ((1, 2, 3, 4, 5, 6), 6), ((1, 2, 3, 9, 5, 6), 5), ((1, 2, 3, 4), 5)]
+)
+def test_a_prompt_that_goes_on_otherwise_than_it_says_is_refused(store: Store, clock, player, prompt, shared) -> None:
+    writer = StoreJournal(store, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    with pytest.raises(InputError, match="turn 0 of episode 1 shares 1 tokens"):
+        writer.turns([(episode, 0, player.turn(shared=1))])
+    writer.turns([(episode, 0, player.turn((1, 2, 3), (4, 5)))])
+    with pytest.raises(InputError, match=f"turn 1 of episode 1 shares {shared} tokens with the turn before it, but does not go on"):
+        writer.turns([(episode, 1, player.turn(prompt, (7,), shared=shared))])
+    assert len(get_episode(store, episode).turns) == 1
 
 
 def test_the_same_turn_again_changes_nothing_and_another_is_refused(store: Store, clock, player) -> None:
@@ -93,6 +109,28 @@ def test_a_generation_batch_is_kept_or_lost_together(store: Store, clock, player
     assert get_episode(store, left).turns == ()
     writer.turns([(left, 0, player.turn()), (right, 0, player.turn())])
     assert len(get_episode(store, left).turns) == 1
+
+
+def test_a_turn_of_an_episode_that_has_ended_comes_too_late_and_takes_its_batch_along(store: Store, clock, player) -> None:
+    writer = StoreJournal(store, clock)
+    lease = player.task()
+    first, again, other = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
+    writer.finish([player.ending(again)])
+    with pytest.raises(RuntimeFailure, match="episode 1 has ended: a turn of it comes too late"):
+        writer.turns([(other, 0, player.turn()), (first, 0, player.turn())])
+    assert (get_episode(store, first).state, get_episode(store, first).turns) == ("aborted", ())
+    assert get_episode(store, other).turns == ()
+
+
+def test_one_call_may_hold_several_turns_of_an_episode_and_one_of_them_twice(store: Store, clock, player) -> None:
+    writer = StoreJournal(store, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    first, second = player.turn(), player.turn((1, 2, 3, 4, 5, 6))
+    writer.turns([(episode, 0, first), (episode, 1, second), (episode, 0, first)])
+    assert get_episode(store, episode).turns == (first, second)
+    assert list_episodes(store)[0].turns == 2
+    writer.finish([player.ending(episode)])
+    assert list_episodes(store)[0].turns == 2
 
 
 def test_a_step_that_sampled_is_said(store: Store, clock, player) -> None:

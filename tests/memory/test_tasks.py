@@ -44,6 +44,40 @@ def test_one_task_has_one_owner(store: Store, clock, player) -> None:
     assert tasks.lease_tasks(store, "other", 9, 60, clock) == []
 
 
+def test_leases_are_kept_all_or_none(store: Store, clock, player) -> None:
+    kept, lost = player.task("actor"), player.task("actor")
+    tasks.release_task(store, lost)
+    clock.now += 59
+    with pytest.raises(LeaseLost, match=f"task {lost.subject}: actor lost its lease"), store.write():
+        leases.keep(store, "task", [kept, lost], 60, clock)
+    clock.now += 2
+    assert {task.id for task, _ in tasks.lease_tasks(store, "other", 9, 60, clock)} == {kept.subject, lost.subject}
+
+
+def test_a_lease_is_extended_once_a_quarter_of_its_time_is_gone(store: Store, clock, player) -> None:
+    held = [player.task("actor"), player.task("actor")]
+
+    def until() -> set[float]:
+        return {row["lease_until"] for row in store.rows("SELECT lease_until FROM task")}
+
+    clock.now += 15
+    leases.keep(store, "task", held, 60, clock)
+    assert until() == {160.0}
+    clock.now += 1
+    leases.keep(store, "task", held, 60, clock)
+    assert until() == {176.0}
+    clock.boot = "boot-2"
+    leases.keep(store, "task", held, 60, clock)
+    assert {row["boot_id"] for row in store.rows("SELECT boot_id FROM task")} == {"boot-2"}
+
+
+def test_the_stream_counts_what_it_drew_and_what_of_it_waits(store: Store, clock) -> None:
+    tasks.add_tasks(store, ADD, [1, 2, 3], 4, "stream")
+    tasks.add_tasks(store, ADD, [4], 4, "person")
+    tasks.lease_tasks(store, "actor", 2, 60, clock)
+    assert (tasks.stream_drawn(store), tasks.stream_queued(store), tasks.queued(store)) == ({ADD: 3}, {ADD: 2}, 2)
+
+
 def test_a_lapsed_lease_is_taken_over_and_the_old_owner_writes_nothing(store: Store, clock, player) -> None:
     old = player.task("first")
     writer = StoreJournal(store, clock)
