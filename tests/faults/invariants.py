@@ -42,7 +42,7 @@ RULES = {
     """,
     "the turns of an episode have gaps": """
         SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id
-        GROUP BY e.id HAVING count(t.n) <> e.turns OR coalesce(max(t.n) + 1, 0) <> e.turns
+        GROUP BY e.id HAVING (e.state <> 'running' AND count(t.n) <> e.turns) OR coalesce(max(t.n) + 1, 0) <> count(t.n)
     """,
     "an episode that was not completed is scored": """
         SELECT id FROM episode WHERE state <> 'completed' AND (success OR score <> 0)

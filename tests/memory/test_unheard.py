@@ -104,7 +104,7 @@ def test_turns_are_kept_once_and_the_episode_goes_on(deaf: DeafStore, clock, pla
     left, right = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
     batch = [(left, 0, player.turn()), (right, 0, player.turn((7, 8)))]
     again(deaf, lambda: writer.turns(batch))
-    second = [(left, 1, player.turn((1, 2, 3, 4, 5, 6))), (right, 1, player.turn((7, 8, 4, 5, 9)))]
+    second = [(left, 1, player.turn((1, 2, 3, 4, 5, 6), shared=5)), (right, 1, player.turn((7, 8, 4, 5, 9), shared=4))]
     again(deaf, lambda: writer.turns(second))
     assert [row["shared"] for row in deaf.rows("SELECT shared FROM turn WHERE n = 1")] == [5, 4]
     assert get_episode(deaf, left).turns == (batch[0][2], second[0][2])
