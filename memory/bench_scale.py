@@ -71,6 +71,7 @@ class Timing:
 class ScaleBench:
     """What a large store showed."""
 
+    home: Path
     episodes: int
     turns: int
     size_bytes: int
@@ -100,7 +101,7 @@ def bench_scale(
     say("asking it")
     timings = ask(home, questions, repeats=repeats)
     size_bytes = (home / FILE_NAME).stat().st_size
-    return ScaleBench(episodes=episodes, turns=episodes * TURNS, size_bytes=size_bytes, fill_s=fill_s, timings=timings)
+    return ScaleBench(home=home, episodes=episodes, turns=episodes * TURNS, size_bytes=size_bytes, fill_s=fill_s, timings=timings)
 
 
 def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repeats: int) -> list[Timing]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perdure.learners.bench_play import Share
     from perdure.memory.bench_journal import JournalBench
     from perdure.memory.bench_scale import ScaleBench
+    from perdure.memory.bench_upkeep import UpkeepBench
 
 NAMES = ("engine", "learner", "store", "play")
 TASK = "perdure:smallest-number?shots=3"
@@ -66,10 +67,11 @@ def bench(
         if not as_json:
             _print_learner(pairs)
     if name in (None, "store"):
-        journal, scale = _store(episodes)
-        found["store"] = {"journal": journal.as_json(), "large": scale.as_json()}
+        journal, scale, upkeep = _store(episodes)
+        found["store"] = {"journal": journal.as_json(), "large": scale.as_json(), "upkeep": upkeep.as_json()}
         if not as_json:
             _print_store(journal, scale)
+            _print_upkeep(upkeep)
     if name in (None, "play"):
         shares = _play(loaded)
         found["play"] = [share.as_json() for share in shares]
@@ -102,14 +104,16 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
     return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
 
 
-def _store(episodes: int) -> tuple[JournalBench, ScaleBench]:
+def _store(episodes: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
     from perdure.agent.bench_store import COMMANDS, DAEMON
     from perdure.memory.bench_journal import bench_journal
     from perdure.memory.bench_scale import bench_scale
+    from perdure.memory.bench_upkeep import bench_upkeep
 
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         folder = Path(name)
-        return bench_journal(folder, say=say), bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
+        journal, scale = bench_journal(folder, say=say), bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
+        return journal, scale, bench_upkeep(scale.home, episodes, say=say)
 
 
 def _play(loaded: LoadedConfig) -> list[Share]:
@@ -167,6 +171,14 @@ def _print_store(journal: JournalBench, scale: ScaleBench) -> None:
     click.echo(f"\n{scale.episodes} episodes, {scale.turns} turns, {scale.size_bytes / 1e6:.0f} MB, made in {scale.fill_s:.0f} s")
     asked = [(timing.what, 1000 * timing.median_s, 1000 * timing.p95_s) for timing in scale.timings]
     print_table(("asked of it", "median ms", "p95 ms"), asked)
+
+
+def _print_upkeep(found: UpkeepBench) -> None:
+    click.echo(f"\nbackup: {found.backup_bytes / 1e6:.0f} MB in {found.backup_s:.1f} s, checked")
+    click.echo(
+        f"prune: {found.pruned_turns} turns in {found.prune_s:.1f} s, to archives of {found.archive_bytes / 1e6:.0f} MB; "
+        f"the store is smaller by {found.freed_bytes / 1e6:.0f} MB"
+    )
 
 
 def _print_play(shares: list[Share]) -> None:

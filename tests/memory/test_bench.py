@@ -10,6 +10,7 @@ from sqlite_utils.utils import sqlite3
 
 from perdure.memory.bench_journal import ANSWER, PROMPT, TURNS, bench_journal
 from perdure.memory.bench_scale import BYTES_A_TURN, ENVIRONMENTS, RARE, Timing, ask, bench_scale, fill
+from perdure.memory.bench_upkeep import bench_upkeep
 from perdure.memory.episodes import count, counts, get_episode, list_episodes, success_rates
 from perdure.memory.errors import InputError
 from perdure.memory.store import FILE_NAME, open_store
@@ -70,6 +71,20 @@ def test_each_question_is_asked_as_often_as_said(tmp_path: Path) -> None:
     assert (found.episodes, found.turns, len(found.timings[0].seconds)) == (100, 100 * TURNS, 3)
     assert found.size_bytes > 100 * TURNS * 1424
     assert ask(tmp_path / "large", {}, repeats=1) == []
+    json.dumps(found.as_json())
+
+
+def test_upkeep_backs_up_all_and_prunes_the_oldest(tmp_path: Path) -> None:
+    fill(tmp_path / "home", 200)
+    found = bench_upkeep(tmp_path / "home", 200, say=quiet)
+    with open_store(tmp_path / "home") as store:
+        assert counts(store)["turns"] == 200 * TURNS - found.pruned_turns
+    assert 0 < found.pruned_turns <= 20 * TURNS
+    assert found.backup_bytes > 200 * TURNS * 1424
+    assert found.archive_bytes > found.pruned_turns * 700
+    assert found.freed_bytes > 0
+    assert found.backup_s > 0
+    assert found.prune_s > 0
     json.dumps(found.as_json())
 
 
