@@ -14,9 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -79,7 +78,7 @@ def play_lane(folder: Path, model: ModelFiles, random: Random, table: Table) -> 
     """Actors that die at every point of theirs in turn, and actors and supervisors that die at any moment."""
     points = list(cases.PLAYING)
     for start in range(0, PLAY_ROUNDS, ROUNDS_A_HOME):
-        with place_in(folder / str(start), model.path) as place:
+        with Place(folder / str(start), model.path) as place:
             for n in range(start, min(start + ROUNDS_A_HOME, PLAY_ROUNDS)):
                 cases.play(place, points[n % len(points)], random, table)
         say(f"{table.times} kills")
@@ -91,10 +90,10 @@ def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) ->
     """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands beside a daemon."""
     for point in cases.AT_START:
         for n in range(1, len(MIGRATIONS) + 1):
-            with place_in(folder / f"{point}-{n}", model.path) as place:
+            with Place(folder / f"{point}-{n}", model.path) as place:
                 cases.start(place, point, n, table)
     for n in range(LEARN_ROUNDS):
-        with place_in(folder / str(n), model.path) as place:
+        with Place(folder / str(n), model.path) as place:
             place.serves_after(place.start())
             for points in cases.LEARNING:
                 cases.learn(place, points, random, table)
@@ -122,23 +121,13 @@ def engine_round(path: Path, table: Table) -> str:
     if not any((cache_dir() / "models").glob(f"{DEFAULT_MODEL}-*")):
         return f"The real engine was not tried: the model {DEFAULT_MODEL} is not in {cache_dir()}, and the suite fetches nothing."
     say(f"the real engine, {DEFAULT_MODEL}")
-    with place_in(path, DEFAULT_MODEL, "tests.faults.engine_actor", ("perdure:copy-word?shots=3", CHAIN)) as place:
+    with Place(path, DEFAULT_MODEL, "tests.faults.engine_actor", ("perdure:copy-word?shots=3", CHAIN)) as place:
         place.serves_after(place.start())
         for _ in range(ENGINE_KILLS):
             cases.kill_supervisor(place, table, f"{cases.KILLED['supervisor']}, {DEFAULT_MODEL}")
             cases.kill_actor(place, table, f"{cases.KILLED['actor']}, {DEFAULT_MODEL}")
         cases.rest(place)
     return ""
-
-
-@contextmanager
-def place_in(path: Path, model: Path | str, *arguments: object) -> Iterator[Place]:
-    """A place that is left without processes in any case."""
-    place = Place(path, model, *arguments)  # type: ignore[arg-type]
-    try:
-        yield place
-    finally:
-        place.end()
 
 
 def report(table: Table, engine: Table, skipped: str, found: list[Condition], seed: int, seconds: float) -> str:
@@ -152,7 +141,7 @@ def report(table: Table, engine: Table, skipped: str, found: list[Condition], se
     return "\n\n".join(
         [
             about,
-            markdown(table.rows()),
+            markdown(sorted(table.rows(), key=lambda row: cases.all_faults().index(row.fault))),
             "### The real engine",
             skipped or markdown(engine.rows()),
             "### Other conditions",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -188,5 +187,10 @@ def linger(random: Random, most_s: float) -> None:
     time.sleep(random.uniform(0.0, most_s))
 
 
-def points_with_a_case() -> Sequence[Point]:
+def points_with_a_case() -> list[Point]:
     return [*PLAYING, *(point for group in LEARNING for point in group), *(fault.point for fault in COMMANDS), *AT_START]
+
+
+def all_faults() -> list[str]:
+    """What the table has a row for, in its order."""
+    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB]

@@ -46,29 +46,26 @@ def disk_full(path: Path, model: ModelFiles) -> Condition:
     """A daemon on a small file system of its own fills it; then room is made."""
     name, done = "disk full", f"a daemon plays on a tmpfs of {DISK_BYTES // 2**20} MiB until it is full, and then room is made"
     no_floor = "[disk]\nfloor_gib = 0.0\n" if "disk" in Config.model_fields else ""
-    place = Place(path, model.path, more=no_floor)
-    with _mounted(place.home, ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place.home)]):
-        try:
-            place.start()
-            _serves(place)
-            ballast = place.home / "ballast"
-            with ballast.open("wb") as file:
-                while (free := shutil.disk_usage(place.home).free) > ROOM_BYTES:
-                    file.write(bytes(min(2**16, free - ROOM_BYTES + 1)))
-                    file.flush()
-            log = place.path / "daemon.log"  # outside: where not even an event finds room, it is said there
-            place.wait("the daemon to say that the disk is full", lambda: _said(place, "is full") or "is full" in log.read_text())
-            place.wait("play to cease", lambda: _silent(place, SETTLED_S))
-            acknowledged = len(place.acknowledged.turns)
-            alive = place.daemon is not None and place.daemon.poll() is None
-            while_full = place.examine()
-            ballast.unlink()
-            seconds = place.serves_after(time.monotonic())
-            after = place.examine()
-            broken = [*_told(while_full), *_told(after), *([] if alive else ["the supervisor died"])]
-            rest(place)
-        finally:
-            place.end()
+    home = path / "home"
+    with _mounted(home, ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(home)]), Place(path, model.path, more=no_floor) as place:
+        place.start()
+        _serves(place)
+        ballast = place.home / "ballast"
+        with ballast.open("wb") as file:
+            while (free := shutil.disk_usage(place.home).free) > ROOM_BYTES:
+                file.write(bytes(min(2**16, free - ROOM_BYTES + 1)))
+                file.flush()
+        log = place.path / "daemon.log"  # outside: where not even an event finds room, it is said there
+        place.wait("the daemon to say that the disk is full", lambda: _said(place, "is full") or "is full" in log.read_text())
+        place.wait("play to cease", lambda: _silent(place, SETTLED_S))
+        acknowledged = len(place.acknowledged.turns)
+        alive = place.daemon is not None and place.daemon.poll() is None
+        while_full = place.examine()
+        ballast.unlink()
+        seconds = place.serves_after(time.monotonic())
+        after = place.examine()
+        broken = [*_told(while_full), *_told(after), *([] if alive else ["the supervisor died"])]
+        rest(place)
     seen = (
         f"the supervisor lives on; none of {acknowledged} acknowledged turns is lost; it serves again {seconds:.1f} s after there is room"
     )
@@ -77,8 +74,7 @@ def disk_full(path: Path, model: ModelFiles) -> Condition:
 
 def read_only(path: Path, model: ModelFiles) -> Condition:
     """A daemon is started on a home that is mounted read-only; then the mount is gone."""
-    place = _played(path, model)
-    try:
+    with _played(path, model) as place:
         bind = ["--bind", str(place.home), str(place.home)]
         with _mounted(place.home, bind, ["-o", "remount,bind,ro", str(place.home)]):
             place.start()
@@ -88,8 +84,6 @@ def read_only(path: Path, model: ModelFiles) -> Condition:
         seconds = place.serves_after(place.start())
         broken += _told(place.examine())
         rest(place)
-    finally:
-        place.end()
     return Condition(
         name="read-only mount",
         done="a daemon is started on a home that is mounted read-only, and again when it is not",
@@ -101,8 +95,7 @@ def read_only(path: Path, model: ModelFiles) -> Condition:
 def locked(path: Path, model: ModelFiles, hold_s: float) -> Condition:
     """Another program holds the write lock of the database."""
     longer = hold_s > BUSY_TIMEOUT_MS / 1000
-    place = _played(path, model)
-    try:
+    with _played(path, model) as place:
         place.start()
         _serves(place)
         actor = place.child("actor")
@@ -120,8 +113,6 @@ def locked(path: Path, model: ModelFiles, hold_s: float) -> Condition:
         if not alive or (not longer and not same):
             broken.append("the supervisor died" if not alive else "the actor died")
         rest(place)
-    finally:
-        place.end()
     told = "nobody dies" if same else "the actor gives up and is started again"
     return Condition(
         name=f"locked database, {'longer' if longer else 'shorter'} than the busy timeout",
@@ -136,8 +127,7 @@ Damage = Literal["corrupted", "truncated"]
 
 def damaged_serving(path: Path, model: ModelFiles, damage: Damage) -> Condition:
     """The adapter of the version that serves is damaged while nothing runs. With the real engine, as it is that which checks."""
-    place = _played(path, model, actor="tests.faults.engine_actor")
-    try:
+    with _played(path, model, actor="tests.faults.engine_actor") as place:
         with open_store(place.home) as store:
             name = _add_version(store, model)
             versions.promote(store, name, "the suite wants it")
@@ -152,8 +142,6 @@ def damaged_serving(path: Path, model: ModelFiles, damage: Damage) -> Condition:
             broken += [] if versions.serving(store).name == "v0" else ["v0 does not serve after the rollback"]
         place.stop()
         broken += [line for line in _told(place.examine(at_rest=True)) if f"the files of {name}" not in line]
-    finally:
-        place.end()
     return Condition(
         name=f"{damage} adapter of the serving version",
         done=f"its weights are {_how(damage)}, and the daemon is started",
@@ -164,8 +152,7 @@ def damaged_serving(path: Path, model: ModelFiles, damage: Damage) -> Condition:
 
 def damaged_candidate(path: Path, model: ModelFiles, damage: Damage) -> Condition:
     """The adapter of a candidate is damaged before its gate."""
-    place = _played(path, model)
-    try:
+    with _played(path, model) as place:
         with open_store(place.home) as store:
             name = _add_version(store, model)
             _damage(place.home / "versions" / name, damage)
@@ -182,8 +169,6 @@ def damaged_candidate(path: Path, model: ModelFiles, damage: Damage) -> Conditio
             broken.append(f"versions are {states}")
         place.stop()
         broken += [line for line in _told(place.examine(at_rest=True)) if f"the files of {name}" not in line]
-    finally:
-        place.end()
     return Condition(
         name=f"{damage} adapter of a candidate",
         done=f"its weights are {_how(damage)}, and a job gates it",
@@ -194,8 +179,7 @@ def damaged_candidate(path: Path, model: ModelFiles, damage: Damage) -> Conditio
 
 def clock_set(path: Path, model: ModelFiles) -> Condition:
     """The wall clock is a day back and then a day forth, as the daemon sees it: every stamp in the store moves the other way."""
-    place = _played(path, model)
-    try:
+    with _played(path, model) as place:
         place.start()
         _serves(place)
         actor, aborted = place.child("actor"), place.ask(ABORTED)
@@ -211,8 +195,6 @@ def clock_set(path: Path, model: ModelFiles) -> Condition:
         if place.ask(ABORTED) != aborted:
             broken.append("episodes were aborted")
         rest(place)
-    finally:
-        place.end()
     return Condition(
         name="wall clock set back and forth",
         done="every stamp in the store is moved a day forth and then two days back while the daemon plays, which is to it as if the clock "
@@ -224,8 +206,8 @@ def clock_set(path: Path, model: ModelFiles) -> Condition:
 
 def two_daemons(path: Path, model: ModelFiles) -> Condition:
     """A second daemon on a home that has one, and two that are started at once."""
-    place, rival = _played(path, model), Place(path, model.path)
-    try:
+    rival = Place(path, model.path)
+    with _played(path, model) as place:
         place.start()
         _serves(place)
         assert place.daemon is not None
@@ -250,9 +232,6 @@ def two_daemons(path: Path, model: ModelFiles) -> Condition:
         place.serves_after(moment)
         broken += _told(place.examine())
         rest(place)
-    finally:
-        rival.daemon = None
-        place.end()
     return Condition(
         name="two daemons on one home",
         done="a second one is started beside the first, and then two at once",

@@ -46,7 +46,7 @@ class Stuck(Exception):
 
 
 class Place:
-    """A folder with a home, its configuration, and at most one daemon at a time."""
+    """A folder with a home, its configuration, and at most one daemon at a time. As a context manager it leaves no process behind."""
 
     def __init__(
         self,
@@ -67,6 +67,12 @@ class Place:
         self._witness = Witness(self.acknowledged)
         path.mkdir(parents=True, exist_ok=True)
         self.config.write_text(CONFIG.format(model=json.dumps(str(model)), environments=json.dumps(list(environments))) + more)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.end()
 
     def start(self, **environment: str) -> float:
         """Start the daemon; gives the moment (seconds, monotonic)."""

@@ -41,33 +41,38 @@ def test_every_point_is_placed_once_and_has_one_case() -> None:
 def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     table = Table(limit_s=20.0)  # `make faults` asks for less, on a machine that does nothing else
-    places = [Place(tmp_path / name, model) for name in ("play", "learn", *(f"start-{n}" for n in range(len(MIGRATIONS))))]
-    playing, learning, *new = places
+    starting = [Place(tmp_path / f"start-{n}", model) for n, _ in enumerate(MIGRATIONS)]
+    playing, learning, gating = (Place(tmp_path / name, model) for name in ("play", "learn", "gate"))
 
     def play() -> None:
+        for n, place in enumerate(starting, start=1):
+            cases.start(place, *cases.AT_START, n, table)
         for point in cases.PLAYING:
             cases.play(playing, point, Random(point), table)
 
     def learn() -> None:
-        for n, place in enumerate(new, start=1):
-            cases.start(place, *cases.AT_START, n, table)
         learning.serves_after(learning.start())
-        for points in cases.LEARNING:
-            cases.learn(learning, points, Random(0), table)
+        cases.learn(learning, cases.LEARNING[0], Random(0), table)
         cases.kill_learner_and_supervisor(learning, Random(1), table)
         for fault in cases.COMMANDS:
             cases.command(learning, fault, table)
         cases.rest(learning)
 
+    def gate() -> None:
+        gating.serves_after(gating.start())
+        for points in cases.LEARNING[1:]:
+            cases.learn(gating, points, Random(0), table)
+        cases.rest(gating)
+
     try:
-        with ThreadPoolExecutor(2) as pool:
-            for lane in [pool.submit(play), pool.submit(learn)]:
+        with ThreadPoolExecutor() as pool:
+            for lane in [pool.submit(play), pool.submit(learn), pool.submit(gate)]:
                 lane.result()
     finally:
-        for place in places:
+        for place in (*starting, playing, learning, gating):
             place.end()
     assert table.broken == []
-    assert {row.fault for row in table.rows()} == {*cases.points_with_a_case(), *cases.KILLED.values(), cases.SUPERVISOR_IN_JOB}
+    assert {row.fault for row in table.rows()} == set(cases.all_faults())
 
 
 def test_a_row_says_what_is_broken_and_the_table_sums_up(tmp_path: Path) -> None:
