@@ -37,7 +37,6 @@ PLAY_ROUNDS = 80
 """Three kills each."""
 LEARN_ROUNDS = 5
 """Each goes once through every point of the learner, with three random kills of learners and three of supervisors."""
-COMMAND_TIMES = 2
 """In each of these rounds."""
 ENGINE_KILLS = 3
 ROUNDS_A_HOME = 8
@@ -99,7 +98,7 @@ def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) ->
                 cases.learn(place, points, random, table)
                 cases.kill_learner_and_supervisor(place, random, table)
             for fault in cases.COMMANDS:
-                for _ in range(COMMAND_TIMES):
+                for _ in range(fault.times):
                     cases.command(place, fault, table)
             cases.rest(place)
         say(f"{table.times} kills")

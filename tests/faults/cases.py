@@ -38,6 +38,8 @@ class CommandFault:
     """Run after the command has succeeded at last, so that it can be tried again. `{serving}` is the version that served before."""
     alone: bool = False
     """Whether no daemon may run beside it."""
+    times: int = 2
+    """How often `make faults` brings it about in one home."""
 
 
 COMMANDS: tuple[CommandFault, ...] = (
@@ -47,7 +49,7 @@ COMMANDS: tuple[CommandFault, ...] = (
         undo=("version", "promote", "{serving}", "--reason", "again"),
     ),
     CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
-    CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True),
+    CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True, times=1),
 )
 AT_START: tuple[Point, ...] = ("mid-migration",)
 """Points that the supervisor comes to when it takes a home."""
