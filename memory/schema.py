@@ -318,5 +318,14 @@ CREATE INDEX episode_by_both ON episode (environment, version);
 CREATE INDEX episode_live ON episode (version, started_at) WHERE purpose = 'live' AND state = 'completed';
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3)
+MIGRATION_4 = """
+CREATE TABLE IF NOT EXISTS precision (                        -- measured once a home, so that a version serves in the precision it was gated in
+    device          TEXT PRIMARY KEY,
+    dtype           TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS task_by_environment ON task (source, environment);
+"""  # noqa: E501 - word for word as in migration 1, so that all stores are alike
+"""Stores of the first days lack these: migration 1 did not have its final form yet."""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""
