@@ -21,11 +21,12 @@ SELECT "group", member FROM episode WHERE state = 'completed' GROUP BY "group", 
 """
 PLAYED = """
 CREATE TEMP TABLE IF NOT EXISTS archived (
-    id INTEGER PRIMARY KEY, task INTEGER, state TEXT, purpose TEXT, environment TEXT, seed INTEGER, version TEXT
+    id INTEGER PRIMARY KEY, task INTEGER, state TEXT, purpose TEXT, environment TEXT, seed INTEGER, version TEXT,
+    "group" TEXT, success INTEGER, total_reward REAL
 ) STRICT;
 CREATE TEMP VIEW IF NOT EXISTS played AS
-    SELECT id, task, state, purpose, environment, seed, version FROM episode
-    UNION SELECT id, task, state, purpose, environment, seed, version FROM archived;
+    SELECT id, task, state, purpose, environment, seed, version, "group", success, total_reward FROM episode
+    UNION SELECT id, task, state, purpose, environment, seed, version, "group", success, total_reward FROM archived;
 """
 IN_TWO_BATCHES = "SELECT episode FROM manifest WHERE on_policy = 1 GROUP BY episode HAVING count(*) > 1"
 
@@ -43,6 +44,17 @@ RULES = {
     "the turns of an episode have gaps": """
         SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id
         GROUP BY e.id HAVING (e.state <> 'running' AND count(t.n) <> e.turns) OR coalesce(max(t.n) + 1, 0) <> count(t.n)
+    """,
+    "a success rate is not what the episodes come to": """
+        WITH counted AS (
+            SELECT version, environment, sum(episodes), sum(successes), count(*), sum(low < high) FROM (
+                SELECT version, environment, count(*) AS episodes, sum(success) AS successes, min(total_reward) AS low,
+                       max(total_reward) AS high
+                FROM played WHERE purpose = 'live' AND state = 'completed' GROUP BY version, environment, "group")
+            GROUP BY version, environment),
+        kept AS (SELECT version, environment, episodes, successes, groups, mixed_groups FROM rate)
+        SELECT * FROM (SELECT * FROM counted EXCEPT SELECT * FROM kept)
+        UNION ALL SELECT * FROM (SELECT * FROM kept EXCEPT SELECT * FROM counted)
     """,
     "an episode that was not completed is scored": """
         SELECT id FROM episode WHERE state <> 'completed' AND (success OR score <> 0)
@@ -151,9 +163,9 @@ class Witness:
                 import pyarrow.parquet as pq
 
                 self.archives[path] = pq.read_table(path).to_pylist()
-        columns = ("id", "task", "state", "purpose", "environment", "seed", "sampler")
+        columns = ("id", "task", "state", "purpose", "environment", "seed", "sampler", "group", "success", "total_reward")
         rows = [tuple(episode[column] for column in columns) for file in self.archives.values() for episode in file]
-        store.db.conn.executemany("INSERT OR REPLACE INTO archived VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        store.db.conn.executemany(f"INSERT OR REPLACE INTO archived VALUES ({', '.join('?' * len(columns))})", rows)
 
     def _versions(self, store: Store) -> Iterator[str]:
         for version in list_versions(store):

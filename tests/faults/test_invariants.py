@@ -25,6 +25,7 @@ BREACHES = {
     "a task is leased by nobody, or owned without a lease": "UPDATE task SET owner = 'actor:1'",
     "a done task lacks members": "UPDATE task SET members = 3",
     "the turns of an episode have gaps": "UPDATE episode SET turns = turns + 1",
+    "a success rate is not what the episodes come to": "UPDATE rate SET mixed_groups = mixed_groups + 1",
     "an episode that was not completed is scored": "UPDATE episode SET state = 'aborted', score = 1 WHERE id = 1",
     "an episode was learned from that was not completed, or was played to judge": "UPDATE episode SET purpose = 'gate' WHERE job = 1",
     "a pair was scored without its completed episodes": "UPDATE pair SET seed = seed + 1",
