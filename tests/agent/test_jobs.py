@@ -58,6 +58,7 @@ def test_a_job_is_followed_where_somebody_else_holds_the_home(tmp_path: Path) ->
     assert not (tmp_path / "logs" / f"learner-{job_id}.log").exists()
 
 
+@pytest.mark.slow
 def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_path: Path) -> None:
     """The model that is configured is not there, so the job fails: its error reaches whoever waits."""
     config = configure(tmp_path, "no-such-model")
@@ -73,6 +74,7 @@ def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_pa
     assert not lock_is_held(home)
 
 
+@pytest.mark.slow
 def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("wdth = 1\n")

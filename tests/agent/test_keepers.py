@@ -205,6 +205,7 @@ def plays(store: Store) -> bool:
 # --- the actor ---
 
 
+@pytest.mark.slow
 def test_an_actor_that_keeps_dying_is_given_up_and_status_says_why(place: Place) -> None:
     ended = place.supervise(place.actor("raise ValueError('no luck')"), supervise={"tries": 3})
     why = "the actor is given up after 3 deaths in a row; the last: crashed: it ended with exit code 1: ValueError: no luck"
@@ -219,6 +220,7 @@ def test_an_actor_that_keeps_dying_is_given_up_and_status_says_why(place: Place)
     assert found["last_death"]["message"].endswith("it is given up")
 
 
+@pytest.mark.slow
 def test_an_actor_that_hangs_is_ended_and_started_again(place: Place) -> None:
     flag = place.path / "flag"
     body = f"flag = Path({str(flag)!r})\n    if flag.exists():\n        play(store, pulse)\n    flag.touch()\n    hang(store, pulse)"
@@ -240,6 +242,7 @@ def die(keeper: ActorKeeper) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store: Store) -> None:
     add_tasks(store, ADD, [1, 2, 3], 1, "stream")
     program = place.actor("take_tasks(store); raise Unavailable('the disk is full')")
@@ -292,6 +295,7 @@ def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
     return get_job(store, job_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "attempts", "error"),
     [
@@ -312,6 +316,7 @@ def test_a_job_is_tried_again_where_its_death_says_nothing_about_it(
     assert [message.rpartition("; ")[2] for message in deaths(store)] == [f"job {job.id} is {state}" for state in states]
 
 
+@pytest.mark.slow
 def test_a_job_that_its_process_gave_back_costs_no_attempt(place: Place, store: Store) -> None:
     keeper = JobKeeper(store, place.learner("release_job(store, lease)"), ["--home", str(place.home)], 60.0)
     job = see_through(store, keeper, ends=2)
@@ -319,6 +324,7 @@ def test_a_job_that_its_process_gave_back_costs_no_attempt(place: Place, store: 
     assert deaths(store) == []
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_before_it_has_its_job_uses_up_an_attempt(place: Place, store: Store) -> None:
     (place.path / "a_learner.py").write_text("import os\nos.kill(os.getpid(), 9)")
     job = see_through(store, JobKeeper(store, "a_learner", ["--home", str(place.home)], 60.0))
@@ -340,6 +346,7 @@ def test_only_the_last_processes_of_jobs_are_remembered(place: Place, store: Sto
     assert logs == {"actor.log", *(f"learner-{n}.log" for n in range(105, 125))}
 
 
+@pytest.mark.slow
 def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, store: Store) -> None:
     for key in "abc":
         add_job(store, key, "learn", "grpo", [ADD], {})
@@ -370,6 +377,7 @@ def test_a_child_that_hangs_in_c_does_not_keep_the_daemon_from_ending_in_time(pl
         assert {row["spent"] for row in store.rows("SELECT spent FROM task")} == {0}
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
     daemon = place.daemon(place.actor("hang(store, pulse)"))
     place.wait("an actor that hangs", plays)
@@ -396,6 +404,7 @@ def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place)
 # --- room ---
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_used_up_stops_play_and_says_so(place: Place) -> None:
     def paused(store: Store) -> bool:
         return report(store)["state"] == "paused"
@@ -498,6 +507,7 @@ def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
         assert place.started[0].wait(timeout=30) == 0
 
 
+@pytest.mark.slow
 def test_status_says_that_a_daemon_was_killed(place: Place) -> None:
     daemon = place.daemon(place.actor("play(store, pulse)"))
     place.wait("an actor", plays)

@@ -124,6 +124,7 @@ def assert_in_order(store: Store) -> None:
     assert count(store, unplayed) == 0
 
 
+@pytest.mark.slow
 def test_children_die_one_by_one_and_the_run_goes_on_until_it_is_told_to_stop(place: Place) -> None:
     daemon = place.run()
     place.wait("episodes", lambda store: completed(store) > 0)
@@ -212,6 +213,7 @@ def test_run_that_can_learn_nothing_ends_with_1_and_the_reason(place: Place) -> 
     assert "nothing is learnable now: perdure:add has 0 mixed groups" in place.output()
 
 
+@pytest.mark.slow
 def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place) -> None:
     (place.path / "model" / "model.safetensors").unlink()
     assert place.run().wait(timeout=PATIENCE_S) == 2

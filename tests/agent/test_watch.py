@@ -173,6 +173,7 @@ def memory_limit() -> Iterator[Path]:
         group.rmdir()
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[..., Watched], store: Store) -> None:
     watched = spawn(BEATS.format(body=DEADLOCK), hang_s=1.0)
     until_it_speaks(store, watched)
@@ -191,6 +192,7 @@ def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched]
     assert end.exit.code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_process_that_goes_on_is_left_alone_whatever_the_wall_clock_says(spawn: Callable[..., Watched], store: Store) -> None:
     body = "pulse = Pulse(store, 'a')\n    while True:\n        pulse._said_s = -1e9; pulse.go_on(); time.sleep(0.1)"
     watched = spawn(BEATS.format(body=body), hang_s=1.5)

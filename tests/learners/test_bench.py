@@ -41,6 +41,7 @@ def spec(files: ModelFiles, **changes: object) -> Spec:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFiles) -> None:
     said: list[str] = []
     found = bench_engine(llama, [load(TASK), load("perdure:last-word?shots=1")], device="cpu", repeats=2, max_tokens=5, say=said.append)

@@ -122,6 +122,7 @@ def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
         yield Learner(store, llama)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_learns_what_is_easy(learner: Learner, name: str) -> None:
     environments.register(learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
@@ -169,6 +170,7 @@ def test_a_turn_is_sampled_by_the_step_that_stands_in_it(llama_learner: Learner)
     assert [tuple(row) for row in rows] == [(1, 1, 0), (2, 1, 1), (3, 1, 2)]
 
 
+@pytest.mark.slow
 def test_learning_goes_on_from_the_version_that_serves(llama_learner: Learner) -> None:
     first = llama_learner.learn()
     versions.promote(llama_learner.store, first.name, "a test wants it")
@@ -246,6 +248,7 @@ def test_a_job_that_diverges_fails_and_leaves_no_candidate(llama_learner: Learne
     assert llama_learner.nothing_was_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [1, 32])
 def test_the_largest_rate_there_is_leaves_a_candidate_that_can_be_played(llama_learner: Learner, rank: int) -> None:
     version = llama_learner.learn(lr=1.0, rank=rank)
