@@ -24,6 +24,7 @@ def question_of(name: str, seed: int = 0) -> tuple[str, str]:
     return observation, env.unwrapped.oracle()  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_names())
 def test_a_builtin_environment_breaks_no_rule(name: str) -> None:
     assert [finding for finding in check(load(name)) if finding.level == "error"] == []
