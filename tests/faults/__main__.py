@@ -1,8 +1,8 @@
 """The fault suite: `make faults`. Kills the daemon and its children in every way, looks at what is left, and writes docs/reliability.md.
 
 Two lanes run beside each other: one in which actors and supervisors die while they play, and one in which learners, supervisors and
-commands die while jobs work. The conditions of the machine come after them, one by one, and last a round with the real engine. Exit code 0
-where nothing was broken, 1 otherwise.
+commands die while jobs work. When one of them is through, processes of an environment die. The conditions of the machine come after them,
+one by one, and last a round with the real engine. Exit code 0 where nothing was broken, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from random import Random
 from sqlite_utils.utils import sqlite3
 from tests.faults import cases, conditions
 from tests.faults.conditions import Impossible
-from tests.faults.games import CHAIN
+from tests.faults.games import CHAIN, FORKED
 from tests.faults.place import ROOT, Place
 from tests.faults.table import Condition, Table, conditions_markdown, markdown, write_between_markers
 from tests.tiny_models import tiny_llama
@@ -37,7 +37,7 @@ PLAY_ROUNDS = 80
 """Three kills each."""
 LEARN_ROUNDS = 5
 """Each goes once through every point of the learner, with three random kills of learners and three of supervisors."""
-"""In each of these rounds."""
+ENVIRONMENT_KILLS = 20
 ENGINE_KILLS = 3
 ROUNDS_A_HOME = 8
 """A home that is used for long has so much in it that looking at all of it takes long."""
@@ -56,6 +56,7 @@ def main() -> int:
         lanes = [
             pool.submit(play_lane, folder / "play", model, Random(given.seed), table),
             pool.submit(learn_lane, folder / "learn", model, Random(given.seed + 1), table),
+            pool.submit(environment_lane, folder / "environment", model, Random(given.seed + 2), table),
         ]
         if any(lane.exception() for lane in as_completed(lanes)):
             table.ends.set()
@@ -104,6 +105,16 @@ def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) ->
         say(f"{table.times} kills")
         if table.ends.is_set():
             break
+
+
+def environment_lane(path: Path, model: ModelFiles, random: Random, table: Table) -> None:
+    """Processes of an environment that die while it is played."""
+    with Place(path, model.path, environments=(FORKED,)) as place:
+        place.serves_after(place.start())
+        for _ in range(ENVIRONMENT_KILLS):
+            cases.kill_environment(place, random, table)
+        cases.rest(place)
+    say(f"{table.times} kills")
 
 
 def condition(path: Path, model: ModelFiles, name: str, look: Callable[[Path, ModelFiles], Condition]) -> Condition:

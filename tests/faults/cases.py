@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-from tests.faults.place import Place, Stuck
+from tests.faults.place import Place, Stuck, children_of, lives
 from tests.faults.table import Table
 
 from perdure.memory.faults import Point
@@ -55,6 +55,8 @@ AT_START: tuple[Point, ...] = ("mid-migration",)
 """Points that the supervisor comes to when it takes a home."""
 
 KILLED = {name: f"kill -9 of the {name}" for name in ("actor", "learner", "supervisor")}
+KILLED_ENVIRONMENT = "kill -9 of an environment's process"
+FAILED = "SELECT count(*) FROM episode WHERE state = 'env_error'"
 SUPERVISOR_IN_JOB = "kill -9 of the supervisor while a job works"
 
 
@@ -94,6 +96,30 @@ def kill_actor(place: Place, table: Table, fault: str = KILLED["actor"]) -> None
     moment = time.monotonic()
     table.add(fault, place.serves_after(moment, not_by=[actor]), place.examine())
     place.sees_kill()
+
+
+def kill_environment(place: Place, random: Random, table: Table) -> None:
+    """The process of an environment is killed: that episode is the environment's failure, and the actor plays on."""
+    actor, failed = place.child("actor"), place.ask(FAILED)
+    if actor is None:
+        raise Stuck(f"the daemon has no actor\n{place.logs()}")
+    moment = 0.0
+
+    def killed_one() -> bool:
+        """One that was about to be closed ends no episode, so that another is tried."""
+        nonlocal moment
+        games = [child for child in children_of(actor) if lives(child)]
+        if games:
+            moment = time.monotonic()
+            with suppress(ProcessLookupError):
+                os.kill(random.choice(games), signal.SIGKILL)
+            linger(random, 0.2)
+        return bool(place.ask(FAILED) > failed)
+
+    place.wait("an episode whose environment has failed", killed_one)
+    table.add(KILLED_ENVIRONMENT, place.serves_after(moment), place.examine())
+    if place.child("actor") != actor:
+        raise Stuck(f"the actor did not live on\n{place.logs()}")
 
 
 def learn(place: Place, points: dict[Point, int], random: Random, table: Table) -> None:
@@ -195,4 +221,4 @@ def points_with_a_case() -> list[Point]:
 
 def all_faults() -> list[str]:
     """What the table has a row for, in its order."""
-    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB]
+    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB, KILLED_ENVIRONMENT]

@@ -38,8 +38,9 @@ RULES = {
     """,
     "a task is leased by nobody, or owned without a lease": "SELECT id FROM task WHERE (state = 'leased') <> (owner IS NOT NULL)",
     "a done task lacks members": """
-        SELECT id FROM task t WHERE state = 'done'
-        AND members <> (SELECT count(*) FROM played e WHERE e.task = t.id AND e.state = 'completed')
+        SELECT id FROM task t WHERE state = 'done' AND members NOT BETWEEN
+            (SELECT count(*) FROM played e WHERE e.task = t.id AND e.state = 'completed')
+            AND (SELECT count(*) FROM played e WHERE e.task = t.id AND e.state IN ('completed', 'env_error'))
     """,
     "the turns of an episode have gaps": """
         SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -140,11 +141,7 @@ class Place:
 
     def children(self) -> list[int]:
         assert self.daemon is not None
-        try:
-            listed = Path(f"/proc/{self.daemon.pid}/task/{self.daemon.pid}/children").read_text()
-        except FileNotFoundError:
-            return []
-        return [int(pid) for pid in listed.split()]
+        return children_of(self.daemon.pid)
 
     def leftovers(self) -> list[int]:
         """Processes of this home that the daemon does not have, or that live without one."""
@@ -241,6 +238,15 @@ def lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process, in any of its threads, has started and that are still listed."""
+    found = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in thread.read_text().split()]
+    return found
 
 
 def _command_line(pid: int) -> list[bytes]:

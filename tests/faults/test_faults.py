@@ -12,6 +12,7 @@ from typing import get_args
 
 import pytest
 from tests.faults import cases
+from tests.faults.games import FORKED
 from tests.faults.invariants import Findings
 from tests.faults.place import ROOT, Place
 from tests.faults.table import BEGIN, END, Row, Table, markdown, write_between_markers
@@ -43,6 +44,7 @@ def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
     table = Table(limit_s=20.0)  # `make faults` asks for less, on a machine that does nothing else
     starting = [Place(tmp_path / f"start-{n}", model) for n, _ in enumerate(MIGRATIONS)]
     playing, learning, gating = (Place(tmp_path / name, model) for name in ("play", "learn", "gate"))
+    forking = Place(tmp_path / "environment", model, environments=(FORKED,))
 
     def play() -> None:
         for n, place in enumerate(starting, start=1):
@@ -64,12 +66,18 @@ def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
             cases.learn(gating, points, Random(0), table)
         cases.rest(gating)
 
+    def environment() -> None:
+        forking.serves_after(forking.start())
+        for n in range(3):
+            cases.kill_environment(forking, Random(n), table)
+        cases.rest(forking)
+
     try:
         with ThreadPoolExecutor() as pool:
-            for lane in [pool.submit(play), pool.submit(learn), pool.submit(gate)]:
+            for lane in [pool.submit(play), pool.submit(learn), pool.submit(gate), pool.submit(environment)]:
                 lane.result()
     finally:
-        for place in (*starting, playing, learning, gating):
+        for place in (*starting, playing, learning, gating, forking):
             place.end()
     assert table.broken == []
     assert {row.fault for row in table.rows()} == set(cases.all_faults())
