@@ -23,8 +23,9 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished
+from perdure.memory.keeping import needed_on_disk
 from perdure.memory.store import Store, refuse_inside
-from perdure.memory.versions import list_versions, needed_on_disk
+from perdure.memory.versions import list_versions
 
 STEP_PAGES = 256
 

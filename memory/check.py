@@ -18,11 +18,12 @@ from perdure.memory import leases
 from perdure.memory.episodes import counts
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
+from perdure.memory.keeping import needed_on_disk
 from perdure.memory.leases import Clock
 from perdure.memory.prune import archived_ids, archives
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store, to_json
-from perdure.memory.versions import list_versions, moves, needed_on_disk
+from perdure.memory.versions import list_versions, moves
 
 SHOWN = 20
 """Findings of one rule that are shown one by one."""

@@ -4,7 +4,8 @@ The serving pointer is the one row in state `serving`; moving it, the states of 
 one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
 
 The move log reads as a stack: a promotion puts a version on it, a rollback takes off all above the version that it goes back to.
-Left out: what a candidate must show before (`learners/gating.py`), and loading its weights (`learners/engine.py`).
+Left out: what a candidate must show before (`learners/gating.py`), loading its weights (`learners/engine.py`), and which files may go
+(`keeping.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from perdure.memory import faults, leases
-from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
@@ -160,16 +160,6 @@ def list_versions(store: Store) -> list[Version]:
     return [_version(row) for row in store.rows("SELECT * FROM version ORDER BY rowid DESC")]
 
 
-def needed_on_disk(store: Store) -> frozenset[str]:
-    """The versions that something may load: what serves, anchors, what is pinned, and candidates that are not `superfluous`."""
-    anchors, unneeded = {anchor_of(store, row.name) for row in list_environments(store)}, superfluous(store)
-    return frozenset(
-        version.name
-        for version in list_versions(store)
-        if (version.state in ("serving", "candidate") and version.name not in unneeded) or version.pinned or version.name in anchors
-    )
-
-
 def serving(store: Store) -> Version:
     """The version that new batches start on. Raises `UnknownError` in a home that has none yet."""
     rows = store.rows("SELECT * FROM version WHERE state = 'serving'")
@@ -295,34 +285,6 @@ def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
         return get_version(store, name)
 
 
-def superfluous(store: Store) -> dict[str, str]:
-    """The versions whose files nobody needs any more, each with why: rejected ones, and candidates that no later learning goes on from.
-
-    Kept are what serves and what served (a rollback must work), anchors, pins, what an unfinished job names, candidates that a person
-    brought, and the ancestors of all that is kept.
-    """
-    versions = {version.name: version for version in list_versions(store)}
-    needed = {row["anchor"] for row in store.rows("SELECT anchor FROM environment WHERE anchor IS NOT NULL")}
-    needed |= {name for name in _named_by_jobs(store) if name in versions}
-    why: dict[str, str] = {}
-    for name, version in versions.items():
-        if version.state == "rejected":
-            why[name] = "it was rejected"
-        elif version.state == "candidate" and version.job is not None:
-            base = _last_served(versions, version)
-            if versions[base].state != "serving":
-                why[name] = f"it was made from {base}, which serves no more"
-    for name, version in versions.items():
-        if version.pinned or name not in why:
-            needed.add(name)
-    for name in list(needed):
-        ancestor = versions[name].parent
-        while ancestor is not None:
-            needed.add(ancestor)
-            ancestor = versions[ancestor].parent
-    return {name: reason for name, reason in why.items() if name not in needed}
-
-
 def pin(store: Store, name: str, pinned: bool = True) -> Version:
     """Keep the files of a version whatever `version gc` removes."""
     with store.write() as conn:
@@ -351,22 +313,6 @@ def _stack(log: Sequence[Move]) -> list[str]:
             stack = [name for name in stack if name != move.to_version]
             stack.append(move.to_version)
     return stack
-
-
-def _last_served(versions: Mapping[str, Version], version: Version) -> str:
-    """The nearest ancestor that serves or served."""
-    while version.state not in ("serving", "retired") and version.parent is not None:
-        version = versions[version.parent]
-    return version.name
-
-
-def _named_by_jobs(store: Store) -> set[str]:
-    """The versions that jobs which have not ended start from, made, gate or probe."""
-    found: set[str] = set()
-    for row in store.rows("SELECT id, options FROM job WHERE state NOT IN ('done', 'failed')"):
-        found |= {name for key, name in json.loads(row["options"]).items() if key in ("start", "candidate", "version") and name}
-        found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (row["id"],))}
-    return found
 
 
 def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:

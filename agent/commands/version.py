@@ -254,7 +254,8 @@ class _Waste:
 
 def _waste(store: Store) -> Iterator[_Waste]:
     from perdure.agent.disk import size_bytes
-    from perdure.memory.versions import list_versions, superfluous
+    from perdure.memory.keeping import superfluous
+    from perdure.memory.versions import list_versions
 
     owners = {one.path: one.name for one in list_versions(store) if one.path is not None}
     unneeded = superfluous(store)

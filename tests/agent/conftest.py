@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.agent.stand_ins import Place
 
 from perdure.agent.cli import main
 from perdure.memory import environments, versions
@@ -116,3 +118,17 @@ def home(tmp_path: Path) -> Path:
         journal.finish([Ending(episode=episode, state="completed", stop_reason="terminated", total_reward=1.0, success=True, score=1.0)])
         finish_task(store, lease)
     return home
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A folder whose programs a daemon finds."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
+    place = Place(tmp_path)
+    try:
+        yield place
+    finally:
+        for process in place.started:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=30)

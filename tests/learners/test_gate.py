@@ -13,7 +13,6 @@ import pytest
 from perdure.learners.gate import PROFILES, Comparison, Gate, GateSettings, NonInferiority, Scope, Superiority, fix_scope
 from perdure.learners.gate_evidence import evidence
 from perdure.learners.gate_rates import operating_curve, plan, self_test, simulate
-from perdure.learners.intervals import mean_interval, score_interval
 from perdure.memory.errors import InputError
 
 Stream = Mapping[Comparison, Sequence[float]]
@@ -358,22 +357,6 @@ def test_the_operating_curve_is_the_one_that_was_designed() -> None:
     assert rates == pytest.approx([0.95, 0.75, 0.53, 0.15, 0.77, 0.39, 0.11], abs=0.09)
 
 
-def test_the_interval_covers_and_narrows() -> None:
-    rng = Random(5)
-    missed = 0
-    for _ in range(200):
-        values = [[rng.choice([-1.0, 0.0, 0.0, 0.0, 1.0, 1.0])] for _ in range(60)]
-        low, high = mean_interval(values, low=-1, high=1)
-        missed += not low <= 1 / 6 <= high
-    assert missed <= 200 * 0.05
-    assert mean_interval([], low=-1, high=1) == pytest.approx((-1, 1), abs=1e-6)
-    widths = [high - low for low, high in (mean_interval([[0.0]] * n, low=-1, high=1) for n in (5, 20, 80))]
-    assert widths[0] > widths[1] > widths[2] > 0
-    several = mean_interval([[0.0, 0.5]] * 40, low=0, high=1)
-    assert several[0] < 0.25 < several[1]
-    assert several[1] - several[0] < 0.5
-
-
 def test_false_promotions_stay_within_their_bound() -> None:
     rows = list(self_test(200, seed=1, earlier=(5,), profiles=("standard", "economy")))
     assert len(rows) == 8
@@ -391,23 +374,3 @@ def test_false_promotions_stay_within_their_bound_in_two_thousand_gates_each() -
     rows = list(self_test(2000))
     assert len(rows) == 24
     assert [row for row in rows if not row.ok] == []
-
-
-def test_interval_of_scores_is_that_of_the_chernoff_bound() -> None:
-    assert score_interval([]) == (0.0, 1.0)
-    low, high = score_interval([0.0] * 100)
-    assert (low, high) == pytest.approx((0.0, 1 - 0.025 ** (1 / 100)), abs=1e-5)  # where nothing succeeded, (1 - m)^n = .025
-    assert score_interval([1.0] * 100) == pytest.approx((1 - high, 1.0), abs=1e-5)
-    low, high = score_interval([0.5] * 50)
-    assert low == pytest.approx(1 - high)
-    assert 0.5 * math.log(0.25 / (high * low)) == pytest.approx(math.log(40) / 50, abs=1e-4)  # KL(1/2, m) = -log(4 m (1 - m)) / 2
-
-
-def test_interval_of_scores_covers() -> None:
-    draws = Random(0)
-    for p in (0.05, 0.5, 0.9):
-        missed = 0
-        for _ in range(400):
-            low, high = score_interval([float(draws.random() < p) for _ in range(40)])
-            missed += not low <= p <= high
-        assert missed / 400 <= 0.05

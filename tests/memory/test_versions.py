@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import pytest
 from sqlite_utils.utils import sqlite3
@@ -276,77 +275,3 @@ def test_only_what_was_learned_gets_a_first_anchor(store: Store, add_version) ->
     versions.promote(store, name, "one of two rose", learned=[ADD])
     assert store.rows("SELECT anchor FROM environment WHERE name = ?", (ADD,))[0]["anchor"] == name
     assert store.rows("SELECT anchor FROM environment WHERE name = ?", (SORT,))[0]["anchor"] is None
-
-
-Learn = Callable[[str], str]
-
-
-@pytest.fixture
-def learn(store: Store) -> Learn:
-    """A learning job that has ended, whose candidate was trained from this version; gives its name."""
-
-    def made(parent: str) -> str:
-        job = jobs.add_job(store, f"from {parent}: {versions.next_name(store)}", "learn", "grpo", [ADD], {"start": parent})
-        name = versions.take_name(store)
-        versions.add_candidate(store, None, name, parent, f"hash-of-{name}", f"versions/{name}", [ADD], job)
-        with store.write() as conn:
-            conn.execute("UPDATE job SET state = 'done' WHERE id = ?", (job,))
-        return name
-
-    return made
-
-
-def test_what_serves_what_served_and_what_goes_on_from_it_is_kept(store: Store, learn: Learn) -> None:
-    first = learn("v0")
-    versions.promote(store, first, "r")
-    inconclusive = learn(first)
-    learn(inconclusive)
-    assert versions.superfluous(store) == {}
-    versions.promote(store, inconclusive, "r")
-    versions.rollback(store, first, "r")
-    assert set(versions.superfluous(store)) == {"v3"}, "v2 served, and is kept whether or not the stack of moves still has it"
-
-
-def test_rejected_versions_and_superseded_candidates_go(store: Store, learn: Learn) -> None:
-    stale, rejected, better = learn("v0"), learn("v0"), learn("v0")
-    later = learn(stale)
-    versions.reject(store, rejected)
-    assert versions.superfluous(store) == {rejected: "it was rejected"}
-    versions.promote(store, better, "r")
-    assert versions.superfluous(store) == {
-        rejected: "it was rejected",
-        stale: "it was made from v0, which serves no more",
-        later: "it was made from v0, which serves no more",
-    }
-    versions.rollback(store, None, "r")
-    assert versions.superfluous(store) == {rejected: "it was rejected"}
-
-
-def test_parents_of_what_is_kept_are_kept(store: Store, learn: Learn, add_version) -> None:
-    first = learn("v0")
-    second = learn(first)
-    other = learn("v0")
-    versions.reject(store, first)
-    versions.promote(store, other, "r")
-    brought = add_version(parent="v0")
-    assert set(versions.superfluous(store)) == {first, second}
-    versions.pin(store, second)
-    assert versions.superfluous(store) == {}
-    versions.pin(store, second, False)
-    with store.write() as conn:
-        conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (first, ADD))
-    assert set(versions.superfluous(store)) == {second}
-    assert brought not in versions.superfluous(store)
-
-
-@pytest.mark.parametrize("option", ["start", "candidate", "version"])
-def test_what_a_job_is_about_to_use_is_kept(store: Store, clock, learn: Learn, option: str) -> None:
-    stale, better = learn("v0"), learn("v0")
-    versions.promote(store, better, "r")
-    assert set(versions.superfluous(store)) == {stale}
-    jobs.add_job(store, "k", "gate", None, [], {option: stale})
-    assert versions.superfluous(store) == {}
-    leased = jobs.lease_job(store, "learner", 60, clock)
-    assert leased is not None
-    jobs.fail_job(store, leased[1], "x")
-    assert set(versions.superfluous(store)) == {stale}

@@ -1,0 +1,74 @@
+"""Whose files are kept: which versions something may load, and which ones nobody needs any more.
+
+`version gc` removes the files of the latter, `store check` and `store backup` ask for those of the former. Rows of versions always stay.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.records import Version
+from perdure.memory.store import Store
+from perdure.memory.versions import list_versions
+
+
+def needed_on_disk(store: Store) -> frozenset[str]:
+    """The versions that something may load: what serves, anchors, what is pinned, and candidates that are not `superfluous`."""
+    anchors, unneeded = _anchors(store), superfluous(store)
+    return frozenset(
+        version.name
+        for version in list_versions(store)
+        if (version.state in ("serving", "candidate") and version.name not in unneeded) or version.pinned or version.name in anchors
+    )
+
+
+def superfluous(store: Store) -> dict[str, str]:
+    """The versions whose files nobody needs any more, each with why: rejected ones, and candidates that no later learning goes on from.
+
+    Kept are what serves and what served (a rollback must work), anchors, pins, what an unfinished job names, candidates that a person
+    brought, and the ancestors of all that is kept.
+    """
+    versions = {version.name: version for version in list_versions(store)}
+    needed = _anchors(store)
+    needed |= {name for name in _named_by_jobs(store) if name in versions}
+    why: dict[str, str] = {}
+    for name, version in versions.items():
+        if version.state == "rejected":
+            why[name] = "it was rejected"
+        elif version.state == "candidate" and version.job is not None:
+            base = _last_served(versions, version)
+            if versions[base].state != "serving":
+                why[name] = f"it was made from {base}, which serves no more"
+    for name, version in versions.items():
+        if version.pinned or name not in why:
+            needed.add(name)
+    for name in list(needed):
+        ancestor = versions[name].parent
+        while ancestor is not None:
+            needed.add(ancestor)
+            ancestor = versions[ancestor].parent
+    return {name: reason for name, reason in why.items() if name not in needed}
+
+
+def _anchors(store: Store) -> set[str]:
+    """What the gate compares with, in any environment."""
+    found = (anchor_of(store, row.name) for row in list_environments(store))
+    return {name for name in found if name is not None}
+
+
+def _last_served(versions: Mapping[str, Version], version: Version) -> str:
+    """The nearest ancestor that serves or served."""
+    while version.state not in ("serving", "retired") and version.parent is not None:
+        version = versions[version.parent]
+    return version.name
+
+
+def _named_by_jobs(store: Store) -> set[str]:
+    """The versions that jobs which have not ended start from, made, gate or probe."""
+    found: set[str] = set()
+    for row in store.rows("SELECT id, options FROM job WHERE state NOT IN ('done', 'failed')"):
+        found |= {name for key, name in json.loads(row["options"]).items() if key in ("start", "candidate", "version") and name}
+        found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (row["id"],))}
+    return found

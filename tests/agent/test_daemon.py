@@ -1,0 +1,178 @@
+"""A whole daemon without a model: it ends in time, waits for room on the disk, talks to systemd, and tells how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.agent.stand_ins import ADD, Place, deaths, plays
+
+from perdure.agent.commands.status import report
+from perdure.memory.jobs import add_job
+from perdure.memory.processes import events, processes
+from perdure.memory.store import Store, open_store
+from perdure.memory.tasks import counts
+
+# --- stopping ---
+
+
+@pytest.mark.slow
+def test_a_child_that_hangs_in_c_does_not_keep_the_daemon_from_ending_in_time(place: Place) -> None:
+    daemon = place.daemon(place.actor("take_tasks(store); hang(store, pulse)"))
+    place.wait("an actor that hangs", lambda store: plays(store) and counts(store)["running"])
+    began = time.monotonic()
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=30) == 0
+    assert 3 < time.monotonic() - began < 10
+    with open_store(place.home) as store:
+        assert counts(store)["running"] == 0
+        assert {row["spent"] for row in store.rows("SELECT spent FROM task")} == {0}
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
+    daemon = place.daemon(place.actor("hang(store, pulse)"))
+    place.wait("an actor that hangs", plays)
+    daemon.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert daemon.poll() is None
+    began = time.monotonic()
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=30) == 0
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.slow
+def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place) -> None:
+    daemon = place.daemon(place.actor("hang(store, pulse)"))
+    place.wait("an actor", plays)
+    with open_store(place.home) as store, store.write():
+        began = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(timeout=30) == 0
+        assert time.monotonic() - began < 10
+
+
+# --- room ---
+
+
+@pytest.mark.slow
+def test_a_budget_that_is_used_up_stops_play_and_says_so(place: Place) -> None:
+    def paused(store: Store) -> bool:
+        return report(store)["state"] == "paused"
+
+    place.supervise(place.actor("play(store, pulse)"), until=paused, disk={"budget_gib": 1e-6, "floor_gib": 0.0})
+    with open_store(place.home) as store:
+        told = [(event.subject, event.message) for event in reversed(events(store)) if event.kind == "disk"]
+        assert [subject for subject, _ in told] == ["learning", "play"]
+        assert all(message.startswith("it waits for room: the home takes ") for _, message in told)
+        (said,) = processes(store)
+        assert said.name == "supervisor", "no actor was started"
+
+
+@pytest.fixture
+def small_disk(place: Place) -> Iterator[Path]:
+    """The home on a disk of 32 MiB."""
+    place.home.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(place.home)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield place.home
+    finally:
+        for process in place.started:
+            process.terminate()
+            process.wait(timeout=30)
+        subprocess.run(["umount", "--lazy", str(place.home)], check=True)
+
+
+@pytest.mark.slow
+def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Place, small_disk: Path) -> None:
+    place.daemon(place.actor("play(store, pulse)"), "[disk]\nfloor_gib = 0.008\n")  # 8 MiB; learning below 16
+    place.wait("play", plays)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(20 * 2**20))
+    place.wait("learning that waits", lambda store: "learning waits for room" in str(report(store)["idle_reason"]))
+    with open_store(place.home) as store:
+        assert plays(store)
+        job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    place.wait("its reason", lambda store: f"job {job} waits for room" in str(report(store)["idle_reason"]))
+    with ballast.open("ab") as more:
+        more.write(bytes(5 * 2**20))
+    place.wait("play that waits", lambda store: report(store)["state"] == "paused")
+    assert "play and learning wait for room" in place.status()["idle_reason"]
+    with open_store(place.home) as store, store.write() as conn:
+        conn.execute("DELETE FROM job")
+    ballast.unlink()
+    place.wait("play again", plays)
+    with open_store(place.home) as store:
+        told = [(event.subject, event.message.partition(":")[0]) for event in reversed(events(store)) if event.kind == "disk"]
+        assert deaths(store) == []
+    waits, room = "it waits for room", "there is room again"
+    assert sorted(told[:2]) == [("learning", waits), ("play", waits)]
+    assert sorted(told[2:]) == [("learning", room), ("play", room)]
+
+
+# --- systemd ---
+
+
+@pytest.mark.slow
+def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place.path / "notify"))
+        manager.settimeout(10.0)
+
+        def next_but_status() -> str:
+            while (message := manager.recv(4096).decode()).startswith("STATUS="):
+                assert message != "STATUS="
+            return message
+
+        place.daemon(
+            place.actor("time.sleep(1); play(store, pulse)"), NOTIFY_SOCKET=str(place.path / "notify"), WATCHDOG_USEC=str(5_000_000)
+        )
+        while (said := next_but_status()) == "WATCHDOG=1":
+            pass
+        assert said == "READY=1"
+        with open_store(place.home) as store:
+            assert plays(store) or any(process.name == "actor" for process in processes(store))
+            (actor,) = [process.pid for process in processes(store) if process.name == "actor"]
+            assert "make the first one longer" in next(event.message for event in events(store) if event.kind == "warning")
+        assert [next_but_status() for _ in range(2)] == ["WATCHDOG=1"] * 2
+
+        os.kill(actor, signal.SIGSTOP)
+        time.sleep(2.5)  # what went on before is told still
+        manager.setblocking(False)
+        try:
+            while True:
+                manager.recv(4096)
+        except BlockingIOError:
+            manager.settimeout(10.0)
+        heard = [manager.recv(4096).decode() for _ in range(2)]
+        assert all(message.startswith("STATUS=playing") for message in heard)
+
+        os.kill(actor, signal.SIGCONT)
+        assert next_but_status() == "WATCHDOG=1"
+        place.started[0].send_signal(signal.SIGTERM)
+        while (said := next_but_status()) == "WATCHDOG=1":
+            pass
+        assert said == "STOPPING=1"
+        assert place.started[0].wait(timeout=30) == 0
+
+
+@pytest.mark.slow
+def test_status_says_that_a_daemon_was_killed(place: Place) -> None:
+    daemon = place.daemon(place.actor("play(store, pulse)"))
+    place.wait("an actor", plays)
+    daemon.kill()
+    daemon.wait()
+    found = place.status()
+    assert found["state"] == "stopped"
+    assert found["idle_reason"].endswith("how the last one ended: without a word")
+    assert json.dumps(found)
