@@ -24,6 +24,7 @@ from perdure.agent.causes import die_of
 from perdure.agent.children import parent_pid
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
+from perdure.agent.watch import Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.registry import load
@@ -33,7 +34,7 @@ from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import TTL_S, BootClock
-from perdure.memory.processes import beat, give_device, renew_device, take_device
+from perdure.memory.processes import give_device, renew_device, take_device
 from perdure.memory.records import Episode, Lease, Task, VersionRef
 from perdure.memory.store import Store, open_store
 from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
@@ -41,7 +42,6 @@ from perdure.memory.versions import serving
 
 NAME = "actor"
 POLL_S = 0.2
-BEAT_S = 5.0
 
 
 @dataclass(slots=True)
@@ -100,33 +100,33 @@ class Actor:
         self._journal = journal
         self._clock = BootClock()
         self._owner = f"{NAME}:{os.getpid()}"
+        self._pulse = Pulse(store, NAME)
         self._environments: dict[str, Environment] = {}
-        self._said: tuple[str, str | None, float] = ("", None, 0.0)
         self._loaded: tuple[VersionRef, Policy] | None = None
 
     def start(self, open_model: OpenModel) -> Model:
         """Open the model; `run` plays with it."""
-        self._say("starting", f"looking for the model {self._config.model}")
-        return open_model(self._store, self._config, lambda line: self._say("starting", line))
+        self._pulse.say("starting", f"looking for the model {self._config.model}")
+        return open_model(self._store, self._config, lambda line: self._pulse.say("starting", line))
 
     def run(self, model: Model) -> None:
         while not self._stop():
             if not self._batch(model):
                 time.sleep(POLL_S)
-        self._say("stopped", None)
+        self._pulse.say("stopped", None)
 
     def _batch(self, model: Model) -> bool:
         """Play one batch of tasks; False where there was none to play or it is not this process's turn."""
         jobs = jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
         if jobs:
-            self._say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
+            self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
             return False
         if not anything_to_play(self._store):
-            self._say("idle", "no task is queued")
+            self._pulse.say("idle", "no task is queued")
             return False
         with self._device() as device:
             if device is None and self._config.device == "cpu":
-                self._say("paused", "another process has the device")
+                self._pulse.say("paused", "another process has the device")
                 return False
             version, policy = self._load_serving(model)
             leased = lease_tasks(self._store, self._owner, max(1, self._config.play.width // self._config.play.members), TTL_S, self._clock)
@@ -143,7 +143,7 @@ class Actor:
         def stop() -> bool:
             """Asked before each round of generation."""
             nonlocal renewed_s
-            self._say("playing", f"{len(attempts)} episodes of {len(groups)} tasks with {version}")
+            self._pulse.say("playing", f"{len(attempts)} episodes of {len(groups)} tasks with {version}")
             if device is not None and time.monotonic() - renewed_s > TTL_S / 4:
                 renew_device(self._store, device, TTL_S, self._clock)
                 renewed_s = time.monotonic()
@@ -218,7 +218,7 @@ class Actor:
         """The version that serves and whoever answers as it, loaded where it is another one than before."""
         version = VersionRef(serving(self._store).name)
         if self._loaded is None or self._loaded[0] != version:
-            self._say("loading", f"the weights of {version}")
+            self._pulse.say("loading", f"the weights of {version}")
             self._loaded = version, model.load(version.name)
         return self._loaded
 
@@ -231,13 +231,6 @@ class Actor:
         finally:
             if lease is not None:
                 give_device(self._store, lease)
-
-    def _say(self, state: str, detail: str | None) -> None:
-        """Beat, where there is something new to say or the last beat was some time ago."""
-        now_s = time.monotonic()
-        if self._said[:2] != (state, detail) or now_s - self._said[2] > BEAT_S:
-            beat(self._store, NAME, os.getpid(), state, detail)
-            self._said = (state, detail, now_s)
 
 
 def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal) -> int:

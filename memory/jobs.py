@@ -16,7 +16,7 @@ from typing import Any, Literal
 from perdure.memory import leases
 from perdure.memory.errors import UnknownError
 from perdure.memory.journal import abort_orphans
-from perdure.memory.leases import ATTEMPT_CAP, HELD, Clock
+from perdure.memory.leases import HELD, Clock
 from perdure.memory.records import Job, JobKind, Lease
 from perdure.memory.store import Store, iso_utc, to_json
 
@@ -128,9 +128,8 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
 
 def retry_job(store: Store, lease: Lease, error: str) -> None:
     """It was ended by what says nothing about the job: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
-    with store.write() as conn:
-        leases.check(store, "job", lease)
-        conn.execute(_BAD_ENDING + "id = ?", (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, lease.subject))
+    with store.write():
+        leases.end_badly(store, "job", lease, error)
         abort_orphans(store)
 
 
@@ -202,22 +201,10 @@ def steps(store: Store, job: int) -> list[Step]:
     ]
 
 
-_BAD_ENDING = """
-UPDATE job SET
-    spent = spent + 1, owner = NULL,
-    state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
-    finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
-    error = ?
-WHERE """
-
-
 def _take_back(store: Store, clock: Clock) -> None:
     """Queue the jobs whose lease has lapsed, or fail them where that happened too often."""
-    condition, parameters = leases.lapsed(clock)
-    error = "the process that ran it ended without a word; its log is in logs/"
-    with store.write() as conn:
-        sql = _BAD_ENDING + f"{HELD['job']} AND {condition}"
-        if conn.execute(sql, (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, *parameters)).rowcount > 0:
+    with store.write():
+        if leases.take_back(store, "job", clock, "the process that ran it ended without a word; its log is in logs/"):
             abort_orphans(store)
 
 

@@ -5,7 +5,7 @@ transaction, so that a process which lost its lease, however slow or confused, w
 while the machine sleeps and does not jump with the wall clock; after a reboot its `boot_id` differs and every lease has lapsed.
 
 Leases of tasks, jobs and the device share their columns (`owner`, `attempt`, `lease_until`, `boot_id`), and so the functions here.
-Who may be taken over, and what happens then, stands with each of them (`tasks.py`, `jobs.py`, `processes.py`).
+Tasks and jobs also end badly in the same way. When they are claimed stands with each of them (`tasks.py`, `jobs.py`, `processes.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from perdure.memory.errors import LeaseLost
 from perdure.memory.records import Lease
@@ -112,6 +112,34 @@ def _boot_id() -> str:
     if sys.platform == "linux":
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def end_badly(store: Store, kind: Literal["task", "job"], lease: Lease, error: str) -> None:
+    """Queue work again that came to a bad end, or fail it for good after `ATTEMPT_CAP` of these. Raises `LeaseLost`."""
+    with store.write():
+        check(store, kind, lease)
+        _end_badly(store, kind, error, "id = ?", (lease.subject,))
+
+
+def take_back(store: Store, kind: Literal["task", "job"], clock: Clock, error: str) -> int:
+    """The same for all work whose lease has lapsed. Gives how much that was."""
+    condition, parameters = lapsed(clock)
+    return _end_badly(store, kind, error, f"{HELD[kind]} AND {condition}", parameters)
+
+
+def _end_badly(store: Store, kind: Literal["task", "job"], error: str, condition: str, parameters: Sequence[Any]) -> int:
+    with store.write() as conn:
+        return conn.execute(
+            f"""
+            UPDATE {kind} SET
+                spent = spent + 1, owner = NULL,
+                state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
+                finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
+                error = ?
+            WHERE {condition}
+            """,
+            (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, *parameters),
+        ).rowcount
 
 
 def _key(lease: Lease) -> tuple[int, str, int]:

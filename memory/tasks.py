@@ -15,7 +15,7 @@ from typing import Any, Literal
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
 from perdure.memory.journal import abort_orphans
-from perdure.memory.leases import ATTEMPT_CAP, Clock
+from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
 from perdure.memory.store import Store
 
@@ -96,9 +96,8 @@ def release_task(store: Store, lease: Lease) -> None:
 
 def fail_task(store: Store, lease: Lease, error: str) -> None:
     """It could not be played: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
-    with store.write() as conn:
-        leases.check(store, "task", lease)
-        conn.execute(_BAD_ENDING + "id = ?", (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, lease.subject))
+    with store.write():
+        leases.end_badly(store, "task", lease, error)
         abort_orphans(store)
 
 
@@ -165,22 +164,10 @@ def leases_of(store: Store, owner: str) -> list[Lease]:
     return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
 
 
-_BAD_ENDING = """
-UPDATE task SET
-    spent = spent + 1, owner = NULL,
-    state = CASE WHEN spent + 1 >= ? THEN 'failed' ELSE 'queued' END,
-    finished_at = CASE WHEN spent + 1 >= ? THEN ? END,
-    error = ?
-WHERE """
-
-
 def _take_back(store: Store, clock: Clock) -> None:
     """Queue the tasks whose lease has lapsed, or fail them where that happened too often."""
-    condition, parameters = leases.lapsed(clock)
-    error = "the process that played it ended without a word"
-    with store.write() as conn:
-        sql = _BAD_ENDING + f"state = 'leased' AND {condition}"
-        if conn.execute(sql, (ATTEMPT_CAP, ATTEMPT_CAP, time.time(), error, *parameters)).rowcount > 0:
+    with store.write():
+        if leases.take_back(store, "task", clock, "the process that played it ended without a word"):
             abort_orphans(store)
 
 

@@ -13,10 +13,10 @@ from perdure.agent.terminal import config_option, print_json, print_table, repor
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
+    from perdure.agent.bench_play import Share
     from perdure.agent.config import LoadedConfig
     from perdure.learners.bench_engine import EngineBench
     from perdure.learners.bench_learner import Pair
-    from perdure.learners.bench_play import Share
     from perdure.memory.bench_journal import JournalBench
     from perdure.memory.bench_scale import ScaleBench
     from perdure.memory.bench_upkeep import UpkeepBench
@@ -117,9 +117,9 @@ def _store(episodes: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
 
 
 def _play(loaded: LoadedConfig) -> list[Share]:
+    from perdure.agent.bench_play import bench_play
     from perdure.agent.home import cache_dir
     from perdure.envs.registry import load
-    from perdure.learners.bench_play import bench_play
     from perdure.learners.models import resolve_model
 
     environments = [load(one) for one in loaded.config.stream.environments]
