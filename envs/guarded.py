@@ -44,6 +44,8 @@ class Outcome:
     truncated: bool
     success: bool | None
     """`info["success"]`, where the environment states it."""
+    invalid: str | None = None
+    """Why the answer was no action: `info["invalid_action"]`, a reason or True."""
 
     @property
     def ended(self) -> bool:
@@ -86,6 +88,7 @@ class GuardedEnv:
             terminated=bool(terminated),
             truncated=bool(truncated),
             success=None if success is None else bool(success),
+            invalid=_invalid(info.get("invalid_action")),
         )
         self._ended = outcome.ended
         return outcome
@@ -153,6 +156,12 @@ def _text(what: str, text: object) -> str:
     if not isinstance(text, str):
         raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
     return str(text)
+
+
+def _invalid(stated: object) -> str | None:
+    if isinstance(stated, str):
+        return stated or None
+    return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
 
 
 def _finite(reward: object) -> float:

@@ -226,6 +226,7 @@ def _step(playing: _Playing, chat: Chat, sample: Sample) -> Outcome | None:
         reward=0.0 if outcome is None else outcome.reward,
         sampler=sample.sampler,
         finish=sample.finish,
+        invalid=None if outcome is None else outcome.invalid,
         shared=playing.shared,
     )
     playing.turns.append(turn)

@@ -37,7 +37,7 @@ TURNS = 10
 PROMPT, ANSWER = 100, 128
 """Tokens that each turn adds to its prompt, and tokens of its answer."""
 VOCABULARY = 49_152
-COLUMNS = 14
+COLUMNS = 15
 """Of the table of turns."""
 ENVIRONMENT = "perdure:bench"
 _SAMPLER = VersionRef("v0")
@@ -239,6 +239,7 @@ def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[
             None,
             None,
             time.time(),
+            turn.invalid,
         )
         for episode, turn in zip(episodes, turns, strict=True)
     ]

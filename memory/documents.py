@@ -36,6 +36,7 @@ def document_schema() -> pa.Schema:
             ("logprobs", pa.list_(pa.float32())),
             ("reward", real),
             ("finish", text),
+            ("invalid", text),
             ("sampler", text),
             ("made_at", real),
         ]
@@ -48,6 +49,7 @@ def document_schema() -> pa.Schema:
             ("seed", integer),
             ("group", text),
             ("member", integer),
+            ("seat", integer),
             ("purpose", text),
             ("state", text),
             ("sampler", text),

@@ -33,6 +33,7 @@ class EpisodeSummary:
     """The version, or 'job 3 step 5'."""
     task: int | None
     job: int | None
+    seat: int
     started: float
 
     def as_json(self) -> dict[str, Any]:
@@ -50,6 +51,7 @@ class EpisodeSummary:
             "sampler": self.sampler,
             "task": self.task,
             "job": self.job,
+            "seat": self.seat,
             "started": iso_utc(self.started),
         }
 
@@ -128,6 +130,7 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
             sampler=row["sampler"],
             task=row["task"],
             job=row["job"],
+            seat=row["seat"],
             started=row["started_at"],
         )
         for row in rows
@@ -164,7 +167,7 @@ def live_episodes(store: Store, version: str, since: float) -> int:
         """
         WITH last AS (SELECT id, coalesce(finished_at, created_at) AS ended FROM job WHERE kind = 'learn' ORDER BY id DESC LIMIT 1)
         SELECT count(*) AS n FROM episode
-        WHERE version = :version AND purpose = 'live' AND state = 'completed'
+        WHERE version = :version AND purpose = 'live' AND state = 'completed' AND seat = 0
           AND started_at > max(:since, coalesce((SELECT ended FROM last WHERE ended <= :now), 0))
           AND id > coalesce((SELECT max(played.id) FROM episode played WHERE played.job = (SELECT id FROM last)), 0)
         """,
@@ -178,7 +181,7 @@ def played_after(store: Store, episode: int) -> list[Played]:
     rows = store.rows(
         """
         SELECT environment, sum(state = 'completed') AS episodes, sum(success) AS successes, sum(state <> 'completed') AS not_counted
-        FROM episode WHERE id > ? AND purpose = 'live' GROUP BY environment ORDER BY environment
+        FROM episode WHERE id > ? AND purpose = 'live' AND seat = 0 GROUP BY environment ORDER BY environment
         """,
         (episode,),
     )
@@ -220,4 +223,5 @@ def _episode(row: Any, turns: tuple[Turn, ...]) -> Episode:
         task=row["task"],
         job=row["job"],
         error=row["error"],
+        seat=row["seat"],
     )

@@ -34,10 +34,10 @@ EPISODE_KEYS = (
 )
 TURN_KEYS = ("messages", "observation", "prompt_ids", "action", "action_ids", "logprobs", "reward", "finish")
 NOT_KEPT = frozenset(
-    {"member", "temperature", "task", "job", "attempt", "score", "stop_reason", "error", "started_at", "finished_at", "batches"}
+    {"member", "seat", "temperature", "task", "job", "attempt", "score", "stop_reason", "error", "started_at", "finished_at", "batches"}
 )
 """Keys of our own exports that are read over: they say something only in the home that they come from."""
-TURN_NOT_KEPT = frozenset({"n", "sampler", "made_at"})
+TURN_NOT_KEPT = frozenset({"n", "invalid", "sampler", "made_at"})
 ROLES = ("system", "user", "assistant")
 
 

@@ -137,8 +137,8 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
     rows = store.rows(
         """
         INSERT INTO episode (environment, seed, "group", member, purpose, task, job, attempt,
-                             version, step_job, step_n, temperature, started_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+                             version, step_job, step_n, temperature, started_at, seat)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
         """,
         (
             plan.environment,
@@ -152,6 +152,7 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
             *sampler_columns(plan.sampler),
             float(plan.temperature),
             time.time(),
+            plan.seat,
         ),
     )
     return int(rows[0]["id"])
@@ -225,7 +226,7 @@ def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
                 ending.episode,
             ),
         )
-        if ending.state == "completed" and row["purpose"] == "live" and row["version"] is not None:
+        if ending.state == "completed" and row["purpose"] == "live" and row["seat"] == 0 and row["version"] is not None:
             _count(conn, row, ending)
 
 

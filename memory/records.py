@@ -82,6 +82,8 @@ class Turn:
     sampler: Sampler
     finish: Literal["stop", "length"]
     """Whether the policy ended its answer itself, or ran into the token limit."""
+    invalid: str | None = None
+    """Why the answer was no action, where the environment said so."""
     shared: int = field(default=0, compare=False)
     """How many tokens the prompt begins with that are the prompt and the answer of the turn before it; they are stored once."""
 
@@ -109,6 +111,8 @@ class Episode:
     task: int | None = None
     job: int | None = None
     error: str | None = None
+    seat: int = 0
+    """Of a game for several: 0 is the seat that counts; the others play against it, and are scored for nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +128,7 @@ class EpisodePlan:
     temperature: float
     lease: Lease
     """Of the task (`live`) or of the job (every other purpose) under which it is played."""
+    seat: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

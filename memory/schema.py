@@ -327,5 +327,17 @@ CREATE INDEX IF NOT EXISTS task_by_environment ON task (source, environment);
 """  # noqa: E501 - word for word as in migration 1, so that all stores are alike
 """Stores of the first days lack these: migration 1 did not have its final form yet."""
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4)
+MIGRATION_5 = """
+ALTER TABLE task ADD COLUMN stage TEXT;                       -- of the stream that drew it; NULL for what a person asked for
+ALTER TABLE episode ADD COLUMN seat INTEGER NOT NULL DEFAULT 0; -- of a game for several: 0 is the one that counts, the others play against it
+ALTER TABLE turn ADD COLUMN invalid TEXT;                     -- why the answer was no action, where the environment said so
+DROP VIEW turn_text;
+CREATE VIEW turn_text AS
+    SELECT t.episode, t.n, t.observation, t.action, t.invalid, t.reward, t.finish,
+           length(t.prompt_ids) / 4 + t.shared AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens,
+           coalesce(t.version, 'job ' || t.step_job || ' step ' || t.step_n) AS sampler
+    FROM turn t;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""

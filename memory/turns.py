@@ -24,8 +24,8 @@ def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> N
     conn.executemany(
         """
         INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
-                          version, step_job, step_n, made_at)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                          version, step_job, step_n, made_at, invalid)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         rows,
     )
@@ -53,6 +53,7 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple
         turn.finish,
         *sampler_columns(turn.sampler),
         time.time(),
+        None if turn.invalid is None else valid_text(turn.invalid),
     )
 
 
@@ -70,6 +71,7 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
                 reward=row["reward"],
                 sampler=read_sampler(row),
                 finish=row["finish"],
+                invalid=row["invalid"],
                 shared=row["shared"],
             )
         )
@@ -109,6 +111,7 @@ def as_kept(turn: Turn) -> Turn:
         reward=float(turn.reward),
         sampler=turn.sampler,
         finish=turn.finish,
+        invalid=None if turn.invalid is None else valid_text(turn.invalid),
         shared=turn.shared,
     )
 

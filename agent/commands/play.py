@@ -287,6 +287,7 @@ def _episode_json(found: Episode) -> dict[str, Any]:
         "seed": found.seed,
         "group": found.group,
         "member": found.member,
+        "seat": found.seat,
         "purpose": found.purpose,
         "state": found.state,
         "success": found.success,
@@ -305,6 +306,7 @@ def _episode_json(found: Episode) -> dict[str, Any]:
                 "reward": turn.reward,
                 "sampler": str(turn.sampler),
                 "finish": turn.finish,
+                "invalid": turn.invalid,
                 "prompt_ids": list(turn.prompt_ids),
                 "action_ids": list(turn.action_ids),
                 "logprobs": list(turn.logprobs),
@@ -320,12 +322,16 @@ def _print_episode(found: Episode) -> None:
     click.echo(
         f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
     )
+    if found.seat:
+        click.echo(f"seat {found.seat}: it played against seat 0 of the same group's task, and is counted nowhere")
     if found.error:
         click.echo(f"error: {visible(found.error)}")
     for n, turn in enumerate(found.turns):
         click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
         click.echo(_indented("observation", turn.observation))
         click.echo(_indented("action", turn.action))
+        if turn.invalid is not None:
+            click.echo(_indented("no action", turn.invalid))
         click.echo(f"  reward       {turn.reward:g}")
         click.echo(f"  prompt       {len(turn.prompt_ids)} tokens (all of them with --json)")
         click.echo(f"  action ids   {' '.join(map(str, turn.action_ids))}")

@@ -153,7 +153,7 @@ def test_archives_are_looked_at(full: Store) -> None:
     changed(
         full,
         "INSERT INTO episode SELECT 1, environment, seed, 'other', member, purpose, task, job, attempt, version, step_job, step_n, "
-        "temperature, 'aborted', 0, 0, 0, 0, NULL, NULL, started_at, finished_at FROM episode LIMIT 1",
+        "temperature, 'aborted', 0, 0, 0, 0, NULL, NULL, started_at, finished_at, seat FROM episode LIMIT 1",
     )
     assert ("warning", "archives", f"archive/{path.name}") in found(full)
     path.write_bytes(path.read_bytes()[:-5])
