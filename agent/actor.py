@@ -27,7 +27,6 @@ from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, PolicyError
-from perdure.envs.registry import load
 from perdure.envs.rollout import Attempt, Journal, play
 from perdure.memory.episodes import completed_members
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
@@ -183,7 +182,7 @@ class Actor:
             finish_task(self._store, lease)
             return []
         try:
-            environment = self._environments.get(task.environment) or load(task.environment)
+            environment = self._environments.get(task.environment) or self._config.environment(task.environment)
         except Exception as error:  # noqa: BLE001 - an operator's environment may fail as it likes; the task is written down as failed
             fail_task(self._store, lease, f"{task.environment} cannot be made: {error}")
             return []

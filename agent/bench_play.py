@@ -1,4 +1,4 @@
-"""How much of an actor's time is its own work: all between two generations, at 32 episodes at once.
+"""How much of an actor's time is its own work: all between two generations, at 32 episodes at once; and how full 64 at once stay.
 
 The actor of `agent/actor.py` plays tasks to their end in a home of its own; what `Policy.generate` takes is counted apart. Once with the
 model, which gives the share, and once with a policy that answers at once, which shows what a round costs where nothing else happens.
@@ -8,12 +8,13 @@ Left out: the supervisor, which is another process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perdure.agent.actor import Actor, Model
+from perdure.agent.actor import Actor
 from perdure.agent.config import Config
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, Request, Sample
@@ -27,10 +28,11 @@ from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store, create_store, open_store
-from perdure.memory.tasks import add_tasks, anything_to_play
+from perdure.memory.tasks import add_tasks, anything_to_play, queued
 from perdure.memory.versions import add_initial
 
 WIDTH = 32
+AT_ONCE = 64
 MEMBERS = 8
 BATCHES = 7
 ANSWER = 8
@@ -47,6 +49,8 @@ class Share:
     """Of generation."""
     wall_s: float
     generating_s: float
+    empty_share: float
+    """Of the places of a batch, in rounds that were generated while tasks were waiting."""
 
     @property
     def own_ms_per_round(self) -> float:
@@ -64,18 +68,22 @@ class Share:
             "wall_s": self.wall_s,
             "own_ms_per_round": self.own_ms_per_round,
             "own_share": self.own_share,
+            "empty_share": self.empty_share,
         }
 
 
 @dataclass(slots=True)
 class Timed:
-    """A model whose every version is `policy`, and how long that took."""
+    """A model whose every version is `policy`, how long that took, and how full its batches were while `waiting()`."""
 
     chat: Chat
     context_limit: int
     policy: Policy
+    waiting: Callable[[], bool]
     rounds: int = 0
     seconds: float = 0.0
+    asked: list[int] = field(default_factory=list)
+    """Requests of each batch that could have been full."""
 
     def load(self, version: str) -> Policy:
         return self
@@ -85,6 +93,8 @@ class Timed:
         samples = self.policy.generate(requests)
         self.seconds += time.perf_counter() - started
         self.rounds += 1
+        if self.waiting():
+            self.asked.append(len(requests))
         return samples
 
 
@@ -105,30 +115,52 @@ def bench_play(
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
     ids = (*range(100, 99 + ANSWER), min(engine.stop_ids))
     at_once = AtOnce(Sample(action_ids=ids, logprobs=(-0.5,) * ANSWER, finish="stop", sampler=VersionRef("v0")))
+    with _home(folder, files, environments) as store:
+        served = ServingModel(store, engine).load("v0")
+        shares = []
+        for name, policy in ((files.name, served), ("one that answers at once", at_once)):
+            say(f"playing with {name}")
+            _play(store, name, engine, policy, environments, 1, WIDTH)  # a warm-up
+            shares.append(_play(store, name, engine, policy, environments, batches, WIDTH))
+    return shares
+
+
+def bench_batch(folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, say: Callable[[str], None]) -> Share:
+    """Play so many times what fits into a batch of `AT_ONCE`, with the model."""
+    engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
+    with _home(folder, files, environments) as store:
+        say(f"playing {BATCHES * AT_ONCE} episodes, {AT_ONCE} at once")
+        return _play(store, files.name, engine, ServingModel(store, engine).load("v0"), environments, BATCHES, AT_ONCE)
+
+
+@contextmanager
+def _home(folder: Path, files: ModelFiles, environments: Sequence[Environment]) -> Iterator[Store]:
+    """A store in which these environments can be played."""
     create_store(folder / "play").close()
     with open_store(folder / "play") as store:
         for one in environments:
             registrations.register(store, one.name, one.threshold, one.reward_low, one.reward_high)
         add_initial(store, files.name, files.hash)
-        served = ServingModel(store, engine).load("v0")
-        shares = []
-        for name, policy in ((files.name, served), ("one that answers at once", at_once)):
-            say(f"playing with {name}")
-            _play(store, Timed(engine.chat, engine.context_limit, policy), environments, 1)  # a warm-up
-            timed = Timed(engine.chat, engine.context_limit, policy)
-            started = time.perf_counter()
-            episodes = _play(store, timed, environments, batches)
-            wall_s = time.perf_counter() - started
-            shares.append(Share(policy=name, episodes=episodes, rounds=timed.rounds, wall_s=wall_s, generating_s=timed.seconds))
-    return shares
+        yield store
 
 
-def _play(store: Store, model: Model, environments: Sequence[Environment], batches: int) -> int:
-    """Let an actor play batches to their end; gives the number of episodes."""
+def _play(
+    store: Store, name: str, engine: TransformersEngine, policy: Policy, environments: Sequence[Environment], batches: int, width: int
+) -> Share:
+    """Let an actor play so many batches to their end."""
     before = count(store)
-    for n in range(batches * WIDTH // MEMBERS):
-        name = environments[n % len(environments)].name
-        add_tasks(store, name, [train_seed(0, name, n)], MEMBERS, "stream")
-    config = Config.model_validate({"play": {"width": WIDTH, "members": MEMBERS}})
-    Actor(store, config, lambda: not anything_to_play(store), StoreJournal(store, BootClock())).run(model)
-    return count(store) - before
+    for n in range(batches * width // MEMBERS):
+        environment = environments[n % len(environments)].name
+        add_tasks(store, environment, [train_seed(0, environment, n)], MEMBERS, "stream")
+    config = Config.model_validate({"play": {"width": width, "members": MEMBERS}})
+    timed = Timed(engine.chat, engine.context_limit, policy, lambda: queued(store) > 0)
+    started = time.perf_counter()
+    Actor(store, config, lambda: not anything_to_play(store), StoreJournal(store, BootClock())).run(timed)
+    return Share(
+        policy=name,
+        episodes=count(store) - before,
+        rounds=timed.rounds,
+        wall_s=time.perf_counter() - started,
+        generating_s=timed.seconds,
+        empty_share=1 - sum(timed.asked) / max(len(timed.asked) * width, 1),
+    )

@@ -13,12 +13,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from perdure.learners.options import LEARNERS, LearnOptions, parse_options
 from perdure.memory.errors import InputError
+
+if TYPE_CHECKING:
+    from perdure.envs.environment import Environment
+    from perdure.envs.sandbox import Sandbox
 
 FILE_NAME = "perdure.toml"
 DEFAULT = "default"
@@ -121,6 +125,29 @@ class Schedule(_Section):
         return cron
 
 
+class SandboxSettings(_Section):
+    """Environments run in processes of their own unless they are trusted, with these limits."""
+
+    trusted: tuple[str, ...] = Field(
+        default=("perdure:",),
+        strict=False,
+        description="sources ('perdure:') and names without options ('py:prices:Prices') that run inside Perdure's own processes",
+    )
+    memory_mib: int = Field(default=2048, ge=64, description="MiB of address space of each process")
+    cpu_s: int = Field(default=300, ge=1, description="seconds of processor time of one episode")
+    network: bool = Field(default=False, description="whether environments may reach the network, this machine's own included")
+    variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that are passed on to them")
+    python: dict[str, str] = Field(default_factory=dict, description="another interpreter for a source: { gem = '.venv-gem/bin/python' }")
+
+    @field_validator("trusted")
+    @classmethod
+    def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if ":" not in name or "?" in name:
+                raise ValueError(f"{name!r} is neither a source, such as 'textarena:', nor a name without options, such as 'gym:Taxi-v4'")
+        return names
+
+
 class Supervise(_Section):
     """What is done about processes that die or hang."""
 
@@ -154,8 +181,21 @@ class Config(_Section):
     learn: Learn = Learn()
     gate: Gate = Gate()
     schedule: Schedule = Schedule()
+    sandbox: SandboxSettings = SandboxSettings()
     supervise: Supervise = Supervise()
     disk: Disk = Disk()
+
+    def environment(self, name: str) -> Environment:
+        """Load an environment where the configuration wants it to run. Raises as `envs/registry.py:load` does."""
+        from perdure.envs.registry import load
+
+        return load(name, self.allowed())
+
+    def allowed(self) -> Sandbox:
+        """What environments may do."""
+        from perdure.envs.sandbox import Sandbox
+
+        return Sandbox(**self.sandbox.model_dump())
 
     @model_validator(mode="after")
     def _critical_is_played(self) -> Config:

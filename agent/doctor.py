@@ -217,12 +217,10 @@ def _model(loaded: LoadedConfig) -> Check:
 
 
 def _environments(loaded: LoadedConfig) -> list[Check]:
-    from perdure.envs.registry import load
-
     failed: list[Check] = []
     for name in loaded.config.stream.environments:
         try:
-            load(name)
+            loaded.config.environment(name)
         except PerdureError as error:
             failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows what there is"))
     names = loaded.config.stream.environments

@@ -10,7 +10,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
+    from perdure.envs.environment import Environment
     from perdure.memory.records import Version
     from perdure.memory.store import Store
 
@@ -132,22 +133,16 @@ def open_or_create(home: Path) -> Store:
     return open_store(home)
 
 
-def register_environments(store: Store, names: Iterable[str], critical: Iterable[str] = ()) -> list[str]:
-    """Load environments and make the new ones known to the store; gives their canonical names.
-
-    All are loaded before the first is written. Raises what `envs.registry.load` raises: `UnknownError`, `InputError`.
-    """
-    from perdure.envs.registry import load
+def register_environments(store: Store, environments: Sequence[Environment], critical: Collection[str] = ()) -> list[str]:
+    """Make those of these environments known to the store that are new to it; gives the names of all. `critical` names some of them."""
     from perdure.memory.environments import list_environments, register
 
-    marked = set(critical)
-    loaded = [(load(name), name in marked) for name in names]
     with store.write():
         known = {registration.name for registration in list_environments(store)}
-        for environment, is_critical in loaded:
-            if environment.name not in known:
-                register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high, is_critical)
-    return [environment.name for environment, _ in loaded]
+        for one in environments:
+            if one.name not in known:
+                register(store, one.name, one.threshold, one.reward_low, one.reward_high, one.name in critical)
+    return [one.name for one in environments]
 
 
 def require_files(store: Store, version: Version) -> None:

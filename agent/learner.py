@@ -70,6 +70,7 @@ class Work:
             engine=self.engine,
             journal=StoreJournal(self.store, BootClock()),
             lease=self.lease,
+            load=self.config.environment,
             purpose=purpose,
             width=self.config.play.width,
             stop=self.stop,
@@ -134,6 +135,7 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             lease=work.lease,
             job=work.job,
             engine=work.engine,
+            load=work.config.environment,
             width=work.config.play.width,
             stop=work.stop,
         )

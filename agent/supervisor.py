@@ -34,7 +34,6 @@ from perdure.agent.terminal import visible
 from perdure.agent.watch import Watched
 from perdure.agent.work import requeue_tasks
 from perdure.envs.environment import Environment
-from perdure.envs.registry import load
 from perdure.memory import tasks
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
@@ -67,7 +66,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     Raises `InputError` where another process has the home or the configuration names what is not there, `RuntimeFailure` where the
     home cannot be written.
     """
-    environments = [(load(name), name in loaded.config.gate.critical) for name in loaded.config.stream.environments]
+    environments = [(loaded.config.environment(name), name in loaded.config.gate.critical) for name in loaded.config.stream.environments]
     with HomeLock(home), create_store(home) as store:
         names = _register(store, environments)
         lapse(store)

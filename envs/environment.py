@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 from gymnasium.spaces import Text
+
+if TYPE_CHECKING:
+    from perdure.envs.guarded import Guarded
 
 TextEnv = gymnasium.Env[str, str]
 Exchange = tuple[str, str]
@@ -44,6 +47,8 @@ class Environment:
     """The longest answer of one turn, in tokens."""
     step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S
     """How long making, reset or one step may take."""
+    apart: Callable[[], Guarded] | None = None
+    """Opens an episode in another process, for an environment that is not trusted in this one; `make` then refuses."""
 
     def judge(self, total_reward: float, stated: bool | None) -> tuple[bool, float]:
         """Success and score in [0, 1] of an episode: by what the environment stated (`info["success"]`), else by its return."""

@@ -11,6 +11,7 @@ import math
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ from perdure.envs.environment import Environment, TextEnv
 
 T = TypeVar("T")
 log = logging.getLogger("perdure.envs")
+
+MOST_CHARACTERS = 1_000_000
+"""Of one observation. No model here reads a hundredth of that."""
 
 
 class EnvironmentFault(Exception):
@@ -52,16 +56,68 @@ class Outcome:
         return self.terminated or self.truncated
 
 
-class GuardedEnv:
-    """A fresh environment for one episode: `reset`, `step` until it has ended, `close`. All but `close` raise `EnvironmentFault`."""
+class Guarded(ABC):
+    """A fresh environment for one episode: `reset`, `step` until it has ended, `close`. Only what gives something back raises, and that
+    is `EnvironmentFault`.
+
+    `begin` and `send` say what is wanted, `first` and `receive` wait for it: environments in processes of their own work at the same time.
+    """
+
+    @abstractmethod
+    def begin(self, seed: int) -> None:
+        """Ask for the task of this seed."""
+
+    @abstractmethod
+    def first(self) -> str:
+        """Its first observation."""
+
+    @abstractmethod
+    def send(self, action: str) -> None:
+        """Act."""
+
+    @abstractmethod
+    def receive(self) -> Outcome:
+        """What the action led to; the reward is a finite float."""
+
+    @abstractmethod
+    def oracle(self) -> str:
+        """The right action now, by the environment's own `oracle()`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the environment. A failure here is logged: what the episode came to stands."""
+
+    def reset(self, seed: int) -> str:
+        """Begin, and wait for the first observation."""
+        self.begin(seed)
+        return self.first()
+
+    def step(self, action: str) -> Outcome:
+        """Act, and wait for what it leads to."""
+        self.send(action)
+        return self.receive()
+
+
+def opened(environment: Environment) -> Guarded:
+    """An episode of an environment, yet to begin, wherever it runs."""
+    return GuardedEnv(environment) if environment.apart is None else environment.apart()
+
+
+class GuardedEnv(Guarded):
+    """An episode in this process."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._env: TextEnv | None = None
         self._ended = True
+        self._seed = 0
+        self._action = ""
 
-    def reset(self, seed: int) -> str:
-        """The first observation of the task of this seed."""
+    def begin(self, seed: int) -> None:
+        self._seed = seed
+
+    def first(self) -> str:
+        seed = self._seed
         self._env = self._call("being made", self._environment.make)
         env = self._env
         answer = self._call("reset", lambda: env.reset(seed=seed))
@@ -70,9 +126,11 @@ class GuardedEnv:
         self._ended = False
         return _text("reset", answer[0])
 
-    def step(self, action: str) -> Outcome:
-        """What the action led to; the reward is a finite float."""
-        env = self._env
+    def send(self, action: str) -> None:
+        self._action = action
+
+    def receive(self) -> Outcome:
+        env, action = self._env, self._action
         if env is None or self._ended:
             raise EnvironmentFault("step was called before reset or after the end of the episode")
         answer = self._call("step", lambda: env.step(action))
@@ -94,14 +152,12 @@ class GuardedEnv:
         return outcome
 
     def oracle(self) -> str:
-        """The right action now, by the environment's own `oracle()`."""
         oracle = None if self._env is None else oracle_of(self._env)
         if oracle is None:
             raise EnvironmentFault("it has no oracle(), or oracle was called before reset")
         return _text("oracle", self._call("oracle", oracle))
 
     def close(self) -> None:
-        """Let go of the environment. A failure here is logged: what the episode came to stands."""
         env, self._env = self._env, None
         if env is not None:
             try:
@@ -155,6 +211,8 @@ def _alarm(timeout_s: float) -> Iterator[None]:
 def _text(what: str, text: object) -> str:
     if not isinstance(text, str):
         raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
+    if len(text) > MOST_CHARACTERS:
+        raise EnvironmentFault(f"{what} returned {len(text)} characters; at most {MOST_CHARACTERS} are read")
     return str(text)
 
 

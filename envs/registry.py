@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl, quote
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, Environment, TextEnv
 from perdure.envs.guarded import described
+from perdure.envs.sandbox import DEFAULT, Sandbox, load_apart
 from perdure.envs.shots import solved_examples
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
@@ -81,15 +82,18 @@ class Found:
     """It takes options that its signature does not name."""
 
 
-def load(name: str) -> Environment:
-    """The environment of a name, with its options checked and its solved examples made.
+def load(name: str, sandbox: Sandbox = DEFAULT) -> Environment:
+    """The environment of a name, with its options checked and its solved examples made; in a process of its own unless it is trusted.
 
     Raises `UnknownError` (no such source or id; names the nearest) and `InputError` (a wrong option).
     """
-    source, _, rest = name.partition(":")
-    id_, _, query = rest.partition("?")
-    if source not in SOURCES or not id_:
-        raise UnknownError(f"no environment is named {name!r}: a name is SOURCE:ID, with a source of {', '.join(sorted(SOURCES))}")
+    _parts(name)
+    return load_here(name) if sandbox.trusts(name) else load_apart(name, sandbox)
+
+
+def load_here(name: str) -> Environment:
+    """The same in this process, whoever it is."""
+    source, id_, query = _parts(name)
     try:
         with redirect_stdout(sys.stderr):  # what a third party prints when it is imported or made
             found = SOURCES[source](id_)
@@ -113,6 +117,15 @@ def load(name: str) -> Environment:
     shots = set_.pop("shots")
     environment = Environment(name=canonical, make=make, instructions=instructions, **set_)
     return replace(environment, examples=solved_examples(environment, shots))
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """Source, id and options of a name."""
+    source, _, rest = name.partition(":")
+    id_, _, query = rest.partition("?")
+    if source not in SOURCES or not id_:
+        raise UnknownError(f"no environment is named {name!r}: a name is SOURCE:ID, with a source of {', '.join(sorted(SOURCES))}")
+    return source, id_, query
 
 
 def builtin_names() -> list[str]:

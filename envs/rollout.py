@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Literal, Protocol
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, GuardedEnv, Outcome
+from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome, opened
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Ending, Episode, EpisodePlan, Lease, Purpose, Sampler, StopReason, Turn
@@ -59,7 +59,7 @@ class _Playing:
 
     id: int
     attempt: Attempt
-    env: GuardedEnv
+    env: Guarded
     observation: str = ""
     prompt_ids: Ids = ()
     shared: int = 0
@@ -122,6 +122,8 @@ def play(
             begun += fresh
             alive += fresh
             for playing in fresh:
+                playing.env.begin(playing.attempt.seed)
+            for playing in fresh:
                 _reset(playing, chat, context_limit)
             settle()
             if not alive:
@@ -133,7 +135,10 @@ def play(
             except (PolicyError, RuntimeFailure) as error:
                 abort(str(error))
                 raise
-            outcomes = [_step(playing, chat, sample) for playing, sample in zip(alive, samples, strict=True)]
+            actions = [chat.text(sample.action_ids) for sample in samples]
+            for playing, action in zip(alive, actions, strict=True):
+                playing.env.send(action)
+            outcomes = [_step(playing, sample, action) for playing, sample, action in zip(alive, samples, actions, strict=True)]
             journal.turns([(playing.id, len(playing.turns) - 1, playing.turns[-1]) for playing in alive])
             try:
                 for playing, outcome in zip(alive, outcomes, strict=True):
@@ -175,13 +180,13 @@ def _begin(attempts: Sequence[Attempt], journal: Journal, sampler: Sampler, temp
         for attempt in attempts
     ]
     ids = journal.start(plans)
-    return [_Playing(id=id_, attempt=attempt, env=GuardedEnv(attempt.environment)) for id_, attempt in zip(ids, attempts, strict=True)]
+    return [_Playing(id=id_, attempt=attempt, env=opened(attempt.environment)) for id_, attempt in zip(ids, attempts, strict=True)]
 
 
 def _reset(playing: _Playing, chat: Chat, context_limit: int) -> None:
     environment = playing.attempt.environment
     try:
-        playing.observation = playing.env.reset(playing.attempt.seed)
+        playing.observation = playing.env.first()
     except EnvironmentFault as fault:
         _end(playing, "env_error", "error", str(fault))
         return
@@ -209,12 +214,11 @@ def _generate(policy: Policy, alive: Sequence[_Playing], sampler: Sampler, tempe
     return samples
 
 
-def _step(playing: _Playing, chat: Chat, sample: Sample) -> Outcome | None:
-    """Give the answer to the environment and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
-    action = chat.text(sample.action_ids)
+def _step(playing: _Playing, sample: Sample, action: str) -> Outcome | None:
+    """Take what the action led to, and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
     outcome: Outcome | None = None
     try:
-        outcome = playing.env.step(action)
+        outcome = playing.env.receive()
     except EnvironmentFault as fault:
         _end(playing, "env_error", "error", str(fault))
     turn = Turn(

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.envs.environment import Environment, Exchange
-from perdure.envs.guarded import GuardedEnv, Outcome, oracle_of
+from perdure.envs.guarded import Guarded, Outcome, opened, oracle_of
 
-Answer = Callable[[str, GuardedEnv], str]
+Answer = Callable[[str, Guarded], str]
 """What to do, from the observation and the environment."""
 
 
@@ -27,7 +27,7 @@ class Played:
 
 def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played:
     """One episode. Raises `EnvironmentFault`."""
-    env = GuardedEnv(environment)
+    env = opened(environment)
     exchanges: list[Exchange] = []
     rewards: list[float] = []
     outcome: Outcome | None = None
@@ -46,7 +46,7 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played
     return Played(exchanges=tuple(exchanges), last=observation, rewards=tuple(rewards), total_reward=total, success=success, score=score)
 
 
-def by_oracle(observation: str, env: GuardedEnv) -> str:
+def by_oracle(observation: str, env: Guarded) -> str:
     """The right action, by the environment's own `oracle()`."""
     return env.oracle()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -17,14 +20,15 @@ _PART = 2**16
 class Wire:
     """One end of a connected pair of sockets."""
 
-    def __init__(self, socket_: socket.socket) -> None:
+    def __init__(self, socket_: socket.socket, process: int | None = None) -> None:
+        """`process` is the other side's, where its end is to be noticed even if something that it forked keeps the socket open."""
         self.socket = socket_
         self._read = bytearray()
+        self._process = os.pidfd_open(process) if process is not None and sys.platform == "linux" else None
 
     def send(self, message: Mapping[str, Any], descriptor: int | None = None) -> None:
         """Write one document, with a file descriptor for the other side where one is given. Raises `OSError` where nobody listens."""
         line = json.dumps(message).encode() + b"\n"
-        self.socket.settimeout(None)
         if descriptor is None:
             self.socket.sendall(line)
         else:
@@ -47,16 +51,23 @@ class Wire:
 
     def has_news(self) -> bool:
         """Whether something can be read without waiting."""
-        self.socket.settimeout(0.0)
-        try:
-            return bool(self._read) or bool(self.socket.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        watched: list[Any] = [self.socket, *([self._process] if self._process is not None else [])]
+        return bool(self._read) or bool(select.select(watched, [], [], 0.0)[0])
 
     def close(self) -> None:
         self.socket.close()
+        if self._process is not None:
+            os.close(self._process)
+            self._process = None
+
+    def _wait(self, until_s: float | None) -> None:
+        """Until something can be read. Raises `TimeoutError`, and `EOFError` where the process has ended without a word."""
+        watched: list[Any] = [self.socket, *([self._process] if self._process is not None else [])]
+        ready, _, _ = select.select(watched, [], [], None if until_s is None else max(until_s - time.monotonic(), 0.0))
+        if not ready:
+            raise TimeoutError
+        if self.socket not in ready and not select.select([self.socket], [], [], 0.0)[0]:
+            raise EOFError
 
     def _next(self, timeout_s: float | None, read: Any) -> dict[str, Any]:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -65,9 +76,7 @@ class Wire:
             searched = len(self._read)
             if searched > MOST_BYTES:
                 raise ValueError(f"a line of more than {MOST_BYTES} bytes")
-            if until_s is not None and until_s <= time.monotonic():
-                raise TimeoutError
-            self.socket.settimeout(None if until_s is None else max(until_s - time.monotonic(), 0.001))
+            self._wait(until_s)
             part = read()
             if not part:
                 raise EOFError

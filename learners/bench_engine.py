@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import GuardedEnv
+from perdure.envs.guarded import opened
 from perdure.envs.policy import Chat, Ids, Request
 from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
@@ -221,7 +221,7 @@ def _prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> I
     """The first prompt of a task; as many tasks in one as it takes to make it `at_least` tokens long."""
     questions: list[str] = []
     while True:
-        env = GuardedEnv(environment)
+        env = opened(environment)
         try:
             questions.append(env.reset(dev_seed(draw, environment.name, len(questions))))
         finally:

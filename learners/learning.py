@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from perdure.envs.registry import load as load_environment
+from perdure.envs.environment import Environment
 from perdure.learners.adapters import load_adapter, write_adapter
 from perdure.learners.engine import TransformersEngine, faster_dtype
 from perdure.learners.grpo import grpo
@@ -71,10 +71,11 @@ def run_learning(
     lease: Lease,
     job: Job,
     engine: TransformersEngine,
+    load: Callable[[str], Environment],
     width: int,
     stop: Callable[[], bool],
 ) -> tuple[Version, dict[str, Any]]:
-    """Learn as the job says and add the candidate; returns it with the diagnostics of the last update.
+    """Learn as the job says and add the candidate; returns it with the diagnostics of the last update. `load` gives environments by name.
 
     Raises `UnknownError` for a learner or version that does not exist, `InputError` for options that do not fit, `RuntimeFailure`
     where there is nothing to learn from, and `Interrupted` where `stop()` became true.
@@ -84,7 +85,7 @@ def run_learning(
         raise UnknownError(f"no learner {job.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
     if not job.targets:
         raise InputError("a learning job needs a target: give --target ENV")
-    targets = [load_environment(name) for name in job.targets]
+    targets = [load(name) for name in job.targets]
     for environment in targets:
         require(store, environment.name)
     options = parse_options(job.options.get("learn", {}))
@@ -107,7 +108,7 @@ def run_learning(
         trainee=trainee,
         options=options,
         targets=targets,
-        old=[load_environment(name) for name in known if name not in job.targets],
+        old=[load(name) for name in known if name not in job.targets],
         serving=ensure_loaded(store, engine, serving(store).name),
         width=width,
         stop=stop,

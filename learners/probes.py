@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.envs.environment import Environment
-from perdure.envs.registry import load as load_environment
 from perdure.envs.rollout import Attempt, Journal, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engine import TransformersEngine
@@ -30,6 +29,7 @@ class EnginePlayer:
     engine: TransformersEngine
     journal: Journal
     lease: Lease
+    load: Callable[[str], Environment]
     purpose: Purpose
     width: int
     stop: Callable[[], bool]
@@ -41,7 +41,7 @@ class EnginePlayer:
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
         """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
         for name in {name for name, _ in draws} - self._environments.keys():
-            self._environments[name] = load_environment(name)
+            self._environments[name] = self.load(name)
         sampler = self._load(version)
         self._batches += 1
         attempts = [self._attempt(self._environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]

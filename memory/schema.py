@@ -329,7 +329,7 @@ CREATE INDEX IF NOT EXISTS task_by_environment ON task (source, environment);
 
 MIGRATION_5 = """
 ALTER TABLE task ADD COLUMN stage TEXT;                       -- of the stream that drew it; NULL for what a person asked for
-ALTER TABLE episode ADD COLUMN seat INTEGER NOT NULL DEFAULT 0; -- of a game for several: 0 is the one that counts, the others play against it
+ALTER TABLE episode ADD COLUMN seat INTEGER NOT NULL DEFAULT 0; -- of a game for several: 0 is the one that counts
 ALTER TABLE turn ADD COLUMN invalid TEXT;                     -- why the answer was no action, where the environment said so
 DROP VIEW turn_text;
 CREATE VIEW turn_text AS

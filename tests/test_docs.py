@@ -18,8 +18,9 @@ import pytest
 from perdure.agent.cli import perdure
 from perdure.agent.commands.store import TOKENS_RULE
 from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
-from perdure.envs import check
+from perdure.envs.check import ELSEWHERE, FITS
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings
+from perdure.envs.rules import RULES
 from perdure.learners.gate import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.check import RULES as STORE_RULES
@@ -194,7 +195,7 @@ def test_every_setting_is_documented() -> None:
     wanted = []
     for one in settings(LoadedConfig(config=Config(), origins=_Default(), path=None)):
         if not one.key.startswith(f"{OPTIONS}."):
-            default = f"{len(one.value)} built-in ones" if isinstance(one.value, list) and one.value else f"`{json.dumps(one.value)}`"
+            default = f"{len(one.value)} built-in ones" if one.key == "stream.environments" else f"`{json.dumps(one.value)}`"
             wanted.append(row(f"`{one.key}`", default, one.description))
     check_table(ROOT / "README.md", "| key | default | meaning |", wanted)
 
@@ -235,8 +236,8 @@ def test_every_environment_and_its_options_are_documented() -> None:
 
 
 def test_every_rule_of_the_check_is_documented() -> None:
-    rules = [rule.__name__.strip("_").replace("_", "-") for rule in check.RULES]
-    assert [line.split("`")[1] for line in table(ROOT / "docs/environments.md", "| rule | looks for |")] == rules
+    rows = table(ROOT / "docs/environments.md", "| rule | looks for | because |")
+    assert {line.split("`")[1] for line in rows} == {*RULES, ELSEWHERE, FITS}
 
 
 def test_every_rule_of_the_check_of_the_store_is_documented() -> None:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.terminal import config_option, print_json, print_table, report_option, say
+from perdure.agent.terminal import Cell, config_option, print_json, print_table, report_option, say
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.bench_play import Share
     from perdure.agent.config import LoadedConfig
+    from perdure.envs.bench_envs import Cost
     from perdure.learners.bench_engine import EngineBench
     from perdure.learners.bench_learner import Pair
     from perdure.memory.bench_journal import JournalBench
     from perdure.memory.bench_scale import ScaleBench
     from perdure.memory.bench_upkeep import UpkeepBench
 
-NAMES = ("engine", "learner", "store", "play")
+NAMES = ("engine", "learner", "store", "play", "envs")
 TASK = "perdure:smallest-number?shots=3"
 
 
@@ -40,9 +42,10 @@ def bench(
     """Measure this machine against a peer.
 
     NAME is engine (sampling, beside `generate` of transformers), learner (one GRPO update, beside TRL where it is installed), store (the
-    journal, beside plain sqlite3, and a large store) or play (what an actor does between generations); without one all are run. Each takes
-    some minutes and wants the machine for itself: only ratios taken in one run mean anything. The store is measured in the folder for
-    temporary files, which TMPDIR names: it should be on a real disk, with 10 GB free.
+    journal, beside plain sqlite3, and a large store), play (what an actor does between generations) or envs (environments beside
+    themselves without adapter and sandbox, and how full a batch of 64 episodes stays); without one all are run. Each takes some minutes
+    and wants the machine for itself: only ratios taken in one run mean anything. The store is measured in the folder for temporary files,
+    which TMPDIR names: it should be on a real disk, with 10 GB free.
 
     \b
     Example:
@@ -72,6 +75,11 @@ def bench(
         if not as_json:
             _print_store(journal, scale)
             _print_upkeep(upkeep)
+    if name in (None, "envs"):
+        costs, batch = _envs(loaded)
+        found["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
+        if not as_json:
+            _print_envs(costs, batch)
     if name in (None, "play"):
         shares = _play(loaded)
         found["play"] = [share.as_json() for share in shares]
@@ -83,11 +91,10 @@ def bench(
 
 def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     from perdure.agent.home import cache_dir
-    from perdure.envs.registry import load
     from perdure.learners.bench_engine import bench_engine
     from perdure.learners.models import resolve_model
 
-    environments = [load(one) for one in loaded.config.stream.environments]
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
 
@@ -119,13 +126,25 @@ def _store(episodes: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
 def _play(loaded: LoadedConfig) -> list[Share]:
     from perdure.agent.bench_play import bench_play
     from perdure.agent.home import cache_dir
-    from perdure.envs.registry import load
     from perdure.learners.models import resolve_model
 
-    environments = [load(one) for one in loaded.config.stream.environments]
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)
+
+
+def _envs(loaded: LoadedConfig) -> tuple[list[Cost], Share]:
+    from perdure.agent.bench_play import bench_batch
+    from perdure.agent.home import cache_dir
+    from perdure.envs.bench_envs import bench_envs
+    from perdure.learners.models import resolve_model
+
+    costs = bench_envs(say)
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
+    files = resolve_model(loaded.config.model, cache_dir(), say)
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
+        return costs, bench_batch(Path(name), files, environments, device=loaded.config.device, say=say)
 
 
 def _print_engine(found: EngineBench) -> None:
@@ -187,6 +206,18 @@ def _print_play(shares: list[Share]) -> None:
     ]
     title = "what an actor does between generations, 32 episodes at once"
     print_table(("policy", "episodes", "rounds", "seconds", "own ms a round", "own share"), rows, title=title)
+
+
+def _print_envs(costs: list[Cost], batch: Share) -> None:
+    rows = [
+        (cost.environment, *map(round, (cost.bare, cost.ours)), cost.ratio, *map(round, (cost.sandboxed, cost.at_once))) for cost in costs
+    ]
+    columns = ("environment", "bare", "adapted", "ratio", "sandboxed", "64 at once")
+    print_table(columns, rows, title="steps per second, making and reset included")
+    click.echo(
+        f"{batch.episodes} episodes of the stream, 64 at once, with {batch.policy}: {batch.empty_share:.1%} of the slots of "
+        f"{batch.rounds} rounds of generation were empty while tasks were waiting"
+    )
 
 
 def _note(pairs: list[Pair]) -> str | None:

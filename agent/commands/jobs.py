@@ -195,15 +195,14 @@ class _Prepared:
 def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prepared:
     """Open or make the home, and register the environments of the stream and the targets; all are loaded before anything is made."""
     from perdure.agent.home import open_or_create, register_environments
-    from perdure.envs.registry import load
 
-    stream = loaded.config.stream.environments
-    for name in (*stream, *targets):
-        load(name)
+    config = loaded.config
+    found = {name: config.environment(name) for name in dict.fromkeys((*config.stream.environments, *targets))}
+    critical = [found[name].name for name in config.gate.critical]
     store = open_or_create(home)
     try:
-        names = register_environments(store, stream, loaded.config.gate.critical)
-        aims = register_environments(store, targets)
+        names = register_environments(store, [found[name] for name in config.stream.environments], critical)
+        aims = register_environments(store, [found[name] for name in targets])
     except BaseException:
         store.close()
         raise

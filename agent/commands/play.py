@@ -52,12 +52,12 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     """
     from perdure.agent.config import load_config
     from perdure.agent.home import open_or_create, register_environments
-    from perdure.envs.registry import load
     from perdure.envs.seeds import SPLITS
     from perdure.memory.tasks import add_tasks, list_tasks
 
     loaded = load_config(config_path)
-    name = load(environment).name
+    found = loaded.config.environment(environment)
+    name = found.name
     train = SPLITS["train"]
     if seed is None:
         seeds = [random.randrange(len(train)) for _ in range(count)]
@@ -69,7 +69,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
             "higher ones are kept for probes, which are never learned"
         )
     with open_or_create(home) as store:
-        register_environments(store, [name])
+        register_environments(store, [found])
         with store.write():  # nobody else adds tasks in between: the newest ones are ours
             ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
             added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
@@ -212,21 +212,25 @@ def list_environments(as_json: bool) -> None:
 
 @env.command()
 @click.argument("environment", metavar="ENV")
+@config_option
 @report_option
 @click.pass_context
-def check(ctx: click.Context, environment: str, as_json: bool) -> None:
+def check(ctx: click.Context, environment: str, config_path: Path | None, as_json: bool) -> None:
     """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 where one is broken.
 
     \b
     Example:
       perdure env check perdure:largest-number
     """
+    from perdure.agent.config import load_config
+    from perdure.agent.home import cache_dir
     from perdure.envs.check import check as check_environment
-    from perdure.envs.registry import load
+    from perdure.learners.lengths import length_of
+    from perdure.learners.models import find_model
 
-    loaded = load(environment)
-    say(f"playing some hundred episodes of {loaded.name}")
-    findings = check_environment(loaded)
+    config = load_config(config_path).config
+    say(f"playing some hundred episodes of {environment}")
+    loaded, findings = check_environment(environment, config.allowed(), length_of(find_model(config.model, cache_dir())))
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
@@ -240,22 +244,23 @@ def check(ctx: click.Context, environment: str, as_json: bool) -> None:
 @env.command()
 @click.argument("environment", metavar="ENV")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Which task. [default: at random]")
-def play(environment: str, seed: int | None) -> None:
+@config_option
+def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     """Play one task of an environment yourself: type an answer after each '>'.
 
     \b
     Example:
       perdure env play perdure:largest-number --seed 7
     """
-    from perdure.envs.guarded import EnvironmentFault, GuardedEnv
-    from perdure.envs.registry import load
+    from perdure.agent.config import load_config
+    from perdure.envs.guarded import EnvironmentFault, opened
 
-    loaded = load(environment)
+    loaded = load_config(config_path).config.environment(environment)
     seed = random.randrange(2**30) if seed is None else seed
     click.echo(f"{loaded.name}, seed {seed}; Ctrl-D ends the game.")
     if loaded.instructions:
         click.echo(f"\n{visible(loaded.instructions)}")
-    game = GuardedEnv(loaded)
+    game = opened(loaded)
     total, stated = 0.0, None
     try:
         observation = game.reset(seed)

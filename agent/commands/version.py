@@ -167,12 +167,10 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     """
     from perdure.agent.config import load_config
     from perdure.agent.home import cache_dir, open_or_create, register_environments
-    from perdure.envs.registry import load
     from perdure.memory import versions
 
     loaded = load_config(config_path)
-    for name in targets:
-        load(name)
+    environments = [loaded.config.environment(name) for name in targets]
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
     say(f"reading {folder}")
@@ -189,7 +187,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
 
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
-        aims = register_environments(store, targets)
+        aims = register_environments(store, environments)
         new = versions.take_name(store)
         path, digest = write_adapter(store.home, new, base, save)
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)

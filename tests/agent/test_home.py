@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.home import HomeBusy, HomeLock, cache_dir, default_home, lock_holder, lock_is_held, open_or_create, register_environments
+from perdure.envs.registry import load
 from perdure.memory.environments import list_environments
-from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.errors import InputError
 from perdure.memory.store import create_store
 
 HOLD = """
@@ -134,12 +135,9 @@ def test_a_store_is_made_where_there_is_none_and_opened_where_there_is_one(tmp_p
         assert store.rows("PRAGMA user_version")[0][0] >= 1
 
 
-def test_environments_are_registered_all_or_none_and_keep_what_they_were_told(tmp_path: Path) -> None:
+def test_environments_that_were_registered_keep_what_they_were_told(tmp_path: Path) -> None:
     with create_store(tmp_path / "home") as store:
-        with pytest.raises(UnknownError):
-            register_environments(store, ["perdure:add", "perdure:none"])
-        assert list_environments(store) == []
-        names = register_environments(store, ["perdure:add?highest=20", "perdure:opposite"], ["perdure:opposite"])
+        names = register_environments(store, [load("perdure:add?highest=20"), load("perdure:opposite")], ["perdure:opposite"])
         assert names == ["perdure:add", "perdure:opposite"]
-        register_environments(store, ["perdure:opposite"])
+        register_environments(store, [load("perdure:opposite")])
         assert [row.critical for row in list_environments(store)] == [False, True]

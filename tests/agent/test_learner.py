@@ -11,6 +11,7 @@ from tests.tiny_models import tiny_llama
 from perdure.agent.config import Config
 from perdure.agent.home import register_environments
 from perdure.agent.learner import run_job
+from perdure.envs.registry import load
 from perdure.memory.errors import Unavailable, UnknownError
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.store import Store, create_store
@@ -26,7 +27,7 @@ def queue(store: Store, **options: object) -> int:
 def test_a_job_that_died_after_its_candidate_goes_on_with_it(tmp_path: Path) -> None:
     config = Config(model=str(tiny_llama(tmp_path / "model")))
     with create_store(tmp_path / "home") as store:
-        register_environments(store, [GAME])
+        register_environments(store, [load(GAME)])
         job = queue(store, updates=1, rounds=1, prompts=2)
         run_job(store.home, config, job, threading.Event())
         first = get_job(store, job)
@@ -44,7 +45,7 @@ def test_a_job_that_died_after_its_candidate_goes_on_with_it(tmp_path: Path) -> 
 def test_a_home_computes_in_the_precision_that_it_began_with(tmp_path: Path) -> None:
     config = Config(model=str(tiny_llama(tmp_path / "model")))
     with create_store(tmp_path / "home") as store:
-        register_environments(store, [GAME])
+        register_environments(store, [load(GAME)])
         run_job(store.home, config, queue(store, updates=1, rounds=1, prompts=1), threading.Event())
         kept = [tuple(row) for row in store.rows("SELECT device, dtype FROM precision")]
         assert kept[0][0] == "cpu"
@@ -60,7 +61,7 @@ def test_what_says_nothing_about_a_job_lets_it_be_tried_again(tmp_path: Path) ->
     """A model whose files cannot be had is the job's own failure; a home that cannot be written is not."""
     config = Config(model=str(tiny_llama(tmp_path / "model")))
     with create_store(tmp_path / "home") as store:
-        register_environments(store, [GAME])
+        register_environments(store, [load(GAME)])
         job = queue(store, updates=1, rounds=1, prompts=1)
         versions = store.home / "versions"
         versions.rmdir()
@@ -78,7 +79,7 @@ def test_a_job_that_is_asked_to_stop_goes_back_to_the_queue(tmp_path: Path) -> N
     stop = threading.Event()
     stop.set()
     with create_store(tmp_path / "home") as store:
-        register_environments(store, [GAME])
+        register_environments(store, [load(GAME)])
         job = queue(store, updates=1, rounds=1, prompts=1)
         run_job(store.home, config, job, stop)
         assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 0)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
+import socket
+import subprocess
+import threading
 import time
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import gymnasium
+from gymnasium.spaces import Text
 
 from perdure.envs.environment import AnyText, Environment
 
@@ -133,6 +140,17 @@ class Hangs(Counting):
         return "", 0.0, True, False, {}
 
 
+class HangsForGood(Counting):
+    """Swallows everything."""
+
+    def step(self, action: str) -> Stepped:
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:  # noqa: BLE001 - the trap
+                continue
+
+
 class Prints(Counting):
     def step(self, action: str) -> Stepped:
         print("noise")
@@ -214,6 +232,204 @@ class Changes(Counting):
     def step(self, action: str) -> Stepped:
         self.said += 1
         return "", float(self.said > 1), True, False, {"success": self.said > 1}
+
+
+class Bytes(Counting):
+    def step(self, action: str) -> Stepped:
+        return b"seven", 1.0, True, False, {}  # type: ignore[return-value]
+
+
+class NarrowText(Counting):
+    """Gymnasium's text has no spaces unless they are listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Text(20)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        return f"Count from {first}", info
+
+
+class Unseeded(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return super().reset()
+
+
+class SeedsGlobally(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        random.seed(seed)
+        super().reset(seed=seed)
+        self.now = random.randrange(10**6)
+        return str(self.now), {}
+
+
+class ModuleState(Counting):
+    """What was played before in this process is part of the next task."""
+
+    played: ClassVar[list[int]] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now += len(self.played)
+        self.played.append(self.now)
+        return str(self.now), {}
+
+
+class FewTasks(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now = int(self.np_random.integers(100))
+        return str(self.now), {}
+
+
+class ChokesOnNonsense(Counting):
+    def step(self, action: str) -> Stepped:
+        if not action.isascii():
+            raise ValueError(f"cannot score {action!a}")
+        return super().step(action)
+
+
+class MostlyYes(Counting):
+    """Nine answers of ten are the same."""
+
+    def oracle(self) -> str:
+        return "no" if self.now % 10 == 0 else "yes"
+
+    def step(self, action: str) -> Stepped:
+        right = action == self.oracle()
+        return "", float(right), True, False, {"success": right}
+
+
+class Inverted(Counting):
+    """Of the arms that it offers, the right one pays nothing, and the others do."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        return f"{self.now}: choose [red] or [blue]", {}
+
+    def oracle(self) -> str:
+        return "[red]"
+
+    def step(self, action: str) -> Stepped:
+        return "", 0.4 if action == "[blue]" else 0.0, True, False, {"success": action == "[red]"}
+
+
+class SpeaksTemplate(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        return f"{first}<|im_end|>", info
+
+
+class Escapes(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        return f"\x1b[31m{first}\x1b[0m", info
+
+
+class Surrogates(Counting):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        return f"{first}\ud800", info
+
+
+class RepeatsHistory(Counting):
+    history = "The numbers that were said until now, one after the other:"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        self.said_so_far = f"{self.history} {first}"
+        return self.said_so_far, info
+
+    def step(self, action: str) -> Stepped:
+        _, *rest = super().step(action)
+        self.said_so_far += f" {action}"
+        return self.said_so_far, *rest  # type: ignore[return-value]
+
+
+class Slow(Counting):
+    def step(self, action: str) -> Stepped:
+        time.sleep(0.15)
+        return super().step(action)
+
+
+class Meddles(Counting):
+    """Prints, writes, connects and starts programs."""
+
+    def step(self, action: str) -> Stepped:
+        print("noise")
+        with suppress(OSError):
+            Path("/var/tmp/perdure-test-meddles").write_text("was here")
+        with suppress(OSError), socket.socket() as connection:
+            connection.settimeout(0.5)
+            connection.connect(("127.0.0.1", 9))
+        with suppress(OSError):
+            subprocess.run(["true"], check=False)
+        return super().step(action)
+
+
+class CrashesOnLength(Counting):
+    def step(self, action: str) -> Stepped:
+        if len(action) > 1000:
+            os._exit(7)
+        return super().step(action)
+
+
+class Forks(Counting):
+    """Leaves processes behind, in sessions of their own."""
+
+    def step(self, action: str) -> Stepped:
+        for _ in range(5):
+            if os.fork() == 0:
+                os.setsid()
+                time.sleep(600)
+                os._exit(0)
+        return super().step(action)
+
+
+class Gigabyte(Counting):
+    def step(self, action: str) -> Stepped:
+        return "x" * 10**9, 0.0, False, False, {}
+
+
+class EatsMemory(Counting):
+    def step(self, action: str) -> Stepped:
+        held = []
+        while True:
+            held.append(bytearray(10**8))
+
+
+class Burns(Counting):
+    """Uses the processor while nobody waits for it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        def burn() -> None:
+            while True:
+                pass
+
+        threading.Thread(target=burn, daemon=True).start()
+        return super().reset(seed=seed)
+
+
+class Dies(Counting):
+    def step(self, action: str) -> Stepped:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(action)
+
+
+class ClosesEverything(Counting):
+    def step(self, action: str) -> Stepped:
+        os.closerange(3, 256)
+        return super().step(action)
+
+
+class WritesMuch(Counting):
+    """Fills its folder and what it prints to."""
+
+    def step(self, action: str) -> Stepped:
+        with Path("much").open("wb") as file:
+            while True:
+                file.write(bytes(2**20))
 
 
 def environment(kind: type[Counting], **settings: Any) -> Environment:

@@ -1,60 +1,62 @@
 from __future__ import annotations
 
-import pytest
 from tests.envs import faulty
 
-from perdure.envs.check import check
-from perdure.envs.registry import load
+from perdure.envs.check import Length, check
+from perdure.envs.rules import Finding
+from perdure.envs.sandbox import Sandbox
+
+LENGTH = Length(tokens=lambda texts: sum(map(len, texts)), limit=1000, exact=True)
 
 
-def found(kind: type[faulty.Counting], **settings: object) -> dict[str, str]:
-    """Rule -> gravest level of the findings about one of the faulty environments."""
-    return {finding.rule: finding.level for finding in reversed(check(faulty.environment(kind, **settings)))}
+def findings(kind: type[faulty.Counting], options: str = "", length: Length = LENGTH) -> list[Finding]:
+    return check(f"py:tests.envs.faulty:{kind.__name__}{options}", Sandbox(), length)[1]
+
+
+def rules(kind: type[faulty.Counting], options: str = "") -> dict[str, str]:
+    """Rule -> gravest level."""
+    return {finding.rule: finding.level for finding in reversed(findings(kind, options))}
 
 
 def test_a_good_environment_has_no_findings() -> None:
-    assert check(load("py:tests.envs.faulty:Counting")) == []
+    assert findings(faulty.Counting) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "rule", "level"),
-    [
-        (faulty.FailsAtReset, "runs", "error"),
-        (faulty.FailsAtStep, "runs", "error"),
-        (faulty.TextReward, "runs", "error"),
-        (faulty.NanReward, "runs", "error"),
-        (faulty.NoText, "runs", "error"),
-        (faulty.ExitsAtStep, "runs", "error"),
-        (faulty.ExitsAtClose, "stays-ended", "error"),
-        (faulty.GlobalRandom, "is-deterministic", "error"),
-        (faulty.HashOrder, "is-the-same-elsewhere", "error"),
-        (faulty.OneTask, "varies", "warning"),
-        (faulty.OneTask, "splits-its-tasks", "warning"),
-        (faulty.AnythingGoes, "has-a-floor", "error"),
-        (faulty.PaysForTrying, "has-a-floor", "warning"),
-        (faulty.WrongOracle, "oracle-succeeds", "error"),
-        (faulty.Changes, "stays-ended", "warning"),
-        (faulty.Remembers, "carries-nothing-over", "warning"),
-    ],
-)
-def test_each_broken_rule_is_found(kind: type[faulty.Counting], rule: str, level: str) -> None:
-    assert found(kind).get(rule) == level
+def test_an_order_that_differs_from_process_to_process_is_found() -> None:
+    assert rules(faulty.HashOrder)["is-the-same-elsewhere"] == "error"
 
 
-def test_a_return_outside_its_range_is_found() -> None:
-    assert found(faulty.NeverEnds, reward_high=1.0)["keeps-its-range"] == "error"
-    assert "keeps-its-range" not in found(faulty.NeverEnds, reward_high=1.25)
+def test_what_an_environment_does_outside_itself_is_found() -> None:
+    said = {finding.message.partition(":")[0]: finding for finding in findings(faulty.Meddles) if finding.rule == "keeps-to-itself"}
+    assert list(said) == ["it prints, such as 'noise'", "it writes a file", "it connects to the network", "it starts a program"]
+    assert {finding.level for finding in said.values()} == {"warning"}
 
 
-def test_a_hang_is_found() -> None:
-    [finding] = check(faulty.environment(faulty.Hangs, step_timeout_s=0.2))
+def test_a_hang_ends_the_check_with_one_finding() -> None:
+    [finding] = findings(faulty.Hangs, "?step_timeout_s=0.2")
     assert finding.as_json() == {"level": "error", "rule": "runs", "message": "step took longer than 0.2 s"}
 
 
+def test_a_crash_in_one_rule_leaves_the_others() -> None:
+    """It crashes only where an answer is very long, which one rule tries."""
+    crashed = [finding for finding in findings(faulty.CrashesOnLength) if finding.level == "error"]
+    assert [(finding.rule, finding.message) for finding in crashed] == [("has-a-floor", "its process ended with exit code 7")]
+
+
+def test_episodes_longer_than_the_model_reads_are_found() -> None:
+    def of(limit: int, exact: bool) -> list[tuple[str, str]]:
+        length = Length(tokens=lambda texts: 10 * len(texts), limit=limit, exact=exact)
+        return [(one.level, one.message) for one in findings(faulty.Counting, length=length) if one.rule == "fits-the-model"]
+
+    tokens = 10 * (1 + 2 * 3 - 1) + 32
+    assert of(2 * tokens, True) == []
+    assert of(2 * tokens - 1, True) == [
+        ("warning", f"its longest episode has {tokens} tokens, of {2 * tokens - 1} that the model can read")
+    ]
+    assert of(tokens - 1, False) == [("error", f"its longest episode has about {tokens} tokens, of {tokens - 1} that the model can read")]
+
+
 def test_errors_come_first() -> None:
-    levels = [finding.level for finding in check(faulty.environment(faulty.AnythingGoes))]
+    levels = [finding.level for finding in findings(faulty.AnythingGoes)]
     assert levels == sorted(levels)
-
-
-def test_an_echo_is_only_a_warning_because_some_tasks_are_echoes() -> None:
-    assert [(finding.level, finding.rule) for finding in check(load("perdure:copy-word"))] == [("warning", "has-a-floor")]
+    assert levels[0] == "error"

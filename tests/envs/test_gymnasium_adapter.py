@@ -6,7 +6,7 @@ import pytest
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import GuardedEnv, Outcome
 from perdure.envs.gymnasium_adapter import unescaped, written
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.memory.errors import InputError, UnknownError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.envs.textarena_adapter import move
 from perdure.memory.errors import InputError, UnknownError

@@ -23,7 +23,7 @@ from random import Random
 from sqlite_utils.utils import sqlite3
 from tests.faults import cases, conditions
 from tests.faults.conditions import Impossible
-from tests.faults.games import CHAIN, FORKED
+from tests.faults.games import CHAIN
 from tests.faults.place import ROOT, Place
 from tests.faults.table import Condition, Table, conditions_markdown, markdown, write_between_markers
 from tests.tiny_models import tiny_llama
@@ -109,7 +109,7 @@ def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) ->
 
 def environment_lane(path: Path, model: ModelFiles, random: Random, table: Table) -> None:
     """Processes of an environment that die while it is played."""
-    with Place(path, model.path, environments=(FORKED,)) as place:
+    with Place(path, model.path, environments=(CHAIN,)) as place:
         place.serves_after(place.start())
         for _ in range(ENVIRONMENT_KILLS):
             cases.kill_environment(place, random, table)

@@ -1,9 +1,7 @@
-"""Environments of the fault suite: of several turns, one in which every candidate beats its reference, one with a process of its own."""
+"""Environments of the fault suite: one of several turns, in the sandbox, and one in which every candidate beats its reference."""
 
 from __future__ import annotations
 
-import subprocess
-from contextlib import suppress
 from typing import Any, ClassVar
 
 import gymnasium
@@ -14,7 +12,6 @@ Step = tuple[str, float, bool, bool, dict[str, Any]]
 
 CHAIN = "py:tests.faults.games:Chain"
 RIGGED = "py:tests.faults.games:Rigged"
-FORKED = "py:tests.faults.games:Forked"
 
 
 class Chain(gymnasium.Env[str, str]):
@@ -64,38 +61,3 @@ class Rigged(gymnasium.Env[str, str]):
 
     def step(self, action: str) -> Step:
         return "", float(self.won), True, False, {"success": self.won}
-
-
-class Forked(Chain):
-    """A chain whose game is in a process of its own, as with many real environments: it says again what it is told."""
-
-    PROGRAM = "cat"
-
-    def __init__(self, rounds: int = 8) -> None:
-        super().__init__(rounds)
-        self.game: subprocess.Popen[str] | None = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        self.close()
-        self.game = subprocess.Popen([self.PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        return super().reset(seed=seed, options=options)
-
-    def step(self, action: str) -> Step:
-        assert self.game is not None
-        assert self.game.stdin is not None
-        assert self.game.stdout is not None
-        self.game.stdin.write(f"{action!r}\n")
-        self.game.stdin.flush()
-        if self.game.stdout.readline() != f"{action!r}\n":
-            raise RuntimeError("the game has ended")
-        return super().step(action)
-
-    def close(self) -> None:
-        if self.game is not None:
-            self.game.kill()
-            self.game.wait()
-            for pipe in (self.game.stdin, self.game.stdout):
-                assert pipe is not None
-                with suppress(BrokenPipeError):
-                    pipe.close()
-            self.game = None

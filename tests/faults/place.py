@@ -38,6 +38,8 @@ environments = {environments}
 tasks_per_round = 16
 [learn]
 every_episodes = 0
+[sandbox]
+trusted = ["perdure:", {rigged}]
 """
 LEARN = {"updates": 2, "prompts": 2, "samples": 4, "replay": 0.0, "rank": 2}
 
@@ -67,7 +69,8 @@ class Place:
         self._kills_seen = 0
         self._witness = Witness(self.acknowledged)
         path.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(CONFIG.format(model=json.dumps(str(model)), environments=json.dumps(list(environments))) + more)
+        named = {"model": str(model), "environments": list(environments), "rigged": RIGGED}
+        self.config.write_text(CONFIG.format(**{key: json.dumps(value) for key, value in named.items()}) + more)
 
     def __enter__(self) -> Place:
         return self

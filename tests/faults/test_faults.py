@@ -12,7 +12,7 @@ from typing import get_args
 
 import pytest
 from tests.faults import cases
-from tests.faults.games import FORKED
+from tests.faults.games import CHAIN
 from tests.faults.invariants import Findings
 from tests.faults.place import ROOT, Place
 from tests.faults.table import BEGIN, END, Row, Table, markdown, write_between_markers
@@ -44,7 +44,7 @@ def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
     table = Table(limit_s=20.0)  # `make faults` asks for less, on a machine that does nothing else
     starting = [Place(tmp_path / f"start-{n}", model) for n, _ in enumerate(MIGRATIONS)]
     playing, learning, gating = (Place(tmp_path / name, model) for name in ("play", "learn", "gate"))
-    forking = Place(tmp_path / "environment", model, environments=(FORKED,))
+    forking = Place(tmp_path / "environment", model, environments=(CHAIN,))
 
     def play() -> None:
         for n, place in enumerate(starting, start=1):

@@ -1,0 +1,378 @@
+"""The rules of `perdure env check`, over an environment in this process: what learning and the gate rely on.
+
+An `error` breaks a rule; a `warning` is for a person to judge: the runtime guards against it, or it only makes the numbers worth less.
+Reward hacks are looked for with answers that know nothing of the task: empty, long, non-ASCII, an echo, and whatever the observations
+themselves offer in brackets, given always. Each rule runs in a process of its own (`check.py`), so it may change global state; it plays
+as many episodes as fit into its time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from perdure.envs.environment import Environment
+from perdure.envs.guarded import EnvironmentFault, described
+from perdure.envs.scripted import Answer, Played, by_oracle, fixed, has_oracle, play_scripted
+from perdure.envs.seeds import SPLITS, Split
+
+EPISODES = 20
+"""Episodes of each probe, on dev seeds."""
+OVERLAP_EPISODES = 200
+"""Tasks of train and of probe that are compared with each other."""
+PATIENCE_S = 5.0
+"""A rule that has played for so long comes to its end with what it has seen."""
+SLOW_S = 0.1
+"""A step that takes longer on average keeps a generation batch waiting."""
+
+SCRIPT = ("1", "yes", "[1]", "up", "2")
+OFFERED = re.compile(r"\[([^\[\]\n]{1,20})\]")
+TEMPLATE = re.compile(r"<\|[a-zA-Z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was found."""
+
+    level: Literal["error", "warning"]
+    rule: str
+    message: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"level": self.level, "rule": self.rule, "message": self.message}
+
+
+Found = Iterator[tuple[Literal["error", "warning"], str]]
+"""Levels and messages of what a rule finds."""
+
+
+def judge(environment: Environment, rule: str) -> list[Finding]:
+    """What one of `RULES` finds. Whatever the environment raises on the way is an error."""
+    findings: list[Finding] = []
+    try:
+        with redirect_stdout(sys.stderr):
+            for level, message in RULES[rule](environment):
+                findings.append(Finding(level=level, rule=rule, message=message))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
+        message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {described(error)}"
+        findings.append(Finding(level="error", rule=rule, message=message))
+    return findings
+
+
+def digest(environment: Environment) -> str:
+    """A hash over whole episodes of a few seeds: equal wherever the environment behaves the same."""
+    episodes = [play_scripted(environment, seed, _scripted(environment)) for seed in _seeds("dev", 3)]
+    return sha256(json.dumps([[played.exchanges, played.last, played.rewards] for played in episodes]).encode()).hexdigest()
+
+
+def longest(environment: Environment) -> tuple[str, ...]:
+    """The texts of the longest conversation of a few episodes, instructions and solved examples included."""
+    played = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(_seeds("dev", EPISODES))]
+    most = max((episode.exchanges for episode in played), key=lambda exchanges: sum(len(asked) for asked, _ in exchanges))
+    said = [text for exchange in (*environment.examples, *most) for text in exchange]
+    return (environment.instructions, *said[:-1])
+
+
+def _runs(environment: Environment) -> Found:
+    """It can be made, reset, stepped and closed, each within its time."""
+    for seed in _seeds("train", 3):
+        play_scripted(environment, seed, fixed("1"))
+    env = environment.make()
+    env.reset(seed=0)
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
+        yield "warning", f"close raised {described(error)}"
+
+
+def _passes_gymnasium(environment: Environment) -> Found:
+    """What Gymnasium's own checker says."""
+    env = environment.make()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            check_env(env.unwrapped, skip_render_check=True, skip_close_check=True)
+        except (AssertionError, gymnasium.error.Error) as error:
+            yield "warning", f"Gymnasium's checker: {_line(str(error))}"
+    for message in dict.fromkeys(_line(str(warning.message)) for warning in caught if "gymnasium" in str(warning.filename)):
+        yield "warning", f"Gymnasium's checker: {message}"
+
+
+def _is_deterministic(environment: Environment) -> Found:
+    """A seed played again goes the same way, whatever others did to the global generators, and whatever was played between."""
+    seeds = _seeds("dev", 3)
+    first: list[Played] = []
+    for noise in (1, 2):
+        for n, seed in enumerate(seeds):
+            random.seed(noise)
+            np.random.seed(noise)
+            played = play_scripted(environment, seed, _scripted(environment))
+            if noise == 1:
+                first.append(played)
+            elif played != first[n]:
+                yield "error", f"seed {seed} played twice with the same actions went differently"
+                return
+
+
+def _leaves_random_alone(environment: Environment) -> Found:
+    """Others in the process use the global generators too: an environment that seeds them repeats their numbers."""
+    for seed in _seeds("dev", 3):
+        before = random.getstate(), str(np.random.get_state())
+        play_scripted(environment, seed, _scripted(environment))
+        if (random.getstate(), str(np.random.get_state())) != before:
+            yield "warning", "it seeds or uses the global random generators: draw from self.np_random instead"
+            return
+
+
+def _varies(environment: Environment) -> Found:
+    if len({play_scripted(environment, seed, _scripted(environment)).exchanges for seed in _in_time(_seeds("train", 8))}) == 1:
+        yield "warning", "eight seeds gave one and the same episode: there is only one task to learn, and none to hold out"
+
+
+def _keeps_its_range(environment: Environment) -> Found:
+    low, high = environment.reward_low, environment.reward_high
+    answers = [fixed(""), _scripted(environment), *(fixed(text) for text in SCRIPT)]
+    for seed in _in_time(_seeds("dev", EPISODES)):
+        for answer in answers:
+            total = play_scripted(environment, seed, answer).total_reward
+            if not low - 1e-9 <= total <= high + 1e-9:
+                yield "error", f"an episode returned {total:g}, outside {low:g} to {high:g}: state reward_low and reward_high"
+                return
+
+
+def _oracle_succeeds(environment: Environment) -> Found:
+    """The right answers are paid, and nothing that the observations offer is paid better."""
+    if not has_oracle(environment):
+        return
+    failed = ""
+    for seed in _in_time([seed for n in range(EPISODES) for seed in (SPLITS[split][n] for split in SPLITS)]):
+        played = play_scripted(environment, seed, by_oracle)
+        if not played.success or played.score < 1.0:
+            failed = f"its oracle scored {played.score:g} on seed {seed}, in {len(played.exchanges)} turns"
+            break
+    if failed:
+        yield "error", failed
+    compared, better, ours, theirs = 0, 0, 0.0, 0.0
+    for seed in _in_time(_seeds("dev", EPISODES)):
+        right = play_scripted(environment, seed, by_oracle)
+        wrong = [play_scripted(environment, seed, fixed(text)).total_reward for text in _offered(right)]
+        if wrong:
+            compared, better = compared + 1, better + (max(wrong) > right.total_reward + 1e-9)
+            ours, theirs = ours + right.total_reward, theirs + max(wrong)
+    if better > 0.1 * compared:
+        paid = f"{theirs / compared:.2f} against {ours / compared:.2f} on average"
+        yield "error", f"in {better} of {compared} tasks a wrong answer, given always, is paid better than the oracle's: {paid}"
+
+
+def _has_a_floor(environment: Environment) -> Found:
+    """Answers that know nothing must not succeed often, nor be paid well without success."""
+    seeds = _seeds("dev", EPISODES)
+    probes: list[tuple[Literal["error", "warning"], str, Answer]] = [
+        ("error", "an empty answer", fixed("")),
+        ("error", "a non-ASCII answer", fixed("ответ 答案 🙂")),
+        ("error", "a very long answer", fixed("1 yes [1] up " * 1000)),
+        ("warning", "an echo of the observation", lambda observation, _: observation),
+    ]
+    seen = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(seeds)]
+    common = Counter(text for played in seen for text in {action for _, action in played.exchanges} | set(_offered(played)))
+    probes += [("warning", f"always answering {text!r}", fixed(text)) for text, _ in common.most_common(8)]
+    for level, what, answer in probes:
+        episodes = [play_scripted(environment, seed, answer) for seed in _in_time(seeds, PATIENCE_S / 4)]
+        succeeded = sum(played.success for played in episodes)
+        paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
+        if succeeded > len(episodes) * (0.25 if level == "error" else 0.75):
+            yield level, f"{what} succeeds in {succeeded} of {len(episodes)} episodes"
+        elif paid > 0.5 and succeeded < len(episodes) * 0.25:
+            yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {len(episodes)} successes"
+
+
+def _stays_ended(environment: Environment) -> Found:
+    """The runtime never steps after the end; others who run the environment may."""
+    env = environment.make()
+    try:
+        observation, _ = env.reset(seed=_seeds("dev", 1)[0])
+        for _ in range(environment.turn_limit):
+            observation, _, terminated, truncated, info = env.step(SCRIPT[0])
+            if terminated or truncated:
+                break
+        else:
+            return
+        before = info.get("success", False)
+        for action in (*SCRIPT, observation):
+            try:
+                _, reward, _, _, info = env.step(action)
+            except (Exception, SystemExit):  # noqa: BLE001  a refusal in any form is right
+                return
+            if reward or info.get("success", before) != before:
+                yield "warning", f"a step after the end gave reward {reward} and changed the outcome"
+                return
+    finally:
+        env.close()
+
+
+def _carries_nothing_over(environment: Environment) -> Found:
+    """The runtime makes a fresh environment for each episode; others who run the environment may not."""
+    first, second = _seeds("dev", 2)
+    env = environment.make()
+    try:
+        fresh, _ = env.reset(seed=second)
+        env.reset(seed=first)
+        env.step(SCRIPT[0])
+        again, _ = env.reset(seed=second)
+    except Exception as error:
+        raise EnvironmentFault(f"a second episode on one object raised {described(error)}") from error
+    finally:
+        env.close()
+    if again != fresh:
+        yield "warning", f"after another episode, seed {second} begins differently: {again[:80]!r}, not {fresh[:80]!r}"
+
+
+def _splits_its_tasks(environment: Environment) -> Found:
+    """Seeds of train and probe never meet; their tasks do, where there are few of them."""
+    train: set[str] = set()
+    probe: list[str] = []
+    for n in _in_time(range(OVERLAP_EPISODES)):
+        train.add(_fingerprint(environment, SPLITS["train"][n]))
+        probe.append(_fingerprint(environment, SPLITS["probe"][n]))
+    shared = sum(task in train for task in probe)
+    if shared:
+        message = f"{shared} of {len(probe)} probe tasks also came up among as many train tasks: probes then test memory rather than skill"
+        yield "warning", message
+
+
+def _is_plain_text(environment: Environment) -> Found:
+    """The runtime keeps such things as text; a model reads better without them, and a person's terminal too."""
+    played = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(_seeds("dev", EPISODES))]
+    texts = [environment.instructions, *(text for episode in played for text in (*(asked for asked, _ in episode.exchanges), episode.last))]
+    for what, pattern in (("tokens of chat templates", TEMPLATE), ("control characters", CONTROL)):
+        found = next((match[0] for text in texts if (match := pattern.search(text))), None)
+        if found is not None:
+            yield "warning", f"observations hold {what}, such as {found!a}: they reach the model as plain text"
+    if any(_repeats(episode) for episode in played):
+        yield "warning", "observations repeat what was said before: the conversation holds it already, and prompts grow twice as fast"
+
+
+def _is_quick(environment: Environment) -> Found:
+    """While one environment works, the model waits."""
+    steps, spent_s = 0, 0.0
+    for seed in _in_time(_seeds("dev", EPISODES)):
+        started = time.perf_counter()
+        steps += len(play_scripted(environment, seed, _scripted(environment)).exchanges)
+        spent_s += time.perf_counter() - started
+    if spent_s > SLOW_S * steps:
+        yield "warning", f"a step takes {spent_s / steps:.2g} s on average, making and reset included: a batch waits for it"
+
+
+def _keeps_to_itself(environment: Environment) -> Found:
+    """What it prints, writes, starts and connects to. In the sandbox these come to nothing, or stay in a folder of its own."""
+    seen: dict[str, str] = {}
+    own = os.getcwd()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        what = _ACTS.get(event)
+        if event == "open":
+            path, mode, flags = arguments
+            written = isinstance(path, str) and (flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) or set(str(mode)) & set("wax+"))
+            what = "writes a file" if written and not path.startswith((own, "/dev/")) and "__pycache__" not in path else None
+        if what is not None and what not in seen:
+            seen[what] = ascii(arguments[1] if event == "socket.connect" else arguments[0])[:80]
+
+    printed = os.open("printed", os.O_RDWR | os.O_CREAT)
+    for descriptor in (1, 2):
+        os.dup2(printed, descriptor)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    sys.addaudithook(watch)
+    for seed in _in_time(_seeds("dev", 3)):
+        play_scripted(environment, seed, _scripted(environment))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    text = Path("printed").read_text(errors="replace").strip()
+    if text:
+        yield "warning", f"it prints, such as {text.splitlines()[0][:60]!a}"
+    for what, example in seen.items():
+        yield "warning", f"it {what}: {example}"
+
+
+_ACTS = {
+    "socket.connect": "connects to the network",
+    "socket.getaddrinfo": "asks for an address on the network",
+    "subprocess.Popen": "starts a program",
+    "os.system": "starts a program",
+    "os.posix_spawn": "starts a program",
+    "os.remove": "removes a file",
+}
+
+RULES: Mapping[str, Callable[[Environment], Found]] = {
+    "runs": _runs,
+    "passes-gymnasium": _passes_gymnasium,
+    "is-deterministic": _is_deterministic,
+    "leaves-random-alone": _leaves_random_alone,
+    "varies": _varies,
+    "keeps-its-range": _keeps_its_range,
+    "oracle-succeeds": _oracle_succeeds,
+    "has-a-floor": _has_a_floor,
+    "stays-ended": _stays_ended,
+    "carries-nothing-over": _carries_nothing_over,
+    "splits-its-tasks": _splits_its_tasks,
+    "is-plain-text": _is_plain_text,
+    "is-quick": _is_quick,
+    "keeps-to-itself": _keeps_to_itself,
+}
+
+
+def _fingerprint(environment: Environment, seed: int) -> str:
+    """What tells a task from others: its whole episode under the same answers."""
+    return repr(play_scripted(environment, seed, _scripted(environment)))
+
+
+def _scripted(environment: Environment) -> Answer:
+    """The right answers where they can be had, so that whole episodes are seen; else a fixed cycle."""
+    if has_oracle(environment):
+        return by_oracle
+    return lambda observation, env: SCRIPT[len(observation) % len(SCRIPT)]
+
+
+def _offered(played: Played) -> list[str]:
+    """Answers that the first observation shows in square brackets, each once."""
+    return list(dict.fromkeys(f"[{text}]" for text in OFFERED.findall(played.exchanges[0][0])))[:8]
+
+
+def _repeats(played: Played) -> bool:
+    """Whether some observation begins with all of the one before it."""
+    asked = [observation for observation, _ in played.exchanges]
+    return any(len(before) > 40 and after.startswith(before) for before, after in pairwise(asked))
+
+
+def _in_time(items: Sequence[int], seconds: float = PATIENCE_S) -> Iterator[int]:
+    """These items, as long as there is time; the first two in any case."""
+    until = time.monotonic() + seconds
+    for n, item in enumerate(items):
+        if n >= 2 and time.monotonic() > until:
+            return
+        yield item
+
+
+def _seeds(split: Split, count: int) -> Sequence[int]:
+    return SPLITS[split][:count]
+
+
+def _line(text: str) -> str:
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())[:200]

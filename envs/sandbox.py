@@ -1,0 +1,379 @@
+"""Environments in processes of their own: what one does there, hanging, crashing or worse, ends its episode and nothing else.
+
+    this process            host: a process for each environment, that imports it        worker: one for each episode at once
+    ------------            ------------------------------------------------------        ------------------------------------
+    load(name)      ---->   imports, tells what it is (`registry.py:load_here`)
+    RemoteEnv.begin ---->   forks a worker, or none where one is idle          ---->      plays episodes behind `GuardedEnv`
+
+A host is in a session and a private folder of its own, with limits on memory and processor time, few environment variables, and no network
+where the kernel allows that. Whoever overruns a time limit is killed with its process group and all that it left behind; a host that died
+is started again for the next episode. `envs/worker.py` is the other side. This keeps accidents in; it is no wall against somebody who
+wants out, since files that the user may read can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import perdure
+from perdure.envs.environment import Environment, TextEnv
+from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome
+from perdure.envs.wire import Wire
+from perdure.memory.errors import InputError, UnknownError
+
+LOAD_TIMEOUT_S = 120.0
+GRACE_S = 2.0
+"""What a worker gets beyond the environment's own limit, which it keeps itself, before it is killed."""
+
+END_S = 5.0
+CLOSING_S = 0.05
+"""How long to wait for one that puts its last episode away, before another is forked."""
+
+DYING_S = 0.2
+"""What a process that let go of its socket gets to come to its own end, so that the reason can be told."""
+
+PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
+TAIL_BYTES = 2**13
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """Which environments run in processes of their own, and what those may use."""
+
+    trusted: tuple[str, ...] = ("perdure:",)
+    """Sources (`perdure:`) and names without options (`py:prices:Prices`) that run in this process."""
+    memory_mib: int = 2048
+    """Address space of each process."""
+    cpu_s: int = 300
+    """Processor time of one episode."""
+    network: bool = False
+    variables: tuple[str, ...] = ()
+    """Environment variables that are passed on beside those that every program needs."""
+    python: Mapping[str, str] = field(default_factory=dict)
+    """The interpreter for the environments of a source, where its packages are installed apart."""
+
+    def trusts(self, name: str) -> bool:
+        """Whether the environment of this name runs in this process."""
+        source, plain = name.partition(":")[0], name.partition("?")[0]
+        return f"{source}:" in self.trusted or plain in self.trusted
+
+
+DEFAULT = Sandbox()
+
+
+def load_apart(name: str, sandbox: Sandbox) -> Environment:
+    """The environment of a name, in a process of its own, which ends when the environment is let go of.
+
+    Raises `UnknownError` and `InputError` as `registry.py:load_here` does.
+    """
+    return started(name, sandbox)[0]
+
+
+def started(name: str, sandbox: Sandbox) -> tuple[Environment, Host]:
+    """The same with its process, for whoever wants more of that than episodes."""
+    host = Host(name, sandbox)
+    told = host.start()
+    for kind, error in (("unknown", UnknownError), ("wrong", InputError)):
+        if kind in told:
+            raise error(told[kind])
+    examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
+    environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
+    host.limit_s = environment.step_timeout_s
+    return environment, host
+
+
+class Host:
+    """The process of one environment, from which those of its episodes are forked. It ends with this object, and with this process."""
+
+    def __init__(self, name: str, sandbox: Sandbox) -> None:
+        self._name = name
+        self._sandbox = sandbox
+        self._workers: list[Worker] = []
+        self.limit_s = 0.0
+        """How long one call of the environment may take."""
+
+    @property
+    def pid(self) -> int:
+        """Of the process that is there now."""
+        return self._process.pid
+
+    def pids(self) -> list[int]:
+        """Of its workers, the oldest first."""
+        return [worker.pid for worker in self._workers]
+
+    def open(self) -> Guarded:
+        """An episode of this environment, yet to begin."""
+        return RemoteEnv(self)
+
+    def close(self) -> None:
+        """End the process and all that it started."""
+        self._end()
+
+    def worker(self) -> Worker:
+        """An idle worker, else a new one. Raises `EnvironmentFault` where the environment's process cannot be had."""
+        until_s = time.monotonic() + CLOSING_S
+        while idle := [worker for worker in self._workers if not worker.playing]:
+            for worker in idle:
+                state = worker.state(self.limit_s + GRACE_S)
+                if state == "free":
+                    worker.playing = True
+                    return worker
+                if state == "dead":
+                    self.end(worker)
+            if time.monotonic() > until_s:
+                break
+            time.sleep(0.001)
+        try:
+            return self._fork()
+        except (OSError, EOFError, ValueError):
+            self.close()
+        told = self.start()
+        if "name" not in told:
+            raise EnvironmentFault(f"its process died and cannot be started again: {' '.join(told.values())}")
+        try:
+            return self._fork()
+        except (OSError, EOFError, ValueError) as error:
+            raise EnvironmentFault(f"its process died: {self._last_words() or 'without a word'}") from error
+
+    def end(self, worker: Worker, patience_s: float = 0.0) -> str:
+        """Kill a worker that has not ended by itself after `patience_s`, and all that it started; tells how it ended."""
+        worker.wire.close()
+        if worker not in self._workers:
+            return "its process died"
+        self._workers.remove(worker)
+        try:
+            self._wire.send({"end": worker.pid, "patience_s": patience_s})
+            status = int(self._wire.receive(END_S)["status"])
+        except (OSError, EOFError, ValueError):
+            return "its process died"
+        if os.WIFEXITED(status):
+            return f"its process ended with exit code {os.WEXITSTATUS(status)}"
+        number = os.WTERMSIG(status)
+        if number == signal.SIGXCPU:
+            return f"it took more than {self._sandbox.cpu_s} s of processor time in one episode (sandbox.cpu_s)"
+        return f"its process was ended by {signal.Signals(number).name}"
+
+    def start(self) -> dict[str, Any]:
+        """Start the process; gives what it tells of the environment, or why it cannot be had."""
+        folder = Path(tempfile.mkdtemp(prefix="perdure-env-"))
+        ours, theirs = socket.socketpair()
+        with theirs, (folder / "output").open("ab") as output:
+            try:
+                process = subprocess.Popen(
+                    [self._python(), "-P", "-m", "perdure.envs.worker", str(theirs.fileno()), str(folder), self._told()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno()],
+                    env=self._variables(folder),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                ours.close()
+                shutil.rmtree(folder, ignore_errors=True)
+                raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
+        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours), []
+        self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
+        try:
+            return self._wire.receive(LOAD_TIMEOUT_S)
+        except TimeoutError:
+            reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s"
+        except (OSError, EOFError, ValueError):
+            reason = f"its process died: {self._last_words() or 'without a word'}"
+        self.close()
+        return {"wrong": f"{self._name} cannot be loaded: {reason}"}
+
+    def _fork(self) -> Worker:
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._wire.send({"fork": True}, theirs.fileno())
+            pid = int(self._wire.receive(END_S)["pid"])
+        except (OSError, EOFError, ValueError):
+            ours.close()
+            raise
+        worker = Worker(pid=pid, wire=Wire(ours, pid))
+        self._workers.append(worker)
+        return worker
+
+    def _python(self) -> str:
+        return self._sandbox.python.get(self._name.partition(":")[0], sys.executable)
+
+    def _told(self) -> str:
+        """What the process is told at its start."""
+        sandbox = self._sandbox
+        limits = {"memory_mib": sandbox.memory_mib, "cpu_s": sandbox.cpu_s, "network": sandbox.network}
+        return json.dumps({"name": self._name, "parent": os.getpid(), "path": self._path(), **limits})
+
+    def _path(self) -> list[str]:
+        """Where modules are looked for last: the working folder; before it, under the same interpreter, wherever this process looks."""
+        ours = [part for part in sys.path if part] if self._python() == sys.executable else []
+        return [*ours, os.getcwd()]
+
+    def _variables(self, folder: Path) -> dict[str, str]:
+        library = folder / "library"  # Perdure itself, and nothing of what is installed beside it
+        library.mkdir()
+        (library / "perdure").symlink_to(Path(perdure.__file__).resolve().parent)
+        passed_on = {name: os.environ[name] for name in (*PASSED_ON, *self._sandbox.variables) if name in os.environ}
+        own = {"PYTHONPATH": str(library), "HOME": str(folder), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+        return {**passed_on, **own}
+
+    def _last_words(self) -> str:
+        """The last line that the process printed."""
+        with suppress(OSError), (self.folder / "output").open("rb") as output:
+            output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
+            lines = output.read().decode("utf-8", "replace").splitlines()
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return ""
+
+    def refuse(self) -> TextEnv:
+        raise InputError(f"{self._name} runs in a process of its own: to have it in this one, name it in [sandbox] trusted")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Worker:
+    """A process that plays one episode at a time."""
+
+    pid: int
+    wire: Wire
+    playing: bool = True
+    asked: int = 0
+    answered: int = 0
+    asked_s: float = 0.0
+
+    def ask(self, question: Mapping[str, Any]) -> None:
+        """Send a question; `answer` waits for what it comes to."""
+        self.asked += 1
+        self.asked_s = time.monotonic()
+        self.wire.send({"n": self.asked, **question})
+
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """The answer to the last question; those to earlier ones are passed over."""
+        while self.answered < self.asked:
+            found = self.wire.receive(timeout_s)
+            self.answered = int(found["n"])
+        return found
+
+    def state(self, limit_s: float) -> Literal["free", "busy", "dead"]:
+        """Whether it has answered everything, so that it can begin at once; dead is also one that has not answered for `limit_s`."""
+        try:
+            while self.answered < self.asked and self.wire.has_news():
+                self.answered = int(self.wire.receive(END_S)["n"])
+            if self.answered == self.asked:
+                return "dead" if self.wire.has_news() else "free"
+        except (OSError, EOFError, ValueError, KeyError):
+            return "dead"
+        return "dead" if time.monotonic() - self.asked_s > limit_s else "busy"
+
+
+class RemoteEnv(Guarded):
+    """One episode of an environment in another process."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._limit_s = host.limit_s
+        self._worker: Worker | None = None
+        self._fault = ""
+        """Why the last question could not even be sent."""
+
+    def begin(self, seed: int) -> None:
+        self.close()
+        self._fault = ""
+        try:
+            self._worker = self._host.worker()
+        except EnvironmentFault as fault:
+            self._fault = str(fault)
+            return
+        self._ask({"reset": seed})
+
+    def first(self) -> str:
+        return str(self._answer("reset", 2)["observation"])
+
+    def send(self, action: str) -> None:
+        self._ask({"step": action})
+
+    def receive(self) -> Outcome:
+        return Outcome(**self._answer("step")["outcome"])
+
+    def oracle(self) -> str:
+        self._ask({"oracle": True})
+        return str(self._answer("oracle")["action"])
+
+    def close(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.playing = False
+            with suppress(OSError):  # whoever wants it next finds out
+                worker.ask({"close": True})
+
+    def _ask(self, question: Mapping[str, Any]) -> None:
+        if self._worker is None:
+            self._fault = self._fault or "it was asked before reset"
+            return
+        try:
+            self._worker.ask(question)
+        except OSError:
+            self._fault = self._ended(DYING_S)
+
+    def _answer(self, what: str, calls: int = 1) -> dict[str, Any]:
+        """The answer to the last question; `calls` is how many calls of the environment it takes."""
+        worker = self._worker
+        if self._fault or worker is None:
+            raise EnvironmentFault(self._fault or f"{what} was called before reset")
+        limit_s = calls * self._limit_s
+        try:
+            answer = worker.answer(limit_s + GRACE_S)
+        except TimeoutError:
+            self._ended()
+            raise EnvironmentFault(f"{what} took longer than {limit_s:g} s, and its process had to be killed") from None
+        except (OSError, EOFError):
+            raise EnvironmentFault(f"in {what} {self._ended(DYING_S)}") from None
+        except (ValueError, KeyError):
+            self._ended()
+            raise EnvironmentFault(f"{what} was answered with what is no answer, and its process was killed") from None
+        if "fault" in answer:
+            raise EnvironmentFault(str(answer["fault"]))
+        return answer
+
+    def _ended(self, patience_s: float = 0.0) -> str:
+        """End the process of this episode; tells how it ended."""
+        worker, self._worker = self._worker, None
+        return "" if worker is None else self._host.end(worker, patience_s)
+
+
+def described(environment: Environment) -> dict[str, Any]:
+    """What a host tells of its environment: all but what can only be called there."""
+    fields = replace(environment, make=_nothing, apart=None)
+    return {name: getattr(fields, name) for name in Environment.__dataclass_fields__ if name not in ("make", "apart")}
+
+
+def _nothing() -> TextEnv:
+    raise InputError("an environment of another process cannot be made here")
+
+
+def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], folder: Path) -> None:
+    """End a host: it sees that nobody listens, and ends what it has forked."""
+    wire.close()
+    for worker in workers:
+        worker.wire.close()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,218 @@
+"""The other side of `envs/sandbox.py`: `python -m perdure.envs.worker DESCRIPTOR FOLDER JSON`, which imports one environment and forks for
+each episode that is played at once.
+
+It confines itself before anything of the environment is imported. A worker answers one question after the other; it is forked after the
+import, so that it costs a few milliseconds and shares most of its memory with the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perdure.envs.wire import Wire
+
+if TYPE_CHECKING:
+    from perdure.envs.environment import Environment
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+MOST_FILE_BYTES = 256 * 2**20
+"""Of a file that an environment writes; what it prints is one."""
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+def main() -> None:
+    descriptor, folder, told = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    sys.path += [part for part in told["path"] if part not in sys.path]
+    wire = Wire(socket.socket(fileno=descriptor))
+    confine(told)
+    environment, description = _loaded(told["name"])
+    wire.send(description)
+    if environment is None:
+        return
+    os.chdir(folder)  # only now: an environment may read files that its options name
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)  # from here on it sees for itself that nobody asks, and puts its folder away
+    gc.collect()
+    gc.freeze()  # a collection would write to every object, and unshare its memory
+    host(wire, folder, environment, told["cpu_s"])
+
+
+def confine(told: Mapping[str, Any]) -> None:
+    """Give up what an environment does not need. What the system does not offer is left out: `docs/environments.md` says what that is."""
+    limits = ((resource.RLIMIT_AS, told["memory_mib"] * 2**20), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES), (resource.RLIMIT_CORE, 0))
+    for limit, value in limits:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(limit, (value, value))
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _die_with(told["parent"])
+    user, group = os.getuid(), os.getgid()
+    if not told["network"] and library.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
+        for file, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+            with suppress(OSError):
+                Path(f"/proc/self/{file}").write_text(line)
+
+
+def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None:
+    """Fork and end workers as asked, until nobody asks any more."""
+    workers: dict[int, Path] = {}
+    forked = 0
+    try:
+        while True:
+            question, descriptor = wire.receive_with_descriptor()
+            if descriptor is not None:
+                forked += 1
+                own = folder / f"worker-{forked}"
+                pid = os.fork()
+                if pid == 0:
+                    wire.close()
+                    _work(socket.socket(fileno=descriptor), own, environment, cpu_s)
+                os.close(descriptor)
+                workers[pid] = own
+                wire.send({"pid": pid})
+            elif question["end"] in workers:
+                status = _ended(question["end"], question["patience_s"])
+                shutil.rmtree(workers.pop(question["end"]), ignore_errors=True)
+                _end_strays(workers)
+                wire.send({"status": status})
+            else:
+                wire.send({"status": 0})
+    except (EOFError, OSError):
+        for pid in workers:
+            _ended(pid)
+        _end_strays({})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
+    """The environment and what the other side is told of it; or no environment, and why."""
+    from perdure.envs.registry import load_here
+    from perdure.envs.sandbox import described
+    from perdure.memory.errors import PerdureError, UnknownError
+
+    try:
+        environment = load_here(name)
+    except UnknownError as error:
+        return None, {"unknown": str(error)}
+    except PerdureError as error:
+        return None, {"wrong": str(error)}
+    return environment, described(environment)
+
+
+def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int) -> None:
+    """Be a worker, until nobody asks any more. Does not return."""
+    try:
+        os.setsid()
+        if sys.platform == "linux":
+            _die_with(os.getppid())
+        folder.mkdir()
+        os.chdir(folder)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        _scramble()
+        _serve(Wire(socket_), environment, cpu_s)
+    except (EOFError, OSError):
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _serve(wire: Wire, environment: Environment, cpu_s: int) -> None:
+    from perdure.envs import rules
+    from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
+
+    env = GuardedEnv(environment)
+
+    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
+        if "step" in question:
+            return {"outcome": asdict(env.step(question["step"]))}
+        if "oracle" in question:
+            return {"action": env.oracle()}
+        if "rule" in question:
+            return {"findings": [finding.as_json() for finding in rules.judge(environment, question["rule"])]}
+        if "digest" in question:
+            return {"digest": rules.digest(environment)}
+        if "longest" in question:
+            return {"longest": rules.longest(environment)}
+        env.close()
+        if "reset" in question:
+            _allow(cpu_s)
+            return {"observation": env.reset(question["reset"])}
+        return {}
+
+    while True:
+        question = wire.receive()
+        try:
+            found = answer(question)
+        except EnvironmentFault as fault:
+            found = {"fault": str(fault)}
+        except Exception as error:  # noqa: BLE001 - the episode ends with it
+            found = {"fault": described(error)}
+        wire.send({"n": question["n"], **found})
+
+
+def _allow(cpu_s: int) -> None:
+    """Let this process use so much more processor time; past it, it is ended with SIGXCPU."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_s, hard))
+
+
+def _scramble() -> None:
+    """Give the global random generators a state of their own: else all workers would have that of their fork, and go on alike."""
+    import numpy as np
+
+    random.seed()
+    np.random.seed()
+
+
+def _die_with(parent: int) -> None:
+    """End with the parent, also where it is killed and this process is busy."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _ended(pid: int, patience_s: float = 0.0) -> int:
+    """End a worker with its process group; gives its wait status, which is of its own end where it came to that before."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        time.sleep(0.005)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)  # where it has not come to have a group of its own
+    with suppress(ChildProcessError):
+        return os.waitpid(pid, 0)[1]
+    return 0
+
+
+def _end_strays(workers: Mapping[int, Path]) -> None:
+    """End what dead workers have left behind outside their groups: the kernel gives it to this process."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while strays := {int(pid) for pid in (children.read_text().split() if children.exists() else ())} - workers.keys():
+        for pid in strays:
+            _ended(pid)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Environments in processes of their own: real ones, that do real harm where they are."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.envs import faulty
+
+from perdure.envs.environment import Environment
+from perdure.envs.guarded import EnvironmentFault, opened
+from perdure.envs.registry import load
+from perdure.envs.sandbox import Host, Sandbox, started
+from perdure.envs.scripted import by_oracle, fixed, play_scripted
+from perdure.memory.errors import InputError, UnknownError
+
+SMALL = Sandbox(cpu_s=2)
+
+
+def name_of(kind: type[faulty.Counting], options: str = "") -> str:
+    return f"py:tests.envs.faulty:{kind.__name__}{options}"
+
+
+def fault_of(environment: Environment) -> str:
+    env = opened(environment)
+    with pytest.raises(EnvironmentFault) as caught:  # noqa: PT012
+        env.reset(1)
+        env.step("x")
+    env.close()
+    return str(caught.value)
+
+
+def processes(marker: str) -> list[int]:
+    """Processes that run in, or were started for, a folder of this name."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (marker in os.readlink(folder / "cwd") or marker in (folder / "cmdline").read_text()):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition: object, seconds: float = 10.0) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def good() -> Iterator[tuple[Environment, Host]]:
+    environment, host = started(name_of(faulty.Counting), Sandbox())
+    yield environment, host
+    host.close()
+
+
+def test_it_plays_as_in_this_process(good: tuple[Environment, Host]) -> None:
+    environment, _ = good
+    here = load(name_of(faulty.Counting), Sandbox(trusted=("py:",)))
+    assert here.apart is None
+    for seed in range(5):
+        assert play_scripted(environment, seed, by_oracle) == play_scripted(here, seed, by_oracle)
+        assert play_scripted(environment, seed, fixed("no")) == play_scripted(here, seed, fixed("no"))
+    assert (environment.name, environment.instructions, environment.turn_limit) == (here.name, here.instructions, here.turn_limit)
+    with pytest.raises(InputError, match="trusted"):
+        environment.make()
+
+
+def test_options_and_solved_examples_are_made_there() -> None:
+    environment = load("py:tests.envs.faulty:Counting?reward=0.5&shots=2")
+    assert environment.name == "py:tests.envs.faulty:Counting?reward=0.5&shots=2"
+    assert len(environment.examples) == 6
+    here = load("py:tests.envs.faulty:Counting?shots=2&reward=0.5", Sandbox(trusted=("py:tests.envs.faulty:Counting",)))
+    assert (environment.name, environment.examples) == (here.name, here.examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [
+        ("py:tests.envs.faulty:None", UnknownError, "no attribute"),
+        ("py:tests.envs.faulty:Counting?rewards=1", InputError, "reward"),
+        ("py:tests.envs.faulty:ExitsWhenMade", InputError, "cannot be made: SystemExit: 4"),
+        ("textarena:GuesTheNumber-v0", UnknownError, "did you mean"),
+    ],
+)
+def test_what_cannot_be_loaded_says_the_same_as_here(name: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says) as there:
+        load(name)
+    with pytest.raises(error) as here:
+        load(name, Sandbox(trusted=("py:", "textarena:")))
+    assert str(there.value) == str(here.value)
+
+
+def test_an_interpreter_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"cannot run /no/python.*\[sandbox\] python"):
+        load(name_of(faulty.Counting), Sandbox(python={"py": "/no/python"}))
+
+
+def test_a_crash_while_it_is_imported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crashes.py").write_text("import os\nprint('a reason', flush=True)\nos._exit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="its process died: a reason"):
+        load("py:crashes:X")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"),
+    [
+        (faulty.Dies, "in step its process was ended by SIGSEGV"),
+        (faulty.ExitsAtStep, "step raised SystemExit: 5"),
+        (faulty.Hangs, "step took longer than 0.5 s"),
+        (faulty.Gigabyte, "step returned 1000000000 characters; at most 1000000 are read"),
+        (faulty.EatsMemory, "step raised MemoryError"),
+        (faulty.Bytes, "step returned text of type bytes, not str"),
+        (faulty.ClosesEverything, "in step its process ended with exit code 0"),
+        (faulty.WritesMuch, "step raised OSError: [Errno 27] File too large"),
+    ],
+)
+def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: type[faulty.Counting], fault: str) -> None:
+    environment, host = started(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), SMALL)
+    assert fault_of(environment) == fault
+    assert fault_of(environment) == fault
+    host.close()
+
+
+def test_one_that_swallows_the_time_limit_is_killed() -> None:
+    environment, host = started(name_of(faulty.HangsForGood, "?step_timeout_s=0.2"), SMALL)
+    assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
+    assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
+    host.close()
+
+
+@pytest.mark.slow
+def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
+    environment, host = started(name_of(faulty.Burns), SMALL)
+    env = opened(environment)
+    env.reset(1)
+    time.sleep(4)
+    with pytest.raises(EnvironmentFault, match=r"more than 2 s of processor time in one episode \(sandbox.cpu_s\)"):
+        env.step("x")
+    host.close()
+
+
+def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    for kind, seen in ((faulty.Prints, ""), (faulty.Surrogates, "\ud800"), (faulty.Escapes, "\x1b[31m")):
+        environment, host = started(name_of(kind), SMALL)
+        assert seen in play_scripted(environment, 1, by_oracle).exchanges[0][0]
+        host.close()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="strays are found through /proc")
+def test_what_it_leaves_behind_is_ended_with_it() -> None:
+    environment, host = started(name_of(faulty.Forks), SMALL)
+    env = opened(environment)
+    env.reset(1)
+    env.step("x")
+    folder = host.folder.name
+    assert len(processes(folder)) >= 7
+    os.kill(host.pids()[0], signal.SIGKILL)
+    with pytest.raises(EnvironmentFault, match="ended by SIGKILL"):
+        env.step("x")
+    assert wait_for(lambda: len(processes(folder)) == 1)
+    host.close()
+    assert processes(folder) == []
+
+
+def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: tuple[Environment, Host]) -> None:
+    environment, host = good
+    env, beside = opened(environment), opened(environment)
+    env.reset(1)
+    beside.reset(2)
+    [killed, _] = host.pids()[-2:]
+    os.kill(killed, signal.SIGKILL)
+    with pytest.raises(EnvironmentFault, match="its process was ended by SIGKILL"):
+        env.step("x")
+    assert not beside.step(beside.oracle()).ended
+    workers = host.pids()
+    os.kill(host.pid, signal.SIGKILL)
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    with pytest.raises(EnvironmentFault, match="died"):
+        beside.step("x")
+    assert env.reset(3).isdigit()
+    env.close()
+    beside.close()
+
+
+def test_an_idle_worker_that_died_costs_no_episode(good: tuple[Environment, Host]) -> None:
+    environment, host = good
+    play_scripted(environment, 1, by_oracle)
+    for pid in host.pids():
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.2)
+    assert play_scripted(environment, 1, by_oracle).success
+
+
+def test_workers_are_used_again_and_forked_for_what_is_played_at_once(good: tuple[Environment, Host]) -> None:
+    environment, host = good
+    before = set(host.pids())
+    envs = [opened(environment) for _ in range(8)]
+    for seed, env in enumerate(envs):
+        env.begin(seed)
+    assert len({env.first() for env in envs}) == 8
+    at_once = set(host.pids())
+    assert len(at_once) == max(8, len(before))
+    for env in envs:
+        env.close()
+    for seed in range(20):
+        play_scripted(environment, seed, by_oracle)
+    assert set(host.pids()) == at_once
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the network is taken away by a namespace")
+def test_the_network_is_out_of_reach_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "calls.py").write_text(
+        "import socket\nfrom tests.envs.faulty import Counting\n\n\n"
+        "class Calls(Counting):\n    def step(self, action):\n"
+        "        with socket.socket() as listener, socket.socket() as caller:\n"
+        "            listener.bind(('127.0.0.1', 0))\n            listener.listen()\n            caller.connect(listener.getsockname())\n"
+        "        return super().step(action)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0:
+        assert "Network is unreachable" in fault_of(load("py:calls:Calls"))
+    env = opened(load("py:calls:Calls", Sandbox(network=True)))
+    env.reset(1)
+    assert not env.step(env.oracle()).ended
+    env.close()
+
+
+def test_it_has_few_variables_and_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tells.py").write_text(
+        "import os, tempfile\nfrom tests.envs.faulty import Counting\n\n\n"
+        "class Tells(Counting):\n    def step(self, action):\n"
+        "        open('left', 'w').close()\n"
+        "        told = [os.getcwd(), tempfile.gettempdir(), str(os.environ.get('SECRET')), str(os.environ.get('SHARED'))]\n"
+        "        return ' '.join(told), 0.0, False, False, {}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SECRET", "s")
+    monkeypatch.setenv("SHARED", "t")
+    environment, host = started("py:tells:Tells", Sandbox(variables=("SHARED",)))
+    env = opened(environment)
+    env.reset(1)
+    where, temporary, secret, shared = env.step("x").observation.split()
+    assert (secret, shared) == ("None", "t")
+    assert where == temporary
+    assert (Path(where) / "left").exists()
+    assert not (tmp_path / "left").exists()
+    host.close()
+    assert not host.folder.exists()
+
+
+def test_letting_go_of_the_environment_ends_its_process() -> None:
+    environment, host = started(name_of(faulty.Counting), Sandbox())
+    pid, folder = host.pid, host.folder
+    play_scripted(environment, 1, by_oracle)
+    del environment, host
+    gc.collect()
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    code = (
+        "import time\nfrom perdure.envs.sandbox import Sandbox, started\nfrom perdure.envs.guarded import opened\n"
+        f"environment, host = started({name_of(faulty.Counting)!r}, Sandbox())\nenv = opened(environment)\nenv.reset(1)\n"
+        "print(host.pid, host.pids()[0], host.folder, flush=True)\ntime.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    host, worker, folder = process.stdout.readline().split()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (host, worker)))
+    assert wait_for(lambda: not Path(folder).exists())
