@@ -79,6 +79,8 @@ class Found:
     options: dict[str, Value]
     open_ended: bool = False
     """It takes options that its signature does not name."""
+    shared: tuple[str, ...] = ()
+    """Options of `COMMON` that `make` takes as well, where they are given."""
 
 
 def load(name: str) -> Environment:
@@ -100,9 +102,10 @@ def load(name: str) -> Environment:
     known = {**COMMON, **found.options}
     given = {key: _typed(name, key, text, known, found.open_ended) for key, text in _pairs(name, query)}
     own = {key: value for key, value in given.items() if key in found.options or key not in COMMON}
+    shared = {key: given[key] for key in found.shared if key in given and key not in own}
 
     def make() -> TextEnv:
-        return found.make(**own)
+        return found.make(**own, **shared)
 
     traits, instructions = _traits(name, make)
     set_: dict[str, Any] = {**traits, **{key: value for key, value in given.items() if key not in own}}
@@ -165,10 +168,7 @@ def _plugin(id_: str) -> Found:
 
 
 def _factory(factory: Callable[..., Any]) -> Found:
-    from perdure.envs.gymnasium_adapter import as_text
-
-    options, open_ended = _signature(factory)
-    return Found(make=lambda **options: as_text(factory(**options)), options=options, open_ended=open_ended)
+    return _read_as_text(factory, *_signature(factory))
 
 
 def _gymnasium(id_: str) -> Found:
@@ -176,7 +176,18 @@ def _gymnasium(id_: str) -> Found:
 
     factory, make, defaults = find(id_)
     options, open_ended = _signature(factory)
-    return Found(make=make, options={**options, **defaults}, open_ended=open_ended)
+    return _read_as_text(make, {**options, **defaults}, open_ended)
+
+
+def _read_as_text(factory: Callable[..., Any], options: dict[str, Value], open_ended: bool) -> Found:
+    """What a factory makes, with the options of how its answers are read beside its own."""
+    from perdure.envs.gymnasium_adapter import OPTIONS, SCALE, as_text
+
+    def make(**given: Any) -> TextEnv:
+        reading = {key: given.pop(key) for key in (*OPTIONS, *SCALE) if key in given and key not in options}
+        return as_text(factory(**given), **reading)
+
+    return Found(make=make, options={**OPTIONS, **options}, open_ended=open_ended, shared=SCALE)
 
 
 def _textarena(id_: str) -> Found:
