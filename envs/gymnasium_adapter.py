@@ -25,7 +25,7 @@ from gymnasium import spaces
 
 from perdure.envs.actions import NoAnswer, answer, check_names, how_to_answer, parse
 from perdure.envs.bare_class import BareClass
-from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, AnyText, TextEnv
+from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, AnyText, TextEnv
 from perdure.envs.spaces import count_numbers, refuse, written
 from perdure.envs.tables import best_actions
 from perdure.envs.terminal import unescaped
@@ -146,6 +146,9 @@ class AsText(gymnasium.Env[str, str]):
         turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
         numbers = count_numbers(inner.action_space)
         self.instructions: str = getattr(own, "instructions", instructions)
+        self.template: str = getattr(own, "template", OBSERVATION)
+        self.shots: int = getattr(own, "shots", 0)
+        self.examples: str = getattr(own, "examples", "")
         self.turn_limit: int = getattr(own, "turn_limit", turn_limit)
         self.max_tokens: int = getattr(own, "max_tokens", 8 if numbers == 1 else max(DEFAULT_MAX_TOKENS, 8 * numbers))
         self.threshold: float = getattr(own, "threshold", toy.threshold if toy else 1.0)

@@ -27,9 +27,9 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
 from perdure.envs.builtin import BUILTINS
-from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, Environment, TextEnv
+from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
-from perdure.envs.shots import solved_examples
+from perdure.envs.shots import examples, signed
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
 Value = bool | int | float | str | None
@@ -37,7 +37,10 @@ ENTRY_POINTS = "perdure.envs"
 MAX_SHOTS = 100
 
 COMMON: dict[str, Value] = {
+    "instructions": "",
+    "template": OBSERVATION,
     "shots": 0,
+    "examples": "",
     "turn_limit": DEFAULT_TURN_LIMIT,
     "max_tokens": DEFAULT_MAX_TOKENS,
     "threshold": 1.0,
@@ -101,21 +104,23 @@ def load(name: str) -> Environment:
         raise InputError(f"{name} cannot be imported: {described(error)}") from error
     known = {**COMMON, **found.options}
     given = {key: _typed(name, key, text, known, found.open_ended) for key, text in _pairs(name, query)}
+    if given.get("examples") and "examples" not in found.options:
+        given["examples"] = signed(name, str(given["examples"]))
     own = {key: value for key, value in given.items() if key in found.options or key not in COMMON}
     shared = {key: given[key] for key in found.shared if key in given and key not in own}
 
     def make() -> TextEnv:
         return found.make(**own, **shared)
 
-    traits, instructions = _traits(name, make)
+    traits = _traits(name, make)
     set_: dict[str, Any] = {**traits, **{key: value for key, value in given.items() if key not in own}}
     _check(name, set_)
     defaults = {**traits, **found.options}
     kept = {key: value for key, value in sorted(given.items()) if key not in defaults or defaults[key] != value}
     canonical = f"{source}:{id_}" + ("?" + "&".join(f"{key}={_written(value)}" for key, value in kept.items()) if kept else "")
-    shots = set_.pop("shots")
-    environment = Environment(name=canonical, make=make, instructions=instructions, **set_)
-    return replace(environment, examples=solved_examples(environment, shots))
+    shots, file = set_.pop("shots"), set_.pop("examples")
+    environment = Environment(name=canonical, make=make, **set_)
+    return replace(environment, examples=examples(environment, shots, file))
 
 
 def builtin_names() -> list[str]:
@@ -259,7 +264,7 @@ def _written(value: Value) -> str:
     return quote(value if isinstance(value, str) else json.dumps(value), safe="[]{},:/ ").replace(" ", "+")
 
 
-def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], str]:
+def _traits(name: str, make: Callable[[], TextEnv]) -> dict[str, Value]:
     """What an environment says of itself, with the defaults of `COMMON` for the rest; makes one, which also checks its options."""
     try:
         with redirect_stdout(sys.stderr):
@@ -270,13 +275,18 @@ def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], s
         raise InputError(f"{name} cannot be made: {described(error)}") from error
     try:
         own = env.unwrapped
-        return {key: getattr(own, key, default) for key, default in COMMON.items()}, str(getattr(own, "instructions", ""))
+        return {key: getattr(own, key, default) for key, default in COMMON.items()}
     finally:
         with redirect_stdout(sys.stderr), suppress(Exception, SystemExit):  # `env check` tells of it
             env.close()
 
 
 def _check(name: str, traits: Mapping[str, Any]) -> None:
+    for key in ("instructions", "template", "examples"):
+        if not isinstance(traits[key], str):
+            raise InputError(f"{name}: {key}={traits[key]!r} must be text")
+    if OBSERVATION not in traits["template"]:
+        raise InputError(f"{name}: template={traits['template']!r} must contain {OBSERVATION}, where the first observation is put")
     for key, lowest, highest in (("shots", 0, MAX_SHOTS), ("turn_limit", 1, 2**31), ("max_tokens", 1, 2**31)):
         if type(traits[key]) is not int or not lowest <= traits[key] <= highest:
             raise InputError(f"{name}: {key}={traits[key]!r} must be a whole number from {lowest} to {highest}")

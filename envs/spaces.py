@@ -116,7 +116,7 @@ def short(number: float) -> str:
     """Four digits of a fraction are enough to act on, and each costs tokens."""
     if not isinstance(number, float):
         return str(int(number))
-    return f"{number:.0f}" if 1e4 <= abs(number) < 1e15 else f"{number:.4g}"
+    return f"{number:.0f}" if 1e4 <= abs(number) < 1e15 else f"{number + 0.0:.4g}"  # -0.0 is 0
 
 
 def _misfit(space: Space[Any], value: Any) -> TypeError:
