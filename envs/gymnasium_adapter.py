@@ -82,8 +82,8 @@ TOYS: dict[str, Toy] = {
 """By id without its version. Limits of the scale are those of 50 turns."""
 
 
-def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str, Any]]:
-    """The constructor of a registered id, how to make it as text, and its registered defaults. `MODULE:` before the id is imported first.
+def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any, Any]], dict[str, Any]]:
+    """The constructor of a registered id, how to make it, and its registered defaults. `MODULE:` before the id is imported first.
 
     Raises `UnknownError` for an id that is not registered, with Gymnasium's own hint.
     """

@@ -7,6 +7,7 @@ for bold, `{x}` for any other style.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 STYLE = re.compile(r"\x1b\[([0-9;:]*)m")
 ESCAPE = re.compile(
@@ -26,20 +27,27 @@ def unescaped(rendered: str) -> str:
     for match in STYLE.finditer(rendered):
         pieces.append(rendered[end : match.start()])
         end = match.end()
-        codes = match[1].split(";")
-        if set(codes) <= OFF:
+        brackets = _brackets(match[1])
+        if brackets is None:
             pieces.append(open_.pop()[1] if open_ else "")
         else:
-            left, right = _brackets(codes)
-            open_.append((len(pieces), right))
-            pieces.append(left)
+            open_.append((len(pieces), brackets[1]))
+            pieces.append(brackets[0])
     pieces.append(rendered[end:])
     for place, _ in open_:  # a style that is never taken back marks nothing
         pieces[place] = ""
-    return CONTROL.sub("", ESCAPE.sub("", "".join(pieces)).replace("\r\n", "\n")).strip("\n").rstrip()
+    text = "".join(pieces)
+    if CONTROL.search(text):
+        text = CONTROL.sub("", ESCAPE.sub("", text))
+    return text.strip("\n").rstrip()
 
 
-def _brackets(codes: list[str]) -> tuple[str, str]:
+@lru_cache(maxsize=256)
+def _brackets(parameters: str) -> tuple[str, str] | None:
+    """What stands before and after text of a style; None where the style is taken back."""
+    codes = parameters.split(";")
+    if set(codes) <= OFF:
+        return None
     if any((len(code), code[:-1]) in ((2, "4"), (3, "10")) for code in codes):
         return "[", "]"
     return ("(", ")") if "1" in codes else ("{", "}")
