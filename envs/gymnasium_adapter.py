@@ -13,6 +13,7 @@ otherwise writes a class with `str` on both sides and names it `py:package.modul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,12 +118,12 @@ def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 
     Raises `InputError` where it is no environment, cannot be put in text, or is given options that it has no use for.
     """
     env = made if isinstance(made, gymnasium.Env) else BareClass(made)
+    if isinstance(env.action_space, spaces.Text) and (invalid_limit, invalid_penalty) != (1, 0.0):
+        raise InputError(f"{env} takes any text, and judges by itself what is no action: leave invalid_limit and invalid_penalty out")
     if isinstance(env.observation_space, spaces.Text) and isinstance(env.action_space, spaces.Text):
-        if (invalid_limit, invalid_penalty) != (1, 0.0):
-            raise InputError(f"{env} takes any text, and judges by itself what is no action: leave invalid_limit and invalid_penalty out")
         return env
-    if invalid_limit < 1 or not invalid_penalty <= 0:
-        raise InputError(f"invalid_limit={invalid_limit} must be at least 1, and invalid_penalty={invalid_penalty:g} at most 0")
+    if invalid_limit < 1 or not -math.inf < invalid_penalty <= 0:
+        raise InputError(f"invalid_limit={invalid_limit} must be at least 1, and invalid_penalty={invalid_penalty:g} a number up to 0")
     return AsText(env, reward_low, invalid_limit, invalid_penalty)
 
 
@@ -142,10 +143,10 @@ class AsText(gymnasium.Env[str, str]):
         self._is_rendered = inner.render_mode == "ansi" and not isinstance(inner.observation_space, spaces.Text)
         if not self._is_rendered:
             refuse(inner.observation_space, f"{inner} has observations")
-        instructions = toy.instructions if toy else how_to_answer(inner.action_space, self._names)
+        told = "" if isinstance(inner.action_space, spaces.Text) else how_to_answer(inner.action_space, self._names)
         turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
         numbers = count_numbers(inner.action_space)
-        self.instructions: str = getattr(own, "instructions", instructions)
+        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else told)
         self.template: str = getattr(own, "template", OBSERVATION)
         self.shots: int = getattr(own, "shots", 0)
         self.examples: str = getattr(own, "examples", "")

@@ -5,7 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Text
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv, Outcome
@@ -175,8 +175,10 @@ def test_what_the_environment_said_of_success_stands_after_what_is_no_action() -
     ("name", "message"),
     [
         ("gym:FrozenLake-v1?invalid_limit=0", "invalid_limit=0 must be at least 1"),
-        ("gym:FrozenLake-v1?invalid_penalty=0.5", "invalid_penalty=0.5 at most 0"),
-        ("gym:FrozenLake-v1?invalid_penalty=NaN", "invalid_penalty=nan at most 0"),
+        ("gym:FrozenLake-v1?invalid_penalty=0.5", "invalid_penalty=0.5 a number up to 0"),
+        ("gym:FrozenLake-v1?invalid_penalty=-Infinity", "invalid_penalty=-inf a number up to 0"),
+        ("py:tests.envs.test_gymnasium_adapter:Spoken?invalid_limit=2", "judges by itself what is no action"),
+        ("gym:FrozenLake-v1?invalid_penalty=NaN", "invalid_penalty=nan a number up to 0"),
         ("py:tests.envs.faulty:Counting?invalid_limit=2", "judges by itself what is no action: leave invalid_limit"),
         ("py:tests.envs.test_gymnasium_adapter:Misnamed", "do not fit"),
     ],
@@ -184,6 +186,14 @@ def test_what_the_environment_said_of_success_stands_after_what_is_no_action() -
 def test_what_cannot_be_is_refused(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(name)
+
+
+def test_text_that_is_said_is_the_business_of_the_environment() -> None:
+    environment = load("py:tests.envs.test_gymnasium_adapter:Spoken")
+    env, first = started(environment)
+    assert (environment.instructions, first) == ("", "state 0")
+    outcomes = [env.step(text) for text in ("ä, b; c", "  ")]
+    assert [(outcome.observation, outcome.invalid) for outcome in outcomes] == [("state 7", None), ("state 2", "not an action")]
 
 
 def test_limits_of_answers_are_part_of_the_name() -> None:
@@ -230,6 +240,17 @@ class Pictures(Stubborn):
     def __init__(self) -> None:
         super().__init__()
         self.observation_space = Box(0, 255, (100, 100, 3), np.uint8)
+
+
+class Spoken(Stubborn):
+    """Numbers are seen, words are said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Text(9)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return len(action), 0.0, False, False, {"invalid_action": action.isspace()}
 
 
 class Misnamed(Stubborn):
