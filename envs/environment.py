@@ -1,7 +1,7 @@
 """An environment as Perdure plays it: a way to make it, what the policy is told, its limits and its scale of rewards.
 
-The environment itself is a `gymnasium.Env` whose observations and actions are `str`. It may carry three attributes, `instructions`,
-`turn_limit` and `max_tokens`, and a method `oracle()` that returns the right action for the present state.
+The environment itself is a `gymnasium.Env` whose observations and actions are `str`. It may carry attributes such as `instructions` and
+`turn_limit`, which are the defaults of its options, and a method `oracle()` that returns the right action for the present state.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ TextEnv = gymnasium.Env[str, str]
 Exchange = tuple[str, str]
 """An observation and the action that answers it."""
 
+OBSERVATION = "{observation}"
+"""Its place in a template, and the template that adds nothing."""
 DEFAULT_TURN_LIMIT = 20
 DEFAULT_MAX_TOKENS = 32
 DEFAULT_STEP_TIMEOUT_S = 30.0
@@ -35,8 +37,10 @@ class Environment:
     """A fresh one for every episode, so that nothing is carried over."""
     instructions: str
     """What the policy is told once, as the system message; empty where the first observation says it all."""
+    template: str = OBSERVATION
+    """How the first observation is put to the policy; `{observation}` stands for it."""
     examples: tuple[Exchange, ...] = ()
-    """Solved exchanges put before every task. The same for all tasks, so that their prompts share a prefix."""
+    """Solved exchanges put before every task, as the policy reads them. The same for all tasks, so that their prompts share a prefix."""
     threshold: float = 1.0
     """Success is a return of at least this, where the environment does not say itself."""
     reward_low: float = 0.0
@@ -49,6 +53,10 @@ class Environment:
     """How long making, reset or one step may take."""
     apart: Callable[[], Guarded] | None = None
     """Opens an episode in another process, for an environment that is not trusted in this one; `make` then refuses."""
+
+    def asked(self, observation: str) -> str:
+        """What the policy reads where an episode begins with this observation."""
+        return self.template.replace(OBSERVATION, observation)
 
     def judge(self, total_reward: float, stated: bool | None) -> tuple[bool, float]:
         """Success and score in [0, 1] of an episode: by what the environment stated (`info["success"]`), else by its return."""

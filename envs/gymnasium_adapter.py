@@ -3,33 +3,40 @@
 An environment whose observations and actions are text is left as it is. Any other is shown like this, and an operator who wants it
 otherwise writes a class with `str` on both sides and names it `py:package.module:Class`:
 
-- Observation: the environment's own `ansi` rendering where it has one, without escapes; what they marked stands in brackets, `[x]` for
-  a coloured background, `(x)` for bold, `{x}` for any other colour. Else a tuple or dictionary as `name: value` parts, an array as a
-  list, a number as `state N`.
-- Action (`Discrete` only): its number, or its name where it is known (`TOYS`), read as every answer is (`envs/answers.py`).
-- An answer that is no action ends the episode: `success` is False, and the return is the lowest (`reward_low`), so that not playing
-  never pays.
+- Observation: the environment's own `ansi` rendering where it has one, without escapes (`envs/terminal.py`); else the observation written
+  out by its space (`envs/spaces.py`).
+- Action: read by its space (`envs/actions.py`), with the names of `TOYS` or of the environment's own attribute `action_names`.
+- An answer that is no action never reaches the environment. It ends the episode: `success` is False, and the return is the lowest
+  (`reward_low`), so that not playing never pays. With `invalid_limit=N` only the N-th in a row does; each before it is paid
+  `invalid_penalty`, and the policy is told what was wrong. `info["invalid_action"]` always says why.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
+from numbers import Real
 from typing import Any, cast
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 
-from perdure.envs.answers import plain
-from perdure.envs.environment import DEFAULT_TURN_LIMIT, AnyText, TextEnv
+from perdure.envs.actions import NoAnswer, answer, check_names, how_to_answer, parse
+from perdure.envs.bare_class import BareClass
+from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, AnyText, TextEnv
+from perdure.envs.spaces import count_numbers, refuse, written
+from perdure.envs.tables import best_actions
+from perdure.envs.terminal import unescaped
 from perdure.memory.errors import InputError, UnknownError
 
 MOST_TURNS = 50
-COLOURED = re.compile(r"\x1b\[([0-9;]+)m([^\x1b]*)\x1b\[0m")
-ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+OPTIONS: dict[str, int | float] = {"invalid_limit": 1, "invalid_penalty": 0.0}
+"""Options of every environment whose answers are read here."""
+SCALE = ("reward_low",)
+"""Of the options that every environment has, those that are needed here as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +83,8 @@ TOYS: dict[str, Toy] = {
 """By id without its version. Limits of the scale are those of 50 turns."""
 
 
-def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str, Any]]:
-    """The constructor of a registered id, how to make it as text, and its registered defaults. `MODULE:` before the id is imported first.
+def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any, Any]], dict[str, Any]]:
+    """The constructor of a registered id, how to make it, and its registered defaults. `MODULE:` before the id is imported first.
 
     Raises `UnknownError` for an id that is not registered, with Gymnasium's own hint.
     """
@@ -96,113 +103,116 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
     modes = cast("dict[str, Any]", getattr(creator, "metadata", {})).get("render_modes", ())
     rendered: dict[str, Any] = {"render_mode": "ansi"} if "ansi" in modes else {}
 
-    def make(**options: Any) -> TextEnv:
+    def make(**options: Any) -> gymnasium.Env[Any, Any]:
         try:
-            return as_text(gymnasium.make(spec, disable_env_checker=True, **rendered, **options))
+            return gymnasium.make(spec, disable_env_checker=True, **rendered, **options)
         except gymnasium.error.Error as error:
             raise InputError(f"gym:{id_} cannot be made: {error}") from error
 
     return creator, make, dict(spec.kwargs)
 
 
-def as_text(env: gymnasium.Env[Any, Any]) -> TextEnv:
-    """The environment itself where it speaks text, else its default rendering. Raises `InputError` where its actions cannot be written."""
-    if not isinstance(env, gymnasium.Env):
-        raise InputError(f"{env!r} is no environment: it must be a gymnasium.Env")
+def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 1, invalid_penalty: float = 0.0) -> TextEnv:
+    """What was made, itself where it is an environment that speaks text, else its default rendering.
+
+    Raises `InputError` where it is no environment, cannot be put in text, or is given options that it has no use for.
+    """
+    env = made if isinstance(made, gymnasium.Env) else BareClass(made)
+    if isinstance(env.action_space, spaces.Text) and (invalid_limit, invalid_penalty) != (1, 0.0):
+        raise InputError(f"{env} takes any text, and judges by itself what is no action: leave invalid_limit and invalid_penalty out")
     if isinstance(env.observation_space, spaces.Text) and isinstance(env.action_space, spaces.Text):
         return env
-    if not isinstance(env.action_space, spaces.Discrete | spaces.Text):
-        raise InputError(
-            f"{env} has actions of {env.action_space}, only Discrete can be put in text: write a class with str actions (py:...)"
-        )
-    return AsText(env)
+    if invalid_limit < 1 or not -math.inf < invalid_penalty <= 0:
+        raise InputError(f"invalid_limit={invalid_limit} must be at least 1, and invalid_penalty={invalid_penalty:g} a number up to 0")
+    return AsText(env, reward_low, invalid_limit, invalid_penalty)
 
 
 class AsText(gymnasium.Env[str, str]):
-    """An environment with discrete actions, shown and answered as text."""
+    """An environment of other spaces than text, shown and answered as text."""
 
-    def __init__(self, inner: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, inner: gymnasium.Env[Any, Any], reward_low: float | None, invalid_limit: int, invalid_penalty: float) -> None:
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self._inner = inner
-        self._return = 0.0
-        spec = inner.spec
+        own, spec = inner.unwrapped, inner.spec
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
-        self._is_toy = toy is not None
-        self._parts = toy.parts if toy else ()
-        self._actions = self._numbered(toy.actions if toy else ())
-        names = ", ".join(toy.actions if toy else self._actions)
-        self.instructions = toy.instructions if toy else getattr(inner.unwrapped, "instructions", f"Reply with only one of: {names}.")
-        self.reward_low, self.reward_high, self.threshold = (toy.reward_low, toy.reward_high, toy.threshold) if toy else (0.0, 1.0, 1.0)
-        self.turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
-        self.max_tokens = 8
+        self._toy = toy
+        self._names = toy.actions if toy else getattr(own, "action_names", ())
+        refuse(inner.action_space, f"{inner} has actions")
+        check_names(inner.action_space, self._names)
+        self._is_rendered = inner.render_mode == "ansi" and not isinstance(inner.observation_space, spaces.Text)
+        if not self._is_rendered:
+            refuse(inner.observation_space, f"{inner} has observations")
+        told = "" if isinstance(inner.action_space, spaces.Text) else how_to_answer(inner.action_space, self._names)
+        turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
+        numbers = count_numbers(inner.action_space)
+        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else told)
+        self.template: str = getattr(own, "template", OBSERVATION)
+        self.shots: int = getattr(own, "shots", 0)
+        self.examples: str = getattr(own, "examples", "")
+        self.turn_limit: int = getattr(own, "turn_limit", turn_limit)
+        self.max_tokens: int = getattr(own, "max_tokens", 8 if numbers == 1 else max(DEFAULT_MAX_TOKENS, 8 * numbers))
+        self.threshold: float = getattr(own, "threshold", toy.threshold if toy else 1.0)
+        self.reward_low: float = getattr(own, "reward_low", toy.reward_low if toy else 0.0)
+        self.reward_high: float = getattr(own, "reward_high", toy.reward_high if toy else 1.0)
+        self.step_timeout_s: float = getattr(own, "step_timeout_s", DEFAULT_STEP_TIMEOUT_S)
+        self._lowest = self.reward_low if reward_low is None else reward_low
+        self._limit, self._penalty = invalid_limit, invalid_penalty
+        self._invalid, self._return = 0, 0.0
+        """Answers in a row that were no action; and what was paid so far."""
+        self._success: Any = None
+        """What the environment said of it last."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        self._return = 0.0
+        self._invalid, self._return, self._success = 0, 0.0, None
         observation, info = self._inner.reset(seed=seed, options=options)
         return self._shown(observation), info
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        native: Any = action
-        if isinstance(self._inner.action_space, spaces.Discrete):
-            native = self._actions.get(plain(action))
-            if native is None:
-                lowest = min(0.0, self.reward_low - self._return)
-                return f"not an action: {action}", lowest, True, False, {"success": False, "invalid_action": True}
+    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
+        try:
+            native = parse(self._inner.action_space, action, self._names)
+        except NoAnswer as error:
+            return self._refused(str(error))
         observation, reward, terminated, truncated, info = self._inner.step(native)
-        self._return += float(reward)
-        if self._is_toy:
-            info = {**info, "success": bool(terminated) and self._return >= self.threshold}
-        return self._shown(observation), float(reward), terminated, truncated, info
+        self._invalid = 0
+        self._return += float(reward) if isinstance(reward, Real) else 0.0  # the guard says what is wrong with any other
+        if self._toy is not None:
+            info = {**info, "success": bool(terminated) and self._return >= self._toy.threshold}
+        self._success = info.get("success")
+        return self._shown(observation), reward, terminated, truncated, info
+
+    @cached_property
+    def oracle(self) -> Callable[[], str] | None:
+        """The environment's own, or one that looks the right action up in the table of transitions that some toys have."""
+        own = self._inner.unwrapped
+        native = getattr(own, "oracle", None)
+        if native is None and self._toy is not None and isinstance(table := getattr(own, "P", None), dict):
+            best = best_actions(table)
+            native = None if best is None else lambda: best[int(cast("Any", own).s)]
+        if native is None:
+            return None
+
+        def in_words() -> str:
+            right = native()
+            return right if isinstance(right, str) else answer(self._inner.action_space, right, self._names)
+
+        return in_words
 
     def close(self) -> None:
         self._inner.close()
 
-    def _numbered(self, names: tuple[str, ...]) -> dict[str, int]:
-        """Every way to write an action, in lower case, with its number."""
-        space = self._inner.action_space
-        if not isinstance(space, spaces.Discrete):
-            return {}
-        numbers = range(int(space.start), int(space.start + space.n))
-        return {str(number): number for number in numbers} | dict(zip(names, numbers, strict=False))
+    def _refused(self, reason: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self._invalid += 1
+        ends = self._invalid >= self._limit
+        reward = min(0.0, self._lowest - self._return) if ends else self._penalty
+        self._return += reward
+        info = {"success": False if ends else self._success, "invalid_action": reason}
+        return f"not an action: {reason}", reward, ends, False, info
 
     def _shown(self, observation: Any) -> str:
-        rendered = self._inner.render() if self._inner.render_mode == "ansi" else None
-        if isinstance(rendered, str) and rendered.strip():
-            return unescaped(rendered)
-        return written(observation, self._parts)
-
-
-def unescaped(rendered: str) -> str:
-    """A terminal rendering without escapes: what they coloured stands in brackets instead."""
-
-    def bracketed(match: re.Match[str]) -> str:
-        codes = match[1].split(";")
-        left, right = "[]" if any(code[0] == "4" and len(code) == 2 for code in codes) else "()" if "1" in codes else "{}"
-        return left + match[2] + right
-
-    while COLOURED.search(rendered):
-        rendered = COLOURED.sub(bracketed, rendered)
-    return ESCAPE.sub("", rendered).strip("\n").rstrip()
-
-
-def written(observation: Any, names: tuple[str, ...] = ()) -> str:
-    """An observation of any space in words."""
-    match observation:
-        case str():
-            return observation
-        case dict():
-            return "\n".join(f"{key}: {_value(value)}" for key, value in observation.items())
-        case tuple() if len(names) == len(observation):
-            return "\n".join(f"{name}: {_value(value)}" for name, value in zip(names, observation, strict=True))
-        case tuple():
-            return ", ".join(_value(value) for value in observation)
-        case bool() | int() | np.integer():
-            return f"state {int(observation)}"
-        case _:
-            return _value(observation)
-
-
-def _value(value: Any) -> str:
-    return str(value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
+        if self._is_rendered:
+            rendered = self._inner.render()
+            if isinstance(rendered, str) and rendered.strip():
+                return unescaped(rendered)
+        return written(self._inner.observation_space, observation, self._toy.parts if self._toy else ())

@@ -27,10 +27,10 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, quote
 
 from perdure.envs.builtin import BUILTINS
-from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, Environment, TextEnv
+from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
 from perdure.envs.sandbox import DEFAULT, Sandbox, load_apart
-from perdure.envs.shots import solved_examples
+from perdure.envs.shots import examples, signed
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
 Value = bool | int | float | str | None
@@ -38,7 +38,10 @@ ENTRY_POINTS = "perdure.envs"
 MAX_SHOTS = 100
 
 COMMON: dict[str, Value] = {
+    "instructions": "",
+    "template": OBSERVATION,
     "shots": 0,
+    "examples": "",
     "turn_limit": DEFAULT_TURN_LIMIT,
     "max_tokens": DEFAULT_MAX_TOKENS,
     "threshold": 1.0,
@@ -80,6 +83,8 @@ class Found:
     options: dict[str, Value]
     open_ended: bool = False
     """It takes options that its signature does not name."""
+    shared: tuple[str, ...] = ()
+    """Options of `COMMON` that `make` takes as well, where they are given."""
 
 
 def load(name: str, sandbox: Sandbox = DEFAULT) -> Environment:
@@ -103,20 +108,23 @@ def load_here(name: str) -> Environment:
         raise InputError(f"{name} cannot be imported: {described(error)}") from error
     known = {**COMMON, **found.options}
     given = {key: _typed(name, key, text, known, found.open_ended) for key, text in _pairs(name, query)}
+    if given.get("examples") and "examples" not in found.options:
+        given["examples"] = signed(name, str(given["examples"]))
     own = {key: value for key, value in given.items() if key in found.options or key not in COMMON}
+    shared = {key: given[key] for key in found.shared if key in given and key not in own}
 
     def make() -> TextEnv:
-        return found.make(**own)
+        return found.make(**own, **shared)
 
-    traits, instructions = _traits(name, make)
+    traits = _traits(name, make)
     set_: dict[str, Any] = {**traits, **{key: value for key, value in given.items() if key not in own}}
     _check(name, set_)
     defaults = {**traits, **found.options}
     kept = {key: value for key, value in sorted(given.items()) if key not in defaults or defaults[key] != value}
     canonical = f"{source}:{id_}" + ("?" + "&".join(f"{key}={_written(value)}" for key, value in kept.items()) if kept else "")
-    shots = set_.pop("shots")
-    environment = Environment(name=canonical, make=make, instructions=instructions, **set_)
-    return replace(environment, examples=solved_examples(environment, shots))
+    shots, file = set_.pop("shots"), set_.pop("examples")
+    environment = Environment(name=canonical, make=make, **set_)
+    return replace(environment, examples=examples(environment, shots, file))
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -178,10 +186,7 @@ def _plugin(id_: str) -> Found:
 
 
 def _factory(factory: Callable[..., Any]) -> Found:
-    from perdure.envs.gymnasium_adapter import as_text
-
-    options, open_ended = _signature(factory)
-    return Found(make=lambda **options: as_text(factory(**options)), options=options, open_ended=open_ended)
+    return _read_as_text(factory, *_signature(factory))
 
 
 def _gymnasium(id_: str) -> Found:
@@ -189,7 +194,18 @@ def _gymnasium(id_: str) -> Found:
 
     factory, make, defaults = find(id_)
     options, open_ended = _signature(factory)
-    return Found(make=make, options={**options, **defaults}, open_ended=open_ended)
+    return _read_as_text(make, {**options, **defaults}, open_ended)
+
+
+def _read_as_text(factory: Callable[..., Any], options: dict[str, Value], open_ended: bool) -> Found:
+    """What a factory makes, with the options of how its answers are read beside its own."""
+    from perdure.envs.gymnasium_adapter import OPTIONS, SCALE, as_text
+
+    def make(**given: Any) -> TextEnv:
+        reading = {key: given.pop(key) for key in (*OPTIONS, *SCALE) if key in given and key not in options}
+        return as_text(factory(**given), **reading)
+
+    return Found(make=make, options={**OPTIONS, **options}, open_ended=open_ended, shared=SCALE)
 
 
 def _textarena(id_: str) -> Found:
@@ -261,7 +277,7 @@ def _written(value: Value) -> str:
     return quote(value if isinstance(value, str) else json.dumps(value), safe="[]{},:/ ").replace(" ", "+")
 
 
-def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], str]:
+def _traits(name: str, make: Callable[[], TextEnv]) -> dict[str, Value]:
     """What an environment says of itself, with the defaults of `COMMON` for the rest; makes one, which also checks its options."""
     try:
         with redirect_stdout(sys.stderr):
@@ -272,13 +288,18 @@ def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], s
         raise InputError(f"{name} cannot be made: {described(error)}") from error
     try:
         own = env.unwrapped
-        return {key: getattr(own, key, default) for key, default in COMMON.items()}, str(getattr(own, "instructions", ""))
+        return {key: getattr(own, key, default) for key, default in COMMON.items()}
     finally:
         with redirect_stdout(sys.stderr), suppress(Exception, SystemExit):  # `env check` tells of it
             env.close()
 
 
 def _check(name: str, traits: Mapping[str, Any]) -> None:
+    for key in ("instructions", "template", "examples"):
+        if not isinstance(traits[key], str):
+            raise InputError(f"{name}: {key}={traits[key]!r} must be text")
+    if OBSERVATION not in traits["template"]:
+        raise InputError(f"{name}: template={traits['template']!r} must contain {OBSERVATION}, where the first observation is put")
     for key, lowest, highest in (("shots", 0, MAX_SHOTS), ("turn_limit", 1, 2**31), ("max_tokens", 1, 2**31)):
         if type(traits[key]) is not int or not lowest <= traits[key] <= highest:
             raise InputError(f"{name}: {key}={traits[key]!r} must be a whole number from {lowest} to {highest}")

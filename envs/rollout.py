@@ -160,7 +160,7 @@ def opening(environment: Environment, observation: str) -> list[Message]:
     messages = [Message(role="system", text=environment.instructions)] if environment.instructions else []
     for asked, answered in environment.examples:
         messages += [Message(role="user", text=asked), Message(role="assistant", text=answered)]
-    return [*messages, Message(role="user", text=observation)]
+    return [*messages, Message(role="user", text=environment.asked(observation))]
 
 
 def _begin(attempts: Sequence[Attempt], journal: Journal, sampler: Sampler, temperature: float) -> list[_Playing]:

@@ -1,10 +1,22 @@
 """Solved examples to put before a task: without them a small model seldom hits the form of an answer, and nothing can be learned.
 
-They are played by the environment's own oracle on fixed train seeds, the last ones of the range, which no stream reaches. Every task
-of an environment gets the same ones, so that all its prompts share a prefix. A shot of a game with several turns is one whole episode.
+They are played by the environment's own oracle on fixed train seeds, the last ones of the range, which no stream reaches; or they come
+from a file, one on each line:
+
+    {"observation": "2 + 2", "action": "4"}
+    [{"observation": "Guess.", "action": "5"}, {"observation": "Higher.", "action": "7"}]
+
+Every task of an environment gets the same ones, so that all its prompts share a prefix. A shot of a game with several turns is one whole
+episode; only its first observation goes through the template, as in play.
 """
 
 from __future__ import annotations
+
+import json
+import re
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from perdure.envs.environment import Environment, Exchange
 from perdure.envs.guarded import EnvironmentFault
@@ -13,14 +25,81 @@ from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError
 
 TRIES_PER_SHOT = 20
+SIGNED = re.compile(r"(.+):([0-9a-f]{12})")
+"""The path of a file of examples, with the first 12 digits of the SHA-256 of what it holds."""
+KEYS = {"observation", "action"}
 
 
-def solved_examples(environment: Environment, shots: int) -> tuple[Exchange, ...]:
-    """`shots` solved tasks, as far as possible with different answers. Raises `InputError` where no oracle solves that many."""
-    if not shots:
+def examples(environment: Environment, shots: int, file: str) -> tuple[Exchange, ...]:
+    """The exchanges of `shots` examples, from a file where one is named, else by the oracle. Raises `InputError` where they are too few."""
+    if not shots and not file:
         return ()
+    episodes = _written(environment, shots, file) if file else _solved(environment, shots)
+    return tuple(
+        (environment.asked(observation) if n == 0 else observation, action)
+        for episode in episodes
+        for n, (observation, action) in enumerate(episode)
+    )
+
+
+def signed(name: str, file: str) -> str:
+    """The path of a file of examples with the hash of what it holds: other examples are another environment.
+
+    Raises `InputError` where it cannot be read, or holds something else than the hash that was given with it says.
+    """
+    match = SIGNED.fullmatch(file)
+    path = match[1] if match else file
+    digest = sha256(_bytes(name, path)).hexdigest()[:12]
+    if match and match[2] != digest:
+        raise InputError(
+            f"{name}: {path} has changed, it is {path}:{digest} now. Put the old one back; other examples are another environment, named "
+            f"examples={path}"
+        )
+    return f"{path}:{digest}"
+
+
+def _written(environment: Environment, shots: int, file: str) -> list[tuple[Exchange, ...]]:
+    """The first examples of a file."""
+    match = SIGNED.fullmatch(file)
+    path = match[1] if match else file
+    try:
+        lines = _bytes(environment.name, path).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text: {error}") from error
+    episodes = [_episode(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not 0 < shots <= len(episodes):
+        raise InputError(f"{environment.name}: {path} has {len(episodes)} examples, and shots={shots} of them are asked for")
+    return episodes[:shots]
+
+
+def _bytes(name: str, path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: the examples in {path} cannot be read: {error.strerror}") from error
+
+
+def _episode(where: str, line: str) -> tuple[Exchange, ...]:
+    wanted = 'it must be {"observation": "...", "action": "..."}, or a list of these for an episode of several turns'
+    try:
+        said: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is no JSON ({error}): {wanted}") from error
+    turns: list[Any] = said if isinstance(said, list) else [said]
+    if not turns:
+        raise InputError(f"{where} is empty: {wanted}")
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.keys() != KEYS or not all(isinstance(text, str) for text in turn.values()):
+            raise InputError(f"{where} has {json.dumps(turn, ensure_ascii=False)[:80]}: {wanted}")
+    return tuple((turn["observation"], turn["action"]) for turn in turns)
+
+
+def _solved(environment: Environment, shots: int) -> list[tuple[Exchange, ...]]:
+    """Solved tasks, as far as possible with different answers."""
     if not has_oracle(environment):
-        raise InputError(f"{environment.name} has no oracle(), so shots=N cannot make examples: leave the option out")
+        raise InputError(
+            f"{environment.name} has no oracle(), so shots=N cannot make examples: name a file with examples=PATH, or leave it out"
+        )
     chosen: dict[tuple[str, ...], Played] = {}
     spare: list[Played] = []
     for seed in reversed(SPLITS["train"][-TRIES_PER_SHOT * shots :]):
@@ -32,10 +111,10 @@ def solved_examples(environment: Environment, shots: int) -> tuple[Exchange, ...
             spare.append(played)
         if len(chosen) == shots:
             break
-    examples = [*chosen.values(), *spare][:shots]
-    if len(examples) < shots:
-        raise InputError(f"{environment.name}: found only {len(examples)} different tasks for its shots: ask for fewer")
-    return tuple(exchange for played in examples for exchange in played.exchanges)
+    found = [*chosen.values(), *spare][:shots]
+    if len(found) < shots:
+        raise InputError(f"{environment.name}: found only {len(found)} different tasks for its shots: ask for fewer")
+    return [played.exchanges for played in found]
 
 
 def _solve(environment: Environment, seed: int) -> Played:

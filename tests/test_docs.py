@@ -19,8 +19,9 @@ from perdure.agent.cli import perdure
 from perdure.agent.commands.store import TOKENS_RULE
 from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
 from perdure.envs.check import ELSEWHERE, FITS
-from perdure.envs.registry import COMMON, SOURCES, common_options, listings
+from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
 from perdure.envs.rules import RULES
+from perdure.envs.scripted import play_scripted
 from perdure.learners.gate import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.check import RULES as STORE_RULES
@@ -230,7 +231,8 @@ def test_every_environment_and_its_options_are_documented() -> None:
     ]
     check_table(page, "| environment | what is asked | options |", wanted)
     shown = [line.split(" | ")[:2] for line in table(page, "| option | default | meaning |")]
-    assert shown == [[f"| `{option.name}`", f"`{option.default}`"] for option in common_options()]
+    defaults = {option.name: '""' if option.default == "" else option.default for option in common_options()}
+    assert shown == [[f"| `{name}`", f"`{default}`"] for name, default in defaults.items()]
     assert len(shown) == len(COMMON)
     assert [line.split("`")[1] for line in table(page, "| source | example | what it is |")] == list(SOURCES)
 
@@ -278,6 +280,14 @@ def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"ok": True, "findings": []}
+
+
+def test_the_class_without_a_base_class_is_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for _, code in FENCE.findall((ROOT / "docs/environments.md").read_text()) if "class Sum:" in code]
+    (tmp_path / "sums.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    played = play_scripted(load_here("py:sums:Sum"), 7, lambda asked, _: str(sum(map(int, re.findall(r"\d+", asked)))))
+    assert (played.success, len(played.exchanges)) == (True, 1)
 
 
 # --- the house ---

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.terminal import Cell, config_option, print_json, print_table, report_option, say
+from perdure.agent.terminal import config_option, print_json, print_table, report_option, say
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ def _print_play(shares: list[Share]) -> None:
 
 def _print_envs(costs: list[Cost], batch: Share) -> None:
     rows = [
-        (cost.environment, *map(round, (cost.bare, cost.ours)), cost.ratio, *map(round, (cost.sandboxed, cost.at_once))) for cost in costs
+        (cost.environment, round(cost.bare), round(cost.ours), cost.ratio, round(cost.sandboxed), round(cost.at_once)) for cost in costs
     ]
     columns = ("environment", "bare", "adapted", "ratio", "sandboxed", "64 at once")
     print_table(columns, rows, title="steps per second, making and reset included")

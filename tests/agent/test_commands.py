@@ -9,11 +9,18 @@ from pathlib import Path
 
 import pytest
 from tests.agent.conftest import ADD, Call
+from tests.fakes import ByteChat, ScriptedPolicy
 
 from perdure.agent.home import HomeLock, lock_is_held
-from perdure.memory import versions
+from perdure.envs.registry import load
+from perdure.envs.rollout import Attempt, play
+from perdure.memory import environments, versions
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
+from perdure.memory.records import VersionRef
 from perdure.memory.store import open_store
+from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.versions import serving
 
 
@@ -85,6 +92,21 @@ def test_an_episode_is_shown_turn_by_turn(perdure: Call, home: Path) -> None:
     assert "1 + 1?\\x1b[31m" in text
     assert "4 5" in text
     assert "-0.250 -0.500" in text
+
+
+def test_an_answer_that_was_no_action_is_shown_with_its_reason(perdure: Call, home: Path) -> None:
+    with open_store(home) as store:
+        cliff = load("gym:CliffWalking-v1")
+        environments.register(store, cliff.name, cliff.threshold, cliff.reward_low, cliff.reward_high)
+        add_tasks(store, cliff.name, [8], 1, "stream")
+        *_, (_, lease) = lease_tasks(store, "actor", 2, 60.0, BootClock())
+        attempt = Attempt(environment=cliff, seed=8, group="g", member=0, purpose="live", lease=lease)
+        policy = ScriptedPolicy(lambda observation: "fly", VersionRef("v1"))
+        journal = StoreJournal(store, BootClock())
+        play([attempt], policy, ByteChat(), VersionRef("v1"), journal, temperature=1.0, width=1, context_limit=4096)
+    (turn,) = json.loads(perdure("episode", "show", "LAST", "--json").out)["turns"]
+    assert turn["invalid"] == "'fly' does not fit. Reply with only one of up, right, down, left."
+    assert f"no action    {turn['invalid']}" in perdure("episode", "show", "LAST").out
 
 
 def test_episodes_are_listed_by_environment_and_version(perdure: Call, home: Path) -> None:

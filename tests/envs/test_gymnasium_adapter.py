@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete, Text
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import GuardedEnv, Outcome
-from perdure.envs.gymnasium_adapter import unescaped, written
+from perdure.envs.guarded import EnvironmentFault, GuardedEnv, Outcome
 from perdure.envs.registry import load_here as load
+from perdure.envs.scripted import by_oracle, has_oracle, play_scripted
 from perdure.memory.errors import InputError, UnknownError
 
 
@@ -32,7 +36,9 @@ def test_frozen_lake_is_won_by_names_and_numbers() -> None:
 
 def test_what_is_no_action_ends_the_episode_at_the_lowest_return() -> None:
     outcomes = steps("gym:CliffWalking-v1", ["up", "fly"])
-    assert (outcomes[1].observation, outcomes[1].terminated, outcomes[1].success) == ("not an action: fly", True, False)
+    assert (outcomes[1].terminated, outcomes[1].success) == (True, False)
+    assert outcomes[1].observation == "not an action: 'fly' does not fit. Reply with only one of up, right, down, left."
+    assert (outcomes[0].invalid, outcomes[1].observation) == (None, f"not an action: {outcomes[1].invalid}")
     environment = load("gym:CliffWalking-v1")
     assert sum(outcome.reward for outcome in outcomes) == environment.reward_low
 
@@ -70,8 +76,8 @@ def test_a_module_before_the_id_is_imported_first() -> None:
 
 def test_other_discrete_actions_go_by_number() -> None:
     environment = load("gym:CartPole-v1")
-    assert environment.instructions == "Reply with only one of: 0, 1."
-    assert started(environment)[1].count(",") == 3
+    assert environment.instructions == "Reply with only one of 0, 1."
+    assert len(started(environment)[1].split()) == 4
 
 
 @pytest.mark.parametrize("name", ["gym:FrozenLak-v1", "gym:Taxi-v3", "gym:no.module:ns/X-v0", "gym:FrozenLake-v99"])
@@ -81,8 +87,8 @@ def test_an_id_that_is_not_registered_is_unknown(name: str) -> None:
 
 
 def test_what_cannot_be_answered_in_text_is_refused() -> None:
-    with pytest.raises(InputError, match="only Discrete can be put in text"):
-        load("gym:Pendulum-v1")
+    with pytest.raises(InputError, match=r"has observations that cannot be text: 30000 numbers .*py:package.module:Class"):
+        load("py:tests.envs.test_gymnasium_adapter:Pictures")
     with pytest.raises(InputError, match="KeyError: '3x3'"):
         load("gym:FrozenLake-v1?map_name=3x3")
     with pytest.raises(InputError, match="no option is named 'is_slipery'; did you mean is_slippery"):
@@ -90,19 +96,162 @@ def test_what_cannot_be_answered_in_text_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("observation", "text"),
+    ("name", "turns", "total"),
     [
-        ("as it is", "as it is"),
-        (7, "state 7"),
-        (np.int64(7), "state 7"),
-        ((1, 2), "1, 2"),
-        ({"hand": np.array([1, 2]), "turn": 3}, "hand: [1, 2]\nturn: 3"),
-        (np.array([[1, 0], [0, 1]]), "[[1, 0], [0, 1]]"),
+        ("gym:FrozenLake-v1?is_slippery=false", 6, 1),
+        ("gym:FrozenLake-v1?is_slippery=false&map_name=8x8", 14, 1),
+        ("gym:CliffWalking-v1", 13, -13),
+        ("gym:Taxi-v4", None, None),
     ],
 )
-def test_observations_of_other_spaces_are_written_out(observation: object, text: str) -> None:
-    assert written(observation) == text
+def test_toys_with_a_table_of_transitions_are_solved(name: str, turns: int | None, total: float | None) -> None:
+    environment = load(name)
+    for seed in range(20):
+        played = play_scripted(environment, seed, by_oracle)
+        assert played.success
+        assert turns in (None, len(played.exchanges))
+        assert total in (None, played.total_reward)
+        assert not any(action.isdigit() for _, action in played.exchanges)
 
 
-def test_nested_colours_become_nested_brackets() -> None:
-    assert unescaped("a\x1b[35m\x1b[43mY\x1b[0m\x1b[0mb\x1b[34;1mR\x1b[0m\x1b[2K\n") == "a{[Y]}b(R)"
+@pytest.mark.parametrize(
+    "name",
+    ["gym:FrozenLake-v1", "gym:CliffWalking-v1?is_slippery=true", "gym:Taxi-v4?is_rainy=true", "gym:Blackjack-v1", "gym:CartPole-v1"],
+)
+def test_where_chance_has_a_part_there_is_no_oracle(name: str) -> None:
+    assert not has_oracle(load(name))
+    with pytest.raises(InputError, match=r"has no oracle\(\)"):
+        load(f"{name}{'&' if '?' in name else '?'}shots=1")
+
+
+def test_solved_toys_can_be_shown_before_the_task() -> None:
+    examples = load("gym:Taxi-v4?shots=2").examples
+    assert [action for _, action in examples].count("dropoff") == 2
+    assert load("gym:FrozenLake-v1?is_slippery=false&shots=1").examples[0] == ("[S]FFF\nFHFH\nFFFH\nHFFG", "down")
+
+
+def test_numbers_are_actions_where_the_space_is_a_box() -> None:
+    environment = load("gym:Pendulum-v1?reward_low=-2000&reward_high=0")
+    assert environment.instructions == "Reply with only a number from -2 to 2."
+    env, first = started(environment)
+    assert len(first.split()) == 3
+    assert env.step("-1.5").invalid is None
+    outcome = env.step("-2.5")
+    assert outcome.invalid == "'-2.5' is out of bounds. Reply with only a number from -2 to 2."
+    assert (outcome.terminated, outcome.success) == (True, False)
+
+
+def test_the_lowest_return_is_the_one_that_was_asked_for() -> None:
+    for name, lowest in (("gym:Pendulum-v1?reward_low=-2000", -2000), ("gym:CliffWalking-v1?reward_low=-70", -70)):
+        total = sum(outcome.reward for outcome in steps(name, ["0", "no action"]))
+        assert total == pytest.approx(lowest)
+
+
+LENIENT = "gym:CliffWalking-v1?invalid_limit=3&invalid_penalty=-0.5"
+
+
+def test_with_a_limit_an_episode_goes_on_after_what_is_no_action() -> None:
+    outcomes = steps(LENIENT, ["fly", "fly", "up", "fly", "fly", *["right"] * 11, "down"])
+    assert [outcome.reward for outcome in outcomes[:5]] == [-0.5, -0.5, -1, -0.5, -0.5]
+    assert [outcome.invalid is None for outcome in outcomes[:6]] == [False, False, True, False, False, True]
+    assert outcomes[0].observation.startswith("not an action: 'fly' does not fit. Reply with only one of up, ")
+    assert (outcomes[-1].terminated, outcomes[-1].success) == (True, True)
+
+
+def test_so_many_in_a_row_end_it_at_the_lowest_return() -> None:
+    outcomes = steps(LENIENT, ["fly", "up", "fly", "fly", "fly"])
+    assert [outcome.ended for outcome in outcomes] == [False, False, False, False, True]
+    assert sum(outcome.reward for outcome in outcomes) == load(LENIENT).reward_low
+    assert outcomes[-1].success is False
+
+
+def test_what_the_environment_said_of_success_stands_after_what_is_no_action() -> None:
+    env, _ = started(load("py:tests.envs.test_gymnasium_adapter:Stubborn?invalid_limit=2"))
+    assert env.step("1").success is False
+    assert env.step("fly").success is False
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gym:FrozenLake-v1?invalid_limit=0", "invalid_limit=0 must be at least 1"),
+        ("gym:FrozenLake-v1?invalid_penalty=0.5", "invalid_penalty=0.5 a number up to 0"),
+        ("gym:FrozenLake-v1?invalid_penalty=-Infinity", "invalid_penalty=-inf a number up to 0"),
+        ("py:tests.envs.test_gymnasium_adapter:Spoken?invalid_limit=2", "judges by itself what is no action"),
+        ("gym:FrozenLake-v1?invalid_penalty=NaN", "invalid_penalty=nan a number up to 0"),
+        ("py:tests.envs.faulty:Counting?invalid_limit=2", "judges by itself what is no action: leave invalid_limit"),
+        ("py:tests.envs.test_gymnasium_adapter:Misnamed", "do not fit"),
+    ],
+)
+def test_what_cannot_be_is_refused(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(name)
+
+
+def test_text_that_is_said_is_the_business_of_the_environment() -> None:
+    environment = load("py:tests.envs.test_gymnasium_adapter:Spoken")
+    env, first = started(environment)
+    assert (environment.instructions, first) == ("", "state 0")
+    outcomes = [env.step(text) for text in ("ä, b; c", "  ")]
+    assert [(outcome.observation, outcome.invalid) for outcome in outcomes] == [("state 7", None), ("state 2", "not an action")]
+
+
+def test_limits_of_answers_are_part_of_the_name() -> None:
+    assert load(LENIENT).name == LENIENT
+    assert load("gym:CliffWalking-v1?invalid_limit=1&invalid_penalty=0").name == "gym:CliffWalking-v1"
+
+
+def test_wrappers_that_are_registered_with_an_environment_are_used() -> None:
+    env, first = started(load("gym:tests.envs.registers_itself:tests/Flattened-v0"))
+    assert len(first.split()) == 32 + 11 + 2
+    assert env.step("stick").invalid is not None
+
+
+def test_what_cannot_be_shown_is_an_error_of_the_environment() -> None:
+    env = GuardedEnv(load("py:tests.envs.test_gymnasium_adapter:Garbled"))
+    env.reset(1)
+    with pytest.raises(
+        EnvironmentFault, match="TypeError: where the observation space has Discrete of shape \\(\\), the observation has bytes"
+    ):
+        env.step("1")
+
+
+class Stubborn(gymnasium.Env[Any, Any]):
+    """Never succeeds, and says so, though it pays."""
+
+    def __init__(self) -> None:
+        self.observation_space: Any = Discrete(5)
+        self.action_space: Any = Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return 1, 5.0, False, False, {"success": False}
+
+
+class Garbled(Stubborn):
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return b"1", 0.0, False, False, {}
+
+
+class Pictures(Stubborn):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = Box(0, 255, (100, 100, 3), np.uint8)
+
+
+class Spoken(Stubborn):
+    """Numbers are seen, words are said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = Text(9)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return len(action), 0.0, False, False, {"invalid_action": action.isspace()}
+
+
+class Misnamed(Stubborn):
+    action_names = ("left", "right")

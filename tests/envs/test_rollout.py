@@ -72,6 +72,25 @@ def test_the_prompt_is_instructions_then_examples_then_the_task() -> None:
     assert policy.batches[0][0].max_tokens == environment.max_tokens
 
 
+def test_the_template_is_in_the_prompt_and_the_turn_keeps_what_the_environment_said() -> None:
+    policy = ScriptedPolicy(lambda text: "no", SERVING)
+    [episode] = run([attempt(load("perdure:even-odd?template=Now:+{observation}"))], policy)
+    assert ByteChat().messages(policy.batches[0][0].prompt_ids)[-1].text == f"Now: {episode.turns[0].observation}"
+
+
+def test_an_answer_that_is_no_action_is_kept_with_its_reason() -> None:
+    journal = ListJournal()
+    answers = iter(["fly", "down", "crawl", "swim"])
+    environment = load("gym:FrozenLake-v1?is_slippery=false&invalid_limit=2&invalid_penalty=-0.25")
+    [episode] = run([attempt(environment)], ScriptedPolicy(lambda text: next(answers), SERVING), journal=journal)
+    reasons = [f"'{word}' does not fit. Reply with only one of left, down, right, up." for word in ("fly", "crawl", "swim")]
+    assert [turn.invalid for turn in episode.turns] == [reasons[0], None, *reasons[1:]]
+    assert [journal.played[1, n].invalid for n in range(4)] == [reasons[0], None, *reasons[1:]]
+    assert episode.turns[1].observation == f"not an action: {reasons[0]}"
+    assert [turn.reward for turn in episode.turns] == [-0.25, 0.0, -0.25, 0.0]
+    assert (episode.state, episode.stop_reason, episode.success, episode.score) == ("completed", "terminated", False, 0.0)
+
+
 def test_without_instructions_there_is_no_system_message() -> None:
     policy = ScriptedPolicy(add_one, SERVING)
     run([attempt(faulty.environment(Counting, instructions=""))], policy)

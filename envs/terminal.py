@@ -1,0 +1,53 @@
+"""Text that was made for a terminal, without what only a terminal understands.
+
+Colours often carry meaning (where the player stands), so what was coloured is put into brackets: `[x]` for a coloured background, `(x)`
+for bold, `{x}` for any other style.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+STYLE = re.compile(r"\x1b\[([0-9;:]*)m")
+ESCAPE = re.compile(
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC, with what they hold
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI
+    r"|\x1b[ -/]*[0-~]?"  # the rest
+)
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+OFF = {"", "0", "22", "23", "24", "25", "27", "28", "29", "39", "49"}
+
+
+def unescaped(rendered: str) -> str:
+    """A terminal rendering as text: no escapes, no control characters but tabs and ends of lines, no blanks at its end."""
+    pieces: list[str] = []
+    open_: list[tuple[int, str]] = []
+    end = 0
+    for match in STYLE.finditer(rendered):
+        pieces.append(rendered[end : match.start()])
+        end = match.end()
+        brackets = _brackets(match[1])
+        if brackets is None:
+            pieces.append(open_.pop()[1] if open_ else "")
+        else:
+            open_.append((len(pieces), brackets[1]))
+            pieces.append(brackets[0])
+    pieces.append(rendered[end:])
+    for place, _ in open_:  # a style that is never taken back marks nothing
+        pieces[place] = ""
+    text = "".join(pieces)
+    if CONTROL.search(text):
+        text = CONTROL.sub("", ESCAPE.sub("", text))
+    return text.strip("\n").rstrip()
+
+
+@lru_cache(maxsize=256)
+def _brackets(parameters: str) -> tuple[str, str] | None:
+    """What stands before and after text of a style; None where the style is taken back."""
+    codes = parameters.split(";")
+    if set(codes) <= OFF:
+        return None
+    if any((len(code), code[:-1]) in ((2, "4"), (3, "10")) for code in codes):
+        return "[", "]"
+    return ("(", ")") if "1" in codes else ("{", "}")
