@@ -9,6 +9,7 @@ What TextArena 0.7.4 does, each seen by running it, and what is done about it he
 - Some games give text as their reward: that is an error of the environment, not a 0.
 - Rewards are partial credit that can be had without playing (GuessTheNumber pays .75 for the same guess always): `success` says whether
   the reward reached 1.
+- The score of Bandit is upside down: always taking the best arm scores 0, always the worst .39. Its oracle lets the check find that.
 - Replies in the wrong brackets are invalid moves: `5`, `5.`, `**5**` and `[ 5 ]` all reach the game as `[5]`.
 """
 
@@ -28,9 +29,8 @@ import numpy as np
 
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.textarena_solvers import solver
 from perdure.memory.errors import InputError, RuntimeFailure
-
-REFUSED = {"Bandit": "its score is upside down: always taking the best arm scores 0, always the worst .39"}
 
 
 def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str, Any]]:
@@ -44,9 +44,6 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
         from perdure.envs.registry import unknown
 
         raise unknown("TextArena game", id_, registered)
-    for name, reason in REFUSED.items():
-        if id_.startswith(f"{name}-v"):
-            raise InputError(f"textarena:{id_} is not offered: {reason}")
     module, _, attribute = registered[id_].entry_point.partition(":")
     try:
         game = getattr(import_module(module), attribute)
@@ -55,7 +52,8 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
         raise _broken(id_, error) from error
     if "SinglePlayerState" not in source:  # some games for several start with one player all the same
         raise InputError(f"textarena:{id_} is a game for several players: only those for one are offered")
-    return game, lambda **options: OnePlayer(id_, options), dict(registered[id_].kwargs)
+    made = Solved if solver(id_) else OnePlayer
+    return game, lambda **options: made(id_, options), dict(registered[id_].kwargs)
 
 
 class OnePlayer(gymnasium.Env[str, str]):
@@ -116,6 +114,15 @@ class OnePlayer(gymnasium.Env[str, str]):
         while isinstance(game, textarena.Wrapper):
             game = game.env
         return game
+
+
+class Solved(OnePlayer):
+    """A game for which the right action is known (`textarena_solvers.py`)."""
+
+    def oracle(self) -> str:
+        solve = solver(self._id)
+        assert solve is not None, "only games with a solver are made so"
+        return solve(self._game)
 
 
 def move(action: str) -> str:
