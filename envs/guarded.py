@@ -46,6 +46,10 @@ class Outcome:
     """`info["success"]`, where the environment states it."""
     invalid: str | None = None
     """Why the answer was no action: `info["invalid_action"]`, a reason or True."""
+    seat: int = 0
+    """Of a game for several: whose turn it is now, by `info["seat"]`. Seat 0 is judged: `reward` and `success` are its own."""
+    rewards: tuple[float, ...] = ()
+    """At the end of a game for several: the return of each seat, by `info["rewards"]`."""
 
     @property
     def ended(self) -> bool:
@@ -59,15 +63,19 @@ class GuardedEnv:
         self._environment = environment
         self._env: TextEnv | None = None
         self._ended = True
+        self.seat = 0
+        """Whose turn it is, of a game for several; 0 where the environment has one seat."""
+        self._highest_seat = 0
 
     def reset(self, seed: int) -> str:
         """The first observation of the task of this seed."""
         self._env = self._call("being made", self._environment.make)
         env = self._env
         answer = self._call("reset", lambda: env.reset(seed=seed))
-        if not (isinstance(answer, tuple) and len(answer) == 2):
+        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended = False
+        self._highest_seat = self.seat = _seat(answer[1])
         return _text("reset", answer[0])
 
     def step(self, action: str) -> Outcome:
@@ -89,8 +97,16 @@ class GuardedEnv:
             truncated=bool(truncated),
             success=None if success is None else bool(success),
             invalid=_invalid(info.get("invalid_action")),
+            seat=_seat(info),
+            rewards=tuple(_finite(one) for one in info.get("rewards", ())),
         )
+        if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
+            raise EnvironmentFault(
+                f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self._highest_seat} has played"
+            )
         self._ended = outcome.ended
+        self.seat = outcome.seat
+        self._highest_seat = max(self._highest_seat, outcome.seat)
         return outcome
 
     def oracle(self) -> str:
@@ -162,6 +178,13 @@ def _invalid(stated: object) -> str | None:
     if isinstance(stated, str):
         return stated or None
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
+
+
+def _seat(info: dict[str, object]) -> int:
+    seat = info.get("seat", 0)
+    if isinstance(seat, bool) or not isinstance(seat, int | np.integer) or seat < 0:
+        raise EnvironmentFault(f"info['seat'] is {seat!r}, not a number from 0")
+    return int(seat)
 
 
 def _finite(reward: object) -> float:

@@ -2,7 +2,7 @@
 
     perdure:largest-number?numbers=4      built in (`envs/builtin/`)
     gym:Id-v0 or gym:MODULE:ns/Id-v0      registered with Gymnasium
-    textarena:Id                          a TextArena game for one player
+    textarena:Id                          a TextArena game, for one player or several
     py:package.module:Class               a class, or a function that makes one
     plugin:NAME                           what an installed package offers in the entry-point group `perdure.envs`
 
@@ -46,6 +46,8 @@ COMMON: dict[str, Value] = {
     "step_timeout_s": DEFAULT_STEP_TIMEOUT_S,
 }
 """Options that every environment has. An environment's own attribute of that name is its default."""
+TEXTS = {"instructions": "", "opponent": "serving"}
+"""What an environment may say of itself in attributes that are no options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +106,14 @@ def load(name: str) -> Environment:
     def make() -> TextEnv:
         return found.make(**own)
 
-    traits, instructions = _traits(name, make)
-    set_: dict[str, Any] = {**traits, **{key: value for key, value in given.items() if key not in own}}
+    traits, texts = _traits(name, make)
+    set_: dict[str, Any] = {**texts, **traits, **{key: value for key, value in given.items() if key not in own}}
     _check(name, set_)
     defaults = {**traits, **found.options}
     kept = {key: value for key, value in sorted(given.items()) if key not in defaults or defaults[key] != value}
     canonical = f"{source}:{id_}" + ("?" + "&".join(f"{key}={_written(value)}" for key, value in kept.items()) if kept else "")
     shots = set_.pop("shots")
-    environment = Environment(name=canonical, make=make, instructions=instructions, **set_)
+    environment = Environment(name=canonical, make=make, **set_)
     return replace(environment, examples=solved_examples(environment, shots))
 
 
@@ -248,8 +250,9 @@ def _written(value: Value) -> str:
     return quote(value if isinstance(value, str) else json.dumps(value), safe="[]{},:/ ").replace(" ", "+")
 
 
-def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], str]:
-    """What an environment says of itself, with the defaults of `COMMON` for the rest; makes one, which also checks its options."""
+def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], dict[str, str]]:
+    """What an environment says of itself, with the defaults of `COMMON` for the rest, and its `TEXTS`; makes one, which also checks its
+    options."""
     try:
         with redirect_stdout(sys.stderr):
             env = make()
@@ -259,7 +262,8 @@ def _traits(name: str, make: Callable[[], TextEnv]) -> tuple[dict[str, Value], s
         raise InputError(f"{name} cannot be made: {described(error)}") from error
     try:
         own = env.unwrapped
-        return {key: getattr(own, key, default) for key, default in COMMON.items()}, str(getattr(own, "instructions", ""))
+        traits = {key: getattr(own, key, default) for key, default in COMMON.items()}
+        return traits, {key: str(getattr(own, key, default)) for key, default in TEXTS.items()}
     finally:
         with redirect_stdout(sys.stderr), suppress(Exception, SystemExit):  # `env check` tells of it
             env.close()

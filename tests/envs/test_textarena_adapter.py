@@ -8,7 +8,7 @@ import pytest
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
 from perdure.envs.registry import load
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
-from perdure.envs.textarena_adapter import move
+from perdure.envs.textarena_game import move
 from perdure.memory.errors import InputError, UnknownError
 
 
@@ -143,8 +143,10 @@ def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("TicTacToe-v0", "for several players"),
-        ("SpiteAndMalice-v0", "for several players"),
+        ("TicTacToe-v0?opponent=nobody", "is none of random, serving"),
+        ("TicTacToe-v0?opponent=py:tests.envs:nobody", "cannot be imported"),
+        ("TicTacToe-v0?seat=2", "none of 0 to 1"),
+        ("TicTacToe-v0?players=3", "does not start with 3 players"),
         ("Klondike-v0", "does not work here: SyntaxError"),
         ("GuessWho-v0", "OPENROUTER_API_KEY"),
         ("GuessTheNumber-v0?max_number=ten", "not of type int"),
