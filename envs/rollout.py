@@ -94,7 +94,7 @@ class _Playing:
 
 
 Opponents = Callable[[str], tuple[Sampler, Policy]]
-"""Who plays the other seats, from `serving` or the name of a version. Raises `UnknownError` where there is no such version."""
+"""Who plays the other seats, from `serving` or the name of a version. Raises `UnknownError` or `RuntimeFailure` where it cannot."""
 
 
 def never() -> bool:
@@ -334,7 +334,7 @@ def _tell(playing: _Playing, number: int, observation: str, chat: Chat, context_
     if number not in playing.seats:
         try:
             sampler, policy = opponents(environment.opponent)
-        except UnknownError as error:
+        except (UnknownError, RuntimeFailure) as error:  # no such version, or its files are gone: the game's failure, not the policy's
             return _end(playing, "env_error", "error", str(error))
         playing.seats[number] = _Seat(id=None, number=number, sampler=sampler, policy=policy)
     playing.acting, seat = number, playing.seats[number]

@@ -50,10 +50,10 @@ class Game(gymnasium.Env[str, str]):
         self._over, _ = self._game.step(move(action))
         about = state.game_info[player]
         if about["invalid_move"] and not out:  # the second in a row
-            return str(about.get("reason") or "invalid move")
+            return str(about.get("reason") or "a second invalid move in a row")
         if state.error_count > errors:
             told = re.search(r"Reason: (.*?)(?: Please resubmit|$)", "\n".join(str(text) for _, text in state.logs[said:]), re.DOTALL)
-            return told[1] if told else "invalid move"
+            return told[1] if told else "an invalid move"
         return None
 
     def _rewards(self, players: int) -> list[float]:

@@ -16,7 +16,7 @@ from perdure.learners.gating import Draw
 from perdure.learners.intervals import score_interval
 from perdure.learners.learning import against, ensure_loaded
 from perdure.learners.workbench import Interrupted
-from perdure.memory.records import Lease, Purpose, VersionRef
+from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
 
@@ -80,10 +80,9 @@ class EnginePlayer:
         self._loaded.append(ensure_loaded(self.store, self.engine, version))
         return ref
 
-    def _opponent(self, name: str) -> tuple[VersionRef, Policy]:
+    def _opponent(self, name: str) -> tuple[Sampler, Policy]:
         ref, policy = self._against(name)
-        if ref in self._loaded:  # from now on it stays
-            self._loaded.remove(ref)
+        self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # from now on it stays
         return ref, policy
 
     def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:

@@ -1,4 +1,4 @@
-"""The model that plays live tasks, in the actor's process: one version at a time, and its opponents; files are checked when they are loaded."""
+"""The model that plays live tasks, in the actor's process: one version at a time beside its opponents, their files checked when loaded."""
 
 from __future__ import annotations
 
