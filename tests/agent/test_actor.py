@@ -34,7 +34,8 @@ BROKEN = "py:tests.agent.coin:Broken"
 def store(tmp_path: Path) -> Iterator[Store]:
     tiny_llama(tmp_path / "model")
     with create_store(tmp_path / "home") as store:
-        for name in (COIN, BROKEN, "py:tests.agent.coin:Nothing"):
+        table = "py:tests.envs.tables:Table"
+        for name in (COIN, BROKEN, "py:tests.agent.coin:Nothing", table, f"{table}?opponent=v0", f"{table}?opponent=v9"):
             register(store, name, 1.0, 0.0, 1.0)
         yield store
 
@@ -153,6 +154,23 @@ def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> 
         run(store)
     assert counts(store)["queued"] == 1
     assert device_owner(store, BootClock()) is None
+
+
+def test_a_game_for_several_is_played_against_the_version_that_serves_or_a_fixed_one(store: Store) -> None:
+    run(store)
+    promoted_version(store)
+    for options, seated in (("", "v1"), ("?opponent=v0", "v0")):
+        add_tasks(store, f"py:tests.envs.tables:Table{options}", [3], 2, "stream")
+        run(store)
+        played = list_episodes(store)[:4]
+        assert sorted((entry.seat, entry.sampler, entry.state) for entry in played) == [
+            *[(0, "v1", "completed")] * 2,
+            *[(1, seated, "completed")] * 2,
+        ]
+    add_tasks(store, "py:tests.envs.tables:Table?opponent=v9", [3], 2, "stream")
+    run(store)
+    task = list_tasks(store)[0].task
+    assert (task.state, "no version" in (task.error or "")) == ("failed", True)
 
 
 def promoted_version(store: Store) -> str:

@@ -12,20 +12,27 @@ ROUNDS = 2
 
 
 class Table(gymnasium.Env[str, str]):
-    """Each seat is told a secret of its own; seat 0 is paid a little for what seat 1 says, too."""
+    """Each seat is told a secret of its own; seat 0 is paid a little for what seat 1 says, too. What is no number counts as its length."""
 
-    observation_space = AnyText()
-    action_space = AnyText()
     seats = 2
     first = 0
+    max_tokens = 4
+    reward_low = -1.0
+    reward_high = 2.0
+
+    def __init__(self, opponent: str = "serving") -> None:
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+        self.opponent = opponent
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
+        self._secrets = self.np_random.integers(100, 1000, self.seats).tolist()
         self._turn, self._sums = 0, [0] * self.seats
         return self._told(), {"seat": self._seat}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        self._sums[self._seat] += int(action)
+        self._sums[self._seat] += int(action) if action.isdecimal() else len(action)
         reward = 0.25 if self._seat == 1 else 0.0
         self._turn += 1
         if self._turn < ROUNDS * self.seats:
@@ -38,7 +45,7 @@ class Table(gymnasium.Env[str, str]):
         return (self.first + self._turn) % self.seats
 
     def _told(self) -> str:
-        return f"secret {self._seat}, turn {self._turn}"
+        return f"secret {self._secrets[self._seat]}, turn {self._turn}"
 
 
 class SecondBegins(Table):

@@ -17,7 +17,7 @@ from perdure.memory.episodes import get_episode, list_episodes, success_rates
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
-from perdure.memory.records import Episode, Lease, Purpose, Sampler, VersionRef
+from perdure.memory.records import Episode, Lease, Purpose, Sampler, Turn, VersionRef
 from perdure.memory.store import create_store
 
 V0, V3 = VersionRef("v0"), VersionRef("v3")
@@ -55,6 +55,10 @@ def saying(number: str, sampler: Sampler = V0) -> ScriptedPolicy:
     return ScriptedPolicy(lambda text: number, sampler)
 
 
+def turns_of(journal: ListJournal, id_: int) -> list[Turn]:
+    return [turn for (played, _), turn in journal.played.items() if played == id_]
+
+
 def test_each_seat_is_an_episode_of_its_own_and_sees_only_its_own_game() -> None:
     journal = ListJournal()
     [episode] = run(table(opponent="v3"), saying("5"), saying("2", V3), journal=journal)
@@ -64,11 +68,13 @@ def test_each_seat_is_an_episode_of_its_own_and_sees_only_its_own_game() -> None
     ]
     assert (episode.id, episode.seat, len(episode.turns)) == (1, 0, 2)
     for id_, sampler, number in ((1, V0, "5"), (2, V3, "2")):
-        mine = [turn for (played, _), turn in journal.played.items() if played == id_]
+        mine, others = turns_of(journal, id_), turns_of(journal, 3 - id_)
         assert [(turn.sampler, turn.action) for turn in mine] == [(sampler, number)] * 2
         said = [message.text for message in ByteChat().messages(mine[-1].prompt_ids)]
         seat = id_ - 1
-        assert said == ["Say a number.", f"secret {seat}, turn {seat}", number, f"secret {seat}, turn {seat + 2}"]
+        secret, other = mine[0].observation[:10], others[0].observation[:10]
+        assert said == ["Say a number.", f"{secret}, turn {seat}", number, f"{secret}, turn {seat + 2}"]
+        assert secret != other
         before = mine[0].prompt_ids + mine[0].action_ids
         assert mine[1].prompt_ids[: len(before)] == before
         assert mine[1].shared == len(before)
