@@ -44,5 +44,45 @@ def _connect_four(told: str) -> list[str]:
     return [f"col {column}" for column, field in enumerate(board.splitlines()[0].split()) if field == "."]
 
 
-MOVES: dict[str, Callable[[str], list[str]]] = {"ConnectFour": _connect_four, "Nim": _nim}
-"""Games whose moves are not listed in brackets, and what their board allows."""
+def _briscola(told: str) -> list[str]:
+    _, _, hand = told.rpartition("Your hand:")
+    return [f"play {card}" for card in re.findall(r"^ +(\d)\. ", hand, re.MULTILINE)]
+
+
+def _colonel_blotto(told: str) -> list[str]:
+    """All units on one field, or all but one that goes to each of the others."""
+    fields = re.findall(r"Available fields: (.*)", told)[-1].split(", ")
+    units = int(re.findall(r"Units to allocate: (\d+)", told)[-1])
+    return [
+        " ".join(f"{one}{units - rest * (len(fields) - 1) if one == main else rest}" for one in fields)
+        for main in fields
+        for rest in (0, 1)
+    ]
+
+
+def _indian_poker(told: str) -> list[str]:
+    return [move.replace("X", "1") for move in _offered(told)]
+
+
+def _memory_game(told: str) -> list[str]:
+    """Two cards that are face down."""
+    board = re.split(r"[Bb]oard:\n", told)[-1]
+    rows = [line.split()[1:] for line in board.splitlines()[1:] if re.match(r"\d ", line)]
+    down = [f"{r} {c}" for r, row in enumerate(rows) for c, card in enumerate(row) if card == "."]
+    return [f"{one} {other}" for one in down for other in down if one != other]
+
+
+def _two_thirds(told: str) -> list[str]:
+    return [str(number) for number in range(101)]
+
+
+MOVES: dict[str, Callable[[str], list[str]]] = {
+    "Briscola": _briscola,
+    "ColonelBlotto": _colonel_blotto,
+    "ConnectFour": _connect_four,
+    "IndianPoker": _indian_poker,
+    "IteratedTwoThirdsAverage": _two_thirds,
+    "MemoryGame": _memory_game,
+    "Nim": _nim,
+}
+"""Games whose moves are not listed in brackets, and what may be done there."""

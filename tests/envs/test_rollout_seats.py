@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import pytest
 from tests.envs.tables import Nowhere, SecondBegins, SecondOnly, Table, Unpaid, table
 from tests.fakes import ByteChat, ListJournal, ScriptedPolicy
 
-from perdure.envs.environment import Environment
+from perdure.envs.environment import AnyText, Environment
 from perdure.envs.policy import Policy, PolicyError, Request, Sample
 from perdure.envs.registry import load
 from perdure.envs.rollout import Attempt, Journal, play
@@ -190,6 +193,17 @@ def test_turns_are_limited_for_each_seat() -> None:
     assert (episode.stop_reason, len(episode.turns)) == ("turn_limit", 1)
     assert sorted(journal.played) == [(1, 0), (2, 0)]
     assert {ending.stop_reason for ending in journal.endings.values()} == {"turn_limit"}
+
+
+def test_the_game_in_the_docs_plays() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(class HigherWins.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {"gymnasium": gymnasium, "AnyText": AnyText}
+    exec(code, names)
+    journal = ListJournal()
+    environment = Environment(name="py:docs:HigherWins", make=names["HigherWins"], instructions="", reward_low=-1.0)
+    [episode] = run(environment, saying("5"), saying("2"), journal=journal)
+    assert (episode.success, [ending.total_reward for ending in journal.endings.values()]) == (True, [1.0, -1.0])
 
 
 def test_self_play_is_kept_in_a_store_and_counted_for_seat_0_alone(tmp_path: Path) -> None:

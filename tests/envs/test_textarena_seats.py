@@ -14,15 +14,20 @@ from perdure.envs.scripted import Answer, Played, fixed, play_scripted
 from perdure.envs.textarena_scripts import random_mover
 
 PLAYABLE = (
+    "Briscola-v0",
+    "ColonelBlotto-v0-small",
     "ConnectFour-v0",
     "Crusade-v0",
     "GameOfPureStrategy-v0",
     "HighSociety-v0",
+    "IndianPoker-v0-short",
     "IteratedMatchingPennies-v0",
     "IteratedPrisonersDilemma-v0",
     "IteratedRockPaperScissors-v0",
+    "IteratedTwoThirdsAverage-v0",
     "KuhnPoker-v0",
     "MarketEntryGame-v0",
+    "MemoryGame-v0",
     "Nim-v0",
     "Othello-v0-tiny",
     "PigDice-v0-short",
