@@ -72,7 +72,7 @@ class GuardedEnv:
         self._env = self._call("being made", self._environment.make)
         env = self._env
         answer = self._call("reset", lambda: env.reset(seed=seed))
-        if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
+        if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended = False
         self._highest_seat = self.seat = _seat(answer[1])
@@ -98,7 +98,7 @@ class GuardedEnv:
             success=None if success is None else bool(success),
             invalid=_invalid(info.get("invalid_action")),
             seat=_seat(info),
-            rewards=tuple(_finite(one) for one in info.get("rewards", ())),
+            rewards=_rewards(info.get("rewards", ())),
         )
         if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
             raise EnvironmentFault(
@@ -180,11 +180,17 @@ def _invalid(stated: object) -> str | None:
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
 
 
-def _seat(info: dict[str, object]) -> int:
-    seat = info.get("seat", 0)
+def _seat(info: object) -> int:
+    seat = info.get("seat", 0) if isinstance(info, dict) else 0
     if isinstance(seat, bool) or not isinstance(seat, int | np.integer) or seat < 0:
         raise EnvironmentFault(f"info['seat'] is {seat!r}, not a number from 0")
     return int(seat)
+
+
+def _rewards(rewards: object) -> tuple[float, ...]:
+    if not isinstance(rewards, (list, tuple)):
+        raise EnvironmentFault(f"info['rewards'] is of type {type(rewards).__name__}, not a list with the return of each seat")
+    return tuple(_finite(reward) for reward in rewards)
 
 
 def _finite(reward: object) -> float:

@@ -187,7 +187,8 @@ def play(
             _start([(playing.attempt, playing.seat) for playing in alive if playing.seat.id is None], journal, temperature)
             with aborting():
                 samples = _generate([playing.seat for playing in alive], [playing.attempt for playing in alive], temperature)
-            outcomes = [_step(playing, chat, sample) for playing, sample in zip(alive, samples, strict=True)]
+            actions = [chat.text(sample.action_ids) for sample in samples]
+            outcomes = [_step(playing, sample, action) for playing, sample, action in zip(alive, samples, actions, strict=True)]
             write(seat for playing, outcome in zip(alive, outcomes, strict=True) for seat in _rewarded(playing, outcome))
             with aborting():
                 for playing, outcome in zip(alive, outcomes, strict=True):
@@ -274,10 +275,9 @@ def _generate(seats: Sequence[_Seat], attempts: Sequence[Attempt], temperature: 
     return [samples[i] for i in range(len(seats))]
 
 
-def _step(playing: _Playing, chat: Chat, sample: Sample) -> Outcome | None:
+def _step(playing: _Playing, sample: Sample, action: str) -> Outcome | None:
     """Give the answer to the environment and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
     seat = playing.seat
-    action = chat.text(sample.action_ids)
     outcome: Outcome | None = None
     try:
         outcome = playing.env.step(action)

@@ -159,18 +159,19 @@ def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> 
 def test_a_game_for_several_is_played_against_the_version_that_serves_or_a_fixed_one(store: Store) -> None:
     run(store)
     promoted_version(store)
+    table = "py:tests.envs.tables:Table"
+    for options in ("", "?opponent=v0", "?opponent=v9"):
+        add_tasks(store, table + options, [3], 2, "stream")
+    run(store)
+    played = list_episodes(store, limit=99)
     for options, seated in (("", "v1"), ("?opponent=v0", "v0")):
-        add_tasks(store, f"py:tests.envs.tables:Table{options}", [3], 2, "stream")
-        run(store)
-        played = list_episodes(store)[:4]
-        assert sorted((entry.seat, entry.sampler, entry.state) for entry in played) == [
+        assert sorted((entry.seat, entry.sampler, entry.state) for entry in played if entry.environment == table + options) == [
             *[(0, "v1", "completed")] * 2,
             *[(1, seated, "completed")] * 2,
         ]
-    add_tasks(store, "py:tests.envs.tables:Table?opponent=v9", [3], 2, "stream")
-    run(store)
-    task = list_tasks(store)[0].task
-    assert (task.state, "no version" in (task.error or "")) == ("failed", True)
+    [failed] = [entry.task for entry in list_tasks(store) if entry.task.state == "failed"]
+    assert failed.environment == f"{table}?opponent=v9"
+    assert "no version" in (failed.error or "")
 
 
 def promoted_version(store: Store) -> str:

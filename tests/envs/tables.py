@@ -69,6 +69,12 @@ class Unpaid(Table):
         return observation, reward, terminated, truncated, {key: value for key, value in info.items() if key != "rewards"}
 
 
+class Promising(Unpaid):
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "rewards": "plenty"}
+
+
 class Nowhere(Table):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         observation, _ = super().reset(seed=seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 import pytest
-from tests.envs.tables import Nowhere, SecondBegins, SecondOnly, Table, Unpaid, table
+from tests.envs.tables import Nowhere, Promising, SecondBegins, SecondOnly, Table, Unpaid, table
 from tests.fakes import ByteChat, ListJournal, ScriptedPolicy
 
 from perdure.envs.environment import AnyText, Environment
@@ -179,7 +179,11 @@ def test_a_version_that_is_not_there_is_an_error_of_the_game() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "error"),
-    [(Unpaid, "has 0 rewards, but seat 1 has played"), (Nowhere, "info['seat'] is -1, not a number from 0")],
+    [
+        (Unpaid, "has 0 rewards, but seat 1 has played"),
+        (Promising, "info['rewards'] is of type str"),
+        (Nowhere, "info['seat'] is -1, not a number from 0"),
+    ],
 )
 def test_a_game_that_breaks_the_protocol_is_an_error_of_the_environment(kind: type[Table], error: str) -> None:
     [episode] = run(table(kind), saying("5"), journal=ListJournal())
