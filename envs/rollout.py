@@ -323,6 +323,8 @@ def _rewarded(playing: _Playing, outcome: Outcome | None) -> list[_Seat]:
 def _go_on(playing: _Playing, outcome: Outcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
     """The next prompt, or the end."""
     playing.stated = outcome.success
+    if outcome.ended and not playing.seats[0].turns:  # won or lost by others: it says nothing about the policy
+        return _end(playing, "env_error", "error", "the game ended before the policy had a turn")
     if outcome.ended:
         return _end(playing, "completed", "terminated" if outcome.terminated else "truncated")
     return _tell(playing, outcome.seat, outcome.observation, chat, context_limit, opponents)

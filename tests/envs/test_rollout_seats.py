@@ -131,11 +131,18 @@ def test_only_seat_0_is_returned_and_told_of() -> None:
     assert [(episode.member, episode.group, len(episode.turns)) for episode in episodes] == [(0, "task-1", 2), (1, "task-1", 2)]
 
 
-def test_a_game_that_ends_before_its_turn_is_no_turn_but_its_return_counts() -> None:
+def test_a_game_that_ends_before_the_policy_had_a_turn_counts_nowhere() -> None:
     journal = ListJournal()
     [episode] = run(table(SecondOnly), saying("3"), journal=journal)
-    assert (episode.turns, episode.total_reward, episode.success) == ((), 1.0, True)
-    assert [ending.total_reward for ending in journal.endings.values()] == [1.0, -1.0]
+    assert (episode.turns, episode.state, episode.success) == ((), "env_error", False)
+    assert "before the policy had a turn" in (episode.error or "")
+    assert {ending.state for ending in journal.endings.values()} == {"env_error"}
+
+
+def test_what_a_seat_is_rewarded_before_its_first_turn_is_in_its_return() -> None:
+    [episode] = run(table(SecondBegins), saying("3"), journal=ListJournal())
+    assert [turn.reward for turn in episode.turns] == [0.25, 1.0]
+    assert episode.total_reward == 1.5
 
 
 def test_turns_that_wait_for_their_reward_are_written_when_play_is_stopped() -> None:
