@@ -70,6 +70,10 @@ class Model(Protocol):
         """
         ...
 
+    def opponent(self, version: str) -> Policy:
+        """Whoever answers as this version, beside the one that plays. Raises `UnknownError`, and `RuntimeFailure` as `load` does."""
+        ...
+
 
 OpenModel = Callable[[Store, Config, Callable[[str], None]], Model]
 """Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument gets progress."""
@@ -160,6 +164,7 @@ class Actor:
                 context_limit=model.context_limit,
                 stop=stop,
                 on_finish=lambda episode: self._settle(groups, episode),
+                opponents=lambda name: (version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
             )
         except LeaseLost:
             self._give_back(groups)

@@ -88,6 +88,9 @@ class Timed:
     def load(self, version: str) -> Policy:
         return self
 
+    def opponent(self, version: str) -> Policy:
+        return self
+
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
         started = time.perf_counter()
         samples = self.policy.generate(requests)

@@ -2,6 +2,10 @@
 
 The environment itself is a `gymnasium.Env` whose observations and actions are `str`. It may carry attributes such as `instructions` and
 `turn_limit`, which are the defaults of its options, and a method `oracle()` that returns the right action for the present state.
+
+A game with several seats says in `info["seat"]`, with each observation, whose turn it is and so who is told it: 0 is the seat that is
+judged, whose reward and success the steps report; with the last step, `info["rewards"]` has the return of each seat. Its attribute
+`opponent` names who plays the others.
 """
 
 from __future__ import annotations
@@ -51,6 +55,8 @@ class Environment:
     """The longest answer of one turn, in tokens."""
     step_timeout_s: float = DEFAULT_STEP_TIMEOUT_S
     """How long making, reset or one step may take."""
+    opponent: str = "serving"
+    """Who plays the other seats of a game for several, where it says whose turn it is: `serving`, or a version's name."""
     apart: Callable[[], Guarded] | None = None
     """Opens an episode in another process, for an environment that is not trusted in this one; `make` then refuses."""
 

@@ -50,6 +50,10 @@ class Outcome:
     """`info["success"]`, where the environment states it."""
     invalid: str | None = None
     """Why the answer was no action: `info["invalid_action"]`, a reason or True."""
+    seat: int = 0
+    """Of a game for several: whose turn it is now, by `info["seat"]`. Seat 0 is judged: `reward` and `success` are its own."""
+    rewards: tuple[float, ...] = ()
+    """At the end of a game for several: the return of each seat, by `info["rewards"]`."""
 
     @property
     def ended(self) -> bool:
@@ -62,6 +66,9 @@ class Guarded(ABC):
 
     `begin` and `send` say what is wanted, `first` and `receive` wait for it: environments in processes of their own work at the same time.
     """
+
+    seat = 0
+    """Whose turn it is, of a game for several; 0 where the environment has one seat."""
 
     @abstractmethod
     def begin(self, seed: int) -> None:
@@ -112,6 +119,7 @@ class GuardedEnv(Guarded):
         self._ended = True
         self._seed = 0
         self._action = ""
+        self._highest_seat = 0
 
     def begin(self, seed: int) -> None:
         self._seed = seed
@@ -124,6 +132,7 @@ class GuardedEnv(Guarded):
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended = False
+        self._highest_seat = self.seat = _seat(answer[1])
         return _text("reset", answer[0])
 
     def send(self, action: str) -> None:
@@ -147,8 +156,16 @@ class GuardedEnv(Guarded):
             truncated=bool(truncated),
             success=None if success is None else bool(success),
             invalid=_invalid(info.get("invalid_action")),
+            seat=_seat(info),
+            rewards=_rewards(info.get("rewards", ())),
         )
+        if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
+            raise EnvironmentFault(
+                f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self._highest_seat} has played"
+            )
         self._ended = outcome.ended
+        self.seat = outcome.seat
+        self._highest_seat = max(self._highest_seat, outcome.seat)
         return outcome
 
     def oracle(self) -> str:
@@ -220,6 +237,19 @@ def _invalid(stated: object) -> str | None:
     if isinstance(stated, str):
         return stated or None
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
+
+
+def _seat(info: object) -> int:
+    seat = info.get("seat", 0) if isinstance(info, dict) else 0
+    if isinstance(seat, bool) or not isinstance(seat, int | np.integer) or seat < 0:
+        raise EnvironmentFault(f"info['seat'] is {seat!r}, not a number from 0")
+    return int(seat)
+
+
+def _rewards(rewards: object) -> tuple[float, ...]:
+    if not isinstance(rewards, (list, tuple)):
+        raise EnvironmentFault(f"info['rewards'] is of type {type(rewards).__name__}, not a list with the return of each seat")
+    return tuple(_finite(reward) for reward in rewards)
 
 
 def _finite(reward: object) -> float:

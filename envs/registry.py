@@ -2,7 +2,7 @@
 
     perdure:largest-number?numbers=4      built in (`envs/builtin/`)
     gym:Id-v0 or gym:MODULE:ns/Id-v0      registered with Gymnasium
-    textarena:Id                          a TextArena game for one player
+    textarena:Id                          a TextArena game, for one player or several
     py:package.module:Class               a class, or a function that makes one
     plugin:NAME                           what an installed package offers in the entry-point group `perdure.envs`
 
@@ -288,7 +288,8 @@ def _traits(name: str, make: Callable[[], TextEnv]) -> dict[str, Value]:
         raise InputError(f"{name} cannot be made: {described(error)}") from error
     try:
         own = env.unwrapped
-        return {key: getattr(own, key, default) for key, default in COMMON.items()}
+        traits = {key: getattr(own, key, default) for key, default in COMMON.items()}
+        return {**traits, "opponent": str(getattr(own, "opponent", "serving"))}
     finally:
         with redirect_stdout(sys.stderr), suppress(Exception, SystemExit):  # `env check` tells of it
             env.close()

@@ -301,13 +301,18 @@ class RemoteEnv(Guarded):
         self._ask({"reset": seed})
 
     def first(self) -> str:
-        return str(self._answer("reset", 2)["observation"])
+        found = self._answer("reset", 2)
+        self.seat = int(found["seat"])
+        return str(found["observation"])
 
     def send(self, action: str) -> None:
         self._ask({"step": action})
 
     def receive(self) -> Outcome:
-        return Outcome(**self._answer("step")["outcome"])
+        found = self._answer("step")["outcome"]
+        outcome = Outcome(**{**found, "rewards": tuple(found["rewards"])})
+        self.seat = outcome.seat
+        return outcome
 
     def oracle(self) -> str:
         self._ask({"oracle": True})

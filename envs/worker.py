@@ -156,7 +156,7 @@ def _serve(wire: Wire, environment: Environment, cpu_s: int) -> None:
         env.close()
         if "reset" in question:
             _allow(cpu_s)
-            return {"observation": env.reset(question["reset"])}
+            return {"observation": env.reset(question["reset"]), "seat": env.seat}
         return {}
 
     while True:

@@ -9,6 +9,8 @@ import torch
 from safetensors import SafetensorError
 
 from perdure.envs.environment import Environment
+from perdure.envs.policy import Policy
+from perdure.envs.rollout import Opponents
 from perdure.learners.adapters import load_adapter, write_adapter
 from perdure.learners.engine import TransformersEngine, faster_dtype
 from perdure.learners.grpo import grpo
@@ -64,6 +66,16 @@ def ensure_loaded(store: Store, engine: TransformersEngine, name: str) -> Versio
     return ref
 
 
+def against(store: Store, engine: TransformersEngine, serving: str) -> Opponents:
+    """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
+
+    def opponent(name: str) -> tuple[VersionRef, Policy]:
+        ref = ensure_loaded(store, engine, serving if name == "serving" else name)
+        return ref, engine.policy(ref)
+
+    return opponent
+
+
 def run_learning(
     *,
     store: Store,
@@ -112,6 +124,7 @@ def run_learning(
         serving=ensure_loaded(store, engine, serving(store).name),
         width=width,
         stop=stop,
+        opponents=against(store, engine, serving(store).name),
     )
     bench.start()
     learner(bench)

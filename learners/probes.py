@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.envs.environment import Environment
-from perdure.envs.rollout import Attempt, Journal, play
+from perdure.envs.policy import Policy
+from perdure.envs.rollout import Attempt, Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engine import TransformersEngine
 from perdure.learners.gating import Draw
 from perdure.learners.intervals import score_interval
-from perdure.learners.learning import ensure_loaded
+from perdure.learners.learning import against, ensure_loaded
 from perdure.learners.workbench import Interrupted
-from perdure.memory.records import Lease, Purpose, VersionRef
+from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store
+from perdure.memory.versions import serving
 
 LOADED_AT_ONCE = 3
 """Versions that a player keeps loaded. Merged weights are as large as the model, and a gate has as many references as there are anchors."""
@@ -37,6 +39,11 @@ class EnginePlayer:
     _environments: dict[str, Environment] = field(default_factory=dict)
     _loaded: list[VersionRef] = field(default_factory=list)
     """What this player has loaded, the latest used last."""
+    _against: Opponents = field(init=False)
+    """Versions that play the other seats stay loaded. `serving` is the one that served when this was made: the same for both sides."""
+
+    def __post_init__(self) -> None:
+        self._against = against(self.store, self.engine, serving(self.store).name)
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
         """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
@@ -55,6 +62,7 @@ class EnginePlayer:
             width=self.width,
             context_limit=self.engine.context_limit,
             stop=self.stop,
+            opponents=self._opponent,
         )
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped while it played probes")
@@ -71,6 +79,11 @@ class EnginePlayer:
             self.engine.unload(self._loaded.pop(0))
         self._loaded.append(ensure_loaded(self.store, self.engine, version))
         return ref
+
+    def _opponent(self, name: str) -> tuple[Sampler, Policy]:
+        ref, policy = self._against(name)
+        self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # from now on it stays
+        return ref, policy
 
     def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
         group = f"job-{self.lease.subject}.{self.lease.attempt}-{self.purpose}-{self._batches}-{version}"

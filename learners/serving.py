@@ -1,4 +1,4 @@
-"""The model that plays live tasks, in the actor's process: one version at a time, its files checked when it is loaded."""
+"""The model that plays live tasks, in the actor's process: one version at a time beside its opponents, their files checked when loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.memory.versions import add_initial
 
 
 class ServingModel:
-    """An engine that holds the weights of the version that was loaded last."""
+    """An engine that holds the weights of the version that was loaded last, and of the versions that play against it."""
 
     def __init__(self, store: Store, engine: TransformersEngine) -> None:
         self.chat = engine.chat
@@ -23,13 +23,23 @@ class ServingModel:
         self._store = store
         self._engine = engine
         self._loaded: VersionRef | None = None
+        self._opponents: set[VersionRef] = set()
 
     def load(self, version: str) -> Policy:
         """Whoever answers as this version; the one before is let go of. Raises `RuntimeFailure` where its files are missing or damaged."""
         loaded = ensure_loaded(self._store, self._engine, version)
-        if self._loaded is not None and self._loaded != loaded:
+        if self._loaded is not None and self._loaded != loaded and self._loaded not in self._opponents:
             self._engine.unload(self._loaded)
         self._loaded = loaded
+        return self._engine.policy(loaded)
+
+    def opponent(self, version: str) -> Policy:
+        """Whoever answers as this version, from now on beside the one that plays: each opponent stays in memory, as large as the model.
+
+        Raises `UnknownError` where there is no such version, and `RuntimeFailure` where its files are missing or damaged.
+        """
+        loaded = ensure_loaded(self._store, self._engine, version)
+        self._opponents.add(loaded)
         return self._engine.policy(loaded)
 
 

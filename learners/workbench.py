@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from perdure.envs.environment import Environment
-from perdure.envs.rollout import Attempt, Journal, play
+from perdure.envs.rollout import Attempt, Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, is_mixed
 from perdure.learners.engine import TransformersEngine
@@ -59,6 +59,7 @@ class Workbench:
     serving: VersionRef
     width: int
     stop: Callable[[], bool]
+    opponents: Opponents = nobody
     step: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     """Diagnostics of the last update."""
@@ -99,6 +100,7 @@ class Workbench:
             width=self.width,
             context_limit=self.engine.context_limit,
             stop=self.stop,
+            opponents=self.opponents,
         )
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")

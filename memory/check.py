@@ -169,12 +169,13 @@ def _shared_tokens(store: Store, clock: Clock) -> Found:
 def _batches(store: Store, clock: Clock) -> Found:
     rows = store.rows(
         """
-        SELECT m.job, m.n, e.id, e.state, e.purpose FROM manifest m JOIN episode e ON e.id = m.episode
-        WHERE e.state <> 'completed' OR e.purpose IN ('gate', 'probe')
+        SELECT m.job, m.n, e.id, e.state, e.purpose, e.seat FROM manifest m JOIN episode e ON e.id = m.episode
+        WHERE e.state <> 'completed' OR e.purpose IN ('gate', 'probe') OR e.seat > 0
         """
     )
     for row in rows:
-        yield "error", f"job {row['job']} step {row['n']}", f"learned from episode {row['id']} ({row['purpose']}, {row['state']})"
+        message = f"learned from episode {row['id']} ({row['purpose']}, {row['state']}, seat {row['seat']})"
+        yield "error", f"job {row['job']} step {row['n']}", message
 
 
 def _running_episodes(store: Store, clock: Clock) -> Found:

@@ -1,7 +1,8 @@
 """Batch manifests: the exact episodes of each update, written before the update is made.
 
 No episode is in two on-policy batches: what was sampled for one step is never passed off as sampled for another. Batches
-that are only approximately on-policy may share episodes. An episode that was played to judge a version is in none.
+that are only approximately on-policy may share episodes. An episode that was played to judge a version is in none, nor one of a
+seat that played against the policy.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def manifests(store: Store, job: int) -> list[Manifest]:
 def _check_episodes(store: Store, ids: Sequence[int]) -> None:
     if not ids:
         raise InputError("a batch without episodes has no manifest")
-    rows = store.rows("SELECT id, state, purpose FROM episode WHERE id IN (SELECT value FROM json_each(?))", (to_json(list(ids)),))
+    rows = store.rows("SELECT id, state, purpose, seat FROM episode WHERE id IN (SELECT value FROM json_each(?))", (to_json(list(ids)),))
     missing = set(ids) - {row["id"] for row in rows}
     if missing:
         raise InputError(f"no episode {min(missing)}")
@@ -85,6 +86,8 @@ def _check_episodes(store: Store, ids: Sequence[int]) -> None:
             raise InputError(f"episode {row['id']} is {row['state']}: only completed ones are learned from")
         if row["purpose"] in ("gate", "probe"):
             raise InputError(f"episode {row['id']} was played as a {row['purpose']} episode, on held-out seeds: it is never learned from")
+        if row["seat"]:
+            raise InputError(f"episode {row['id']} is of seat {row['seat']}, which played against the policy: it is never learned from")
 
 
 def _check_unused(store: Store, ids: Sequence[int]) -> None:

@@ -34,7 +34,8 @@ BROKEN = "py:tests.agent.coin:Broken"
 def store(tmp_path: Path) -> Iterator[Store]:
     tiny_llama(tmp_path / "model")
     with create_store(tmp_path / "home") as store:
-        for name in (COIN, BROKEN, "py:tests.agent.coin:Nothing"):
+        table = "py:tests.envs.tables:Table"
+        for name in (COIN, BROKEN, "py:tests.agent.coin:Nothing", table, f"{table}?opponent=v0", f"{table}?opponent=v9"):
             register(store, name, 1.0, 0.0, 1.0)
         yield store
 
@@ -153,6 +154,24 @@ def test_next_batch_is_played_by_the_version_that_was_promoted(store: Store) -> 
         run(store)
     assert counts(store)["queued"] == 1
     assert device_owner(store, BootClock()) is None
+
+
+def test_a_game_for_several_is_played_against_the_version_that_serves_or_a_fixed_one(store: Store) -> None:
+    run(store)
+    promoted_version(store)
+    table = "py:tests.envs.tables:Table"
+    for options in ("", "?opponent=v0", "?opponent=v9"):
+        add_tasks(store, table + options, [3], 2, "stream")
+    run(store)
+    played = list_episodes(store, limit=99)
+    for options, seated in (("", "v1"), ("?opponent=v0", "v0")):
+        assert sorted((entry.seat, entry.sampler, entry.state) for entry in played if entry.environment == table + options) == [
+            *[(0, "v1", "completed")] * 2,
+            *[(1, seated, "completed")] * 2,
+        ]
+    [failed] = [entry.task for entry in list_tasks(store) if entry.task.state == "failed"]
+    assert failed.environment == f"{table}?opponent=v9"
+    assert "no version" in (failed.error or "")
 
 
 def promoted_version(store: Store) -> str:

@@ -10,7 +10,7 @@ from tests.fakes import END, ByteChat, ListJournal, ScriptedPolicy
 
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import Attempt, play
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode, Lease, Purpose, StepRef, VersionRef

@@ -7,8 +7,8 @@ import pytest
 
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
 from perdure.envs.registry import load_here as load
-from perdure.envs.scripted import fixed, play_scripted
-from perdure.envs.textarena_adapter import move
+from perdure.envs.scripted import by_oracle, fixed, play_scripted
+from perdure.envs.textarena_game import move
 from perdure.memory.errors import InputError, UnknownError
 
 
@@ -94,11 +94,59 @@ def test_its_forms_play_like_the_game() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "GuessTheNumber-v0-hardcore",
+        "ThreeCardMonte-v0?num_cups=4",
+        "TowerOfHanoi-v0-medium",
+        "FrozenLake-v0-hardcore",
+        "FrozenLake-v0-random",
+        "LightsOut-v0",
+        "Mastermind-v0",
+        "Mastermind-v0-hard?duplicate_numbers=true",
+    ],
+)
+def test_oracles_solve_every_task(name: str) -> None:
+    environment = load(f"textarena:{name}")
+    played = [play_scripted(environment, seed, by_oracle) for seed in range(50)]
+    assert [(one.success, one.rewards[-1]) for one in played] == [(True, 1.0)] * 50
+
+
+def test_an_oracle_goes_on_from_wherever_the_player_is() -> None:
+    env = GuardedEnv(load("textarena:TowerOfHanoi-v0"))
+    env.reset(0)
+    for action in ("A B", "A C", "B A"):
+        env.step(action)
+    outcomes = [env.step(env.oracle())]
+    while not outcomes[-1].ended:
+        outcomes.append(env.step(env.oracle()))
+    assert (outcomes[-1].success, len(outcomes)) == (True, 6)
+
+
+def test_the_best_arm_of_the_bandit_is_paid_nothing_and_the_worst_is_paid() -> None:
+    environment = load("textarena:Bandit-v0")
+    best = play_scripted(environment, 3, by_oracle)
+    assert (best.success, best.total_reward) == (False, 0.0)
+    others = [play_scripted(environment, 3, fixed(f"[{arm}]")).total_reward for arm in ("red", "blue", "green", "yellow", "purple")]
+    assert max(others) > 0.1
+
+
+def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
+    hanoi = load("textarena:TowerOfHanoi-v0?num_disks=2&shots=1")
+    assert [action for _, action in hanoi.examples] == ["[A B]", "[A C]", "[B C]"]
+    for name in ("GuessTheNumber", "ThreeCardMonte", "FrozenLake", "LightsOut", "Mastermind"):
+        assert load(f"textarena:{name}-v0?shots=1").examples
+    with pytest.raises(InputError, match="has no oracle"):
+        load("textarena:Secretary-v0?shots=1")
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Bandit-v0", "upside down"),
-        ("TicTacToe-v0", "for several players"),
-        ("SpiteAndMalice-v0", "for several players"),
+        ("TicTacToe-v0?opponent=nobody", "is none of random, serving"),
+        ("TicTacToe-v0?opponent=py:tests.envs:nobody", "cannot be imported"),
+        ("TicTacToe-v0?seat=2", "none of 0 to 1"),
+        ("TicTacToe-v0?players=3", "does not start with 3 players"),
         ("Klondike-v0", "does not work here: SyntaxError"),
         ("GuessWho-v0", "OPENROUTER_API_KEY"),
         ("GuessTheNumber-v0?max_number=ten", "not of type int"),

@@ -52,6 +52,9 @@ class ScriptedModel:
     def load(self, version: str) -> Policy:
         return NumberPolicy(VersionRef(version))
 
+    def opponent(self, version: str) -> Policy:
+        return NumberPolicy(VersionRef(version))
+
 
 def open_scripted(store: Store, config: Config, say: Callable[[str], None]) -> Model:
     """The base model's files are looked at, as they name the first version, and not loaded."""

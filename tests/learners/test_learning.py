@@ -24,6 +24,7 @@ from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, jobs, versions
+from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
 from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock
@@ -339,6 +340,33 @@ def test_a_version_is_loaded_once(llama_learner: Learner) -> None:
     assert torch.equal(weight, engine_of(llama_learner.files).model.get_submodule("model.layers.0.mlp.up_proj").weight)
     with pytest.raises(UnknownError, match="v9"):
         ensure_loaded(llama_learner.store, engine, "v9")
+
+
+def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(llama_learner: Learner) -> None:
+    store, table = llama_learner.store, "py:tests.envs.tables:Table"
+    version = llama_learner.learn(table, updates=2, prompts=2, samples=4)
+    played = [get_episode(store, entry.id) for entry in list_episodes(store, limit=99)]
+    seats = {seat: [episode for episode in played if (episode.environment, episode.seat) == (table, seat)] for seat in (0, 1)}
+    assert len(seats[0]) == len(seats[1]) > 0
+    assert {turn.sampler for episode in seats[0] for turn in episode.turns} == {StepRef(1, 0), StepRef(1, 1)}
+    assert {turn.sampler for episode in seats[1] for turn in episode.turns} == {BASE}
+    learned = {id_ for manifest in manifests(store, 1) for id_ in manifest.episodes}
+    assert not learned & {episode.id for episode in seats[1]}
+
+    lease = llama_learner.leased(table)[1]
+    journal = ListJournal()
+    player = EnginePlayer(store=store, engine=llama_learner.engine, journal=journal, lease=lease, purpose="gate", width=4, stop=never)
+    versions.promote(store, version.name, "the gate has begun already")
+    for name in (version.name, "v0"):
+        assert None not in player.scores(name, [(table, 2**31), (f"{table}?opponent={version.name}", 2**31)])
+    assert [(str(plan.sampler), plan.seat) for plan in journal.plans.values()] == [
+        *[(version.name, 0)] * 2,
+        ("v0", 1),
+        (version.name, 1),
+        *[("v0", 0)] * 2,
+        ("v0", 1),
+        (version.name, 1),
+    ]
 
 
 def test_a_player_lets_go_of_the_version_that_it_used_longest_ago(llama_learner: Learner) -> None:

@@ -51,6 +51,7 @@ def test_a_fresh_store_is_whole(store: Store) -> None:
         ("UPDATE turn SET shared = 1 WHERE episode = 1", "error", "shared-tokens", "episode 1 turn 0"),
         ("UPDATE turn SET prompt_ids = x'010203' WHERE episode = 1", "error", "shared-tokens", "episode 1 turn 0"),
         ("UPDATE episode SET state = 'aborted' WHERE id = 6", "error", "batches", "job 1 step 1"),
+        ("UPDATE episode SET seat = 1 WHERE id = 6", "error", "batches", "job 1 step 1"),
         ("UPDATE manifest SET episode = 9 WHERE episode = 1", "error", "batches", "job 1 step 2"),
         ("UPDATE version SET state = 'retired' WHERE state = 'serving'", "error", "serving-version", "no version"),
         ("DROP INDEX episode_one_completed_a_member", "error", "schema", "episode_one_completed_a_member"),

@@ -1,0 +1,100 @@
+"""One game of TextArena, held still: what `textarena_adapter.py` says of its traps is done here for games of any number of players."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+
+from perdure.envs.answers import bare
+from perdure.envs.environment import AnyText
+from perdure.envs.generators import Generators
+from perdure.memory.errors import InputError, RuntimeFailure
+
+
+class Game(gymnasium.Env[str, str]):
+    """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`."""
+
+    instructions = "Reply with only your move in square brackets."
+    turn_limit = 30
+    max_tokens = 16
+
+    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+        self._id, self._options = id_, options
+        self._generators = Generators()
+        self._over = True
+        self._fresh = self._made()
+        self._game = self._fresh
+
+    def _begin(self, seed: int, players: int) -> None:
+        """A game of this seed; only inside `self._generators.in_use()`."""
+        self._game = self._fresh or self._made()
+        self._fresh = None
+        self._game.reset(num_players=players, seed=seed)
+        self._over = False
+
+    def _move(self, action: str) -> str | None:
+        """Give an answer to the game as the move of whose turn it is. Returns why it was no move, where the game says so."""
+        state = self._game.state
+        player, errors, said = state.current_player_id, state.error_count, len(state.logs)
+        out = state.game_info[player]["invalid_move"]
+        self._over, _ = self._game.step(move(action))
+        about = state.game_info[player]
+        if about["invalid_move"] and not out:  # the second in a row
+            return str(about.get("reason") or "a second invalid move in a row")
+        if state.error_count > errors:
+            told = re.search(r"Reason: (.*?)(?: Please resubmit|$)", "\n".join(str(text) for _, text in state.logs[said:]), re.DOTALL)
+            return told[1] if told else "an invalid move"
+        return None
+
+    def _rewards(self, players: int) -> list[float]:
+        """What each player got; only at the end."""
+        rewards, _ = self._game.close()
+        found: list[float] = []
+        for player in range(players):
+            reward = (rewards or {}).get(player)
+            if isinstance(reward, bool) or not isinstance(reward, int | float):
+                raise RuntimeFailure(f"textarena:{self._id} gave {reward!r} as its reward")
+            found.append(float(reward))
+        return found
+
+    def _made(self) -> Any:
+        with self._generators.in_use():
+            return made(self._id, self._options)
+
+
+def made(id_: str, options: dict[str, Any]) -> Any:
+    """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
+    textarena = library()
+    try:
+        game = textarena.make(id_, **options)
+    except (LookupError, ImportError, OSError, SyntaxError, ValueError) as error:
+        raise broken(id_, error) from error
+    while isinstance(game, textarena.Wrapper):
+        game = game.env
+    return game
+
+
+def move(action: str) -> str:
+    """A reply as TextArena reads it: in square brackets, where it is not already several bracketed parts."""
+    inner = bare(action)
+    return action if "[" in inner or "]" in inner else f"[{inner}]"
+
+
+def broken(id_: str, error: Exception) -> InputError:
+    """Why a game does not work here, in one line: missing data files, a missing key, a syntax error in its wheel."""
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip(" *")), "")
+    return InputError(f"textarena:{id_} does not work here: {type(error).__name__}: {reason}")
+
+
+def library() -> ModuleType:
+    """TextArena, imported late (it takes seconds) and without the warnings of its own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_module("textarena")
