@@ -15,19 +15,17 @@ What TextArena 0.7.4 does, each seen by running it, and what is done about it he
 from __future__ import annotations
 
 import inspect
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.generators import Generators
 from perdure.memory.errors import InputError, RuntimeFailure
 
 REFUSED = {"Bandit": "its score is upside down: always taking the best arm scores 0, always the worst .39"}
@@ -69,7 +67,7 @@ class OnePlayer(gymnasium.Env[str, str]):
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self._id, self._options = id_, options
-        self._generators = _Generators()
+        self._generators = Generators()
         self._over = True
         self._fresh = self._made()
         self._game = self._fresh
@@ -122,30 +120,6 @@ def move(action: str) -> str:
     """A reply as TextArena reads it: in square brackets, where it is not already several bracketed parts."""
     inner = bare(action)
     return action if "[" in inner or "]" in inner else f"[{inner}]"
-
-
-class _Generators:
-    """A state of the global random generators (Python's and NumPy's) that belongs to one game."""
-
-    def __init__(self) -> None:
-        self._python: Any = random.Random(0).getstate()
-        self._numpy: Any = np.random.RandomState(0).get_state()
-
-    def seed(self, number: int) -> None:
-        self._python = random.Random(number).getstate()
-        self._numpy = np.random.RandomState(number % 2**32).get_state()
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        python, numpy = random.getstate(), np.random.get_state()
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        try:
-            yield
-        finally:
-            self._python, self._numpy = random.getstate(), np.random.get_state()
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def _broken(id_: str, error: Exception) -> InputError:
