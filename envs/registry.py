@@ -3,6 +3,10 @@
     perdure:largest-number?numbers=4      built in (`envs/builtin/`)
     gym:Id-v0 or gym:MODULE:ns/Id-v0      registered with Gymnasium
     textarena:Id                          a TextArena game for one player
+    reasoning_gym:dataset                 one question of a Reasoning Gym dataset
+    gem:Id                                an environment of GEM
+    verifiers:id                          a taskset of verifiers
+    openenv:http://host:port              a server that speaks OpenEnv
     py:package.module:Class               a class, or a function that makes one
     plugin:NAME                           what an installed package offers in the entry-point group `perdure.envs`
 
@@ -187,10 +191,18 @@ def _textarena(id_: str) -> Found:
     return Found(make=make, options={**options, **defaults}, open_ended=open_ended)
 
 
+def _reasoning_gym(id_: str) -> Found:
+    from perdure.envs.reasoning_gym_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
 SOURCES: Mapping[str, Callable[[str], Found]] = {
     "perdure": _builtin,
     "gym": _gymnasium,
     "textarena": _textarena,
+    "reasoning_gym": _reasoning_gym,
     "py": _python,
     "plugin": _plugin,
 }
