@@ -35,9 +35,7 @@ PACKAGES: Mapping[str, Package] = {
     "reasoning_gym": Package(module="reasoning_gym", summary="a dataset of Reasoning Gym", remedy="pip install 'perdure[envs]'"),
     "gem": Package(module="gem", summary="an environment of GEM", remedy=f"pip install gem-llm==0.1.0 {OF_ITS_OWN}"),
     "verifiers": Package(module="verifiers", summary="a taskset of verifiers", remedy=f"pip install verifiers==0.4.0 {OF_ITS_OWN}"),
-    "openenv": Package(
-        module="openenv", summary="a server that speaks OpenEnv, by its URL", remedy=f"pip install openenv-core==0.3.0 {OF_ITS_OWN}"
-    ),
+    "openenv": Package(module="websockets", summary="a server that speaks OpenEnv, by its URL", remedy="pip install 'perdure[openenv]'"),
 }
 """By source. What needs nothing but Perdure is not here."""
 

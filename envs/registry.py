@@ -205,12 +205,20 @@ def _gem(id_: str) -> Found:
     return Found(make=make, options=options)
 
 
+def _openenv(id_: str) -> Found:
+    from perdure.envs.openenv_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
 SOURCES: Mapping[str, Callable[[str], Found]] = {
     "perdure": _builtin,
     "gym": _gymnasium,
     "textarena": _textarena,
     "reasoning_gym": _reasoning_gym,
     "gem": _gem,
+    "openenv": _openenv,
     "py": _python,
     "plugin": _plugin,
 }
