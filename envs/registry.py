@@ -33,6 +33,7 @@ from urllib.parse import parse_qsl, quote
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, Environment, TextEnv
 from perdure.envs.guarded import described
+from perdure.envs.packages import PACKAGES
 from perdure.envs.shots import solved_examples
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
@@ -69,10 +70,12 @@ class Listing:
     name: str
     summary: str
     options: tuple[Option, ...]
+    installed: bool = True
+    """Whether the package of its source is."""
 
     def as_json(self) -> dict[str, Any]:
         options = [{"name": option.name, "type": option.type, "default": option.default} for option in self.options]
-        return {"name": self.name, "summary": self.summary, "options": options}
+        return {"name": self.name, "summary": self.summary, "options": options, "installed": self.installed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,13 +128,22 @@ def builtin_names() -> list[str]:
 
 
 def listings() -> list[Listing]:
-    """All built-in environments and all that installed packages offer. Plug-ins are named without being imported."""
+    """All built-in environments, the sources that a package is needed for, and all that installed packages offer. None is imported."""
     builtins = [
         Listing(name=f"perdure:{name}", summary=inspect.cleandoc(game.__doc__ or "").split("\n")[0], options=_options(_signature(game)[0]))
         for name, game in BUILTINS.items()
     ]
+    sources = [
+        Listing(
+            name=f"{source}:ID",
+            summary=package.summary if package.installed else f"{package.summary}; not installed: {package.remedy}",
+            options=(),
+            installed=package.installed,
+        )
+        for source, package in PACKAGES.items()
+    ]
     plugins = [Listing(name=f"plugin:{entry.name}", summary=entry.value, options=()) for entry in entry_points(group=ENTRY_POINTS)]
-    return builtins + sorted(plugins, key=lambda listing: listing.name)
+    return builtins + sources + sorted(plugins, key=lambda listing: listing.name)
 
 
 def common_options() -> tuple[Option, ...]:
@@ -205,6 +217,13 @@ def _gem(id_: str) -> Found:
     return Found(make=make, options=options)
 
 
+def _verifiers(id_: str) -> Found:
+    from perdure.envs.verifiers_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
 def _openenv(id_: str) -> Found:
     from perdure.envs.openenv_adapter import find
 
@@ -218,6 +237,7 @@ SOURCES: Mapping[str, Callable[[str], Found]] = {
     "textarena": _textarena,
     "reasoning_gym": _reasoning_gym,
     "gem": _gem,
+    "verifiers": _verifiers,
     "openenv": _openenv,
     "py": _python,
     "plugin": _plugin,
