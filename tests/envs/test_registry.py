@@ -75,7 +75,7 @@ def test_common_options_set_limits_and_scale() -> None:
     ("name", "message"),
     [
         ("perdure:largst-number", "did you mean perdure:largest-number"),
-        ("add", "a name is SOURCE:ID, with a source of gym, perdure"),
+        ("add", "a name is SOURCE:ID, with a source of gem, gym, openenv, perdure"),
         ("perdure:", "a name is SOURCE:ID"),
         ("elsewhere:add", "a name is SOURCE:ID"),
         ("py:no.such.module:Class", "cannot be imported"),

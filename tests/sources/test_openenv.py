@@ -14,8 +14,6 @@ from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.memory.errors import InputError
 
-pytest.importorskip("openenv", reason="the client is tested with a real server")
-
 SERVERS = """
 import sys
 from random import Random
