@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -40,6 +41,7 @@ PACKAGES: Mapping[str, Package] = {
 """By source. What needs nothing but Perdure is not here."""
 
 
+@cache
 def imported(source: str, module: str | None = None) -> ModuleType:
     """A module of the source's package, the package itself by default. Raises `InputError` with the remedy where it is not installed."""
     package = PACKAGES[source]
