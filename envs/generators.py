@@ -1,8 +1,4 @@
-"""The global random generators, lent to one environment at a time.
-
-Some packages seed and draw from Python's global `random` and from NumPy's. Each of their environments gets states of its own here, so that
-it neither disturbs others nor is disturbed by them.
-"""
+"""The global random generators, Python's and NumPy's, lent to one environment: what it draws depends on its own seed alone."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import numpy as np
 
 
 class Generators:
-    """A state of the global random generators (Python's and NumPy's) that belongs to one environment."""
+    """A state of the global generators that belongs to one environment."""
 
     def __init__(self) -> None:
         self._python: Any = random.Random(0).getstate()
@@ -27,7 +23,7 @@ class Generators:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside the block the global generators are this environment's; after it they are again as they were."""
+        """Inside, the global generators go on from this state; afterwards they are as they were."""
         python, numpy = random.getstate(), np.random.get_state()
         random.setstate(self._python)
         np.random.set_state(self._numpy)
