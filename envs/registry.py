@@ -3,6 +3,10 @@
     perdure:largest-number?numbers=4      built in (`envs/builtin/`)
     gym:Id-v0 or gym:MODULE:ns/Id-v0      registered with Gymnasium
     textarena:Id                          a TextArena game, for one player or several
+    reasoning_gym:dataset                 one question of a Reasoning Gym dataset
+    gem:Id                                an environment of GEM
+    verifiers:id                          a taskset of verifiers
+    openenv:http://host:port              a server that speaks OpenEnv
     py:package.module:Class               a class, or a function that makes one
     plugin:NAME                           what an installed package offers in the entry-point group `perdure.envs`
 
@@ -29,6 +33,7 @@ from urllib.parse import parse_qsl, quote
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
+from perdure.envs.packages import PACKAGES
 from perdure.envs.sandbox import DEFAULT, Sandbox, load_apart
 from perdure.envs.shots import examples, signed
 from perdure.memory.errors import InputError, PerdureError, UnknownError
@@ -69,10 +74,12 @@ class Listing:
     name: str
     summary: str
     options: tuple[Option, ...]
+    installed: bool = True
+    """Whether the package of its source is."""
 
     def as_json(self) -> dict[str, Any]:
         options = [{"name": option.name, "type": option.type, "default": option.default} for option in self.options]
-        return {"name": self.name, "summary": self.summary, "options": options}
+        return {"name": self.name, "summary": self.summary, "options": options, "installed": self.installed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +149,22 @@ def builtin_names() -> list[str]:
 
 
 def listings() -> list[Listing]:
-    """All built-in environments and all that installed packages offer. Plug-ins are named without being imported."""
+    """All built-in environments, the sources that a package is needed for, and all that installed packages offer. None is imported."""
     builtins = [
         Listing(name=f"perdure:{name}", summary=inspect.cleandoc(game.__doc__ or "").split("\n")[0], options=_options(_signature(game)[0]))
         for name, game in BUILTINS.items()
     ]
+    sources = [
+        Listing(
+            name=f"{source}:ID",
+            summary=package.summary if package.installed else f"{package.summary}; not installed: {package.remedy}",
+            options=(),
+            installed=package.installed,
+        )
+        for source, package in PACKAGES.items()
+    ]
     plugins = [Listing(name=f"plugin:{entry.name}", summary=entry.value, options=()) for entry in entry_points(group=ENTRY_POINTS)]
-    return builtins + sorted(plugins, key=lambda listing: listing.name)
+    return builtins + sources + sorted(plugins, key=lambda listing: listing.name)
 
 
 def common_options() -> tuple[Option, ...]:
@@ -216,10 +232,42 @@ def _textarena(id_: str) -> Found:
     return Found(make=make, options={**options, **defaults}, open_ended=open_ended)
 
 
+def _reasoning_gym(id_: str) -> Found:
+    from perdure.envs.reasoning_gym_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
+def _gem(id_: str) -> Found:
+    from perdure.envs.gem_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
+def _verifiers(id_: str) -> Found:
+    from perdure.envs.verifiers_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
+def _openenv(id_: str) -> Found:
+    from perdure.envs.openenv_adapter import find
+
+    make, options = find(id_)
+    return Found(make=make, options=options)
+
+
 SOURCES: Mapping[str, Callable[[str], Found]] = {
     "perdure": _builtin,
     "gym": _gymnasium,
     "textarena": _textarena,
+    "reasoning_gym": _reasoning_gym,
+    "gem": _gem,
+    "verifiers": _verifiers,
+    "openenv": _openenv,
     "py": _python,
     "plugin": _plugin,
 }

@@ -192,9 +192,10 @@ def env() -> None:
 @env.command("list")
 @json_option
 def list_environments(as_json: bool) -> None:
-    """List the built-in environments and those that installed packages offer.
+    """List the built-in environments, the sources of others, and what installed packages offer.
 
     Any other is named by its source: gym:Id-v0, textarena:Id-v0, py:package.module:Class. Options follow, as in ENV?key=value&key=value.
+    A source whose package is not installed says how to install it.
 
     \b
     Example:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from perdure.envs.packages import PACKAGES
 from perdure.envs.registry import builtin_names, common_options, listings, load
 from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError, UnknownError
@@ -17,8 +22,30 @@ def test_there_are_at_least_eight_builtins_and_each_is_listed_with_its_options()
         "name": "perdure:largest-number",
         "summary": "The largest of several different numbers.",
         "options": [{"name": "numbers", "type": "int", "default": 4}, {"name": "digits", "type": "int", "default": 2}],
+        "installed": True,
     }
     assert "shots" in [option.name for option in common_options()]
+
+
+def test_sources_are_listed_with_their_remedy_where_they_are_not_installed() -> None:
+    by_name = {listing.name: listing for listing in listings()}
+    assert by_name["textarena:ID"].installed
+    for source, package in PACKAGES.items():
+        listing = by_name[f"{source}:ID"]
+        assert listing.installed == (find_spec(package.module) is not None)
+        assert (package.remedy in listing.summary) == (not listing.installed)
+
+
+def test_listing_imports_no_package_of_a_source() -> None:
+    command = "import sys; from perdure.envs.registry import listings; listings(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert {package.module for package in PACKAGES.values()} & set(done.stdout.split()) == {"gymnasium"}
+
+
+@pytest.mark.parametrize("source", [source for source, package in PACKAGES.items() if not package.installed])
+def test_a_source_that_is_not_installed_names_the_remedy(source: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"is not installed: {PACKAGES[source].remedy}")):
+        load(f"{source}:http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +75,7 @@ def test_common_options_set_limits_and_scale() -> None:
     ("name", "message"),
     [
         ("perdure:largst-number", "did you mean perdure:largest-number"),
-        ("add", "a name is SOURCE:ID, with a source of gym, perdure"),
+        ("add", "a name is SOURCE:ID, with a source of gem, gym, openenv, perdure"),
         ("perdure:", "a name is SOURCE:ID"),
         ("elsewhere:add", "a name is SOURCE:ID"),
         ("py:no.such.module:Class", "cannot be imported"),

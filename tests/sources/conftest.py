@@ -1,0 +1,11 @@
+"""Each source is tested where its package is installed, and is not collected elsewhere. `make test-sources` installs and tests them all."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from perdure.envs.packages import PACKAGES
+
+MODULES = {source: package.module for source, package in PACKAGES.items()} | {"openenv": "openenv"}
+"""What a source is tested with. The client of OpenEnv needs less, but is tested with a real server."""
+collect_ignore = [f"test_{source}.py" for source, module in MODULES.items() if find_spec(module) is None]
