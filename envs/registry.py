@@ -115,6 +115,12 @@ def load(name: str) -> Environment:
     return replace(environment, examples=solved_examples(environment, shots))
 
 
+def with_options(name: str, options: Mapping[str, Value]) -> str:
+    """A name with these options written into it, besides those that it has."""
+    query = "&".join(f"{key}={_written(value)}" for key, value in options.items())
+    return f"{name}{'&' if '?' in name else '?'}{query}" if query else name
+
+
 def builtin_names() -> list[str]:
     """The names of all built-in environments, without options."""
     return [f"perdure:{name}" for name in BUILTINS]

@@ -12,7 +12,7 @@ An answer that ran into the token limit goes to the environment like any other; 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, Protocol
@@ -75,7 +75,7 @@ def never() -> bool:
 
 
 def play(
-    attempts: Iterable[Attempt],
+    attempts: Iterable[Attempt | None],
     policy: Policy,
     chat: Chat,
     sampler: Sampler,
@@ -89,9 +89,12 @@ def play(
 ) -> list[Episode]:
     """Play attempts, up to `width` at once, and return their episodes in the order of the attempts.
 
-    A place that falls free is taken by the next attempt, which is only then drawn. Once `stop()` is true, episodes in play are aborted
-    and none are begun. Raises `PolicyError` where the policy cannot answer and `RuntimeFailure` where it answers as another sampler or
-    out of form; the episodes in play are aborted first. What the journal raises goes through.
+    A place that falls free is taken by the next attempt, which is only then drawn; where that is None there is none just now, and the next
+    round asks again, as long as anything is in play. With `on_finish` episodes are handed to it as they end, and none is kept: play that
+    goes on for days has no room for all. Once `stop()` is true, episodes in play are aborted and none are begun.
+
+    Raises `PolicyError` where the policy cannot answer and `RuntimeFailure` where it answers as another sampler or out of form; the
+    episodes in play are aborted first. What the journal raises goes through.
     """
     if width < 1:
         raise InputError(f"width={width}: at least one episode must be played at once")
@@ -118,8 +121,9 @@ def play(
 
     try:
         while not stop():
-            fresh = _begin(list(islice(waiting, width - len(alive))), journal, sampler, temperature)
-            begun += fresh
+            fresh = _begin(_drawn(waiting, width - len(alive)), journal, sampler, temperature)
+            if on_finish is None:
+                begun += fresh
             alive += fresh
             for playing in fresh:
                 _reset(playing, chat, context_limit)
@@ -156,6 +160,16 @@ def opening(environment: Environment, observation: str) -> list[Message]:
     for asked, answered in environment.examples:
         messages += [Message(role="user", text=asked), Message(role="assistant", text=answered)]
     return [*messages, Message(role="user", text=observation)]
+
+
+def _drawn(waiting: Iterator[Attempt | None], places: int) -> list[Attempt]:
+    """The next attempts, as many as there are places, or as there are just now."""
+    drawn = []
+    for attempt in islice(waiting, places):
+        if attempt is None:
+            break
+        drawn.append(attempt)
+    return drawn
 
 
 def _begin(attempts: Sequence[Attempt], journal: Journal, sampler: Sampler, temperature: float) -> list[_Playing]:

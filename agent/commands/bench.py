@@ -87,7 +87,7 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     from perdure.learners.bench_engine import bench_engine
     from perdure.learners.models import resolve_model
 
-    environments = [load(one) for one in loaded.config.stream.environments]
+    environments = [load(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
 
@@ -122,7 +122,7 @@ def _play(loaded: LoadedConfig) -> list[Share]:
     from perdure.envs.registry import load
     from perdure.learners.models import resolve_model
 
-    environments = [load(one) for one in loaded.config.stream.environments]
+    environments = [load(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)

@@ -193,16 +193,22 @@ class _Prepared:
 
 
 def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prepared:
-    """Open or make the home, and register the environments of the stream and the targets; all are loaded before anything is made."""
-    from perdure.agent.home import open_or_create, register_environments
-    from perdure.envs.registry import load
+    """Open or make the home, and register the environments of the stream that it has come to, and the targets.
 
-    stream = loaded.config.stream.environments
-    for name in (*stream, *targets):
-        load(name)
+    All are loaded before anything is made.
+    """
+    from perdure.agent.home import open_or_create, register_environments
+    from perdure.agent.stream import begun, stages_of
+    from perdure.envs.registry import load
+    from perdure.memory.stages import progress
+
+    config = loaded.config
+    canonical = {name: load(name).name for name in (*config.stream.names, *targets)}
+    stages = stages_of(config, canonical)
     store = open_or_create(home)
     try:
-        names = register_environments(store, stream, loaded.config.gate.critical)
+        stream = [share.name for stage in begun(stages, progress(store)) for share in stage.environments]
+        names = register_environments(store, stream, [canonical[name] for name in config.gate.critical])
         aims = register_environments(store, targets)
     except BaseException:
         store.close()
