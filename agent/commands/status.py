@@ -43,7 +43,7 @@ def status(home: Path, as_json: bool) -> None:
         "state": found["state"],
         "why": found["idle_reason"],
         "serving": found["serving"],
-        "stream": _stream_line(found["stream"]),
+        "stream": stream_line(found["stream"]),
         "tasks": ", ".join(f"{n} {state}" for state, n in tasks.items()),
         "episodes": f"{found['episodes']}, with {found['turns']} turns",
         "jobs": ", ".join(f"{n} {state}" for state, n in jobs.items() if n) or "none",
@@ -107,7 +107,7 @@ def report(store: Store) -> dict[str, Any]:
         "state": state,
         "serving": version,
         "idle_reason": None if running is not None and state in ("learning", "gating", "probing") else why,
-        "stream": _stream(list_stages(store), progress(store)),
+        "stream": stream_report(list_stages(store), progress(store)),
         "tasks": tasks.counts(store),
         **episodes.counts(store),
         "jobs": jobs.counts(store),
@@ -119,7 +119,7 @@ def report(store: Store) -> dict[str, Any]:
     }
 
 
-def _stream(stages: Sequence[Stage], drawn: Drawn) -> dict[str, Any]:
+def stream_report(stages: Sequence[Stage], drawn: Drawn) -> dict[str, Any]:
     """The stages with how far each is; `stage` is the present one, None where all have drawn their tasks."""
     from perdure.agent.stream import present
     from perdure.memory.stages import Progress
@@ -142,13 +142,13 @@ def _present(stream: dict[str, Any]) -> dict[str, Any] | None:
     return next((stage for stage in stream["stages"] if stage["name"] == stream["stage"]), None)
 
 
-def _stream_line(stream: dict[str, Any]) -> str | None:
+def stream_line(stream: dict[str, Any]) -> str | None:
     stages, stage = stream["stages"], _present(stream)
     if not stages:
         return None
     if stage is None:
         left = sum(one["drawn"] - one["ended"] for one in stages)
-        return f"at its end: all of {len(stages)} stages drawn" + (f", {left} tasks still to be played" if left else " and played")
+        return "at its end: all stages are " + (f"drawn, {left} tasks are still to be played" if left else "played")
     how = f"{stage['order']}, by a curriculum" if stage["curriculum"] else stage["order"]
     much = f"{stage['ended']} of {stage['tasks']} tasks" if stage["tasks"] else f"{stage['ended']} tasks, without end"
     return f"stage {stage['name']}, {stages.index(stage) + 1} of {len(stages)}, {how}: {much}"
