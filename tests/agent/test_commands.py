@@ -14,6 +14,7 @@ from tests.agent.conftest import ADD, Call
 from perdure.agent.commands.status import stream_line, stream_report
 from perdure.agent.home import HomeLock, lock_is_held
 from perdure.memory import versions
+from perdure.memory.environments import list_environments
 from perdure.memory.processes import beat
 from perdure.memory.stages import Progress, Share, Stage, set_stages
 from perdure.memory.store import open_store
@@ -80,6 +81,22 @@ def test_status_tells_how_far_the_stream_is(perdure: Call, home: Path) -> None:
     with open_store(home) as store:
         set_stages(store, [replace(words, tasks=2)])
     assert json.loads(perdure("status").out)["stream"]["stage"] is None
+
+
+def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Call, home: Path, tmp_path: Path) -> None:
+    stages = [("first", SORT, "tasks = 2"), ("second", "perdure:copy-word", "")]
+    lines = [f"[[stream.stages]]\nname = '{name}'\nenvironments = ['{environment}']\n{more}\n" for name, environment, more in stages]
+    (tmp_path / "perdure.toml").write_text("".join(lines))
+
+    def known() -> list[str]:
+        assert "no target was chosen" in perdure("learn", "grpo").err
+        with open_store(home) as store:
+            return [one.name for one in list_environments(store)]
+
+    assert known() == [ADD, SORT]
+    with open_store(home) as store:
+        add_tasks(store, SORT, [1, 2], 1, "stream", "first")
+    assert known() == [ADD, SORT, "perdure:copy-word"]
 
 
 def test_people_are_told_in_which_stage_the_stream_is() -> None:
