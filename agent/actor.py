@@ -204,7 +204,7 @@ class Actor:
     def _tell(self, batch: _Batch) -> None:
         """Say what is played, anew every few seconds only: each time is a write."""
         if time.monotonic() - batch.told_s > BEAT_S:
-            told = f"with {batch.version}: {batch.tasks} tasks begun, up to {self._config.play.width} episodes at once"
+            told = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
             self._pulse.say("playing", told)
             batch.told_s = time.monotonic()
 

@@ -187,4 +187,4 @@ def test_it_says_what_it_plays(store: Store) -> None:
     add_tasks(store, WALK, range(10), 2, "stream", "all")
     said: list[tuple[str, str | None]] = []
     play(store, Model(before=lambda n: said.extend((one.state, one.detail) for one in processes(store))))
-    assert said[0] == ("playing", "with v0: 1 tasks begun, up to 8 episodes at once")
+    assert said[0] == ("playing", "with v0, up to 8 episodes at once; tasks so far: 1")
