@@ -1,19 +1,21 @@
 """The process that plays live tasks: `python -m perdure.agent.actor --home DIR [--config FILE]`.
 
-It holds the model, plays what is queued in batches with the version that serves, and journals every turn. A batch ends with the version
-it began with; the next one starts on whichever serves then. On a CPU it pauses between batches while a process works on a job. On SIGTERM,
-or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
+It holds the model, plays what is queued with the version that serves, and journals every turn. A place that falls free is taken by the next
+task, so that generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, on a CPU,
+a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On SIGTERM, or when its
+supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
 error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +26,7 @@ from perdure.agent.causes import die_of
 from perdure.agent.children import parent_pid
 from perdure.agent.config import Config, load_config
 from perdure.agent.home import cache_dir
-from perdure.agent.watch import Pulse
+from perdure.agent.watch import BEAT_S, Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.rollout import Attempt, Journal, play
@@ -34,7 +36,7 @@ from perdure.memory.jobs import jobs_at_work
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import give_device, renew_device, take_device
-from perdure.memory.records import Episode, Lease, Task, VersionRef
+from perdure.memory.records import Episode, Job, Lease, Task, VersionRef
 from perdure.memory.store import Store, open_store
 from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
 from perdure.memory.versions import serving
@@ -93,6 +95,19 @@ class _Group:
     error: str = ""
 
 
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """What one version plays, until another one serves or somebody else needs the device."""
+
+    version: VersionRef
+    groups: dict[int, _Group] = field(default_factory=dict)
+    """By task: those that are being played."""
+    tasks: int = 0
+    """How many were begun."""
+    told_s: float = -math.inf
+    """When it was last told of, on the monotonic clock."""
+
+
 class Actor:
     """The loop of the process. `run` returns when `stop()` has become true."""
 
@@ -119,8 +134,8 @@ class Actor:
         self._pulse.say("stopped", None)
 
     def _batch(self, model: Model) -> bool:
-        """Play one batch of tasks; False where there was none to play or it is not this process's turn."""
-        jobs = jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
+        """Play one batch; False where there was no task to play or it is not this process's turn."""
+        jobs = self._jobs()
         if jobs:
             self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
             return False
@@ -132,21 +147,19 @@ class Actor:
                 self._pulse.say("paused", "another process has the device")
                 return False
             version, policy = self._load_serving(model)
-            leased = lease_tasks(self._store, self._owner, max(1, self._config.play.width // self._config.play.members), TTL_S, self._clock)
-            if leased:
-                self._play(model, version, policy, leased, device)
-        return bool(leased)
+            batch = _Batch(version=version)
+            self._play(model, batch, policy, device)
+        return batch.tasks > 0
 
-    def _play(self, model: Model, version: VersionRef, policy: Policy, leased: Sequence[tuple[Task, Lease]], device: Lease | None) -> None:
-        """Play the groups of these tasks. Whatever happens, each task is finished, failed or given back."""
-        groups: dict[int, _Group] = {}
-        attempts = [attempt for task, lease in leased for attempt in self._attempts(task, lease, groups)]
+    def _play(self, model: Model, batch: _Batch, policy: Policy, device: Lease | None) -> None:
+        """Play tasks until the batch ends. Whatever happens, each task is finished, failed or given back."""
         renewed_s = time.monotonic()
 
         def stop() -> bool:
             """Asked before each round of generation."""
             nonlocal renewed_s
-            self._pulse.say("playing", f"{len(attempts)} episodes of {len(groups)} tasks with {version}")
+            if batch.tasks:
+                self._tell(batch)
             if device is not None and time.monotonic() - renewed_s > TTL_S / 4:
                 renew_device(self._store, device, TTL_S, self._clock)
                 renewed_s = time.monotonic()
@@ -154,29 +167,58 @@ class Actor:
 
         try:
             play(
-                attempts,
+                self._draw(batch),
                 policy,
                 model.chat,
-                version,
+                batch.version,
                 self._journal,
                 temperature=self._config.play.temperature,
                 width=self._config.play.width,
                 context_limit=model.context_limit,
                 stop=stop,
-                on_finish=lambda episode: self._settle(groups, episode),
-                opponents=lambda name: (version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
+                on_finish=lambda episode: self._settle(batch.groups, episode),
+                opponents=lambda name: (batch.version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
             )
         except LeaseLost:
-            self._give_back(groups)
+            self._give_back(batch.groups)
         except Unavailable:  # a full disk, which says nothing about the tasks: whoever finds this process dead gives them back
             raise
         except (PolicyError, RuntimeFailure) as error:
-            for group in groups.values():
+            for group in batch.groups.values():
                 with suppress(LeaseLost):
                     fail_task(self._store, group.lease, str(error))
             raise
         else:
-            self._give_back(groups)
+            self._give_back(batch.groups)
+
+    def _draw(self, batch: _Batch) -> Iterator[Attempt | None]:
+        """The members of one task after the other, for as long as the batch goes on; None where nothing is queued just now.
+
+        A task is leased when its first member has a place, and its members come before the next task: the turns of those in play keep
+        up its lease.
+        """
+        while not self._ends(batch):
+            attempts: list[Attempt | None] = [None]
+            for task, lease in lease_tasks(self._store, self._owner, 1, TTL_S, self._clock):
+                batch.tasks += 1
+                self._tell(batch)
+                attempts = [*self._attempts(task, lease, batch.groups)] or [None]  # of a row that cannot begin, one a round
+            yield from attempts
+
+    def _tell(self, batch: _Batch) -> None:
+        """Say what is played, anew every few seconds only: each time is a write."""
+        if time.monotonic() - batch.told_s > BEAT_S:
+            told = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
+            self._pulse.say("playing", told)
+            batch.told_s = time.monotonic()
+
+    def _ends(self, batch: _Batch) -> bool:
+        """Whether no other task is to be begun with this version, or on this device."""
+        return serving(self._store).name != batch.version.name or bool(self._jobs())
+
+    def _jobs(self) -> list[Job]:
+        """The jobs that have a right to the device before live play. A GPU is shared."""
+        return jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
 
     def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
         """The members of a task that are not completed yet. The task ends here where none is left or its environment cannot be made."""

@@ -14,9 +14,12 @@ from perdure.memory.episodes import completed_members, get_episode, latest_episo
 from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.stages import Share, Stage, progress
 from perdure.memory.store import Store
-from perdure.memory.tasks import lease_tasks, list_tasks, release_task, stream_drawn
+from perdure.memory.tasks import lease_tasks, list_tasks, release_task
 from perdure.memory.versions import serving
+
+STAGE = Stage(name="all", environments=tuple(Share(name=name) for name in ENVIRONMENTS), members=MEMBERS)
 
 Question = Callable[[Store], object]
 
@@ -37,7 +40,7 @@ DAEMON: dict[str, Question] = {
     "is it time to learn?": lambda store: live_episodes(store, serving(store).name, 0.0),
     "what to learn": lambda store: _choose(store),
     "the stream, full": lambda store: _refill(store),
-    "the stream, to be filled": stream_drawn,
+    "the stream, to be filled": progress,
     "leasing eight tasks": lambda store: _lease(store),
     "members that are completed": lambda store: completed_members(store, [f"task-{n}" for n in range(1, 9)]),
     "orphans": abort_orphans,
@@ -49,7 +52,7 @@ def _choose(store: Store) -> object:
 
 
 def _refill(store: Store) -> object:
-    return refill(store, ENVIRONMENTS, per_environment=QUEUED // len(ENVIRONMENTS), members=MEMBERS, root=0)
+    return refill(store, [STAGE], per_environment=QUEUED // len(ENVIRONMENTS), root=0, begin=lambda stage: None)
 
 
 def _lease(store: Store) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from perdure.agent.stages import EXAMPLE, StageEnvironment, StageSettings, compact, environment_name
 from perdure.learners.options import LEARNERS, LearnOptions, parse_options
 from perdure.memory.errors import InputError
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 FILE_NAME = "perdure.toml"
 DEFAULT = "default"
 OPTIONS = "learn.options"
+STAGES = "stream.stages"
+ONLY_STAGE = "all"
+"""What the stage is called that there is where none is configured."""
 
 DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "perdure:copy-word?shots=3",
@@ -53,26 +57,60 @@ class Play(_Section):
 
 
 class Stream(_Section):
-    """Where live tasks come from."""
+    """Where live tasks come from: environments that take turns for ever, or stages."""
 
     environments: tuple[str, ...] = Field(
         default=DEFAULT_ENVIRONMENTS,
         strict=False,
-        min_length=1,
         description="what is played and learned; `perdure env list` shows what there is",
     )
     tasks_per_round: int = Field(default=4, ge=1, le=4096, description="tasks of each environment that are queued at a time")
+    stages: tuple[StageSettings, ...] = Field(
+        default=(), strict=False, description="in place of environments: stretches with a mix and an end each; see docs/stream.md"
+    )
 
     @field_validator("environments")
     @classmethod
     def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            source, _, rest = name.partition(":")
-            if not source or not rest:
-                raise ValueError(f"{name!r} is no environment: write SOURCE:ID, such as 'perdure:largest-number'")
-            if names.count(name) > 1:
+            if names.count(environment_name(name)) > 1:
                 raise ValueError(f"{name!r} is named {names.count(name)} times; once is enough")
         return names
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_or_the_other(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("stages"):
+            if "environments" in given:
+                raise ValueError(
+                    "environments and stages exclude each other: name the environments in the stages, and delete the other list"
+                )
+            return {**given, "environments": []}
+        return given
+
+    @model_validator(mode="after")
+    def _comes_to_every_stage(self) -> Stream:
+        if not self.environments and not self.stages:
+            raise ValueError("environments = [] leaves nothing to play: name some, or write stages")
+        names = [stage.name for stage in self.stages]
+        for stage in self.stages[:-1]:
+            if stage.endless:
+                raise ValueError(f"stage {stage.name!r} never ends, so that no stage comes after it: say how many tasks it has")
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} stages are named {name!r}: tasks are counted by that name, so give each its own")
+        return self
+
+    @property
+    def plan(self) -> tuple[StageSettings, ...]:
+        """The stages; where none are configured, the one that the environments are."""
+        tables = tuple(StageEnvironment(name=name) for name in self.environments)
+        return self.stages or (StageSettings(name=ONLY_STAGE, environments=tables),)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The environments of all stages."""
+        return tuple(dict.fromkeys(one.full_name for stage in self.plan for one in stage.environments))
 
 
 class Learn(_Section):
@@ -111,6 +149,11 @@ class Schedule(_Section):
 
     cron: str = Field(default="", description="five crontab fields, such as '0 3 * * *' for every night at three; empty for never")
     every_minutes: int = Field(default=0, ge=0, description="learn this often; 0 for never")
+
+    @property
+    def by_the_clock(self) -> bool:
+        """Whether learning comes by the clock at all."""
+        return bool(self.cron or self.every_minutes)
 
     @field_validator("cron")
     @classmethod
@@ -200,8 +243,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _critical_is_played(self) -> Config:
         for name in self.gate.critical:
-            if name not in self.stream.environments:
-                raise ValueError(f"gate.critical names {name!r}, which stream.environments does not; write it there in the same words")
+            if name not in self.stream.names:
+                raise ValueError(f"gate.critical names {name!r}, which [stream] does not; write it there in the same words")
         return self
 
 
@@ -227,6 +270,12 @@ class Setting:
 
     def as_json(self) -> dict[str, Any]:
         return {"key": self.key, "value": self.value, "origin": self.origin, "description": self.description}
+
+    def __str__(self) -> str:
+        """The value on one line."""
+        if isinstance(self.value, list):
+            return (" | " if self.key == STAGES else ", ").join(compact(one) if self.key == STAGES else one for one in self.value)
+        return str(self.value)
 
 
 def load_config(path: Path | None = None) -> LoadedConfig:
@@ -268,6 +317,7 @@ def settings(loaded: LoadedConfig) -> list[Setting]:
     options = parse_options(loaded.config.learn.options)
     values = {key: getattr(section, name) for key, name, section in _fields(loaded.config)}
     values |= {f"{OPTIONS}.{name}": getattr(options, name) for name in LearnOptions.model_fields}
+    values[STAGES] = [stage.as_json() for stage in loaded.config.stream.stages]
     return [
         Setting(
             key=key,
@@ -293,7 +343,10 @@ def template() -> str:
             lines += ["", f"[{head}]"]
             section = head
         lines.append(f"# {setting.description}")
-        lines.append(("# " if head == OPTIONS else "") + f"{name} = {_toml(setting.value)}")
+        if setting.key == STAGES:
+            lines += [f"# {line}".rstrip() for line in EXAMPLE.splitlines()]
+        else:
+            lines.append(("# " if head == OPTIONS else "") + f"{name} = {_toml(setting.value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -332,19 +385,34 @@ def _origins(given: Mapping[str, Any], file: str) -> dict[str, str]:
 
 def _explain(path: Path, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location)
-    described = dict(_descriptions())
+    location = first["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    plain = ".".join(str(part) for part in location if not isinstance(part, int))
+    settings_, of_stages = dict(_descriptions()), _descriptions_of_stages()
+    described = settings_ | of_stages
     if first["type"] == "extra_forbidden":
-        beside = [known for known in described if known.startswith("".join(f"{part}." for part in location[:-1]))]
-        near = get_close_matches(key, described, n=1) or [known for known in described if known.endswith(f".{location[-1]}")]
+        head, _, name = plain.rpartition(".")
+        here = of_stages if head.startswith(STAGES) else settings_
+        before = f"{head}." if head else ""
+        beside = [known for known in here if known.startswith(before)]
+        near = [before + match for match in get_close_matches(name, [known.removeprefix(before) for known in beside], n=1)]
+        near = near or [known for known in described if known.endswith(f".{name}")]
         return f"{path}: no setting is named {key!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(beside)}")
     message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
     message = re.sub(r"dictionary or instance of \w+", "table", message)
     if isinstance(first.get("ctx", {}).get("error"), ValueError):
         return f"{path}: {key}: {message}" if key else f"{path}: {message}"
-    meaning = f" (it says: {described[key]})" if key in described else ""
+    meaning = f" (it says: {described[plain]})" if plain in described else ""
+    if first["type"] == "missing":
+        return f"{path}: {key} is missing{meaning}"
     return f"{path}: {key} = {_shown(first['input'])}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _descriptions_of_stages() -> dict[str, str]:
+    """What may stand in a stage, and in an environment of one."""
+    fields = {f"{STAGES}.{name}": field for name, field in StageSettings.model_fields.items()}
+    fields |= {f"{STAGES}.environments.{name}": field for name, field in StageEnvironment.model_fields.items()}
+    return {key: field.description or "" for key, field in fields.items()}
 
 
 def _shown(value: Any) -> str:

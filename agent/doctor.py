@@ -218,12 +218,12 @@ def _model(loaded: LoadedConfig) -> Check:
 
 def _environments(loaded: LoadedConfig) -> list[Check]:
     failed: list[Check] = []
-    for name in loaded.config.stream.environments:
+    for name in loaded.config.stream.names:
         try:
             loaded.config.environment(name)
         except PerdureError as error:
             failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows what there is"))
-    names = loaded.config.stream.environments
+    names = loaded.config.stream.names
     return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be made")]
 
 

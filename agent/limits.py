@@ -19,7 +19,7 @@ class Limits:
     until_promoted: bool = False
     """The first promotion, or `cycles` (where not given, `max_cycles`) verdicts without one."""
     tasks: int | None = None
-    """So many tasks, done or failed."""
+    """So many tasks, done or failed. A stream that comes to its end before ends a run with any limit."""
     max_cycles: int = 3
     """`learn.max_cycles` of the configuration."""
     tries: int = 5
@@ -42,6 +42,8 @@ class Tally:
     """Of the actor, in a row, each soon after its start."""
     death: str = ""
     """Why it died the last time."""
+    played_out: bool = False
+    """The stream has come to its end, all is played, and nothing is left to be learned."""
     last: str = ""
     """The reason of the last verdict, failure or fruitless look."""
 
@@ -69,6 +71,8 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
         return Outcome(code=short, reason=f"{_some(tally.tasks, 'task')} played{without}")
     if learns and tally.fruitless >= limits.max_cycles:
         return Outcome(code=1, reason=f"it was time to learn {tally.fruitless} times, but {tally.last}")
+    if tally.played_out and (learns or limits.tasks is not None):
+        return Outcome(code=1, reason=f"the stream came to its end before that, after {_some(tally.verdicts, 'verdict')}")
     if learns and tally.failures >= limits.tries:
         return Outcome(code=3, reason=f"{_some(tally.failures, 'learning job')} failed in a row; the last: {tally.last}")
     if tally.deaths >= limits.tries:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +28,13 @@ from perdure.agent.keepers import GRACE_S, ActorKeeper, JobKeeper
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
-from perdure.agent.stream import refill
+from perdure.agent.stream import begun, refill, stages_of
 from perdure.agent.systemd import Systemd
 from perdure.agent.terminal import visible
 from perdure.agent.watch import Watched
 from perdure.agent.work import requeue_tasks
 from perdure.envs.environment import Environment
+from perdure.envs.sandbox import without_process
 from perdure.memory import tasks
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
@@ -42,6 +43,7 @@ from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import lapse
 from perdure.memory.processes import beat, record_event
 from perdure.memory.records import Job
+from perdure.memory.stages import Stage, progress, set_stages
 from perdure.memory.store import Store, checkpoint, create_store, set_patience
 
 PATIENCE_MS = 2000
@@ -49,6 +51,8 @@ LAST_PATIENCE_MS = 500
 """How long a write of the supervisor waits for another program's: while the next tick tries again, and once it is to stop."""
 
 WATCH_S = 0.1
+
+STREAM_ENDED = "the stream has come to its end: `perdure task add` asks for more, or write another stage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +70,40 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     Raises `InputError` where another process has the home or the configuration names what is not there, `RuntimeFailure` where the
     home cannot be written.
     """
-    environments = [(loaded.config.environment(name), name in loaded.config.gate.critical) for name in loaded.config.stream.environments]
+    config = loaded.config
+    environments = {name: without_process(config.environment(name)) for name in config.stream.names}
+    stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
+    critical = {environments[name].name for name in config.gate.critical}
+    known = {one.name: (one, one.name in critical) for one in environments.values()}
     with HomeLock(home), create_store(home) as store:
-        names = _register(store, environments)
+        set_stages(store, stages)
+        for stage in begun(stages, progress(store)):
+            _register(store, [known[share.name] for share in stage.environments])
         lapse(store)
         abort_orphans(store)
         set_patience(store, PATIENCE_MS)
-        yield Supervisor(store, loaded, names, limits, programs)
+        yield Supervisor(store, loaded, stages, known, limits, programs)
 
 
 class Supervisor:
     """The loop. `run` returns when a limit is reached or a signal came; by then all children have ended."""
 
-    def __init__(self, store: Store, loaded: LoadedConfig, environments: tuple[str, ...], limits: Limits, programs: Programs) -> None:
+    def __init__(
+        self,
+        store: Store,
+        loaded: LoadedConfig,
+        stages: Sequence[Stage],
+        environments: Mapping[str, tuple[Environment, bool]],
+        limits: Limits,
+        programs: Programs,
+    ) -> None:
         self.store = store
         self._config = loaded.config
+        self._stages = stages
         self._environments = environments
+        """Those of all stages, by canonical name, each with whether it is critical."""
+        self._stream_ended = False
+        """Every stage has drawn all its tasks."""
         self._limits = limits
         self._tally = Tally()
         self._tasks_before = _tasks_ended(store)
@@ -152,14 +174,14 @@ class Supervisor:
             now = tasks.counts(self.store)
             self._tally.tasks = now["done"] + now["failed"] - self._tasks_before
             room = self._limits.tasks - self._tally.tasks - now["queued"] - now["running"]
-        refill(
+        self._stream_ended = refill(
             self.store,
-            self._environments,
+            self._stages,
             per_environment=self._config.stream.tasks_per_round,
-            members=self._config.play.members,
             root=self._config.seed,
             room=room,
-        )
+            begin=lambda stage: _register(self.store, [self._environments[share.name] for share in stage.environments]),
+        ).ended
 
     def _watch_actor(self) -> None:
         self._actor.tick(may_play=self._room.play is None)
@@ -171,11 +193,14 @@ class Supervisor:
         """Queue a learning job where it is time, unless some job is waiting already."""
         if unfinished_jobs(self.store):
             return
+        played_out = self._played_out() and not self._config.schedule.by_the_clock
         self._why = self._no_learning()
         if self._why:
+            self._tally.played_out = played_out and self._room.learn is None
             return
-        found = look(self.store, self._config, self._environments, since=self._fruitless_at, now=now)
+        found = look(self.store, self._config, tuple(self._environments), since=self._fruitless_at, now=now)
         self._why = found.reason
+        self._tally.played_out = played_out and found.job is None
         if found.fruitless:
             self._fruitless_at = time.time()
             self._tally.fruitless += 1
@@ -183,6 +208,10 @@ class Supervisor:
             record_event(self.store, "no learning", "planner", found.reason)
         elif found.job is not None:
             self._tally.fruitless = 0
+
+    def _played_out(self) -> bool:
+        """Whether the stream has come to its end, and all that was asked for is played."""
+        return self._stream_ended and not tasks.anything_to_play(self.store)
 
     def _no_learning(self) -> str:
         """Why no learning job is queued, whatever there is to learn; empty where one may be."""
@@ -280,6 +309,8 @@ class Supervisor:
         said = self._actor.watched.said()
         if said is None or not self._plays():
             return "starting", said.detail if said else "the actor is being started"
+        if said.state == "idle" and self._played_out():
+            return "idle", f"{STREAM_ENDED}; {self._waiting() or self._why}"
         return ("playing", self._waiting() or self._why) if said.state in ("playing", "loading") else (said.state, said.detail)
 
     def _waiting(self) -> str:
@@ -336,12 +367,14 @@ _WATCHING: tuple[tuple[str, Action], ...] = (
 )
 
 
-def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) -> tuple[str, ...]:
-    """Make environments, each with whether it is critical, known, all or none; gives their canonical names."""
+def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) -> None:
+    """Make environments, each with whether it is critical, known, all or none.
+
+    Those of a stage become known when it begins: what a home knows is replayed and judged, and a later stage is to come as something new.
+    """
     with store.write():
         for environment, critical in environments:
             register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high, critical)
-    return tuple(dict.fromkeys(environment.name for environment, _ in environments))
 
 
 def _tasks_ended(store: Store) -> int:

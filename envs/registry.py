@@ -143,6 +143,12 @@ def _parts(name: str) -> tuple[str, str, str]:
     return source, id_, query
 
 
+def with_options(name: str, options: Mapping[str, Value]) -> str:
+    """A name with these options written into it, besides those that it has."""
+    query = "&".join(f"{key}={_written(value)}" for key, value in options.items())
+    return f"{name}{'&' if '?' in name else '?'}{query}" if query else name
+
+
 def builtin_names() -> list[str]:
     """The names of all built-in environments, without options."""
     return [f"perdure:{name}" for name in BUILTINS]

@@ -108,7 +108,7 @@ def nobody(opponent: str) -> tuple[Sampler, Policy]:
 
 
 def play(
-    attempts: Iterable[Attempt],
+    attempts: Iterable[Attempt | None],
     policy: Policy,
     chat: Chat,
     sampler: Sampler,
@@ -125,9 +125,12 @@ def play(
 
     Of a game for several, each seat has an episode of its own in the journal; only those of seat 0 are returned and given to `on_finish`.
 
-    A place that falls free is taken by the next attempt, which is only then drawn. Once `stop()` is true, episodes in play are aborted
-    and none are begun. Raises `PolicyError` where the policy cannot answer and `RuntimeFailure` where it answers as another sampler or
-    out of form; the episodes in play are aborted first. What the journal raises goes through.
+    A place that falls free is taken by the next attempt, which is only then drawn; where that is None there is none just now, and the next
+    round asks again, as long as anything is in play. With `on_finish` episodes are handed to it as they end, and none is kept: play that
+    goes on for days has no room for all. Once `stop()` is true, episodes in play are aborted and none are begun.
+
+    Raises `PolicyError` where the policy cannot answer and `RuntimeFailure` where it answers as another sampler or out of form; the
+    episodes in play are aborted first. What the journal raises goes through.
     """
     if width < 1:
         raise InputError(f"width={width}: at least one episode must be played at once")
@@ -173,8 +176,9 @@ def play(
 
     try:
         while not stop():
-            fresh = _begin(list(islice(waiting, width - len(alive))), policy, sampler, journal, temperature)
-            begun += fresh
+            fresh = _begin(_drawn(waiting, width - len(alive)), policy, sampler, journal, temperature)
+            if on_finish is None:
+                begun += fresh
             alive += fresh
             for playing in fresh:
                 playing.env.begin(playing.attempt.seed)
@@ -212,6 +216,16 @@ def opening(environment: Environment, observation: str) -> list[Message]:
     for asked, answered in environment.examples:
         messages += [Message(role="user", text=asked), Message(role="assistant", text=answered)]
     return [*messages, Message(role="user", text=environment.asked(observation))]
+
+
+def _drawn(waiting: Iterator[Attempt | None], places: int) -> list[Attempt]:
+    """The next attempts, as many as there are places, or as there are just now."""
+    drawn = []
+    for attempt in islice(waiting, places):
+        if attempt is None:
+            break
+        drawn.append(attempt)
+    return drawn
 
 
 def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journal: Journal, temperature: float) -> list[_Playing]:

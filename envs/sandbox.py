@@ -40,6 +40,9 @@ GRACE_S = 2.0
 """What a worker gets beyond the environment's own limit, which it keeps itself, before it is killed."""
 
 END_S = 5.0
+IDLE_S = 60.0
+"""A worker that had nothing to do for so long is let go of."""
+
 CLOSING_S = 0.05
 """How long to wait for one that puts its last episode away, before another is forked."""
 
@@ -125,6 +128,8 @@ class Host:
 
     def worker(self) -> Worker:
         """An idle worker, else a new one. Raises `EnvironmentFault` where the environment's process cannot be had."""
+        for worker in [one for one in self._workers if not one.playing and time.monotonic() - one.asked_s > IDLE_S]:
+            self.end(worker)
         until_s = time.monotonic() + CLOSING_S
         while idle := [worker for worker in self._workers if not worker.playing]:
             for worker in idle:
@@ -360,14 +365,18 @@ class RemoteEnv(Guarded):
         return "" if worker is None else self._host.end(worker, patience_s)
 
 
+def without_process(environment: Environment) -> Environment:
+    """What is known of an environment, for whoever does not play it: its process can end."""
+    return replace(environment, make=_nothing, apart=None)
+
+
 def described(environment: Environment) -> dict[str, Any]:
     """What a host tells of its environment: all but what can only be called there."""
-    fields = replace(environment, make=_nothing, apart=None)
-    return {name: getattr(fields, name) for name in Environment.__dataclass_fields__ if name not in ("make", "apart")}
+    return {name: getattr(environment, name) for name in Environment.__dataclass_fields__ if name not in ("make", "apart")}
 
 
 def _nothing() -> TextEnv:
-    raise InputError("an environment of another process cannot be made here")
+    raise InputError("this environment was only asked about: load it to play it")
 
 
 def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], folder: Path) -> None:

@@ -54,6 +54,16 @@ def train_seed(root: int, environment: str, i: int) -> int:
     return _pick("train", "train", root, environment, i)
 
 
+def draw_chance(root: int, stage: str, n: int) -> float:
+    """A number in [0, 1) that decides draw `n` of a stage of the stream whose order is drawn."""
+    return _hash("stage", root, stage, n) / 2**64
+
+
+def place_in_order(root: int, stage: str, environment: str) -> int:
+    """Where an environment comes in a stage whose environments follow each other in an order that the seed decides: the lowest first."""
+    return _hash("order", root, stage, environment)
+
+
 def _pick(split: Split, *key: str | int) -> int:
     seeds = SPLITS[split]
     return seeds[_hash(*key) % len(seeds)]

@@ -331,6 +331,13 @@ MIGRATION_5 = """
 ALTER TABLE task ADD COLUMN stage TEXT;                       -- of the stream that drew it; NULL for what a person asked for
 ALTER TABLE episode ADD COLUMN seat INTEGER NOT NULL DEFAULT 0; -- of a game for several: 0 is the one that counts
 ALTER TABLE turn ADD COLUMN invalid TEXT;                     -- why the answer was no action, where the environment said so
+CREATE TABLE stage (                                          -- of the stream, as the daemon that had the home last was told it
+    place           INTEGER PRIMARY KEY,                      -- from 0
+    name            TEXT NOT NULL UNIQUE,                     -- what `task.stage` names
+    plan            TEXT NOT NULL CHECK (json_valid(plan))
+) STRICT;
+DROP INDEX task_by_environment;
+CREATE INDEX task_by_stage ON task (source, stage, environment, state); -- all that is asked of the stream's tasks is in it
 DROP VIEW turn_text;
 CREATE VIEW turn_text AS
     SELECT t.episode, t.n, t.observation, t.action, t.invalid, t.reward, t.finish,

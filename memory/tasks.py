@@ -26,6 +26,8 @@ class TaskSummary:
 
     task: Task
     source: Literal["stream", "person"]
+    stage: str | None
+    """Of the stream that drew it; None for what a person asked for."""
     episodes: tuple[int, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -37,6 +39,7 @@ class TaskSummary:
             "seed": task.seed,
             "state": task.state,
             "source": self.source,
+            "stage": self.stage,
             "members": task.members,
             "attempt": task.attempt,
             "error": task.error,
@@ -44,7 +47,14 @@ class TaskSummary:
         }
 
 
-def add_tasks(store: Store, environment: str, seeds: Sequence[int], members: int, source: Literal["stream", "person"]) -> list[int]:
+def add_tasks(
+    store: Store,
+    environment: str,
+    seeds: Sequence[int],
+    members: int,
+    source: Literal["stream", "person"],
+    stage: str | None = None,
+) -> list[int]:
     """Put tasks of a registered environment on the stream, each to be played by a group of `members` episodes. Gives their ids."""
     if members < 1:
         raise InputError(f"a task is played at least once, not {members} times")
@@ -52,8 +62,8 @@ def add_tasks(store: Store, environment: str, seeds: Sequence[int], members: int
         raise InputError(f"a seed is not negative: {min(seeds)}")
     with store.write():
         environments.require(store, environment)
-        sql = "INSERT INTO task (environment, seed, members, source, created_at) VALUES (?, ?, ?, ?, ?) RETURNING id"
-        return [int(store.rows(sql, (environment, seed, members, source, time.time()))[0]["id"]) for seed in seeds]
+        sql = "INSERT INTO task (environment, seed, members, source, stage, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
+        return [int(store.rows(sql, (environment, seed, members, source, stage, time.time()))[0]["id"]) for seed in seeds]
 
 
 def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock) -> list[tuple[Task, Lease]]:
@@ -114,6 +124,7 @@ def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
         TaskSummary(
             task=_task(row),
             source=row["source"],
+            stage=row["stage"],
             episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
         )
         for row in rows
@@ -139,23 +150,6 @@ def anything_to_play(store: Store) -> bool:
 def queued(store: Store) -> int:
     """How many tasks wait to be played."""
     return int(store.rows("SELECT count(*) AS n FROM task WHERE state = 'queued'")[0]["n"])
-
-
-def stream_queued(store: Store) -> dict[str, int]:
-    """How many tasks of each environment wait to be played that came from the stream."""
-    rows = store.rows(
-        """
-        SELECT environment, count(*) AS n FROM task INDEXED BY task_by_state -- few wait, many were
-        WHERE state = 'queued' AND source = 'stream' GROUP BY environment
-        """
-    )
-    return {row["environment"]: int(row["n"]) for row in rows}
-
-
-def stream_drawn(store: Store) -> dict[str, int]:
-    """How many tasks each environment has ever had from the stream."""
-    rows = store.rows("SELECT environment, count(*) AS n FROM task WHERE source = 'stream' GROUP BY environment")
-    return {row["environment"]: int(row["n"]) for row in rows}
 
 
 def leases_of(store: Store, owner: str) -> list[Lease]:

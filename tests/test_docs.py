@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from perdure.agent.cli import perdure
 from perdure.agent.commands.store import TOKENS_RULE
 from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
+from perdure.agent.stages import StageEnvironment, StageSettings
 from perdure.envs.check import ELSEWHERE, FITS
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
 from perdure.envs.rules import RULES
@@ -27,6 +29,7 @@ from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.check import RULES as STORE_RULES
 from perdure.memory.documents import document_schema
 from perdure.memory.schema import MIGRATIONS
+from perdure.memory.stages import Order
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("memory", "envs", "learners", "agent")
@@ -34,7 +37,7 @@ FOLDERS = ("memory", "envs", "learners", "agent")
 NAMES = (
     "README.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "store")),
+    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "store", "stream")),
 )
 PAGES = tuple(ROOT / name for name in NAMES)
 
@@ -199,6 +202,18 @@ def test_every_setting_is_documented() -> None:
             default = f"{len(one.value)} built-in ones" if one.key == "stream.environments" else f"`{json.dumps(one.value)}`"
             wanted.append(row(f"`{one.key}`", default, one.description))
     check_table(ROOT / "README.md", "| key | default | meaning |", wanted)
+
+
+def test_every_key_of_a_stage_is_documented() -> None:
+    page = ROOT / "docs/stream.md"
+    first, second = page.read_text().split("And an environment in it, where it is a table:")
+    for text, model in ((first, StageSettings), (second, StageEnvironment)):
+        wanted = ["| key | default | meaning |", "|---|---|---|"]
+        for name, field in model.model_fields.items():
+            default = "-" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+            wanted.append(row(f"`{name}`", default, field.description))
+        assert "\n".join([*wanted, ""]) in text, "\n".join(wanted)
+    assert [line.split("`")[1] for line in table(page, "| order | what comes next |")] == list(get_args(Order))
 
 
 def test_every_option_of_the_learners_is_documented() -> None:

@@ -93,7 +93,7 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     from perdure.learners.bench_engine import bench_engine
     from perdure.learners.models import resolve_model
 
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
 
@@ -127,7 +127,7 @@ def _play(loaded: LoadedConfig) -> list[Share]:
     from perdure.agent.home import cache_dir
     from perdure.learners.models import resolve_model
 
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)
@@ -140,7 +140,7 @@ def _envs(loaded: LoadedConfig) -> tuple[list[Cost], Share]:
     from perdure.learners.models import resolve_model
 
     costs = bench_envs(say)
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.environments]
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return costs, bench_batch(Path(name), files, environments, device=loaded.config.device, say=say)

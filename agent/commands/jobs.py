@@ -193,15 +193,22 @@ class _Prepared:
 
 
 def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prepared:
-    """Open or make the home, and register the environments of the stream and the targets; all are loaded before anything is made."""
+    """Open or make the home, and register the environments of the stream that it has come to, and the targets.
+
+    All are loaded before anything is made.
+    """
     from perdure.agent.home import open_or_create, register_environments
+    from perdure.agent.stream import begun, stages_of
+    from perdure.memory.stages import progress
 
     config = loaded.config
-    found = {name: config.environment(name) for name in dict.fromkeys((*config.stream.environments, *targets))}
-    critical = [found[name].name for name in config.gate.critical]
+    found = {name: config.environment(name) for name in dict.fromkeys((*config.stream.names, *targets))}
+    stages = stages_of(config, {name: environment.name for name, environment in found.items()})
+    by_name = {environment.name: environment for environment in found.values()}
     store = open_or_create(home)
     try:
-        names = register_environments(store, [found[name] for name in config.stream.environments], critical)
+        stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
+        names = register_environments(store, stream, [found[name].name for name in config.gate.critical])
         aims = register_environments(store, [found[name] for name in targets])
     except BaseException:
         store.close()

@@ -99,10 +99,8 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("id", "environment", "seed", "state", "source", "episodes", "error")
-    rows = [
-        (row["id"], row["environment"], row["seed"], row["state"], row["source"], _range(row["episodes"]), row["error"]) for row in found
-    ]
+    columns = ("id", "environment", "seed", "state", "source", "stage", "episodes", "error")
+    rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in found]
     print_table(columns, rows)
 
 

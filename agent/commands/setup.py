@@ -66,8 +66,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
     if as_json:
         print_json([setting.as_json() for setting in found])
         return
-    rows = [(one.key, one.origin, ", ".join(one.value) if isinstance(one.value, list) else str(one.value)) for one in found]
-    print_table(("setting", "from", "value"), rows)
+    print_table(("setting", "from", "value"), [(one.key, one.origin, str(one)) for one in found])
 
 
 @click.command()

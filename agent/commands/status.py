@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ import click
 from perdure.agent.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
+    from perdure.memory.stages import Drawn, Stage
     from perdure.memory.store import Store
 
 SILENT_S = 60.0
@@ -40,6 +43,7 @@ def status(home: Path, as_json: bool) -> None:
         "state": found["state"],
         "why": found["idle_reason"],
         "serving": found["serving"],
+        "stream": stream_line(found["stream"]),
         "tasks": ", ".join(f"{n} {state}" for state, n in tasks.items()),
         "episodes": f"{found['episodes']}, with {found['turns']} turns",
         "jobs": ", ".join(f"{n} {state}" for state, n in jobs.items() if n) or "none",
@@ -50,6 +54,14 @@ def status(home: Path, as_json: bool) -> None:
     for name, text in lines.items():
         if text is not None:
             click.echo(f"{name:>12}  {visible(str(text))}")
+    stage = _present(found["stream"])
+    if stage is not None:
+        click.echo()
+        shares = [
+            (name, f"{one['weight']:g}", one["drawn"], one["tasks"] or None, one["queued"], one["ended"])
+            for name, one in stage["environments"].items()
+        ]
+        print_table(("environment", "weight", "drawn", "of", "queued", "ended"), shares, title=f"Tasks of stage {stage['name']}")
     columns = ("environment", "episodes", "success", "mixed groups", "groups")
     rates = found["environments"]
     if rates:
@@ -65,6 +77,7 @@ def report(store: Store) -> dict[str, Any]:
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
     from perdure.memory.processes import last_event, processes
+    from perdure.memory.stages import list_stages, progress
     from perdure.memory.versions import serving
 
     try:
@@ -94,6 +107,7 @@ def report(store: Store) -> dict[str, Any]:
         "state": state,
         "serving": version,
         "idle_reason": None if running is not None and state in ("learning", "gating", "probing") else why,
+        "stream": stream_report(list_stages(store), progress(store)),
         "tasks": tasks.counts(store),
         **episodes.counts(store),
         "jobs": jobs.counts(store),
@@ -103,6 +117,41 @@ def report(store: Store) -> dict[str, Any]:
         "environments": {name: row.as_json() for name, row in episodes.success_rates(store, version).items()} if version else {},
         "processes": [process.as_json() for process in spoken.values()],
     }
+
+
+def stream_report(stages: Sequence[Stage], drawn: Drawn) -> dict[str, Any]:
+    """The stages with how far each is; `stage` is the present one, None where all have drawn their tasks."""
+    from perdure.agent.stream import present
+    from perdure.memory.stages import Progress
+
+    def of(stage: Stage) -> dict[str, Any]:
+        had = {name: one for (of, name), one in drawn.items() if of == stage.name}
+        environments = {
+            share.name: {"weight": share.weight, "tasks": share.tasks, **asdict(had.get(share.name, Progress()))}
+            for share in stage.environments
+        }
+        total = {key: sum(getattr(one, key) for one in had.values()) for key in ("drawn", "queued", "ended")}
+        told = {"name": stage.name, "order": stage.order, "curriculum": stage.curriculum, "members": stage.members, "tasks": stage.size}
+        return {**told, **total, "environments": environments}
+
+    now = present(stages, drawn)
+    return {"stage": None if now is None else now.name, "stages": [of(stage) for stage in stages]}
+
+
+def _present(stream: dict[str, Any]) -> dict[str, Any] | None:
+    return next((stage for stage in stream["stages"] if stage["name"] == stream["stage"]), None)
+
+
+def stream_line(stream: dict[str, Any]) -> str | None:
+    stages, stage = stream["stages"], _present(stream)
+    if not stages:
+        return None
+    if stage is None:
+        left = sum(one["drawn"] - one["ended"] for one in stages)
+        return "at its end: all stages are " + (f"drawn, {left} tasks are still to be played" if left else "played")
+    how = f"{stage['order']}, by a curriculum" if stage["curriculum"] else stage["order"]
+    much = f"{stage['ended']} of {stage['tasks']} tasks" if stage["tasks"] else f"{stage['ended']} tasks, without end"
+    return f"stage {stage['name']}, {stages.index(stage) + 1} of {len(stages)}, {how}: {much}"
 
 
 def _duration(seconds: float) -> str:

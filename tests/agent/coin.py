@@ -34,3 +34,18 @@ class Broken(Coin):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         raise RuntimeError("this environment is broken")
+
+
+class Walk(Coin):
+    """It takes as many turns as its seed says, up to ten, whatever is said."""
+
+    turn_limit = 10
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        assert seed is not None
+        self.left = 1 + seed % 10
+        return super().reset(seed=seed)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.left -= 1
+        return "Go on.", 0.0, self.left == 0, False, {"success": True}

@@ -90,7 +90,7 @@ def home(tmp_path: Path) -> Path:
             versions.add_candidate(store, None, name, "v0", f"hash-of-{name}", f"versions/{name}", [ADD], None)
         versions.reject(store, "v3")
         versions.promote(store, "v1", "for the test")
-        add_tasks(store, ADD, [7, 8], 1, "stream")
+        add_tasks(store, ADD, [7, 8], 1, "stream", "all")
         ((_, lease),) = lease_tasks(store, "actor", 1, 60.0, BootClock())
         journal = StoreJournal(store, BootClock())
         plan = EpisodePlan(

@@ -34,7 +34,7 @@ from perdure.agent.watch import Pulse
 from perdure.memory.errors import Unavailable
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
-from perdure.memory.tasks import lease_tasks
+from perdure.memory.tasks import finish_task, lease_tasks
 
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # it does not outlive its parent
@@ -53,6 +53,13 @@ def hang(store, pulse):
 
 def take_tasks(store):
     while not lease_tasks(store, f"actor:{os.getpid()}", 2, 60.0, BootClock()):
+        time.sleep(0.05)
+
+def finish_tasks(store, pulse):
+    while True:
+        for _, lease in lease_tasks(store, f"actor:{os.getpid()}", 2, 60.0, BootClock()):
+            finish_task(store, lease)
+        pulse.say("idle", "no task is queued")
         time.sleep(0.05)
 
 def run(store, pulse):
@@ -112,13 +119,21 @@ class Place:
         (self.path / "a_learner.py").write_text(LEARNER.replace("BODY", body))
         return "a_learner"
 
-    def supervise(self, actor: str, learner: str = "none", *, until: Callable[[Store], bool] | None = None, **settings: Any) -> Outcome:
+    def supervise(
+        self,
+        actor: str,
+        learner: str = "none",
+        *,
+        until: Callable[[Store], bool] | None = None,
+        tasks: int | None = None,
+        **settings: Any,
+    ) -> Outcome:
         """Run a supervisor in this process until it ends by itself, or until the store is so."""
         config = Config.model_validate({"stream": {"environments": [ADD], "tasks_per_round": 1}, **settings})
         loaded = LoadedConfig(config=config, origins={}, path=None)
         ended = threading.Event()
         programs = Programs(actor=actor, learner=learner)
-        with supervising(self.home, loaded, Limits(tries=config.supervise.tries), programs) as supervisor:
+        with supervising(self.home, loaded, Limits(tries=config.supervise.tries, tasks=tasks), programs) as supervisor:
             thread = threading.Thread(target=_stop_when, args=(self.home, until or (lambda store: False), ended))
             thread.start()
             try:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.agent.conftest import ADD, Call
 from tests.fakes import ByteChat, ScriptedPolicy
 
+from perdure.agent.commands.status import stream_line, stream_report
 from perdure.agent.home import HomeLock, lock_is_held
 from perdure.envs.registry import load
 from perdure.envs.rollout import Attempt, play
 from perdure.memory import environments, versions
+from perdure.memory.environments import list_environments
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
 from perdure.memory.records import VersionRef
+from perdure.memory.stages import Progress, Share, Stage, set_stages
 from perdure.memory.store import open_store
 from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.versions import serving
+
+SORT = "perdure:sort-numbers"
 
 
 def test_status_without_a_daemon(perdure: Call, home: Path) -> None:
@@ -52,6 +58,67 @@ def test_status_tells_what_the_holder_of_the_lock_said(perdure: Call, home: Path
         assert "has said nothing for 100 s" in json.loads(perdure("status").out)["idle_reason"]
 
 
+def test_status_tells_how_far_the_stream_is(perdure: Call, home: Path) -> None:
+    assert json.loads(perdure("status").out)["stream"] == {"stage": None, "stages": []}
+    words = Stage(
+        name="words", environments=(Share(name=ADD, weight=2.0, tasks=9), Share(name=SORT)), members=4, tasks=20, order="shuffled"
+    )
+    last = Stage(name="last", environments=(Share(name=ADD),), members=8)
+    with open_store(home) as store:
+        set_stages(store, [words, last])
+        add_tasks(store, ADD, [1, 2], 4, "stream", "words")
+    stream = json.loads(perdure("status").out)["stream"]
+    assert stream["stage"] == "words"
+    assert stream["stages"][0] == {
+        "name": "words",
+        "order": "shuffled",
+        "curriculum": False,
+        "members": 4,
+        "tasks": 20,
+        "drawn": 2,
+        "queued": 2,
+        "ended": 0,
+        "environments": {
+            ADD: {"weight": 2.0, "tasks": 9, "drawn": 2, "queued": 2, "ended": 0},
+            SORT: {"weight": 1.0, "tasks": 0, "drawn": 0, "queued": 0, "ended": 0},
+        },
+    }
+    assert [(stage["name"], stage["tasks"], stage["drawn"]) for stage in stream["stages"]] == [("words", 20, 2), ("last", 0, 0)]
+    with open_store(home) as store:
+        set_stages(store, [replace(words, tasks=2)])
+    assert json.loads(perdure("status").out)["stream"]["stage"] is None
+
+
+def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Call, home: Path, tmp_path: Path) -> None:
+    stages = [("first", SORT, "tasks = 2"), ("second", "perdure:copy-word", "")]
+    lines = [f"[[stream.stages]]\nname = '{name}'\nenvironments = ['{environment}']\n{more}\n" for name, environment, more in stages]
+    (tmp_path / "perdure.toml").write_text("".join(lines))
+
+    def known() -> list[str]:
+        assert "no target was chosen" in perdure("learn", "grpo").err
+        with open_store(home) as store:
+            return [one.name for one in list_environments(store)]
+
+    assert known() == [ADD, SORT]
+    with open_store(home) as store:
+        add_tasks(store, SORT, [1, 2], 1, "stream", "first")
+    assert known() == [ADD, SORT, "perdure:copy-word"]
+
+
+def test_people_are_told_in_which_stage_the_stream_is() -> None:
+    words = Stage(name="words", environments=(Share(name=ADD),), members=4, tasks=3)
+    last = Stage(name="last", environments=(Share(name=ADD), Share(name=SORT)), members=8, order="shuffled", curriculum=True)
+
+    def told(*stages: Stage, drawn: int, ended: int) -> str | None:
+        return stream_line(stream_report(stages, {("words", ADD): Progress(drawn=drawn, ended=ended)}))
+
+    assert told(drawn=0, ended=0) is None
+    assert told(words, last, drawn=2, ended=1) == "stage words, 1 of 2, interleaved: 1 of 3 tasks"
+    assert told(words, last, drawn=3, ended=1) == "stage last, 2 of 2, shuffled, by a curriculum: 0 tasks, without end"
+    assert told(words, drawn=3, ended=1) == "at its end: all stages are drawn, 2 tasks are still to be played"
+    assert told(words, drawn=3, ended=3) == "at its end: all stages are played"
+
+
 def test_tasks_are_added_to_a_home_that_is_made_for_them(perdure: Call, tmp_path: Path) -> None:
     done = perdure("task", "add", f"{ADD}?highest=20", "--seed", "5", "--count", "3", "--json")
     found = json.loads(done.out)
@@ -75,8 +142,9 @@ def test_tasks_can_be_added_while_a_daemon_runs(perdure: Call, home: Path) -> No
 
 def test_task_list_is_a_plain_table_without_a_terminal(perdure: Call, home: Path) -> None:
     lines = perdure("task", "list").out.splitlines()
-    assert lines[0].split() == ["id", "environment", "seed", "state", "source", "episodes", "error"]
-    assert lines[2].split()[:5] == ["1", ADD, "7", "done", "stream"]
+    assert lines[0].split() == ["id", "environment", "seed", "state", "source", "stage", "episodes", "error"]
+    assert lines[2].split()[:6] == ["1", ADD, "7", "done", "stream", "all"]
+    assert {row["stage"] for row in json.loads(perdure("task", "list", "--json").out)} == {"all"}
 
 
 def test_an_episode_is_shown_turn_by_turn(perdure: Call, home: Path) -> None:

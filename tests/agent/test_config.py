@@ -22,7 +22,57 @@ def test_the_template_sets_every_setting_to_its_default(tmp_path: Path) -> None:
     loaded = load_config(write(tmp_path, template()))
     assert loaded.config == Config()
     from_default = {key for key, origin in loaded.origins.items() if origin == "default"}
-    assert from_default == {f"learn.options.{name}" for name in LearnOptions.model_fields}
+    assert from_default == {"stream.stages", *(f"learn.options.{name}" for name in LearnOptions.model_fields)}
+
+
+def test_the_stages_of_the_template_stand_in_place_of_its_environments(tmp_path: Path) -> None:
+    before, rest = template().split("[stream]\n")
+    stages = rest[rest.index("# [[stream.stages]]") : rest.index("\n[learn]")]
+    uncommented = "".join(f"{line.removeprefix('# ').removeprefix('#')}\n" for line in stages.splitlines())
+    (tmp_path / "both").mkdir()
+    both = write(tmp_path / "both", template().replace(stages, uncommented))
+    with pytest.raises(InputError, match="environments and stages exclude each other"):
+        load_config(both)
+    config = load_config(write(tmp_path, before + uncommented)).config
+    assert [(stage.name, stage.tasks, stage.order, stage.curriculum) for stage in config.stream.stages] == [
+        ("words", 500, "interleaved", False),
+        ("for-ever", 0, "shuffled", True),
+    ]
+    assert "perdure:swap-words?shots=5" in config.stream.names
+
+
+def test_environments_without_stages_are_one_that_never_ends(tmp_path: Path) -> None:
+    (only,) = load_config(write(tmp_path, "[stream]\nenvironments = ['perdure:add', 'perdure:compare']\n")).config.stream.plan
+    assert (only.name, only.endless, only.order) == ("all", True, "interleaved")
+    assert [one.full_name for one in only.environments] == ["perdure:add", "perdure:compare"]
+
+
+def test_stages_are_shown_on_one_line_and_with_all_that_they_have(tmp_path: Path) -> None:
+    words = "[[stream.stages]]\nname = 'words'\ntasks = 9\nmembers = 4\n"
+    path = write(
+        tmp_path,
+        "[stream]\ntasks_per_round = 2\n" + words + "environments = ['perdure:add', "
+        "{name = 'perdure:compare', options = {shots = 3}, weight = 2, tasks = 5}]\n"
+        "[[stream.stages]]\nname = 'last'\nenvironments = ['perdure:add']\norder = 'shuffled'\ncurriculum = true\n",
+    )
+    found = {setting.key: setting for setting in settings(load_config(path))}
+    assert str(found["stream.stages"]) == (
+        "words (9 tasks, interleaved, 4 members): perdure:add + perdure:compare?shots=3 (weight 2, 5 tasks)"
+        " | last (shuffled, curriculum): perdure:add"
+    )
+    assert found["stream.stages"].as_json()["value"][0] == {
+        "name": "words",
+        "environments": [
+            {"name": "perdure:add", "weight": 1.0, "tasks": 0},
+            {"name": "perdure:compare?shots=3", "weight": 2.0, "tasks": 5},
+        ],
+        "tasks": 9,
+        "order": "interleaved",
+        "members": 4,
+        "curriculum": False,
+    }
+    assert found["stream.stages"].origin == "perdure.toml"
+    assert found["stream.environments"].value == [], "they are not in force"
 
 
 def test_the_commented_options_of_the_template_are_the_defaults(tmp_path: Path) -> None:
@@ -81,10 +131,13 @@ def test_the_file_of_the_working_folder_is_found_and_named_in_full(tmp_path: Pat
         ("[learn]\nlearner = 'grop'", "did you mean grpo?"),
         ("[learn.options]\nupdate = 3", "no option 'update': there are updates"),
         ("[learn.options]\nlr = 'fast'", "option lr='fast'"),
-        ("[stream]\nenvironments = []", "stream.environments = []: list should have at least 1 item"),
+        ("[stream]\nenvironments = []", "stream: environments = [] leaves nothing to play"),
+        ("[stream]\nenvironments = 3", "stream.environments = 3: input should be a valid list"),
+        ("[stream]\nstages = 3", "stream.stages = 3: input should be a valid list"),
+        ("[stream]\nstages = [3]", "stream.stages[0] = 3: input should be a valid table"),
         ("[stream]\nenvironments = ['add']", "'add' is no environment: write SOURCE:ID"),
         ("[stream]\nenvironments = ['perdure:add', 'perdure:add']", "named 2 times"),
-        ("[gate]\ncritical = ['perdure:add']", "gate.critical names 'perdure:add', which stream.environments does not"),
+        ("[gate]\ncritical = ['perdure:add']", "gate.critical names 'perdure:add', which [stream] does not"),
         ("[gate]\nalpha = 0.5", "gate.alpha = 0.5"),
         ("[schedule]\ncron = 'daily'", "write five crontab fields"),
         ("[schedule]\ncron = '99 * * * *'", "write five crontab fields"),
@@ -99,6 +152,54 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path: Path, te
     assert said in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+ENDLESS = "[[stream.stages]]\nname = 'a'\nenvironments = ['perdure:add']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[stream]\nenvironments = ['perdure:add']\n{ENDLESS}", "stream: environments and stages exclude each other"),
+        (ENDLESS.replace("name = 'a'\n", ""), "stream.stages[0].name is missing (it says: tasks are counted under it"),
+        (ENDLESS.replace("'a'", "''"), "stream.stages[0].name = '': string should have at least 1 character"),
+        (ENDLESS + "ordre = 'shuffled'", "no setting is named 'stream.stages[0].ordre'; did you mean stream.stages.order?"),
+        (ENDLESS + "zzz = 1", "there are stream.stages.name, stream.stages.environments, "),
+        (
+            ENDLESS + "order = 'random'",
+            "stream.stages[0].order = 'random': input should be 'interleaved', 'shuffled', 'sequential' or 'per",
+        ),
+        (ENDLESS + "members = 999", "stream.stages[0].members = 999: input should be less than or equal to 256 (it says: episodes of each"),
+        (ENDLESS + "curriculum = true", "stage 'a': a curriculum decides by chance what comes next; it needs order = 'shuffled'"),
+        (ENDLESS + ENDLESS.replace("'a'", "'b'"), "stage 'a' never ends, so that no stage comes after it"),
+        ((ENDLESS + "tasks = 1\n") * 2, "2 stages are named 'a'"),
+        (ENDLESS.replace("['perdure:add']", "[]"), "stream.stages[0].environments = []: list should have at least 1 item"),
+        (ENDLESS.replace("'perdure:add'", "'add'"), "stream.stages[0].environments[0].name: 'add' is no environment: write SOURCE:ID"),
+        (ENDLESS.replace("'perdure:add'", "'perdure:add', 'perdure:add'"), "stage 'a' names 'perdure:add' 2 times"),
+        (ENDLESS.replace("'perdure:add'", "{weight = 2}"), "stream.stages[0].environments[0].name is missing"),
+        (
+            ENDLESS.replace("'perdure:add'", "{name = 'perdure:add', weight = 0}"),
+            "environments[0].weight = 0: input should be greater than 0",
+        ),
+        (ENDLESS.replace("'perdure:add'", "{name = 'perdure:add', weigth = 2}"), "did you mean stream.stages.environments.weight?"),
+        (ENDLESS.replace("'perdure:add'", "{name = 'perdure:add', options = {shots = [1]}}"), "option shots = [1] is no number"),
+        (
+            ENDLESS.replace("'perdure:add'", "'perdure:add', 'perdure:compare'") + "order = 'sequential'",
+            "stage 'a': with order = 'sequential' nothing comes after 'perdure:add'; say how many tasks it has",
+        ),
+        (ENDLESS + "order = 'permuted'", "stage 'a': with order = 'permuted' nothing comes after 'perdure:add'"),
+        (
+            ENDLESS.replace("'perdure:add'", "{name = 'perdure:add', weight = 2}") + "order = 'sequential'",
+            "stage 'a': weights mean nothing where order = 'sequential'",
+        ),
+        (
+            ENDLESS.replace("'perdure:add'", "{name = 'perdure:add', tasks = 2}") + "tasks = 3",
+            "stage 'a' is to have 3 tasks, but its environments have 2 in all",
+        ),
+    ],
+)
+def test_stages_that_make_no_sense_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path, text, said)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -15,10 +15,63 @@ import pytest
 from tests.agent.stand_ins import ADD, Place, deaths, plays
 
 from perdure.agent.commands.status import report
+from perdure.memory.environments import list_environments
 from perdure.memory.jobs import add_job
 from perdure.memory.processes import events, processes
 from perdure.memory.store import Store, open_store
-from perdure.memory.tasks import counts
+from perdure.memory.tasks import add_tasks, counts, list_tasks
+
+COMPARE = "perdure:compare"
+
+STAGES = [
+    {"name": "first", "environments": [ADD], "tasks": 3},
+    {"name": "second", "environments": [{"name": COMPARE, "tasks": 2}], "members": 2},
+]
+
+
+# --- a stream that comes to its end ---
+
+
+@pytest.mark.slow
+def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_asked_for(place: Place) -> None:
+    known: list[list[str]] = []
+
+    def asked_and_idle(store: Store) -> bool:
+        found = report(store)
+        if found["stream"]["stage"] == "first":
+            known.append([one.name for one in list_environments(store)])
+        if "the stream has come to its end" in str(found["idle_reason"]) and found["tasks"]["done"] == 5:
+            add_tasks(store, ADD, [1], 1, "person")
+        return found["tasks"]["done"] == 6 and "the stream has come to its end" in str(found["idle_reason"])
+
+    ended = place.supervise(
+        place.actor("finish_tasks(store, pulse)"), until=asked_and_idle, stream={"stages": STAGES, "tasks_per_round": 1}
+    )
+    assert (ended.code, ended.reason) == (0, "stopped by a signal")
+    with open_store(place.home) as store:
+        found = [(entry.stage, entry.task.environment, entry.task.members) for entry in list_tasks(store)[::-1]]
+        assert [one.name for one in list_environments(store)] == [ADD, COMPARE]
+    assert found == [("first", ADD, 8)] * 3 + [("second", COMPARE, 2)] * 2 + [(None, ADD, 1)]
+    assert all(names == [ADD] for names in known), "a stage that has not begun is not known to learning and to the gate"
+    assert place.status()["stream"]["stages"][1]["environments"][COMPARE] == {
+        "weight": 1.0,
+        "tasks": 2,
+        "drawn": 2,
+        "queued": 0,
+        "ended": 2,
+    }
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_more_tasks_than_the_stream_has_ends_and_says_so(place: Place) -> None:
+    ended = place.supervise(place.actor("finish_tasks(store, pulse)"), tasks=9, stream={"stages": STAGES})
+    assert (ended.code, ended.reason) == (1, "the stream came to its end before that, after 0 verdicts")
+    ended = place.supervise(
+        place.actor("finish_tasks(store, pulse)"), tasks=2, stream={"stages": [*STAGES, {**STAGES[0], "name": "third"}]}
+    )
+    assert (ended.code, ended.reason) == (0, "2 tasks played")
+    assert place.status()["stream"]["stage"] == "third"
+
 
 # --- stopping ---
 

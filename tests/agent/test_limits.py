@@ -48,6 +48,15 @@ def test_tasks_end_a_run() -> None:
     assert code(Limits(tasks=4, until_promoted=True), Tally(tasks=4)) == 1
 
 
+def test_a_stream_that_is_played_out_ends_a_run_that_waits_for_more() -> None:
+    for limits in (Limits(tasks=9), Limits(cycles=2), Limits(until_promoted=True)):
+        ended = outcome(limits, Tally(tasks=8, verdicts=1, played_out=True))
+        assert ended is not None
+        assert (ended.code, ended.reason) == (1, "the stream came to its end before that, after 1 verdict")
+    assert code(Limits(tasks=8), Tally(tasks=8, played_out=True)) == 0
+    assert code(Limits(), Tally(played_out=True)) is None, "a person may still add tasks"
+
+
 def test_waiting_for_what_cannot_come_ends() -> None:
     assert code(Limits(until_promoted=True, max_cycles=2), Tally(fruitless=2, last="nothing is learnable")) == 1
     assert code(Limits(cycles=1, tries=2), Tally(failures=1, deaths=1)) is None

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +8,14 @@ import pytest
 
 from perdure.agent.config import Config, Schedule
 from perdure.agent.schedule import Tick, look, start_ticker
-from perdure.agent.stream import refill
 from perdure.agent.work import fail_orphan, requeue_orphan, requeue_tasks
-from perdure.envs.seeds import SPLITS
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import ATTEMPT_CAP, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.store import Store, create_store
-from perdure.memory.tasks import add_tasks, counts, finish_task, lease_tasks, list_tasks
+from perdure.memory.tasks import add_tasks, counts, finish_task, lease_tasks
 from perdure.memory.versions import add_initial
 
 ADD, SORT = "perdure:add", "perdure:sort-numbers"
@@ -75,42 +72,6 @@ def turn(reward: float) -> Turn:
         sampler=VersionRef("v0"),
         finish="stop",
     )
-
-
-def test_every_environment_has_tasks_waiting_and_they_take_turns(store: Store) -> None:
-    assert refill(store, [ADD, SORT], per_environment=3, members=4, root=1) == 6
-    tasks = [entry.task for entry in list_tasks(store)][::-1]
-    assert [task.environment for task in tasks] == [ADD, SORT] * 3
-    assert {task.members for task in tasks} == {4}
-    assert all(task.seed in SPLITS["train"] for task in tasks)
-    assert refill(store, [ADD, SORT], per_environment=3, members=4, root=1) == 0
-
-
-def test_stream_goes_on_where_it_stood_and_repeats_no_seed(store: Store) -> None:
-    for _ in range(4):
-        refill(store, [ADD, SORT], per_environment=2, members=1, root=1)
-        for _, lease in lease_tasks(store, "actor:1", 99, 60, CLOCK):
-            finish_task(store, lease)
-    seeds = Counter((entry.task.environment, entry.task.seed) for entry in list_tasks(store))
-    assert len(seeds) == 16
-    assert set(seeds.values()) == {1}
-
-
-def test_tasks_of_persons_leave_the_stream_as_it_is(store: Store, tmp_path: Path) -> None:
-    add_tasks(store, ADD, [1, 2, 3], 1, "person")
-    refill(store, [ADD], per_environment=2, members=1, root=1)
-    with create_store(tmp_path / "other") as other:
-        register(other, ADD, 1.0, 0.0, 1.0)
-        refill(other, [ADD], per_environment=2, members=1, root=1)
-        alone = [entry.task.seed for entry in list_tasks(other)]
-    assert [entry.task.seed for entry in list_tasks(store) if entry.source == "stream"] == alone
-
-
-def test_room_bounds_what_is_queued(store: Store) -> None:
-    assert refill(store, [ADD, SORT], per_environment=4, members=1, root=1, room=3) == 3
-    assert refill(store, [ADD, SORT], per_environment=4, members=1, root=1, room=0) == 0
-    assert refill(store, [ADD, SORT], per_environment=4, members=1, root=1, room=-2) == 0
-    assert counts(store)["queued"] == 3
 
 
 def test_learning_waits_for_so_many_new_episodes(store: Store) -> None:

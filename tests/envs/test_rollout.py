@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from tests.envs import faulty
@@ -28,7 +28,7 @@ def add_one(observation: str) -> str:
 
 
 def run(
-    attempts: Sequence[Attempt], policy: ScriptedPolicy | None = None, *, journal: ListJournal | None = None, **settings: object
+    attempts: Iterable[Attempt | None], policy: ScriptedPolicy | None = None, *, journal: ListJournal | None = None, **settings: object
 ) -> list[Episode]:
     values = {"temperature": 1.0, "width": 4, "context_limit": 4096, **settings}
     return play(attempts, policy or ScriptedPolicy(add_one, SERVING), ByteChat(), SERVING, journal or ListJournal(), **values)  # type: ignore[arg-type]
@@ -281,6 +281,21 @@ def test_each_finished_episode_is_told_after_it_was_written() -> None:
 
     run([attempt(faulty.environment(Counting), seed) for seed in range(3)], journal=journal, on_finish=tell)
     assert sorted(told) == [1, 2, 3]
+
+
+def test_what_was_told_is_not_kept() -> None:
+    assert run([attempt(faulty.environment(Counting), seed) for seed in range(3)], on_finish=lambda episode: None) == []
+
+
+def test_nothing_just_now_is_asked_again_while_anything_is_in_play() -> None:
+    journal = ListJournal()
+
+    def drawing() -> Iterator[Attempt | None]:
+        for seed in (0, None, 1, None, None, None, None, 2):
+            yield None if seed is None else attempt(faulty.environment(Counting), seed)
+
+    assert [episode.seed for episode in run(drawing(), journal=journal)] == [0, 1], "and no more once nothing is"
+    assert [rows for name, rows in journal.calls if name == "turns"] == [1, 2, 2, 1]
 
 
 def test_nothing_to_play_is_nothing_written() -> None:

@@ -19,17 +19,19 @@ from pathlib import Path
 
 from tests.memory.conftest import ADD, SORT, SetClock
 
-from perdure.memory import environments, gates, jobs, manifests, processes, tasks, versions
+from perdure.memory import environments, gates, jobs, manifests, processes, stages, tasks, versions
 from perdure.memory.imports import import_file
 from perdure.memory.journal import StoreJournal
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.schema import APPLICATION_ID, PAGE_SIZE_BYTES
+from perdure.memory.stages import Share, Stage
 from perdure.memory.store import FILE_NAME, Store, create_store
 
 BASE = "tiny"
 BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
 V0 = VersionRef("v0")
+STAGE = "all"
 
 
 def fill(store: Store) -> None:
@@ -44,6 +46,7 @@ def fill(store: Store) -> None:
     for state in ("rejected", "pinned"):
         made = candidate(store)
         versions.reject(store, made) if state == "rejected" else versions.pin(store, made)
+    stages.set_stages(store, [Stage(name=STAGE, environments=(Share(name=ADD, weight=2.0), Share(name=SORT)), members=2, order="shuffled")])
     processes.beat(store, "supervisor", 4242, "playing", "a detail")
     processes.record_event(store, "start", "supervisor", "process 4242 — “as usual”")
     processes.take_device(store, "actor", 60.0, CLOCK)
@@ -137,7 +140,7 @@ def play(
 
 def leased_task(store: Store, environment: str = ADD) -> Lease:
     """A task that somebody plays. No other may be waiting."""
-    tasks.add_tasks(store, environment, [7], 2, "stream")
+    tasks.add_tasks(store, environment, [7], 2, "stream", STAGE)
     ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)
     return lease
 

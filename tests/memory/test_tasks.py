@@ -71,13 +71,6 @@ def test_a_lease_is_extended_once_a_quarter_of_its_time_is_gone(store: Store, cl
     assert {row["boot_id"] for row in store.rows("SELECT boot_id FROM task")} == {"boot-2"}
 
 
-def test_the_stream_counts_what_it_drew_and_what_of_it_waits(store: Store, clock) -> None:
-    tasks.add_tasks(store, ADD, [1, 2, 3], 4, "stream")
-    tasks.add_tasks(store, ADD, [4], 4, "person")
-    tasks.lease_tasks(store, "actor", 2, 60, clock)
-    assert (tasks.stream_drawn(store), tasks.stream_queued(store), tasks.queued(store)) == ({ADD: 3}, {ADD: 2}, 2)
-
-
 def test_a_lapsed_lease_is_taken_over_and_the_old_owner_writes_nothing(store: Store, clock, player) -> None:
     old = player.task("first")
     writer = StoreJournal(store, clock)
@@ -172,6 +165,7 @@ def test_a_task_is_listed_with_its_episodes(store: Store, player) -> None:
         "seed": 7,
         "state": "done",
         "source": "stream",
+        "stage": None,
         "members": 2,
         "attempt": 1,
         "error": None,

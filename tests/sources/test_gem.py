@@ -8,7 +8,7 @@ import pytest
 
 from perdure.envs.gem_adapter import boxed
 from perdure.envs.guarded import GuardedEnv
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
 

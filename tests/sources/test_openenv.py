@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.memory.errors import InputError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perdure.envs.guarded import GuardedEnv
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError, UnknownError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError, UnknownError
