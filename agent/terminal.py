@@ -85,7 +85,7 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     for column, to_right in zip(columns, right, strict=True):
         table.add_column(column, justify="right" if to_right else "left", overflow="fold")
     for line in cells:

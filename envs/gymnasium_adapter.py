@@ -96,7 +96,8 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any,
     except ImportError as error:
         raise UnknownError(f"gym:{id_}: module {module} cannot be imported: {error}") from error
     except gymnasium.error.Error as error:
-        raise UnknownError(f"gym:{id_}: {error}") from error
+        hint = "" if module else f" Where a module of yours registers it, name that first: gym:MODULE:{id_}"
+        raise UnknownError(f"gym:{id_}: {error}{hint}") from error
     if spec.entry_point is None:
         raise InputError(f"gym:{id_} cannot be made: it is registered without an entry point")
     creator = spec.entry_point if callable(spec.entry_point) else gymnasium.envs.registration.load_env_creator(spec.entry_point)

@@ -2,8 +2,8 @@
 
 An `error` breaks a rule; a `warning` is for a person to judge: the runtime guards against it, or it only makes the numbers worth less.
 Reward hacks are looked for with answers that know nothing of the task: empty, long, non-ASCII, an echo, and whatever the observations
-themselves offer in brackets, given always. Each rule runs in a process of its own (`check.py`), so it may change global state; it plays
-as many episodes as fit into its time.
+themselves offer, given always. Each rule runs in a process of its own (`check.py`), so it may change global state; it plays as many
+episodes as fit into its time.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ SLOW_S = 0.1
 
 SCRIPT = ("1", "yes", "[1]", "up", "2")
 OFFERED = re.compile(r"\[([^\[\]\n]{1,20})\]")
+LISTED = re.compile(r": (\w{1,20}(?:, \w{1,20})+)")
 TEMPLATE = re.compile(r"<\|[a-zA-Z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 
@@ -104,8 +105,10 @@ def _runs(environment: Environment) -> Found:
 
 
 def _passes_gymnasium(environment: Environment) -> Found:
-    """What Gymnasium's own checker says."""
+    """What Gymnasium's own checker says of what is made for Gymnasium; a class with only `reset` and `step` is not."""
     env = environment.make()
+    if not isinstance(env.unwrapped, gymnasium.Env):
+        return
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -193,15 +196,26 @@ def _has_a_floor(environment: Environment) -> Found:
     ]
     seen = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(seeds)]
     common = Counter(text for played in seen for text in {action for _, action in played.exchanges} | set(_offered(played)))
-    probes += [("warning", f"always answering {text!r}", fixed(text)) for text, _ in common.most_common(8)]
-    for level, what, answer in probes:
+    constant = [text for text, _ in common.most_common(8)]
+    probes += [("warning", f"always answering {text!r}", fixed(text)) for text in constant]
+    always: list[tuple[float, str]] = []
+    for n, (level, what, answer) in enumerate(probes):
         episodes = [play_scripted(environment, seed, answer) for seed in _in_time(seeds, PATIENCE_S / 4)]
         succeeded = sum(played.success for played in episodes)
         paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
         if succeeded > len(episodes) * (0.25 if level == "error" else 0.75):
-            yield level, f"{what} succeeds in {succeeded} of {len(episodes)} episodes"
+            found = level, f"{what} succeeds in {succeeded} of {len(episodes)} episodes"
         elif paid > 0.5 and succeeded < len(episodes) * 0.25:
-            yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {len(episodes)} successes"
+            found = "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {len(episodes)} successes"
+        else:
+            continue
+        if n < len(probes) - len(constant):
+            yield found
+        else:
+            always.append((paid, found[1]))
+    if always:
+        others = f"; {len(always) - 1} other answers likewise" if len(always) > 1 else ""
+        yield "warning", max(always)[1] + others
 
 
 def _stays_ended(environment: Environment) -> Found:
@@ -222,7 +236,7 @@ def _stays_ended(environment: Environment) -> Found:
             except (Exception, SystemExit):  # noqa: BLE001  a refusal in any form is right
                 return
             if reward or info.get("success", before) != before:
-                yield "warning", f"a step after the end gave reward {reward} and changed the outcome"
+                yield "warning", f"a step after the end gave reward {reward:g}: it would change the outcome"
                 return
     finally:
         env.close()
@@ -351,8 +365,10 @@ def _scripted(environment: Environment) -> Answer:
 
 
 def _offered(played: Played) -> list[str]:
-    """Answers that the first observation shows in square brackets, each once."""
-    return list(dict.fromkeys(f"[{text}]" for text in OFFERED.findall(played.exchanges[0][0])))[:8]
+    """Answers that the first observation shows in square brackets, or lists after a colon, each once."""
+    text = played.exchanges[0][0]
+    bracketed = [f"[{inner}]" for inner in OFFERED.findall(text)]
+    return list(dict.fromkeys([*bracketed, *(word for words in LISTED.findall(text) for word in words.split(", "))]))[:8]
 
 
 def _repeats(played: Played) -> bool:

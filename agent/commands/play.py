@@ -99,7 +99,9 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("id", "environment", "seed", "state", "source", "stage", "episodes", "error")
+    columns = ["id", "environment", "seed", "state", "source", "stage", "episodes"]
+    if any(row["error"] for row in found):
+        columns.append("error")
     rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in found]
     print_table(columns, rows)
 
@@ -207,6 +209,7 @@ def list_environments(as_json: bool) -> None:
         return
     rows = [(row.name, row.summary, ", ".join(f"{option.name}={option.default}" for option in row.options)) for row in found]
     print_table(("environment", "what is asked", "options"), rows)
+    say("A class of your own is py:MODULE:CLASS, importable from here. `perdure env check NAME` looks at any of them.")
 
 
 @env.command()

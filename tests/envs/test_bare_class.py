@@ -42,6 +42,10 @@ def test_a_seed_decides_the_task_and_nothing_else_does(name: str) -> None:
     assert len(set(tasks)) > 15
 
 
+def test_gymnasiums_checker_is_not_asked_about_a_class_that_was_not_made_for_it() -> None:
+    assert judge(load("py:tests.envs.bare:Sum"), "passes-gymnasium") == []
+
+
 def test_a_generator_of_its_own_without_a_seed_is_found_by_the_check() -> None:
     assert [finding.level for finding in judge(load("py:tests.envs.bare:Unseeded"), "is-deterministic")] == ["error"]
 
