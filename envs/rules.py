@@ -194,15 +194,23 @@ def _has_a_floor(environment: Environment) -> Found:
     seen = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(seeds)]
     if any(played.several for played in seen):
         return  # all seats would answer alike, and one of them wins
-    probes += [("warning", f"always answering {text!r}", fixed(text)) for text in _common(seen)]
-    for level, what, answer in probes:
+
+    def tried(answer: Answer) -> tuple[int, int, float]:
+        """Successes, episodes, and the mean share of the highest return."""
         episodes = [play_scripted(environment, seed, answer) for seed in _in_time(seeds, PATIENCE_S / 4)]
-        succeeded = sum(played.success for played in episodes)
         paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
-        if succeeded > len(episodes) * (0.25 if level == "error" else 0.75):
-            yield level, f"{what} succeeds in {succeeded} of {len(episodes)} episodes"
-        elif paid > 0.5 and succeeded < len(episodes) * 0.25:
-            yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {len(episodes)} successes"
+        return sum(played.success for played in episodes), len(episodes), paid
+
+    constants = [(tried(fixed(text)), text) for text in _common(seen)]
+    worst = max(constants, key=lambda found: (found[0][0] > 0.75 * found[0][1], found[0][2]))
+    for (succeeded, of, paid), level, what in (
+        *((tried(answer), level, what) for level, what, answer in probes),
+        (worst[0], "warning", f"always answering {worst[1]!r}"),
+    ):
+        if succeeded > of * (0.25 if level == "error" else 0.75):
+            yield level, f"{what} succeeds in {succeeded} of {of} episodes"
+        elif paid > 0.5 and succeeded < of * 0.25:
+            yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {of} successes"
 
 
 def _stays_ended(environment: Environment) -> Found:
