@@ -1,8 +1,8 @@
 """What an environment costs beside itself: the adapter, and the sandbox.
 
 Both sides are played behind the same guard (`guarded.py`) with the same answers, in turns, so that a machine that slows down slows both.
-The bare side is the package's own object with the least that makes it a text environment: TextArena's game with the global generators saved
-and restored around each call, which any fair use of it needs, and Gymnasium's toy with its own rendering.
+The bare side is the package's own object with the least that makes it a text environment: TextArena's game with the global generator
+exchanged around each call, which any fair use of it needs, and Gymnasium's toy with its own rendering.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from perdure.envs.environment import AnyText, Environment
 from perdure.envs.guarded import Guarded, opened
@@ -88,17 +87,18 @@ class BareTextArena(gymnasium.Env[str, str]):
 
         self.observation_space = AnyText()
         self.action_space = AnyText()
+        self._state = random.Random(0).getstate()
         self._game = textarena.make("GuessTheNumber-v0")
         while isinstance(self._game, textarena.Wrapper):
             self._game = self._game.env
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        with _generators():
+        with self._own_chance():
             self._game.reset(num_players=1, seed=seed)
             return self._said(), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        with _generators():
+        with self._own_chance():
             done, _ = self._game.step(action)
             if not done:
                 return self._said(), 0.0, False, False, {}
@@ -107,6 +107,17 @@ class BareTextArena(gymnasium.Env[str, str]):
 
     def _said(self) -> str:
         return "\n".join(text for _, text, _ in self._game.get_observation()[1])
+
+    @contextmanager
+    def _own_chance(self) -> Iterator[None]:
+        """The global generator goes on from this game's state inside, and is as it was afterwards."""
+        others = random.getstate()
+        random.setstate(self._state)
+        try:
+            yield
+        finally:
+            self._state = random.getstate()
+            random.setstate(others)
 
 
 class BareToy(gymnasium.Env[str, str]):
@@ -124,17 +135,6 @@ class BareToy(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         _, reward, terminated, truncated, info = self._toy.step(int(action.strip("[]")) % 4)
         return self._toy.render(), float(reward), terminated, truncated, info
-
-
-@contextmanager
-def _generators() -> Iterator[None]:
-    """The global generators as they were, afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _answers(environment: Environment) -> Callable[[int], str]:

@@ -135,7 +135,8 @@ class AsText(gymnasium.Env[str, str]):
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self._inner = inner
-        own, spec = inner.unwrapped, inner.spec
+        own = inner.unwrapped
+        spec = own.spec  # a wrapper would make a deep copy of it
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
         self._toy = toy
         self._names = toy.actions if toy else getattr(own, "action_names", ())

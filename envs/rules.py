@@ -2,8 +2,8 @@
 
 An `error` breaks a rule; a `warning` is for a person to judge: the runtime guards against it, or it only makes the numbers worth less.
 Reward hacks are looked for with answers that know nothing of the task: empty, long, non-ASCII, an echo, and whatever the observations
-themselves offer, given always. Each rule runs in a process of its own (`check.py`), so it may change global state; it plays as many
-episodes as fit into its time.
+themselves offer in brackets, given always. Each rule runs in a process of its own (`check.py`), so it may change global state; it plays
+as many episodes as fit into its time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from hashlib import sha256
@@ -39,12 +39,13 @@ OVERLAP_EPISODES = 200
 """Tasks of train and of probe that are compared with each other."""
 PATIENCE_S = 5.0
 """A rule that has played for so long comes to its end with what it has seen."""
+MOST_CONSTANTS = 8
+"""Answers that are tried as the only one."""
 SLOW_S = 0.1
 """A step that takes longer on average keeps a generation batch waiting."""
 
 SCRIPT = ("1", "yes", "[1]", "up", "2")
 OFFERED = re.compile(r"\[([^\[\]\n]{1,20})\]")
-LISTED = re.compile(r": (\w{1,20}(?:, \w{1,20})+)")
 TEMPLATE = re.compile(r"<\|[a-zA-Z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 
@@ -173,16 +174,14 @@ def _oracle_succeeds(environment: Environment) -> Found:
             break
     if failed:
         yield "error", failed
-    compared, better, ours, theirs = 0, 0, 0.0, 0.0
-    for seed in _in_time(_seeds("dev", EPISODES)):
-        right = play_scripted(environment, seed, by_oracle)
-        wrong = [play_scripted(environment, seed, fixed(text)).total_reward for text in _offered(right)]
-        if wrong:
-            compared, better = compared + 1, better + (max(wrong) > right.total_reward + 1e-9)
-            ours, theirs = ours + right.total_reward, theirs + max(wrong)
-    if better > 0.1 * compared:
-        paid = f"{theirs / compared:.2f} against {ours / compared:.2f} on average"
-        yield "error", f"in {better} of {compared} tasks a wrong answer, given always, is paid better than the oracle's: {paid}"
+    right = {seed: play_scripted(environment, seed, by_oracle) for seed in _in_time(_seeds("dev", EPISODES), PATIENCE_S / 2)}
+    always = [fixed(text) for text in _common(right.values())]
+    best = {seed: max(play_scripted(environment, seed, answer).total_reward for answer in always) for seed in _in_time(list(right))}
+    better = sum(paid > right[seed].total_reward + 1e-9 for seed, paid in best.items())
+    if better > 0.1 * len(best):
+        theirs, ours = (sum(paid) / len(best) for paid in (best.values(), (right[seed].total_reward for seed in best)))
+        message = f"in {better} of {len(best)} tasks a wrong answer, given always, is paid better than the oracle's"
+        yield "error", f"{message}: {theirs:.2f} against {ours:.2f} on average"
 
 
 def _has_a_floor(environment: Environment) -> Found:
@@ -195,27 +194,25 @@ def _has_a_floor(environment: Environment) -> Found:
         ("warning", "an echo of the observation", lambda observation, _: observation),
     ]
     seen = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(seeds)]
-    common = Counter(text for played in seen for text in {action for _, action in played.exchanges} | set(_offered(played)))
-    constant = [text for text, _ in common.most_common(8)]
-    probes += [("warning", f"always answering {text!r}", fixed(text)) for text in constant]
-    always: list[tuple[float, str]] = []
-    for n, (level, what, answer) in enumerate(probes):
+    if any(played.several for played in seen):
+        return  # all seats would answer alike, and one of them wins
+
+    def tried(answer: Answer) -> tuple[int, int, float]:
+        """Successes, episodes, and the mean share of the highest return."""
         episodes = [play_scripted(environment, seed, answer) for seed in _in_time(seeds, PATIENCE_S / 4)]
-        succeeded = sum(played.success for played in episodes)
         paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
-        if succeeded > len(episodes) * (0.25 if level == "error" else 0.75):
-            found = level, f"{what} succeeds in {succeeded} of {len(episodes)} episodes"
-        elif paid > 0.5 and succeeded < len(episodes) * 0.25:
-            found = "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {len(episodes)} successes"
-        else:
-            continue
-        if n < len(probes) - len(constant):
-            yield found
-        else:
-            always.append((paid, found[1]))
-    if always:
-        others = f"; {len(always) - 1} other answers likewise" if len(always) > 1 else ""
-        yield "warning", max(always)[1] + others
+        return sum(played.success for played in episodes), len(episodes), paid
+
+    constants = [(tried(fixed(text)), text) for text in _common(seen)]
+    worst = max(constants, key=lambda found: (found[0][0] > 0.75 * found[0][1], found[0][2]))
+    for (succeeded, of, paid), level, what in (
+        *((tried(answer), level, what) for level, what, answer in probes),
+        (worst[0], "warning", f"always answering {worst[1]!r}"),
+    ):
+        if succeeded > of * (0.25 if level == "error" else 0.75):
+            yield level, f"{what} succeeds in {succeeded} of {of} episodes"
+        elif paid > 0.5 and succeeded < of * 0.25:
+            yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {of} successes"
 
 
 def _stays_ended(environment: Environment) -> Found:
@@ -364,11 +361,12 @@ def _scripted(environment: Environment) -> Answer:
     return lambda observation, env: SCRIPT[len(observation) % len(SCRIPT)]
 
 
-def _offered(played: Played) -> list[str]:
-    """Answers that the first observation shows in square brackets, or lists after a colon, each once."""
-    text = played.exchanges[0][0]
-    bracketed = [f"[{inner}]" for inner in OFFERED.findall(text)]
-    return list(dict.fromkeys([*bracketed, *(word for words in LISTED.findall(text) for word in words.split(", "))]))[:8]
+def _common(episodes: Iterable[Played]) -> list[str]:
+    """What was answered most often, and what first observations show in square brackets."""
+    found = Counter[str]()
+    for played in episodes:
+        found.update({f"[{text}]" for text in OFFERED.findall(played.exchanges[0][0])} | {action for _, action in played.exchanges})
+    return [text for text, _ in found.most_common(MOST_CONSTANTS)]
 
 
 def _repeats(played: Played) -> bool:

@@ -86,9 +86,12 @@ def load_apart(name: str, sandbox: Sandbox) -> Environment:
     return started(name, sandbox)[0]
 
 
-def started(name: str, sandbox: Sandbox) -> tuple[Environment, Host]:
-    """The same with its process, for whoever wants more of that than episodes."""
-    host = Host(name, sandbox)
+def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environment, Host]:
+    """The same with its process, for whoever wants more of that than episodes.
+
+    The hashes of strings are those of `hash_seed`, so that an environment that iterates over a set is the same in every process.
+    """
+    host = Host(name, sandbox, hash_seed)
     told = host.start()
     for kind, error in (("unknown", UnknownError), ("wrong", InputError)):
         if kind in told:
@@ -102,9 +105,10 @@ def started(name: str, sandbox: Sandbox) -> tuple[Environment, Host]:
 class Host:
     """The process of one environment, from which those of its episodes are forked. It ends with this object, and with this process."""
 
-    def __init__(self, name: str, sandbox: Sandbox) -> None:
+    def __init__(self, name: str, sandbox: Sandbox, hash_seed: int) -> None:
         self._name = name
         self._sandbox = sandbox
+        self._hash_seed = hash_seed
         self._workers: list[Worker] = []
         self.limit_s = 0.0
         """How long one call of the environment may take."""
@@ -235,6 +239,7 @@ class Host:
         (library / "perdure").symlink_to(Path(perdure.__file__).resolve().parent)
         passed_on = {name: os.environ[name] for name in (*PASSED_ON, *self._sandbox.variables) if name in os.environ}
         own = {"PYTHONPATH": str(library), "HOME": str(folder), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+        own["PYTHONHASHSEED"] = str(self._hash_seed)
         return {**passed_on, **own}
 
     def _last_words(self) -> str:

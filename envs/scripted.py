@@ -23,6 +23,8 @@ class Played:
     total_reward: float
     success: bool
     score: float
+    several: bool
+    """Whether other seats had a turn too: all were answered alike."""
 
 
 def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played:
@@ -31,9 +33,11 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played
     exchanges: list[Exchange] = []
     rewards: list[float] = []
     outcome: Outcome | None = None
+    several = False
     try:
         observation = env.reset(seed)
         while len(exchanges) < environment.turn_limit and (outcome is None or not outcome.ended):
+            several |= env.seat > 0
             action = answer(observation, env)
             outcome = env.step(action)
             exchanges.append((observation, action))
@@ -43,7 +47,15 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played
         env.close()
     total = sum(rewards)
     success, score = environment.judge(total, outcome.success if outcome else None)
-    return Played(exchanges=tuple(exchanges), last=observation, rewards=tuple(rewards), total_reward=total, success=success, score=score)
+    return Played(
+        exchanges=tuple(exchanges),
+        last=observation,
+        rewards=tuple(rewards),
+        total_reward=total,
+        success=success,
+        score=score,
+        several=several,
+    )
 
 
 def by_oracle(observation: str, env: Guarded) -> str:

@@ -6,7 +6,7 @@ What TextArena 0.7.4 does, each seen by running it, and what is done about it he
 - A step after the end is executed and can turn the outcome: it is refused.
 - An observation can be had only once, and TextArena's wrappers repeat the whole history each turn: the raw messages are read, and a turn
   shows only what is new, because the conversation holds the rest. So `-train` and `-raw` forms play like the game they are a form of.
-- Some games give text as their reward: that is an error of the environment, not a 0.
+- Four games swap the reason and the reward of an invalid move: both are put right. Any other text as a reward is an error.
 - Rewards are partial credit that can be had without playing (GuessTheNumber pays .75 for the same guess always): `success` says whether
   the reward reached 1.
 - The score of Bandit is upside down: always taking the best arm scores 0, always the worst .39. Its oracle lets the check find that.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,7 +29,7 @@ class Game(gymnasium.Env[str, str]):
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self._id, self._options = id_, options
-        self._generators = Generators()
+        self._generators = Generators(numpy=draws_with_numpy(id_))
         self._over = True
         self._fresh = self._made()
         self._game = self._fresh
@@ -37,6 +39,8 @@ class Game(gymnasium.Env[str, str]):
         self._game = self._fresh or self._made()
         self._fresh = None
         self._game.reset(num_players=players, seed=seed)
+        if players == 1:
+            _put_right(self._game.state)
         self._over = False
 
     def _move(self, action: str) -> str | None:
@@ -69,6 +73,16 @@ class Game(gymnasium.Env[str, str]):
             return made(self._id, self._options)
 
 
+def _put_right(state: Any) -> None:
+    """Four games tell of an invalid move with the reward in the place of the reason: both are put where they belong."""
+    tell = state.set_invalid_move
+
+    def told(reason: Any, reward: Any = -1.0) -> None:
+        tell(*((reward, reason) if isinstance(reward, str) else (reason, reward)))
+
+    state.set_invalid_move = told
+
+
 def made(id_: str, options: dict[str, Any]) -> Any:
     """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
     textarena = library()
@@ -79,6 +93,14 @@ def made(id_: str, options: dict[str, Any]) -> Any:
     while isinstance(game, textarena.Wrapper):
         game = game.env
     return game
+
+
+@lru_cache
+def draws_with_numpy(id_: str) -> bool:
+    """Whether a game takes chance from NumPy's global generator too; three of TextArena's do."""
+    module, _, _ = library().envs.registration.ENV_REGISTRY[id_].entry_point.partition(":")
+    folder = Path(str(import_module(module).__file__)).parent
+    return any("np.random" in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
 
 
 def move(action: str) -> str:

@@ -8,6 +8,7 @@ import, so that it costs a few milliseconds and shares most of its memory with t
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from perdure.envs.environment import Environment
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 MOST_FILE_BYTES = 256 * 2**20
 """Of a file that an environment writes; what it prints is one."""
 
@@ -71,6 +74,13 @@ def confine(told: Mapping[str, Any]) -> None:
         for file, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
             with suppress(OSError):
                 Path(f"/proc/self/{file}").write_text(line)
+        _bring_loopback_up()
+
+
+def _bring_loopback_up() -> None:
+    """The network of this process begins with nothing; what it starts itself may be spoken with."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
 def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None:

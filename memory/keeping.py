@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from perdure.memory.environments import anchor_of, list_environments
@@ -13,10 +14,12 @@ from perdure.memory.records import Version
 from perdure.memory.store import Store
 from perdure.memory.versions import list_versions
 
+OPPONENT = re.compile(r"[?&]opponent=(v[0-9]+)(?:&|$)")
+
 
 def needed_on_disk(store: Store) -> frozenset[str]:
-    """The versions that something may load: what serves, anchors, what is pinned, and candidates that are not `superfluous`."""
-    anchors, unneeded = _anchors(store), superfluous(store)
+    """The versions that something may load: what serves, anchors, opponents, what is pinned, and candidates that are not `superfluous`."""
+    anchors, unneeded = _anchors(store) | _opponents(store), superfluous(store)
     return frozenset(
         version.name
         for version in list_versions(store)
@@ -27,12 +30,12 @@ def needed_on_disk(store: Store) -> frozenset[str]:
 def superfluous(store: Store) -> dict[str, str]:
     """The versions whose files nobody needs any more, each with why: rejected ones, and candidates that no later learning goes on from.
 
-    Kept are what serves and what served (a rollback must work), anchors, pins, what an unfinished job names, candidates that a person
-    brought, and the ancestors of all that is kept.
+    Kept are what serves and what served (a rollback must work), anchors, opponents in games, pins, what an unfinished job names,
+    candidates that a person brought, and the ancestors of all that is kept.
     """
     versions = {version.name: version for version in list_versions(store)}
     needed = _anchors(store)
-    needed |= {name for name in _named_by_jobs(store) if name in versions}
+    needed |= {name for name in _opponents(store) | _named_by_jobs(store) if name in versions}
     why: dict[str, str] = {}
     for name, version in versions.items():
         if version.state == "rejected":
@@ -56,6 +59,11 @@ def _anchors(store: Store) -> set[str]:
     """What the gate compares with, in any environment."""
     found = (anchor_of(store, row.name) for row in list_environments(store))
     return {name for name in found if name is not None}
+
+
+def _opponents(store: Store) -> set[str]:
+    """The versions that registered environments name as who plays the other seats."""
+    return {found[1] for row in list_environments(store) if (found := OPPONENT.search(row.name))}
 
 
 def _last_served(versions: Mapping[str, Version], version: Version) -> str:

@@ -190,6 +190,17 @@ class HashOrder(Counting):
         return str(self.now), {}
 
 
+class ProcessOrder(Counting):
+    """Every process has tasks of its own."""
+
+    BORN = int(time.time_ns() % 10**6)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now += self.BORN
+        return str(self.now), {}
+
+
 class OneTask(Counting):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)

@@ -69,3 +69,7 @@ def test_a_return_outside_its_range_is_found() -> None:
 def test_an_echo_is_only_a_warning_because_some_tasks_are_echoes() -> None:
     findings = judge(load_here("perdure:copy-word"), "has-a-floor")
     assert [(finding.level, finding.rule) for finding in findings] == [("warning", "has-a-floor")]
+
+
+def test_where_all_seats_would_answer_alike_nothing_is_said_of_floors() -> None:
+    assert judge(load_here("py:tests.envs.tables:SecondBegins"), "has-a-floor") == []
