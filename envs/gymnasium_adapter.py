@@ -136,7 +136,7 @@ class AsText(gymnasium.Env[str, str]):
         self.action_space = AnyText()
         self._inner = inner
         own = inner.unwrapped
-        spec = own.spec  # a wrapper would make a deep copy of it
+        spec = getattr(own, "spec", None)  # a wrapper would make a deep copy of it, and a bare class has none
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
         self._toy = toy
         self._names = toy.actions if toy else getattr(own, "action_names", ())
