@@ -92,7 +92,7 @@ def _is_the_same_elsewhere(name: str, sandbox: Sandbox, host: Host) -> list[Find
     if differs:
         return [Finding(level="error", rule=ELSEWHERE, message="the same seeds went differently in another process")]
     if hash_seed == 0:
-        message = "it depends on the hashes of strings (does it iterate over a set?): in the sandbox they are fixed, so do not trust it"
+        message = "it depends on the hashes of strings (does it iterate over a set?): the sandbox fixes them, so do not name it as trusted"
         return [Finding(level="warning", rule=ELSEWHERE, message=message)]
     return []
 

@@ -3,7 +3,7 @@
 What it holds to:
 - What was sampled is what is kept: a prompt grows by whole turns, and is never decoded and tokenised again.
 - All turns of one batch are one journal call, made after the environments have answered, because a turn carries its reward.
-- In a game for several each seat sees its own prompt, is an episode of its own, and is played by its own policy (docs/environments.md).
+- In a game for several each seat sees its own prompt, is an episode of its own, and is played by its own policy (docs/sources.md).
 - An environment that fails is data (`env_error`), never a crash and never a score of 0. A policy that fails aborts what it played.
 - Each episode has a fresh environment, closed in every case and never stepped after its end (`envs/guarded.py`).
 

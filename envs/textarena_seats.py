@@ -2,7 +2,7 @@
 
 The other seats are played by a script (`opponent=random`, `opponent=py:package.module:function`): the adapter then plays them until it is
 the policy's turn, and to everybody else the game has one player. Or they are played by a version (`opponent=serving`, `opponent=v3`): the
-adapter then says in `info["seat"]` whose turn it is, as docs/environments.md describes it for any game with several seats.
+adapter then says in `info["seat"]` whose turn it is, as docs/sources.md describes it for any game with several seats.
 
 Beside the traps of games for one: an observation is had once by each seat, a game that a script loses by invalid moves says nothing about
 the policy and is an error of the environment, and returns lie between -1 (lost) and 1 (won).

@@ -22,8 +22,7 @@ from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
 from perdure.agent.stages import StageEnvironment, StageSettings
 from perdure.envs.check import ELSEWHERE, FITS
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
-from perdure.envs.rules import RULES
-from perdure.envs.scripted import play_scripted
+from perdure.envs.rules import RULES, judge
 from perdure.learners.gate import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.check import RULES as STORE_RULES
@@ -37,7 +36,7 @@ FOLDERS = ("memory", "envs", "learners", "agent")
 NAMES = (
     "README.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "store", "stream")),
+    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "sources", "store", "stream")),
 )
 PAGES = tuple(ROOT / name for name in NAMES)
 
@@ -285,7 +284,7 @@ class _Default(dict[str, str]):
         return "default"
 
 
-# --- the example of the README ---
+# --- the examples ---
 
 
 def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
@@ -297,12 +296,28 @@ def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {"ok": True, "findings": []}
 
 
-def test_the_class_without_a_base_class_is_an_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = [code for _, code in FENCE.findall((ROOT / "docs/environments.md").read_text()) if "class Sum:" in code]
-    (tmp_path / "sums.py").write_text(code)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("py:moved:Moved", []),
+        ("py:lax:Moved", [("has-a-floor", "an echo of the observation succeeds in 20 of 20 episodes")]),
+        ("py:heat:Fahrenheit", [("has-a-floor", "always answering '73' is paid 0.69 of the highest return, with 2 of 20 successes")]),
+        ("gym:boxes:store/Boxes-v0?shots=2", []),
+    ],
+)
+def test_the_check_finds_in_the_examples_what_the_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: list[tuple[str, str]]
+) -> None:
+    blocks = [code for language, code in FENCE.findall((ROOT / "docs/environments.md").read_text()) if language == "python"]
+    for file, start in (("moved", "class Moved"), ("heat", "class Fahrenheit"), ("boxes", "class Boxes")):
+        (code,) = [block for block in blocks if start in block]
+        (tmp_path / f"{file}.py").write_text(code)
+    strict = (tmp_path / "moved.py").read_text()
+    (tmp_path / "lax.py").write_text(strict.replace("action.strip() == self.town", "self.town in action"))
     monkeypatch.syspath_prepend(tmp_path)
-    played = play_scripted(load_here("py:sums:Sum"), 7, lambda asked, _: str(sum(map(int, re.findall(r"\d+", asked)))))
-    assert (played.success, len(played.exchanges)) == (True, 1)
+    environment = load_here(name)
+    findings = [finding for rule in ("runs", "passes-gymnasium", "oracle-succeeds", "has-a-floor") for finding in judge(environment, rule)]
+    assert [(finding.rule, finding.message) for finding in findings] == says
 
 
 # --- the house ---

@@ -239,7 +239,8 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
     else:
         if findings:
             print_table(("level", "rule", "what was found"), [(row.level, row.rule, row.message) for row in findings])
-        click.echo(f"{loaded.name} " + ("keeps every rule." if ok else "breaks a rule: do not learn from it before that is mended."))
+        kept = "breaks no rule; judge the warnings yourself." if findings else "keeps every rule."
+        click.echo(f"{loaded.name} " + (kept if ok else "breaks a rule: do not learn from it before that is mended."))
     ctx.exit(0 if ok else 1)
 
 

@@ -1,4 +1,4 @@
-"""A game for several by the protocol of docs/environments.md: everybody in turn says a number, and the highest sum wins."""
+"""A game for several by the protocol of docs/sources.md: everybody in turn says a number, and the highest sum wins."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_turns_are_limited_for_each_seat() -> None:
 
 
 def test_the_game_in_the_docs_plays() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
     [code] = re.findall(r"```python\n(class HigherWins.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {"gymnasium": gymnasium, "AnyText": AnyText}
     exec(code, names)

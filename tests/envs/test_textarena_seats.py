@@ -69,7 +69,7 @@ def test_the_random_script_plays_to_the_end_and_the_same_again(id_: str) -> None
 
 
 def test_the_docs_name_the_games_that_the_random_script_can_play() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
     [listed] = re.findall(r"`opponent=random` plays (.*?)\.\n", text, re.DOTALL)
     assert re.findall(r"`(\w+)`", listed) == [id_.partition("-v")[0] for id_ in PLAYABLE]
 
