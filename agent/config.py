@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,15 +34,24 @@ ONLY_STAGE = "all"
 """What the stage is called that there is where none is configured."""
 
 DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
-    "perdure:copy-word?shots=3",
     "perdure:first-word?shots=2",
     "perdure:last-word?shots=3&words=5",
     "perdure:swap-words?shots=5",
     "perdure:json-field?shots=3",
     "perdure:door-code?shots=3",
-    "perdure:largest-number?shots=3",
+    "textarena:ThreeCardMonte-v0?shots=3&steps=1",
+    "reasoning_gym:chain_sum?max_digits=1&max_terms=2&shots=3",
+    "reasoning_gym:family_relationships?max_family_size=4&min_family_size=3&shots=3",
 )
-"""Chosen by what the default model scores (docs/environments.md): one at the ceiling, one near the floor, the others between."""
+"""Chosen by what the default model scores (docs/environments.md): each between 5 and 90 %, several with one input and different answers."""
+EXTRA = "reasoning_gym"
+"""The source whose package is an extra; without it the stream goes without its environments."""
+
+
+def default_environments() -> tuple[str, ...]:
+    """Those whose package is installed. It is looked for, not imported."""
+    installed = find_spec(EXTRA) is not None
+    return tuple(name for name in DEFAULT_ENVIRONMENTS if installed or not name.startswith(f"{EXTRA}:"))
 
 
 class _Section(BaseModel):
@@ -60,7 +70,7 @@ class Stream(_Section):
     """Where live tasks come from: environments that take turns for ever, or stages."""
 
     environments: tuple[str, ...] = Field(
-        default=DEFAULT_ENVIRONMENTS,
+        default_factory=default_environments,
         strict=False,
         description="what is played and learned; `perdure env list` shows what there is",
     )

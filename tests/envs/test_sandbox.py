@@ -22,7 +22,7 @@ from perdure.envs.sandbox import Host, Sandbox, started
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
 
-SMALL = Sandbox(cpu_s=2)
+PLAIN = Sandbox()
 
 
 def name_of(kind: type[faulty.Counting], options: str = "") -> str:
@@ -129,14 +129,14 @@ def test_a_crash_while_it_is_imported_is_said(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: type[faulty.Counting], fault: str) -> None:
-    environment, host = started(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), SMALL)
+    environment, host = started(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), PLAIN)
     assert fault_of(environment) == fault
     assert fault_of(environment) == fault
     host.close()
 
 
 def test_one_that_swallows_the_time_limit_is_killed() -> None:
-    environment, host = started(name_of(faulty.HangsForGood, "?step_timeout_s=0.2"), SMALL)
+    environment, host = started(name_of(faulty.HangsForGood, "?step_timeout_s=0.2"), PLAIN)
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     host.close()
@@ -144,7 +144,7 @@ def test_one_that_swallows_the_time_limit_is_killed() -> None:
 
 @pytest.mark.slow
 def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
-    environment, host = started(name_of(faulty.Burns), SMALL)
+    environment, host = started(name_of(faulty.Burns), Sandbox(cpu_s=2))
     env = opened(environment)
     env.reset(1)
     assert wait_for(lambda: ") Z " in Path(f"/proc/{host.pids()[-1]}/stat").read_text(), 60.0)
@@ -155,7 +155,7 @@ def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
 
 def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
     for kind, seen in ((faulty.Prints, ""), (faulty.Surrogates, "\ud800"), (faulty.Escapes, "\x1b[31m")):
-        environment, host = started(name_of(kind), SMALL)
+        environment, host = started(name_of(kind), PLAIN)
         assert seen in play_scripted(environment, 1, by_oracle).exchanges[0][0]
         host.close()
     assert capfd.readouterr() == ("", "")
@@ -163,7 +163,7 @@ def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.Capt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strays are found through /proc")
 def test_what_it_leaves_behind_is_ended_with_it() -> None:
-    environment, host = started(name_of(faulty.Forks), SMALL)
+    environment, host = started(name_of(faulty.Forks), PLAIN)
     env = opened(environment)
     env.reset(1)
     env.step("x")

@@ -12,7 +12,7 @@ from tests.fakes import ListJournal
 from tests.learners.conftest import engine_of
 
 from perdure.envs.policy import Request
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import Attempt, play
 from perdure.envs.seeds import dev_seed, split_of
 from perdure.learners.adapters import adapter_rank
@@ -78,7 +78,9 @@ class Learner:
         **settings: Any,
     ) -> Version:
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
-        version, last = run_learning(store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, width=64, stop=stop)
+        version, last = run_learning(
+            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, load=load, width=64, stop=stop
+        )
         assert last == self.steps(job.id)[-1]
         jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
         return version
@@ -313,7 +315,9 @@ def test_what_does_not_fit_is_named_before_anything_is_played(
 def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -> None:
     job, lease = llama_learner.queued(TWO_TURNS)
     with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
-        run_learning(store=llama_learner.store, clock=BootClock(), lease=lease, job=job, engine=llama_learner.engine, width=8, stop=never)
+        run_learning(
+            store=llama_learner.store, clock=BootClock(), lease=lease, job=job, engine=llama_learner.engine, load=load, width=8, stop=never
+        )
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", float("nan"), float("inf")])
@@ -355,7 +359,9 @@ def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(ll
 
     lease = llama_learner.leased(table)[1]
     journal = ListJournal()
-    player = EnginePlayer(store=store, engine=llama_learner.engine, journal=journal, lease=lease, purpose="gate", width=4, stop=never)
+    player = EnginePlayer(
+        store=store, engine=llama_learner.engine, journal=journal, lease=lease, load=load, purpose="gate", width=4, stop=never
+    )
     versions.promote(store, version.name, "the gate has begun already")
     for name in (version.name, "v0"):
         assert None not in player.scores(name, [(table, 2**31), (f"{table}?opponent={version.name}", 2**31)])
@@ -377,7 +383,7 @@ def test_a_player_lets_go_of_the_version_that_it_used_longest_ago(llama_learner:
         versions.add_candidate(store, None, name, "v0", "h", None, [], None)
         names.append(name)
     player = EnginePlayer(
-        store=store, engine=llama_learner.engine, journal=ListJournal(), lease=job_lease, purpose="probe", width=4, stop=never
+        store=store, engine=llama_learner.engine, journal=ListJournal(), lease=job_lease, load=load, purpose="probe", width=4, stop=never
     )
     for name in (*names[:-1], names[0], names[-1], names[1]):
         assert player.scores(name, [(EASY, 2**31)]) != [None]
