@@ -209,7 +209,7 @@ def list_environments(as_json: bool) -> None:
         return
     rows = [(row.name, row.summary, ", ".join(f"{option.name}={option.default}" for option in row.options)) for row in found]
     print_table(("environment", "what is asked", "options"), rows)
-    say("A class of your own is py:MODULE:CLASS, importable from here. `perdure env check NAME` looks at any of them.")
+    say("Your own class is py:MODULE:CLASS. `perdure env check NAME` looks at any.")
 
 
 @env.command()
