@@ -71,7 +71,7 @@ def _findings(host: Host, rule: str, worker: Worker | None) -> list[Finding]:
         return [Finding(**finding) for finding in found["findings"]]
     except TimeoutError:
         return [Finding(level="error", rule=rule, message=f"it took longer than {RULE_S:g} s, and its process had to be killed")]
-    except (OSError, EOFError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return [Finding(level="error", rule=rule, message=host.end(worker, DYING_S))]
 
 

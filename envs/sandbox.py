@@ -23,18 +23,19 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import perdure
 from perdure.envs.environment import Environment, TextEnv
-from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome
-from perdure.envs.wire import Wire
+from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome, outcome_of, seat_of, text_of
+from perdure.envs.wire import Wire, number
 from perdure.memory.errors import InputError, UnknownError
 
+T = TypeVar("T")
 LOAD_TIMEOUT_S = 120.0
 GRACE_S = 2.0
 """What a worker gets beyond the environment's own limit, which it keeps itself, before it is killed."""
@@ -95,10 +96,13 @@ def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environmen
     told = host.start()
     for kind, error in (("unknown", UnknownError), ("wrong", InputError)):
         if kind in told:
-            raise error(told[kind])
-    examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
-    environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
-    host.limit_s = environment.step_timeout_s
+            raise error(str(told[kind]))
+    try:
+        examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
+        environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
+        host.limit_s = float(environment.step_timeout_s)
+    except (LookupError, TypeError, ValueError) as wrong:
+        raise InputError(f"{name} cannot be loaded: its process says what is no description of an environment") from wrong
     return environment, host
 
 
@@ -138,10 +142,10 @@ class Host:
         while idle := [worker for worker in self._workers if not worker.playing]:
             for worker in idle:
                 state = worker.state(self.limit_s + GRACE_S)
-                if state == "free":
+                if state == "free" and not worker.spent:
                     worker.playing = True
                     return worker
-                if state == "dead":
+                if state != "busy":
                     self.end(worker)
             if time.monotonic() > until_s:
                 break
@@ -152,7 +156,7 @@ class Host:
             self.close()
         told = self.start()
         if "name" not in told:
-            raise EnvironmentFault(f"its process died and cannot be started again: {' '.join(told.values())}")
+            raise EnvironmentFault(f"its process died and cannot be started again: {' '.join(map(str, told.values()))}")
         try:
             return self._fork()
         except (OSError, EOFError, ValueError) as error:
@@ -166,15 +170,15 @@ class Host:
         self._workers.remove(worker)
         try:
             self._wire.send({"end": worker.pid, "patience_s": patience_s})
-            status = int(self._wire.receive(END_S)["status"])
+            status = number(self._wire.receive(END_S), "status") & 0xFFFF
         except (OSError, EOFError, ValueError):
             return "its process died"
         if os.WIFEXITED(status):
             return f"its process ended with exit code {os.WEXITSTATUS(status)}"
-        number = os.WTERMSIG(status)
-        if number == signal.SIGXCPU:
+        by = os.WTERMSIG(status)
+        if by == signal.SIGXCPU:
             return f"it took more than {self._sandbox.cpu_s} s of processor time in one episode (sandbox.cpu_s)"
-        return f"its process was ended by {signal.Signals(number).name}"
+        return f"its process was ended by {signal.Signals(by).name if by in list(signal.Signals) else f'signal {by}'}"
 
     def start(self) -> dict[str, Any]:
         """Start the process; gives what it tells of the environment, or why it cannot be had."""
@@ -195,7 +199,7 @@ class Host:
                 ours.close()
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
-        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours), []
+        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process.pid), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
         try:
             return self._wire.receive(LOAD_TIMEOUT_S)
@@ -211,11 +215,14 @@ class Host:
         try:
             with theirs:
                 self._wire.send({"fork": True}, theirs.fileno())
-            pid = int(self._wire.receive(END_S)["pid"])
-        except (OSError, EOFError, ValueError):
+            told = self._wire.receive(END_S)
+            if "refused" in told:
+                raise EnvironmentFault(f"there is no process for it: {told['refused']}")
+            pid = number(told, "pid")
+            worker = Worker(pid=pid, wire=Wire(ours, pid))
+        except (OSError, EOFError, ValueError, EnvironmentFault):
             ours.close()
             raise
-        worker = Worker(pid=pid, wire=Wire(ours, pid))
         self._workers.append(worker)
         return worker
 
@@ -261,6 +268,8 @@ class Worker:
     pid: int
     wire: Wire
     playing: bool = True
+    spent: bool = False
+    """Whether something went wrong in it, so that no other episode should be."""
     asked: int = 0
     answered: int = 0
     asked_s: float = 0.0
@@ -272,22 +281,30 @@ class Worker:
         self.wire.send({"n": self.asked, **question})
 
     def answer(self, timeout_s: float) -> dict[str, Any]:
-        """The answer to the last question; those to earlier ones are passed over."""
+        """The answer to the last question; those to earlier ones are passed over. Raises as `Wire.receive` does."""
+        found: dict[str, Any] = {}
         while self.answered < self.asked:
-            found = self.wire.receive(timeout_s)
-            self.answered = int(found["n"])
+            found = self._next(timeout_s)
         return found
 
     def state(self, limit_s: float) -> Literal["free", "busy", "dead"]:
         """Whether it has answered everything, so that it can begin at once; dead is also one that has not answered for `limit_s`."""
         try:
             while self.answered < self.asked and self.wire.has_news():
-                self.answered = int(self.wire.receive(END_S)["n"])
+                self._next(END_S)
             if self.answered == self.asked:
                 return "dead" if self.wire.has_news() else "free"
-        except (OSError, EOFError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError):
             return "dead"
         return "dead" if time.monotonic() - self.asked_s > limit_s else "busy"
+
+    def _next(self, timeout_s: float) -> dict[str, Any]:
+        """Each question has one answer, in turn: whatever else comes was not written by the worker itself."""
+        found = self.wire.receive(timeout_s)
+        if found.get("n") != self.answered + 1:
+            raise ValueError("an answer to no question")
+        self.answered += 1
+        return found
 
 
 class RemoteEnv(Guarded):
@@ -311,22 +328,19 @@ class RemoteEnv(Guarded):
         self._ask({"reset": seed})
 
     def first(self) -> str:
-        found = self._answer("reset", 2)
-        self.seat = int(found["seat"])
-        return str(found["observation"])
+        observation, seat = self._answer("reset", lambda found: (text_of("reset", found["observation"]), seat_of(found)), calls=2)
+        self._begun(seat)
+        return observation
 
     def send(self, action: str) -> None:
         self._ask({"step": action})
 
     def receive(self) -> Outcome:
-        found = self._answer("step")["outcome"]
-        outcome = Outcome(**{**found, "rewards": tuple(found["rewards"])})
-        self.seat = outcome.seat
-        return outcome
+        return self._answer("step", self._outcome)
 
     def oracle(self) -> str:
         self._ask({"oracle": True})
-        return str(self._answer("oracle")["action"])
+        return self._answer("oracle", lambda found: text_of("oracle", found["action"]))
 
     def close(self) -> None:
         worker, self._worker = self._worker, None
@@ -344,25 +358,36 @@ class RemoteEnv(Guarded):
         except OSError:
             self._fault = self._ended(DYING_S)
 
-    def _answer(self, what: str, calls: int = 1) -> dict[str, Any]:
-        """The answer to the last question; `calls` is how many calls of the environment it takes."""
+    def _outcome(self, answer: Mapping[str, Any]) -> Outcome:
+        """What a step led to. It was checked there already, but the environment can write to the socket too."""
+        found = answer["outcome"]
+        info = {"success": found["success"], "invalid_action": found["invalid"], "seat": found["seat"], "rewards": found["rewards"]}
+        outcome = outcome_of(found["observation"], found["reward"], found["terminated"], found["truncated"], info)
+        self._moved(outcome)
+        return outcome
+
+    def _answer(self, what: str, read: Callable[[Mapping[str, Any]], T], calls: int = 1) -> T:
+        """What `read` makes of the answer to the last question; `calls` is how many calls of the environment it takes."""
         worker = self._worker
         if self._fault or worker is None:
             raise EnvironmentFault(self._fault or f"{what} was called before reset")
         limit_s = calls * self._limit_s
         try:
             answer = worker.answer(limit_s + GRACE_S)
+            if "fault" in answer:
+                raise EnvironmentFault(str(answer["fault"]))
+            return read(answer)
+        except EnvironmentFault:
+            worker.spent = True
+            raise
         except TimeoutError:
             self._ended()
             raise EnvironmentFault(f"{what} took longer than {limit_s:g} s, and its process had to be killed") from None
         except (OSError, EOFError):
             raise EnvironmentFault(f"in {what} {self._ended(DYING_S)}") from None
-        except (ValueError, KeyError):
+        except (ValueError, LookupError, TypeError, ArithmeticError):
             self._ended()
             raise EnvironmentFault(f"{what} was answered with what is no answer, and its process was killed") from None
-        if "fault" in answer:
-            raise EnvironmentFault(str(answer["fault"]))
-        return answer
 
     def _ended(self, patience_s: float = 0.0) -> str:
         """End the process of this episode; tells how it ended."""
@@ -385,7 +410,7 @@ def _nothing() -> TextEnv:
 
 
 def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], folder: Path) -> None:
-    """End a host: it sees that nobody listens, and ends what it has forked."""
+    """End a host: it sees that nobody listens, and ends what it has forked. Where it cannot, that is done here."""
     wire.close()
     for worker in workers:
         worker.wire.close()
@@ -395,4 +420,15 @@ def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], fo
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if process.returncode:
+        _end_left(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_left(folder: Path) -> None:
+    """End what was started with this folder as its home, by a host that did not live to do it."""
+    home = f"HOME={folder}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if home in file.read_bytes().split(b"\0"):
+                os.kill(int(file.parent.name), signal.SIGKILL)
