@@ -102,6 +102,7 @@ def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environmen
         environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
         host.limit_s = float(environment.step_timeout_s)
     except (LookupError, TypeError, ValueError) as wrong:
+        host.close()
         raise InputError(f"{name} cannot be loaded: its process says what is no description of an environment") from wrong
     return environment, host
 

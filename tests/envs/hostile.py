@@ -15,8 +15,6 @@ from typing import Any
 
 from tests.envs.faulty import Counting, Stepped
 
-held: list[bytearray] = []
-
 
 def own_socket() -> int:
     """The descriptor over which this process is asked."""
@@ -91,26 +89,9 @@ def detached(seconds: float = 600.0) -> int:
     return pid
 
 
-def hold_memory() -> None:
-    try:
-        while True:
-            held.append(bytearray(2**24))
-    except MemoryError:
-        raise MemoryError("no more") from None
-
-
 def few_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     raise OSError("no files any more")
-
-
-def bomb() -> None:
-    """Bounded: 200 processes, in sessions of their own."""
-    for _ in range(200):
-        if os.fork() == 0:
-            os.setsid()
-            time.sleep(600)
-            os._exit(0)
 
 
 ATTACKS: dict[str, Any] = {
@@ -153,10 +134,8 @@ ATTACKS: dict[str, Any] = {
     "thread-forks": thread_that_forks,
     "detach": detached,
     "no-standard-files": lambda: os.closerange(0, 3),
-    "hold-memory": hold_memory,
     "few-files": few_files,
-    "prints-much": lambda: [os.write(1, b"x" * 2**20) for _ in range(256)],
-    "bomb": bomb,
+    "prints": lambda: os.write(1, b"x" * 2**20),
     "kill-host": lambda: os.kill(os.getppid(), signal.SIGKILL),
     "threads": lambda: [threading.Thread(target=time.sleep, args=(600,), daemon=True).start() for _ in range(50)],
     "interrupt": lambda: signal.raise_signal(signal.SIGINT),
