@@ -202,12 +202,17 @@ class Host:
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
         self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process.pid), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
+        told: dict[str, Any] | None = None
         try:
-            return self._wire.receive(LOAD_TIMEOUT_S)
+            told = self._wire.receive(LOAD_TIMEOUT_S)
+            return told
         except TimeoutError:
             reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s"
         except (OSError, EOFError, ValueError):
             reason = f"its process died: {self._last_words() or 'without a word'}"
+        finally:
+            if told is None:  # also where this process is interrupted: one that imports does not see that nobody waits
+                process.kill()
         self.close()
         return {"wrong": f"{self._name} cannot be loaded: {reason}"}
 

@@ -8,6 +8,9 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -179,6 +182,45 @@ def test_what_one_prints_leaves_room_for_the_others(hostile: tuple[Environment, 
     assert sum(path.stat().st_size for path in host.folder.rglob("output")) < 2**20
     env.close()
     beside.close()
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
+    reason="mounts are not ours to change here",
+)
+def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "writes.py").write_text(
+        "import multiprocessing\nfrom pathlib import Path\nfrom tests.envs.faulty import Counting\n\n\n"
+        "class Writes(Counting):\n    def step(self, action):\n        Path('mine').write_text('x')\n"
+        "        Path.home().joinpath('mine').write_text('x')\n"
+        "        multiprocessing.Lock()\n        Path(action).write_text('x')\n        return super().step(action)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    environment, host = started("py:writes:Writes", Sandbox())
+    env = opened(environment)
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match="Read-only file system"):
+        env.step(str(tmp_path / "others"))
+    env.close()
+    assert [path.name for path in host.folder.rglob("mine")] == ["mine", "mine"]
+    host.close()
+    assert not (tmp_path / "others").exists()
+    assert not host.folder.exists()
+
+
+def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text("import os, time\nprint(os.getppid(), flush=True)\ntime.sleep(600)\n")
+    code = "from perdure.envs.registry import load\nprint('begun', flush=True)\nload('py:hangs:X')"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert wait_for(lambda: len(processes("py:hangs:X")) == 2)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    process.stdout.close()
+    assert time.monotonic() - begun < 3
+    assert processes("py:hangs:X") == []
 
 
 @pytest.mark.slow
