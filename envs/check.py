@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault
+from perdure.envs.remote import DYING_S, Worker
 from perdure.envs.rules import RULES, Finding
-from perdure.envs.sandbox import DYING_S, Host, Sandbox, Worker, started
+from perdure.envs.sandbox import Host, Sandbox, started
 from perdure.memory.errors import InputError
 
 ELSEWHERE = "is-the-same-elsewhere"
@@ -71,7 +72,7 @@ def _findings(host: Host, rule: str, worker: Worker | None) -> list[Finding]:
         return [Finding(**finding) for finding in found["findings"]]
     except TimeoutError:
         return [Finding(level="error", rule=rule, message=f"it took longer than {RULE_S:g} s, and its process had to be killed")]
-    except (OSError, EOFError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return [Finding(level="error", rule=rule, message=host.end(worker, DYING_S))]
 
 

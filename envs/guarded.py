@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from numbers import Real
 from types import FrameType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -30,8 +30,15 @@ MOST_CHARACTERS = 1_000_000
 """Of one observation. No model here reads a hundredth of that."""
 
 
+MOST_WORDS = 2000
+"""Characters of a fault: its words may be the environment's."""
+
+
 class EnvironmentFault(Exception):
     """The environment failed, or returned what cannot be used. It says nothing about the policy."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}...")
 
 
 class OverTime(BaseException):
@@ -69,6 +76,7 @@ class Guarded(ABC):
 
     seat = 0
     """Whose turn it is, of a game for several; 0 where the environment has one seat."""
+    _highest_seat = 0
 
     @abstractmethod
     def begin(self, seed: int) -> None:
@@ -104,6 +112,19 @@ class Guarded(ABC):
         self.send(action)
         return self.receive()
 
+    def _begun(self, seat: int) -> None:
+        """Note who is the first to move."""
+        self._highest_seat = self.seat = seat
+
+    def _moved(self, outcome: Outcome) -> None:
+        """Note whose turn it is now, or that all have their rewards."""
+        if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
+            raise EnvironmentFault(
+                f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self._highest_seat} has played"
+            )
+        self.seat = outcome.seat
+        self._highest_seat = max(self._highest_seat, outcome.seat)
+
 
 def opened(environment: Environment) -> Guarded:
     """An episode of an environment, yet to begin, wherever it runs."""
@@ -119,7 +140,6 @@ class GuardedEnv(Guarded):
         self._ended = True
         self._seed = 0
         self._action = ""
-        self._highest_seat = 0
 
     def begin(self, seed: int) -> None:
         self._seed = seed
@@ -132,8 +152,8 @@ class GuardedEnv(Guarded):
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended = False
-        self._highest_seat = self.seat = _seat(answer[1])
-        return _text("reset", answer[0])
+        self._begun(seat_of(answer[1]))
+        return text_of("reset", answer[0])
 
     def send(self, action: str) -> None:
         self._action = action
@@ -145,34 +165,19 @@ class GuardedEnv(Guarded):
         answer = self._call("step", lambda: env.step(action))
         if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], dict)):
             raise EnvironmentFault(f"step returned {type(answer).__name__}, not (observation, reward, terminated, truncated, info)")
-        observation, reward, terminated, truncated, info = answer
-        success = info.get("success")
-        if not isinstance(success, (bool, np.bool_, type(None))):
-            raise EnvironmentFault(f"info['success'] is {success!r} of type {type(success).__name__}, not a bool")
-        outcome = Outcome(
-            observation=_text("step", observation),
-            reward=_finite(reward),
-            terminated=bool(terminated),
-            truncated=bool(truncated),
-            success=None if success is None else bool(success),
-            invalid=_invalid(info.get("invalid_action")),
-            seat=_seat(info),
-            rewards=_rewards(info.get("rewards", ())),
-        )
-        if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
-            raise EnvironmentFault(
-                f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self._highest_seat} has played"
-            )
+        try:
+            outcome = outcome_of(*answer)
+        except (TypeError, ValueError, ArithmeticError) as error:  # such as a truth value that an array does not have
+            raise EnvironmentFault(f"step returned what cannot be read: {described(error)}") from error
+        self._moved(outcome)
         self._ended = outcome.ended
-        self.seat = outcome.seat
-        self._highest_seat = max(self._highest_seat, outcome.seat)
         return outcome
 
     def oracle(self) -> str:
         oracle = None if self._env is None else oracle_of(self._env)
         if oracle is None:
             raise EnvironmentFault("it has no oracle(), or oracle was called before reset")
-        return _text("oracle", self._call("oracle", oracle))
+        return text_of("oracle", self._call("oracle", oracle))
 
     def close(self) -> None:
         env, self._env = self._env, None
@@ -221,11 +226,32 @@ def _alarm(timeout_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, timeout_s, 1.0)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # it may ring once more just before
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
-def _text(what: str, text: object) -> str:
+def outcome_of(observation: object, reward: object, terminated: object, truncated: object, info: Mapping[str, Any]) -> Outcome:
+    """What a step returned, checked. Raises `EnvironmentFault`."""
+    success = info.get("success")
+    if not isinstance(success, (bool, np.bool_, type(None))):
+        raise EnvironmentFault(f"info['success'] is {success!r} of type {type(success).__name__}, not a bool")
+    return Outcome(
+        observation=text_of("step", observation),
+        reward=_finite(reward),
+        terminated=bool(terminated),
+        truncated=bool(truncated),
+        success=None if success is None else bool(success),
+        invalid=_invalid(info.get("invalid_action")),
+        seat=seat_of(info),
+        rewards=_rewards(info.get("rewards", ())),
+    )
+
+
+def text_of(what: str, text: object) -> str:
+    """A text that is one, and of a size that can be read. Raises `EnvironmentFault`."""
     if not isinstance(text, str):
         raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
     if len(text) > MOST_CHARACTERS:
@@ -235,11 +261,12 @@ def _text(what: str, text: object) -> str:
 
 def _invalid(stated: object) -> str | None:
     if isinstance(stated, str):
-        return stated or None
+        return stated[:MOST_WORDS] or None
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
 
 
-def _seat(info: object) -> int:
+def seat_of(info: object) -> int:
+    """Whose turn it is, by `info["seat"]`. Raises `EnvironmentFault`."""
     seat = info.get("seat", 0) if isinstance(info, dict) else 0
     if isinstance(seat, bool) or not isinstance(seat, int | np.integer) or seat < 0:
         raise EnvironmentFault(f"info['seat'] is {seat!r}, not a number from 0")

@@ -7,7 +7,7 @@
 
 A host is in a session and a private folder of its own, with limits on memory and processor time, few environment variables, and no network
 where the kernel allows that. Whoever overruns a time limit is killed with its process group and all that it left behind; a host that died
-is started again for the next episode. `envs/worker.py` is the other side. This keeps accidents in; it is no wall against somebody who
+is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on this one. This keeps accidents in; it is no wall against somebody who
 wants out, since files that the user may read can be read.
 """
 
@@ -27,27 +27,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import perdure
 from perdure.envs.environment import Environment, TextEnv
-from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome
-from perdure.envs.wire import Wire
+from perdure.envs.guarded import EnvironmentFault, Guarded
+from perdure.envs.remote import END_S, GRACE_S, RemoteEnv, Worker
+from perdure.envs.wire import Wire, number
 from perdure.memory.errors import InputError, UnknownError
 
 LOAD_TIMEOUT_S = 120.0
-GRACE_S = 2.0
-"""What a worker gets beyond the environment's own limit, which it keeps itself, before it is killed."""
-
-END_S = 5.0
 IDLE_S = 60.0
 """A worker that had nothing to do for so long is let go of."""
 
 CLOSING_S = 0.05
 """How long to wait for one that puts its last episode away, before another is forked."""
-
-DYING_S = 0.2
-"""What a process that let go of its socket gets to come to its own end, so that the reason can be told."""
 
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")
 TAIL_BYTES = 2**13
@@ -95,10 +89,14 @@ def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environmen
     told = host.start()
     for kind, error in (("unknown", UnknownError), ("wrong", InputError)):
         if kind in told:
-            raise error(told[kind])
-    examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
-    environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
-    host.limit_s = environment.step_timeout_s
+            raise error(str(told[kind]))
+    try:
+        examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
+        environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
+        host.limit_s = float(environment.step_timeout_s)
+    except (LookupError, TypeError, ValueError) as wrong:
+        host.close()
+        raise InputError(f"{name} cannot be loaded: its process says what is no description of an environment") from wrong
     return environment, host
 
 
@@ -138,10 +136,10 @@ class Host:
         while idle := [worker for worker in self._workers if not worker.playing]:
             for worker in idle:
                 state = worker.state(self.limit_s + GRACE_S)
-                if state == "free":
+                if state == "free" and not worker.spent:
                     worker.playing = True
                     return worker
-                if state == "dead":
+                if state != "busy":
                     self.end(worker)
             if time.monotonic() > until_s:
                 break
@@ -152,7 +150,7 @@ class Host:
             self.close()
         told = self.start()
         if "name" not in told:
-            raise EnvironmentFault(f"its process died and cannot be started again: {' '.join(told.values())}")
+            raise EnvironmentFault(f"its process died and cannot be started again: {' '.join(map(str, told.values()))}")
         try:
             return self._fork()
         except (OSError, EOFError, ValueError) as error:
@@ -166,15 +164,15 @@ class Host:
         self._workers.remove(worker)
         try:
             self._wire.send({"end": worker.pid, "patience_s": patience_s})
-            status = int(self._wire.receive(END_S)["status"])
+            status = number(self._wire.receive(END_S), "status") & 0xFFFF
         except (OSError, EOFError, ValueError):
             return "its process died"
         if os.WIFEXITED(status):
             return f"its process ended with exit code {os.WEXITSTATUS(status)}"
-        number = os.WTERMSIG(status)
-        if number == signal.SIGXCPU:
+        by = os.WTERMSIG(status)
+        if by == signal.SIGXCPU:
             return f"it took more than {self._sandbox.cpu_s} s of processor time in one episode (sandbox.cpu_s)"
-        return f"its process was ended by {signal.Signals(number).name}"
+        return f"its process was ended by {signal.Signals(by).name if by in list(signal.Signals) else f'signal {by}'}"
 
     def start(self) -> dict[str, Any]:
         """Start the process; gives what it tells of the environment, or why it cannot be had."""
@@ -195,14 +193,19 @@ class Host:
                 ours.close()
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
-        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours), []
+        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process.pid), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
+        told: dict[str, Any] | None = None
         try:
-            return self._wire.receive(LOAD_TIMEOUT_S)
+            told = self._wire.receive(LOAD_TIMEOUT_S)
+            return told
         except TimeoutError:
             reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s"
         except (OSError, EOFError, ValueError):
             reason = f"its process died: {self._last_words() or 'without a word'}"
+        finally:
+            if told is None:  # also where this process is interrupted: one that imports does not see that nobody waits
+                process.kill()
         self.close()
         return {"wrong": f"{self._name} cannot be loaded: {reason}"}
 
@@ -211,11 +214,14 @@ class Host:
         try:
             with theirs:
                 self._wire.send({"fork": True}, theirs.fileno())
-            pid = int(self._wire.receive(END_S)["pid"])
-        except (OSError, EOFError, ValueError):
+            told = self._wire.receive(END_S)
+            if "refused" in told:
+                raise EnvironmentFault(f"there is no process for it: {told['refused']}")
+            pid = number(told, "pid")
+            worker = Worker(pid=pid, wire=Wire(ours, pid))
+        except (OSError, EOFError, ValueError, EnvironmentFault):
             ours.close()
             raise
-        worker = Worker(pid=pid, wire=Wire(ours, pid))
         self._workers.append(worker)
         return worker
 
@@ -254,122 +260,6 @@ class Host:
         raise InputError(f"{self._name} runs in a process of its own: to have it in this one, name it in [sandbox] trusted")
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Worker:
-    """A process that plays one episode at a time."""
-
-    pid: int
-    wire: Wire
-    playing: bool = True
-    asked: int = 0
-    answered: int = 0
-    asked_s: float = 0.0
-
-    def ask(self, question: Mapping[str, Any]) -> None:
-        """Send a question; `answer` waits for what it comes to."""
-        self.asked += 1
-        self.asked_s = time.monotonic()
-        self.wire.send({"n": self.asked, **question})
-
-    def answer(self, timeout_s: float) -> dict[str, Any]:
-        """The answer to the last question; those to earlier ones are passed over."""
-        while self.answered < self.asked:
-            found = self.wire.receive(timeout_s)
-            self.answered = int(found["n"])
-        return found
-
-    def state(self, limit_s: float) -> Literal["free", "busy", "dead"]:
-        """Whether it has answered everything, so that it can begin at once; dead is also one that has not answered for `limit_s`."""
-        try:
-            while self.answered < self.asked and self.wire.has_news():
-                self.answered = int(self.wire.receive(END_S)["n"])
-            if self.answered == self.asked:
-                return "dead" if self.wire.has_news() else "free"
-        except (OSError, EOFError, ValueError, KeyError):
-            return "dead"
-        return "dead" if time.monotonic() - self.asked_s > limit_s else "busy"
-
-
-class RemoteEnv(Guarded):
-    """One episode of an environment in another process."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._limit_s = host.limit_s
-        self._worker: Worker | None = None
-        self._fault = ""
-        """Why the last question could not even be sent."""
-
-    def begin(self, seed: int) -> None:
-        self.close()
-        self._fault = ""
-        try:
-            self._worker = self._host.worker()
-        except EnvironmentFault as fault:
-            self._fault = str(fault)
-            return
-        self._ask({"reset": seed})
-
-    def first(self) -> str:
-        found = self._answer("reset", 2)
-        self.seat = int(found["seat"])
-        return str(found["observation"])
-
-    def send(self, action: str) -> None:
-        self._ask({"step": action})
-
-    def receive(self) -> Outcome:
-        found = self._answer("step")["outcome"]
-        outcome = Outcome(**{**found, "rewards": tuple(found["rewards"])})
-        self.seat = outcome.seat
-        return outcome
-
-    def oracle(self) -> str:
-        self._ask({"oracle": True})
-        return str(self._answer("oracle")["action"])
-
-    def close(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.playing = False
-            with suppress(OSError):  # whoever wants it next finds out
-                worker.ask({"close": True})
-
-    def _ask(self, question: Mapping[str, Any]) -> None:
-        if self._worker is None:
-            self._fault = self._fault or "it was asked before reset"
-            return
-        try:
-            self._worker.ask(question)
-        except OSError:
-            self._fault = self._ended(DYING_S)
-
-    def _answer(self, what: str, calls: int = 1) -> dict[str, Any]:
-        """The answer to the last question; `calls` is how many calls of the environment it takes."""
-        worker = self._worker
-        if self._fault or worker is None:
-            raise EnvironmentFault(self._fault or f"{what} was called before reset")
-        limit_s = calls * self._limit_s
-        try:
-            answer = worker.answer(limit_s + GRACE_S)
-        except TimeoutError:
-            self._ended()
-            raise EnvironmentFault(f"{what} took longer than {limit_s:g} s, and its process had to be killed") from None
-        except (OSError, EOFError):
-            raise EnvironmentFault(f"in {what} {self._ended(DYING_S)}") from None
-        except (ValueError, KeyError):
-            self._ended()
-            raise EnvironmentFault(f"{what} was answered with what is no answer, and its process was killed") from None
-        if "fault" in answer:
-            raise EnvironmentFault(str(answer["fault"]))
-        return answer
-
-    def _ended(self, patience_s: float = 0.0) -> str:
-        """End the process of this episode; tells how it ended."""
-        worker, self._worker = self._worker, None
-        return "" if worker is None else self._host.end(worker, patience_s)
-
-
 def without_process(environment: Environment) -> Environment:
     """What is known of an environment, for whoever does not play it: its process can end."""
     return replace(environment, make=_nothing, apart=None)
@@ -385,7 +275,7 @@ def _nothing() -> TextEnv:
 
 
 def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], folder: Path) -> None:
-    """End a host: it sees that nobody listens, and ends what it has forked."""
+    """End a host: it sees that nobody listens, and ends what it has forked. Where it cannot, that is done here."""
     wire.close()
     for worker in workers:
         worker.wire.close()
@@ -395,4 +285,15 @@ def _end(process: subprocess.Popen[bytes], wire: Wire, workers: list[Worker], fo
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    if process.returncode:
+        _end_left(folder)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_left(folder: Path) -> None:
+    """End what was started with this folder as its home, by a host that did not live to do it."""
+    home = f"HOME={folder}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if home in file.read_bytes().split(b"\0"):
+                os.kill(int(file.parent.name), signal.SIGKILL)

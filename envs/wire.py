@@ -14,6 +14,9 @@ from typing import Any, cast
 MOST_BYTES = 16 * 2**20
 """Of one line: the longest text of an environment (`guarded.py:MOST_CHARACTERS`), every character of it escaped."""
 
+SEND_S = 5.0
+"""How long the other side may take to read, where it is an environment's."""
+
 _PART = 2**16
 
 
@@ -25,6 +28,7 @@ class Wire:
         self.socket = socket_
         self._read = bytearray()
         self._process = os.pidfd_open(process) if process is not None and sys.platform == "linux" else None
+        self.socket.settimeout(None if process is None else SEND_S)
 
     def send(self, message: Mapping[str, Any], descriptor: int | None = None) -> None:
         """Write one document, with a file descriptor for the other side where one is given. Raises `OSError` where nobody listens."""
@@ -51,8 +55,7 @@ class Wire:
 
     def has_news(self) -> bool:
         """Whether something can be read without waiting."""
-        watched: list[Any] = [self.socket, *([self._process] if self._process is not None else [])]
-        return bool(self._read) or bool(select.select(watched, [], [], 0.0)[0])
+        return bool(self._read) or bool(self._ready(0.0))
 
     def close(self) -> None:
         self.socket.close()
@@ -62,12 +65,20 @@ class Wire:
 
     def _wait(self, until_s: float | None) -> None:
         """Until something can be read. Raises `TimeoutError`, and `EOFError` where the process has ended without a word."""
-        watched: list[Any] = [self.socket, *([self._process] if self._process is not None else [])]
-        ready, _, _ = select.select(watched, [], [], None if until_s is None else max(until_s - time.monotonic(), 0.0))
+        ready = self._ready(None if until_s is None else max(until_s - time.monotonic(), 0.0))
         if not ready:
             raise TimeoutError
-        if self.socket not in ready and not select.select([self.socket], [], [], 0.0)[0]:
+        if self.socket.fileno() not in ready and self.socket.fileno() not in self._ready(0.0):
             raise EOFError
+
+    def _ready(self, timeout_s: float | None) -> list[int]:
+        """Which of the socket and the process have something to tell. Raises `EOFError` where this end is closed."""
+        if self.socket.fileno() < 0:
+            raise EOFError
+        watched = select.poll()  # `select` takes no descriptor from 1024 on
+        for descriptor in (self.socket.fileno(), *([self._process] if self._process is not None else [])):
+            watched.register(descriptor, select.POLLIN)
+        return [descriptor for descriptor, _ in watched.poll(None if timeout_s is None else 1000.0 * timeout_s)]
 
     def _next(self, timeout_s: float | None, read: Any) -> dict[str, Any]:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -83,7 +94,18 @@ class Wire:
             self._read += part
         line = bytes(self._read[:end])
         del self._read[: end + 1]
-        document = json.loads(line)
+        try:
+            document = json.loads(line)
+        except RecursionError as error:
+            raise ValueError("lists in lists without end") from error
         if not isinstance(document, dict):
             raise ValueError(f"{line[:40]!r} is no JSON object")
         return cast("dict[str, Any]", document)
+
+
+def number(document: Mapping[str, Any], name: str) -> int:
+    """What a document says of this name. Raises `ValueError` where that is no number that a system call takes."""
+    found = document.get(name)
+    if not isinstance(found, int) or not 0 <= found < 2**31:
+        raise ValueError(f"{name} is {found!r:.40}")
+    return found

@@ -21,7 +21,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,9 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 MOST_FILE_BYTES = 256 * 2**20
 """Of a file that an environment writes; what it prints is one."""
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWNS = 0x10000000, 0x40000000, 0x20000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
+MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 
 
 def main() -> None:
@@ -45,7 +47,10 @@ def main() -> None:
     sys.path += [part for part in told["path"] if part not in sys.path]
     wire = Wire(socket.socket(fileno=descriptor))
     confine(told)
+    own = os.getpid()
     environment, description = _loaded(told["name"])
+    if os.getpid() != own:
+        os._exit(0)  # forked by what was imported, and let go on
     wire.send(description)
     if environment is None:
         return
@@ -86,6 +91,7 @@ def _bring_loopback_up() -> None:
 def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None:
     """Fork and end workers as asked, until nobody asks any more."""
     workers: dict[int, Path] = {}
+    shared = _children()  # started by what was imported: they are there for all episodes
     forked = 0
     try:
         while True:
@@ -93,7 +99,12 @@ def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None
             if descriptor is not None:
                 forked += 1
                 own = folder / f"worker-{forked}"
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError as error:  # too many processes: those that are there play on
+                    os.close(descriptor)
+                    wire.send({"refused": str(error)})
+                    continue
                 if pid == 0:
                     wire.close()
                     _work(socket.socket(fileno=descriptor), own, environment, cpu_s)
@@ -103,14 +114,14 @@ def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None
             elif question["end"] in workers:
                 status = _ended(question["end"], question["patience_s"])
                 shutil.rmtree(workers.pop(question["end"]), ignore_errors=True)
-                _end_strays(workers)
+                _end_strays(workers.keys() | shared)
                 wire.send({"status": status})
             else:
                 wire.send({"status": 0})
     except (EOFError, OSError):
         for pid in workers:
             _ended(pid)
-        _end_strays({})
+        _end_strays(set())
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -136,21 +147,27 @@ def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s:
         if sys.platform == "linux":
             _die_with(os.getppid())
         folder.mkdir()
+        _write_only_to(folder.parent)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+        output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for standard in (1, 2):
+            os.dup2(output, standard)
+        os.close(output)
         _scramble()
-        _serve(Wire(socket_), environment, cpu_s)
+        _serve(Wire(socket_), environment, folder, cpu_s)
     except (EOFError, OSError):
         os._exit(0)
     finally:
         os._exit(1)
 
 
-def _serve(wire: Wire, environment: Environment, cpu_s: int) -> None:
+def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> None:
     from perdure.envs import rules
     from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
 
     env = GuardedEnv(environment)
+    own = os.getpid()
 
     def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         if "step" in question:
@@ -165,6 +182,7 @@ def _serve(wire: Wire, environment: Environment, cpu_s: int) -> None:
             return {"longest": rules.longest(environment)}
         env.close()
         if "reset" in question:
+            _put_right(folder)
             _allow(cpu_s)
             return {"observation": env.reset(question["reset"]), "seat": env.seat}
         return {}
@@ -177,7 +195,35 @@ def _serve(wire: Wire, environment: Environment, cpu_s: int) -> None:
             found = {"fault": str(fault)}
         except Exception as error:  # noqa: BLE001 - the episode ends with it
             found = {"fault": described(error)}
+        if os.getpid() != own:
+            os._exit(0)  # forked by the environment, and let go on
         wire.send({"n": question["n"], **found})
+
+
+def _write_only_to(folder: Path) -> None:
+    """See all other files as read-only, where the kernel allows that; shared memory is a new one."""
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if library.unshare(CLONE_NEWNS) or library.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
+        return
+    path = bytes(folder)
+
+    def set_(where: bytes, flags: int, on: int, off: int) -> bool:
+        attributes = struct.pack("4Q", on, off, 0, 0)
+        return bool(library.syscall(MOUNT_SETATTR, AT_FDCWD, where, flags, attributes, ctypes.c_size_t(len(attributes))) == 0)
+
+    if library.mount(path, path, None, MS_BIND, None) == 0 and set_(b"/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0):
+        set_(path, 0, 0, MOUNT_ATTR_RDONLY)
+        library.mount(b"tmpfs", b"/dev/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"size=256m")
+
+
+def _put_right(folder: Path) -> None:
+    """Begin in the own folder again, wherever the last episode went, and with nothing printed: that has a limit for each file."""
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    with suppress(OSError):
+        os.ftruncate(1, 0)
 
 
 def _allow(cpu_s: int) -> None:
@@ -216,12 +262,16 @@ def _ended(pid: int, patience_s: float = 0.0) -> int:
     return 0
 
 
-def _end_strays(workers: Mapping[int, Path]) -> None:
+def _end_strays(spared: Set[int]) -> None:
     """End what dead workers have left behind outside their groups: the kernel gives it to this process."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    while strays := {int(pid) for pid in (children.read_text().split() if children.exists() else ())} - workers.keys():
+    while strays := _children() - spared:
         for pid in strays:
             _ended(pid)
+
+
+def _children() -> set[int]:
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    return {int(pid) for pid in children.read_text().split()} if children.exists() else set()
 
 
 if __name__ == "__main__":
