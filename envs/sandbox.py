@@ -7,8 +7,8 @@
 
 A host is in a session and a private folder of its own, with limits on memory and processor time, few environment variables, and no network
 where the kernel allows that. Whoever overruns a time limit is killed with its process group and all that it left behind; a host that died
-is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on this one. This keeps accidents in; it is no wall against somebody who
-wants out, since files that the user may read can be read.
+is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on this one. This keeps accidents in; it is no
+wall against somebody who wants out, since files that the user may read can be read.
 """
 
 from __future__ import annotations
