@@ -39,7 +39,7 @@ DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "perdure:swap-words?shots=5",
     "perdure:json-field?shots=3",
     "perdure:door-code?shots=3",
-    "textarena:ThreeCardMonte-v0?num_cups=5&shots=3&steps=1",
+    "textarena:GuessTheNumber-v0?max_number=10&max_tokens=4&max_turns=5",
     "reasoning_gym:chain_sum?max_digits=1&max_terms=2&shots=3",
     "reasoning_gym:family_relationships?max_family_size=4&min_family_size=3&shots=3",
 )
