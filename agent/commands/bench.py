@@ -28,7 +28,7 @@ TASK = "perdure:smallest-number?shots=3"
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine: runs of each side.")
+@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine, envs: runs of each side.")
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
@@ -75,7 +75,7 @@ def bench(
             _print_store(journal, scale)
             _print_upkeep(upkeep)
     if name in (None, "envs"):
-        costs, batch = _envs(loaded)
+        costs, batch = _envs(loaded, repeats)
         found["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
         if not as_json:
             _print_envs(costs, batch)
@@ -133,13 +133,13 @@ def _play(loaded: LoadedConfig) -> list[Share]:
         return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)
 
 
-def _envs(loaded: LoadedConfig) -> tuple[list[Cost], Share]:
+def _envs(loaded: LoadedConfig, repeats: int) -> tuple[list[Cost], Share]:
     from perdure.agent.bench_play import bench_batch
     from perdure.agent.home import cache_dir
     from perdure.envs.bench_envs import bench_envs
     from perdure.learners.models import resolve_model
 
-    costs = bench_envs(say)
+    costs = bench_envs(say, repeats)
     environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
