@@ -210,7 +210,10 @@ def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, mo
 
 def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text("import time\nopen('here', 'w').close()\ntime.sleep(600)\n")
-    code = "import signal\nfrom perdure.envs.registry import load\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nload('py:hangs:X')"
+    code = (
+        "import signal\nfrom perdure.envs.registry import load\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nload('py:hangs:X')"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     assert wait_for((tmp_path / "here").exists)
     begun = time.monotonic()
