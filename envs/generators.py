@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 
 
+_START = random.Random(0).getstate()
+
+
 class Generators:
     """A state of the global generators that belongs to one environment.
 
@@ -18,11 +21,12 @@ class Generators:
 
     def __init__(self, numpy: bool = True) -> None:
         self._with_numpy = numpy
-        self.seed(0)
+        self._python: Any = _START
+        self._numpy: Any = np.random.RandomState(0).get_state() if numpy else None
 
     def seed(self, number: int) -> None:
-        self._python: Any = random.Random(number).getstate()
-        self._numpy: Any = np.random.RandomState(number % 2**32).get_state() if self._with_numpy else None
+        self._python = random.Random(number).getstate()
+        self._numpy = np.random.RandomState(number % 2**32).get_state() if self._with_numpy else None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
