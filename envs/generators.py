@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-
 _START = random.Random(0).getstate()
 
 
