@@ -24,12 +24,14 @@ from typing import Protocol
 
 from perdure.agent.causes import die_of
 from perdure.agent.children import parent_pid
-from perdure.agent.config import Config, load_config
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import BEAT_S, Pulse
 from perdure.envs.environment import Environment
+from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
-from perdure.envs.rollout import Attempt, Journal, play
+from perdure.envs.rollout import Journal, play
 from perdure.memory.episodes import completed_members
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work

@@ -18,7 +18,7 @@ from typing import Literal
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLite that the store uses
 
 from perdure import __version__
-from perdure.agent.config import LoadedConfig, load_config
+from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.disk import GIB, Usage, free_bytes, room, size_bytes
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
 from perdure.memory.errors import PerdureError

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from perdure.agent.children import on_signals, stop
-from perdure.agent.config import LoadedConfig
+from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
 from perdure.agent.keepers import GRACE_S, JobKeeper
 from perdure.agent.work import fail_orphan

@@ -21,7 +21,8 @@ from typing import Any
 
 from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.children import parent_pid
-from perdure.agent.config import Config, load_config
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX

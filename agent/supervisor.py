@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 
 from perdure.agent.children import on_signals, stop
-from perdure.agent.config import LoadedConfig
+from perdure.agent.config_file import LoadedConfig
 from perdure.agent.disk import DiskGauge, Room
 from perdure.agent.home import HomeLock
 from perdure.agent.keepers import GRACE_S, ActorKeeper, JobKeeper

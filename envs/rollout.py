@@ -15,15 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Protocol
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, Guarded, Outcome, opened
+from perdure.envs.guarded import EnvironmentFault, Outcome, opened
+from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, rewarded
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
-from perdure.memory.records import Ending, Episode, EpisodePlan, Lease, Purpose, Sampler, StopReason, Turn
+from perdure.memory.records import Ending, Episode, EpisodePlan, Sampler, Turn
 
 
 class Journal(Protocol):
@@ -40,57 +40,6 @@ class Journal(Protocol):
     def finish(self, endings: Sequence[Ending]) -> None:
         """Write how episodes ended."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """An episode to be played."""
-
-    environment: Environment
-    seed: int
-    group: str
-    member: int
-    purpose: Purpose
-    lease: Lease
-    """Of the task (`live`) or of the job (every other purpose)."""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Seat:
-    """An episode in play: what one seat of a game has seen and done so far and, at last, how it ended."""
-
-    id: int | None
-    """None until the journal has it."""
-    number: int
-    sampler: Sampler
-    policy: Policy
-    observation: str = ""
-    prompt_ids: Ids = ()
-    shared: int = 0
-    """How many tokens the prompt begins with that are the last prompt and its answer."""
-    turns: list[Turn] = field(default_factory=list)
-    written: int = 0
-    """How many of them the journal has. The last one waits while others play, as it may yet be rewarded for what they do."""
-    unearned: float = 0.0
-    """What it was rewarded before its first turn."""
-    ending: Ending | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Playing:
-    """A game in play, with the seats that have had a turn. Most have one seat, number 0, which is the one that is judged."""
-
-    attempt: Attempt
-    env: Guarded
-    seats: dict[int, _Seat]
-    acting: int = 0
-    stated: bool | None = None
-    ended: bool = False
-
-    @property
-    def seat(self) -> _Seat:
-        """Whose turn it is."""
-        return self.seats[self.acting]
 
 
 Opponents = Callable[[str], tuple[Sampler, Policy]]
@@ -135,8 +84,8 @@ def play(
     if width < 1:
         raise InputError(f"width={width}: at least one episode must be played at once")
     waiting = iter(attempts)
-    begun: list[_Playing] = []
-    alive: list[_Playing] = []
+    begun: list[Playing] = []
+    alive: list[Playing] = []
 
     def settle() -> None:
         """Write down which games have ended, and let go of them."""
@@ -149,9 +98,9 @@ def play(
         for playing in ended:
             playing.env.close()
             if on_finish is not None:
-                on_finish(_episode(playing, temperature))
+                on_finish(episode_of(playing, temperature))
 
-    def write(seats: Iterable[_Seat]) -> None:
+    def write(seats: Iterable[Seat]) -> None:
         """Write the turns of these seats that the journal does not have yet."""
         waiting = [seat for seat in seats if seat.id is not None and len(seat.turns) > seat.written]
         if waiting:
@@ -162,7 +111,7 @@ def play(
     def abort(error: str | None) -> None:
         for playing in alive:
             if not playing.ended:
-                _end(playing, "aborted", "interrupted", error)
+                end(playing, "aborted", "interrupted", error)
         settle()
 
     @contextmanager
@@ -197,7 +146,7 @@ def play(
             for playing, action in zip(alive, actions, strict=True):
                 playing.env.send(action)
             outcomes = [_step(playing, sample, action) for playing, sample, action in zip(alive, samples, actions, strict=True)]
-            write(seat for playing, outcome in zip(alive, outcomes, strict=True) for seat in _rewarded(playing, outcome))
+            write(seat for playing, outcome in zip(alive, outcomes, strict=True) for seat in rewarded(playing, outcome))
             with aborting():
                 for playing, outcome in zip(alive, outcomes, strict=True):
                     if outcome is not None:
@@ -207,7 +156,7 @@ def play(
     finally:
         for playing in alive:
             playing.env.close()
-    return [_episode(playing, temperature) for playing in begun]
+    return [episode_of(playing, temperature) for playing in begun]
 
 
 def opening(environment: Environment, observation: str) -> list[Message]:
@@ -228,12 +177,12 @@ def _drawn(waiting: Iterator[Attempt | None], places: int) -> list[Attempt]:
     return drawn
 
 
-def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journal: Journal, temperature: float) -> list[_Playing]:
+def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journal: Journal, temperature: float) -> list[Playing]:
     begun = [
-        _Playing(
+        Playing(
             attempt=attempt,
             env=opened(attempt.environment),
-            seats={0: _Seat(id=None, number=0, sampler=sampler, policy=policy)},
+            seats={0: Seat(id=None, number=0, sampler=sampler, policy=policy)},
         )
         for attempt in attempts
     ]
@@ -241,7 +190,7 @@ def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journa
     return begun
 
 
-def _start(seated: Sequence[tuple[Attempt, _Seat]], journal: Journal, temperature: float) -> None:
+def _start(seated: Sequence[tuple[Attempt, Seat]], journal: Journal, temperature: float) -> None:
     """Write the rows of seats that have none yet. The other seats of a group are groups of their own."""
     if not seated:
         return
@@ -263,15 +212,15 @@ def _start(seated: Sequence[tuple[Attempt, _Seat]], journal: Journal, temperatur
         seat.id = id_
 
 
-def _reset(playing: _Playing, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+def _reset(playing: Playing, chat: Chat, context_limit: int, opponents: Opponents) -> None:
     try:
         observation = playing.env.first()
     except EnvironmentFault as fault:
-        return _end(playing, "env_error", "error", str(fault))
+        return end(playing, "env_error", "error", str(fault))
     return _tell(playing, playing.env.seat, observation, chat, context_limit, opponents)
 
 
-def _generate(seats: Sequence[_Seat], attempts: Sequence[Attempt], temperature: float) -> list[Sample]:
+def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: float) -> list[Sample]:
     """One batch of answers of each sampler, checked: from the sampler that was asked for, and a finite log-prob for every token."""
     samples: dict[int, Sample] = {}
     batches: dict[Sampler, list[int]] = {}
@@ -293,14 +242,14 @@ def _generate(seats: Sequence[_Seat], attempts: Sequence[Attempt], temperature: 
     return [samples[i] for i in range(len(seats))]
 
 
-def _step(playing: _Playing, sample: Sample, action: str) -> Outcome | None:
+def _step(playing: Playing, sample: Sample, action: str) -> Outcome | None:
     """Take what the action led to, and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
     seat = playing.seat
     outcome: Outcome | None = None
     try:
         outcome = playing.env.receive()
     except EnvironmentFault as fault:
-        _end(playing, "env_error", "error", str(fault))
+        end(playing, "env_error", "error", str(fault))
     turn = Turn(
         prompt_ids=seat.prompt_ids,
         action_ids=sample.action_ids,
@@ -317,100 +266,46 @@ def _step(playing: _Playing, sample: Sample, action: str) -> Outcome | None:
     if outcome is not None and len(playing.seats) > 1:
         for number, other in playing.seats.items():
             if number:
-                _reward(other, outcome.rewards[number] if outcome.ended else 0.0)
+                reward(other, outcome.rewards[number] if outcome.ended else 0.0)
             elif seat.number:
-                _reward(other, outcome.reward)
+                reward(other, outcome.reward)
     return outcome
 
 
-def _reward(seat: _Seat, reward: float) -> None:
-    """Add to the reward of its last turn."""
-    if not seat.turns:
-        seat.unearned += reward
-    elif reward:
-        seat.turns[-1] = replace(seat.turns[-1], reward=seat.turns[-1].reward + reward)
-
-
-def _rewarded(playing: _Playing, outcome: Outcome | None) -> list[_Seat]:
-    """The seats whose last turn will not be rewarded any more: all at the end, else the one whose turn it is again."""
-    if outcome is None or outcome.ended:
-        return list(playing.seats.values())
-    return [playing.seats[outcome.seat]] if outcome.seat in playing.seats else []
-
-
-def _go_on(playing: _Playing, outcome: Outcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+def _go_on(playing: Playing, outcome: Outcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
     """The next prompt, or the end."""
     playing.stated = outcome.success
     if outcome.ended and not playing.seats[0].turns:  # won or lost by others: it says nothing about the policy
-        return _end(playing, "env_error", "error", "the game ended before the policy had a turn")
+        return end(playing, "env_error", "error", "the game ended before the policy had a turn")
     if outcome.ended:
-        return _end(playing, "completed", "terminated" if outcome.terminated else "truncated")
+        return end(playing, "completed", "terminated" if outcome.terminated else "truncated")
     return _tell(playing, outcome.seat, outcome.observation, chat, context_limit, opponents)
 
 
-def _tell(playing: _Playing, number: int, observation: str, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+def _tell(playing: Playing, number: int, observation: str, chat: Chat, context_limit: int, opponents: Opponents) -> None:
     """Make the prompt of the seat whose turn it is, from what it was told before and the observation; or end the game."""
     environment = playing.attempt.environment
     if number not in playing.seats:
         try:
             sampler, policy = opponents(environment.opponent)
         except (UnknownError, RuntimeFailure) as error:  # no such version, or its files are gone: the game's failure, not the policy's
-            return _end(playing, "env_error", "error", str(error))
-        playing.seats[number] = _Seat(id=None, number=number, sampler=sampler, policy=policy)
+            return end(playing, "env_error", "error", str(error))
+        playing.seats[number] = Seat(id=None, number=number, sampler=sampler, policy=policy)
     playing.acting, seat = number, playing.seats[number]
     said: Ids = ()
     if not seat.turns:
         prompt_ids = chat.prompt(opening(environment, observation))
         if len(prompt_ids) + environment.max_tokens > context_limit:
             told = f"the first prompt has {len(prompt_ids)} tokens; with {environment.max_tokens} to answer they pass {context_limit}"
-            return _end(playing, "env_error", "context_limit", told)
+            return end(playing, "env_error", "context_limit", told)
     else:
         if len(seat.turns) >= environment.turn_limit:
-            return _end(playing, "completed", "turn_limit")
+            return end(playing, "completed", "turn_limit")
         said = seat.prompt_ids + seat.turns[-1].action_ids
         prompt_ids = chat.follow(seat.prompt_ids, seat.turns[-1].action_ids, observation)
         if prompt_ids[: len(said)] != said:
             raise RuntimeFailure("the chat template changes what was said before: this model cannot play environments of several turns")
         if len(prompt_ids) + environment.max_tokens > context_limit:
-            return _end(playing, "completed", "context_limit")
+            return end(playing, "completed", "context_limit")
     seat.observation, seat.prompt_ids, seat.shared = observation, prompt_ids, len(said)
     return None
-
-
-def _end(playing: _Playing, state: Literal["completed", "aborted", "env_error"], reason: StopReason, error: str | None = None) -> None:
-    """All seats end together, each with its own return."""
-    playing.ended = True
-    for seat in playing.seats.values():
-        if seat.id is None:  # it has said nothing yet
-            continue
-        total_reward = math.fsum((seat.unearned, *(turn.reward for turn in seat.turns)))
-        stated = None if seat.number else playing.stated
-        success, score = playing.attempt.environment.judge(total_reward, stated) if state == "completed" else (False, 0.0)
-        seat.ending = Ending(
-            episode=seat.id, state=state, stop_reason=reason, total_reward=total_reward, success=success, score=score, error=error
-        )
-
-
-def _episode(playing: _Playing, temperature: float) -> Episode:
-    attempt, seat = playing.attempt, playing.seats[0]
-    ending = seat.ending
-    assert ending is not None, "only an episode that has ended is handed out"
-    live = attempt.purpose == "live"
-    return Episode(
-        id=ending.episode,
-        environment=attempt.environment.name,
-        seed=attempt.seed,
-        group=attempt.group,
-        member=attempt.member,
-        purpose=attempt.purpose,
-        state=ending.state,
-        turns=tuple(seat.turns),
-        total_reward=ending.total_reward,
-        success=ending.success,
-        score=ending.score,
-        stop_reason=ending.stop_reason,
-        temperature=temperature,
-        task=attempt.lease.subject if live else None,
-        job=None if live else attempt.lease.subject,
-        error=ending.error,
-    )

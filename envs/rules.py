@@ -81,13 +81,13 @@ def judge(environment: Environment, rule: str) -> list[Finding]:
 
 def digest(environment: Environment) -> str:
     """A hash over whole episodes of a few seeds: equal wherever the environment behaves the same."""
-    episodes = [play_scripted(environment, seed, _scripted(environment)) for seed in _seeds("dev", 3)]
+    episodes = _episodes(environment, _seeds("dev", 3))
     return sha256(json.dumps([[played.exchanges, played.last, played.rewards] for played in episodes]).encode()).hexdigest()
 
 
 def longest(environment: Environment) -> tuple[str, ...]:
     """The texts of the longest conversation of a few episodes, instructions and solved examples included."""
-    played = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(_seeds("dev", EPISODES))]
+    played = _episodes(environment, _in_time(_seeds("dev", EPISODES)))
     most = max((episode.exchanges for episode in played), key=lambda exchanges: sum(len(asked) for asked, _ in exchanges))
     said = [text for exchange in (*environment.examples, *most) for text in exchange]
     return (environment.instructions, *said[:-1])
@@ -122,32 +122,31 @@ def _passes_gymnasium(environment: Environment) -> Found:
 
 def _is_deterministic(environment: Environment) -> Found:
     """A seed played again goes the same way, whatever others did to the global generators, and whatever was played between."""
-    seeds = _seeds("dev", 3)
-    first: list[Played] = []
+    scripted = _scripted(environment)
+    first: dict[int, Played] = {}
     for noise in (1, 2):
-        for n, seed in enumerate(seeds):
+        for seed in _seeds("dev", 3):
             random.seed(noise)
             np.random.seed(noise)
-            played = play_scripted(environment, seed, _scripted(environment))
-            if noise == 1:
-                first.append(played)
-            elif played != first[n]:
+            played = play_scripted(environment, seed, scripted)
+            if first.setdefault(seed, played) != played:
                 yield "error", f"seed {seed} played twice with the same actions went differently"
                 return
 
 
 def _leaves_random_alone(environment: Environment) -> Found:
     """Others in the process use the global generators too: an environment that seeds them repeats their numbers."""
+    scripted = _scripted(environment)
     for seed in _seeds("dev", 3):
         before = random.getstate(), str(np.random.get_state())
-        play_scripted(environment, seed, _scripted(environment))
+        play_scripted(environment, seed, scripted)
         if (random.getstate(), str(np.random.get_state())) != before:
             yield "warning", "it seeds or uses the global random generators: draw from self.np_random instead"
             return
 
 
 def _varies(environment: Environment) -> Found:
-    if len({play_scripted(environment, seed, _scripted(environment)).exchanges for seed in _in_time(_seeds("train", 8))}) == 1:
+    if len({played.exchanges for played in _episodes(environment, _in_time(_seeds("train", 8)))}) == 1:
         yield "warning", "eight seeds gave one and the same episode: there is only one task to learn, and none to hold out"
 
 
@@ -166,14 +165,11 @@ def _oracle_succeeds(environment: Environment) -> Found:
     """The right answers are paid, and nothing that the observations offer is paid better."""
     if not has_oracle(environment):
         return
-    failed = ""
     for seed in _in_time([seed for n in range(EPISODES) for seed in (SPLITS[split][n] for split in SPLITS)]):
         played = play_scripted(environment, seed, by_oracle)
         if not played.success or played.score < 1.0:
-            failed = f"its oracle scored {played.score:g} on seed {seed}, in {len(played.exchanges)} turns"
+            yield "error", f"its oracle scored {played.score:g} on seed {seed}, in {len(played.exchanges)} turns"
             break
-    if failed:
-        yield "error", failed
     right = {seed: play_scripted(environment, seed, by_oracle) for seed in _in_time(_seeds("dev", EPISODES), PATIENCE_S / 2)}
     always = [fixed(text) for text in _common(right.values())]
     best = {seed: max(play_scripted(environment, seed, answer).total_reward for answer in always) for seed in _in_time(list(right))}
@@ -193,7 +189,7 @@ def _has_a_floor(environment: Environment) -> Found:
         ("error", "a very long answer", fixed("1 yes [1] up " * 1000)),
         ("warning", "an echo of the observation", lambda observation, _: observation),
     ]
-    seen = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(seeds)]
+    seen = _episodes(environment, _in_time(seeds))
     if any(played.several for played in seen):
         return  # all seats would answer alike, and one of them wins
 
@@ -260,9 +256,10 @@ def _splits_its_tasks(environment: Environment) -> Found:
     """Seeds of train and probe never meet; their tasks do, where there are few of them."""
     train: set[str] = set()
     probe: list[str] = []
-    for n in _in_time(range(OVERLAP_EPISODES)):
-        train.add(_fingerprint(environment, SPLITS["train"][n]))
-        probe.append(_fingerprint(environment, SPLITS["probe"][n]))
+    scripted = _scripted(environment)
+    for n in _in_time(range(OVERLAP_EPISODES)):  # a whole episode under the same answers tells a task from others
+        train.add(repr(play_scripted(environment, SPLITS["train"][n], scripted)))
+        probe.append(repr(play_scripted(environment, SPLITS["probe"][n], scripted)))
     shared = sum(task in train for task in probe)
     if shared:
         message = f"{shared} of {len(probe)} probe tasks also came up among as many train tasks: probes then test memory rather than skill"
@@ -271,7 +268,7 @@ def _splits_its_tasks(environment: Environment) -> Found:
 
 def _is_plain_text(environment: Environment) -> Found:
     """The runtime keeps such things as text; a model reads better without them, and a person's terminal too."""
-    played = [play_scripted(environment, seed, _scripted(environment)) for seed in _in_time(_seeds("dev", EPISODES))]
+    played = _episodes(environment, _in_time(_seeds("dev", EPISODES)))
     texts = [environment.instructions, *(text for episode in played for text in (*(asked for asked, _ in episode.exchanges), episode.last))]
     for what, pattern in (("tokens of chat templates", TEMPLATE), ("control characters", CONTROL)):
         found = next((match[0] for text in texts if (match := pattern.search(text))), None)
@@ -283,11 +280,9 @@ def _is_plain_text(environment: Environment) -> Found:
 
 def _is_quick(environment: Environment) -> Found:
     """While one environment works, the model waits."""
-    steps, spent_s = 0, 0.0
-    for seed in _in_time(_seeds("dev", EPISODES)):
-        started = time.perf_counter()
-        steps += len(play_scripted(environment, seed, _scripted(environment)).exchanges)
-        spent_s += time.perf_counter() - started
+    started = time.perf_counter()
+    steps = sum(len(played.exchanges) for played in _episodes(environment, _in_time(_seeds("dev", EPISODES))))
+    spent_s = time.perf_counter() - started
     if spent_s > SLOW_S * steps:
         yield "warning", f"a step takes {spent_s / steps:.2g} s on average, making and reset included: a batch waits for it"
 
@@ -311,8 +306,7 @@ def _keeps_to_itself(environment: Environment) -> Found:
         os.dup2(printed, descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     sys.addaudithook(watch)
-    for seed in _in_time(_seeds("dev", 3)):
-        play_scripted(environment, seed, _scripted(environment))
+    _episodes(environment, _in_time(_seeds("dev", 3)))
     sys.stdout.flush()
     sys.stderr.flush()
     text = Path("printed").read_text(errors="replace").strip()
@@ -349,9 +343,10 @@ RULES: Mapping[str, Callable[[Environment], Found]] = {
 }
 
 
-def _fingerprint(environment: Environment, seed: int) -> str:
-    """What tells a task from others: its whole episode under the same answers."""
-    return repr(play_scripted(environment, seed, _scripted(environment)))
+def _episodes(environment: Environment, seeds: Iterable[int]) -> list[Played]:
+    """Whole episodes of these seeds, as `_scripted` answers."""
+    scripted = _scripted(environment)
+    return [play_scripted(environment, seed, scripted) for seed in seeds]
 
 
 def _scripted(environment: Environment) -> Answer:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from perdure.envs.environment import Environment
+from perdure.envs.playing import Attempt
 from perdure.envs.policy import Policy
-from perdure.envs.rollout import Attempt, Journal, Opponents, play
+from perdure.envs.rollout import Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engine import TransformersEngine
 from perdure.learners.gating import Draw

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from perdure.envs.environment import Environment
-from perdure.envs.rollout import Attempt, Journal, Opponents, nobody, play
+from perdure.envs.playing import Attempt
+from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, is_mixed
 from perdure.learners.engine import TransformersEngine

@@ -18,7 +18,8 @@ import pytest
 
 from perdure.agent.cli import perdure
 from perdure.agent.commands.store import TOKENS_RULE
-from perdure.agent.config import OPTIONS, Config, LoadedConfig, settings
+from perdure.agent.config import Config
+from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
 from perdure.agent.stages import StageEnvironment, StageSettings
 from perdure.envs.check import ELSEWHERE, FITS
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here

@@ -14,7 +14,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.bench_play import Share
-    from perdure.agent.config import LoadedConfig
+    from perdure.agent.config_file import LoadedConfig
     from perdure.envs.bench_envs import Cost
     from perdure.learners.bench_engine import EngineBench
     from perdure.learners.bench_learner import Pair
@@ -53,7 +53,7 @@ def bench(
       TMPDIR=/var/tmp perdure bench store
     """
     from perdure.agent.children import CHILD_ENVIRONMENT
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
 
     os.environ.setdefault("OMP_WAIT_POLICY", CHILD_ENVIRONMENT["OMP_WAIT_POLICY"])  # as Perdure's own processes run, for both sides
     loaded = load_config(config_path)

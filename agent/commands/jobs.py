@@ -13,7 +13,7 @@ from perdure.agent.terminal import Cell, config_option, home_option, print_json,
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
-    from perdure.agent.config import LoadedConfig
+    from perdure.agent.config_file import LoadedConfig
     from perdure.memory.store import Store
 
 PROFILES = click.Choice(["economy", "standard", "strict"])
@@ -62,7 +62,8 @@ def learn(
     Example:
       perdure learn grpo --target 'perdure:largest-number?shots=3' --option updates=20 --option replay=0.5
     """
-    from perdure.agent.config import check_learner, load_config
+    from perdure.agent.config import check_learner
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import require_files
     from perdure.learners.options import parse_options
     from perdure.memory.versions import get_version
@@ -120,7 +121,7 @@ def gate(
       perdure gate v3 --target 'perdure:largest-number?shots=3' --profile standard
       perdure gate --self-test --runs 200
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import require_files
     from perdure.memory.versions import get_version
 
@@ -160,7 +161,7 @@ def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Pa
     Example:
       perdure probe v1 --episodes 100
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import require_files
     from perdure.memory.versions import get_version
 

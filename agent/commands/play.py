@@ -50,7 +50,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     Example:
       perdure task add 'perdure:largest-number?shots=3' --count 8
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import open_or_create, register_environments
     from perdure.envs.seeds import SPLITS
     from perdure.memory.tasks import add_tasks, list_tasks
@@ -224,7 +224,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
     Example:
       perdure env check perdure:largest-number
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir
     from perdure.envs.check import check as check_environment
     from perdure.learners.lengths import length_of
@@ -255,7 +255,7 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     Example:
       perdure env play perdure:largest-number --seed 7
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.envs.guarded import EnvironmentFault, opened
 
     loaded = load_config(config_path).config.environment(environment)

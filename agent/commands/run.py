@@ -32,7 +32,7 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
       perdure run --until-promoted
       perdure --home /var/lib/perdure run --config perdure.toml --tasks 100
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.limits import Limits
     from perdure.agent.summary import mark, show, summarise
     from perdure.agent.supervisor import supervising

@@ -19,7 +19,7 @@ def init(folder: Path) -> None:
     Example:
       perdure init my-agent && cd my-agent && perdure run
     """
-    from perdure.agent.config import FILE_NAME, template
+    from perdure.agent.config_file import FILE_NAME, template
 
     path = folder / FILE_NAME
     try:
@@ -59,7 +59,7 @@ def show(config_path: Path | None, as_json: bool) -> None:
     Example:
       perdure config show --config perdure.toml
     """
-    from perdure.agent.config import load_config, settings
+    from perdure.agent.config_file import load_config, settings
 
     loaded = load_config(config_path)
     found = settings(loaded)

@@ -207,7 +207,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
       perdure store prune --dry-run
       perdure store prune --keep-days 90
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import HomeLock
     from perdure.memory import prune as pruning
     from perdure.memory.store import ARCHIVE, open_store

@@ -165,7 +165,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     Example:
       perdure version import ./my-adapter --target 'perdure:largest-number?shots=3'
     """
-    from perdure.agent.config import load_config
+    from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir, open_or_create, register_environments
     from perdure.memory import versions
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from perdure.agent.commands.status import report
-from perdure.agent.config import Config, LoadedConfig
+from perdure.agent.config import Config
+from perdure.agent.config_file import LoadedConfig
 from perdure.agent.limits import Limits, Outcome
 from perdure.agent.supervisor import Programs, supervising
 from perdure.memory.errors import PerdureError
@@ -92,7 +93,7 @@ with open_store(Path(given["--home"])) as store:
 DAEMON = """
 import sys
 from pathlib import Path
-from perdure.agent.config import load_config
+from perdure.agent.config_file import load_config
 from perdure.agent.limits import Limits
 from perdure.agent.supervisor import Programs, supervising
 with supervising(Path("home"), load_config(Path("perdure.toml")), Limits(), Programs(actor="an_actor")) as supervisor:

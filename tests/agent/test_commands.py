@@ -14,8 +14,9 @@ from tests.fakes import ByteChat, ScriptedPolicy
 
 from perdure.agent.commands.status import stream_line, stream_report
 from perdure.agent.home import HomeLock, lock_is_held
+from perdure.envs.playing import Attempt
 from perdure.envs.registry import load
-from perdure.envs.rollout import Attempt, play
+from perdure.envs.rollout import play
 from perdure.memory import environments, versions
 from perdure.memory.environments import list_environments
 from perdure.memory.journal import StoreJournal

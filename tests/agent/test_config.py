@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from perdure.agent.config import Config, load_config, settings, template
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config, settings, template
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
 

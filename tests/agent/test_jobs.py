@@ -16,7 +16,8 @@ import pytest
 from tests.agent.conftest import ADD, Call
 from tests.tiny_models import tiny_llama
 
-from perdure.agent.config import Config, LoadedConfig, load_config
+from perdure.agent.config import Config
+from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import HomeLock, lock_holder, lock_is_held
 from perdure.agent.jobs import require_done, run_or_follow, submit
 from perdure.memory.errors import RuntimeFailure

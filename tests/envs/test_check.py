@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.envs import faulty
+from tests.envs import faulty, harmful
 
 from perdure.envs.check import Length, check
 from perdure.envs.rules import Finding
@@ -10,7 +10,7 @@ LENGTH = Length(tokens=lambda texts: sum(map(len, texts)), limit=1000, exact=Tru
 
 
 def findings(kind: type[faulty.Counting], options: str = "", length: Length = LENGTH) -> list[Finding]:
-    return check(f"py:tests.envs.faulty:{kind.__name__}{options}", Sandbox(), length)[1]
+    return check(f"py:{kind.__module__}:{kind.__name__}{options}", Sandbox(), length)[1]
 
 
 def rules(kind: type[faulty.Counting], options: str = "") -> dict[str, str]:
@@ -28,7 +28,7 @@ def test_an_order_that_differs_from_process_to_process_is_found() -> None:
 
 
 def test_what_an_environment_does_outside_itself_is_found() -> None:
-    said = {finding.message.partition(":")[0]: finding for finding in findings(faulty.Meddles) if finding.rule == "keeps-to-itself"}
+    said = {finding.message.partition(":")[0]: finding for finding in findings(harmful.Meddles) if finding.rule == "keeps-to-itself"}
     assert list(said) == ["it prints, such as 'noise'", "it writes a file", "it connects to the network", "it starts a program"]
     assert {finding.level for finding in said.values()} == {"warning"}
 
@@ -40,7 +40,7 @@ def test_a_hang_ends_the_check_with_one_finding() -> None:
 
 def test_a_crash_in_one_rule_leaves_the_others() -> None:
     """It crashes only where an answer is very long, which one rule tries."""
-    crashed = [finding for finding in findings(faulty.CrashesOnLength) if finding.level == "error"]
+    crashed = [finding for finding in findings(harmful.CrashesOnLength) if finding.level == "error"]
     assert [(finding.rule, finding.message) for finding in crashed] == [("has-a-floor", "its process ended with exit code 7")]
 
 

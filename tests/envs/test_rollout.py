@@ -9,9 +9,10 @@ from tests.envs.faulty import Counting
 from tests.fakes import END, ByteChat, ListJournal, ScriptedPolicy
 
 from perdure.envs.environment import Environment
+from perdure.envs.playing import Attempt
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.envs.registry import load_here as load
-from perdure.envs.rollout import Attempt, play
+from perdure.envs.rollout import play
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode, Lease, Purpose, StepRef, VersionRef
 

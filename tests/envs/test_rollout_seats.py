@@ -11,9 +11,10 @@ from tests.envs.tables import Nowhere, Promising, SecondBegins, SecondOnly, Tabl
 from tests.fakes import ByteChat, ListJournal, ScriptedPolicy
 
 from perdure.envs.environment import AnyText, Environment
+from perdure.envs.playing import Attempt
 from perdure.envs.policy import Policy, PolicyError, Request, Sample
 from perdure.envs.registry import load_here as load
-from perdure.envs.rollout import Attempt, Journal, play
+from perdure.envs.rollout import Journal, play
 from perdure.envs.textarena_scripts import random_mover
 from perdure.memory import check, environments, jobs, leases, manifests, tasks, versions
 from perdure.memory.episodes import get_episode, list_episodes, success_rates

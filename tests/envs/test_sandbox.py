@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.envs import faulty
+from tests.envs import faulty, harmful
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, opened
@@ -26,7 +26,7 @@ PLAIN = Sandbox()
 
 
 def name_of(kind: type[faulty.Counting], options: str = "") -> str:
-    return f"py:tests.envs.faulty:{kind.__name__}{options}"
+    return f"py:{kind.__module__}:{kind.__name__}{options}"
 
 
 def fault_of(environment: Environment) -> str:
@@ -118,14 +118,14 @@ def test_a_crash_while_it_is_imported_is_said(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
-        (faulty.Dies, "in step its process was ended by SIGSEGV"),
+        (harmful.Dies, "in step its process was ended by SIGSEGV"),
         (faulty.ExitsAtStep, "step raised SystemExit: 5"),
         (faulty.Hangs, "step took longer than 0.5 s"),
-        (faulty.Gigabyte, "step returned 1000000000 characters; at most 1000000 are read"),
-        (faulty.EatsMemory, "step raised MemoryError"),
+        (harmful.Gigabyte, "step returned 1000000000 characters; at most 1000000 are read"),
+        (harmful.EatsMemory, "step raised MemoryError"),
         (faulty.Bytes, "step returned text of type bytes, not str"),
-        (faulty.ClosesEverything, "in step its process ended with exit code 0"),
-        (faulty.WritesMuch, "step raised OSError: [Errno 27] File too large"),
+        (harmful.ClosesEverything, "in step its process ended with exit code 0"),
+        (harmful.WritesMuch, "step raised OSError: [Errno 27] File too large"),
     ],
 )
 def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: type[faulty.Counting], fault: str) -> None:
@@ -136,7 +136,7 @@ def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: ty
 
 
 def test_one_that_swallows_the_time_limit_is_killed() -> None:
-    environment, host = started(name_of(faulty.HangsForGood, "?step_timeout_s=0.2"), PLAIN)
+    environment, host = started(name_of(harmful.HangsForGood, "?step_timeout_s=0.2"), PLAIN)
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     host.close()
@@ -144,7 +144,7 @@ def test_one_that_swallows_the_time_limit_is_killed() -> None:
 
 @pytest.mark.slow
 def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
-    environment, host = started(name_of(faulty.Burns), Sandbox(cpu_s=2))
+    environment, host = started(name_of(harmful.Burns), Sandbox(cpu_s=2))
     env = opened(environment)
     env.reset(1)
     assert wait_for(lambda: ") Z " in Path(f"/proc/{host.pids()[-1]}/stat").read_text(), 60.0)
@@ -163,7 +163,7 @@ def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.Capt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strays are found through /proc")
 def test_what_it_leaves_behind_is_ended_with_it() -> None:
-    environment, host = started(name_of(faulty.Forks), PLAIN)
+    environment, host = started(name_of(harmful.Forks), PLAIN)
     env = opened(environment)
     env.reset(1)
     env.step("x")

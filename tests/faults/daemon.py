@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perdure.agent.config import load_config
+from perdure.agent.config_file import load_config
 from perdure.agent.limits import Limits
 from perdure.agent.supervisor import Programs, supervising
 from perdure.memory.errors import InputError, PerdureError

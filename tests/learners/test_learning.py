@@ -11,9 +11,10 @@ import torch
 from tests.fakes import ListJournal
 from tests.learners.conftest import engine_of
 
+from perdure.envs.playing import Attempt
 from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
-from perdure.envs.rollout import Attempt, play
+from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, split_of
 from perdure.learners.adapters import adapter_rank
 from perdure.learners.engine import TransformersEngine

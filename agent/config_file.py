@@ -1,0 +1,200 @@
+"""The configuration file: read, listed with where each setting came from, and written as a template.
+
+Search order: the file named with --config, `perdure.toml` in the working folder, the defaults. The template that `perdure init` writes and
+the list that `perdure config show` prints are made from the classes of `config.py`, so that they cannot drift from them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from perdure.agent.config import Config, Section
+from perdure.agent.stages import EXAMPLE, StageEnvironment, StageSettings, compact
+from perdure.learners.options import LearnOptions, parse_options
+from perdure.memory.errors import InputError
+
+FILE_NAME = "perdure.toml"
+DEFAULT = "default"
+OPTIONS = "learn.options"
+STAGES = "stream.stages"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """A configuration and where each setting came from."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """For each dotted key: 'default', or the file that sets it."""
+    path: Path | None
+    """The file, None where the defaults stand alone. Processes that are started are given it by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One line of `perdure config show`."""
+
+    key: str
+    value: Any
+    origin: str
+    description: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"key": self.key, "value": self.value, "origin": self.origin, "description": self.description}
+
+    def __str__(self) -> str:
+        """The value on one line."""
+        if isinstance(self.value, list):
+            return (" | " if self.key == STAGES else ", ").join(compact(one) if self.key == STAGES else one for one in self.value)
+        return str(self.value)
+
+
+def load_config(path: Path | None = None) -> LoadedConfig:
+    """Read the file at `path`, else `perdure.toml` in the working folder, else the defaults.
+
+    Raises `InputError` that names the file, the key and what to do.
+    """
+    if path is None:
+        path = Path(FILE_NAME)
+        if not path.exists():
+            return LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)
+    path = path.resolve()
+    try:
+        given = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no configuration {path}: `perdure init` writes one, or name it with --config") from None
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}; name another with --config") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error}; `perdure init` in an empty folder writes one to compare with") from error
+    try:
+        config = Config.model_validate(given)
+    except ValidationError as error:
+        raise InputError(_explain(path, error)) from error
+    return LoadedConfig(config=config, origins=_origins(given, path.name), path=path)
+
+
+def settings(loaded: LoadedConfig) -> list[Setting]:
+    """Every setting, those of the learner's options included, in the order of the classes."""
+    options = parse_options(loaded.config.learn.options)
+    values = {key: getattr(section, name) for key, name, section in _fields(loaded.config)}
+    values |= {f"{OPTIONS}.{name}": getattr(options, name) for name in LearnOptions.model_fields}
+    values[STAGES] = [stage.as_json() for stage in loaded.config.stream.stages]
+    return [
+        Setting(
+            key=key,
+            value=list(values[key]) if isinstance(values[key], tuple) else values[key],
+            origin=loaded.origins[key],
+            description=description,
+        )
+        for key, description in _descriptions()
+    ]
+
+
+def template() -> str:
+    """A commented configuration with every setting at its default; it runs as it is."""
+    lines = [
+        "# Perdure's configuration. Every line that sets something shows the default: change what you like, delete what you do not need.",
+        "# `perdure config show` tells what is in force and where it came from; `perdure run` starts.",
+        "",
+    ]
+    section = ""
+    for setting in settings(LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)):
+        head, _, name = setting.key.rpartition(".")
+        if head != section:
+            lines += ["", f"[{head}]"]
+            section = head
+        lines.append(f"# {setting.description}")
+        if setting.key == STAGES:
+            lines += [f"# {line}".rstrip() for line in EXAMPLE.splitlines()]
+        else:
+            lines.append(("# " if head == OPTIONS else "") + f"{name} = {_toml(setting.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _fields(config: Config) -> Iterator[tuple[str, str, Section]]:
+    """Dotted key, name and section of every setting; the learner's options are one of them."""
+    for name in Config.model_fields:
+        value = getattr(config, name)
+        if isinstance(value, Section):
+            yield from ((f"{name}.{inner}", inner, value) for inner in type(value).model_fields)
+        else:
+            yield name, name, config
+
+
+def _descriptions() -> list[tuple[str, str]]:
+    """Every dotted key with its description; the learner's options follow the rest of [learn]."""
+    found = []
+    for key, name, section in _fields(Config()):
+        if name == "options":
+            found += [(f"{key}.{option}", field.description or "") for option, field in LearnOptions.model_fields.items()]
+        else:
+            found.append((key, type(section).model_fields[name].description or ""))
+    return found
+
+
+def _origins(given: Mapping[str, Any], file: str) -> dict[str, str]:
+    def is_given(key: str) -> bool:
+        at: Any = given
+        for part in key.split("."):
+            if not isinstance(at, Mapping) or part not in at:
+                return False
+            at = at[part]
+        return True
+
+    return {key: file if is_given(key) else DEFAULT for key, _ in _descriptions()}
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    plain = ".".join(str(part) for part in location if not isinstance(part, int))
+    settings_, of_stages = dict(_descriptions()), _descriptions_of_stages()
+    described = settings_ | of_stages
+    if first["type"] == "extra_forbidden":
+        head, _, name = plain.rpartition(".")
+        here = of_stages if head.startswith(STAGES) else settings_
+        before = f"{head}." if head else ""
+        beside = [known for known in here if known.startswith(before)]
+        near = [before + match for match in get_close_matches(name, [known.removeprefix(before) for known in beside], n=1)]
+        near = near or [known for known in described if known.endswith(f".{name}")]
+        return f"{path}: no setting is named {key!r}; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(beside)}")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+    message = re.sub(r"dictionary or instance of \w+", "table", message)
+    if isinstance(first.get("ctx", {}).get("error"), ValueError):
+        return f"{path}: {key}: {message}" if key else f"{path}: {message}"
+    meaning = f" (it says: {described[plain]})" if plain in described else ""
+    if first["type"] == "missing":
+        return f"{path}: {key} is missing{meaning}"
+    return f"{path}: {key} = {_shown(first['input'])}: {message[0].lower()}{message[1:]}{meaning}"
+
+
+def _descriptions_of_stages() -> dict[str, str]:
+    """What may stand in a stage, and in an environment of one."""
+    fields = {f"{STAGES}.{name}": field for name, field in StageSettings.model_fields.items()}
+    fields |= {f"{STAGES}.environments.{name}": field for name, field in StageEnvironment.model_fields.items()}
+    return {key: field.description or "" for key, field in fields.items()}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML. Strings, numbers, booleans and lists of strings are written as JSON writes them."""
+    if isinstance(value, list) and value:
+        return "[\n" + "".join(f"    {json.dumps(item, ensure_ascii=False)},\n" for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
