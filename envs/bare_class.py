@@ -74,7 +74,7 @@ class BareClass(gymnasium.Env[Any, Any]):
             close()
 
     def _drawing(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._generators is None else self._generators.in_use()
+        return nullcontext() if self._generators is None else self._generators
 
 
 def _space(inner: Any, name: str) -> Space[Any]:

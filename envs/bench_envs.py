@@ -81,11 +81,11 @@ def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
 class BareTextArena(gymnasium.Env[str, str]):
     """A guessing game of TextArena, as it comes."""
 
+    observation_space = action_space = AnyText()
+
     def __init__(self) -> None:
         import textarena
 
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._state = random.Random(0).getstate()
         self._game = textarena.make("GuessTheNumber-v0")
         while isinstance(self._game, textarena.Wrapper):
@@ -122,9 +122,9 @@ class BareTextArena(gymnasium.Env[str, str]):
 class BareToy(gymnasium.Env[str, str]):
     """A toy of Gymnasium in its own rendering, with numbers as actions."""
 
+    observation_space = action_space = AnyText()
+
     def __init__(self) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._toy: Any = gymnasium.make("FrozenLake-v1", is_slippery=False, render_mode="ansi", disable_env_checker=True)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:

@@ -62,13 +62,12 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
 class Game(gymnasium.Env[str, str]):
     """One game of GEM as a text environment."""
 
+    observation_space = action_space = AnyText()
     instructions = "Reply with only your move in \\boxed{}."
     max_tokens = 24
     reward_low = -0.1
 
     def __init__(self, id_: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._id, self._options = id_, given
         limit = {**defaults, **given}.get("max_turns")
         self.turn_limit = limit if isinstance(limit, int) else MOST_TURNS
@@ -80,7 +79,7 @@ class Game(gymnasium.Env[str, str]):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._generators.seed(number)
-        with self._generators.in_use():
+        with self._generators:
             self._game = _library().make(self._id, **self._options)
             observation, info = self._game.reset(seed=number)
         self._over = False
@@ -89,7 +88,7 @@ class Game(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        with self._generators.in_use():
+        with self._generators:
             observation, reward, terminated, truncated, about = self._game.step(boxed(action))
         self._over = terminated or truncated
         rewards = _library().utils.constants.LanguageGameReward
@@ -112,7 +111,7 @@ def _shown(observation: str, info: dict[str, Any]) -> str:
 def _try_out(id_: str, options: str) -> None:
     """Raises `InputError` where the game cannot be made: word lists that are not there, options that it cannot play with."""
     try:
-        with Generators().in_use():
+        with Generators():
             _library().make(id_, **literal_eval(options))
     except Exception as error:
         raise does_not_work(f"gem:{id_}", error) from error

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,38 +11,30 @@ _START = random.Random(0).getstate()
 
 
 class Generators:
-    """A state of the global generators that belongs to one environment.
+    """A state of the global generators that belongs to one environment. As a context manager it is in force; afterwards they are as before.
 
     NumPy's is left alone with `numpy=False`: exchanging it takes ten times as long as Python's.
     """
 
     def __init__(self, numpy: bool = True) -> None:
-        self._with_numpy = numpy
         self._python: Any = _START
         self._numpy: Any = np.random.RandomState(0).get_state() if numpy else None
+        self._others: tuple[Any, Any] = (None, None)
 
     def seed(self, number: int) -> None:
         self._python = random.Random(number).getstate()
-        self._numpy = np.random.RandomState(number % 2**32).get_state() if self._with_numpy else None
+        if self._numpy is not None:
+            self._numpy = np.random.RandomState(number % 2**32).get_state()
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Inside, the global generators go on from this state; afterwards they are as they were."""
-        python = random.getstate()
+    def __enter__(self) -> None:
+        self._others = random.getstate(), None if self._numpy is None else np.random.get_state()
         random.setstate(self._python)
-        try:
-            with self._numpy_in_use() if self._with_numpy else nullcontext():
-                yield
-        finally:
-            self._python = random.getstate()
-            random.setstate(python)
+        if self._numpy is not None:
+            np.random.set_state(self._numpy)
 
-    @contextmanager
-    def _numpy_in_use(self) -> Iterator[None]:
-        numpy = np.random.get_state()
-        np.random.set_state(self._numpy)
-        try:
-            yield
-        finally:
+    def __exit__(self, *exc: object) -> None:
+        self._python = random.getstate()
+        random.setstate(self._others[0])
+        if self._numpy is not None:
             self._numpy = np.random.get_state()
-            np.random.set_state(numpy)
+            np.random.set_state(self._others[1])

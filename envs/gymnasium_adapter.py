@@ -131,9 +131,9 @@ def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 
 class AsText(gymnasium.Env[str, str]):
     """An environment of other spaces than text, shown and answered as text."""
 
+    observation_space = action_space = AnyText()
+
     def __init__(self, inner: gymnasium.Env[Any, Any], reward_low: float | None, invalid_limit: int, invalid_penalty: float) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._inner = inner
         own = inner.unwrapped
         spec = getattr(own, "spec", None)  # a wrapper would make a deep copy of it, and a bare class has none

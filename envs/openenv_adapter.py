@@ -51,11 +51,10 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
 class Remote(gymnasium.Env[str, str]):
     """One environment of a server: every episode is a session of its own."""
 
+    observation_space = action_space = AnyText()
     instructions = "Reply with only your action."
 
     def __init__(self, url: str, action: str = "", observation: str = "") -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         schema = _schema(url)
         self._url = url
         self._action = _chosen(url, "action", action, schema["action"])

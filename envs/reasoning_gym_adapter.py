@@ -70,12 +70,11 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
 class Question(gymnasium.Env[str, str]):
     """One question of a dataset, which ends with its answer."""
 
+    observation_space = action_space = AnyText()
     instructions = "Reply with only the final answer, without any other words."
     turn_limit = 1
 
     def __init__(self, id_: str, options: dict[str, Any]) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._id, self._options = id_, repr(options)
         self._generators = Generators()
         self._dataset: Any = None
@@ -97,7 +96,7 @@ class Question(gymnasium.Env[str, str]):
         info: dict[str, Any] = {}
         for text in dict.fromkeys((action.strip(), bare(action))):
             try:
-                with self._generators.in_use():
+                with self._generators:
                     scores.append(float(self._dataset.score_answer(text, entry)))
             except Exception as error:  # noqa: BLE001 - whatever a scorer raises on nonsense, the answer is what is wrong
                 info["scorer_error"] = described(error)
@@ -121,7 +120,7 @@ def _drawn(id_: str, options: str, seed: int) -> tuple[Any, dict[str, Any]]:
     split = split_of(seed)
     generators = Generators()
     generators.seed(seed)
-    with generators.in_use():
+    with generators:
         dataset = _library().create_dataset(id_, seed=seed * BLOCK, size=BLOCK, **literal_eval(options))
         for index in range(BLOCK):
             entry = dataset[index]
@@ -135,7 +134,7 @@ def _room(id_: str, options: str) -> int:
     """Tokens for an answer: as many as the longest of a few answers has characters, and some more."""
     first = SPLITS["train"][-1] * BLOCK
     generators = Generators()
-    with generators.in_use():
+    with generators:
         dataset = _library().create_dataset(id_, seed=first, size=SAMPLES, **literal_eval(options))
         answers = [dataset[index]["answer"] for index in range(SAMPLES)]
     if id_ in NO_ANSWER:

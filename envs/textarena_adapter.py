@@ -57,14 +57,14 @@ class OnePlayer(Game):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._generators.seed(number)
-        with self._generators.in_use():
+        with self._generators:
             self._begin(number, 1)
             return self._news(), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        with self._generators.in_use():
+        with self._generators:
             invalid = self._move(action)
             if not self._over:
                 return self._news(), 0.0, False, False, {"success": False, "invalid_action": invalid}

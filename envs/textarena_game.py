@@ -21,22 +21,22 @@ from perdure.memory.errors import InputError, RuntimeFailure
 class Game(gymnasium.Env[str, str]):
     """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`."""
 
+    observation_space = action_space = AnyText()
     instructions = "Reply with only your move in square brackets."
     turn_limit = 30
     max_tokens = 16
 
     def __init__(self, id_: str, options: dict[str, Any]) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._id, self._options = id_, options
         self._generators = Generators(numpy=draws_with_numpy(id_))
         self._over = True
-        self._fresh = self._made()
+        with self._generators:
+            self._fresh = made(self._id, self._options)
         self._game = self._fresh
 
     def _begin(self, seed: int, players: int) -> None:
-        """A game of this seed; only inside `self._generators.in_use()`."""
-        self._game = self._fresh or self._made()
+        """A game of this seed; only while `self._generators` are in force."""
+        self._game = self._fresh or made(self._id, self._options)
         self._fresh = None
         self._game.reset(num_players=players, seed=seed)
         if players == 1:
@@ -67,10 +67,6 @@ class Game(gymnasium.Env[str, str]):
                 raise RuntimeFailure(f"textarena:{self._id} gave {reward!r} as its reward")
             found.append(float(reward))
         return found
-
-    def _made(self) -> Any:
-        with self._generators.in_use():
-            return made(self._id, self._options)
 
 
 def _put_right(state: Any) -> None:

@@ -63,7 +63,7 @@ class SeveralPlayers(Game):
         self._random = random.Random(f"seats of {number}")
         self._judged = self._random.randrange(self._players) if self._seat == "any" else int(self._seat)
         self._told = [[] for _ in range(self._players)]
-        with self._generators.in_use():
+        with self._generators:
             self._begin(number, self._players)
             self._play_scripts()
             if self._over:
@@ -73,7 +73,7 @@ class SeveralPlayers(Game):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        with self._generators.in_use():
+        with self._generators:
             info: dict[str, Any] = {"success": False, "invalid_action": self._move(action)}
             self._play_scripts()
             if not self._over:
@@ -143,7 +143,7 @@ def _refuses(id_: str, options: dict[str, Any], players: int) -> Exception | Non
     """What a game raises when it is started with this many players; None where it starts."""
     generators = Generators()
     try:
-        with generators.in_use():
+        with generators:
             made(id_, options).reset(num_players=players, seed=0)
     except InputError:
         raise

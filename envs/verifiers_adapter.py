@@ -79,11 +79,10 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
 class Conversation(gymnasium.Env[str, str]):
     """One rollout of a taskset: an observation is what verifiers tells its model, an action is what the model says."""
 
+    observation_space = action_space = AnyText()
     max_tokens = 128
 
     def __init__(self, id_: str, options: dict[str, Any]) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._id, self._options = id_, repr(options)
         self.turn_limit = _turns(id_)
         _tasks(id_, self._options)
@@ -98,7 +97,7 @@ class Conversation(gymnasium.Env[str, str]):
         if not tasks:
             raise InputError(f"verifiers:{self._id} has no {split_of(number)} task: it needs more tasks")
         self._generators.seed(number)
-        with self._generators.in_use():
+        with self._generators:
             self._rollout = _Rollout(_environment(self._id, self._options), tasks[number % len(tasks)])
             news = self._rollout.wait()
         if isinstance(news, Ended):
@@ -108,7 +107,7 @@ class Conversation(gymnasium.Env[str, str]):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         if self._rollout is None:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        with self._generators.in_use():
+        with self._generators:
             self._rollout.answer(action)
             news = self._rollout.wait()
         if not isinstance(news, Ended):
@@ -241,7 +240,7 @@ def _environment(id_: str, options: str) -> Any:
 def _tasks(id_: str, options: str) -> dict[Split, list[Any]]:
     """The tasks of each split. Raises `InputError` where they cannot be had or played."""
     try:
-        with Generators().in_use():
+        with Generators():
             taskset = _environment(id_, options).taskset
             tasks = list(islice(taskset, MOST_TASKS))
             tools = [*taskset.toolsets(taskset.config), *(tool for task in tasks[:1] for tool in task.toolsets(task.config))]

@@ -23,13 +23,12 @@ MOST_DRAWS = 10_000
 class TextGame(gymnasium.Env[str, str], ABC):
     """An environment with text in and text out, whose tasks are split by content."""
 
+    observation_space = action_space = AnyText()
     instructions: str
     turn_limit: int
     max_tokens: int
 
     def __init__(self) -> None:
-        self.observation_space = AnyText()
-        self.action_space = AnyText()
         self._split: Split = "train"
         self._turns = 0
         self._over = True
