@@ -9,6 +9,7 @@ import pytest
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config, settings, template
+from perdure.envs.sandbox import Sandbox
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
 
@@ -211,3 +212,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"model = '\xe9'")
     with pytest.raises(InputError, match="not UTF-8"):
         load_config(tmp_path / "latin.toml")
+
+
+def test_what_environments_may_do_is_the_same_without_a_configuration() -> None:
+    assert Config().allowed() == Sandbox()
