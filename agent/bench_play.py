@@ -19,7 +19,7 @@ from perdure.agent.config import Config
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, Request, Sample
 from perdure.envs.seeds import train_seed
-from perdure.learners.engine import TransformersEngine, faster_dtype
+from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
 from perdure.learners.models import ModelFiles
 from perdure.learners.serving import ServingModel
 from perdure.memory import environments as registrations

@@ -26,12 +26,12 @@ from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX
-from perdure.learners.engine import TransformersEngine
-from perdure.learners.gate import PROFILES
-from perdure.learners.gating import GateResult, dev_scores, run_gate
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.gate.decision import PROFILES
+from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
+from perdure.learners.gate.probes import EnginePlayer, probe
 from perdure.learners.learning import open_engine, run_learning
 from perdure.learners.models import resolve_model
-from perdure.learners.probes import EnginePlayer, probe
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments

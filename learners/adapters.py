@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
-from perdure.learners.weights import LoraPair
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
@@ -150,7 +150,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
             raise InputError(f"{folder}: layer {module!r} has only one half of its LoRA pair")
     if not parts:
         raise InputError(f"{folder / _WEIGHTS} has no weights")
-    return {module: LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
+    return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
 
 
 def adapter_rank(folder: Path) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""One learning job, from the version it starts at to the candidate it leaves. The gate comes after it (`gating.py`)."""
+"""One learning job, from the version it starts at to the candidate it leaves. The gate comes after it (`gate/gating.py`)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from perdure.envs.environment import Environment
 from perdure.envs.policy import Policy
 from perdure.envs.rollout import Opponents
 from perdure.learners.adapters import load_adapter, write_adapter
-from perdure.learners.engine import TransformersEngine, faster_dtype
+from perdure.learners.engines.engine import Engine
+from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.trainee import Trainee
-from perdure.learners.weights import LoraPair
 from perdure.learners.workbench import Workbench
 from perdure.memory import faults
 from perdure.memory.environments import list_environments, require
@@ -51,14 +52,14 @@ def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> T
         raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
 
 
-def version_table(store: Store, engine: TransformersEngine, version: Version) -> dict[str, LoraPair]:
+def version_table(store: Store, engine: Engine, version: Version) -> dict[str, LoraPair]:
     """A version's adapter, checked against its manifest; empty for the base model."""
     if version.path is None:
         return {}
     return load_adapter(store.home, version.path, version.hash, engine.files)
 
 
-def ensure_loaded(store: Store, engine: TransformersEngine, name: str) -> VersionRef:
+def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
     """Load a version into the engine unless it is there."""
     ref = VersionRef(name)
     if ref not in engine:
@@ -66,7 +67,7 @@ def ensure_loaded(store: Store, engine: TransformersEngine, name: str) -> Versio
     return ref
 
 
-def against(store: Store, engine: TransformersEngine, serving: str) -> Opponents:
+def against(store: Store, engine: Engine, serving: str) -> Opponents:
     """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
 
     def opponent(name: str) -> tuple[VersionRef, Policy]:

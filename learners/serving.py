@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from perdure.envs.policy import Policy
-from perdure.learners.engine import TransformersEngine
+from perdure.learners.engines.engine import Engine
 from perdure.learners.learning import ensure_loaded, open_engine
 from perdure.learners.models import resolve_model
 from perdure.memory.records import VersionRef
@@ -17,7 +17,7 @@ from perdure.memory.versions import add_initial
 class ServingModel:
     """An engine that holds the weights of the version that was loaded last, and of the versions that play against it."""
 
-    def __init__(self, store: Store, engine: TransformersEngine) -> None:
+    def __init__(self, store: Store, engine: Engine) -> None:
         self.chat = engine.chat
         self.context_limit = engine.context_limit
         self._store = store

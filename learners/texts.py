@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from transformers import AutoTokenizer
 
-from perdure.learners.chat import answer_text
+from perdure.learners.engines.chat import answer_text
 from perdure.learners.models import ModelFiles
 from perdure.memory.errors import InputError
 from perdure.memory.store import Store

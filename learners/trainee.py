@@ -1,7 +1,7 @@
 """The model that learns: a base model in fp32 with one LoRA adapter.
 
-Forward passes run over token trees (`learners/tree.py`), so the prompt of a group and the solved examples of an environment cost one
-pass, and logits are computed only where an action token is predicted. fp32, because bfloat16 was slower for training on CPUs.
+Forward passes run over token trees (`engines/tree.py`), so the prompt of a group and the solved examples of an environment cost one pass,
+and logits are computed only where an action token is predicted. fp32, because bfloat16 was slower for training on CPUs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from perdure.learners.adapters import adapter_rank
+from perdure.learners.engines.tree import build_tree
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
-from perdure.learners.tree import build_tree
-from perdure.learners.weights import LoraPair
 from perdure.memory import faults
 
 
@@ -76,13 +76,13 @@ class Trainee:
         return norm
 
     def table(self) -> dict[str, LoraPair]:
-        """The adapter as it stands, by the module names of the base model, to be merged for sampling."""
+        """The adapter as it stands, by the parameter names of the base model, to be merged for sampling."""
         table = {}
         for name, module in cast(Any, self.model.base_model.model).named_modules():
             if isinstance(module, LoraLayer):
                 layer = cast(Any, module)
                 down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                table[name] = LoraPair(down_RI=down.detach(), up_OR=up.detach(), scale=float(layer.scaling["default"]))
+                table[f"{name}.weight"] = LoraPair(down_RI=down.detach(), up_OR=up.detach(), scale=float(layer.scaling["default"]))
         return table
 
     def save(self, folder: Path) -> None:

@@ -18,11 +18,11 @@ from perdure.envs.playing import Attempt
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, is_mixed
-from perdure.learners.engine import TransformersEngine
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.tree import pack
 from perdure.learners.losses import cross_entropy, kl_k2, policy_gradient
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
-from perdure.learners.tree import pack
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import add_step
 from perdure.memory.manifests import write_manifest

@@ -1,8 +1,8 @@
 """Gates: what a candidate showed, pair by pair, and the verdict.
 
 The settings are written before the first pair, and every pair before it can count, so that whoever doubts a verdict can compute it again.
-A gate belongs to one attempt at its job. Left out: the decision (`learners/gate.py`), and how a gate that was cut off goes on
-(`learners/gating.py`).
+A gate belongs to one attempt at its job. Left out: the decision (`learners/gate/decision.py`), and how a gate that was cut off goes on
+(`learners/gate/gating.py`).
 """
 
 from __future__ import annotations

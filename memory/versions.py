@@ -4,8 +4,8 @@ The serving pointer is the one row in state `serving`; moving it, the states of 
 one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
 
 The move log reads as a stack: a promotion puts a version on it, a rollback takes off all above the version that it goes back to.
-Left out: what a candidate must show before (`learners/gating.py`), loading its weights (`learners/engine.py`), and which files may go
-(`keeping.py`).
+Left out: what a candidate must show before (`learners/gate/gating.py`), loading its weights (`learners/engines/`), and which files may
+go (`keeping.py`).
 """
 
 from __future__ import annotations

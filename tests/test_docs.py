@@ -24,7 +24,7 @@ from perdure.agent.stages import StageEnvironment, StageSettings
 from perdure.envs.check import ELSEWHERE, FITS
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
 from perdure.envs.rules import RULES, judge
-from perdure.learners.gate import PROFILES
+from perdure.learners.gate.decision import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.check import RULES as STORE_RULES
 from perdure.memory.documents import document_schema

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from perdure.agent.bench_play import Share
     from perdure.agent.config_file import LoadedConfig
     from perdure.envs.bench_envs import Cost
-    from perdure.learners.bench_engine import EngineBench
-    from perdure.learners.bench_learner import Pair
+    from perdure.learners.bench.engine import EngineBench
+    from perdure.learners.bench.learner import Pair
     from perdure.memory.bench_journal import JournalBench
     from perdure.memory.bench_scale import ScaleBench
     from perdure.memory.bench_upkeep import UpkeepBench
@@ -90,7 +90,7 @@ def bench(
 
 def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     from perdure.agent.home import cache_dir
-    from perdure.learners.bench_engine import bench_engine
+    from perdure.learners.bench.engine import bench_engine
     from perdure.learners.models import resolve_model
 
     environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
@@ -101,7 +101,7 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
 def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> list[Pair]:
     from perdure.agent.home import cache_dir
     from perdure.envs.registry import load
-    from perdure.learners.bench_learner import bench_learner
+    from perdure.learners.bench.learner import bench_learner
     from perdure.learners.models import resolve_model
 
     if load(target).turn_limit > 1:

@@ -254,8 +254,8 @@ def _pairs(options: Sequence[str]) -> dict[str, str]:
 
 def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     """Measured rates beside their bounds; False where one is above."""
-    from perdure.learners.gate import PROFILES as ALL
-    from perdure.learners.gate_rates import self_test
+    from perdure.learners.gate.decision import PROFILES as ALL
+    from perdure.learners.gate.rates import self_test
 
     rates = []
     for rate in self_test(runs, profiles=[profile] if profile else tuple(ALL)):

@@ -12,10 +12,10 @@ from tests.tiny_models import tiny_llama, tiny_qwen
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from perdure.learners.engine import TransformersEngine
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.trainee import Trainee
-from perdure.learners.weights import LoraPair
 
 
 def sharpen(folder: Path, seed: int) -> Path:

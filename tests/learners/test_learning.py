@@ -17,12 +17,12 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, split_of
 from perdure.learners.adapters import adapter_rank
-from perdure.learners.engine import TransformersEngine
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.grpo import PATIENCE
 from perdure.learners.learning import ensure_loaded, run_learning
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LEARNERS, parse_options
-from perdure.learners.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, jobs, versions
 from perdure.memory.episodes import get_episode, list_episodes

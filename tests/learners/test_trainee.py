@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, random_adapter
 
 from perdure.learners.adapters import read_table
+from perdure.learners.engines.tree import pack
 from perdure.learners.losses import cross_entropy, policy_gradient
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
-from perdure.learners.tree import pack
 from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]
@@ -171,7 +171,7 @@ def test_the_table_is_what_peft_computes(files: ModelFiles, rank: int, alpha: in
     assert len(table) == 2 * 7  # seven linear layers in each block, and not the head
     assert {pair.scale for pair in table.values()} == {alpha / rank}
     for name, pair in table.items():
-        layer = trainee.model.base_model.model.get_submodule(name)
+        layer = trainee.model.base_model.model.get_submodule(name.removesuffix(".weight"))
         with torch.no_grad():
             x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
             by_table = layer.base_layer(x) + pair.scale * (x @ pair.down_RI.T) @ pair.up_OR.T

@@ -17,10 +17,10 @@ from transformers import PreTrainedModel
 
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message, PolicyError, Request, Sample
-from perdure.learners.engine import TransformersEngine, stop_ids
+from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.trainee import Trainee
-from perdure.learners.weights import LoraPair
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import StepRef, VersionRef
 
@@ -227,8 +227,8 @@ def test_a_merged_adapter_samples_as_peft_computes(files: ModelFiles) -> None:
 
 def test_an_adapter_is_merged_in_fp32_from_the_pristine_base_and_cast_once(files: ModelFiles) -> None:
     engine = TransformersEngine(files, device="cpu", dtype=torch.bfloat16, seed=0)
-    name = "model.layers.1.mlp.down_proj"
-    layer = engine.model.get_submodule(name)
+    name = "model.layers.1.mlp.down_proj.weight"
+    layer = engine.model.get_submodule(name.removesuffix(".weight"))
     pristine = layer.weight.clone()
     generator = torch.Generator().manual_seed(0)
     outputs, inputs = pristine.shape
@@ -309,8 +309,8 @@ def test_a_prompt_must_leave_room_for_its_answer(llama: ModelFiles, prompt: int,
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_weights_that_have_diverged_are_a_failure_that_says_so(llama: ModelFiles, temperature: float) -> None:
     engine = loaded(llama)
-    name = "model.layers.0.mlp.up_proj"
-    outputs, inputs = engine.model.get_submodule(name).weight.shape
+    name = "model.layers.0.mlp.up_proj.weight"
+    outputs, inputs = engine.model.get_parameter(name).shape
     pair = LoraPair(down_RI=torch.full((1, inputs), torch.nan), up_OR=torch.ones(outputs, 1), scale=1.0)
     engine.load(StepRef(3, 1), {name: pair})
     with pytest.raises(RuntimeFailure, match=r"job 3 step 1.*not finite"):

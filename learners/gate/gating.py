@@ -1,4 +1,4 @@
-"""The gate as a process: what is played, in which order, and what is stored. `gate.py` decides.
+"""The gate as a process: what is played, in which order, and what is stored. `decision.py` decides.
 
 The reference plays a seed first. Where the environment fails there, the pair is void and the next seed takes its place; only then does the
 candidate play, and a failure on its side counts as a difference of -1. Pairs are played in blocks, so that each side is one batch; every
@@ -24,9 +24,9 @@ from functools import partial
 from typing import Any, Protocol
 
 from perdure.envs.seeds import dev_seed, gate_seed
-from perdure.learners.gate import Comparison, Gate, GateSettings, Scope, fix_scope
-from perdure.learners.gate_evidence import Evidence, evidence
-from perdure.learners.gate_rates import Plan, plan
+from perdure.learners.gate.decision import Comparison, Gate, GateSettings, Scope, fix_scope
+from perdure.learners.gate.evidence import Evidence, evidence
+from perdure.learners.gate.rates import Plan, plan
 from perdure.memory import faults, gates
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Decision, Lease, Pair, Role, Version

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.learners.conftest import branches, plain_model
 
+from perdure.learners.engines.tree import build_tree, pack
 from perdure.learners.models import ModelFiles
-from perdure.learners.tree import build_tree, pack
 
 TOLERANCE = 5e-5
 """Of fp32 logits whose size is about 3; a token that sees one too many is off by more than a hundred times that."""

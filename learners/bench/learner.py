@@ -5,7 +5,7 @@ with its Dr. GRPO loss, without KL or vLLM, one `generate` for the whole batch, 
 activations. In `equal work` every answer has its full length and the members of every group differ in reward, so that nothing may be left
 out; `as it runs` has answers that end and groups without signal, which Perdure drops before any training pass.
 
-    python -m perdure.learners.bench_learner SPEC RESULT     one side: a `Spec` as JSON in, a `Side` as JSON out
+    python -m perdure.learners.bench.learner SPEC RESULT     one side: a `Spec` as JSON in, a `Side` as JSON out
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def _in_own_process(spec: Spec) -> Side:
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         given.write_text(json.dumps(asdict(spec)))
-        command = [sys.executable, "-m", "perdure.learners.bench_learner", str(given), str(result)]
+        command = [sys.executable, "-m", "perdure.learners.bench.learner", str(given), str(result)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=scratch)
         if done.returncode != 0 or not result.exists():
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
@@ -144,7 +144,7 @@ def run_ours(spec: Spec) -> Side:
     import torch
 
     from perdure.learners.batches import contrast
-    from perdure.learners.engine import TransformersEngine, faster_dtype
+    from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench

@@ -23,9 +23,9 @@ from perdure.envs.guarded import opened
 from perdure.envs.policy import Chat, Ids, Request
 from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
-from perdure.learners.engine import TransformersEngine, faster_dtype, stop_ids
+from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype, stop_ids
+from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles
-from perdure.learners.weights import LoraPair, LoraTable, WeightBank
 from perdure.memory.records import StepRef
 
 PROMPTS = 8
@@ -93,7 +93,7 @@ class EngineBench:
 class Peer:
     """`generate` on a model with the adapter merged, one left-padded batch."""
 
-    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, table: LoraTable) -> None:
+    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, table: Weights) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(files.path, dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
         self.model.requires_grad_(False).eval().to(device)
         self.dtype = dtype
@@ -243,5 +243,5 @@ def _adapter(model: torch.nn.Module, rank: int = 16) -> dict[str, LoraPair]:
         if isinstance(layer, torch.nn.Linear) and name != "lm_head":
             down = torch.randn(rank, layer.in_features, generator=generator) * 0.01
             up = torch.randn(layer.out_features, rank, generator=generator) * 0.01
-            table[name] = LoraPair(down_RI=down, up_OR=up, scale=1.0)
+            table[f"{name}.weight"] = LoraPair(down_RI=down, up_OR=up, scale=1.0)
     return table

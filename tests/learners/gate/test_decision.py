@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from perdure.learners.gate import PROFILES, Comparison, Gate, GateSettings, NonInferiority, Scope, Superiority, fix_scope
-from perdure.learners.gate_evidence import evidence
-from perdure.learners.gate_rates import operating_curve, plan, self_test, simulate
+from perdure.learners.gate.decision import PROFILES, Comparison, Gate, GateSettings, NonInferiority, Scope, Superiority, fix_scope
+from perdure.learners.gate.evidence import evidence
+from perdure.learners.gate.rates import operating_curve, plan, self_test, simulate
 from perdure.memory.errors import InputError
 
 Stream = Mapping[Comparison, Sequence[float]]

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from perdure.learners.intervals import mean_interval, score_interval
+from perdure.learners.gate.intervals import mean_interval, score_interval
 
 
 def test_the_interval_covers_and_narrows() -> None:

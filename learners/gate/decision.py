@@ -20,7 +20,7 @@ gain. At a ceiling nothing is left to gain but much to lose: a trained one there
 serving version.
 
 Left out: e-LOND, the ladder of further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion.
-`gate_evidence.py` puts what a gate found into numbers for people; `gate_rates.py` simulates its error rates and power.
+`evidence.py` puts what a gate found into numbers for people; `rates.py` simulates its error rates and power.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Policy
 from perdure.envs.rollout import Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
-from perdure.learners.engine import TransformersEngine
-from perdure.learners.gating import Draw
-from perdure.learners.intervals import score_interval
+from perdure.learners.engines.engine import Engine
+from perdure.learners.gate.gating import Draw
+from perdure.learners.gate.intervals import score_interval
 from perdure.learners.learning import against, ensure_loaded
 from perdure.learners.workbench import Interrupted
 from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
@@ -29,7 +29,7 @@ class EnginePlayer:
     """`Player` of the gate over the in-process engine. Every episode is journaled under the job's lease."""
 
     store: Store
-    engine: TransformersEngine
+    engine: Engine
     journal: Journal
     lease: Lease
     load: Callable[[str], Environment]

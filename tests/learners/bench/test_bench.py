@@ -16,8 +16,8 @@ from perdure.agent.bench_play import MEMBERS, WIDTH, bench_play
 from perdure.agent.cli import perdure
 from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
-from perdure.learners.bench_engine import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
-from perdure.learners.bench_learner import Spec, _environment, _in_own_process, bench_learner, has_peer
+from perdure.learners.bench.engine import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
+from perdure.learners.bench.learner import Spec, _environment, _in_own_process, bench_learner, has_peer
 from perdure.learners.models import ModelFiles
 from perdure.memory import tasks
 from perdure.memory.episodes import list_episodes

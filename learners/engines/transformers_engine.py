@@ -1,8 +1,8 @@
 """The in-process engine: exact tokens and their log-probs from a transformers model.
 
-One batch is one token tree (`learners/tree.py`): it is prefilled once, and each decoding step adds one node to every row that is not
-finished, so that rows share the keys and values of whatever they have in common. A row that ends leaves the batch at once. Left out:
-top-p and top-k (the learners need the log-probs of the distribution that was really sampled from), speculative decoding, compilation.
+One batch is one token tree (`tree.py`): it is prefilled once, and each decoding step adds one node to every row that is not finished, so
+that rows share the keys and values of whatever they have in common. A row that ends leaves the batch at once. Left out: top-p and top-k
+(the learners need the log-probs of the distribution that was really sampled from), speculative decoding, compilation.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
-from perdure.learners.chat import TemplateChat
+from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.engines.tree import build_tree, pack
+from perdure.learners.engines.tree_attention import TreeMemory, register
+from perdure.learners.engines.weights import WeightBank, Weights
 from perdure.learners.models import ModelFiles
-from perdure.learners.tree import build_tree, pack
-from perdure.learners.tree_attention import TreeMemory, register
-from perdure.learners.weights import LoraTable, WeightBank
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Sampler
 
@@ -67,9 +67,9 @@ class TransformersEngine:
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
 
-    def load(self, sampler: Sampler, table: LoraTable) -> None:
-        """Merge an adapter for a sampler that was not loaded before; an empty table is the base model."""
-        self._bank.add(str(sampler), table)
+    def load(self, sampler: Sampler, weights: Weights) -> None:
+        """Merge an adapter for a sampler that was not loaded before; empty weights are the base model's."""
+        self._bank.add(str(sampler), weights)
 
     def unload(self, sampler: Sampler) -> None:
         self._bank.remove(str(sampler))

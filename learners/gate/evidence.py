@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from math import log
 from typing import Any, Literal
 
-from perdure.learners.gate import Comparison, Gate, GateSettings, e_value
-from perdure.learners.intervals import mean_interval
+from perdure.learners.gate.decision import Comparison, Gate, GateSettings, e_value
+from perdure.learners.gate.intervals import mean_interval
 from perdure.memory.records import Role
 
 INTERVAL_LEVEL = 0.95

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from perdure.envs.seeds import gate_seed, split_of
-from perdure.learners.gate import PROFILES, GateSettings
-from perdure.learners.gating import Draw, GateResult, dev_scores, past_q, run_gate
+from perdure.learners.gate.decision import PROFILES, GateSettings
+from perdure.learners.gate.gating import Draw, GateResult, dev_scores, past_q, run_gate
 from perdure.memory import environments, gates, jobs, versions
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock

@@ -1,4 +1,4 @@
-"""Merged weights: what a version or a step samples with.
+"""Weights of a version or a step: a LoRA adapter, or tensors that replace those of the base model; and many such sets side by side.
 
 An adapter is merged from the pristine base in fp32 and cast once; a merge is never undone. Each set of merged weights is a table of
 tensors beside the one base model, so that changing the sampler is a change of pointers.
@@ -24,8 +24,8 @@ class LoraPair:
     scale: float
 
 
-LoraTable = Mapping[str, LoraPair]
-"""Adapted layers by module name, as `model.get_submodule` takes it."""
+Weights = Mapping[str, LoraPair | Tensor]
+"""By name of a parameter of the base model, such as `model.layers.0.mlp.up_proj.weight`: what adapts it, or what stands in its place."""
 
 
 class WeightBank:
@@ -37,16 +37,15 @@ class WeightBank:
         self._merged: dict[str, dict[str, Tensor]] = {"": {}}
         self._in_use = ""
 
-    def add(self, key: str, table: LoraTable) -> None:
-        """Merge an adapter under a key that was never used before."""
+    def add(self, key: str, weights: Weights) -> None:
+        """Merge weights under a key that was never used before. Raises `ValueError` for one that is in use."""
         if key in self._merged:
             raise ValueError(f"weights {key!r} are loaded already")
         merged = {}
         with torch.no_grad():
-            for name, pair in table.items():
-                base = self._pristine.setdefault(name, self._layer(name).weight.data)
-                update = pair.up_OR.float() @ pair.down_RI.float()
-                merged[name] = (base.float() + pair.scale * update.to(base.device)).to(base.dtype)
+            for name, given in weights.items():
+                base = self._pristine.setdefault(name, self._model.get_parameter(name).data)
+                merged[name] = merge(base, given)
         self._merged[key] = merged
 
     def remove(self, key: str) -> None:
@@ -61,14 +60,16 @@ class WeightBank:
             return
         merged = self._merged[key]
         for name, base in self._pristine.items():
-            self._layer(name).weight.data = merged.get(name, base)
+            self._model.get_parameter(name).data = merged.get(name, base)
         self._in_use = key
 
     def __contains__(self, key: str) -> bool:
         return key in self._merged
 
-    def _layer(self, name: str) -> nn.Linear:
-        layer = self._model.get_submodule(name)
-        if not isinstance(layer, nn.Linear):
-            raise TypeError(f"{name} is {type(layer).__name__}: only linear layers can be adapted")
-        return layer
+
+def merge(base: Tensor, given: LoraPair | Tensor) -> Tensor:
+    """What stands in place of a parameter of the base model, in its type and on its device."""
+    if isinstance(given, Tensor):
+        return given.to(base.device, base.dtype)
+    update = given.up_OR.float() @ given.down_RI.float()
+    return (base.float() + given.scale * update.to(base.device)).to(base.dtype)

@@ -14,7 +14,7 @@ from math import sqrt
 from random import Random
 from typing import Any
 
-from perdure.learners.gate import PROFILES, Comparison, Gate, GateSettings, Scope, fix_scope
+from perdure.learners.gate.decision import PROFILES, Comparison, Gate, GateSettings, Scope, fix_scope
 from perdure.memory.errors import InputError
 
 TYPICAL_Q = 0.10

@@ -1,0 +1,1 @@
+"""What sampling and learning cost, beside peers."""
