@@ -26,18 +26,19 @@ from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX
-from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
 from perdure.learners.gate.probes import EnginePlayer, probe
 from perdure.learners.learning import open_engine, run_learning
 from perdure.learners.models import resolve_model
+from perdure.learners.resuming import forget_all_but
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
 from perdure.memory.gates import close_gate
-from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps
+from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import give_device, record_event, renew_device, take_device
@@ -58,7 +59,7 @@ class Work:
 
     store: Store
     config: Config
-    engine: TransformersEngine
+    engine: Engine
     job: Job
     lease: Lease
     pulse: Pulse
@@ -108,6 +109,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
+                forget_all_but(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
             except Interrupted as error:
                 with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
@@ -136,6 +138,7 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             lease=work.lease,
             job=work.job,
             engine=work.engine,
+            device=work.config.device,
             load=work.config.environment,
             width=work.config.play.width,
             stop=work.stop,

@@ -72,3 +72,7 @@ class Chat(Protocol):
     def text(self, action_ids: Ids) -> str:
         """What an answer says, without its end-of-turn token."""
         ...
+
+    def answer(self, text: str) -> Ids:
+        """The ids of an answer that somebody wrote, with its end-of-turn token: what a policy would have to sample to say it."""
+        ...

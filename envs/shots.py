@@ -42,6 +42,15 @@ def examples(environment: Environment, shots: int, file: str) -> tuple[Exchange,
     )
 
 
+def read_examples(name: str, file: Path) -> list[tuple[Exchange, ...]]:
+    """All solved episodes of a file, one on each line. Raises `InputError` naming the line that is wrong; `name` is the environment."""
+    try:
+        lines = _bytes(name, str(file)).decode().split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is no UTF-8 text: {error}") from error
+    return [_episode(f"{file}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+
+
 def signed(name: str, file: str) -> str:
     """The path of a file of examples with the hash of what it holds: other examples are another environment.
 
@@ -62,11 +71,7 @@ def _written(environment: Environment, shots: int, file: str) -> list[tuple[Exch
     """The first examples of a file."""
     match = SIGNED.fullmatch(file)
     path = match[1] if match else file
-    try:
-        lines = _bytes(environment.name, path).decode().split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text: {error}") from error
-    episodes = [_episode(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    episodes = read_examples(environment.name, Path(path))
     if not 0 < shots <= len(episodes):
         raise InputError(f"{environment.name}: {path} has {len(episodes)} examples, and shots={shots} of them are asked for")
     return episodes[:shots]

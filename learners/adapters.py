@@ -1,4 +1,5 @@
-"""Adapters on disk: PEFT's LoRA format, safetensors only, with a sha256 manifest that is checked before every load.
+"""Weights of versions on disk: PEFT's LoRA format, or all tensors of a version that was tuned in full; safetensors only, with a sha256
+manifest that is checked before every load.
 
 A candidate is written into a scratch folder, synced, and renamed to a name that was never used; its row comes after. An adapter that
 somebody brings is read as untrusted: no pickles, no links, no code, and every tensor must fit the base model and be finite.
@@ -13,13 +14,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perdure.learners.engines.weights import LoraPair
+from perdure.learners.engines.weights import LoraPair, Weights
 from perdure.learners.models import ModelFiles
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
@@ -29,6 +32,8 @@ MAX_RANK = 256
 MAX_ADAPTER_BYTES = 4 * 2**30
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
+_FULL = "full_model.safetensors"
+"""Every parameter of a version that was tuned in full, by its name in the base model."""
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _UNSUPPORTED = (
     "use_dora",
@@ -45,8 +50,8 @@ _KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
 
 
-def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
-    """Write an adapter folder `versions/<name>` atomically; `save(folder)` puts PEFT's two files into it.
+def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
+    """Write a version's folder `versions/<name>` atomically; `save(folder)` puts its files there, as `write_weights` does.
 
     Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken, `Unavailable` where
     the disk is full.
@@ -61,7 +66,7 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
         save(scratch)
         files = {}
         for file in sorted(scratch.iterdir()):
-            if file.name in (_WEIGHTS, _CONFIG):
+            if file.name in (_WEIGHTS, _CONFIG, _FULL):
                 files[file.name] = {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
             else:
                 file.unlink()
@@ -79,8 +84,30 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
     return f"versions/{name}", manifest_hash(final)
 
 
-def load_adapter(home: Path, path: str, expected_hash: str, base: ModelFiles) -> dict[str, LoraPair]:
-    """Read a version's adapter after checking every byte against its manifest, and the manifest against `expected_hash`.
+def write_weights(folder: Path, weights: Weights, base: ModelFiles) -> None:
+    """Write the files of an adapter as PEFT does, in float32, or those of weights that were tuned in full, into a folder of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = {name.removesuffix(".weight"): pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
+    if not pairs:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+        save_file(tensors, folder / _FULL, {"format": "pt"})
+        return
+    rank, scale = next((len(pair.down_RI), pair.scale) for pair in pairs.values())
+    LoraConfig(
+        r=rank,
+        lora_alpha=cast(int, scale * rank),
+        target_modules=sorted({name.rpartition(".")[2] for name in pairs}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base.name,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    halves = {f"base_model.model.{name}.lora_A.weight": pair.down_RI for name, pair in pairs.items()}
+    halves |= {f"base_model.model.{name}.lora_B.weight": pair.up_OR for name, pair in pairs.items()}
+    save_file({key: half.detach().float().contiguous().cpu() for key, half in halves.items()}, folder / _WEIGHTS, {"format": "pt"})
+
+
+def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) -> Weights:
+    """Read a version's weights after checking every byte against its manifest, and the manifest against `expected_hash`.
 
     Raises `RuntimeFailure` where a file is missing or changed, or the base model is not the one it was trained on.
     """
@@ -88,7 +115,7 @@ def load_adapter(home: Path, path: str, expected_hash: str, base: ModelFiles) ->
     manifest = check_files(folder, expected_hash)
     if manifest["base_hash"] != base.hash:
         raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
-    return read_table(folder, base)
+    return _read_full(folder, base) if (folder / _FULL).exists() else read_table(folder, base)
 
 
 def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
@@ -153,11 +180,16 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
     return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
 
 
-def adapter_rank(folder: Path) -> tuple[int, float]:
-    """Rank of an adapter folder that was checked before, and the alpha for which its scale is alpha / rank."""
-    config = _read_config(folder)
-    rank = int(config["r"])
-    return rank, _scale(config, rank) * rank
+def _read_full(folder: Path, base: ModelFiles) -> dict[str, Tensor]:
+    """Every tensor of a version that was tuned in full. Raises `InputError` for values that are not finite, or a file that is none."""
+    try:
+        tensors = load_file(folder / _FULL)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / _FULL} is damaged or no safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{folder}: {name!r} has values that are not finite")
+    return tensors
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -5,28 +5,43 @@ A group is the episodes of one task under one sampler. Episodes that the environ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from perdure.learners.losses import group_advantages
+from perdure.envs.policy import Ids
+from perdure.learners.losses import centred
 from perdure.memory.records import Episode
 
 Group = Sequence[Episode]
+Turns = tuple[tuple[Ids, Ids], ...]
+"""Prompt and answer of each turn, as token ids."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """One turn, and how strongly to do it again."""
+    """One episode, and how strongly to do it again."""
 
-    prompt_ids: tuple[int, ...]
-    action_ids: tuple[int, ...]
-    sampler_logprobs: tuple[float, ...]
+    episode: int | None
+    """The stored episode that it is; None where it is none of ours."""
+    turns: Turns
+    sampler_logprobs: tuple[float, ...] | None
+    """Of all action tokens, laid end to end; None where no policy of ours sampled them."""
     advantage: float = 0.0
     """Weight of each token in the policy gradient."""
     imitation: float = 0.0
     """Weight of each token in the cross-entropy."""
     kl: float = 0.0
     """Weight of each token in the KL term to the serving version."""
+
+    @property
+    def tokens(self) -> int:
+        """Action tokens of all turns."""
+        return sum(len(action) for _, action in self.turns)
+
+    @property
+    def longest(self) -> Ids:
+        """The longest sequence that is computed for it: the last turn, which begins with all that was said before."""
+        return max((prompt + action for prompt, action in self.turns), key=len, default=())
 
 
 def completed(groups: Iterable[Group]) -> list[list[Episode]]:
@@ -40,20 +55,19 @@ def is_mixed(group: Group) -> bool:
     return len({episode.total_reward for episode in group}) > 1
 
 
-def contrast(groups: Iterable[Group], kl: float) -> list[Lesson]:
-    """Mixed groups as policy-gradient lessons, A = R - mean of the group; groups of equal rewards are dropped before any forward pass."""
+def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[float]], list[float]] = centred) -> list[Lesson]:
+    """Mixed groups as policy-gradient lessons; groups of equal rewards are dropped before any forward pass."""
     lessons = []
     for group in groups:
         if is_mixed(group):
-            advantages = group_advantages([episode.total_reward for episode in group])
-            for episode, advantage in zip(group, advantages, strict=True):
-                lessons += _lessons(episode, advantage=advantage, kl=kl)
+            for episode, advantage in zip(group, advantages([episode.total_reward for episode in group]), strict=True):
+                lessons.append(lesson(episode, advantage=advantage, kl=kl))
     return lessons
 
 
 def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     """Every success as a cross-entropy lesson."""
-    return [lesson for group in groups for episode in group if episode.success for lesson in _lessons(episode, imitation=weight, kl=kl)]
+    return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]
 
 
 def replayed(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
@@ -65,19 +79,21 @@ def replayed(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     equal = [group for group in groups if not is_mixed(group)]
     lessons = contrast(groups, kl) + imitate(equal, weight, kl)
     if kl:
-        lessons += [lesson for group in equal for episode in group if not episode.success for lesson in _lessons(episode, kl=kl)]
+        lessons += [lesson(episode, kl=kl) for group in equal for episode in group if not episode.success]
     return lessons
 
 
-def _lessons(episode: Episode, *, advantage: float = 0.0, imitation: float = 0.0, kl: float = 0.0) -> list[Lesson]:
-    return [
-        Lesson(
-            prompt_ids=turn.prompt_ids,
-            action_ids=turn.action_ids,
-            sampler_logprobs=turn.logprobs,
-            advantage=advantage,
-            imitation=imitation,
-            kl=kl,
-        )
-        for turn in episode.turns
-    ]
+def turns_of(episode: Episode) -> Turns:
+    return tuple((turn.prompt_ids, turn.action_ids) for turn in episode.turns)
+
+
+def lesson(episode: Episode, *, advantage: float = 0.0, imitation: float = 0.0, kl: float = 0.0) -> Lesson:
+    """What its own policy did, token for token."""
+    return Lesson(
+        episode=episode.id,
+        turns=turns_of(episode),
+        sampler_logprobs=tuple(logp for turn in episode.turns for logp in turn.logprobs),
+        advantage=advantage,
+        imitation=imitation,
+        kl=kl,
+    )

@@ -1,33 +1,40 @@
-"""GRPO, strictly on-policy: fresh groups for every update, one optimiser step on each batch.
+"""GRPO and its relatives, on-policy: fresh groups for every update, one optimiser step on each batch unless `passes` says more.
 
-A = R - mean of the group (Shao et al. 2024, without the division by the standard deviation: Liu et al. 2025), a token-level mean over the
-batch, truncated importance sampling for what sampler and learner compute differently. As every batch is used once, the ratio of new to
-old policy is 1 and nothing is clipped. Left out: several epochs on a batch, a value function, a KL penalty inside the reward.
+The default, `variant=centred`: A = R - mean of the group (Shao et al. 2024, without the division by the standard deviation: Liu et al.
+2025), a token-level mean over the batch, truncated importance sampling for what sampler and learner compute differently. The others are in
+`losses.py:VARIANTS`. As long as every batch is used once, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value
+function, a KL penalty inside the reward, the penalty of DAPO on answers that are nearly too long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from perdure.learners.batches import contrast, replayed
-from perdure.learners.workbench import Workbench
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.losses import VARIANTS
+from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 PATIENCE = 4
 """Updates without a single mixed group of a target, from the first on, after which the job ends."""
 
 
-def grpo(bench: Workbench) -> None:
+def grpo(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where there is nothing to learn from: every group of the targets had equal rewards."""
     options = bench.options
-    learnt = False
+    advantages = VARIANTS[options.variant].advantages
+    learnt = bench.step > 0
     while bench.step < options.updates:
         sampled = bench.sample(options.prompts)
-        lessons = contrast(sampled.target, options.kl)
+        lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
         lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
-        bench.update(lessons, sampled, on_policy=True)
+        lessons += bench.stored()
+        bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
         if not learnt and bench.step >= min(PATIENCE, options.updates):
-            names = ", ".join(environment.name for environment in bench.targets)
             raise RuntimeFailure(
-                f"nothing to learn from in {names}: in {bench.step} updates all members of each group had equal rewards (success "
-                f"{bench.last['success'] or 0:.2f}); make its tasks easier, add shots=3 to its name, or choose another target"
+                f"nothing to learn from in {bench.names}: in {bench.step} updates all members of each group had equal rewards (success "
+                f"{bench.last['success'] or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from demonstrations (sft), "
+                "or choose another target"
             )

@@ -1,34 +1,43 @@
 """Iterative SFT: sample with the current step, keep what succeeded, imitate it, and sample again (RAFT, Dong et al. 2023).
 
 Within a round the episodes are a few updates old: approximately on-policy, which the paper behind Perdure found to be often enough
-(Chen et al. 2025). A round samples all episodes of its updates at once and learns from each success once.
+(Chen et al. 2025). A round samples all episodes of its updates at once and learns from each success once. With `hints` tasks without a
+success are tried again with the right answer in sight, and what then succeeds is learned under the prompt without it (STaR, Zelikman et
+al. 2022). With `restart` each round samples with the latest step but learns from the start again (ReST-EM, Singh et al. 2023).
 """
 
 from __future__ import annotations
 
-from perdure.learners.batches import imitate, replayed
-from perdure.learners.workbench import Sampled, Workbench
+from collections.abc import Mapping
+
+from perdure.learners.batches import Lesson, imitate, replayed
+from perdure.learners.choice import per_task
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.hints import retried
+from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def iterative_sft(bench: Workbench) -> None:
-    """Raises `RuntimeFailure` where a whole round had no success to learn from."""
+def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where a whole round had no success to learn from, `InputError` where hints need an oracle."""
     options = bench.options
     rounds = min(options.rounds, options.updates)
-    for round_ in range(rounds):
-        updates = options.updates // rounds + (round_ < options.updates % rounds)
+    each, more = divmod(options.updates, rounds)
+    ends = [n * each + min(n, more) for n in range(1, rounds + 1)]
+    while bench.step < options.updates:
+        updates = next(end for end in ends if end > bench.step) - bench.step
         sampled = bench.sample(options.prompts * updates)
-        if not any(episode.success for group in sampled.target for episode in group):
-            names = ", ".join(environment.name for environment in bench.targets)
+        hinted: list[Lesson] = retried(bench, sampled.target) if options.hints else []
+        if not hinted and not any(episode.success for group in sampled.target for episode in group):
             raise RuntimeFailure(
-                f"nothing to learn from in {names}: no success in a round; make its tasks easier, or add shots=3 to its name"
+                f"nothing to learn from in {bench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or give "
+                "hints=true where it has an oracle"
             )
-        for part in range(updates):
-            share = Sampled(
-                target=sampled.target[part::updates],
-                old=sampled.old[part::updates],
-                spoilt=sampled.spoilt if part == 0 else 0,
-                seconds=sampled.seconds / updates,
-            )
-            lessons = imitate(share.target, 1.0, options.kl) + replayed(share.old, options.replay_weight, options.kl_old)
-            bench.update(lessons, share, on_policy=part == 0)
+        if options.restart and bench.step:
+            bench.trainee.restart()
+        for n in range(updates):
+            share = sampled.part(n, updates)
+            lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
+            lessons += replayed(share.old, options.replay_weight, options.kl_old)
+            lessons += bench.stored()
+            bench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient)

@@ -11,15 +11,29 @@ from safetensors import SafetensorError
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Policy
 from perdure.envs.rollout import Opponents
-from perdure.learners.adapters import load_adapter, write_adapter
+from perdure.learners.adapters import load_version, write_version, write_weights
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
-from perdure.learners.engines.weights import LoraPair
+from perdure.learners.engines.weights import Weights
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS, parse_options
-from perdure.learners.trainee import Trainee
+from perdure.learners.reinforce import reinforce
+from perdure.learners.resuming import kept_of
+from perdure.learners.retention.ewc import ewc, fisher
+from perdure.learners.retention.gem import projecting
+from perdure.learners.retention.interpolation import interpolate
+from perdure.learners.retention.lwf import lwf
+from perdure.learners.retention.memory import remembered
+from perdure.learners.retention.olora import olora
+from perdure.learners.rewards import rewarder
+from perdure.learners.sdft import sdft
+from perdure.learners.self_sft import self_sft
+from perdure.learners.sft import sft
+from perdure.learners.trace_sft import trace_sft
+from perdure.learners.trainee import Reference, Trainee
 from perdure.learners.workbench import Workbench
 from perdure.memory import faults
 from perdure.memory.environments import list_environments, require
@@ -31,7 +45,17 @@ from perdure.memory.records import Job, Lease, Version, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_candidate, get_version, serving, take_name
 
-_LEARNERS: Mapping[str, Callable[[Workbench], None]] = {"grpo": grpo, "iterative-sft": iterative_sft}
+Learner = Callable[[Workbench, Mapping[str, ExtraLoss], ProjectGradient | None], None]
+
+_LEARNERS: Mapping[str, Learner] = {
+    "grpo": grpo,
+    "reinforce": reinforce,
+    "iterative-sft": iterative_sft,
+    "self-sft": self_sft,
+    "trace-sft": trace_sft,
+    "sft": sft,
+    "sdft": sdft,
+}
 assert set(_LEARNERS) == set(LEARNERS)
 
 
@@ -52,18 +76,16 @@ def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> T
         raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
 
 
-def version_table(store: Store, engine: Engine, version: Version) -> dict[str, LoraPair]:
-    """A version's adapter, checked against its manifest; empty for the base model."""
-    if version.path is None:
-        return {}
-    return load_adapter(store.home, version.path, version.hash, engine.files)
+def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:
+    """A version's weights, checked against its manifest; empty for the base model."""
+    return {} if version.path is None else load_version(store.home, version.path, version.hash, files)
 
 
 def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
     """Load a version into the engine unless it is there."""
     ref = VersionRef(name)
     if ref not in engine:
-        engine.load(ref, version_table(store, engine, get_version(store, name)))
+        engine.load(ref, version_weights(store, engine.files, get_version(store, name)))
     return ref
 
 
@@ -83,15 +105,17 @@ def run_learning(
     clock: Clock,
     lease: Lease,
     job: Job,
-    engine: TransformersEngine,
+    engine: Engine,
+    device: str,
     load: Callable[[str], Environment],
     width: int,
     stop: Callable[[], bool],
 ) -> tuple[Version, dict[str, Any]]:
     """Learn as the job says and add the candidate; returns it with the diagnostics of the last update. `load` gives environments by name.
 
-    Raises `UnknownError` for a learner or version that does not exist, `InputError` for options that do not fit, `RuntimeFailure`
-    where there is nothing to learn from, and `Interrupted` where `stop()` became true.
+    Where an earlier attempt at the job was interrupted, it goes on from its last update. Raises `UnknownError` for a learner or version
+    that does not exist, `InputError` for options that do not fit, `RuntimeFailure` where there is nothing to learn from, and `Interrupted`
+    where `stop()` became true.
     """
     learner = _LEARNERS.get(job.learner or "")
     if learner is None:
@@ -102,15 +126,12 @@ def run_learning(
     for environment in targets:
         require(store, environment.name)
     options = parse_options(job.options.get("learn", {}))
-    parent = get_version(store, job.options["start"]) if job.options.get("start") else serving(store)
-    version_table(store, engine, parent)  # what is read below is what the database says
+    now_serving = serving(store)
+    parent = get_version(store, job.options["start"]) if job.options.get("start") else now_serving
+    start = version_weights(store, engine.files, parent)
     torch.manual_seed(options.seed)
     trainee = Trainee(
-        engine.files,
-        device=str(engine.device),
-        rank=options.rank,
-        alpha=options.alpha,
-        start=None if parent.path is None else store.home / parent.path,
+        engine.files, device=device, options=options, start=start, references=_references(store, engine.files, job, now_serving, start)
     )
     known = [row.name for row in list_environments(store)]
     bench = Workbench(
@@ -122,19 +143,51 @@ def run_learning(
         options=options,
         targets=targets,
         old=[load(name) for name in known if name not in job.targets],
-        serving=ensure_loaded(store, engine, serving(store).name),
         width=width,
         stop=stop,
-        opponents=against(store, engine, serving(store).name),
+        opponents=against(store, engine, now_serving.name),
+        rewarder=rewarder(store, options.rewards),
     )
-    bench.start()
-    learner(bench)
+    extra_losses, project_gradient = _keeping(bench)
+    bench.start(kept_of(store.home, job.id))
+    learner(bench, extra_losses, project_gradient)
     engine.unload(bench.sampler)
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
-            raise RuntimeFailure(f"the adapter of job {job.id} has values that are not finite: learn with a smaller lr than {options.lr}")
+            raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")
+    weights: Weights = trainee.weights()
+    if options.interpolate < 1:
+        weights = interpolate(start, weights, options.interpolate)
     name = take_name(store)
-    path, hash_ = write_adapter(store.home, name, engine.files, trainee.save)
+    path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
     faults.point("between-file-and-row")
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
     return version, bench.last
+
+
+def _references(store: Store, files: ModelFiles, job: Job, now_serving: Version, start: Weights) -> dict[Reference, Weights]:
+    """What the learner is compared with, beside the base model."""
+    references: dict[Reference, Weights] = {}
+    if now_serving.path is not None:
+        references["serving"] = version_weights(store, files, now_serving)
+    if job.learner == "sdft":
+        references["teacher"] = start
+    return references
+
+
+def _keeping(bench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:
+    """What the options say is to keep old skills, beside what stands in the batches. Raises `InputError` where there is nothing to keep."""
+    options, trainee = bench.options, bench.trainee
+    losses: dict[str, ExtraLoss] = {}
+    memories = remembered(bench) if options.ewc or options.gem != "off" else []
+    if options.ewc:
+        every = [one for memory in memories for one in memory]
+        losses["ewc"] = ewc(trainee, fisher(trainee, every, options.temperature), options.ewc)
+    if options.lwf:
+        losses["lwf"] = lwf(options.lwf, options.temperature)
+    if options.olora and trainee.below():
+        losses["olora"] = olora(trainee, options.olora)
+    if options.gem == "off":
+        return losses, None
+    mean = options.gem == "a-gem"
+    return losses, projecting(memories, mean=mean, temperature=options.temperature, budget_tokens=options.budget_tokens)

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,22 @@ def find_model(model: str, cache: Path) -> ModelFiles | None:
             return None
         return ModelFiles(name=model, path=path, hash=_hash_model(path))
     return None
+
+
+def quantization(device: str) -> dict[str, Any]:
+    """Arguments with which transformers loads a base model in 4 bits (NF4; Dettmers et al. 2023, QLoRA) for learning on a device.
+
+    Raises `InputError` where bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise InputError("quantized=true needs bitsandbytes: pip install 'perdure[qlora]', or leave the option out")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _is_hub_id(model: str) -> bool:

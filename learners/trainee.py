@@ -1,69 +1,94 @@
-"""The model that learns: a base model in fp32 with one LoRA adapter.
+"""The model that learns: a base model with one LoRA adapter, or all of its weights (`options.tuning`).
 
 Forward passes run over token trees (`engines/tree.py`), so the prompt of a group and the solved examples of an environment cost one pass,
-and logits are computed only where an action token is predicted. fp32, because bfloat16 was slower for training on CPUs.
+and logits are computed only where an action token is predicted. Beside what learns stand *references*, which no gradient reaches: the
+base model, the version that serves, the teacher of a distillation. All compute in the same precision, so that a difference between two of
+them is one of weights alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from perdure.learners.adapters import adapter_rank
+from perdure.envs.policy import Ids
 from perdure.learners.engines.tree import build_tree
-from perdure.learners.engines.weights import LoraPair
-from perdure.learners.models import ModelFiles
+from perdure.learners.engines.weights import LoraPair, Weights, merge
+from perdure.learners.models import ModelFiles, quantization
+from perdure.learners.options import LearnOptions
 from perdure.memory import faults
+from perdure.memory.errors import InputError
+
+Turns = Sequence[tuple[Ids, Ids]]
+Reference = Literal["base", "serving", "teacher"]
+LEARNS = "default"
+"""PEFT's name of the adapter that learns."""
+BELOW = "below"
+"""The adapter that it stands on where adapters are stacked (O-LoRA)."""
 
 
 class Trainee:
-    """A base model with an adapter that gradients flow into. `start` is an adapter folder to go on from; None starts at the base."""
+    """A model that gradients flow into.
 
-    def __init__(self, files: ModelFiles, *, device: str, rank: int, alpha: float, start: Path | None) -> None:
+    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. Raises
+    `InputError` where LoRA is asked for on weights that were tuned in full, or a 4-bit base where bitsandbytes is missing.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        device: str,
+        options: LearnOptions,
+        start: Weights | None = None,
+        references: Mapping[Reference, Weights] | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.is_lora = options.tuning == "lora"
+        start, references = start or {}, references or {}
         base: Any = AutoModelForCausalLM.from_pretrained(
-            files.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+            files.path,
+            dtype=getattr(torch, options.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            **(quantization(device) if options.quantized else {}),
         )
-        if start is not None:
-            rank, alpha = adapter_rank(start)
-        config = LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
-        self.model = cast(PeftModel, get_peft_model(base.to(device), config))
-        if start is not None:
-            set_peft_model_state_dict(self.model, load_file(start / "adapter_model.safetensors"))
-        self.model.eval()  # gradients flow all the same; a base model with dropout would not compute what was sampled from
+        if not options.quantized:
+            base = base.to(self.device)
+        self.references: frozenset[Reference] = frozenset({"base", *references})
+        self._tensors: dict[Reference, dict[str, Tensor]] = {}
+        """Of a model that is tuned in full: the tensors of each reference."""
+        self._active: list[str] = [LEARNS]
+        if self.is_lora:
+            self.model: nn.Module = self._with_adapters(base, options, start, references)
+        else:
+            self.model = self._in_full(base, start, references)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._device = torch.device(device)
+        self._start = [parameter.detach().clone() for parameter in self.parameters] if options.restart else []
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)
+        _still(self.model)
+        if options.checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+            self.model.train()  # transformers recomputes activations in this mode only
 
-    def action_logprobs(self, turns: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float) -> Tensor:
-        """Log-probs, with gradients, of every action token of each `(prompt_ids, action_ids)`, laid end to end.
+    def logprobs(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
+        """Log-probs of every action token of each `(prompt_ids, action_ids)`, laid end to end; with gradients unless of a reference."""
+        logits_KV, row_A, token_A = self._predict(turns, temperature, reference)
+        return logits_KV[row_A, token_A] - logits_KV.logsumexp(-1)[row_A]
 
-        Axes: N nodes of the tree, K nodes whose logits are wanted, A action tokens.
-        """
-        tree = build_tree([[*prompt, *action] for prompt, action in turns])
-        ids_1N, positions_1N, visible_11NN = tree.inputs(self._device)
-        predicting = [path[len(prompt) - 1 : len(path) - 1] for path, (prompt, _) in zip(tree.paths, turns, strict=True)]
-        wanted = sorted({node for nodes in predicting for node in nodes})
-        place = {node: k for k, node in enumerate(wanted)}
-        out = self.model(
-            input_ids=ids_1N,
-            position_ids=positions_1N,
-            attention_mask=visible_11NN,
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted, device=self._device),
-        )
-        logits_KV = out.logits[0].float() / temperature
-        row_A = torch.tensor([place[node] for nodes in predicting for node in nodes], device=self._device)
-        token_A = torch.tensor([token for _, action in turns for token in action], device=self._device)
-        logp_A: Tensor = logits_KV[row_A, token_A] - logits_KV.logsumexp(-1)[row_A]
-        return logp_A
+    def distributions(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
+        """Log-probs `(A, V)` of the whole vocabulary at every action token, in the same order; with gradients unless of a reference."""
+        logits_KV, row_A, _ = self._predict(turns, temperature, reference)
+        return logits_KV.log_softmax(-1)[row_A]
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """One optimiser step on the gathered gradients; returns their norm before clipping."""
@@ -75,16 +100,187 @@ class Trainee:
         self._optimizer.zero_grad()
         return norm
 
-    def table(self) -> dict[str, LoraPair]:
-        """The adapter as it stands, by the parameter names of the base model, to be merged for sampling."""
-        table = {}
-        for name, module in cast(Any, self.model.base_model.model).named_modules():
-            if isinstance(module, LoraLayer):
-                layer = cast(Any, module)
-                down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-                table[f"{name}.weight"] = LoraPair(down_RI=down.detach(), up_OR=up.detach(), scale=float(layer.scaling["default"]))
-        return table
+    def take_gradient(self) -> Tensor:
+        """The gathered gradient of all parameters, laid end to end in float32; nothing is gathered any more."""
+        flat_P = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in self.parameters])
+        self._optimizer.zero_grad()
+        return flat_P
 
-    def save(self, folder: Path) -> None:
-        """Write PEFT's `adapter_config.json` and `adapter_model.safetensors`."""
-        self.model.save_pretrained(str(folder))
+    def put_gradient(self, flat_P: Tensor) -> None:
+        """Make this the gathered gradient."""
+        for parameter, part in zip(self.parameters, flat_P.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+    def restart(self) -> None:
+        """Back to the weights and the optimiser of the start, which are kept where `options.restart` says so."""
+        with torch.no_grad():
+            for parameter, first in zip(self.parameters, self._start, strict=True):
+                parameter.copy_(first)
+        self._optimizer.state.clear()
+
+    def weights(self) -> dict[str, LoraPair | Tensor]:
+        """The weights as they stand, not a copy of them, by the parameter names of the base model."""
+        if not self.is_lora:
+            return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        return {name: _pair(layer, self._active) for name, layer in self._layers()}
+
+    def below(self) -> dict[str, LoraPair]:
+        """The frozen adapter that a stacked one stands on; empty where there is none."""
+        return {name: _pair(layer, [BELOW]) for name, layer in self._layers()} if BELOW in self._active else {}
+
+    def above(self) -> dict[str, LoraPair]:
+        """The adapter that learns, alone and with its gradients."""
+        return {name: _pair(layer, [LEARNS], detach=False) for name, layer in self._layers()}
+
+    def follow(self, rate: float) -> None:
+        """Move the teacher by this share of the way to the present weights."""
+        with torch.no_grad():
+            if not self.is_lora:
+                for name, parameter in self.model.named_parameters():
+                    self._tensors["teacher"][name].lerp_(parameter, rate)
+                return
+            for _, layer in self._layers():
+                for part in (layer.lora_A, layer.lora_B):
+                    part["teacher"].weight.lerp_(part[LEARNS].weight, rate)
+
+    def state(self) -> dict[str, Any]:
+        """All that is needed to go on from here: parameters and optimiser."""
+        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict()}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of a trainee that was made alike."""
+        with torch.no_grad():
+            for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(kept)
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _predict(self, turns: Turns, temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of K nodes of the tree; for each action token A the row that predicts it, and the token."""
+        tree = build_tree([[*prompt, *action] for prompt, action in turns])
+        ids_1N, positions_1N, visible_11NN = tree.inputs(self.device)
+        predicting = [path[len(prompt) - 1 : len(path) - 1] for path, (prompt, _) in zip(tree.paths, turns, strict=True)]
+        wanted = sorted({node for nodes in predicting for node in nodes})
+        place = {node: k for k, node in enumerate(wanted)}
+        with nullcontext() if reference is None else self._as(reference):
+            out = self.model(
+                input_ids=ids_1N,
+                position_ids=positions_1N,
+                attention_mask=visible_11NN,
+                use_cache=False,
+                logits_to_keep=torch.tensor(wanted, device=self.device),
+            )
+        logits_KV = out.logits[0].float() / temperature
+        row_A = torch.tensor([place[node] for nodes in predicting for node in nodes], device=self.device)
+        token_A = torch.tensor([token for _, action in turns for token in action], device=self.device)
+        return logits_KV, row_A, token_A
+
+    @contextmanager
+    def _as(self, reference: Reference) -> Iterator[None]:
+        """Compute as a reference, without gradients."""
+        with torch.no_grad():
+            if not self.is_lora:
+                with _replaced(self.model, self._tensors[reference]):
+                    yield
+            elif reference == "base":
+                with cast(PeftModel, self.model).disable_adapter():
+                    yield
+            else:
+                self._activate([reference], frozen=True)
+                try:
+                    yield
+                finally:
+                    self._activate(self._active, frozen=False)
+
+    def _with_adapters(self, base: Any, options: LearnOptions, start: Weights, references: Mapping[Reference, Weights]) -> PeftModel:
+        if any(isinstance(weight, Tensor) for weights in (start, *references.values()) for weight in weights.values()):
+            raise InputError("an adapter cannot stand on weights that were tuned in full: learn with tuning=full, or from another version")
+        stacked = bool(options.olora and start)
+        own = {} if stacked else start
+        rank, alpha = _rank(own) or (options.rank, float(options.alpha))
+        model = cast(PeftModel, get_peft_model(base, _lora(rank, alpha)))
+        self.model = model
+        self._fill(LEARNS, own)
+        others: list[tuple[str, Weights]] = [*references.items(), *([(BELOW, start)] if stacked else [])]
+        for name, weights in others:
+            model.add_adapter(name, _lora(*(_rank(weights) or (rank, alpha))))
+            self._fill(name, weights)
+        if stacked:
+            self._active = [BELOW, LEARNS]
+        self._activate(self._active, frozen=False)
+        return model
+
+    def _in_full(self, base: nn.Module, start: Weights, references: Mapping[Reference, Weights]) -> nn.Module:
+        pristine = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
+        self._tensors["base"] = pristine
+        for name, weights in references.items():
+            own = {key: parameter.clone() for key, parameter in pristine.items()} if name == "teacher" else pristine
+            self._tensors[name] = own | {key: merge(pristine[key], weight) for key, weight in weights.items()}
+        with torch.no_grad():
+            for key, weight in start.items():
+                base.get_parameter(key).copy_(merge(pristine[key], weight))
+        return base
+
+    def _activate(self, names: Sequence[str], *, frozen: bool) -> None:
+        model: Any = self.model
+        model.base_model.set_adapter(list(names), inference_mode=frozen)
+        if not frozen and BELOW in names:
+            for _, layer in self._layers():
+                for part in (layer.lora_A, layer.lora_B):
+                    part[BELOW].requires_grad_(False)
+
+    def _fill(self, adapter: str, weights: Weights) -> None:
+        """Give an adapter these weights; where there are none, it starts as PEFT makes it, which changes nothing."""
+        with torch.no_grad():
+            for name, layer in self._layers():
+                pair = weights.get(name)
+                if isinstance(pair, LoraPair):
+                    layer.lora_A[adapter].weight.copy_(pair.down_RI)
+                    layer.lora_B[adapter].weight.copy_(pair.up_OR)
+
+    def _layers(self) -> Iterable[tuple[str, Any]]:
+        """The adapted layers by the parameter names of the base model."""
+        for name, module in cast(Any, self.model).base_model.model.named_modules():
+            if isinstance(module, LoraLayer):
+                yield f"{name}.weight", module
+
+
+def _lora(rank: int, alpha: float) -> LoraConfig:
+    return LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.0)
+
+
+def _rank(weights: Weights) -> tuple[int, float] | None:
+    """Rank of an adapter, and the alpha for which its scale is alpha / rank; None where there is no adapter."""
+    pair = next(iter(weights.values()), None)
+    return (len(pair.down_RI), pair.scale * len(pair.down_RI)) if isinstance(pair, LoraPair) else None
+
+
+def _pair(layer: Any, adapters: Sequence[str], *, detach: bool = True) -> LoraPair:
+    """The sum of the products of these adapters as one pair: ranks add up, and the scale is that of the last."""
+    scale = float(layer.scaling[adapters[-1]])
+    downs = [layer.lora_A[name].weight for name in adapters]
+    ups = [layer.lora_B[name].weight * (layer.scaling[name] / scale) for name in adapters[:-1]] + [layer.lora_B[adapters[-1]].weight]
+    down, up = (downs[0], ups[0]) if len(adapters) == 1 else (torch.cat(downs), torch.cat(ups, 1))
+    return LoraPair(down_RI=down.detach(), up_OR=up.detach(), scale=scale) if detach else LoraPair(down_RI=down, up_OR=up, scale=scale)
+
+
+@contextmanager
+def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Compute with other tensors for a while."""
+    kept = {name: model.get_parameter(name).data for name in tensors}
+    for name, tensor in tensors.items():
+        model.get_parameter(name).data = tensor
+    try:
+        yield
+    finally:
+        for name, tensor in kept.items():
+            model.get_parameter(name).data = tensor
+
+
+def _still(model: nn.Module) -> None:
+    """Take all chance out of a model: with dropout it would not compute what was sampled from."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]

@@ -1,33 +1,40 @@
 """What every learner works with: how a batch of episodes is sampled with the current step, and how one update is made from lessons.
 
-A learner is a loop that calls these two in its own order (`grpo.py`, `iterative_sft.py`).
+A learner is a loop that calls these two in its own order (`grpo.py` is the shortest). After each update the job keeps all that it needs to
+go on from there, so that one that is interrupted does not start over.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
-from perdure.learners.batches import Lesson, completed, is_mixed
-from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.engines.tree import pack
-from perdure.learners.losses import cross_entropy, kl_k2, policy_gradient
+from perdure.learners.batches import Lesson, completed, contrast, is_mixed
+from perdure.learners.diagnostics import about_drift, about_groups, about_ratios, mean, some
+from perdure.learners.engines.engine import Engine
+from perdure.learners.gradients import ExtraLoss, Gathered, ProjectGradient, gather
 from perdure.learners.options import LearnOptions
+from perdure.learners.resuming import Kept, keep
+from perdure.learners.rewards import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step
 from perdure.memory.manifests import write_manifest
-from perdure.memory.records import Episode, Lease, Purpose, StepRef, VersionRef
+from perdure.memory.records import Episode, Lease, Purpose, StepRef
 from perdure.memory.store import Store
+from perdure.memory.traces import episodes_of_step, recent_groups
+
+STORED_GROUPS = 64
+"""Groups of each old environment that stored replay looks at."""
 
 
 class Interrupted(RuntimeFailure):
@@ -43,6 +50,23 @@ class Sampled:
     spoilt: int
     """Episodes that did not complete, and so are no data."""
     seconds: float
+    staleness: float | None
+    """Updates that the policy which sampled them is behind; None where they have no such policy."""
+
+    def part(self, n: int, of: int) -> Sampled:
+        """Every `of`-th group, from the n-th on."""
+        return Sampled(
+            target=self.target[n::of],
+            old=self.old[n::of],
+            spoilt=self.spoilt if n == 0 else 0,
+            seconds=self.seconds / of,
+            staleness=None if self.staleness is None else self.staleness + n,
+        )
+
+
+NONE: Mapping[str, ExtraLoss] = {}
+
+NOTHING = Sampled(target=[], old=[], spoilt=0, seconds=0.0, staleness=None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,15 +76,15 @@ class Workbench:
     store: Store
     lease: Lease
     journal: Journal
-    engine: TransformersEngine
+    engine: Engine
     trainee: Trainee
     options: LearnOptions
     targets: Sequence[Environment]
     old: Sequence[Environment]
-    serving: VersionRef
     width: int
     stop: Callable[[], bool]
     opponents: Opponents = nobody
+    rewarder: Rewarder = from_environment
     step: int = 0
     last: dict[str, Any] = field(default_factory=dict)
     """Diagnostics of the last update."""
@@ -68,36 +92,84 @@ class Workbench:
     _aimed: int = 0
     _replayed: int = 0
     """Groups so far: of all, of targets, of old environments. So each gets its turn where a batch is too small for all."""
+    _recent: dict[str, list[list[Episode]]] = field(default_factory=dict)
+    """Stored mixed groups by environment, read once."""
 
     @property
     def sampler(self) -> StepRef:
         return StepRef(self.lease.subject, self.step)
 
-    def start(self) -> None:
-        """Make step 0 ready to sample."""
-        self.engine.load(self.sampler, self.trainee.table())
+    @property
+    def names(self) -> str:
+        """The targets, to be named in an error."""
+        return ", ".join(environment.name for environment in self.targets)
+
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens that an answer of the targets may have."""
+        return max(environment.max_tokens for environment in self.targets)
+
+    def start(self, kept: Kept | None = None) -> None:
+        """Make the first step ready to sample: step 0, or the one that an interrupted attempt at this job had come to."""
+        if kept is not None:
+            self.trainee.resume(kept.state)
+            self.step, self.last = kept.step, kept.last
+            self._drawn, self._aimed, self._replayed = kept.counts
+        self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int) -> Sampled:
-        """Play fresh groups with the current step: targets in turn, and for the replay share old environments in turn."""
-        started = time.perf_counter()
+        """Play fresh groups with the current step: targets in turn, and for the replay share old environments in turn.
+
+        With `options.refill` groups of equal rewards are replaced by others, that many times (DAPO's dynamic sampling).
+        """
         options = self.options
-        episodes_old = round(prompts * options.samples * options.replay) if self.old else 0
-        groups_old = round(episodes_old / options.replay_samples)
-        groups_target = max(1, round((prompts * options.samples - episodes_old) / options.samples))
-        plan: list[tuple[Environment, Purpose, int]] = [
-            (self.targets[(self._aimed + k) % len(self.targets)], "learn", options.samples) for k in range(groups_target)
-        ]
-        self._aimed += groups_target
-        plan += [(self.old[(self._replayed + k) % len(self.old)], "replay", options.replay_samples) for k in range(groups_old)]
-        self._replayed += groups_old
-        attempts = [attempt for environment, purpose, members in plan for attempt in self._group(environment, purpose, members)]
+        share = options.replay if self.old else 0.0
+        groups = max(1, round(prompts * (1 - share)))
+        sampled = self.play([*self._aim(groups), *self._replay(prompts)])
+        for _ in range(options.refill):
+            equal = sum(not is_mixed(group) for group in sampled.target)
+            if equal:
+                sampled = _joined(sampled, self.play(self._aim(equal)))
+        return sampled
+
+    def sample_start(self, episodes: int) -> list[list[Episode]]:
+        """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
+        if self.step == 0:
+            return self.play(self._aim(-(-episodes // self.options.samples))).target
+        groups: dict[str, list[Episode]] = {}
+        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0)):
+            groups.setdefault(episode.group, []).append(episode)
+        return completed(groups.values())
+
+    def replay(self) -> Sampled:
+        """Play old environments alone, as many as go with one update."""
+        return self.play(self._replay(self.options.prompts))
+
+    def stored(self) -> list[Lesson]:
+        """Mixed groups of old environments that were played before, newest first, as lessons with importance ratios (`options.stored`)."""
+        options = self.options
+        count = round(options.prompts * options.replay * options.stored) if self.old else 0
+        lessons: list[Lesson] = []
+        for n in range(count):
+            name = self.old[(self.step * count + n) % len(self.old)].name
+            if name not in self._recent:
+                self._recent[name] = [group for group in recent_groups(self.store, name, STORED_GROUPS) if is_mixed(group)]
+            if groups := self._recent[name]:
+                lessons += contrast(
+                    [groups[(self.step * count + n) // len(self.old) % len(groups)][: options.replay_samples]], options.kl_old
+                )
+        return lessons
+
+    def play(self, attempts: Iterable[Attempt]) -> Sampled:
+        """Play these attempts, which may be none, with the current step. Raises `Interrupted`."""
+        started = time.perf_counter()
         episodes = play(
-            attempts,
+            list(attempts),
             self.engine.policy(self.sampler),
             self.engine.chat,
             self.sampler,
             self.journal,
-            temperature=options.temperature,
+            temperature=self.options.temperature,
             width=self.width,
             context_limit=self.engine.context_limit,
             stop=self.stop,
@@ -106,71 +178,18 @@ class Workbench:
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
         groups: dict[str, list[Episode]] = {}
-        for episode in episodes:
+        for episode in self.rewarder(episodes):
             groups.setdefault(episode.group, []).append(episode)
         return Sampled(
             target=completed(group for group in groups.values() if group[0].purpose == "learn"),
             old=completed(group for group in groups.values() if group[0].purpose == "replay"),
             spoilt=sum(episode.state != "completed" for episode in episodes),
             seconds=time.perf_counter() - started,
+            staleness=0.0,
         )
 
-    def update(self, lessons: Sequence[Lesson], sampled: Sampled, *, on_policy: bool) -> None:
-        """One optimiser step on all lessons; the next step samples with the new weights. Without lessons the weights stay as they are.
-        Raises `RuntimeFailure` where it diverged.
-
-        Axes: A action tokens of a micro-batch.
-        """
-        started = time.perf_counter()
-        options = self.options
-        ids = sorted({episode.id for group in (*sampled.target, *sampled.old) for episode in group})
-        if ids:
-            write_manifest(self.store, self.lease, self.step + 1, ids, on_policy)
-        batch_tokens = sum(len(lesson.action_ids) for lesson in lessons)
-        ratios: list[torch.Tensor] = []
-        kl_sum, kl_tokens = 0.0, 0
-        for batch in pack([[*lesson.prompt_ids, *lesson.action_ids] for lesson in lessons], options.budget_tokens):
-            part = [lessons[i] for i in batch]
-            turns = [(lesson.prompt_ids, lesson.action_ids) for lesson in part]
-            logp_A = self.trainee.action_logprobs(turns, options.temperature)
-            sampler_logp_A = logp_A.new_tensor([logp for lesson in part for logp in lesson.sampler_logprobs])
-            advantage_A = _per_token(part, [lesson.advantage for lesson in part], logp_A)
-            imitation_A = _per_token(part, [lesson.imitation for lesson in part], logp_A)
-            loss = policy_gradient(logp_A, sampler_logp_A, advantage_A, batch_tokens, options.ratio_cap)
-            loss = loss + cross_entropy(logp_A, imitation_A, batch_tokens)
-            if any(lesson.kl for lesson in part):
-                serving_logp_A = self.engine.score(self.serving, turns, options.temperature)
-                weight_A = _per_token(part, [lesson.kl for lesson in part], logp_A)
-                loss = loss + kl_k2(logp_A, serving_logp_A, weight_A, batch_tokens)
-                held_A = weight_A > 0
-                kl_sum += float((0.5 * (logp_A.detach() - serving_logp_A)[held_A].square()).sum())
-                kl_tokens += int(held_A.sum())
-            loss.backward()
-            ratios.append(logp_A.detach() - sampler_logp_A)
-        lr = options.lr * (1 - self.step / options.updates)
-        norm = self.trainee.step(lr, options.max_grad_norm) if lessons else 0.0
-        if not math.isfinite(norm):
-            raise RuntimeFailure(
-                f"update {self.step + 1} of job {self.lease.subject} has diverged (gradient norm {norm}): learn with a smaller lr than "
-                f"{options.lr}, or with smaller weights for KL and replay"
-            )
-        self.engine.unload(self.sampler)
-        self.step += 1
-        self.engine.load(self.sampler, self.trainee.table())
-        self.last = {
-            "update": self.step,
-            **_about_groups(sampled),
-            **_about_ratios(ratios),
-            "tokens": batch_tokens,
-            "kl_serving": kl_sum / kl_tokens if kl_tokens else None,
-            "grad_norm": norm,
-            "lr": lr,
-            "sampling_s": round(sampled.seconds, 3),
-            "seconds": round(sampled.seconds + time.perf_counter() - started, 3),
-        }
-        add_step(self.store, self.lease, self.step, self.last)
-
-    def _group(self, environment: Environment, purpose: Purpose, members: int) -> list[Attempt]:
+    def group(self, environment: Environment, purpose: Purpose, members: int) -> list[Attempt]:
+        """Attempts at one fresh task of an environment, to be compared with each other."""
         seed = train_seed(self.options.seed, f"{environment.name} for job {self.lease.subject}", self._drawn)
         name = f"job-{self.lease.subject}.{self.lease.attempt}-{self._drawn}"
         self._drawn += 1
@@ -179,40 +198,116 @@ class Workbench:
             for member in range(members)
         ]
 
+    def _aim(self, groups: int) -> list[Attempt]:
+        """Attempts at fresh tasks of the targets in turn."""
+        chosen = [self.targets[(self._aimed + n) % len(self.targets)] for n in range(groups)]
+        self._aimed += groups
+        return [attempt for environment in chosen for attempt in self.group(environment, "learn", self.options.samples)]
 
-def _per_token(lessons: Sequence[Lesson], weights: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-    """Each lesson's weight for each of its action tokens."""
-    return like.new_tensor([weight for lesson, weight in zip(lessons, weights, strict=True) for _ in lesson.action_ids])
+    def _replay(self, prompts: int) -> list[Attempt]:
+        """Attempts at fresh tasks of old environments in turn, for a batch of so many prompts."""
+        options = self.options
+        episodes = prompts * options.samples * options.replay * (1 - options.stored) if self.old else 0
+        groups = round(round(episodes) / options.replay_samples)
+        chosen = [self.old[(self._replayed + n) % len(self.old)] for n in range(groups)]
+        self._replayed += groups
+        return [attempt for environment in chosen for attempt in self.group(environment, "replay", options.replay_samples)]
+
+    def update(
+        self,
+        lessons: Sequence[Lesson],
+        sampled: Sampled,
+        *,
+        on_policy: bool,
+        extra_losses: Mapping[str, ExtraLoss] = NONE,
+        project_gradient: ProjectGradient | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        """Learn from all lessons, `options.passes` times; the next step samples with the new weights, the same where there are no lessons.
+
+        `about` is told beside the diagnostics of every update. Raises `RuntimeFailure` where it diverged, `InputError` for an episode that
+        is longer than the model's context.
+
+        Axes: A action tokens of a micro-batch.
+        """
+        started = time.perf_counter()
+        options = self.options
+        self._check_lengths(lessons)
+        ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
+        reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
+        if ids or reused:
+            write_manifest(self.store, self.lease, self.step + 1, sorted(ids), on_policy, reused=sorted(reused))
+        drift: dict[str, Any] = {}
+        if options.measure:
+            new = some(sampled.target, options.measure) or [one.turns for one in lessons if one.episode not in ids][: options.measure]
+            drift = about_drift(self.trainee, new, some(sampled.old, options.measure), options.temperature)
+        lr = options.lr * (1 - self.step / options.updates)
+        norm, seen = 0.0, Gathered()
+        old_logprobs: dict[Lesson, Tensor] = {}
+        for nth in range(options.passes if any(lesson.advantage for lesson in lessons) else 1):
+            if not lessons:
+                break
+            gathered = gather(
+                self.trainee, lessons, options, most_tokens=self.most_tokens, old_logprobs=old_logprobs, extra_losses=extra_losses
+            )
+            seen = gathered if nth == 0 else seen
+            if project_gradient is not None:
+                self.trainee.put_gradient(project_gradient(self.trainee, self.trainee.take_gradient()))
+            norm = self.trainee.step(lr, options.max_grad_norm)
+            if not math.isfinite(norm):
+                raise RuntimeFailure(
+                    f"update {self.step + 1} of job {self.lease.subject} has diverged (gradient norm {norm}): learn with a smaller lr than "
+                    f"{options.lr}, or with smaller weights for KL and replay"
+                )
+        if options.teacher == "slow" and "teacher" in self.trainee.references:
+            self.trainee.follow(options.teacher_rate)
+        self.engine.unload(self.sampler)
+        self.step += 1
+        self.engine.load(self.sampler, self.trainee.weights())
+        learning_s = time.perf_counter() - started
+        tokens = sum(lesson.tokens for lesson in lessons)
+        sampled_tokens = sum(len(turn.action_ids) for group in (*sampled.target, *sampled.old) for e in group for turn in e.turns)
+        self.last = {
+            "update": self.step,
+            **about_groups(sampled.target, sampled.old, sampled.spoilt),
+            **about_ratios(seen.log_ratios),
+            "staleness": sampled.staleness,
+            **drift,
+            "nll": mean(seen.nll),
+            "kl_loss": mean(seen.kl),
+            **{f"{name}_loss": value for name, value in seen.extra.items()},
+            "tokens": tokens,
+            "sampled_tokens": sampled_tokens,
+            "grad_norm": norm,
+            "lr": lr,
+            "sampling_s": round(sampled.seconds, 3),
+            "learning_s": round(learning_s, 3),
+            "seconds": round(sampled.seconds + learning_s, 3),
+            "tokens_per_s": round((sampled_tokens or tokens) / (sampled.seconds + learning_s), 1),
+            **(about or {}),
+        }
+        add_step(self.store, self.lease, self.step, self.last)
+        keep(
+            self.store.home,
+            self.lease.subject,
+            Kept(step=self.step, state=self.trainee.state(), last=self.last, counts=(self._drawn, self._aimed, self._replayed)),
+        )
+
+    def _check_lengths(self, lessons: Sequence[Lesson]) -> None:
+        longest = max((len(lesson.longest) for lesson in lessons), default=0)
+        if longest > self.engine.context_limit:
+            raise InputError(
+                f"an episode of {longest} tokens is longer than the context of {self.engine.files.name}, {self.engine.context_limit} "
+                "tokens: leave it out, or set a smaller turn limit"
+            )
 
 
-def _about_groups(sampled: Sampled) -> dict[str, Any]:
-    episodes = [episode for group in sampled.target for episode in group]
-    tokens = [logp for episode in episodes for turn in episode.turns for logp in turn.logprobs]
-    return {
-        "reward": _mean([episode.total_reward for episode in episodes]),
-        "success": _mean([float(episode.success) for episode in episodes]),
-        "old_success": _mean([float(episode.success) for group in sampled.old for episode in group]),
-        "entropy": _mean([-logp for logp in tokens]),
-        "groups": len(sampled.target),
-        "dropped_groups": sum(not is_mixed(group) for group in sampled.target),
-        "spoilt_episodes": sampled.spoilt,
-    }
-
-
-def _about_ratios(log_ratios: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """How far learner and sampler are apart: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
-    of the importance weights as a share of the tokens."""
-    if not log_ratios:
-        return {"ratio_mean": None, "ratio_max": None, "ess": None, "mismatch_kl": None}
-    log_ratio_A = torch.cat(list(log_ratios)).double()
-    ratio_A = log_ratio_A.exp()
-    return {
-        "ratio_mean": float(ratio_A.mean()),
-        "ratio_max": float(ratio_A.max()),
-        "ess": float(ratio_A.sum().square() / ratio_A.square().sum() / len(ratio_A)),
-        "mismatch_kl": float((ratio_A - 1 - log_ratio_A).mean()),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _joined(first: Sampled, second: Sampled) -> Sampled:
+    """Mixed groups of both; those of the first that were equal are played out, and count as dropped no more."""
+    return Sampled(
+        target=[group for group in first.target if is_mixed(group)] + second.target,
+        old=first.old,
+        spoilt=first.spoilt + second.spoilt,
+        seconds=first.seconds + second.seconds,
+        staleness=first.staleness,
+    )

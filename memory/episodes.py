@@ -90,7 +90,7 @@ class Played:
 
 def get_episode(store: Store, episode: int) -> Episode:
     """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
-    found = _episodes(store, [episode])
+    found = episodes_by_id(store, [episode])
     if not found:
         latest = latest_episode_id(store)
         pruned = f", and old ones are in {store.home / ARCHIVE}" if latest and episode < latest and (store.home / ARCHIVE).is_dir() else ""
@@ -198,7 +198,7 @@ def counts(store: Store) -> dict[str, int]:
     return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"])}
 
 
-def _episodes(store: Store, ids: Sequence[int]) -> list[Episode]:
+def episodes_by_id(store: Store, ids: Sequence[int]) -> list[Episode]:
     """These episodes with their turns, by id; what does not exist is left out."""
     rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (to_json(list(ids)),))
     turns = read_turns(store, [row["id"] for row in rows])

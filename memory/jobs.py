@@ -190,10 +190,14 @@ def add_step(store: Store, lease: Lease, n: int, diagnostics: Mapping[str, Any])
 
 
 def steps(store: Store, job: int) -> list[Step]:
-    """The updates of the latest attempt at a job that made any, in order."""
+    """The updates of a job in order, without those that a later attempt, which goes on from an earlier update, has undone."""
     rows = store.rows(
-        "SELECT * FROM step WHERE job = ? AND attempt = (SELECT max(attempt) FROM step WHERE job = ?) ORDER BY n",
-        (job, job),
+        """
+        SELECT s.* FROM step s WHERE s.job = ?
+          AND NOT EXISTS (SELECT 1 FROM step later WHERE later.job = s.job AND later.attempt > s.attempt AND later.n <= s.n)
+        ORDER BY s.n
+        """,
+        (job,),
     )
     return [
         Step(job=row["job"], attempt=row["attempt"], n=row["n"], diagnostics=json.loads(row["diagnostics"]), made=row["made_at"])

@@ -28,12 +28,14 @@ class Manifest:
     on_policy: bool
 
 
-def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int], on_policy: bool) -> None:
+def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int], on_policy: bool, *, reused: Sequence[int] = ()) -> None:
     """Say which completed episodes the n-th update of a job learns from. The same once more changes nothing.
 
-    Raises `RuntimeFailure` where an on-policy batch would use an episode that another one has used.
+    `on_policy` says of `episode_ids` that this very step sampled them; `reused` are others, of any age. Raises `RuntimeFailure` where an
+    on-policy batch would use an episode that another one has used.
     """
-    ids = sorted(set(episode_ids))
+    rows = sorted({(episode, int(on_policy)) for episode in episode_ids} | {(episode, 0) for episode in reused})
+    ids = [episode for episode, _ in rows]
     with store.write() as conn:
         leases.check(store, "job", lease)
         _check_episodes(store, ids)
@@ -42,14 +44,14 @@ def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int
             (lease.subject, lease.attempt, n),
         )
         if written:
-            if [tuple(row) for row in written] != [(episode, int(on_policy)) for episode in ids]:
+            if [tuple(row) for row in written] != rows:
                 raise RuntimeFailure(f"the manifest of job {lease.subject}, step {n}, is written with other episodes: it is not rewritten")
             return
         if on_policy:
-            _check_unused(store, ids)
+            _check_unused(store, episode_ids)
         conn.executemany(
             "INSERT INTO manifest (job, attempt, n, episode, on_policy) VALUES (?, ?, ?, ?, ?)",
-            [(lease.subject, lease.attempt, n, episode, int(on_policy)) for episode in ids],
+            [(lease.subject, lease.attempt, n, *row) for row in rows],
         )
 
 

@@ -346,5 +346,15 @@ CREATE VIEW turn_text AS
     FROM turn t;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5)
+MIGRATION_6 = """
+CREATE TABLE reward (                                         -- what a person or a program gave an episode afterwards
+    episode         INTEGER NOT NULL REFERENCES episode (id) ON DELETE CASCADE,
+    source          TEXT NOT NULL,
+    value           REAL NOT NULL,
+    made_at         REAL NOT NULL,
+    PRIMARY KEY (episode, source)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6)
 """Migration n brings `user_version` from n - 1 to n, in one transaction."""

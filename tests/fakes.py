@@ -26,6 +26,9 @@ class ByteChat:
     def text(self, action_ids: Ids) -> str:
         return bytes(id_ for id_ in action_ids if id_ < END).decode(errors="replace")
 
+    def answer(self, text: str) -> Ids:
+        return (*text.encode(), END)
+
     def messages(self, prompt_ids: Ids) -> list[Message]:
         """The conversation that a prompt holds, without the empty answer at its end."""
         names = {id_: role for role, id_ in ROLES.items()}

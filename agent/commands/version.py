@@ -174,7 +174,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
     say(f"reading {folder}")
-    from perdure.learners.adapters import check_foreign, read_table, write_adapter
+    from perdure.learners.adapters import check_foreign, read_table, write_version
     from perdure.learners.models import resolve_model
 
     base = resolve_model(loaded.config.model, cache_dir(), say)
@@ -189,7 +189,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
         versions.add_initial(store, base.name, base.hash)
         aims = register_environments(store, environments)
         new = versions.take_name(store)
-        path, digest = write_adapter(store.home, new, base, save)
+        path, digest = write_version(store.home, new, base, save)
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
     if as_json:
         print_json(versions.as_json(made))

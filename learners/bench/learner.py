@@ -152,7 +152,6 @@ def run_ours(spec: Spec) -> Side:
     from perdure.memory.jobs import add_job, lease_job
     from perdure.memory.journal import StoreJournal
     from perdure.memory.leases import BootClock
-    from perdure.memory.records import VersionRef
     from perdure.memory.store import create_store
     from perdure.memory.versions import add_initial
 
@@ -162,7 +161,7 @@ def run_ours(spec: Spec) -> Side:
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high)
-        base = add_initial(store, files.name, files.hash)
+        add_initial(store, files.name, files.hash)
         add_job(store, "bench", "learn", "grpo", [environment.name], {})
         leased = lease_job(store, "bench", TIMEOUT_S, BootClock())
         assert leased is not None
@@ -174,11 +173,10 @@ def run_ours(spec: Spec) -> Side:
             lease=leased[1],
             journal=StoreJournal(store, BootClock()),
             engine=engine,
-            trainee=Trainee(files, device=spec.device, rank=options.rank, alpha=options.alpha, start=None),
+            trainee=Trainee(files, device=spec.device, options=options),
             options=options,
             targets=[environment],
             old=[],
-            serving=VersionRef(base.name),
             width=PROMPTS * SAMPLES,
             stop=lambda: False,
         )

@@ -68,6 +68,11 @@ class TemplateChat:
         """What an answer says, without special tokens."""
         return answer_text(self._tokenizer, action_ids)
 
+    def answer(self, text: str) -> Ids:
+        """The ids of an answer that somebody wrote, with the end-of-turn token that the template puts behind one."""
+        before = self._template_ids(self._between[0])
+        return (*self._text_ids(text), before[0] if before and before[0] in self._stop_ids else min(self._stop_ids))
+
     def _render(self, messages: Sequence[Message], answer: bool) -> str:
         turns = [{"role": m.role, "content": m.text} for m in messages]
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))

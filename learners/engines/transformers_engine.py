@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from perdure.envs.policy import Ids, PolicyError, Request, Sample
+from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.tree import build_tree, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
@@ -97,18 +96,6 @@ class TransformersEngine:
                 samples[index] = sample
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
-
-    @torch.no_grad()
-    def score(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]], temperature: float) -> Tensor:
-        """Log-probs under a sampler of every action token of each `(prompt_ids, action_ids)`, laid end to end, in float32."""
-        self._bank.use(str(sampler))
-        tree = build_tree([prompt + action for prompt, action in turns])
-        input_ids, positions, visible_11NN = tree.inputs(self.device)
-        steps = [(a, b) for path, (prompt, _) in zip(tree.paths, turns, strict=True) for a, b in pairwise(path[len(prompt) - 1 :])]
-        before_A = torch.tensor([before for before, _ in steps], device=self.device)
-        token_A = input_ids[0, torch.tensor([after for _, after in steps], device=self.device)]
-        logits_AV = self._forward(input_ids, positions, visible_11NN, before_A, None) / temperature
-        return logits_AV.log_softmax(-1).gather(1, token_A[:, None])[:, 0]
 
     def _generate_batch(self, sampler: Sampler, requests: list[Request]) -> list[Sample]:
         """Axes: R rows alive, N nodes of the prefilled tree, V tokens of the vocabulary."""

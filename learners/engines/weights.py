@@ -68,8 +68,8 @@ class WeightBank:
 
 
 def merge(base: Tensor, given: LoraPair | Tensor) -> Tensor:
-    """What stands in place of a parameter of the base model, in its type and on its device."""
+    """What stands in place of a parameter of the base model, in its type and on its device; always a new tensor."""
     if isinstance(given, Tensor):
-        return given.to(base.device, base.dtype)
+        return given.to(base.device, base.dtype, copy=True)
     update = given.up_OR.float() @ given.down_RI.float()
     return (base.float() + given.scale * update.to(base.device)).to(base.dtype)

@@ -21,8 +21,9 @@ from tests.faults.invariants import Findings
 from tests.faults.place import Place
 from tests.faults.table import Condition
 
-from perdure.learners.adapters import write_adapter
+from perdure.learners.adapters import write_version, write_weights
 from perdure.learners.models import ModelFiles
+from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
 from perdure.memory import versions
 from perdure.memory.jobs import add_job
@@ -308,8 +309,8 @@ def _said(place: Place, words: str) -> bool:
 def _add_version(store: Store, model: ModelFiles) -> str:
     """A candidate whose adapter does nothing yet; gives its name."""
     name = versions.next_name(store)
-    trainee = Trainee(model, device="cpu", rank=2, alpha=4, start=None)
-    folder, digest = write_adapter(store.home, name, model, trainee.save)
+    trainee = Trainee(model, device="cpu", options=LearnOptions(rank=2, alpha=4))
+    folder, digest = write_version(store.home, name, model, lambda folder: write_weights(folder, trainee.weights(), model))
     return versions.add_candidate(store, None, name, versions.INITIAL, digest, folder, [RIGGED], None).name
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.engines.weights import LoraPair
+from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles, resolve_model
-from perdure.learners.trainee import Trainee
+from perdure.learners.options import LearnOptions
+from perdure.learners.trainee import Reference, Trainee, Turns
 
 
 def sharpen(folder: Path, seed: int) -> Path:
@@ -70,6 +72,23 @@ def engine_of(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) ->
     return TransformersEngine(files, device="cpu", dtype=torch.float32, seed=seed, budget_tokens=budget_tokens)
 
 
+def trainee_of(
+    files: ModelFiles, *, start: Weights | None = None, references: Mapping[Reference, Weights] | None = None, **options: Any
+) -> Trainee:
+    """One that learns on the CPU, with a small adapter unless the options say otherwise."""
+    return Trainee(files, device="cpu", options=LearnOptions(**{"rank": 4, "alpha": 8, **options}), start=start, references=references)
+
+
+def merged_logprobs(files: ModelFiles, weights: Weights, turns: Turns, temperature: float = 1.0) -> Tensor:
+    """Log-probs under merged weights, each sequence alone."""
+    model = plain_model(files)
+    bank = WeightBank(model)
+    bank.add("merged", weights)
+    bank.use("merged")
+    with torch.no_grad():
+        return torch.cat([plain_logprobs(model, prompt, action, temperature) for prompt, action in turns])
+
+
 def plain_logprobs(model: torch.nn.Module, prompt: Sequence[int], action: Sequence[int], temperature: float) -> Tensor:
     """Log-probs of the action's tokens by one ordinary causal forward pass over this sequence alone."""
     logits_TV = model(input_ids=torch.tensor([[*prompt, *action]])).logits[0].float() / temperature
@@ -86,9 +105,13 @@ def random_adapter(trainee: Trainee, seed: int, size: float = 0.2) -> Trainee:
     return trainee
 
 
-def copied(table: dict[str, LoraPair]) -> dict[str, LoraPair]:
+def copied(table: Weights) -> dict[str, LoraPair]:
     """A table that later updates do not reach."""
-    return {name: LoraPair(down_RI=p.down_RI.clone(), up_OR=p.up_OR.clone(), scale=p.scale) for name, p in table.items()}
+    return {
+        name: LoraPair(down_RI=p.down_RI.clone(), up_OR=p.up_OR.clone(), scale=p.scale)
+        for name, p in table.items()
+        if isinstance(p, LoraPair)
+    }
 
 
 def branches(vocabulary: int, seed: int = 0) -> list[list[int]]:

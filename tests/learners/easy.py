@@ -27,6 +27,9 @@ class Starts(gymnasium.Env[str, str]):
         self.won = []
         return f"Which number is the largest? {self.np_random.integers(13)}", {}
 
+    def oracle(self) -> str:
+        return self.letters[int(self.np_random.integers(len(self.letters)))]
+
     def step(self, action: str) -> Step:
         self.won.append(action[:1] != "" and action[0] in self.letters)
         return "What comes next?", self.won[-1] / self.rounds, len(self.won) == self.rounds, False, {"success": all(self.won)}

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.learners.conftest import random_adapter
+from tests.learners.conftest import random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.adapters import MAX_RANK, adapter_rank, check_foreign, load_adapter, write_adapter
+from perdure.learners.adapters import MAX_RANK, check_foreign, load_version, write_version, write_weights
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
@@ -28,7 +28,7 @@ OTHER_HALF = LAYER.replace("lora_A", "lora_B")
 
 @pytest.fixture(scope="module")
 def trainee(llama: ModelFiles) -> Trainee:
-    return random_adapter(Trainee(llama, device="cpu", rank=4, alpha=6, start=None), 1)
+    return random_adapter(trainee_of(llama, rank=4, alpha=6), 1)
 
 
 @pytest.fixture
@@ -40,14 +40,18 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def written(home: Path, llama: ModelFiles, trainee: Trainee) -> tuple[str, str]:
     """Path and hash of a version on disk."""
-    return write_adapter(home, "v1", llama, trainee.save)
+    return write_version(home, "v1", llama, saving(trainee, llama))
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, trainee: Trainee) -> Path:
+def foreign(tmp_path: Path, llama: ModelFiles, trainee: Trainee) -> Path:
     """A good adapter folder as somebody else would bring it."""
-    trainee.save(tmp_path / "foreign")
+    write_weights(tmp_path / "foreign", trainee.weights(), llama)
     return tmp_path / "foreign"
+
+
+def saving(trainee: Trainee, base: ModelFiles) -> Callable[[Path], object]:
+    return lambda folder: write_weights(folder, trainee.weights(), base)
 
 
 def one_line(error: PerdureError) -> str:
@@ -81,25 +85,24 @@ def test_what_is_written_is_read_again(home: Path, llama: ModelFiles, trainee: T
     manifest = json.loads((home / path / "manifest.json").read_text())
     assert (manifest["version"], manifest["base_model"], manifest["base_hash"]) == ("v1", llama.name, llama.hash)
     assert hash_ == manifest_hash(home / path)
-    table, expected = load_adapter(home, path, hash_, llama), trainee.table()
+    table, expected = load_version(home, path, hash_, llama), trainee.weights()
     assert table.keys() == expected.keys()
     for name, pair in expected.items():
         assert torch.equal(table[name].down_RI, pair.down_RI)
         assert torch.equal(table[name].up_OR, pair.up_OR)
         assert table[name].scale == pair.scale == 1.5
-    assert adapter_rank(home / path) == (4, 6.0)
     assert [entry.name for entry in (home / "versions").iterdir()] == ["v1"]
 
 
 def test_the_hash_depends_on_the_weights_and_on_the_base(home: Path, llama: ModelFiles, trainee: Trainee, written: tuple[str, str]) -> None:
     def again(name: str, base: ModelFiles, save: Callable[[Path], object]) -> str:
-        return write_adapter(home / name, "v1", base, save)[1]
+        return write_version(home / name, "v1", base, save)[1]
 
-    assert again("same", llama, trainee.save) == written[1]
-    assert again("base", ModelFiles(name=llama.name, path=llama.path, hash="0" * 64), trainee.save) != written[1]
+    assert again("same", llama, saving(trainee, llama)) == written[1]
+    assert again("base", ModelFiles(name=llama.name, path=llama.path, hash="0" * 64), saving(trainee, llama)) != written[1]
 
     def change(folder: Path) -> None:
-        trainee.save(folder)
+        write_weights(folder, trainee.weights(), llama)
         set_weights(folder, lambda weights: weights[LAYER].view(-1)[0].add_(1e-3))
 
     assert again("weights", llama, change) != written[1]
@@ -108,7 +111,7 @@ def test_the_hash_depends_on_the_weights_and_on_the_base(home: Path, llama: Mode
 def test_a_name_is_never_written_twice(home: Path, llama: ModelFiles, trainee: Trainee, written: tuple[str, str]) -> None:
     before = {file.name: file.read_bytes() for file in (home / written[0]).iterdir()}
     with pytest.raises(RuntimeFailure, match="never reused"):
-        write_adapter(home, "v1", llama, trainee.save)
+        write_version(home, "v1", llama, saving(trainee, llama))
     assert {file.name: file.read_bytes() for file in (home / written[0]).iterdir()} == before
 
 
@@ -118,11 +121,11 @@ def test_a_full_disk_leaves_nothing(home: Path, llama: ModelFiles, trainee: Trai
         (home / "versions" / "v1").mkdir(parents=True)
 
     def save(folder: Path) -> None:
-        trainee.save(folder)
+        write_weights(folder, trainee.weights(), llama)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(Unavailable, match="could not write version v1: No space left on device; nothing was changed"):
-        write_adapter(home, "v1", llama, save)
+        write_version(home, "v1", llama, save)
     assert list((home / "versions").iterdir()) == []
 
 
@@ -142,7 +145,7 @@ def small_files() -> Iterator[None]:
 
 def test_weights_that_do_not_fit_on_the_disk_leave_nothing(home: Path, llama: ModelFiles, trainee: Trainee) -> None:
     with small_files(), pytest.raises(RuntimeFailure, match="could not write version v1") as caught:
-        write_adapter(home, "v1", llama, trainee.save)
+        write_version(home, "v1", llama, saving(trainee, llama))
     one_line(caught.value)
     assert list((home / "versions").iterdir()) == []
 
@@ -153,14 +156,14 @@ def test_whatever_stops_the_writing_leaves_nothing(home: Path, llama: ModelFiles
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_adapter(home, "v1", llama, save)
+        write_version(home, "v1", llama, save)
     assert list((home / "versions").iterdir()) == []
 
 
 def test_what_a_killed_process_left_does_not_disturb(home: Path, llama: ModelFiles, trainee: Trainee) -> None:
     (home / "versions" / ".making-v1-999999").mkdir()
-    path, hash_ = write_adapter(home, "v1", llama, trainee.save)
-    assert load_adapter(home, path, hash_, llama)
+    path, hash_ = write_version(home, "v1", llama, saving(trainee, llama))
+    assert load_version(home, path, hash_, llama)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "manifest.json"])
@@ -176,7 +179,7 @@ def test_a_damaged_version_is_not_loaded(home: Path, llama: ModelFiles, written:
     else:
         file.unlink()
     with pytest.raises(RuntimeFailure, match="restore it from a backup, or roll back") as caught:
-        load_adapter(home, *written, llama)
+        load_version(home, *written, llama)
     assert "v1" in one_line(caught.value)
 
 
@@ -188,21 +191,20 @@ def test_a_version_whose_manifest_was_made_to_fit_is_not_loaded(home: Path, llam
     manifest["files"]["adapter_model.safetensors"]["sha256"] = sha256_of(folder / "adapter_model.safetensors")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
     with pytest.raises(RuntimeFailure, match="another manifest than the database says"):
-        load_adapter(home, *written, llama)
+        load_version(home, *written, llama)
 
 
 def test_a_version_of_another_base_model_is_not_loaded(home: Path, llama: ModelFiles, written: tuple[str, str]) -> None:
     other = ModelFiles(name="other", path=llama.path, hash="f" * 64)
     with pytest.raises(RuntimeFailure, match=rf"belongs to base model {llama.name} \({llama.hash[:12]}\), not to other"):
-        load_adapter(home, *written, other)
+        load_version(home, *written, other)
 
 
 def test_a_good_foreign_adapter_is_read(foreign: Path, llama: ModelFiles, trainee: Trainee) -> None:
     table = check_foreign(foreign, llama)
-    assert table.keys() == trainee.table().keys()
+    assert table.keys() == trainee.weights().keys()
     set_config(foreign, use_rslora=True)
     assert {pair.scale for pair in check_foreign(foreign, llama).values()} == {3.0}
-    assert adapter_rank(foreign) == (4, 12.0)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +342,7 @@ def test_a_folder_is_asked_for(tmp_path: Path, llama: ModelFiles) -> None:
 
 def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, llama: ModelFiles, qwen: ModelFiles, trainee: Trainee) -> None:
     """Same shapes everywhere but in one layer that only the adapter has."""
-    trainee.save(tmp_path / "adapter")
+    write_weights(tmp_path / "adapter", trainee.weights(), llama)
     set_weights(
         tmp_path / "adapter",
         lambda weights: weights.update({key.replace("layers.1", "layers.2"): value.clone() for key, value in list(weights.items())}),

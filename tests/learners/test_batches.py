@@ -65,21 +65,23 @@ def test_mixed_groups_become_advantages_in_their_own_group() -> None:
     assert weights(lessons) == [(0.75, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.5, 0, 0.1), (0.5, 0, 0.1)]
 
 
-def test_every_turn_of_an_episode_gets_its_advantage_with_what_was_sampled() -> None:
-    played = [episode(1, turns=3), episode(0, turns=1)]
+def test_a_lesson_is_a_whole_episode_as_it_was_sampled() -> None:
+    played = [episode(1, turns=3, id_=7), episode(0, turns=1, id_=8)]
     lessons = contrast([played], 0.0)
-    assert [lesson.advantage for lesson in lessons] == [0.5, 0.5, 0.5, -0.5]
-    for lesson, kept in zip(lessons, [t for e in played for t in e.turns], strict=True):
-        assert (lesson.prompt_ids, lesson.action_ids, lesson.sampler_logprobs) == (kept.prompt_ids, kept.action_ids, kept.logprobs)
+    assert [(lesson.episode, lesson.advantage, lesson.tokens) for lesson in lessons] == [(7, 0.5, 6), (8, -0.5, 2)]
+    for lesson, kept in zip(lessons, played, strict=True):
+        assert lesson.turns == tuple((turn.prompt_ids, turn.action_ids) for turn in kept.turns)
+        assert lesson.sampler_logprobs == tuple(logp for turn in kept.turns for logp in turn.logprobs)
+        assert lesson.longest == kept.turns[-1].prompt_ids + kept.turns[-1].action_ids
 
 
 def test_only_successes_are_imitated() -> None:
     lessons = imitate([[episode(1, turns=2), episode(0.9)], [episode(0)], [episode(0, success=True)]], 0.7, 0.2)
-    assert weights(lessons) == [(0, 0.7, 0.2)] * 3
+    assert weights(lessons) == [(0, 0.7, 0.2)] * 2
 
 
 def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
     lessons = replayed(iter([failed, mixed, solved]), 0.3, 0.05)
-    assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 3 + [(0, 0, 0.05)] * 2
-    assert weights(replayed([failed, mixed, solved], 0.3, 0.0)) == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 3
+    assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 2 + [(0, 0, 0.05)] * 2
+    assert weights(replayed([failed, mixed, solved], 0.3, 0.0)) == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 2

@@ -15,9 +15,10 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
-from perdure.envs.seeds import dev_seed, split_of
-from perdure.learners.adapters import adapter_rank
+from perdure.envs.seeds import dev_seed, split_of, train_seed
+from perdure.learners.adapters import load_version
 from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.grpo import PATIENCE
 from perdure.learners.learning import ensure_loaded, run_learning
@@ -28,10 +29,12 @@ from perdure.memory import environments, jobs, versions
 from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
 from perdure.memory.files import manifest_hash
+from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
 from perdure.memory.records import Job, Lease, StepRef, Version, VersionRef
 from perdure.memory.store import Store, create_store
+from perdure.memory.tasks import add_tasks, lease_tasks
 
 EASY = "py:tests.learners.easy:Starts"
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
@@ -44,6 +47,27 @@ SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
 
 def never() -> bool:
     return False
+
+
+def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
+    """What a learner needs before it can learn, and its settings."""
+    if name == "trace-sft":
+        learner.play_live(target, 96)
+    return {"lr": 0.03} if name in ("self-sft", "trace-sft", "sft") else {}
+
+
+def has_learnt(learner: Learner, name: str, version: Version) -> bool:
+    """Whether it reached what it can reach here in 18 updates, from a success of about a quarter.
+
+    Imitating a fixed set spreads over the thirteen right letters, so that success is slow to come; and a model of random weights makes
+    nothing of a demonstration in sight. There it is the learner's own loss that must have fallen.
+    """
+    steps = learner.steps(1)
+    if name == "sft":
+        return bool(steps[-1]["nll"] < 0.4 * steps[0]["nll"])
+    if name == "sdft":
+        return bool(steps[-1]["distillation_loss"] < 0.7 * steps[0]["distillation_loss"])
+    return learner.success(version.name, EASY) > (0.42 if name in ("self-sft", "trace-sft") else 0.7)
 
 
 class Learner:
@@ -80,11 +104,33 @@ class Learner:
     ) -> Version:
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
         version, last = run_learning(
-            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, load=load, width=64, stop=stop
+            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
         )
         assert last == self.steps(job.id)[-1]
         jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
         return version
+
+    def play_live(self, target: str, tasks: int) -> None:
+        """Play tasks of the stream with the version that serves, eight episodes each."""
+        environments.register(self.store, target, 1.0, 0.0, 1.0)
+        sampler = ensure_loaded(self.store, self.engine, versions.serving(self.store).name)
+        made, attempts = load(target), []
+        add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")
+        for task, lease in lease_tasks(self.store, "me", tasks, 600.0, BootClock()):
+            attempts += [
+                Attempt(environment=made, seed=task.seed, group=f"task-{task.id}", member=n, purpose="live", lease=lease) for n in range(8)
+            ]
+        journal = StoreJournal(self.store, BootClock())
+        play(
+            attempts,
+            self.engine.policy(sampler),
+            self.engine.chat,
+            sampler,
+            journal,
+            temperature=1.0,
+            width=64,
+            context_limit=self.engine.context_limit,
+        )
 
     def steps(self, job: int) -> list[dict[str, Any]]:
         return [step.diagnostics for step in jobs.steps(self.store, job)]
@@ -128,42 +174,53 @@ def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_learner_learns_what_is_easy(learner: Learner, name: str) -> None:
-    environments.register(learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
-    base_hash = resolve_model(str(learner.files.path), Path(), print).hash
-    said = learner.engine
+def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> None:
+    environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
+    base_hash = resolve_model(str(llama_learner.files.path), Path(), print).hash
+    said = llama_learner.engine
     said.load(BASE, {})
     asked = [Request(prompt_ids=tuple(range(5, 5 + n)), max_tokens=6, temperature=0.0) for n in (3, 9, 20)]
     before = said.generate(BASE, asked)
 
-    version = learner.learn(EASY, name)
-    assert learner.success("v0", EASY) < 0.35
-    assert learner.success(version.name, EASY) > 0.7
+    settings = prepared(llama_learner, name, EASY)
+    version = llama_learner.learn(EASY, name, **settings)
+    assert llama_learner.success("v0", EASY) < 0.35
+    assert has_learnt(llama_learner, name, version)
 
     assert (version.name, version.parent, version.state, version.targets, version.job) == ("v1", "v0", "candidate", (EASY,), 1)
-    assert versions.serving(learner.store).name == "v0"
+    assert versions.serving(llama_learner.store).name == "v0"
     assert version.path is not None
-    assert version.hash == manifest_hash(learner.store.home / version.path)
-    assert adapter_rank(learner.store.home / version.path) == (8, 16.0)
+    assert version.hash == manifest_hash(llama_learner.store.home / version.path)
+    weights = load_version(llama_learner.store.home, version.path, version.hash, llama_learner.files)
+    assert {(len(pair.down_RI), pair.scale) for pair in weights.values() if isinstance(pair, LoraPair)} == {(8, 2.0)}
     # neither the base model on the disk nor the one in memory has moved, and no step is left loaded
-    assert resolve_model(str(learner.files.path), Path(), print).hash == base_hash
-    assert learner.engine.generate(BASE, asked) == before
-    assert not any(StepRef(1, n) in learner.engine for n in range(20))
-    rows = learner.store.rows("SELECT purpose, environment, seed, state, temperature FROM episode")
-    assert {row["purpose"] for row in rows} == {"learn", "replay"}
-    assert {row["environment"] for row in rows if row["purpose"] == "learn"} == {EASY}
+    assert resolve_model(str(llama_learner.files.path), Path(), print).hash == base_hash
+    assert llama_learner.engine.generate(BASE, asked) == before
+    assert not any(StepRef(1, n) in llama_learner.engine for n in range(20))
+    rows = llama_learner.store.rows("SELECT purpose, environment, seed, state, temperature FROM episode")
+    played = {"sft": [], "trace-sft": ["live"]}.get(name, ["learn"])
+    assert {row["purpose"] for row in rows} == {*played, "replay"}
+    assert {row["environment"] for row in rows if row["purpose"] != "replay"} <= {EASY}
     assert {row["environment"] for row in rows if row["purpose"] == "replay"} == {TWO_TURNS}
     assert {split_of(row["seed"]) for row in rows} == {"train"}
     assert {row["state"] for row in rows} == {"completed"}
-    written = manifests(learner.store, 1)
+    written = manifests(llama_learner.store, 1)
     assert [row.n for row in written] == list(range(1, 19))
-    assert len({episode for row in written for episode in row.episodes}) == sum(len(row.episodes) for row in written) == len(rows)
+    if name in ("grpo", "reinforce", "iterative-sft", "sdft"):
+        assert len({episode for row in written for episode in row.episodes}) == sum(len(row.episodes) for row in written) == len(rows)
     # 18 updates are 5 + 5 + 4 + 4 in four rounds; only the first of a round is on-policy
     on_policy = [row.n for row in written if row.on_policy]
-    assert on_policy == (list(range(1, 19)) if name == "grpo" else [1, 6, 11, 15])
-    steps = learner.steps(1)
+    assert on_policy == ([1, 6, 11, 15] if name == "iterative-sft" else list(range(1, 19)))
+    steps = llama_learner.steps(1)
     assert [step["update"] for step in steps] == list(range(1, 19))
     assert all(step["grad_norm"] >= 0 for step in steps)
+
+
+@pytest.mark.slow
+def test_another_architecture_learns_as_well(qwen: ModelFiles, tmp_path: Path) -> None:
+    with create_store(tmp_path / "home") as store:
+        learner = Learner(store, qwen)
+        assert has_learnt(learner, "grpo", learner.learn(EASY, "grpo"))
 
 
 def test_a_turn_is_sampled_by_the_step_that_stands_in_it(llama_learner: Learner) -> None:
@@ -238,9 +295,10 @@ def test_iterative_sft_says_when_nothing_succeeded(llama_learner: Learner, targe
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_environment_that_fails_half_of_the_time_is_learnt_from_the_other_half(llama_learner: Learner, name: str) -> None:
     target = "py:tests.learners.easy:Fails?odd_only=true"
-    version = llama_learner.learn(target, name, replay=0)
-    assert llama_learner.success(version.name, EASY) > 0.6
-    assert sum(step["spoilt_episodes"] for step in llama_learner.steps(1)) > 0
+    settings = prepared(llama_learner, name, target)
+    version = llama_learner.learn(target, name, replay=0, **settings)
+    assert has_learnt(llama_learner, name, version)
+    assert any(row["state"] == "env_error" for row in llama_learner.store.rows("SELECT state FROM episode")) != (name == "sft")
 
 
 @pytest.mark.parametrize("settings", [{"kl": 1e38}, {"replay_weight": 1e38, "kl_old": 1e38}])
@@ -317,7 +375,15 @@ def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -
     job, lease = llama_learner.queued(TWO_TURNS)
     with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
         run_learning(
-            store=llama_learner.store, clock=BootClock(), lease=lease, job=job, engine=llama_learner.engine, load=load, width=8, stop=never
+            store=llama_learner.store,
+            clock=BootClock(),
+            lease=lease,
+            job=job,
+            engine=llama_learner.engine,
+            device="cpu",
+            load=load,
+            width=8,
+            stop=never,
         )
 
 

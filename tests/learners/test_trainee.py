@@ -10,14 +10,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, random_adapter
+from tests.learners.conftest import branches, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
 
-from perdure.learners.adapters import read_table
+from perdure.learners.adapters import read_table, write_weights
 from perdure.learners.engines.tree import pack
-from perdure.learners.losses import cross_entropy, policy_gradient
+from perdure.learners.losses import truncated_ratio
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
-from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]
 
@@ -30,7 +29,7 @@ def turns_of(vocabulary: int) -> Turns:
 
 
 def fresh(files: ModelFiles, seed: int = 1, size: float = 0.2) -> Trainee:
-    return random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), seed, size)
+    return random_adapter(trainee_of(files, rank=4, alpha=8), seed, size)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -38,7 +37,7 @@ def test_log_probs_are_those_of_each_sequence_alone(files: ModelFiles, temperatu
     trainee = fresh(files)
     turns = turns_of(300)
     with torch.no_grad():
-        found = trainee.action_logprobs(turns, temperature)
+        found = trainee.logprobs(turns, temperature)
         expected = torch.cat([plain_logprobs(trainee.model, prompt, action, temperature) for prompt, action in turns])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
@@ -51,14 +50,14 @@ def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(f
     tokens = sum(sizes)
     advantage_A, weight_A = torch.randn(2, tokens, generator=generator)
     with torch.no_grad():
-        sampler_A = trainee.action_logprobs(turns, 1.0) + 0.5 * torch.randn(tokens, generator=generator)
+        sampler_A = trainee.logprobs(turns, 1.0) + 0.5 * torch.randn(tokens, generator=generator)
     first = [sum(sizes[:k]) for k in range(len(turns))]
 
     def gradient(logprobs: list[tuple[list[int], torch.Tensor]]) -> torch.Tensor:
         for indices, logp_A in logprobs:
             place = torch.tensor([first[i] + t for i in indices for t in range(sizes[i])])
-            loss = policy_gradient(logp_A, sampler_A[place], advantage_A[place], tokens, 1.3)
-            (loss + cross_entropy(logp_A, weight_A[place], tokens)).backward()
+            gain_A = truncated_ratio(logp_A, sampler_A[place], 1.3) * advantage_A[place] * logp_A
+            (-(gain_A + weight_A[place] * logp_A).sum() / tokens).backward()
         found = torch.cat([p.grad.flatten() for p in trainee.parameters if p.grad is not None])
         for parameter in trainee.parameters:
             parameter.grad = None
@@ -67,7 +66,7 @@ def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(f
     def packed(budget: int) -> torch.Tensor:
         batches = pack([prompt + action for prompt, action in turns], budget)
         assert (len(batches) > 2) == (budget < 100)
-        return gradient([(batch, trainee.action_logprobs([turns[i] for i in batch], 1.0)) for batch in batches])
+        return gradient([(batch, trainee.logprobs([turns[i] for i in batch], 1.0)) for batch in batches])
 
     alone = gradient([([i], plain_logprobs(trainee.model, *turns[i], 1.0)) for i in range(len(turns))])
     assert float(alone.norm()) > 0.1
@@ -76,12 +75,12 @@ def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(f
 
 
 def test_it_starts_as_the_base_model(files: ModelFiles) -> None:
-    trainee = Trainee(files, device="cpu", rank=4, alpha=8, start=None)
+    trainee = trainee_of(files, rank=4, alpha=8)
     model = plain_model(files)
     turns = turns_of(300)
     with torch.no_grad():
         expected = torch.cat([plain_logprobs(model, prompt, action, 1.0) for prompt, action in turns])
-        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(trainee.logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
 
 
 def test_only_the_adapter_moves_and_by_the_rate_that_is_asked_for(files: ModelFiles) -> None:
@@ -89,7 +88,7 @@ def test_only_the_adapter_moves_and_by_the_rate_that_is_asked_for(files: ModelFi
     frozen = {name: p.clone() for name, p in trainee.model.named_parameters() if not p.requires_grad}
     before = [p.detach().clone() for p in trainee.parameters]
     turns = turns_of(300)
-    (-trainee.action_logprobs(turns, 1.0).mean()).backward()
+    (-trainee.logprobs(turns, 1.0).mean()).backward()
     gradients = torch.cat([p.grad.flatten() for p in trainee.parameters if p.grad is not None])
     norm = trainee.step(1e-2, max_grad_norm=1e9)
     assert norm == pytest.approx(float(gradients.norm()), rel=1e-5)
@@ -105,7 +104,7 @@ def test_steps_make_the_actions_likelier(files: ModelFiles) -> None:
     trainee, turns = fresh(files), turns_of(300)
     losses = []
     for _ in range(8):
-        loss = -trainee.action_logprobs(turns, 1.0).mean()
+        loss = -trainee.logprobs(turns, 1.0).mean()
         loss.backward()
         trainee.step(1e-2, 1.0)
         losses.append(float(loss.detach()))
@@ -114,12 +113,12 @@ def test_steps_make_the_actions_likelier(files: ModelFiles) -> None:
 
 def test_a_saved_adapter_goes_on_where_it_stopped_and_peft_reads_it(files: ModelFiles, tmp_path: Path) -> None:
     trainee = fresh(files)
-    trainee.save(tmp_path)
+    write_weights(tmp_path, trainee.weights(), files)
     turns = turns_of(300)
     with torch.no_grad():
-        expected = trainee.action_logprobs(turns, 1.0)
-        again = Trainee(files, device="cpu", rank=99, alpha=1, start=tmp_path)  # rank and alpha are the adapter's own
-        torch.testing.assert_close(again.action_logprobs(turns, 1.0), expected, atol=0, rtol=0)
+        expected = trainee.logprobs(turns, 1.0)
+        again = trainee_of(files, rank=99, alpha=1, start=read_table(tmp_path, files))  # rank and alpha are the adapter's own
+        torch.testing.assert_close(again.logprobs(turns, 1.0), expected, atol=0, rtol=0)
         peft = PeftModel.from_pretrained(plain_model(files), str(tmp_path)).eval()
         plain = torch.cat([plain_logprobs(peft, prompt, action, 1.0) for prompt, action in turns])
     torch.testing.assert_close(plain, expected, atol=1e-4, rtol=0)
@@ -128,7 +127,8 @@ def test_a_saved_adapter_goes_on_where_it_stopped_and_peft_reads_it(files: Model
 @pytest.mark.parametrize("change", ["rslora", "named adapter", "only some layers"])
 def test_learning_goes_on_from_a_foreign_adapter_as_it_is_served(llama: ModelFiles, tmp_path: Path, change: str) -> None:
     folder = tmp_path / "foreign"
-    fresh(llama).save(folder)
+    folder.mkdir()
+    write_weights(folder, fresh(llama).weights(), llama)
     weights, config = load_file(folder / "adapter_model.safetensors"), json.loads((folder / "adapter_config.json").read_text())
     if change == "rslora":
         config["use_rslora"] = True
@@ -140,15 +140,13 @@ def test_learning_goes_on_from_a_foreign_adapter_as_it_is_served(llama: ModelFil
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(weights, folder / "adapter_model.safetensors")
     turns = turns_of(300)
-    engine = engine_of(llama)
-    engine.load(VersionRef("v1"), read_table(folder, llama))
-    served = engine.score(VersionRef("v1"), [(tuple(prompt), tuple(action)) for prompt, action in turns], 1.0)
-    trainee = Trainee(llama, device="cpu", rank=16, alpha=32, start=folder)
+    served = merged_logprobs(llama, read_table(folder, llama), turns)
+    trainee = trainee_of(llama, rank=16, alpha=32, start=read_table(folder, llama))
     with torch.no_grad():
-        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), served, atol=1e-4, rtol=0)
-    trainee.save(tmp_path / "saved")
-    engine.load(VersionRef("v2"), read_table(tmp_path / "saved", llama))
-    again = engine.score(VersionRef("v2"), [(tuple(prompt), tuple(action)) for prompt, action in turns], 1.0)
+        torch.testing.assert_close(trainee.logprobs(turns, 1.0), served, atol=1e-4, rtol=0)
+    (tmp_path / "saved").mkdir()
+    write_weights(tmp_path / "saved", trainee.weights(), llama)
+    again = merged_logprobs(llama, read_table(tmp_path / "saved", llama), turns)
     torch.testing.assert_close(again, served, atol=1e-4, rtol=0)
 
 
@@ -157,17 +155,17 @@ def test_a_model_with_dropout_learns_without_it(qwen: ModelFiles, tmp_path: Path
     shutil.copytree(qwen.path, tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.5}))
-    trainee = Trainee(ModelFiles(name="dropout", path=tmp_path / "model", hash=""), device="cpu", rank=4, alpha=8, start=None)
+    trainee = trainee_of(ModelFiles(name="dropout", path=tmp_path / "model", hash=""))
     turns = turns_of(300)
     with torch.no_grad():
         expected = torch.cat([plain_logprobs(plain_model(qwen), prompt, action, 1.0) for prompt, action in turns])
-        torch.testing.assert_close(trainee.action_logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(trainee.logprobs(turns, 1.0), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (8, 4)])
 def test_the_table_is_what_peft_computes(files: ModelFiles, rank: int, alpha: int) -> None:
-    trainee = random_adapter(Trainee(files, device="cpu", rank=rank, alpha=alpha, start=None), 5)
-    table = trainee.table()
+    trainee = random_adapter(trainee_of(files, rank=rank, alpha=alpha), 5)
+    table = trainee.weights()
     assert len(table) == 2 * 7  # seven linear layers in each block, and not the head
     assert {pair.scale for pair in table.values()} == {alpha / rank}
     for name, pair in table.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter
+from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
 
 from perdure.envs.registry import load
 from perdure.envs.seeds import split_of
@@ -17,7 +17,7 @@ from perdure.learners.batches import Lesson, contrast, replayed
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
-from perdure.learners.workbench import Interrupted, Sampled, Workbench
+from perdure.learners.workbench import NOTHING, Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
 from perdure.memory.episodes import get_episode
 from perdure.memory.errors import RuntimeFailure
@@ -31,14 +31,13 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ONE = f"py:tests.learners.easy:Starts?letters={LETTERS}"
 TWO = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=2"
 FAILS = "py:tests.learners.easy:Fails"
-EMPTY = Sampled(target=[], old=[], spoilt=0, seconds=0.0)
 
 Make = Callable[..., Workbench]
 
 
-def trainee_of(files: ModelFiles) -> Trainee:
+def moved(files: ModelFiles) -> Trainee:
     """Away from the base, so that there is a KL to the version that serves."""
-    return random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), 3, 0.1)
+    return random_adapter(trainee_of(files), 3, 0.1)
 
 
 @pytest.fixture
@@ -70,11 +69,10 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
             lease=leased[1],
             journal=StoreJournal(store, BootClock()),
             engine=engine,
-            trainee=trainee_of(files),
+            trainee=moved(files),
             options=LearnOptions(temperature=temperature, **options),
             targets=[load(name) for name in targets],
             old=[load(name) for name in old],
-            serving=VersionRef("v0"),
             width=width,
             stop=stop,
         )
@@ -106,7 +104,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
     sampled = bench.sample(8)
     lessons = lessons_of(sampled)
     lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
-    plain, base = trainee_of(files), plain_model(files)
+    plain, base = moved(files), plain_model(files)
     tokens = sum(len(lesson.action_ids) for lesson in lessons)
     kl, ratios = [], []
     for lesson in lessons:
@@ -158,7 +156,7 @@ def test_the_next_step_samples_with_the_new_weights(make: Make) -> None:
     turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
     assert {turn.sampler for turn in turns} == {StepRef(1, 1)}
     with torch.no_grad():
-        logp_A = bench.trainee.action_logprobs([(turn.prompt_ids, turn.action_ids) for turn in turns], 0.7)
+        logp_A = bench.trainee.logprobs([(turn.prompt_ids, turn.action_ids) for turn in turns], 0.7)
     torch.testing.assert_close(torch.tensor([logp for turn in turns for logp in turn.logprobs]), logp_A, atol=2e-4, rtol=0)
 
 
@@ -166,7 +164,7 @@ def test_the_rate_falls_linearly_to_zero(make: Make) -> None:
     bench = make(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
     rates = []
     for _ in range(4):
-        bench.update([], EMPTY, on_policy=True)
+        bench.update([], NOTHING, on_policy=True)
         rates.append(bench.last["lr"])
     assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
 

@@ -2,7 +2,7 @@
 
 Run as a program it prints such a store as SQL text. That is how the fixture of a schema is made, before the next migration is added:
 
-    python -m tests.memory.everything > tests/memory/fixtures/schema-5.sql
+    python -m tests.memory.everything > tests/memory/fixtures/schema-6.sql
 """
 
 from __future__ import annotations

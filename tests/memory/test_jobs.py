@@ -138,6 +138,18 @@ def test_steps_are_those_of_the_latest_attempt(store: Store, clock) -> None:
     assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(2, 0)]
 
 
+def test_an_attempt_that_goes_on_keeps_the_steps_before(store: Store, clock) -> None:
+    mine = lease(store, clock)
+    for n in (1, 2, 3):
+        jobs.add_step(store, mine, n, {})
+    clock.now += 1000
+    leased = jobs.lease_job(store, "next", 60, clock)
+    assert leased is not None
+    jobs.add_step(store, leased[1], 3, {})
+    jobs.add_step(store, leased[1], 4, {})
+    assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(1, 1), (1, 2), (2, 3), (2, 4)]
+
+
 def test_no_episode_is_in_two_on_policy_batches(store: Store, clock, player) -> None:
     mine = lease(store, clock)
     first = player.group(mine, "a", [1.0, 0.0], purpose="learn")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import branches, copied, engine_of, plain_logprobs, plain_model, random_adapter
+from tests.learners.conftest import branches, copied, engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
 from transformers import PreTrainedModel
 
 from perdure.agent.home import cache_dir
@@ -20,7 +20,6 @@ from perdure.envs.policy import Message, PolicyError, Request, Sample
 from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
 from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles, resolve_model
-from perdure.learners.trainee import Trainee
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import StepRef, VersionRef
 
@@ -195,25 +194,10 @@ def test_members_of_a_group_are_drawn_independently(files: ModelFiles) -> None:
     assert len({sample.action_ids for sample in samples}) > 12
 
 
-def test_score_is_the_log_prob_of_a_plain_forward_and_of_the_trainee(files: ModelFiles) -> None:
-    model, engine = plain_model(files), loaded(files)
-    trainee = random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), 3)
-    step = StepRef(1, 0)
-    engine.load(step, copied(trainee.table()))
-    sequences = [tuple(sequence) for sequence in branches(model.config.vocab_size) if len(sequence) > 4]
-    turns = [(sequence[:-k], sequence[-k:]) for k, sequence in enumerate(sequences, start=1) if len(sequence) > k]
-    with torch.no_grad():
-        plain_A = torch.cat([plain_logprobs(model, prompt, action, 0.8) for prompt, action in turns])
-        torch.testing.assert_close(engine.score(BASE, turns, 0.8), plain_A, atol=TOLERANCE, rtol=0)
-        learner_A = trainee.action_logprobs(turns, 0.8)
-        torch.testing.assert_close(engine.score(step, turns, 0.8), learner_A, atol=TOLERANCE, rtol=0)
-    assert float((learner_A - plain_A).abs().max()) > 0.1  # the adapter does something
-
-
 def test_a_merged_adapter_samples_as_peft_computes(files: ModelFiles) -> None:
-    trainee = random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), 4)
+    trainee = random_adapter(trainee_of(files, rank=4, alpha=8), 4)
     engine, step = loaded(files), StepRef(7, 2)
-    engine.load(step, copied(trainee.table()))
+    engine.load(step, copied(trainee.weights()))
     prompts = branches(300)
     for prompt, sample in zip(prompts, engine.generate(step, requests(prompts)), strict=True):
         trainee.model.eval()
@@ -241,13 +225,13 @@ def test_an_adapter_is_merged_in_fp32_from_the_pristine_base_and_cast_once(files
 
 
 def test_the_base_is_bitwise_the_same_after_many_versions(files: ModelFiles) -> None:
-    engine, trainee = loaded(files), Trainee(files, device="cpu", rank=4, alpha=8, start=None)
+    engine, trainee = loaded(files), trainee_of(files, rank=4, alpha=8)
     before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
     prompts = requests(branches(300), max_tokens=4)
     said = engine.generate(BASE, prompts)
     kept = StepRef(1, 0)
     for n in range(12):
-        engine.load(StepRef(1, n), copied(random_adapter(trainee, n).table()))
+        engine.load(StepRef(1, n), copied(random_adapter(trainee, n).weights()))
         assert engine.generate(StepRef(1, n), prompts) != said
         if n % 2:
             engine.unload(StepRef(1, n))  # while it is in use
@@ -261,8 +245,8 @@ def test_the_base_is_bitwise_the_same_after_many_versions(files: ModelFiles) -> 
 
 
 def test_samplers_with_adapters_on_different_layers_do_not_mix(files: ModelFiles) -> None:
-    trainee = random_adapter(Trainee(files, device="cpu", rank=4, alpha=8, start=None), 8)
-    table = copied(trainee.table())
+    trainee = random_adapter(trainee_of(files, rank=4, alpha=8), 8)
+    table = copied(trainee.weights())
     first = {name: pair for name, pair in table.items() if ".layers.0." in name}
     second = {name: pair for name, pair in table.items() if ".layers.1." in name}
     prompts = requests(branches(300), max_tokens=4)

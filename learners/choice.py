@@ -1,0 +1,50 @@
+"""Which of the episodes at hand a supervised learner learns from, in which order, and how often."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+from perdure.learners.batches import Group, Lesson, replayed
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.workbench import Workbench
+from perdure.memory.records import Episode
+
+
+def per_task(groups: Sequence[Group], most: int) -> list[list[Episode]]:
+    """The successes of each group, at most so many, in the order of play."""
+    return [[episode for episode in group if episode.success][:most] for group in groups]
+
+
+def imitation_epochs(
+    bench: Workbench,
+    lessons: Sequence[Lesson],
+    extra_losses: Mapping[str, ExtraLoss],
+    project_gradient: ProjectGradient | None,
+    staleness: float | None = None,
+) -> None:
+    """Make the updates that are left from fixed lessons: every epoch in another order, replay played afresh beside each batch.
+
+    The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
+    """
+    options = bench.options
+    order: list[int] = []
+    for epoch in range(options.epochs):
+        shuffled = list(range(len(lessons)))
+        random.Random(f"{options.seed}.{epoch}").shuffle(shuffled)
+        order += shuffled
+    about = {"lessons": len(lessons), "data_staleness": staleness}
+    while bench.step < options.updates:
+        start, end = (len(order) * n // options.updates for n in (bench.step, bench.step + 1))
+        fresh = bench.replay()
+        batch = [lessons[i] for i in order[start:end]]
+        batch += replayed(fresh.old, options.replay_weight, options.kl_old)
+        batch += bench.stored()
+        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=about)
+
+
+def wanted(bench: Workbench) -> int:
+    """How many episodes of the targets a learner that samples for each update would play over the whole job."""
+    options = bench.options
+    share = 1 - options.replay if bench.old else 1.0
+    return max(1, round(options.prompts * options.samples * share * options.updates))

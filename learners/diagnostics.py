@@ -1,0 +1,77 @@
+"""What is told of an update: how its episodes went, how far learner, sampler and references are apart, what it took.
+
+Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learning.md has what each is good for.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perdure.learners.batches import Group, Turns, is_mixed, turns_of
+from perdure.learners.losses import kl_divergence
+from perdure.learners.trainee import Trainee
+
+
+def about_groups(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> dict[str, Any]:
+    """Means over the episodes of targets and of old environments."""
+    episodes = [episode for group in target for episode in group]
+    logprobs = [logp for episode in episodes for turn in episode.turns for logp in turn.logprobs]
+    return {
+        "reward": mean([episode.total_reward for episode in episodes]),
+        "success": mean([float(episode.success) for episode in episodes]),
+        "old_success": mean([float(episode.success) for group in old for episode in group]),
+        "entropy": mean([-logp for logp in logprobs]),
+        "groups": len(target),
+        "dropped_groups": sum(not is_mixed(group) for group in target),
+        "spoilt_episodes": spoilt,
+    }
+
+
+def about_ratios(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
+    """How far learner and sampler are apart: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
+    of the importance weights as a share of the tokens."""
+    if not any(len(log_ratio_A) for log_ratio_A in log_ratios):
+        return {"ratio_mean": None, "ratio_max": None, "ess": None, "mismatch_kl": None}
+    log_ratio_A = torch.cat(list(log_ratios)).double()
+    ratio_A = log_ratio_A.exp()
+    return {
+        "ratio_mean": float(ratio_A.mean()),
+        "ratio_max": float(ratio_A.max()),
+        "ess": float(ratio_A.sum().square() / ratio_A.square().sum() / len(ratio_A)),
+        "mismatch_kl": float((torch.expm1(log_ratio_A) - log_ratio_A).mean()),
+    }
+
+
+@torch.no_grad()
+def about_drift(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float) -> dict[str, Any]:
+    """KL(present weights || base) and KL(present weights || serving version), exact over the vocabulary, in nats per token.
+
+    Means over the action tokens of some episodes of the targets, and of old environments.
+    """
+    found: dict[str, Any] = {f"kl_{name}_{side}": None for name in ("base", "serving") for side in ("new", "old")}
+    turns: Turns = tuple(turn for episode in (*new, *old) for turn in episode)
+    if not any(action for _, action in turns):
+        return found
+    present_AV = trainee.distributions(turns, temperature)
+    cut = sum(len(action) for episode in new for _, action in episode)
+    for name in ("base", "serving"):
+        if name == "base" or name in trainee.references:
+            kl_A = kl_divergence(present_AV, trainee.distributions(turns, temperature, "base" if name == "base" else "serving"))
+        for side, part in (("new", kl_A[:cut]), ("old", kl_A[cut:])):
+            found[f"kl_{name}_{side}"] = float(part.mean()) if len(part) else None
+    return found
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def some(groups: Sequence[Group], most: int) -> list[Turns]:
+    """Episodes of all groups alike: the first of each, then the second, up to so many."""
+    found = sorted((member, n) for n, group in enumerate(groups) for member in range(len(group)))
+    return [turns_of(groups[n][member]) for member, n in found[:most]]

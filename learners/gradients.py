@@ -1,0 +1,103 @@
+"""The gradient of one pass over a batch of lessons, gathered micro-batch by micro-batch.
+
+The loss is a sum over action tokens: the policy gradient of the chosen variant with truncated importance sampling, cross-entropy, a KL
+penalty to the version that serves, each with its lesson's weight, and whatever terms are added. Every weight is one of the whole batch, so
+that the split into micro-batches changes nothing but memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from perdure.learners.batches import Lesson
+from perdure.learners.engines.tree import pack
+from perdure.learners.losses import VARIANTS, kl_penalty, token_weights, truncated_ratio
+from perdure.learners.options import LearnOptions
+from perdure.learners.trainee import Reference, Trainee
+
+ExtraLoss = Callable[[Trainee, Sequence[Lesson], float], Tensor]
+"""A term beside those of the lessons, computed for each micro-batch: its lessons, and its share of the batch, by which a term that does
+not depend on them is multiplied."""
+
+ProjectGradient = Callable[[Trainee, Tensor], Tensor]
+"""From the gradient of an update, all parameters laid end to end, to the one that is followed. It may gather gradients of its own."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Gathered:
+    """What was seen on the way. Log-ratios are of learner to sampler."""
+
+    log_ratios: list[Tensor] = field(default_factory=list)
+    nll: list[float] = field(default_factory=list)
+    """Negative log-likelihood of each token that is imitated."""
+    kl: list[float] = field(default_factory=list)
+    """The KL penalty of each token that has one, not weighted."""
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def gather(
+    trainee: Trainee,
+    lessons: Sequence[Lesson],
+    options: LearnOptions,
+    *,
+    most_tokens: int,
+    old_logprobs: dict[Lesson, Tensor],
+    extra_losses: Mapping[str, ExtraLoss],
+) -> Gathered:
+    """Gather gradients in the trainee's parameters.
+
+    `most_tokens` is L of the constant aggregation. `old_logprobs` are those of the policy before the first of several passes: what is
+    missing in it is put there. Axes: A action tokens of a micro-batch.
+    """
+    variant = VARIANTS[options.variant]
+    weights = token_weights([lesson.tokens for lesson in lessons], variant.aggregation, most_tokens)
+    tokens = sum(lesson.tokens for lesson in lessons)
+    held: Reference = "serving" if "serving" in trainee.references else "base"
+    seen = Gathered(extra=dict.fromkeys(extra_losses, 0.0))
+    for batch in pack([lesson.longest for lesson in lessons], options.budget_tokens):
+        part = [lessons[i] for i in batch]
+        turns = [turn for lesson in part for turn in lesson.turns]
+        with torch.set_grad_enabled(any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)):
+            logp_A = trainee.logprobs(turns, options.temperature)
+        sampler_logp_A = _sampler_logprobs(part, logp_A)
+        is_sampled_A = ~sampler_logp_A.isnan()
+        imitation_A = _per_token(part, (lesson.imitation for lesson in part), logp_A)
+        loss = -(imitation_A * logp_A).sum() / tokens
+        seen.nll += (-logp_A.detach())[imitation_A > 0].tolist()
+        if any(lesson.advantage for lesson in part):
+            for lesson, own_logp in zip(part, logp_A.detach().split([lesson.tokens for lesson in part]), strict=True):
+                old_logprobs.setdefault(lesson, own_logp)
+            old_logp_A = torch.cat([old_logprobs[lesson] for lesson in part])
+            advantage_A = _per_token(part, (lesson.advantage for lesson in part), logp_A)
+            sequence_A = _per_token(part, range(len(part)), logp_A).long()
+            value_A = variant.surrogate(logp_A, old_logp_A, advantage_A, sequence_A)
+            correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.ratio_cap)
+            loss = loss - (_per_token(part, (weights[i] for i in batch), logp_A) * correction_A * value_A).sum()
+        if any(lesson.kl for lesson in part):
+            weight_A = _per_token(part, (lesson.kl for lesson in part), logp_A)
+            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.temperature, held), options.kl_estimator)
+            loss = loss + (weight_A * penalty_A).sum() / tokens
+            seen.kl += penalty_A.detach()[weight_A > 0].tolist()
+        for name, extra in extra_losses.items():
+            term = extra(trainee, part, sum(lesson.tokens for lesson in part) / tokens)
+            loss = loss + term
+            seen.extra[name] += float(term.detach())
+        if loss.requires_grad:
+            loss.backward()
+        seen.log_ratios.append((logp_A.detach() - sampler_logp_A)[is_sampled_A])
+    return seen
+
+
+def _per_token(lessons: Sequence[Lesson], values: Iterable[float], like: Tensor) -> Tensor:
+    """Each lesson's value for each of its action tokens."""
+    return like.new_tensor([value for lesson, value in zip(lessons, values, strict=True) for _ in range(lesson.tokens)])
+
+
+def _sampler_logprobs(lessons: Sequence[Lesson], like: Tensor) -> Tensor:
+    """Those that the samplers gave; NaN where nobody of ours sampled."""
+    return like.new_tensor([logp for lesson in lessons for logp in lesson.sampler_logprobs or (math.nan,) * lesson.tokens])

@@ -1,0 +1,63 @@
+"""What a learning job keeps of its last update, so that an attempt that is interrupted is gone on with and not begun anew.
+
+One file in the home, `run/jobs/<number>.pt`, replaced by an atomic rename after every update and removed when the job has ended. It is read
+back without running code. A process that has lost its job may still replace it once; what is in it then is an earlier step of the same job.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from perdure.memory.errors import Unavailable
+from perdure.memory.files import MAKING, publish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Where a job has come to."""
+
+    step: int
+    state: dict[str, Any]
+    """Of the trainee: parameters and optimiser."""
+    last: dict[str, Any]
+    """Diagnostics of the last update."""
+    counts: tuple[int, int, int]
+    """Groups so far, as the workbench counts them, so that the next ones are others."""
+
+
+def keep(home: Path, job: int, kept: Kept) -> None:
+    """Write it down in place of what was kept before. Raises `Unavailable` where the disk is full."""
+    final = _file(home, job)
+    made = final.with_name(f"{MAKING}{final.name}")
+    content = io.BytesIO()
+    torch.save({"step": kept.step, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        made.write_bytes(content.getbuffer())
+        publish(made, final)
+    except OSError as error:
+        raise Unavailable(f"could not keep step {kept.step} of job {job}: {error.strerror or error}") from error
+
+
+def kept_of(home: Path, job: int) -> Kept | None:
+    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeError` for a damaged file."""
+    file = _file(home, job)
+    return Kept(**torch.load(file, map_location="cpu", weights_only=True)) if file.is_file() else None
+
+
+def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
+    """Remove what was kept of other jobs than these."""
+    wanted = {_file(home, job) for job in jobs}
+    for file in _file(home, 0).parent.glob("*.pt"):
+        if file not in wanted:
+            file.unlink(missing_ok=True)
+
+
+def _file(home: Path, job: int) -> Path:
+    return home / "run" / "jobs" / f"{job}.pt"

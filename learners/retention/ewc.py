@@ -1,0 +1,38 @@
+"""Elastic weight consolidation: weights that mattered to old environments are held where they were (Kirkpatrick et al. 2017).
+
+L = weight / 2 * sum_i F_i (theta_i - theta*_i)^2, with theta* the weights at the start of the job and F the diagonal of the Fisher
+information there, estimated from stored successes: the mean over episodes of the squared gradient of their log-likelihood (the empirical
+Fisher). With LoRA theta are the adapter's two matrices, so that what is held is this pair and not their product. Left out: an online Fisher
+over many jobs; each job estimates its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from perdure.learners.batches import Lesson
+from perdure.learners.gradients import ExtraLoss
+from perdure.learners.trainee import Trainee
+
+
+def fisher(trainee: Trainee, memory: Sequence[Lesson], temperature: float) -> Tensor:
+    """Diagonal Fisher information `(P,)` of all parameters laid end to end; one backward pass for each episode."""
+    sum_P = torch.zeros(sum(parameter.numel() for parameter in trainee.parameters), device=trainee.device)
+    for one in memory:
+        trainee.logprobs(one.turns, temperature).sum().backward()
+        sum_P += trainee.take_gradient().square()
+    return sum_P / max(len(memory), 1)
+
+
+def ewc(trainee: Trainee, fisher_P: Tensor, weight: float) -> ExtraLoss:
+    """The penalty on leaving the weights that the trainee has now."""
+    start_P = torch.cat([parameter.detach().float().flatten() for parameter in trainee.parameters])
+
+    def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+        now_P = torch.cat([parameter.float().flatten() for parameter in trainee.parameters])
+        return share * weight / 2 * (fisher_P * (now_P - start_P).square()).sum()
+
+    return loss

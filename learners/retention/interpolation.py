@@ -1,0 +1,50 @@
+"""Weights between two versions: what was learned, taken part of the way.
+
+A LoRA adapter is the product of two matrices, and the mean of two products is no product of means. So it is the products that are
+interpolated: their sum has at most the sum of the ranks, and is brought back to the rank of the second by its best approximation (Eckart
+and Young 1936), computed on the small factors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from perdure.learners.engines.weights import LoraPair, Weights
+from perdure.memory.errors import InputError
+
+
+def interpolate(first: Weights, second: Weights, share: float) -> dict[str, LoraPair | Tensor]:
+    """(1 - share) * first + share * second, by layer; a layer that the first lacks changes nothing there.
+
+    Both are adapters, or the second is tuned in full. Raises `InputError` where an adapter is to be mixed with weights tuned in full.
+    """
+    mixed: dict[str, LoraPair | Tensor] = {}
+    for name, after in second.items():
+        before = first.get(name)
+        if isinstance(after, LoraPair):
+            if isinstance(before, Tensor):
+                raise InputError("an adapter and weights that were tuned in full cannot be interpolated: set interpolate=1")
+            mixed[name] = LoraPair(down_RI=after.down_RI, up_OR=after.up_OR * share, scale=after.scale)
+            if before is not None:
+                mixed[name] = _sum(before, 1 - share, after, share)
+        elif isinstance(before, Tensor):
+            mixed[name] = torch.lerp(before.to(after.device, after.dtype), after, share)
+        else:
+            raise InputError("weights tuned in full are interpolated with others of their kind only: set interpolate=1, or start from such")
+    return mixed
+
+
+def _sum(before: LoraPair, weight_before: float, after: LoraPair, weight_after: float) -> LoraPair:
+    """The weighted sum of two products, at the rank and scale of the second."""
+    rank = len(after.down_RI)
+    up = torch.cat([before.up_OR * (weight_before * before.scale), after.up_OR * (weight_after * after.scale)], 1).double()
+    down = torch.cat([before.down_RI, after.down_RI]).double()
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    left, singular, right = torch.linalg.svd(r_up @ r_down.T)
+    root = singular[:rank].sqrt()
+    up_OR = q_up @ left[:, :rank] * root / after.scale
+    down_RI = (q_down @ right[:rank].T * root).T
+    dtype = after.up_OR.dtype
+    return LoraPair(down_RI=down_RI.to(dtype).contiguous(), up_OR=up_OR.to(dtype).contiguous(), scale=after.scale)

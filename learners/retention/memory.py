@@ -1,0 +1,24 @@
+"""Stored successes of old environments: what EWC and GEM hold on to."""
+
+from __future__ import annotations
+
+from perdure.learners.batches import Lesson, lesson
+from perdure.learners.workbench import Workbench
+from perdure.memory.errors import InputError
+from perdure.memory.traces import live_traces
+
+
+def remembered(bench: Workbench) -> list[list[Lesson]]:
+    """The newest successes in live play of each old environment that has any, at most `options.memory` of one.
+
+    Raises `InputError` where no old environment has one.
+    """
+    found: list[list[Lesson]] = []
+    for environment in bench.old:
+        traces = live_traces(bench.store, [environment.name], staleness=bench.options.staleness)
+        lessons = [lesson(trace.episode) for trace in traces if trace.episode.success][: bench.options.memory]
+        if lessons:
+            found.append(lessons)
+    if not found:
+        raise InputError("ewc and gem hold on to stored successes of old environments, and there are none yet: let them be played first")
+    return found

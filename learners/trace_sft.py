@@ -1,0 +1,92 @@
+"""SFT on traces: the successes that somebody else's learning, or plain play, has left in the store; the newest first.
+
+What an RL run played is on-policy for that run, and nearly so for a model that follows it: much of its retention at the price of SFT (Chen
+et al. 2025, appendix on SFT with RL traces). `traces` says whose: live play (`stream`), a job of this home, or what was imported.
+`staleness` bounds how far behind the policy may be that sampled an episode. Tokens are learned as they were sampled; imported episodes of
+another model are learned from their texts.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from perdure.envs.policy import Message
+from perdure.learners.batches import Lesson, lesson
+from perdure.learners.choice import imitation_epochs, wanted
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
+
+STREAM = "stream"
+IMPORT = "import:"
+
+
+def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
+    options = bench.options
+    names = [environment.name for environment in bench.targets]
+    if options.traces.startswith(IMPORT):
+        lessons = [
+            _foreign(bench, trace) for trace in foreign_traces(bench.store, options.traces.removeprefix(IMPORT)) if _won(bench, trace)
+        ]
+        lessons, staleness = lessons[: wanted(bench)], None
+    else:
+        if options.traces == STREAM:
+            traces = live_traces(bench.store, names, options.staleness)
+        elif options.traces.isdecimal():
+            traces = job_traces(bench.store, int(options.traces), names, options.staleness)
+        else:
+            raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
+        chosen = _chosen(bench, traces)
+        lessons = [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen]
+        staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
+    if not lessons:
+        raise RuntimeFailure(
+            f"nothing to learn from in {bench.names}: no success among the traces of {options.traces}, at most {options.staleness} behind; "
+            "let it be played first, give other traces, or a larger staleness"
+        )
+    imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
+
+
+def _chosen(bench: Workbench, traces: Sequence[Trace]) -> list[Trace]:
+    """Successes by the rewards that the job learns from, the newest first, at most `per_task` of a task."""
+    rewarded = bench.rewarder([trace.episode for trace in traces])
+    taken: dict[tuple[str, int], int] = {}
+    chosen = []
+    for trace, episode in zip(traces, rewarded, strict=True):
+        task = episode.environment, episode.seed
+        if episode.state == "completed" and episode.success and taken.get(task, 0) < bench.options.per_task:
+            taken[task] = taken.get(task, 0) + 1
+            chosen.append(Trace(episode=episode, staleness=trace.staleness))
+    return chosen[: wanted(bench)]
+
+
+def _won(bench: Workbench, trace: ForeignTrace) -> bool:
+    if trace.success is not None:
+        return trace.success
+    return trace.total_reward is not None and trace.total_reward >= bench.targets[0].threshold
+
+
+def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
+    """Its tokens, where this model's tokenizer made them; else its texts. Raises `InputError` where it has neither."""
+    files, chat = bench.engine.files, bench.engine.chat
+    is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
+    turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for n, turn in enumerate(trace.turns):
+        if is_ours and turn.prompt_ids is not None and turn.action_ids is not None:
+            turns.append((turn.prompt_ids, turn.action_ids))
+            continue
+        if turn.action is None or (turn.messages is None and turn.observation is None):
+            raise InputError(
+                f"imported episode {trace.id} holds only token ids of {trace.base_model}, not of {files.name}: import it with its texts"
+            )
+        if turn.messages is not None:
+            prompt = chat.prompt([Message(role=role, text=text) for role, text in turn.messages])
+        elif n:
+            prompt = chat.follow(*turns[-1], turn.observation or "")
+        else:
+            prompt = chat.prompt([Message(role="user", text=turn.observation or "")])
+        turns.append((prompt, chat.answer(turn.action)))
+    return Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
