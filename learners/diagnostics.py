@@ -1,6 +1,6 @@
 """What is told of an update: how its episodes went, how far learner, sampler and references are apart, what it took.
 
-Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learning.md has what each is good for.
+Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learners.md has what each is good for.
 """
 
 from __future__ import annotations
