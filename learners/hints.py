@@ -65,7 +65,10 @@ def retried(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
 
 
 def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
-    """Right answers to these tasks (environment, seed) in the present step's own words: at most one a task, as imitation lessons."""
+    """Right answers to these tasks (environment, seed) in the present step's own words: at most one a task, as imitation lessons.
+
+    Raises `InputError` where an environment has no oracle.
+    """
     environments = {environment.name: environment for environment in bench.targets}
     attempts = []
     for name, seed in tasks:
@@ -74,8 +77,14 @@ def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson
             shown = hinted(environments[name], [action for _, action in played.exchanges])
             tries = bench.group(shown, "learn", bench.options.samples)
             attempts += [replace(one, seed=seed, group=one.group + HINTED) for one in tries]
+    return without_hint(bench, bench.play(attempts).target)
+
+
+def without_hint(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+    """Of groups that were played with the right answer in sight the first success of each task, under the prompt without it."""
+    environments = {environment.name: environment for environment in bench.targets}
     found: dict[tuple[str, int], Lesson] = {}
-    for group in bench.play(attempts).target:
+    for group in groups:
         for episode in group:
             task = episode.environment, episode.seed
             if episode.success and task not in found:
