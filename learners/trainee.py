@@ -81,7 +81,10 @@ class Trainee:
         if options.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-            self.model.train()  # transformers recomputes activations in this mode only
+        if options.checkpointing or options.quantized:
+            # In this mode only transformers recomputes activations; out of it bitsandbytes packs the weights of a CPU for inference at the
+            # first pass without gradients, and those through packed weights are wrong.
+            self.model.train()
 
     def logprobs(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs of every action token of each `(prompt_ids, action_ids)`, laid end to end; with gradients unless of a reference."""

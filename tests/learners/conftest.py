@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +18,10 @@ from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Reference, Trainee, Turns
+from perdure.memory.store import create_store
+
+if TYPE_CHECKING:
+    from tests.learners.home import Learner
 
 
 def sharpen(folder: Path, seed: int) -> Path:
@@ -126,3 +130,11 @@ def branches(vocabulary: int, seed: int = 0) -> list[list[int]]:
     turn = first + draw(4)
     later = turn + draw(6)
     return [turn, first + draw(3), later, later + draw(5), second + draw(1), second + draw(9), turn, first, draw(11), [5]]
+
+
+@pytest.fixture
+def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
+    from tests.learners.home import Learner  # it needs what stands above
+
+    with create_store(tmp_path / "home") as store:
+        yield Learner(store, llama)
