@@ -136,7 +136,7 @@ def run_learning(
         options=options,
         start=start,
         references=_references(store, engine.files, now_serving),
-        teacher=job.learner == "sdft",
+        with_teacher=job.learner == "sdft",
     )
     known = [row.name for row in list_environments(store)]
     bench = Workbench(

@@ -38,7 +38,7 @@ TEACHER: Literal["teacher"] = "teacher"
 class Trainee:
     """A model that gradients flow into.
 
-    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. A `teacher`
+    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. A teacher
     starts as the learner does, and stays there or follows it. Raises `InputError` where LoRA is asked for on weights that were tuned in
     full, where stacked adapters would have too large a rank, or for a 4-bit base where bitsandbytes is missing.
     """
@@ -51,7 +51,7 @@ class Trainee:
         options: LearnOptions,
         start: Weights | None = None,
         references: Mapping[Reference, Weights] | None = None,
-        teacher: bool = False,
+        with_teacher: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.is_lora = options.tuning == "lora"
@@ -66,7 +66,7 @@ class Trainee:
         )
         if not options.quantized:
             base = base.to(self.device)
-        self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if teacher else [])})
+        self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
         """Of a model that is tuned in full: the tensors of each reference."""
         self._active: list[str] = [LEARNS]

@@ -37,15 +37,15 @@ def interpolate(first: Weights, second: Weights, share: float) -> dict[str, Lora
 
 def _sum(before: LoraPair, weight_before: float, after: LoraPair, weight_after: float) -> LoraPair:
     """The weighted sum of two products, at the rank and scale of the second."""
-    rank = len(after.down_RI)
     device = after.up_OR.device
     up = torch.cat([before.up_OR.to(device) * (weight_before * before.scale), after.up_OR * (weight_after * after.scale)], 1).double()
     down = torch.cat([before.down_RI.to(device), after.down_RI]).double()
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
     left, singular, right = torch.linalg.svd(r_up @ r_down.T)
+    rank = min(len(after.down_RI), len(singular))  # a layer may be narrower than the rank
     root = singular[:rank].sqrt()
-    up_OR, down_RI = torch.zeros_like(after.up_OR), torch.zeros_like(after.down_RI)  # with rows to spare where a layer is that narrow
-    up_OR[:, : len(root)] = q_up @ left[:, :rank] * root / after.scale
-    down_RI[: len(root)] = (q_down @ right[:rank].T * root).T
+    up_OR, down_RI = torch.zeros_like(after.up_OR), torch.zeros_like(after.down_RI)
+    up_OR[:, :rank] = q_up @ left[:, :rank] * root / after.scale
+    down_RI[:rank] = (q_down @ right[:rank].T * root).T
     return LoraPair(down_RI=down_RI, up_OR=up_OR, scale=after.scale)

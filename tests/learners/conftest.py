@@ -77,10 +77,16 @@ def engine_of(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) ->
 
 
 def trainee_of(
-    files: ModelFiles, *, start: Weights | None = None, references: Mapping[Reference, Weights] | None = None, **options: Any
+    files: ModelFiles,
+    *,
+    start: Weights | None = None,
+    references: Mapping[Reference, Weights] | None = None,
+    with_teacher: bool = False,
+    **options: Any,
 ) -> Trainee:
     """One that learns on the CPU, with a small adapter unless the options say otherwise."""
-    return Trainee(files, device="cpu", options=LearnOptions(**{"rank": 4, "alpha": 8, **options}), start=start, references=references)
+    made = LearnOptions(**{"rank": 4, "alpha": 8, **options})
+    return Trainee(files, device="cpu", options=made, start=start, references=references, with_teacher=with_teacher)
 
 
 def merged_logprobs(files: ModelFiles, weights: Weights, turns: Turns, temperature: float = 1.0) -> Tensor:
