@@ -23,15 +23,14 @@ from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.children import parent_pid
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
-from perdure.agent.home import cache_dir
+from perdure.agent.engines import open_engine
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX
-from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
 from perdure.learners.gate.probes import EnginePlayer, probe
-from perdure.learners.learning import open_engine, run_learning
-from perdure.learners.models import resolve_model
+from perdure.learners.learning import run_learning
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments
@@ -58,7 +57,7 @@ class Work:
 
     store: Store
     config: Config
-    engine: TransformersEngine
+    engine: Engine
     job: Job
     lease: Lease
     pulse: Pulse
@@ -100,9 +99,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
             try:
                 with _device(store, owner, stopping, stop.set):
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
-                    files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
-                    engine = open_engine(store, files, device=config.device, seed=config.seed + job_id)
-                    add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
+                    engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
+                    add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
                     result, candidate = _KINDS[job.kind](work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
@@ -136,6 +134,7 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             lease=work.lease,
             job=work.job,
             engine=work.engine,
+            device=work.config.device,
             load=work.config.environment,
             width=work.config.play.width,
             stop=work.stop,

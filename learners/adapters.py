@@ -10,13 +10,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from perdure.learners.engines.weights import LoraPair
@@ -77,6 +78,43 @@ def write_adapter(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
         with suppress(OSError):  # it has content now, or it is not there
             final.rmdir()
     return f"versions/{name}", manifest_hash(final)
+
+
+def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
+    """Put PEFT's two files for these layers into a folder that exists.
+
+    PEFT has one rank and one scale (alpha / rank) for all layers. A pair of a lower rank is filled up with zeros, and of one with another
+    scale the up matrix is multiplied, so that every product stays what it is. Raises `InputError` for values that are not finite.
+    """
+    from peft import LoraConfig
+
+    rank = max(len(pair.down_RI) for pair in weights.values())
+    scale = next(iter(weights.values())).scale
+    tensors: dict[str, Tensor] = {}
+    for name, pair in weights.items():
+        module = name.removesuffix(".weight")
+        down, up = pair.down_RI.detach().cpu(), pair.up_OR.detach().cpu()
+        if not (bool(down.isfinite().all()) and bool(up.isfinite().all())):
+            raise InputError(f"the adapter of {module} has values that are not finite: it has diverged; learn with a smaller lr")
+        if pair.scale != scale:
+            up = up * (pair.scale / scale)
+        if len(down) < rank:
+            down = torch.cat([down, down.new_zeros(rank - len(down), down.shape[1])])
+            up = torch.cat([up, up.new_zeros(len(up), rank - up.shape[1])], 1)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = down.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
+    alpha = scale * rank
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if alpha.is_integer() else cast(int, alpha),
+        target_modules=_target_modules([name.removesuffix(".weight") for name in weights], base),
+        task_type="CAUSAL_LM",
+        lora_dropout=0.0,
+        base_model_name_or_path=base.name,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
 
 
 def load_adapter(home: Path, path: str, expected_hash: str, base: ModelFiles) -> dict[str, LoraPair]:
@@ -158,6 +196,13 @@ def adapter_rank(folder: Path) -> tuple[int, float]:
     config = _read_config(folder)
     rank = int(config["r"])
     return rank, _scale(config, rank) * rank
+
+
+def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
+    """The names by which PEFT finds these layers and no others: `up_proj` where every layer of that name is adapted, else its full name."""
+    partly = {module.rpartition(".")[2] for module in _base_shapes(base).keys() - set(modules)}
+    leaves = {module: module.rpartition(".")[2] for module in modules}
+    return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -83,7 +83,8 @@ def run_learning(
     clock: Clock,
     lease: Lease,
     job: Job,
-    engine: TransformersEngine,
+    engine: Engine,
+    device: str,
     load: Callable[[str], Environment],
     width: int,
     stop: Callable[[], bool],
@@ -107,7 +108,7 @@ def run_learning(
     torch.manual_seed(options.seed)
     trainee = Trainee(
         engine.files,
-        device=str(engine.device),
+        device=device,
         rank=options.rank,
         alpha=options.alpha,
         start=None if parent.path is None else store.home / parent.path,

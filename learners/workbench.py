@@ -18,6 +18,7 @@ from perdure.envs.playing import Attempt
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, is_mixed
+from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import cross_entropy, kl_k2, policy_gradient
@@ -52,7 +53,7 @@ class Workbench:
     store: Store
     lease: Lease
     journal: Journal
-    engine: TransformersEngine
+    engine: Engine
     trainee: Trainee
     options: LearnOptions
     targets: Sequence[Environment]
@@ -123,6 +124,7 @@ class Workbench:
         """
         started = time.perf_counter()
         options = self.options
+        self.engine.rest()
         ids = sorted({episode.id for group in (*sampled.target, *sampled.old) for episode in group})
         if ids:
             write_manifest(self.store, self.lease, self.step + 1, ids, on_policy)
@@ -139,6 +141,7 @@ class Workbench:
             loss = policy_gradient(logp_A, sampler_logp_A, advantage_A, batch_tokens, options.ratio_cap)
             loss = loss + cross_entropy(logp_A, imitation_A, batch_tokens)
             if any(lesson.kl for lesson in part):
+                assert isinstance(self.engine, TransformersEngine), "only this engine scores"
                 serving_logp_A = self.engine.score(self.serving, turns, options.temperature)
                 weight_A = _per_token(part, [lesson.kl for lesson in part], logp_A)
                 loss = loss + kl_k2(logp_A, serving_logp_A, weight_A, batch_tokens)
