@@ -14,7 +14,7 @@ from perdure.learners.engines.vllm_client import read_server
 from perdure.memory.store import create_store
 
 PYTHON_VARIABLE = "PERDURE_TEST_VLLM_PYTHON"
-START_S = 280
+START_S = 500
 
 
 def vllm_python() -> str:

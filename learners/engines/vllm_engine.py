@@ -141,6 +141,10 @@ class VllmEngine:
             if answer.status != 200:
                 raise RuntimeFailure(f"vLLM cannot sleep ({answer.message}): set vllm.sleep = false")
 
+    def close(self) -> None:
+        """Let go of the connections; the server goes on."""
+        self._client.close()
+
     def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
         """Continue each prompt. Raises `PolicyError` where one cannot be answered, `RuntimeFailure` for diverged weights and
         `Unavailable` where the server does not come back in time."""

@@ -80,7 +80,7 @@ class Learner:
     ) -> Version:
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
         version, last = run_learning(
-            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, load=load, width=64, stop=stop
+            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
         )
         assert last == self.steps(job.id)[-1]
         jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
@@ -317,7 +317,15 @@ def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -
     job, lease = llama_learner.queued(TWO_TURNS)
     with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
         run_learning(
-            store=llama_learner.store, clock=BootClock(), lease=lease, job=job, engine=llama_learner.engine, load=load, width=8, stop=never
+            store=llama_learner.store,
+            clock=BootClock(),
+            lease=lease,
+            job=job,
+            engine=llama_learner.engine,
+            device="cpu",
+            load=load,
+            width=8,
+            stop=never,
         )
 
 
