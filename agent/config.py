@@ -33,6 +33,8 @@ DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "reasoning_gym:family_relationships?max_family_size=4&min_family_size=3&shots=3",
 )
 """Chosen by what the default model scores (docs/environments.md): each between 5 and 90 %, several with one input and different answers."""
+VLLM_TEMPERATURE = 2.0
+"""The highest temperature that vLLM's server takes."""
 EXTRA = "reasoning_gym"
 """The source whose package is an extra; without it the stream goes without its environments."""
 
@@ -273,6 +275,12 @@ class Config(Section):
         from perdure.envs.sandbox import Sandbox
 
         return Sandbox(**self.sandbox.model_dump())
+
+    @model_validator(mode="after")
+    def _vllm_takes_it(self) -> Config:
+        if self.engine == "vllm" and self.play.temperature > VLLM_TEMPERATURE:
+            raise ValueError(f"play.temperature = {self.play.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+        return self
 
     @model_validator(mode="after")
     def _critical_is_played(self) -> Config:

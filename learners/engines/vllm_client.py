@@ -147,13 +147,14 @@ def wait_for_server(home: Path, limit_s: float) -> Client:
         server = read_server(home)
         if server is not None:
             client = Client(server)
+            status = 0
             with suppress(ServerGone, ServerHangs):
-                answer = client.get("/v1/models")
-                if answer.status == 200:
-                    return client
-                if answer.status in (401, 403):
-                    raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home)}: another program answers there, end it")
+                status = client.get("/v1/models").status
+            if status == 200:
+                return client
             client.close()
+            if status in (401, 403):
+                raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home)}: another program answers there, end it")
         if time.monotonic() > deadline:
             raise Unavailable(f"no vLLM server has answered for {home} in {limit_s:g} s: its log is logs/vllm.log in the home")
         time.sleep(POLL_S)

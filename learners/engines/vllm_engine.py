@@ -256,6 +256,7 @@ class VllmEngine:
     def _context_limit(self) -> int:
         models = {model["id"]: model for model in self._client.get("/v1/models").data["data"]}
         if self._base not in models:
+            self.close()
             raise InputError(f"the vLLM server serves {', '.join(models)} and not {self._base} ({self.files.name}): start it again")
         return int(models[self._base]["max_model_len"])
 
