@@ -23,15 +23,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from perdure.agent.causes import die_of
-from perdure.agent.children import parent_pid
+from perdure.agent.children import Child, parent_pid, stop
 from perdure.agent.config import Config, Vllm
 from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import BEAT_S, Pulse
-from perdure.learners.engines.vllm_client import Client, Server, ServerGone, ServerHangs, base_name, server_file, write_server
+from perdure.learners.engines.vllm_client import (
+    Client,
+    Server,
+    ServerGone,
+    ServerHangs,
+    base_name,
+    read_server,
+    restart_file,
+    server_file,
+    write_server,
+)
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.store import open_store
@@ -114,6 +124,7 @@ def variables(settings: Vllm, key: str) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # a package of its own, and only good for top-p and top-k
+        "VLLM_HOST_IP": "127.0.0.1",  # of its processes among themselves
         "HF_HUB_OFFLINE": "1",
         "PYTHONSAFEPATH": "1",
     }
@@ -132,7 +143,8 @@ def run_server(home: Path, config: Config) -> None:
     """Start a server, and return when whoever started this process is gone. Raises `RuntimeFailure` where the server dies or hangs."""
     parent = parent_pid()
     settings = config.vllm
-    server_file(home).unlink(missing_ok=True)  # of one that was killed
+    for left in (server_file(home), restart_file(home)):  # of one that was killed
+        left.unlink(missing_ok=True)
     with open_store(home) as store:
         pulse = Pulse(store, NAME)
         pulse.say("starting", f"looking for the model {config.model}")
@@ -154,6 +166,42 @@ def run_server(home: Path, config: Config) -> None:
                 pulse.say("serving", f"{files.name} with {found}, at {server.url}")
 
 
+@contextmanager
+def serving(home: Path, config_path: Path | None, limit_s: float) -> Iterator[Child]:
+    """A server for a home that has a store and no daemon, while the block lasts. Raises `RuntimeFailure` where it does not come up."""
+    arguments = ["--home", str(home), *(["--config", str(config_path)] if config_path else [])]
+    child = Child(NAME, "perdure.agent.vllm_server", arguments, home)
+    try:
+        deadline = time.monotonic() + limit_s
+        while read_server(home) is None:
+            ended = child.poll()
+            if ended is not None:
+                raise RuntimeFailure(f"the process of the vLLM server {ended}")
+            if time.monotonic() > deadline:
+                raise RuntimeFailure(f"the vLLM server did not come up in {limit_s:g} s")
+            time.sleep(POLL_S)
+        yield child
+    finally:
+        stop([child], GRACE_S + 1, hurry=lambda: False)
+
+
+def offline_arguments(settings: Vllm, files: ModelFiles) -> dict[str, Any]:
+    """What makes `vllm.LLM` the same as the server, for comparisons."""
+    return {
+        "model": str(files.path),
+        "dtype": settings.dtype,
+        "max_model_len": context_tokens(settings, files),
+        "gpu_memory_utilization": settings.memory_share,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "enable_lora": True,
+        "max_lora_rank": settings.max_rank,
+        "max_loras": settings.adapters,
+        "max_cpu_loras": settings.adapters_in_memory,
+        "enforce_eager": settings.eager,
+    }
+
+
 def _is_healthy(client: Client) -> bool:
     with suppress(ServerGone, ServerHangs):
         return client.get("/health").status == 200
@@ -161,13 +209,18 @@ def _is_healthy(client: Client) -> bool:
 
 
 def _goes_on(process: subprocess.Popen[bytes], parent: int, wait_s: float, home: Path) -> bool:
-    """Wait a little; False where whoever started this process is gone. Raises `RuntimeFailure` where the server has died."""
+    """Wait a little; False where whoever started this process is gone.
+
+    Raises `RuntimeFailure` where the server has died, or somebody has asked for another one.
+    """
     until = time.monotonic() + wait_s
     while os.getppid() == parent:
         code = process.poll()
         if code is not None:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise RuntimeFailure(f"the vLLM server {how}; {_trouble(home)}")
+        if restart_file(home).is_file() and restart_file(home).read_text() == str(os.getpid()):
+            raise RuntimeFailure("the vLLM server gives way to another one: an answer was not finite, and its cache may hold more of that")
         if time.monotonic() >= until:
             return True
         time.sleep(POLL_S)

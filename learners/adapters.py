@@ -157,7 +157,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
         raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
     scale = _scale(config, rank)
     parts: dict[str, dict[str, Tensor]] = {}
-    shapes = _base_shapes(base)
+    shapes = base_shapes(base)
     try:
         with safe_open(folder / _WEIGHTS, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
@@ -200,7 +200,7 @@ def adapter_rank(folder: Path) -> tuple[int, float]:
 
 def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
     """The names by which PEFT finds these layers and no others: `up_proj` where every layer of that name is adapted, else its full name."""
-    partly = {module.rpartition(".")[2] for module in _base_shapes(base).keys() - set(modules)}
+    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
     leaves = {module: module.rpartition(".")[2] for module in modules}
     return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
 
@@ -229,7 +229,7 @@ def _scale(config: Mapping[str, Any], rank: int) -> float:
     return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
+def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
     """Shapes (out, in) of the base model's two-dimensional weights by module name, from the file headers alone."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in base.path.glob("*.safetensors"):

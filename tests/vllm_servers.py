@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.agent.children import Child, stop
-from perdure.agent.config_file import load_config
-from perdure.learners.engines.vllm_client import read_server
-from perdure.memory.store import create_store
+from perdure.agent.children import stop
+from perdure.agent.keepers import GRACE_S, StandingKeeper
+from perdure.learners.engines.vllm_client import wait_for_server
+from perdure.memory.store import create_store, open_store
 
 PYTHON_VARIABLE = "PERDURE_TEST_VLLM_PYTHON"
 START_S = 500
@@ -44,19 +44,26 @@ def write_config(path: Path, *, model: str, device: str = "cpu", dtype: str = "f
 
 
 @contextmanager
-def vllm_server(home: Path, config: Path) -> Iterator[Child]:
-    """A server that answers, until the block ends."""
+def vllm_server(home: Path, config: Path) -> Iterator[None]:
+    """A server that answers, started again when it dies, until the block ends."""
     create_store(home).close()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    assert load_config(config).config.engine == "vllm"
-    child = Child("vllm", "perdure.agent.vllm_server", ["--home", str(home), "--config", str(config)], home)
+    ended = threading.Event()
+    keeping = threading.Thread(target=_keep, args=(home, config, ended))
+    keeping.start()
     try:
-        deadline = time.monotonic() + START_S
-        while read_server(home) is None:
-            ended = child.poll()
-            assert ended is None, f"the server {ended}"
-            assert time.monotonic() < deadline, "the server does not start"
-            time.sleep(0.1)
-        yield child
+        wait_for_server(home, START_S).close()
+        yield
     finally:
-        stop([child], 6.0, hurry=lambda: False)
+        ended.set()
+        keeping.join()
+
+
+def _keep(home: Path, config: Path, ended: threading.Event) -> None:
+    with open_store(home) as store:
+        arguments = ["--home", str(home), "--config", str(config)]
+        keeper = StandingKeeper(store, "vllm", "perdure.agent.vllm_server", arguments, hang_s=START_S, tries=99)
+        while not ended.wait(0.1):
+            keeper.tick(wanted=True)
+        if keeper.watched is not None:
+            stop([keeper.watched.child], GRACE_S, hurry=lambda: False)

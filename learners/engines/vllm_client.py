@@ -68,6 +68,7 @@ class Client:
         self._host, self._port = place.hostname or "127.0.0.1", place.port
         self._headers = {"Authorization": f"Bearer {server.key}", "Content-Type": "application/json"}
         self._idle: deque[HTTPConnection] = deque()
+        self._closed = False
 
     def get(self, path: str) -> Answer:
         return self._ask("GET", path, None, SHORT_S)
@@ -77,6 +78,8 @@ class Client:
         return self._ask("POST", path, json.dumps(body).encode(), timeout_s)
 
     def close(self) -> None:
+        """Let go of its connections; one that another thread uses closes when it has its answer."""
+        self._closed = True
         while self._idle:
             self._idle.pop().close()
 
@@ -105,6 +108,8 @@ class Client:
             connection.close()
             raise ServerGone(f"no answer to {path}: {error or type(error).__name__}") from error
         self._idle.append(connection)
+        if self._closed:
+            self.close()
         try:
             return Answer(status=response.status, data=json.loads(text))
         except ValueError:
@@ -137,15 +142,24 @@ def read_server(home: Path) -> Server | None:
         return None
 
 
-def wait_for_server(home: Path, limit_s: float) -> Client:
-    """The server of a home once it answers.
+def restart_file(home: Path) -> Path:
+    return home / "run" / "vllm.restart"
+
+
+def ask_for_restart(home: Path, server: Server) -> None:
+    """Have this very server ended and started again, by whoever keeps it."""
+    restart_file(home).write_text(str(server.pid))
+
+
+def wait_for_server(home: Path, limit_s: float, after: Server | None = None) -> Client:
+    """The server of a home once it answers; with `after`, the one that comes after that one.
 
     Raises `Unavailable` where it does not answer in time, `RuntimeFailure` where it refuses the key that it was started with.
     """
     deadline = time.monotonic() + limit_s
     while True:
         server = read_server(home)
-        if server is not None:
+        if server is not None and server != after:
             client = Client(server)
             status = 0
             with suppress(ServerGone, ServerHangs):

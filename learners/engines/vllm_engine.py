@@ -2,8 +2,10 @@
 
 An adapter is served under one name from one folder, for ever: vLLM's prefix cache goes by the name, so that a name used twice would answer
 with what another adapter has computed. A version is served from its own folder, a step from a scratch folder that goes with it. The server
-may die at any time: its adapters are gone then, and are loaded again when it says that it has not got them. Left out: starting and
-watching the server (`agent/vllm_server.py`), weights that replace those of the base model, top-p and top-k.
+may die at any time: its adapters are gone then, and are loaded again when it says that it has not got them. A server that
+has computed a number that is not finite is not asked again: blocks of its cache that hold one spoil the answers of whoever gets them next,
+so that one adapter that has diverged spoils all. Left out: starting and watching the server (`agent/vllm_server.py`), weights that replace
+those of the base model, top-p and top-k.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.adapters import write_lora
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.transformers_engine import stop_ids
-from perdure.learners.engines.vllm_client import Answer, Client, ServerGone, ServerHangs, base_name, wait_for_server
+from perdure.learners.engines.vllm_client import Answer, Client, ServerGone, ServerHangs, ask_for_restart, base_name, wait_for_server
 from perdure.learners.engines.weights import LoraPair, Weights
 from perdure.learners.models import ModelFiles
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
@@ -35,6 +37,8 @@ from perdure.memory.records import Sampler, VersionRef
 
 AT_ONCE = 8
 """Requests under way: those of one batch that differ in their length or temperature."""
+NO_JSON = "Out of range float values"
+"""What vLLM's server says where a log-prob is NaN, which JSON has not."""
 TRIES = 3
 """Times that a server may be lost while it works on one request."""
 
@@ -60,6 +64,10 @@ class Served:
     folder: Path | None = None
     scratch: bool = False
     """The folder goes when the sampler is unloaded."""
+
+
+class NotFinite(ArithmeticError):
+    """The server has computed NaN or infinity."""
 
 
 def silent(line: str) -> None:
@@ -164,7 +172,18 @@ class VllmEngine:
         return [samples[i] for i in range(len(requests))]
 
     def _answer(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Answers to requests of one length and temperature."""
+        """Answers to requests of one length and temperature. What is not finite may be another's fault: a fresh server tells."""
+        for fresh in (False, True):
+            client = self._client
+            try:
+                return self._answer_of(sampler, requests)
+            except NotFinite:
+                ask_for_restart(self._home, client.server)
+                if not fresh:
+                    self._reconnect(client, "an answer was not finite", another=True)
+        raise RuntimeFailure(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+
+    def _answer_of(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
         served = self._require(sampler)
         body = {
             "model": served.name,
@@ -184,6 +203,8 @@ class VllmEngine:
             self._news.append(f"the server has lost {served.name}, as it does when it starts again: loaded it once more")
             self._serve(sampler, served)
             answer = self._post("/v1/completions", body, again=(500, 503))
+        if answer.status == 400 and NO_JSON in answer.message:
+            raise NotFinite
         if answer.status != 200:
             raise PolicyError(f"vLLM did not answer as {served.name} (status {answer.status}): {answer.message}")
         return samples_of(answer.data, served.name, sampler, requests, self.stop_ids)
@@ -220,14 +241,14 @@ class VllmEngine:
             self._reconnect(client, trouble)
         raise Unavailable(f"vLLM died {TRIES} times over one request: logs/vllm.log in the home says why")
 
-    def _reconnect(self, client: Client, trouble: str) -> None:
-        """Find the server again, once for all threads that lost it."""
+    def _reconnect(self, client: Client, trouble: str, another: bool = False) -> None:
+        """Find the server again, once for all threads that lost it; with `another`, the one that comes after it."""
         with self._lock:
             if self._client is client:
                 client.close()
                 self._lost_s = self._lost_s or time.monotonic()
                 left_s = self._limits.start_s + self._lost_s - time.monotonic()
-                self._client = wait_for_server(self._home, max(left_s, 0.0))
+                self._client = wait_for_server(self._home, max(left_s, 0.0), client.server if another else None)
                 self._lost_s = None
                 same = "the same server" if self._client.server == client.server else "a new one"
                 self._news.append(f"vLLM failed ({trouble}); {same} was asked again")
@@ -275,7 +296,7 @@ class VllmPolicy:
 def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Request], stops: frozenset[int]) -> list[Sample]:
     """The samples in an answer, each checked against what was asked.
 
-    Raises `PolicyError` for an answer of another model or out of form, `RuntimeFailure` for log-probs that are not finite.
+    Raises `PolicyError` for an answer of another model or out of form, `NotFinite` for log-probs that are not finite.
     """
     try:
         if data["model"] != name:
@@ -292,7 +313,7 @@ def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Reques
             if finish not in ("stop", "length") or (finish == "stop") != (ids[-1] in stops):
                 raise PolicyError(f"vLLM ended an answer with token {ids[-1]} and says {finish!r}")
             if not all(isinstance(logp, float | int) and math.isfinite(logp) for logp in logprobs):
-                raise RuntimeFailure(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+                raise NotFinite
             found.append(Sample(action_ids=ids, logprobs=tuple(map(float, logprobs)), finish=finish, sampler=sampler))
     except (KeyError, TypeError, IndexError) as error:
         raise PolicyError(f"vLLM answered out of form ({type(error).__name__}: {error}): its version does not fit") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.fakes import ScriptedEngine
 from tests.learners.conftest import plain_logprobs, plain_model, sharpen
 from tests.tiny_models import tiny_llama
@@ -79,6 +80,8 @@ class Case:
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
     """A model whose greedy answers end at different lengths: tokens that it likes are made its end tokens."""
     folder = sharpen(tiny_llama(tmp_path_factory.mktemp("contract") / "llama", context=256, features=128), 3)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: w / 3 if "proj" in name else w for name, w in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     files = resolve_model(str(folder), folder, print)
     engine = TransformersEngine(files, device="cpu", dtype=torch.float32, seed=0)
     engine.load(BASE, {})
@@ -134,8 +137,8 @@ def adapter_of(model: ModelFiles, seed: int, rank: int = 4) -> dict[str, LoraPai
     generator = torch.Generator().manual_seed(seed)
     return {
         name: LoraPair(
-            down_RI=torch.randn(rank, parameter.shape[1], generator=generator) * 0.2,
-            up_OR=torch.randn(parameter.shape[0], rank, generator=generator) * 0.2,
+            down_RI=torch.randn(rank, parameter.shape[1], generator=generator) * 0.12,
+            up_OR=torch.randn(parameter.shape[0], rank, generator=generator) * 0.12,
             scale=1.5,
         )
         for name, parameter in plain_model(model).named_parameters()
