@@ -37,7 +37,10 @@ FOLDERS = ("memory", "envs", "learners", "agent")
 NAMES = (
     "README.md",
     "CHANGELOG.md",
-    *(f"docs/{name}.md" for name in ("architecture", "environments", "learning", "operating", "reliability", "sources", "store", "stream")),
+    *(
+        f"docs/{name}.md"
+        for name in ("architecture", "environments", "learning", "operating", "reliability", "sources", "store", "stream", "vllm")
+    ),
 )
 PAGES = tuple(ROOT / name for name in NAMES)
 
