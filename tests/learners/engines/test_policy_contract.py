@@ -220,7 +220,7 @@ def test_the_temperature_is_honoured(real: Case) -> None:
         requests = [Request(prompt_ids=prompt_ids, max_tokens=6, temperature=temperature)] * 16
         return {sample.action_ids for sample in real.ask(BASE, requests)}
 
-    assert len(answers(0.01)) == 1
+    assert len(answers(0.01)) <= (1 if real.exact else 3)  # in bf16 the same prompt is rounded in more than one way
     assert len(answers(2.0)) > 8
 
 
