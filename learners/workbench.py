@@ -234,6 +234,7 @@ class Workbench:
         """
         started = time.perf_counter()
         options = self.options
+        self.engine.rest()
         self._check_lengths(lessons)
         ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
