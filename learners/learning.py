@@ -146,7 +146,7 @@ def run_learning(
         width=width,
         stop=stop,
         opponents=against(store, engine, now_serving.name),
-        rewarder=rewarder(store, options.rewards),
+        rewarder=rewarder(store, options.rewards, played_before=job.learner == "trace-sft"),
     )
     extra_losses, project_gradient = _keeping(bench)
     bench.start(kept_of(store.home, job.id))

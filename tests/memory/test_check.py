@@ -174,4 +174,4 @@ def test_the_check_changes_nothing(full: Store) -> None:
     check(full, CLOCK)
     checkpoint(full)
     assert (full.home / "perdure.db").read_bytes() == before
-    assert len(RULES) == 11
+    assert len(RULES) == 12
