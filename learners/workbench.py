@@ -26,12 +26,14 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.resuming import Kept, keep
 from perdure.learners.rewards import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
+from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step
 from perdure.memory.manifests import write_manifest
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
 from perdure.memory.store import Store
 from perdure.memory.traces import episodes_of_step, recent_groups
+from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64
 """Groups of each old environment that stored replay looks at."""
@@ -83,6 +85,8 @@ class Workbench:
     old: Sequence[Environment]
     width: int
     stop: Callable[[], bool]
+    parent: str = INITIAL
+    """The version that the job started from."""
     opponents: Opponents = nobody
     rewarder: Rewarder = from_environment
     step: int = 0
@@ -287,11 +291,10 @@ class Workbench:
             **(about or {}),
         }
         add_step(self.store, self.lease, self.step, self.last)
-        keep(
-            self.store.home,
-            self.lease.subject,
-            Kept(step=self.step, state=self.trainee.state(), last=self.last, counts=(self._drawn, self._aimed, self._replayed)),
-        )
+        faults.point("between-step-and-keep")
+        counts = self._drawn, self._aimed, self._replayed
+        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
+        keep(self.store.home, self.lease.subject, kept)
 
     def _check_lengths(self, lessons: Sequence[Lesson]) -> None:
         longest = max((len(lesson.longest) for lesson in lessons), default=0)
