@@ -26,6 +26,7 @@ from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX
+from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
@@ -145,7 +146,14 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             width=work.config.play.width,
             stop=work.stop,
         )
-    result: dict[str, Any] = {"version": candidate.name, "verdict": None, "reason": "not gated", "diagnostics": diagnostics, "gate": None}
+    result: dict[str, Any] = {
+        "version": candidate.name,
+        "verdict": None,
+        "reason": "not gated",
+        "diagnostics": diagnostics,
+        "cost": cost([step.diagnostics for step in steps(work.store, work.job.id)]),
+        "gate": None,
+    }
     learnt_s = time.perf_counter() - started
     left = left_behind(work.store, candidate.name)
     if left is not None:

@@ -1,12 +1,12 @@
 """What is told of an update: how its episodes went, how far learner, sampler and references are apart, what it took.
 
-Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learning.md has what each is good for.
+Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learners.md has what each is good for.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,6 +65,18 @@ def about_drift(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], te
         for side, part in (("new", kl_A[:cut]), ("old", kl_A[cut:])):
             found[f"kl_{name}_{side}"] = float(part.mean()) if len(part) else None
     return found
+
+
+def cost(updates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a job took in all, from the diagnostics of its updates: tokens that were sampled and learned from, seconds of each."""
+    sums = {name: sum(update.get(name) or 0 for update in updates) for name in ("sampled_tokens", "tokens", "sampling_s", "learning_s")}
+    return {
+        "updates": len(updates),
+        "sampled_tokens": sums["sampled_tokens"],
+        "learned_tokens": sums["tokens"],
+        "sampling_s": round(sums["sampling_s"], 1),
+        "learning_s": round(sums["learning_s"], 1),
+    }
 
 
 def mean(values: Sequence[float]) -> float | None:

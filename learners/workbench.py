@@ -51,7 +51,6 @@ class Sampled:
     old: list[list[Episode]]
     spoilt: int
     """Episodes that did not complete, and so are no data."""
-    seconds: float
     staleness: float | None
     """Updates that the policy which sampled them is behind; None where they have no such policy."""
 
@@ -61,14 +60,13 @@ class Sampled:
             target=self.target[n::of],
             old=self.old[n::of],
             spoilt=self.spoilt if n == 0 else 0,
-            seconds=self.seconds / of,
             staleness=None if self.staleness is None else self.staleness + n,
         )
 
 
 NONE: Mapping[str, ExtraLoss] = {}
 
-NOTHING = Sampled(target=[], old=[], spoilt=0, seconds=0.0, staleness=None)
+NOTHING = Sampled(target=[], old=[], spoilt=0, staleness=None)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +94,9 @@ class Workbench:
     _aimed: int = 0
     _replayed: int = 0
     """Groups so far: of all, of targets, of old environments. So each gets its turn where a batch is too small for all."""
+    _played_s: float = 0.0
+    _played_tokens: int = 0
+    """What was played since the last update: the next one is charged with it."""
     _recent: dict[str, list[list[Episode]]] = field(default_factory=dict)
     """Stored mixed groups by environment, read once."""
 
@@ -181,6 +182,8 @@ class Workbench:
         )
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
+        self._played_s += time.perf_counter() - started
+        self._played_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
         groups: dict[str, list[Episode]] = {}
         for episode in self.rewarder(episodes):
             groups.setdefault(episode.group, []).append(episode)
@@ -188,7 +191,6 @@ class Workbench:
             target=completed(group for group in groups.values() if group[0].purpose == "learn"),
             old=completed(group for group in groups.values() if group[0].purpose == "replay"),
             spoilt=sum(episode.state != "completed" for episode in episodes),
-            seconds=time.perf_counter() - started,
             staleness=0.0,
         )
 
@@ -270,7 +272,8 @@ class Workbench:
         self.engine.load(self.sampler, self.trainee.weights())
         learning_s = time.perf_counter() - started
         tokens = sum(lesson.tokens for lesson in lessons)
-        sampled_tokens = sum(len(turn.action_ids) for group in (*sampled.target, *sampled.old) for e in group for turn in e.turns)
+        sampling_s, sampled_tokens = self._played_s, self._played_tokens
+        self._played_s, self._played_tokens = 0.0, 0
         self.last = {
             "update": self.step,
             **about_groups(sampled.target, sampled.old, sampled.spoilt),
@@ -284,10 +287,10 @@ class Workbench:
             "sampled_tokens": sampled_tokens,
             "grad_norm": norm,
             "lr": lr,
-            "sampling_s": round(sampled.seconds, 3),
+            "sampling_s": round(sampling_s, 3),
             "learning_s": round(learning_s, 3),
-            "seconds": round(sampled.seconds + learning_s, 3),
-            "tokens_per_s": round((sampled_tokens or tokens) / (sampled.seconds + learning_s), 1),
+            "seconds": round(sampling_s + learning_s, 3),
+            "tokens_per_s": round((sampled_tokens + tokens) / (sampling_s + learning_s), 1),
             **(about or {}),
         }
         add_step(self.store, self.lease, self.step, self.last)
@@ -311,6 +314,5 @@ def _joined(first: Sampled, second: Sampled) -> Sampled:
         target=[group for group in first.target if is_mixed(group)] + second.target,
         old=first.old,
         spoilt=first.spoilt + second.spoilt,
-        seconds=first.seconds + second.seconds,
         staleness=first.staleness,
     )

@@ -218,17 +218,17 @@ def test_every_key_of_a_stage_is_documented() -> None:
 
 def test_every_option_of_the_learners_is_documented() -> None:
     wanted = [row(f"`{name}`", f"`{field.default}`", field.description) for name, field in LearnOptions.model_fields.items()]
-    check_table(ROOT / "docs/learning.md", "| option | default | meaning |", wanted)
-    text = prose(ROOT / "docs/learning.md")
+    check_table(ROOT / "docs/learners.md", "| option | default | meaning |", wanted)
+    text = prose(ROOT / "docs/learners.md")
     assert all(f"**{name}**" in text for name in LEARNERS)
 
 
 def test_every_diagnostic_is_documented() -> None:
-    tree = ast.parse((ROOT / "learners/workbench.py").read_text())
-    named = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)]
+    trees = [ast.parse((ROOT / "learners" / file).read_text()) for file in ("workbench.py", "diagnostics.py")]
+    named = [key for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)]
     keys = {key.value for key in named if isinstance(key.value, str)}
     assert "reward" in keys
-    rows = " ".join(table(ROOT / "docs/learning.md", "| name | meaning | look at it when |"))
+    rows = " ".join(table(ROOT / "docs/learners.md", "| name | meaning | look at it when |"))
     assert {key for key in keys if f"`{key}`" not in rows} == set()
 
 
