@@ -141,10 +141,22 @@ class Workbench:
         """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
         if self.step == 0:
             return self.play(self._aim(-(-episodes // self.options.samples))).target
+        return self.sampled_at_start()
+
+    def sampled_at_start(self, *, hinted: bool = False) -> list[list[Episode]]:
+        """Groups of targets that were played before the first update, read back; those with the answer in sight, or the others."""
         groups: dict[str, list[Episode]] = {}
-        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0)):
+        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0, hinted=hinted)):
             groups.setdefault(episode.group, []).append(episode)
         return completed(groups.values())
+
+    def first_tasks(self, count: int) -> list[tuple[Environment, int]]:
+        """The first tasks of the job, of targets in turn, with their seeds; a job that is taken up again gets the same."""
+        drawn, self._drawn = self._drawn, 0
+        chosen = [self.targets[n % len(self.targets)] for n in range(count)]
+        tasks = [(environment, self.group(environment, "learn", 1)[0].seed) for environment in chosen]
+        self._drawn = max(drawn, count)
+        return tasks
 
     def replay(self) -> Sampled:
         """Play old environments alone, as many as go with one update."""

@@ -225,7 +225,9 @@ def test_every_option_of_the_learners_is_documented() -> None:
 
 def test_every_diagnostic_is_documented() -> None:
     trees = [ast.parse((ROOT / "learners" / file).read_text()) for file in ("workbench.py", "diagnostics.py")]
-    named = [key for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)]
+    named = [
+        key for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)
+    ]
     keys = {key.value for key in named if isinstance(key.value, str)}
     assert "reward" in keys
     rows = " ".join(table(ROOT / "docs/learners.md", "| name | meaning | look at it when |"))

@@ -1,4 +1,4 @@
-"""A learning job that is interrupted goes on from its last update: killed in a process of its own, asked to stop, or with a damaged file."""
+"""A learning job that is interrupted goes on from its last update: killed in a process of its own, told to stop, or with a damaged file."""
 
 from __future__ import annotations
 
@@ -90,6 +90,7 @@ def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(
     assert list((home / "run" / "jobs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_job_learns_is_what_it_would_have_learned(tmp_path: Path) -> None:
     """Fixed demonstrations, no replay: there is no chance in it, so that the weights must be equal bit for bit."""
     found = []
@@ -108,29 +109,30 @@ def test_what_a_killed_job_learns_is_what_it_would_have_learned(tmp_path: Path) 
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.slow
+def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:
-        job = queue(store, "grpo", COIN, updates=40, measure=0)
+        job = queue(store, "grpo", COIN, updates=12, measure=0)
         with started(home, config, job) as process:
             deadline = time.monotonic() + 120
             while not steps(store, job) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            process.send_signal(number)
+            process.terminate()
             assert process.wait(timeout=60) == 0
         kept = kept_of(home, job)
         assert kept is not None
-        assert 1 <= kept.step < 40
+        assert 1 <= kept.step < 12
         assert made(store, job) == [(1, n) for n in range(1, kept.step + 1)]
         assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 0)
     go_on(home, config, job)
     with open_store(home) as store:
-        assert [n for _, n in made(store, job)] == list(range(1, 41))
+        assert [n for _, n in made(store, job)] == list(range(1, 13))
         assert {attempt for attempt, n in made(store, job) if n > kept.step} == {2}
         assert [event.kind for event in events(store) if event.kind in ("interrupted", "damaged")] == ["interrupted"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_kept_update_is_damaged_starts_over_and_says_so(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:
@@ -145,7 +147,7 @@ def test_a_job_whose_kept_update_is_damaged_starts_over_and_says_so(tmp_path: Pa
         (told,) = [event for event in events(store) if event.kind == "damaged"]
         assert (told.subject, told.message) == (
             f"job {job}",
-            f"{file} is damaged or of another release (RuntimeError): the job learns from its start again",
+            f"{file} is damaged or of another release (OSError): the job learns from its start again",
         )
     assert not file.exists()
 
