@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -123,8 +124,8 @@ def _judgement(line: str) -> tuple[int, float]:
     episode, reward = found["episode"], found["reward"]
     if type(episode) is not int or not 0 < episode < 2**63:
         raise ValueError(f"episode {episode!r} is no number of an episode")
-    if type(reward) not in (int, float) or not math.isfinite(reward):
-        raise ValueError(f"reward {reward!r} is no finite number")
+    if type(reward) not in (int, float) or not -sys.float_info.max <= reward <= sys.float_info.max:  # whole numbers have no end
+        raise ValueError(f"reward {str(reward)[:40]} is no finite number")
     return episode, float(reward)
 
 
