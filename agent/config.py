@@ -117,7 +117,7 @@ class Stream(Section):
 class Learn(Section):
     """When and how a candidate is made."""
 
-    learner: str = Field(default="grpo", description="grpo or iterative-sft")
+    learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
     every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
     max_cycles: int = Field(default=3, ge=1, description="verdicts without a promotion after which `perdure run --until-promoted` gives up")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")

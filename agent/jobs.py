@@ -17,6 +17,7 @@ from perdure.agent.children import on_signals, stop
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
 from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
+from perdure.agent.terminal import rounded
 from perdure.agent.vllm_server import NAME as SERVER
 from perdure.agent.vllm_server import require_vllm
 from perdure.agent.work import fail_orphan
@@ -27,6 +28,9 @@ from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import events, processes
 from perdure.memory.records import Job, JobKind
 from perdure.memory.store import Store, checkpoint, create_store, open_store
+
+SHOWN = ("reward", "success", "old_success", "nll", "distillation_loss", "tokens_per_s", "seconds")
+"""What is said of an update, of these what its learner has: rewards for some, the likelihood of what is imitated for others."""
 
 POLL_S = 0.2
 CHECKPOINT_S = 60.0
@@ -143,7 +147,7 @@ class _Progress:
         self._store = store
         self._job = job_id
         self._say = say
-        self._steps = 0
+        self._told: set[tuple[int, int]] = set()
         self._doing: str | None = None
         self._event = max((event.id for event in events(store, 1)), default=0)
 
@@ -156,8 +160,9 @@ class _Progress:
             if process.name == f"learner-{self._job}" and process.detail and process.detail != self._doing:
                 self._doing = process.detail
                 self._say(f"{process.state}: {process.detail}")
-        made = steps(self._store, self._job)
-        for step in made[self._steps :]:
-            shown = {name: step.diagnostics.get(name) for name in ("reward", "success", "old_success", "seconds")}
-            self._say(f"update {step.n}: " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items() if value is not None))
-        self._steps = len(made)
+        for step in steps(self._store, self._job):
+            if (step.attempt, step.n) in self._told:
+                continue
+            shown = {name: step.diagnostics.get(name) for name in SHOWN}
+            self._say(f"update {step.n}: " + ", ".join(f"{name} {rounded(value)}" for name, value in shown.items() if value is not None))
+            self._told.add((step.attempt, step.n))

@@ -121,6 +121,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
                 with suppress(LeaseLost):
                     end(store, lease, one_line(error))
+                with suppress(OSError):
+                    forget_all_but(home, [job.id for job in unfinished_jobs(store)])
                 raise
 
 

@@ -194,9 +194,13 @@ def _environments(scene: Scene) -> Table:
 
 
 def _curve(job: Job, made: Sequence[Step]) -> Text:
-    success = [value for step in made if isinstance(value := step.diagnostics.get("success"), int | float)]
-    line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n    success ")
-    line.append(spark(success), style="cyan")
+    """Of success, or of the likelihood of what is imitated where nothing is played."""
+    line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n   ")
+    for name in ("success", "nll"):
+        values = [value for step in made if isinstance(value := step.diagnostics.get(name), int | float)]
+        if values:
+            line.append(f" {name} ").append(spark(values, 0.0, 1.0 if name == "success" else max(*values, 1e-9)), style="cyan")
+            break
     line.append(f"  update {made[-1].n}: {_diagnostics(made[-1].diagnostics)}")
     return line
 
@@ -237,7 +241,18 @@ def _told(event: Event) -> str:
 def _diagnostics(diagnostics: Mapping[str, Any]) -> str:
     """The numbers of an update that say how it goes."""
     shown = []
-    for name in ("reward", "success", "old_success", "groups", "dropped_groups", "mismatch_kl", "grad_norm", "seconds"):
+    for name in (
+        "reward",
+        "success",
+        "old_success",
+        "nll",
+        "distillation_loss",
+        "groups",
+        "dropped_groups",
+        "mismatch_kl",
+        "grad_norm",
+        "seconds",
+    ):
         value = diagnostics.get(name)
         if isinstance(value, int | float):
             shown.append(f"{name.replace('_', ' ')} {value:.3g}")

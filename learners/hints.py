@@ -74,8 +74,19 @@ def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson
             shown = hinted(environments[name], [action for _, action in played.exchanges])
             tries = bench.group(shown, "learn", bench.options.samples)
             attempts += [replace(one, seed=seed, group=one.group + HINTED) for one in tries]
+    return _unhinted(bench, bench.play(attempts).target)
+
+
+def said_before(bench: Workbench) -> list[Lesson]:
+    """What `own_words` gave before the first update of a job that is taken up again."""
+    return _unhinted(bench, bench.sampled_at_start(hinted=True))
+
+
+def _unhinted(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+    """The first success of each task, under the prompt without the answer."""
+    environments = {environment.name: environment for environment in bench.targets}
     found: dict[tuple[str, int], Lesson] = {}
-    for group in bench.play(attempts).target:
+    for group in groups:
         for episode in group:
             task = episode.environment, episode.seed
             if episode.success and task not in found:

@@ -2,11 +2,13 @@
 
 One file in the home, `run/jobs/<number>.pt`, replaced by an atomic rename after every update and removed when the job has ended. It is read
 back without running code. A process that has lost its job may still replace it once; what is in it then is an earlier step of the same job.
+One that is damaged is as good as none: the job starts over, and an event says why (`learning.py`).
 """
 
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import torch
 
-from perdure.memory.errors import Unavailable
+from perdure.memory.errors import RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, publish
 
 
@@ -23,6 +25,8 @@ class Kept:
     """Where a job has come to."""
 
     step: int
+    start: str
+    """The version that it started from, which may serve no more."""
     state: dict[str, Any]
     """Of the trainee: parameters and optimiser."""
     last: dict[str, Any]
@@ -36,7 +40,7 @@ def keep(home: Path, job: int, kept: Kept) -> None:
     final = _file(home, job)
     made = final.with_name(f"{MAKING}{final.name}")
     content = io.BytesIO()
-    torch.save({"step": kept.step, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
+    torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         made.write_bytes(content.getbuffer())
@@ -46,9 +50,18 @@ def keep(home: Path, job: int, kept: Kept) -> None:
 
 
 def kept_of(home: Path, job: int) -> Kept | None:
-    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeError` for a damaged file."""
+    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeFailure` for a damaged file."""
     file = _file(home, job)
-    return Kept(**torch.load(file, map_location="cpu", weights_only=True)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Kept(**torch.load(file, map_location="cpu", weights_only=True))
+    except _DAMAGE as error:
+        raise RuntimeFailure(f"{file} is damaged or of another release ({type(error).__name__})") from error
+
+
+_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, pickle.UnpicklingError)
+"""What torch was seen to raise for files that were cut off, overwritten, or of another form."""
 
 
 def forget_all_but(home: Path, jobs: Iterable[int]) -> None:

@@ -17,7 +17,7 @@ from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.choice import imitation_epochs, wanted
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.hints import check_oracle, own_words, solved
+from perdure.learners.hints import check_oracle, own_words, said_before, solved
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 
@@ -36,7 +36,7 @@ def sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_
 
 
 def demonstrations(bench: Workbench) -> list[Lesson]:
-    """What to imitate. The same job gives the same tasks, however often it is taken up."""
+    """What to imitate: the same however often the job is taken up."""
     options = bench.options
     if options.demos != ORACLE:
         if options.style == "styled" or len(bench.targets) != 1:
@@ -45,10 +45,10 @@ def demonstrations(bench: Workbench) -> list[Lesson]:
         return [_lesson(bench, target, episode) for episode in read_examples(target.name, Path(options.demos))]
     for target in bench.targets:
         check_oracle(target, "demos=oracle")
-    tasks = [bench.group(bench.targets[n % len(bench.targets)], "learn", 1)[0] for n in range(wanted(bench))]
+    tasks = bench.first_tasks(wanted(bench))
     if options.style == "styled":
-        return own_words(bench, [(task.environment.name, task.seed) for task in tasks])
-    found = [(task.environment, solved(task.environment, task.seed)) for task in tasks]
+        return own_words(bench, [(environment.name, seed) for environment, seed in tasks]) if bench.step == 0 else said_before(bench)
+    found = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [_lesson(bench, environment, played.exchanges) for environment, played in found if played is not None]
 
 

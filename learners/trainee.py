@@ -72,6 +72,7 @@ class Trainee:
         else:
             self.model = self._in_full(base, start, references)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._slow = options.teacher == "slow"
         self._start = [parameter.detach().clone() for parameter in self.parameters] if options.restart else []
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)
         _still(self.model)
@@ -144,15 +145,27 @@ class Trainee:
                     part["teacher"].weight.lerp_(part[LEARNS].weight, rate)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here: parameters and optimiser."""
-        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict()}
+        """All that is needed to go on from here: parameters, optimiser, and the teacher where it is a slow one."""
+        teacher = {name: tensor for name, tensor in self._teacher().items() if self._slow}
+        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": teacher}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of a trainee that was made alike."""
         with torch.no_grad():
             for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
                 parameter.copy_(kept)
+            for name, tensor in self._teacher().items() if state["teacher"] else ():
+                tensor.copy_(state["teacher"][name])
         self._optimizer.load_state_dict(state["optimizer"])
+
+    def _teacher(self) -> dict[str, Tensor]:
+        """The tensors of the teacher by name; none where there is no teacher."""
+        if "teacher" not in self.references:
+            return {}
+        if not self.is_lora:
+            return self._tensors["teacher"]
+        layers = self._layers()
+        return {f"{name}.{part}": getattr(layer, part)["teacher"].weight for name, layer in layers for part in ("lora_A", "lora_B")}
 
     def _predict(self, turns: Turns, temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of K nodes of the tree; for each action token A the row that predicts it, and the token."""

@@ -26,12 +26,14 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.resuming import Kept, keep
 from perdure.learners.rewards import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
+from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step
 from perdure.memory.manifests import write_manifest
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
 from perdure.memory.store import Store
 from perdure.memory.traces import episodes_of_step, recent_groups
+from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64
 """Groups of each old environment that stored replay looks at."""
@@ -81,6 +83,8 @@ class Workbench:
     old: Sequence[Environment]
     width: int
     stop: Callable[[], bool]
+    parent: str = INITIAL
+    """The version that the job started from."""
     opponents: Opponents = nobody
     rewarder: Rewarder = from_environment
     step: int = 0
@@ -137,10 +141,22 @@ class Workbench:
         """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
         if self.step == 0:
             return self.play(self._aim(-(-episodes // self.options.samples))).target
+        return self.sampled_at_start()
+
+    def sampled_at_start(self, *, hinted: bool = False) -> list[list[Episode]]:
+        """Groups of targets that were played before the first update, read back; those with the answer in sight, or the others."""
         groups: dict[str, list[Episode]] = {}
-        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0)):
+        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0, hinted=hinted)):
             groups.setdefault(episode.group, []).append(episode)
         return completed(groups.values())
+
+    def first_tasks(self, count: int) -> list[tuple[Environment, int]]:
+        """The first tasks of the job, of targets in turn, with their seeds; a job that is taken up again gets the same."""
+        drawn, self._drawn = self._drawn, 0
+        chosen = [self.targets[n % len(self.targets)] for n in range(count)]
+        tasks = [(environment, self.group(environment, "learn", 1)[0].seed) for environment in chosen]
+        self._drawn = max(drawn, count)
+        return tasks
 
     def replay(self) -> Sampled:
         """Play old environments alone, as many as go with one update."""
@@ -291,11 +307,10 @@ class Workbench:
             **(about or {}),
         }
         add_step(self.store, self.lease, self.step, self.last)
-        keep(
-            self.store.home,
-            self.lease.subject,
-            Kept(step=self.step, state=self.trainee.state(), last=self.last, counts=(self._drawn, self._aimed, self._replayed)),
-        )
+        faults.point("between-step-and-keep")
+        counts = self._drawn, self._aimed, self._replayed
+        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
+        keep(self.store.home, self.lease.subject, kept)
 
     def _check_lengths(self, lessons: Sequence[Lesson]) -> None:
         longest = max((len(lesson.longest) for lesson in lessons), default=0)
