@@ -21,13 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from perdure.learners.engines.weights import LoraPair, Weights
+from perdure.learners.engines.weights import MAX_RANK, LoraPair, Weights
 from perdure.learners.models import ModelFiles
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
 
-MAX_RANK = 256
 MAX_ADAPTER_BYTES = 4 * 2**30
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
@@ -140,7 +139,7 @@ def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) ->
     manifest = check_files(folder, expected_hash)
     if manifest["base_hash"] != base.hash:
         raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
-    return _read_full(folder, base) if (folder / _FULL).exists() else read_table(folder, base)
+    return _read_full(folder) if (folder / _FULL).exists() else read_table(folder, base)
 
 
 def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
@@ -205,7 +204,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
     return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
 
 
-def _read_full(folder: Path, base: ModelFiles) -> dict[str, Tensor]:
+def _read_full(folder: Path) -> dict[str, Tensor]:
     """Every tensor of a version that was tuned in full. Raises `InputError` for values that are not finite, or a file that is none."""
     try:
         tensors = load_file(folder / _FULL)
