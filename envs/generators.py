@@ -22,9 +22,10 @@ class Generators:
         self._others: tuple[Any, Any] = (None, None)
 
     def seed(self, number: int) -> None:
-        self._python = random.Random(number).getstate()
+        """Begin anew, with what this number decides; only while in force."""
+        random.seed(number)
         if self._numpy is not None:
-            self._numpy = np.random.RandomState(number % 2**32).get_state()
+            np.random.seed(number % 2**32)
 
     def __enter__(self) -> None:
         self._others = random.getstate(), None if self._numpy is None else np.random.get_state()
