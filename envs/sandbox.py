@@ -33,7 +33,7 @@ import perdure
 from perdure.envs.environment import Environment, TextEnv
 from perdure.envs.guarded import EnvironmentFault, Guarded
 from perdure.envs.remote import END_S, GRACE_S, RemoteEnv, Worker
-from perdure.envs.wire import Wire, number
+from perdure.envs.wire import SEND_S, Wire, number, watched
 from perdure.memory.errors import InputError, UnknownError
 
 LOAD_TIMEOUT_S = 120.0
@@ -117,8 +117,8 @@ class Host:
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """Of its workers, the oldest first."""
-        return [worker.pid for worker in self._workers]
+        """Of its workers, the oldest first, as this process counts."""
+        return [worker.wire.process or worker.pid for worker in self._workers]
 
     def open(self) -> Guarded:
         """An episode of this environment, yet to begin."""
@@ -193,7 +193,7 @@ class Host:
                 ours.close()
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
-        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process.pid), []
+        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process=watched(process.pid), send_s=SEND_S), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
         told: dict[str, Any] | None = None
         try:
@@ -214,11 +214,10 @@ class Host:
         try:
             with theirs:
                 self._wire.send({"fork": True}, theirs.fileno())
-            told = self._wire.receive(END_S)
+            told, process = self._wire.receive_with_descriptor(END_S)
             if "refused" in told:
                 raise EnvironmentFault(f"there is no process for it: {told['refused']}")
-            pid = number(told, "pid")
-            worker = Worker(pid=pid, wire=Wire(ours, pid))
+            worker = Worker(pid=number(told, "pid"), wire=Wire(ours, process=process, send_s=SEND_S))
         except (OSError, EOFError, ValueError, EnvironmentFault):
             ours.close()
             raise
