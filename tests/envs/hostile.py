@@ -101,6 +101,7 @@ def few_files() -> None:
 def kill_all() -> None:
     """Whoever has no namespace for its processes would kill all that the user has, on the whole machine."""
     assert (os.getpid(), os.getppid()) == (2, 1), "this process is not in a namespace of its own"
+    detached()  # so that there is somebody
     os.kill(-1, signal.SIGKILL)
 
 

@@ -67,6 +67,7 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
     assert len(host.pids()) <= 3
 
 
+@pytest.mark.slow
 def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tuple[Environment, Host]) -> None:
     """Tried only where the namespaces and limits are there: elsewhere it would reach all that the user has."""
     environment, host = hostile
@@ -78,12 +79,11 @@ def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tu
     assert all(status(pid, "NSpid")[-2:] == [status(pid, "NSpid")[-2], "2"] for pid in workers(host))
     env.step("kill-all")  # all but itself and the first process
     env.close()
-    for _ in range(2):
-        env.reset(1)
-        with pytest.raises(EnvironmentFault, match=r"step took longer than 0\.3 s|no limit"):
-            env.step("fork-without-end")
-        env.close()
-        assert not beside.step(beside.oracle()).ended
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match=r"step took longer than 0\.3 s|nobody has set a limit"):
+        env.step("fork-without-end")
+    env.close()
+    assert not beside.step(beside.oracle()).ended
     assert len(processes(str(host.folder))) < 20
     assert play_scripted(environment, 1, by_oracle).success
     beside.close()

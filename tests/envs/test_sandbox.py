@@ -193,6 +193,25 @@ def test_what_it_leaves_behind_is_ended_with_it() -> None:
     assert processes(folder) == []
 
 
+WITHOUT_NAMESPACES = (
+    "import sys\nfrom tests.envs.test_sandbox import *\n"
+    "environment, host = started(name_of(harmful.Forks), Sandbox())\n"
+    "env = opened(environment)\nenv.reset(1)\nenv.step('x')\n"
+    "print(has_namespace(host), len(processes(host.folder.name)))\n"
+    "env.close()\nhost.close()\nprint(processes(host.folder.name))\n"
+)
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-r", "true"], capture_output=True, check=False).returncode != 0, reason="there are no namespaces at all"
+)
+def test_where_the_system_gives_no_process_namespaces_it_plays_without() -> None:
+    without = 'echo 0 > /proc/sys/user/max_pid_namespaces; exec "$@"'  # of the namespace that `unshare` has made, and of no other
+    command = ["unshare", "-r", "sh", "-c", without, "sh", sys.executable, "-c", WITHOUT_NAMESPACES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.stdout, done.returncode) == ("False 7\n[]\n", 0), done.stderr
+
+
 def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: tuple[Environment, Host]) -> None:
     environment, host = good
     env, beside = opened(environment), opened(environment)
