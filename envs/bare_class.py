@@ -43,10 +43,10 @@ class BareClass(gymnasium.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
+        if self._generators is not None:
+            self._generators.seed(int(self.np_random.integers(2**32)) if seed is None else seed)
         given = {"seed": seed, "options": options}
         with self._drawing():
-            if self._generators is not None:
-                self._generators.seed(int(self.np_random.integers(2**32)) if seed is None else seed)
             answer = self._inner.reset(**{key: given[key] for key in self._reset_with})
         if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict):
             return answer

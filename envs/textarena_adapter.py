@@ -56,8 +56,8 @@ class OnePlayer(Game):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
+        self._generators.seed(number)
         with self._generators:
-            self._generators.seed(number)
             self._begin(number, 1)
             return self._news(), {}
 

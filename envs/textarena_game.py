@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from ast import literal_eval
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -35,7 +35,7 @@ class Game(gymnasium.Env[str, str]):
     def __init__(self, id_: str, options: dict[str, Any]) -> None:
         self._id, self._options = id_, options
         self._generators = Generators(numpy=draws_with_numpy(id_))
-        _try_out(id_, json.dumps(options, sort_keys=True))
+        _try_out(id_, repr(options))
         self._game: Any = None
         self._over = True
 
@@ -105,9 +105,9 @@ def draws_with_numpy(id_: str) -> bool:
 
 @lru_cache
 def _try_out(id_: str, options: str) -> None:
-    """Make a game with these options, which are JSON. Raises as `made` does."""
+    """Make a game with these options, written out. Raises as `made` does."""
     with Generators(numpy=draws_with_numpy(id_)):
-        made(id_, json.loads(options))
+        made(id_, literal_eval(options))
 
 
 def move(action: str) -> str:

@@ -63,8 +63,8 @@ class SeveralPlayers(Game):
         self._random = random.Random(f"seats of {number}")
         self._judged = self._random.randrange(self._players) if self._seat == "any" else int(self._seat)
         self._told = [[] for _ in range(self._players)]
+        self._generators.seed(number)
         with self._generators:
-            self._generators.seed(number)
             self._begin(number, self._players)
             self._play_scripts()
             if self._over:
