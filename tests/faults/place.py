@@ -147,7 +147,7 @@ class Place:
         return children_of(self.daemon.pid)
 
     def leftovers(self) -> list[int]:
-        """Processes of this home that the daemon does not have, or that live without one; those of environments where there is no daemon."""
+        """Processes of this home that the daemon does not have, or that live without one; then also those of its environments."""
         known = {os.getpid(), *([self.daemon.pid, *self.children()] if self.daemon else [])}
         home, here = str(self.home).encode(), json.dumps(str(self.path)).encode()
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
