@@ -5,10 +5,10 @@
     load(name)      ---->   imports, tells what it is (`registry.py:load_here`)
     RemoteEnv.begin ---->   forks a worker, or none where one is idle          ---->      plays episodes behind `GuardedEnv`
 
-A host is in a session and a private folder of its own, with limits on memory and processor time, few environment variables, and no network
-where the kernel allows that. Whoever overruns a time limit is killed with its process group and all that it left behind; a host that died
-is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on this one. This keeps accidents in; it is no
-wall against somebody who wants out, since files that the user may read can be read.
+A host is in a session and a private folder of its own, with few environment variables, limits on memory and processor time and, where the
+kernel allows that, namespaces (`confinement.py`): no network, and no processes but its own. Whoever overruns a time limit is killed with
+all that it has started; a host that died is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on
+this one. This keeps accidents in; it is no wall against somebody who wants out, since files that the user may read can be read.
 """
 
 from __future__ import annotations
@@ -264,7 +264,7 @@ def without_process(environment: Environment) -> Environment:
     return replace(environment, make=_nothing, apart=None)
 
 
-def described(environment: Environment) -> dict[str, Any]:
+def as_told(environment: Environment) -> dict[str, Any]:
     """What a host tells of its environment: all but what can only be called there."""
     return {name: getattr(environment, name) for name in Environment.__dataclass_fields__ if name not in ("make", "apart")}
 

@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any
 
 from perdure.envs.environment import TextEnv
-from perdure.envs.packages import does_not_work, imported
+from perdure.envs.packages import does_not_work, imported, unknown
 from perdure.envs.textarena_game import GAME, Game
 from perdure.envs.textarena_seats import several
 from perdure.envs.textarena_solvers import solver
@@ -35,8 +35,6 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
     """
     registered = imported("textarena").envs.registration.ENV_REGISTRY
     if id_ not in registered:
-        from perdure.envs.registry import unknown
-
         raise unknown("TextArena game", id_, registered)
     module, _, attribute = registered[id_].entry_point.partition(":")
     try:

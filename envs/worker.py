@@ -95,7 +95,7 @@ def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespa
 def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
     """The environment and what the other side is told of it; or no environment, and why."""
     from perdure.envs.registry import load_here
-    from perdure.envs.sandbox import described
+    from perdure.envs.sandbox import as_told
     from perdure.memory.errors import PerdureError, UnknownError
 
     try:
@@ -104,7 +104,7 @@ def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
         return None, {"unknown": str(error)}
     except PerdureError as error:
         return None, {"wrong": str(error)}
-    return environment, described(environment)
+    return environment, as_told(environment)
 
 
 def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
@@ -151,7 +151,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
             return {"longest": rules.longest(environment)}
         env.close()
         if "reset" in question:
-            _put_right(folder)
+            _begin_anew(folder)
             _allow(cpu_s)
             return {"observation": env.reset(question["reset"]), "seat": env.seat}
         return {}
@@ -169,7 +169,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
         wire.send({"n": question["n"], **found})
 
 
-def _put_right(folder: Path) -> None:
+def _begin_anew(folder: Path) -> None:
     """Begin in the own folder again, wherever the last episode went, and with nothing printed: that has a limit for each file."""
     folder.mkdir(exist_ok=True)
     os.chdir(folder)

@@ -69,9 +69,11 @@ def status(pid: int, name: str) -> list[str]:
 
 
 def workers(host: Host) -> list[int]:
-    """The processes that play: children of those that the host knows, where these are the first of a namespace."""
-    children = [Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in host.pids()] if has_namespace(host) else []
-    return [int(pid) for [pid] in children] or host.pids()
+    """The processes that play: the second ones, where those that the host knows are the first of a namespace."""
+    if not has_namespace(host):
+        return host.pids()
+    children = [int(pid) for first in host.pids() for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
+    return [pid for pid in children if status(pid, "NSpid")[-1] == "2"]
 
 
 @pytest.fixture(scope="module")
