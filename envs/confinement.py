@@ -1,12 +1,12 @@
 """What a process of an environment gives up, before anything of the environment runs in it: limits, and namespaces of Linux.
 
-    supervisor's side         |  namespace of the environment          |  namespace of an episode
-    ------------------------- | -------------------------------------- | ------------------------------
-    process that was started -> first process -> host                 -> first process -> worker
+    outside                      namespace of the environment      namespace of an episode
+    -------                      ----------------------------      -----------------------
+    process that was started ->  first process -> host         ->  first process -> worker
 
-The first process of a process namespace does nothing but wait: where it ends, the kernel ends all others, and to these nothing outside
-can be named, so that nothing outside can be signalled. What the system does not offer is left out (`docs/environments.md` says what that
-means); then the process that was started is the host, and forks workers.
+The first process of a namespace for processes does nothing but wait: where it ends, the kernel ends all others in it. These have no number
+for anything outside, and cannot signal it. What the system does not offer is left out (`docs/environments.md` says what that means): where
+there are no namespaces for processes, the one that was started is the host, and its children are workers.
 """
 
 from __future__ import annotations
@@ -154,7 +154,11 @@ def _be_first(most: int) -> None:
     if os.getuid() == 0 and _kernel() >= (6, 14):  # before, this number was one for the whole machine
         with suppress(OSError):
             Path("/proc/sys/kernel/pid_max").write_text(str(most))
-    if pid := os.fork():
+    try:
+        pid = os.fork()
+    except OSError:  # nobody above this may go on as if it were the one that is forked
+        os._exit(1)
+    if pid:
         _end_as(pid)
 
 
