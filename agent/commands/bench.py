@@ -215,7 +215,8 @@ def _print_learner(pairs: list[Pair]) -> None:
         for side, one in (("perdure", pair.ours), ("TRL", pair.trl))
         if one is not None
     ]
-    print_table(("work", "side", "seconds an update", "tokens/s", "peak MiB"), rows, title="one GRPO update of 8 prompts x 8 samples")
+    title = f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples"
+    print_table(("work", "side", "seconds an update", "tokens/s", "peak MiB"), rows, title=title)
     for pair in pairs:
         if pair.ratio is not None:
             click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")
