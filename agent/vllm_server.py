@@ -210,7 +210,11 @@ def end_old_server(home: Path) -> None:
     for entry in Path("/proc").glob("[0-9]*") if old is not None and sys.platform == "linux" else ():
         with suppress(OSError, ValueError, IndexError):
             group = int((entry / "stat").read_text().rpartition(")")[2].split()[2])
-            if old is not None and group == old.pid != os.getpgrp() and b"vllm" in (entry / "cmdline").read_bytes().lower():
+            if (
+                old is not None
+                and group == old.pid != os.getpgrp()
+                and re.search(rb"VLLM::|vllm\.entrypoints", (entry / "cmdline").read_bytes())
+            ):
                 os.kill(int(entry.name), signal.SIGKILL)
     for left in (server_file(home), restart_file(home)):
         left.unlink(missing_ok=True)
