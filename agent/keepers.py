@@ -77,6 +77,17 @@ class StandingKeeper:
         record_event(self._store, "death", self.name, f"{end}; it {then}")
 
 
+def not_serving(server: StandingKeeper) -> tuple[str, str] | None:
+    """State and detail of a vLLM server that does not answer; None where it does."""
+    if server.watched is None:
+        return "restarting", f"the vLLM server died, {server.death}"
+    said = server.watched.said()
+    if said is not None and said.state == "serving":
+        return None
+    doing = said.detail if said and said.detail else "it is being started"
+    return ("restarting", f"the vLLM server died, {server.death}; {doing}") if server.death else ("starting", doing)
+
+
 def forget_steps(store: Store) -> None:
     """Delete what jobs that were killed have left of the weights of their steps. Only where nobody samples in this home."""
     shutil.rmtree(store.home / "run" / "steps", ignore_errors=True)

@@ -25,7 +25,7 @@ from perdure.agent.children import on_signals, stop
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.disk import DiskGauge, Room
 from perdure.agent.home import HomeLock
-from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
+from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps, not_serving
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
@@ -314,8 +314,8 @@ class Supervisor:
 
     def _condition(self) -> tuple[str, str | None]:
         """What is going on, and why not more: what `perdure status` tells."""
-        if self._server is not None and (not_serving := condition_of(self._server)):
-            return not_serving
+        if self._server is not None and (waits_for_it := not_serving(self._server)):
+            return waits_for_it
         if self._jobs.job is not None:
             job = get_job(self.store, self._jobs.job.id)
             doing = "gating" if job.state == "gating" else {"learn": "learning", "gate": "gating", "probe": "probing"}[job.kind]
@@ -385,17 +385,6 @@ _WATCHING: tuple[tuple[str, Action], ...] = (
     ("watching the actor", Supervisor._watch_standing),
     ("watching the jobs", Supervisor._watch_jobs),
 )
-
-
-def condition_of(server: StandingKeeper) -> tuple[str, str] | None:
-    """What the vLLM server is about where it does not serve; None where it does."""
-    if server.watched is None:
-        return "restarting", f"the vLLM server died, {server.death}"
-    said = server.watched.said()
-    if said is not None and said.state == "serving":
-        return None
-    doing = said.detail if said and said.detail else "it is being started"
-    return ("restarting", f"the vLLM server died, {server.death}; {doing}") if server.death else ("starting", doing)
 
 
 def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) -> None:

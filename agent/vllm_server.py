@@ -143,8 +143,7 @@ def run_server(home: Path, config: Config) -> None:
     """Start a server, and return when whoever started this process is gone. Raises `RuntimeFailure` where the server dies or hangs."""
     parent = parent_pid()
     settings = config.vllm
-    for left in (server_file(home), restart_file(home)):  # of one that was killed
-        left.unlink(missing_ok=True)
+    end_old_server(home)
     with open_store(home) as store:
         pulse = Pulse(store, NAME)
         pulse.say("starting", f"looking for the model {config.model}")
@@ -200,6 +199,25 @@ def offline_arguments(settings: Vllm, files: ModelFiles) -> dict[str, Any]:
         "max_cpu_loras": settings.adapters_in_memory,
         "enforce_eager": settings.eager,
     }
+
+
+def end_old_server(home: Path) -> None:
+    """Where the last server's process and its keeper were both killed: end what is left of it, which holds memory, and forget it.
+
+    Its engine does not end with it. All of it was in one group of processes, named by the process that said where it answers.
+    """
+    old = read_server(home)
+    for entry in Path("/proc").glob("[0-9]*") if old is not None and sys.platform == "linux" else ():
+        with suppress(OSError, ValueError, IndexError):
+            group = int((entry / "stat").read_text().rpartition(")")[2].split()[2])
+            if (
+                old is not None
+                and group == old.pid != os.getpgrp()
+                and re.search(rb"VLLM::|vllm\.entrypoints", (entry / "cmdline").read_bytes())
+            ):
+                os.kill(int(entry.name), signal.SIGKILL)
+    for left in (server_file(home), restart_file(home)):
+        left.unlink(missing_ok=True)
 
 
 def _is_healthy(client: Client) -> bool:

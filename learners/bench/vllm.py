@@ -7,6 +7,8 @@ the two is what the runtime adds: HTTP on loopback, JSON, and checking each answ
 from __future__ import annotations
 
 import json
+import os
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -94,13 +96,14 @@ class Offline:
 def offline(python: str, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Offline]:
     """The offline API, ready, while the block lasts."""
     command = [python, vllm_offline.__file__, json.dumps(arguments)]
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=dict(environ)
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=dict(environ), start_new_session=True
     ) as process:
         try:
             yield Offline(process)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGKILL)  # its engine outlives it otherwise
 
 
 def bench_vllm(

@@ -82,7 +82,7 @@ class VllmEngine:
 
     def __init__(self, files: ModelFiles, home: Path, limits: Limits, tell: Callable[[str], None] = silent) -> None:
         self.files = files
-        self._home = home
+        self._home = home.resolve()
         self._limits = limits
         self._tell = tell
         self._news: deque[str] = deque()
@@ -119,10 +119,10 @@ class VllmEngine:
         else:
             name = f"job-{sampler.job}-step-{sampler.n}-{uuid4().hex[:12]}"
             served = Served(name, self._home / "run" / "steps" / name, scratch=True)
-            assert served.folder is not None
-            served.folder.mkdir(parents=True)
-            write_lora(served.folder, pairs, self.files)
-        with self._telling():
+        with self._telling(), _gone_if_it_fails(served):
+            if served.scratch and served.folder is not None:
+                served.folder.mkdir(parents=True)
+                write_lora(served.folder, pairs, self.files)
             self._serve(sampler, served)
         self._served[sampler] = served
 
@@ -259,8 +259,9 @@ class VllmEngine:
         try:
             yield
         finally:
-            while self._news:
-                self._tell(self._news.popleft())
+            news, self._news = self._news, deque()
+            for line in dict.fromkeys(news):  # several threads may have met the same
+                self._tell(line)
 
     def _wake(self, client: Client) -> None:
         """Undo `rest`, of this process or of one that ended meanwhile."""
@@ -320,6 +321,17 @@ def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Reques
     if len(choices) != len(requests):
         raise PolicyError(f"vLLM gave {len(choices)} answers to {len(requests)} requests")
     return found
+
+
+@contextmanager
+def _gone_if_it_fails(served: Served) -> Iterator[None]:
+    """Leave no scratch folder behind where a sampler could not be loaded."""
+    try:
+        yield
+    except BaseException:
+        if served.scratch and served.folder is not None:
+            shutil.rmtree(served.folder, ignore_errors=True)
+        raise
 
 
 def _eos(path: Path) -> int | list[int] | None:

@@ -18,8 +18,8 @@ from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 
 from perdure.agent.config import Config, Vllm
 from perdure.agent.doctor import examine
-from perdure.agent.vllm_server import command, context_tokens, find_vllm, require_vllm, variables
-from perdure.learners.engines.vllm_client import read_server
+from perdure.agent.vllm_server import command, context_tokens, end_old_server, find_vllm, require_vllm, variables
+from perdure.learners.engines.vllm_client import Server, read_server, write_server
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.memory.episodes import list_episodes
 from perdure.memory.errors import InputError
@@ -100,6 +100,23 @@ def test_nothing_is_started_without_vllm(perdure: Call, tmp_path: Path) -> None:
 def test_a_temperature_that_vllm_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"play\.temperature = 2\.5"):
         Config.model_validate({"engine": "vllm", "play": {"temperature": 2.5}})
+
+
+def test_what_is_left_of_a_killed_server_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]
+    left = subprocess.Popen([*sleeps, "VLLM::EngineCore"], start_new_session=True)
+    other = subprocess.Popen(sleeps, start_new_session=True)
+    for process, ends in ((left, True), (other, False)):
+        write_server(tmp_path, Server(url="http://127.0.0.1:1", key="k", pid=process.pid))
+        time.sleep(0.3)
+        end_old_server(tmp_path)
+        assert read_server(tmp_path) is None
+        if ends:
+            assert process.wait(timeout=10) == -signal.SIGKILL
+    assert other.poll() is None, "its number is another program's by now"
+    other.kill()
+    other.wait()
 
 
 # --- with vLLM ---

@@ -324,10 +324,11 @@ def test_an_adapter_has_one_name_for_ever_and_its_folder_goes_with_it(engine: Vl
     assert speaker.adapters == {}
 
 
-def test_weights_that_are_not_finite_are_refused_before_they_are_served(engine: VllmEngine, speaker: Speaker) -> None:
+def test_weights_that_are_not_finite_are_refused_before_they_are_served(engine: VllmEngine, speaker: Speaker, home: Path) -> None:
     with pytest.raises(InputError, match="not finite"):
         engine.load(STEP, weights(float("inf")))
     assert STEP not in engine
+    assert list((home / "run" / "steps").iterdir()) == []
     assert "/v1/load_lora_adapter" not in speaker.calls
 
 
