@@ -73,7 +73,7 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
     say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
     try:
         with open_store(home) as store:
-            progress = _Progress(store, job_id, say)
+            progress = Progress(store, job_id, say)
             while True:
                 job = get_job(store, job_id)
                 progress.tell()
@@ -95,7 +95,7 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
         abort_orphans(store)
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
         keeper = JobKeeper(store, "perdure.agent.learner", arguments, loaded.config.supervise.hang_s)
-        progress = _Progress(store, job_id, say)
+        progress = Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
             while not interrupted:
@@ -125,7 +125,7 @@ def _released(lock: HomeLock) -> Iterator[None]:
         lock.release()
 
 
-class _Progress:
+class Progress:
     """Tells of a job what is new since it was asked last."""
 
     def __init__(self, store: Store, job_id: int, say: Say) -> None:
