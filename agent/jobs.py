@@ -16,8 +16,10 @@ from uuid import uuid4
 from perdure.agent.children import on_signals, stop
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
-from perdure.agent.keepers import GRACE_S, JobKeeper
+from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
 from perdure.agent.terminal import rounded
+from perdure.agent.vllm_server import NAME as SERVER
+from perdure.agent.vllm_server import require_vllm
 from perdure.agent.work import fail_orphan
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import ENDED, add_job, get_job, steps
@@ -88,17 +90,29 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
 
 
 def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
-    """Start the job's process and wait for the job's end, as the holder of the home's lock."""
+    """Start the job's process, and the vLLM server that it wants, and wait for the job's end, as the holder of the home's lock."""
+    require_vllm(loaded.config)
     interrupted: list[bool] = []
     with create_store(home) as store, on_signals(lambda: interrupted.append(True)):
         lapse(store)  # whoever held leases here is gone: the lock is ours
         abort_orphans(store)
+        forget_steps(store)
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
-        keeper = JobKeeper(store, "perdure.agent.learner", arguments, loaded.config.supervise.hang_s)
+        supervise = loaded.config.supervise
+        keeper = JobKeeper(store, "perdure.agent.learner", arguments, supervise.hang_s)
+        server = None
+        if loaded.config.engine == "vllm":
+            server = StandingKeeper(store, SERVER, "perdure.agent.vllm_server", arguments, supervise.hang_s, supervise.tries)
         progress = Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
             while not interrupted:
+                if server is not None:
+                    server.tick(wanted=True)
+                    if server.refused is not None or server.deaths >= supervise.tries:
+                        why = f"the vLLM server cannot be kept: {server.refused or server.death}"
+                        fail_orphan(store, job_id, why, BootClock())
+                        raise RuntimeFailure(why)
                 if keeper.watched is None:
                     job = get_job(store, job_id)
                     if job.state in ENDED:
@@ -112,7 +126,8 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
                     checkpointed_s = time.monotonic()
                 time.sleep(POLL_S)
         finally:
-            stop([keeper.watched.child] if keeper.watched else [], GRACE_S, hurry=lambda: len(interrupted) > 1)
+            for watched in (keeper.watched, server.watched if server else None):
+                stop([watched.child] if watched else [], GRACE_S, hurry=lambda: len(interrupted) > 1)
         fail_orphan(store, job_id, "interrupted", BootClock())
         raise KeyboardInterrupt
 

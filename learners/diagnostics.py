@@ -13,8 +13,12 @@ import torch
 from torch import Tensor
 
 from perdure.learners.batches import Group, Turns, is_mixed, turns_of
+from perdure.learners.engines.tree import pack
 from perdure.learners.losses import kl_divergence
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainee import Reference, Trainee
+
+KEPT: tuple[Reference, ...] = ("base", "serving")
+"""What an update is not to go far from."""
 
 
 def about_groups(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> dict[str, Any]:
@@ -48,23 +52,27 @@ def about_ratios(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def about_drift(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float) -> dict[str, Any]:
+def about_drift(
+    trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int
+) -> dict[str, float | None]:
     """KL(present weights || base) and KL(present weights || serving version), exact over the vocabulary, in nats per token.
 
-    Means over the action tokens of some episodes of the targets, and of old environments.
+    Means over the action tokens of some episodes of the targets, and of old environments. Where the base model serves both are one.
     """
-    found: dict[str, Any] = {f"kl_{name}_{side}": None for name in ("base", "serving") for side in ("new", "old")}
-    turns: Turns = tuple(turn for episode in (*new, *old) for turn in episode)
-    if not any(action for _, action in turns):
-        return found
-    present_AV = trainee.distributions(turns, temperature)
-    cut = sum(len(action) for episode in new for _, action in episode)
-    for name in ("base", "serving"):
-        if name == "base" or name in trainee.references:
-            kl_A = kl_divergence(present_AV, trainee.distributions(turns, temperature, "base" if name == "base" else "serving"))
-        for side, part in (("new", kl_A[:cut]), ("old", kl_A[cut:])):
-            found[f"kl_{name}_{side}"] = float(part.mean()) if len(part) else None
-    return found
+    episodes = [*new, *old]
+    references: list[Reference] = ["base", "serving"] if "serving" in trainee.references else ["base"]
+    found: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
+    for batch in pack([max((prompt + action for prompt, action in turns), key=len, default=()) for turns in episodes], budget_tokens):
+        turns = [turn for i in batch for turn in episodes[i]]
+        if not turns:
+            continue
+        sides = ["new" if i < len(new) else "old" for i in batch for _, action in episodes[i] for _ in action]
+        present_AV = trainee.distributions(turns, temperature)
+        for name in references:
+            kl_A = kl_divergence(present_AV, trainee.distributions(turns, temperature, name))
+            for side, kl in zip(sides, kl_A.tolist(), strict=True):
+                found[name, side].append(kl)
+    return {f"kl_{name}_{side}": mean(found[name if name in references else "base", side]) for name in KEPT for side in ("new", "old")}
 
 
 def cost(updates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -65,7 +65,10 @@ def retried(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
 
 
 def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
-    """Right answers to these tasks (environment, seed) in the present step's own words: at most one a task, as imitation lessons."""
+    """Right answers to these tasks (environment, seed) in the present step's own words: at most one a task, as imitation lessons.
+
+    Raises `InputError` where an environment has no oracle.
+    """
     environments = {environment.name: environment for environment in bench.targets}
     attempts = []
     for name, seed in tasks:
@@ -74,16 +77,11 @@ def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson
             shown = hinted(environments[name], [action for _, action in played.exchanges])
             tries = bench.group(shown, "learn", bench.options.samples)
             attempts += [replace(one, seed=seed, group=one.group + HINTED) for one in tries]
-    return _unhinted(bench, bench.play(attempts).target)
+    return without_hint(bench, bench.play(attempts).target)
 
 
-def said_before(bench: Workbench) -> list[Lesson]:
-    """What `own_words` gave before the first update of a job that is taken up again."""
-    return _unhinted(bench, bench.sampled_at_start(hinted=True))
-
-
-def _unhinted(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
-    """The first success of each task, under the prompt without the answer."""
+def without_hint(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+    """Of groups that were played with the right answer in sight the first success of each task, under the prompt without it."""
     environments = {environment.name: environment for environment in bench.targets}
     found: dict[tuple[str, int], Lesson] = {}
     for group in groups:

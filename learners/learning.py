@@ -133,7 +133,12 @@ def run_learning(
     start = version_weights(store, engine.files, parent)
     torch.manual_seed(options.seed)
     trainee = Trainee(
-        engine.files, device=device, options=options, start=start, references=_references(store, engine.files, job, now_serving, start)
+        engine.files,
+        device=device,
+        options=options,
+        start=start,
+        references=_references(store, engine.files, now_serving),
+        with_teacher=job.learner == "sdft",
     )
     known = [row.name for row in list_environments(store)]
     bench = Workbench(
@@ -160,7 +165,7 @@ def run_learning(
             raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")
     weights: Weights = trainee.weights()
     if options.interpolate < 1:
-        weights = interpolate(start, weights, options.interpolate)
+        weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, options.interpolate)
     name = take_name(store)
     path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
     faults.point("between-file-and-row")
@@ -177,14 +182,9 @@ def _kept(store: Store, job: Job) -> Kept | None:
         return None
 
 
-def _references(store: Store, files: ModelFiles, job: Job, now_serving: Version, start: Weights) -> dict[Reference, Weights]:
+def _references(store: Store, files: ModelFiles, now_serving: Version) -> dict[Reference, Weights]:
     """What the learner is compared with, beside the base model."""
-    references: dict[Reference, Weights] = {}
-    if now_serving.path is not None:
-        references["serving"] = version_weights(store, files, now_serving)
-    if job.learner == "sdft":
-        references["teacher"] = start
-    return references
+    return {} if now_serving.path is None else {"serving": version_weights(store, files, now_serving)}
 
 
 def _keeping(bench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:

@@ -1,7 +1,8 @@
 """REINFORCE, on-policy and without a baseline: every token of an episode is weighed by its return (Williams 1992).
 
 This is what the paper behind Perdure calls REINFORCE: on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1
-only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Left out: any baseline; take grpo for one.
+only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Episodes of return 0 cost no forward pass,
+and the token mean is over the others. Left out: any baseline; take grpo for one.
 """
 
 from __future__ import annotations

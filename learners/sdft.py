@@ -32,6 +32,7 @@ def sdft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
         taught = teaching(bench, sampled.target)
         if not taught:
             raise RuntimeFailure(f"nothing to learn from in {bench.names}: its oracle solved none of {len(sampled.target)} tasks")
+        bench.check_lengths(prompt + action for turns in taught.values() for prompt, action in turns)
         lessons = [*taught, *replayed(sampled.old, options.replay_weight, options.kl_old), *bench.stored()]
         losses = {"distillation": distillation(taught, options), **extra_losses}
         bench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)

@@ -17,7 +17,7 @@ from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.choice import imitation_epochs, wanted
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.hints import check_oracle, own_words, said_before, solved
+from perdure.learners.hints import check_oracle, own_words, solved, without_hint
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 
@@ -36,7 +36,7 @@ def sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_
 
 
 def demonstrations(bench: Workbench) -> list[Lesson]:
-    """What to imitate: the same however often the job is taken up."""
+    """What to imitate: the same however often a job is taken up."""
     options = bench.options
     if options.demos != ORACLE:
         if options.style == "styled" or len(bench.targets) != 1:
@@ -45,9 +45,12 @@ def demonstrations(bench: Workbench) -> list[Lesson]:
         return [_lesson(bench, target, episode) for episode in read_examples(target.name, Path(options.demos))]
     for target in bench.targets:
         check_oracle(target, "demos=oracle")
-    tasks = bench.first_tasks(wanted(bench))
+    if options.style == "styled" and bench.step:
+        return without_hint(bench, bench.played_by_start(hinted=True))
+    turn = [bench.targets[n % len(bench.targets)] for n in range(wanted(bench))]
+    tasks = [(environment, bench.task(environment, n)) for n, environment in enumerate(turn)]
     if options.style == "styled":
-        return own_words(bench, [(environment.name, seed) for environment, seed in tasks]) if bench.step == 0 else said_before(bench)
+        return own_words(bench, [(environment.name, seed) for environment, seed in tasks])
     found = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [_lesson(bench, environment, played.exchanges) for environment, played in found if played is not None]
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from perdure.envs.policy import Ids
 from perdure.learners.engines.tree import build_tree
-from perdure.learners.engines.weights import LoraPair, Weights, merge
+from perdure.learners.engines.weights import MAX_RANK, LoraPair, Weights, merge
 from perdure.learners.models import ModelFiles, quantization
 from perdure.learners.options import LearnOptions
 from perdure.memory import faults
@@ -32,13 +32,15 @@ LEARNS = "default"
 """PEFT's name of the adapter that learns."""
 BELOW = "below"
 """The adapter that it stands on where adapters are stacked (O-LoRA)."""
+TEACHER: Literal["teacher"] = "teacher"
 
 
 class Trainee:
     """A model that gradients flow into.
 
-    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. Raises
-    `InputError` where LoRA is asked for on weights that were tuned in full, or a 4-bit base where bitsandbytes is missing.
+    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. A teacher
+    starts as the learner does, and stays there or follows it. Raises `InputError` where LoRA is asked for on weights that were tuned in
+    full, where stacked adapters would have too large a rank, or for a 4-bit base where bitsandbytes is missing.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Trainee:
         options: LearnOptions,
         start: Weights | None = None,
         references: Mapping[Reference, Weights] | None = None,
+        with_teacher: bool = False,
     ) -> None:
         self.device = torch.device(device)
         self.is_lora = options.tuning == "lora"
@@ -63,7 +66,7 @@ class Trainee:
         )
         if not options.quantized:
             base = base.to(self.device)
-        self.references: frozenset[Reference] = frozenset({"base", *references})
+        self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
         """Of a model that is tuned in full: the tensors of each reference."""
         self._active: list[str] = [LEARNS]
@@ -72,14 +75,16 @@ class Trainee:
         else:
             self.model = self._in_full(base, start, references)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._slow = options.teacher == "slow"
         self._start = [parameter.detach().clone() for parameter in self.parameters] if options.restart else []
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)
         _still(self.model)
         if options.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-            self.model.train()  # transformers recomputes activations in this mode only
+        if options.checkpointing or options.quantized:
+            # In this mode only transformers recomputes activations; out of it bitsandbytes packs the weights of a CPU for inference at the
+            # first pass without gradients, and those through packed weights are wrong.
+            self.model.train()
 
     def logprobs(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs of every action token of each `(prompt_ids, action_ids)`, laid end to end; with gradients unless of a reference."""
@@ -125,6 +130,11 @@ class Trainee:
             return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         return {name: _pair(layer, self._active) for name, layer in self._layers()}
 
+    def in_full(self, weights: Weights) -> dict[str, Tensor]:
+        """All tensors of a model that is tuned in full as they are under these weights."""
+        pristine = self._tensors["base"]
+        return pristine | {name: merge(pristine[name], weight) for name, weight in weights.items()}
+
     def below(self) -> dict[str, LoraPair]:
         """The frozen adapter that a stacked one stands on; empty where there is none."""
         return {name: _pair(layer, [BELOW]) for name, layer in self._layers()} if BELOW in self._active else {}
@@ -138,34 +148,21 @@ class Trainee:
         with torch.no_grad():
             if not self.is_lora:
                 for name, parameter in self.model.named_parameters():
-                    self._tensors["teacher"][name].lerp_(parameter, rate)
+                    self._tensors[TEACHER][name].lerp_(parameter, rate)
                 return
-            for _, layer in self._layers():
-                for part in (layer.lora_A, layer.lora_B):
-                    part["teacher"].weight.lerp_(part[LEARNS].weight, rate)
+            for teacher, learner in zip(self._adapter(TEACHER), self._adapter(LEARNS), strict=True):
+                teacher.lerp_(learner, rate)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here: parameters, optimiser, and the teacher where it is a slow one."""
-        teacher = {name: tensor for name, tensor in self._teacher().items() if self._slow}
-        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": teacher}
+        """All that is needed to go on from here: parameters, optimiser, and the teacher where there is one."""
+        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": self._teacher()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of a trainee that was made alike."""
         with torch.no_grad():
-            for parameter, kept in zip(self.parameters, state["parameters"], strict=True):
+            for parameter, kept in zip((*self.parameters, *self._teacher()), (*state["parameters"], *state["teacher"]), strict=True):
                 parameter.copy_(kept)
-            for name, tensor in self._teacher().items() if state["teacher"] else ():
-                tensor.copy_(state["teacher"][name])
         self._optimizer.load_state_dict(state["optimizer"])
-
-    def _teacher(self) -> dict[str, Tensor]:
-        """The tensors of the teacher by name; none where there is no teacher."""
-        if "teacher" not in self.references:
-            return {}
-        if not self.is_lora:
-            return self._tensors["teacher"]
-        layers = self._layers()
-        return {f"{name}.{part}": getattr(layer, part)["teacher"].weight for name, layer in layers for part in ("lora_A", "lora_B")}
 
     def _predict(self, turns: Turns, temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of K nodes of the tree; for each action token A the row that predicts it, and the token."""
@@ -194,13 +191,15 @@ class Trainee:
             if not self.is_lora:
                 with _replaced(self.model, self._tensors[reference]):
                     yield
-            elif reference == "base":
-                with cast(PeftModel, self.model).disable_adapter():
-                    yield
             else:
-                self._activate([reference], frozen=True)
+                own = [reference] if reference != TEACHER else [*self._active[:-1], TEACHER]
                 try:
-                    yield
+                    if reference == "base":
+                        with cast(PeftModel, self.model).disable_adapter():
+                            yield
+                    else:
+                        self._activate(own, frozen=True)
+                        yield
                 finally:
                     self._activate(self._active, frozen=False)
 
@@ -210,6 +209,12 @@ class Trainee:
         stacked = bool(options.olora and start)
         own = {} if stacked else start
         rank, alpha = _rank(own) or (options.rank, float(options.alpha))
+        below = _rank(start) if stacked else None
+        if below is not None and below[0] + rank > MAX_RANK:
+            raise InputError(
+                f"an adapter of rank {rank} beside one of rank {below[0]} would be of more than rank {MAX_RANK}, which is the most: learn "
+                "with a smaller rank, or without olora"
+            )
         model = cast(PeftModel, get_peft_model(base, _lora(rank, alpha)))
         self.model = model
         self._fill(LEARNS, own)
@@ -217,20 +222,25 @@ class Trainee:
         for name, weights in others:
             model.add_adapter(name, _lora(*(_rank(weights) or (rank, alpha))))
             self._fill(name, weights)
+        if TEACHER in self.references:
+            model.add_adapter(TEACHER, _lora(rank, alpha))
+            with torch.no_grad():
+                for teacher, learner in zip(self._adapter(TEACHER), self._adapter(LEARNS), strict=True):
+                    teacher.copy_(learner)
         if stacked:
             self._active = [BELOW, LEARNS]
         self._activate(self._active, frozen=False)
         return model
 
     def _in_full(self, base: nn.Module, start: Weights, references: Mapping[Reference, Weights]) -> nn.Module:
-        pristine = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
-        self._tensors["base"] = pristine
+        self._tensors["base"] = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
         for name, weights in references.items():
-            own = {key: parameter.clone() for key, parameter in pristine.items()} if name == "teacher" else pristine
-            self._tensors[name] = own | {key: merge(pristine[key], weight) for key, weight in weights.items()}
+            self._tensors[name] = self.in_full(weights)
         with torch.no_grad():
-            for key, weight in start.items():
-                base.get_parameter(key).copy_(merge(pristine[key], weight))
+            for key, tensor in self.in_full(start).items():
+                base.get_parameter(key).copy_(tensor)
+        if TEACHER in self.references:
+            self._tensors[TEACHER] = {name: parameter.detach().clone() for name, parameter in base.named_parameters()}
         return base
 
     def _activate(self, names: Sequence[str], *, frozen: bool) -> None:
@@ -249,6 +259,16 @@ class Trainee:
                 if isinstance(pair, LoraPair):
                     layer.lora_A[adapter].weight.copy_(pair.down_RI)
                     layer.lora_B[adapter].weight.copy_(pair.up_OR)
+
+    def _teacher(self) -> list[Tensor]:
+        """The tensors of the teacher; none where there is no teacher."""
+        if TEACHER not in self.references:
+            return []
+        return self._adapter(TEACHER) if self.is_lora else list(self._tensors[TEACHER].values())
+
+    def _adapter(self, name: str) -> list[Tensor]:
+        """The matrices of an adapter, layer by layer."""
+        return [part[name].weight.detach() for _, layer in self._layers() for part in (layer.lora_A, layer.lora_B)]
 
     def _layers(self) -> Iterable[tuple[str, Any]]:
         """The adapted layers by the parameter names of the base model."""

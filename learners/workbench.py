@@ -16,6 +16,7 @@ from torch import Tensor
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
+from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, contrast, is_mixed
@@ -141,22 +142,12 @@ class Workbench:
         """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
         if self.step == 0:
             return self.play(self._aim(-(-episodes // self.options.samples))).target
-        return self.sampled_at_start()
+        return self.played_by_start(hinted=False)
 
-    def sampled_at_start(self, *, hinted: bool = False) -> list[list[Episode]]:
-        """Groups of targets that were played before the first update, read back; those with the answer in sight, or the others."""
-        groups: dict[str, list[Episode]] = {}
-        for episode in self.rewarder(episodes_of_step(self.store, self.lease.subject, 0, hinted=hinted)):
-            groups.setdefault(episode.group, []).append(episode)
-        return completed(groups.values())
-
-    def first_tasks(self, count: int) -> list[tuple[Environment, int]]:
-        """The first tasks of the job, of targets in turn, with their seeds; a job that is taken up again gets the same."""
-        drawn, self._drawn = self._drawn, 0
-        chosen = [self.targets[n % len(self.targets)] for n in range(count)]
-        tasks = [(environment, self.group(environment, "learn", 1)[0].seed) for environment in chosen]
-        self._drawn = max(drawn, count)
-        return tasks
+    def played_by_start(self, *, hinted: bool) -> list[list[Episode]]:
+        """Groups of targets that the job played before its first update, read back: those with the right answer in sight, or the others."""
+        episodes = self.rewarder(episodes_of_step(self.store, self.lease.subject, 0, hinted=hinted))
+        return completed(_groups(episodes).values())
 
     def replay(self) -> Sampled:
         """Play old environments alone, as many as go with one update."""
@@ -165,16 +156,15 @@ class Workbench:
     def stored(self) -> list[Lesson]:
         """Mixed groups of old environments that were played before, newest first, as lessons with importance ratios (`options.stored`)."""
         options = self.options
-        count = round(options.prompts * options.replay * options.stored) if self.old else 0
+        count = self._old_groups(options.prompts, options.stored)
         lessons: list[Lesson] = []
         for n in range(count):
             name = self.old[(self.step * count + n) % len(self.old)].name
             if name not in self._recent:
-                self._recent[name] = [group for group in recent_groups(self.store, name, STORED_GROUPS) if is_mixed(group)]
+                cut = (group[: options.replay_samples] for group in recent_groups(self.store, name, STORED_GROUPS))
+                self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
-                lessons += contrast(
-                    [groups[(self.step * count + n) // len(self.old) % len(groups)][: options.replay_samples]], options.kl_old
-                )
+                lessons += contrast([groups[(self.step * count + n) // len(self.old) % len(groups)]], options.kl_old)
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:
@@ -196,9 +186,7 @@ class Workbench:
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
         self._played_s += time.perf_counter() - started
         self._played_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
-        groups: dict[str, list[Episode]] = {}
-        for episode in self.rewarder(episodes):
-            groups.setdefault(episode.group, []).append(episode)
+        groups = _groups(self.rewarder(episodes))
         return Sampled(
             target=completed(group for group in groups.values() if group[0].purpose == "learn"),
             old=completed(group for group in groups.values() if group[0].purpose == "replay"),
@@ -206,9 +194,13 @@ class Workbench:
             staleness=0.0,
         )
 
+    def task(self, environment: Environment, n: int) -> int:
+        """The seed of this job's n-th task of an environment."""
+        return train_seed(self.options.seed, f"{environment.name} for job {self.lease.subject}", n)
+
     def group(self, environment: Environment, purpose: Purpose, members: int) -> list[Attempt]:
         """Attempts at one fresh task of an environment, to be compared with each other."""
-        seed = train_seed(self.options.seed, f"{environment.name} for job {self.lease.subject}", self._drawn)
+        seed = self.task(environment, self._drawn)
         name = f"job-{self.lease.subject}.{self.lease.attempt}-{self._drawn}"
         self._drawn += 1
         return [
@@ -225,11 +217,16 @@ class Workbench:
     def _replay(self, prompts: int) -> list[Attempt]:
         """Attempts at fresh tasks of old environments in turn, for a batch of so many prompts."""
         options = self.options
-        episodes = prompts * options.samples * options.replay * (1 - options.stored) if self.old else 0
-        groups = round(round(episodes) / options.replay_samples)
+        groups = self._old_groups(prompts, 1 - options.stored)
         chosen = [self.old[(self._replayed + n) % len(self.old)] for n in range(groups)]
         self._replayed += groups
         return [attempt for environment in chosen for attempt in self.group(environment, "replay", options.replay_samples)]
+
+    def _old_groups(self, prompts: int, share: float) -> int:
+        """How many groups of old environments are this share of the replay beside so many prompts."""
+        options = self.options
+        episodes = prompts * options.samples * options.replay * share if self.old else 0
+        return round(round(episodes) / options.replay_samples)
 
     def update(
         self,
@@ -240,17 +237,19 @@ class Workbench:
         extra_losses: Mapping[str, ExtraLoss] = NONE,
         project_gradient: ProjectGradient | None = None,
         about: dict[str, Any] | None = None,
+        done: float | None = None,
     ) -> None:
         """Learn from all lessons, `options.passes` times; the next step samples with the new weights, the same where there are no lessons.
 
-        `about` is told beside the diagnostics of every update. Raises `RuntimeFailure` where it diverged, `InputError` for an episode that
-        is longer than the model's context.
+        `about` is told beside the diagnostics of every update. The rate has fallen by the share `done`, that of the whole job unless given.
+        Raises `RuntimeFailure` where it diverged, `InputError` for an episode that is longer than the model's context.
 
         Axes: A action tokens of a micro-batch.
         """
         started = time.perf_counter()
         options = self.options
-        self._check_lengths(lessons)
+        self.engine.rest()
+        self.check_lengths([lesson.longest for lesson in lessons])
         ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
         if ids or reused:
@@ -258,8 +257,8 @@ class Workbench:
         drift: dict[str, Any] = {}
         if options.measure:
             new = some(sampled.target, options.measure) or [one.turns for one in lessons if one.episode not in ids][: options.measure]
-            drift = about_drift(self.trainee, new, some(sampled.old, options.measure), options.temperature)
-        lr = options.lr * (1 - self.step / options.updates)
+            drift = about_drift(self.trainee, new, some(sampled.old, options.measure), options.temperature, options.budget_tokens)
+        lr = options.lr * (1 - (self.step / options.updates if done is None else done))
         norm, seen = 0.0, Gathered()
         old_logprobs: dict[Lesson, Tensor] = {}
         for nth in range(options.passes if any(lesson.advantage for lesson in lessons) else 1):
@@ -311,13 +310,21 @@ class Workbench:
         kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
         keep(self.store.home, self.lease.subject, kept)
 
-    def _check_lengths(self, lessons: Sequence[Lesson]) -> None:
-        longest = max((len(lesson.longest) for lesson in lessons), default=0)
+    def check_lengths(self, sequences: Iterable[Ids]) -> None:
+        """Raises `InputError` for a sequence that is longer than the model's context."""
+        longest = max(map(len, sequences), default=0)
         if longest > self.engine.context_limit:
             raise InputError(
                 f"an episode of {longest} tokens is longer than the context of {self.engine.files.name}, {self.engine.context_limit} "
                 "tokens: leave it out, or set a smaller turn limit"
             )
+
+
+def _groups(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.group, []).append(episode)
+    return groups
 
 
 def _joined(first: Sampled, second: Sampled) -> Sampled:

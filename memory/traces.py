@@ -94,14 +94,14 @@ def job_traces(store: Store, job: int, environments: Sequence[str], staleness: i
     return found
 
 
-def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool = False) -> list[Episode]:
-    """What a job played at its n-th step to learn from, over all attempts at the job: with the answer in sight, or without it."""
+def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Episode]:
+    """What a job played at its n-th step to learn from, over all attempts at the job: with the right answer in sight, or without."""
     rows = store.rows(
         f"""
         SELECT id FROM episode WHERE job = ? AND step_n = ? AND purpose = 'learn' AND state = 'completed' AND seat = 0
           AND ("group" LIKE '%{HINTED}') = ? ORDER BY id
         """,
-        (job, n, int(hinted)),
+        (job, n, hinted),
     )
     return episodes_by_id(store, [row["id"] for row in rows])
 

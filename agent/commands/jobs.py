@@ -239,7 +239,9 @@ def _see_through(
 ) -> dict[str, Any]:
     """Queue the job, wait for its end, and give its result."""
     from perdure.agent.jobs import require_done, run_or_follow, submit
+    from perdure.agent.vllm_server import require_vllm
 
+    require_vllm(loaded.config)
     job_id = submit(home, kind, learner, targets, options)
     return require_done(run_or_follow(home, loaded, job_id, say))
 

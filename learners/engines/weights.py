@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+MAX_RANK = 256
+"""Of an adapter, that of stacked ones included."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraPair:

@@ -17,7 +17,7 @@ from perdure.memory.errors import InputError
 def interpolate(first: Weights, second: Weights, share: float) -> dict[str, LoraPair | Tensor]:
     """(1 - share) * first + share * second, by layer; a layer that the first lacks changes nothing there.
 
-    Both are adapters, or the second is tuned in full. Raises `InputError` where an adapter is to be mixed with weights tuned in full.
+    Both are adapters, or both are tuned in full. Raises `InputError` where an adapter is to be mixed with weights tuned in full.
     """
     mixed: dict[str, LoraPair | Tensor] = {}
     for name, after in second.items():
@@ -37,14 +37,15 @@ def interpolate(first: Weights, second: Weights, share: float) -> dict[str, Lora
 
 def _sum(before: LoraPair, weight_before: float, after: LoraPair, weight_after: float) -> LoraPair:
     """The weighted sum of two products, at the rank and scale of the second."""
-    rank = len(after.down_RI)
-    up = torch.cat([before.up_OR * (weight_before * before.scale), after.up_OR * (weight_after * after.scale)], 1).double()
-    down = torch.cat([before.down_RI, after.down_RI]).double()
+    device = after.up_OR.device
+    up = torch.cat([before.up_OR.to(device) * (weight_before * before.scale), after.up_OR * (weight_after * after.scale)], 1).double()
+    down = torch.cat([before.down_RI.to(device), after.down_RI]).double()
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
     left, singular, right = torch.linalg.svd(r_up @ r_down.T)
+    rank = min(len(after.down_RI), len(singular))  # a layer may be narrower than the rank
     root = singular[:rank].sqrt()
-    up_OR = q_up @ left[:, :rank] * root / after.scale
-    down_RI = (q_down @ right[:rank].T * root).T
-    dtype = after.up_OR.dtype
-    return LoraPair(down_RI=down_RI.to(dtype).contiguous(), up_OR=up_OR.to(dtype).contiguous(), scale=after.scale)
+    up_OR, down_RI = torch.zeros_like(after.up_OR), torch.zeros_like(after.down_RI)
+    up_OR[:, :rank] = q_up @ left[:, :rank] * root / after.scale
+    down_RI[:rank] = (q_down @ right[:rank].T * root).T
+    return LoraPair(down_RI=down_RI, up_OR=up_OR, scale=after.scale)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,6 +18,10 @@ from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Reference, Trainee, Turns
+from perdure.memory.store import create_store
+
+if TYPE_CHECKING:
+    from tests.learners.home import Learner
 
 
 def sharpen(folder: Path, seed: int) -> Path:
@@ -73,10 +77,16 @@ def engine_of(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) ->
 
 
 def trainee_of(
-    files: ModelFiles, *, start: Weights | None = None, references: Mapping[Reference, Weights] | None = None, **options: Any
+    files: ModelFiles,
+    *,
+    start: Weights | None = None,
+    references: Mapping[Reference, Weights] | None = None,
+    with_teacher: bool = False,
+    **options: Any,
 ) -> Trainee:
     """One that learns on the CPU, with a small adapter unless the options say otherwise."""
-    return Trainee(files, device="cpu", options=LearnOptions(**{"rank": 4, "alpha": 8, **options}), start=start, references=references)
+    made = LearnOptions(**{"rank": 4, "alpha": 8, **options})
+    return Trainee(files, device="cpu", options=made, start=start, references=references, with_teacher=with_teacher)
 
 
 def merged_logprobs(files: ModelFiles, weights: Weights, turns: Turns, temperature: float = 1.0) -> Tensor:
@@ -126,3 +136,11 @@ def branches(vocabulary: int, seed: int = 0) -> list[list[int]]:
     turn = first + draw(4)
     later = turn + draw(6)
     return [turn, first + draw(3), later, later + draw(5), second + draw(1), second + draw(9), turn, first, draw(11), [5]]
+
+
+@pytest.fixture
+def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
+    from tests.learners.home import Learner  # it needs what stands above
+
+    with create_store(tmp_path / "home") as store:
+        yield Learner(store, llama)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.adapters import MAX_RANK, check_foreign, load_version, write_version, write_weights
+from perdure.learners.adapters import check_foreign, load_version, write_version, write_weights
+from perdure.learners.engines.weights import MAX_RANK
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import pytest
 import torch
 from tests.fakes import ListJournal
 from tests.learners.conftest import engine_of
+from tests.learners.home import EASY, Learner, never
 
-from perdure.envs.playing import Attempt
 from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
-from perdure.envs.rollout import play
-from perdure.envs.seeds import dev_seed, split_of, train_seed
+from perdure.envs.seeds import split_of
 from perdure.learners.adapters import load_version
-from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.grpo import PATIENCE
@@ -25,28 +22,20 @@ from perdure.learners.learning import ensure_loaded, run_learning
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.workbench import Interrupted
-from perdure.memory import environments, jobs, versions
+from perdure.memory import environments, versions
 from perdure.memory.episodes import get_episode, list_episodes
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
 from perdure.memory.files import manifest_hash
-from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
-from perdure.memory.records import Job, Lease, StepRef, Version, VersionRef
-from perdure.memory.store import Store, create_store
-from perdure.memory.tasks import add_tasks, lease_tasks
+from perdure.memory.records import StepRef, Version, VersionRef
+from perdure.memory.store import create_store
 
-EASY = "py:tests.learners.easy:Starts"
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
 NEVER = "py:tests.learners.easy:Never"
 ALWAYS = "py:tests.learners.easy:Always"
 FAILS = "py:tests.learners.easy:Fails"
 BASE = VersionRef("v0")
-SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
-
-
-def never() -> bool:
-    return False
 
 
 def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
@@ -68,108 +57,6 @@ def has_learnt(learner: Learner, name: str, version: Version) -> bool:
     if name == "sdft":
         return bool(steps[-1]["distillation_loss"] < 0.7 * steps[0]["distillation_loss"])
     return learner.success(version.name, EASY) > (0.42 if name in ("self-sft", "trace-sft") else 0.7)
-
-
-class Learner:
-    """A home with a tiny model that serves, and jobs that learn in it."""
-
-    def __init__(self, store: Store, files: ModelFiles) -> None:
-        self.store = store
-        self.files = files
-        self.engine: TransformersEngine = engine_of(files)
-        versions.add_initial(store, files.name, files.hash)
-        environments.register(store, EASY, 1.0, 0.0, 1.0)
-
-    def leased(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
-        if target is not None:
-            environments.register(self.store, target, 1.0, 0.0, 1.0)
-        return self.queued(target, learner, start=start, **settings)
-
-    def queued(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
-        number = len(jobs.list_jobs(self.store))
-        options = {"learn": settings} if start is None else {"learn": settings, "start": start}
-        jobs.add_job(self.store, f"job {number}", "learn", learner, [] if target is None else [target], options)
-        found = jobs.lease_job(self.store, "me", 60.0, BootClock())
-        assert found is not None
-        return found
-
-    def learn(
-        self,
-        target: str | None = EASY,
-        learner: str = "grpo",
-        *,
-        stop: Callable[[], bool] = never,
-        start: str | None = None,
-        **settings: Any,
-    ) -> Version:
-        job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
-        version, last = run_learning(
-            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
-        )
-        assert last == self.steps(job.id)[-1]
-        jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
-        return version
-
-    def play_live(self, target: str, tasks: int) -> None:
-        """Play tasks of the stream with the version that serves, eight episodes each."""
-        environments.register(self.store, target, 1.0, 0.0, 1.0)
-        sampler = ensure_loaded(self.store, self.engine, versions.serving(self.store).name)
-        made, attempts = load(target), []
-        add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")
-        for task, lease in lease_tasks(self.store, "me", tasks, 600.0, BootClock()):
-            attempts += [
-                Attempt(environment=made, seed=task.seed, group=f"task-{task.id}", member=n, purpose="live", lease=lease) for n in range(8)
-            ]
-        journal = StoreJournal(self.store, BootClock())
-        play(
-            attempts,
-            self.engine.policy(sampler),
-            self.engine.chat,
-            sampler,
-            journal,
-            temperature=1.0,
-            width=64,
-            context_limit=self.engine.context_limit,
-        )
-
-    def steps(self, job: int) -> list[dict[str, Any]]:
-        return [step.diagnostics for step in jobs.steps(self.store, job)]
-
-    def success(self, version: str, environment: str, episodes: int = 48) -> float:
-        """On dev seeds, which learning never plays, with an engine that has read the version from the disk."""
-        engine = engine_of(self.files, seed=9)
-        sampler = ensure_loaded(self.store, engine, version)
-        made, lease = load(environment), Lease(subject=1, owner="test", attempt=1)
-        attempts = [
-            Attempt(environment=made, seed=dev_seed(0, environment, r), group="g", member=r, purpose="probe", lease=lease)
-            for r in range(episodes)
-        ]
-        found = play(
-            attempts,
-            engine.policy(sampler),
-            engine.chat,
-            sampler,
-            ListJournal(),
-            temperature=1.0,
-            width=64,
-            context_limit=engine.context_limit,
-        )
-        return sum(episode.success for episode in found) / episodes
-
-    def nothing_was_left(self) -> bool:
-        return [v.name for v in versions.list_versions(self.store)] == ["v0"] and not list((self.store.home / "versions").iterdir())
-
-
-@pytest.fixture
-def learner(files: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
-    with create_store(tmp_path / "home") as store:
-        yield Learner(store, files)
-
-
-@pytest.fixture
-def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
-    with create_store(tmp_path / "home") as store:
-        yield Learner(store, llama)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.learners.conftest import engine_of, plain_logprobs, plain_model, rand
 
 from perdure.envs.registry import load
 from perdure.envs.seeds import split_of
-from perdure.learners.batches import Lesson, contrast, replayed
+from perdure.learners.batches import Lesson, contrast, lesson, replayed
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
@@ -87,13 +87,14 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
 def lessons_of(sampled: Sampled) -> list[Lesson]:
     """Of every kind, with log-probs of a sampler that is some way off."""
     generator = torch.Generator().manual_seed(0)
-    lessons = contrast(sampled.target, 0.2) + replayed(sampled.old, 0.3, 0.1)
+    lessons = [lesson(episode, advantage=episode.member % 3 - 1, kl=0.2) for group in sampled.target for episode in group]
+    lessons += replayed(sampled.old, 0.3, 0.1)
     found = []
-    for lesson in lessons:
-        shift = torch.randn(len(lesson.action_ids), generator=generator).tolist()
-        found.append(replace(lesson, sampler_logprobs=tuple(a + b for a, b in zip(lesson.sampler_logprobs, shift, strict=True))))
-    assert {lesson.advantage > 0 for lesson in found} == {True, False}
-    assert any(len(lesson.prompt_ids) != len(found[0].prompt_ids) for lesson in found)
+    for one in lessons:
+        shift = torch.randn(one.tokens, generator=generator).tolist()
+        found.append(replace(one, sampler_logprobs=tuple(a + b for a, b in zip(one.sampler_logprobs, shift, strict=True))))
+    assert {one.advantage > 0 for one in found} == {True, False}
+    assert {len(one.turns) for one in found} == {1, 2}
     return found
 
 
@@ -105,18 +106,18 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
     lessons = lessons_of(sampled)
     lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
     plain, base = moved(files), plain_model(files)
-    tokens = sum(len(lesson.action_ids) for lesson in lessons)
+    tokens = sum(one.tokens for one in lessons)
     kl, ratios = [], []
-    for lesson in lessons:
-        logp = plain_logprobs(plain.model, lesson.prompt_ids, lesson.action_ids, 0.7)
+    for one in lessons:
+        logp = torch.cat([plain_logprobs(plain.model, *turn, 0.7) for turn in one.turns])
         with torch.no_grad():
-            reference = plain_logprobs(base, lesson.prompt_ids, lesson.action_ids, 0.7)
-        ratio = (logp.detach() - torch.tensor(lesson.sampler_logprobs)).exp()
+            reference = torch.cat([plain_logprobs(base, *turn, 0.7) for turn in one.turns])
+        ratio = (logp.detach() - torch.tensor(one.sampler_logprobs)).exp()
         ratios.append(ratio)
         squares = 0.5 * (logp - reference) ** 2
-        if lesson.kl:
+        if one.kl:
             kl.append(squares.detach())
-        loss = -(ratio.clamp(max=1.5) * lesson.advantage * logp).sum() - (lesson.imitation * logp).sum() + (lesson.kl * squares).sum()
+        loss = -(ratio.clamp(max=1.5) * one.advantage * logp).sum() - (one.imitation * logp).sum() + (one.kl * squares).sum()
         (loss / tokens).backward()
     norm = plain.step(0.01, 0.05)
     bench.update(lessons, sampled, on_policy=True)
@@ -131,7 +132,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
     assert bench.last["ratio_max"] == pytest.approx(float(ratio_A.max()), rel=1e-3)
     assert bench.last["ess"] == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
     assert bench.last["mismatch_kl"] == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
-    assert bench.last["kl_serving"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+    assert bench.last["kl_loss"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
 
 
 def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:

@@ -1,0 +1,120 @@
+"""A home with a tiny model in which jobs learn, without a daemon around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.fakes import ListJournal
+from tests.learners.conftest import engine_of
+
+from perdure.envs.playing import Attempt
+from perdure.envs.registry import load_here as load
+from perdure.envs.rollout import play
+from perdure.envs.seeds import dev_seed, train_seed
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.learning import ensure_loaded, run_learning
+from perdure.learners.models import ModelFiles
+from perdure.memory import environments, jobs, versions
+from perdure.memory.journal import StoreJournal
+from perdure.memory.leases import BootClock
+from perdure.memory.records import Job, Lease, Version
+from perdure.memory.store import Store
+from perdure.memory.tasks import add_tasks, lease_tasks
+
+EASY = "py:tests.learners.easy:Starts"
+SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
+
+
+def never() -> bool:
+    return False
+
+
+class Learner:
+    """A home with a tiny model that serves, and jobs that learn in it."""
+
+    def __init__(self, store: Store, files: ModelFiles) -> None:
+        self.store = store
+        self.files = files
+        self.engine: TransformersEngine = engine_of(files)
+        versions.add_initial(store, files.name, files.hash)
+        environments.register(store, EASY, 1.0, 0.0, 1.0)
+
+    def leased(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
+        if target is not None:
+            environments.register(self.store, target, 1.0, 0.0, 1.0)
+        return self.queued(target, learner, start=start, **settings)
+
+    def queued(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
+        number = len(jobs.list_jobs(self.store))
+        options = {"learn": settings} if start is None else {"learn": settings, "start": start}
+        jobs.add_job(self.store, f"job {number}", "learn", learner, [] if target is None else [target], options)
+        found = jobs.lease_job(self.store, "me", 60.0, BootClock())
+        assert found is not None
+        return found
+
+    def learn(
+        self,
+        target: str | None = EASY,
+        learner: str = "grpo",
+        *,
+        stop: Callable[[], bool] = never,
+        start: str | None = None,
+        **settings: Any,
+    ) -> Version:
+        job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
+        version, last = run_learning(
+            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
+        )
+        assert last == self.steps(job.id)[-1]
+        jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
+        return version
+
+    def play_live(self, target: str, tasks: int) -> None:
+        """Play tasks of the stream with the version that serves, eight episodes each."""
+        environments.register(self.store, target, 1.0, 0.0, 1.0)
+        sampler = ensure_loaded(self.store, self.engine, versions.serving(self.store).name)
+        made, attempts = load(target), []
+        add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")
+        for task, lease in lease_tasks(self.store, "me", tasks, 600.0, BootClock()):
+            attempts += [
+                Attempt(environment=made, seed=task.seed, group=f"task-{task.id}", member=n, purpose="live", lease=lease) for n in range(8)
+            ]
+        journal = StoreJournal(self.store, BootClock())
+        play(
+            attempts,
+            self.engine.policy(sampler),
+            self.engine.chat,
+            sampler,
+            journal,
+            temperature=1.0,
+            width=64,
+            context_limit=self.engine.context_limit,
+        )
+
+    def steps(self, job: int) -> list[dict[str, Any]]:
+        return [step.diagnostics for step in jobs.steps(self.store, job)]
+
+    def success(self, version: str, environment: str, episodes: int = 48) -> float:
+        """On dev seeds, which learning never plays, with an engine that has read the version from the disk."""
+        engine = engine_of(self.files, seed=9)
+        sampler = ensure_loaded(self.store, engine, version)
+        made, lease = load(environment), Lease(subject=1, owner="test", attempt=1)
+        attempts = [
+            Attempt(environment=made, seed=dev_seed(0, environment, r), group="g", member=r, purpose="probe", lease=lease)
+            for r in range(episodes)
+        ]
+        found = play(
+            attempts,
+            engine.policy(sampler),
+            engine.chat,
+            sampler,
+            ListJournal(),
+            temperature=1.0,
+            width=64,
+            context_limit=engine.context_limit,
+        )
+        return sum(episode.success for episode in found) / episodes
+
+    def nothing_was_left(self) -> bool:
+        return [v.name for v in versions.list_versions(self.store)] == ["v0"] and not list((self.store.home / "versions").iterdir())

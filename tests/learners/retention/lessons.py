@@ -1,0 +1,26 @@
+"""Lessons made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from perdure.learners.batches import Lesson, Turns
+
+
+def imitated(n: int, *, seed: int = 0, turns: Sequence[Turns] | None = None) -> list[Lesson]:
+    """So many lessons to imitate, of one turn and of two, or those with these turns."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 280, (length,), generator=generator).tolist())
+
+    made: list[Turns] = list(turns or [])
+    while len(made) < n:
+        prompt, action = draw(6), draw(2 + len(made) % 3)
+        said = [(prompt, action)]
+        if len(made) % 2:
+            said.append((prompt + action + draw(3), draw(2)))
+        made.append(tuple(said))
+    return [Lesson(episode=None, turns=one, sampler_logprobs=None, imitation=1.0) for one in made]
