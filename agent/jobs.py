@@ -75,7 +75,7 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
     say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
     try:
         with open_store(home) as store:
-            progress = _Progress(store, job_id, say)
+            progress = Progress(store, job_id, say)
             while True:
                 job = get_job(store, job_id)
                 progress.tell()
@@ -103,7 +103,7 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
         server = None
         if loaded.config.engine == "vllm":
             server = StandingKeeper(store, SERVER, "perdure.agent.vllm_server", arguments, supervise.hang_s, supervise.tries)
-        progress = _Progress(store, job_id, say)
+        progress = Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
             while not interrupted:
@@ -140,7 +140,7 @@ def _released(lock: HomeLock) -> Iterator[None]:
         lock.release()
 
 
-class _Progress:
+class Progress:
     """Tells of a job what is new since it was asked last."""
 
     def __init__(self, store: Store, job_id: int, say: Say) -> None:

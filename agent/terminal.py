@@ -103,7 +103,7 @@ def visible(text: str) -> str:
 
 def rounded(value: float) -> str:
     """A number with three digits, or all those before the point."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def _escape(character: str) -> str:

@@ -111,8 +111,9 @@ def changes(before: Scene, now: Scene) -> list[str]:
     if now.serving and now.episodes // PLAIN_EVERY_EPISODES > before.episodes // PLAIN_EVERY_EPISODES and now.job is None:
         shown = ", ".join(f"{name} {row.successes / row.episodes:.0%}" for name, row in now.rates.items() if row.episodes)
         lines.append(f"{now.episodes} episodes; success with {now.serving}: {shown or 'none ended yet'}")
-    known = len(before.steps) if before.job and now.job and before.job.id == now.job.id else 0
-    lines += [f"job {step.job}, update {step.n}: {_diagnostics(step.diagnostics)}" for step in now.steps[known:]]
+    known = {(step.job, step.attempt, step.n) for step in before.steps}
+    new = [step for step in now.steps if (step.job, step.attempt, step.n) not in known]
+    lines += [f"job {step.job}, update {step.n}: {_diagnostics(step.diagnostics)}" for step in new]
     if now.gate and len(now.pairs) != (len(before.pairs) if before.gate and before.gate.id == now.gate.id else 0):
         lines.append(f"gate {now.gate.id} of {now.gate.candidate}: {len(now.pairs)} pairs played")
     return lines

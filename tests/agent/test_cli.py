@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,8 @@ from tests.agent.conftest import ADD, Call
 from perdure.agent.cli import COMMANDS
 from perdure.agent.cli import perdure as group
 from perdure.agent.home import HomeLock
-from perdure.agent.terminal import visible
+from perdure.agent.terminal import rounded, visible
+from perdure.learners.options import GROUPS, LEARNERS, LearnOptions
 from perdure.memory.store import create_store
 
 HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pydantic", "apscheduler", "rich", "numpy")
@@ -309,6 +311,31 @@ def test_config_show_prints_one_document(perdure: Call, tmp_path: Path) -> None:
     assert found["seed"]["value"] == 4
     assert found["seed"]["origin"] == "perdure.toml"
     assert found["learn.options.updates"]["origin"] == "default"
+
+
+def test_help_of_learn_has_every_learner_and_every_option_once(perdure: Call) -> None:
+    text = perdure("learn", "--help").out
+    assert all(name in text.split("Options:")[0] for name in LEARNERS)
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(named) == sorted(LearnOptions.model_fields), "each in one group"
+    for name in named:
+        assert text.count(f"  {name}=") == 1
+    for title in GROUPS:
+        assert title in " ".join(text.split())
+
+
+def test_numbers_have_three_digits_or_all_before_the_point() -> None:
+    shown = {
+        0.0005: "0.0005",
+        0.12345: "0.123",
+        999.5: "1000",
+        999.4: "999",
+        1234.56: "1235",
+        123456.7: "123457",
+        math.inf: "inf",
+        -2000.4: "-2000",
+    }
+    assert {value: rounded(value) for value in shown} == shown
 
 
 def test_control_characters_are_made_visible() -> None:
