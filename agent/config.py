@@ -33,6 +33,8 @@ DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
     "reasoning_gym:family_relationships?max_family_size=4&min_family_size=3&shots=3",
 )
 """Chosen by what the default model scores (docs/environments.md): each between 5 and 90 %, several with one input and different answers."""
+VLLM_TEMPERATURE = 2.0
+"""The highest temperature that vLLM's server takes."""
 EXTRA = "reasoning_gym"
 """The source whose package is an extra; without it the stream goes without its environments."""
 
@@ -115,7 +117,7 @@ class Stream(Section):
 class Learn(Section):
     """When and how a candidate is made."""
 
-    learner: str = Field(default="grpo", description="grpo or iterative-sft")
+    learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
     every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
     max_cycles: int = Field(default=3, ge=1, description="verdicts without a promotion after which `perdure run --until-promoted` gives up")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
@@ -210,6 +212,34 @@ class Disk(Section):
     )
 
 
+class Vllm(Section):
+    """The vLLM server, where `engine` is vllm."""
+
+    python: str = Field(default="", description="the interpreter that has vLLM, such as '.venv-vllm/bin/python'; empty for Perdure's own")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        default="bfloat16", description="the precision that it computes in: bfloat16, float16 or float32"
+    )
+    memory_share: float = Field(
+        default=0.45, gt=0, lt=1, description="share of the device's memory that it takes; the rest is for learning"
+    )
+    context_tokens: int = Field(default=8192, ge=16, description="the longest sequence, where the model has no smaller limit")
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(default=16, description="the highest rank of an adapter; higher ones are refused")
+    adapters: int = Field(default=4, ge=1, le=64, description="adapters that play in one batch; each takes memory of the device")
+    adapters_in_memory: int = Field(default=16, ge=1, le=1024, description="adapters that wait in main memory, at least as many")
+    eager: bool = Field(default=False, description="starts sooner and answers more slowly: nothing is compiled or captured")
+    sleep: bool = Field(
+        default=False, description="whether it gives up its memory while a job makes an update; live play waits for the job then"
+    )
+    start_timeout_s: int = Field(default=600, ge=1, description="seconds in which it must answer after its start")
+    answer_timeout_s: int = Field(default=300, ge=1, description="seconds for one batch of answers; without one by then it counts as hung")
+
+    @model_validator(mode="after")
+    def _room_for_all(self) -> Vllm:
+        if self.adapters_in_memory < self.adapters:
+            raise ValueError(f"adapters_in_memory = {self.adapters_in_memory} is less than adapters = {self.adapters}: make it as many")
+        return self
+
+
 class Config(Section):
     """Everything that can be set."""
 
@@ -218,6 +248,7 @@ class Config(Section):
     )
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides which tasks come; the same seed gives the same stream")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="cpu or cuda")
+    engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what samples: transformers, or a vLLM server")
     play: Play = Play()
     stream: Stream = Stream()
     learn: Learn = Learn()
@@ -226,6 +257,12 @@ class Config(Section):
     sandbox: SandboxSettings = SandboxSettings()
     supervise: Supervise = Supervise()
     disk: Disk = Disk()
+    vllm: Vllm = Vllm()
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether live play and jobs have the device in turn: a CPU, or a GPU whose memory is not split between them."""
+        return self.device == "cpu" or (self.engine == "vllm" and self.vllm.sleep)
 
     def environment(self, name: str) -> Environment:
         """Load an environment where the configuration wants it to run. Raises as `envs/registry.py:load` does."""
@@ -238,6 +275,12 @@ class Config(Section):
         from perdure.envs.sandbox import Sandbox
 
         return Sandbox(**self.sandbox.model_dump())
+
+    @model_validator(mode="after")
+    def _vllm_takes_it(self) -> Config:
+        if self.engine == "vllm" and self.play.temperature > VLLM_TEMPERATURE:
+            raise ValueError(f"play.temperature = {self.play.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+        return self
 
     @model_validator(mode="after")
     def _critical_is_played(self) -> Config:

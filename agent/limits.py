@@ -1,8 +1,9 @@
 """When a run ends by itself, and with which exit code. Pure: what has happened in, an outcome or none out.
 
-An actor that dies again and again ends every run, also one without limits. A daemon that stayed, and did nothing, would look alive to
-whatever watches it; one that ends with 3 is started again by its service manager, and at last reported as failed. `perdure status` needs no
-daemon and tells the reason either way. Learning that fails again and again ends only a run that waits for it: play goes on without.
+An actor or a vLLM server that dies again and again ends every run, also one without limits. A daemon that stayed, and did nothing, would
+look alive to whatever watches it; one that ends with 3 is started again by its service manager, and at last reported as failed. `perdure
+status` needs no daemon and tells the reason either way. Learning that fails again and again ends only a run that waits for it: play goes on
+without.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class Tally:
     """Learning jobs that failed, in a row."""
     fruitless: int = 0
     """Times, in a row, that it was time to learn but nothing was learnable."""
+    dying: str = "actor"
+    """Which process it is that dies: the actor, or the vLLM server."""
     deaths: int = 0
-    """Of the actor, in a row, each soon after its start."""
+    """Of that process, in a row, each soon after its start."""
     death: str = ""
     """Why it died the last time."""
     played_out: bool = False
@@ -76,7 +79,9 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
     if learns and tally.failures >= limits.tries:
         return Outcome(code=3, reason=f"{_some(tally.failures, 'learning job')} failed in a row; the last: {tally.last}")
     if tally.deaths >= limits.tries:
-        return Outcome(code=3, reason=f"the actor is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}")
+        return Outcome(
+            code=3, reason=f"the {tally.dying} is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}"
+        )
     return None
 
 

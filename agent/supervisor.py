@@ -1,6 +1,7 @@
 """The supervisor: one process that holds the home, owns the clock, and starts and watches the others. It never loads a model.
 
     actor      plays live tasks all the time; when it dies it is started again with back-off, and given up where that does not help
+    vllm       where the engine is vLLM: its server, kept in the same way; what samples waits for it
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
 State passes only through the database. Everything happens in one thread, in `run`; signals and the ticker (`schedule.py`) only say that
@@ -24,13 +25,15 @@ from perdure.agent.children import on_signals, stop
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.disk import DiskGauge, Room
 from perdure.agent.home import HomeLock
-from perdure.agent.keepers import GRACE_S, ActorKeeper, JobKeeper
+from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps, not_serving
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
 from perdure.agent.stream import begun, refill, stages_of
 from perdure.agent.systemd import Systemd
 from perdure.agent.terminal import visible
+from perdure.agent.vllm_server import NAME as SERVER
+from perdure.agent.vllm_server import require_vllm
 from perdure.agent.watch import Watched
 from perdure.agent.work import requeue_tasks
 from perdure.envs.environment import Environment
@@ -61,6 +64,7 @@ class Programs:
 
     actor: str = "perdure.agent.actor"
     learner: str = "perdure.agent.learner"
+    vllm: str = "perdure.agent.vllm_server"
 
 
 @contextmanager
@@ -71,6 +75,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     home cannot be written.
     """
     config = loaded.config
+    require_vllm(config)
     environments = {name: without_process(config.environment(name)) for name in config.stream.names}
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     critical = {environments[name].name for name in config.gate.critical}
@@ -81,6 +86,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
             _register(store, [known[share.name] for share in stage.environments])
         lapse(store)
         abort_orphans(store)
+        forget_steps(store)
         set_patience(store, PATIENCE_MS)
         yield Supervisor(store, loaded, stages, known, limits, programs)
 
@@ -111,8 +117,12 @@ class Supervisor:
         self._signals = 0
         self._outcome: Outcome | None = None
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
-        self._actor = ActorKeeper(store, programs.actor, arguments, loaded.config.supervise.hang_s, limits.tries)
-        self._jobs = JobKeeper(store, programs.learner, arguments, loaded.config.supervise.hang_s)
+        hang_s = loaded.config.supervise.hang_s
+        self._actor = StandingKeeper(store, "actor", programs.actor, arguments, hang_s, limits.tries)
+        self._server = (
+            StandingKeeper(store, SERVER, programs.vllm, arguments, hang_s, limits.tries) if self._config.engine == "vllm" else None
+        )
+        self._jobs = JobKeeper(store, programs.learner, arguments, hang_s)
         self._disk = DiskGauge(store.home, loaded.config.disk)
         self._room = Room()
         self._systemd = Systemd(os.environ)
@@ -183,11 +193,17 @@ class Supervisor:
             begin=lambda stage: _register(self.store, [self._environments[share.name] for share in stage.environments]),
         ).ended
 
-    def _watch_actor(self) -> None:
-        self._actor.tick(may_play=self._room.play is None)
-        self._tally.deaths, self._tally.death = self._actor.deaths, self._actor.death
-        if self._actor.refused is not None:
-            self._outcome = Outcome(code=2, reason=self._actor.refused)
+    def _watch_standing(self) -> None:
+        if self._server is not None:
+            self._server.tick(wanted=True)
+        self._actor.tick(wanted=self._room.play is None)
+        standing = [self._server, self._actor] if self._server is not None else [self._actor]
+        worst = max(standing, key=lambda keeper: keeper.deaths)
+        self._tally.dying = "vLLM server" if worst is self._server else "actor"
+        self._tally.deaths, self._tally.death = worst.deaths, worst.death
+        refused = [keeper.refused for keeper in standing if keeper.refused is not None]
+        if refused:
+            self._outcome = Outcome(code=2, reason=refused[0])
 
     def _learn(self, now: bool = False) -> None:
         """Queue a learning job where it is time, unless some job is waiting already."""
@@ -268,7 +284,7 @@ class Supervisor:
 
     def _tidy(self) -> None:
         checkpoint(self.store)
-        for watched in self._children():
+        for watched in [*self._children(), *([self._server.watched] if self._server and self._server.watched else [])]:
             watched.child.trim_log()
 
     def _beat(self) -> None:
@@ -298,6 +314,8 @@ class Supervisor:
 
     def _condition(self) -> tuple[str, str | None]:
         """What is going on, and why not more: what `perdure status` tells."""
+        if self._server is not None and (waits_for_it := not_serving(self._server)):
+            return waits_for_it
         if self._jobs.job is not None:
             job = get_job(self.store, self._jobs.job.id)
             doing = "gating" if job.state == "gating" else {"learn": "learning", "gate": "gating", "probe": "probing"}[job.kind]
@@ -323,6 +341,7 @@ class Supervisor:
         return f"job {waiting[0].id} is tried again soon, its process died: {self._jobs.death}" if self._jobs.death else ""
 
     def _children(self) -> list[Watched]:
+        """Those that sample; the server that they sample from ends after them."""
         return [watched for watched in (self._actor.watched, self._jobs.watched) if watched is not None]
 
     def _signalled(self) -> None:
@@ -334,7 +353,8 @@ class Supervisor:
         self._systemd.stopping()
         set_patience(self.store, LAST_PATIENCE_MS)
         signals = self._signals
-        stop([watched.child for watched in self._children()], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
+        for children in (self._children(), [self._server.watched] if self._server and self._server.watched else []):
+            stop([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
         self._try("giving back what was being done", Supervisor._put_in_order)  # what that cannot do, the next start does
 
     def _put_in_order(self) -> None:
@@ -362,7 +382,7 @@ _ACTIONS: dict[Tick, Action] = {
     "checkpoint": Supervisor._tidy,
 }
 _WATCHING: tuple[tuple[str, Action], ...] = (
-    ("watching the actor", Supervisor._watch_actor),
+    ("watching the actor", Supervisor._watch_standing),
     ("watching the jobs", Supervisor._watch_jobs),
 )
 

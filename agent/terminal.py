@@ -101,6 +101,11 @@ def visible(text: str) -> str:
     )
 
 
+def rounded(value: float) -> str:
+    """A number with three digits, or all those before the point."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
@@ -111,5 +116,5 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     if isinstance(cell, float):
-        return f"{cell:.3g}"
+        return rounded(cell)
     return visible(str(cell)).replace("\n", "\\n")

@@ -102,7 +102,7 @@ def changes(before: Scene, now: Scene) -> list[str]:
     lines = []
     if now.serving != before.serving:
         lines.append(f"{now.serving} serves")
-    for name in ("actor", *([f"learner-{now.job.id}"] if now.job else [])):
+    for name in ("vllm", "actor", *([f"learner-{now.job.id}"] if now.job else [])):
         said, old = now.processes.get(name), before.processes.get(name)
         if said and (old is None or (old.pid, old.state) != (said.pid, said.state)) and said.state != "playing":
             lines.append(_says(said))
@@ -111,8 +111,9 @@ def changes(before: Scene, now: Scene) -> list[str]:
     if now.serving and now.episodes // PLAIN_EVERY_EPISODES > before.episodes // PLAIN_EVERY_EPISODES and now.job is None:
         shown = ", ".join(f"{name} {row.successes / row.episodes:.0%}" for name, row in now.rates.items() if row.episodes)
         lines.append(f"{now.episodes} episodes; success with {now.serving}: {shown or 'none ended yet'}")
-    known = len(before.steps) if before.job and now.job and before.job.id == now.job.id else 0
-    lines += [f"job {step.job}, update {step.n}: {_diagnostics(step.diagnostics)}" for step in now.steps[known:]]
+    known = {(step.job, step.attempt, step.n) for step in before.steps}
+    new = [step for step in now.steps if (step.job, step.attempt, step.n) not in known]
+    lines += [f"job {step.job}, update {step.n}: {_diagnostics(step.diagnostics)}" for step in new]
     if now.gate and len(now.pairs) != (len(before.pairs) if before.gate and before.gate.id == now.gate.id else 0):
         lines.append(f"gate {now.gate.id} of {now.gate.candidate}: {len(now.pairs)} pairs played")
     return lines
@@ -172,7 +173,7 @@ def _scenes(home: Path, ended: threading.Event) -> Iterator[Scene]:
 def _headline(scene: Scene) -> Text:
     line = Text(f"{scene.serving or 'no version'} serves", style="bold") if scene.serving else Text("starting", style="bold")
     line.append(f"  {scene.episodes} episodes, {scene.queued} tasks queued", style="not bold")
-    for name in ("supervisor", "actor", *([f"learner-{scene.job.id}"] if scene.job else [])):
+    for name in ("supervisor", "vllm", "actor", *([f"learner-{scene.job.id}"] if scene.job else [])):
         if name in scene.processes:
             line.append(f"\n  {_says(scene.processes[name])}", style="not bold")
     return line
@@ -194,9 +195,13 @@ def _environments(scene: Scene) -> Table:
 
 
 def _curve(job: Job, made: Sequence[Step]) -> Text:
-    success = [value for step in made if isinstance(value := step.diagnostics.get("success"), int | float)]
-    line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n    success ")
-    line.append(spark(success), style="cyan")
+    """Of success, or of the likelihood of what is imitated where nothing is played."""
+    line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n   ")
+    for name in ("success", "nll"):
+        values = [value for step in made if isinstance(value := step.diagnostics.get(name), int | float)]
+        if values:
+            line.append(f" {name} ").append(spark(values, 0.0, 1.0 if name == "success" else max(*values, 1e-9)), style="cyan")
+            break
     line.append(f"  update {made[-1].n}: {_diagnostics(made[-1].diagnostics)}")
     return line
 
@@ -237,7 +242,18 @@ def _told(event: Event) -> str:
 def _diagnostics(diagnostics: Mapping[str, Any]) -> str:
     """The numbers of an update that say how it goes."""
     shown = []
-    for name in ("reward", "success", "old_success", "groups", "dropped_groups", "mismatch_kl", "grad_norm", "seconds"):
+    for name in (
+        "reward",
+        "success",
+        "old_success",
+        "nll",
+        "distillation_loss",
+        "groups",
+        "dropped_groups",
+        "mismatch_kl",
+        "grad_norm",
+        "seconds",
+    ):
         value = diagnostics.get(name)
         if isinstance(value, int | float):
             shown.append(f"{name.replace('_', ' ')} {value:.3g}")

@@ -143,6 +143,8 @@ def _range(low: Any, high: Any) -> str:
 def _read(space: Space[Any], said: Any, names: Names) -> Any:
     """`said` is text, or a list or dictionary out of JSON, whose numbers are still text."""
     match space:
+        case spaces.Discrete():  # first, as most are, and the composed ones take long to tell apart
+            return _choice(space, _text(said), names)
         case spaces.Dict():
             texts = _split(space, said)
             return {key: _read(space[key], text, _below(names, key)) for key, text in zip(keys(space), texts, strict=True)}
@@ -150,8 +152,6 @@ def _read(space: Space[Any], said: Any, names: Names) -> Any:
             return tuple(_read(space[i], text, _below(names, i)) for i, text in enumerate(_split(space, said)))
         case spaces.Text():
             return _text(said)
-        case spaces.Discrete():
-            return _choice(space, _text(said), names)
         case _:
             return _array(space, " ".join(_flat(said)) if isinstance(said, list) else _text(said))
 

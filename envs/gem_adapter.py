@@ -28,7 +28,7 @@ import gymnasium
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, TextEnv
 from perdure.envs.generators import Generators
-from perdure.envs.packages import does_not_work, imported
+from perdure.envs.packages import does_not_work, imported, unknown
 from perdure.memory.errors import InputError
 
 GAMES = "game:"
@@ -43,8 +43,6 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
     """
     registered = _library().envs.registration.ENV_REGISTRY
     if id_ not in registered:
-        from perdure.envs.registry import unknown
-
         raise unknown("environment of GEM", id_, registered)
     if not id_.startswith(GAMES):
         instead = f"use reasoning_gym:{id_.removeprefix('rg:')}" if id_.startswith("rg:") else "write a class around your copy of its data"

@@ -20,17 +20,23 @@ class Generators:
         self._python: Any = _START
         self._numpy: Any = np.random.RandomState(0).get_state() if numpy else None
         self._others: tuple[Any, Any] = (None, None)
+        self._seed: int | None = None
 
     def seed(self, number: int) -> None:
-        self._python = random.Random(number).getstate()
-        if self._numpy is not None:
-            self._numpy = np.random.RandomState(number % 2**32).get_state()
+        """Begin anew, with what this number decides, when it is in force next."""
+        self._seed = number
 
     def __enter__(self) -> None:
         self._others = random.getstate(), None if self._numpy is None else np.random.get_state()
-        random.setstate(self._python)
-        if self._numpy is not None:
-            np.random.set_state(self._numpy)
+        if self._seed is None:
+            random.setstate(self._python)
+            if self._numpy is not None:
+                np.random.set_state(self._numpy)
+        else:
+            random.seed(self._seed)
+            if self._numpy is not None:
+                np.random.seed(self._seed % 2**32)
+            self._seed = None
 
     def __exit__(self, *exc: object) -> None:
         self._python = random.getstate()

@@ -140,19 +140,19 @@ class AsText(gymnasium.Env[str, str]):
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
         self._toy = toy
         self._names = toy.actions if toy else getattr(own, "action_names", ())
-        refuse(inner.action_space, f"{inner} has actions")
-        check_names(inner.action_space, self._names)
+        refuse(inner.action_space, inner, "actions")
+        if toy is None:
+            check_names(inner.action_space, self._names)
         self._is_rendered = inner.render_mode == "ansi" and not isinstance(inner.observation_space, spaces.Text)
         if not self._is_rendered:
-            refuse(inner.observation_space, f"{inner} has observations")
-        told = "" if isinstance(inner.action_space, spaces.Text) else how_to_answer(inner.action_space, self._names)
+            refuse(inner.observation_space, inner, "observations")
         turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
-        numbers = count_numbers(inner.action_space)
-        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else told)
+        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else _told(inner.action_space, self._names))
         self.template: str = getattr(own, "template", OBSERVATION)
         self.shots: int = getattr(own, "shots", 0)
         self.examples: str = getattr(own, "examples", "")
         self.turn_limit: int = getattr(own, "turn_limit", turn_limit)
+        numbers = count_numbers(inner.action_space)
         self.max_tokens: int = getattr(own, "max_tokens", 8 if numbers == 1 else max(DEFAULT_MAX_TOKENS, 8 * numbers))
         self.threshold: float = getattr(own, "threshold", toy.threshold if toy else 1.0)
         self.reward_low: float = getattr(own, "reward_low", toy.reward_low if toy else 0.0)
@@ -166,9 +166,9 @@ class AsText(gymnasium.Env[str, str]):
         """What the environment said of it last."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        super().reset(seed=seed)
         self._invalid, self._return, self._success = 0, 0.0, None
         observation, info = self._inner.reset(seed=seed, options=options)
+        self._np_random = self._inner.np_random
         return self._shown(observation), info
 
     def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
@@ -218,3 +218,7 @@ class AsText(gymnasium.Env[str, str]):
             if isinstance(rendered, str) and rendered.strip():
                 return unescaped(rendered)
         return written(self._inner.observation_space, observation, self._toy.parts if self._toy else ())
+
+
+def _told(space: spaces.Space[Any], names: Any) -> str:
+    return "" if isinstance(space, spaces.Text) else how_to_answer(space, names)

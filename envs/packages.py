@@ -1,17 +1,18 @@
-"""The packages that other sources of environments need: whether they are installed, and what to do where they are not."""
+"""The packages that other sources of environments need, and what to say where one, or what should be in it, is missing."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
 from perdure.envs.guarded import described
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, UnknownError
 
 OF_ITS_OWN = "in a virtual environment of its own, named in [sandbox] python (its pins conflict with others)"
 
@@ -57,3 +58,9 @@ def does_not_work(name: str, error: BaseException) -> InputError:
     reason = next((line.strip() for line in described(error).splitlines() if line.strip(" *").removeprefix(f"{type(error).__name__}:")), "")
     reason = reason.removeprefix(f"{type(error).__name__}:").strip()
     return InputError(f"{name} does not work here: {type(error).__name__}" + (f": {reason}" if reason else ""))
+
+
+def unknown(kind: str, id_: str, known: Iterable[str]) -> UnknownError:
+    """The error for a name that is not known, naming the nearest that are."""
+    near = get_close_matches(id_, list(known), n=3, cutoff=0.5)
+    return UnknownError(f"no {kind} is named {id_!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."))

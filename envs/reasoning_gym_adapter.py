@@ -28,7 +28,7 @@ from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, TextEnv
 from perdure.envs.generators import Generators
 from perdure.envs.guarded import described
-from perdure.envs.packages import imported
+from perdure.envs.packages import imported, unknown
 from perdure.envs.seeds import SPLITS, split_by_content, split_of
 from perdure.memory.errors import InputError
 
@@ -53,8 +53,6 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
     """
     datasets = _library().factory.DATASETS
     if id_ not in datasets:
-        from perdure.envs.registry import unknown
-
         raise unknown("dataset of Reasoning Gym", id_, datasets)
     if id_ in REFUSED:
         raise InputError(f"reasoning_gym:{id_} is not offered: {REFUSED[id_]}")

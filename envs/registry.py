@@ -20,10 +20,9 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from numbers import Real
@@ -33,7 +32,7 @@ from urllib.parse import parse_qsl, quote
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
-from perdure.envs.packages import PACKAGES
+from perdure.envs.packages import PACKAGES, unknown
 from perdure.envs.sandbox import DEFAULT, Sandbox, load_apart
 from perdure.envs.shots import examples, signed
 from perdure.memory.errors import InputError, PerdureError, UnknownError
@@ -176,12 +175,6 @@ def listings() -> list[Listing]:
 def common_options() -> tuple[Option, ...]:
     """Options that every environment has beside its own."""
     return _options(COMMON)
-
-
-def unknown(kind: str, id_: str, known: Iterable[str]) -> UnknownError:
-    """The error for a name that is not known, naming the nearest that are."""
-    near = get_close_matches(id_, list(known), n=3, cutoff=0.5)
-    return UnknownError(f"no {kind} is named {id_!r}" + (f"; did you mean {' or '.join(near)}?" if near else "."))
 
 
 def _builtin(id_: str) -> Found:

@@ -32,6 +32,7 @@ class Worker:
     """A process that plays one episode at a time."""
 
     pid: int
+    """As its host counts, which may have a namespace for its processes."""
     wire: Wire
     playing: bool = True
     spent: bool = False
@@ -110,7 +111,11 @@ class RemoteEnv(Guarded):
 
     def close(self) -> None:
         worker, self._worker = self._worker, None
-        if worker is not None:
+        if worker is None:
+            return
+        if worker.spent:  # what it has started may be at work
+            self._host.end(worker)
+        else:
             worker.playing = False
             with suppress(OSError):  # whoever wants it next finds out
                 worker.ask({"close": True})

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium
 import numpy as np
@@ -33,6 +33,7 @@ from perdure.envs.guarded import EnvironmentFault, described
 from perdure.envs.scripted import Answer, Played, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS, Split
 
+T = TypeVar("T")
 EPISODES = 20
 """Episodes of each probe, on dev seeds."""
 OVERLAP_EPISODES = 200
@@ -153,12 +154,11 @@ def _varies(environment: Environment) -> Found:
 def _keeps_its_range(environment: Environment) -> Found:
     low, high = environment.reward_low, environment.reward_high
     answers = [fixed(""), _scripted(environment), *(fixed(text) for text in SCRIPT)]
-    for seed in _in_time(_seeds("dev", EPISODES)):
-        for answer in answers:
-            total = play_scripted(environment, seed, answer).total_reward
-            if not low - 1e-9 <= total <= high + 1e-9:
-                yield "error", f"an episode returned {total:g}, outside {low:g} to {high:g}: state reward_low and reward_high"
-                return
+    for seed, answer in _in_time(list(product(_seeds("dev", EPISODES), answers))):
+        total = play_scripted(environment, seed, answer).total_reward
+        if not low - 1e-9 <= total <= high + 1e-9:
+            yield "error", f"an episode returned {total:g}, outside {low:g} to {high:g}: state reward_low and reward_high"
+            return
 
 
 def _oracle_succeeds(environment: Environment) -> Found:
@@ -199,10 +199,10 @@ def _has_a_floor(environment: Environment) -> Found:
         paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
         return sum(played.success for played in episodes), len(episodes), paid
 
-    constants = [(tried(fixed(text)), text) for text in _common(seen)]
+    constants = [(tried(fixed(text)), text) for text in _in_time(_common(seen))]
     worst = max(constants, key=lambda found: (found[0][0] > 0.75 * found[0][1], found[0][2]))
     for (succeeded, of, paid), level, what in (
-        *((tried(answer), level, what) for level, what, answer in probes),
+        *((tried(answer), level, what) for level, what, answer in _in_time(probes)),
         (worst[0], "warning", f"always answering {worst[1]!r}"),
     ):
         if succeeded > of * (0.25 if level == "error" else 0.75):
@@ -370,7 +370,7 @@ def _repeats(played: Played) -> bool:
     return any(len(before) > 40 and after.startswith(before) for before, after in pairwise(asked))
 
 
-def _in_time(items: Sequence[int], seconds: float = PATIENCE_S) -> Iterator[int]:
+def _in_time(items: Sequence[T], seconds: float = PATIENCE_S) -> Iterator[T]:
     """These items, as long as there is time; the first two in any case."""
     until = time.monotonic() + seconds
     for n, item in enumerate(items):

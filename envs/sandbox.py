@@ -5,10 +5,10 @@
     load(name)      ---->   imports, tells what it is (`registry.py:load_here`)
     RemoteEnv.begin ---->   forks a worker, or none where one is idle          ---->      plays episodes behind `GuardedEnv`
 
-A host is in a session and a private folder of its own, with limits on memory and processor time, few environment variables, and no network
-where the kernel allows that. Whoever overruns a time limit is killed with its process group and all that it left behind; a host that died
-is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on this one. This keeps accidents in; it is no
-wall against somebody who wants out, since files that the user may read can be read.
+A host is in a session and a private folder of its own, with few environment variables, limits on memory and processor time and, where the
+kernel allows that, namespaces (`confinement.py`): no network, and no processes but its own. Whoever overruns a time limit is killed with
+all that it has started; a host that died is started again for the next episode. `worker.py` is the other side, `remote.py` an episode on
+this one. This keeps accidents in; it is no wall against somebody who wants out, since files that the user may read can be read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import perdure
 from perdure.envs.environment import Environment, TextEnv
 from perdure.envs.guarded import EnvironmentFault, Guarded
 from perdure.envs.remote import END_S, GRACE_S, RemoteEnv, Worker
-from perdure.envs.wire import Wire, number
+from perdure.envs.wire import SEND_S, Wire, number, watched
 from perdure.memory.errors import InputError, UnknownError
 
 LOAD_TIMEOUT_S = 120.0
@@ -117,8 +117,8 @@ class Host:
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """Of its workers, the oldest first."""
-        return [worker.pid for worker in self._workers]
+        """Of its workers, the oldest first, as this process counts."""
+        return [worker.wire.process or worker.pid for worker in self._workers]
 
     def open(self) -> Guarded:
         """An episode of this environment, yet to begin."""
@@ -193,7 +193,7 @@ class Host:
                 ours.close()
                 shutil.rmtree(folder, ignore_errors=True)
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
-        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process.pid), []
+        self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process=watched(process.pid), send_s=SEND_S), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
         told: dict[str, Any] | None = None
         try:
@@ -214,11 +214,10 @@ class Host:
         try:
             with theirs:
                 self._wire.send({"fork": True}, theirs.fileno())
-            told = self._wire.receive(END_S)
+            told, process = self._wire.receive_with_descriptor(END_S)
             if "refused" in told:
                 raise EnvironmentFault(f"there is no process for it: {told['refused']}")
-            pid = number(told, "pid")
-            worker = Worker(pid=pid, wire=Wire(ours, pid))
+            worker = Worker(pid=number(told, "pid"), wire=Wire(ours, process=process, send_s=SEND_S))
         except (OSError, EOFError, ValueError, EnvironmentFault):
             ours.close()
             raise
@@ -265,7 +264,7 @@ def without_process(environment: Environment) -> Environment:
     return replace(environment, make=_nothing, apart=None)
 
 
-def described(environment: Environment) -> dict[str, Any]:
+def as_told(environment: Environment) -> dict[str, Any]:
     """What a host tells of its environment: all but what can only be called there."""
     return {name: getattr(environment, name) for name in Environment.__dataclass_fields__ if name not in ("make", "apart")}
 

@@ -21,14 +21,14 @@ MOST_NUMBERS = 128
 TEXT_NUMBERS = 4
 
 
-def refuse(space: Space[Any], what: str) -> None:
-    """Raises `InputError` where values of a space cannot be text; `what` names them, as in 'gym:X has observations'."""
+def refuse(space: Space[Any], owner: object, what: str) -> None:
+    """Raises `InputError` where values of a space cannot be text; they are the owner's actions or observations, as `what` says."""
     reason = _obstacle(space)
     if reason is None and count_numbers(space) > MOST_NUMBERS:
         reason = f"{count_numbers(space)} numbers in a {type(space).__name__} are more than {MOST_NUMBERS}, the most that are shown as text"
     if reason is not None:
         raise InputError(
-            f"{what} that cannot be text: {reason}. Write a class with text on both sides, and name it py:package.module:Class"
+            f"{owner} has {what} that cannot be text: {reason}. Write a class with text on both sides, and name it py:package.module:Class"
         )
 
 

@@ -21,25 +21,26 @@ OFF = {"", "0", "22", "23", "24", "25", "27", "28", "29", "39", "49"}
 
 def unescaped(rendered: str) -> str:
     """A terminal rendering as text: no escapes, no control characters but tabs and ends of lines, no blanks at its end."""
-    pieces: list[str] = []
-    open_: list[tuple[int, str]] = []
-    end = 0
-    for match in STYLE.finditer(rendered):
-        pieces.append(rendered[end : match.start()])
-        end = match.end()
-        brackets = _brackets(match[1])
-        if brackets is None:
-            pieces.append(open_.pop()[1] if open_ else "")
-        else:
-            open_.append((len(pieces), brackets[1]))
-            pieces.append(brackets[0])
-    pieces.append(rendered[end:])
-    for place, _ in open_:  # a style that is never taken back marks nothing
-        pieces[place] = ""
-    text = "".join(pieces)
+    text = _marked(rendered) if "\x1b[" in rendered else rendered
     if CONTROL.search(text):
         text = CONTROL.sub("", ESCAPE.sub("", text))
     return text.strip("\n").rstrip()
+
+
+def _marked(rendered: str) -> str:
+    """Styles as brackets."""
+    pieces = STYLE.split(rendered)  # texts, with what is between them the parameters of styles
+    open_: list[tuple[int, str]] = []
+    for place in range(1, len(pieces), 2):
+        brackets = _brackets(pieces[place])
+        if brackets is None:
+            pieces[place] = open_.pop()[1] if open_ else ""
+        else:
+            open_.append((place, brackets[1]))
+            pieces[place] = brackets[0]
+    for place, _ in open_:  # a style that is never taken back marks nothing
+        pieces[place] = ""
+    return "".join(pieces)
 
 
 @lru_cache(maxsize=256)

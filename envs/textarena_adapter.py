@@ -22,7 +22,8 @@ from importlib import import_module
 from typing import Any
 
 from perdure.envs.environment import TextEnv
-from perdure.envs.textarena_game import Game, broken, library
+from perdure.envs.packages import does_not_work, imported, unknown
+from perdure.envs.textarena_game import GAME, Game
 from perdure.envs.textarena_seats import several
 from perdure.envs.textarena_solvers import solver
 
@@ -32,22 +33,19 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
 
     Raises `UnknownError` for an id that TextArena does not have, `InputError` for one that cannot be played here, with the reason.
     """
-    textarena = library()
-    registered = textarena.envs.registration.ENV_REGISTRY
+    registered = imported("textarena").envs.registration.ENV_REGISTRY
     if id_ not in registered:
-        from perdure.envs.registry import unknown
-
         raise unknown("TextArena game", id_, registered)
     module, _, attribute = registered[id_].entry_point.partition(":")
     try:
         game = getattr(import_module(module), attribute)
         source = inspect.getsource(import_module(module))
     except (ImportError, AttributeError, SyntaxError, OSError) as error:
-        raise broken(id_, error) from error
+        raise does_not_work(f"textarena:{id_}", error) from error
     if "SinglePlayerState" not in source:  # some games for several start with one player all the same
         return game, *several(id_, source, dict(registered[id_].kwargs))
-    made = Solved if solver(id_) else OnePlayer
-    return game, lambda **options: made(id_, options), dict(registered[id_].kwargs)
+    kind = Solved if solver(id_) else OnePlayer
+    return game, lambda **options: kind(id_, options), dict(registered[id_].kwargs)
 
 
 class OnePlayer(Game):
@@ -74,10 +72,8 @@ class OnePlayer(Game):
 
     def _news(self) -> str:
         """What the game has said since the last turn. The player's own moves are left out: the conversation has them."""
-        from textarena import GAME_ID
-
         _, messages = self._game.get_observation()
-        return "\n\n".join(text.strip() for sender, text, _ in messages if sender == GAME_ID)
+        return "\n\n".join(text.strip() for sender, text, _ in messages if sender == GAME)
 
 
 class Solved(OnePlayer):

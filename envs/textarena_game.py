@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import warnings
+from ast import literal_eval
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -15,11 +14,18 @@ import gymnasium
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText
 from perdure.envs.generators import Generators
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.envs.packages import does_not_work, imported
+from perdure.memory.errors import RuntimeFailure
+
+GAME = -1
+"""Who says what the game says; some games name somebody who is no number."""
 
 
 class Game(gymnasium.Env[str, str]):
-    """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`."""
+    """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`.
+
+    Raises `InputError` where the game cannot be made with these options; that is tried once for all episodes.
+    """
 
     observation_space = action_space = AnyText()
     instructions = "Reply with only your move in square brackets."
@@ -29,15 +35,13 @@ class Game(gymnasium.Env[str, str]):
     def __init__(self, id_: str, options: dict[str, Any]) -> None:
         self._id, self._options = id_, options
         self._generators = Generators(numpy=draws_with_numpy(id_))
+        _try_out(id_, repr(options))
+        self._game: Any = None
         self._over = True
-        with self._generators:
-            self._fresh = made(self._id, self._options)
-        self._game = self._fresh
 
     def _begin(self, seed: int, players: int) -> None:
         """A game of this seed; only while `self._generators` are in force."""
-        self._game = self._fresh or made(self._id, self._options)
-        self._fresh = None
+        self._game = made(self._id, self._options)
         self._game.reset(num_players=players, seed=seed)
         if players == 1:
             _put_right(self._game.state)
@@ -81,11 +85,11 @@ def _put_right(state: Any) -> None:
 
 def made(id_: str, options: dict[str, Any]) -> Any:
     """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
-    textarena = library()
+    textarena = imported("textarena")
     try:
         game = textarena.make(id_, **options)
     except (LookupError, ImportError, OSError, SyntaxError, ValueError) as error:
-        raise broken(id_, error) from error
+        raise does_not_work(f"textarena:{id_}", error) from error
     while isinstance(game, textarena.Wrapper):
         game = game.env
     return game
@@ -94,25 +98,19 @@ def made(id_: str, options: dict[str, Any]) -> Any:
 @lru_cache
 def draws_with_numpy(id_: str) -> bool:
     """Whether a game takes chance from NumPy's global generator too; three of TextArena's do."""
-    module, _, _ = library().envs.registration.ENV_REGISTRY[id_].entry_point.partition(":")
+    module, _, _ = imported("textarena").envs.registration.ENV_REGISTRY[id_].entry_point.partition(":")
     folder = Path(str(import_module(module).__file__)).parent
     return any("np.random" in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+
+
+@lru_cache
+def _try_out(id_: str, options: str) -> None:
+    """Make a game with these options, written out. Raises as `made` does."""
+    with Generators(numpy=draws_with_numpy(id_)):
+        made(id_, literal_eval(options))
 
 
 def move(action: str) -> str:
     """A reply as TextArena reads it: in square brackets, where it is not already several bracketed parts."""
     inner = bare(action)
     return action if "[" in inner or "]" in inner else f"[{inner}]"
-
-
-def broken(id_: str, error: Exception) -> InputError:
-    """Why a game does not work here, in one line: missing data files, a missing key, a syntax error in its wheel."""
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip(" *")), "")
-    return InputError(f"textarena:{id_} does not work here: {type(error).__name__}: {reason}")
-
-
-def library() -> ModuleType:
-    """TextArena, imported late (it takes seconds) and without the warnings of its own code."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return import_module("textarena")

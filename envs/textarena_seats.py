@@ -18,7 +18,8 @@ from typing import Any, cast
 
 from perdure.envs.environment import TextEnv
 from perdure.envs.generators import Generators
-from perdure.envs.textarena_game import Game, broken, made
+from perdure.envs.packages import does_not_work
+from perdure.envs.textarena_game import Game, made
 from perdure.envs.textarena_scripts import Script, random_mover
 from perdure.memory.errors import InputError, RuntimeFailure
 
@@ -59,10 +60,10 @@ class SeveralPlayers(Game):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
-        self._generators.seed(number)
         self._random = random.Random(f"seats of {number}")
         self._judged = self._random.randrange(self._players) if self._seat == "any" else int(self._seat)
         self._told = [[] for _ in range(self._players)]
+        self._generators.seed(number)
         with self._generators:
             self._begin(number, self._players)
             self._play_scripts()
@@ -136,7 +137,7 @@ def _fewest_players(id_: str, options: dict[str, Any]) -> int:
         if refused is None:
             return players
     assert refused is not None, "there is a number of players to try"
-    raise broken(id_, refused)
+    raise does_not_work(f"textarena:{id_}", refused)
 
 
 def _refuses(id_: str, options: dict[str, Any], players: int) -> Exception | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 MOST_BYTES = 16 * 2**20
@@ -23,12 +26,15 @@ _PART = 2**16
 class Wire:
     """One end of a connected pair of sockets."""
 
-    def __init__(self, socket_: socket.socket, process: int | None = None) -> None:
-        """`process` is the other side's, where its end is to be noticed even if something that it forked keeps the socket open."""
+    def __init__(self, socket_: socket.socket, *, process: int | None = None, send_s: float | None = None) -> None:
+        """`process` is a descriptor of the other side's (`watched`), whose end is noticed even if what it forked keeps the socket open.
+
+        `send_s` is how long the other side may take to read.
+        """
         self.socket = socket_
         self._read = bytearray()
-        self._process = os.pidfd_open(process) if process is not None and sys.platform == "linux" else None
-        self.socket.settimeout(None if process is None else SEND_S)
+        self._process = process
+        self.socket.settimeout(send_s)
 
     def send(self, message: Mapping[str, Any], descriptor: int | None = None) -> None:
         """Write one document, with a file descriptor for the other side where one is given. Raises `OSError` where nobody listens."""
@@ -42,8 +48,8 @@ class Wire:
         """The next document. Raises `TimeoutError`, `EOFError` where the other side has ended, `ValueError` for what is no document."""
         return self._next(timeout_s, lambda: self.socket.recv(_PART))
 
-    def receive_with_descriptor(self) -> tuple[dict[str, Any], int | None]:
-        """The next document and the file descriptor that came with it, if any."""
+    def receive_with_descriptor(self, timeout_s: float | None = None) -> tuple[dict[str, Any], int | None]:
+        """The same with the file descriptor that came with it, if any."""
         found: list[int] = []
 
         def read() -> bytes:
@@ -51,7 +57,17 @@ class Wire:
             found.extend(descriptors)
             return part
 
-        return self._next(None, read), found[0] if found else None
+        return self._next(timeout_s, read), found[0] if found else None
+
+    @property
+    def process(self) -> int | None:
+        """The number of the process that is watched, as this one counts; None where there is none any more."""
+        if self._process is None:
+            return None
+        with suppress(OSError):
+            stated = re.search(r"^Pid:\s*(\d+)", Path(f"/proc/self/fdinfo/{self._process}").read_text(), re.MULTILINE)
+            return int(stated[1]) if stated else None
+        return None
 
     def has_news(self) -> bool:
         """Whether something can be read without waiting."""
@@ -101,6 +117,11 @@ class Wire:
         if not isinstance(document, dict):
             raise ValueError(f"{line[:40]!r} is no JSON object")
         return cast("dict[str, Any]", document)
+
+
+def watched(pid: int) -> int | None:
+    """A descriptor of a process, by which its end can be waited for; None where the system has no such thing. Raises `OSError`."""
+    return os.pidfd_open(pid) if sys.platform == "linux" else None
 
 
 def number(document: Mapping[str, Any], name: str) -> int:

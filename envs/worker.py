@@ -1,14 +1,12 @@
 """The other side of `envs/sandbox.py`: `python -m perdure.envs.worker DESCRIPTOR FOLDER JSON`, which imports one environment and forks for
 each episode that is played at once.
 
-It confines itself before anything of the environment is imported. A worker answers one question after the other; it is forked after the
-import, so that it costs a few milliseconds and shares most of its memory with the others.
+It confines itself (`confinement.py`) before anything of the environment is imported. A worker answers one question after the other; it is
+forked after the import, so that it costs a few milliseconds and shares most of its memory with the others.
 """
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
 import gc
 import json
 import os
@@ -17,7 +15,6 @@ import resource
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -27,26 +24,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.envs.wire import Wire
+from perdure.envs.confinement import as_ended, die_with, enter, forked, limit, write_only_to
+from perdure.envs.wire import Wire, watched
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
-
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-MOST_FILE_BYTES = 256 * 2**20
-"""Of a file that an environment writes; what it prints is one."""
-
-CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWNS = 0x10000000, 0x40000000, 0x20000
-MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
-MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 
 
 def main() -> None:
     descriptor, folder, told = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     sys.path += [part for part in told["path"] if part not in sys.path]
     wire = Wire(socket.socket(fileno=descriptor))
-    confine(told)
+    limit(told["memory_mib"])
+    namespace, outlive = enter(told["parent"], told["network"])
     own = os.getpid()
     environment, description = _loaded(told["name"])
     if os.getpid() != own:
@@ -55,80 +45,57 @@ def main() -> None:
     if environment is None:
         return
     os.chdir(folder)  # only now: an environment may read files that its options name
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)  # from here on it sees for itself that nobody asks, and puts its folder away
+    outlive()  # from here on it sees for itself that nobody asks, and puts its folder away
     gc.collect()
     gc.freeze()  # a collection would write to every object, and unshare its memory
-    host(wire, folder, environment, told["cpu_s"])
+    host(wire, folder, environment, told["cpu_s"], namespace)
 
 
-def confine(told: Mapping[str, Any]) -> None:
-    """Give up what an environment does not need. What the system does not offer is left out: `docs/environments.md` says what that is."""
-    limits = ((resource.RLIMIT_AS, told["memory_mib"] * 2**20), (resource.RLIMIT_FSIZE, MOST_FILE_BYTES), (resource.RLIMIT_CORE, 0))
-    for limit, value in limits:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(limit, (value, value))
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _die_with(told["parent"])
-    user, group = os.getuid(), os.getgid()
-    if not told["network"] and library.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0:
-        for file, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with suppress(OSError):
-                Path(f"/proc/self/{file}").write_text(line)
-        _bring_loopback_up()
-
-
-def _bring_loopback_up() -> None:
-    """The network of this process begins with nothing; what it starts itself may be spoken with."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-
-
-def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int) -> None:
+def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
     """Fork and end workers as asked, until nobody asks any more."""
     workers: dict[int, Path] = {}
     shared = _children()  # started by what was imported: they are there for all episodes
-    forked = 0
+    count = 0
     try:
         while True:
             question, descriptor = wire.receive_with_descriptor()
             if descriptor is not None:
-                forked += 1
-                own = folder / f"worker-{forked}"
+                count += 1
+                own = folder / f"worker-{count}"
                 try:
-                    pid = os.fork()
+                    pid = forked(namespace)
                 except OSError as error:  # too many processes: those that are there play on
                     os.close(descriptor)
                     wire.send({"refused": str(error)})
                     continue
                 if pid == 0:
                     wire.close()
-                    _work(socket.socket(fileno=descriptor), own, environment, cpu_s)
+                    _work(socket.socket(fileno=descriptor), own, environment, cpu_s, namespace)
                 os.close(descriptor)
                 workers[pid] = own
-                wire.send({"pid": pid})
+                wire.send({"pid": pid}, process := watched(pid))
+                if process is not None:
+                    os.close(process)
             elif question["end"] in workers:
                 status = _ended(question["end"], question["patience_s"])
                 shutil.rmtree(workers.pop(question["end"]), ignore_errors=True)
-                _end_strays(workers.keys() | shared)
+                if namespace is None:
+                    _end_strays(workers.keys() | shared)
                 wire.send({"status": status})
             else:
                 wire.send({"status": 0})
     except (EOFError, OSError):
         for pid in workers:
             _ended(pid)
-        _end_strays(set())
+        if namespace is None:
+            _end_strays(set())
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
     """The environment and what the other side is told of it; or no environment, and why."""
     from perdure.envs.registry import load_here
-    from perdure.envs.sandbox import described
+    from perdure.envs.sandbox import as_told
     from perdure.memory.errors import PerdureError, UnknownError
 
     try:
@@ -137,17 +104,19 @@ def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
         return None, {"unknown": str(error)}
     except PerdureError as error:
         return None, {"wrong": str(error)}
-    return environment, described(environment)
+    return environment, as_told(environment)
 
 
-def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int) -> None:
+def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
     """Be a worker, until nobody asks any more. Does not return."""
     try:
         os.setsid()
         if sys.platform == "linux":
-            _die_with(os.getppid())
+            die_with(os.getppid())
         folder.mkdir()
-        _write_only_to(folder.parent)
+        write_only_to(folder.parent, namespace)
+        if namespace is not None:
+            os.close(namespace)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -182,7 +151,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
             return {"longest": rules.longest(environment)}
         env.close()
         if "reset" in question:
-            _put_right(folder)
+            _begin_anew(folder)
             _allow(cpu_s)
             return {"observation": env.reset(question["reset"]), "seat": env.seat}
         return {}
@@ -200,25 +169,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
         wire.send({"n": question["n"], **found})
 
 
-def _write_only_to(folder: Path) -> None:
-    """See all other files as read-only, where the kernel allows that; shared memory is a new one."""
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if library.unshare(CLONE_NEWNS) or library.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
-        return
-    path = bytes(folder)
-
-    def set_(where: bytes, flags: int, on: int, off: int) -> bool:
-        attributes = struct.pack("4Q", on, off, 0, 0)
-        return bool(library.syscall(MOUNT_SETATTR, AT_FDCWD, where, flags, attributes, ctypes.c_size_t(len(attributes))) == 0)
-
-    if library.mount(path, path, None, MS_BIND, None) == 0 and set_(b"/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0):
-        set_(path, 0, 0, MOUNT_ATTR_RDONLY)
-        library.mount(b"tmpfs", b"/dev/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"size=256m")
-
-
-def _put_right(folder: Path) -> None:
+def _begin_anew(folder: Path) -> None:
     """Begin in the own folder again, wherever the last episode went, and with nothing printed: that has a limit for each file."""
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
@@ -241,13 +192,6 @@ def _scramble() -> None:
     np.random.seed()
 
 
-def _die_with(parent: int) -> None:
-    """End with the parent, also where it is killed and this process is busy."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _ended(pid: int, patience_s: float = 0.0) -> int:
     """End a worker with its process group; gives its wait status, which is of its own end where it came to that before."""
     until = time.monotonic() + patience_s
@@ -258,7 +202,7 @@ def _ended(pid: int, patience_s: float = 0.0) -> int:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)  # where it has not come to have a group of its own
     with suppress(ChildProcessError):
-        return os.waitpid(pid, 0)[1]
+        return as_ended(os.waitpid(pid, 0)[1])
     return 0
 
 

@@ -11,13 +11,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -84,25 +83,51 @@ def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
 
 
 def write_weights(folder: Path, weights: Weights, base: ModelFiles) -> None:
-    """Write the files of an adapter as PEFT does, in float32, or those of weights that were tuned in full, into a folder of their own."""
+    """Write an adapter as `write_lora` does, or all tensors of weights that were tuned in full, into a folder of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = {name.removesuffix(".weight"): pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
-    if not pairs:
+    pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
+    if pairs:
+        write_lora(folder, pairs, base)
+    else:
         tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items() if isinstance(tensor, Tensor)}
         save_file(tensors, folder / _FULL, {"format": "pt"})
-        return
-    rank, scale = next((len(pair.down_RI), pair.scale) for pair in pairs.values())
-    LoraConfig(
+
+
+def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
+    """Put PEFT's two files for these layers into a folder that exists.
+
+    PEFT has one rank and one scale (alpha / rank) for all layers. A pair of a lower rank is filled up with zeros, and of one with another
+    scale the up matrix is multiplied, so that every product stays what it is. Raises `InputError` for values that are not finite.
+    """
+    from peft import LoraConfig
+
+    rank = max(len(pair.down_RI) for pair in weights.values())
+    scale = next(iter(weights.values())).scale
+    tensors: dict[str, Tensor] = {}
+    for name, pair in weights.items():
+        module = name.removesuffix(".weight")
+        down, up = pair.down_RI.detach().cpu(), pair.up_OR.detach().cpu()
+        if not (bool(down.isfinite().all()) and bool(up.isfinite().all())):
+            raise InputError(f"the adapter of {module} has values that are not finite: it has diverged; learn with a smaller lr")
+        if pair.scale != scale:
+            up = up * (pair.scale / scale)
+        if len(down) < rank:
+            down = torch.cat([down, down.new_zeros(rank - len(down), down.shape[1])])
+            up = torch.cat([up, up.new_zeros(len(up), rank - up.shape[1])], 1)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = down.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
+    alpha = scale * rank
+    config = LoraConfig(
         r=rank,
-        lora_alpha=cast(int, scale * rank),
-        target_modules=sorted({name.rpartition(".")[2] for name in pairs}),
+        lora_alpha=int(alpha) if alpha.is_integer() else cast(int, alpha),
+        target_modules=_target_modules([name.removesuffix(".weight") for name in weights], base),
         task_type="CAUSAL_LM",
+        lora_dropout=0.0,
         base_model_name_or_path=base.name,
         inference_mode=True,
-    ).save_pretrained(str(folder))
-    halves = {f"base_model.model.{name}.lora_A.weight": pair.down_RI for name, pair in pairs.items()}
-    halves |= {f"base_model.model.{name}.lora_B.weight": pair.up_OR for name, pair in pairs.items()}
-    save_file({key: half.detach().float().contiguous().cpu() for key, half in halves.items()}, folder / _WEIGHTS, {"format": "pt"})
+    )
+    config.save_pretrained(str(folder))
 
 
 def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) -> Weights:
@@ -145,7 +170,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
         raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
     scale = _scale(config, rank)
     parts: dict[str, dict[str, Tensor]] = {}
-    shapes = _base_shapes(base)
+    shapes = base_shapes(base)
     try:
         with safe_open(folder / _WEIGHTS, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
@@ -191,6 +216,13 @@ def _read_full(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
+    """The names by which PEFT finds these layers and no others: `up_proj` where every layer of that name is adapted, else its full name."""
+    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
+    leaves = {module: module.rpartition(".")[2] for module in modules}
+    return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
+
+
 def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads((folder / _CONFIG).read_text())
@@ -215,7 +247,7 @@ def _scale(config: Mapping[str, Any], rank: int) -> float:
     return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
+def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
     """Shapes (out, in) of the base model's two-dimensional weights by module name, from the file headers alone."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in base.path.glob("*.safetensors"):

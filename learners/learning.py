@@ -21,7 +21,7 @@ from perdure.learners.iterative_sft import iterative_sft
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.reinforce import reinforce
-from perdure.learners.resuming import kept_of
+from perdure.learners.resuming import Kept, kept_of
 from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.retention.gem import projecting
 from perdure.learners.retention.interpolation import interpolate
@@ -40,7 +40,7 @@ from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import Clock
-from perdure.memory.processes import kept_precision
+from perdure.memory.processes import kept_precision, record_event
 from perdure.memory.records import Job, Lease, Version, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_candidate, get_version, serving, take_name
@@ -127,7 +127,9 @@ def run_learning(
         require(store, environment.name)
     options = parse_options(job.options.get("learn", {}))
     now_serving = serving(store)
-    parent = get_version(store, job.options["start"]) if job.options.get("start") else now_serving
+    kept = _kept(store, job)
+    asked = job.options.get("start") if kept is None else kept.start
+    parent = now_serving if asked is None else get_version(store, asked)
     start = version_weights(store, engine.files, parent)
     torch.manual_seed(options.seed)
     trainee = Trainee(
@@ -150,11 +152,12 @@ def run_learning(
         old=[load(name) for name in known if name not in job.targets],
         width=width,
         stop=stop,
+        parent=parent.name,
         opponents=against(store, engine, now_serving.name),
-        rewarder=rewarder(store, options.rewards),
+        rewarder=rewarder(store, options.rewards, played_before=job.learner == "trace-sft"),
     )
     extra_losses, project_gradient = _keeping(bench)
-    bench.start(kept_of(store.home, job.id))
+    bench.start(kept)
     learner(bench, extra_losses, project_gradient)
     engine.unload(bench.sampler)
     for parameter in trainee.parameters:
@@ -168,6 +171,15 @@ def run_learning(
     faults.point("between-file-and-row")
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
     return version, bench.last
+
+
+def _kept(store: Store, job: Job) -> Kept | None:
+    """Where an earlier attempt had come to; None where there is none, or where what it kept is damaged, which is recorded."""
+    try:
+        return kept_of(store.home, job.id)
+    except RuntimeFailure as error:
+        record_event(store, "damaged", f"job {job.id}", f"{error}: the job learns from its start again")
+        return None
 
 
 def _references(store: Store, files: ModelFiles, now_serving: Version) -> dict[Reference, Weights]:

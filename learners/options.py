@@ -81,6 +81,23 @@ class LearnOptions(BaseModel):
         return self
 
 
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Every learner": ("updates", "prompts", "samples", "lr", "seed", "temperature", "rewards", "ratio_cap", "max_grad_norm", "measure"),
+    "Every learner, to keep old skills": (
+        *("replay", "replay_samples", "replay_weight", "stored", "kl", "kl_old", "kl_estimator"),
+        *("ewc", "lwf", "olora", "gem", "memory", "interpolate"),
+    ),
+    "Every learner: what is trained, and in how much memory": (
+        *("tuning", "rank", "alpha", "dtype", "quantized", "checkpointing", "budget_tokens"),
+    ),
+    "Some learners, which are named first": (
+        *("variant", "passes", "refill", "rounds", "hints", "restart", "per_task", "epochs", "demos", "style"),
+        *("traces", "staleness", "teacher", "teacher_rate", "direction"),
+    ),
+}
+"""Every option once, by who reads it, as help lists them."""
+
+
 def parse_options(given: Mapping[str, Any]) -> LearnOptions:
     """Check options, as text or as values. Raises `InputError` naming each that is wrong."""
     try:

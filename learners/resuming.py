@@ -1,12 +1,16 @@
 """What a learning job keeps of its last update, so that an attempt that is interrupted is gone on with and not begun anew.
 
-One file in the home, `run/jobs/<number>.pt`, replaced by an atomic rename after every update and removed when the job has ended. It is read
-back without running code. A process that has lost its job may still replace it once; what is in it then is an earlier step of the same job.
+One file in the home, `run/jobs/<number>.pt`, replaced by an atomic rename after every update and removed when the job has ended, or with
+the end of the next one where its process died. It begins with a checksum, which torch does not look for, and is read back without running
+code. A process that has lost its job may still replace it once; what is in it then is an earlier step of the same job. One that is damaged
+is as good as none: the job learns from its start again, and an event says why (`learning.py`).
 """
 
 from __future__ import annotations
 
 import io
+import pickle
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +18,10 @@ from typing import Any
 
 import torch
 
-from perdure.memory.errors import Unavailable
+from perdure.memory.errors import RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, publish
+
+CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +29,8 @@ class Kept:
     """Where a job has come to."""
 
     step: int
+    start: str
+    """The version that it started from, which may serve no more."""
     state: dict[str, Any]
     """Of the trainee: parameters and optimiser."""
     last: dict[str, Any]
@@ -36,19 +44,29 @@ def keep(home: Path, job: int, kept: Kept) -> None:
     final = _file(home, job)
     made = final.with_name(f"{MAKING}{final.name}")
     content = io.BytesIO()
-    torch.save({"step": kept.step, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
+    torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        made.write_bytes(content.getbuffer())
+        with made.open("wb") as file:
+            file.write(_checksum(content.getbuffer()))
+            file.write(content.getbuffer())
         publish(made, final)
     except OSError as error:
         raise Unavailable(f"could not keep step {kept.step} of job {job}: {error.strerror or error}") from error
 
 
 def kept_of(home: Path, job: int) -> Kept | None:
-    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeError` for a damaged file."""
+    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeFailure` for a damaged file."""
     file = _file(home, job)
-    return Kept(**torch.load(file, map_location="cpu", weights_only=True)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    content = file.read_bytes()
+    if content[:CHECKSUM_BYTES] != _checksum(memoryview(content)[CHECKSUM_BYTES:]):
+        raise RuntimeFailure(f"{file} is damaged")
+    try:
+        return Kept(**torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
+    except (RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise RuntimeFailure(f"{file} is of another release ({type(error).__name__})") from error
 
 
 def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
@@ -57,6 +75,10 @@ def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
     for file in _file(home, 0).parent.glob("*.pt"):
         if file not in wanted:
             file.unlink(missing_ok=True)
+
+
+def _checksum(content: memoryview) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES)
 
 
 def _file(home: Path, job: int) -> Path:

@@ -17,7 +17,7 @@ from perdure.learners.options import ENVIRONMENT
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode
-from perdure.memory.rewards import rewards_from
+from perdure.memory.rewards import rewards_from, sources
 from perdure.memory.store import Store
 
 Rewarder = Callable[[Sequence[Episode]], list[Episode]]
@@ -39,12 +39,24 @@ def from_environment(episodes: Sequence[Episode]) -> list[Episode]:
     return list(episodes)
 
 
-def rewarder(store: Store, source: str) -> Rewarder:
-    """Where `source` says that rewards come from. Raises `InputError` for a reward model that cannot be made."""
+def rewarder(store: Store, source: str, *, played_before: bool = True) -> Rewarder:
+    """Where `source` says that rewards come from; `played_before` says whether the learner's episodes are such as somebody can have judged.
+
+    Raises `InputError` for a reward model that cannot be made, for a source that has given no rewards, and for one that cannot have given
+    any.
+    """
     if source == ENVIRONMENT:
         return from_environment
     if source.startswith(MODEL):
         return by_model(store, reward_model(source))
+    known = sources(store)
+    if source not in known:
+        there = f"there is {', '.join(known)}" if known else "nobody has yet"
+        raise InputError(f"rewards={source}: nobody of that name has given any; {there}; see `perdure episode reward --help`")
+    if not played_before:
+        raise InputError(
+            f"rewards={source}: nobody can have judged episodes that are yet to be played; only trace-sft learns from stored rewards"
+        )
     return lambda episodes: _with(store, episodes, rewards_from(store, source, [episode.id for episode in episodes]))
 
 

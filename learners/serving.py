@@ -1,14 +1,10 @@
-"""The model that plays live tasks, in the actor's process: one version at a time beside its opponents, their files checked when loaded."""
+"""The model that plays live tasks, as the actor sees it: one version at a time beside its opponents, their files checked when loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 from perdure.envs.policy import Policy
 from perdure.learners.engines.engine import Engine
-from perdure.learners.learning import ensure_loaded, open_engine
-from perdure.learners.models import resolve_model
+from perdure.learners.learning import ensure_loaded
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_initial
@@ -43,10 +39,7 @@ class ServingModel:
         return self._engine.policy(loaded)
 
 
-def open_model(store: Store, name: str, cache: Path, *, device: str, seed: int, say: Callable[[str], None]) -> ServingModel:
-    """Find a model, load it, and make it the first version where there is none; `say` gets a line for each slow step."""
-    files = resolve_model(name, cache, say)
-    say(f"loading {files.name}")
-    engine = open_engine(store, files, device=device, seed=seed)
-    add_initial(store, files.name, files.hash)  # only now: a home keeps its model for good
+def serve(store: Store, engine: Engine) -> ServingModel:
+    """Play with this engine, whose model is made the first version where there is none. A home keeps its model for good."""
+    add_initial(store, engine.files.name, engine.files.hash)
     return ServingModel(store, engine)

@@ -27,12 +27,14 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.resuming import Kept, keep
 from perdure.learners.rewards import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
+from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step
 from perdure.memory.manifests import write_manifest
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
 from perdure.memory.store import Store
 from perdure.memory.traces import episodes_of_step, recent_groups
+from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64
 """Groups of each old environment that stored replay looks at."""
@@ -82,6 +84,8 @@ class Workbench:
     old: Sequence[Environment]
     width: int
     stop: Callable[[], bool]
+    parent: str = INITIAL
+    """The version that the job started from."""
     opponents: Opponents = nobody
     rewarder: Rewarder = from_environment
     step: int = 0
@@ -244,6 +248,7 @@ class Workbench:
         self._go_on()
         started = time.perf_counter()
         options = self.options
+        self.engine.rest()
         self.check_lengths([lesson.longest for lesson in lessons])
         ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
@@ -300,11 +305,10 @@ class Workbench:
             **(about or {}),
         }
         add_step(self.store, self.lease, self.step, self.last)
-        keep(
-            self.store.home,
-            self.lease.subject,
-            Kept(step=self.step, state=self.trainee.state(), last=self.last, counts=(self._drawn, self._aimed, self._replayed)),
-        )
+        faults.point("between-step-and-keep")
+        counts = self._drawn, self._aimed, self._replayed
+        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
+        keep(self.store.home, self.lease.subject, kept)
 
     def _go_on(self) -> None:
         if self.stop():

@@ -178,6 +178,17 @@ def _batches(store: Store, clock: Clock) -> Found:
         yield "error", f"job {row['job']} step {row['n']}", message
 
 
+def _rewards(store: Store, clock: Clock) -> Found:
+    rows = store.rows(
+        """
+        SELECT e.id, e.state, r.source, r.value FROM reward r JOIN episode e ON e.id = r.episode
+        WHERE e.state <> 'completed' OR abs(r.value) = 9e999 -- SQLite has no other word for infinity
+        """
+    )
+    for row in rows:
+        yield "error", f"episode {row['id']}", f"is {row['state']}, and {row['source']} gave it a reward of {row['value']}"
+
+
 def _running_episodes(store: Store, clock: Clock) -> Found:
     condition, parameters = leases.lapsed(clock)
     rows = store.rows(
@@ -216,6 +227,7 @@ RULES: tuple[Callable[[Store, Clock], Found], ...] = (
     _turn_numbers,
     _shared_tokens,
     _batches,
+    _rewards,
     _running_episodes,
     _archives,
 )

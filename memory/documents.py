@@ -42,6 +42,7 @@ def document_schema() -> pa.Schema:
         ]
     )
     batch = pa.struct([("job", integer), ("attempt", integer), ("n", integer), ("on_policy", flag)])
+    reward = pa.struct([("source", text), ("value", real), ("made_at", real)])
     return pa.schema(
         [
             ("id", integer),
@@ -68,6 +69,7 @@ def document_schema() -> pa.Schema:
             ("finished_at", real),
             ("turns", pa.list_(turn)),
             ("batches", pa.list_(batch)),
+            ("rewards", pa.list_(reward)),
         ]
     )
 
@@ -94,16 +96,16 @@ def read_documents(store: Store, episodes: Sequence[int]) -> pa.Table:
         found = store.rows(_EPISODES, {"ids": to_json(list(episodes)), "initial": INITIAL})
         ids = [row["id"] for row in found]
         turns = list(turn_rows(store, ids))
-        batches = store.rows(_BATCHES, (to_json(ids),))
+        others = {"batches": store.rows(_BATCHES, (to_json(ids),)), "rewards": store.rows(_REWARDS, (to_json(ids),))}
     schema = document_schema()
-    turn, batch = (schema.field(name).type.value_type for name in ("turns", "batches"))
+    turn = schema.field("turns").type.value_type
     turn_arrays = [_turn_column(field, turns) for field in turn]
-    batch_arrays = [_column(field, batches) for field in batch]
-    columns = [_column(field, found) for field in schema if field.name not in ("turns", "batches")]
-    columns += [
-        _lists(ids, [row["episode"] for row, _ in turns], pa.StructArray.from_arrays(turn_arrays, fields=list(turn))),
-        _lists(ids, [row["episode"] for row in batches], pa.StructArray.from_arrays(batch_arrays, fields=list(batch))),
-    ]
+    columns = [_column(field, found) for field in schema if field.name not in ("turns", *others)]
+    columns.append(_lists(ids, [row["episode"] for row, _ in turns], pa.StructArray.from_arrays(turn_arrays, fields=list(turn))))
+    for name, rows in others.items():
+        one = schema.field(name).type.value_type
+        arrays = [_column(field, rows) for field in one]
+        columns.append(_lists(ids, [row["episode"] for row in rows], pa.StructArray.from_arrays(arrays, fields=list(one))))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -116,6 +118,11 @@ WHERE e.id IN (SELECT value FROM json_each(:ids)) ORDER BY e.id
 _BATCHES = """
 SELECT episode, job, attempt, n, on_policy FROM manifest
 WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, job, attempt, n
+"""
+
+_REWARDS = """
+SELECT episode, source, value, made_at FROM reward
+WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, source
 """
 
 

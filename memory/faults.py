@@ -20,6 +20,7 @@ Point = Literal[
     "after-batch",
     "mid-ending",
     "mid-optimiser-step",
+    "between-step-and-keep",
     "mid-candidate-write",
     "between-file-and-row",
     "mid-pairs",

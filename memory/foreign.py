@@ -34,7 +34,21 @@ EPISODE_KEYS = (
 )
 TURN_KEYS = ("messages", "observation", "prompt_ids", "action", "action_ids", "logprobs", "reward", "finish")
 NOT_KEPT = frozenset(
-    {"member", "seat", "temperature", "task", "job", "attempt", "score", "stop_reason", "error", "started_at", "finished_at", "batches"}
+    {
+        "member",
+        "seat",
+        "temperature",
+        "task",
+        "job",
+        "attempt",
+        "score",
+        "stop_reason",
+        "error",
+        "started_at",
+        "finished_at",
+        "batches",
+        "rewards",
+    }
 )
 """Keys of our own exports that are read over: they say something only in the home that they come from."""
 TURN_NOT_KEPT = frozenset({"n", "invalid", "sampler", "made_at"})

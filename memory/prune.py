@@ -3,8 +3,8 @@
 **What stays**, whatever is asked for: episodes that are being played; those of a task or job that has not come to its end; the newest live
 ones of the version that serves, by which the daemon chooses what to learn and counts when; and the newest of all, because SQLite would give
 its number to another episode. A group stays whole as long as one of its members stays. Gates and their pairs hold scores, not episodes, and
-stay; tasks stay too, since the stream counts them. The batches that an episode was learned from go into the archive with it. Since its
-number is never given again, it still can be in no second on-policy batch.
+stay; tasks stay too, since the stream counts them. The batches that an episode was learned from, and the rewards that it was given
+afterwards, go into the archive with it. Since its number is never given again, it still can be in no second on-policy batch.
 
 **Nothing is lost.** Episodes go in portions, so that a nearly full disk suffices. A portion is written to a file of its own, synced, named,
 read back and compared with the store; only what compares equal is deleted, in short transactions. After a death in between, the next run
@@ -212,12 +212,13 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _delete(store: Store, episodes: Sequence[tuple[int, int]], at_once: int) -> None:
-    """Delete episodes, each given with its number of turns, with their turns and their places in batches."""
+    """Delete episodes, each given with its number of turns, with their turns, rewards, and places in batches."""
     for ids in portions(episodes, at_once):
         faults.point("mid-prune")
         given = (to_json(ids),)
         with store.write() as conn:
             conn.execute("DELETE FROM manifest WHERE episode IN (SELECT value FROM json_each(?))", given)
+            conn.execute("DELETE FROM reward WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM episode WHERE id IN (SELECT value FROM json_each(?))", given)
         checkpoint(store)

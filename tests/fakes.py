@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from perdure.envs.policy import Ids, Message, Request, Sample
+from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
+from perdure.learners.models import ModelFiles
 from perdure.memory.records import Ending, EpisodePlan, Sampler, Turn
 
 END = 256
@@ -62,6 +65,55 @@ class ScriptedPolicy:
         whole = (*self.answer(last).encode(), END)
         ids = whole[: request.max_tokens]
         return Sample(action_ids=ids, logprobs=(-0.5,) * len(ids), finish="stop" if ids == whole else "length", sampler=self.sampler)
+
+
+@dataclass
+class ScriptedEngine:
+    """`Engine` without a model: each sampler says which weights it has, and then what it was asked."""
+
+    files: ModelFiles = field(default_factory=lambda: ModelFiles(name="scripted", path=Path("scripted"), hash="0" * 64))
+    chat: ByteChat = field(default_factory=ByteChat)
+    context_limit: int = 256
+    loaded: dict[Sampler, str] = field(default_factory=dict)
+    rests: int = 0
+
+    def load(self, sampler: Sampler, weights: Mapping[str, Any]) -> None:
+        if sampler in self.loaded:
+            raise ValueError(f"{sampler} is loaded already")
+        self.loaded[sampler] = f"{sum(float(pair.up_OR.sum()) for pair in weights.values()):.3f}" if weights else "base"
+
+    def unload(self, sampler: Sampler) -> None:
+        del self.loaded[sampler]
+
+    def rest(self) -> None:
+        self.rests += 1
+
+    def __contains__(self, sampler: Sampler) -> bool:
+        return sampler in self.loaded
+
+    def policy(self, sampler: Sampler) -> ScriptedSampler:
+        self.require(sampler)
+        return ScriptedSampler(self, sampler)
+
+    def require(self, sampler: Sampler) -> str:
+        if sampler not in self.loaded:
+            raise PolicyError(f"{sampler} is not loaded")
+        return self.loaded[sampler]
+
+
+@dataclass(frozen=True)
+class ScriptedSampler:
+    """`Policy` over a sampler of a `ScriptedEngine`."""
+
+    engine: ScriptedEngine
+    sampler: Sampler
+
+    def generate(self, requests: Sequence[Request]) -> list[Sample]:
+        weights = self.engine.require(self.sampler)
+        for request in requests:
+            if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.engine.context_limit:
+                raise PolicyError("a prompt exceeds the context")
+        return ScriptedPolicy(lambda said: f"{weights} {said}", self.sampler).generate(requests)
 
 
 @dataclass

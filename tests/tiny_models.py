@@ -33,13 +33,13 @@ SENTENCES = (
 )
 
 
-def tiny_llama(path: Path, *, seed: int = 0, context: int = 1024) -> Path:
-    """A Llama of two layers and 32 features in the folder `path`; gives the folder."""
+def tiny_llama(path: Path, *, seed: int = 0, context: int = 1024, features: int = 32) -> Path:
+    """A Llama of two layers in the folder `path`; gives the folder. vLLM's kernels for CPUs want 128 features at least: 32 in each head."""
     tokenizer = _tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=features,
+        intermediate_size=2 * features,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
     from perdure.envs.bench_envs import Cost
     from perdure.learners.bench.engine import EngineBench
     from perdure.learners.bench.learner import Pair
+    from perdure.learners.bench.vllm import VllmBench
     from perdure.memory.bench_journal import JournalBench
     from perdure.memory.bench_scale import ScaleBench
     from perdure.memory.bench_upkeep import UpkeepBench
 
-NAMES = ("engine", "learner", "store", "play", "envs")
+NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
 TASK = "perdure:smallest-number?shots=3"
 
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine, envs: runs of each side.")
+@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine, vllm, envs: runs of each side.")
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
@@ -40,11 +42,12 @@ def bench(
 ) -> None:
     """Measure this machine against a peer.
 
-    NAME is engine (sampling, beside `generate` of transformers), learner (one GRPO update, beside TRL where it is installed), store (the
-    journal, beside plain sqlite3, and a large store), play (what an actor does between generations) or envs (environments beside
-    themselves without adapter and sandbox, and how full a batch of 64 episodes stays); without one all are run. Each takes some minutes
-    and wants the machine for itself: only ratios taken in one run mean anything. The store is measured in the folder for temporary files,
-    which TMPDIR names: it should be on a real disk, with 10 GB free.
+    NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
+    learner (one GRPO update, beside TRL where it is installed), store (the journal, beside plain sqlite3, and a large store), play (what an
+    actor does between generations) or envs (environments beside themselves without adapter and sandbox, and how full a batch of 64 episodes
+    stays); without one all are run, vllm where it is the engine. Each takes some minutes and wants the machine for itself: only ratios
+    taken in one run mean anything. The store is measured in the folder for temporary files, which TMPDIR names: it should be on a real
+    disk, with 10 GB free.
 
     \b
     Example:
@@ -63,6 +66,11 @@ def bench(
         found["engine"] = engine.as_json()
         if not as_json:
             _print_engine(engine)
+    if name == "vllm" or (name is None and loaded.config.engine == "vllm"):
+        served = _vllm(loaded, repeats, tokens)
+        found["vllm"] = served.as_json()
+        if not as_json:
+            _print_vllm(served)
     if name in (None, "learner"):
         pairs = _learner(loaded, target, updates, tokens)
         found["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": _note(pairs)}
@@ -96,6 +104,35 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
+
+
+def _vllm(loaded: LoadedConfig, repeats: int, tokens: int) -> VllmBench:
+    from perdure.agent import vllm_server
+    from perdure.agent.engines import limits
+    from perdure.agent.home import cache_dir
+    from perdure.learners.bench.vllm import bench_vllm, offline
+    from perdure.learners.engines.vllm_engine import VllmEngine
+    from perdure.learners.models import resolve_model
+    from perdure.memory.store import create_store
+
+    settings = loaded.config.vllm
+    version = vllm_server.find_vllm(settings)
+    files = resolve_model(loaded.config.model, cache_dir(), say)
+    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
+    with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
+        home = Path(name)
+        create_store(home).close()
+        say("starting both sides")
+        arguments = vllm_server.offline_arguments(settings, files)
+        with (
+            vllm_server.serving(home, loaded.path, settings.start_timeout_s),
+            offline(vllm_server.interpreter(settings), arguments, vllm_server.variables(settings, "")) as peer,
+        ):
+            engine = VllmEngine(files, home, limits(loaded.config))
+            width = loaded.config.play.width
+            return bench_vllm(
+                engine, peer, environments, vllm=version, width=width, rank=settings.max_rank, repeats=repeats, max_tokens=tokens, say=say
+            )
 
 
 def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> list[Pair]:
@@ -162,6 +199,15 @@ def _print_engine(found: EngineBench) -> None:
     )
 
 
+def _print_vllm(found: VllmBench) -> None:
+    rows = [(speed.sampler, round(ours), round(theirs), ours / theirs) for speed in found.speeds for ours, theirs in speed.rates]
+    title = f"tokens per second through {found.vllm}: {found.requests} requests of {found.prompt_tokens:.0f} tokens, {found.max_tokens} new"
+    print_table(("sampler", "perdure", "offline", "ratio"), rows, title=title)
+    for speed in found.speeds:
+        click.echo(f"{speed.sampler}: {speed.ratio:.2f} of the offline API's speed (median of {len(speed.rates)})")
+    click.echo(f"a new adapter's first token: {statistics.median(found.swap_s):.3f} s (median of {len(found.swap_s)})")
+
+
 def _print_learner(pairs: list[Pair]) -> None:
     rows = [
         (pair.work, side, one.seconds_per_update, round(sum(one.tokens) / sum(one.seconds)), round(one.peak_bytes / 2**20))
@@ -169,7 +215,8 @@ def _print_learner(pairs: list[Pair]) -> None:
         for side, one in (("perdure", pair.ours), ("TRL", pair.trl))
         if one is not None
     ]
-    print_table(("work", "side", "seconds an update", "tokens/s", "peak MiB"), rows, title="one GRPO update of 8 prompts x 8 samples")
+    title = f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples"
+    print_table(("work", "side", "seconds an update", "tokens/s", "peak MiB"), rows, title=title)
     for pair in pairs:
         if pair.ratio is not None:
             click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")

@@ -24,10 +24,12 @@ class _LearnCommand(click.Command):
     """Its help also lists the options of the learners, which are looked up only then."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from perdure.learners.options import LearnOptions
+        from perdure.learners.options import GROUPS, LearnOptions
 
-        with formatter.section("Options of every learner, for --option"):
-            formatter.write_dl([(f"{name}={field.default}", field.description or "") for name, field in LearnOptions.model_fields.items()])
+        fields = LearnOptions.model_fields
+        for title, names in GROUPS.items():
+            with formatter.section(f"For --option. {title}"):
+                formatter.write_dl([(f"{name}={fields[name].default}", fields[name].description or "") for name in names])
 
 
 @click.command(cls=_LearnCommand)
@@ -55,12 +57,14 @@ def learn(
 ) -> None:
     """Learn, gate, and promote if the gate says so.
 
-    LEARNER is grpo or iterative-sft. Without a target one is chosen from the live episodes of the serving version. Exit code 1 where
-    the gate did not promote.
+    LEARNER is one of these. On the agent's own fresh answers: grpo, reinforce, iterative-sft, and sdft, which needs right answers instead
+    of rewards. On answers that are there before: self-sft, trace-sft, sft. Without a target one is chosen from the live episodes of the
+    serving version. Exit code 1 where the gate did not promote.
 
     \b
     Example:
       perdure learn grpo --target 'perdure:largest-number?shots=3' --option updates=20 --option replay=0.5
+      perdure learn sft --option demos=oracle --no-gate
     """
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
@@ -235,7 +239,9 @@ def _see_through(
 ) -> dict[str, Any]:
     """Queue the job, wait for its end, and give its result."""
     from perdure.agent.jobs import require_done, run_or_follow, submit
+    from perdure.agent.vllm_server import require_vllm
 
+    require_vllm(loaded.config)
     job_id = submit(home, kind, learner, targets, options)
     return require_done(run_or_follow(home, loaded, job_id, say))
 
@@ -276,8 +282,8 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
 def _print_learning(found: Mapping[str, Any], asked: str) -> None:
     if found["gate"]:
         _print_gate(found["gate"], asked)
-    rows = [(name, value) for name, value in found["diagnostics"].items() if isinstance(value, int | float | str)]
-    print_table(("diagnostic of the last update", "value"), rows)
+    print_table(("diagnostic of the last update", "value"), list(found["diagnostics"].items()))
+    print_table(("cost of all updates", "value"), list(found["cost"].items()))
     click.echo(f"{found['version']}: {found['verdict'] or 'not gated'}. {found['reason']}")
 
 

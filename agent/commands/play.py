@@ -1,10 +1,9 @@
-"""`perdure task`, `perdure episode` and `perdure env`: what is played, what came of it, and what can be played."""
+"""`perdure task` and `perdure env`: what is played, and what can be played. What came of it is `episode.py`."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +17,7 @@ from perdure.agent.terminal import (
     say,
     visible,
 )
-from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
-
-if TYPE_CHECKING:
-    from perdure.memory.records import Episode
+from perdure.memory.errors import InputError, RuntimeFailure
 
 MAX_COUNT = 100_000
 
@@ -104,79 +100,6 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
         columns.append("error")
     rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in found]
     print_table(columns, rows)
-
-
-@click.group()
-def episode() -> None:
-    """List episodes, and show one turn by turn.
-
-    \b
-    Example:
-      perdure episode show LAST
-    """
-
-
-@episode.command("list")
-@click.option("--env", "environment", metavar="ENV", help="Only those of this environment, by its whole name.")
-@click.option("--version", metavar="VERSION", help="Only those that this version played.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
-@home_option
-@json_option
-def list_episodes(environment: str | None, version: str | None, limit: int, home: Path, as_json: bool) -> None:
-    """List episodes, the newest first.
-
-    \b
-    Example:
-      perdure episode list --env 'perdure:largest-number?shots=3' --limit 5
-    """
-    from perdure.memory import episodes
-    from perdure.memory.environments import require
-    from perdure.memory.store import open_store
-    from perdure.memory.versions import get_version
-
-    with open_store(home) as store:
-        if environment is not None:
-            require(store, environment)
-        if version is not None:
-            get_version(store, version)
-        found = [summary.as_json() for summary in episodes.list_episodes(store, environment, version, limit)]
-    if as_json:
-        print_json(found)
-        return
-    columns = ("id", "environment", "purpose", "state", "success", "return", "turns", "sampler")
-    keys = ("id", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
-    print_table(columns, [tuple(row[key] for key in keys) for row in found])
-
-
-@episode.command("show")
-@click.argument("which", metavar="ID|LAST")
-@home_option
-@json_option
-def show_episode(which: str, home: Path, as_json: bool) -> None:
-    """Show an episode turn by turn: texts, token ids, log-probs, rewards, and who sampled it.
-
-    \b
-    Example:
-      perdure episode show LAST
-      perdure episode show 17 --json | jq '.turns[0].action_ids'
-    """
-    from perdure.memory.episodes import get_episode, latest_episode_id
-    from perdure.memory.store import open_store
-
-    with open_store(home) as store:
-        if which.upper() == "LAST":
-            number = latest_episode_id(store)
-            if number is None:
-                raise UnknownError(f"no episode was played in {home} yet: `perdure run` plays")
-        elif which.isascii() and which.isdigit():
-            number = int(which)
-        else:
-            raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
-        found = get_episode(store, number)
-    if as_json:
-        print_json(_episode_json(found))
-    else:
-        _print_episode(found)
 
 
 @click.group()
@@ -286,68 +209,6 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     if observation:
         click.echo(f"\n{visible(observation)}")
     click.echo(f"\nReturn {total:g}: " + ("success." if success else "no success."))
-
-
-def _episode_json(found: Episode) -> dict[str, Any]:
-    return {
-        "id": found.id,
-        "environment": found.environment,
-        "seed": found.seed,
-        "group": found.group,
-        "member": found.member,
-        "seat": found.seat,
-        "purpose": found.purpose,
-        "state": found.state,
-        "success": found.success,
-        "score": found.score,
-        "total_reward": found.total_reward,
-        "stop_reason": found.stop_reason,
-        "temperature": found.temperature,
-        "task": found.task,
-        "job": found.job,
-        "error": found.error,
-        "turns": [
-            {
-                "n": n,
-                "observation": turn.observation,
-                "action": turn.action,
-                "reward": turn.reward,
-                "sampler": str(turn.sampler),
-                "finish": turn.finish,
-                "invalid": turn.invalid,
-                "prompt_ids": list(turn.prompt_ids),
-                "action_ids": list(turn.action_ids),
-                "logprobs": list(turn.logprobs),
-            }
-            for n, turn in enumerate(found.turns)
-        ],
-    }
-
-
-def _print_episode(found: Episode) -> None:
-    how = "success" if found.success else "no success"
-    click.echo(f"episode {found.id}  {found.environment}  seed {found.seed}  {found.purpose}")
-    click.echo(
-        f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
-    )
-    if found.seat:
-        click.echo(f"seat {found.seat}: it played against seat 0 of the same group's task, and is counted nowhere")
-    if found.error:
-        click.echo(f"error: {visible(found.error)}")
-    for n, turn in enumerate(found.turns):
-        click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
-        click.echo(_indented("observation", turn.observation))
-        click.echo(_indented("action", turn.action))
-        if turn.invalid is not None:
-            click.echo(_indented("no action", turn.invalid))
-        click.echo(f"  reward       {turn.reward:g}")
-        click.echo(f"  prompt       {len(turn.prompt_ids)} tokens (all of them with --json)")
-        click.echo(f"  action ids   {' '.join(map(str, turn.action_ids))}")
-        click.echo(f"  log-probs    {' '.join(f'{logprob:.3f}' for logprob in turn.logprobs)}")
-
-
-def _indented(name: str, text: str) -> str:
-    return f"  {name:<11}  " + visible(text).replace("\n", "\n" + " " * 15)
 
 
 def _span(seed: int, count: int) -> str:

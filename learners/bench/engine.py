@@ -147,8 +147,8 @@ def bench_engine(
     drawn = [(n, environments[n % len(environments)]) for n in range(PROMPTS)]
     bare = [(n, replace(environment, examples=())) for n, environment in drawn]
     cases = {
-        "with solved examples": [_prompt(engine.chat, environment, n, 0) for n, environment in drawn],
-        "zero-shot, nothing shared": [(_FIRST_ID + n, *_prompt(engine.chat, environment, n, LONG_PROMPT)) for n, environment in bare],
+        "with solved examples": [first_prompt(engine.chat, environment, n, 0) for n, environment in drawn],
+        "zero-shot, nothing shared": [(_FIRST_ID + n, *first_prompt(engine.chat, environment, n, LONG_PROMPT)) for n, environment in bare],
     }
     say("loading the peer in both precisions")
     peers = [Peer(files, device=device, dtype=dtype, table=table) for dtype in (torch.bfloat16, torch.float32)]
@@ -217,7 +217,7 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return done, time.perf_counter() - started
 
 
-def _prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
+def first_prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
     """The first prompt of a task; as many tasks in one as it takes to make it `at_least` tokens long."""
     questions: list[str] = []
     while True:

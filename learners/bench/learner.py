@@ -33,8 +33,8 @@ from perdure.learners.models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
 
 Work = Literal["equal work", "as it runs"]
-PROMPTS = 8
-SAMPLES = 8
+BATCH = {"cpu": (8, 8), "cuda": (32, 16)}
+"""Prompts, and samples of each, in one update on a device."""
 TIMEOUT_S = 3600.0
 
 
@@ -52,6 +52,8 @@ class Spec:
     updates: int
     """Beside the warm-up."""
     device: str
+    prompts: int
+    samples: int
     seeds: list[int]
     """Of the tasks, one for each group; empty for the side that draws them."""
 
@@ -67,6 +69,7 @@ class Side:
     prompt_tokens: float
     """Mean length of a prompt."""
     peak_bytes: int
+    """Resident memory, or that of the GPU."""
     seeds: list[int]
 
     @property
@@ -83,6 +86,8 @@ class Pair:
     """Both sides at the same work; `trl` is None where it is not installed."""
 
     work: Work
+    prompts: int
+    samples: int
     ours: Side
     trl: Side | None
 
@@ -92,7 +97,14 @@ class Pair:
         return self.trl.seconds_per_update / self.ours.seconds_per_update if self.trl else None
 
     def as_json(self) -> dict[str, Any]:
-        return {"work": self.work, "ours": self.ours.as_json(), "trl": self.trl.as_json() if self.trl else None, "ratio": self.ratio}
+        return {
+            "work": self.work,
+            "prompts": self.prompts,
+            "samples": self.samples,
+            "ours": self.ours.as_json(),
+            "trl": self.trl.as_json() if self.trl else None,
+            "ratio": self.ratio,
+        }
 
 
 def has_peer() -> bool:
@@ -116,6 +128,8 @@ def bench_learner(
             max_tokens=max_tokens,
             updates=updates,
             device=device,
+            prompts=BATCH[device][0],
+            samples=BATCH[device][1],
             seeds=[],
         )
         ours = _in_own_process(spec)
@@ -123,7 +137,7 @@ def bench_learner(
         trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds)) if has_peer() else None
         if trl:
             say(f"{work}: TRL {trl.seconds_per_update:.1f} s an update")
-        pairs.append(Pair(work=work, ours=ours, trl=trl))
+        pairs.append(Pair(work=work, prompts=spec.prompts, samples=spec.samples, ours=ours, trl=trl))
     return pairs
 
 
@@ -157,7 +171,7 @@ def run_ours(spec: Spec) -> Side:
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
     environment = _environment(spec)
-    options = parse_options({"prompts": PROMPTS, "samples": SAMPLES, "replay": 0.0, "updates": spec.updates + 1})
+    options = parse_options({"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "updates": spec.updates + 1})
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high)
@@ -177,7 +191,7 @@ def run_ours(spec: Spec) -> Side:
             options=options,
             targets=[environment],
             old=[],
-            width=PROMPTS * SAMPLES,
+            width=spec.prompts * spec.samples,
             stop=lambda: False,
         )
         bench.start()
@@ -191,7 +205,9 @@ def run_ours(spec: Spec) -> Side:
             tokens.append(sum(len(turn.action_ids) for turn in turns))
             lengths += [len(turn.prompt_ids) for turn in turns]
             seeds += [group[0].seed for group in sampled.target]
-    return Side(seconds=seconds[1:], tokens=tokens[1:], prompt_tokens=statistics.mean(lengths), peak_bytes=_peak_bytes(), seeds=seeds)
+    return Side(
+        seconds=seconds[1:], tokens=tokens[1:], prompt_tokens=statistics.mean(lengths), peak_bytes=_peak_bytes(spec.device), seeds=seeds
+    )
 
 
 def run_trl(spec: Spec) -> Side:
@@ -231,9 +247,9 @@ def run_trl(spec: Spec) -> Side:
             loss_type="dr_grpo",
             scale_rewards="none",
             beta=0.0,
-            num_generations=SAMPLES,
-            per_device_train_batch_size=SAMPLES,
-            gradient_accumulation_steps=PROMPTS,
+            num_generations=spec.samples,
+            per_device_train_batch_size=spec.samples,
+            gradient_accumulation_steps=spec.prompts,
             gradient_checkpointing=False,
             max_completion_length=spec.max_tokens,
             generation_kwargs={"min_new_tokens": spec.max_tokens} if spec.work == "equal work" else None,
@@ -260,7 +276,11 @@ def run_trl(spec: Spec) -> Side:
         trainer.train()
     seconds = [after - before for before, after in pairwise(ends)]
     return Side(
-        seconds=seconds, tokens=tokens[1:], prompt_tokens=statistics.mean(lengths), peak_bytes=_peak_bytes(), seeds=list(spec.seeds)
+        seconds=seconds,
+        tokens=tokens[1:],
+        prompt_tokens=statistics.mean(lengths),
+        peak_bytes=_peak_bytes(spec.device),
+        seeds=list(spec.seeds),
     )
 
 
@@ -292,7 +312,12 @@ def _observation(environment: Environment, seed: int) -> str:
     return play_scripted(environment, seed, fixed("")).exchanges[0][0]
 
 
-def _peak_bytes() -> int:
+def _peak_bytes(device: str) -> int:
+    """Of this process, or of what torch had on the GPU."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

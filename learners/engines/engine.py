@@ -35,6 +35,10 @@ class Engine(Protocol):
         """Forget a loaded sampler."""
         ...
 
+    def rest(self) -> None:
+        """Give memory of the device to whoever learns, where it can, until the next answer is wanted."""
+        ...
+
     def __contains__(self, sampler: Sampler) -> bool: ...
 
     def policy(self, sampler: Sampler) -> Policy:

@@ -73,6 +73,9 @@ class TransformersEngine:
     def unload(self, sampler: Sampler) -> None:
         self._bank.remove(str(sampler))
 
+    def rest(self) -> None:
+        """Nothing: the learner computes in this process, beside the weights."""
+
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._bank
 

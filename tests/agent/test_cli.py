@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -18,7 +19,8 @@ from tests.agent.conftest import ADD, Call
 from perdure.agent.cli import COMMANDS
 from perdure.agent.cli import perdure as group
 from perdure.agent.home import HomeLock
-from perdure.agent.terminal import visible
+from perdure.agent.terminal import rounded, visible
+from perdure.learners.options import GROUPS, LEARNERS, LearnOptions
 from perdure.memory.store import create_store
 
 HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pydantic", "apscheduler", "rich", "numpy")
@@ -101,6 +103,10 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["task", "list"], "no store in"),
         (["status"], "no store in"),
         (["episode", "show", "LAST"], "no store in"),
+        (["episode", "reward", "1", "0.5"], "Missing option '--source'"),
+        (["episode", "reward", "1", "--source", "anna"], "Give an episode and its reward, or --file."),
+        (["episode", "reward", "1", "2", "--file", "f", "--source", "anna"], "Give an episode and its reward, or --file."),
+        (["episode", "reward", "1", "good", "--source", "anna"], "'good' is not a valid float"),
         (["version", "rollback"], "Missing option '--reason'"),
         (["learn", "grop", "--target", ADD], "did you mean grpo?"),
         (["learn", "grpo", "--target", "perdure:adda"], "did you mean perdure:add"),
@@ -139,6 +145,11 @@ def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path
         (["episode", "show", "99"], "no episode 99; the latest is 1"),
         (["episode", "show", "--", "-1"], "'-1' is no episode"),
         (["episode", "show", "last'; DROP TABLE episode"], "is no episode"),
+        (["episode", "reward", "99", "1", "--source", "anna"], "episode 99 is not in this home"),
+        (["episode", "reward", "x", "1", "--source", "anna"], "'x' is no episode"),
+        (["episode", "reward", "1", "nan", "--source", "anna"], "the reward of episode 1 is nan: it must be a finite number"),
+        (["episode", "reward", "1", "1", "--source", "environment"], "'environment' cannot be a source of rewards"),
+        (["episode", "reward", "--file", "none.jsonl", "--source", "anna"], "none.jsonl cannot be read"),
         (["episode", "list", "--env", "perdure:none"], "no environment 'perdure:none' in this home"),
         (["episode", "list", "--version", "v9"], "no version 'v9'"),
         (["gate", "v9"], "no version 'v9'"),
@@ -300,6 +311,31 @@ def test_config_show_prints_one_document(perdure: Call, tmp_path: Path) -> None:
     assert found["seed"]["value"] == 4
     assert found["seed"]["origin"] == "perdure.toml"
     assert found["learn.options.updates"]["origin"] == "default"
+
+
+def test_help_of_learn_has_every_learner_and_every_option_once(perdure: Call) -> None:
+    text = perdure("learn", "--help").out
+    assert all(name in text.split("Options:")[0] for name in LEARNERS)
+    named = [name for names in GROUPS.values() for name in names]
+    assert sorted(named) == sorted(LearnOptions.model_fields), "each in one group"
+    for name in named:
+        assert text.count(f"  {name}=") == 1
+    for title in GROUPS:
+        assert title in " ".join(text.split())
+
+
+def test_numbers_have_three_digits_or_all_before_the_point() -> None:
+    shown = {
+        0.0005: "0.0005",
+        0.12345: "0.123",
+        999.5: "1000",
+        999.4: "999",
+        1234.56: "1235",
+        123456.7: "123457",
+        math.inf: "inf",
+        -2000.4: "-2000",
+    }
+    assert {value: rounded(value) for value in shown} == shown
 
 
 def test_control_characters_are_made_visible() -> None:

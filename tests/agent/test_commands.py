@@ -180,6 +180,32 @@ def test_an_answer_that_was_no_action_is_shown_with_its_reason(perdure: Call, ho
     assert f"no action    {turn['invalid']}" in perdure("episode", "show", "LAST").out
 
 
+def test_an_episode_is_judged_and_shows_by_whom(perdure: Call, home: Path) -> None:
+    assert json.loads(perdure("episode", "show", "LAST", "--json").out)["rewards"] == {}
+    assert "judged" not in perdure("episode", "show", "LAST").out
+    assert perdure("episode", "reward", "LAST", "-0.5", "--source", "bo\x1b[31m").code == 0
+    done = perdure("episode", "reward", "1", "0.25", "--source", "anna", "--json")
+    assert json.loads(done.out) == {"source": "anna", "episodes": [1]}
+    assert perdure("episode", "reward", "1", "0.75", "--source", "anna").out.startswith("anna has judged episode 1. ")
+    found = json.loads(perdure("episode", "show", "1", "--json").out)
+    assert found["rewards"] == {"anna": 0.75, "bo\x1b[31m": -0.5}
+    assert found["total_reward"] == 1.0, "what the environment said stays"
+    assert "judged afterwards: 0.75 by anna, -0.5 by bo\\x1b[31m" in perdure("episode", "show", "1").out
+
+
+def test_episodes_are_judged_from_a_file_all_or_none(perdure: Call, home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rewards.jsonl"
+    file.write_text('{"episode": 1, "reward": 0.5}\n\n{"episode": 7, "reward": 1}\n{"episode": 1}\n')
+    done = perdure("episode", "reward", "--file", str(file), "--source", "judge")
+    assert done.code == 2
+    assert "line 3: episode 7 is not in this home" in done.err
+    assert "line 4: is not of the form" in done.err
+    assert json.loads(perdure("episode", "show", "1", "--json").out)["rewards"] == {}
+    file.write_text('{"episode": 1, "reward": 0.5}\n')
+    assert perdure("episode", "reward", "--file", str(file), "--source", "judge").code == 0
+    assert json.loads(perdure("episode", "show", "1", "--json").out)["rewards"] == {"judge": 0.5}
+
+
 def test_episodes_are_listed_by_environment_and_version(perdure: Call, home: Path) -> None:
     assert [row["id"] for row in json.loads(perdure("episode", "list", "--env", ADD, "--version", "v1", "--json").out)] == [1]
     assert json.loads(perdure("episode", "list", "--version", "v0", "--json").out) == []

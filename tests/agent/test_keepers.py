@@ -9,7 +9,7 @@ import pytest
 from tests.agent.stand_ins import ADD, PATIENCE_S, Place, deaths, plays
 
 from perdure.agent.commands.status import report
-from perdure.agent.keepers import ActorKeeper, JobKeeper
+from perdure.agent.keepers import JobKeeper, StandingKeeper
 from perdure.agent.limits import Outcome
 from perdure.agent.work import KEPT
 from perdure.memory.environments import register
@@ -58,12 +58,12 @@ def test_an_actor_that_hangs_is_ended_and_started_again(place: Place) -> None:
     assert death.endswith("in hang); it starts again in 0.5 s")
 
 
-def die(keeper: ActorKeeper) -> None:
+def die(keeper: StandingKeeper) -> None:
     """Until the next actor has died."""
     before, deadline = keeper.death, time.monotonic() + PATIENCE_S
     keeper.death = ""
     while not keeper.death:
-        keeper.tick(may_play=True)
+        keeper.tick(wanted=True)
         assert time.monotonic() < deadline, before
         time.sleep(0.02)
 
@@ -72,7 +72,7 @@ def die(keeper: ActorKeeper) -> None:
 def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store: Store) -> None:
     add_tasks(store, ADD, [1, 2, 3], 1, "stream")
     program = place.actor("take_tasks(store); raise Unavailable('the disk is full')")
-    keeper = ActorKeeper(store, program, ["--home", str(place.home)], 60.0, 1)
+    keeper = StandingKeeper(store, "actor", program, ["--home", str(place.home)], 60.0, 1)
     for _ in range(2):
         die(keeper)
         assert keeper.death == "unavailable: it ended with exit code 4: the disk is full"
@@ -87,16 +87,16 @@ def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store:
 
 
 def test_an_actor_that_may_not_play_is_told_to_end_which_is_no_death(place: Place, store: Store) -> None:
-    keeper = ActorKeeper(store, place.actor("take_tasks(store); play(store, pulse)"), ["--home", str(place.home)], 60.0, 1)
+    keeper = StandingKeeper(store, "actor", place.actor("take_tasks(store); play(store, pulse)"), ["--home", str(place.home)], 60.0, 1)
     add_tasks(store, ADD, [1, 2, 3], 1, "stream")
     deadline = time.monotonic() + PATIENCE_S
     while counts(store)["running"] < 2 and time.monotonic() < deadline:
-        keeper.tick(may_play=True)
+        keeper.tick(wanted=True)
         time.sleep(0.02)
     while keeper.watched is not None and time.monotonic() < deadline:
-        keeper.tick(may_play=False)
+        keeper.tick(wanted=False)
         time.sleep(0.02)
-    keeper.tick(may_play=False)
+    keeper.tick(wanted=False)
     assert keeper.watched is None
     assert (keeper.deaths, keeper.death, deaths(store)) == (0, "", [])
     assert {entry.task.state for entry in list_tasks(store)} == {"queued"}

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from perdure.agent.jobs import Progress
 from perdure.agent.limits import Outcome
 from perdure.agent.summary import COLUMNS, Mark, Played, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
 from perdure.agent.view import Scene, changes, observe, render, spark, watching
 from perdure.memory.environments import register
 from perdure.memory.episodes import RateRow
 from perdure.memory.gates import add_pairs, start_gate
-from perdure.memory.jobs import add_job, add_step, fail_job, finish_job, lease_job, set_job_state
+from perdure.memory.jobs import add_job, add_step, fail_job, finish_job, lease_job, release_job, set_job_state
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import Process, beat, record_event
 from perdure.memory.records import Job, Pair
@@ -123,6 +124,31 @@ def test_job_its_curve_and_its_gate_are_seen(store: Store) -> None:
     line = next(line for line in drawn(then).splitlines() if "trained" in line)
     assert line.split() == [ADD, "trained", "2", "0.50", "0.50", "+0.00"]
     assert changes(first, then) == ["gate 1 of v1: 3 pairs played"]
+
+
+def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: Store) -> None:
+    add_initial(store, "tiny", "hash-of-tiny")
+    job_id = add_job(store, "a", "learn", "sft", [ADD], {})
+    said: list[str] = []
+    progress = Progress(store, job_id, said.append)
+    scenes = [observe(store)]
+    told = []
+    for attempt, updates in ((1, (1, 2, 3)), (2, (3, 4)), (3, (1,))):
+        leased = lease_job(store, "learner-1:5", 60, CLOCK)
+        assert leased is not None
+        for n in updates:
+            add_step(store, leased[1], n, {"reward": None, "success": None, "nll": 2.0 / n, "tokens_per_s": 1234.56, "seconds": 0.5})
+        release_job(store, leased[1])
+        assert leased[1].attempt == attempt
+        scenes.append(observe(store))
+        told.append([line for line in changes(scenes[-2], scenes[-1]) if "update" in line])
+        progress.tell()
+    assert [[int(line.split()[3].rstrip(":")) for line in lines] for lines in told] == [[1, 2, 3], [3, 4], [1]]
+    assert [line for line in said if line.startswith("update")] == [
+        f"update {n}: nll {nll}, tokens_per_s 1235, seconds 0.5"
+        for n, nll in ((1, "2"), (2, "1"), (3, "0.667"), (3, "0.667"), (4, "0.5"), (1, "2"))
+    ]
+    assert " nll █" in drawn(scenes[-1]), "a curve without success is one of what is imitated"
 
 
 def test_every_change_is_one_line_and_nothing_is_said_twice(store: Store) -> None:

@@ -26,6 +26,13 @@ class HangsForGood(Counting):
                 continue
 
 
+class HangsOnLength(HangsForGood):
+    """The same, where an answer is very long, which one rule tries."""
+
+    def step(self, action: str) -> Stepped:
+        return super().step(action) if len(action) > 1000 else Counting.step(self, action)
+
+
 class Meddles(Counting):
     """Prints, writes, connects and starts programs."""
 

@@ -11,9 +11,13 @@ import stat
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tests.envs.faulty import Counting, Stepped
+
+from perdure.envs.confinement import MOST_IN_ALL, MOST_IN_EPISODE
 
 
 def own_socket() -> int:
@@ -94,6 +98,23 @@ def few_files() -> None:
     raise OSError("no files any more")
 
 
+def kill_all() -> None:
+    """Whoever has no namespace for its processes would kill all that the user has, on the whole machine."""
+    assert (os.getpid(), os.getppid()) == (2, 1), "this process is not in a namespace of its own"
+    detached()  # so that there is somebody
+    os.kill(-1, signal.SIGKILL)
+
+
+def fork_without_end() -> None:
+    """All of them go on forking. Only where somebody has set a limit."""
+    assert (os.getpid(), os.getppid()) == (2, 1), "this process is not in a namespace of its own"
+    most = Path("/proc/sys/kernel/pid_max").read_text(), resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    assert int(most[0]) == MOST_IN_EPISODE or (os.getuid() and most[1] == MOST_IN_ALL), f"nobody has set a limit: {most}"
+    while True:
+        with suppress(OSError):
+            os.fork()
+
+
 ATTACKS: dict[str, Any] = {
     "no-object": lambda: write(b"[1]\n"),
     "no-json": lambda: write(b"{{{\n"),
@@ -136,6 +157,8 @@ ATTACKS: dict[str, Any] = {
     "no-standard-files": lambda: os.closerange(0, 3),
     "few-files": few_files,
     "prints": lambda: os.write(1, b"x" * 2**20),
+    "kill-all": kill_all,
+    "fork-without-end": fork_without_end,
     "kill-host": lambda: os.kill(os.getppid(), signal.SIGKILL),
     "threads": lambda: [threading.Thread(target=time.sleep, args=(600,), daemon=True).start() for _ in range(50)],
     "interrupt": lambda: signal.raise_signal(signal.SIGINT),

@@ -44,6 +44,13 @@ def test_a_crash_in_one_rule_leaves_the_others() -> None:
     assert [(finding.rule, finding.message) for finding in crashed] == [("has-a-floor", "its process ended with exit code 7")]
 
 
+def test_one_rule_that_never_ends_is_named_and_leaves_the_others() -> None:
+    name = f"py:{harmful.__name__}:{harmful.HangsOnLength.__name__}?step_timeout_s=0.2"
+    [finding] = check(name, Sandbox(), LENGTH, rule_s=4.0)[1]
+    assert (finding.level, finding.rule) == ("error", "has-a-floor")
+    assert finding.message == "it did not come to an end in time, and its process had to be killed"
+
+
 def test_episodes_longer_than_the_model_reads_are_found() -> None:
     def of(limit: int, exact: bool) -> list[tuple[str, str]]:
         length = Length(tokens=lambda texts: 10 * len(texts), limit=limit, exact=exact)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tests.envs import faulty
 from tests.envs.hostile import ATTACKS
-from tests.envs.test_sandbox import processes, wait_for
+from tests.envs.test_sandbox import has_namespace, processes, wait_for, workers
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import MOST_WORDS, EnvironmentFault, GuardedEnv, opened
@@ -30,7 +30,7 @@ from perdure.envs.wire import Wire
 from perdure.memory.errors import InputError
 
 WAITS = ("no-alarm", "stop")
-ENDS_ALL = ("kill-host",)
+ENDS_ALL = ("kill-host", "kill-all", "fork-without-end")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,28 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
     assert len(host.pids()) <= 3
 
 
+@pytest.mark.slow
+def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tuple[Environment, Host]) -> None:
+    """Tried only where the namespaces and limits are there: elsewhere it would reach all that the user has."""
+    environment, host = hostile
+    env, beside = opened(environment), opened(environment)
+    beside.reset(2)
+    env.reset(1)
+    if not has_namespace(host):
+        pytest.skip("this machine gives no namespaces for processes: docs/environments.md says what that means")
+    assert len(workers(host)) == len(host.pids())
+    env.step("kill-all")  # all but itself and the first process
+    env.close()
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match=r"step took longer than 0\.3 s|nobody has set a limit"):
+        env.step("fork-without-end")
+    env.close()
+    assert not beside.step(beside.oracle()).ended
+    assert len(processes(str(host.folder))) < 20
+    assert play_scripted(environment, 1, by_oracle).success
+    beside.close()
+
+
 def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: tuple[Environment, Host]) -> None:
     environment, host = hostile
     env = opened(environment)
@@ -75,6 +97,11 @@ def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: 
     folder = host.folder
     other = opened(environment)
     other.reset(2)
+    if has_namespace(host):  # it cannot even name it
+        before = host.pid
+        other.step("kill-host")
+        assert host.pid == before
+        os.kill(before, signal.SIGKILL)
     with pytest.raises(EnvironmentFault):  # noqa: PT012
         other.step("kill-host")
         other.step("x")
@@ -151,19 +178,20 @@ def test_what_is_written_or_done_at_import_is_said(tmp_path: Path, monkeypatch: 
 
 def test_what_is_started_at_import_serves_all_episodes_and_ends_with_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "serves.py").write_text(
-        "import os, subprocess\nfrom tests.envs.hostile import Hostile\nserver = subprocess.Popen(['sleep', '600'])\n"
+        "import os, subprocess\nfrom tests.envs.hostile import Hostile\nserver = subprocess.Popen(['sleep', '600.25'])\n"
         "os.fork()  # and the child goes on\n\n\n"
-        "class Serves(Hostile):\n    def reset(self, **given):\n        super().reset(**given)\n        os.kill(server.pid, 0)\n"
-        "        return str(server.pid), {}\n"
+        "class Serves(Hostile):\n    pass\n"
     )
     monkeypatch.chdir(tmp_path)
     environment, host = started("py:serves:Serves", Sandbox())
+    [server] = processes("600.25")
     for _ in range(3):
         env = opened(environment)
-        server = int(env.reset(1))
+        env.reset(1)
         with pytest.raises(EnvironmentFault, match="ended by signal"):
             env.step("real-time-signal")
         env.close()
+        assert processes("600.25") == [server]
     host.close()
     assert wait_for(lambda: not Path(f"/proc/{server}").exists())
     assert not host.folder.exists()
@@ -201,8 +229,8 @@ def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, mo
     env.reset(1)
     with pytest.raises(EnvironmentFault, match="Read-only file system"):
         env.step(str(tmp_path / "others"))
-    env.close()
     assert [path.name for path in host.folder.rglob("mine")] == ["mine", "mine"]
+    env.close()
     host.close()
     assert not (tmp_path / "others").exists()
     assert not host.folder.exists()
@@ -228,7 +256,7 @@ def test_one_that_does_not_read_is_not_waited_for() -> None:
     environment, host = started("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
     env = opened(environment)
     env.reset(1)
-    [pid] = host.pids()
+    [pid] = workers(host)
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(EnvironmentFault):
         env.step("x" * 10**7)

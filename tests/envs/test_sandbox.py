@@ -59,6 +59,23 @@ def wait_for(condition: object, seconds: float = 10.0) -> bool:
     return False
 
 
+def has_namespace(host: Host) -> bool:
+    """Whether the processes of its episodes have numbers of their own; else these can signal all that the user may."""
+    return all(len(status(pid, "NSpid")) > len(status(os.getpid(), "NSpid")) for pid in host.pids())
+
+
+def status(pid: int, name: str) -> list[str]:
+    return next((line.split()[1:] for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(f"{name}:")), [])
+
+
+def workers(host: Host) -> list[int]:
+    """The processes that play: the second ones, where those that the host knows are the first of a namespace."""
+    if not has_namespace(host):
+        return host.pids()
+    children = [int(pid) for first in host.pids() for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]
+    return [pid for pid in children if status(pid, "NSpid")[-1] == "2"]
+
+
 @pytest.fixture(scope="module")
 def good() -> Iterator[tuple[Environment, Host]]:
     environment, host = started(name_of(faulty.Counting), Sandbox())
@@ -164,17 +181,37 @@ def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.Capt
 @pytest.mark.skipif(sys.platform != "linux", reason="strays are found through /proc")
 def test_what_it_leaves_behind_is_ended_with_it() -> None:
     environment, host = started(name_of(harmful.Forks), PLAIN)
+    folder = host.folder.name
+    before = len(processes(folder))
     env = opened(environment)
     env.reset(1)
     env.step("x")
-    folder = host.folder.name
-    assert len(processes(folder)) >= 7
-    os.kill(host.pids()[0], signal.SIGKILL)
+    assert len(processes(folder)) >= 5 + before
+    os.kill(workers(host)[0], signal.SIGKILL)
     with pytest.raises(EnvironmentFault, match="ended by SIGKILL"):
         env.step("x")
-    assert wait_for(lambda: len(processes(folder)) == 1)
+    assert wait_for(lambda: len(processes(folder)) == before)
     host.close()
     assert processes(folder) == []
+
+
+WITHOUT_NAMESPACES = (
+    "import sys\nfrom tests.envs.test_sandbox import *\n"
+    "environment, host = started(name_of(harmful.Forks), Sandbox())\n"
+    "env = opened(environment)\nenv.reset(1)\nenv.step('x')\n"
+    "print(has_namespace(host), len(processes(host.folder.name)))\n"
+    "env.close()\nhost.close()\nprint(processes(host.folder.name))\n"
+)
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-r", "true"], capture_output=True, check=False).returncode != 0, reason="there are no namespaces at all"
+)
+def test_where_the_system_gives_no_process_namespaces_it_plays_without() -> None:
+    without = 'echo 0 > /proc/sys/user/max_pid_namespaces; exec "$@"'  # of the namespace that `unshare` has made, and of no other
+    command = ["unshare", "-r", "sh", "-c", without, "sh", sys.executable, "-c", WITHOUT_NAMESPACES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (done.stdout, done.returncode) == ("False 7\n[]\n", 0), done.stderr
 
 
 def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: tuple[Environment, Host]) -> None:
@@ -182,14 +219,14 @@ def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: t
     env, beside = opened(environment), opened(environment)
     env.reset(1)
     beside.reset(2)
-    [killed, _] = host.pids()[-2:]
+    [killed, _] = workers(host)[-2:]
     os.kill(killed, signal.SIGKILL)
     with pytest.raises(EnvironmentFault, match="its process was ended by SIGKILL"):
         env.step("x")
     assert not beside.step(beside.oracle()).ended
-    workers = host.pids()
+    left = workers(host)
     os.kill(host.pid, signal.SIGKILL)
-    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
     with pytest.raises(EnvironmentFault, match="died"):
         beside.step("x")
     assert env.reset(3).isdigit()
@@ -200,7 +237,7 @@ def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: t
 def test_an_idle_worker_that_died_costs_no_episode(good: tuple[Environment, Host]) -> None:
     environment, host = good
     play_scripted(environment, 1, by_oracle)
-    for pid in host.pids():
+    for pid in workers(host):
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.2)
     assert play_scripted(environment, 1, by_oracle).success

@@ -76,8 +76,8 @@ def test_what_is_no_value_of_its_space_is_an_error(space: Space[Any], value: Any
 )
 def test_what_cannot_be_text_is_refused_with_a_way_out(space: Space[Any], reason: str) -> None:
     with pytest.raises(InputError, match=f"X has actions that cannot be text: .*{reason}.*py:package.module:Class"):
-        refuse(space, "X has actions")
+        refuse(space, "X", "actions")
 
 
 def test_as_many_numbers_as_are_allowed_are_taken() -> None:
-    refuse(Box(0, 1, (8, 16)), "X has actions")
+    refuse(Box(0, 1, (8, 16)), "X", "actions")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
-from tests.faults.place import Place, Stuck, children_of, lives
+from tests.faults.place import Place, Stuck, descendants_of, lives
 from tests.faults.table import Table
 
 from perdure.memory.faults import Point
@@ -23,7 +23,7 @@ PLAYING: dict[Point, int] = {"mid-lease": 4, "after-lease": 4, "mid-batch": 20, 
 LEARNING: tuple[dict[Point, int], ...] = (
     {"mid-optimiser-step": 2, "mid-candidate-write": 1, "between-file-and-row": 1},
     {"mid-pairs": 2, "mid-gate": 2, "between-verdict-and-promotion": 1},
-    {"mid-promotion": 1},
+    {"between-step-and-keep": 2, "mid-promotion": 1},
 )
 """Points on the way of a learner. Those of one group can befall one job in turn, each a process further on; the third death fails it."""
 
@@ -99,7 +99,7 @@ def kill_actor(place: Place, table: Table, fault: str = KILLED["actor"]) -> None
 
 
 def kill_environment(place: Place, random: Random, table: Table) -> None:
-    """A process of an environment is killed, of one episode or of all: they are the environment's failure, and the actor plays on."""
+    """A process of an environment is killed, of one episode or of all: episodes fail, and the actor plays on."""
     actor, failed = place.child("actor"), place.ask(FAILED)
     if actor is None:
         raise Stuck(f"the daemon has no actor\n{place.logs()}")
@@ -108,8 +108,7 @@ def kill_environment(place: Place, random: Random, table: Table) -> None:
     def killed_one() -> bool:
         """One that was about to be closed ends no episode, so that another is tried."""
         nonlocal moment
-        hosts = children_of(actor)
-        games = [child for child in (*hosts, *(worker for host in hosts for worker in children_of(host))) if lives(child)]
+        games = [pid for pid in descendants_of(actor) if lives(pid)]
         if games:
             moment = time.monotonic()
             with suppress(ProcessLookupError):

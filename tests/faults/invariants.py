@@ -91,6 +91,13 @@ RULES = {
     "a learning job with a verdict is not done": """
         SELECT j.id FROM job j JOIN gate g ON g.job = j.id AND g.verdict IS NOT NULL WHERE j.kind = 'learn' AND j.state <> 'done'
     """,
+    "a learning job that is done lacks an update, or has one twice": """
+        SELECT job, last, steps FROM (
+            SELECT s.job, max(s.n) AS last, count(*) AS steps, count(DISTINCT s.n) AS different FROM step s JOIN job j ON j.id = s.job
+            WHERE j.state = 'done' AND NOT EXISTS (
+                SELECT 1 FROM step later WHERE later.job = s.job AND later.attempt > s.attempt AND later.n <= s.n)
+            GROUP BY s.job) WHERE last <> steps OR steps <> different
+    """,
     "a row names another that is not there": "SELECT * FROM pragma_foreign_key_check",
     "the file is damaged": "SELECT integrity_check FROM pragma_integrity_check WHERE integrity_check <> 'ok'",
 }

@@ -147,11 +147,17 @@ class Place:
         return children_of(self.daemon.pid)
 
     def leftovers(self) -> list[int]:
-        """Processes of this home that the daemon does not have, or that live without one."""
+        """Processes of this home that the daemon does not have, or that live without one; then also those of its environments."""
         known = {os.getpid(), *([self.daemon.pid, *self.children()] if self.daemon else [])}
-        home = str(self.home).encode()
+        home, here = str(self.home).encode(), json.dumps(str(self.path)).encode()
         pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-        return [pid for pid in pids if pid not in known and home in _command_line(pid) and lives(pid)]
+        found = []
+        for pid in pids:
+            words = _command_line(pid)
+            of_environment = self.daemon is None and b"perdure.envs.worker" in words and any(here in word for word in words)
+            if pid not in known and (home in words or of_environment) and lives(pid):
+                found.append(pid)
+        return found
 
     def arm(self, program: str, *faults: str) -> list[int]:
         """The next processes of `program` that start here will end at these faults, in order. Gives their numbers for `dies`."""
@@ -250,6 +256,11 @@ def children_of(pid: int) -> list[int]:
         with suppress(FileNotFoundError, ProcessLookupError):
             found += [int(child) for child in thread.read_text().split()]
     return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Its children, theirs, and so on."""
+    return [each for child in children_of(pid) for each in (child, *descendants_of(child))]
 
 
 def _command_line(pid: int) -> list[bytes]:

@@ -1,106 +1,132 @@
-"""Jobs that are stopped in the middle and taken up again."""
+"""What a job keeps of its last update: read back as it was, or said to be damaged; and a trainee that goes on from it."""
 
 from __future__ import annotations
 
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import trainee_of
-from tests.learners.home import EASY, Learner
-from tests.learners.retention.lessons import imitated
+from tests.learners.conftest import copied, random_adapter, trainee_of
+from torch import Tensor
 
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
-from perdure.learners.options import LEARNERS
 from perdure.learners.resuming import Kept, forget_all_but, keep, kept_of
-from perdure.memory import environments
-from perdure.memory.manifests import manifests
-from perdure.memory.store import create_store
+from perdure.learners.trainee import Trainee
+from perdure.memory.errors import RuntimeFailure, Unavailable
 
-TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
-SMALL = {"updates": 6, "prompts": 2, "samples": 4, "replay_samples": 2, "rounds": 2, "measure": 0}
-
-
-def played(learner: Learner) -> dict[str, int]:
-    rows = learner.store.rows("SELECT purpose, count(*) AS n FROM episode WHERE state = 'completed' GROUP BY purpose")
-    return {row["purpose"]: row["n"] for row in rows}
+KEPT = Kept(step=3, start="v0", state={"parameters": [torch.arange(6.0)]}, last={"update": 3, "nll": None, "lr": 0.5}, counts=(7, 4, 3))
+TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LEARNERS)
-def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner, name: str) -> None:
-    environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
-    if name == "trace-sft":
-        llama_learner.play_live(EASY, 12)
-    settings = {"prompts": 8} if name == "self-sft" else {}
-    llama_learner.interrupted(EASY, name, after=2, **{**SMALL, **settings})
-    steps = llama_learner.steps(1)
-    assert [step["update"] for step in steps] == [1, 2, 3, 4, 5, 6]
-    assert [step["lr"] for step in steps] == pytest.approx([0.01 * (1 - n / 6) for n in range(6)])
-    rows = llama_learner.store.rows("SELECT attempt, n FROM step WHERE job = 1 ORDER BY attempt, n")
-    assert [tuple(row) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
-    written = manifests(llama_learner.store, 1)
-    assert [(one.attempt, one.n) for one in written] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
-    groups = llama_learner.store.rows("""SELECT "group", count(*) AS n, count(DISTINCT member) AS members FROM episode GROUP BY "group" """)
-    assert all(row["n"] == row["members"] <= 8 for row in groups)
-    if name in ("grpo", "reinforce", "iterative-sft", "sdft"):
-        used = [episode for one in written for episode in one.episodes]
-        assert len(used) == len(set(used))
-    else:
-        assert len({step["lessons"] for step in steps}) == 1
+def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
+    assert kept_of(tmp_path, 1) is None
+    keep(tmp_path, 1, Kept(step=2, start="v0", state={}, last={}, counts=(0, 0, 0)))
+    keep(tmp_path, 1, KEPT)
+    found = kept_of(tmp_path, 1)
+    assert found is not None
+    assert (found.step, found.start, found.last, found.counts) == (3, "v0", KEPT.last, (7, 4, 3))
+    assert torch.equal(found.state["parameters"][0], torch.arange(6.0))
+    assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
+
+
+def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
+    for job in (1, 2, 3):
+        keep(tmp_path, job, KEPT)
+    forget_all_but(tmp_path, [2, 9])
+    assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["2.pt"]
+    forget_all_but(tmp_path / "elsewhere", [])
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [("sft", {}), ("sft", {"style": "styled", "samples": 8}), ("self-sft", {}), ("trace-sft", {}), ("sft", {"tuning": "full"})],
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:1],
+        lambda content: content[:100],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"\0" * len(content),
+        lambda content: content.replace(b"counts", b"c\0unts"),
+        lambda content: content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2),
+        lambda content: content.replace(struct.pack("<f", 5.0), struct.pack("<f", 6.0)),
+        lambda content: b"text\n" * 1000,
+    ],
 )
-def test_where_nothing_is_sampled_meanwhile_it_comes_to_the_same_weights(
-    llama: ModelFiles, tmp_path: Path, name: str, settings: dict[str, Any]
+def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    keep(tmp_path, 1, KEPT)
+    file = tmp_path / "run" / "jobs" / "1.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RuntimeFailure, match=r"1\.pt is damaged"):
+        kept_of(tmp_path, 1)
+
+
+class Runs:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("content", [{"step": Runs()}, {"step": 1, "other": 2}, 7])
+def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
-    """The same demonstrations, the same start's answers, the same order; nothing of the start is played again."""
-    hashes, counts = [], []
-    for n in range(2):
-        with create_store(tmp_path / f"home-{n}") as store:
-            learner = Learner(store, llama)
-            if name == "trace-sft":
-                learner.play_live(EASY, 6)
-            small = {**SMALL, "updates": 4, "prompts": 4, **settings}
-            made = learner.interrupted(EASY, name, after=2, **small) if n else learner.learn(EASY, name, **small)
-            hashes.append(made.hash)
-            counts.append(played(learner))
-    assert hashes[0] == hashes[1]
-    assert counts[0] == counts[1]
+    monkeypatch.chdir(tmp_path)
+    made = io.BytesIO()
+    torch.save(content, made)
+    file = tmp_path / "run" / "jobs" / "1.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(zlib.crc32(made.getvalue()).to_bytes(4) + made.getvalue())
+    with pytest.raises(RuntimeFailure, match=r"1\.pt is of another release"):
+        kept_of(tmp_path, 1)
+    assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["grpo", "self-sft"])
-def test_a_job_that_was_stopped_before_its_first_update_begins_anew(llama_learner: Learner, name: str) -> None:
-    llama_learner.interrupted(EASY, name, after=0, **{**SMALL, "updates": 2, "prompts": 8})
-    assert [step["update"] for step in llama_learner.steps(1)] == [1, 2]
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(Unavailable, match="could not keep step 3 of job 1"):
+        keep(tmp_path, 1, KEPT)
 
 
-def test_a_job_that_had_made_all_its_updates_only_leaves_its_candidate(llama_learner: Learner) -> None:
-    version = llama_learner.interrupted(EASY, "sft", after=2, **{**SMALL, "updates": 3})
-    assert version.state == "candidate"
-    assert len(llama_learner.steps(1)) == 3
+def stepped(trainee: Trainee, times: int) -> None:
+    for _ in range(times):
+        (-trainee.logprobs(TURNS, 1.0).sum()).backward()
+        trainee.step(0.01, 1.0)
+        if "teacher" in trainee.references:
+            trainee.follow(0.3)
 
 
-def test_what_is_kept_comes_back_and_is_forgotten_with_its_job(llama: ModelFiles, tmp_path: Path) -> None:
-    trainee, other = trainee_of(llama), trainee_of(llama)
-    turns = imitated(1)[0].turns
-    for _ in range(2):
-        (-trainee.logprobs(turns, 1.0).mean()).backward()
-        trainee.step(0.02, 1.0)
-    keep(tmp_path, 3, Kept(step=2, state=trainee.state(), last={"update": 2}, counts=(5, 3, 2)))
-    keep(tmp_path, 4, Kept(step=1, state=trainee.state(), last={}, counts=(0, 0, 0)))
-    kept = kept_of(tmp_path, 3)
+def flat(trainee: Trainee) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainee.parameters])
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Path, llama: ModelFiles, tuning: str) -> None:
+    """Three steps are one and two, through a file; the teacher has gone along."""
+    start = copied(random_adapter(trainee_of(llama), 3, 0.1).weights()) if tuning == "lora" else {}
+    assert all(isinstance(pair, LoraPair) for pair in start.values())
+
+    def fresh() -> Trainee:
+        return trainee_of(llama, start=start, with_teacher=True, tuning=tuning, teacher="slow")
+
+    whole, first, second = fresh(), fresh(), fresh()
+    stepped(whole, 3)
+    stepped(first, 1)
+    keep(tmp_path, 1, Kept(step=1, start="v0", state=first.state(), last={}, counts=(0, 0, 0)))
+    kept = kept_of(tmp_path, 1)
     assert kept is not None
-    assert (kept.step, kept.last, kept.counts) == (2, {"update": 2}, (5, 3, 2))
-    other.resume(kept.state)
-    for one in (trainee, other):  # Adam goes on with its moments: the next steps are the same
-        (-one.logprobs(turns, 1.0).mean()).backward()
-        one.step(0.02, 1.0)
-    assert all(torch.equal(a, b) for a, b in zip(trainee.parameters, other.parameters, strict=True))
-    forget_all_but(tmp_path, [4])
-    assert kept_of(tmp_path, 3) is None
-    assert kept_of(tmp_path, 4) is not None
+    second.resume(kept.state)
+    stepped(second, 2)
+    assert torch.equal(flat(second), flat(whole))
+    with torch.no_grad():
+        expected = whole.logprobs(TURNS, 1.0, "teacher")
+        assert torch.equal(second.logprobs(TURNS, 1.0, "teacher"), expected)
+        assert not torch.allclose(fresh().logprobs(TURNS, 1.0, "teacher"), expected), "it has moved"
+
+
+def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
+    assert trainee_of(llama, with_teacher=True).state()["teacher"] == []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.memory.conftest import ADD, SORT, SetClock
 
-from perdure.memory import environments, gates, jobs, manifests, processes, stages, tasks, versions
+from perdure.memory import environments, gates, jobs, manifests, processes, rewards, stages, tasks, versions
 from perdure.memory.imports import import_file
 from perdure.memory.journal import StoreJournal
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
@@ -52,6 +52,8 @@ def fill(store: Store) -> None:
     processes.take_device(store, "actor", 60.0, CLOCK)
     processes.kept_precision(store, "cpu", lambda: "float32")
     _foreign(store)
+    for source, given in (("anna", {1: 0.25, 6: -1.0}), ("judge-2", {1: 1.0})):
+        rewards.add_rewards(store, source, given)
 
 
 def adapter(home: Path, name: str) -> tuple[str, str]:

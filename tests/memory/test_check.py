@@ -53,6 +53,9 @@ def test_a_fresh_store_is_whole(store: Store) -> None:
         ("UPDATE episode SET state = 'aborted' WHERE id = 6", "error", "batches", "job 1 step 1"),
         ("UPDATE episode SET seat = 1 WHERE id = 6", "error", "batches", "job 1 step 1"),
         ("UPDATE manifest SET episode = 9 WHERE episode = 1", "error", "batches", "job 1 step 2"),
+        ("UPDATE episode SET state = 'env_error' WHERE id = 1", "error", "rewards", "episode 1"),
+        ("UPDATE reward SET value = -9e999 WHERE episode = 6", "error", "rewards", "episode 6"),
+        ("UPDATE reward SET episode = 99 WHERE episode = 6", "error", "foreign-keys", "reward None"),
         ("UPDATE version SET state = 'retired' WHERE state = 'serving'", "error", "serving-version", "no version"),
         ("DROP INDEX episode_one_completed_a_member", "error", "schema", "episode_one_completed_a_member"),
         ("DROP VIEW turn_text", "error", "schema", "turn_text"),
@@ -174,4 +177,4 @@ def test_the_check_changes_nothing(full: Store) -> None:
     check(full, CLOCK)
     checkpoint(full)
     assert (full.home / "perdure.db").read_bytes() == before
-    assert len(RULES) == 11
+    assert len(RULES) == 12

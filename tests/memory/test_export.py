@@ -52,6 +52,10 @@ def test_what_is_exported_is_what_was_journalled(full: Store, tmp_path: Path, fo
     assert found[4]["batches"] == [{"job": 1, "attempt": 1, "n": 1, "on_policy": True}]
     assert found[0]["batches"] == [{"job": 1, "attempt": 1, "n": 2, "on_policy": False}]
     assert found[3]["batches"] == []
+    judged = [(reward["source"], reward["value"]) for reward in found[0]["rewards"]]
+    assert judged == [("anna", 0.25), ("judge-2", 1.0)]
+    assert [(reward["source"], reward["value"]) for reward in found[4]["rewards"]] == [("anna", -1.0)]
+    assert found[1]["rewards"] == []
 
 
 def test_parquet_has_typed_columns(full: Store, tmp_path: Path) -> None:

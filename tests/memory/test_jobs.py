@@ -126,6 +126,53 @@ def test_a_failed_job_is_not_tried_again_and_a_released_one_is(store: Store, clo
     assert jobs.get_job(store, mine.subject).error == "the loss is not a number"
 
 
+def test_a_batch_says_which_episodes_are_reused_and_those_are_on_policy_for_nobody(store: Store, clock, player) -> None:
+    mine = lease(store, clock)
+    old = player.group(player.task(), "live", [1.0, 0.0])
+    first = player.group(mine, "first", [1.0, 0.0], purpose="learn", sampler=StepRef(mine.subject, 0))
+    second = player.group(mine, "second", [1.0], purpose="learn", sampler=StepRef(mine.subject, 1))
+    manifests.write_manifest(store, mine, 1, first, on_policy=True, reused=old)
+    manifests.write_manifest(store, mine, 1, first, on_policy=True, reused=old)  # once more changes nothing
+    manifests.write_manifest(store, mine, 2, second, on_policy=True, reused=[*old, first[0]])
+    marked = [tuple(row) for row in store.rows("SELECT n, episode, on_policy FROM manifest ORDER BY n, episode")]
+    assert marked == [
+        *[(1, episode, 0) for episode in old],
+        *[(1, episode, 1) for episode in first],
+        *[(2, episode, 0) for episode in old],
+        (2, first[0], 0),
+        (2, second[0], 1),
+    ]
+    assert [(one.episodes, one.on_policy) for one in manifests.manifests(store, mine.subject)] == [
+        ((*old, *first), True),
+        ((*old, first[0], *second), True),
+    ]
+    with pytest.raises(RuntimeFailure, match="is written with other episodes"):
+        manifests.write_manifest(store, mine, 1, first, on_policy=True)
+    with pytest.raises(RuntimeFailure, match=f"episode {first[0]} is in the on-policy batch"):
+        manifests.write_manifest(store, mine, 3, first, on_policy=True)
+
+
+def test_a_batch_of_reused_episodes_alone_is_on_policy_for_nobody(store: Store, clock, player) -> None:
+    mine = lease(store, clock)
+    old = player.group(player.task(), "live", [1.0, 0.0])
+    manifests.write_manifest(store, mine, 1, [], on_policy=True, reused=old)
+    assert [(one.episodes, one.on_policy) for one in manifests.manifests(store, mine.subject)] == [(tuple(old), False)]
+    held_out = player.group(mine, "gate", [1.0], purpose="gate")
+    with pytest.raises(InputError, match="on held-out seeds: it is never learned from"):
+        manifests.write_manifest(store, mine, 2, [], on_policy=True, reused=held_out)
+
+
+def test_an_attempt_that_begins_anew_undoes_all_updates_before(store: Store, clock) -> None:
+    mine = lease(store, clock)
+    for n in (1, 2, 3):
+        jobs.add_step(store, mine, n, {})
+    clock.now += 1000
+    leased = jobs.lease_job(store, "next", 60, clock)
+    assert leased is not None
+    jobs.add_step(store, leased[1], 1, {})
+    assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(2, 1)]
+
+
 def test_steps_are_those_of_the_latest_attempt(store: Store, clock) -> None:
     mine = lease(store, clock)
     for n in (0, 1, 1):

@@ -26,6 +26,7 @@ from perdure.memory.imports import import_file
 from perdure.memory.processes import events
 from perdure.memory.prune import Keep, archived_ids, archives, plan, prune
 from perdure.memory.records import VersionRef
+from perdure.memory.rewards import sources
 from perdure.memory.store import FILE_NAME, Store, checkpoint, create_store, open_store
 
 NONE = Keep(episodes=0, live=0)
@@ -64,6 +65,8 @@ def test_what_goes_is_in_the_archive_as_it_was(full: Store) -> None:
     assert archived(full.home) == [row for row in before if row["id"] not in (4, 5, 12)]
     assert archived_ids(done.archives[0]) == [1, 2, 3, 6, 7, 8, 9, 10, 11]
     assert manifests.manifests(full, 1) == [], "their batches are in the archive"
+    assert sources(full) == [], "and their rewards"
+    assert [reward["source"] for row in archived(full.home) for reward in row["rewards"]] == ["anna", "judge-2", "anna"]
     assert check(full, CLOCK) == []
     assert events(full, 1)[0].message == "9 episodes went to archive/, into 1 files"
 

@@ -36,6 +36,8 @@ def spec(files: ModelFiles, **changes: object) -> Spec:
         max_tokens=6,
         updates=1,
         device="cpu",
+        prompts=8,
+        samples=8,
         seeds=[],
     )
     return replace(plain, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,202 @@
+"""`perdure episode`: what came of play, turn by turn, and what people and programs say of it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.agent.terminal import home_option, json_option, print_json, print_table, visible
+from perdure.memory.errors import InputError, UnknownError
+
+if TYPE_CHECKING:
+    from perdure.memory.records import Episode
+    from perdure.memory.store import Store
+
+
+@click.group()
+def episode() -> None:
+    """List episodes, show one turn by turn, and judge them.
+
+    \b
+    Example:
+      perdure episode show LAST
+    """
+
+
+@episode.command("list")
+@click.option("--env", "environment", metavar="ENV", help="Only those of this environment, by its whole name.")
+@click.option("--version", metavar="VERSION", help="Only those that this version played.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@home_option
+@json_option
+def list_episodes(environment: str | None, version: str | None, limit: int, home: Path, as_json: bool) -> None:
+    """List episodes, the newest first.
+
+    \b
+    Example:
+      perdure episode list --env 'perdure:largest-number?shots=3' --limit 5
+    """
+    from perdure.memory import episodes
+    from perdure.memory.environments import require
+    from perdure.memory.store import open_store
+    from perdure.memory.versions import get_version
+
+    with open_store(home) as store:
+        if environment is not None:
+            require(store, environment)
+        if version is not None:
+            get_version(store, version)
+        found = [summary.as_json() for summary in episodes.list_episodes(store, environment, version, limit)]
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "environment", "purpose", "state", "success", "return", "turns", "sampler")
+    keys = ("id", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
+    print_table(columns, [tuple(row[key] for key in keys) for row in found])
+
+
+@episode.command("show")
+@click.argument("which", metavar="ID|LAST")
+@home_option
+@json_option
+def show_episode(which: str, home: Path, as_json: bool) -> None:
+    """Show an episode turn by turn: texts, token ids, log-probs, rewards, and who sampled it.
+
+    \b
+    Example:
+      perdure episode show LAST
+      perdure episode show 17 --json | jq '.turns[0].action_ids'
+    """
+    from perdure.memory.episodes import get_episode
+    from perdure.memory.rewards import rewards_of
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        found = get_episode(store, _number(store, which))
+        rewards = rewards_of(store, found.id)
+    if as_json:
+        print_json(_episode_json(found, rewards))
+    else:
+        _print_episode(found, rewards)
+
+
+@episode.command(context_settings={"ignore_unknown_options": True})  # a reward of -0.5 is no option
+@click.argument("which", metavar="[ID|LAST]", required=False)
+@click.argument("value", type=float, required=False)
+@click.option("--source", metavar="NAME", required=True, help="Who judges; learners are told it with --option rewards=NAME.")
+@click.option("--file", "file", type=click.Path(path_type=Path), help='JSON lines such as {"episode": 12, "reward": 0.5}.')
+@home_option
+@json_option
+@click.pass_context
+def reward(ctx: click.Context, which: str | None, value: float | None, source: str, file: Path | None, home: Path, as_json: bool) -> None:
+    """Judge episodes: give one a return, or many those of a file.
+
+    What the environment said stays as it was. Whoever judges an episode again replaces what they said before. Of a file all comes in, or
+    nothing.
+
+    \b
+    Example:
+      perdure episode reward 17 0.5 --source anna
+      perdure episode reward --file rewards.jsonl --source judge-2
+      perdure learn trace-sft --option rewards=judge-2
+    """
+    from perdure.memory.rewards import add_rewards, read_rewards
+    from perdure.memory.store import open_store
+
+    if (which is None) != (value is None) or (which is None) == (file is None):
+        raise click.UsageError("Give an episode and its reward, or --file.", ctx)
+    with open_store(home) as store:
+        if file is not None:
+            rewards = read_rewards(store, file)
+        else:
+            assert which is not None
+            assert value is not None
+            rewards = {_number(store, which): value}
+        add_rewards(store, source, rewards)
+    if as_json:
+        print_json({"source": source, "episodes": list(rewards)})
+    else:
+        judged = f"{len(rewards)} episodes" if len(rewards) > 1 else f"episode {next(iter(rewards))}"
+        click.echo(f"{source} has judged {judged}. `perdure learn trace-sft --option rewards={source}` learns from it.")
+
+
+def _number(store: Store, which: str) -> int:
+    """The episode that is named by its number, or LAST."""
+    from perdure.memory.episodes import latest_episode_id
+
+    if which.upper() == "LAST":
+        number = latest_episode_id(store)
+        if number is None:
+            raise UnknownError(f"no episode was played in {store.home} yet: `perdure run` plays")
+        return number
+    if which.isascii() and which.isdigit():
+        return int(which)
+    raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
+
+
+def _episode_json(found: Episode, rewards: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "id": found.id,
+        "environment": found.environment,
+        "seed": found.seed,
+        "group": found.group,
+        "member": found.member,
+        "seat": found.seat,
+        "purpose": found.purpose,
+        "state": found.state,
+        "success": found.success,
+        "score": found.score,
+        "total_reward": found.total_reward,
+        "rewards": dict(rewards),
+        "stop_reason": found.stop_reason,
+        "temperature": found.temperature,
+        "task": found.task,
+        "job": found.job,
+        "error": found.error,
+        "turns": [
+            {
+                "n": n,
+                "observation": turn.observation,
+                "action": turn.action,
+                "reward": turn.reward,
+                "sampler": str(turn.sampler),
+                "finish": turn.finish,
+                "invalid": turn.invalid,
+                "prompt_ids": list(turn.prompt_ids),
+                "action_ids": list(turn.action_ids),
+                "logprobs": list(turn.logprobs),
+            }
+            for n, turn in enumerate(found.turns)
+        ],
+    }
+
+
+def _print_episode(found: Episode, rewards: Mapping[str, float]) -> None:
+    how = "success" if found.success else "no success"
+    click.echo(f"episode {found.id}  {found.environment}  seed {found.seed}  {found.purpose}")
+    click.echo(
+        f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
+    )
+    if rewards:
+        click.echo("judged afterwards: " + ", ".join(f"{value:g} by {visible(source)}" for source, value in rewards.items()))
+    if found.seat:
+        click.echo(f"seat {found.seat}: it played against seat 0 of the same group's task, and is counted nowhere")
+    if found.error:
+        click.echo(f"error: {visible(found.error)}")
+    for n, turn in enumerate(found.turns):
+        click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
+        click.echo(_indented("observation", turn.observation))
+        click.echo(_indented("action", turn.action))
+        if turn.invalid is not None:
+            click.echo(_indented("no action", turn.invalid))
+        click.echo(f"  reward       {turn.reward:g}")
+        click.echo(f"  prompt       {len(turn.prompt_ids)} tokens (all of them with --json)")
+        click.echo(f"  action ids   {' '.join(map(str, turn.action_ids))}")
+        click.echo(f"  log-probs    {' '.join(f'{logprob:.3f}' for logprob in turn.logprobs)}")
+
+
+def _indented(name: str, text: str) -> str:
+    return f"  {name:<11}  " + visible(text).replace("\n", "\n" + " " * 15)

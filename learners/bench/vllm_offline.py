@@ -1,0 +1,38 @@
+"""vLLM's own offline API, for `bench_vllm`: run by the interpreter that has vLLM, which knows nothing of Perdure, and imports none of it.
+
+Given the arguments of `vllm.LLM` as JSON; then each line on stdin is a batch, and a line on stdout, after `MARK`, what it took.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+MARK = "measured: "
+
+
+def main() -> None:
+    from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+    from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
+
+    llm = LLM(**json.loads(sys.argv[1]))
+    _tell({"ready": True})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        params = SamplingParams(temperature=1.0, max_tokens=asked["max_tokens"], logprobs=0, ignore_eos=True)
+        lora = LoRARequest(asked["lora"], 1, asked["folder"]) if asked["lora"] else None
+        prompts = [{"prompt_token_ids": prompt} for prompt in asked["prompts"]]
+        started = time.perf_counter()
+        outputs = llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
+        seconds = time.perf_counter() - started
+        _tell({"seconds": seconds, "tokens": sum(len(one.outputs[0].token_ids) for one in outputs)})
+
+
+def _tell(found: dict[str, Any]) -> None:
+    print(f"\n{MARK}{json.dumps(found)}", flush=True)
+
+
+if __name__ == "__main__":  # its workers are spawned, and import this again
+    main()
