@@ -182,8 +182,7 @@ class Workbench:
             stop=self.stop,
             opponents=self.opponents,
         )
-        if self.stop():
-            raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
+        self._go_on()
         self._played_s += time.perf_counter() - started
         self._played_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
         groups = _groups(self.rewarder(episodes))
@@ -242,10 +241,11 @@ class Workbench:
         """Learn from all lessons, `options.passes` times; the next step samples with the new weights, the same where there are no lessons.
 
         `about` is told beside the diagnostics of every update. The rate has fallen by the share `done`, that of the whole job unless given.
-        Raises `RuntimeFailure` where it diverged, `InputError` for an episode that is longer than the model's context.
+        Raises `Interrupted`, `RuntimeFailure` where it diverged, `InputError` for an episode that is longer than the model's context.
 
         Axes: A action tokens of a micro-batch.
         """
+        self._go_on()
         started = time.perf_counter()
         options = self.options
         self.engine.rest()
@@ -309,6 +309,10 @@ class Workbench:
         counts = self._drawn, self._aimed, self._replayed
         kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
         keep(self.store.home, self.lease.subject, kept)
+
+    def _go_on(self) -> None:
+        if self.stop():
+            raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
 
     def check_lengths(self, sequences: Iterable[Ids]) -> None:
         """Raises `InputError` for a sequence that is longer than the model's context."""

@@ -65,3 +65,25 @@ class Fails(Starts):
         if self.seed % 2 or not self.odd_only:
             raise RuntimeError("it broke")
         return super().step(action)
+
+
+class Silent(gymnasium.Env[str, str]):
+    """Knows no right answer."""
+
+    def __init__(self) -> None:
+        self.observation_space = AnyText()
+        self.action_space = AnyText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        return "What comes next?", {}
+
+    def step(self, action: str) -> Step:
+        return "", 0.0, True, False, {"success": False}
+
+
+class Wordy(Starts):
+    """Its right answer is as long as the context of a tiny model."""
+
+    def oracle(self) -> str:
+        return "a" * 300

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from tests.fakes import ListJournal
-from tests.learners.conftest import engine_of
+from tests.learners.conftest import engine_of, trainee_of
 
 from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
@@ -15,6 +16,8 @@ from perdure.envs.seeds import dev_seed, train_seed
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learning import ensure_loaded, run_learning
 from perdure.learners.models import ModelFiles
+from perdure.learners.options import LearnOptions
+from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
@@ -63,12 +66,45 @@ class Learner:
         **settings: Any,
     ) -> Version:
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
+        return self.run(job, lease, stop)
+
+    def interrupted(self, target: str, learner: str, *, after: int, **settings: Any) -> Version:
+        """The same, stopped after so many updates and taken up again by another process."""
+        job, lease = self.leased(target, learner, **{**SETTINGS, **settings})
+        with pytest.raises(Interrupted, match=f"after {after} updates"):
+            self.run(job, lease, lambda: len(self.steps(job.id)) >= after)
+        jobs.release_job(self.store, lease)
+        self.engine = engine_of(self.files)
+        found = jobs.lease_job(self.store, "another", 60.0, BootClock())
+        assert found is not None
+        assert (found[0].id, found[1].attempt) == (job.id, 2)
+        return self.run(*found, never)
+
+    def run(self, job: Job, lease: Lease, stop: Callable[[], bool]) -> Version:
         version, last = run_learning(
             store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
         )
         assert last == self.steps(job.id)[-1]
         jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
         return version
+
+    def bench(self, target: str, old: Sequence[str] = (), **options: Any) -> Workbench:
+        """A workbench of a job that learns a target, at step 0."""
+        _, lease = self.leased(target)
+        bench = Workbench(
+            store=self.store,
+            lease=lease,
+            journal=StoreJournal(self.store, BootClock()),
+            engine=self.engine,
+            trainee=trainee_of(self.files, **options),
+            options=LearnOptions(**options),
+            targets=[load(target)],
+            old=[load(name) for name in old],
+            width=64,
+            stop=never,
+        )
+        bench.start()
+        return bench
 
     def play_live(self, target: str, tasks: int) -> None:
         """Play tasks of the stream with the version that serves, eight episodes each."""

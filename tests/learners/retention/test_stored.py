@@ -2,81 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.learners.conftest import trainee_of
-from tests.learners.home import EASY, Learner, never
+from tests.learners.home import EASY, Learner
 
-from perdure.envs.registry import load_here as load
-from perdure.learners.models import ModelFiles
-from perdure.learners.options import LearnOptions
 from perdure.learners.retention.memory import remembered
-from perdure.learners.workbench import Workbench
 from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError
-from perdure.memory.journal import StoreJournal
-from perdure.memory.leases import BootClock
-from perdure.memory.store import create_store
 
 OLD = "py:tests.learners.easy:Starts?letters=abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ&rounds=2"
 NEVER = "py:tests.learners.easy:Never"
 ALWAYS = "py:tests.learners.easy:Always"
 
 
-@pytest.fixture
-def home(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
-    with create_store(tmp_path / "home") as store:
-        yield Learner(store, llama)
-
-
-def bench_of(home: Learner, old: list[str], **options: Any) -> Workbench:
-    _, lease = home.leased(EASY)
-    return Workbench(
-        store=home.store,
-        lease=lease,
-        journal=StoreJournal(home.store, BootClock()),
-        engine=home.engine,
-        trainee=trainee_of(home.files),
-        options=LearnOptions(**options),
-        targets=[load(EASY)],
-        old=[load(name) for name in old],
-        width=64,
-        stop=never,
-    )
-
-
-def test_the_newest_successes_of_each_old_environment_are_remembered(home: Learner) -> None:
+def test_the_newest_successes_of_each_old_environment_are_remembered(llama_learner: Learner) -> None:
     for name in (OLD, NEVER, ALWAYS):
-        home.play_live(name, 6)
-    found = remembered(bench_of(home, [OLD, NEVER, ALWAYS], memory=5))
-    episodes = [[get_episode(home.store, lesson.episode or 0) for lesson in memory] for memory in found]
+        llama_learner.play_live(name, 6)
+    found = remembered(llama_learner.bench(EASY, [OLD, NEVER, ALWAYS], memory=5))
+    episodes = [[get_episode(llama_learner.store, lesson.episode or 0) for lesson in memory] for memory in found]
     assert [{episode.environment for episode in memory} for memory in episodes] == [{OLD}, {ALWAYS}]
     assert all(episode.success and episode.purpose == "live" for memory in episodes for episode in memory)
     assert [len(memory) for memory in episodes][1] == 5
-    last = [row["id"] for row in home.store.rows("SELECT id FROM episode WHERE environment = ? ORDER BY id DESC LIMIT 5", (ALWAYS,))]
+    last = [
+        row["id"] for row in llama_learner.store.rows("SELECT id FROM episode WHERE environment = ? ORDER BY id DESC LIMIT 5", (ALWAYS,))
+    ]
     assert [episode.id for episode in episodes[1]] == last
 
 
-def test_without_an_old_success_ewc_and_gem_say_so(home: Learner) -> None:
-    home.play_live(NEVER, 2)
+def test_without_an_old_success_ewc_and_gem_say_so(llama_learner: Learner) -> None:
+    llama_learner.play_live(NEVER, 2)
     with pytest.raises(InputError, match="there are none yet: let them be played first"):
-        remembered(bench_of(home, [NEVER]))
+        remembered(llama_learner.bench(EASY, [NEVER]))
     for settings in ({"ewc": 1.0}, {"gem": "gem"}):
         with pytest.raises(InputError, match="there are none yet"):
-            home.learn(EASY, "grpo", updates=1, prompts=2, **settings)
+            llama_learner.learn(EASY, "grpo", updates=1, prompts=2, **settings)
 
 
-def test_stored_replay_is_mixed_groups_as_they_were_sampled(home: Learner) -> None:
+def test_stored_replay_is_mixed_groups_as_they_were_sampled(llama_learner: Learner) -> None:
     """Of 4 prompts x 8 samples half are replay, and half of that is stored: 8 episodes, two groups of 4."""
-    home.play_live(EASY, 10)
-    home.play_live(NEVER, 3)
-    bench = bench_of(home, [EASY, NEVER], prompts=4, samples=8, replay=0.5, replay_samples=4, stored=0.5, kl_old=0.1)
+    llama_learner.play_live(EASY, 10)
+    llama_learner.play_live(NEVER, 3)
+    bench = llama_learner.bench(EASY, [EASY, NEVER], prompts=4, samples=8, replay=0.5, replay_samples=4, stored=0.5, kl_old=0.1)
     lessons = bench.stored()
     assert len(lessons) == 4  # the turn of an environment without a mixed group gives nothing
-    episodes = [get_episode(home.store, lesson.episode or 0) for lesson in lessons]
+    episodes = [get_episode(llama_learner.store, lesson.episode or 0) for lesson in lessons]
     assert len({(episode.group, episode.environment, episode.purpose) for episode in episodes}) == 1
     assert {episode.environment for episode in episodes} == {EASY}
     assert len({episode.total_reward for episode in episodes}) == 2
@@ -102,16 +72,16 @@ def test_stored_replay_is_mixed_groups_as_they_were_sampled(home: Learner) -> No
         {"tuning": "full", "interpolate": 0.5, "lr": 1e-3},
     ],
 )
-def test_a_job_learns_with_each_way_to_keep_old_skills(home: Learner, settings: dict[str, Any]) -> None:
+def test_a_job_learns_with_each_way_to_keep_old_skills(llama_learner: Learner, settings: dict[str, Any]) -> None:
     """From a version that serves, so that there is something to keep; what it leaves behind can be played."""
-    home.play_live(OLD, 6)
+    llama_learner.play_live(OLD, 6)
     small = {"updates": 2, "prompts": 4, "samples": 4, "replay_samples": 2}
     full = {"tuning": "full"} if "tuning" in settings else {}
-    first = home.learn(EASY, "grpo", **small, **full)
-    second = home.learn(EASY, "grpo", start=first.name, **{**small, **settings})
-    last = home.steps(2)[-1]
+    first = llama_learner.learn(EASY, "grpo", **small, **full)
+    second = llama_learner.learn(EASY, "grpo", start=first.name, **{**small, **settings})
+    last = llama_learner.steps(2)[-1]
     assert second.parent == first.name
     assert last["grad_norm"] > 0
     for name in ("ewc", "lwf", "olora"):
         assert (f"{name}_loss" in last) == (name in settings)
-    assert 0 <= home.success(second.name, EASY, episodes=4) <= 1
+    assert 0 <= llama_learner.success(second.name, EASY, episodes=4) <= 1

@@ -1,0 +1,254 @@
+"""Which episodes a learner learns from: traces of others, successes of each round, and rewards from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.learners.home import EASY, Learner
+
+from perdure.envs.policy import Message
+from perdure.learners.batches import contrast, imitate, is_mixed, turns_of
+from perdure.learners.choice import per_task
+from perdure.learners.reinforce import reinforce
+from perdure.learners.rewards import rewarder
+from perdure.learners.trace_sft import trace_sft
+from perdure.memory import versions
+from perdure.memory.episodes import get_episode
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
+from perdure.memory.imports import import_file
+from perdure.memory.manifests import manifests
+from perdure.memory.records import Episode
+from perdure.memory.rewards import add_rewards
+from perdure.memory.traces import job_traces, live_traces
+
+SMALL = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
+NEVER = "py:tests.learners.easy:Never"
+
+
+class LongAnswers:
+    """Rewards answers by their tokens."""
+
+    def rewards(self, episodes: Sequence[Episode]) -> list[float]:
+        return [float(len(episode.turns[0].action_ids)) - 1 for episode in episodes]
+
+
+class Wrong(LongAnswers):
+    def rewards(self, episodes: Sequence[Episode]) -> list[float]:
+        return [1.0]
+
+
+class NoNumber(LongAnswers):
+    def rewards(self, episodes: Sequence[Episode]) -> list[float]:
+        return [float("nan")] * len(episodes)
+
+
+class Mute:
+    """Judges nothing."""
+
+
+def learned(learner: Learner, job: int) -> list[int]:
+    return [episode for one in manifests(learner.store, job) for episode in one.episodes]
+
+
+def test_traces_of_the_stream_are_its_newest_successes_within_the_bound(llama_learner: Learner) -> None:
+    store = llama_learner.store
+    llama_learner.play_live(EASY, 8)
+    before = {row["id"] for row in store.rows("SELECT id FROM episode")}
+    version = llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 1})
+    versions.promote(store, version.name, "a test wants it")
+    llama_learner.play_live(EASY, 8)
+    fresh = live_traces(store, [EASY], 0)
+    assert {trace.staleness for trace in fresh} == {0}
+    assert not before & {trace.episode.id for trace in fresh}
+    every = live_traces(store, [EASY], 1)
+    assert {trace.episode.id for trace in every if trace.staleness == 1} == before
+    llama_learner.learn(EASY, "trace-sft", **{**SMALL, "staleness": 0})
+    used = [get_episode(store, id_) for id_ in learned(llama_learner, 2)]
+    assert used
+    assert all(episode.success and episode.id not in before for episode in used)
+    assert llama_learner.steps(2)[0]["data_staleness"] == 0
+    assert not any(one.on_policy for one in manifests(store, 2))
+
+
+def test_traces_of_a_job_are_what_it_played_to_learn(llama_learner: Learner) -> None:
+    llama_learner.learn(EASY, "grpo", **{**SMALL, "updates": 3, "prompts": 6, "samples": 8})
+    traces = job_traces(llama_learner.store, 1, [EASY], 1)
+    assert {trace.staleness for trace in traces} == {0, 1}
+    assert [trace.episode.id for trace in traces] == sorted((trace.episode.id for trace in traces), reverse=True)
+    llama_learner.learn(EASY, "trace-sft", **{**SMALL, "traces": "1", "per_task": 1})
+    used = [get_episode(llama_learner.store, id_) for id_ in learned(llama_learner, 2)]
+    assert used
+    assert {episode.job for episode in used} == {1}
+    tasks = [(episode.environment, episode.seed) for episode in {episode.id: episode for episode in used}.values()]
+    assert len(tasks) == len(set(tasks))
+
+
+@pytest.mark.parametrize(
+    ("traces", "kind", "names"),
+    [
+        ("99", UnknownError, "job 99 has played nothing to learn from"),
+        ("everything", InputError, "give stream, the number of a job, or import:LABEL"),
+        ("import:nowhere", UnknownError, "nothing was imported as 'nowhere'"),
+        ("stream", RuntimeFailure, "no success among the traces of stream"),
+    ],
+)
+def test_traces_that_there_are_not_are_named(llama_learner: Learner, traces: str, kind: type[PerdureError], names: str) -> None:
+    with pytest.raises(kind, match=names):
+        llama_learner.learn(EASY, "trace-sft", traces=traces, updates=1)
+    assert llama_learner.nothing_was_left()
+
+
+def imported(learner: Learner, tmp_path: Path, *rows: dict[str, Any]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_file(learner.store, file, "others")
+
+
+def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(llama_learner: Learner, tmp_path: Path) -> None:
+    chat, name = llama_learner.engine.chat, llama_learner.files.name
+    mine = {"prompt_ids": [5, 6, 7], "action_ids": [8, 9], "logprobs": [-1.0, -1.0]}
+    said = {"messages": [{"role": "user", "content": "Say b."}], "action": "b"}
+    imported(
+        llama_learner,
+        tmp_path,
+        {"environment": "e", "base_model": name, "success": True, "turns": [mine]},
+        {"environment": "e", "base_model": "another", "success": True, "turns": [{**mine, **said}]},
+        {"environment": "e", "total_reward": 1.0, "turns": [{"observation": "1?", "action": "a"}, {"observation": "2?", "action": "c"}]},
+        {"environment": "e", "success": False, "turns": [{"observation": "1?", "action": "lost"}]},
+    )
+    seen = []
+    original = llama_learner.bench(EASY, traces="import:others", updates=1)
+
+    def kept(bench: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
+        seen.extend(lesson.turns for lesson in lessons)
+        return torch.zeros(())
+
+    trace_sft(original, {"seen": kept})
+    first = chat.prompt([Message(role="user", text="1?")])
+    expected = {
+        (((5, 6, 7), (8, 9)),),
+        ((chat.prompt([Message(role="user", text="Say b.")]), chat.answer("b")),),
+        ((first, chat.answer("a")), (chat.follow(first, chat.answer("a"), "2?"), chat.answer("c"))),
+    }
+    assert set(seen) == expected
+
+
+def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learner: Learner, tmp_path: Path) -> None:
+    tokens = {"prompt_ids": [5, 6, 7], "action_ids": [8, 9], "logprobs": [-1.0, -1.0]}
+    imported(llama_learner, tmp_path, {"environment": "e", "base_model": "another", "success": True, "turns": [tokens]})
+    with pytest.raises(InputError, match="holds only token ids of another"):
+        llama_learner.learn(EASY, "trace-sft", traces="import:others", updates=1)
+
+
+def test_at_most_so_many_successes_of_a_task_are_imitated(llama_learner: Learner) -> None:
+    groups = llama_learner.bench(EASY, samples=8).sample(6).target
+    for most in (1, 3):
+        kept = per_task(groups, most)
+        assert [len(group) for group in kept] == [min(most, sum(episode.success for episode in group)) for group in groups]
+        assert all(lesson.imitation == 1 for lesson in imitate(kept, 1.0, 0.0))
+
+
+def test_with_restart_each_round_learns_from_the_start_at_the_full_rate(llama_learner: Learner) -> None:
+    settings = {**SMALL, "updates": 4, "rounds": 2, "prompts": 8, "samples": 8}
+    llama_learner.learn(EASY, "iterative-sft", **settings, restart=True)
+    assert [step["lr"] for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
+    llama_learner.learn(EASY, "iterative-sft", **settings)
+    assert [step["lr"] for step in llama_learner.steps(2)] == [0.01, 0.0075, 0.005, 0.0025]
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_round_that_is_taken_up_again_is_not_restarted_in_its_middle(llama_learner: Learner, after: int) -> None:
+    """Two rounds of two updates: only an attempt that begins with the second round goes back to the start."""
+    settings = {**SMALL, "updates": 4, "rounds": 2, "prompts": 8, "samples": 8}
+    llama_learner.interrupted(EASY, "iterative-sft", after=after, **settings, restart=True)
+    assert [step["lr"] for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
+
+
+def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: Learner) -> None:
+    bench = llama_learner.bench(EASY, restart=True)
+    trainee = bench.trainee
+    start = [parameter.detach().clone() for parameter in trainee.parameters]
+    moved = []
+    for _ in range(2):
+        (-trainee.logprobs([((5, 6), (7, 8))], 1.0).mean()).backward()
+        trainee.step(0.02, 1.0)
+        moved.append([parameter.detach().clone() for parameter in trainee.parameters])
+        trainee.restart()
+        assert all(torch.equal(a, b) for a, b in zip(trainee.parameters, start, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))  # Adam begins anew as well
+
+
+def test_refill_replaces_groups_of_equal_rewards(llama_learner: Learner) -> None:
+    bench = llama_learner.bench(EASY, samples=4, refill=3)
+    sampled = bench.sample(8)
+    once = llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"]
+    assert once > 8 * 4
+    assert len(sampled.target) == 8
+    assert sum(is_mixed(group) for group in sampled.target) > 0
+    assert len({group[0].group for group in sampled.target}) == 8
+
+
+def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
+    bench = llama_learner.bench(EASY, samples=8)
+    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")
+    for group in bench.sample(4).target:
+        for episode in group:
+            assert episode.total_reward == len(episode.turns[0].action_ids) - 1
+            assert episode.success == (episode.total_reward >= 1)
+            assert get_episode(bench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
+    llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_choices:LongAnswers")
+    assert llama_learner.steps(2)[0]["reward"] > 0  # where the environment never pays
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kind", "names"),
+    [
+        ("py:tests.learners.test_choices", InputError, "name a class as py:package.module:Class"),
+        ("py:tests.learners.test_choices:Nobody", InputError, "cannot be made: AttributeError"),
+        ("py:tests.learners.test_choices:Mute", InputError, r"has no method rewards\(episodes\)"),
+        ("py:tests.learners.test_choices:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
+        ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward is a finite number"),
+        ("anna", RuntimeFailure, "nothing to learn from"),
+    ],
+)
+def test_rewards_that_do_not_fit_are_named(llama_learner: Learner, rewards: str, kind: type[PerdureError], names: str) -> None:
+    with pytest.raises(kind, match=names):
+        llama_learner.learn(EASY, "grpo", **SMALL, rewards=rewards)
+    assert llama_learner.nothing_was_left()
+
+
+def test_rewards_that_somebody_gave_decide_what_is_learned_of_traces(llama_learner: Learner) -> None:
+    store = llama_learner.store
+    llama_learner.play_live(NEVER, 4)
+    judged = [row["id"] for row in store.rows("SELECT id FROM episode ORDER BY id")][:10]
+    add_rewards(store, "anna", {id_: float(n % 2) for n, id_ in enumerate(judged)})
+    llama_learner.learn(NEVER, "trace-sft", **SMALL, rewards="anna")
+    assert set(learned(llama_learner, 1)) == set(judged[1::2])
+    assert not any(get_episode(store, id_).success for id_ in judged)  # what the environment said stays
+
+
+def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner) -> None:
+    bench = llama_learner.bench(EASY, samples=2)
+    groups = bench.sample(3).target
+    assert contrast([group[:1] for group in groups], 0.0) == []
+    assert all(turns_of(episode) for group in groups for episode in group)
+
+
+def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> None:
+    bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
+    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")
+    seen: list[Any] = []
+
+    def kept(trainee: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
+        seen.extend(lessons)
+        return torch.zeros(())
+
+    reinforce(bench, {"seen": kept})
+    played = [get_episode(bench.store, row["id"]) for row in bench.store.rows("SELECT id FROM episode")]
+    assert {lesson.episode for lesson in seen} == {episode.id for episode in played if len(episode.turns[0].action_ids) > 1}
+    assert all(lesson.advantage == lesson.tokens - 1 for lesson in seen)

@@ -1,0 +1,106 @@
+"""Jobs that are stopped in the middle and taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.learners.conftest import trainee_of
+from tests.learners.home import EASY, Learner
+from tests.learners.retention.lessons import imitated
+
+from perdure.learners.models import ModelFiles
+from perdure.learners.options import LEARNERS
+from perdure.learners.resuming import Kept, forget_all_but, keep, kept_of
+from perdure.memory import environments
+from perdure.memory.manifests import manifests
+from perdure.memory.store import create_store
+
+TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
+SMALL = {"updates": 6, "prompts": 2, "samples": 4, "replay_samples": 2, "rounds": 2, "measure": 0}
+
+
+def played(learner: Learner) -> dict[str, int]:
+    rows = learner.store.rows("SELECT purpose, count(*) AS n FROM episode WHERE state = 'completed' GROUP BY purpose")
+    return {row["purpose"]: row["n"] for row in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner, name: str) -> None:
+    environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
+    if name == "trace-sft":
+        llama_learner.play_live(EASY, 12)
+    settings = {"prompts": 8} if name == "self-sft" else {}
+    llama_learner.interrupted(EASY, name, after=2, **{**SMALL, **settings})
+    steps = llama_learner.steps(1)
+    assert [step["update"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step["lr"] for step in steps] == pytest.approx([0.01 * (1 - n / 6) for n in range(6)])
+    rows = llama_learner.store.rows("SELECT attempt, n FROM step WHERE job = 1 ORDER BY attempt, n")
+    assert [tuple(row) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
+    written = manifests(llama_learner.store, 1)
+    assert [(one.attempt, one.n) for one in written] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
+    groups = llama_learner.store.rows("""SELECT "group", count(*) AS n, count(DISTINCT member) AS members FROM episode GROUP BY "group" """)
+    assert all(row["n"] == row["members"] <= 8 for row in groups)
+    if name in ("grpo", "reinforce", "iterative-sft", "sdft"):
+        used = [episode for one in written for episode in one.episodes]
+        assert len(used) == len(set(used))
+    else:
+        assert len({step["lessons"] for step in steps}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sft", {}), ("sft", {"style": "styled", "samples": 8}), ("self-sft", {}), ("trace-sft", {}), ("sft", {"tuning": "full"})],
+)
+def test_where_nothing_is_sampled_meanwhile_it_comes_to_the_same_weights(
+    llama: ModelFiles, tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """The same demonstrations, the same start's answers, the same order; nothing of the start is played again."""
+    hashes, counts = [], []
+    for n in range(2):
+        with create_store(tmp_path / f"home-{n}") as store:
+            learner = Learner(store, llama)
+            if name == "trace-sft":
+                learner.play_live(EASY, 6)
+            small = {**SMALL, "updates": 4, "prompts": 4, **settings}
+            made = learner.interrupted(EASY, name, after=2, **small) if n else learner.learn(EASY, name, **small)
+            hashes.append(made.hash)
+            counts.append(played(learner))
+    assert hashes[0] == hashes[1]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["grpo", "self-sft"])
+def test_a_job_that_was_stopped_before_its_first_update_begins_anew(llama_learner: Learner, name: str) -> None:
+    llama_learner.interrupted(EASY, name, after=0, **{**SMALL, "updates": 2, "prompts": 8})
+    assert [step["update"] for step in llama_learner.steps(1)] == [1, 2]
+
+
+def test_a_job_that_had_made_all_its_updates_only_leaves_its_candidate(llama_learner: Learner) -> None:
+    version = llama_learner.interrupted(EASY, "sft", after=2, **{**SMALL, "updates": 3})
+    assert version.state == "candidate"
+    assert len(llama_learner.steps(1)) == 3
+
+
+def test_what_is_kept_comes_back_and_is_forgotten_with_its_job(llama: ModelFiles, tmp_path: Path) -> None:
+    trainee, other = trainee_of(llama), trainee_of(llama)
+    turns = imitated(1)[0].turns
+    for _ in range(2):
+        (-trainee.logprobs(turns, 1.0).mean()).backward()
+        trainee.step(0.02, 1.0)
+    keep(tmp_path, 3, Kept(step=2, state=trainee.state(), last={"update": 2}, counts=(5, 3, 2)))
+    keep(tmp_path, 4, Kept(step=1, state=trainee.state(), last={}, counts=(0, 0, 0)))
+    kept = kept_of(tmp_path, 3)
+    assert kept is not None
+    assert (kept.step, kept.last, kept.counts) == (2, {"update": 2}, (5, 3, 2))
+    other.resume(kept.state)
+    for one in (trainee, other):  # Adam goes on with its moments: the next steps are the same
+        (-one.logprobs(turns, 1.0).mean()).backward()
+        one.step(0.02, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(trainee.parameters, other.parameters, strict=True))
+    forget_all_but(tmp_path, [4])
+    assert kept_of(tmp_path, 3) is None
+    assert kept_of(tmp_path, 4) is not None
