@@ -43,8 +43,13 @@ def imitation_epochs(
         bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=about)
 
 
-def wanted(bench: Workbench) -> int:
-    """How many episodes of the targets a learner that samples for each update would play over the whole job."""
+def wanted_tasks(bench: Workbench) -> int:
+    """How many tasks of the targets a learner that samples for each update would attempt over the whole job."""
     options = bench.options
     share = 1 - options.replay if bench.old else 1.0
-    return max(1, round(options.prompts * options.samples * share * options.updates))
+    return max(1, round(options.prompts * share * options.updates))
+
+
+def wanted(bench: Workbench) -> int:
+    """How many episodes of the targets such a learner would play."""
+    return wanted_tasks(bench) * bench.options.samples

@@ -15,7 +15,7 @@ from perdure.envs.policy import Chat
 from perdure.envs.rollout import opening
 from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
-from perdure.learners.choice import imitation_epochs, wanted
+from perdure.learners.choice import imitation_epochs, wanted_tasks
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.hints import check_oracle, own_words, solved, without_hint
 from perdure.learners.workbench import NONE, Workbench
@@ -47,7 +47,7 @@ def demonstrations(bench: Workbench) -> list[Lesson]:
         check_oracle(target, "demos=oracle")
     if options.style == "styled" and bench.step:
         return without_hint(bench, bench.played_by_start(hinted=True))
-    turn = [bench.targets[n % len(bench.targets)] for n in range(wanted(bench))]
+    turn = [bench.targets[n % len(bench.targets)] for n in range(wanted_tasks(bench))]
     tasks = [(environment, bench.task(environment, n)) for n, environment in enumerate(turn)]
     if options.style == "styled":
         return own_words(bench, [(environment.name, seed) for environment, seed in tasks])
