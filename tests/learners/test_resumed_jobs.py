@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from tests.learners.conftest import trainee_of
 from tests.learners.home import EASY, Learner
-from tests.learners.retention.lessons import imitated
 
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS
-from perdure.learners.resuming import Kept, forget_all_but, keep, kept_of
 from perdure.memory import environments
 from perdure.memory.manifests import manifests
 from perdure.memory.store import create_store
@@ -83,24 +79,3 @@ def test_a_job_that_had_made_all_its_updates_only_leaves_its_candidate(llama_lea
     version = llama_learner.interrupted(EASY, "sft", after=2, **{**SMALL, "updates": 3})
     assert version.state == "candidate"
     assert len(llama_learner.steps(1)) == 3
-
-
-def test_what_is_kept_comes_back_and_is_forgotten_with_its_job(llama: ModelFiles, tmp_path: Path) -> None:
-    trainee, other = trainee_of(llama), trainee_of(llama)
-    turns = imitated(1)[0].turns
-    for _ in range(2):
-        (-trainee.logprobs(turns, 1.0).mean()).backward()
-        trainee.step(0.02, 1.0)
-    keep(tmp_path, 3, Kept(step=2, state=trainee.state(), last={"update": 2}, counts=(5, 3, 2)))
-    keep(tmp_path, 4, Kept(step=1, state=trainee.state(), last={}, counts=(0, 0, 0)))
-    kept = kept_of(tmp_path, 3)
-    assert kept is not None
-    assert (kept.step, kept.last, kept.counts) == (2, {"update": 2}, (5, 3, 2))
-    other.resume(kept.state)
-    for one in (trainee, other):  # Adam goes on with its moments: the next steps are the same
-        (-one.logprobs(turns, 1.0).mean()).backward()
-        one.step(0.02, 1.0)
-    assert all(torch.equal(a, b) for a, b in zip(trainee.parameters, other.parameters, strict=True))
-    forget_all_but(tmp_path, [4])
-    assert kept_of(tmp_path, 3) is None
-    assert kept_of(tmp_path, 4) is not None

@@ -111,7 +111,7 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Pat
     assert all(isinstance(pair, LoraPair) for pair in start.values())
 
     def fresh() -> Trainee:
-        return trainee_of(llama, start=start, references={"teacher": start}, tuning=tuning, teacher="slow")
+        return trainee_of(llama, start=start, with_teacher=True, tuning=tuning, teacher="slow")
 
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, 3)
@@ -126,7 +126,3 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Pat
         expected = whole.logprobs(TURNS, 1.0, "teacher")
         assert torch.equal(second.logprobs(TURNS, 1.0, "teacher"), expected)
         assert not torch.allclose(fresh().logprobs(TURNS, 1.0, "teacher"), expected), "it has moved"
-
-
-def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
-    assert trainee_of(llama, references={"teacher": {}}).state()["teacher"] == {}
