@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from perdure.envs.policy import Message
+from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.choice import imitation_epochs, wanted
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
@@ -70,8 +71,12 @@ def _won(bench: Workbench, trace: ForeignTrace) -> bool:
 
 
 def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
-    """Its tokens, where this model's tokenizer made them; else its texts. Raises `InputError` where it has neither."""
+    """Its tokens, where this model's tokenizer made them; else its texts, an observation of a target as the target would be asked.
+
+    Raises `InputError` where it has neither.
+    """
     files, chat = bench.engine.files, bench.engine.chat
+    targets = {environment.name: environment for environment in bench.targets}
     is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, turn in enumerate(trace.turns):
@@ -87,6 +92,7 @@ def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
         elif n:
             prompt = chat.follow(*turns[-1], turn.observation or "")
         else:
-            prompt = chat.prompt([Message(role="user", text=turn.observation or "")])
+            told = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
+            prompt = chat.prompt(told or [Message(role="user", text=turn.observation or "")])
         turns.append((prompt, chat.answer(turn.action)))
     return Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)

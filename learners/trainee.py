@@ -67,6 +67,7 @@ class Trainee:
         if not options.quantized:
             base = base.to(self.device)
         self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
+        self._is_followed = with_teacher and options.teacher == "slow"
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
         """Of a model that is tuned in full: the tensors of each reference."""
         self._active: list[str] = [LEARNS]
@@ -154,7 +155,7 @@ class Trainee:
                 teacher.lerp_(learner, rate)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here: parameters, optimiser, and the teacher where there is one."""
+        """All that is needed to go on from here: parameters, optimiser, and a teacher that moves."""
         return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": self._teacher()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
@@ -261,8 +262,8 @@ class Trainee:
                     layer.lora_B[adapter].weight.copy_(pair.up_OR)
 
     def _teacher(self) -> list[Tensor]:
-        """The tensors of the teacher; none where there is no teacher."""
-        if TEACHER not in self.references:
+        """The tensors of a teacher that follows; none where there is none, or where it stays as it started."""
+        if not self._is_followed:
             return []
         return self._adapter(TEACHER) if self.is_lora else list(self._tensors[TEACHER].values())
 

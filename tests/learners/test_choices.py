@@ -12,6 +12,8 @@ import torch
 from tests.learners.home import EASY, Learner
 
 from perdure.envs.policy import Message
+from perdure.envs.registry import load_here as load
+from perdure.envs.rollout import opening
 from perdure.learners.batches import contrast, imitate, is_mixed, turns_of
 from perdure.learners.choice import per_task
 from perdure.learners.reinforce import reinforce
@@ -27,6 +29,7 @@ from perdure.memory.rewards import add_rewards
 from perdure.memory.traces import job_traces, live_traces
 
 SMALL = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
+TOLD = "py:tests.learners.easy:Starts?instructions=Say a letter."
 NEVER = "py:tests.learners.easy:Never"
 
 
@@ -119,10 +122,11 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
         {"environment": "e", "base_model": name, "success": True, "turns": [mine]},
         {"environment": "e", "base_model": "another", "success": True, "turns": [{**mine, **said}]},
         {"environment": "e", "total_reward": 1.0, "turns": [{"observation": "1?", "action": "a"}, {"observation": "2?", "action": "c"}]},
+        {"environment": load(TOLD).name, "success": True, "turns": [{"observation": "1?", "action": "b"}]},
         {"environment": "e", "success": False, "turns": [{"observation": "1?", "action": "lost"}]},
     )
     seen = []
-    original = llama_learner.bench(EASY, traces="import:others", updates=1)
+    original = llama_learner.bench(TOLD, traces="import:others", updates=1)
 
     def kept(bench: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
         seen.extend(lesson.turns for lesson in lessons)
@@ -135,7 +139,9 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
         ((chat.prompt([Message(role="user", text="Say b.")]), chat.answer("b")),),
         ((first, chat.answer("a")), (chat.follow(first, chat.answer("a"), "2?"), chat.answer("c"))),
     }
-    assert set(seen) == expected
+    asked = opening(load(TOLD), "1?")
+    assert [message.role for message in asked] == ["system", "user"]
+    assert set(seen) == expected | {((chat.prompt(asked), chat.answer("b")),)}
 
 
 def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learner: Learner, tmp_path: Path) -> None:
@@ -213,7 +219,7 @@ def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
         ("py:tests.learners.test_choices:Mute", InputError, r"has no method rewards\(episodes\)"),
         ("py:tests.learners.test_choices:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
         ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward is a finite number"),
-        ("anna", RuntimeFailure, "nothing to learn from"),
+        ("anna", InputError, "nobody of that name has given any"),
     ],
 )
 def test_rewards_that_do_not_fit_are_named(llama_learner: Learner, rewards: str, kind: type[PerdureError], names: str) -> None:

@@ -69,7 +69,7 @@ def test_references_are_the_models_that_they_name(llama: ModelFiles) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "lora on a version", "stacked", "full"])
 def test_a_slow_teacher_starts_as_the_learner_and_goes_part_of_the_way(llama: ModelFiles, kind: str) -> None:
-    options = {"tuning": "full"} if kind == "full" else {"olora": 0.1} if kind == "stacked" else {}
+    options = {"full": {"tuning": "full"}, "stacked": {"olora": 0.1}}.get(kind, {}) | {"teacher": "slow"}
     start = {} if kind == "lora" else random_adapter(trainee_of(llama, rank=3), 8, 0.1).weights()
     trainee = trainee_of(llama, start=start, with_teacher=True, **options)
     with torch.no_grad():

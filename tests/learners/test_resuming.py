@@ -126,3 +126,7 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Pat
         expected = whole.logprobs(TURNS, 1.0, "teacher")
         assert torch.equal(second.logprobs(TURNS, 1.0, "teacher"), expected)
         assert not torch.allclose(fresh().logprobs(TURNS, 1.0, "teacher"), expected), "it has moved"
+
+
+def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
+    assert trainee_of(llama, with_teacher=True).state()["teacher"] == []

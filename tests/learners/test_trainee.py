@@ -10,13 +10,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.learners.conftest import branches, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
 
+from perdure.envs.policy import Request
 from perdure.learners.adapters import read_table, write_weights
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
 from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
+from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]
 
@@ -174,3 +176,24 @@ def test_the_table_is_what_peft_computes(files: ModelFiles, rank: int, alpha: in
             x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
             by_table = layer.base_layer(x) + pair.scale * (x @ pair.down_RI.T) @ pair.up_OR.T
             torch.testing.assert_close(layer(x), by_table, atol=1e-4, rtol=0)
+
+
+def test_a_model_whose_tokenizer_has_no_pad_token_plays_and_learns_alike(llama: ModelFiles, tmp_path: Path) -> None:
+    """Nothing is ever padded."""
+    shutil.copytree(llama.path, tmp_path / "model")
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        file = tmp_path / "model" / name
+        kept = {key: value for key, value in json.loads(file.read_text()).items() if not key.startswith("pad_token")}
+        file.write_text(json.dumps(kept))
+    bare = ModelFiles(name="bare", path=tmp_path / "model", hash="")
+    asked = [Request(prompt_ids=(5, 6, 7), max_tokens=4, temperature=0.0), Request(prompt_ids=(5,), max_tokens=7, temperature=0.0)]
+    found = []
+    for files in (bare, llama):
+        engine = engine_of(files)
+        engine.load(VersionRef("v0"), {})
+        found.append(
+            ([sample.action_ids for sample in engine.generate(VersionRef("v0"), asked)], fresh(files).logprobs(turns_of(300), 1.0))
+        )
+    assert engine_of(bare).chat.answer("a")
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], atol=0, rtol=0)
