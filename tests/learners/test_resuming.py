@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
+from perdure.learners.options import LearnOptions
 from perdure.learners.resuming import Kept, forget_all_but, keep, kept_of
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import RuntimeFailure, Unavailable
@@ -105,13 +107,16 @@ def flat(trainee: Trainee) -> Tensor:
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Path, llama: ModelFiles, tuning: str) -> None:
+def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
+    tmp_path: Path, llama: ModelFiles, tuning: Literal["lora", "full"]
+) -> None:
     """Three steps are one and two, through a file; the teacher has gone along."""
     start = copied(random_adapter(trainee_of(llama), 3, 0.1).weights()) if tuning == "lora" else {}
     assert all(isinstance(pair, LoraPair) for pair in start.values())
 
     def fresh() -> Trainee:
-        return trainee_of(llama, start=start, references={"teacher": start}, tuning=tuning, teacher="slow")
+        options = LearnOptions(rank=4, alpha=8, tuning=tuning, teacher="slow")
+        return Trainee(llama, device="cpu", options=options, start=start, with_teacher=True)
 
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, 3)
@@ -126,7 +131,3 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Pat
         expected = whole.logprobs(TURNS, 1.0, "teacher")
         assert torch.equal(second.logprobs(TURNS, 1.0, "teacher"), expected)
         assert not torch.allclose(fresh().logprobs(TURNS, 1.0, "teacher"), expected), "it has moved"
-
-
-def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
-    assert trainee_of(llama, references={"teacher": {}}).state()["teacher"] == {}
