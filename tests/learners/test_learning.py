@@ -42,7 +42,9 @@ def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
     """What a learner needs before it can learn, and its settings."""
     if name == "trace-sft":
         learner.play_live(target, 96)
-    return {"lr": 0.03} if name in ("self-sft", "trace-sft", "sft") else {}
+    if name == "sft":
+        return {"lr": 0.03, "epochs": 8}
+    return {"lr": 0.03} if name in ("self-sft", "trace-sft") else {}
 
 
 def has_learnt(learner: Learner, name: str, version: Version) -> bool:

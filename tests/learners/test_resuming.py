@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -105,7 +106,9 @@ def flat(trainee: Trainee) -> Tensor:
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(tmp_path: Path, llama: ModelFiles, tuning: str) -> None:
+def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
+    tmp_path: Path, llama: ModelFiles, tuning: Literal["lora", "full"]
+) -> None:
     """Three steps are one and two, through a file; the teacher has gone along."""
     start = copied(random_adapter(trainee_of(llama), 3, 0.1).weights()) if tuning == "lora" else {}
     assert all(isinstance(pair, LoraPair) for pair in start.values())

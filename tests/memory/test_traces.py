@@ -95,9 +95,9 @@ def test_of_a_job_neither_hinted_replayed_nor_judging_episodes_are_traces(store:
     player.group(mine, "gate-1", [1.0], purpose="gate", sampler=VersionRef("v0"))
     store.rows("UPDATE episode SET seat = 1 WHERE id = ?", (plain[1],))
     assert [trace.episode.id for trace in job_traces(store, mine.subject, [ADD], 9)] == plain[:1]
-    assert [episode.id for episode in episodes_of_step(store, mine.subject, 0)] == plain[:1]
+    assert [episode.id for episode in episodes_of_step(store, mine.subject, 0, hinted=False)] == plain[:1]
     assert [episode.id for episode in episodes_of_step(store, mine.subject, 0, hinted=True)] == shown
-    assert episodes_of_step(store, mine.subject, 1) == []
+    assert episodes_of_step(store, mine.subject, 1, hinted=False) == []
 
 
 def test_a_step_is_read_back_over_all_attempts(store: Store, clock: SetClock, player: Player) -> None:
@@ -107,7 +107,7 @@ def test_a_step_is_read_back_over_all_attempts(store: Store, clock: SetClock, pl
     again = jobs.lease_job(store, "next", 60, clock)
     assert again is not None
     second = learned(player, again[1], "job-1.2-0", 0, [0.0])
-    assert [episode.id for episode in episodes_of_step(store, mine.subject, 0)] == first + second
+    assert [episode.id for episode in episodes_of_step(store, mine.subject, 0, hinted=False)] == first + second
 
 
 def test_a_job_that_played_nothing_is_unknown(store: Store, clock: SetClock, player: Player) -> None:
