@@ -93,7 +93,7 @@ def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_lea
 
 
 def test_terse_demonstrations_are_the_oracles_answers_as_play_would_have_made_them(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(TWO, updates=2, prompts=4, samples=2)
+    bench = llama_learner.bench(TWO, updates=1, prompts=4, samples=2)
     lessons = demonstrations(bench)
     assert len(lessons) == 4
     for n, lesson in enumerate(lessons):
