@@ -76,8 +76,8 @@ class LearnOptions(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> LearnOptions:
-        if self.tuning == "full" and (self.quantized or self.olora):
-            raise ValueError("tuning=full trains all weights: quantized and olora are for tuning=lora")
+        if self.tuning == "full" and (self.quantized or self.olora or self.dtype != "float32"):
+            raise ValueError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 are for tuning=lora")
         return self
 
 

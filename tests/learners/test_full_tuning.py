@@ -13,6 +13,7 @@ from perdure.envs.policy import Request
 from perdure.learners.adapters import load_version
 from perdure.learners.learning import ensure_loaded
 from perdure.learners.models import ModelFiles
+from perdure.learners.options import parse_options
 from perdure.memory import versions
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
@@ -92,3 +93,10 @@ def test_a_slow_teacher_starts_as_the_learner_and_goes_part_of_the_way(llama: Mo
     again = trainee_of(llama, start=start, with_teacher=True, **options)
     again.resume(state)
     torch.testing.assert_close(again.logprobs(TURNS, 1.0, "teacher"), slow, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"quantized": True}, {"olora": 0.1}, {"dtype": "bfloat16"}])
+def test_what_is_for_adapters_only_is_refused(options: dict[str, object]) -> None:
+    assert parse_options(options).tuning == "lora"
+    with pytest.raises(InputError, match="tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16"):
+        parse_options({"tuning": "full", **options})
