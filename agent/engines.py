@@ -31,12 +31,12 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say)
         return VllmEngine(files, store.home, limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
-    from perdure.learners import learning
+    from perdure.learners import loading
     from perdure.learners.models import resolve_model
 
     files = resolve_model(config.model, cache_dir(), say)
     say(f"loading {files.name}")
-    return learning.open_engine(store, files, device=config.device, seed=seed)
+    return loading.open_engine(store, files, device=config.device, seed=seed)
 
 
 def limits(config: Config) -> Limits:

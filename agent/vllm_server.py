@@ -251,7 +251,9 @@ def _require_token(client: Client, model: str, settings: Vllm) -> None:
         if settings.sleep and client.get("/is_sleeping").data == {"is_sleeping": True}:
             return
         try:
-            client.post("/v1/completions", {"model": model, "prompt": [0], "max_tokens": 1}, settings.answer_timeout_s)
+            answer = client.post("/v1/completions", {"model": model, "prompt": [0], "max_tokens": 1}, settings.answer_timeout_s)
+            if answer.status >= 500:
+                raise RuntimeFailure(f"the vLLM server fails (status {answer.status}): {answer.message}")
         except ServerHangs as error:
             raise RuntimeFailure(f"the vLLM server hangs: {error} for one token (vllm.answer_timeout_s)") from error
 

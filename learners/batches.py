@@ -65,6 +65,11 @@ def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[
     return lessons
 
 
+def held(groups: Iterable[Group], kl: float) -> list[Lesson]:
+    """Groups of equal rewards, which only the KL term looks at; none where it has no weight."""
+    return [lesson(episode, kl=kl) for group in groups if kl and not is_mixed(group) for episode in group]
+
+
 def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     """Every success as a cross-entropy lesson."""
     return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import contrast, replayed
+from perdure.learners.batches import contrast, held, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.losses import VARIANTS
 from perdure.learners.workbench import NONE, Workbench
@@ -24,11 +24,12 @@ def grpo(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
     """Raises `RuntimeFailure` where there is nothing to learn from: every group of the targets had equal rewards."""
     options = bench.options
     advantages = VARIANTS[options.variant].advantages
-    learnt = bench.step > 0
+    learnt = any(update["groups"] > update["dropped_groups"] for update in bench.updates)
     while bench.step < options.updates:
-        sampled = bench.sample(options.prompts)
+        sampled = bench.sample(options.prompts, options.refill)
         lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
+        lessons += held(sampled.target, options.kl)
         lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
         lessons += bench.stored()
         bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

@@ -6,20 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from perdure.envs.environment import Environment
-from perdure.envs.policy import Policy
-from perdure.envs.rollout import Opponents
-from perdure.learners.adapters import load_version, write_version, write_weights
+from perdure.learners.adapters import write_version, write_weights
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
 from perdure.learners.engines.weights import Weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
+from perdure.learners.loading import against, version_weights
 from perdure.learners.models import ModelFiles
-from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.options import ENVIRONMENT, LEARNERS, parse_options
 from perdure.learners.reinforce import reinforce
 from perdure.learners.resuming import Kept, kept_of
 from perdure.learners.retention.ewc import ewc, fisher
@@ -28,7 +25,7 @@ from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.memory import remembered
 from perdure.learners.retention.olora import olora
-from perdure.learners.rewards import rewarder
+from perdure.learners.rewards import MODEL, from_environment, rewarder
 from perdure.learners.sdft import sdft
 from perdure.learners.self_sft import self_sft
 from perdure.learners.sft import sft
@@ -40,8 +37,8 @@ from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import Clock
-from perdure.memory.processes import kept_precision, record_event
-from perdure.memory.records import Job, Lease, Version, VersionRef
+from perdure.memory.processes import record_event
+from perdure.memory.records import Job, Lease, Version
 from perdure.memory.store import Store
 from perdure.memory.versions import add_candidate, get_version, serving, take_name
 
@@ -57,46 +54,6 @@ _LEARNERS: Mapping[str, Learner] = {
     "sdft": sdft,
 }
 assert set(_LEARNERS) == set(LEARNERS)
-
-
-def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
-    """An engine with this model, in the precision that was faster when the home first used the device.
-
-    Raises `InputError` where there is no such device, or the files do not load.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or see what `perdure doctor` says")
-    try:
-        name = kept_precision(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
-        return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
-    except InputError:
-        raise
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
-
-
-def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:
-    """A version's weights, checked against its manifest; empty for the base model."""
-    return {} if version.path is None else load_version(store.home, version.path, version.hash, files)
-
-
-def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
-    """Load a version into the engine unless it is there."""
-    ref = VersionRef(name)
-    if ref not in engine:
-        engine.load(ref, version_weights(store, engine.files, get_version(store, name)))
-    return ref
-
-
-def against(store: Store, engine: Engine, serving: str) -> Opponents:
-    """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
-
-    def opponent(name: str) -> tuple[VersionRef, Policy]:
-        ref = ensure_loaded(store, engine, serving if name == "serving" else name)
-        return ref, engine.policy(ref)
-
-    return opponent
 
 
 def run_learning(
@@ -141,6 +98,7 @@ def run_learning(
         with_teacher=job.learner == "sdft",
     )
     known = [row.name for row in list_environments(store)]
+    judges = rewarder(store, options.rewards, played_before=job.learner == "trace-sft")
     bench = Workbench(
         store=store,
         lease=lease,
@@ -154,12 +112,14 @@ def run_learning(
         stop=stop,
         parent=parent.name,
         opponents=against(store, engine, now_serving.name),
-        rewarder=rewarder(store, options.rewards, played_before=job.learner == "trace-sft"),
+        rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
     )
     extra_losses, project_gradient = _keeping(bench)
     bench.start(kept)
-    learner(bench, extra_losses, project_gradient)
-    engine.unload(bench.sampler)
+    try:
+        learner(bench, extra_losses, project_gradient)
+    finally:
+        engine.unload(bench.sampler)
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
             raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")

@@ -79,7 +79,7 @@ class Variant:
     """One member of the GRPO family.
 
     Token weights by aggregation, T tokens in the batch, B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant`
-    1 / (B L) with L the most tokens that an answer may have.
+    1 / (B L) with L the most tokens that an answer may have. Groups of equal rewards are in no batch, and count in neither T nor B.
     """
 
     advantages: Callable[[Sequence[float]], list[float]]

@@ -39,26 +39,30 @@ class LearnOptions(BaseModel):
     kl_old: float = Field(0.2, ge=0, description="weight of the KL term to the serving version on old environments' prompts")
     kl_estimator: Literal["k2", "k3"] = Field("k2", description="k2 or k3: how a KL term is computed from samples")
     ewc: float = Field(0.0, ge=0, description="weight of elastic weight consolidation on old environments")
-    lwf: float = Field(0.0, ge=0, description="weight of learning without forgetting: the serving version's distributions on new prompts")
+    lwf: float = Field(0.0, ge=0, description="weight of learning without forgetting: the serving version's distributions on the batch")
     olora: float = Field(0.0, ge=0, description="weight of O-LoRA: a new adapter beside the old one, orthogonal to it; the rank grows")
-    gem: Literal["off", "a-gem", "gem"] = Field("off", description="off, a-gem or gem: no update may raise the loss on old episodes")
+    gem: Literal["off", "a-gem", "gem"] = Field("off", description="off, a-gem or gem: the gradient may not raise the loss on old episodes")
     memory: int = Field(32, ge=1, description="stored successes of each old environment that ewc and gem look at")
     interpolate: float = Field(1.0, gt=0, le=1, description="how far the candidate goes from where it started to what was learned")
 
     variant: Literal["centred", "grpo", "dr_grpo", "dapo", "rloo", "cispo", "gspo"] = Field(
-        "centred", description="grpo: centred, grpo, dr_grpo, dapo, rloo, cispo or gspo"
+        "centred", description="policy gradients: centred, grpo, dr_grpo, dapo, rloo, cispo or gspo"
     )
-    passes: int = Field(1, ge=1, description="grpo: optimiser steps on each batch; only above 1 is anything clipped")
-    refill: int = Field(0, ge=0, description="grpo: how often groups of equal rewards are replaced by fresh ones (dynamic sampling)")
+    passes: int = Field(1, ge=1, description="policy gradients: optimiser steps on each batch; only above 1 is anything clipped")
+    refill: int = Field(0, ge=0, description="grpo: how often more groups are played for those of equal rewards (dynamic sampling)")
     rounds: int = Field(4, ge=1, description="iterative-sft: how often fresh episodes are sampled; the updates are spread over the rounds")
     hints: bool = Field(False, description="iterative-sft: failed tasks are tried again with the right answer as a hint (STaR)")
     restart: bool = Field(False, description="iterative-sft: each round learns from the start again (ReST-EM)")
-    per_task: int = Field(8, ge=1, description="supervised learners: most successes of one task that are learned from")
+    per_task: int = Field(8, ge=1, description="most successes of one group (trace-sft: of one task) that supervised learners imitate")
     epochs: int = Field(2, ge=1, description="self-sft, trace-sft and sft: how often each episode is learned from")
     demos: str = Field("oracle", min_length=1, description="sft: oracle, or a file of solved examples")
     style: Literal["terse", "styled"] = Field("terse", description="sft: terse, or styled: right answers in the model's own words")
     traces: str = Field("stream", min_length=1, description="trace-sft: stream, a job's number, or import:LABEL of imported episodes")
-    staleness: int = Field(1000, ge=0, description="trace-sft: most promotions, or updates of the job, that an episode may be behind")
+    staleness: int = Field(
+        1000,
+        ge=0,
+        description="trace-sft, ewc, gem: most promotions, or updates of its job, an episode is behind",
+    )
     teacher: Literal["frozen", "slow"] = Field("frozen", description="sdft: frozen, or slow: it follows the learner")
     teacher_rate: float = Field(0.05, gt=0, le=1, description="sdft: how much of the way a slow teacher goes at each update")
     direction: Literal["reverse", "forward"] = Field("reverse", description="sdft: reverse KL(learner, teacher), or forward")

@@ -19,12 +19,15 @@ from perdure.memory.errors import RuntimeFailure
 def reinforce(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where there is nothing to learn from: no episode of the targets was rewarded."""
     options = bench.options
-    learnt = bench.step > 0
+    learnt = any(update["reward"] for update in bench.updates)
     while bench.step < options.updates:
         sampled = bench.sample(options.prompts)
         paid = [episode for group in sampled.target for episode in group if episode.total_reward]
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
         learnt |= bool(lessons)
+        if options.kl:
+            unpaid = [episode for group in sampled.target for episode in group if not episode.total_reward]
+            lessons += [lesson(episode, kl=options.kl) for episode in unpaid]
         lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
         lessons += bench.stored()
         bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

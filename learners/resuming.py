@@ -33,8 +33,6 @@ class Kept:
     """The version that it started from, which may serve no more."""
     state: dict[str, Any]
     """Of the trainee: parameters and optimiser."""
-    last: dict[str, Any]
-    """Diagnostics of the last update."""
     counts: tuple[int, int, int]
     """Groups so far, as the workbench counts them, so that the next ones are others."""
 
@@ -44,7 +42,7 @@ def keep(home: Path, job: int, kept: Kept) -> None:
     final = _file(home, job)
     made = final.with_name(f"{MAKING}{final.name}")
     content = io.BytesIO()
-    torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "last": kept.last, "counts": kept.counts}, content)
+    torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "counts": kept.counts}, content)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with made.open("wb") as file:

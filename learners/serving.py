@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.envs.policy import Policy
 from perdure.learners.engines.engine import Engine
-from perdure.learners.learning import ensure_loaded
+from perdure.learners.loading import ensure_loaded
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_initial

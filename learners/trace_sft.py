@@ -3,19 +3,23 @@
 What an RL run played is on-policy for that run, and nearly so for a model that follows it: much of its retention at the price of SFT (Chen
 et al. 2025, appendix on SFT with RL traces). `traces` says whose: live play (`stream`), a job of this home, or what was imported.
 `staleness` bounds how far behind the policy may be that sampled an episode. Tokens are learned as they were sampled; imported episodes of
-another model are learned from their texts.
+another model are learned from their texts. All successes of an import's label are learned, whatever its environments are called.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from perdure.envs.policy import Message
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.choice import imitation_epochs, wanted
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.options import ENVIRONMENT
+from perdure.learners.rewards import rewarder
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
@@ -28,19 +32,20 @@ def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
     """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
     options = bench.options
     names = [environment.name for environment in bench.targets]
+    staleness = None
     if options.traces.startswith(IMPORT):
-        lessons = [
-            _foreign(bench, trace) for trace in foreign_traces(bench.store, options.traces.removeprefix(IMPORT)) if _won(bench, trace)
-        ]
-        lessons, staleness = lessons[: wanted(bench)], None
+        if options.rewards != ENVIRONMENT:
+            raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
+        won = (trace for trace in foreign_traces(bench.store, options.traces.removeprefix(IMPORT)) if _won(bench, trace))
+        lessons = [_foreign(bench, trace) for trace in islice(won, wanted(bench))]
     else:
         if options.traces == STREAM:
-            traces = live_traces(bench.store, names, options.staleness)
+            traces = live_traces(bench.store, names, options.staleness, job=bench.lease.subject)
         elif options.traces.isdecimal():
             traces = job_traces(bench.store, int(options.traces), names, options.staleness)
         else:
             raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
-        chosen = _chosen(bench, traces)
+        chosen = list(islice(_chosen(bench, traces), wanted(bench)))
         lessons = [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen]
         staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
     if not lessons:
@@ -51,17 +56,16 @@ def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
     imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
 
 
-def _chosen(bench: Workbench, traces: Sequence[Trace]) -> list[Trace]:
+def _chosen(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
     """Successes by the rewards that the job learns from, the newest first, at most `per_task` of a task."""
-    rewarded = bench.rewarder([trace.episode for trace in traces])
-    taken: dict[tuple[str, int], int] = {}
-    chosen = []
-    for trace, episode in zip(traces, rewarded, strict=True):
+    judges = rewarder(bench.store, bench.options.rewards)
+    taken: Counter[tuple[str, int]] = Counter()
+    for trace in traces:
+        [episode] = judges([trace.episode])
         task = episode.environment, episode.seed
-        if episode.state == "completed" and episode.success and taken.get(task, 0) < bench.options.per_task:
-            taken[task] = taken.get(task, 0) + 1
-            chosen.append(Trace(episode=episode, staleness=trace.staleness))
-    return chosen[: wanted(bench)]
+        if episode.state == "completed" and episode.success and taken[task] < bench.options.per_task:
+            taken[task] += 1
+            yield Trace(episode=episode, staleness=trace.staleness)
 
 
 def _won(bench: Workbench, trace: ForeignTrace) -> bool:
@@ -81,6 +85,8 @@ def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, turn in enumerate(trace.turns):
         if is_ours and turn.prompt_ids is not None and turn.action_ids is not None:
+            if max(*turn.prompt_ids, *turn.action_ids, 0) >= bench.trainee.vocabulary:
+                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not know: its ids are another model's")
             turns.append((turn.prompt_ids, turn.action_ids))
             continue
         if turn.action is None or (turn.messages is None and turn.observation is None):

@@ -66,6 +66,7 @@ class Trainee:
         )
         if not options.quantized:
             base = base.to(self.device)
+        self.vocabulary: int = base.config.vocab_size
         self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
         self._is_followed = with_teacher and options.teacher == "slow"
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
@@ -106,6 +107,11 @@ class Trainee:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
+
+    def release(self) -> None:
+        """Give memory back that is only kept in reserve on a GPU, where an engine may want it."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def take_gradient(self) -> Tensor:
         """The gathered gradient of all parameters, laid end to end in float32; nothing is gathered any more."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +29,7 @@ from perdure.learners.rewards import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.jobs import add_step
+from perdure.memory.jobs import add_step, steps
 from perdure.memory.manifests import write_manifest
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
 from perdure.memory.store import Store
@@ -67,8 +67,6 @@ class Sampled:
 
 NONE: Mapping[str, ExtraLoss] = {}
 
-NOTHING = Sampled(target=[], old=[], spoilt=0, staleness=None)
-
 
 @dataclass(slots=True, kw_only=True)
 class Workbench:
@@ -88,9 +86,10 @@ class Workbench:
     """The version that the job started from."""
     opponents: Opponents = nobody
     rewarder: Rewarder = from_environment
+    """Judges what is played; rewards that somebody gave stored episodes are the business of `trace_sft.py`."""
     step: int = 0
-    last: dict[str, Any] = field(default_factory=dict)
-    """Diagnostics of the last update."""
+    updates: list[dict[str, Any]] = field(default_factory=list)
+    """Diagnostics of each update, those of earlier attempts included."""
     _drawn: int = 0
     _aimed: int = 0
     _replayed: int = 0
@@ -106,6 +105,11 @@ class Workbench:
         return StepRef(self.lease.subject, self.step)
 
     @property
+    def last(self) -> dict[str, Any]:
+        """Diagnostics of the last update; empty before the first."""
+        return self.updates[-1] if self.updates else {}
+
+    @property
     def names(self) -> str:
         """The targets, to be named in an error."""
         return ", ".join(environment.name for environment in self.targets)
@@ -119,23 +123,25 @@ class Workbench:
         """Make the first step ready to sample: step 0, or the one that an interrupted attempt at this job had come to."""
         if kept is not None:
             self.trainee.resume(kept.state)
-            self.step, self.last = kept.step, kept.last
+            self.step = kept.step
+            self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= kept.step]
             self._drawn, self._aimed, self._replayed = kept.counts
         self.engine.load(self.sampler, self.trainee.weights())
 
-    def sample(self, prompts: int) -> Sampled:
+    def sample(self, prompts: int, refill: int = 0) -> Sampled:
         """Play fresh groups with the current step: targets in turn, and for the replay share old environments in turn.
 
-        With `options.refill` groups of equal rewards are replaced by others, that many times (DAPO's dynamic sampling).
+        `refill` times as many groups are played again as have equal rewards (DAPO's dynamic sampling); those are kept for what they tell.
         """
         options = self.options
         share = options.replay if self.old else 0.0
         groups = max(1, round(prompts * (1 - share)))
         sampled = self.play([*self._aim(groups), *self._replay(prompts)])
-        for _ in range(options.refill):
-            equal = sum(not is_mixed(group) for group in sampled.target)
-            if equal:
-                sampled = _joined(sampled, self.play(self._aim(equal)))
+        for _ in range(refill):
+            lacking = groups - sum(is_mixed(group) for group in sampled.target)
+            if lacking > 0:
+                more = self.play(self._aim(lacking))
+                sampled = replace(sampled, target=sampled.target + more.target, spoilt=sampled.spoilt + more.spoilt)
         return sampled
 
     def sample_start(self, episodes: int) -> list[list[Episode]]:
@@ -161,7 +167,8 @@ class Workbench:
         for n in range(count):
             name = self.old[(self.step * count + n) % len(self.old)].name
             if name not in self._recent:
-                cut = (group[: options.replay_samples] for group in recent_groups(self.store, name, STORED_GROUPS))
+                groups_of = recent_groups(self.store, name, STORED_GROUPS)
+                cut = completed(self.rewarder(group)[: options.replay_samples] for group in groups_of)
                 self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
                 lessons += contrast([groups[(self.step * count + n) // len(self.old) % len(groups)]], options.kl_old)
@@ -278,6 +285,7 @@ class Workbench:
                 )
         if options.teacher == "slow" and "teacher" in self.trainee.references:
             self.trainee.follow(options.teacher_rate)
+        self.trainee.release()
         self.engine.unload(self.sampler)
         self.step += 1
         self.engine.load(self.sampler, self.trainee.weights())
@@ -285,7 +293,7 @@ class Workbench:
         tokens = sum(lesson.tokens for lesson in lessons)
         sampling_s, sampled_tokens = self._played_s, self._played_tokens
         self._played_s, self._played_tokens = 0.0, 0
-        self.last = {
+        told = {
             "update": self.step,
             **about_groups(sampled.target, sampled.old, sampled.spoilt),
             **about_ratios(seen.log_ratios),
@@ -304,10 +312,11 @@ class Workbench:
             "tokens_per_s": round((sampled_tokens + tokens) / (sampling_s + learning_s), 1),
             **(about or {}),
         }
-        add_step(self.store, self.lease, self.step, self.last)
+        self.updates.append(told)
+        add_step(self.store, self.lease, self.step, told)
         faults.point("between-step-and-keep")
         counts = self._drawn, self._aimed, self._replayed
-        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), last=self.last, counts=counts)
+        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), counts=counts)
         keep(self.store.home, self.lease.subject, kept)
 
     def _go_on(self) -> None:
@@ -329,13 +338,3 @@ def _groups(episodes: Iterable[Episode]) -> dict[str, list[Episode]]:
     for episode in episodes:
         groups.setdefault(episode.group, []).append(episode)
     return groups
-
-
-def _joined(first: Sampled, second: Sampled) -> Sampled:
-    """Mixed groups of both; those of the first that were equal are played out, and count as dropped no more."""
-    return Sampled(
-        target=[group for group in first.target if is_mixed(group)] + second.target,
-        old=first.old,
-        spoilt=first.spoilt + second.spoilt,
-        staleness=first.staleness,
-    )

@@ -32,8 +32,8 @@ def add_rewards(store: Store, source: str, rewards: Mapping[int, float]) -> None
         if not math.isfinite(reward):
             raise InputError(f"the reward of episode {episode} is {reward}: it must be a finite number")
     with store.write() as conn:
-        for why in refused(store, list(rewards)).values():
-            raise InputError(why)
+        if bad := refused(store, list(rewards)):
+            raise InputError(next(iter(bad.values())))
         conn.executemany(
             """
             INSERT INTO reward (episode, source, value, made_at) VALUES (?, ?, ?, ?)

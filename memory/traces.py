@@ -6,7 +6,7 @@ Held-out episodes, those of other seats, and those that were played with the ans
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ Role = Literal["system", "user", "assistant"]
 
 HINTED = "-hinted"
 """How the names of groups end whose prompts hold the right answer."""
+AT_A_TIME = 256
 MOST = 20_000
 """Episodes that are looked at, the newest first."""
 
@@ -58,27 +59,33 @@ class ForeignExchange:
     action_ids: tuple[int, ...] | None
 
 
-def live_traces(store: Store, environments: Sequence[str], staleness: int) -> list[Trace]:
-    """Completed live episodes of these environments, the newest first, that are at most so many promotions behind."""
+def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
+    """Completed live episodes of these environments, the newest first, that are at most so many promotions behind.
+
+    With `job` only those from before its first episode, so that the job finds the same ones when it is taken up again.
+    """
     return _traces(
         store,
         """
         SELECT e.id, (SELECT count(*) FROM move later WHERE later.kind = 'promote' AND later.id >
                       (SELECT max(own.id) FROM move own WHERE own.to_version = e.version)) AS staleness
         FROM episode e WHERE e.purpose = 'live' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
-          AND e.environment IN (SELECT value FROM json_each(:environments)) ORDER BY e.id DESC LIMIT :most
+          AND e.environment IN (SELECT value FROM json_each(:environments))
+          AND e.id < coalesce((SELECT min(id) FROM episode WHERE job = :job), 9223372036854775807) ORDER BY e.id DESC LIMIT :most
         """,
-        {"environments": to_json(list(environments)), "most": MOST},
+        {"environments": to_json(list(environments)), "job": job, "most": MOST},
         staleness,
     )
 
 
-def job_traces(store: Store, job: int, environments: Sequence[str], staleness: int) -> list[Trace]:
+def job_traces(store: Store, job: int, environments: Sequence[str], staleness: int) -> Iterator[Trace]:
     """Completed episodes that a learning job played in these environments, the newest first, at most so many updates behind its last.
 
     Raises `UnknownError` where the job has played none.
     """
-    found = _traces(
+    if not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose = 'learn' LIMIT 1", (job,)):
+        raise UnknownError(f"job {job} has played nothing to learn from: `perdure status` shows the jobs")
+    return _traces(
         store,
         f"""
         SELECT e.id, (SELECT max(step_n) FROM episode WHERE job = :job) - e.step_n AS staleness
@@ -89,17 +96,16 @@ def job_traces(store: Store, job: int, environments: Sequence[str], staleness: i
         {"job": job, "environments": to_json(list(environments)), "most": MOST},
         staleness,
     )
-    if not found and not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose = 'learn' LIMIT 1", (job,)):
-        raise UnknownError(f"job {job} has played nothing to learn from: `perdure status` shows the jobs")
-    return found
 
 
 def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Episode]:
-    """What a job played at its n-th step to learn from, over all attempts at the job: with the right answer in sight, or without."""
+    """What the latest attempt that came to a job's n-th step played there to learn from: with the right answer in sight, or without."""
     rows = store.rows(
         f"""
-        SELECT id FROM episode WHERE job = ? AND step_n = ? AND purpose = 'learn' AND state = 'completed' AND seat = 0
-          AND ("group" LIKE '%{HINTED}') = ? ORDER BY id
+        SELECT id FROM episode e WHERE job = ? AND step_n = ? AND purpose = 'learn' AND state = 'completed' AND seat = 0
+          AND ("group" LIKE '%{HINTED}') = ? AND attempt = (
+            SELECT max(attempt) FROM episode own WHERE own.job = e.job AND own.step_n = e.step_n AND own.purpose = 'learn'
+          ) ORDER BY id
         """,
         (job, n, hinted),
     )
@@ -123,7 +129,10 @@ def recent_groups(store: Store, environment: str, most: int) -> list[list[Episod
 def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     """The imported episodes of a label, the newest first. Raises `UnknownError` where nothing was imported under it."""
     rows = store.rows(
-        "SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch WHERE b.label = ? ORDER BY f.id DESC LIMIT ?",
+        f"""
+        SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch
+        WHERE b.label = ? AND coalesce(f."group", '') NOT LIKE '%{HINTED}' ORDER BY f.id DESC LIMIT ?
+        """,
         (label, MOST),
     )
     if not rows:
@@ -147,9 +156,13 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     ]
 
 
-def _traces(store: Store, sql: str, parameters: dict[str, Any], staleness: int) -> list[Trace]:
+def _traces(store: Store, sql: str, parameters: dict[str, Any], staleness: int) -> Iterator[Trace]:
+    """Read with their turns only as they are asked for, some at a time."""
     behind = {row["id"]: int(row["staleness"]) for row in store.rows(sql, parameters) if row["staleness"] <= staleness}
-    return [Trace(episode=episode, staleness=behind[episode.id]) for episode in reversed(episodes_by_id(store, list(behind)))]
+    ids = list(behind)
+    for start in range(0, len(ids), AT_A_TIME):
+        for episode in reversed(episodes_by_id(store, ids[start : start + AT_A_TIME])):
+            yield Trace(episode=episode, staleness=behind[episode.id])
 
 
 def _exchange(row: Any) -> ForeignExchange:

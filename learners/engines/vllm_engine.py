@@ -144,10 +144,16 @@ class VllmEngine:
 
     def rest(self) -> None:
         """Give the GPU's memory to whoever learns, until the next answer is wanted. Only where the server was started so that it can."""
-        if self._limits.sleeps:
+        if not self._limits.sleeps:
+            return
+        try:
             answer = self._client.post("/sleep?level=1", {}, self._limits.answer_s)
-            if answer.status != 200:
-                raise RuntimeFailure(f"vLLM cannot sleep ({answer.message}): set vllm.sleep = false")
+        except ServerGone:  # then it holds no memory; whoever asks next waits for the one that comes after it
+            return
+        except ServerHangs as error:
+            raise Unavailable(f"vLLM gave {error} when it was to sleep: it hangs, and is started again") from error
+        if answer.status != 200:
+            raise RuntimeFailure(f"vLLM cannot sleep ({answer.message}): set vllm.sleep = false")
 
     def close(self) -> None:
         """Let go of the connections; the server goes on."""
@@ -268,7 +274,9 @@ class VllmEngine:
         if self._limits.sleeps:
             answer = client.get("/is_sleeping")
             if answer.status == 200 and answer.data["is_sleeping"]:
-                client.post("/wake_up", {}, self._limits.answer_s)
+                woken = client.post("/wake_up", {}, self._limits.answer_s)
+                if woken.status != 200:
+                    raise RuntimeFailure(f"vLLM does not wake ({woken.message}): leave it more memory, or set vllm.sleep = false")
 
     def _require(self, sampler: Sampler) -> Served:
         if sampler not in self._served:

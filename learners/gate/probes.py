@@ -14,7 +14,7 @@ from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.gating import Draw
 from perdure.learners.gate.intervals import score_interval
-from perdure.learners.learning import against, ensure_loaded
+from perdure.learners.loading import against, ensure_loaded
 from perdure.learners.workbench import Interrupted
 from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store

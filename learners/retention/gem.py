@@ -1,8 +1,9 @@
-"""Gradient episodic memory: an update may not raise the loss on old episodes, to first order.
+"""Gradient episodic memory: the gradient that is followed does not raise the loss on old episodes, to first order.
 
 Where the gradient g of an update and that of old episodes point apart, g is exchanged for the nearest gradient that does not: against the
 mean of all old environments (A-GEM, Chaudhry et al. 2019), or against each of them (GEM, Lopez-Paz and Ranzato 2017). The memory is the
-stored successes of old environments, and its loss is their cross-entropy, computed anew at each update.
+stored successes of old environments, and its loss is their cross-entropy, computed anew at each update. AdamW scales the gradient and adds
+momentum to it, so that the step goes that way only about: as GEM with any optimiser but plain gradient descent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Learning without forgetting: on the new prompts, stay near the distributions of the version that serves (Li and Hoiem 2016).
+"""Learning without forgetting: on the prompts of the batch, stay near the distributions of the version that serves (Li and Hoiem 2016).
 
 KL(serving || learner) over the whole vocabulary at each action token of the batch, both at temperature T: T = 2, as the paper does. It
 needs no old data. The KL terms of `kl` and `kl_old` look at the sampled tokens only, in the other direction.

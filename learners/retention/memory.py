@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.workbench import Workbench
 from perdure.memory.errors import InputError
@@ -15,8 +17,9 @@ def remembered(bench: Workbench) -> list[list[Lesson]]:
     """
     found: list[list[Lesson]] = []
     for environment in bench.old:
-        traces = live_traces(bench.store, [environment.name], staleness=bench.options.staleness)
-        lessons = [lesson(trace.episode) for trace in traces if trace.episode.success][: bench.options.memory]
+        traces = live_traces(bench.store, [environment.name], bench.options.staleness, job=bench.lease.subject)
+        won = (trace.episode for trace in traces if all(episode.success for episode in bench.rewarder([trace.episode])))
+        lessons = [lesson(episode) for episode in islice(won, bench.options.memory)]
         if lessons:
             found.append(lessons)
     if not found:

@@ -14,7 +14,8 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, train_seed
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.learning import ensure_loaded, run_learning
+from perdure.learners.learning import run_learning
+from perdure.learners.loading import ensure_loaded
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.workbench import Interrupted, Workbench

@@ -74,7 +74,7 @@ def test_hinted_groups_never_come_back_as_traces(llama_learner: Learner) -> None
     store = llama_learner.store
     hints = {row["id"] for row in store.rows(f"""SELECT id FROM episode WHERE "group" LIKE '%{HINTED}'""")}
     assert hints
-    assert not hints & {trace.episode.id for trace in job_traces(store, 1, [EASY], 1000)}
+    assert not hints & {trace.episode.id for trace in list(job_traces(store, 1, [EASY], 1000))}
     assert not hints & {episode.id for episode in episodes_of_step(store, 1, 0, hinted=False)}
     assert hints == {episode.id for episode in episodes_of_step(store, 1, 0, hinted=True)}
     on_policy = {row["episode"] for row in store.rows("SELECT episode FROM manifest WHERE on_policy = 1")}

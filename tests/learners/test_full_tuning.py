@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perdure.envs.policy import Request
 from perdure.learners.adapters import load_version
-from perdure.learners.learning import ensure_loaded
+from perdure.learners.loading import ensure_loaded
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import parse_options
 from perdure.memory import versions

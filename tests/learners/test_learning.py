@@ -18,7 +18,8 @@ from perdure.learners.adapters import load_version
 from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.grpo import PATIENCE
-from perdure.learners.learning import ensure_loaded, run_learning
+from perdure.learners.learning import run_learning
+from perdure.learners.loading import ensure_loaded
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.workbench import Interrupted

@@ -17,7 +17,7 @@ from perdure.learners.batches import Lesson, contrast, lesson, replayed
 from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
-from perdure.learners.workbench import NOTHING, Interrupted, Sampled, Workbench
+from perdure.learners.workbench import Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
 from perdure.memory.episodes import get_episode
 from perdure.memory.errors import RuntimeFailure
@@ -165,7 +165,7 @@ def test_the_rate_falls_linearly_to_zero(make: Make) -> None:
     bench = make(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
     rates = []
     for _ in range(4):
-        bench.update([], NOTHING, on_policy=True)
+        bench.update([], Sampled(target=[], old=[], spoilt=0, staleness=None), on_policy=True)
         rates.append(bench.last["lr"])
     assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
 
