@@ -1,7 +1,8 @@
-"""Playing with a right answer in sight: for answers that the model would not find (STaR), in its own words, and for a teacher (SDFT).
+"""Right answers in sight: below the task, for a model that is to find one and say it in its own words (STaR), or as the same task solved
+before, for a teacher that is to expect it (SDFT).
 
-The answer is the environment's own, by `oracle()`, all turns of it, and stands below the first observation. What is learned from such an
-episode stands under the prompt without it: as a conversation only grows, the first prompt is exchanged, and every token after it stays.
+The answer is the environment's own, by `oracle()`, all turns of it. What is learned from such an episode stands under the prompt without
+it: as a conversation only grows, the first prompt is exchanged, and every token after it stays.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from perdure.envs.environment import Environment
+from perdure.envs.environment import Environment, Exchange
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import opening
@@ -45,6 +46,12 @@ def solved(environment: Environment, seed: int) -> Played | None:
 def hinted(environment: Environment, actions: Sequence[str]) -> Environment:
     """The same environment with these answers in sight."""
     return replace(environment, template=environment.template + HINT.replace("{answer}", BETWEEN.join(actions)))
+
+
+def demonstrated(environment: Environment, exchanges: Sequence[Exchange]) -> Environment:
+    """The same environment after a conversation in which this very task was solved."""
+    (observation, action), *rest = exchanges
+    return replace(environment, examples=(*environment.examples, (environment.asked(observation), action), *rest))
 
 
 def under(turns: Turns, first_prompt: Ids) -> Turns:

@@ -1,4 +1,4 @@
-"""SDFT: the model teaches itself. The teacher is the same model with a demonstration in sight; the student answers without it, on-policy,
+"""SDFT: the model teaches itself. The teacher is the same model after it has seen the task solved; the student answers without, on-policy,
 and follows the teacher's distribution token by token (Shenfeld et al. 2026, self-distillation fine-tuning).
 
 No reward is needed, so tasks that nobody wins teach as well. The teacher is frozen at the start, or follows the student slowly: a fast one
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.hints import check_oracle, first_prompt, hinted, solved, under
+from perdure.learners.hints import check_oracle, demonstrated, first_prompt, solved, under
 from perdure.learners.losses import kl_divergence
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
@@ -47,7 +47,7 @@ def teaching(bench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
         played = solved(environment, group[0].seed)
         if played is None:
             continue
-        shown = hinted(environment, [action for _, action in played.exchanges])
+        shown = demonstrated(environment, played.exchanges)
         for episode in group:
             one = lesson(episode, kl=bench.options.kl)
             found[one] = under(one.turns, first_prompt(bench, shown, episode))

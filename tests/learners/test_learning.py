@@ -58,7 +58,8 @@ def has_learnt(learner: Learner, name: str, version: Version) -> bool:
     if name == "sft":
         return bool(steps[-1]["nll"] < 0.4 * steps[0]["nll"])
     if name == "sdft":
-        return bool(steps[-1]["distillation_loss"] < 0.7 * steps[0]["distillation_loss"])
+        losses = [float(step["distillation_loss"]) for step in steps]
+        return sum(losses[-6:]) / 6 < 0.75 * sum(losses[:3]) / 3
     return learner.success(version.name, EASY) > (0.42 if name in ("self-sft", "trace-sft") else 0.7)
 
 
