@@ -1,4 +1,4 @@
-"""The process that keeps a vLLM server: `python -m perdure.agent.vllm_server --home DIR [--config FILE]`.
+"""The process that keeps a vLLM server: `python -m perdure.agent.vllm_server --home DIR [--config FILE] [--model MODEL]`.
 
 It starts vLLM's own OpenAI-compatible server on this machine's loopback with a key, says in `run/vllm.json` where it answers, and asks it
 for one token from time to time: a server that gives none is hung. It ends when it was asked to, when whoever started it is gone, and when
@@ -166,9 +166,12 @@ def run_server(home: Path, config: Config) -> None:
 
 
 @contextmanager
-def serving(home: Path, config_path: Path | None, limit_s: float) -> Iterator[Child]:
-    """A server for a home that has a store and no daemon, while the block lasts. Raises `RuntimeFailure` where it does not come up."""
-    arguments = ["--home", str(home), *(["--config", str(config_path)] if config_path else [])]
+def serving(home: Path, config_path: Path | None, limit_s: float, model: str | None = None) -> Iterator[Child]:
+    """A server for a home that has a store and no daemon, while the block lasts; of `model`, or else of the configured one.
+
+    Raises `RuntimeFailure` where it does not come up.
+    """
+    arguments = ["--home", str(home), *(["--config", str(config_path)] if config_path else []), *(["--model", model] if model else [])]
     child = Child(NAME, "perdure.agent.vllm_server", arguments, home)
     try:
         deadline = time.monotonic() + limit_s
@@ -304,6 +307,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m perdure.agent.vllm_server", description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--model", default=None, help="in place of the configured one")
     given = parser.parse_args()
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
@@ -312,7 +316,8 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
     try:
-        run_server(given.home, load_config(given.config).config)
+        config = load_config(given.config).config
+        run_server(given.home, config.model_copy(update={"model": given.model}) if given.model else config)
     except Exception as error:  # noqa: BLE001 - it becomes an exit code
         die_of(error)
     finally:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from perdure.memory.bench_upkeep import UpkeepBench
 
 NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
+SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 
 
@@ -34,11 +35,26 @@ TASK = "perdure:smallest-number?shots=3"
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
+@click.option(
+    "--shape",
+    type=click.Choice(SHAPES),
+    default=SHAPES[0],
+    show_default=True,
+    help="vllm: the configured model, or random weights in the shape of a model of 1B parameters that talks as that one does.",
+)
 @click.option("--target", metavar="ENV", default=TASK, show_default=True, help="learner: what is learned, in one turn.")
 @config_option
 @report_option
 def bench(
-    name: str | None, repeats: int, updates: int, tokens: int, episodes: int, target: str, config_path: Path | None, as_json: bool
+    name: str | None,
+    repeats: int,
+    updates: int,
+    tokens: int,
+    episodes: int,
+    shape: str,
+    target: str,
+    config_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure this machine against a peer.
 
@@ -53,6 +69,7 @@ def bench(
     Example:
       perdure bench engine --repeats 5
       perdure bench learner --updates 1 --json
+      perdure bench vllm --shape 1b
       TMPDIR=/var/tmp perdure bench store
     """
     from perdure.agent.children import CHILD_ENVIRONMENT
@@ -67,7 +84,7 @@ def bench(
         if not as_json:
             _print_engine(engine)
     if name == "vllm" or (name is None and loaded.config.engine == "vllm"):
-        served = _vllm(loaded, repeats, tokens)
+        served = _vllm(loaded, shape, repeats, tokens)
         found["vllm"] = served.as_json()
         if not as_json:
             _print_vllm(served)
@@ -106,32 +123,46 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
 
 
-def _vllm(loaded: LoadedConfig, repeats: int, tokens: int) -> VllmBench:
+def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBench:
     from perdure.agent import vllm_server
     from perdure.agent.engines import limits
     from perdure.agent.home import cache_dir
-    from perdure.learners.bench.vllm import bench_vllm, offline
+    from perdure.learners.bench.vllm import bench_vllm, offline, random_1b
     from perdure.learners.engines.vllm_engine import VllmEngine
     from perdure.learners.models import resolve_model
     from perdure.memory.store import create_store
 
     settings = loaded.config.vllm
     version = vllm_server.find_vllm(settings)
-    files = resolve_model(loaded.config.model, cache_dir(), say)
     environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         home = Path(name)
         create_store(home).close()
+        files = resolve_model(loaded.config.model, cache_dir(), say)
+        if shape == "1b":
+            say("making random weights of that shape (2.1 GB)")
+            random_1b(home / shape, files)
+            files = resolve_model(str(home / shape), cache_dir(), say)
         say("starting both sides")
-        arguments = vllm_server.offline_arguments(settings, files)
         with (
-            vllm_server.serving(home, loaded.path, settings.start_timeout_s),
-            offline(vllm_server.interpreter(settings), arguments, vllm_server.variables(settings, "")) as peer,
+            vllm_server.serving(home, loaded.path, settings.start_timeout_s, files.name),
+            offline(
+                vllm_server.interpreter(settings),
+                vllm_server.offline_arguments(settings, files),
+                vllm_server.variables(settings, ""),
+            ) as peer,
         ):
-            engine = VllmEngine(files, home, limits(loaded.config))
-            width = loaded.config.play.width
             return bench_vllm(
-                engine, peer, environments, vllm=version, width=width, rank=settings.max_rank, repeats=repeats, max_tokens=tokens, say=say
+                VllmEngine(files, home, limits(loaded.config)),
+                peer,
+                environments,
+                vllm=version,
+                model=loaded.config.model if shape == "model" else f"random weights of {shape} shape",
+                width=loaded.config.play.width,
+                rank=settings.max_rank,
+                repeats=repeats,
+                max_tokens=tokens,
+                say=say,
             )
 
 
@@ -201,7 +232,8 @@ def _print_engine(found: EngineBench) -> None:
 
 def _print_vllm(found: VllmBench) -> None:
     rows = [(speed.sampler, round(ours), round(theirs), ours / theirs) for speed in found.speeds for ours, theirs in speed.rates]
-    title = f"tokens per second through {found.vllm}: {found.requests} requests of {found.prompt_tokens:.0f} tokens, {found.max_tokens} new"
+    asked = f"{found.requests} requests of {found.prompt_tokens:.0f} tokens, {found.max_tokens} new"
+    title = f"tokens per second through {found.vllm}, {found.model}: {asked}"
     print_table(("sampler", "perdure", "offline", "ratio"), rows, title=title)
     for speed in found.speeds:
         click.echo(f"{speed.sampler}: {speed.ratio:.2f} of the offline API's speed (median of {len(speed.rates)})")

@@ -23,6 +23,7 @@ from perdure.envs.guarded import opened
 from perdure.envs.policy import Chat, Ids, Request
 from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
+from perdure.learners.adapters import base_shapes
 from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype, stop_ids
 from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles
@@ -30,6 +31,7 @@ from perdure.memory.records import StepRef
 
 PROMPTS = 8
 SAMPLES = 8
+RANK = 16
 LONG_PROMPT = 60
 """Tokens that a prompt without examples has at least: several questions are asked in one."""
 _FIRST_ID = 100
@@ -141,7 +143,7 @@ def bench_engine(
 ) -> EngineBench:
     """Measure both sides on `PROMPTS` first prompts of the environments, as they are and without their solved examples."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
-    table = _adapter(engine.model)
+    table = random_adapter(files, RANK, 0)  # so that the weights are merged ones
     engine.load(_STEP, table)
     ends = engine.stop_ids
     drawn = [(n, environments[n % len(environments)]) for n in range(PROMPTS)]
@@ -235,13 +237,14 @@ def _named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _adapter(model: torch.nn.Module, rank: int = 16) -> dict[str, LoraPair]:
-    """A small random adapter on every linear layer but the last one, so that the weights are merged ones."""
-    generator = torch.Generator().manual_seed(0)
-    table = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
-            down = torch.randn(rank, layer.in_features, generator=generator) * 0.01
-            up = torch.randn(layer.out_features, rank, generator=generator) * 0.01
-            table[f"{name}.weight"] = LoraPair(down_RI=down, up_OR=up, scale=1.0)
-    return table
+def random_adapter(files: ModelFiles, rank: int, seed: int) -> dict[str, LoraPair]:
+    """A small random adapter on every linear layer but the last one."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        f"{module}.weight": LoraPair(
+            down_RI=torch.randn(rank, features, generator=generator) * 0.01,
+            up_OR=torch.randn(out, rank, generator=generator) * 0.01,
+            scale=1.0,
+        )
+        for module, (out, features) in base_shapes(files).items()
+    }

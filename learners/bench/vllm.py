@@ -20,14 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, Request
-from perdure.learners.adapters import base_shapes, write_lora
+from perdure.learners.adapters import write_lora
 from perdure.learners.bench import vllm_offline
-from perdure.learners.bench.engine import first_prompt
+from perdure.learners.bench.engine import first_prompt, random_adapter
 from perdure.learners.engines.vllm_engine import VllmEngine
-from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler, StepRef, VersionRef
@@ -55,6 +56,7 @@ class VllmBench:
     """What was measured, and on what."""
 
     vllm: str
+    model: str
     requests: int
     max_tokens: int
     prompt_tokens: float
@@ -112,6 +114,7 @@ def bench_vllm(
     environments: Sequence[Environment],
     *,
     vllm: str,
+    model: str,
     width: int,
     rank: int,
     repeats: int,
@@ -145,6 +148,7 @@ def bench_vllm(
             speeds.append(speed)
     return VllmBench(
         vllm=vllm,
+        model=model,
         requests=len(batch),
         max_tokens=max_tokens,
         prompt_tokens=statistics.mean(map(len, batch)),
@@ -153,17 +157,31 @@ def bench_vllm(
     )
 
 
-def random_adapter(files: ModelFiles, rank: int, seed: int) -> dict[str, LoraPair]:
-    """A small random adapter on every linear layer but the last one."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"{module}.weight": LoraPair(
-            down_RI=torch.randn(rank, features, generator=generator) * 0.01,
-            up_OR=torch.randn(out, rank, generator=generator) * 0.01,
-            scale=1.0,
-        )
-        for module, (out, features) in base_shapes(files).items()
-    }
+def random_1b(folder: Path, talks_as: ModelFiles) -> None:
+    """A model of `shape_1b` with random weights (2.1 GB): it answers nonsense as slowly as one that makes sense would."""
+    tokenizer = AutoTokenizer.from_pretrained(talks_as.path, trust_remote_code=False)
+    disable_progress_bar()
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(shape_1b(tokenizer)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def shape_1b(tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """The layers of Llama 3.2 1B (its config.json) in bfloat16, with the vocabulary of this tokenizer."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=2048,
+        intermediate_size=8192,
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        dtype=torch.bfloat16,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _swap(engine: VllmEngine, prompt: Ids, rank: int, n: int) -> float:

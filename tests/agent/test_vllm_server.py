@@ -213,6 +213,21 @@ def test_a_command_starts_a_server_for_its_job_and_ends_it(tmp_path: Path, files
 
 
 @pytest.mark.vllm
+@pytest.mark.timeout(1200)
+def test_the_bench_measures_both_sides(tmp_path: Path, files: ModelFiles) -> None:
+    write_config(tmp_path / "perdure.toml", model=str(files.path), more=TINY)
+    bench = cli(tmp_path, "bench", "vllm", "--repeats", "2", "--tokens", "4", "--json")
+    out, err = bench.communicate(timeout=1000)
+    assert bench.returncode == 0, err
+    found = json.loads(out)
+    assert (found["model"], found["requests"], found["max_tokens"]) == (str(files.path), 8, 4)
+    assert [speed["sampler"] for speed in found["speeds"]] == ["base", "adapter"]
+    assert all(ours > 0 and theirs > 0 for speed in found["speeds"] for ours, theirs in speed["rates"])
+    assert len(found["swap_s"]) == 5
+    assert all(seconds > 0 for seconds in found["swap_s"])
+
+
+@pytest.mark.vllm
 def test_doctor_says_which_vllm_there_is(tmp_path: Path) -> None:
     config = write_config(tmp_path / "perdure.toml", model="smollm2-135m")
     (check,) = [check for check in examine(tmp_path / "home", config) if check.name == "vllm"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tests.learners.conftest import plain_logprobs, plain_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.agent.bench_play import MEMBERS, WIDTH, bench_play
 from perdure.agent.cli import perdure
@@ -18,6 +19,7 @@ from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.learners.bench.engine import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
 from perdure.learners.bench.learner import Spec, _environment, _in_own_process, bench_learner, has_peer
+from perdure.learners.bench.vllm import shape_1b
 from perdure.learners.models import ModelFiles
 from perdure.memory import tasks
 from perdure.memory.episodes import list_episodes
@@ -98,6 +100,16 @@ def test_an_actors_own_work_is_what_is_left_of_its_time(llama: ModelFiles, tmp_p
         assert tasks.counts(store) == {"queued": 0, "running": 0, "done": 2 * (1 + 2) * WIDTH // MEMBERS, "failed": 0}
         assert {episode.state for episode in list_episodes(store, limit=999)} == {"completed"}
     json.dumps([real.as_json(), at_once.as_json()])
+
+
+def test_a_model_of_1b_shape_has_as_many_parameters_and_is_in_bfloat16(llama: ModelFiles) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(llama.path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape_1b(tokenizer))
+    own = sum(one.numel() for one in model.parameters()) - len(tokenizer) * 2048
+    assert own == 973_146_112, "of Llama 3.2 1B's 1,235,814,400 without the 128,256 rows of its vocabulary"
+    assert own == 1_235_814_400 - 128_256 * 2048
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.slow
