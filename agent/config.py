@@ -5,6 +5,7 @@ Unknown keys are refused. The file, and what is shown of it, is `config_file.py`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
@@ -276,10 +277,24 @@ class Config(Section):
 
         return Sandbox(**self.sandbox.model_dump())
 
+    def learner_options(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The options of `[learn.options]`, with what is given in their place. Raises `InputError` where the engine cannot take them."""
+        chosen = {"seed": self.seed, **self.learn.options, **(given or {})}
+        options = parse_options(chosen)
+        if self.engine == "vllm":
+            if options.temperature > VLLM_TEMPERATURE:
+                raise InputError(f"temperature={options.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+            if options.rank > self.vllm.max_rank:
+                raise InputError(f"rank={options.rank}, and the vLLM server is started for {self.vllm.max_rank}: raise vllm.max_rank")
+            if options.tuning == "full":
+                raise InputError("tuning=full changes all weights, and vLLM serves LoRA adapters only: set engine = 'transformers'")
+        return {name: getattr(options, name) for name in chosen}
+
     @model_validator(mode="after")
     def _vllm_takes_it(self) -> Config:
         if self.engine == "vllm" and self.play.temperature > VLLM_TEMPERATURE:
             raise ValueError(f"play.temperature = {self.play.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+        self.learner_options()
         return self
 
     @model_validator(mode="after")

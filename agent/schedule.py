@@ -83,7 +83,7 @@ def look(store: Store, config: Config, environments: tuple[str, ...], *, since: 
 
 def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
     options: dict[str, Any] = {
-        "learn": {"seed": config.seed, **config.learn.options},
+        "learn": config.learner_options(),
         "gate": True,
         "profile": config.gate.profile,
         "start": start,

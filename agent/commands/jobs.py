@@ -69,16 +69,13 @@ def learn(
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
     from perdure.agent.home import require_files
-    from perdure.learners.options import parse_options
     from perdure.memory.versions import get_version
 
     check_learner(learner)
     loaded = load_config(config_path)
-    chosen = {"seed": loaded.config.seed, **loaded.config.learn.options, **_pairs(options)}
-    parsed = parse_options(chosen).model_dump()
     asked = profile or loaded.config.gate.profile
     wanted = {
-        "learn": {name: parsed[name] for name in chosen},
+        "learn": loaded.config.learner_options(_pairs(options)),
         "gate": not no_gate,
         "profile": asked,
         "start": start,

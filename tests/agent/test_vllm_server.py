@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.conftest import Call
@@ -100,6 +101,22 @@ def test_nothing_is_started_without_vllm(perdure: Call, tmp_path: Path) -> None:
 def test_a_temperature_that_vllm_does_not_take_is_refused() -> None:
     with pytest.raises(ValueError, match=r"play\.temperature = 2\.5"):
         Config.model_validate({"engine": "vllm", "play": {"temperature": 2.5}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 2.5}, "temperature=2.5 is more than vLLM takes"),
+        ({"rank": 64}, "rank=64, and the vLLM server is started for 16: raise vllm.max_rank"),
+        ({"tuning": "full"}, "tuning=full changes all weights, and vLLM serves LoRA adapters only"),
+    ],
+)
+def test_options_that_vllm_cannot_work_with_are_refused_before_a_job(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"engine": "vllm", "learn": {"options": options}})
+    with pytest.raises(InputError, match=message):
+        Config(engine="vllm").learner_options(options)
+    assert Config().learner_options(options) == {"seed": Config().seed, **options}
 
 
 def test_what_is_left_of_a_killed_server_is_ended(tmp_path: Path) -> None:
