@@ -11,7 +11,7 @@ from perdure.memory.processes import record_event
 if TYPE_CHECKING:
     from perdure.agent.config import Config
     from perdure.learners.engines.engine import Engine
-    from perdure.learners.engines.vllm_engine import Limits
+    from perdure.learners.engines.vllm_engine import ServerLimits
     from perdure.memory.store import Store
 
 
@@ -30,7 +30,7 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say)
-        return VllmEngine(files, store.home, limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
+        return VllmEngine(files, store.home, server_limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
     from perdure.learners import loading
     from perdure.learners.models import resolve_model
 
@@ -39,9 +39,9 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
     return loading.open_engine(store, files, device=config.device, seed=seed)
 
 
-def limits(config: Config) -> Limits:
+def server_limits(config: Config) -> ServerLimits:
     """What the engine knows of the server's settings."""
-    from perdure.learners.engines.vllm_engine import Limits
+    from perdure.learners.engines.vllm_engine import ServerLimits
 
     vllm = config.vllm
-    return Limits(max_rank=vllm.max_rank, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep)
+    return ServerLimits(max_rank=vllm.max_rank, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep)

@@ -26,7 +26,6 @@ from perdure.learners.options import LearnOptions
 from perdure.memory import faults
 from perdure.memory.errors import InputError
 
-Turns = Sequence[tuple[Ids, Ids]]
 Reference = Literal["base", "serving", "teacher"]
 LEARNS = "default"
 """PEFT's name of the adapter that learns."""
@@ -88,12 +87,12 @@ class Trainee:
             # first pass without gradients, and those through packed weights are wrong.
             self.model.train()
 
-    def logprobs(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
+    def logprobs(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs of every action token of each `(prompt_ids, action_ids)`, laid end to end; with gradients unless of a reference."""
         logits_KV, row_A, token_A = self._predict(turns, temperature, reference)
         return logits_KV[row_A, token_A] - logits_KV.logsumexp(-1)[row_A]
 
-    def distributions(self, turns: Turns, temperature: float, reference: Reference | None = None) -> Tensor:
+    def distributions(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs `(A, V)` of the whole vocabulary at every action token, in the same order; with gradients unless of a reference."""
         logits_KV, row_A, _ = self._predict(turns, temperature, reference)
         return logits_KV.log_softmax(-1)[row_A]
@@ -171,7 +170,7 @@ class Trainee:
                 parameter.copy_(kept)
         self._optimizer.load_state_dict(state["optimizer"])
 
-    def _predict(self, turns: Turns, temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _predict(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of K nodes of the tree; for each action token A the row that predicts it, and the token."""
         tree = build_tree([[*prompt, *action] for prompt, action in turns])
         ids_1N, positions_1N, visible_11NN = tree.inputs(self.device)

@@ -125,7 +125,7 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
 
 def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBench:
     from perdure.agent import vllm_server
-    from perdure.agent.engines import limits
+    from perdure.agent.engines import server_limits
     from perdure.agent.home import cache_dir
     from perdure.learners.bench.vllm import bench_vllm, offline, random_1b
     from perdure.learners.engines.vllm_engine import VllmEngine
@@ -153,7 +153,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
             ) as peer,
         ):
             return bench_vllm(
-                VllmEngine(files, home, limits(loaded.config)),
+                VllmEngine(files, home, server_limits(loaded.config)),
                 peer,
                 environments,
                 vllm=version,

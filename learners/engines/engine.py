@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from perdure.envs.policy import Chat, Policy
+from perdure.envs.policy import Chat, Policy, PolicyError, Request
 from perdure.learners.engines.weights import Weights
 from perdure.learners.models import ModelFiles
 from perdure.memory.records import Sampler
@@ -44,3 +44,10 @@ class Engine(Protocol):
     def policy(self, sampler: Sampler) -> Policy:
         """Whoever answers as this sampler. Raises `PolicyError` where it is not loaded."""
         ...
+
+
+def require_room(request: Request, context_limit: int) -> None:
+    """Raise `PolicyError` for a prompt that is empty, or leaves less room in the context than it asks for."""
+    tokens = len(request.prompt_ids)
+    if not 0 < tokens <= context_limit - request.max_tokens:
+        raise PolicyError(f"a prompt of {tokens} tokens and {request.max_tokens} more do not fit into a context of 1 to {context_limit}")

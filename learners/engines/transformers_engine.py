@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.engines.engine import require_room
 from perdure.learners.engines.tree import build_tree, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
 from perdure.learners.engines.weights import WeightBank, Weights
@@ -90,8 +91,7 @@ class TransformersEngine:
         """Continue each prompt. Raises `PolicyError` where one leaves no room in the context, `RuntimeFailure` for diverged weights."""
         started = time.perf_counter()
         for request in requests:
-            if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.context_limit:
-                raise PolicyError(f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} more exceed the context")
+            require_room(request, self.context_limit)
         self._bank.use(str(sampler))
         samples: list[Sample | None] = [None] * len(requests)
         for batch in pack([request.prompt_ids for request in requests], self._budget_tokens):

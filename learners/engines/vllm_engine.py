@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.adapters import write_lora
 from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.engines.engine import require_room
 from perdure.learners.engines.transformers_engine import stop_ids
 from perdure.learners.engines.vllm_client import Answer, Client, ServerGone, ServerHangs, ask_for_restart, base_name, wait_for_server
 from perdure.learners.engines.weights import LoraPair, Weights
@@ -44,7 +45,7 @@ TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ServerLimits:
     """What the server was started with, and how long it may take."""
 
     max_rank: int = 16
@@ -80,7 +81,7 @@ class VllmEngine:
     Raises `Unavailable` where no server answers in time, `InputError` where it serves another model.
     """
 
-    def __init__(self, files: ModelFiles, home: Path, limits: Limits, tell: Callable[[str], None] = silent) -> None:
+    def __init__(self, files: ModelFiles, home: Path, limits: ServerLimits, tell: Callable[[str], None] = silent) -> None:
         self.files = files
         self._home = home.resolve()
         self._limits = limits
@@ -165,8 +166,7 @@ class VllmEngine:
         self._require(sampler)
         groups: dict[tuple[int, float], list[int]] = {}
         for i, request in enumerate(requests):
-            if not request.prompt_ids or len(request.prompt_ids) + request.max_tokens > self.context_limit:
-                raise PolicyError(f"a prompt of {len(request.prompt_ids)} tokens and {request.max_tokens} more exceed the context")
+            require_room(request, self.context_limit)
             groups.setdefault((request.max_tokens, request.temperature), []).append(i)
         if not groups:
             return []
@@ -284,7 +284,11 @@ class VllmEngine:
         return self._served[sampler]
 
     def _context_limit(self) -> int:
-        models = {model["id"]: model for model in self._client.get("/v1/models").data["data"]}
+        try:
+            models = {model["id"]: model for model in self._client.get("/v1/models").data["data"]}
+        except (ServerGone, ServerHangs) as error:
+            self.close()
+            raise Unavailable(f"the vLLM server went as soon as it had come: {error}") from error
         if self._base not in models:
             self.close()
             raise InputError(f"the vLLM server serves {', '.join(models)} and not {self._base} ({self.files.name}): start it again")

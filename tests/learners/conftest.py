@@ -13,11 +13,12 @@ from tests.tiny_models import tiny_llama, tiny_qwen
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from perdure.envs.policy import Ids
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LearnOptions
-from perdure.learners.trainee import Reference, Trainee, Turns
+from perdure.learners.trainee import Reference, Trainee
 from perdure.memory.store import create_store
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def trainee_of(
     return Trainee(files, device="cpu", options=made, start=start, references=references, with_teacher=with_teacher)
 
 
-def merged_logprobs(files: ModelFiles, weights: Weights, turns: Turns, temperature: float = 1.0) -> Tensor:
+def merged_logprobs(files: ModelFiles, weights: Weights, turns: Sequence[tuple[Ids, Ids]], temperature: float = 1.0) -> Tensor:
     """Log-probs under merged weights, each sequence alone."""
     model = plain_model(files)
     bank = WeightBank(model)

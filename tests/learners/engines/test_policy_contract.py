@@ -21,7 +21,7 @@ from tests.vllm_servers import vllm_server, write_config
 from transformers import PreTrainedModel
 
 from perdure.agent.config_file import load_config
-from perdure.agent.engines import limits
+from perdure.agent.engines import server_limits
 from perdure.envs.policy import Message, PolicyError, Request, Sample
 from perdure.learners.adapters import write_lora
 from perdure.learners.engines.engine import Engine
@@ -115,7 +115,7 @@ def case(request: pytest.FixtureRequest, model: ModelFiles, tmp_path_factory: py
         device, dtype = where
         config = write_config(home / "perdure.toml", model=str(model.path), device=device, dtype=dtype)
         with vllm_server(home, config):
-            served = VllmEngine(model, home, limits(load_config(config).config))
+            served = VllmEngine(model, home, server_limits(load_config(config).config))
             yield Case(served, home, plain_model(model), dtype == "float32")
             served.close()
 

@@ -31,14 +31,14 @@ from perdure.learners.engines.vllm_client import (
     wait_for_server,
     write_server,
 )
-from perdure.learners.engines.vllm_engine import Limits, VllmEngine
+from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
 from perdure.learners.engines.weights import LoraPair
 from perdure.learners.models import ModelFiles
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import StepRef, VersionRef
 
 BASE, STEP = VersionRef("v0"), StepRef(1, 0)
-LIMITS = Limits(start_s=2.0, answer_s=0.5)
+LIMITS = ServerLimits(start_s=2.0, answer_s=0.5)
 ASK = [Request(prompt_ids=(5, 6, k), max_tokens=2 + k % 2, temperature=1.0) for k in range(4)]
 
 Change = Callable[[dict[str, Any]], object]
@@ -60,6 +60,8 @@ class Speaker:
     asleep: bool = False
     status: int = 200
     """Of completions."""
+    leaves_after: int | None = None
+    """Requests after which it closes every connection without an answer."""
 
     def __post_init__(self) -> None:
         speaker = self
@@ -102,6 +104,8 @@ class Speaker:
 
     def answer(self, path: str, asked: dict[str, Any]) -> object:
         self.calls.append(path)
+        if self.leaves_after is not None and len(self.calls) > self.leaves_after:
+            return None
         if path == "/v1/models":
             return {"data": [{"id": self.base, "max_model_len": 64}]}
         if path == "/v1/load_lora_adapter":
@@ -339,6 +343,13 @@ def test_a_server_of_another_model_is_refused(speaker: Speaker, home: Path, llam
         VllmEngine(llama, home, LIMITS)
 
 
+def test_a_server_that_goes_as_soon_as_it_has_come_is_unavailable(speaker: Speaker, home: Path, llama: ModelFiles) -> None:
+    speaker.leaves_after = 1
+    write_server(home, speaker.server)
+    with pytest.raises(Unavailable, match="went as soon as it had come: no answer to /v1/models"):
+        VllmEngine(llama, home, LIMITS)
+
+
 def test_a_server_that_refuses_the_key_is_no_server_of_ours(speaker: Speaker, home: Path) -> None:
     server = speaker.server
     write_server(home, Server(url=server.url, key="wrong", pid=1))
@@ -348,7 +359,7 @@ def test_a_server_that_refuses_the_key_is_no_server_of_ours(speaker: Speaker, ho
 
 def test_a_sleeping_server_is_woken_before_it_is_asked(speaker: Speaker, home: Path, llama: ModelFiles) -> None:
     write_server(home, speaker.server)
-    engine = VllmEngine(llama, home, Limits(start_s=2.0, answer_s=0.5, sleeps=True))
+    engine = VllmEngine(llama, home, ServerLimits(start_s=2.0, answer_s=0.5, sleeps=True))
     engine.load(BASE, {})
     engine.rest()
     assert speaker.asleep
