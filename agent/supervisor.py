@@ -6,7 +6,8 @@
 
 State passes only through the database. Everything happens in one thread, in `run`; signals and the ticker (`schedule.py`) only say that
 something is due. Left out: what to learn (`planner.py`), what ends a run (`limits.py`), why a process died (`causes.py`), whether it goes
-on (`watch.py`), what is done about it (`keepers.py`), where there is room (`disk.py`), and showing any of it (`view.py`).
+on (`watch.py`), what is done about it (`keepers.py`), where there is room (`disk.py`), how all of it stands (`condition.py`), and showing
+any of it (`view.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 import click
 
 from perdure.agent.children import on_signals, stop
+from perdure.agent.condition import condition, plays
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.disk import DiskGauge, Room
 from perdure.agent.home import HomeLock
-from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps, not_serving
+from perdure.agent.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
 from perdure.agent.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.planner import verdict
 from perdure.agent.schedule import Tick, look, start_ticker
@@ -41,7 +43,7 @@ from perdure.envs.sandbox import without_process
 from perdure.memory import tasks
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
-from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
+from perdure.memory.jobs import ENDED, unfinished_jobs
 from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import lapse
 from perdure.memory.processes import beat, record_event
@@ -54,8 +56,6 @@ LAST_PATIENCE_MS = 500
 """How long a write of the supervisor waits for another program's: while the next tick tries again, and once it is to stop."""
 
 WATCH_S = 0.1
-
-STREAM_ENDED = "the stream has come to its end: `perdure task add` asks for more, or write another stage"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,18 +289,15 @@ class Supervisor:
 
     def _beat(self) -> None:
         self._look_at_disk()
-        state, why = self._condition()
+        state, why = condition(
+            self.store, self._server, self._actor, self._jobs, self._room, played_out=self._played_out(), no_learning=self._why
+        )
         beat(self.store, "supervisor", os.getpid(), state, why)
         self._systemd.status(f"{state}: {why}" if why else state)
-        if state == "paused" or self._plays():
+        if state == "paused" or plays(self._actor):
             self._systemd.ready()
         if self._goes_on():
             self._systemd.alive()
-
-    def _plays(self) -> bool:
-        """Whether there is an actor that has its model, and with it a version that serves."""
-        said = self._actor.watched.said() if self._actor.watched else None
-        return said is not None and said.state != "starting"
 
     def _goes_on(self) -> bool:
         """Whether work went on since the last time that it did; or rightly waits, for room or for the end of a back-off."""
@@ -311,34 +308,6 @@ class Supervisor:
             return False
         self._progress_s = working.progress_s
         return True
-
-    def _condition(self) -> tuple[str, str | None]:
-        """What is going on, and why not more: what `perdure status` tells."""
-        if self._server is not None and (waits_for_it := not_serving(self._server)):
-            return waits_for_it
-        if self._jobs.job is not None:
-            job = get_job(self.store, self._jobs.job.id)
-            doing = "gating" if job.state == "gating" else {"learn": "learning", "gate": "gating", "probe": "probing"}[job.kind]
-            return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}"
-        if self._room.play is not None:
-            return "paused", f"play and learning wait for room: {self._room.play}"
-        if self._actor.watched is None:
-            return "restarting", f"the actor died, {self._actor.death}" if self._actor.death else None
-        said = self._actor.watched.said()
-        if said is None or not self._plays():
-            return "starting", said.detail if said else "the actor is being started"
-        if said.state == "idle" and self._played_out():
-            return "idle", f"{STREAM_ENDED}; {self._waiting() or self._why}"
-        return ("playing", self._waiting() or self._why) if said.state in ("playing", "loading") else (said.state, said.detail)
-
-    def _waiting(self) -> str:
-        """Why a job that is queued is not worked on; empty where none is, or where it is about to be."""
-        waiting = unfinished_jobs(self.store)
-        if not waiting:
-            return ""
-        if self._room.learn is not None:
-            return f"job {waiting[0].id} waits for room: {self._room.learn}"
-        return f"job {waiting[0].id} is tried again soon, its process died: {self._jobs.death}" if self._jobs.death else ""
 
     def _children(self) -> list[Watched]:
         """Those that sample; the server that they sample from ends after them."""
