@@ -7,15 +7,16 @@ stay; tasks stay too, since the stream counts them. The batches that an episode 
 afterwards, go into the archive with it. Since its number is never given again, it still can be in no second on-policy batch.
 
 **Nothing is lost.** Episodes go in portions, so that a nearly full disk suffices. A portion is written to a file of its own, synced, named,
-read back and compared with the store; only what compares equal is deleted, in short transactions. After a death in between, the next run
-finds what is archived already, compares it, and deletes it without archiving it again.
+read back and compared with the store; only what compares equal is deleted, in short transactions. An episode that is judged meanwhile
+stays, even where the rest of its group goes. After a death in between, the next run finds what is archived already, compares it, and
+deletes it without archiving it again.
 
 Only the holder of the home's lock prunes: it moves pages of the log into the database, which one process may do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,8 @@ def prune(
     before = _size_bytes(store)
     wanted = _prunable(store, keep)
     left = dict(wanted)
+    judged = _judged(store, left)
+    gone: list[tuple[int, int]] = []
     used: list[Path] = []
     for path in archives(store.home):  # an earlier run may have died before it deleted what it had archived
         try:
@@ -110,19 +113,19 @@ def prune(
             continue
         if again:
             say(f"{len(again)} episodes are in {path.name} since an earlier run")
-            _delete(store, [(episode, left.pop(episode)) for episode in again], deleted_turns)
+            gone += _delete(store, [(episode, left.pop(episode)) for episode in again], judged, deleted_turns)
             used.append(path)
     for portion in portions(left.items(), file_turns):
         path = _archive(store, [(episode, left[episode]) for episode in portion])
         if _archived(store, path, set(portion)) != portion:
             raise RuntimeFailure(f"{path} does not read back as the store has it: nothing of it was deleted; check the disk")
         say(f"{len(portion)} episodes are in {path.name}")
-        _delete(store, [(episode, left[episode]) for episode in portion], deleted_turns)
+        gone += _delete(store, [(episode, left[episode]) for episode in portion], judged, deleted_turns)
         used.append(path)
     _give_back(store)
     if used:
-        record_event(store, "prune", "store", f"{len(wanted)} episodes went to {ARCHIVE}/, into {len(used)} files")
-    return _pruned(wanted, used, kept=counts(store)["episodes"], freed_bytes=max(before - _size_bytes(store), 0))
+        record_event(store, "prune", "store", f"{len(gone)} episodes went to {ARCHIVE}/, into {len(used)} files")
+    return _pruned(gone, used, kept=counts(store)["episodes"], freed_bytes=max(before - _size_bytes(store), 0))
 
 
 def archives(home: Path) -> list[Path]:
@@ -211,17 +214,38 @@ def _opened(path: Path) -> Iterator[Any]:
         raise RuntimeFailure(f"{path} is damaged or no archive: {str(error).partition(chr(10))[0]}") from error
 
 
-def _delete(store: Store, episodes: Sequence[tuple[int, int]], at_once: int) -> None:
-    """Delete episodes, each given with its number of turns, with their turns, rewards, and places in batches."""
-    for ids in portions(episodes, at_once):
+def _judged(store: Store, episodes: Iterable[int]) -> dict[int, list[tuple[str, float, float]]]:
+    """The rewards that people and programs gave these episodes, of those that have any: source, value, and when."""
+    rows = store.rows(
+        "SELECT episode, source, value, made_at FROM reward WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, source",
+        (to_json(list(episodes)),),
+    )
+    found: dict[int, list[tuple[str, float, float]]] = {}
+    for row in rows:
+        found.setdefault(row["episode"], []).append((row["source"], row["value"], row["made_at"]))
+    return found
+
+
+def _delete(store: Store, episodes: Sequence[tuple[int, int]], judged: Mapping[int, object], at_once: int) -> list[tuple[int, int]]:
+    """Delete episodes, each given with its number of turns, with their turns, rewards, and places in batches; gives those that are gone.
+
+    Whatever has been judged anew since `judged` was read stays: its archive does not have that.
+    """
+    gone: list[tuple[int, int]] = []
+    turns = dict(episodes)
+    for portion in portions(episodes, at_once):
         faults.point("mid-prune")
-        given = (to_json(ids),)
         with store.write() as conn:
+            now = _judged(store, portion)
+            ids = [episode for episode in portion if now.get(episode) == judged.get(episode)]
+            given = (to_json(ids),)
             conn.execute("DELETE FROM manifest WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM reward WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM episode WHERE id IN (SELECT value FROM json_each(?))", given)
+        gone += [(episode, turns[episode]) for episode in ids]
         checkpoint(store)
+    return gone
 
 
 def _give_back(store: Store) -> None:

@@ -26,7 +26,7 @@ from perdure.memory.imports import import_file
 from perdure.memory.processes import events
 from perdure.memory.prune import Keep, archived_ids, archives, plan, prune
 from perdure.memory.records import VersionRef
-from perdure.memory.rewards import sources
+from perdure.memory.rewards import add_rewards, rewards_of, sources
 from perdure.memory.store import FILE_NAME, Store, checkpoint, create_store, open_store
 
 NONE = Keep(episodes=0, live=0)
@@ -69,6 +69,28 @@ def test_what_goes_is_in_the_archive_as_it_was(full: Store) -> None:
     assert [reward["source"] for row in archived(full.home) for reward in row["rewards"]] == ["anna", "judge-2", "anna"]
     assert check(full, CLOCK) == []
     assert events(full, 1)[0].message == "9 episodes went to archive/, into 1 files"
+
+
+def test_what_is_judged_while_it_is_archived_stays(full: Store) -> None:
+    before = ids(full)
+
+    def judges(line: str) -> None:
+        with open_store(full.home) as other:
+            add_rewards(other, "anna", {1: 0.25})  # of those that are judged already: another reward
+            add_rewards(other, "judge-3", {2: 0.5})
+
+    done = prune(full, NONE, judges)
+    assert (done.episodes, done.turns, done.kept) == (7, 9, 5)
+    assert ids(full) == [1, 2, 4, 5, 12]
+    assert (rewards_of(full, 1)["anna"], rewards_of(full, 2)["judge-3"]) == (0.25, 0.5)
+    assert [episode for path in done.archives for episode in archived_ids(path)] == [one for one in before if one not in (4, 5, 12)]
+    again = prune(full, NONE, quiet)
+    assert (again.episodes, ids(full)) == (2, [4, 5, 12])
+    (path,) = again.archives
+    kept = {row["id"]: row["rewards"] for row in pq.read_table(path).to_pylist()}
+    assert {(one["source"], one["value"]) for one in kept[2]} >= {("judge-3", 0.5)}
+    assert {(one["source"], one["value"]) for one in kept[1]} >= {("anna", 0.25)}
+    assert check(full, CLOCK) == []
 
 
 def test_an_archive_can_be_imported(full: Store) -> None:
