@@ -145,8 +145,8 @@ def _in_own_process(spec: Spec) -> Side:
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         given.write_text(json.dumps(asdict(spec)))
-        command = [sys.executable, "-m", "perdure.learners.bench.learner", str(given), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False, cwd=scratch)
+        command = [sys.executable, "-P", "-m", "perdure.learners.bench.learner", str(given), str(result)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         if done.returncode != 0 or not result.exists():
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise RuntimeFailure(f"the benchmark of {spec.side} at {spec.work} ended with {done.returncode}: {last}")
@@ -323,6 +323,7 @@ def _peak_bytes(device: str) -> int:
 
 def main(arguments: Sequence[str]) -> None:
     """Run one side."""
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
     given, result = map(Path, arguments)
     spec = Spec(**json.loads(given.read_text()))
     side = {"ours": run_ours, "trl": run_trl}[spec.side](spec)
