@@ -41,13 +41,14 @@ def keep(home: Path, job: int, kept: Kept) -> None:
     """Write it down in place of what was kept before. Raises `Unavailable` where the disk is full."""
     final = _file(home, job)
     made = final.with_name(f"{MAKING}{final.name}")
-    content = io.BytesIO()
-    torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "counts": kept.counts}, content)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with made.open("wb") as file:
-            file.write(_checksum(content.getbuffer()))
-            file.write(content.getbuffer())
+        with _Summing(io.FileIO(made, "w")) as file:
+            file.seek(CHECKSUM_BYTES)
+            torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "counts": kept.counts}, file)
+            checksum = file.crc.to_bytes(CHECKSUM_BYTES)
+            file.seek(0)
+            file.write(checksum)
         publish(made, final)
     except OSError as error:
         raise Unavailable(f"could not keep step {kept.step} of job {job}: {error.strerror or error}") from error
@@ -59,7 +60,7 @@ def kept_of(home: Path, job: int) -> Kept | None:
     if not file.is_file():
         return None
     content = file.read_bytes()
-    if content[:CHECKSUM_BYTES] != _checksum(memoryview(content)[CHECKSUM_BYTES:]):
+    if content[:CHECKSUM_BYTES] != zlib.crc32(memoryview(content)[CHECKSUM_BYTES:]).to_bytes(CHECKSUM_BYTES):
         raise RuntimeFailure(f"{file} is damaged")
     try:
         return Kept(**torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
@@ -75,8 +76,14 @@ def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
             file.unlink(missing_ok=True)
 
 
-def _checksum(content: memoryview) -> bytes:
-    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES)
+class _Summing(io.BufferedWriter):
+    """A file that sums up what is written to it: what is kept of full tuning is three times the model, and need not stand in memory."""
+
+    crc = 0
+
+    def write(self, part: Any) -> int:
+        self.crc = zlib.crc32(part, self.crc)
+        return super().write(part)
 
 
 def _file(home: Path, job: int) -> Path:
