@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from perdure.agent.stages import StageEnvironment, StageSettings, environment_name
-from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
@@ -281,6 +282,8 @@ class Config(Section):
         """The options of `[learn.options]`, with what is given in their place. Raises `InputError` where the engine cannot take them."""
         chosen = {"seed": self.seed, **self.learn.options, **(given or {})}
         options = parse_options(chosen)
+        if options.demos != ORACLE:  # it is read by the process of a job, which may be the daemon's, in another folder
+            options = options.model_copy(update={"demos": str(Path(options.demos).expanduser().resolve())})
         if self.engine == "vllm":
             if options.temperature > VLLM_TEMPERATURE:
                 raise InputError(f"temperature={options.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")

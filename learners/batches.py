@@ -65,9 +65,10 @@ def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[
     return lessons
 
 
-def held(groups: Iterable[Group], kl: float) -> list[Lesson]:
-    """Groups of equal rewards, which only the KL term looks at; none where it has no weight."""
-    return [lesson(episode, kl=kl) for group in groups if kl and not is_mixed(group) for episode in group]
+def held(groups: Iterable[Group], taught: Iterable[Lesson], kl: float) -> list[Lesson]:
+    """Episodes of which nothing is taught, and which only the KL term looks at; none where it has no weight."""
+    known = {one.episode for one in taught}
+    return [lesson(episode, kl=kl) for group in groups if kl for episode in group if episode.id not in known]
 
 
 def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
@@ -81,11 +82,8 @@ def replayed(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     Where all failed there is nothing to reward, and only the KL term, if it has a weight, keeps them as they were.
     """
     groups = list(groups)
-    equal = [group for group in groups if not is_mixed(group)]
-    lessons = contrast(groups, kl) + imitate(equal, weight, kl)
-    if kl:
-        lessons += [lesson(episode, kl=kl) for group in equal for episode in group if not episode.success]
-    return lessons
+    lessons = contrast(groups, kl) + imitate([group for group in groups if not is_mixed(group)], weight, kl)
+    return lessons + held(groups, lessons, kl)
 
 
 def turns_of(episode: Episode) -> Turns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from perdure.learners.batches import Group, Lesson, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
@@ -21,9 +22,11 @@ def imitation_epochs(
     lessons: Sequence[Lesson],
     extra_losses: Mapping[str, ExtraLoss],
     project_gradient: ProjectGradient | None,
-    staleness: float | None = None,
+    data_staleness: float | None = None,
+    of_start: bool = False,
 ) -> None:
-    """Make the updates that are left from fixed lessons: every epoch in another order, replay played afresh beside each batch.
+    """Make the updates that are left from fixed lessons: every epoch in another order, replay played afresh beside each batch. There are no
+    more updates than lessons in all epochs. `of_start`: they were sampled by step 0.
 
     The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
     """
@@ -33,14 +36,16 @@ def imitation_epochs(
         shuffled = list(range(len(lessons)))
         random.Random(f"{options.seed}.{epoch}").shuffle(shuffled)
         order += shuffled
-    about = {"lessons": len(lessons), "data_staleness": staleness}
-    while bench.step < options.updates:
-        start, end = (len(order) * n // options.updates for n in (bench.step, bench.step + 1))
-        fresh = bench.replay()
+    about = {"lessons": len(lessons), "data_staleness": data_staleness}
+    updates = min(options.updates, len(order))
+    while bench.step < updates:
+        start, end = (len(order) * n // updates for n in (bench.step, bench.step + 1))
+        fresh = replace(bench.replay(), staleness=float(bench.step) if of_start else None)
         batch = [lessons[i] for i in order[start:end]]
         batch += replayed(fresh.old, options.replay_weight, options.kl_old)
         batch += bench.stored()
-        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=about)
+        done = bench.step / updates
+        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=about, done=done)
 
 
 def wanted_tasks(bench: Workbench) -> int:

@@ -29,7 +29,7 @@ def grpo(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
         sampled = bench.sample(options.prompts, options.refill)
         lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
-        lessons += held(sampled.target, options.kl)
+        lessons += held(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
         lessons += bench.stored()
         bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from perdure.learners.batches import Lesson, imitate, replayed
+from perdure.learners.batches import Lesson, held, imitate, replayed
 from perdure.learners.choice import per_task
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.hints import check_oracle, retried
@@ -21,7 +21,7 @@ from perdure.memory.errors import RuntimeFailure
 
 
 def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` where a whole round had no success to learn from, `InputError` where hints need an oracle."""
+    """Raises `RuntimeFailure` where no round has had a success to learn from, `InputError` where hints need an oracle."""
     options = bench.options
     rounds = min(options.rounds, options.updates)
     each, more = divmod(options.updates, rounds)
@@ -29,12 +29,14 @@ def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
     if options.hints:
         for target in bench.targets:
             check_oracle(target, "hints=true")
+    learnt = any(update["success"] or update["nll"] is not None for update in bench.updates)
     while bench.step < options.updates:
         begin, end = next((begin, end) for begin, end in pairwise(ends) if end > bench.step)
         updates = end - bench.step
         sampled = bench.sample(options.prompts * updates)
         hinted: list[Lesson] = retried(bench, sampled.target) if options.hints else []
-        if not hinted and not any(episode.success for group in sampled.target for episode in group):
+        learnt |= bool(hinted) or any(episode.success for group in sampled.target for episode in group)
+        if not learnt:
             raise RuntimeFailure(
                 f"nothing to learn from in {bench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or give "
                 "hints=true where it has an oracle"
@@ -44,6 +46,7 @@ def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
         for n in range(updates):
             share = sampled.part(n, updates)
             lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
+            lessons += held(share.target, lessons, options.kl)
             lessons += replayed(share.old, options.replay_weight, options.kl_old)
             lessons += bench.stored()
             done = (bench.step - begin) / (end - begin) if options.restart else None

@@ -119,7 +119,8 @@ def run_learning(
     try:
         learner(bench, extra_losses, project_gradient)
     finally:
-        engine.unload(bench.sampler)
+        if bench.sampler in engine:  # a step that could not be loaded is not
+            engine.unload(bench.sampler)
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
             raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")

@@ -79,7 +79,8 @@ class Variant:
     """One member of the GRPO family.
 
     Token weights by aggregation, T tokens in the batch, B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant`
-    1 / (B L) with L the most tokens that an answer may have. Groups of equal rewards are in no batch, and count in neither T nor B.
+    1 / (B L) with L the most tokens that an answer may have. All episodes of the batch count, also those that are imitated or that
+    only a KL term looks at; dropped groups are in no batch.
     """
 
     advantages: Callable[[Sequence[float]], list[float]]

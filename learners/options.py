@@ -14,6 +14,8 @@ LEARNERS: tuple[str, ...] = ("grpo", "reinforce", "iterative-sft", "self-sft", "
 
 ENVIRONMENT = "environment"
 """The source of rewards that every episode has."""
+ORACLE = "oracle"
+"""The source of demonstrations that an environment may have."""
 
 
 class LearnOptions(BaseModel):
@@ -35,7 +37,9 @@ class LearnOptions(BaseModel):
     replay_samples: int = Field(4, ge=2, description="episodes of each replayed task")
     replay_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy on replayed groups that all succeeded")
     stored: float = Field(0.0, ge=0, lt=1, description="share of the replay that is stored episodes, with importance ratios")
-    kl: float = Field(0.0, ge=0, description="weight of the KL term to the serving version on the targets' prompts")
+    kl: float = Field(
+        0.0, ge=0, description="weight of the KL term to the serving version on the targets' prompts (fixed data: on what is imitated)"
+    )
     kl_old: float = Field(0.2, ge=0, description="weight of the KL term to the serving version on old environments' prompts")
     kl_estimator: Literal["k2", "k3"] = Field("k2", description="k2 or k3: how a KL term is computed from samples")
     ewc: float = Field(0.0, ge=0, description="weight of elastic weight consolidation on old environments")
@@ -55,13 +59,13 @@ class LearnOptions(BaseModel):
     restart: bool = Field(False, description="iterative-sft: each round learns from the start again (ReST-EM)")
     per_task: int = Field(8, ge=1, description="most successes of one group (trace-sft: of one task) that supervised learners imitate")
     epochs: int = Field(2, ge=1, description="self-sft, trace-sft and sft: how often each episode is learned from")
-    demos: str = Field("oracle", min_length=1, description="sft: oracle, or a file of solved examples")
+    demos: str = Field(ORACLE, min_length=1, description="sft: oracle, or a file of solved examples")
     style: Literal["terse", "styled"] = Field("terse", description="sft: terse, or styled: right answers in the model's own words")
     traces: str = Field("stream", min_length=1, description="trace-sft: stream, a job's number, or import:LABEL of imported episodes")
     staleness: int = Field(
         1000,
         ge=0,
-        description="trace-sft, ewc, gem: most promotions, or updates of its job, an episode is behind",
+        description="trace-sft, ewc, gem: most promotions and rollbacks, or updates of its job, an episode is behind",
     )
     teacher: Literal["frozen", "slow"] = Field("frozen", description="sdft: frozen, or slow: it follows the learner")
     teacher_rate: float = Field(0.05, gt=0, le=1, description="sdft: how much of the way a slow teacher goes at each update")

@@ -1,15 +1,15 @@
 """REINFORCE, on-policy and without a baseline: every token of an episode is weighed by its return (Williams 1992).
 
 This is what the paper behind Perdure calls REINFORCE: on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1
-only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Episodes of return 0 cost no forward pass,
-and the token mean is over the others. Left out: any baseline; take grpo for one.
+only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Without `kl` episodes of return 0 cost no
+forward pass, and are not in the token mean. Left out: any baseline; take grpo for one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import lesson, replayed
+from perdure.learners.batches import held, lesson, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.grpo import PATIENCE
 from perdure.learners.workbench import NONE, Workbench
@@ -25,9 +25,7 @@ def reinforce(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
         paid = [episode for group in sampled.target for episode in group if episode.total_reward]
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
         learnt |= bool(lessons)
-        if options.kl:
-            unpaid = [episode for group in sampled.target for episode in group if not episode.total_reward]
-            lessons += [lesson(episode, kl=options.kl) for episode in unpaid]
+        lessons += held(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
         lessons += bench.stored()
         bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

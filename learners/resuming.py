@@ -33,7 +33,7 @@ class Kept:
     """The version that it started from, which may serve no more."""
     state: dict[str, Any]
     """Of the trainee: parameters and optimiser."""
-    counts: tuple[int, int, int]
+    counts: tuple[int, int]
     """Groups so far, as the workbench counts them, so that the next ones are others."""
 
 

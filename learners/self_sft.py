@@ -25,4 +25,4 @@ def self_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
             f"nothing to learn from in {bench.names}: the start succeeded in none of {len(groups)} tasks; make them easier, add shots=3 to "
             "its name, or learn from demonstrations (sft)"
         )
-    imitation_epochs(bench, kept, extra_losses, project_gradient)
+    imitation_epochs(bench, kept, extra_losses, project_gradient, of_start=True)

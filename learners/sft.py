@@ -18,10 +18,9 @@ from perdure.learners.batches import Lesson, Turns
 from perdure.learners.choice import imitation_epochs, wanted_tasks
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.hints import check_oracle, own_words, solved, without_hint
+from perdure.learners.options import ORACLE
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
-
-ORACLE = "oracle"
 
 
 def sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:

@@ -3,15 +3,18 @@
 What an RL run played is on-policy for that run, and nearly so for a model that follows it: much of its retention at the price of SFT (Chen
 et al. 2025, appendix on SFT with RL traces). `traces` says whose: live play (`stream`), a job of this home, or what was imported.
 `staleness` bounds how far behind the policy may be that sampled an episode. Tokens are learned as they were sampled; imported episodes of
-another model are learned from their texts. All successes of an import's label are learned, whatever its environments are called.
+another model are learned from their texts. All successes of an import's label are learned, whatever its environments are called; how far
+behind their policy is nobody knows, and `per_task` holds for those that came with a seed.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 from perdure.envs.policy import Message
 from perdure.envs.rollout import opening
@@ -27,6 +30,8 @@ from perdure.memory.traces import ForeignTrace, Trace, foreign_traces, job_trace
 STREAM = "stream"
 IMPORT = "import:"
 
+One = TypeVar("One")
+
 
 def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
@@ -37,7 +42,8 @@ def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
         if options.rewards != ENVIRONMENT:
             raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
         won = (trace for trace in foreign_traces(bench.store, options.traces.removeprefix(IMPORT)) if _won(bench, trace))
-        lessons = [_foreign(bench, trace) for trace in islice(won, wanted(bench))]
+        few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
+        lessons = [_foreign(bench, trace) for trace in islice(few, wanted(bench))]
     else:
         if options.traces == STREAM:
             traces = live_traces(bench.store, names, options.staleness, job=bench.lease.subject)
@@ -45,7 +51,8 @@ def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
             traces = job_traces(bench.store, int(options.traces), names, options.staleness)
         else:
             raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
-        chosen = list(islice(_chosen(bench, traces), wanted(bench)))
+        few_of_ours = _few(_successes(bench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
+        chosen = list(islice(few_of_ours, wanted(bench)))
         lessons = [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen]
         staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
     if not lessons:
@@ -56,16 +63,23 @@ def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pr
     imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
 
 
-def _chosen(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
-    """Successes by the rewards that the job learns from, the newest first, at most `per_task` of a task."""
+def _successes(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
+    """By the rewards that the job learns from."""
     judges = rewarder(bench.store, bench.options.rewards)
-    taken: Counter[tuple[str, int]] = Counter()
     for trace in traces:
         [episode] = judges([trace.episode])
-        task = episode.environment, episode.seed
-        if episode.state == "completed" and episode.success and taken[task] < bench.options.per_task:
-            taken[task] += 1
-            yield Trace(episode=episode, staleness=trace.staleness)
+        if episode.state == "completed" and episode.success:
+            yield replace(trace, episode=episode)
+
+
+def _few(found: Iterable[One], task_of: Callable[[One], Hashable | None], most: int) -> Iterator[One]:
+    """At most so many of a task; of unknown tasks all."""
+    taken: Counter[Hashable] = Counter()
+    for one in found:
+        task = task_of(one)
+        taken[task] += 1
+        if task is None or taken[task] <= most:
+            yield one
 
 
 def _won(bench: Workbench, trace: ForeignTrace) -> bool:
@@ -84,14 +98,14 @@ def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
     is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, turn in enumerate(trace.turns):
-        if is_ours and turn.prompt_ids is not None and turn.action_ids is not None:
+        if is_ours and turn.prompt_ids and turn.action_ids:
             if max(*turn.prompt_ids, *turn.action_ids, 0) >= bench.trainee.vocabulary:
                 raise InputError(f"imported episode {trace.id} has a token that {files.name} does not know: its ids are another model's")
             turns.append((turn.prompt_ids, turn.action_ids))
             continue
         if turn.action is None or (turn.messages is None and turn.observation is None):
             raise InputError(
-                f"imported episode {trace.id} holds only token ids of {trace.base_model}, not of {files.name}: import it with its texts"
+                f"imported episode {trace.id} has a turn with neither texts nor tokens of {files.name}: import it with its texts"
             )
         if turn.messages is not None:
             prompt = chat.prompt([Message(role=role, text=text) for role, text in turn.messages])

@@ -38,6 +38,8 @@ from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64
 """Groups of each old environment that stored replay looks at."""
+MEASURED_GROUPS = 2
+"""Groups of each old environment that KL is measured on where none is replayed."""
 
 
 class Interrupted(RuntimeFailure):
@@ -56,10 +58,14 @@ class Sampled:
     """Updates that the policy which sampled them is behind; None where they have no such policy."""
 
     def part(self, n: int, of: int) -> Sampled:
-        """Every `of`-th group, from the n-th on."""
+        """The n-th of `of` parts, each of neighbours: environments were played in turn, and so each part has all of them."""
+
+        def cut(groups: list[list[Episode]]) -> list[list[Episode]]:
+            return groups[len(groups) * n // of : len(groups) * (n + 1) // of]
+
         return Sampled(
-            target=self.target[n::of],
-            old=self.old[n::of],
+            target=cut(self.target),
+            old=cut(self.old),
             spoilt=self.spoilt if n == 0 else 0,
             staleness=None if self.staleness is None else self.staleness + n,
         )
@@ -92,13 +98,13 @@ class Workbench:
     """Diagnostics of each update, those of earlier attempts included."""
     _drawn: int = 0
     _aimed: int = 0
-    _replayed: int = 0
-    """Groups so far: of all, of targets, of old environments. So each gets its turn where a batch is too small for all."""
+    """Groups so far: of all, and of targets. So each gets its turn where a batch is too small for all."""
     _played_s: float = 0.0
     _played_tokens: int = 0
     """What was played since the last update: the next one is charged with it."""
     _recent: dict[str, list[list[Episode]]] = field(default_factory=dict)
     """Stored mixed groups by environment, read once."""
+    _seen: list[list[Episode]] | None = None
 
     @property
     def sampler(self) -> StepRef:
@@ -125,7 +131,7 @@ class Workbench:
             self.trainee.resume(kept.state)
             self.step = kept.step
             self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= kept.step]
-            self._drawn, self._aimed, self._replayed = kept.counts
+            self._drawn, self._aimed = kept.counts
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
@@ -162,16 +168,15 @@ class Workbench:
     def stored(self) -> list[Lesson]:
         """Mixed groups of old environments that were played before, newest first, as lessons with importance ratios (`options.stored`)."""
         options = self.options
-        count = self._old_groups(options.prompts, options.stored)
         lessons: list[Lesson] = []
-        for n in range(count):
-            name = self.old[(self.step * count + n) % len(self.old)].name
+        for n in self.old_groups(options.prompts, options.stored):
+            name = self.old[n % len(self.old)].name
             if name not in self._recent:
                 groups_of = recent_groups(self.store, name, STORED_GROUPS)
                 cut = completed(self.rewarder(group)[: options.replay_samples] for group in groups_of)
                 self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
-                lessons += contrast([groups[(self.step * count + n) // len(self.old) % len(groups)]], options.kl_old)
+                lessons += contrast([groups[n // len(self.old) % len(groups)]], options.kl_old)
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:
@@ -200,6 +205,13 @@ class Workbench:
             staleness=0.0,
         )
 
+    def _remembered(self) -> list[list[Episode]]:
+        """What was played live in old environments, some of each: to measure on where nothing of them is replayed."""
+        if self._seen is None:
+            groups = [recent_groups(self.store, environment.name, MEASURED_GROUPS) for environment in self.old]
+            self._seen = [group for several in groups for group in several]
+        return self._seen
+
     def task(self, environment: Environment, n: int) -> int:
         """The seed of this job's n-th task of an environment."""
         return train_seed(self.options.seed, f"{environment.name} for job {self.lease.subject}", n)
@@ -223,16 +235,18 @@ class Workbench:
     def _replay(self, prompts: int) -> list[Attempt]:
         """Attempts at fresh tasks of old environments in turn, for a batch of so many prompts."""
         options = self.options
-        groups = self._old_groups(prompts, 1 - options.stored)
-        chosen = [self.old[(self._replayed + n) % len(self.old)] for n in range(groups)]
-        self._replayed += groups
+        chosen = [self.old[n % len(self.old)] for n in self.old_groups(prompts, 1 - options.stored)]
         return [attempt for environment in chosen for attempt in self.group(environment, "replay", options.replay_samples)]
 
-    def _old_groups(self, prompts: int, share: float) -> int:
-        """How many groups of old environments are this share of the replay beside so many prompts."""
+    def old_groups(self, prompts: int, share: float) -> range:
+        """The numbers, in the whole job, of the groups of old environments that are this share of the replay beside so many prompts.
+
+        What is too little for one update adds up to a group after some.
+        """
         options = self.options
-        episodes = prompts * options.samples * options.replay * share if self.old else 0
-        return round(round(episodes) / options.replay_samples)
+        each = options.samples * options.replay * share / options.replay_samples if self.old else 0.0
+        before = options.prompts * self.step
+        return range(math.floor(each * before + 0.5), math.floor(each * (before + prompts) + 0.5))
 
     def update(
         self,
@@ -263,8 +277,10 @@ class Workbench:
             write_manifest(self.store, self.lease, self.step + 1, sorted(ids), on_policy, reused=sorted(reused))
         drift: dict[str, Any] = {}
         if options.measure:
-            new = some(sampled.target, options.measure) or [one.turns for one in lessons if one.episode not in ids][: options.measure]
-            drift = about_drift(self.trainee, new, some(sampled.old, options.measure), options.temperature, options.budget_tokens)
+            imitated = [one.turns for one in lessons if one.imitation and one.episode not in ids]
+            new = some(sampled.target, options.measure) or imitated[: options.measure]
+            old = some(sampled.old or self._remembered(), options.measure)
+            drift = about_drift(self.trainee, new, old, options.temperature, options.budget_tokens)
         lr = options.lr * (1 - (self.step / options.updates if done is None else done))
         norm, seen = 0.0, Gathered()
         old_logprobs: dict[Lesson, Tensor] = {}
@@ -315,7 +331,7 @@ class Workbench:
         self.updates.append(told)
         add_step(self.store, self.lease, self.step, told)
         faults.point("between-step-and-keep")
-        counts = self._drawn, self._aimed, self._replayed
+        counts = self._drawn, self._aimed
         kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), counts=counts)
         keep(self.store.home, self.lease.subject, kept)
 

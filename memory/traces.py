@@ -31,7 +31,7 @@ class Trace:
 
     episode: Episode
     staleness: int
-    """Promotions since its version served, or updates of its job since its step."""
+    """Promotions and rollbacks since its version served, or updates of its job since its step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,7 @@ class ForeignTrace:
 
     id: int
     environment: str
+    seed: int | None
     base_model: str | None
     base_hash: str | None
     success: bool | None
@@ -60,14 +61,14 @@ class ForeignExchange:
 
 
 def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
-    """Completed live episodes of these environments, the newest first, that are at most so many promotions behind.
+    """Completed live episodes of these environments, the newest first, that are at most so many promotions and rollbacks behind.
 
     With `job` only those from before its first episode, so that the job finds the same ones when it is taken up again.
     """
     return _traces(
         store,
         """
-        SELECT e.id, (SELECT count(*) FROM move later WHERE later.kind = 'promote' AND later.id >
+        SELECT e.id, (SELECT count(*) FROM move later WHERE later.id >
                       (SELECT max(own.id) FROM move own WHERE own.to_version = e.version)) AS staleness
         FROM episode e WHERE e.purpose = 'live' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
           AND e.environment IN (SELECT value FROM json_each(:environments))
@@ -146,6 +147,7 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
         ForeignTrace(
             id=row["id"],
             environment=row["environment"],
+            seed=row["seed"],
             base_model=row["base_model"],
             base_hash=row["base_hash"],
             success=None if row["success"] is None else bool(row["success"]),

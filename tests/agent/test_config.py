@@ -216,3 +216,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_what_environments_may_do_is_the_same_without_a_configuration() -> None:
     assert Config().allowed() == Sandbox()
+
+
+def test_a_file_of_demonstrations_is_where_the_command_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Config().learner_options({"demos": "mine.jsonl"})["demos"] == str(tmp_path / "mine.jsonl")
+    assert Config().learner_options({"demos": "oracle"})["demos"] == "oracle"
+    assert "demos" not in Config().learner_options()

@@ -42,6 +42,17 @@ class Never(Starts):
         return "", 0.0, True, False, {"success": False}
 
 
+class Dries(Starts):
+    """Can be won in the first `EPISODES` episodes of the process."""
+
+    EPISODES = 16
+    left = EPISODES
+
+    def step(self, action: str) -> Step:
+        Dries.left -= 1
+        return "", float(Dries.left >= 0), True, False, {"success": Dries.left >= 0}
+
+
 class Always(Starts):
     """Cannot be lost."""
 

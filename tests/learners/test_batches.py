@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from perdure.learners.batches import completed, contrast, imitate, is_mixed, replayed
 from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
+
+IDS = count(1000)
 
 
 def turn(n: int, reward: float = 0.0) -> Turn:
@@ -21,9 +24,11 @@ def turn(n: int, reward: float = 0.0) -> Turn:
     )
 
 
-def episode(reward: float, *, success: bool | None = None, turns: int = 1, state: EpisodeState = "completed", id_: int = 1) -> Episode:
+def episode(
+    reward: float, *, success: bool | None = None, turns: int = 1, state: EpisodeState = "completed", id_: int | None = None
+) -> Episode:
     return Episode(
-        id=id_,
+        id=next(IDS) if id_ is None else id_,
         environment="e",
         seed=1,
         group="g",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.learners.easy import Dries
 from tests.learners.home import EASY, Learner
 
 from perdure.envs.policy import Message
@@ -16,6 +17,8 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.learners.batches import contrast, imitate, is_mixed, turns_of
 from perdure.learners.choice import per_task
+from perdure.learners.grpo import grpo
+from perdure.learners.iterative_sft import iterative_sft
 from perdure.learners.reinforce import reinforce
 from perdure.learners.rewards import rewarder
 from perdure.learners.trace_sft import trace_sft
@@ -31,6 +34,8 @@ from perdure.memory.traces import job_traces, live_traces
 SMALL = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
 TOLD = "py:tests.learners.easy:Starts?instructions=Say a letter."
 NEVER = "py:tests.learners.easy:Never"
+ALWAYS = "py:tests.learners.easy:Always"
+DRIES = "py:tests.learners.easy:Dries"
 
 
 class LongAnswers:
@@ -38,6 +43,13 @@ class LongAnswers:
 
     def rewards(self, episodes: Sequence[Episode]) -> list[float]:
         return [float(len(episode.turns[0].action_ids)) - 1 for episode in episodes]
+
+
+class SomeTasks:
+    """Rewards the first member of one group in three, and nobody else."""
+
+    def rewards(self, episodes: Sequence[Episode]) -> list[float]:
+        return [float(episode.member == 0 and episode.seed % 3 == 0) for episode in episodes]
 
 
 class Wrong(LongAnswers):
@@ -144,10 +156,31 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
     assert set(seen) == expected | {((chat.prompt(asked), chat.answer("b")),)}
 
 
+@pytest.mark.parametrize("empty", ["prompt_ids", "action_ids"])
+def test_an_imported_turn_without_tokens_is_learned_from_its_texts_or_refused(llama_learner: Learner, tmp_path: Path, empty: str) -> None:
+    tokens = {"prompt_ids": [5, 6, 7], "action_ids": [8, 9], "logprobs": [-1.0, -1.0], empty: []}
+    tokens["logprobs"] = [-1.0] * len(tokens["action_ids"])
+    said = {"messages": [{"role": "user", "content": "Say b."}], "action": "b"}
+    row = {"environment": "e", "base_model": llama_learner.files.name, "success": True}
+    imported(llama_learner, tmp_path, {**row, "turns": [{**tokens, **said}]})
+    llama_learner.learn(EASY, "trace-sft", traces="import:others", **SMALL)
+    imported(llama_learner, tmp_path, {**row, "turns": [tokens]})
+    with pytest.raises(InputError, match="imported episode 2 has a turn with neither texts nor tokens of"):
+        llama_learner.learn(EASY, "trace-sft", traces="import:others", **SMALL)
+
+
+def test_of_an_imported_task_so_many_are_learned_and_of_unknown_tasks_all(llama_learner: Learner, tmp_path: Path) -> None:
+    said = {"environment": "e", "success": True, "turns": [{"observation": "1?", "action": "a"}]}
+    imported(llama_learner, tmp_path, *[{**said, "seed": 7}] * 5, {**said, "seed": 8}, *[said] * 3)
+    llama_learner.learn(EASY, "trace-sft", traces="import:others", per_task=2, **SMALL)
+    assert [step["lessons"] for step in llama_learner.steps(1)] == [2 + 1 + 3] * 2
+    assert [(step["staleness"], step["data_staleness"]) for step in llama_learner.steps(1)] == [(None, None)] * 2
+
+
 def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learner: Learner, tmp_path: Path) -> None:
     tokens = {"prompt_ids": [5, 6, 7], "action_ids": [8, 9], "logprobs": [-1.0, -1.0]}
     imported(llama_learner, tmp_path, {"environment": "e", "base_model": "another", "success": True, "turns": [tokens]})
-    with pytest.raises(InputError, match="holds only token ids of another"):
+    with pytest.raises(InputError, match="has a turn with neither texts nor tokens of"):
         llama_learner.learn(EASY, "trace-sft", traces="import:others", updates=1)
 
 
@@ -260,3 +293,56 @@ def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> No
     played = [get_episode(bench.store, row["id"]) for row in bench.store.rows("SELECT id FROM episode")]
     assert {lesson.episode for lesson in seen} == {episode.id for episode in played if len(episode.turns[0].action_ids) > 1}
     assert all(lesson.advantage == lesson.tokens - 1 for lesson in seen)
+
+
+@pytest.mark.parametrize("learner", [grpo, reinforce, iterative_sft])
+def test_kl_reaches_what_nothing_is_learned_from(llama_learner: Learner, learner: Callable[..., None]) -> None:
+    bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
+    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:SomeTasks")
+    seen: list[Any] = []
+
+    def kept(trainee: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
+        seen.extend(lessons)
+        return torch.zeros(())
+
+    learner(bench, {"seen": kept})
+    assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in bench.store.rows("SELECT id FROM episode ORDER BY id")]
+    assert {lesson.kl for lesson in seen} == {0.5}
+    assert {bool(lesson.advantage or lesson.imitation) for lesson in seen} == {True, False}
+
+
+def test_fixed_data_makes_no_more_updates_than_it_has_lessons(llama_learner: Learner, tmp_path: Path) -> None:
+    file = tmp_path / "demos.jsonl"
+    file.write_text(json.dumps({"observation": "1?", "action": "a"}) + "\n")
+    llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 12, "epochs": 3, "demos": str(file), "lr": 0.01})
+    steps = llama_learner.steps(1)
+    assert len(steps) == 3
+    assert all(step["nll"] is not None for step in steps)
+    assert [step["lr"] for step in steps] == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3])
+
+
+def test_how_far_behind_fixed_data_are_is_told_where_it_is_known(llama_learner: Learner) -> None:
+    llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
+    assert [step["staleness"] for step in llama_learner.steps(1)] == [0, 1, 2]
+    llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 3})
+    assert [step["staleness"] for step in llama_learner.steps(2)] == [None] * 3
+
+
+def test_a_late_round_without_a_success_does_not_undo_the_earlier_ones(llama_learner: Learner) -> None:
+    Dries.left = Dries.EPISODES
+    llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0})
+    assert [step["success"] for step in llama_learner.steps(1)] == [1.0, 0.0]
+    assert Dries.left < 0
+    with pytest.raises(RuntimeFailure, match="no success in a round"):
+        llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0})
+
+
+def test_kl_on_old_prompts_is_measured_on_what_was_played_live_where_nothing_is_replayed(llama_learner: Learner) -> None:
+    llama_learner.play_live(ALWAYS, 1)
+    for learner, options in (("grpo", {"replay": 0.0}), ("sft", {"replay": 0.0}), ("grpo", {"replay": 0.5, "stored": 0.99})):
+        llama_learner.learn(EASY, learner, **{**SMALL, "measure": 4, "lr": 0.01, **options})
+    for job in (1, 2, 3):
+        first, second = llama_learner.steps(job)
+        assert first["kl_base_old"] == pytest.approx(0, abs=1e-6)
+        assert second["kl_base_old"] > 1e-6
+        assert second["kl_base_old"] != second["kl_base_new"]

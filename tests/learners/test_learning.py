@@ -15,7 +15,7 @@ from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.adapters import load_version
-from perdure.learners.engines.weights import LoraPair
+from perdure.learners.engines.weights import LoraPair, Weights
 from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.grpo import PATIENCE
 from perdure.learners.learning import run_learning
@@ -25,11 +25,11 @@ from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, versions
 from perdure.memory.episodes import get_episode, list_episodes
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
-from perdure.memory.records import StepRef, Version, VersionRef
+from perdure.memory.records import Sampler, StepRef, Version, VersionRef
 from perdure.memory.store import create_store
 
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
@@ -190,6 +190,20 @@ def test_an_environment_that_fails_half_of_the_time_is_learnt_from_the_other_hal
     version = llama_learner.learn(target, name, replay=0, **settings)
     assert has_learnt(llama_learner, name, version)
     assert any(row["state"] == "env_error" for row in llama_learner.store.rows("SELECT state FROM episode")) != (name == "sft")
+
+
+def test_a_step_that_cannot_be_loaded_is_told_as_it_is(llama_learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = llama_learner.engine.load
+
+    def loads_the_first(sampler: Sampler, weights: Weights) -> None:
+        if sampler == StepRef(1, 1):
+            raise Unavailable("no server answers")
+        load(sampler, weights)
+
+    monkeypatch.setattr(llama_learner.engine, "load", loads_the_first)
+    with pytest.raises(Unavailable, match="no server answers"):
+        llama_learner.learn(EASY, "grpo", updates=2, prompts=2, samples=2)
+    assert not any(StepRef(1, n) in llama_learner.engine for n in range(3))
 
 
 @pytest.mark.parametrize("settings", [{"kl": 1e38}, {"replay_weight": 1e38, "kl_old": 1e38}])

@@ -204,7 +204,27 @@ def test_a_batch_is_members_of_fresh_tasks_of_each_purpose(make: Make) -> None:
 def test_old_environments_take_turns_over_the_batches(make: Make) -> None:
     names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
     bench = make(old=names, prompts=2, samples=4, replay_samples=4, replay=0.5)
-    assert [bench.sample(2).old[0][0].environment for _ in range(4)] == [*names, names[0]]
+    found = []
+    for _ in range(4):
+        sampled = bench.sample(2)
+        bench.update([], sampled, on_policy=True)
+        found.append(sampled.old[0][0].environment)
+    assert found == [*names, names[0]]
+
+
+@pytest.mark.parametrize(
+    ("replay", "stored", "played", "read_back"), [(0.02, 0.0, 3, 0), (0.1, 0.0, 13, 0), (0.1, 0.25, 10, 3), (0.5, 0.0, 64, 0)]
+)
+def test_a_small_share_of_replay_adds_up_over_the_updates(make: Make, replay: float, stored: float, played: int, read_back: int) -> None:
+    bench = make(old=[TWO], updates=32, prompts=4, samples=4, replay_samples=4, replay=replay, stored=stored)
+    per_update = []
+    while bench.step < 32:
+        per_update.append((len(bench.old_groups(4, 1 - stored)), len(bench.old_groups(4, stored))))
+        bench.step += 1
+    assert tuple(map(sum, zip(*per_update, strict=True))) == (played, read_back)
+    assert max(n for n, _ in per_update) <= 2
+    bench.step = 0
+    assert len(bench.old_groups(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
 
 
 def test_targets_take_turns_where_a_batch_is_too_small_for_all(make: Make) -> None:
@@ -273,3 +293,13 @@ def test_a_stop_ends_the_sampling(make: Make) -> None:
     states = [row["state"] for row in bench.store.rows("SELECT state FROM episode")]
     assert states
     assert set(states) <= {"aborted", "completed"}
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 4])
+def test_each_part_of_a_round_has_all_environments(make: Make, of: int) -> None:
+    names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b")]
+    sampled = make(targets=names, old=[], samples=2).sample(8)
+    parts = [sampled.part(n, of) for n in range(of)]
+    assert [group for part in parts for group in part.target] == sampled.target
+    assert [{group[0].environment for group in part.target} for part in parts] == [set(names)] * of
+    assert [part.staleness for part in parts] == list(range(of))

@@ -49,15 +49,17 @@ def test_live_episodes_are_as_stale_as_promotions_came_after(store: Store, playe
     assert staleness(list(live_traces(store, [ADD], 1))) == {third[0]: 0, second[0]: 1}
 
 
-def test_a_rollback_makes_what_serves_again_fresh(store: Store, player: Player, add_version: Callable[..., str]) -> None:
+def test_a_rollback_makes_what_serves_again_fresh_and_the_other_stale(
+    store: Store, player: Player, add_version: Callable[..., str]
+) -> None:
     first = live(player, "a", [1.0])
     versions.promote(store, add_version(), "r")
     second = live(player, "b", [1.0], "v1")
     versions.rollback(store, None, "r")
-    assert staleness(list(live_traces(store, [ADD], 9))) == {first[0]: 0, second[0]: 0}
+    assert staleness(list(live_traces(store, [ADD], 9))) == {first[0]: 0, second[0]: 1}
     versions.promote(store, add_version(), "r")
     third = live(player, "c", [1.0], "v2")
-    assert staleness(list(live_traces(store, [ADD], 9))) == {third[0]: 0, first[0]: 1, second[0]: 1}
+    assert staleness(list(live_traces(store, [ADD], 9))) == {third[0]: 0, first[0]: 1, second[0]: 2}
 
 
 def test_live_traces_are_live_completed_and_of_our_own_seat(store: Store, clock: SetClock, player: Player) -> None:
