@@ -27,7 +27,7 @@ run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(BIN)/python -m pytest -m "not gpu and not vllm"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not vllm"
 
 test-sources: $(OTHERS:%=test-source-%)
 

@@ -5,7 +5,7 @@ Unknown keys are refused. The file, and what is shown of it, is `config_file.py`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -271,6 +271,12 @@ class Config(Section):
         from perdure.envs.registry import load
 
         return load(name, self.allowed())
+
+    def environments(self, names: Iterable[str]) -> dict[str, Environment]:
+        """Load several, by name, in the time that the slowest takes. Raises as `environment` does."""
+        from perdure.envs.registry import load_all
+
+        return load_all(names, self.allowed())
 
     def allowed(self) -> Sandbox:
         """What environments may do."""

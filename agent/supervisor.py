@@ -76,7 +76,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     """
     config = loaded.config
     require_vllm(config)
-    environments = {name: without_process(config.environment(name)) for name in config.stream.names}
+    environments = {name: without_process(found) for name, found in config.environments(config.stream.names).items()}
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     critical = {environments[name].name for name in config.gate.critical}
     known = {one.name: (one, one.name in critical) for one in environments.values()}

@@ -20,7 +20,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -33,7 +33,7 @@ from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
 from perdure.envs.packages import PACKAGES, unknown
-from perdure.envs.sandbox import DEFAULT, Sandbox, load_apart
+from perdure.envs.sandbox import DEFAULT, Sandbox, load_all_apart, load_apart
 from perdure.envs.shots import examples, signed
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
@@ -100,6 +100,16 @@ def load(name: str, sandbox: Sandbox = DEFAULT) -> Environment:
     """
     _parts(name)
     return load_here(name) if sandbox.trusts(name) else load_apart(name, sandbox)
+
+
+def load_all(names: Iterable[str], sandbox: Sandbox = DEFAULT) -> dict[str, Environment]:
+    """The environments of these names, by name in their order; what has processes of its own is loaded at once. Raises as `load` does."""
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        _parts(name)
+    found = {name: load_here(name) for name in wanted if sandbox.trusts(name)}
+    found |= load_all_apart([name for name in wanted if name not in found], sandbox)
+    return {name: found[name] for name in wanted}
 
 
 def load_here(name: str) -> Environment:

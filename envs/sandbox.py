@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,13 +80,31 @@ def load_apart(name: str, sandbox: Sandbox) -> Environment:
     return started(name, sandbox)[0]
 
 
+def load_all_apart(names: Sequence[str], sandbox: Sandbox) -> dict[str, Environment]:
+    """Several, by name. Their processes import side by side, which takes each of them up to a second. Raises as `load_apart` does."""
+    hosts: dict[str, Host] = {}
+    try:
+        for name in names:
+            host = Host(name, sandbox, hash_seed=0)
+            host.launch()
+            hosts[name] = host
+        return {name: _described(host, name, host.hear()) for name, host in hosts.items()}
+    except BaseException:
+        for host in hosts.values():
+            host.abandon()
+        raise
+
+
 def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environment, Host]:
-    """The same with its process, for whoever wants more of that than episodes.
+    """The environment with its process, for whoever wants more of that than episodes.
 
     The hashes of strings are those of `hash_seed`, so that an environment that iterates over a set is the same in every process.
     """
     host = Host(name, sandbox, hash_seed)
-    told = host.start()
+    return _described(host, name, host.start()), host
+
+
+def _described(host: Host, name: str, told: dict[str, Any]) -> Environment:
     for kind, error in (("unknown", UnknownError), ("wrong", InputError)):
         if kind in told:
             raise error(str(told[kind]))
@@ -94,10 +112,10 @@ def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environmen
         examples = tuple((asked, answered) for asked, answered in told.pop("examples"))
         environment = Environment(make=host.refuse, examples=examples, apart=host.open, **told)
         host.limit_s = float(environment.step_timeout_s)
+        return environment
     except (LookupError, TypeError, ValueError) as wrong:
         host.close()
         raise InputError(f"{name} cannot be loaded: its process says what is no description of an environment") from wrong
-    return environment, host
 
 
 class Host:
@@ -127,6 +145,11 @@ class Host:
     def close(self) -> None:
         """End the process and all that it started."""
         self._end()
+
+    def abandon(self) -> None:
+        """The same for one that may still import, and would not see that nobody waits."""
+        self._process.kill()
+        self.close()
 
     def worker(self) -> Worker:
         """An idle worker, else a new one. Raises `EnvironmentFault` where the environment's process cannot be had."""
@@ -176,6 +199,11 @@ class Host:
 
     def start(self) -> dict[str, Any]:
         """Start the process; gives what it tells of the environment, or why it cannot be had."""
+        self.launch()
+        return self.hear()
+
+    def launch(self) -> None:
+        """Start the process, and do not wait for it. Raises `InputError` where its interpreter cannot be run."""
         folder = Path(tempfile.mkdtemp(prefix="perdure-env-"))
         ours, theirs = socket.socketpair()
         with theirs, (folder / "output").open("ab") as output:
@@ -195,6 +223,9 @@ class Host:
                 raise InputError(f"{self._name}: cannot run {self._python()}: {error.strerror}; see [sandbox] python") from error
         self._process, self.folder, self._wire, self._workers = process, folder, Wire(ours, process=watched(process.pid), send_s=SEND_S), []
         self._end = weakref.finalize(self, _end, process, self._wire, self._workers, folder)
+
+    def hear(self) -> dict[str, Any]:
+        """Wait for what the process that was launched tells of the environment, or why it cannot be had."""
         told: dict[str, Any] | None = None
         try:
             told = self._wire.receive(LOAD_TIMEOUT_S)
@@ -205,7 +236,7 @@ class Host:
             reason = f"its process died: {self._last_words() or 'without a word'}"
         finally:
             if told is None:  # also where this process is interrupted: one that imports does not see that nobody waits
-                process.kill()
+                self._process.kill()
         self.close()
         return {"wrong": f"{self._name} cannot be loaded: {reason}"}
 

@@ -30,7 +30,6 @@ from perdure.memory.store import Store, checkpoint, create_store, open_store
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""
-REPEATS = 15
 MEMBERS = 8
 TURNS = 10
 """Of an episode."""
@@ -126,9 +125,7 @@ class JournalBench:
         return {"sqlite": self.sqlite, "batches": [speed.as_json() for speed in self.speeds], "bytes_per_turn": self.size.as_json()}
 
 
-def bench_journal(
-    folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats: int = REPEATS, say: Callable[[str], None]
-) -> JournalBench:
+def bench_journal(folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats: int, say: Callable[[str], None]) -> JournalBench:
     """Measure in `folder`, which should be on the disk that a home would be on."""
     create_store(folder / "ours").close()
     with open_store(folder / "ours") as store, Plain(folder / "plain.db", store) as plain:

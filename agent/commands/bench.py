@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
+JOURNAL_RUNS = 5
+"""In each repeat: they are short."""
 
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="engine, vllm, envs: runs of each side.")
+@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="All but learner and play: runs of each side.")
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
@@ -94,7 +96,7 @@ def bench(
         if not as_json:
             _print_learner(pairs)
     if name in (None, "store"):
-        journal, scale, upkeep = _store(episodes)
+        journal, scale, upkeep = _store(episodes, repeats)
         found["store"] = {"journal": journal.as_json(), "large": scale.as_json(), "upkeep": upkeep.as_json()}
         if not as_json:
             _print_store(journal, scale)
@@ -118,7 +120,7 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
     from perdure.learners.bench.engine import bench_engine
     from perdure.learners.models import resolve_model
 
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
+    environments = list(loaded.config.environments(loaded.config.stream.names).values())
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_engine(files, environments, device=loaded.config.device, repeats=repeats, max_tokens=tokens, say=say)
 
@@ -134,7 +136,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
 
     settings = loaded.config.vllm
     version = vllm_server.find_vllm(settings)
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
+    environments = list(loaded.config.environments(loaded.config.stream.names).values())
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         home = Path(name)
         create_store(home).close()
@@ -178,7 +180,7 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
     return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
 
 
-def _store(episodes: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
+def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
     from perdure.agent.bench_store import COMMANDS, DAEMON
     from perdure.memory.bench_journal import bench_journal
     from perdure.memory.bench_scale import bench_scale
@@ -186,7 +188,8 @@ def _store(episodes: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
 
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         folder = Path(name)
-        journal, scale = bench_journal(folder, say=say), bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
+        journal = bench_journal(folder, repeats=JOURNAL_RUNS * repeats, say=say)
+        scale = bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
         return journal, scale, bench_upkeep(scale.home, episodes, say=say)
 
 
@@ -195,7 +198,7 @@ def _play(loaded: LoadedConfig) -> list[Share]:
     from perdure.agent.home import cache_dir
     from perdure.learners.models import resolve_model
 
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
+    environments = list(loaded.config.environments(loaded.config.stream.names).values())
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return bench_play(Path(name), files, environments, device=loaded.config.device, say=say)
@@ -208,7 +211,7 @@ def _envs(loaded: LoadedConfig, repeats: int) -> tuple[list[Cost], Share]:
     from perdure.learners.models import resolve_model
 
     costs = bench_envs(say, repeats)
-    environments = [loaded.config.environment(one) for one in loaded.config.stream.names]
+    environments = list(loaded.config.environments(loaded.config.stream.names).values())
     files = resolve_model(loaded.config.model, cache_dir(), say)
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         return costs, bench_batch(Path(name), files, environments, device=loaded.config.device, say=say)

@@ -204,7 +204,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prep
     from perdure.memory.stages import progress
 
     config = loaded.config
-    found = {name: config.environment(name) for name in dict.fromkeys((*config.stream.names, *targets))}
+    found = config.environments((*config.stream.names, *targets))
     stages = stages_of(config, {name: environment.name for name, environment in found.items()})
     by_name = {environment.name: environment for environment in found.values()}
     store = open_or_create(home)

@@ -26,6 +26,11 @@ from perdure.memory.store import create_store
 HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pydantic", "apscheduler", "rich", "numpy")
 
 
+def configure(folder: Path) -> None:
+    """A stream of one environment in this process. Those of the default stream have processes of their own, which take a second each."""
+    (folder / "perdure.toml").write_text(f"[stream]\nenvironments = ['{ADD}']\n")
+
+
 def walk(command: click.Command, path: str, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
     yield path, command, context
     if isinstance(command, click.Group):
@@ -159,7 +164,8 @@ def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path
         (["learn", "grpo"], "no target was chosen"),
     ],
 )
-def test_a_name_that_there_is_not_is_one_line(perdure: Call, home: Path, arguments: list[str], said: str) -> None:
+def test_a_name_that_there_is_not_is_one_line(perdure: Call, home: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+    configure(tmp_path)
     with create_store(home) as store:
         jobs = store.rows("SELECT count(*) FROM job")[0][0]
     done = perdure(*arguments)
@@ -179,7 +185,8 @@ def test_a_broken_configuration_stops_every_command_that_reads_it(perdure: Call,
     assert [file.name for file in tmp_path.iterdir()] == ["perdure.toml"]
 
 
-def test_a_second_daemon_is_refused(perdure: Call, home: Path) -> None:
+def test_a_second_daemon_is_refused(perdure: Call, home: Path, tmp_path: Path) -> None:
+    configure(tmp_path)
     with HomeLock(home):
         done = perdure("run", "--tasks", "1")
     assert done.code == 2
@@ -189,6 +196,7 @@ def test_a_second_daemon_is_refused(perdure: Call, home: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["status"], ["run"], ["task", "add", ADD], ["probe"], ["version", "list"]])
 def test_homes_that_are_not_ours_are_refused(perdure: Call, tmp_path: Path, arguments: list[str]) -> None:
+    configure(tmp_path)
     home = tmp_path / ".perdure"
     home.mkdir()
     with sqlite3.connect(home / "perdure.db") as conn:

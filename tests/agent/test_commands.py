@@ -359,7 +359,7 @@ def test_doctor_reports_every_check_and_fails_where_something_is_missing(perdure
     (broken,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "environments"]
     assert broken["level"] == "error"
     assert broken["remedy"]
-    (tmp_path / "perdure.toml").write_text("[disk]\nbudget_gib = 1e-6\n")
+    (tmp_path / "perdure.toml").write_text(f"[stream]\nenvironments = ['{ADD}']\n[disk]\nbudget_gib = 1e-6\n")
     (room,) = [check for check in json.loads(perdure("doctor", "--json").out)["checks"] if check["name"] == "room"]
     assert room["level"] == "warning"
     assert room["found"].startswith("learning and play would wait: the home takes ")

@@ -87,7 +87,7 @@ def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_nothing_is_started_without_vllm(perdure: Call, tmp_path: Path) -> None:
     python = fake_python(tmp_path / "python", "echo none")
-    (tmp_path / "perdure.toml").write_text(f"engine = 'vllm'\nvllm.python = {python!r}\n")
+    (tmp_path / "perdure.toml").write_text(f"engine = 'vllm'\nvllm.python = {python!r}\nstream.environments = ['perdure:add']\n")
     for words in (("run", "--tasks", "1"), ("learn", "grpo", "--target", "perdure:even-odd"), ("probe",)):
         result = perdure(*words)
         assert result.code == 2

@@ -68,6 +68,13 @@ def spawn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     stop(started, 0.0, hurry=lambda: True)
 
 
+def until_it_is_stopped(watched: Watched, patience_s: float = 20.0) -> None:
+    deadline = time.monotonic() + patience_s
+    while ") T " not in Path(f"/proc/{watched.child.pid}/stat").read_text():
+        assert time.monotonic() < deadline, "it was not stopped"
+        time.sleep(0.02)
+
+
 def ended(watched: Watched, patience_s: float = 20.0) -> End:
     deadline = time.monotonic() + patience_s
     while (found := watched.poll()) is None:
@@ -187,6 +194,7 @@ def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[...,
 @pytest.mark.slow
 def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched], store: Store) -> None:
     watched = spawn(BEATS.format(body="os.kill(os.getpid(), 19)"), hang_s=1.0)
+    until_it_is_stopped(watched)  # one that still imports, on a machine with other work, would heed the first signal
     end = ended(watched)
     assert end.cause == "hung"
     assert end.exit.code == -signal.SIGKILL

@@ -17,7 +17,7 @@ from tests.envs import faulty, harmful
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, opened
-from perdure.envs.registry import load
+from perdure.envs.registry import load, load_all
 from perdure.envs.sandbox import Host, Sandbox, started
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
@@ -93,6 +93,30 @@ def test_it_plays_as_in_this_process(good: tuple[Environment, Host]) -> None:
     assert (environment.name, environment.instructions, environment.turn_limit) == (here.name, here.instructions, here.turn_limit)
     with pytest.raises(InputError, match="trusted"):
         environment.make()
+
+
+def test_several_are_loaded_at_once_and_in_their_order() -> None:
+    names = [name_of(faulty.Counting, "?reward=0.5"), "perdure:add", name_of(faulty.Prints), "perdure:add"]
+    found = load_all(names)
+    assert list(found) == names[:3]
+    for name in names:
+        assert found[name].name == load(name).name
+        assert (found[name].apart is None) == name.startswith("perdure:")
+        assert play_scripted(found[name], 1, by_oracle).success
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found through /proc")
+@pytest.mark.parametrize(("wrong", "error"), [(":None", UnknownError), (":ExitsWhenMade", InputError)])
+def test_where_one_of_several_cannot_be_loaded_no_process_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, error: type[Exception]
+) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    with pytest.raises(error):
+        load_all([name_of(faulty.Counting), f"py:tests.envs.faulty{wrong}", "py:slow:X"])
+    assert time.monotonic() - began < 30
+    assert wait_for(lambda: processes(str(tmp_path)) == [os.getpid()])
 
 
 def test_options_and_solved_examples_are_made_there() -> None:
