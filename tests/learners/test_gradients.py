@@ -244,6 +244,7 @@ def test_without_bitsandbytes_a_four_bit_base_is_refused(llama: ModelFiles) -> N
         trainee_of(llama, quantized=True)
 
 
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 def test_a_four_bit_base_learns_and_nearly_agrees(tmp_path: Path) -> None:
     """On 128 features: the blocks of a CPU build of bitsandbytes are of 64."""
@@ -288,6 +289,7 @@ TRL: Mapping[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TRL)
 def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path, name: str) -> None:

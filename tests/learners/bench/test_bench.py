@@ -122,6 +122,7 @@ def test_an_update_of_ours_is_measured_in_a_process_of_its_own(llama: ModelFiles
 
 
 @pytest.mark.slow
+@pytest.mark.peers
 @pytest.mark.skipif(not has_peer(), reason="TRL is not installed")
 def test_trl_does_the_same_work(llama: ModelFiles) -> None:
     for pair in bench_learner(llama, TASK, device="cpu", updates=1, max_tokens=6, say=click.echo):
