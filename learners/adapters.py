@@ -156,7 +156,9 @@ def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
         detail = f"{pickles[0]} is a pickle, which can run code" if pickles else f"there is no {_WEIGHTS}"
         raise InputError(f"{folder} cannot be imported: {detail}; save the adapter as safetensors")
     if (folder / _WEIGHTS).stat().st_size > MAX_ADAPTER_BYTES:
-        raise InputError(f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB")
+        raise InputError(
+            f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB: save it as bfloat16, or train one of a lower rank"
+        )
     return read_table(folder, base)
 
 

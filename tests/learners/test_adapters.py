@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -298,6 +299,17 @@ def test_cut_off_weights_are_refused(foreign: Path, llama: ModelFiles, size: int
 def test_a_header_that_claims_to_be_huge_is_refused(foreign: Path, llama: ModelFiles) -> None:
     (foreign / "adapter_model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     assert "damaged or no safetensors file" in refused(foreign, llama)
+
+
+def test_an_adapter_that_is_too_large_is_refused_unread(foreign: Path, llama: ModelFiles) -> None:
+    """A sparse file, which takes no space."""
+    file = foreign / "adapter_model.safetensors"
+    os.truncate(file, 4 * 2**30)
+    assert "damaged or no safetensors file" in refused(foreign, llama)
+    os.truncate(file, 4 * 2**30 + 1)
+    text = refused(foreign, llama)
+    assert str(file) in text
+    assert "has more than 4 GiB: save it as bfloat16" in text
 
 
 def test_pickles_are_refused_and_not_opened(foreign: Path, llama: ModelFiles, tmp_path: Path) -> None:
