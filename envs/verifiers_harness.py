@@ -15,11 +15,11 @@ from verifiers.v1.dialects.chat import message_to_wire
 __all__ = ["Asking"]
 
 
-class AskingConfig(vf.HarnessConfig):  # type: ignore[misc]
+class AskingConfig(vf.HarnessConfig):  # type: ignore[misc]  # verifiers is not there where types are checked
     """It has no settings."""
 
 
-class Asking(vf.Harness[AskingConfig]):  # type: ignore[misc]
+class Asking(vf.Harness[AskingConfig]):  # type: ignore[misc]  # verifiers is not there where types are checked
     """Sends the conversation to the rollout's endpoint once. The endpoint records the reply, and enforces limits and stops."""
 
     APPENDS_SYSTEM_PROMPT = True

@@ -15,8 +15,9 @@ from tests.learners.home import EASY, Learner
 from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.learners.batches import contrast, imitate, is_mixed, turns_of
+from perdure.learners.batches import Lesson, contrast, imitate, is_mixed, turns_of
 from perdure.learners.choice import per_task
+from perdure.learners.gradients import ExtraLoss
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
 from perdure.learners.reinforce import reinforce
@@ -64,6 +65,17 @@ class NoNumber(LongAnswers):
 
 class Mute:
     """Judges nothing."""
+
+
+def spied() -> tuple[list[Lesson], ExtraLoss]:
+    """A term of the loss that is 0 and looks on, with the lessons that it has seen."""
+    seen: list[Lesson] = []
+
+    def spy(trainee: object, lessons: Sequence[Lesson], share: float) -> torch.Tensor:
+        seen.extend(lessons)
+        return torch.zeros(())
+
+    return seen, spy
 
 
 def learned(learner: Learner, job: int) -> list[int]:
@@ -137,14 +149,8 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
         {"environment": load(TOLD).name, "success": True, "turns": [{"observation": "1?", "action": "b"}]},
         {"environment": "e", "success": False, "turns": [{"observation": "1?", "action": "lost"}]},
     )
-    seen = []
-    original = llama_learner.bench(TOLD, traces="import:others", updates=1)
-
-    def kept(bench: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
-        seen.extend(lesson.turns for lesson in lessons)
-        return torch.zeros(())
-
-    trace_sft(original, {"seen": kept})
+    seen, spy = spied()
+    trace_sft(llama_learner.bench(TOLD, traces="import:others", updates=1), {"seen": spy})
     first = chat.prompt([Message(role="user", text="1?")])
     expected = {
         (((5, 6, 7), (8, 9)),),
@@ -153,7 +159,7 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
     }
     asked = opening(load(TOLD), "1?")
     assert [message.role for message in asked] == ["system", "user"]
-    assert set(seen) == expected | {((chat.prompt(asked), chat.answer("b")),)}
+    assert {lesson.turns for lesson in seen} == expected | {((chat.prompt(asked), chat.answer("b")),)}
 
 
 @pytest.mark.parametrize("empty", ["prompt_ids", "action_ids"])
@@ -283,13 +289,8 @@ def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner
 def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> None:
     bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
     bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")
-    seen: list[Any] = []
-
-    def kept(trainee: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
-        seen.extend(lessons)
-        return torch.zeros(())
-
-    reinforce(bench, {"seen": kept})
+    seen, spy = spied()
+    reinforce(bench, {"seen": spy})
     played = [get_episode(bench.store, row["id"]) for row in bench.store.rows("SELECT id FROM episode")]
     assert {lesson.episode for lesson in seen} == {episode.id for episode in played if len(episode.turns[0].action_ids) > 1}
     assert all(lesson.advantage == lesson.tokens - 1 for lesson in seen)
@@ -299,13 +300,8 @@ def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> No
 def test_kl_reaches_what_nothing_is_learned_from(llama_learner: Learner, learner: Callable[..., None]) -> None:
     bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
     bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:SomeTasks")
-    seen: list[Any] = []
-
-    def kept(trainee: object, lessons: Sequence[Any], share: float) -> torch.Tensor:
-        seen.extend(lessons)
-        return torch.zeros(())
-
-    learner(bench, {"seen": kept})
+    seen, spy = spied()
+    learner(bench, {"seen": spy})
     assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in bench.store.rows("SELECT id FROM episode ORDER BY id")]
     assert {lesson.kl for lesson in seen} == {0.5}
     assert {bool(lesson.advantage or lesson.imitation) for lesson in seen} == {True, False}
