@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from perdure.learners.batches import Group, Lesson, replayed
+from perdure.learners.diagnostics import about_groups
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.workbench import Workbench
+from perdure.learners.workbench import Sampled, Workbench
 from perdure.memory.records import Episode
 
 
@@ -23,10 +24,10 @@ def imitation_epochs(
     extra_losses: Mapping[str, ExtraLoss],
     project_gradient: ProjectGradient | None,
     data_staleness: float | None = None,
-    of_start: bool = False,
+    start: Sampled | None = None,
 ) -> None:
     """Make the updates that are left from fixed lessons: every epoch in another order, replay played afresh beside each batch. There are no
-    more updates than lessons in all epochs. `of_start`: they were sampled by step 0.
+    more updates than lessons in all epochs. `start` is what step 0 sampled, where they come from that; the first update tells how it went.
 
     The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
     """
@@ -39,13 +40,15 @@ def imitation_epochs(
     about = {"lessons": len(lessons), "data_staleness": data_staleness}
     updates = min(options.updates, len(order))
     while bench.step < updates:
-        start, end = (len(order) * n // updates for n in (bench.step, bench.step + 1))
-        fresh = replace(bench.replay(), staleness=float(bench.step) if of_start else None)
-        batch = [lessons[i] for i in order[start:end]]
+        begin, end = (len(order) * n // updates for n in (bench.step, bench.step + 1))
+        fresh = replace(bench.replay(), staleness=None if start is None else float(bench.step))
+        sample = {} if start is None or bench.step else about_groups(start.target, fresh.old, start.spoilt + fresh.spoilt)
+        told = {**about, **sample}
+        batch = [lessons[i] for i in order[begin:end]]
         batch += replayed(fresh.old, options.replay_weight, options.kl_old)
         batch += bench.stored()
         done = bench.step / updates
-        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=about, done=done)
+        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=told, done=done)
 
 
 def wanted_tasks(bench: Workbench) -> int:

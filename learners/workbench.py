@@ -150,11 +150,11 @@ class Workbench:
                 sampled = replace(sampled, target=sampled.target + more.target, spoilt=sampled.spoilt + more.spoilt)
         return sampled
 
-    def sample_start(self, episodes: int) -> list[list[Episode]]:
+    def sample_start(self, episodes: int) -> Sampled:
         """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
         if self.step == 0:
-            return self.play(self._aim(-(-episodes // self.options.samples))).target
-        return self.played_by_start(hinted=False)
+            return self.play(self._aim(-(-episodes // self.options.samples)))
+        return Sampled(target=self.played_by_start(hinted=False), old=[], spoilt=0, staleness=float(self.step))
 
     def played_by_start(self, *, hinted: bool) -> list[list[Episode]]:
         """Groups of targets that the job played before its first update, read back: those with the right answer in sight, or the others."""

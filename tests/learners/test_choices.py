@@ -324,6 +324,18 @@ def test_how_far_behind_fixed_data_are_is_told_where_it_is_known(llama_learner: 
     assert [step["staleness"] for step in llama_learner.steps(2)] == [None] * 3
 
 
+def test_the_first_update_tells_how_the_one_sample_of_self_sft_went(llama_learner: Learner) -> None:
+    store = llama_learner.store
+    llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
+    first, *others = llama_learner.steps(1)
+    played = store.rows("SELECT id, success, total_reward FROM episode WHERE job = 1 AND purpose = 'learn'")
+    assert first["success"] == pytest.approx(sum(row["success"] for row in played) / len(played))
+    assert first["reward"] == pytest.approx(sum(row["total_reward"] for row in played) / len(played))
+    assert first["entropy"] > 0
+    assert first["groups"] == len(played) / 8
+    assert {(step["success"], step["entropy"], step["groups"]) for step in others} == {(None, None, 0)}
+
+
 def test_a_late_round_without_a_success_does_not_undo_the_earlier_ones(llama_learner: Learner) -> None:
     Dries.left = Dries.EPISODES
     llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0})
