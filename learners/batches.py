@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from perdure.envs.policy import Ids
-from perdure.learners.losses import centred
+from perdure.learners.losses import VARIANTS, centred
+from perdure.learners.options import LearnOptions
 from perdure.memory.records import Episode
 
 Group = Sequence[Episode]
@@ -39,9 +40,9 @@ class Lesson:
         return sum(len(action) for _, action in self.turns)
 
     @property
-    def longest(self) -> Ids:
-        """The longest sequence that is computed for it: the last turn, which begins with all that was said before."""
-        return max((prompt + action for prompt, action in self.turns), key=len, default=())
+    def sequences(self) -> list[Ids]:
+        """What is computed for it: each turn with its prompt, which begins with all that was said before wherever we have played it."""
+        return [prompt + action for prompt, action in self.turns]
 
 
 def completed(groups: Iterable[Group]) -> list[list[Episode]]:
@@ -76,14 +77,15 @@ def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]
 
 
-def replayed(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
-    """Old environments played again by the current step: a policy gradient where rewards differ, cross-entropy where all succeeded.
+def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
+    """Old environments played again by the current step: the policy gradient of the variant where rewards differ, cross-entropy where all
+    succeeded.
 
     Where all failed there is nothing to reward, and only the KL term, if it has a weight, keeps them as they were.
     """
-    groups = list(groups)
-    lessons = contrast(groups, kl) + imitate([group for group in groups if not is_mixed(group)], weight, kl)
-    return lessons + held(groups, lessons, kl)
+    lessons = contrast(groups, options.kl_old, VARIANTS[options.variant].advantages)
+    lessons += imitate([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
+    return lessons + held(groups, lessons, options.kl_old)
 
 
 def turns_of(episode: Episode) -> Turns:

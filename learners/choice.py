@@ -32,6 +32,7 @@ def imitation_epochs(
     The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
     """
     options = bench.options
+    bench.check_lengths(lessons)
     order: list[int] = []
     for epoch in range(options.epochs):
         shuffled = list(range(len(lessons)))
@@ -45,7 +46,7 @@ def imitation_epochs(
         sample = {} if start is None or bench.step else about_groups(start.target, fresh.old, start.spoilt + fresh.spoilt)
         told = {**about, **sample}
         batch = [lessons[i] for i in order[begin:end]]
-        batch += replayed(fresh.old, options.replay_weight, options.kl_old)
+        batch += replayed(fresh.old, options)
         batch += bench.stored()
         done = bench.step / updates
         bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=told, done=done)

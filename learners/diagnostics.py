@@ -62,7 +62,7 @@ def about_drift(
     episodes = [*new, *old]
     references: list[Reference] = ["base", "serving"] if "serving" in trainee.references else ["base"]
     found: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
-    for batch in pack([max((prompt + action for prompt, action in turns), key=len, default=()) for turns in episodes], budget_tokens):
+    for batch in pack([[prompt + action for prompt, action in turns] for turns in episodes], budget_tokens):
         turns = [turn for i in batch for turn in episodes[i]]
         if not turns:
             continue

@@ -59,7 +59,7 @@ def gather(
     tokens = sum(lesson.tokens for lesson in lessons)
     held: Reference = "serving" if "serving" in trainee.references else "base"
     seen = Gathered(extra=dict.fromkeys(extra_losses, 0.0))
-    for batch in pack([lesson.longest for lesson in lessons], options.budget_tokens):
+    for batch in pack([lesson.sequences for lesson in lessons], options.budget_tokens):
         part = [lessons[i] for i in batch]
         turns = [turn for lesson in part for turn in lesson.turns]
         with torch.set_grad_enabled(any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)):

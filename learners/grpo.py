@@ -30,7 +30,7 @@ def grpo(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
         lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
         lessons += held(sampled.target, lessons, options.kl)
-        lessons += replayed(sampled.old, options.replay_weight, options.kl_old)
+        lessons += replayed(sampled.old, options)
         lessons += bench.stored()
         bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
         if not learnt and bench.step >= min(PATIENCE, options.updates):

@@ -35,19 +35,20 @@ def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
         updates = end - bench.step
         sampled = bench.sample(options.prompts * updates)
         hinted: list[Lesson] = retried(bench, sampled.target) if options.hints else []
-        learnt |= bool(hinted) or any(episode.success for group in sampled.target for episode in group)
+        won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
+        learnt |= won
         if not learnt:
             raise RuntimeFailure(
                 f"nothing to learn from in {bench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or give "
                 "hints=true where it has an oracle"
             )
-        if options.restart and bench.step == begin:
+        if options.restart and won and bench.step == begin:
             bench.trainee.restart()
         for n in range(updates):
             share = sampled.part(n, updates)
             lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
             lessons += held(share.target, lessons, options.kl)
-            lessons += replayed(share.old, options.replay_weight, options.kl_old)
+            lessons += replayed(share.old, options)
             lessons += bench.stored()
             done = (bench.step - begin) / (end - begin) if options.restart else None
             bench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient, done=done)

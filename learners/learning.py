@@ -87,6 +87,7 @@ def run_learning(
     kept = _kept(store, job)
     asked = job.options.get("start") if kept is None else kept.start
     parent = now_serving if asked is None else get_version(store, asked)
+    served = now_serving if kept is None else get_version(store, kept.serving)
     start = version_weights(store, engine.files, parent)
     torch.manual_seed(options.seed)
     trainee = Trainee(
@@ -94,7 +95,7 @@ def run_learning(
         device=device,
         options=options,
         start=start,
-        references=_references(store, engine.files, now_serving),
+        references=_references(store, engine.files, served),
         with_teacher=job.learner == "sdft",
     )
     known = [row.name for row in list_environments(store)]
@@ -111,6 +112,7 @@ def run_learning(
         width=width,
         stop=stop,
         parent=parent.name,
+        serving=served.name,
         opponents=against(store, engine, now_serving.name),
         rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
     )
@@ -143,9 +145,9 @@ def _kept(store: Store, job: Job) -> Kept | None:
         return None
 
 
-def _references(store: Store, files: ModelFiles, now_serving: Version) -> dict[Reference, Weights]:
+def _references(store: Store, files: ModelFiles, served: Version) -> dict[Reference, Weights]:
     """What the learner is compared with, beside the base model."""
-    return {} if now_serving.path is None else {"serving": version_weights(store, files, now_serving)}
+    return {} if served.path is None else {"serving": version_weights(store, files, served)}
 
 
 def _keeping(bench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:

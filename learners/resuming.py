@@ -12,7 +12,7 @@ import io
 import pickle
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,15 @@ class Kept:
 
     step: int
     start: str
-    """The version that it started from, which may serve no more."""
+    """The version that it started from."""
+    serving: str
+    """The version that served then, and may serve no more."""
     state: dict[str, Any]
     """Of the trainee: parameters and optimiser."""
     counts: tuple[int, int]
     """Groups so far, as the workbench counts them, so that the next ones are others."""
+    chosen: tuple[int, ...]
+    """Stored episodes that it learns from, where it has chosen some."""
 
 
 def keep(home: Path, job: int, kept: Kept) -> None:
@@ -45,7 +49,7 @@ def keep(home: Path, job: int, kept: Kept) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _Summing(io.FileIO(made, "w")) as file:
             file.seek(CHECKSUM_BYTES)
-            torch.save({"step": kept.step, "start": kept.start, "state": kept.state, "counts": kept.counts}, file)
+            torch.save({field.name: getattr(kept, field.name) for field in fields(kept)}, file)
             checksum = file.crc.to_bytes(CHECKSUM_BYTES)
             file.seek(0)
             file.write(checksum)

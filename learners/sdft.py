@@ -27,13 +27,19 @@ def sdft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
     options = bench.options
     for target in bench.targets:
         check_oracle(target, "sdft")
+    learnt = any(update.get("distillation_loss") for update in bench.updates)
     while bench.step < options.updates:
         sampled = bench.sample(options.prompts)
         taught = teaching(bench, sampled.target)
-        if not taught:
-            raise RuntimeFailure(f"nothing to learn from in {bench.names}: its oracle solved none of {len(sampled.target)} tasks")
-        bench.check_lengths(prompt + action for turns in taught.values() for prompt, action in turns)
-        lessons = [*taught, *replayed(sampled.old, options.replay_weight, options.kl_old), *bench.stored()]
+        learnt |= bool(taught)
+        if not learnt:
+            raise RuntimeFailure(
+                f"nothing to learn from in {bench.names}: its oracle solved none of the {len(sampled.target)} tasks that were played to "
+                "the end; see `perdure env check`"
+            )
+        for one, turns in taught.items():
+            bench.check_length(f"episode {one.episode} after the solved task", [prompt + action for prompt, action in turns])
+        lessons = [*taught, *replayed(sampled.old, options), *bench.stored()]
         losses = {"distillation": distillation(taught, options), **extra_losses}
         bench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)
 

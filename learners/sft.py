@@ -41,7 +41,8 @@ def demonstrations(bench: Workbench) -> list[Lesson]:
         if options.style == "styled" or len(bench.targets) != 1:
             raise InputError("demos=FILE holds the answers of one target as they are: name one target, and leave style=styled out")
         target = bench.targets[0]
-        return [_lesson(bench, target, episode) for episode in read_examples(target.name, Path(options.demos))]
+        shown = read_examples(target.name, Path(options.demos))
+        return [_lesson(bench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
     for target in bench.targets:
         check_oracle(target, "demos=oracle")
     if options.style == "styled" and bench.step:
@@ -51,7 +52,11 @@ def demonstrations(bench: Workbench) -> list[Lesson]:
     if options.style == "styled":
         return own_words(bench, [(environment.name, seed) for environment, seed in tasks])
     found = [(environment, solved(environment, seed)) for environment, seed in tasks]
-    return [_lesson(bench, environment, played.exchanges) for environment, played in found if played is not None]
+    return [
+        _lesson(bench, f"a right answer to {environment.name}", environment, played.exchanges)
+        for environment, played in found
+        if played is not None
+    ]
 
 
 def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) -> Turns:
@@ -63,6 +68,8 @@ def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) ->
     return tuple(turns)
 
 
-def _lesson(bench: Workbench, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
+def _lesson(bench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
     turns = told(bench.engine.chat, environment, exchanges)
-    return Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    bench.check_length(what, made.sequences)
+    return made

@@ -24,6 +24,7 @@ from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import ENVIRONMENT
 from perdure.learners.rewards import rewarder
 from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.episodes import episodes_by_id
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
 
@@ -36,31 +37,49 @@ One = TypeVar("One")
 def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
     options = bench.options
-    names = [environment.name for environment in bench.targets]
-    staleness = None
-    if options.traces.startswith(IMPORT):
-        if options.rewards != ENVIRONMENT:
-            raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
-        won = (trace for trace in foreign_traces(bench.store, options.traces.removeprefix(IMPORT)) if _won(bench, trace))
-        few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
-        lessons = [_foreign(bench, trace) for trace in islice(few, wanted(bench))]
-    else:
-        if options.traces == STREAM:
-            traces = live_traces(bench.store, names, options.staleness, job=bench.lease.subject)
-        elif options.traces.isdecimal():
-            traces = job_traces(bench.store, int(options.traces), names, options.staleness)
-        else:
-            raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
-        few_of_ours = _few(_successes(bench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
-        chosen = list(islice(few_of_ours, wanted(bench)))
-        lessons = [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen]
-        staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
+    lessons, staleness = _imported(bench) if options.traces.startswith(IMPORT) else _own(bench)
     if not lessons:
         raise RuntimeFailure(
             f"nothing to learn from in {bench.names}: no success among the traces of {options.traces}, at most {options.staleness} behind; "
             "let it be played first, give other traces, or a larger staleness"
         )
     imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
+
+
+def _own(bench: Workbench) -> tuple[list[Lesson], float | None]:
+    """Successes of this home, and their mean staleness: those that the job began with, where it is taken up again."""
+    options = bench.options
+    names = [environment.name for environment in bench.targets]
+    if bench.chosen:
+        episodes = reversed(episodes_by_id(bench.store, bench.chosen))
+        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], bench.last["data_staleness"]
+    if options.traces == STREAM:
+        traces = live_traces(bench.store, names, options.staleness)
+    elif options.traces.isdecimal():
+        traces = job_traces(bench.store, int(options.traces), names, options.staleness)
+    else:
+        raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
+    few = _few(_successes(bench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
+    chosen = list(islice(few, wanted(bench)))
+    bench.chosen = tuple(trace.episode.id for trace in chosen)
+    staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
+    return [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen], staleness
+
+
+def _imported(bench: Workbench) -> tuple[list[Lesson], None]:
+    """Successes of another pipeline, whose staleness nobody knows; the same ones where the job is taken up again."""
+    options = bench.options
+    if options.rewards != ENVIRONMENT:
+        raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
+    traces = foreign_traces(bench.store, options.traces.removeprefix(IMPORT))
+    if bench.chosen:
+        known = frozenset(bench.chosen)
+        return [_foreign(bench, trace) for trace in traces if trace.id in known], None
+    won = (trace for trace in traces if _won(bench, trace))
+    few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
+    chosen = list(islice(few, wanted(bench)))
+    bench.chosen = tuple(trace.id for trace in chosen)
+    return [_foreign(bench, trace) for trace in chosen], None
 
 
 def _successes(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
@@ -115,4 +134,6 @@ def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
             told = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
             prompt = chat.prompt(told or [Message(role="user", text=turn.observation or "")])
         turns.append((prompt, chat.answer(turn.action)))
-    return Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    bench.check_length(f"imported episode {trace.id}", made.sequences)
+    return made

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from perdure.envs.policy import Ids
-from perdure.learners.engines.tree import build_tree
+from perdure.learners.engines.tree import build_tree, context_of
 from perdure.learners.engines.weights import MAX_RANK, LoraPair, Weights, merge
 from perdure.learners.models import ModelFiles, quantization
 from perdure.learners.options import LearnOptions
@@ -39,7 +39,8 @@ class Trainee:
 
     `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. A teacher
     starts as the learner does, and stays there or follows it. Raises `InputError` where LoRA is asked for on weights that were tuned in
-    full, where stacked adapters would have too large a rank, or for a 4-bit base where bitsandbytes is missing.
+    full, where stacked adapters would have too large a rank, for a 4-bit base where bitsandbytes is missing, or for a model whose
+    attention a token tree does not compute, whichever engine samples from it.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainee:
         if not options.quantized:
             base = base.to(self.device)
         self.vocabulary: int = base.config.vocab_size
+        self.context_limit = context_of(base.config)
         self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
         self._is_followed = with_teacher and options.teacher == "slow"
         self._tensors: dict[Reference, dict[str, Tensor]] = {}

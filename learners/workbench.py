@@ -23,6 +23,7 @@ from perdure.learners.batches import Lesson, completed, contrast, is_mixed
 from perdure.learners.diagnostics import about_drift, about_groups, about_ratios, mean, some
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gradients import ExtraLoss, Gathered, ProjectGradient, gather
+from perdure.learners.losses import VARIANTS
 from perdure.learners.options import LearnOptions
 from perdure.learners.resuming import Kept, keep
 from perdure.learners.rewards import Rewarder, from_environment
@@ -90,12 +91,16 @@ class Workbench:
     stop: Callable[[], bool]
     parent: str = INITIAL
     """The version that the job started from."""
+    serving: str = INITIAL
+    """The version that served then: KL is measured to it as long as the job lasts."""
     opponents: Opponents = nobody
     rewarder: Rewarder = from_environment
     """Judges what is played; rewards that somebody gave stored episodes are the business of `trace_sft.py`."""
     step: int = 0
     updates: list[dict[str, Any]] = field(default_factory=list)
     """Diagnostics of each update, those of earlier attempts included."""
+    chosen: tuple[int, ...] = ()
+    """Stored episodes that the job has chosen to learn from, the newest first: an attempt that goes on finds the same ones."""
     _drawn: int = 0
     _aimed: int = 0
     """Groups so far: of all, and of targets. So each gets its turn where a batch is too small for all."""
@@ -109,6 +114,11 @@ class Workbench:
     @property
     def sampler(self) -> StepRef:
         return StepRef(self.lease.subject, self.step)
+
+    @property
+    def context_limit(self) -> int:
+        """The longest sequence, in tokens, that can be both sampled and learned from."""
+        return min(self.engine.context_limit, self.trainee.context_limit)
 
     @property
     def last(self) -> dict[str, Any]:
@@ -132,6 +142,7 @@ class Workbench:
             self.step = kept.step
             self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= kept.step]
             self._drawn, self._aimed = kept.counts
+            self.chosen = kept.chosen
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
@@ -176,7 +187,7 @@ class Workbench:
                 cut = completed(self.rewarder(group)[: options.replay_samples] for group in groups_of)
                 self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
-                lessons += contrast([groups[n // len(self.old) % len(groups)]], options.kl_old)
+                lessons += contrast([groups[n // len(self.old) % len(groups)]], options.kl_old, VARIANTS[options.variant].advantages)
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:
@@ -190,7 +201,7 @@ class Workbench:
             self.journal,
             temperature=self.options.temperature,
             width=self.width,
-            context_limit=self.engine.context_limit,
+            context_limit=self.context_limit,
             stop=self.stop,
             opponents=self.opponents,
         )
@@ -270,7 +281,7 @@ class Workbench:
         started = time.perf_counter()
         options = self.options
         self.engine.rest()
-        self.check_lengths([lesson.longest for lesson in lessons])
+        self.check_lengths(lessons)
         ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
         if ids or reused:
@@ -332,20 +343,26 @@ class Workbench:
         add_step(self.store, self.lease, self.step, told)
         faults.point("between-step-and-keep")
         counts = self._drawn, self._aimed
-        kept = Kept(step=self.step, start=self.parent, state=self.trainee.state(), counts=counts)
+        state = self.trainee.state()
+        kept = Kept(step=self.step, start=self.parent, serving=self.serving, state=state, counts=counts, chosen=self.chosen)
         keep(self.store.home, self.lease.subject, kept)
 
     def _go_on(self) -> None:
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
 
-    def check_lengths(self, sequences: Iterable[Ids]) -> None:
-        """Raises `InputError` for a sequence that is longer than the model's context."""
+    def check_lengths(self, lessons: Iterable[Lesson]) -> None:
+        """Raises `InputError` for a lesson with a sequence that is longer than the model's context."""
+        for one in lessons:
+            self.check_length("a demonstration" if one.episode is None else f"episode {one.episode}", one.sequences)
+
+    def check_length(self, what: str, sequences: Iterable[Ids]) -> None:
+        """The same for sequences of one origin, which the error names."""
         longest = max(map(len, sequences), default=0)
-        if longest > self.engine.context_limit:
+        if longest > self.context_limit:
             raise InputError(
-                f"an episode of {longest} tokens is longer than the context of {self.engine.files.name}, {self.engine.context_limit} "
-                "tokens: leave it out, or set a smaller turn limit"
+                f"{what} has {longest} tokens, and the context of {self.engine.files.name} {self.context_limit}: leave it out, or set a "
+                "smaller turn limit"
             )
 
 

@@ -63,7 +63,7 @@ class ForeignExchange:
 def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
     """Completed live episodes of these environments, the newest first, that are at most so many promotions and rollbacks behind.
 
-    With `job` only those from before its first episode, so that the job finds the same ones when it is taken up again.
+    With `job` only those from before its first episode, where it has played one: as a rule the job then finds the same ones again.
     """
     return _traces(
         store,

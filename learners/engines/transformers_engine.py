@@ -20,11 +20,11 @@ from transformers.utils import logging as transformers_logging
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
-from perdure.learners.engines.tree import build_tree, pack
+from perdure.learners.engines.tree import build_tree, context_of, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
 from perdure.learners.engines.weights import WeightBank, Weights
 from perdure.learners.models import ModelFiles
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler
 
 _BLOCK = 256
@@ -60,7 +60,7 @@ class TransformersEngine:
         )
         self.model.requires_grad_(False).eval().to(self.device)
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-        self.context_limit = _context_limit(self.model.config)
+        self.context_limit = context_of(self.model.config)
         self.stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._bank = WeightBank(self.model)
@@ -94,7 +94,7 @@ class TransformersEngine:
             require_room(request, self.context_limit)
         self._bank.use(str(sampler))
         samples: list[Sample | None] = [None] * len(requests)
-        for batch in pack([request.prompt_ids for request in requests], self._budget_tokens):
+        for batch in pack([[request.prompt_ids] for request in requests], self._budget_tokens):
             for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch]), strict=True):
                 samples[index] = sample
         self.usage.seconds += time.perf_counter() - started
@@ -196,19 +196,6 @@ class EnginePolicy:
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
         return self.engine.generate(self.sampler, requests)
-
-
-def _context_limit(config: Any) -> int:
-    """The longest sequence over which attention is plain. Raises `InputError` for a model whose attention a tree cannot compute.
-
-    Within its window a sliding-window layer attends to everything, so such a model is used up to its window.
-    """
-    if getattr(config, "attn_logit_softcapping", None):
-        raise InputError(f"{config.model_type} caps its attention logits, which the engine does not compute: choose another model")
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
-    positions: int = config.max_position_embeddings
-    return min(positions, window or positions)
 
 
 def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:

@@ -12,9 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from perdure.envs.policy import Ids
+from perdure.memory.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,24 +66,26 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
     return TokenTree(ids=ids, parents=parents, depths=depths, paths=paths)
 
 
-def pack(sequences: Sequence[Sequence[int]], budget_tokens: int) -> list[list[int]]:
-    """Split sequences into batches whose trees have at most `budget_tokens` nodes, longer single sequences alone.
+def pack(items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
+    """Split items, each some sequences that stay together, into batches whose trees have at most `budget_tokens` nodes; larger ones alone.
 
-    Returns the indices of each batch. Sequences are taken in lexical order, so that those which begin alike come together.
+    Returns the indices of each batch. Items are taken in the lexical order of their longest sequences, so that those which begin alike come
+    together.
     """
+    longest = [max(sequences, key=len, default=()) for sequences in items]
     batches: list[list[int]] = []
     batch: list[int] = []
     size = 0
-    previous: Sequence[int] = ()
-    for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):
-        sequence = sequences[index]
-        new = len(sequence) - _common_prefix(previous, sequence)
+    previous: Ids = ()
+    for index in sorted(range(len(items)), key=lambda i: longest[i]):
+        nodes = len(longest[index]) if len(items[index]) == 1 else len(build_tree(items[index]).ids)
+        new = nodes - _common_prefix(previous, longest[index])
         if batch and size + new > budget_tokens:
             batches.append(batch)
-            batch, size, new = [], 0, len(sequence)
+            batch, size, new = [], 0, nodes
         batch.append(index)
         size += new
-        previous = sequence
+        previous = longest[index]
     if batch:
         batches.append(batch)
     return batches
@@ -90,3 +96,17 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
         if x != y:
             return n
     return min(len(a), len(b))
+
+
+def context_of(config: Any) -> int:
+    """The longest sequence, in tokens, over which a tree computes what a model of this configuration does.
+
+    Within its window a sliding-window layer attends to everything, so such a model is used up to its window. Raises `InputError` for one
+    whose attention is of another kind.
+    """
+    if getattr(config, "attn_logit_softcapping", None):
+        raise InputError(f"{config.model_type} caps its attention logits, which Perdure does not compute: choose another model")
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
+    positions: int = config.max_position_embeddings
+    return min(positions, window or positions)

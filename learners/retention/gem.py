@@ -61,7 +61,7 @@ def projecting(memories: Sequence[Sequence[Lesson]], *, mean: bool, temperature:
 def _gradient(trainee: Trainee, memory: Sequence[Lesson], temperature: float, budget_tokens: int) -> Tensor:
     """Of the token-mean cross-entropy of these episodes."""
     tokens = sum(one.tokens for one in memory)
-    for batch in pack([one.longest for one in memory], budget_tokens):
+    for batch in pack([one.sequences for one in memory], budget_tokens):
         turns = [turn for i in batch for turn in memory[i].turns]
         (-trainee.logprobs(turns, temperature).sum() / tokens).backward()
     return trainee.take_gradient()

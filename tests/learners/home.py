@@ -69,12 +69,15 @@ class Learner:
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
         return self.run(job, lease, stop)
 
-    def interrupted(self, target: str, learner: str, *, after: int, **settings: Any) -> Version:
-        """The same, stopped after so many updates and taken up again by another process."""
+    def interrupted(
+        self, target: str, learner: str, *, after: int, meanwhile: Callable[[], None] = lambda: None, **settings: Any
+    ) -> Version:
+        """The same, stopped after so many updates and taken up again by another process, after what happens `meanwhile`."""
         job, lease = self.leased(target, learner, **{**SETTINGS, **settings})
         with pytest.raises(Interrupted, match=f"after {after} updates"):
             self.run(job, lease, lambda: len(self.steps(job.id)) >= after)
         jobs.release_job(self.store, lease)
+        meanwhile()
         self.engine = engine_of(self.files)
         found = jobs.lease_job(self.store, "another", 60.0, BootClock())
         assert found is not None

@@ -6,6 +6,7 @@ from itertools import count
 from typing import Any
 
 from perdure.learners.batches import completed, contrast, imitate, is_mixed, replayed
+from perdure.learners.options import LearnOptions
 from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
 
 IDS = count(1000)
@@ -77,7 +78,7 @@ def test_a_lesson_is_a_whole_episode_as_it_was_sampled() -> None:
     for lesson, kept in zip(lessons, played, strict=True):
         assert lesson.turns == tuple((turn.prompt_ids, turn.action_ids) for turn in kept.turns)
         assert lesson.sampler_logprobs == tuple(logp for turn in kept.turns for logp in turn.logprobs)
-        assert lesson.longest == kept.turns[-1].prompt_ids + kept.turns[-1].action_ids
+        assert lesson.sequences == [turn.prompt_ids + turn.action_ids for turn in kept.turns]
 
 
 def test_only_successes_are_imitated() -> None:
@@ -87,6 +88,9 @@ def test_only_successes_are_imitated() -> None:
 
 def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
-    lessons = replayed(iter([failed, mixed, solved]), 0.3, 0.05)
+    lessons = replayed([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.05))
     assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 2 + [(0, 0, 0.05)] * 2
-    assert weights(replayed([failed, mixed, solved], 0.3, 0.0)) == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 2
+    assert (
+        weights(replayed([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.0)))
+        == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 2
+    )

@@ -17,9 +17,11 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, contrast, imitate, is_mixed, turns_of
 from perdure.learners.choice import per_task
+from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gradients import ExtraLoss
 from perdure.learners.grpo import grpo
 from perdure.learners.iterative_sft import iterative_sft
+from perdure.learners.loading import version_weights
 from perdure.learners.reinforce import reinforce
 from perdure.learners.rewards import rewarder
 from perdure.learners.trace_sft import trace_sft
@@ -336,13 +338,45 @@ def test_the_first_update_tells_how_the_one_sample_of_self_sft_went(llama_learne
     assert {(step["success"], step["entropy"], step["groups"]) for step in others} == {(None, None, 0)}
 
 
-def test_a_late_round_without_a_success_does_not_undo_the_earlier_ones(llama_learner: Learner) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_late_round_without_a_success_does_not_undo_the_earlier_ones(llama_learner: Learner, restart: bool) -> None:
     Dries.left = Dries.EPISODES
-    llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0})
+    version = llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0, "restart": restart})
     assert [step["success"] for step in llama_learner.steps(1)] == [1.0, 0.0]
     assert Dries.left < 0
+    learned = version_weights(llama_learner.store, llama_learner.files, version)
+    assert all(isinstance(pair, LoraPair) and pair.up_OR.any() for pair in learned.values())
     with pytest.raises(RuntimeFailure, match="no success in a round"):
         llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0})
+
+
+def test_a_late_update_without_a_right_answer_ends_no_self_distillation(llama_learner: Learner) -> None:
+    """The oracle plays each task as well."""
+    Dries.left = Dries.EPISODES + SMALL["prompts"]
+    llama_learner.learn(DRIES, "sdft", **{**SMALL, "replay": 0.0})
+    first, second = llama_learner.steps(1)
+    assert first["distillation_loss"] > 0
+    assert (second["success"], second["tokens"]) == (0.0, 0)
+    with pytest.raises(RuntimeFailure, match="its oracle solved none of the 4 tasks"):
+        llama_learner.learn(DRIES, "sdft", **{**SMALL, "replay": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("learner", "settings", "reason"),
+    [
+        ("reinforce", {"updates": 9}, "no episode was rewarded in 4 updates"),
+        ("self-sft", {}, "the start succeeded in none of 4 tasks"),
+        ("sft", {}, "no demonstration is right"),
+        ("sft", {"style": "styled"}, "no demonstration is right"),
+        ("sdft", {}, "its oracle solved none of the 2 tasks"),
+    ],
+)
+def test_a_learner_says_that_there_is_nothing_to_learn_from(
+    llama_learner: Learner, learner: str, settings: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {NEVER}: {reason}"):
+        llama_learner.learn(NEVER, learner, **{**SMALL, **settings})
+    assert llama_learner.nothing_was_left()
 
 
 def test_kl_on_old_prompts_is_measured_on_what_was_played_live_where_nothing_is_replayed(llama_learner: Learner) -> None:

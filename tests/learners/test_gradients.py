@@ -278,6 +278,7 @@ def test_a_four_bit_base_learns_and_nearly_agrees(tmp_path: Path) -> None:
 
 
 TRL: Mapping[str, dict[str, Any]] = {
+    "centred": {"loss_type": "dapo", "epsilon": 0.2},
     "grpo": {"loss_type": "grpo", "epsilon": 0.2},
     "dr_grpo": {"loss_type": "dr_grpo", "epsilon": 0.2, "max_completion_length": MOST_TOKENS},
     "dapo": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28},
@@ -334,6 +335,29 @@ def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path,
     theirs = dict(trainer.model.named_parameters())
     names = [name for name, _ in trainee.model.named_parameters()]
     assert_near(found, torch.cat([theirs[name].grad.flatten() for name in names]))
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("variant", "theirs"),
+    [("dr_grpo", {"scale_rewards": "none"}), ("grpo", {"scale_rewards": "group"}), ("dapo", {"loss_type": "dapo"}), ("rloo", {})],
+)
+def test_each_variant_has_the_advantages_of_trl(llama: ModelFiles, tmp_path: Path, variant: str, theirs: dict[str, Any]) -> None:
+    """As its trainer makes them of these rewards; one group is of equal ones."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+    rewards = [1.0, 0.0, 0.25, 2.0, -1.0, 0.0, 0.5, 0.5, 0.5]
+    config, made = (trl.RLOOConfig, trl.RLOOTrainer) if variant == "rloo" else (trl.GRPOConfig, trl.GRPOTrainer)
+    settings = {"num_generations": 3, "per_device_train_batch_size": 9, "max_completion_length": 2, "use_cpu": True, "bf16": False}
+    trainer = made(
+        model=AutoModelForCausalLM.from_pretrained(llama.path, dtype=torch.float32),
+        reward_funcs=lambda completions, **_: rewards,
+        args=config(output_dir=str(tmp_path), report_to=[], beta=0.0, **settings, **theirs),
+        train_dataset=datasets.Dataset.from_dict({"prompt": ["What comes next?"] * 9}),
+    )
+    found = trainer._generate_and_score_completions([{"prompt": f"What comes after {n}?"} for n in range(3) for _ in range(3)])
+    ours = [advantage for n in (0, 3, 6) for advantage in VARIANTS[variant].advantages(rewards[n : n + 3])]
+    torch.testing.assert_close(found["advantages"], torch.tensor(ours), atol=1e-5, rtol=1e-5)
 
 
 def padded(rows: Sequence[Tensor], wide: int) -> Tensor:

@@ -13,6 +13,7 @@ from perdure.learners.options import LEARNERS
 from perdure.memory import environments
 from perdure.memory.manifests import manifests
 from perdure.memory.store import create_store
+from perdure.memory.versions import promote
 
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
 SMALL = {"updates": 6, "prompts": 2, "samples": 4, "replay_samples": 2, "rounds": 2, "measure": 0}
@@ -67,6 +68,33 @@ def test_where_nothing_is_sampled_meanwhile_it_comes_to_the_same_weights(
             counts.append(played(learner))
     assert hashes[0] == hashes[1]
     assert counts[0] == counts[1]
+
+
+def test_it_goes_on_with_what_it_began_with_when_another_version_serves(llama: ModelFiles, tmp_path: Path) -> None:
+    """Traces that came meanwhile are not learned, nor the old ones in another order, and KL is measured to the version that served then."""
+    hashes, drift = [], []
+    for n in range(2):
+        with create_store(tmp_path / f"home-{n}") as store:
+            learner = Learner(store, llama)
+            other = learner.learn(EASY, "sft", updates=1)
+            learner.play_live(EASY, 6)
+            small = {**SMALL, "updates": 4, "prompts": 4, "measure": 4, "kl": 0.1}
+
+            def meanwhile(learner: Learner = learner, other: str = other.name) -> None:
+                promote(learner.store, other, "a test wants it")
+                learner.play_live(EASY, 6)
+
+            if n:
+                made = learner.interrupted(EASY, "trace-sft", after=2, meanwhile=meanwhile, **small)
+            else:
+                made = learner.learn(EASY, "trace-sft", **small)
+            hashes.append(made.hash)
+            steps = learner.steps(2)
+            drift.append([(step["kl_base_new"], step["kl_loss"]) for step in steps])
+            assert [step["kl_serving_new"] for step in steps] == [step["kl_base_new"] for step in steps]
+            assert [step["data_staleness"] for step in steps] == [0.0] * 4
+    assert hashes[0] == hashes[1]
+    assert drift[0] == drift[1]
 
 
 @pytest.mark.parametrize("name", ["grpo", "self-sft"])

@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,18 +22,19 @@ from perdure.learners.resuming import Kept, forget_all_but, keep, kept_of
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
-KEPT = Kept(step=3, start="v0", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4))
+KEPT = Kept(step=3, start="v1", serving="v2", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4), chosen=(9, 5))
+EARLIER = replace(KEPT, step=2, state={}, counts=(0, 0))
 TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
 def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
     assert kept_of(tmp_path, 1) is None
-    keep(tmp_path, 1, Kept(step=2, start="v0", state={}, counts=(0, 0)))
+    keep(tmp_path, 1, EARLIER)
     keep(tmp_path, 1, KEPT)
     found = kept_of(tmp_path, 1)
     assert found is not None
-    assert (found.step, found.start, found.counts) == (3, "v0", (7, 4))
     assert torch.equal(found.state["parameters"][0], torch.arange(6.0))
+    assert replace(found, state={}) == replace(KEPT, state={})
     assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
 
 
@@ -119,7 +121,7 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, 3)
     stepped(first, 1)
-    keep(tmp_path, 1, Kept(step=1, start="v0", state=first.state(), counts=(0, 0)))
+    keep(tmp_path, 1, replace(KEPT, step=1, state=first.state()))
     kept = kept_of(tmp_path, 1)
     assert kept is not None
     second.resume(kept.state)

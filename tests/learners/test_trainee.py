@@ -66,7 +66,7 @@ def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(f
         return found
 
     def packed(budget: int) -> torch.Tensor:
-        batches = pack([prompt + action for prompt, action in turns], budget)
+        batches = pack([[prompt + action] for prompt, action in turns], budget)
         assert (len(batches) > 2) == (budget < 100)
         return gradient([(batch, trainee.logprobs([turns[i] for i in batch], 1.0)) for batch in batches])
 

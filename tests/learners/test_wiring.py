@@ -197,16 +197,20 @@ def test_every_lesson_weighs_what_the_options_say(
 def test_grpo_has_the_advantages_of_its_variant(
     llama_learner: Learner, variant: str, by_hand: Callable[[float, Sequence[float]], float]
 ) -> None:
-    bench = bench_of(llama_learner, **{**BATCH, "prompts": 6}, variant=variant)
+    """In the target, in what is replayed and in what is stored."""
+    llama_learner.play_live(MIXED, 2)
+    bench = bench_of(llama_learner, [MIXED], **BATCH, variant=variant)
     lessons = list[Lesson]()
     grpo(bench, spy(lessons))
+    found = {one.episode: one.advantage for one in lessons if one.episode is not None}
+    episodes = [get_episode(llama_learner.store, id_) for id_ in found]
+    assert {episode.purpose for episode in episodes if found[episode.id]} == {"learn", "replay", "live"}
     expected = {}
-    for group in groups_of(played(bench)).values():
+    for group in groups_of(episodes).values():
         rewards = [episode.total_reward for episode in group]
-        if len(set(rewards)) > 1:
-            expected |= {episode.id: by_hand(episode.total_reward, rewards) for episode in group}
-    assert expected
-    assert {one.episode: one.advantage for one in lessons} == pytest.approx(expected)
+        is_mixed = len(set(rewards)) > 1
+        expected |= {episode.id: by_hand(episode.total_reward, rewards) if is_mixed else 0.0 for episode in group}
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("learn", "passes", "steps"), [(grpo, 1, 2), (grpo, 3, 6), (reinforce, 2, 4), (iterative_sft, 2, 2)])
@@ -228,6 +232,9 @@ def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
     every, last = played(bench), bench.last
     target = [episode for episode in every if episode.purpose == "learn"]
     logprobs = [logp for episode in target for turn in episode.turns for logp in turn.logprobs]
+    mixed = [len({episode.total_reward for episode in group}) > 1 for group in groups_of(target).values()]
+    assert (last["groups"], last["dropped_groups"]) == (len(mixed), mixed.count(False))
+    assert len(set(mixed)) == 2
     assert last["entropy"] == pytest.approx(-sum(logprobs) / len(logprobs))
     assert last["entropy"] > 0
     assert last["success"] == pytest.approx(statistics.fmean(episode.success for episode in target))

@@ -20,7 +20,7 @@ from perdure.learners.trainee import Trainee
 from perdure.learners.workbench import Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
 from perdure.memory.episodes import get_episode
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.manifests import manifests
@@ -88,7 +88,7 @@ def lessons_of(sampled: Sampled) -> list[Lesson]:
     """Of every kind, with log-probs of a sampler that is some way off."""
     generator = torch.Generator().manual_seed(0)
     lessons = [lesson(episode, advantage=episode.member % 3 - 1, kl=0.2) for group in sampled.target for episode in group]
-    lessons += replayed(sampled.old, 0.3, 0.1)
+    lessons += replayed(sampled.old, LearnOptions(replay_weight=0.3, kl_old=0.1))
     found = []
     for one in lessons:
         shift = torch.randn(one.tokens, generator=generator).tolist()
@@ -303,3 +303,14 @@ def test_each_part_of_a_round_has_all_environments(make: Make, of: int) -> None:
     assert [group for part in parts for group in part.target] == sampled.target
     assert [{group[0].environment for group in part.target} for part in parts] == [set(names)] * of
     assert [part.staleness for part in parts] == list(range(of))
+
+
+def test_what_a_longer_engine_sampled_is_played_and_learned_only_as_far_as_the_learner_sees(make: Make) -> None:
+    bench = make()
+    sampled = bench.sample(4)
+    longest = max(len(turn.prompt_ids) + len(turn.action_ids) for group in sampled.target for one in group for turn in one.turns)
+    bench.trainee.context_limit = longest - 1
+    with pytest.raises(InputError, match=f"episode [0-9]+ has {longest} tokens, and the context of .* {longest - 1}: leave it out"):
+        bench.update([lesson(one) for group in sampled.target for one in group], sampled, on_policy=True)
+    bench.trainee.context_limit = 1
+    assert bench.sample(4).spoilt > 0

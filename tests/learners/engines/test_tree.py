@@ -7,9 +7,11 @@ import random
 import pytest
 import torch
 from tests.learners.conftest import branches, plain_model
+from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config
 
-from perdure.learners.engines.tree import build_tree, pack
+from perdure.learners.engines.tree import build_tree, context_of, pack
 from perdure.learners.models import ModelFiles
+from perdure.memory.errors import InputError
 
 TOLERANCE = 5e-5
 """Of fp32 logits whose size is about 3; a token that sees one too many is off by more than a hundred times that."""
@@ -74,18 +76,37 @@ def test_the_comparison_would_notice_a_wrong_tree(files: ModelFiles, wrong: str)
 @pytest.mark.parametrize("budget", [1, 7, 30, 10_000])
 def test_packing_keeps_every_sequence_once_and_within_the_budget(budget: int) -> None:
     draw = random.Random(budget)
-    sequences = [[draw.randrange(2) for _ in range(draw.randrange(1, 14))] for _ in range(50)]
-    batches = pack(sequences, budget)
+    items = [[tuple(draw.randrange(2) for _ in range(draw.randrange(1, 14))) for _ in range(draw.randrange(1, 4))] for _ in range(50)]
+    batches = pack(items, budget)
     assert sorted(index for batch in batches for index in batch) == list(range(50))
     for batch in batches:
-        assert len(batch) == 1 or len(build_tree([sequences[i] for i in batch]).ids) <= budget
+        assert len(batch) == 1 or len(build_tree([sequence for i in batch for sequence in items[i]]).ids) <= budget
     if budget == 10_000:
         assert len(batches) == 1
 
 
 def test_packing_counts_shared_tokens_once() -> None:
-    shared = list(range(100))
-    sequences = [[*shared, 200 + k] for k in range(20)]
-    assert len(pack(sequences, 120)) == 1
-    assert len(pack(sequences, 119)) == 2
+    shared = tuple(range(100))
+    items = [[(*shared, 200 + k)] for k in range(20)]
+    assert len(pack(items, 120)) == 1
+    assert len(pack(items, 119)) == 2
     assert pack([], 10) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        (LlamaConfig(max_position_embeddings=512), 512),
+        (MistralConfig(max_position_embeddings=512, sliding_window=64), 64),
+        (MistralConfig(max_position_embeddings=512, sliding_window=None), 512),
+        (Gemma3TextConfig(max_position_embeddings=512, sliding_window=64), 64),
+        (Qwen2Config(max_position_embeddings=512, sliding_window=64, use_sliding_window=False), 512),
+    ],
+)
+def test_a_tree_reaches_as_far_as_attention_is_plain(config: PretrainedConfig, tokens: int) -> None:
+    assert context_of(config) == tokens
+
+
+def test_a_tree_knows_no_capped_attention() -> None:
+    with pytest.raises(InputError, match="gemma2 caps its attention logits"):
+        context_of(Gemma2Config(attn_logit_softcapping=50.0))

@@ -1,0 +1,48 @@
+"""What is told of an update, against the same by plain forward passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of
+
+from perdure.learners.diagnostics import about_drift
+from perdure.learners.engines.weights import WeightBank, Weights
+from perdure.learners.models import ModelFiles
+
+NEW = [(((5, 6, 7), (8, 9)),), (((5, 6), (10, 11, 12)), ((5, 6, 10, 11, 12, 20), (21,)))]
+OLD = [(((30, 31), (32, 33, 34)),)]
+
+
+def test_drift_is_the_mean_kl_from_the_present_weights_of_each_side(llama: ModelFiles) -> None:
+    """KL(present || other): neither the other direction nor the other side, and the serving version is not the base."""
+    serving = copied(random_adapter(trainee_of(llama), 7, 0.1).weights())
+    trainee = random_adapter(trainee_of(llama, references={"serving": serving}), 8, 0.1)
+    found = about_drift(trainee, NEW, OLD, 0.7, budget_tokens=8)
+
+    def distributions(weights: Weights, side: object) -> torch.Tensor:
+        model = plain_model(llama)
+        bank = WeightBank(model)
+        bank.add("it", weights)
+        bank.use("it")
+        rows = []
+        with torch.no_grad():
+            for turns in NEW if side is NEW else OLD:
+                for prompt, action in turns:
+                    logits_TV = model(input_ids=torch.tensor([[*prompt, *action]])).logits[0] / 0.7
+                    rows += [logits_TV[len(prompt) - 1 + t].double().log_softmax(-1) for t in range(len(action))]
+        return torch.stack(rows)
+
+    for side, name in ((NEW, "new"), (OLD, "old")):
+        present_AV = distributions(trainee.weights(), side)
+        for reference, weights in (("base", {}), ("serving", serving)):
+            kl = (present_AV.exp() * (present_AV - distributions(weights, side))).sum(-1).mean()
+            assert kl > 1e-3
+            assert found[f"kl_{reference}_{name}"] == pytest.approx(float(kl), rel=1e-3)
+    assert len({round(value, 9) for value in found.values() if value is not None}) == 4
+
+
+def test_where_the_base_model_serves_both_kls_are_one_and_what_was_not_played_has_none(llama: ModelFiles) -> None:
+    found = about_drift(random_adapter(trainee_of(llama), 8, 0.1), NEW, [], 1.0, budget_tokens=512)
+    assert found["kl_serving_new"] == found["kl_base_new"]
+    assert found["kl_base_old"] is found["kl_serving_old"] is None
