@@ -29,9 +29,11 @@ log = logging.getLogger("perdure.envs")
 MOST_CHARACTERS = 1_000_000
 """Of one observation. No model here reads a hundredth of that."""
 
-
 MOST_WORDS = 2000
 """Characters of a fault: its words may be the environment's."""
+
+NO_ORACLE = "it has no oracle()"
+"""How the fault begins of one that is asked for the right action and knows none."""
 
 
 class EnvironmentFault(Exception):
@@ -176,7 +178,7 @@ class GuardedEnv(Guarded):
     def oracle(self) -> str:
         oracle = None if self._env is None else oracle_of(self._env)
         if oracle is None:
-            raise EnvironmentFault("it has no oracle(), or oracle was called before reset")
+            raise EnvironmentFault(f"{NO_ORACLE}, or oracle was called before reset")
         return text_of("oracle", self._call("oracle", oracle))
 
     def close(self) -> None:

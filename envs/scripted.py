@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.envs.environment import Environment, Exchange
-from perdure.envs.guarded import Guarded, Outcome, opened, oracle_of
+from perdure.envs.guarded import NO_ORACLE, EnvironmentFault, Guarded, Outcome, opened
 
 Answer = Callable[[str, Guarded], str]
 """What to do, from the observation and the environment."""
@@ -69,9 +69,13 @@ def fixed(text: str) -> Answer:
 
 
 def has_oracle(environment: Environment) -> bool:
-    """Whether the environment has an `oracle()`."""
-    env = environment.make()
+    """Whether the environment has an `oracle()`, wherever it runs; one that fails at once is there too."""
+    env = opened(environment)
     try:
-        return oracle_of(env) is not None
+        env.reset(0)
+        env.oracle()
+    except EnvironmentFault as fault:
+        return NO_ORACLE not in str(fault)
     finally:
         env.close()
+    return True

@@ -3,7 +3,8 @@ and follows the teacher's distribution token by token (Shenfeld et al. 2026, sel
 
 No reward is needed, so tasks that nobody wins teach as well. The teacher is frozen at the start, or follows the student slowly: a fast one
 was seen to collapse. `direction=reverse` is KL(student || teacher), `forward` is KL(teacher || student), both over the whole vocabulary, on
-the student's own answers. Demonstrations are the environment's own right answers. Left out: demonstrations from a file.
+the student's own answers. Demonstrations are the environment's own right answers; episodes that are too long to be read after one are left
+out. Left out as well: demonstrations from a file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from perdure.envs.policy import Ids
 from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.hints import check_oracle, demonstrated, first_prompt, solved, under
@@ -23,22 +25,24 @@ from perdure.memory.errors import RuntimeFailure
 
 
 def sdft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `InputError` where a target has no oracle, `RuntimeFailure` where its oracle solves none of the tasks."""
+    """Raises `InputError` where a target has no oracle, or one whose answers leave no room for the student's, `RuntimeFailure` where its
+    oracle solves none of the tasks."""
     options = bench.options
     for target in bench.targets:
         check_oracle(target, "sdft")
     learnt = any(update.get("distillation_loss") for update in bench.updates)
     while bench.step < options.updates:
         sampled = bench.sample(options.prompts)
-        taught = teaching(bench, sampled.target)
+        shown = teaching(bench, sampled.target)
+        taught = {one: turns for one, turns in shown.items() if bench.fits(_read(turns))}
         learnt |= bool(taught)
         if not learnt:
+            for one, turns in shown.items():
+                bench.check_length(f"episode {one.episode} after the solved task", _read(turns))
             raise RuntimeFailure(
                 f"nothing to learn from in {bench.names}: its oracle solved none of the {len(sampled.target)} tasks that were played to "
                 "the end; see `perdure env check`"
             )
-        for one, turns in taught.items():
-            bench.check_length(f"episode {one.episode} after the solved task", [prompt + action for prompt, action in turns])
         lessons = [*taught, *replayed(sampled.old, options), *bench.stored()]
         losses = {"distillation": distillation(taught, options), **extra_losses}
         bench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)
@@ -58,6 +62,11 @@ def teaching(bench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
             one = lesson(episode, kl=bench.options.kl)
             found[one] = under(one.turns, first_prompt(bench, shown, episode))
     return found
+
+
+def _read(turns: Turns) -> list[Ids]:
+    """What the teacher reads."""
+    return [prompt + action for prompt, action in turns]
 
 
 def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> ExtraLoss:

@@ -351,15 +351,19 @@ class Workbench:
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
 
+    def fits(self, sequences: Iterable[Ids]) -> bool:
+        """Whether the model's context holds each of them."""
+        return all(len(sequence) <= self.context_limit for sequence in sequences)
+
     def check_lengths(self, lessons: Iterable[Lesson]) -> None:
         """Raises `InputError` for a lesson with a sequence that is longer than the model's context."""
         for one in lessons:
             self.check_length("a demonstration" if one.episode is None else f"episode {one.episode}", one.sequences)
 
-    def check_length(self, what: str, sequences: Iterable[Ids]) -> None:
+    def check_length(self, what: str, sequences: Sequence[Ids]) -> None:
         """The same for sequences of one origin, which the error names."""
-        longest = max(map(len, sequences), default=0)
-        if longest > self.context_limit:
+        if not self.fits(sequences):
+            longest = max(map(len, sequences))
             raise InputError(
                 f"{what} has {longest} tokens, and the context of {self.engine.files.name} {self.context_limit}: leave it out, or set a "
                 "smaller turn limit"

@@ -104,9 +104,15 @@ def context_of(config: Any) -> int:
     Within its window a sliding-window layer attends to everything, so such a model is used up to its window. Raises `InputError` for one
     whose attention is of another kind.
     """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    strange = sorted(kinds - {"full_attention", "sliding_attention"})
     if getattr(config, "attn_logit_softcapping", None):
-        raise InputError(f"{config.model_type} caps its attention logits, which Perdure does not compute: choose another model")
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        strange = ["capped attention logits"]
+    elif not getattr(config, "num_attention_heads", None):
+        strange = ["no attention"]
+    if strange:
+        raise InputError(f"a {config.model_type} model has {', '.join(strange)}, which Perdure does not compute: choose another model")
+    slides = "sliding_attention" in kinds
     window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
     positions: int = config.max_position_embeddings
     return min(positions, window or positions)

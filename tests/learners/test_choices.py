@@ -240,6 +240,14 @@ def test_refill_plays_more_groups_where_rewards_were_equal(llama_learner: Learne
     assert all(len(llama_learner.bench(EASY, samples=4).sample(n).target) == n for n in (1, 3))
 
 
+def test_grpo_refills_as_often_as_its_option_says(llama_learner: Learner) -> None:
+    for refill in (0, 2):
+        bench = llama_learner.bench(ALWAYS, samples=4, prompts=3, updates=1, measure=0, refill=refill)
+        with pytest.raises(RuntimeFailure, match="nothing to learn from"):
+            grpo(bench)
+        assert bench.last["groups"] == 3 * (1 + refill)
+
+
 def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
     bench = llama_learner.bench(EASY, samples=8)
     bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")

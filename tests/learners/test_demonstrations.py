@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.learners.home import EASY, Learner
+from torch import Tensor
 
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.learners.batches import turns_of
-from perdure.learners.hints import first_prompt, hinted, own_words, retried, solved, under
-from perdure.learners.sdft import teaching
-from perdure.learners.sft import demonstrations, told
+from perdure.envs.sandbox import Sandbox, started
+from perdure.learners.batches import Lesson, turns_of
+from perdure.learners.hints import check_oracle, first_prompt, hinted, own_words, retried, solved, under
+from perdure.learners.iterative_sft import iterative_sft
+from perdure.learners.sdft import sdft, teaching
+from perdure.learners.sft import demonstrations, sft, told
+from perdure.learners.trainee import Trainee
 from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.traces import HINTED, episodes_of_step, job_traces
@@ -90,6 +97,30 @@ def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_lea
     with pytest.raises(InputError, match=r"needs right answers, and .*Silent has no oracle\(\)"):
         llama_learner.learn(target, name, **settings)
     assert llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("learn", "settings"), [(iterative_sft, {"hints": True}), (sft, {}), (sft, {"style": "styled", "samples": 8}), (sdft, {})]
+)
+def test_right_answers_come_from_a_process_of_its_own_too(
+    llama_learner: Learner, learn: Callable[..., None], settings: dict[str, Any]
+) -> None:
+    bench = llama_learner.bench(EASY, **{"updates": 2, "prompts": 4, "samples": 4, "measure": 0, **settings})
+    environment, host = started(EASY, Sandbox())
+    try:
+        bench.targets = [environment]
+        learn(bench)
+    finally:
+        host.close()
+    assert bench.step == 2
+    assert bench.last["tokens"] > 0
+    silent, host = started("py:tests.learners.easy:Silent", Sandbox())
+    try:
+        with pytest.raises(InputError, match=r"Silent has no oracle\(\)"):
+            check_oracle(silent, "sdft")
+    finally:
+        host.close()
 
 
 def test_terse_demonstrations_are_the_oracles_answers_as_play_would_have_made_them(llama_learner: Learner) -> None:
@@ -169,6 +200,23 @@ def test_sdft_comes_nearer_to_its_teacher(llama_learner: Learner, settings: dict
     losses = [step["distillation_loss"] for step in llama_learner.steps(1)]
     assert losses[0] > 0
     assert losses[-1] < losses[0]
+
+
+def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Learner) -> None:
+    """The one of two turns is longer than that of one."""
+    bench = llama_learner.bench(TWO, updates=2, prompts=8, samples=4, measure=0)
+    bench.targets = [load(TWO), load(EASY)]
+    lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(bench, bench.sample(8).target).values()]
+    bench.trainee.context_limit = max(lengths) - 1
+    seen: list[str] = []
+
+    def spy(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+        seen.extend(get_episode(bench.store, one.episode or 0).environment for one in lessons)
+        return torch.zeros(())
+
+    sdft(bench, {"spy": spy})
+    assert bench.step == 2
+    assert Counter(seen) == {EASY: 2 * 4 * 4}
 
 
 def test_a_teacher_that_sees_more_than_the_context_holds_is_refused(llama_learner: Learner) -> None:

@@ -190,8 +190,9 @@ def test_every_lesson_weighs_what_the_options_say(
     ("variant", "by_hand"),
     [
         ("centred", lambda r, rs: r - statistics.fmean(rs)),
-        ("grpo", lambda r, rs: (r - statistics.fmean(rs)) / (statistics.stdev(rs) + 1e-4)),
+        ("dr_grpo", lambda r, rs: r - statistics.fmean(rs)),
         ("rloo", lambda r, rs: r - (sum(rs) - r) / (len(rs) - 1)),
+        *((name, lambda r, rs: (r - statistics.fmean(rs)) / (statistics.stdev(rs) + 1e-4)) for name in ("grpo", "dapo", "cispo", "gspo")),
     ],
 )
 def test_grpo_has_the_advantages_of_its_variant(

@@ -7,7 +7,17 @@ import random
 import pytest
 import torch
 from tests.learners.conftest import branches, plain_model
-from transformers import Gemma2Config, Gemma3TextConfig, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3NextConfig,
+)
 
 from perdure.learners.engines.tree import build_tree, context_of, pack
 from perdure.learners.models import ModelFiles
@@ -107,6 +117,15 @@ def test_a_tree_reaches_as_far_as_attention_is_plain(config: PretrainedConfig, t
     assert context_of(config) == tokens
 
 
-def test_a_tree_knows_no_capped_attention() -> None:
-    with pytest.raises(InputError, match="gemma2 caps its attention logits"):
-        context_of(Gemma2Config(attn_logit_softcapping=50.0))
+@pytest.mark.parametrize(
+    ("config", "names"),
+    [
+        (Gemma2Config(attn_logit_softcapping=50.0), "gemma2 model has capped attention logits"),
+        (Qwen3NextConfig(), "qwen3_next model has linear_attention"),
+        (Lfm2Config(layer_types=["conv", "full_attention"], num_hidden_layers=2), "lfm2 model has conv"),
+        (MambaConfig(), "mamba model has no attention"),
+    ],
+)
+def test_a_model_that_does_more_than_attend_is_refused(config: PretrainedConfig, names: str) -> None:
+    with pytest.raises(InputError, match=names):
+        context_of(config)
