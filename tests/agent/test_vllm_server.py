@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ from tests.agent.conftest import Call
 from tests.tiny_models import tiny_llama
 from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 
+from perdure.agent import vllm_server
 from perdure.agent.config import Config, Vllm
 from perdure.agent.doctor import examine
-from perdure.agent.vllm_server import command, context_tokens, end_old_server, find_vllm, require_vllm, variables
-from perdure.learners.engines.vllm_client import Server, read_server, write_server
+from perdure.agent.vllm_server import command, context_tokens, end_old_server, find_vllm, require_vllm, run_server, variables
+from perdure.learners.engines.vllm_client import Server, read_server, restart_file, write_server
 from perdure.learners.models import ModelFiles, resolve_model
 from perdure.memory.episodes import list_episodes
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.processes import events
 from perdure.memory.store import open_store
 from perdure.memory.tasks import counts
@@ -117,6 +120,83 @@ def test_options_that_vllm_cannot_work_with_are_refused_before_a_job(options: di
     with pytest.raises(InputError, match=message):
         Config(engine="vllm").learner_options(options)
     assert Config().learner_options(options) == {"seed": Config().seed, **options}
+
+
+SPEAKS = """
+import json, pathlib, sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+mode = pathlib.Path(MODE)
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply(200, {"is_sleeping": mode.read_text() == "asleep"})
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if mode.read_text() in ("hang", "asleep"):
+            time.sleep(60)
+        self.reply(500 if mode.read_text() == "fail" else 200, {"error": {"message": "no engine"}})
+    def reply(self, status, said):
+        said = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+    def log_message(self, *arguments):
+        pass
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+"""A server that is healthy whatever its engine does."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("becomes", "sleep", "message"),
+    [
+        ("hang", False, r"the vLLM server hangs: .* for one token \(vllm.answer_timeout_s\)"),
+        ("fail", False, r"the vLLM server fails \(status 500\): no engine"),
+        ("asleep", True, "the vLLM server gives way to another one: an answer was not finite"),
+        ("killed", False, "the vLLM server was ended by SIGKILL"),
+    ],
+)
+def test_a_server_that_gives_no_token_or_is_to_give_way_is_ended(
+    home: Path, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str, sleep: bool, message: str
+) -> None:
+    """One that sleeps is not asked, and so it ends only when its cache is doubted."""
+    monkeypatch.setattr(vllm_server, "BEAT_S", 0.3)
+    mode = tmp_path / "mode"
+    mode.write_text("serve")
+    (tmp_path / "speaks.py").write_text(SPEAKS.replace("MODE", repr(str(mode))))
+    python = fake_python(
+        tmp_path / "python", f'if [ "$1" = -P ]; then echo vllm 0.26.0; else shift 2; exec {sys.executable} {tmp_path}/speaks.py "$@"; fi'
+    )
+    config = Config(engine="vllm", model=str(files.path), vllm=Vllm(python=python, sleep=sleep, answer_timeout_s=1))
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(run_server, home, config)
+        try:
+            wait_until("it serves", lambda: process_says(home, "serving"), 30.0)
+            (child,) = [pid for pid in children_of(os.getpid()) if is_speaking(pid)]
+            mode.write_text(becomes)
+            if becomes == "killed":
+                os.kill(child, signal.SIGKILL)
+            if becomes == "asleep":
+                time.sleep(2.0)
+                assert not ended.done()
+                restart_file(home).write_text(str(os.getpid()))
+            with pytest.raises(RuntimeFailure, match=message):
+                ended.result(30.0)
+        finally:
+            restart_file(home).write_text(str(os.getpid()))
+    assert not is_speaking(child)
+
+
+def is_speaking(pid: int) -> bool:
+    with suppress(OSError):
+        return "speaks.py" in Path(f"/proc/{pid}/cmdline").read_text()
+    return False
+
+
+def process_says(home: Path, state: str) -> bool:
+    with open_store(home) as store:
+        return any(row["state"] == state for row in store.rows("SELECT state FROM process WHERE name = 'vllm'"))
 
 
 def test_what_is_left_of_a_killed_server_is_ended(tmp_path: Path) -> None:
