@@ -42,7 +42,7 @@ class Lesson:
     @property
     def sequences(self) -> list[Ids]:
         """What is computed for it: each turn with its prompt, which begins with all that was said before wherever we have played it."""
-        return [prompt + action for prompt, action in self.turns]
+        return sequences_of(self.turns)
 
 
 def completed(groups: Iterable[Group]) -> list[list[Episode]]:
@@ -86,6 +86,11 @@ def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
     lessons = contrast(groups, options.kl_old, VARIANTS[options.variant].advantages)
     lessons += imitate([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
     return lessons + held(groups, lessons, options.kl_old)
+
+
+def sequences_of(turns: Turns) -> list[Ids]:
+    """Each prompt with its answer: what is computed for an episode."""
+    return [prompt + action for prompt, action in turns]
 
 
 def turns_of(episode: Episode) -> Turns:

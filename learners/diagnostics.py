@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perdure.learners.batches import Group, Turns, is_mixed, turns_of
+from perdure.learners.batches import Group, Turns, is_mixed, sequences_of, turns_of
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import kl_divergence
 from perdure.learners.trainee import Reference, Trainee
@@ -62,7 +62,7 @@ def about_drift(
     episodes = [*new, *old]
     references: list[Reference] = ["base", "serving"] if "serving" in trainee.references else ["base"]
     found: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
-    for batch in pack([[prompt + action for prompt, action in turns] for turns in episodes], budget_tokens):
+    for batch in pack([sequences_of(turns) for turns in episodes], budget_tokens):
         turns = [turn for i in batch for turn in episodes[i]]
         if not turns:
             continue

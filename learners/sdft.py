@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from perdure.envs.policy import Ids
-from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed
+from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed, sequences_of
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.hints import check_oracle, demonstrated, first_prompt, solved, under
 from perdure.learners.losses import kl_divergence
@@ -34,11 +33,11 @@ def sdft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project
     while bench.step < options.updates:
         sampled = bench.sample(options.prompts)
         shown = teaching(bench, sampled.target)
-        taught = {one: turns for one, turns in shown.items() if bench.fits(_read(turns))}
+        taught = {one: turns for one, turns in shown.items() if bench.fits(sequences_of(turns))}
         learnt |= bool(taught)
         if not learnt:
             for one, turns in shown.items():
-                bench.check_length(f"episode {one.episode} after the solved task", _read(turns))
+                bench.check_length(f"episode {one.episode} after the solved task", sequences_of(turns))
             raise RuntimeFailure(
                 f"nothing to learn from in {bench.names}: its oracle solved none of the {len(sampled.target)} tasks that were played to "
                 "the end; see `perdure env check`"
@@ -62,11 +61,6 @@ def teaching(bench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
             one = lesson(episode, kl=bench.options.kl)
             found[one] = under(one.turns, first_prompt(bench, shown, episode))
     return found
-
-
-def _read(turns: Turns) -> list[Ids]:
-    """What the teacher reads."""
-    return [prompt + action for prompt, action in turns]
 
 
 def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> ExtraLoss:
