@@ -159,7 +159,7 @@ def pin(name: str, off: bool, home: Path) -> None:
 @config_option
 @report_option
 def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Make a PEFT LoRA adapter folder a candidate. Its files are checked and copied; nothing in them is run.
+    """Make a PEFT LoRA adapter folder a candidate. Its tensors are checked and written anew; nothing in its files is run.
 
     \b
     Example:
@@ -174,22 +174,16 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
     say(f"reading {folder}")
-    from perdure.learners.adapters import check_foreign, read_table, write_version
+    from perdure.learners.adapters import check_foreign, write_lora, write_version
     from perdure.learners.models import resolve_model
 
     base = resolve_model(loaded.config.model, cache_dir(), say)
-    check_foreign(folder, base)
-
-    def save(scratch: Path) -> None:
-        for name in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(folder / name, scratch / name, follow_symlinks=False)
-        read_table(scratch, base)  # what is kept is what was checked, whatever happened to the folder meanwhile
-
+    weights = check_foreign(folder, base)
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
         aims = register_environments(store, environments)
         new = versions.take_name(store)
-        path, digest = write_version(store.home, new, base, save)
+        path, digest = write_version(store.home, new, base, lambda scratch: write_lora(scratch, weights, base))
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
     if as_json:
         print_json(versions.as_json(made))

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tests.agent.conftest import ADD, Call
 from tests.tiny_models import tiny_llama
 
@@ -26,6 +28,25 @@ from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
 
 COIN = "py:coin:Coin"
+
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def another_dialect(adapter: Path, folder: Path) -> Path:
+    """The same adapter as other programs write it: its name in the keys, a rank-stabilised scale, and a setting of theirs."""
+    folder.mkdir()
+    weights = load_file(adapter / WEIGHTS)
+    save_file({key.replace(".weight", ".default.weight"): tensor for key, tensor in weights.items()}, folder / WEIGHTS)
+    config = json.loads((adapter / CONFIG).read_text())
+    config |= {"use_rslora": True, "lora_alpha": config["lora_alpha"] / config["r"] ** 0.5, "their_setting": "x"}
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+def settings(adapter: Path) -> dict[str, object]:
+    config = json.loads((adapter / CONFIG).read_text())
+    return {**config, "target_modules": sorted(config["target_modules"])}
 
 
 def silent(line: str) -> None:
@@ -137,10 +158,17 @@ def test_learn_gate_probe_and_import_on_a_tiny_model(process: Call, tmp_path: Pa
     assert rows["v1"]["targets"] == [COIN]
     assert json.loads(process("status").out)["last_verdict"]["verdict"] == judged["verdict"]
 
-    done = process("version", "import", str(tmp_path / ".perdure" / "versions" / "v1"), "--target", COIN)
+    made = tmp_path / ".perdure" / "versions" / "v1"
+    brought = another_dialect(made, tmp_path / "brought")
+    done = process("version", "import", str(brought), "--target", COIN)
     assert done.code == 0, done.err
     imported = json.loads(done.out)
     assert (imported["name"], imported["state"], imported["parent"], imported["targets"]) == ("v2", "candidate", "v0", [COIN])
+    kept = made.with_name("v2")
+    ours, theirs = load_file(made / WEIGHTS), load_file(kept / WEIGHTS)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert settings(kept) == settings(made)
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "adapter_config.json").write_text("{}")
     (tmp_path / "pickled" / "adapter_model.bin").write_bytes(b"\x80\x04")
