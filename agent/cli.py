@@ -19,7 +19,7 @@ import click
 
 from perdure import __version__
 from perdure.agent.home import DEFAULT_HOME, HOME_VARIABLE
-from perdure.agent.terminal import HOME_KEY, visible
+from perdure.agent.show.terminal import HOME_KEY, visible
 from perdure.memory.errors import PerdureError, RuntimeFailure
 
 COMMANDS: dict[str, str] = {
@@ -31,11 +31,11 @@ COMMANDS: dict[str, str] = {
     "task": "play",
     "episode": "episode",
     "env": "play",
-    "learn": "jobs",
-    "gate": "jobs",
-    "probe": "jobs",
+    "learn": "learn",
+    "gate": "learn",
+    "probe": "learn",
     "version": "version",
-    "store": "store",
+    "store": "replay_store",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from perdure.agent.stages import StageEnvironment, StageSettings, environment_name
+from perdure.agent.stream.stage_settings import StageEnvironment, StageSettings, environment_name
 from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
-    from perdure.envs.sandbox import Sandbox
+    from perdure.envs.sandbox.host import Sandbox
 
 ONLY_STAGE = "all"
 """What the stage is called that there is where none is configured."""
@@ -280,7 +280,7 @@ class Config(Section):
 
     def allowed(self) -> Sandbox:
         """What environments may do."""
-        from perdure.envs.sandbox import Sandbox
+        from perdure.envs.sandbox.host import Sandbox
 
         return Sandbox(**self.sandbox.model_dump())
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from perdure.agent.config import Config, Section
-from perdure.agent.stages import EXAMPLE, StageEnvironment, StageSettings, compact
+from perdure.agent.stream.stage_settings import EXAMPLE, StageEnvironment, StageSettings, compact
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
 

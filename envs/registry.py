@@ -32,9 +32,9 @@ from urllib.parse import parse_qsl, quote
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, Environment, TextEnv
 from perdure.envs.guarded import described
-from perdure.envs.packages import PACKAGES, unknown
-from perdure.envs.sandbox import DEFAULT, Sandbox, load_all_apart, load_apart
+from perdure.envs.sandbox.host import DEFAULT, Sandbox, load_all_apart, load_apart
 from perdure.envs.shots import examples, signed
+from perdure.envs.sources.packages import PACKAGES, unknown
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
 Value = bool | int | float | str | None
@@ -215,7 +215,7 @@ def _factory(factory: Callable[..., Any]) -> Found:
 
 
 def _gymnasium(id_: str) -> Found:
-    from perdure.envs.gymnasium_adapter import find
+    from perdure.envs.sources.gymnasium import find
 
     factory, make, defaults = find(id_)
     options, open_ended = _signature(factory)
@@ -224,7 +224,7 @@ def _gymnasium(id_: str) -> Found:
 
 def _read_as_text(factory: Callable[..., Any], options: dict[str, Value], open_ended: bool) -> Found:
     """What a factory makes, with the options of how its answers are read beside its own."""
-    from perdure.envs.gymnasium_adapter import OPTIONS, SCALE, as_text
+    from perdure.envs.sources.gymnasium import OPTIONS, SCALE, as_text
 
     def make(**given: Any) -> TextEnv:
         reading = {key: given.pop(key) for key in (*OPTIONS, *SCALE) if key in given and key not in options}
@@ -234,7 +234,7 @@ def _read_as_text(factory: Callable[..., Any], options: dict[str, Value], open_e
 
 
 def _textarena(id_: str) -> Found:
-    from perdure.envs.textarena_adapter import find
+    from perdure.envs.sources.textarena.solo import find
 
     factory, make, defaults = find(id_)
     options, open_ended = _signature(factory)
@@ -242,28 +242,28 @@ def _textarena(id_: str) -> Found:
 
 
 def _reasoning_gym(id_: str) -> Found:
-    from perdure.envs.reasoning_gym_adapter import find
+    from perdure.envs.sources.reasoning_gym import find
 
     make, options = find(id_)
     return Found(make=make, options=options)
 
 
 def _gem(id_: str) -> Found:
-    from perdure.envs.gem_adapter import find
+    from perdure.envs.sources.gem import find
 
     make, options = find(id_)
     return Found(make=make, options=options)
 
 
 def _verifiers(id_: str) -> Found:
-    from perdure.envs.verifiers_adapter import find
+    from perdure.envs.sources.verifiers import find
 
     make, options = find(id_)
     return Found(make=make, options=options)
 
 
 def _openenv(id_: str) -> Found:
-    from perdure.envs.openenv_adapter import find
+    from perdure.envs.sources.openenv import find
 
     make, options = find(id_)
     return Found(make=make, options=options)

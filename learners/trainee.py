@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM
 
 from perdure.envs.policy import Ids
 from perdure.learners.engines.tree import build_tree, context_of
-from perdure.learners.engines.weights import MAX_RANK, LoraPair, Weights, merge
-from perdure.learners.models import ModelFiles, quantization
 from perdure.learners.options import LearnOptions
+from perdure.learners.weights.base_models import ModelFiles, quantization
+from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights, merge
 from perdure.memory import faults
 from perdure.memory.errors import InputError
 

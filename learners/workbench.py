@@ -20,21 +20,21 @@ from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, contrast, is_mixed
+from perdure.learners.checkpoint import Kept, keep
 from perdure.learners.diagnostics import about_drift, about_groups, about_ratios, mean, some
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gradients import ExtraLoss, Gathered, ProjectGradient, gather
 from perdure.learners.losses import VARIANTS
 from perdure.learners.options import LearnOptions
-from perdure.learners.resuming import Kept, keep
-from perdure.learners.rewards import Rewarder, from_environment
+from perdure.learners.reward_source import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step, steps
-from perdure.memory.manifests import write_manifest
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
+from perdure.memory.replay.manifests import write_manifest
+from perdure.memory.replay.traces import episodes_of_step, recent_groups
 from perdure.memory.store import Store
-from perdure.memory.traces import episodes_of_step, recent_groups
 from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64

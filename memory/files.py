@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, also after a power cut, and that are what they were when they were written.
 
 The folder of a version holds a manifest with the sha256 of each of its files; the version's hash is that of the manifest. Left out: what
-is in those files (`learners/adapters.py`).
+is in those files (`learners/weights/adapters.py`).
 """
 
 from __future__ import annotations

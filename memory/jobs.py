@@ -2,7 +2,7 @@
 
 A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that is taken gives the
 job that has it. One whose process died is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it is failed, with the reason.
-Which deaths fail a job at once is for whoever watches its process to say (`agent/work.py`).
+Which deaths fail a job at once is for whoever watches its process to say (`agent/supervision/aftermath.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from perdure.memory import leases
 from perdure.memory.errors import UnknownError
-from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.records import Job, JobKind, Lease
+from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store, iso_utc, to_json
 
 ENDED = ("done", "failed")

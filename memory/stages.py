@@ -2,7 +2,7 @@
 
 A stage is a stretch of the stream with one mix of environments. Its name stands in each task that it drew, so that how far it is follows
 from the tasks, and a stream that is started again goes on where it stood. The rows here are for those who have no configuration at hand,
-such as `perdure status`. Left out: what is drawn next (`agent/stream.py`).
+such as `perdure status`. Left out: what is drawn next (`agent/stream/drawing.py`).
 """
 
 from __future__ import annotations

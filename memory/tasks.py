@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
-from perdure.memory.journal import abort_orphans
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
+from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store
 
 

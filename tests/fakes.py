@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.records import Ending, EpisodePlan, Sampler, Turn
 
 END = 256

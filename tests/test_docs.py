@@ -1,4 +1,4 @@
-"""The documentation says what is so: commands, links, names, tables. And imports between the folders go one way."""
+"""The documentation says what is so: commands, links, names, tables."""
 
 from __future__ import annotations
 
@@ -17,23 +17,21 @@ import click
 import pytest
 
 from perdure.agent.cli import perdure
-from perdure.agent.commands.store import TOKENS_RULE
+from perdure.agent.commands.replay_store import TOKENS_RULE
 from perdure.agent.config import Config
 from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
-from perdure.agent.stages import StageEnvironment, StageSettings
-from perdure.envs.check import ELSEWHERE, FITS
+from perdure.agent.stream.stage_settings import StageEnvironment, StageSettings
+from perdure.envs.check.checker import ELSEWHERE, FITS
+from perdure.envs.check.rules import RULES, judge
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
-from perdure.envs.rules import RULES, judge
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
-from perdure.memory.check import RULES as STORE_RULES
-from perdure.memory.documents import document_schema
+from perdure.memory.exchange.documents import document_schema
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.stages import Order
+from perdure.memory.upkeep.integrity import RULES as STORE_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("memory", "envs", "learners", "agent")
-"""Each may import those before it, and itself."""
 NAMES = (
     "README.md",
     "CHANGELOG.md",
@@ -323,38 +321,3 @@ def test_the_check_finds_in_the_examples_what_the_page_says(
     environment = load_here(name)
     findings = [finding for rule in ("runs", "passes-gymnasium", "oracle-succeeds", "has-a-floor") for finding in judge(environment, rule)]
     assert [(finding.rule, finding.message) for finding in findings] == says
-
-
-# --- the house ---
-
-
-def imports(file: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it, in type checking too; of `from a import b`, also `a.b`."""
-    for node in ast.walk(ast.parse(file.read_text())):
-        match node:
-            case ast.Import(names=names):
-                yield from (name.name for name in names)
-            case ast.ImportFrom(module=module, names=names, level=level):
-                assert level == 0, f"{file}: line {node.lineno} is a relative import"
-                assert module is not None
-                yield module
-                yield from (f"{module}.{name.name}" for name in names)
-
-
-def sources() -> list[Path]:
-    return sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
-
-
-@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
-def test_imports_go_one_way(file: Path) -> None:
-    here = file.relative_to(ROOT).parts[0]
-    allowed = FOLDERS[: FOLDERS.index(here) + 1]
-    for module in imports(file):
-        parts = module.split(".")
-        if parts[0] == "perdure" and len(parts) > 1 and parts[1] in FOLDERS:
-            assert parts[1] in allowed, f"{here} must not import {module}"
-        assert parts[0] not in FOLDERS, f"write perdure.{module}"
-        if here != "learners":
-            assert parts[0] not in ("torch", "transformers", "peft"), f"{here} must not import {module}"
-        if here == "memory":
-            assert parts[0] not in ("gymnasium", "textarena", "numpy", "pydantic", "click", "rich"), f"memory must not import {module}"

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.agent.children import stop
-from perdure.agent.keepers import GRACE_S, StandingKeeper
+from perdure.agent.supervision.children import stop
+from perdure.agent.supervision.keepers import GRACE_S, StandingKeeper
 from perdure.learners.engines.vllm_client import wait_for_server
 from perdure.memory.store import create_store, open_store
 
@@ -62,7 +62,7 @@ def vllm_server(home: Path, config: Path) -> Iterator[None]:
 def _keep(home: Path, config: Path, ended: threading.Event) -> None:
     with open_store(home) as store:
         arguments = ["--home", str(home), "--config", str(config)]
-        keeper = StandingKeeper(store, "vllm", "perdure.agent.vllm_server", arguments, hang_s=START_S, tries=99)
+        keeper = StandingKeeper(store, "vllm", "perdure.agent.processes.vllm_server", arguments, hang_s=START_S, tries=99)
         while not ended.wait(0.1):
             keeper.tick(wanted=True)
         if keeper.watched is not None:

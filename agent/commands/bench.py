@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.terminal import config_option, print_json, print_table, report_option, say
+from perdure.agent.show.terminal import config_option, print_json, print_table, report_option, say
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
-    from perdure.agent.bench_play import Share
+    from perdure.agent.bench.actor_overhead import Share
+    from perdure.agent.bench.env_overhead import Cost
+    from perdure.agent.bench.journal_speed import JournalBench
+    from perdure.agent.bench.large_store import ScaleBench
+    from perdure.agent.bench.sampling import EngineBench
+    from perdure.agent.bench.updates import Pair
+    from perdure.agent.bench.upkeep_speed import UpkeepBench
+    from perdure.agent.bench.vllm_speed import VllmBench
     from perdure.agent.config_file import LoadedConfig
-    from perdure.envs.bench_envs import Cost
-    from perdure.learners.bench.engine import EngineBench
-    from perdure.learners.bench.learner import Pair
-    from perdure.learners.bench.vllm import VllmBench
-    from perdure.memory.bench_journal import JournalBench
-    from perdure.memory.bench_scale import ScaleBench
-    from perdure.memory.bench_upkeep import UpkeepBench
 
 NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
 SHAPES = ("model", "1b")
@@ -74,8 +74,8 @@ def bench(
       perdure bench vllm --shape 1b
       TMPDIR=/var/tmp perdure bench store
     """
-    from perdure.agent.children import CHILD_ENVIRONMENT
     from perdure.agent.config_file import load_config
+    from perdure.agent.supervision.children import CHILD_ENVIRONMENT
 
     os.environ.setdefault("OMP_WAIT_POLICY", CHILD_ENVIRONMENT["OMP_WAIT_POLICY"])  # as Perdure's own processes run, for both sides
     loaded = load_config(config_path)
@@ -116,9 +116,9 @@ def bench(
 
 
 def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
+    from perdure.agent.bench.sampling import bench_engine
     from perdure.agent.home import cache_dir
-    from perdure.learners.bench.engine import bench_engine
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.base_models import resolve_model
 
     environments = list(loaded.config.environments(loaded.config.stream.names).values())
     files = resolve_model(loaded.config.model, cache_dir(), say)
@@ -126,12 +126,12 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
 
 
 def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBench:
-    from perdure.agent import vllm_server
-    from perdure.agent.engines import server_limits
+    from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
-    from perdure.learners.bench.vllm import bench_vllm, offline, random_1b
+    from perdure.agent.processes import vllm_server
+    from perdure.agent.processes.open_engine import server_limits
     from perdure.learners.engines.vllm_engine import VllmEngine
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.base_models import resolve_model
     from perdure.memory.store import create_store
 
     settings = loaded.config.vllm
@@ -169,10 +169,10 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
 
 
 def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> list[Pair]:
+    from perdure.agent.bench.updates import bench_learner
     from perdure.agent.home import cache_dir
     from perdure.envs.registry import load
-    from perdure.learners.bench.learner import bench_learner
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.base_models import resolve_model
 
     environment = load(target)
     if environment.apart is not None:
@@ -186,10 +186,10 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
 
 
 def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:
-    from perdure.agent.bench_store import COMMANDS, DAEMON
-    from perdure.memory.bench_journal import bench_journal
-    from perdure.memory.bench_scale import bench_scale
-    from perdure.memory.bench_upkeep import bench_upkeep
+    from perdure.agent.bench.journal_speed import bench_journal
+    from perdure.agent.bench.large_store import bench_scale
+    from perdure.agent.bench.store_queries import COMMANDS, DAEMON
+    from perdure.agent.bench.upkeep_speed import bench_upkeep
 
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         folder = Path(name)
@@ -199,9 +199,9 @@ def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, Upkee
 
 
 def _play(loaded: LoadedConfig) -> list[Share]:
-    from perdure.agent.bench_play import bench_play
+    from perdure.agent.bench.actor_overhead import bench_play
     from perdure.agent.home import cache_dir
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.base_models import resolve_model
 
     environments = list(loaded.config.environments(loaded.config.stream.names).values())
     files = resolve_model(loaded.config.model, cache_dir(), say)
@@ -210,10 +210,10 @@ def _play(loaded: LoadedConfig) -> list[Share]:
 
 
 def _envs(loaded: LoadedConfig, repeats: int) -> tuple[list[Cost], Share]:
-    from perdure.agent.bench_play import bench_batch
+    from perdure.agent.bench.actor_overhead import bench_batch
+    from perdure.agent.bench.env_overhead import bench_envs
     from perdure.agent.home import cache_dir
-    from perdure.envs.bench_envs import bench_envs
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.base_models import resolve_model
 
     costs = bench_envs(say, repeats)
     environments = list(loaded.config.environments(loaded.config.stream.names).values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.terminal import home_option, json_option, print_json, print_table, visible
+from perdure.agent.show.terminal import home_option, json_option, print_json, print_table, visible
 from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
     Example:
       perdure episode list --env 'perdure:largest-number?shots=3' --limit 5
     """
-    from perdure.memory import episodes
     from perdure.memory.environments import require
+    from perdure.memory.replay import episodes
     from perdure.memory.store import open_store
     from perdure.memory.versions import get_version
 
@@ -70,8 +70,8 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
       perdure episode show LAST
       perdure episode show 17 --json | jq '.turns[0].action_ids'
     """
-    from perdure.memory.episodes import get_episode
-    from perdure.memory.rewards import rewards_of
+    from perdure.memory.replay.episodes import get_episode
+    from perdure.memory.replay.rewards import rewards_of
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
@@ -103,7 +103,7 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
       perdure episode reward --file rewards.jsonl --source judge-2
       perdure learn trace-sft --option rewards=judge-2
     """
-    from perdure.memory.rewards import add_rewards, read_rewards
+    from perdure.memory.replay.rewards import add_rewards, read_rewards
     from perdure.memory.store import open_store
 
     if (which is None) != (value is None) or (which is None) == (file is None):
@@ -125,7 +125,7 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
 
 def _number(store: Store, which: str) -> int:
     """The episode that is named by its number, or LAST."""
-    from perdure.memory.episodes import latest_episode_id
+    from perdure.memory.replay.episodes import latest_episode_id
 
     if which.upper() == "LAST":
         number = latest_episode_id(store)

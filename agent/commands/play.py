@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.terminal import (
+from perdure.agent.show.terminal import (
     config_option,
     home_option,
     json_option,
@@ -149,9 +149,9 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir
-    from perdure.envs.check import check as check_environment
-    from perdure.learners.lengths import length_of
-    from perdure.learners.models import find_model
+    from perdure.envs.check.checker import check as check_environment
+    from perdure.learners.weights.base_models import find_model
+    from perdure.learners.weights.token_count import length_of
 
     config = load_config(config_path).config
     say(f"playing some hundred episodes of {environment}")

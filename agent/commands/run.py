@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.terminal import config_option, home_option, visible
+from perdure.agent.show.terminal import config_option, home_option, visible
 
 
 @click.command()
@@ -33,10 +33,10 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
       perdure --home /var/lib/perdure run --config perdure.toml --tasks 100
     """
     from perdure.agent.config_file import load_config
-    from perdure.agent.limits import Limits
-    from perdure.agent.summary import mark, show, summarise
-    from perdure.agent.supervisor import supervising
-    from perdure.agent.view import watching
+    from perdure.agent.show.live_view import watching
+    from perdure.agent.show.summary import mark, show, summarise
+    from perdure.agent.supervision.limits import Limits
+    from perdure.agent.supervision.supervisor import supervising
 
     loaded = load_config(config_path)
     limits = Limits(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.terminal import config_option, home_option, json_option, print_json, print_table
+from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table
 from perdure.memory.errors import InputError, RuntimeFailure
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.terminal import home_option, print_json, print_table, report_option, visible
+from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
     from perdure.memory.stages import Drawn, Stage
@@ -73,10 +73,11 @@ def status(home: Path, as_json: bool) -> None:
 def report(store: Store) -> dict[str, Any]:
     """The document that `status` prints."""
     from perdure.agent.home import lock_holder, lock_is_held
-    from perdure.memory import episodes, jobs, tasks
+    from perdure.memory import jobs, tasks
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
     from perdure.memory.processes import last_event, processes
+    from perdure.memory.replay import episodes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.versions import serving
 
@@ -121,7 +122,7 @@ def report(store: Store) -> dict[str, Any]:
 
 def stream_report(stages: Sequence[Stage], drawn: Drawn) -> dict[str, Any]:
     """The stages with how far each is; `stage` is the present one, None where all have drawn their tasks."""
-    from perdure.agent.stream import present
+    from perdure.agent.stream.drawing import present
     from perdure.memory.stages import Progress
 
     def of(stage: Stage) -> dict[str, Any]:

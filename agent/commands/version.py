@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
 from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
     say(f"reading {folder}")
-    from perdure.learners.adapters import check_foreign, write_lora, write_version
-    from perdure.learners.models import resolve_model
+    from perdure.learners.weights.adapters import check_foreign, write_lora, write_version
+    from perdure.learners.weights.base_models import resolve_model
 
     base = resolve_model(loaded.config.model, cache_dir(), say)
     weights = check_foreign(folder, base)
@@ -245,8 +245,8 @@ class _Waste:
 
 
 def _waste(store: Store) -> Iterator[_Waste]:
-    from perdure.agent.disk import size_bytes
-    from perdure.memory.keeping import superfluous
+    from perdure.agent.supervision.disk import size_bytes
+    from perdure.memory.upkeep.garbage import superfluous
     from perdure.memory.versions import list_versions
 
     owners = {one.path: one.name for one in list_versions(store) if one.path is not None}

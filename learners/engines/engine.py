@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from perdure.envs.policy import Chat, Policy, PolicyError, Request
-from perdure.learners.engines.weights import Weights
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.records import Sampler
 
 

@@ -22,8 +22,8 @@ from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
 from perdure.learners.engines.tree import build_tree, context_of, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
-from perdure.learners.engines.weights import WeightBank, Weights
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import WeightBank, Weights
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler
 

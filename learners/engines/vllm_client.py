@@ -1,7 +1,7 @@
 """HTTP to the vLLM server of a home: where it answers, and one request at a time limit on connections that are used again.
 
-Whoever starts the server (`agent/vllm_server.py`) writes `run/vllm.json`, readable for its user alone; whoever samples reads it. What is
-asked of the server, and what its answers mean, is `vllm_engine.py`.
+Whoever starts the server (`agent/processes/vllm_server.py`) writes `run/vllm.json`, readable for its user alone; whoever samples reads
+it. What is asked of the server, and what its answers mean, is `vllm_engine.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
 POLL_S = 0.2

@@ -4,8 +4,8 @@ An adapter is served under one name from one folder, for ever: vLLM's prefix cac
 with what another adapter has computed. A version is served from its own folder, a step from a scratch folder that goes with it. The server
 may die at any time: its adapters are gone then, and are loaded again when it says that it has not got them. A server that
 has computed a number that is not finite is not asked again: blocks of its cache that hold one spoil the answers of whoever gets them next,
-so that one adapter that has diverged spoils all. Left out: starting and watching the server (`agent/vllm_server.py`), weights that replace
-those of the base model, top-p and top-k.
+so that one adapter that has diverged spoils all. Left out: starting and watching the server (`agent/processes/vllm_server.py`), weights
+that replace those of the base model, top-p and top-k.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from uuid import uuid4
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from perdure.envs.policy import PolicyError, Request, Sample
-from perdure.learners.adapters import write_lora
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
 from perdure.learners.engines.transformers_engine import stop_ids
 from perdure.learners.engines.vllm_client import Answer, Client, ServerGone, ServerHangs, ask_for_restart, base_name, wait_for_server
-from perdure.learners.engines.weights import LoraPair, Weights
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.adapters import write_lora
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import Sampler, VersionRef
 

@@ -12,9 +12,9 @@ from perdure.envs.policy import Policy
 from perdure.envs.rollout import Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
+from perdure.learners.engines.loading import against, ensure_loaded
 from perdure.learners.gate.gating import Draw
 from perdure.learners.gate.intervals import score_interval
-from perdure.learners.loading import against, ensure_loaded
 from perdure.learners.workbench import Interrupted
 from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store

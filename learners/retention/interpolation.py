@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from perdure.learners.engines.weights import LoraPair, Weights
+from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gradients import ExtraLoss
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.weight_sets import LoraPair
 
 
 def overlap(old: Mapping[str, LoraPair], new: Mapping[str, LoraPair]) -> Tensor:

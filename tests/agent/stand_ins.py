@@ -18,8 +18,8 @@ import pytest
 from perdure.agent.commands.status import report
 from perdure.agent.config import Config
 from perdure.agent.config_file import LoadedConfig
-from perdure.agent.limits import Limits, Outcome
-from perdure.agent.supervisor import Programs, supervising
+from perdure.agent.supervision.limits import Limits, Outcome
+from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import events, processes
 from perdure.memory.store import Store, open_store
@@ -30,8 +30,8 @@ PATIENCE_S = 30.0
 ACTOR = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from perdure.agent.causes import die_of
-from perdure.agent.watch import Pulse
+from perdure.agent.supervision.causes import die_of
+from perdure.agent.supervision.watch import Pulse
 from perdure.memory.errors import Unavailable
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
@@ -76,7 +76,7 @@ with open_store(Path(sys.argv[sys.argv.index("--home") + 1])) as store:
 LEARNER = """
 import os, sys, time
 from pathlib import Path
-from perdure.agent.causes import die_of
+from perdure.agent.supervision.causes import die_of
 from perdure.memory.jobs import finish_job, lease_job, release_job
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
@@ -94,8 +94,8 @@ DAEMON = """
 import sys
 from pathlib import Path
 from perdure.agent.config_file import load_config
-from perdure.agent.limits import Limits
-from perdure.agent.supervisor import Programs, supervising
+from perdure.agent.supervision.limits import Limits
+from perdure.agent.supervision.supervisor import Programs, supervising
 with supervising(Path("home"), load_config(Path("perdure.toml")), Limits(), Programs(actor="an_actor")) as supervisor:
     sys.exit(supervisor.run().code)
 """

@@ -19,7 +19,7 @@ from tests.agent.conftest import ADD, Call
 from perdure.agent.cli import COMMANDS
 from perdure.agent.cli import perdure as group
 from perdure.agent.home import HomeLock
-from perdure.agent.terminal import rounded, visible
+from perdure.agent.show.terminal import rounded, visible
 from perdure.learners.options import GROUPS, LEARNERS, LearnOptions
 from perdure.memory.store import create_store
 

@@ -16,9 +16,9 @@ from tests.tiny_models import tiny_llama
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.home import register_environments
-from perdure.agent.learner import run_job
+from perdure.agent.processes.job import run_job
 from perdure.envs.registry import load
-from perdure.learners.resuming import kept_of
+from perdure.learners.checkpoint import kept_of
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.leases import lapse
 from perdure.memory.processes import events
@@ -45,7 +45,7 @@ def queue(store: Store, learner: str, environment: str, **options: object) -> in
 
 def started(home: Path, config: Path, job: int, fault: str = "") -> subprocess.Popen[bytes]:
     """The real process of a job; with `fault` it ends itself by SIGKILL there."""
-    command = [sys.executable, "-m", "perdure.agent.learner", "--home", str(home), "--config", str(config), "--job", str(job)]
+    command = [sys.executable, "-m", "perdure.agent.processes.job", "--home", str(home), "--config", str(config), "--job", str(job)]
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PERDURE_FAULT": fault})
 
 

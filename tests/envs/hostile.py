@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.envs.faulty import Counting, Stepped
 
-from perdure.envs.confinement import MOST_IN_ALL, MOST_IN_EPISODE
+from perdure.envs.sandbox.confinement import MOST_IN_ALL, MOST_IN_EPISODE
 
 
 def own_socket() -> int:

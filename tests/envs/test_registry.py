@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.envs.packages import PACKAGES
 from perdure.envs.registry import builtin_names, common_options, listings, load
 from perdure.envs.seeds import SPLITS
+from perdure.envs.sources.packages import PACKAGES
 from perdure.memory.errors import InputError, UnknownError
 
 

@@ -15,14 +15,16 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Policy, PolicyError, Request, Sample
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import Journal, play
-from perdure.envs.textarena_scripts import random_mover
-from perdure.memory import check, environments, jobs, leases, manifests, tasks, versions
-from perdure.memory.episodes import get_episode, list_episodes, success_rates
+from perdure.envs.sources.textarena.scripted_opponents import random_mover
+from perdure.memory import environments, jobs, leases, tasks, versions
 from perdure.memory.errors import InputError, UnknownError
-from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Episode, Lease, Purpose, Sampler, Turn, VersionRef
+from perdure.memory.replay import manifests
+from perdure.memory.replay.episodes import get_episode, list_episodes, success_rates
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import create_store
+from perdure.memory.upkeep import integrity as check
 
 V0, V3 = VersionRef("v0"), VersionRef("v3")
 LEASE = Lease(subject=7, owner="test", attempt=1)

@@ -29,7 +29,7 @@ from tests.faults.table import Condition, Table, conditions_markdown, markdown, 
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.home import cache_dir
-from perdure.learners.models import DEFAULT_MODEL, ModelFiles, resolve_model
+from perdure.learners.weights.base_models import DEFAULT_MODEL, ModelFiles, resolve_model
 from perdure.memory.schema import MIGRATIONS
 
 PAGE = ROOT / "docs" / "reliability.md"

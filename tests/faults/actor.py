@@ -12,11 +12,11 @@ from tests.fakes import END, ByteChat
 from tests.faults.acknowledged import acknowledging
 from tests.faults.arming import take_fault
 
-from perdure.agent.actor import Model, main, store_journal
 from perdure.agent.config import Config
 from perdure.agent.home import cache_dir
+from perdure.agent.processes.actor import Model, main, store_journal
 from perdure.envs.policy import Policy, Request, Sample
-from perdure.learners.models import resolve_model
+from perdure.learners.weights.base_models import resolve_model
 from perdure.memory.blobs import pack_ids
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store

@@ -21,10 +21,10 @@ from tests.faults.invariants import Findings
 from tests.faults.place import Place
 from tests.faults.table import Condition
 
-from perdure.learners.adapters import write_version, write_weights
-from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.adapters import write_version, write_weights
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.jobs import add_job
 from perdure.memory.store import BUSY_TIMEOUT_MS, Store, open_store

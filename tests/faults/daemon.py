@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from perdure.agent.config_file import load_config
-from perdure.agent.limits import Limits
-from perdure.agent.supervisor import Programs, supervising
+from perdure.agent.supervision.limits import Limits
+from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.errors import InputError, PerdureError
 
 

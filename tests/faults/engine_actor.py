@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.faults.acknowledged import acknowledging
 from tests.faults.arming import take_fault
 
-from perdure.agent.actor import main, open_served, store_journal
+from perdure.agent.processes.actor import main, open_served, store_journal
 
 if __name__ == "__main__":
     take_fault(Path(sys.argv[sys.argv.index("--home") + 1]), "actor")

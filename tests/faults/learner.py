@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.arming import take_fault
 
-from perdure.agent.learner import main
+from perdure.agent.processes.job import main
 
 if __name__ == "__main__":
     take_fault(Path(sys.argv[sys.argv.index("--home") + 1]), "learner")

@@ -154,7 +154,7 @@ class Place:
         found = []
         for pid in pids:
             words = _command_line(pid)
-            of_environment = self.daemon is None and b"perdure.envs.worker" in words and any(here in word for word in words)
+            of_environment = self.daemon is None and b"perdure.envs.sandbox.worker" in words and any(here in word for word in words)
             if pid not in known and (home in words or of_environment) and lives(pid):
                 found.append(pid)
         return found

@@ -11,10 +11,11 @@ import pytest
 from tests.faults.acknowledged import Acknowledgements, AcknowledgingJournal
 from tests.faults.invariants import AT_REST, RULES, Findings, Witness
 
-from perdure.memory import environments, gates, jobs, manifests, tasks, versions
-from perdure.memory.journal import StoreJournal
+from perdure.memory import environments, gates, jobs, tasks, versions
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Lease, Pair, Purpose, Sampler, StepRef, Turn, VersionRef
+from perdure.memory.replay import manifests
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, create_store
 
 ADD = "perdure:add"

@@ -8,36 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tests.tiny_models import tiny_llama, tiny_qwen
+from tests.tiny_models import sharpen, tiny_llama, tiny_qwen
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from perdure.envs.policy import Ids
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
-from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
 from perdure.memory.store import create_store
 
 if TYPE_CHECKING:
     from tests.learners.home import Learner
-
-
-def sharpen(folder: Path, seed: int) -> Path:
-    """Replace a model's weights by larger ones. Fresh weights are so small that a wrong mask or position would hardly show."""
-    generator = torch.Generator().manual_seed(seed)
-    file = folder / "model.safetensors"
-    weights = load_file(file)
-    for name, weight in sorted(weights.items()):
-        noise = torch.randn(weight.shape, generator=generator)
-        if "norm" in name:
-            weights[name] = 1 + 0.2 * noise
-        else:
-            weights[name] = noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)
-    save_file(weights, file, {"format": "pt"})
-    return folder
 
 
 @pytest.fixture(scope="session")

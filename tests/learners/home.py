@@ -13,16 +13,16 @@ from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, train_seed
+from perdure.learners.engines.loading import ensure_loaded
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.learning import run_learning
-from perdure.learners.loading import ensure_loaded
-from perdure.learners.models import ModelFiles
+from perdure.learners.learn_job import run_learning
 from perdure.learners.options import LearnOptions
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
-from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Job, Lease, Version
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 from perdure.memory.tasks import add_tasks, lease_tasks
 

@@ -16,23 +16,23 @@ from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, contrast, imitate, is_mixed, turns_of
-from perdure.learners.choice import per_task
-from perdure.learners.engines.weights import LoraPair
+from perdure.learners.engines.loading import version_weights
+from perdure.learners.epochs import per_task
 from perdure.learners.gradients import ExtraLoss
-from perdure.learners.grpo import grpo
-from perdure.learners.iterative_sft import iterative_sft
-from perdure.learners.loading import version_weights
-from perdure.learners.reinforce import reinforce
-from perdure.learners.rewards import rewarder
-from perdure.learners.trace_sft import trace_sft
+from perdure.learners.loops.grpo import grpo
+from perdure.learners.loops.iterative_sft import iterative_sft
+from perdure.learners.loops.reinforce import reinforce
+from perdure.learners.loops.trace_sft import trace_sft
+from perdure.learners.reward_source import rewarder
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory import versions
-from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
-from perdure.memory.imports import import_file
-from perdure.memory.manifests import manifests
+from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
-from perdure.memory.rewards import add_rewards
-from perdure.memory.traces import job_traces, live_traces
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.manifests import manifests
+from perdure.memory.replay.rewards import add_rewards
+from perdure.memory.replay.traces import job_traces, live_traces
 
 SMALL = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
 TOLD = "py:tests.learners.easy:Starts?instructions=Say a letter."

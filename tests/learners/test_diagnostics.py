@@ -7,8 +7,8 @@ import torch
 from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of
 
 from perdure.learners.diagnostics import about_drift
-from perdure.learners.engines.weights import WeightBank, Weights
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import WeightBank, Weights
 
 NEW = [(((5, 6, 7), (8, 9)),), (((5, 6), (10, 11, 12)), ((5, 6, 10, 11, 12, 20), (21,)))]
 OLD = [(((30, 31), (32, 33, 34)),)]

@@ -10,10 +10,10 @@ from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
 from perdure.envs.policy import Request
-from perdure.learners.adapters import load_version
-from perdure.learners.loading import ensure_loaded
-from perdure.learners.models import ModelFiles
+from perdure.learners.engines.loading import ensure_loaded
 from perdure.learners.options import parse_options
+from perdure.learners.weights.adapters import load_version
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef

@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from perdure.envs.policy import Request
 from perdure.learners.batches import Lesson
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.engines.weights import LoraPair
 from perdure.learners.gradients import Gathered, gather
 from perdure.learners.losses import VARIANTS
-from perdure.learners.models import ModelFiles, resolve_model
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
-from perdure.learners.models import ModelFiles
 from perdure.learners.options import LEARNERS
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments
-from perdure.memory.manifests import manifests
+from perdure.memory.replay.manifests import manifests
 from perdure.memory.store import create_store
 from perdure.memory.versions import promote
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
 
 from perdure.envs.policy import Request
-from perdure.learners.adapters import read_table, write_weights
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
-from perdure.learners.models import ModelFiles
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.adapters import read_table, write_weights
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]

@@ -19,29 +19,29 @@ from tests.learners.home import SETTINGS, Learner
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.engines.weights import LoraPair, WeightBank, Weights
+from perdure.learners.engines.loading import version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.grpo import grpo
-from perdure.learners.iterative_sft import iterative_sft
-from perdure.learners.loading import version_weights
-from perdure.learners.reinforce import reinforce
+from perdure.learners.loops.grpo import grpo
+from perdure.learners.loops.iterative_sft import iterative_sft
+from perdure.learners.loops.reinforce import reinforce
+from perdure.learners.loops.sdft import sdft, teaching
+from perdure.learners.loops.self_sft import self_sft
+from perdure.learners.loops.sft import sft
+from perdure.learners.loops.trace_sft import trace_sft
 from perdure.learners.retention.ewc import ewc, fisher
-from perdure.learners.retention.gem import projecting
+from perdure.learners.retention.gradient_projection import projecting
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.memory import remembered
 from perdure.learners.retention.olora import olora
-from perdure.learners.sdft import sdft, teaching
-from perdure.learners.self_sft import self_sft
-from perdure.learners.sft import sft
-from perdure.learners.trace_sft import trace_sft
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
 from perdure.learners.workbench import Workbench
 from perdure.memory import environments
-from perdure.memory.episodes import get_episode
-from perdure.memory.imports import import_file
+from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
-from perdure.memory.traces import HINTED
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.traces import HINTED
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TARGET = f"py:tests.learners.easy:Starts?letters={LETTERS}"

@@ -14,17 +14,17 @@ from tests.learners.conftest import engine_of, plain_logprobs, plain_model, rand
 from perdure.envs.registry import load
 from perdure.envs.seeds import split_of
 from perdure.learners.batches import Lesson, contrast, lesson, replayed
-from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
-from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
-from perdure.memory.manifests import manifests
 from perdure.memory.records import StepRef, VersionRef
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.replay.manifests import manifests
 from perdure.memory.store import Store, create_store
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

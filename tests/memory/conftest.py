@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.memory import environments, journal, tasks, versions
+from perdure.memory import environments, tasks, versions
 from perdure.memory.records import Ending, EpisodePlan, Lease, Purpose, Sampler, Turn, VersionRef
+from perdure.memory.replay import journal
 from perdure.memory.store import Store, create_store
 
 ADD = "perdure:add"

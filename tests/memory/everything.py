@@ -19,10 +19,11 @@ from pathlib import Path
 
 from tests.memory.conftest import ADD, SORT, SetClock
 
-from perdure.memory import environments, gates, jobs, manifests, processes, rewards, stages, tasks, versions
-from perdure.memory.imports import import_file
-from perdure.memory.journal import StoreJournal
+from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions
+from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
+from perdure.memory.replay import manifests, rewards
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.schema import APPLICATION_ID, PAGE_SIZE_BYTES
 from perdure.memory.stages import Share, Stage
 from perdure.memory.store import FILE_NAME, Store, create_store

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.memory import jobs, manifests
-from perdure.memory.episodes import get_episode
+from perdure.memory import jobs
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
-from perdure.memory.journal import StoreJournal
 from perdure.memory.records import Lease, StepRef
+from perdure.memory.replay import manifests
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 
 ADD = "perdure:add"

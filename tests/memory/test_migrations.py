@@ -15,14 +15,15 @@ import pytest
 from sqlite_utils.utils import sqlite3
 from tests.memory.everything import CLOCK, fill
 
-from perdure.memory import environments, gates, jobs, manifests, processes, tasks, versions
-from perdure.memory.check import check
-from perdure.memory.episodes import counts, get_episode, list_episodes, success_rates
+from perdure.memory import environments, gates, jobs, processes, tasks, versions
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import StepRef, VersionRef
-from perdure.memory.rewards import rewards_of
+from perdure.memory.replay import manifests
+from perdure.memory.replay.episodes import counts, get_episode, list_episodes, success_rates
+from perdure.memory.replay.rewards import rewards_of
 from perdure.memory.schema import MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.upkeep.integrity import check
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FIRST = FIXTURES / "schema-1-first.sql"

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from perdure.memory import leases, tasks
-from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError, LeaseLost, UnknownError
-from perdure.memory.journal import StoreJournal
 from perdure.memory.leases import BootClock
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 
 ADD = "perdure:add"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from perdure.envs.packages import PACKAGES
+from perdure.envs.sources.packages import PACKAGES
 
 MODULES = {source: package.module for source, package in PACKAGES.items()} | {"openenv": "openenv"}
 """What a source is tested with. The client of OpenEnv needs less, but is tested with a real server."""

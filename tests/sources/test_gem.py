@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 
-from perdure.envs.gem_adapter import boxed
 from perdure.envs.guarded import GuardedEnv
 from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
+from perdure.envs.sources.gem import boxed
 from perdure.memory.errors import InputError, UnknownError
 
 GUESS = "gem:game:GuessTheNumber-v0-easy"

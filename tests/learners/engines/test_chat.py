@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message
 from perdure.learners.engines.chat import TemplateChat
-from perdure.learners.models import ModelFiles, resolve_model
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError
 
 CONVERSATION = [

@@ -21,14 +21,14 @@ from tests.vllm_servers import vllm_server, write_config
 from transformers import PreTrainedModel
 
 from perdure.agent.config_file import load_config
-from perdure.agent.engines import server_limits
+from perdure.agent.processes.open_engine import server_limits
 from perdure.envs.policy import Message, PolicyError, Request, Sample
-from perdure.learners.adapters import write_lora
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.vllm_engine import VllmEngine
-from perdure.learners.engines.weights import LoraPair, WeightBank
-from perdure.learners.models import ModelFiles, resolve_model
+from perdure.learners.weights.adapters import write_lora
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.weight_sets import LoraPair, WeightBank
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Sampler, StepRef, VersionRef
 

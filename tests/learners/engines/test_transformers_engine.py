@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message, PolicyError, Request, Sample
 from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
-from perdure.learners.engines.weights import LoraPair
-from perdure.learners.models import ModelFiles, resolve_model
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import StepRef, VersionRef
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from perdure.learners.engines.tree import build_tree, context_of, pack
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
 
 TOLERANCE = 5e-5

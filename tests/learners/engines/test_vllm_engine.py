@@ -32,8 +32,8 @@ from perdure.learners.engines.vllm_client import (
     write_server,
 )
 from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
-from perdure.learners.engines.weights import LoraPair
-from perdure.learners.models import ModelFiles
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import StepRef, VersionRef
 

@@ -8,9 +8,9 @@ from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
 from tests.learners.retention.lessons import imitated
 
 from perdure.learners.gradients import gather
-from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.retention.ewc import ewc, fisher
+from perdure.learners.weights.base_models import ModelFiles
 
 
 def test_the_fisher_is_the_mean_squared_gradient_of_each_episode_alone(llama: ModelFiles) -> None:

@@ -8,9 +8,9 @@ from tests.learners.conftest import copied, merged_logprobs, random_adapter, tra
 from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
-from perdure.learners.engines.weights import LoraPair, Weights, merge
-from perdure.learners.models import ModelFiles
 from perdure.learners.retention.interpolation import interpolate
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import LoraPair, Weights, merge
 from perdure.memory.errors import InputError
 
 

@@ -8,9 +8,9 @@ from tests.learners.conftest import plain_model, random_adapter, trainee_of
 from tests.learners.retention.lessons import imitated
 
 from perdure.learners.gradients import gather
-from perdure.learners.models import ModelFiles
 from perdure.learners.options import LearnOptions
 from perdure.learners.retention.lwf import lwf
+from perdure.learners.weights.base_models import ModelFiles
 
 
 @pytest.mark.parametrize("serves", ["base", "another"])

@@ -11,11 +11,11 @@ from tests.learners.conftest import copied, engine_of, merged_logprobs, plain_lo
 from tests.learners.retention.lessons import imitated
 
 from perdure.envs.policy import Request
-from perdure.learners.adapters import read_table, write_weights
-from perdure.learners.engines.weights import MAX_RANK, LoraPair, Weights
-from perdure.learners.models import ModelFiles
 from perdure.learners.retention.olora import olora, overlap
 from perdure.learners.trainee import Trainee
+from perdure.learners.weights.adapters import read_table, write_weights
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
 

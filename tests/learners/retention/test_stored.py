@@ -8,8 +8,8 @@ import pytest
 from tests.learners.home import EASY, Learner
 
 from perdure.learners.retention.memory import remembered
-from perdure.memory.episodes import get_episode
 from perdure.memory.errors import InputError
+from perdure.memory.replay.episodes import get_episode
 
 OLD = "py:tests.learners.easy:Starts?letters=abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ&rounds=2"
 NEVER = "py:tests.learners.easy:Never"

@@ -1,0 +1,1 @@
+"""The benchmarks of `perdure bench`, one file each."""

@@ -1,0 +1,314 @@
+"""Turns per second of the journal beside plain `sqlite3`, and the bytes that a turn takes.
+
+Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer packs
+its blobs with `struct` and inserts rows, as a program would that keeps its turns with `sqlite3`. It is also timed with rows that were ready
+before the clock ran, which is SQLite alone. Ours also keeps up the leases of its tasks, checks that each episode still runs and
+that each prompt goes on from the turn before, and counts turns. Left out: a large store (`bench_scale.py`).
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import statistics
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
+from perdure.memory import environments, tasks, versions
+from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.schema import PAGE_SIZE_BYTES
+from perdure.memory.store import Store, checkpoint, create_store, open_store
+
+BATCHES = {1: 8, 8: 4, 64: 2}
+"""Turns written at once, and how many sets of episodes make a run."""
+MEMBERS = 8
+TURNS = 10
+"""Of an episode."""
+PROMPT, ANSWER = 100, 128
+"""Tokens that each turn adds to its prompt, and tokens of its answer."""
+VOCABULARY = 49_152
+COLUMNS = 15
+"""Of the table of turns."""
+ENVIRONMENT = "perdure:bench"
+_SAMPLER = VersionRef("v0")
+_WORDS = ("the", "number", "is", "not", "larger", "than", "your", "last", "guess,", "so", "try", "again", "with", "word", "of", "list")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Seconds that the transactions of one run took, by side."""
+
+    ours: float
+    plain: float
+    ready: float
+    """The peer with its rows ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One size of batch, written several times by each side."""
+
+    batch: int
+    turns: int
+    """Of each run."""
+    runs: list[Run]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as the peer ours is: the median over the runs."""
+        return statistics.median(run.plain / run.ours for run in self.runs)
+
+    @property
+    def ratio_ready(self) -> float:
+        """The same beside rows that were ready."""
+        return statistics.median(run.ready / run.ours for run in self.runs)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "batch": self.batch,
+            "runs": len(self.runs),
+            "turns_per_second": statistics.median(self.turns / run.ours for run in self.runs),
+            "plain": statistics.median(self.turns / run.plain for run in self.runs),
+            "ratio": self.ratio,
+            "plain_ready": statistics.median(self.turns / run.ready for run in self.runs),
+            "ratio_ready": self.ratio_ready,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """What one turn takes on the disk, in bytes, by part. The parts add up to the file."""
+
+    prompt_ids: float
+    answer_ids: float
+    logprobs: float
+    texts: float
+    rest: float
+    """Numbers, keys, indexes, the rows of episodes and tasks, and what is free in their pages."""
+    whole_prompts: float
+    """What the prompts would take if each were kept whole."""
+
+    @property
+    def total(self) -> float:
+        return self.prompt_ids + self.answer_ids + self.logprobs + self.texts + self.rest
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt_ids": self.prompt_ids,
+            "answer_ids": self.answer_ids,
+            "logprobs": self.logprobs,
+            "texts": self.texts,
+            "rest": self.rest,
+            "total": self.total,
+            "whole_prompts": self.whole_prompts,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalBench:
+    """Speeds by size of batch, and the size of what was written."""
+
+    sqlite: str
+    speeds: list[Speed]
+    size: Size
+
+    def as_json(self) -> dict[str, Any]:
+        return {"sqlite": self.sqlite, "batches": [speed.as_json() for speed in self.speeds], "bytes_per_turn": self.size.as_json()}
+
+
+def bench_journal(folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats: int, say: Callable[[str], None]) -> JournalBench:
+    """Measure in `folder`, which should be on the disk that a home would be on."""
+    create_store(folder / "ours").close()
+    with open_store(folder / "ours") as store, Plain(folder / "plain.db", store) as plain:
+        environments.register(store, ENVIRONMENT, 1.0, 0.0, 1.0)
+        versions.add_initial(store, "bench", "hash-of-bench")
+        speeds = []
+        for batch, sets in batches.items():
+            say(f"journal: batches of {batch}")
+            _run(store, plain, batch, 1, 0)  # a warm-up
+            runs = [_run(store, plain, batch, sets, n) for n in range(repeats)]
+            speeds.append(Speed(batch=batch, turns=sets * TURNS * batch, runs=runs))
+        checkpoint(store)
+        return JournalBench(sqlite=sqlite3.sqlite_version, speeds=speeds, size=turn_size(store))
+
+
+def turn_size(store: Store) -> Size:
+    """What a turn of this store takes. Reads every turn."""
+    (row,) = store.rows(
+        """
+        SELECT count(*) AS turns, total(length(prompt_ids)) AS prompts, total(length(action_ids)) AS answers,
+               total(length(logprobs)) AS logprobs,
+               total(length(CAST(observation AS BLOB)) + length(CAST(action AS BLOB))) AS texts, total(shared) AS shared
+        FROM turn
+        """
+    )
+    n = row["turns"]
+    parts = row["prompts"] + row["answers"] + row["logprobs"] + row["texts"]
+    pages = int(store.rows("PRAGMA page_count")[0][0]) - int(store.rows("PRAGMA freelist_count")[0][0])
+    return Size(
+        prompt_ids=row["prompts"] / n,
+        answer_ids=row["answers"] / n,
+        logprobs=row["logprobs"] / n,
+        texts=row["texts"] / n,
+        rest=(pages * PAGE_SIZE_BYTES - parts) / n,
+        whole_prompts=(row["prompts"] + 4 * row["shared"]) / n,
+    )
+
+
+class Plain:
+    """The peer: one table in one file, with the durability that the store has, and rows that are ready to insert."""
+
+    def __init__(self, path: Path, store: Store) -> None:
+        self._conn = sqlite3.connect(path, isolation_level=None)
+        for setting in (f"page_size = {PAGE_SIZE_BYTES}", "auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL"):
+            self._conn.execute(f"PRAGMA {setting}").fetchall()
+        self._conn.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        ((table,),) = store.rows("SELECT sql FROM sqlite_master WHERE name = 'turn'")
+        self._conn.execute(table)
+        self._episodes = 0
+
+    def write(self, batch: int, *, ready: bool) -> float:
+        """Play a set of episodes; gives the seconds of their transactions, with the making of rows unless they are `ready`."""
+        numbers = range(self._episodes, self._episodes + batch)
+        self._episodes += batch
+        sets = _turns(batch)
+        made = [_rows(numbers, n, turns) for n, turns in enumerate(sets)] if ready else []
+        insert = f"INSERT INTO turn VALUES ({', '.join('?' * COLUMNS)})"
+        with _clock() as seconds:
+            for n, turns in enumerate(sets):
+                rows = made[n] if ready else _rows(numbers, n, turns)
+                self._conn.execute("BEGIN IMMEDIATE")
+                self._conn.executemany(insert, rows)
+                self._conn.execute("COMMIT")
+        return seconds[0]
+
+    def checkpoint(self) -> None:
+        self._conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._conn.close()
+
+
+def words(tokens: int) -> str:
+    """A text of about four characters a token."""
+    return " ".join(random.choices(_WORDS, k=tokens))[: 4 * tokens]
+
+
+@contextmanager
+def _clock() -> Iterator[list[float]]:
+    """Appends the seconds that this lasted. Python's search for garbage waits meanwhile, as in `timeit`: it would go through all the turns
+    that the benchmark holds ready, on whichever side it came."""
+    seconds: list[float] = []
+    gc.disable()
+    started = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - started)
+    gc.enable()
+
+
+def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
+    """The rows of a batch, as somebody writes it who needs nothing else."""
+    return [
+        (
+            episode,
+            n,
+            turn.shared,
+            struct.pack(f"<{len(turn.prompt_ids) - turn.shared}i", *turn.prompt_ids[turn.shared :]),
+            struct.pack(f"<{len(turn.action_ids)}i", *turn.action_ids),
+            struct.pack(f"<{len(turn.logprobs)}f", *turn.logprobs),
+            turn.observation,
+            turn.action,
+            turn.reward,
+            turn.finish,
+            _SAMPLER.name,
+            None,
+            None,
+            time.time(),
+            turn.invalid,
+        )
+        for episode, turn in zip(episodes, turns, strict=True)
+    ]
+
+
+def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
+    """One run of each side, set by set in turn, another one first in every set; the logs are cut in between."""
+    seconds = [0.0, 0.0, 0.0]
+    sides = (lambda: _ours(store, batch), lambda: plain.write(batch, ready=False), lambda: plain.write(batch, ready=True))
+    for k in range(sets):
+        for side in range(3):
+            which = (side + k + n) % 3
+            seconds[which] += sides[which]()
+        checkpoint(store)
+        plain.checkpoint()
+    return Run(*seconds)
+
+
+def _ours(store: Store, batch: int) -> float:
+    """Play a set of episodes; gives the seconds that the calls of `turns` took."""
+    members = min(batch, MEMBERS)
+    clock = BootClock()
+    tasks.add_tasks(store, ENVIRONMENT, list(range(batch // members)), members, "stream")
+    leased = tasks.lease_tasks(store, "bench", batch, TTL_S, clock)
+    journal = StoreJournal(store, clock)
+    ids = journal.start(
+        [
+            EpisodePlan(
+                environment=ENVIRONMENT,
+                seed=task.seed,
+                group=f"task-{task.id}",
+                member=member,
+                purpose="live",
+                sampler=_SAMPLER,
+                temperature=1.0,
+                lease=lease,
+            )
+            for task, lease in leased
+            for member in range(members)
+        ]
+    )
+    entries = [[(episode, n, turn) for episode, turn in zip(ids, turns, strict=True)] for n, turns in enumerate(_turns(batch))]
+    with _clock() as seconds:
+        for ready in entries:
+            journal.turns(ready)
+    journal.finish(
+        [Ending(episode=episode, state="completed", stop_reason="terminated", total_reward=1.0, success=True, score=1.0) for episode in ids]
+    )
+    for _, lease in leased:
+        tasks.finish_task(store, lease)
+    return seconds[0]
+
+
+def _turns(batch: int) -> list[list[Turn]]:
+    """The turns of a set of episodes, by number of the turn: each prompt goes on where the turn before ended."""
+    said: list[tuple[int, ...]] = [()] * batch
+    found: list[list[Turn]] = []
+    for _ in range(TURNS):
+        found.append([_turn(before) for before in said])
+        said = [turn.prompt_ids + turn.action_ids for turn in found[-1]]
+    return found
+
+
+def _turn(said: tuple[int, ...]) -> Turn:
+    return Turn(
+        prompt_ids=(*said, *random.choices(range(VOCABULARY), k=PROMPT)),
+        action_ids=tuple(random.choices(range(VOCABULARY), k=ANSWER)),
+        logprobs=tuple(-random.random() for _ in range(ANSWER)),
+        observation=words(PROMPT),
+        action=words(ANSWER),
+        reward=0.0,
+        sampler=_SAMPLER,
+        finish="stop",
+        shared=len(said),
+    )

@@ -1,0 +1,270 @@
+"""A large store: how long the questions take that commands and daemon ask of it, and its upkeep.
+
+It is filled past the journal, with checks and durability off: four of five episodes are live, the others those of learning jobs, each with
+ten turns of 100 new prompt tokens and 128 tokens of answer. Most live episodes are of the version that serves, which is the hard case.
+Token ids and log-probs are random, so nothing can compress them. What is asked is given by the caller.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+
+from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
+from perdure.memory import environments, versions
+from perdure.memory.errors import InputError
+from perdure.memory.schema import COUNT_RATES
+from perdure.memory.store import FILE_NAME, Store, create_store, open_store
+
+ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
+RARE = "perdure:bench?number=rare"
+"""Played at the very beginning only."""
+EARLY = "v1"
+"""A version that served long ago."""
+EARLIER = 0.2
+"""Share of the store's life before the version that serves."""
+LIFE_S = 30 * 86_400.0
+EPISODES_A_JOB = 336
+UPDATES = 8
+PAIRS = 128
+REPEATS = 40
+QUEUED = 28
+BYTES_A_TURN = 3000
+"""With room to spare."""
+COPIES = 3
+"""The store, its backup, and what pruning writes."""
+_TEXTS = 997
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long one question took."""
+
+    what: str
+    seconds: list[float]
+    """Of each time that it was asked."""
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def p95_s(self) -> float:
+        return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"what": self.what, "median_s": self.median_s, "p95_s": self.p95_s, "asked": len(self.seconds)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleBench:
+    """What a large store showed."""
+
+    home: Path
+    episodes: int
+    turns: int
+    size_bytes: int
+    fill_s: float
+    timings: list[Timing]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "episodes": self.episodes,
+            "turns": self.turns,
+            "size_bytes": self.size_bytes,
+            "fill_s": self.fill_s,
+            "queries": [timing.as_json() for timing in self.timings],
+        }
+
+
+def bench_scale(
+    folder: Path, episodes: int, questions: Mapping[str, Callable[[Store], object]], *, repeats: int = REPEATS, say: Callable[[str], None]
+) -> ScaleBench:
+    """Fill a store in `folder` with `episodes` episodes and ask it. Raises `InputError` where the disk has no room for it."""
+    home = folder / "large"
+    _require_room(folder, episodes)
+    say(f"filling a store with {episodes} episodes of {TURNS} turns")
+    started = time.perf_counter()
+    fill(home, episodes)
+    fill_s = time.perf_counter() - started
+    say("asking it")
+    timings = ask(home, questions, repeats=repeats)
+    size_bytes = (home / FILE_NAME).stat().st_size
+    return ScaleBench(home=home, episodes=episodes, turns=episodes * TURNS, size_bytes=size_bytes, fill_s=fill_s, timings=timings)
+
+
+def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repeats: int) -> list[Timing]:
+    """Ask each question in turn, so often, each time through a connection that has nothing read yet, as a command has."""
+    seconds: dict[str, list[float]] = {what: [] for what in questions}
+    for _ in range(repeats):
+        for what, question in questions.items():
+            with open_store(home) as store:
+                started = time.perf_counter()
+                question(store)
+                seconds[what].append(time.perf_counter() - started)
+    return [Timing(what=what, seconds=found) for what, found in seconds.items()]
+
+
+def fill(home: Path, episodes: int) -> None:
+    """Make a home with a store that looks as after a long life."""
+    jobs = max(episodes // EPISODES_A_JOB + 1, 2)
+    promoted = [n for n in range(1, jobs + 1) if n == 1 or n % 10 == 0]
+    with create_store(home) as store:
+        versions.add_initial(store, "bench", "hash-of-bench")
+        for name in (*ENVIRONMENTS, RARE):
+            environments.register(store, name, 1.0, 0.0, 1.0)
+        conn = store.db.conn
+        for setting in ("foreign_keys = OFF", "synchronous = OFF", "journal_mode = OFF", "cache_size = -200000"):
+            conn.execute(f"PRAGMA {setting}").fetchall()
+        conn.execute("BEGIN")
+        _fill_versions(conn, jobs, promoted)
+        _fill_jobs(conn, jobs)
+        _fill_tasks(conn, math.ceil(0.8 * episodes / MEMBERS))
+        _insert(conn, "episode", _EPISODE, _episodes(episodes, promoted))
+        _insert(conn, "turn", _TURN, _turns(episodes))
+        conn.execute(COUNT_RATES)
+        conn.execute("COMMIT")
+
+
+_EPISODE = (
+    'id, environment, seed, "group", member, purpose, task, job, attempt, version, step_job, step_n, temperature, state, turns, '
+    "total_reward, success, score, stop_reason, started_at, finished_at"
+)
+_TURN = "episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish, version, made_at"
+
+
+def _insert(conn: sqlite3.Connection, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    conn.executemany(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * (columns.count(',') + 1))})", rows)
+
+
+def _fill_versions(conn: sqlite3.Connection, jobs: int, promoted: Sequence[int]) -> None:
+    """One candidate of each job; the last one of those that were promoted serves."""
+    conn.execute("UPDATE version SET state = 'retired'")
+    states = {n: "serving" if n == promoted[-1] else "retired" for n in promoted}
+    rows = (
+        (f"v{n}", versions.INITIAL, states.get(n, "rejected"), f"hash-{n}", "bench", "hash-of-bench", n, _at(n / jobs))
+        for n in range(1, jobs + 1)
+    )
+    _insert(conn, "version", "name, parent, state, hash, base_model, base_hash, job, created_at", rows)
+    _insert(conn, "move", "kind, to_version, reason, moved_at", (("promote", f"v{n}", "gate", _at(n / jobs)) for n in promoted))
+
+
+def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
+    """Learning jobs with their updates, their gates, and what was said of them."""
+    numbers, target = range(1, jobs + 1), json.dumps([ENVIRONMENTS[0]])
+    evidence = json.dumps({"environments": {name: {"e_value": 1.25, "state": "passed", "text": words(100)} for name in ENVIRONMENTS}})
+    result = json.dumps({"verdict": "reject", "reason": "the gain was not shown", "gate": json.loads(evidence)})
+    _insert(
+        conn,
+        "job",
+        "id, key, kind, learner, targets, state, attempt, candidate, result, created_at, finished_at",
+        ((n, f"job-{n}", "learn", "grpo", target, "done", 1, f"v{n}", result, _at(n / jobs), _at(n / jobs)) for n in numbers),
+    )
+    _insert(
+        conn,
+        "step",
+        "job, attempt, n, diagnostics, made_at",
+        ((n, 1, k, json.dumps({"reward": 0.5, "success": 0.5}), _at(n / jobs)) for n in numbers for k in range(UPDATES)),
+    )
+    _insert(
+        conn,
+        "gate",
+        "id, job, attempt, candidate, serving, profile, settings, verdict, reason, evidence, started_at, finished_at",
+        ((n, n, 1, f"v{n}", "v0", "economy", "{}", "reject", "why", evidence, _at(n / jobs), _at(n / jobs)) for n in numbers),
+    )
+    _insert(
+        conn,
+        "pair",
+        "gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference",
+        ((n, ENVIRONMENTS[k % 7], "earlier", k, n * PAIRS + k, "v0", 1.0, 0.0, -1.0) for n in numbers for k in range(PAIRS)),
+    )
+    _insert(conn, "event", "kind, subject, message, happened_at", (("verdict", f"job {n}", "reject", _at(n / jobs)) for n in numbers))
+
+
+def _fill_tasks(conn: sqlite3.Connection, played: int) -> None:
+    """The tasks that were played, and some that wait."""
+    columns = "environment, seed, members, source, state, attempt, created_at, finished_at"
+    done = ((_environment(n), n, MEMBERS, "stream", "done", 1, _at(n / played), _at(n / played)) for n in range(played))
+    waiting = ((_environment(n + 1), played + n, MEMBERS, "stream", "queued", 0, _at(1), None) for n in range(QUEUED))
+    _insert(conn, "task", columns, (*done, *waiting))
+
+
+def _episodes(episodes: int, promoted: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+    """Four of five are live, by the version of their time; the fifth is of a job, by one of its steps."""
+    for n in range(episodes):
+        share, won = n / episodes, n % 3 == 0
+        state, reason = ("aborted", "interrupted") if n % 97 == 0 else ("completed", "terminated")
+        head: tuple[Any, ...]
+        if n % 5 < 4:
+            task, member = divmod(n - n // 5, MEMBERS)
+            version = promoted[min(int(share / EARLIER * len(promoted)), len(promoted) - 1)]
+            head = (_environment(task), task, f"task-{task + 1}", member, "live", task + 1, None, 1, f"v{version}", None, None)
+        else:
+            group, member = divmod(n // 5, MEMBERS)
+            job = 1 + n // EPISODES_A_JOB
+            head = (_environment(group), group, f"job-{job}.1-{group}", member, "learn", None, job, 1, None, job, group % UPDATES)
+        yield (n + 1, *head, 1.0, state, TURNS, float(won), won, float(won), reason, _at(share), _at(share))
+
+
+def _turns(episodes: int) -> Iterator[tuple[Any, ...]]:
+    observations, actions = [words(PROMPT) for _ in range(_TEXTS)], [words(ANSWER) for _ in range(_TEXTS)]
+    for episode in range(1, episodes + 1):
+        made_at = _at(episode / episodes)
+        for n in range(TURNS):
+            yield (
+                episode,
+                n,
+                n * (PROMPT + ANSWER),
+                _random_ids(PROMPT),
+                _random_ids(ANSWER),
+                _random_logprobs(ANSWER),
+                random.choice(observations),
+                random.choice(actions),
+                0.0,
+                "stop",
+                versions.INITIAL,
+                made_at,
+            )
+
+
+def _random_ids(tokens: int) -> bytes:
+    """Packed token ids of 16 bits."""
+    ids = bytearray(os.urandom(4 * tokens))
+    ids[2::4] = ids[3::4] = bytes(tokens)
+    return bytes(ids)
+
+
+def _random_logprobs(tokens: int) -> bytes:
+    """Packed log-probs between -2 and -0.5: the highest byte of a float32 there is always the same."""
+    logprobs = bytearray(os.urandom(4 * tokens))
+    logprobs[3::4] = b"\xbf" * tokens
+    return bytes(logprobs)
+
+
+def _environment(group: int) -> str:
+    return RARE if group == 0 else ENVIRONMENTS[group % len(ENVIRONMENTS)]
+
+
+def _at(share: float) -> float:
+    """A moment of the store's life, from its beginning (0) to now (1)."""
+    return time.time() - (1 - share) * LIFE_S
+
+
+def _require_room(folder: Path, episodes: int) -> None:
+    wanted, free = episodes * TURNS * BYTES_A_TURN * COPIES, shutil.disk_usage(folder).free
+    if wanted > free:
+        raise InputError(
+            f"{wanted / 1e9:.1f} GB are needed in {folder}, and {free / 1e9:.1f} GB are free: set TMPDIR to another folder, or "
+            "measure fewer --episodes"
+        )

@@ -1,0 +1,62 @@
+"""What commands and daemon ask of the store again and again, for `perdure bench store` to ask of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.agent.bench.journal_speed import MEMBERS
+from perdure.agent.bench.large_store import EARLY, ENVIRONMENTS, QUEUED, RARE
+from perdure.agent.commands.status import report
+from perdure.agent.show.live_view import observe
+from perdure.agent.stream.drawing import refill
+from perdure.agent.supervision.planner import choose_target, refusals
+from perdure.memory.jobs import list_jobs, unfinished_jobs
+from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.replay.episodes import completed_members, get_episode, latest_episode_id, list_episodes, live_episodes, success_rates
+from perdure.memory.replay.journal import abort_orphans
+from perdure.memory.stages import Share, Stage, progress
+from perdure.memory.store import Store
+from perdure.memory.tasks import lease_tasks, list_tasks, release_task
+from perdure.memory.versions import serving
+
+STAGE = Stage(name="all", environments=tuple(Share(name=name) for name in ENVIRONMENTS), members=MEMBERS)
+
+Question = Callable[[Store], object]
+
+COMMANDS: dict[str, Question] = {
+    "perdure status": report,
+    "perdure episode list": list_episodes,
+    "perdure episode list --env, a common one": lambda store: list_episodes(store, ENVIRONMENTS[0]),
+    "perdure episode list --env, a rare one": lambda store: list_episodes(store, RARE),
+    "perdure episode list --version, an early one": lambda store: list_episodes(store, version=EARLY),
+    "perdure episode list --env --version": lambda store: list_episodes(store, RARE, serving(store).name),
+    "perdure episode show": lambda store: get_episode(store, latest_episode_id(store) or 0),
+    "perdure task list": list_tasks,
+    "perdure run, the live view": observe,
+}
+
+DAEMON: dict[str, Question] = {
+    "jobs that wait": unfinished_jobs,
+    "is it time to learn?": lambda store: live_episodes(store, serving(store).name, 0.0),
+    "what to learn": lambda store: _choose(store),
+    "the stream, full": lambda store: _refill(store),
+    "the stream, to be filled": progress,
+    "leasing eight tasks": lambda store: _lease(store),
+    "members that are completed": lambda store: completed_members(store, [f"task-{n}" for n in range(1, 9)]),
+    "orphans": abort_orphans,
+}
+
+
+def _choose(store: Store) -> object:
+    return choose_target(success_rates(store, serving(store).name), ENVIRONMENTS, refusals(list_jobs(store, 200)))
+
+
+def _refill(store: Store) -> object:
+    return refill(store, [STAGE], per_environment=QUEUED // len(ENVIRONMENTS), root=0, begin=lambda stage: None)
+
+
+def _lease(store: Store) -> None:
+    """With the write, and in it what gives them back."""
+    with store.write():
+        for _, lease in lease_tasks(store, "bench", 8, TTL_S, BootClock()):
+            release_task(store, lease)

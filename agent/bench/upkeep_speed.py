@@ -1,0 +1,55 @@
+"""Upkeep of a large store: how long a backup and a prune take, and how large they are. `bench_scale.py` makes the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.memory.store import FILE_NAME, create_store
+from perdure.memory.upkeep.backup import backup
+from perdure.memory.upkeep.prune import Keep, prune
+
+KEPT = 0.9
+"""Share of the episodes that pruning leaves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpkeepBench:
+    """What upkeep took."""
+
+    backup_s: float
+    """With the check of the copy."""
+    backup_bytes: int
+    prune_s: float
+    pruned_turns: int
+    archive_bytes: int
+    freed_bytes: int
+    """By which the store's file became smaller."""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def bench_upkeep(home: Path, episodes: int, *, say: Callable[[str], None]) -> UpkeepBench:
+    """Back up the store in `home`, beside it, and prune its oldest episodes. It has `episodes` before."""
+    with create_store(home) as store:
+        say("backing it up")
+        started = time.perf_counter()
+        made = backup(store, home.parent / "backup.db")
+        backup_s = time.perf_counter() - started
+        say("pruning it")
+        before = (home / FILE_NAME).stat().st_size
+        started = time.perf_counter()
+        pruned = prune(store, Keep(episodes=round(KEPT * episodes), live=0), say)
+        prune_s = time.perf_counter() - started
+    return UpkeepBench(
+        backup_s=backup_s,
+        backup_bytes=made.size_bytes,
+        prune_s=prune_s,
+        pruned_turns=pruned.turns,
+        archive_bytes=sum(path.stat().st_size for path in pruned.archives),
+        freed_bytes=before - (home / FILE_NAME).stat().st_size,
+    )

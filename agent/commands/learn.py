@@ -1,0 +1,309 @@
+"""`perdure learn`, `perdure gate` and `perdure probe`: one job each, run by the daemon where there is one, else by the command itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
+from perdure.memory.errors import InputError
+
+if TYPE_CHECKING:
+    from perdure.agent.config_file import LoadedConfig
+    from perdure.memory.store import Store
+
+PROFILES = click.Choice(["economy", "standard", "strict"])
+profile_option = click.option("--profile", type=PROFILES, help="How small a loss the gate catches. [default: gate.profile]")
+
+
+class _LearnCommand(click.Command):
+    """Its help also lists the options of the learners, which are looked up only then."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from perdure.learners.options import GROUPS, LearnOptions
+
+        fields = LearnOptions.model_fields
+        for title, names in GROUPS.items():
+            with formatter.section(f"For --option. {title}"):
+                formatter.write_dl([(f"{name}={fields[name].default}", fields[name].description or "") for name in names])
+
+
+@click.command(cls=_LearnCommand)
+@click.argument("learner")
+@click.option("--target", "targets", multiple=True, metavar="ENV", help="What to get better at; may be repeated. [default: chosen]")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the learner; may be repeated.")
+@click.option("--no-gate", is_flag=True, help="Leave a candidate that was not judged.")
+@click.option("--start", metavar="VERSION", help="The version to go on training from. [default: the serving one]")
+@profile_option
+@home_option
+@config_option
+@report_option
+@click.pass_context
+def learn(
+    ctx: click.Context,
+    learner: str,
+    targets: tuple[str, ...],
+    options: tuple[str, ...],
+    no_gate: bool,
+    start: str | None,
+    profile: str | None,
+    home: Path,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Learn, gate, and promote if the gate says so.
+
+    LEARNER is one of these. On the agent's own fresh answers: grpo, reinforce, iterative-sft, and sdft, which needs right answers instead
+    of rewards. On answers that are there before: self-sft, trace-sft, sft. Without a target one is chosen from the live episodes of the
+    serving version. Exit code 1 where the gate did not promote.
+
+    \b
+    Example:
+      perdure learn grpo --target 'perdure:largest-number?shots=3' --option updates=20 --option replay=0.5
+      perdure learn sft --option demos=oracle --no-gate
+    """
+    from perdure.agent.config import check_learner
+    from perdure.agent.config_file import load_config
+    from perdure.agent.home import require_files
+    from perdure.memory.versions import get_version
+
+    check_learner(learner)
+    loaded = load_config(config_path)
+    asked = profile or loaded.config.gate.profile
+    wanted = {
+        "learn": loaded.config.learner_options(_pairs(options)),
+        "gate": not no_gate,
+        "profile": asked,
+        "start": start,
+    }
+    with _prepared(home, loaded, targets) as prepared:
+        if start is not None:
+            require_files(prepared.store, get_version(prepared.store, start))
+        aims = prepared.targets or _choose(prepared)
+    job = _see_through(home, loaded, "learn", learner, aims, wanted)
+    if as_json:
+        print_json(job)
+    else:
+        _print_learning(job, asked)
+    ctx.exit(0 if no_gate or job["verdict"] == "promote" else 1)
+
+
+@click.command()
+@click.argument("candidate", metavar="[VERSION]", required=False)
+@click.option("--target", "targets", multiple=True, metavar="ENV", help="What it must have become better at; may be repeated.")
+@profile_option
+@click.option("--self-test", is_flag=True, help="Simulate the gate's error rates at every null against their bounds.")
+@click.option("--runs", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Gates to simulate for each row.")
+@home_option
+@config_option
+@report_option
+@click.pass_context
+def gate(
+    ctx: click.Context,
+    candidate: str | None,
+    targets: tuple[str, ...],
+    profile: str | None,
+    self_test: bool,
+    runs: int,
+    home: Path,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge whether a candidate may serve.
+
+    The serving version stays what it is. Without a target only retention is judged. Exit code 0 only where the verdict is promote.
+
+    \b
+    Example:
+      perdure gate v3 --target 'perdure:largest-number?shots=3' --profile standard
+      perdure gate --self-test --runs 200
+    """
+    from perdure.agent.config_file import load_config
+    from perdure.agent.home import require_files
+    from perdure.memory.versions import get_version
+
+    if self_test == (candidate is not None):
+        raise click.UsageError("Give the version to be gated, or --self-test.", ctx)
+    if self_test:
+        ctx.exit(0 if _self_test(runs, profile, as_json) else 1)
+    assert candidate is not None
+    loaded = load_config(config_path)
+    with _prepared(home, loaded, targets) as prepared:
+        require_files(prepared.store, version := get_version(prepared.store, candidate))
+        aims = prepared.targets
+        if aims and version.state == "serving":
+            raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
+    asked = profile or loaded.config.gate.profile
+    found = _see_through(home, loaded, "gate", None, aims, {"candidate": candidate, "profile": asked})
+    if as_json:
+        print_json(found)
+    else:
+        _print_gate(found, asked)
+    ctx.exit(0 if found["verdict"] == "promote" else 1)
+
+
+@click.command()
+@click.argument("version", metavar="[VERSION]", required=False)
+@click.option("--episodes", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Episodes of each environment.")
+@click.option("--target", "targets", multiple=True, metavar="ENV", help="Only this environment; may be repeated. [default: all]")
+@home_option
+@config_option
+@report_option
+def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
+    """Score a version on held-out seeds.
+
+    The serving one where none is named; every environment, greedily, on the same seeds each time, with 95 % intervals.
+
+    \b
+    Example:
+      perdure probe v1 --episodes 100
+    """
+    from perdure.agent.config_file import load_config
+    from perdure.agent.home import require_files
+    from perdure.memory.versions import get_version
+
+    loaded = load_config(config_path)
+    with _prepared(home, loaded, targets) as prepared:
+        if version is not None:
+            require_files(prepared.store, get_version(prepared.store, version))
+        aims = prepared.targets
+    found = _see_through(home, loaded, "probe", None, aims, {"version": version, "episodes": episodes})
+    if as_json:
+        print_json(found)
+        return
+    rows = [(name, row["score"], row["low"], row["high"], row["episodes"]) for name, row in found["environments"].items()]
+    print_table(("environment", "score", "from", "to", "episodes"), rows, title=f"{found['version']} on held-out seeds, greedy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A home in which a job can be queued: its environments are known. A context manager; it closes the store."""
+
+    store: Store
+    stream: list[str]
+    targets: list[str]
+
+    def __enter__(self) -> _Prepared:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.store.close()
+
+
+def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prepared:
+    """Open or make the home, and register the environments of the stream that it has come to, and the targets.
+
+    All are loaded before anything is made.
+    """
+    from perdure.agent.home import open_or_create, register_environments
+    from perdure.agent.stream.drawing import begun, stages_of
+    from perdure.memory.stages import progress
+
+    config = loaded.config
+    found = config.environments((*config.stream.names, *targets))
+    stages = stages_of(config, {name: environment.name for name, environment in found.items()})
+    by_name = {environment.name: environment for environment in found.values()}
+    store = open_or_create(home)
+    try:
+        stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
+        names = register_environments(store, stream, [found[name].name for name in config.gate.critical])
+        aims = register_environments(store, [found[name] for name in targets])
+    except BaseException:
+        store.close()
+        raise
+    return _Prepared(store=store, stream=names, targets=aims)
+
+
+def _choose(prepared: _Prepared) -> list[str]:
+    from perdure.agent.supervision.planner import choose_target
+    from perdure.memory.replay.episodes import success_rates
+    from perdure.memory.versions import serving
+
+    rates = success_rates(prepared.store, serving(prepared.store).name)
+    choice = choose_target(rates, prepared.stream)
+    if choice.target is None:
+        raise InputError(f"no target was chosen, because {choice.reason}; name one with --target, or let `perdure run` play more")
+    say(f"target {choice.reason}")
+    return [choice.target]
+
+
+def _see_through(
+    home: Path, loaded: LoadedConfig, kind: Any, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Queue the job, wait for its end, and give its result."""
+    from perdure.agent.processes.vllm_server import require_vllm
+    from perdure.agent.supervision.follow import require_done, run_or_follow, submit
+
+    require_vllm(loaded.config)
+    job_id = submit(home, kind, learner, targets, options)
+    return require_done(run_or_follow(home, loaded, job_id, say))
+
+
+def _pairs(options: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in options:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"--option {text}: write NAME=VALUE, as in --option updates=20")
+        if name.strip() in found:
+            raise InputError(f"--option {name.strip()} is given twice: leave one out")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
+    """Measured rates beside their bounds; False where one is above."""
+    from perdure.learners.gate.decision import PROFILES as ALL
+    from perdure.learners.gate.rates import self_test
+
+    rates = []
+    for rate in self_test(runs, profiles=[profile] if profile else tuple(ALL)):
+        say(f"{rate.profile}, {rate.earlier} earlier: {rate.truth}: promoted {rate.promoted:.3f}, at most {rate.bound or 1:.3f}")
+        rates.append(rate)
+    ok = all(rate.ok for rate in rates)
+    if as_json:
+        print_json({"ok": ok, "rates": [rate.as_json() for rate in rates]})
+        return ok
+    columns = ("the truth", "profile", "earlier", "runs", "promoted", "bound", "episodes", "kept")
+    rows: list[Sequence[Cell]] = [
+        (rate.truth, rate.profile, rate.earlier, rate.runs, rate.promoted, rate.bound, round(rate.episodes), rate.ok) for rate in rates
+    ]
+    print_table(columns, rows, title="How often the gate promotes where it should not")
+    return ok
+
+
+def _print_learning(found: Mapping[str, Any], asked: str) -> None:
+    if found["gate"]:
+        _print_gate(found["gate"], asked)
+    print_table(("diagnostic of the last update", "value"), list(found["diagnostics"].items()))
+    print_table(("cost of all updates", "value"), list(found["cost"].items()))
+    click.echo(f"{found['version']}: {found['verdict'] or 'not gated'}. {found['reason']}")
+
+
+def _print_gate(found: Mapping[str, Any], asked: str) -> None:
+    """`asked` is the profile that was asked for."""
+    tests = [("earlier", name, test) for name, test in found["environments"].items()]
+    tests += [("gain", name, test) for name, test in found["gain"].get("environments", {}).items()]
+    rows: list[Sequence[Cell]] = [
+        (
+            name,
+            role,
+            test["state"],
+            test["n"],
+            test.get("candidate_score"),
+            test.get("reference_score"),
+            test["mean_difference"],
+            test["wealth"],
+            test["reference"],
+        )
+        for role, name, test in [*tests, *([("pooled", "all earlier", found["pooled"])] if found["pooled"].get("n") else [])]
+    ]
+    columns = ("environment", "test", "state", "pairs", "candidate", "reference", "difference", "e-value", "against")
+    print_table(columns, rows, title=f"{found['candidate']} at profile {found['profile']}, after {found['rounds']} rounds")
+    if found["profile"] != asked:
+        click.echo(f"The margins of {found['profile']} were in force, not of {asked}: too few earlier environments vote for smaller ones.")
+    click.echo(f"verdict: {found['verdict']}. {found['reason']}")

@@ -1,0 +1,268 @@
+"""`perdure store`: is the store whole, and how does what is in it get out, in, and away. All but `prune` work while a daemon runs."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.agent.show.terminal import config_option, home_option, print_json, print_table, report_option, say
+from perdure.memory.errors import InputError, PerdureError
+
+if TYPE_CHECKING:
+    from perdure.memory.records import Purpose
+    from perdure.memory.store import Store
+    from perdure.memory.upkeep.integrity import Finding
+
+TOKENS_RULE = "tokens-and-texts"
+PURPOSES = ("live", "learn", "replay", "gate", "probe")
+DAY_S = 86400.0
+
+file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+
+
+@click.group()
+def store() -> None:
+    """Check the store, back it up, and move episodes out of it and into it.
+
+    \b
+    Example:
+      perdure store check
+    """
+
+
+@store.command()
+@click.option("--tokens/--no-tokens", default=True, help="Compare texts with their tokens, where the model is on this machine.")
+@home_option
+@report_option
+@click.pass_context
+def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
+    """Check the file, its rows, the files of versions, and archives. Exit code 1 where something is broken.
+
+    \b
+    Example:
+      perdure store check
+    """
+    from perdure.memory.leases import BootClock
+    from perdure.memory.store import open_store
+    from perdure.memory.upkeep import integrity as rules
+
+    skipped: dict[str, str] = {}
+    with open_store(home) as opened:
+        say("reading the whole store")
+        findings = rules.check(opened, BootClock())
+        seen = rules.looked_at(opened)
+        if not tokens:
+            skipped[TOKENS_RULE] = "it was not asked for"
+        elif all(finding.level != "error" for finding in findings):
+            try:
+                findings += _check_texts(opened)
+            except PerdureError as error:
+                skipped[TOKENS_RULE] = str(error)
+        else:
+            skipped[TOKENS_RULE] = "what was found comes first"
+    ok = all(finding.level != "error" for finding in findings)
+    if as_json:
+        print_json({"ok": ok, "findings": [finding.as_json() for finding in findings], "looked_at": seen, "skipped": skipped})
+    else:
+        if findings:
+            print_table(("level", "rule", "where", "what was found"), [(row.level, row.rule, row.subject, row.message) for row in findings])
+        for rule, why in skipped.items():
+            click.echo(f"{rule} was left out: {why}")
+        click.echo(f"{opened.home} " + ("is whole." if ok else "is broken: stop what runs in it, and restore a backup or mend it."))
+    ctx.exit(0 if ok else 1)
+
+
+@store.command()
+@file_argument
+@force_option
+@home_option
+@report_option
+@click.pass_context
+def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: bool) -> None:
+    """Copy the database to FILE and its adapters to FILE.versions, at any time. Exit code 1 where the home lacks an adapter.
+
+    \b
+    Example:
+      perdure store backup nightly.db --force
+    """
+    from perdure.memory.store import open_store
+    from perdure.memory.upkeep.backup import backup as copy
+
+    with open_store(home) as opened:
+        made = copy(opened, path, replace=force)
+    if as_json:
+        print_json(made.as_json())
+    else:
+        beside = f", and {len(made.versions)} adapters beside it in {path.name}.versions" if made.versions else ""
+        click.echo(f"{path}: {made.episodes} episodes, {made.turns} turns, {_size(made.size_bytes)}{beside}. It was opened and checked.")
+        for lack in made.lacks:
+            click.echo(f"It lacks {lack.version}: {lack.why}", err=True)
+    ctx.exit(1 if made.lacks else 0)
+
+
+@store.command()
+@click.option("--format", "form", type=click.Choice(("parquet", "jsonl")), default="parquet", show_default=True, help="Typed, or text.")
+@click.option("--out", "path", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file to write.")
+@click.option("--env", "environment", metavar="ENV", help="Only episodes of this environment, by its whole name.")
+@click.option("--version", metavar="VERSION", help="Only those that this version played.")
+@click.option("--purpose", type=click.Choice(PURPOSES), help="Only those that were played for this.")
+@click.option("--since", type=click.DateTime(), help="Only those that began at or after this time (UTC).")
+@force_option
+@home_option
+@report_option
+def export(
+    form: str,
+    path: Path,
+    environment: str | None,
+    version: str | None,
+    purpose: Purpose | None,
+    since: datetime | None,
+    force: bool,
+    home: Path,
+    as_json: bool,
+) -> None:
+    """Write episodes with their turns, tokens and log-probs to a file, one row an episode.
+
+    \b
+    Example:
+      perdure store export --format parquet --out episodes.parquet
+      perdure store export --format jsonl --out live.jsonl --purpose live --since 2026-11-01
+    """
+    from perdure.memory.environments import require
+    from perdure.memory.exchange.export import export as write
+    from perdure.memory.store import open_store
+    from perdure.memory.versions import get_version
+
+    with open_store(home) as opened:
+        if environment is not None:
+            require(opened, environment)
+        if version is not None:
+            get_version(opened, version)
+        made = write(
+            opened,
+            path,
+            "jsonl" if form == "jsonl" else "parquet",
+            environment=environment,
+            version=version,
+            purpose=purpose,
+            since=None if since is None else since.replace(tzinfo=UTC).timestamp(),
+            replace=force,
+        )
+    if as_json:
+        print_json(made.as_json())
+    else:
+        click.echo(f"{path}: {made.episodes} episodes, {made.turns} turns, {_size(made.size_bytes)}.")
+
+
+@store.command("import")
+@file_argument
+@click.option("--label", help="Where it comes from, in your words. [default: the file's name]")
+@home_option
+@report_option
+def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
+    """Take in trajectories of another pipeline, Parquet or JSON lines; docs/store.md shows the form. They are kept apart from our own.
+
+    \b
+    Example:
+      perdure store import traces.jsonl --label 'support desk, October'
+    """
+    from perdure.agent.home import open_or_create
+    from perdure.memory.exchange.import_traces import import_file
+
+    label = path.stem if label is None else label
+    if not label.strip():
+        raise InputError("a label says where the file comes from: give --label some words")
+    with open_or_create(home) as opened:
+        came = import_file(opened, path, label)
+    if as_json:
+        print_json(came.as_json())
+        return
+    amount = f"{came.episodes} episodes, {came.turns} turns"
+    if not came.new:
+        click.echo(f"{path} was imported before, as batch {came.batch} ({came.label}: {amount}); nothing was changed.")
+        return
+    over = "".join(f"; {number} {reason} were passed over" for reason, number in came.passed_over.items())
+    click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
+
+
+@store.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep episodes that began in the last so many days. [default: 30]")
+@click.option("--keep-episodes", type=click.IntRange(min=0), help="Keep the newest so many episodes instead.")
+@home_option
+@config_option
+@report_option
+def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, home: Path, config_path: Path | None, as_json: bool) -> None:
+    """Move old episodes to Parquet files under archive/ in the home, and give their space back. What is still needed stays.
+
+    No daemon may run in the home meanwhile.
+
+    \b
+    Example:
+      perdure store prune --dry-run
+      perdure store prune --keep-days 90
+    """
+    from perdure.agent.config_file import load_config
+    from perdure.agent.home import HomeLock
+    from perdure.memory.store import ARCHIVE, open_store
+    from perdure.memory.upkeep import prune as pruning
+
+    if keep_days is not None and keep_episodes is not None:
+        raise InputError("--keep-days and --keep-episodes are two ways to say it: give one of them")
+    days = pruning.KEEP_DAYS if keep_days is None else keep_days
+    keep = pruning.Keep(
+        since=time.time() - days * DAY_S if keep_episodes is None else None,
+        episodes=keep_episodes,
+        live=max(pruning.KEEP_LIVE, load_config(config_path).config.learn.every_episodes),
+    )
+    with open_store(home) as opened:
+        if dry_run:
+            done = pruning.plan(opened, keep)
+        else:
+            with HomeLock(home):
+                done = pruning.prune(opened, keep, say)
+    if as_json:
+        print_json(done.as_json())
+    elif dry_run:
+        click.echo(
+            f"{done.episodes} episodes with {done.turns} turns would go to {home / ARCHIVE}, about {_size(done.freed_bytes)} "
+            f"would be freed, and {done.kept} episodes would stay. Nothing was changed."
+        )
+    else:
+        click.echo(f"{done.episodes} episodes with {done.turns} turns went to archives, {done.kept} stay; {_size(done.freed_bytes)} freed.")
+        for path in done.archives:
+            click.echo(str(path))
+
+
+def _check_texts(opened: Store) -> list[Finding]:
+    """Where texts are not what their tokens say. Raises `PerdureError` where that cannot be looked at."""
+    from perdure.agent.home import cache_dir
+    from perdure.learners.weights.base_models import find_model
+    from perdure.memory.upkeep.integrity import listed
+    from perdure.memory.versions import INITIAL, base_of
+
+    name, digest = base_of(opened, INITIAL)
+    files = find_model(name, cache_dir())
+    if files is None:
+        raise InputError(f"the model {name} is not on this machine")
+    if files.hash != digest:
+        raise InputError(f"{files.path} is not the model of this home, though it has its name")
+    say("comparing texts with their tokens")
+    from perdure.learners.weights.check_texts import differing_texts
+
+    return listed(
+        TOKENS_RULE,
+        [
+            ("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}")
+            for episode, n, text, said in differing_texts(opened, files)
+        ],
+    )
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"

@@ -1,0 +1,1 @@
+"""The child processes: actor, job and vLLM server."""

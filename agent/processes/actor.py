@@ -1,0 +1,329 @@
+"""The process that plays live tasks: `python -m perdure.agent.processes.actor --home DIR [--config FILE]`.
+
+It plays what is queued with the version that serves, and journals every turn. A place that falls free is taken by the next task, so that
+generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, where they take turns
+with the device, a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On
+SIGTERM, or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else
+as its error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
+from perdure.agent.supervision.causes import die_of
+from perdure.agent.supervision.children import parent_pid
+from perdure.agent.supervision.watch import BEAT_S, Pulse
+from perdure.envs.environment import Environment
+from perdure.envs.playing import Attempt
+from perdure.envs.policy import Chat, Policy, PolicyError
+from perdure.envs.rollout import Journal, play
+from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
+from perdure.memory.jobs import jobs_at_work
+from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.processes import give_device, renew_device, take_device
+from perdure.memory.records import Episode, Job, Lease, Task, VersionRef
+from perdure.memory.replay.episodes import completed_members
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.store import Store, open_store
+from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
+from perdure.memory.versions import serving
+
+NAME = "actor"
+POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class Stop:
+    """Whether to end: a signal came, or the process that started this one is gone."""
+
+    asked: bool = False
+    parent: int = field(default_factory=parent_pid)
+
+    def __call__(self) -> bool:
+        return self.asked or os.getppid() != self.parent
+
+
+class Model(Protocol):
+    """What the actor needs of a model; `learners/engines/serving.py` has the real one."""
+
+    @property
+    def chat(self) -> Chat: ...
+
+    @property
+    def context_limit(self) -> int: ...
+
+    def load(self, version: str) -> Policy:
+        """Whoever answers as this version; the one that was loaded before is let go of.
+
+        Raises `RuntimeFailure` where the version's files are missing or damaged.
+        """
+        ...
+
+    def opponent(self, version: str) -> Policy:
+        """Whoever answers as this version, beside the one that plays. Raises `UnknownError`, and `RuntimeFailure` as `load` does."""
+        ...
+
+
+OpenModel = Callable[[Store, Config, Callable[[str], None]], Model]
+"""Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument gets progress."""
+
+OpenJournal = Callable[[Store], Journal]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """The episodes of one task that are still to be played."""
+
+    task: Task
+    lease: Lease
+    left: int
+    completed: int
+    interrupted: bool = False
+    error: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """What one version plays, until another one serves or somebody else needs the device."""
+
+    version: VersionRef
+    groups: dict[int, _Group] = field(default_factory=dict)
+    """By task: those that are being played."""
+    tasks: int = 0
+    """How many were begun."""
+    told_s: float = -math.inf
+    """When it was last told of, on the monotonic clock."""
+
+
+class Actor:
+    """The loop of the process. `run` returns when `stop()` has become true."""
+
+    def __init__(self, store: Store, config: Config, stop: Callable[[], bool], journal: Journal) -> None:
+        self._store = store
+        self._config = config
+        self._stop = stop
+        self._journal = journal
+        self._clock = BootClock()
+        self._owner = f"{NAME}:{os.getpid()}"
+        self._pulse = Pulse(store, NAME)
+        self._environments: dict[str, Environment] = {}
+        self._loaded: tuple[VersionRef, Policy] | None = None
+
+    def start(self, open_model: OpenModel) -> Model:
+        """Open the model; `run` plays with it."""
+        self._pulse.say("starting", f"looking for the model {self._config.model}")
+        return open_model(self._store, self._config, lambda line: self._pulse.say("starting", line))
+
+    def run(self, model: Model) -> None:
+        while not self._stop():
+            if not self._batch(model):
+                time.sleep(POLL_S)
+        self._pulse.say("stopped", None)
+
+    def _batch(self, model: Model) -> bool:
+        """Play one batch; False where there was no task to play or it is not this process's turn."""
+        jobs = self._jobs()
+        if jobs:
+            self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the {'CPU' if self._config.device == 'cpu' else 'GPU'}")
+            return False
+        if not anything_to_play(self._store):
+            self._pulse.say("idle", "no task is queued")
+            return False
+        with self._device() as device:
+            if device is None and self._config.takes_turns:
+                self._pulse.say("paused", "another process has the device")
+                return False
+            version, policy = self._load_serving(model)
+            batch = _Batch(version=version)
+            self._play(model, batch, policy, device)
+        return batch.tasks > 0
+
+    def _play(self, model: Model, batch: _Batch, policy: Policy, device: Lease | None) -> None:
+        """Play tasks until the batch ends. Whatever happens, each task is finished, failed or given back."""
+        renewed_s = time.monotonic()
+
+        def stop() -> bool:
+            """Asked before each round of generation."""
+            nonlocal renewed_s
+            if batch.tasks:
+                self._tell(batch)
+            if device is not None and time.monotonic() - renewed_s > TTL_S / 4:
+                renew_device(self._store, device, TTL_S, self._clock)
+                renewed_s = time.monotonic()
+            return self._stop()
+
+        try:
+            play(
+                self._draw(batch),
+                policy,
+                model.chat,
+                batch.version,
+                self._journal,
+                temperature=self._config.play.temperature,
+                width=self._config.play.width,
+                context_limit=model.context_limit,
+                stop=stop,
+                on_finish=lambda episode: self._settle(batch.groups, episode),
+                opponents=lambda name: (batch.version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
+            )
+        except LeaseLost:
+            self._give_back(batch.groups)
+        except Unavailable:  # a full disk, which says nothing about the tasks: whoever finds this process dead gives them back
+            raise
+        except (PolicyError, RuntimeFailure) as error:
+            for group in batch.groups.values():
+                with suppress(LeaseLost):
+                    fail_task(self._store, group.lease, str(error))
+            raise
+        else:
+            self._give_back(batch.groups)
+
+    def _draw(self, batch: _Batch) -> Iterator[Attempt | None]:
+        """The members of one task after the other, for as long as the batch goes on; None where nothing is queued just now.
+
+        A task is leased when its first member has a place, and its members come before the next task: the turns of those in play keep
+        up its lease.
+        """
+        while not self._ends(batch):
+            attempts: list[Attempt | None] = [None]
+            for task, lease in lease_tasks(self._store, self._owner, 1, TTL_S, self._clock):
+                batch.tasks += 1
+                self._tell(batch)
+                attempts = [*self._attempts(task, lease, batch.groups)] or [None]  # of a row that cannot begin, one a round
+            yield from attempts
+
+    def _tell(self, batch: _Batch) -> None:
+        """Say what is played, anew every few seconds only: each time is a write."""
+        if time.monotonic() - batch.told_s > BEAT_S:
+            told = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
+            self._pulse.say("playing", told)
+            batch.told_s = time.monotonic()
+
+    def _ends(self, batch: _Batch) -> bool:
+        """Whether no other task is to be begun with this version, or on this device."""
+        return serving(self._store).name != batch.version.name or bool(self._jobs())
+
+    def _jobs(self) -> list[Job]:
+        """The jobs that have a right to the device before live play. A GPU is shared."""
+        return jobs_at_work(self._store, self._clock) if self._config.takes_turns else []
+
+    def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
+        """The members of a task that are not completed yet. The task ends here where none is left or its environment cannot be made."""
+        name = f"task-{task.id}"
+        done = completed_members(self._store, [name])[name]
+        members = [member for member in range(task.members) if member not in done]
+        if not members:
+            finish_task(self._store, lease)
+            return []
+        try:
+            environment = self._environments.get(task.environment) or self._config.environment(task.environment)
+        except Exception as error:  # noqa: BLE001 - an operator's environment may fail as it likes; the task is written down as failed
+            fail_task(self._store, lease, f"{task.environment} cannot be made: {error}")
+            return []
+        self._environments[task.environment] = environment
+        groups[task.id] = _Group(task=task, lease=lease, left=len(members), completed=len(done))
+        return [
+            Attempt(environment=environment, seed=task.seed, group=name, member=member, purpose="live", lease=lease) for member in members
+        ]
+
+    def _settle(self, groups: dict[int, _Group], episode: Episode) -> None:
+        """Note the end of an episode; with the last one of its group the task ends."""
+        assert episode.task is not None, "live episodes belong to a task"
+        group = groups[episode.task]
+        group.left -= 1
+        group.completed += episode.state == "completed"
+        group.interrupted |= episode.state == "aborted"
+        group.error = episode.error or group.error
+        if group.left or group.interrupted:
+            return
+        if group.completed:
+            finish_task(self._store, group.lease)
+        else:
+            fail_task(self._store, group.lease, group.error or "the environment failed in every episode")
+        del groups[group.task.id]
+
+    def _give_back(self, groups: dict[int, _Group]) -> None:
+        for group in groups.values():
+            with suppress(LeaseLost):
+                release_task(self._store, group.lease)
+
+    def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
+        """The version that serves and whoever answers as it, loaded where it is another one than before."""
+        version = VersionRef(serving(self._store).name)
+        if self._loaded is None or self._loaded[0] != version:
+            self._pulse.say("loading", f"the weights of {version}")
+            self._loaded = version, model.load(version.name)
+        return self._loaded
+
+    @contextmanager
+    def _device(self) -> Iterator[Lease | None]:
+        """The device for one batch; None where somebody else has it, or where it is a GPU that is shared and needs no turns."""
+        lease = take_device(self._store, self._owner, TTL_S, self._clock) if self._config.takes_turns else None
+        try:
+            yield lease
+        finally:
+            if lease is not None:
+                give_device(self._store, lease)
+
+
+def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal) -> int:
+    """Play until SIGTERM or the end of the supervisor; returns the exit code."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)  # nothing is being played yet: fetching and loading a model need not be waited for
+    try:
+        with open_store(home) as store:
+            actor = Actor(store, load_config(config_path).config, stop, open_journal(store))
+            model = actor.start(open_model)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, ask)
+            actor.run(model)
+    except Exception as error:  # noqa: BLE001 - it becomes an exit code
+        die_of(error)
+    return 0
+
+
+def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
+    """The model that the configuration names, on its engine."""
+    from perdure.agent.processes.open_engine import open_engine
+    from perdure.learners.engines.serving import serve
+
+    return serve(store, open_engine(store, config, seed=config.seed, say=say))
+
+
+def store_journal(store: Store) -> Journal:
+    return StoreJournal(store, BootClock())
+
+
+def main(open_model: OpenModel = open_served, open_journal: OpenJournal = store_journal) -> int:
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
+    parser = argparse.ArgumentParser(prog="python -m perdure.agent.processes.actor", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=None)
+    given = parser.parse_args()
+    return run_actor(given.home, given.config, open_model, open_journal)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,306 @@
+"""The process of one job: `python -m perdure.agent.processes.job --home DIR --job N`.
+
+It leases the job, takes the device, learns, gates what it learnt, and promotes on a positive verdict. A job that is interrupted goes back
+to the queue; whatever else stops it is written into the job, which is tried again where the cause says nothing about it. It exits with 0
+where the job is done or was interrupted, else as its error says (`causes.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
+from perdure.agent.processes.open_engine import open_engine
+from perdure.agent.supervision.aftermath import PREFIX
+from perdure.agent.supervision.causes import TRANSIENT, cause_of_error, die_of, one_line
+from perdure.agent.supervision.children import parent_pid
+from perdure.agent.supervision.watch import Pulse
+from perdure.learners.checkpoint import forget_all_but
+from perdure.learners.diagnostics import cost
+from perdure.learners.engines.engine import Engine
+from perdure.learners.gate.decision import PROFILES
+from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
+from perdure.learners.gate.probes import EnginePlayer, probe
+from perdure.learners.learn_job import run_learning
+from perdure.learners.workbench import Interrupted
+from perdure.memory import faults
+from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.gates import close_gate
+from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
+from perdure.memory.leases import BootClock
+from perdure.memory.processes import give_device, record_event, renew_device, take_device
+from perdure.memory.records import Job, Lease, Purpose, Version
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.store import Store, open_store
+from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving, version_of_job
+
+LEASE_S = 90.0
+BEAT_S = 10.0
+DEVICE_WAIT_S = 3600.0
+REPLACES_ANCHOR = 200.0
+"""An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a job has at hand."""
+
+    store: Store
+    config: Config
+    engine: Engine
+    job: Job
+    lease: Lease
+    pulse: Pulse
+    stop: Callable[[], bool]
+    """Asked in every round of generation, which shows that the work goes on."""
+
+    def player(self, purpose: Purpose) -> EnginePlayer:
+        return EnginePlayer(
+            store=self.store,
+            engine=self.engine,
+            journal=StoreJournal(self.store, BootClock()),
+            lease=self.lease,
+            load=self.config.environment,
+            purpose=purpose,
+            width=self.config.play.width,
+            stop=self.stop,
+        )
+
+
+def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> None:
+    """Run one queued job until it is done, or was interrupted. Raises what stopped it otherwise; by then it is in the store."""
+    clock = BootClock()
+    name = f"{PREFIX}{job_id}"
+    owner = f"{name}:{os.getpid()}"
+    with open_store(home) as store:
+        leased = lease_job(store, owner, LEASE_S, clock, job_id)
+        if leased is None:
+            raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows who has it")
+        job, lease = leased
+        set_job_state(store, lease, "running")
+        pulse = Pulse(store, name)
+        pulse.say("waiting", "for the device")
+
+        def stopping() -> bool:
+            pulse.go_on()
+            return stop.is_set()
+
+        with _heartbeat(home, owner, lambda own: renew_job(own, lease, LEASE_S, clock), stop.set):
+            try:
+                with _device(store, owner, stopping, stop.set):
+                    pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
+                    engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
+                    add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
+                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
+                    result, candidate = _KINDS[job.kind](work)
+                with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
+                    _settle(work, result)
+                    finish_job(store, lease, result, candidate)
+                forget_all_but(home, [job.id for job in unfinished_jobs(store)])
+                pulse.say("done", None)
+            except Interrupted as error:
+                with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
+                    release_job(store, lease)
+                record_event(store, "interrupted", name, str(error))
+            except LeaseLost as error:
+                record_event(store, "lease lost", name, str(error))
+                raise
+            except Exception as error:  # a job that fails is written down as failed, whatever it was
+                end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
+                with suppress(LeaseLost):
+                    end(store, lease, one_line(error))
+                with suppress(OSError):
+                    forget_all_but(home, [job.id for job in unfinished_jobs(store)])
+                raise
+
+
+def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
+    """Learn, then gate unless told otherwise. A job that is taken up again goes on with the candidate that it made before."""
+    started = time.perf_counter()
+    made = version_of_job(work.store, work.job.id)
+    if made is not None and made.state == "candidate":
+        candidate, diagnostics = made, steps(work.store, work.job.id)[-1].diagnostics
+    else:
+        candidate, diagnostics = run_learning(
+            store=work.store,
+            clock=BootClock(),
+            lease=work.lease,
+            job=work.job,
+            engine=work.engine,
+            device=work.config.device,
+            load=work.config.environment,
+            width=work.config.play.width,
+            stop=work.stop,
+        )
+    result: dict[str, Any] = {
+        "version": candidate.name,
+        "verdict": None,
+        "reason": "not gated",
+        "diagnostics": diagnostics,
+        "cost": cost([step.diagnostics for step in steps(work.store, work.job.id)]),
+        "gate": None,
+    }
+    learnt_s = time.perf_counter() - started
+    left = left_behind(work.store, candidate.name)
+    if left is not None:
+        result["reason"] = f"not gated: {left}, which it was trained from, was rolled back meanwhile"
+    elif work.job.options.get("gate", True):
+        gated = _gate_candidate(work, candidate, work.job.targets)
+        result |= {"verdict": gated.verdict, "reason": gated.reason, "gate": gated.as_json()}
+    result["seconds"] = {"learn": round(learnt_s, 1), "gate": round(time.perf_counter() - started - learnt_s, 1)}
+    return result, candidate.name
+
+
+def _settle(work: Work, result: dict[str, Any]) -> None:
+    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+    gate = result if work.job.kind == "gate" else result.get("gate")
+    if gate is None:
+        return
+    close_gate(work.store, work.lease, gate["gate"], gate["verdict"], gate["reason"], gate)
+    faults.point("between-verdict-and-promotion")
+    if work.job.kind != "learn":
+        return
+    if result["verdict"] == "promote":
+        gains = gate["gain"].get("environments", {})
+        learned = [name for name, test in gains.items() if test["state"] == "passed"]
+        beaten = [
+            name for name in learned if gains[name]["wealth"] >= REPLACES_ANCHOR and gains[name]["reference"] == anchor_of(work.store, name)
+        ]
+        promote(work.store, result["version"], result["reason"], gate=gate["gate"], lease=work.lease, learned=learned, anchors=beaten)
+    elif result["verdict"] == "reject":
+        reject(work.store, result["version"], work.lease)
+
+
+def _gate(work: Work) -> tuple[dict[str, Any], str | None]:
+    candidate = get_version(work.store, work.job.options["candidate"])
+    gated = _gate_candidate(work, candidate, work.job.targets)
+    return gated.as_json(), candidate.name
+
+
+def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) -> GateResult:
+    set_job_state(work.store, work.lease, "gating")
+    store, config = work.store, work.config
+    profile = work.job.options.get("profile") or config.gate.profile
+    now_serving = serving(store)
+    anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in list_environments(store)}
+    player = work.player("gate")
+    anchor_scores = dev_scores(player, anchors, root_seed=config.seed)
+    others = {name: now_serving.name for name in targets if anchors.get(name) != now_serving.name}
+    serving_scores = anchor_scores | dev_scores(player, others, root_seed=config.seed)
+    return run_gate(
+        store,
+        work.lease,
+        candidate=candidate,
+        serving=now_serving,
+        anchors=anchors,
+        trained=targets,
+        critical=[row.name for row in list_environments(store) if row.critical],
+        anchor_scores=anchor_scores,
+        serving_scores={name: serving_scores[name] for name in targets if name in serving_scores},
+        settings=replace(PROFILES[profile], alpha=config.gate.alpha),
+        root_seed=config.seed,
+        play=player,
+        progress=lambda line: work.pulse.say("gating", line),
+    )
+
+
+def _probe(work: Work) -> tuple[dict[str, Any], str | None]:
+    name = work.job.options.get("version") or serving(work.store).name
+    get_version(work.store, name)
+    environments = list(work.job.targets) or [row.name for row in list_environments(work.store)]
+    found = probe(work.player("probe"), name, environments, int(work.job.options.get("episodes", 50)), work.config.seed)
+    return {"version": name, "decoding": "greedy", "environments": found}, None
+
+
+_KINDS = {"learn": _learn, "gate": _gate, "probe": _probe}
+
+
+@contextmanager
+def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Callable[[], None]) -> Iterator[None]:
+    """Renew a lease from a thread of its own while the work goes on; where it is lost, call `lost`."""
+    ended = threading.Event()
+
+    def beats() -> None:
+        with open_store(home) as store:
+            while not ended.wait(BEAT_S):
+                try:
+                    renew(store)
+                except LeaseLost as error:
+                    record_event(store, "lease lost", owner, str(error))
+                    lost()
+                    return
+                except PerdureError:  # a full disk, a locked file: the lease is held still, and the next beat tries again
+                    continue
+
+    thread = threading.Thread(target=beats, name=f"heartbeat of {owner}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=BEAT_S)
+
+
+@contextmanager
+def _device(store: Store, owner: str, stop: Callable[[], bool], lost: Callable[[], None]) -> Iterator[None]:
+    """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
+    clock = BootClock()
+    deadline = time.monotonic() + DEVICE_WAIT_S
+    while (lease := take_device(store, owner, LEASE_S, clock)) is None:
+        if stop():
+            raise Interrupted(f"{owner} was stopped while it waited for the device")
+        if time.monotonic() > deadline:
+            raise RuntimeFailure(f"the device did not come free in {DEVICE_WAIT_S:.0f} s: `perdure status` shows who has it")
+        time.sleep(0.1)
+    held = lease
+    try:
+        with _heartbeat(store.home, owner, lambda own: renew_device(own, held, LEASE_S, clock), lost):
+            yield
+    finally:
+        give_device(store, held)
+
+
+def _stop_with_parent(stop: threading.Event) -> None:
+    """Stop when the process that started this one is gone: nobody would see to the job any more."""
+    parent = parent_pid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        stop.set()
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def main() -> int:
+    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
+    parser = argparse.ArgumentParser(prog="python -m perdure.agent.processes.job", description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--job", type=int, required=True)
+    parser.add_argument("--config", type=Path, default=None)
+    given = parser.parse_args()
+    stop = threading.Event()
+    _stop_with_parent(stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        run_job(given.home, load_config(given.config).config, given.job, stop)
+    except Exception as error:  # noqa: BLE001 - it becomes an exit code
+        die_of(error)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,47 @@
+"""The engine that a configuration names, with its model. Everything of torch is loaded here, when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from perdure.agent.home import cache_dir
+from perdure.memory.processes import record_event
+
+if TYPE_CHECKING:
+    from perdure.agent.config import Config
+    from perdure.learners.engines.engine import Engine
+    from perdure.learners.engines.vllm_engine import ServerLimits
+    from perdure.memory.store import Store
+
+
+def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str], None]) -> Engine:
+    """Open it; `say` gets a line for each slow step. A vLLM server must have been started for the home, or be on its way.
+
+    Raises `InputError` where the configuration cannot work here, `RuntimeFailure` where fetching the model failed, and `Unavailable`
+    where no server answers in time.
+    """
+    if config.engine == "vllm":
+        from perdure.learners.engines.vllm_client import wait_for_server
+        from perdure.learners.engines.vllm_engine import VllmEngine
+        from perdure.learners.weights.base_models import resolve_model
+
+        # The process of the server fetches the model, where it has to be fetched.
+        say("waiting for the vLLM server")
+        wait_for_server(store.home, config.vllm.start_timeout_s).close()
+        files = resolve_model(config.model, cache_dir(), say)
+        return VllmEngine(files, store.home, server_limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
+    from perdure.learners.engines import loading
+    from perdure.learners.weights.base_models import resolve_model
+
+    files = resolve_model(config.model, cache_dir(), say)
+    say(f"loading {files.name}")
+    return loading.open_engine(store, files, device=config.device, seed=seed)
+
+
+def server_limits(config: Config) -> ServerLimits:
+    """What the engine knows of the server's settings."""
+    from perdure.learners.engines.vllm_engine import ServerLimits
+
+    vllm = config.vllm
+    return ServerLimits(max_rank=vllm.max_rank, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep)

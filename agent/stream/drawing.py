@@ -1,0 +1,205 @@
+"""The stream of live tasks: which is drawn next. The stages and what they have drawn so far in, draws out; a restart changes nothing.
+
+A stage draws by its own position, the number of tasks that it has drawn so far, and by the mix as it is configured now: whatever the mix
+was before, an environment that is added gets its share from then on, and no more to catch up. Draw i of an environment is its i-th task on
+the whole stream, and decides its seed. Left out: what may be configured (`stages.py`), and who asks how often (`supervisor.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from perdure.envs.seeds import draw_chance, place_in_order, train_seed
+from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.replay.episodes import RateRow, success_rates
+from perdure.memory.stages import Drawn, Share, Stage, progress, waiting
+from perdure.memory.store import Store
+from perdure.memory.tasks import add_tasks
+from perdure.memory.versions import serving
+
+if TYPE_CHECKING:
+    from perdure.agent.config import Config
+
+FLOOR = 0.1
+"""Under a curriculum no environment is drawn less than this share of what it would be at its most learnable: nothing starves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """A task that is to be queued."""
+
+    stage: Stage
+    environment: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refilled:
+    """What refilling the stream came to."""
+
+    added: int
+    ended: bool
+    """Every stage has drawn all its tasks."""
+
+
+def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]:
+    """The stages of a configuration, with the canonical names of its environments.
+
+    Raises `InputError` where two names of one stage are the same environment.
+    """
+    found = []
+    for stage in config.stream.plan:
+        named: dict[str, str] = {}
+        for one in stage.environments:
+            other = named.setdefault(canonical[one.full_name], one.full_name)
+            if other != one.full_name:
+                raise InputError(f"stage {stage.name!r} names one environment twice, as {other!r} and as {one.full_name!r}: leave one out")
+        shares = tuple(Share(name=canonical[one.full_name], weight=one.weight, tasks=one.tasks) for one in stage.environments)
+        found.append(
+            Stage(
+                name=stage.name,
+                environments=shares,
+                members=stage.members or config.play.members,
+                tasks=stage.tasks,
+                order=stage.order,
+                curriculum=stage.curriculum,
+            )
+        )
+    return tuple(found)
+
+
+def present(stages: Sequence[Stage], drawn: Drawn) -> Stage | None:
+    """The first stage that has tasks left to draw; None where all have come to their end."""
+    counts = _counts(drawn)
+    return next((stage for stage in stages if _open(stage, counts)), None)
+
+
+def begun(stages: Sequence[Stage], drawn: Drawn) -> tuple[Stage, ...]:
+    """The present stage and all before it."""
+    now = present(stages, drawn)
+    return tuple(stages) if now is None else tuple(stages[: stages.index(now) + 1])
+
+
+def next_draws(
+    stages: Sequence[Stage],
+    drawn: Drawn,
+    rates: Mapping[str, RateRow],
+    *,
+    per_environment: int,
+    waiting: int,
+    root: int,
+    room: int | None = None,
+) -> list[Draw]:
+    """What to queue so that `per_environment` tasks wait for each environment of the present stage, at most `room` in all.
+
+    `waiting` are the stream's tasks that wait already. `rates`, those of the serving version, count under a curriculum only.
+    """
+    counts = _counts(drawn)
+    overall = Counter[str]()
+    for (_, name), n in counts.items():
+        overall[name] += n
+    draws: list[Draw] = []
+    for stage in stages:
+        while shares := _open(stage, counts):
+            if waiting + len(draws) >= per_environment * len(stage.environments) or (room is not None and len(draws) >= room):
+                return draws
+            name = _choose(stage, shares, _position(stage, counts), rates, root).name
+            draws.append(Draw(stage=stage, environment=name, seed=train_seed(root, name, overall[name])))
+            counts[stage.name, name] += 1
+            overall[name] += 1
+    return draws
+
+
+def refill(
+    store: Store,
+    stages: Sequence[Stage],
+    *,
+    per_environment: int,
+    root: int,
+    room: int | None = None,
+    begin: Callable[[Stage], None],
+) -> Refilled:
+    """Queue what the stream draws next. `begin` is called before tasks of a stage are queued, and makes its environments known."""
+    with store.write():
+        wait = waiting(store)
+        if wait >= per_environment * max(len(stage.environments) for stage in stages):
+            return Refilled(added=0, ended=False)  # the usual case; what follows counts every task there ever was
+        drawn = progress(store)
+        draws = next_draws(stages, drawn, _rates(store, stages), per_environment=per_environment, waiting=wait, root=root, room=room)
+        for stage in {draw.stage.name: draw.stage for draw in draws}.values():
+            begin(stage)
+        for draw in draws:
+            add_tasks(store, draw.environment, [draw.seed], draw.stage.members, "stream", draw.stage.name)
+        return Refilled(added=len(draws), ended=not draws and present(stages, drawn) is None)
+
+
+def learnability(row: RateRow | None) -> float:
+    """4 p (1 - p), at least `FLOOR`: 1 where half of the episodes succeed, and where none was played yet.
+
+    p is the rule-of-succession estimate, so that a few episodes decide little.
+    """
+    p = 0.5 if row is None else (row.successes + 1) / (row.episodes + 2)
+    return max(FLOOR, 4 * p * (1 - p))
+
+
+def _choose(stage: Stage, shares: Sequence[Share], position: int, rates: Mapping[str, RateRow], root: int) -> Share:
+    match stage.order:
+        case "sequential":
+            return shares[0]
+        case "permuted":
+            return min(shares, key=lambda share: place_in_order(root, stage.name, share.name))
+        case "interleaved":
+            return _in_turn(shares, position)
+        case "shuffled":
+            weights = [share.weight * (learnability(rates.get(share.name)) if stage.curriculum else 1.0) for share in shares]
+            left = draw_chance(root, stage.name, position) * math.fsum(weights)
+            for share, weight in zip(shares, weights, strict=True):
+                left -= weight
+                if left < 0:
+                    return share
+            return shares[-1]
+
+
+def _in_turn(shares: Sequence[Share], position: int) -> Share:
+    """What stands at a position, from 0, of the sequence that gives each its weight as evenly as whole tasks can.
+
+    Appearance k of the i-th of n environments is due at (k + (i + 1/2) / n) / weight: those of one weight take turns, in their order.
+    """
+    phases = [(i + 0.5) / len(shares) for i in range(len(shares))]
+    start = max(0.0, (position - len(shares)) / math.fsum(share.weight for share in shares))
+    had = [math.floor(start * share.weight + 1 - phase) for share, phase in zip(shares, phases, strict=True)]
+    while True:  # up to `start` at most `position` were due; the few that are left are counted out
+        i = min(range(len(shares)), key=lambda i: (had[i] + phases[i]) / shares[i].weight)
+        if sum(had) >= position:
+            return shares[i]
+        had[i] += 1
+
+
+def _open(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> list[Share]:
+    """The environments of a stage that have tasks left to draw; none where the stage has come to its end."""
+    if stage.tasks and _position(stage, counts) >= stage.tasks:
+        return []
+    return [share for share in stage.environments if not share.tasks or counts.get((stage.name, share.name), 0) < share.tasks]
+
+
+def _position(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> int:
+    """How many tasks a stage has drawn, those of environments included that it has no more."""
+    return sum(n for (name, _), n in counts.items() if name == stage.name)
+
+
+def _counts(drawn: Drawn) -> Counter[tuple[str | None, str]]:
+    return Counter({key: one.drawn for key, one in drawn.items()})
+
+
+def _rates(store: Store, stages: Sequence[Stage]) -> Mapping[str, RateRow]:
+    """Those of the serving version, where a curriculum asks for them and a version serves."""
+    if not any(stage.curriculum for stage in stages):
+        return {}
+    try:
+        return success_rates(store, serving(store).name)
+    except UnknownError:
+        return {}

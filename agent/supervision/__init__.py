@@ -1,0 +1,1 @@
+"""What keeps the agent alive: the supervisor, its clock, its children, and what it decides."""

@@ -1,0 +1,154 @@
+"""Child processes: each in a session of its own, its output in `logs/<name>.log`, its end explained.
+
+A child that is stopped gets SIGTERM and some time, then SIGKILL, both for its whole group; whatever it leaves behind when it dies
+is ended with it. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work (`work.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from perdure.agent.supervision.causes import Exit
+
+LOG_LIMIT_BYTES = 4 * 2**20
+"""A longer log is set aside as `<name>.log.1`, when its process starts again or when `trim_log` is called."""
+
+TAIL_BYTES = 2**16
+POLL_S = 0.05
+KILLED_S = 1.5
+"""What the kernel gets to end a process that was killed."""
+
+CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+"""The fault handler: a process that crashes outside of Python, or that is ended because it hangs, writes where it stood into its log.
+OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
+busy process on two cores, sampling took 46 s instead of 4.4 s. Waiting asleep costs little where the machine is idle."""
+
+PARENT_VARIABLE = "PERDURE_PARENT"
+
+
+class Child:
+    """A running `python -m MODULE ARGUMENTS`."""
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Path) -> None:
+        self.name = name
+        self.started_s = time.monotonic()
+        self._log = home / "logs" / f"{name}.log"
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        with self._log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],  # -P: a queue.py in the working folder is not Python's
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**CHILD_ENVIRONMENT, **os.environ, PARENT_VARIABLE: str(os.getpid())},
+            )
+        self.pid = self._process.pid
+
+    def poll(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        if self._process.returncode is None:
+            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return None
+            self.signal(signal.SIGKILL)  # its own children, before its number can become somebody else's
+        return Exit(code=self._process.wait(), last_line=self._last_words())
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def trim_log(self) -> None:
+        """Set a long log of the running process aside, so that one that prints much for weeks does not fill the disk."""
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
+            shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+            os.truncate(self._log, 0)  # it writes at the end of the file, wherever that is
+            self._log_start = 0
+
+    def _last_words(self) -> str:
+        """The last line of its log; where it crashed outside of Python, what happened and where it stood."""
+        try:
+            with self._log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(self._log_start, size - TAIL_BYTES))
+                lines = log.read().decode("utf-8", "replace").splitlines()
+        except OSError:  # somebody has removed it
+            return ""
+        crash = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error: ")), None)
+        if crash is None:
+            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        thread = next((n for n, line in enumerate(lines) if n > crash and line.startswith("Current thread ")), crash)
+        where = next((line.strip() for line in lines[thread:] if line.startswith("  File ")), "")
+        return lines[crash] + (f" ({where})" if where else "")
+
+
+def parent_pid() -> int:
+    """Whoever started this process. A child is told it, since its parent may have died before it can ask the kernel."""
+    return int(os.environ.get(PARENT_VARIABLE) or os.getppid())
+
+
+def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:
+    """End them: SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended.
+
+    One that the kernel cannot end, because a device does not answer, is left to it: it runs no further in any case.
+    """
+    for child in children:
+        child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while any(child.poll() is None for child in children):
+        if hurry() or time.monotonic() > deadline:
+            for child in children:
+                child.signal(signal.SIGKILL)
+        if time.monotonic() > deadline + KILLED_S:
+            return
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def on_signals(called: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT call `called`, and end nothing, while this lasts."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        called()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Backoff:
+    """How long to wait before a process that died is started again: twice as long each time, from the beginning once one has lived."""
+
+    FIRST_S = 0.5
+    LONGEST_S = 60.0
+    LIVED_S = 60.0
+
+    def __init__(self) -> None:
+        self.deaths = 0
+        """In a row, each soon after its start."""
+        self._ready_s = 0.0
+
+    def died(self, lived_s: float, longest_s: float = LONGEST_S) -> float:
+        """Note a death `lived_s` after the start, and give the seconds to wait, at most `longest_s`."""
+        self.deaths = 1 if lived_s > self.LIVED_S else self.deaths + 1
+        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), longest_s)
+        self._ready_s = time.monotonic() + wait_s
+        return wait_s
+
+    def ready(self) -> bool:
+        return time.monotonic() >= self._ready_s

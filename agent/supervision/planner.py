@@ -1,0 +1,121 @@
+"""What to learn next, and when nothing is worth learning. Pure: rates and past jobs in, a choice with its reason out.
+
+A target needs headroom, and groups whose members differ: where all eight episodes of a task score the same, comparing them teaches nothing.
+Left out: when to ask (`agent/supervision/schedule.py`), and what the learner does with its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from perdure.memory.records import Job
+from perdure.memory.replay.episodes import RateRow
+
+MASTERED = 0.9
+"""An environment that succeeds this often has no headroom worth a learning job."""
+
+MIN_EPISODES = 16
+"""With fewer, a success rate says too little to choose by."""
+
+MIN_MIXED_SHARE = 0.1
+"""At least this share of its groups must be mixed."""
+
+PATIENCE = 2
+"""After so many jobs in a row on a target that led to no promotion, another target with signal goes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What the next learning job should aim at; `target` is None where nothing is learnable, and `reason` says why."""
+
+    target: str | None
+    reason: str
+
+
+def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], refused: Mapping[str, int] | None = None) -> Choice:
+    """The environment that promises most: often won and often lost by the same policy, with headroom (`_worth`).
+
+    `rates` are those of the serving version's live episodes. `refused` is how many of the last jobs on each target, in a row, led to no
+    promotion (`refusals`); an environment that tried the patience is taken only where no other has signal.
+    """
+    if not environments:
+        return Choice(target=None, reason="no environment is on the stream: name some under [stream] in perdure.toml")
+    found = {name: rates[name] for name in environments if name in rates and rates[name].episodes}
+    if not found:
+        return Choice(target=None, reason="the serving version has played no episode to the end yet")
+    worth = {name: _worth(row) for name, row in found.items() if _obstacle(row) is None}
+    if not worth:
+        obstacles = "; ".join(f"{name} {_obstacle(row)}" for name, row in found.items())
+        return Choice(target=None, reason=f"nothing is learnable now: {obstacles}")
+    refused = refused or {}
+    fresh = [name for name in worth if refused.get(name, 0) < PATIENCE]
+    target = max(fresh or worth, key=lambda name: worth[name])
+    return Choice(target=target, reason=f"{target} {_numbers(found[target])}{_tried(refused.get(target, 0))}")
+
+
+def refusals(jobs: Sequence[Job]) -> dict[str, int]:
+    """For each target, how many of its latest learning jobs in a row led to no promotion.
+
+    `jobs`, the newest first, are those since the serving version began to serve: an older one started from another base.
+    """
+    counted: dict[str, int] = {}
+    promoted: set[str] = set()
+    for job in jobs:
+        if job.kind == "learn" and job.state in ("done", "failed"):
+            for target in job.targets:
+                if verdict(job) == "promote":
+                    promoted.add(target)
+                elif target not in promoted and (job.state == "failed" or verdict(job) is not None):
+                    counted[target] = counted.get(target, 0) + 1
+    return counted
+
+
+def start_for(target: str, jobs: Sequence[Job]) -> str | None:
+    """The candidate to go on from: that of the target's latest job, where it held everything and only its gain was not shown yet.
+
+    A slow learner is not starved by starting over (GATE.md, 'Over time'). `jobs` as for `refusals`.
+    """
+    for job in jobs:
+        if job.kind == "learn" and job.state in ("done", "failed") and target in job.targets:
+            return job.candidate if verdict(job) == "inconclusive" and _held(job) else None
+    return None
+
+
+def verdict(job: Job) -> str | None:
+    """The verdict that a job came to; None where it had no gate or did not get there."""
+    found = (job.result or {}).get("verdict") if job.state == "done" else None
+    return found if isinstance(found, str) else None
+
+
+def _held(job: Job) -> bool:
+    gate = (job.result or {}).get("gate") or {}
+    tests = [*gate.get("environments", {}).values(), gate.get("pooled") or {}]
+    gain = gate.get("gain") or {}
+    return gain.get("state") == "not shown" and all(test.get("state") in ("passed", "vacuous", "not asked") for test in tests)
+
+
+def _worth(row: RateRow) -> float:
+    """Share of mixed groups x p (1 - p) x (1 - p): learnability (Foster and Foerster 2025), times what there is to gain."""
+    p = row.successes / row.episodes
+    return row.mixed_groups / row.groups * p * (1 - p) ** 2
+
+
+def _obstacle(row: RateRow) -> str | None:
+    """Why an environment is no target; None where it is one."""
+    if row.episodes < MIN_EPISODES or not row.groups:
+        return f"has only {row.episodes} episodes, {MIN_EPISODES} are needed"
+    if row.successes >= MASTERED * row.episodes:
+        return f"succeeds in {row.successes / row.episodes:.0%}, which leaves too little to gain"
+    if row.mixed_groups < MIN_MIXED_SHARE * row.groups:
+        return f"has {row.mixed_groups} mixed groups of {row.groups}: episodes of one task score the same, and teach nothing"
+    return None
+
+
+def _numbers(row: RateRow) -> str:
+    share = f"{row.successes / row.episodes:.0%}"
+    return f"succeeds in {share} of {row.episodes} live episodes, and {row.mixed_groups} of {row.groups} groups are mixed"
+
+
+def _tried(times: int) -> str:
+    return f"; its last {times} jobs led to no promotion" if times > 1 else ""

@@ -1,0 +1,111 @@
+"""Watching one child: whether it makes progress, and why it ended. The same for the actor and for the process of a job.
+
+A process says from time to time what it does, from the very loop that does it (`Pulse`). One that has said nothing for `hang_s` hangs: its
+Python stacks are written into its log, and it is ended. Whether the wall clock is set meanwhile does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+from perdure.agent.supervision.causes import End, cause_of, oom_kills
+from perdure.agent.supervision.children import Child
+from perdure.memory.processes import Process, beat, process_of
+from perdure.memory.store import Store
+
+BEAT_S = 5.0
+LOOK_S = 1.0
+DUMP_S = 3.0
+"""What a process that hangs gets to write down where it stands."""
+OOM_WINDOW_S = 15.0
+"""A process that was killed while the kernel ran out of memory, in the last one or two of these, was killed by the kernel."""
+
+
+class Pulse:
+    """What this process says of itself. Call it from the thread that works: another one would go on while the work hangs."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._name = name
+        self._said: tuple[str, str | None] = ("starting", None)
+        self._said_s = -math.inf
+
+    def say(self, state: str, detail: str | None) -> None:
+        """Write it down where it is new, or where nothing was written for some seconds."""
+        now_s = time.monotonic()
+        if self._said != (state, detail) or now_s - self._said_s > BEAT_S:
+            beat(self._store, self._name, os.getpid(), state, detail)
+            self._said, self._said_s = (state, detail), now_s
+
+    def go_on(self) -> None:
+        """What was said last still holds."""
+        self.say(*self._said)
+
+
+class Watched:
+    """A child under watch. `poll` must be called again and again."""
+
+    def __init__(self, store: Store, child: Child, hang_s: float) -> None:
+        self.child = child
+        self.owner = f"{child.name}:{child.pid}"
+        """As it names itself in leases."""
+        self.asked = False
+        """Whether it was told to end."""
+        self.progress_s = child.started_s
+        """When it was last seen to go on, on the monotonic clock."""
+        self._store = store
+        self._hang_s = hang_s
+        self._hung = False
+        self._end: End | None = None
+        self._beat: float | None = None
+        self._looked_s = -math.inf
+        self._kill_s = math.inf
+        self._oom_kills = (oom_kills(),) * 2
+        self._oom_counted_s = time.monotonic()
+
+    def poll(self) -> End | None:
+        """How and why it ended; None while it runs. Ends it where it hangs, or does not do as it was told in time."""
+        exit = self.child.poll() if self._end is None else None
+        if exit is not None:
+            self._end = End(exit=exit, cause=cause_of(exit, hung=self._hung, oom_killed=oom_kills() > self._oom_kills[0]))
+        if self._end is not None:
+            return self._end
+        now_s = time.monotonic()
+        if now_s >= self._kill_s:
+            self.child.signal(signal.SIGKILL)
+        if now_s - self._oom_counted_s > OOM_WINDOW_S:
+            self._oom_kills = self._oom_kills[1], oom_kills()
+            self._oom_counted_s = now_s
+        if now_s - self._looked_s > LOOK_S:
+            self._looked_s = now_s
+            self._look(now_s)
+        return None
+
+    def said(self) -> Process | None:
+        """What it said of itself last."""
+        return process_of(self._store, self.child.name, self.child.pid)
+
+    def ask_to_end(self, grace_s: float) -> None:
+        """SIGTERM, once, and SIGKILL after `grace_s`."""
+        if not self.asked:
+            self.asked = True
+            self._kill_s = time.monotonic() + grace_s
+            self.child.signal(signal.SIGTERM)
+
+    @property
+    def lived_s(self) -> float:
+        """How long it went on."""
+        return self.progress_s - self.child.started_s
+
+    def _look(self, now_s: float) -> None:
+        said = self.said()
+        if said is not None and said.beat != self._beat:
+            self._beat = said.beat
+            self.progress_s = now_s
+        elif now_s - self.progress_s > self._hang_s and not self._hung:
+            self._hung = True
+            self._kill_s = min(self._kill_s, now_s + DUMP_S)
+            self.child.signal(signal.SIGABRT)  # Python's fault handler writes the stacks of all threads, whatever they do

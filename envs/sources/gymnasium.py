@@ -1,0 +1,224 @@
+"""Gymnasium environments as text.
+
+An environment whose observations and actions are text is left as it is. Any other is shown like this, and an operator who wants it
+otherwise writes a class with `str` on both sides and names it `py:package.module:Class`:
+
+- Observation: the environment's own `ansi` rendering where it has one, without escapes (`envs/sources/ansi.py`); else the observation
+  written out by its space (`envs/sources/spaces.py`).
+- Action: read by its space (`envs/sources/actions.py`), with the names of `TOYS` or of the environment's own attribute `action_names`.
+- An answer that is no action never reaches the environment. It ends the episode: `success` is False, and the return is the lowest
+  (`reward_low`), so that not playing never pays. With `invalid_limit=N` only the N-th in a row does; each before it is paid
+  `invalid_penalty`, and the policy is told what was wrong. `info["invalid_action"]` always says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from numbers import Real
+from typing import Any, cast
+
+import gymnasium
+from gymnasium import spaces
+
+from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, AnyText, TextEnv
+from perdure.envs.sources.actions import NoAnswer, answer, check_names, how_to_answer, parse
+from perdure.envs.sources.ansi import unescaped
+from perdure.envs.sources.bare_class import BareClass
+from perdure.envs.sources.spaces import count_numbers, refuse, written
+from perdure.envs.sources.transition_tables import best_actions
+from perdure.memory.errors import InputError, UnknownError
+
+MOST_TURNS = 50
+OPTIONS: dict[str, int | float] = {"invalid_limit": 1, "invalid_penalty": 0.0}
+"""Options of every environment whose answers are read here."""
+SCALE = ("reward_low",)
+"""Of the options that every environment has, those that are needed here as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toy:
+    """What Gymnasium does not say of its text environments."""
+
+    instructions: str
+    actions: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+    """Names of the parts of a tuple observation."""
+    reward_low: float = 0.0
+    reward_high: float = 1.0
+    threshold: float = 1.0
+    """It has succeeded when it ends by itself with at least this return; said in `info["success"]`, so that scores are 0 or 1."""
+
+
+TOYS: dict[str, Toy] = {
+    "FrozenLake": Toy(
+        instructions="Walk from S to G and avoid the holes H. You are at the letter in brackets. Reply with only left, down, right or up.",
+        actions=("left", "down", "right", "up"),
+    ),
+    "CliffWalking": Toy(
+        instructions="Walk from x to T and avoid the cliff C. Reply with only up, right, down or left.",
+        actions=("up", "right", "down", "left"),
+        reward_low=-5000.0,
+        reward_high=-13.0,
+        threshold=-49.0,
+    ),
+    "Taxi": Toy(
+        instructions="Drive the taxi [ ] to the passenger (), pick up, drive to {}, drop off. "
+        "Reply with only south, north, east, west, pickup or dropoff.",
+        actions=("south", "north", "east", "west", "pickup", "dropoff"),
+        reward_low=-500.0,
+        reward_high=20.0,
+        threshold=-29.0,
+    ),
+    "Blackjack": Toy(
+        instructions="Blackjack. Reply with only stick or hit.",
+        actions=("stick", "hit"),
+        parts=("your sum", "dealer shows", "usable ace"),
+        reward_low=-1.0,
+    ),
+}
+"""By id without its version. Limits of the scale are those of 50 turns."""
+
+
+def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any, Any]], dict[str, Any]]:
+    """The constructor of a registered id, how to make it, and its registered defaults. `MODULE:` before the id is imported first.
+
+    Raises `UnknownError` for an id that is not registered, with Gymnasium's own hint.
+    """
+    module, _, rest = id_.rpartition(":")
+    try:
+        if module:
+            import_module(module)
+        spec = gymnasium.spec(rest)
+    except ImportError as error:
+        raise UnknownError(f"gym:{id_}: module {module} cannot be imported: {error}") from error
+    except gymnasium.error.Error as error:
+        hint = "" if module else f" Where a module of yours registers it, name that first: gym:MODULE:{id_}"
+        raise UnknownError(f"gym:{id_}: {error}{hint}") from error
+    if spec.entry_point is None:
+        raise InputError(f"gym:{id_} cannot be made: it is registered without an entry point")
+    creator = spec.entry_point if callable(spec.entry_point) else gymnasium.envs.registration.load_env_creator(spec.entry_point)
+    modes = cast("dict[str, Any]", getattr(creator, "metadata", {})).get("render_modes", ())
+    rendered: dict[str, Any] = {"render_mode": "ansi"} if "ansi" in modes else {}
+
+    def make(**options: Any) -> gymnasium.Env[Any, Any]:
+        try:
+            return gymnasium.make(spec, disable_env_checker=True, **rendered, **options)
+        except gymnasium.error.Error as error:
+            raise InputError(f"gym:{id_} cannot be made: {error}") from error
+
+    return creator, make, dict(spec.kwargs)
+
+
+def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 1, invalid_penalty: float = 0.0) -> TextEnv:
+    """What was made, itself where it is an environment that speaks text, else its default rendering.
+
+    Raises `InputError` where it is no environment, cannot be put in text, or is given options that it has no use for.
+    """
+    env = made if isinstance(made, gymnasium.Env) else BareClass(made)
+    if isinstance(env.action_space, spaces.Text) and (invalid_limit, invalid_penalty) != (1, 0.0):
+        raise InputError(f"{env} takes any text, and judges by itself what is no action: leave invalid_limit and invalid_penalty out")
+    if isinstance(env.observation_space, spaces.Text) and isinstance(env.action_space, spaces.Text):
+        return env
+    if invalid_limit < 1 or not -math.inf < invalid_penalty <= 0:
+        raise InputError(f"invalid_limit={invalid_limit} must be at least 1, and invalid_penalty={invalid_penalty:g} a number up to 0")
+    return AsText(env, reward_low, invalid_limit, invalid_penalty)
+
+
+class AsText(gymnasium.Env[str, str]):
+    """An environment of other spaces than text, shown and answered as text."""
+
+    observation_space = action_space = AnyText()
+
+    def __init__(self, inner: gymnasium.Env[Any, Any], reward_low: float | None, invalid_limit: int, invalid_penalty: float) -> None:
+        self._inner = inner
+        own = inner.unwrapped
+        spec = getattr(own, "spec", None)  # a wrapper would make a deep copy of it, and a bare class has none
+        toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
+        self._toy = toy
+        self._names = toy.actions if toy else getattr(own, "action_names", ())
+        refuse(inner.action_space, inner, "actions")
+        if toy is None:
+            check_names(inner.action_space, self._names)
+        self._is_rendered = inner.render_mode == "ansi" and not isinstance(inner.observation_space, spaces.Text)
+        if not self._is_rendered:
+            refuse(inner.observation_space, inner, "observations")
+        turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
+        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else _told(inner.action_space, self._names))
+        self.template: str = getattr(own, "template", OBSERVATION)
+        self.shots: int = getattr(own, "shots", 0)
+        self.examples: str = getattr(own, "examples", "")
+        self.turn_limit: int = getattr(own, "turn_limit", turn_limit)
+        numbers = count_numbers(inner.action_space)
+        self.max_tokens: int = getattr(own, "max_tokens", 8 if numbers == 1 else max(DEFAULT_MAX_TOKENS, 8 * numbers))
+        self.threshold: float = getattr(own, "threshold", toy.threshold if toy else 1.0)
+        self.reward_low: float = getattr(own, "reward_low", toy.reward_low if toy else 0.0)
+        self.reward_high: float = getattr(own, "reward_high", toy.reward_high if toy else 1.0)
+        self.step_timeout_s: float = getattr(own, "step_timeout_s", DEFAULT_STEP_TIMEOUT_S)
+        self._lowest = self.reward_low if reward_low is None else reward_low
+        self._limit, self._penalty = invalid_limit, invalid_penalty
+        self._invalid, self._return = 0, 0.0
+        """Answers in a row that were no action; and what was paid so far."""
+        self._success: Any = None
+        """What the environment said of it last."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        self._invalid, self._return, self._success = 0, 0.0, None
+        observation, info = self._inner.reset(seed=seed, options=options)
+        self._np_random = self._inner.np_random
+        return self._shown(observation), info
+
+    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
+        try:
+            native = parse(self._inner.action_space, action, self._names)
+        except NoAnswer as error:
+            return self._refused(str(error))
+        observation, reward, terminated, truncated, info = self._inner.step(native)
+        self._invalid = 0
+        self._return += float(reward) if isinstance(reward, Real) else 0.0  # the guard says what is wrong with any other
+        if self._toy is not None:
+            info = {**info, "success": bool(terminated) and self._return >= self._toy.threshold}
+        self._success = info.get("success")
+        return self._shown(observation), reward, terminated, truncated, info
+
+    @cached_property
+    def oracle(self) -> Callable[[], str] | None:
+        """The environment's own, or one that looks the right action up in the table of transitions that some toys have."""
+        own = self._inner.unwrapped
+        native = getattr(own, "oracle", None)
+        if native is None and self._toy is not None and isinstance(table := getattr(own, "P", None), dict):
+            best = best_actions(table)
+            native = None if best is None else lambda: best[int(cast("Any", own).s)]
+        if native is None:
+            return None
+
+        def in_words() -> str:
+            right = native()
+            return right if isinstance(right, str) else answer(self._inner.action_space, right, self._names)
+
+        return in_words
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _refused(self, reason: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self._invalid += 1
+        ends = self._invalid >= self._limit
+        reward = min(0.0, self._lowest - self._return) if ends else self._penalty
+        self._return += reward
+        info = {"success": False if ends else self._success, "invalid_action": reason}
+        return f"not an action: {reason}", reward, ends, False, info
+
+    def _shown(self, observation: Any) -> str:
+        if self._is_rendered:
+            rendered = self._inner.render()
+            if isinstance(rendered, str) and rendered.strip():
+                return unescaped(rendered)
+        return written(self._inner.observation_space, observation, self._toy.parts if self._toy else ())
+
+
+def _told(space: spaces.Space[Any], names: Any) -> str:
+    return "" if isinstance(space, spaces.Text) else how_to_answer(space, names)

@@ -1,0 +1,160 @@
+"""Datasets of Reasoning Gym: one question, one answer.
+
+What reasoning-gym 0.1.25 does, each seen by running it, and what is done about it here:
+- Item i of seed s is item i-1 of seed s+1, so that neighbouring seeds share their questions: here all items are one line, and each task's
+  seed owns a block of `BLOCK` of them. The splits of seeds are thereby ranges of items.
+- Small datasets ask the same question in many items: a question is split by its text too, as the built-in environments do it, and items
+  of a block are passed over until one belongs to the seed's split.
+- Some datasets draw from the global generators: every call runs on the task's own, and the caller's are put back.
+- Scorers raise on nonsense (prime_factorization: `ValueError` for `hello`): the answer is wrong then, and `info["scorer_error"]` says why.
+- The default scorer pays a right answer inside other words by its share of the text (`The answer is 6.` .06), others pay .05 for
+  any answer in the right form: `success` says whether the score reached 1.
+- Some datasets know no answer, only how to score one: they have no oracle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from ast import literal_eval
+from collections.abc import Callable
+from functools import cache, lru_cache
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+
+from perdure.envs.answers import bare
+from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.guarded import described
+from perdure.envs.seeds import SPLITS, split_by_content, split_of
+from perdure.envs.sources.packages import imported, unknown
+from perdure.envs.sources.random_state import Generators
+from perdure.memory.errors import InputError
+
+BLOCK = 128
+"""Items that one task may choose from: a question of a given split (10 % of them) is missed once in 700,000 tasks."""
+REFUSED = {
+    "composite": "name its datasets one by one, as environments of their own",
+    "game_of_life_halting": "its scorer pays 1 for any text",
+    "pool_matrix": "it seeds NumPy with the number of the item, which must stay below 2**32, so that its items cannot be split",
+}
+NO_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
+OURS = ("seed", "size")
+"""Fields of every dataset that are set here."""
+SAMPLES = 4
+LEAST_TOKENS, SPARE_TOKENS, MOST_TOKENS = 16, 8, 512
+
+
+def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
+    """How to make the dataset of a name as an environment, and its options with their defaults, None where that is no plain value.
+
+    Raises `UnknownError` for a name that Reasoning Gym does not have, `InputError` for one that is not offered, with the reason.
+    """
+    datasets = _library().factory.DATASETS
+    if id_ not in datasets:
+        raise unknown("dataset of Reasoning Gym", id_, datasets)
+    if id_ in REFUSED:
+        raise InputError(f"reasoning_gym:{id_} is not offered: {REFUSED[id_]}")
+    defaults = {field.name: _default(field) for field in dataclasses.fields(datasets[id_][1]) if field.name not in OURS}
+    kind = Question if id_ in NO_ANSWER else AnsweredQuestion
+
+    def make(**options: Any) -> TextEnv:
+        return kind(id_, {name: _as_declared(id_, name, value, defaults[name]) for name, value in options.items()})
+
+    return make, {name: value if isinstance(value, bool | int | float | str) else None for name, value in defaults.items()}
+
+
+class Question(gymnasium.Env[str, str]):
+    """One question of a dataset, which ends with its answer."""
+
+    observation_space = action_space = AnyText()
+    instructions = "Reply with only the final answer, without any other words."
+    turn_limit = 1
+
+    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+        self._id, self._options = id_, repr(options)
+        self._generators = Generators()
+        self._dataset: Any = None
+        self._entry: dict[str, Any] | None = None
+        self.max_tokens = _room(id_, self._options)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(len(SPLITS["train"]))) if seed is None else seed
+        self._generators.seed(number)
+        self._dataset, self._entry = _drawn(self._id, self._options, number)
+        return str(self._entry["question"]), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._entry is None:
+            raise RuntimeError("this episode has ended: call reset() before the next step")
+        entry, self._entry = self._entry, None
+        scores: list[float] = []
+        info: dict[str, Any] = {}
+        for text in dict.fromkeys((action.strip(), bare(action))):
+            try:
+                with self._generators:
+                    scores.append(float(self._dataset.score_answer(text, entry)))
+            except Exception as error:  # noqa: BLE001 - whatever a scorer raises on nonsense, the answer is what is wrong
+                info["scorer_error"] = described(error)
+        reward = max(scores, default=0.0)
+        return "", reward, True, False, {**info, "success": reward >= 1}
+
+
+class AnsweredQuestion(Question):
+    """One question of a dataset that gives its answers."""
+
+    def oracle(self) -> str:
+        if self._entry is None:
+            raise RuntimeError("oracle() was called before reset or after the end")
+        return str(self._entry["answer"])
+
+
+@lru_cache(maxsize=32)
+def _drawn(id_: str, options: str, seed: int) -> tuple[Any, dict[str, Any]]:
+    """The dataset and the item of a task's seed. Remembered, because the same task is attempted several times and making some datasets
+    takes a tenth of a second."""
+    split = split_of(seed)
+    generators = Generators()
+    generators.seed(seed)
+    with generators:
+        dataset = _library().create_dataset(id_, seed=seed * BLOCK, size=BLOCK, **literal_eval(options))
+        for index in range(BLOCK):
+            entry = dataset[index]
+            if split_by_content(entry["question"]) == split:
+                return dataset, entry
+    raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: widen them, for more different questions")
+
+
+@cache
+def _room(id_: str, options: str) -> int:
+    """Tokens for an answer: as many as the longest of a few answers has characters, and some more."""
+    first = SPLITS["train"][-1] * BLOCK
+    generators = Generators()
+    with generators:
+        dataset = _library().create_dataset(id_, seed=first, size=SAMPLES, **literal_eval(options))
+        answers = [dataset[index]["answer"] for index in range(SAMPLES)]
+    if id_ in NO_ANSWER:
+        return MOST_TOKENS
+    return max(LEAST_TOKENS, min(MOST_TOKENS, max(map(len, map(str, answers))) + SPARE_TOKENS))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _as_declared(id_: str, name: str, value: Any, default: Any) -> Any:
+    """The value of an option that is no plain one (a list, a tuple, a dictionary), as its dataset declares it."""
+    wanted = list if isinstance(default, tuple) else type(default)
+    if default is not None and not isinstance(default, bool | int | float | str) and not isinstance(value, wanted):
+        raise InputError(
+            f"reasoning_gym:{id_}: option {name}={value!r} is not of type {wanted.__name__}, as in {name}={json.dumps(default)}"
+        )
+    return tuple(value) if isinstance(default, tuple) else value
+
+
+def _library() -> ModuleType:
+    return imported("reasoning_gym")

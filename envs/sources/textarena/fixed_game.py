@@ -1,0 +1,116 @@
+"""One game of TextArena, held still: what `textarena_adapter.py` says of its traps is done here for games of any number of players."""
+
+from __future__ import annotations
+
+import re
+from ast import literal_eval
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from perdure.envs.answers import bare
+from perdure.envs.environment import AnyText
+from perdure.envs.sources.packages import does_not_work, imported
+from perdure.envs.sources.random_state import Generators
+from perdure.memory.errors import RuntimeFailure
+
+GAME = -1
+"""Who says what the game says; some games name somebody who is no number."""
+
+
+class Game(gymnasium.Env[str, str]):
+    """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`.
+
+    Raises `InputError` where the game cannot be made with these options; that is tried once for all episodes.
+    """
+
+    observation_space = action_space = AnyText()
+    instructions = "Reply with only your move in square brackets."
+    turn_limit = 30
+    max_tokens = 16
+
+    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+        self._id, self._options = id_, options
+        self._generators = Generators(numpy=draws_with_numpy(id_))
+        _try_out(id_, repr(options))
+        self._game: Any = None
+        self._over = True
+
+    def _begin(self, seed: int, players: int) -> None:
+        """A game of this seed; only while `self._generators` are in force."""
+        self._game = made(self._id, self._options)
+        self._game.reset(num_players=players, seed=seed)
+        if players == 1:
+            _put_right(self._game.state)
+        self._over = False
+
+    def _move(self, action: str) -> str | None:
+        """Give an answer to the game as the move of whose turn it is. Returns why it was no move, where the game says so."""
+        state = self._game.state
+        player, errors, said = state.current_player_id, state.error_count, len(state.logs)
+        out = state.game_info[player]["invalid_move"]
+        self._over, _ = self._game.step(move(action))
+        about = state.game_info[player]
+        if about["invalid_move"] and not out:  # the second in a row
+            return str(about.get("reason") or "a second invalid move in a row")
+        if state.error_count > errors:
+            told = re.search(r"Reason: (.*?)(?: Please resubmit|$)", "\n".join(str(text) for _, text in state.logs[said:]), re.DOTALL)
+            return told[1] if told else "an invalid move"
+        return None
+
+    def _rewards(self, players: int) -> list[float]:
+        """What each player got; only at the end."""
+        rewards, _ = self._game.close()
+        found: list[float] = []
+        for player in range(players):
+            reward = (rewards or {}).get(player)
+            if isinstance(reward, bool) or not isinstance(reward, int | float):
+                raise RuntimeFailure(f"textarena:{self._id} gave {reward!r} as its reward")
+            found.append(float(reward))
+        return found
+
+
+def _put_right(state: Any) -> None:
+    """Four games tell of an invalid move with the reward in the place of the reason: both are put where they belong."""
+    tell = state.set_invalid_move
+
+    def told(reason: Any, reward: Any = -1.0) -> None:
+        tell(*((reward, reason) if isinstance(reward, str) else (reason, reward)))
+
+    state.set_invalid_move = told
+
+
+def made(id_: str, options: dict[str, Any]) -> Any:
+    """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
+    textarena = imported("textarena")
+    try:
+        game = textarena.make(id_, **options)
+    except (LookupError, ImportError, OSError, SyntaxError, ValueError) as error:
+        raise does_not_work(f"textarena:{id_}", error) from error
+    while isinstance(game, textarena.Wrapper):
+        game = game.env
+    return game
+
+
+@lru_cache
+def draws_with_numpy(id_: str) -> bool:
+    """Whether a game takes chance from NumPy's global generator too; three of TextArena's do."""
+    module, _, _ = imported("textarena").envs.registration.ENV_REGISTRY[id_].entry_point.partition(":")
+    folder = Path(str(import_module(module).__file__)).parent
+    return any("np.random" in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+
+
+@lru_cache
+def _try_out(id_: str, options: str) -> None:
+    """Make a game with these options, written out. Raises as `made` does."""
+    with Generators(numpy=draws_with_numpy(id_)):
+        made(id_, literal_eval(options))
+
+
+def move(action: str) -> str:
+    """A reply as TextArena reads it: in square brackets, where it is not already several bracketed parts."""
+    inner = bare(action)
+    return action if "[" in inner or "]" in inner else f"[{inner}]"

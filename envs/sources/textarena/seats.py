@@ -1,0 +1,153 @@
+"""TextArena games for several players, of whom one is the policy.
+
+The other seats are played by a script (`opponent=random`, `opponent=py:package.module:function`): the adapter then plays them until it is
+the policy's turn, and to everybody else the game has one player. Or they are played by a version (`opponent=serving`, `opponent=v3`): the
+adapter then says in `info["seat"]` whose turn it is, as docs/sources.md describes it for any game with several seats.
+
+Beside the traps of games for one: an observation is had once by each seat, a game that a script loses by invalid moves says nothing about
+the policy and is an error of the environment, and returns lie between -1 (lost) and 1 (won).
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, cast
+
+from perdure.envs.environment import TextEnv
+from perdure.envs.sources.packages import does_not_work
+from perdure.envs.sources.random_state import Generators
+from perdure.envs.sources.textarena.fixed_game import Game, made
+from perdure.envs.sources.textarena.scripted_opponents import Script, random_mover
+from perdure.memory.errors import InputError, RuntimeFailure
+
+MOST_PLAYERS = 10
+
+
+def several(id_: str, source: str, options: dict[str, Any]) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
+    """How to make a game for several, and its options. `source` is the game's code. Raises `InputError` where it does not start."""
+    fewest = 2 if "TwoPlayerState" in source else _fewest_players(id_, options)
+    fit = {fewest}
+
+    def make(*, opponent: str = "random", seat: str = "any", players: int = fewest, **options: Any) -> TextEnv:
+        if players not in fit and (not 2 <= players <= MOST_PLAYERS or _refuses(id_, options, players)):
+            raise InputError(f"textarena:{id_} does not start with {players} players")
+        fit.add(players)
+        return SeveralPlayers(id_, options, opponent=opponent, seat=seat, players=players)
+
+    return make, {**options, "opponent": "random", "seat": "any", "players": fewest}
+
+
+class SeveralPlayers(Game):
+    """One game at which the policy has one seat. In `info`, seat 0 is always the policy's, and the others follow in the order of play."""
+
+    reward_low = -1.0
+
+    def __init__(self, id_: str, options: dict[str, Any], *, opponent: str, seat: str, players: int) -> None:
+        super().__init__(id_, options)
+        if seat != "any" and not (seat.isdecimal() and int(seat) < players):
+            raise InputError(f"textarena:{id_}: seat={seat} is none of 0 to {players - 1}, nor any")
+        self.opponent = opponent
+        self._script = _script(id_, opponent)
+        self._seat, self._players = seat, players
+        self._judged = 0
+        self._told: list[list[str]] = []
+        """What each player has been told, for scripts."""
+        self._random = random.Random()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(2**32)) if seed is None else seed
+        self._random = random.Random(f"seats of {number}")
+        self._judged = self._random.randrange(self._players) if self._seat == "any" else int(self._seat)
+        self._told = [[] for _ in range(self._players)]
+        self._generators.seed(number)
+        with self._generators:
+            self._begin(number, self._players)
+            self._play_scripts()
+            if self._over:
+                raise RuntimeFailure(f"textarena:{self._id} with players={self._players} was over before the policy's first turn")
+            return self._news(self._turn), {"seat": self._as_seat(self._turn)}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._over:
+            raise RuntimeError("this episode has ended: call reset() before the next step")
+        with self._generators:
+            info: dict[str, Any] = {"success": False, "invalid_action": self._move(action)}
+            self._play_scripts()
+            if not self._over:
+                return self._news(self._turn), 0.0, False, False, {**info, "seat": self._as_seat(self._turn)}
+            rewards = self._rewards(self._players)
+            in_seats = rewards[self._judged :] + rewards[: self._judged]
+            about = self._game.state.game_info[self._judged]
+            info |= {"success": in_seats[0] >= 1, "rewards": in_seats, "reason": about.get("reason")}
+            return self._news(self._judged), in_seats[0], True, False, info
+
+    @property
+    def _turn(self) -> int:
+        """The player whose turn it is, as the game counts."""
+        return int(self._game.state.current_player_id)
+
+    def _as_seat(self, player: int) -> int:
+        return (player - self._judged) % self._players
+
+    def _play_scripts(self) -> None:
+        """Play the other seats until it is the policy's turn, where a script plays them."""
+        while self._script is not None and not self._over and (player := self._turn) != self._judged:
+            self._told[player].append(self._news(player))
+            reason = self._move(self._script("\n\n".join(self._told[player]), self._random))
+            if reason is not None and self._game.state.game_info[player]["invalid_move"]:
+                raise RuntimeFailure(f"opponent={self.opponent} made two invalid moves in a row, so another has to play: {reason}")
+
+    def _news(self, player: int) -> str:
+        """What this player has been told since its last turn, by the game and by others; its own moves are left out."""
+        if player == self._turn:
+            _, messages = self._game.get_observation()
+        else:  # at the end
+            state = self._game.state
+            messages, state.observations[player] = state.observations[player], []
+        return "\n\n".join(
+            text.strip() if sender < 0 else f"Player {sender}: {' '.join(text.split())}" for sender, text, _ in messages if sender != player
+        )
+
+
+def _script(id_: str, opponent: str) -> Script | None:
+    """Who plays the other seats inside the game; None where versions do."""
+    if opponent == "random":
+        return random_mover(id_)
+    if opponent == "serving" or re.fullmatch(r"v\d+", opponent):
+        return None
+    source, _, rest = opponent.partition(":")
+    module, _, attribute = rest.partition(":")
+    if source != "py" or not attribute:
+        raise InputError(f"textarena:{id_}: opponent={opponent} is none of random, serving, a version's name, py:package.module:function")
+    try:
+        return cast("Script", getattr(import_module(module), attribute))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"textarena:{id_}: opponent={opponent} cannot be imported: {error}") from error
+
+
+def _fewest_players(id_: str, options: dict[str, Any]) -> int:
+    """How few players the game starts with, but at least two. Raises `InputError` with the reason where it never does."""
+    refused: Exception | None = None
+    for players in range(2, MOST_PLAYERS + 1):
+        refused = _refuses(id_, options, players)
+        if refused is None:
+            return players
+    assert refused is not None, "there is a number of players to try"
+    raise does_not_work(f"textarena:{id_}", refused)
+
+
+def _refuses(id_: str, options: dict[str, Any], players: int) -> Exception | None:
+    """What a game raises when it is started with this many players; None where it starts."""
+    generators = Generators()
+    try:
+        with generators:
+            made(id_, options).reset(num_players=players, seed=0)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a game refuses a number of players in its own way
+        return error
+    return None

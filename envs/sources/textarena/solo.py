@@ -1,0 +1,85 @@
+"""TextArena games, made safe to learn from: those for one player here, those for several in `textarena_seats.py`.
+
+What TextArena 0.7.4 does, each seen by running it, and what is done about it here:
+- A second episode on one object carries the first: every episode makes its own game.
+- It seeds and uses the global `random`: every call runs on the game's own generator, and the caller's is put back.
+- A step after the end is executed and can turn the outcome: it is refused.
+- An observation can be had only once, and TextArena's wrappers repeat the whole history each turn: the raw messages are read, and a turn
+  shows only what is new, because the conversation holds the rest. So `-train` and `-raw` forms play like the game they are a form of.
+- Four games swap the reason and the reward of an invalid move: both are put right. Any other text as a reward is an error.
+- Rewards are partial credit that can be had without playing (GuessTheNumber pays .75 for the same guess always): `success` says whether
+  the reward reached 1.
+- The score of Bandit is upside down: always taking the best arm scores 0, always the worst .39. Its oracle lets the check find that.
+- A second invalid move in a row ends the game; each shows as `info["invalid_action"]`, with the game's reason.
+- Replies in the wrong brackets are invalid moves: `5`, `5.`, `**5**` and `[ 5 ]` all reach the game as `[5]`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from perdure.envs.environment import TextEnv
+from perdure.envs.sources.packages import does_not_work, imported, unknown
+from perdure.envs.sources.textarena.fixed_game import GAME, Game
+from perdure.envs.sources.textarena.seats import several
+from perdure.envs.sources.textarena.solvers import solver
+
+
+def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str, Any]]:
+    """The class of a registered id, how to make it as text, and its registered options.
+
+    Raises `UnknownError` for an id that TextArena does not have, `InputError` for one that cannot be played here, with the reason.
+    """
+    registered = imported("textarena").envs.registration.ENV_REGISTRY
+    if id_ not in registered:
+        raise unknown("TextArena game", id_, registered)
+    module, _, attribute = registered[id_].entry_point.partition(":")
+    try:
+        game = getattr(import_module(module), attribute)
+        source = inspect.getsource(import_module(module))
+    except (ImportError, AttributeError, SyntaxError, OSError) as error:
+        raise does_not_work(f"textarena:{id_}", error) from error
+    if "SinglePlayerState" not in source:  # some games for several start with one player all the same
+        return game, *several(id_, source, dict(registered[id_].kwargs))
+    kind = Solved if solver(id_) else OnePlayer
+    return game, lambda **options: kind(id_, options), dict(registered[id_].kwargs)
+
+
+class OnePlayer(Game):
+    """A game for one as a text environment."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(2**32)) if seed is None else seed
+        self._generators.seed(number)
+        with self._generators:
+            self._begin(number, 1)
+            return self._news(), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._over:
+            raise RuntimeError("this episode has ended: call reset() before the next step")
+        with self._generators:
+            invalid = self._move(action)
+            if not self._over:
+                return self._news(), 0.0, False, False, {"success": False, "invalid_action": invalid}
+            (reward,) = self._rewards(1)
+            info = {"success": reward >= 1, "reason": self._game.state.game_info[0].get("reason"), "invalid_action": invalid}
+            return self._news(), reward, True, False, info
+
+    def _news(self) -> str:
+        """What the game has said since the last turn. The player's own moves are left out: the conversation has them."""
+        _, messages = self._game.get_observation()
+        return "\n\n".join(text.strip() for sender, text, _ in messages if sender == GAME)
+
+
+class Solved(OnePlayer):
+    """A game for which the right action is known (`textarena_solvers.py`)."""
+
+    def oracle(self) -> str:
+        solve = solver(self._id)
+        assert solve is not None, "only games with a solver are made so"
+        return solve(self._game)

@@ -1,0 +1,261 @@
+"""Tasksets of verifiers (its v1) as text environments, of one turn or of many.
+
+verifiers drives a rollout itself and calls a model where it needs one; an environment here waits for actions. So each episode runs in a
+thread of its own: where verifiers 0.4.0 calls its model, over HTTP on loopback, the thread hands the new messages out as an observation and
+waits for the action. What is done about the rest:
+- The agent is ours (`envs/sources/verifiers_harness.py`): a chat without tools. The taskset's own environment, hooks, stops, limits and
+  rewards are the package's. Tasksets with several agents, or with tools, are refused.
+- A taskset is a list of tasks: each goes to the split that its prompt hashes to, and a seed picks one of its split.
+- The system prompt differs from task to task: it stands at the head of the first observation.
+- A rollout that fails is an error of the environment, not a reward of 0.
+- Some tasksets use the global generators: they belong to the episode while its thread works, which it does only while it is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from ast import literal_eval
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from itertools import islice
+from queue import SimpleQueue
+from statistics import fmean
+from types import ModuleType
+from typing import Any
+
+import gymnasium
+
+from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.guarded import described
+from perdure.envs.seeds import SPLITS, Split, split_by_content, split_of
+from perdure.envs.sources.packages import does_not_work, imported
+from perdure.envs.sources.random_state import Generators
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+
+HARNESS = "perdure_asking"
+MOST_TASKS = 10_000
+"""As many tasks of a taskset are used; some go on for ever."""
+MOST_TURNS = 30
+"""Of an environment of many turns that sets no limit."""
+STOP_S = 5.0
+LARGEST_BYTES = 2**24
+OURS = ("id", "task", "system_prompt")
+"""Fields of every taskset's configuration that are no options here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a rollout ended: with a reward, or with what went wrong."""
+
+    reward: float = 0.0
+    error: str | None = None
+
+
+def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
+    """How to make the taskset of an importable package as an environment, and its options with their defaults.
+
+    Raises `UnknownError` where nothing of that name is installed, `InputError` for what cannot be played here, with the reason.
+    """
+    library = _library()
+    try:
+        fields = library.taskset_config_type(id_).model_fields
+        roles = _roles(id_)
+    except ModuleNotFoundError as error:
+        raise UnknownError(f"verifiers:{id_}: no taskset of that name can be imported: {error.name} is missing") from error
+    except Exception as error:
+        raise does_not_work(f"verifiers:{id_}", error) from error
+    if len(roles) != 1:
+        raise InputError(f"verifiers:{id_} has several agents ({', '.join(roles)}): only tasksets with one can be played")
+    defaults = {name: None if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields.items()}
+    plain = {name: value if isinstance(value, bool | int | float | str) else None for name, value in defaults.items() if name not in OURS}
+    return lambda **options: Conversation(id_, options), plain
+
+
+class Conversation(gymnasium.Env[str, str]):
+    """One rollout of a taskset: an observation is what verifiers tells its model, an action is what the model says."""
+
+    observation_space = action_space = AnyText()
+    max_tokens = 128
+
+    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+        self._id, self._options = id_, repr(options)
+        self.turn_limit = _turns(id_)
+        _tasks(id_, self._options)
+        self._generators = Generators()
+        self._rollout: _Rollout | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(len(SPLITS["train"]))) if seed is None else seed
+        self.close()
+        tasks = _tasks(self._id, self._options)[split_of(number)]
+        if not tasks:
+            raise InputError(f"verifiers:{self._id} has no {split_of(number)} task: it needs more tasks")
+        self._generators.seed(number)
+        with self._generators:
+            self._rollout = _Rollout(_environment(self._id, self._options), tasks[number % len(tasks)])
+            news = self._rollout.wait()
+        if isinstance(news, Ended):
+            raise RuntimeFailure(f"verifiers:{self._id} ended before it asked anything: {news.error or 'without a reason'}")
+        return _text(news), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self._rollout is None:
+            raise RuntimeError("this episode has ended: call reset() before the next step")
+        with self._generators:
+            self._rollout.answer(action)
+            news = self._rollout.wait()
+        if not isinstance(news, Ended):
+            return _text(news), 0.0, False, False, {}
+        self.close()
+        if news.error is not None:
+            raise RuntimeFailure(f"verifiers:{self._id} failed: {news.error}")
+        return "", news.reward, True, False, {}
+
+    def close(self) -> None:
+        rollout, self._rollout = self._rollout, None
+        if rollout is not None:
+            rollout.stop()
+
+
+class _Rollout:
+    """A rollout in a thread of its own, which stands still whenever its model is asked."""
+
+    def __init__(self, environment: Any, task: Any) -> None:
+        self._environment, self._task = environment, task
+        self._news: SimpleQueue[Sequence[Mapping[str, Any]] | Ended] = SimpleQueue()
+        self._reply: asyncio.Future[str | None] | None = None
+        self._stopped = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="verifiers", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> Sequence[Mapping[str, Any]] | Ended:
+        """The messages that want a reply, or the end."""
+        return self._news.get()
+
+    def answer(self, text: str | None) -> None:
+        """Let it go on with the reply; with None, without one."""
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            self._loop.call_soon_threadsafe(reply.set_result, text)
+
+    def stop(self) -> None:
+        """End it: its model answers no more, which verifiers takes for a failure and cleans up. Cancelling would wait for open requests."""
+        self._stopped = True
+        self.answer(None)
+        self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                ended = runner.run(self._play())
+            except Exception as error:  # noqa: BLE001 - whatever it raises, the episode is told
+                ended = Ended(error=described(error))
+        self._news.put(ended)
+
+    async def _play(self) -> Ended:
+        library = _library()
+        async with _model(self._ask) as url, self._environment.serving():
+            client = library.EvalClientConfig(base_url=url, api_key_var="PERDURE_NEEDS_NO_KEY")
+            episode = await self._environment.run_episode(self._task, library.ModelContext(model="policy", client=client))
+        if not episode.ok:
+            errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
+            return Ended(error="; ".join(f"{error.type}: {error.message}" for error in errors) or "without a reason")
+        return Ended(reward=fmean(trace.reward for trace in episode.traces))
+
+    async def _ask(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """What the policy says to the messages after the last that it said itself; None once it is stopped."""
+        if self._stopped:
+            return None
+        said = max((n for n, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+        reply: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._reply = reply
+        self._news.put(messages[said + 1 :])
+        return await reply
+
+
+@asynccontextmanager
+async def _model(ask: Callable[[Sequence[Mapping[str, Any]]], Awaitable[str | None]]) -> AsyncIterator[str]:
+    """The URL of a model on loopback, as verifiers calls one, which says what `ask` says."""
+    web = import_module("aiohttp.web")
+
+    async def completions(request: Any) -> Any:
+        said = await ask((await request.json())["messages"])
+        if said is None:
+            return web.json_response({"error": {"message": "the episode was left"}}, status=400)
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        return web.json_response({"id": "reply", "object": "chat.completion", "created": 0, "model": "policy", "choices": [choice]})
+
+    app = web.Application(client_max_size=LARGEST_BYTES)
+    app.router.add_post("/v1/chat/completions", completions)
+    runner = web.AppRunner(app, shutdown_timeout=0.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+def _text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Messages as one observation. Raises `RuntimeFailure` for pictures and the like."""
+    texts = []
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]
+        if any(part.get("type") != "text" for part in parts):
+            raise RuntimeFailure("a message is not text alone: only text can be shown")
+        texts += [part["text"] for part in parts]
+    return "\n\n".join(texts)
+
+
+def _roles(id_: str) -> dict[str, Any]:
+    """The agents of a taskset's environment by name, with what they are set to."""
+    library = _library()
+    fields = library.env_config_type(id_).model_fields
+    return {name: field.default for name, field in fields.items() if isinstance(field.default, library.AgentConfig)}
+
+
+def _turns(id_: str) -> int:
+    library = _library()
+    if library.environment_class(id_) is library.SingleAgentEnv:
+        return 1
+    (agent,) = _roles(id_).values()
+    return agent.max_turns or MOST_TURNS
+
+
+def _environment(id_: str, options: str) -> Any:
+    library = _library()
+    (role,) = _roles(id_)
+    agent = {"harness": {"id": HARNESS}, "runtime": {"type": "subprocess"}, "max_turns": _turns(id_)}
+    return library.load_environment(library.resolve_env_config({"taskset": {"id": id_, **literal_eval(options)}, role: agent}))
+
+
+@cache
+def _tasks(id_: str, options: str) -> dict[Split, list[Any]]:
+    """The tasks of each split. Raises `InputError` where they cannot be had or played."""
+    try:
+        with Generators():
+            taskset = _environment(id_, options).taskset
+            tasks = list(islice(taskset, MOST_TASKS))
+            tools = [*taskset.toolsets(taskset.config), *(tool for task in tasks[:1] for tool in task.toolsets(task.config))]
+    except Exception as error:
+        raise does_not_work(f"verifiers:{id_}", error) from error
+    if tools:
+        raise InputError(f"verifiers:{id_} gives its agent tools: only tasksets without can be played")
+    found: dict[Split, list[Any]] = {split: [] for split in SPLITS}
+    for task in tasks:
+        found[split_by_content(task.data.prompt_text or task.key)].append(task)
+    return found
+
+
+@cache
+def _library() -> ModuleType:
+    library = imported("verifiers", "verifiers.v1")
+    sys.modules[HARNESS] = import_module("perdure.envs.sources.verifiers_harness")
+    return library

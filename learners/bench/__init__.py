@@ -1,1 +1,0 @@
-"""What sampling and learning cost, beside peers."""

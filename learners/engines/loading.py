@@ -1,0 +1,59 @@
+"""Engines and the weights of versions: what is loaded, checked against what the database says. No learner is needed for it."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+
+from perdure.envs.policy import Policy
+from perdure.envs.rollout import Opponents
+from perdure.learners.engines.engine import Engine
+from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
+from perdure.learners.weights.adapters import load_version
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import Weights
+from perdure.memory.errors import InputError
+from perdure.memory.processes import kept_precision
+from perdure.memory.records import Version, VersionRef
+from perdure.memory.store import Store
+from perdure.memory.versions import get_version
+
+
+def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
+    """An engine with this model, in the precision that was faster when the home first used the device.
+
+    Raises `InputError` where there is no such device, or the files do not load.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or see what `perdure doctor` says")
+    try:
+        name = kept_precision(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
+        return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
+
+
+def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:
+    """A version's weights, checked against its manifest; empty for the base model."""
+    return {} if version.path is None else load_version(store.home, version.path, version.hash, files)
+
+
+def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
+    """Load a version into the engine unless it is there."""
+    ref = VersionRef(name)
+    if ref not in engine:
+        engine.load(ref, version_weights(store, engine.files, get_version(store, name)))
+    return ref
+
+
+def against(store: Store, engine: Engine, serving: str) -> Opponents:
+    """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
+
+    def opponent(name: str) -> tuple[VersionRef, Policy]:
+        ref = ensure_loaded(store, engine, serving if name == "serving" else name)
+        return ref, engine.policy(ref)
+
+    return opponent

@@ -1,0 +1,168 @@
+"""One learning job, from the version it starts at to the candidate it leaves. The gate comes after it (`gate/gating.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from perdure.envs.environment import Environment
+from perdure.learners.checkpoint import Kept, kept_of
+from perdure.learners.engines.engine import Engine
+from perdure.learners.engines.loading import against, version_weights
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.loops.grpo import grpo
+from perdure.learners.loops.iterative_sft import iterative_sft
+from perdure.learners.loops.reinforce import reinforce
+from perdure.learners.loops.sdft import sdft
+from perdure.learners.loops.self_sft import self_sft
+from perdure.learners.loops.sft import sft
+from perdure.learners.loops.trace_sft import trace_sft
+from perdure.learners.options import ENVIRONMENT, LEARNERS, parse_options
+from perdure.learners.retention.ewc import ewc, fisher
+from perdure.learners.retention.gradient_projection import projecting
+from perdure.learners.retention.interpolation import interpolate
+from perdure.learners.retention.lwf import lwf
+from perdure.learners.retention.memory import remembered
+from perdure.learners.retention.olora import olora
+from perdure.learners.reward_source import MODEL, from_environment, rewarder
+from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.weights.adapters import write_version, write_weights
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import Weights
+from perdure.learners.workbench import Workbench
+from perdure.memory import faults
+from perdure.memory.environments import list_environments, require
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.leases import Clock
+from perdure.memory.processes import record_event
+from perdure.memory.records import Job, Lease, Version
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.store import Store
+from perdure.memory.versions import add_candidate, get_version, serving, take_name
+
+Learner = Callable[[Workbench, Mapping[str, ExtraLoss], ProjectGradient | None], None]
+
+_LEARNERS: Mapping[str, Learner] = {
+    "grpo": grpo,
+    "reinforce": reinforce,
+    "iterative-sft": iterative_sft,
+    "self-sft": self_sft,
+    "trace-sft": trace_sft,
+    "sft": sft,
+    "sdft": sdft,
+}
+assert set(_LEARNERS) == set(LEARNERS)
+
+
+def run_learning(
+    *,
+    store: Store,
+    clock: Clock,
+    lease: Lease,
+    job: Job,
+    engine: Engine,
+    device: str,
+    load: Callable[[str], Environment],
+    width: int,
+    stop: Callable[[], bool],
+) -> tuple[Version, dict[str, Any]]:
+    """Learn as the job says and add the candidate; returns it with the diagnostics of the last update. `load` gives environments by name.
+
+    Where an earlier attempt at the job was interrupted, it goes on from its last update. Raises `UnknownError` for a learner or version
+    that does not exist, `InputError` for options that do not fit, `RuntimeFailure` where there is nothing to learn from, and `Interrupted`
+    where `stop()` became true.
+    """
+    learner = _LEARNERS.get(job.learner or "")
+    if learner is None:
+        raise UnknownError(f"no learner {job.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
+    if not job.targets:
+        raise InputError("a learning job needs a target: give --target ENV")
+    targets = [load(name) for name in job.targets]
+    for environment in targets:
+        require(store, environment.name)
+    options = parse_options(job.options.get("learn", {}))
+    now_serving = serving(store)
+    kept = _kept(store, job)
+    asked = job.options.get("start") if kept is None else kept.start
+    parent = now_serving if asked is None else get_version(store, asked)
+    served = now_serving if kept is None else get_version(store, kept.serving)
+    start = version_weights(store, engine.files, parent)
+    torch.manual_seed(options.seed)
+    trainee = Trainee(
+        engine.files,
+        device=device,
+        options=options,
+        start=start,
+        references=_references(store, engine.files, served),
+        with_teacher=job.learner == "sdft",
+    )
+    known = [row.name for row in list_environments(store)]
+    judges = rewarder(store, options.rewards, played_before=job.learner == "trace-sft")
+    bench = Workbench(
+        store=store,
+        lease=lease,
+        journal=StoreJournal(store, clock),
+        engine=engine,
+        trainee=trainee,
+        options=options,
+        targets=targets,
+        old=[load(name) for name in known if name not in job.targets],
+        width=width,
+        stop=stop,
+        parent=parent.name,
+        serving=served.name,
+        opponents=against(store, engine, now_serving.name),
+        rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
+    )
+    extra_losses, project_gradient = _keeping(bench)
+    bench.start(kept)
+    try:
+        learner(bench, extra_losses, project_gradient)
+    finally:
+        if bench.sampler in engine:  # a step that could not be loaded is not
+            engine.unload(bench.sampler)
+    for parameter in trainee.parameters:
+        if not bool(torch.isfinite(parameter).all()):
+            raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")
+    weights: Weights = trainee.weights()
+    if options.interpolate < 1:
+        weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, options.interpolate)
+    name = take_name(store)
+    path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
+    faults.point("between-file-and-row")
+    version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
+    return version, bench.last
+
+
+def _kept(store: Store, job: Job) -> Kept | None:
+    """Where an earlier attempt had come to; None where there is none, or where what it kept is damaged, which is recorded."""
+    try:
+        return kept_of(store.home, job.id)
+    except RuntimeFailure as error:
+        record_event(store, "damaged", f"job {job.id}", f"{error}: the job learns from its start again")
+        return None
+
+
+def _references(store: Store, files: ModelFiles, served: Version) -> dict[Reference, Weights]:
+    """What the learner is compared with, beside the base model."""
+    return {} if served.path is None else {"serving": version_weights(store, files, served)}
+
+
+def _keeping(bench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:
+    """What the options say is to keep old skills, beside what stands in the batches. Raises `InputError` where there is nothing to keep."""
+    options, trainee = bench.options, bench.trainee
+    losses: dict[str, ExtraLoss] = {}
+    memories = remembered(bench) if options.ewc or options.gem != "off" else []
+    if options.ewc:
+        every = [one for memory in memories for one in memory]
+        losses["ewc"] = ewc(trainee, fisher(trainee, every, options.temperature), options.ewc)
+    if options.lwf:
+        losses["lwf"] = lwf(options.lwf, options.temperature)
+    if options.olora and trainee.below():
+        losses["olora"] = olora(trainee, options.olora)
+    if options.gem == "off":
+        return losses, None
+    mean = options.gem == "a-gem"
+    return losses, projecting(memories, mean=mean, temperature=options.temperature, budget_tokens=options.budget_tokens)

@@ -1,0 +1,1 @@
+"""The learners: each a loop that turns episodes into updates."""

@@ -1,0 +1,54 @@
+"""Iterative SFT: sample with the current step, keep what succeeded, imitate it, and sample again (RAFT, Dong et al. 2023).
+
+Within a round the episodes are a few updates old: approximately on-policy, which the paper behind Perdure found to be often enough
+(Chen et al. 2025). A round samples all episodes of its updates at once and learns from each success once. With `hints` tasks without a
+success are tried again with the right answer in sight, and what then succeeds is learned under the prompt without it (STaR, Zelikman et
+al. 2022). With `restart` each round samples with the latest step but learns from the start again (ReST-EM, Singh et al. 2023);
+the rate then falls within each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+from perdure.learners.batches import Lesson, held, imitate, replayed
+from perdure.learners.epochs import per_task
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.loops.hints import check_oracle, retried
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import RuntimeFailure
+
+
+def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where no round has had a success to learn from, `InputError` where hints need an oracle."""
+    options = bench.options
+    rounds = min(options.rounds, options.updates)
+    each, more = divmod(options.updates, rounds)
+    ends = [n * each + min(n, more) for n in range(rounds + 1)]
+    if options.hints:
+        for target in bench.targets:
+            check_oracle(target, "hints=true")
+    learnt = any(update["success"] or update["nll"] is not None for update in bench.updates)
+    while bench.step < options.updates:
+        begin, end = next((begin, end) for begin, end in pairwise(ends) if end > bench.step)
+        updates = end - bench.step
+        sampled = bench.sample(options.prompts * updates)
+        hinted: list[Lesson] = retried(bench, sampled.target) if options.hints else []
+        won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
+        learnt |= won
+        if not learnt:
+            raise RuntimeFailure(
+                f"nothing to learn from in {bench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or give "
+                "hints=true where it has an oracle"
+            )
+        if options.restart and won and bench.step == begin:
+            bench.trainee.restart()
+        for n in range(updates):
+            share = sampled.part(n, updates)
+            lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
+            lessons += held(share.target, lessons, options.kl)
+            lessons += replayed(share.old, options)
+            lessons += bench.stored()
+            done = (bench.step - begin) / (end - begin) if options.restart else None
+            bench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient, done=done)

@@ -1,0 +1,36 @@
+"""REINFORCE, on-policy and without a baseline: every token of an episode is weighed by its return (Williams 1992).
+
+This is what the paper behind Perdure calls REINFORCE: on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1
+only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Without `kl` episodes of return 0 cost no
+forward pass, and are not in the token mean. Left out: any baseline; take grpo for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perdure.learners.batches import held, lesson, replayed
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.loops.grpo import PATIENCE
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import RuntimeFailure
+
+
+def reinforce(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where there is nothing to learn from: no episode of the targets was rewarded."""
+    options = bench.options
+    learnt = any(update["reward"] for update in bench.updates)
+    while bench.step < options.updates:
+        sampled = bench.sample(options.prompts)
+        paid = [episode for group in sampled.target for episode in group if episode.total_reward]
+        lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
+        learnt |= bool(lessons)
+        lessons += held(sampled.target, lessons, options.kl)
+        lessons += replayed(sampled.old, options)
+        lessons += bench.stored()
+        bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
+        if not learnt and bench.step >= min(PATIENCE, options.updates):
+            raise RuntimeFailure(
+                f"nothing to learn from in {bench.names}: no episode was rewarded in {bench.step} updates; make its tasks easier, add "
+                "shots=3 to its name, or learn from demonstrations (sft)"
+            )

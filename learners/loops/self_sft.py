@@ -1,0 +1,28 @@
+"""Self-SFT: the start's own successes, sampled once before anything is learned, and imitated for several epochs.
+
+The most off-policy of the learners that learn from the model's own answers: it forgets where iterative SFT does not (Chen et al. 2025).
+It is there to be compared with. Replay, where it is asked for, stays fresh: old environments are played by the current step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from perdure.learners.batches import lesson
+from perdure.learners.epochs import imitation_epochs, per_task, wanted
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import RuntimeFailure
+
+
+def self_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where the start succeeds in none of the sampled tasks."""
+    options = bench.options
+    start = bench.sample_start(wanted(bench))
+    kept = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
+    if not kept:
+        raise RuntimeFailure(
+            f"nothing to learn from in {bench.names}: the start succeeded in none of {len(start.target)} tasks; make them easier, add "
+            "shots=3 to its name, or learn from demonstrations (sft)"
+        )
+    imitation_epochs(bench, kept, extra_losses, project_gradient, start=start)

@@ -1,0 +1,75 @@
+"""SFT on fixed demonstrations: the environment's own right answers, or a file of them. Off-policy, cheap, and quick to forget.
+
+`style=terse` imitates the answers as they are. `style=styled` lets the start say them in its own words and length, with the answer in
+sight, and keeps what the environment then accepts: right answers that are closer to what the model would have said. A file has one
+demonstration on each line, in the form of solved examples (`envs/shots.py`), and belongs to the one target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from perdure.envs.environment import Environment, Exchange
+from perdure.envs.policy import Chat
+from perdure.envs.rollout import opening
+from perdure.envs.shots import read_examples
+from perdure.learners.batches import Lesson, Turns
+from perdure.learners.epochs import imitation_epochs, wanted_tasks
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.loops.hints import check_oracle, own_words, solved, without_hint
+from perdure.learners.options import ORACLE
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import InputError, RuntimeFailure
+
+
+def sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `InputError` where there is neither an oracle nor a readable file, `RuntimeFailure` where nothing is left to imitate."""
+    lessons = demonstrations(bench)
+    if not lessons:
+        raise RuntimeFailure(
+            f"nothing to learn from in {bench.names}: no demonstration is right by its own rewards; see `perdure env check`, or take "
+            "style=terse"
+        )
+    imitation_epochs(bench, lessons, extra_losses, project_gradient)
+
+
+def demonstrations(bench: Workbench) -> list[Lesson]:
+    """What to imitate: the same however often a job is taken up."""
+    options = bench.options
+    if options.demos != ORACLE:
+        if options.style == "styled" or len(bench.targets) != 1:
+            raise InputError("demos=FILE holds the answers of one target as they are: name one target, and leave style=styled out")
+        target = bench.targets[0]
+        shown = read_examples(target.name, Path(options.demos))
+        return [_lesson(bench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
+    for target in bench.targets:
+        check_oracle(target, "demos=oracle")
+    if options.style == "styled" and bench.step:
+        return without_hint(bench, bench.played_by_start(hinted=True))
+    turn = [bench.targets[n % len(bench.targets)] for n in range(wanted_tasks(bench))]
+    tasks = [(environment, bench.task(environment, n)) for n, environment in enumerate(turn)]
+    if options.style == "styled":
+        return own_words(bench, [(environment.name, seed) for environment, seed in tasks])
+    found = [(environment, solved(environment, seed)) for environment, seed in tasks]
+    return [
+        _lesson(bench, f"a right answer to {environment.name}", environment, played.exchanges)
+        for environment, played in found
+        if played is not None
+    ]
+
+
+def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) -> Turns:
+    """A conversation that somebody wrote, as the token ids that play would have made of it."""
+    turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for n, (observation, action) in enumerate(exchanges):
+        prompt = chat.follow(*turns[-1], observation) if n else chat.prompt(opening(environment, observation))
+        turns.append((prompt, chat.answer(action)))
+    return tuple(turns)
+
+
+def _lesson(bench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
+    turns = told(bench.engine.chat, environment, exchanges)
+    made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    bench.check_length(what, made.sequences)
+    return made

@@ -1,0 +1,139 @@
+"""SFT on traces: the successes that somebody else's learning, or plain play, has left in the store; the newest first.
+
+What an RL run played is on-policy for that run, and nearly so for a model that follows it: much of its retention at the price of SFT (Chen
+et al. 2025, appendix on SFT with RL traces). `traces` says whose: live play (`stream`), a job of this home, or what was imported.
+`staleness` bounds how far behind the policy may be that sampled an episode. Tokens are learned as they were sampled; imported episodes of
+another model are learned from their texts. All successes of an import's label are learned, whatever its environments are called; how far
+behind their policy is nobody knows, and `per_task` holds for those that came with a seed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from typing import TypeVar
+
+from perdure.envs.policy import Message
+from perdure.envs.rollout import opening
+from perdure.learners.batches import Lesson, lesson
+from perdure.learners.epochs import imitation_epochs, wanted
+from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.options import ENVIRONMENT
+from perdure.learners.reward_source import rewarder
+from perdure.learners.workbench import NONE, Workbench
+from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.replay.episodes import episodes_by_id
+from perdure.memory.replay.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
+
+STREAM = "stream"
+IMPORT = "import:"
+
+One = TypeVar("One")
+
+
+def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+    """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
+    options = bench.options
+    lessons, staleness = _imported(bench) if options.traces.startswith(IMPORT) else _own(bench)
+    if not lessons:
+        raise RuntimeFailure(
+            f"nothing to learn from in {bench.names}: no success among the traces of {options.traces}, at most {options.staleness} behind; "
+            "let it be played first, give other traces, or a larger staleness"
+        )
+    imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
+
+
+def _own(bench: Workbench) -> tuple[list[Lesson], float | None]:
+    """Successes of this home, and their mean staleness: those that the job began with, where it is taken up again."""
+    options = bench.options
+    names = [environment.name for environment in bench.targets]
+    if bench.chosen:
+        episodes = reversed(episodes_by_id(bench.store, bench.chosen))
+        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], bench.last["data_staleness"]
+    if options.traces == STREAM:
+        traces = live_traces(bench.store, names, options.staleness)
+    elif options.traces.isdecimal():
+        traces = job_traces(bench.store, int(options.traces), names, options.staleness)
+    else:
+        raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
+    few = _few(_successes(bench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
+    chosen = list(islice(few, wanted(bench)))
+    bench.chosen = tuple(trace.episode.id for trace in chosen)
+    staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
+    return [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen], staleness
+
+
+def _imported(bench: Workbench) -> tuple[list[Lesson], None]:
+    """Successes of another pipeline, whose staleness nobody knows; the same ones where the job is taken up again."""
+    options = bench.options
+    if options.rewards != ENVIRONMENT:
+        raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
+    traces = foreign_traces(bench.store, options.traces.removeprefix(IMPORT))
+    if bench.chosen:
+        known = frozenset(bench.chosen)
+        return [_foreign(bench, trace) for trace in traces if trace.id in known], None
+    won = (trace for trace in traces if _won(bench, trace))
+    few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
+    chosen = list(islice(few, wanted(bench)))
+    bench.chosen = tuple(trace.id for trace in chosen)
+    return [_foreign(bench, trace) for trace in chosen], None
+
+
+def _successes(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
+    """By the rewards that the job learns from."""
+    judges = rewarder(bench.store, bench.options.rewards)
+    for trace in traces:
+        [episode] = judges([trace.episode])
+        if episode.state == "completed" and episode.success:
+            yield replace(trace, episode=episode)
+
+
+def _few(found: Iterable[One], task_of: Callable[[One], Hashable | None], most: int) -> Iterator[One]:
+    """At most so many of a task; of unknown tasks all."""
+    taken: Counter[Hashable] = Counter()
+    for one in found:
+        task = task_of(one)
+        taken[task] += 1
+        if task is None or taken[task] <= most:
+            yield one
+
+
+def _won(bench: Workbench, trace: ForeignTrace) -> bool:
+    if trace.success is not None:
+        return trace.success
+    return trace.total_reward is not None and trace.total_reward >= bench.targets[0].threshold
+
+
+def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
+    """Its tokens, where this model's tokenizer made them; else its texts, an observation of a target as the target would be asked.
+
+    Raises `InputError` where it has neither.
+    """
+    files, chat = bench.engine.files, bench.engine.chat
+    targets = {environment.name: environment for environment in bench.targets}
+    is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
+    turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+    for n, turn in enumerate(trace.turns):
+        if is_ours and turn.prompt_ids and turn.action_ids:
+            if max(*turn.prompt_ids, *turn.action_ids, 0) >= bench.trainee.vocabulary:
+                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not know: its ids are another model's")
+            turns.append((turn.prompt_ids, turn.action_ids))
+            continue
+        if turn.action is None or (turn.messages is None and turn.observation is None):
+            raise InputError(
+                f"imported episode {trace.id} has a turn with neither texts nor tokens of {files.name}: import it with its texts"
+            )
+        if turn.messages is not None:
+            prompt = chat.prompt([Message(role=role, text=text) for role, text in turn.messages])
+        elif n:
+            prompt = chat.follow(*turns[-1], turn.observation or "")
+        else:
+            told = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
+            prompt = chat.prompt(told or [Message(role="user", text=turn.observation or "")])
+        turns.append((prompt, chat.answer(turn.action)))
+    made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
+    bench.check_length(f"imported episode {trace.id}", made.sequences)
+    return made

@@ -1,0 +1,1 @@
+"""Base models, adapters and other weights, on disk and in memory."""

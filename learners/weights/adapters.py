@@ -1,0 +1,261 @@
+"""Weights of versions on disk: PEFT's LoRA format, or all tensors of a version that was tuned in full; safetensors only, with a sha256
+manifest that is checked before every load.
+
+A candidate is written into a scratch folder, synced, and renamed to a name that was never used; its row comes after. An adapter that
+somebody brings is read as untrusted: no pickles, no links, no code, and every tensor must fit the base model and be finite.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
+from perdure.memory import faults
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
+from perdure.memory.files import MAKING, MANIFEST, check_files, manifest_hash, publish, sha256_of
+
+MAX_ADAPTER_BYTES = 4 * 2**30
+_WEIGHTS = "adapter_model.safetensors"
+_CONFIG = "adapter_config.json"
+_FULL = "full_model.safetensors"
+"""Every parameter of a version that was tuned in full, by its name in the base model."""
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_UNSUPPORTED = (
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "auto_mapping",
+    "lora_bias",
+    "layer_replication",
+    "use_qalora",
+)
+_KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
+"""Ways to start an adapter that leave the base model as it is; PiSSA, OLoRA, LoftQ and CorDA do not."""
+_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
+
+
+def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
+    """Write a version's folder `versions/<name>` atomically; `save(folder)` puts its files there, as `write_weights` does.
+
+    Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken, `Unavailable` where
+    the disk is full.
+    """
+    final = home / "versions" / name
+    if final.exists() and any(final.iterdir()):  # empty, it is what `versions.take_name` made
+        raise RuntimeFailure(f"{final} exists already: names of versions are never reused")
+    scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        scratch.mkdir(parents=True)
+        save(scratch)
+        files = {}
+        for file in sorted(scratch.iterdir()):
+            if file.name in (_WEIGHTS, _CONFIG, _FULL):
+                files[file.name] = {"sha256": sha256_of(file), "size_bytes": file.stat().st_size}
+            else:
+                file.unlink()
+        manifest = {"version": name, "base_model": base.name, "base_hash": base.hash, "files": files}
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        faults.point("mid-candidate-write")
+        publish(scratch, final)
+    except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise Unavailable(f"could not write version {name}: {reason}; nothing was changed") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):  # it has content now, or it is not there
+            final.rmdir()
+    return f"versions/{name}", manifest_hash(final)
+
+
+def write_weights(folder: Path, weights: Weights, base: ModelFiles) -> None:
+    """Write an adapter as `write_lora` does, or all tensors of weights that were tuned in full, into a folder of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
+    if pairs:
+        write_lora(folder, pairs, base)
+    else:
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in weights.items() if isinstance(tensor, Tensor)}
+        save_file(tensors, folder / _FULL, {"format": "pt"})
+
+
+def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
+    """Put PEFT's two files for these layers into a folder that exists.
+
+    PEFT has one rank and one scale (alpha / rank) for all layers. A pair of a lower rank is filled up with zeros, and of one with another
+    scale the up matrix is multiplied, so that every product stays what it is. Raises `InputError` for values that are not finite.
+    """
+    from peft import LoraConfig
+
+    rank = max(len(pair.down_RI) for pair in weights.values())
+    scale = next(iter(weights.values())).scale
+    tensors: dict[str, Tensor] = {}
+    for name, pair in weights.items():
+        module = name.removesuffix(".weight")
+        down, up = pair.down_RI.detach().cpu(), pair.up_OR.detach().cpu()
+        if not (bool(down.isfinite().all()) and bool(up.isfinite().all())):
+            raise InputError(f"the adapter of {module} has values that are not finite: it has diverged; learn with a smaller lr")
+        if pair.scale != scale:
+            up = up * (pair.scale / scale)
+        if len(down) < rank:
+            down = torch.cat([down, down.new_zeros(rank - len(down), down.shape[1])])
+            up = torch.cat([up, up.new_zeros(len(up), rank - up.shape[1])], 1)
+        tensors[f"base_model.model.{module}.lora_A.weight"] = down.contiguous()
+        tensors[f"base_model.model.{module}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, folder / _WEIGHTS, {"format": "pt"})
+    alpha = scale * rank
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=int(alpha) if alpha.is_integer() else cast(int, alpha),
+        target_modules=_target_modules([name.removesuffix(".weight") for name in weights], base),
+        task_type="CAUSAL_LM",
+        lora_dropout=0.0,
+        base_model_name_or_path=base.name,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+
+
+def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) -> Weights:
+    """Read a version's weights after checking every byte against its manifest, and the manifest against `expected_hash`.
+
+    Raises `RuntimeFailure` where a file is missing or changed, or the base model is not the one it was trained on.
+    """
+    folder = home / path
+    manifest = check_files(folder, expected_hash)
+    if manifest["base_hash"] != base.hash:
+        raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
+    return _read_full(folder) if (folder / _FULL).exists() else read_table(folder, base)
+
+
+def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
+    """Read somebody's PEFT adapter folder, trusting nothing. Raises `InputError` that names what does not fit."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: give one with {_CONFIG} and {_WEIGHTS}")
+    for file in folder.iterdir():
+        if file.is_symlink():
+            raise InputError(f"{file} is a link: copy the adapter's files into one folder")
+        if not (file.is_file() or file.is_dir()):
+            raise InputError(f"{file} is no plain file: copy the adapter's files into a folder of their own")
+    if not (folder / _WEIGHTS).is_file():
+        pickles = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        detail = f"{pickles[0]} is a pickle, which can run code" if pickles else f"there is no {_WEIGHTS}"
+        raise InputError(f"{folder} cannot be imported: {detail}; save the adapter as safetensors")
+    if (folder / _WEIGHTS).stat().st_size > MAX_ADAPTER_BYTES:
+        raise InputError(
+            f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB: save it as bfloat16, or train one of a lower rank"
+        )
+    return read_table(folder, base)
+
+
+def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
+    """The adapter's layers, each checked against the base model. Raises `InputError`."""
+    config = _read_config(folder)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
+    if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
+        raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
+    scale = _scale(config, rank)
+    parts: dict[str, dict[str, Tensor]] = {}
+    shapes = base_shapes(base)
+    try:
+        with safe_open(folder / _WEIGHTS, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+                match = _KEY.match(key)
+                if match is None:
+                    raise InputError(f"{folder}: {key!r} is no LoRA weight of a linear layer; only those can be merged")
+                module = match["module"]
+                if module not in shapes:
+                    raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
+                out_features, in_features = shapes[module]
+                expected = [rank, in_features] if match["part"] == "A" else [out_features, rank]
+                found = weights.get_slice(key).get_shape()
+                if found != expected:
+                    raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {rank} needs {expected}")
+                tensor = weights.get_tensor(key)
+                if tensor.dtype not in _DTYPES:
+                    raise InputError(f"{folder}: {key!r} is of type {tensor.dtype}; save the adapter as float32, float16 or bfloat16")
+                if not bool(torch.isfinite(tensor).all()):
+                    raise InputError(f"{folder}: {key!r} has values that are not finite")
+                pair = parts.setdefault(module, {})
+                if match["part"] in pair:
+                    raise InputError(f"{folder}: layer {module!r} has lora_{match['part']} twice")
+                pair[match["part"]] = tensor
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / _WEIGHTS} is damaged or no safetensors file: {error}") from error
+    for module, pair in parts.items():
+        if len(pair) != 2:
+            raise InputError(f"{folder}: layer {module!r} has only one half of its LoRA pair")
+    if not parts:
+        raise InputError(f"{folder / _WEIGHTS} has no weights")
+    return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
+
+
+def _read_full(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a version that was tuned in full. Raises `InputError` for values that are not finite, or a file that is none."""
+    try:
+        tensors = load_file(folder / _FULL)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{folder / _FULL} is damaged or no safetensors file: {error}") from error
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{folder}: {name!r} has values that are not finite")
+    return tensors
+
+
+def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
+    """The names by which PEFT finds these layers and no others: `up_proj` where every layer of that name is adapted, else its full name."""
+    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
+    leaves = {module: module.rpartition(".")[2] for module in modules}
+    return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / _CONFIG).read_text())
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} has no {_CONFIG}: it is no PEFT adapter") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{folder / _CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InputError(f"{folder} is not a LoRA adapter (peft_type {config.get('peft_type') if isinstance(config, dict) else None!r})")
+    for setting in _UNSUPPORTED:
+        if config.get(setting):
+            raise InputError(f"{folder}: {setting} is not supported; train the adapter as plain LoRA")
+    if config.get("init_lora_weights", True) not in _KEEP_BASE:
+        raise InputError(
+            f"{folder}: init_lora_weights {config['init_lora_weights']!r} changes the base model's weights; convert it to plain LoRA"
+        )
+    return config
+
+
+def _scale(config: Mapping[str, Any], rank: int) -> float:
+    """Rank-stabilised LoRA (Kalajdzievski 2023) divides by the root of the rank."""
+    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
+    """Shapes (out, in) of the base model's two-dimensional weights by module name, from the file headers alone."""
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in base.path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+                shape = weights.get_slice(key).get_shape()
+                if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
+                    shapes[key.removesuffix(".weight")] = (shape[0], shape[1])
+    return shapes

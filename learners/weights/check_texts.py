@@ -1,0 +1,32 @@
+"""Whether the texts of turns are what their tokens say, by the tokenizer of the home's base model.
+
+Tokens are what is learned from; texts are what people and environments read. Where the two differ, one of them was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from transformers import AutoTokenizer
+
+from perdure.learners.engines.chat import answer_text
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.memory.errors import InputError
+from perdure.memory.replay.turns import actions, valid_text
+from perdure.memory.store import Store
+
+
+def differing_texts(store: Store, files: ModelFiles) -> Iterator[tuple[int, int, str, str]]:
+    """Each turn whose text differs: episode, number of the turn, the text, and what its tokens say.
+
+    Raises `InputError` where the tokenizer cannot be loaded.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        told = " ".join(str(error).split())[:300]
+        raise InputError(f"the tokenizer in {files.path} cannot be loaded ({told}): mend its files") from error
+    for episode, n, action_ids, action in actions(store):
+        said = valid_text(answer_text(tokenizer, action_ids))
+        if said != action:
+            yield episode, n, action, said

@@ -1,0 +1,163 @@
+"""Episodes as documents: what an export and an archive hold, one row an episode, with everything that the store knows of it.
+
+Packed blobs become Arrow arrays without a number becoming a Python object on the way, so that many turns are read quickly; a table holds
+a bounded number of them (`portions`). What the columns mean stands in docs/store.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from perdure.memory.replay.turns import read_sampler, turn_rows
+from perdure.memory.store import Store, to_json
+from perdure.memory.versions import INITIAL
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TURNS_AT_ONCE = 2000
+"""Turns of one table: some tens of MB where prompts are long."""
+
+
+def document_schema() -> pa.Schema:
+    """The columns of a document with their types. Times are Unix seconds."""
+    import pyarrow as pa
+
+    text, integer, real, flag, ids = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.int32())
+    turn = pa.struct(
+        [
+            ("n", integer),
+            ("observation", text),
+            ("prompt_ids", ids),
+            ("action", text),
+            ("action_ids", ids),
+            ("logprobs", pa.list_(pa.float32())),
+            ("reward", real),
+            ("finish", text),
+            ("invalid", text),
+            ("sampler", text),
+            ("made_at", real),
+        ]
+    )
+    batch = pa.struct([("job", integer), ("attempt", integer), ("n", integer), ("on_policy", flag)])
+    reward = pa.struct([("source", text), ("value", real), ("made_at", real)])
+    return pa.schema(
+        [
+            ("id", integer),
+            ("environment", text),
+            ("seed", integer),
+            ("group", text),
+            ("member", integer),
+            ("seat", integer),
+            ("purpose", text),
+            ("state", text),
+            ("sampler", text),
+            ("base_model", text),
+            ("base_hash", text),
+            ("temperature", real),
+            ("task", integer),
+            ("job", integer),
+            ("attempt", integer),
+            ("total_reward", real),
+            ("success", flag),
+            ("score", real),
+            ("stop_reason", text),
+            ("error", text),
+            ("started_at", real),
+            ("finished_at", real),
+            ("turns", pa.list_(turn)),
+            ("batches", pa.list_(batch)),
+            ("rewards", pa.list_(reward)),
+        ]
+    )
+
+
+def portions(episodes: Iterable[tuple[int, int]], turns: int = TURNS_AT_ONCE) -> Iterator[list[int]]:
+    """Episodes, each given with its number of turns, in portions of at most `turns` turns, or of one episode that alone has more."""
+    portion: list[int] = []
+    held = 0
+    for episode, its_turns in episodes:
+        if portion and held + its_turns > turns:
+            yield portion
+            portion, held = [], 0
+        portion.append(episode)
+        held += max(its_turns, 1)
+    if portion:
+        yield portion
+
+
+def read_documents(store: Store, episodes: Sequence[int]) -> pa.Table:
+    """These episodes by id, all as they are at one moment; what does not exist is left out."""
+    import pyarrow as pa
+
+    with store.read():
+        found = store.rows(_EPISODES, {"ids": to_json(list(episodes)), "initial": INITIAL})
+        ids = [row["id"] for row in found]
+        turns = list(turn_rows(store, ids))
+        others = {"batches": store.rows(_BATCHES, (to_json(ids),)), "rewards": store.rows(_REWARDS, (to_json(ids),))}
+    schema = document_schema()
+    turn = schema.field("turns").type.value_type
+    turn_arrays = [_turn_column(field, turns) for field in turn]
+    columns = [_column(field, found) for field in schema if field.name not in ("turns", *others)]
+    columns.append(_lists(ids, [row["episode"] for row, _ in turns], pa.StructArray.from_arrays(turn_arrays, fields=list(turn))))
+    for name, rows in others.items():
+        one = schema.field(name).type.value_type
+        arrays = [_column(field, rows) for field in one]
+        columns.append(_lists(ids, [row["episode"] for row in rows], pa.StructArray.from_arrays(arrays, fields=list(one))))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+_EPISODES = """
+SELECT e.*, v.base_model, v.base_hash
+FROM episode e LEFT JOIN version v ON v.name = :initial
+WHERE e.id IN (SELECT value FROM json_each(:ids)) ORDER BY e.id
+"""
+
+_BATCHES = """
+SELECT episode, job, attempt, n, on_policy FROM manifest
+WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, job, attempt, n
+"""
+
+_REWARDS = """
+SELECT episode, source, value, made_at FROM reward
+WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, source
+"""
+
+
+def _turn_column(field: pa.Field, turns: Sequence[tuple[Any, bytes]]) -> pa.Array:
+    if field.name == "prompt_ids":
+        return _unpacked([prompt for _, prompt in turns], field.type)
+    if field.name in ("action_ids", "logprobs"):
+        return _unpacked([row[field.name] for row, _ in turns], field.type)
+    return _column(field, [row for row, _ in turns])
+
+
+def _column(field: pa.Field, rows: Sequence[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    if field.name == "sampler":
+        return pa.array([str(read_sampler(row)) for row in rows], field.type)
+    if pa.types.is_boolean(field.type):
+        return pa.array([bool(row[field.name]) for row in rows], field.type)
+    return pa.array([row[field.name] for row in rows], field.type)
+
+
+def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> pa.Array:
+    """For each owner the list of its values; `members` says whose each value is, in the order of the owners."""
+    import pyarrow as pa
+
+    sizes = dict.fromkeys(owners, 0)
+    for owner in members:
+        sizes[owner] += 1
+    return pa.ListArray.from_arrays(pa.array([0, *accumulate(sizes.values())], pa.int32()), values)
+
+
+def _unpacked(blobs: Sequence[bytes], kind: pa.DataType) -> pa.Array:
+    """Blobs of packed numbers (`memory/blobs.py`) as lists of numbers."""
+    import pyarrow as pa
+
+    offsets = [0, *accumulate(len(blob) // 4 for blob in blobs)]
+    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(b"".join(blobs))])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)

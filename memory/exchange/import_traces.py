@@ -1,0 +1,235 @@
+"""Import: trajectories of other pipelines, from Parquet or JSON lines in the form of docs/store.md, for learners on given traces.
+
+They go into tables of their own (`foreign_episode`, `foreign_turn`), so that nothing that counts, samples, gates or scores our episodes
+sees them. A file is read and checked whole, into tables aside that lock nobody out, before one short transaction copies it: all of a file
+is kept, or nothing. The same bytes once more change nothing. An export of a Perdure is a file like any other, but its episodes that
+did not complete, or that were played on held-out seeds to judge a version, are passed over: neither is ever learned from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.exchange.trace_format import ForeignEpisode, Place, parse_episode
+from perdure.memory.files import MAKING, sha256_of
+from perdure.memory.store import Store
+
+NOT_COMPLETED = "not completed"
+HELD_OUT = "held out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """What came in, or had come in before."""
+
+    batch: int
+    label: str
+    new: bool
+    """False where the same bytes had been imported: then nothing was changed."""
+    episodes: int
+    turns: int
+    passed_over: dict[str, int]
+    """Episodes of the file that are never learned from, by the reason."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What the command prints."""
+        return {
+            "batch": self.batch,
+            "label": self.label,
+            "new": self.new,
+            "episodes": self.episodes,
+            "turns": self.turns,
+            "passed_over": self.passed_over,
+        }
+
+
+def import_file(store: Store, path: Path, label: str) -> Imported:
+    """Take in a file. Raises `InputError` that names file, row and key where something in it is not as documented; then nothing is kept."""
+    try:
+        digest = sha256_of(path)
+        known = _batch_of(store, digest)
+        if known is not None:
+            return known
+        with _staged(store):
+            passed_over = _stage(store, path)
+            with store.write():
+                return _batch_of(store, digest) or _copy(store, path, digest, label, passed_over)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}; give a file of Parquet or JSON lines") from error
+
+
+@contextmanager
+def _staged(store: Store) -> Iterator[None]:
+    """Tables shaped like the two that are filled, in a file of their own that vanishes with this process: it has no name any more.
+
+    SQLite's temporary tables would do, were they not in memory in builds such as the one that is used here.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(dir=store.home, prefix=MAKING)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot write to {store.home}: {error.strerror}; free some space, or allow writing there") from error
+    os.close(descriptor)
+    try:
+        store.rows("ATTACH ? AS staged", (name,))
+    finally:
+        os.unlink(name)
+    try:
+        store.rows("PRAGMA staged.journal_mode = OFF")
+        store.rows("PRAGMA staged.synchronous = OFF")
+        for table in ("foreign_episode", "foreign_turn"):
+            store.rows(f"CREATE TABLE staged.new_{table} AS SELECT * FROM {table} LIMIT 0")
+        yield
+    finally:
+        store.rows("DETACH staged")
+
+
+def _stage(store: Store, path: Path) -> dict[str, int]:
+    """Read and check the whole file; gives how many episodes were passed over, by the reason."""
+    passed_over: Counter[str] = Counter()
+    kept = 0
+    with store.read() as conn:
+        for place, document in _documents(path):
+            episode = parse_episode(document, place)
+            if episode.state != "completed":
+                passed_over[NOT_COMPLETED] += 1
+            elif episode.purpose in ("gate", "probe"):
+                passed_over[HELD_OUT] += 1
+            else:
+                _insert(conn, place.row, episode)
+                kept += 1
+    if not kept:
+        why = ", ".join(f"{number} {reason}" for reason, number in passed_over.items())
+        raise InputError(f"{path} has no episode to learn from" + (f" ({why})" if why else "") + ": docs/store.md shows the form")
+    return dict(passed_over)
+
+
+def _insert(conn: Any, row: int, episode: ForeignEpisode) -> None:
+    conn.execute(
+        """
+        INSERT INTO staged.new_foreign_episode
+            (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        (
+            row,
+            episode.name,
+            episode.environment,
+            episode.seed,
+            episode.group,
+            episode.sampler,
+            episode.base_model,
+            episode.base_hash,
+            episode.total_reward,
+            episode.success,
+        ),
+    )
+    conn.executemany(
+        """
+        INSERT INTO staged.new_foreign_turn
+            (episode, n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        [
+            (
+                row,
+                n,
+                turn.messages,
+                turn.observation,
+                turn.prompt_ids,
+                turn.action,
+                turn.action_ids,
+                turn.logprobs,
+                turn.reward,
+                turn.finish,
+            )
+            for n, turn in enumerate(episode.turns)
+        ],
+    )
+
+
+def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[str, int]) -> Imported:
+    """Copy what is staged. An episode's id is its row in the file, counted on from the last id that is taken."""
+    with store.write() as conn:
+        (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM foreign_episode").fetchone()
+        sql = "INSERT INTO import_batch (path, sha256, label, imported_at) VALUES (?, ?, ?, ?) RETURNING id"
+        batch = int(store.rows(sql, (str(path), digest, label, time.time()))[0]["id"])
+        columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success'
+        episodes = conn.execute(
+            f"INSERT INTO foreign_episode (id, batch, {columns}) SELECT ? + row, ?, {columns} FROM staged.new_foreign_episode",
+            (last, batch),
+        ).rowcount
+        columns = "n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish"
+        turns = conn.execute(
+            f"INSERT INTO foreign_turn (episode, {columns}) SELECT ? + episode, {columns} FROM staged.new_foreign_turn", (last,)
+        ).rowcount
+    return Imported(batch=batch, label=label, new=True, episodes=episodes, turns=turns, passed_over=passed_over)
+
+
+def _batch_of(store: Store, digest: str) -> Imported | None:
+    """The batch that these bytes came in as."""
+    rows = store.rows(
+        """
+        SELECT b.id, b.label, (SELECT count(*) FROM foreign_episode f WHERE f.batch = b.id) AS episodes,
+               (SELECT count(*) FROM foreign_turn t JOIN foreign_episode f ON f.id = t.episode WHERE f.batch = b.id) AS turns
+        FROM import_batch b WHERE b.sha256 = ?
+        """,
+        (digest,),
+    )
+    if not rows:
+        return None
+    (row,) = rows
+    return Imported(batch=row["id"], label=row["label"], new=False, episodes=row["episodes"], turns=row["turns"], passed_over={})
+
+
+def _documents(path: Path) -> Iterator[tuple[Place, Any]]:
+    """The rows of a file, each with its place. Which form it has is told by how it begins, not by its name."""
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    yield from _parquet_rows(path) if start == b"PAR1" else _json_rows(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                for document in batch.to_pylist():
+                    row += 1
+                    yield Place(file=path, row=row), document
+    except (OSError, ValueError) as error:  # what Arrow raises is one of these
+        raise InputError(f"{path} is damaged or no Parquet file, after row {row}: {_first_line(error)}") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+    with path.open("rb") as lines:
+        for row, line in enumerate(lines, start=1):
+            if line.strip():
+                place = Place(file=path, row=row)
+                yield place, _parse_line(line, place)
+
+
+def _parse_line(line: bytes, place: Place) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise place.bad(f"is no JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

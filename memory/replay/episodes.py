@@ -1,0 +1,227 @@
+"""Reading episodes: one with every token, lists of them, and how often each environment succeeds.
+
+Aborted episodes and those in which the environment failed are shown, and counted nowhere else. Writing is `journal.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perdure.memory.errors import UnknownError
+from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
+from perdure.memory.replay.turns import read_turns
+from perdure.memory.store import ARCHIVE, Store, iso_utc, to_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeSummary:
+    """One line of a list of episodes."""
+
+    id: int
+    environment: str
+    seed: int
+    purpose: Purpose
+    state: EpisodeState
+    success: bool
+    total_reward: float
+    turns: int
+    stop_reason: StopReason | None
+    sampler: str
+    """The version, or 'job 3 step 5'."""
+    task: int | None
+    job: int | None
+    seat: int
+    started: float
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "id": self.id,
+            "environment": self.environment,
+            "seed": self.seed,
+            "purpose": self.purpose,
+            "state": self.state,
+            "success": self.success,
+            "total_reward": self.total_reward,
+            "turns": self.turns,
+            "stop_reason": self.stop_reason,
+            "sampler": self.sampler,
+            "task": self.task,
+            "job": self.job,
+            "seat": self.seat,
+            "started": iso_utc(self.started),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """How an environment went under one version."""
+
+    episodes: int
+    successes: int
+    groups: int
+    mixed_groups: int
+    """Groups whose returns differ: only they tell a policy gradient anything."""
+
+    def as_json(self) -> dict[str, Any]:
+        """What listings print."""
+        return {
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "success_rate": self.successes / self.episodes,
+            "groups": self.groups,
+            "mixed_groups": self.mixed_groups,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Played:
+    """Live episodes of a run in one environment."""
+
+    environment: str
+    episodes: int
+    successes: int
+    not_counted: int
+    """Interrupted, or the environment failed."""
+
+
+def get_episode(store: Store, episode: int) -> Episode:
+    """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
+    found = episodes_by_id(store, [episode])
+    if not found:
+        latest = latest_episode_id(store)
+        pruned = f", and old ones are in {store.home / ARCHIVE}" if latest and episode < latest and (store.home / ARCHIVE).is_dir() else ""
+        raise UnknownError(f"no episode {episode}; the latest is {latest or 'still to come'}{pruned}")
+    return found[0]
+
+
+def latest_episode_id(store: Store) -> int | None:
+    """The id of the episode that was started last."""
+    latest: int | None = store.rows("SELECT max(id) AS id FROM episode")[0]["id"]
+    return latest
+
+
+def list_episodes(store: Store, environment: str | None = None, version: str | None = None, limit: int = 20) -> list[EpisodeSummary]:
+    """The latest episodes, the latest first, of one environment or version where these are given."""
+    wanted = {"environment": environment, "version": version, "limit": max(limit, 0)}
+    conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if wanted[column] is not None]
+    rows = store.rows(
+        f"""
+        SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
+               CASE e.state WHEN 'running' THEN (SELECT count(*) FROM turn t WHERE t.episode = e.id) ELSE e.turns END AS so_far
+        FROM episode e {"WHERE " if conditions else ""}{" AND ".join(conditions)} ORDER BY e.id DESC LIMIT :limit
+        """,
+        wanted,
+    )
+    return [
+        EpisodeSummary(
+            id=row["id"],
+            environment=row["environment"],
+            seed=row["seed"],
+            purpose=row["purpose"],
+            state=row["state"],
+            success=bool(row["success"]),
+            total_reward=row["total_reward"],
+            turns=row["so_far"],
+            stop_reason=row["stop_reason"],
+            sampler=row["sampler"],
+            task=row["task"],
+            job=row["job"],
+            seat=row["seat"],
+            started=row["started_at"],
+        )
+        for row in rows
+    ]
+
+
+def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozenset[int]]:
+    """Which members of each group are completed: after an interruption only the others are played."""
+    rows = store.rows(
+        """SELECT "group", member FROM episode WHERE "group" IN (SELECT value FROM json_each(?)) AND state = 'completed'""",
+        (to_json(list(groups)),),
+    )
+    return {group: frozenset(row["member"] for row in rows if row["group"] == group) for group in groups}
+
+
+def success_rates(store: Store, version: str) -> dict[str, RateRow]:
+    """How each environment went under `version`, over all live episodes that completed, those included that were pruned since."""
+    rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))
+    return {
+        row["environment"]: RateRow(
+            episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"]
+        )
+        for row in rows
+    }
+
+
+def live_episodes(store: Store, version: str, since: float) -> int:
+    """How many live episodes of a version began after `since` (Unix seconds) and after the last learning job ended.
+
+    A moment that is still to come was written down before the clock was set back, and says nothing; what is left is the order of episodes.
+    """
+    now = time.time()
+    rows = store.rows(
+        """
+        WITH last AS (SELECT id, coalesce(finished_at, created_at) AS ended FROM job WHERE kind = 'learn' ORDER BY id DESC LIMIT 1)
+        SELECT count(*) AS n FROM episode
+        WHERE version = :version AND purpose = 'live' AND state = 'completed' AND seat = 0
+          AND started_at > max(:since, coalesce((SELECT ended FROM last WHERE ended <= :now), 0))
+          AND id > coalesce((SELECT max(played.id) FROM episode played WHERE played.job = (SELECT id FROM last)), 0)
+        """,
+        {"version": version, "since": since if since <= now else 0.0, "now": now},
+    )
+    return int(rows[0]["n"])
+
+
+def played_after(store: Store, episode: int) -> list[Played]:
+    """The live episodes with a higher number, by environment."""
+    rows = store.rows(
+        """
+        SELECT environment, sum(state = 'completed') AS episodes, sum(success) AS successes, sum(state <> 'completed') AS not_counted
+        FROM episode WHERE id > ? AND purpose = 'live' AND seat = 0 GROUP BY environment ORDER BY environment
+        """,
+        (episode,),
+    )
+    return [Played(**dict(row)) for row in rows]
+
+
+def count(store: Store) -> int:
+    """How many episodes the store holds."""
+    return int(store.rows("SELECT count(*) AS n FROM episode")[0]["n"])
+
+
+def counts(store: Store) -> dict[str, int]:
+    """How many episodes and turns the store holds. Counting turns reads an index from end to end."""
+    return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"])}
+
+
+def episodes_by_id(store: Store, ids: Sequence[int]) -> list[Episode]:
+    """These episodes with their turns, by id; what does not exist is left out."""
+    rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (to_json(list(ids)),))
+    turns = read_turns(store, [row["id"] for row in rows])
+    return [_episode(row, turns[row["id"]]) for row in rows]
+
+
+def _episode(row: Any, turns: tuple[Turn, ...]) -> Episode:
+    return Episode(
+        id=row["id"],
+        environment=row["environment"],
+        seed=row["seed"],
+        group=row["group"],
+        member=row["member"],
+        purpose=row["purpose"],
+        state=row["state"],
+        turns=turns,
+        total_reward=row["total_reward"],
+        success=bool(row["success"]),
+        score=row["score"],
+        stop_reason=row["stop_reason"],
+        temperature=row["temperature"],
+        task=row["task"],
+        job=row["job"],
+        error=row["error"],
+        seat=row["seat"],
+    )

@@ -1,0 +1,178 @@
+"""Stored episodes to learn from again: of live play, of a learning job, or of another pipeline.
+
+Held-out episodes, those of other seats, and those that were played with the answer in sight are never among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from perdure.memory.blobs import unpack_ids
+from perdure.memory.errors import UnknownError
+from perdure.memory.records import Episode
+from perdure.memory.replay.episodes import episodes_by_id
+from perdure.memory.store import Store, to_json
+
+Role = Literal["system", "user", "assistant"]
+
+HINTED = "-hinted"
+"""How the names of groups end whose prompts hold the right answer."""
+AT_A_TIME = 256
+MOST = 20_000
+"""Episodes that are looked at, the newest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """A stored episode, and how many policies came after the one that sampled it."""
+
+    episode: Episode
+    staleness: int
+    """Promotions and rollbacks since its version served, or updates of its job since its step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignTrace:
+    """A successful episode of another pipeline: its turns as far as that one kept them."""
+
+    id: int
+    environment: str
+    seed: int | None
+    base_model: str | None
+    base_hash: str | None
+    success: bool | None
+    total_reward: float | None
+    turns: tuple[ForeignExchange, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignExchange:
+    """What was asked and answered: ids, texts or both."""
+
+    messages: tuple[tuple[Role, str], ...] | None
+    """Role and text of the conversation before the answer."""
+    observation: str | None
+    prompt_ids: tuple[int, ...] | None
+    action: str | None
+    action_ids: tuple[int, ...] | None
+
+
+def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
+    """Completed live episodes of these environments, the newest first, that are at most so many promotions and rollbacks behind.
+
+    With `job` only those from before its first episode, where it has played one: as a rule the job then finds the same ones again.
+    """
+    return _traces(
+        store,
+        """
+        SELECT e.id, (SELECT count(*) FROM move later WHERE later.id >
+                      (SELECT max(own.id) FROM move own WHERE own.to_version = e.version)) AS staleness
+        FROM episode e WHERE e.purpose = 'live' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
+          AND e.environment IN (SELECT value FROM json_each(:environments))
+          AND e.id < coalesce((SELECT min(id) FROM episode WHERE job = :job), 9223372036854775807) ORDER BY e.id DESC LIMIT :most
+        """,
+        {"environments": to_json(list(environments)), "job": job, "most": MOST},
+        staleness,
+    )
+
+
+def job_traces(store: Store, job: int, environments: Sequence[str], staleness: int) -> Iterator[Trace]:
+    """Completed episodes that a learning job played in these environments, the newest first, at most so many updates behind its last.
+
+    Raises `UnknownError` where the job has played none.
+    """
+    if not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose = 'learn' LIMIT 1", (job,)):
+        raise UnknownError(f"job {job} has played nothing to learn from: `perdure status` shows the jobs")
+    return _traces(
+        store,
+        f"""
+        SELECT e.id, (SELECT max(step_n) FROM episode WHERE job = :job) - e.step_n AS staleness
+        FROM episode e WHERE e.job = :job AND e.purpose = 'learn' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
+          AND e."group" NOT LIKE '%{HINTED}' AND e.environment IN (SELECT value FROM json_each(:environments))
+        ORDER BY e.id DESC LIMIT :most
+        """,
+        {"job": job, "environments": to_json(list(environments)), "most": MOST},
+        staleness,
+    )
+
+
+def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Episode]:
+    """What the latest attempt that came to a job's n-th step played there to learn from: with the right answer in sight, or without."""
+    rows = store.rows(
+        f"""
+        SELECT id FROM episode e WHERE job = ? AND step_n = ? AND purpose = 'learn' AND state = 'completed' AND seat = 0
+          AND ("group" LIKE '%{HINTED}') = ? AND attempt = (
+            SELECT max(attempt) FROM episode own WHERE own.job = e.job AND own.step_n = e.step_n AND own.purpose = 'learn'
+          ) ORDER BY id
+        """,
+        (job, n, hinted),
+    )
+    return episodes_by_id(store, [row["id"] for row in rows])
+
+
+def recent_groups(store: Store, environment: str, most: int) -> list[list[Episode]]:
+    """The newest groups of live episodes of an environment, the newest first."""
+    rows = store.rows(
+        """
+        SELECT "group", json_group_array(id) AS ids FROM (
+            SELECT id, "group" FROM episode WHERE environment = ? AND purpose = 'live' AND state = 'completed' AND seat = 0 AND turns > 0
+            ORDER BY id DESC LIMIT ?
+        ) GROUP BY "group" ORDER BY max(id) DESC LIMIT ?
+        """,
+        (environment, MOST, most),
+    )
+    return [episodes_by_id(store, json.loads(row["ids"])) for row in rows]
+
+
+def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
+    """The imported episodes of a label, the newest first. Raises `UnknownError` where nothing was imported under it."""
+    rows = store.rows(
+        f"""
+        SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch
+        WHERE b.label = ? AND coalesce(f."group", '') NOT LIKE '%{HINTED}' ORDER BY f.id DESC LIMIT ?
+        """,
+        (label, MOST),
+    )
+    if not rows:
+        known = ", ".join(row["label"] for row in store.rows("SELECT DISTINCT label FROM import_batch ORDER BY label"))
+        raise UnknownError(f"nothing was imported as {label!r}; there is {known or 'no import yet: see `perdure store import`'}")
+    turns: dict[int, list[ForeignExchange]] = {row["id"]: [] for row in rows}
+    wanted = to_json(list(turns))
+    for row in store.rows("SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n", (wanted,)):
+        turns[row["episode"]].append(_exchange(row))
+    return [
+        ForeignTrace(
+            id=row["id"],
+            environment=row["environment"],
+            seed=row["seed"],
+            base_model=row["base_model"],
+            base_hash=row["base_hash"],
+            success=None if row["success"] is None else bool(row["success"]),
+            total_reward=row["total_reward"],
+            turns=tuple(turns[row["id"]]),
+        )
+        for row in rows
+    ]
+
+
+def _traces(store: Store, sql: str, parameters: dict[str, Any], staleness: int) -> Iterator[Trace]:
+    """Read with their turns only as they are asked for, some at a time."""
+    behind = {row["id"]: int(row["staleness"]) for row in store.rows(sql, parameters) if row["staleness"] <= staleness}
+    ids = list(behind)
+    for start in range(0, len(ids), AT_A_TIME):
+        for episode in reversed(episodes_by_id(store, ids[start : start + AT_A_TIME])):
+            yield Trace(episode=episode, staleness=behind[episode.id])
+
+
+def _exchange(row: Any) -> ForeignExchange:
+    messages = None if row["messages"] is None else tuple((said["role"], said["content"]) for said in json.loads(row["messages"]))
+    return ForeignExchange(
+        messages=messages,
+        observation=row["observation"],
+        prompt_ids=None if row["prompt_ids"] is None else unpack_ids(row["prompt_ids"]),
+        action=row["action"],
+        action_ids=None if row["action_ids"] is None else unpack_ids(row["action_ids"]),
+    )

@@ -1,0 +1,243 @@
+"""The daemon as a user runs it: real processes, a tiny real model, and signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.tiny_models import tiny_llama
+
+from perdure.memory.errors import PerdureError
+from perdure.memory.gates import pairs_of
+from perdure.memory.jobs import add_job, get_job, steps
+from perdure.memory.processes import events, processes
+from perdure.memory.store import Store, open_store
+
+COIN, OTHER = "py:coin:Coin", "py:coin:Coin?side=1"
+PATIENCE_S = 60.0
+CONFIG = """
+model = "model"
+[play]
+width = 8
+members = 4
+[stream]
+environments = {environments}
+tasks_per_round = 2
+[learn]
+every_episodes = {every}
+options = {{ updates = 1, prompts = 2, samples = 4, replay = 0.0 }}
+"""
+
+
+@dataclass
+class Place:
+    """A folder with a configuration, a model and an environment, and the daemons that were started in it."""
+
+    path: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.path / ".perdure"
+
+    def configure(self, environments: tuple[str, ...] = (COIN, OTHER), every: int = 0) -> None:
+        (self.path / "perdure.toml").write_text(CONFIG.format(environments=json.dumps(environments), every=every))
+
+    def run(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.path / f"out-{len(self.started)}").open("wb") as out:
+            command = [sys.executable, "-m", "perdure.agent.cli", "run", *arguments]
+            process = subprocess.Popen(command, cwd=self.path, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        self.started.append(process)
+        return process
+
+    def output(self) -> str:
+        """What the last daemon wrote, with its children's logs."""
+        logs = sorted((self.home / "logs").glob("*.log")) if self.home.is_dir() else []
+        files = [self.path / f"out-{len(self.started) - 1}", *logs]
+        return "\n".join(f"--- {file.name}\n{file.read_text()}" for file in files)
+
+    def wait(self, what: str, condition: Callable[[Store], bool]) -> None:
+        """Wait until the store is so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                with open_store(self.home) as store:
+                    if condition(store):
+                        return
+            except PerdureError:
+                pass  # it is being made
+            time.sleep(0.1)
+        pytest.fail(f"waited {PATIENCE_S:.0f} s for {what}\n{self.output()}")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    tiny_llama(tmp_path / "model")
+    (tmp_path / "coin.py").write_text((Path(__file__).parents[1] / "coin.py").read_text())
+    place = Place(tmp_path)
+    place.configure()
+    try:
+        yield place
+    finally:
+        for process in place.started:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(timeout=30)
+
+
+def count(store: Store, sql: str) -> int:
+    return int(store.rows(sql)[0][0])
+
+
+def completed(store: Store) -> int:
+    return count(store, "SELECT count(*) FROM episode WHERE state = 'completed' AND purpose = 'live'")
+
+
+def pid_of(store: Store, name: str) -> int | None:
+    return next((process.pid for process in processes(store) if process.name == name), None)
+
+
+def lives(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def assert_in_order(store: Store) -> None:
+    """Nothing is left as if it were being played, and nothing was played twice."""
+    assert count(store, "SELECT count(*) FROM episode WHERE state = 'running'") == 0
+    assert count(store, "SELECT count(*) FROM task WHERE state = 'leased'") == 0
+    assert count(store, "SELECT count(*) FROM device WHERE owner IS NOT NULL AND lease_until >= 0") == 0
+    played = """SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM episode WHERE state = 'completed' GROUP BY "group", member)"""
+    assert count(store, played) == 1
+    unplayed = """
+        SELECT count(*) FROM task t WHERE t.state = 'done'
+        AND (SELECT count(*) FROM episode e WHERE e.task = t.id AND e.state = 'completed') <> t.members
+    """
+    assert count(store, unplayed) == 0
+
+
+@pytest.mark.slow
+def test_children_die_one_by_one_and_the_run_goes_on_until_it_is_told_to_stop(place: Place) -> None:
+    daemon = place.run()
+    place.wait("episodes", lambda store: completed(store) > 0)
+    with open_store(place.home) as store:
+        actor, before = pid_of(store, "actor"), completed(store)
+    assert actor is not None
+
+    os.kill(actor, signal.SIGKILL)
+    place.wait("another actor that plays", lambda store: pid_of(store, "actor") != actor and completed(store) > before)
+    with open_store(place.home) as store:
+        told = [event.message for event in events(store) if event.kind == "death"]
+        assert told == ["killed: it was ended by SIGKILL; it starts again in 0.5 s"]
+        job = add_job(store, "by hand", "learn", "grpo", [COIN], {"learn": {"updates": 500, "prompts": 2, "replay": 0.0}})
+
+    place.wait("a learner at work", lambda store: get_job(store, job).state == "running")
+    place.wait("an actor that pauses", lambda store: any(p.name == "actor" and p.state == "paused" for p in processes(store)))
+    with open_store(place.home) as store:
+        learner, before = pid_of(store, f"learner-{job}"), completed(store)
+    assert learner is not None
+    os.kill(learner, signal.SIGKILL)
+    place.wait("play that goes on", lambda store: completed(store) > before)
+    place.wait("another learner at work", lambda store: (found := get_job(store, job)).attempt == 2 and found.state == "running")
+    with open_store(place.home) as store:
+        assert get_job(store, job).error == "its process died, killed: it was ended by SIGKILL"
+        children = [process.pid for process in processes(store)]
+
+    began = time.monotonic()
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=30) == 0, place.output()
+    assert time.monotonic() - began < 10
+    assert not any(lives(pid) for pid in children)
+    with open_store(place.home) as store:
+        assert_in_order(store)
+        assert get_job(store, job).state == "queued"
+        assert "stopped by a signal" in place.output()
+
+
+@pytest.mark.slow
+def test_actor_leaves_with_its_supervisor_and_the_next_run_takes_over(place: Place) -> None:
+    daemon = place.run()
+    place.wait("episodes", lambda store: completed(store) > 0)
+    with open_store(place.home) as store:
+        actor = pid_of(store, "actor")
+    assert actor is not None
+    second = place.run()
+    assert second.wait(timeout=30) == 2
+    assert str(daemon.pid) in place.output()
+
+    daemon.kill()
+    daemon.wait()
+    deadline = time.monotonic() + 20
+    while lives(actor) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not lives(actor)
+
+    with open_store(place.home) as store:
+        ended = count(store, "SELECT count(*) FROM task WHERE state IN ('done', 'failed')")
+    assert place.run("--tasks", "6").wait(timeout=PATIENCE_S) == 0, place.output()
+    with open_store(place.home) as store:
+        assert_in_order(store)
+        assert count(store, "SELECT count(*) FROM task WHERE state IN ('done', 'failed')") >= ended + 6
+        assert count(store, "SELECT count(*) FROM task WHERE state = 'failed'") == 0
+    assert "6 tasks" in place.output()
+
+
+@pytest.mark.slow
+def test_cycle_ends_with_a_verdict_and_a_summary(place: Place) -> None:
+    place.configure(every=32)
+    assert place.run("--cycles", "1").wait(timeout=3 * PATIENCE_S) == 0, place.output()
+    with open_store(place.home) as store:
+        assert_in_order(store)
+        job = get_job(store, 1)
+        assert job.state == "done", place.output()
+        assert job.result is not None
+        assert job.result["verdict"] in ("promote", "reject", "inconclusive")
+        assert steps(store, 1)
+        assert pairs_of(store, 1)
+    for expected in ("1 verdict", "Gate 1 of v1", "Next:"):  # the view looks every second, and so may miss all of this small job
+        assert expected in place.output()
+
+
+@pytest.mark.slow
+def test_run_that_can_learn_nothing_ends_with_1_and_the_reason(place: Place) -> None:
+    place.configure(("perdure:add",), every=16)
+    assert place.run("--until-promoted").wait(timeout=2 * PATIENCE_S) == 1, place.output()
+    assert "nothing is learnable now: perdure:add has 0 mixed groups" in place.output()
+
+
+@pytest.mark.slow
+def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place) -> None:
+    (place.path / "model" / "model.safetensors").unlink()
+    assert place.run().wait(timeout=PATIENCE_S) == 2
+    assert "has no weights: expected *.safetensors" in place.output()
+
+
+@pytest.mark.slow
+def test_model_that_does_not_load_ends_the_run_with_2_and_keeps_no_home(place: Place) -> None:
+    weights = place.path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert place.run().wait(timeout=PATIENCE_S) == 2
+    assert "cannot be loaded" in place.output()
+    tiny_llama(place.path / "model", seed=1)
+    assert place.run("--tasks", "1").wait(timeout=PATIENCE_S) == 0, place.output()
+
+
+def test_environment_that_is_not_there_ends_the_run_before_it_begins(place: Place) -> None:
+    place.configure(("perdure:largest-numbr",))
+    assert place.run().wait(timeout=PATIENCE_S) == 2
+    assert "largest-number" in place.output()
+    assert not (place.home / "logs" / "actor.log").exists()
+
+
+def test_supervisor_loads_no_torch() -> None:
+    modules = "perdure.agent.supervision.supervisor, perdure.agent.show.live_view, perdure.agent.show.summary, perdure.agent.commands.run"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -1,0 +1,137 @@
+"""What a job keeps of its last update: read back as it was, or said to be damaged; and a trainee that goes on from it."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from tests.learners.conftest import copied, random_adapter, trainee_of
+from torch import Tensor
+
+from perdure.learners.checkpoint import Kept, forget_all_but, keep, kept_of
+from perdure.learners.trainee import Trainee
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import LoraPair
+from perdure.memory.errors import RuntimeFailure, Unavailable
+
+KEPT = Kept(step=3, start="v1", serving="v2", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4), chosen=(9, 5))
+EARLIER = replace(KEPT, step=2, state={}, counts=(0, 0))
+TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
+
+
+def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
+    assert kept_of(tmp_path, 1) is None
+    keep(tmp_path, 1, EARLIER)
+    keep(tmp_path, 1, KEPT)
+    found = kept_of(tmp_path, 1)
+    assert found is not None
+    assert torch.equal(found.state["parameters"][0], torch.arange(6.0))
+    assert replace(found, state={}) == replace(KEPT, state={})
+    assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
+
+
+def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
+    for job in (1, 2, 3):
+        keep(tmp_path, job, KEPT)
+    forget_all_but(tmp_path, [2, 9])
+    assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["2.pt"]
+    forget_all_but(tmp_path / "elsewhere", [])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:1],
+        lambda content: content[:100],
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:-1],
+        lambda content: b"\0" * len(content),
+        lambda content: content.replace(b"counts", b"c\0unts"),
+        lambda content: content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2),
+        lambda content: content.replace(struct.pack("<f", 5.0), struct.pack("<f", 6.0)),
+        lambda content: b"text\n" * 1000,
+    ],
+)
+def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    keep(tmp_path, 1, KEPT)
+    file = tmp_path / "run" / "jobs" / "1.pt"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(RuntimeFailure, match=r"1\.pt is damaged"):
+        kept_of(tmp_path, 1)
+
+
+class Runs:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+@pytest.mark.parametrize("content", [{"step": Runs()}, {"step": 1, "other": 2}, 7])
+def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = io.BytesIO()
+    torch.save(content, made)
+    file = tmp_path / "run" / "jobs" / "1.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(zlib.crc32(made.getvalue()).to_bytes(4) + made.getvalue())
+    with pytest.raises(RuntimeFailure, match=r"1\.pt is of another release"):
+        kept_of(tmp_path, 1)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(Unavailable, match="could not keep step 3 of job 1"):
+        keep(tmp_path, 1, KEPT)
+
+
+def stepped(trainee: Trainee, times: int) -> None:
+    for _ in range(times):
+        (-trainee.logprobs(TURNS, 1.0).sum()).backward()
+        trainee.step(0.01, 1.0)
+        if "teacher" in trainee.references:
+            trainee.follow(0.3)
+
+
+def flat(trainee: Trainee) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in trainee.parameters])
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
+    tmp_path: Path, llama: ModelFiles, tuning: Literal["lora", "full"]
+) -> None:
+    """Three steps are one and two, through a file; the teacher has gone along."""
+    start = copied(random_adapter(trainee_of(llama), 3, 0.1).weights()) if tuning == "lora" else {}
+    assert all(isinstance(pair, LoraPair) for pair in start.values())
+
+    def fresh() -> Trainee:
+        return trainee_of(llama, start=start, with_teacher=True, tuning=tuning, teacher="slow")
+
+    whole, first, second = fresh(), fresh(), fresh()
+    stepped(whole, 3)
+    stepped(first, 1)
+    keep(tmp_path, 1, replace(KEPT, step=1, state=first.state()))
+    kept = kept_of(tmp_path, 1)
+    assert kept is not None
+    second.resume(kept.state)
+    stepped(second, 2)
+    assert torch.equal(flat(second), flat(whole))
+    with torch.no_grad():
+        expected = whole.logprobs(TURNS, 1.0, "teacher")
+        assert torch.equal(second.logprobs(TURNS, 1.0, "teacher"), expected)
+        assert not torch.allclose(fresh().logprobs(TURNS, 1.0, "teacher"), expected), "it has moved"
+
+
+def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
+    assert trainee_of(llama, with_teacher=True).state()["teacher"] == []

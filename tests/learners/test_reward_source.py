@@ -1,0 +1,63 @@
+"""A learner that is told to take the rewards that somebody gave afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perdure.learners.reward_source import rewarder
+from perdure.memory import environments, versions
+from perdure.memory.errors import InputError
+from perdure.memory.leases import BootClock
+from perdure.memory.records import Ending, EpisodePlan, VersionRef
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.replay.rewards import add_rewards
+from perdure.memory.store import Store, create_store
+from perdure.memory.tasks import add_tasks, lease_tasks
+
+ADD = "perdure:add"
+
+
+def played(store: Store) -> list[int]:
+    environments.register(store, ADD, 0.5, 0.0, 1.0)
+    versions.add_initial(store, "tiny", "hash-of-tiny")
+    add_tasks(store, ADD, [7], 3, "stream")
+    ((_, lease),) = lease_tasks(store, "actor", 1, 60.0, BootClock())
+    journal = StoreJournal(store, BootClock())
+    plans = [
+        EpisodePlan(environment=ADD, seed=7, group="g", member=n, purpose="live", sampler=VersionRef("v0"), temperature=1.0, lease=lease)
+        for n in range(3)
+    ]
+    ids = journal.start(plans)
+    journal.finish(
+        [Ending(episode=episode, state="completed", stop_reason="terminated", total_reward=1.0, success=True, score=1.0) for episode in ids]
+    )
+    return ids
+
+
+def test_rewards_of_a_source_stand_for_the_environments_and_what_is_not_judged_is_left_out(tmp_path: Path) -> None:
+    with create_store(tmp_path) as store:
+        ids = played(store)
+        add_rewards(store, "anna", {ids[0]: 0.5, ids[1]: 0.25})
+        episodes = [get_episode(store, episode) for episode in ids]
+        found = rewarder(store, "anna")(episodes)
+        assert [(one.state, one.total_reward, one.success) for one in found] == [
+            ("completed", 0.5, True),
+            ("completed", 0.25, False),
+            ("aborted", 1.0, True),
+        ]
+        assert rewarder(store, "environment", played_before=False)(episodes) == episodes
+
+
+def test_a_source_that_gave_nothing_or_cannot_have_is_bad_input(tmp_path: Path) -> None:
+    with create_store(tmp_path) as store:
+        ids = played(store)
+        with pytest.raises(InputError, match="rewards=anna: nobody of that name has given any; nobody has yet"):
+            rewarder(store, "anna")
+        add_rewards(store, "judge-2", {ids[0]: 0.5})
+        with pytest.raises(InputError, match="there is judge-2"):
+            rewarder(store, "anna")
+        with pytest.raises(InputError, match="episodes that are yet to be played; only trace-sft"):
+            rewarder(store, "judge-2", played_before=False)

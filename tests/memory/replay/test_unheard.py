@@ -1,0 +1,214 @@
+"""Writes that were committed without their caller hearing of it: the same call once more changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import pytest
+from sqlite_utils.utils import sqlite3
+
+from perdure.memory import environments, gates, jobs, leases, tasks, versions
+from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.records import Lease, Pair
+from perdure.memory.replay import manifests
+from perdure.memory.replay.episodes import get_episode
+from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.store import Store
+
+ADD = "perdure:add"
+T = TypeVar("T")
+
+
+class Unheard(Exception):
+    """It was committed, but the answer was lost."""
+
+
+class DeafStore(Store):
+    """Where `deaf`, the next transaction is committed and its caller is told that it failed."""
+
+    deaf = False
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        outermost = not self.db.conn.in_transaction
+        with super().write() as conn:
+            yield conn
+        if outermost and self.deaf:
+            self.deaf = False
+            raise Unheard
+
+
+@pytest.fixture
+def deaf(store: Store) -> DeafStore:
+    return DeafStore(store.home, store.db)
+
+
+def content(store: Store) -> dict[str, list[Any]]:
+    """Every row of every table."""
+    tables = [row["name"] for row in store.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {name: [tuple(row) for row in store.rows(f"SELECT * FROM {name}")] for name in tables}
+
+
+def unheard(store: DeafStore, call: Callable[[], T]) -> dict[str, list[Any]]:
+    """Make a call whose commit is not heard of; gives what the store holds then."""
+    store.deaf = True
+    with pytest.raises(Unheard):
+        call()
+    return content(store)
+
+
+def again(store: DeafStore, call: Callable[[], T]) -> T:
+    """Make a call, unheard, and once more: the second one changes nothing."""
+    before = unheard(store, call)
+    answer = call()
+    assert content(store) == before
+    return answer
+
+
+@pytest.fixture
+def job(deaf: DeafStore, clock) -> Lease:
+    jobs.add_job(deaf, "k", "learn", "grpo", [ADD], {})
+    leased = jobs.lease_job(deaf, "learner", 60, clock)
+    assert leased is not None
+    return leased[1]
+
+
+def test_episodes_are_begun_once(deaf: DeafStore, clock, player) -> None:
+    writer = StoreJournal(deaf, clock)
+    lease = player.task()
+    plans = [player.plan(lease, "g", 0), player.plan(lease, "g", 1)]
+    ids = again(deaf, lambda: writer.start(plans))
+    assert len(set(ids)) == 2
+    assert writer.start([player.plan(lease, "g", 1)]) not in ([ids[0]], [ids[1]]), "what is being played is no answer to another plan"
+    writer.turns([(episode, 0, player.turn()) for episode in ids])
+    writer.finish([player.ending(episode) for episode in ids])
+    tasks.finish_task(deaf, lease)
+    assert {row["state"] for row in deaf.rows("SELECT state FROM episode WHERE id NOT IN (?, ?)", ids)} == {"aborted"}
+
+
+def test_an_episode_of_an_older_attempt_is_no_answer(deaf: DeafStore, clock, player) -> None:
+    old = player.task("first")
+    plan = player.plan(old, "g")
+    unheard(deaf, lambda: StoreJournal(deaf, clock).start([plan]))
+    clock.now += 1000
+    ((_, new),) = tasks.lease_tasks(deaf, "second", 1, 60, clock)
+    ids = StoreJournal(deaf, clock).start([dataclasses.replace(plan, lease=new)])
+    assert [tuple(row) for row in deaf.rows("SELECT id, state FROM episode ORDER BY id")] == [(1, "aborted"), (ids[0], "running")]
+
+
+def test_turns_are_kept_once_and_the_episode_goes_on(deaf: DeafStore, clock, player) -> None:
+    writer = StoreJournal(deaf, clock)
+    lease = player.task()
+    left, right = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
+    batch = [(left, 0, player.turn()), (right, 0, player.turn((7, 8)))]
+    again(deaf, lambda: writer.turns(batch))
+    second = [(left, 1, player.turn((1, 2, 3, 4, 5, 6), shared=5)), (right, 1, player.turn((7, 8, 4, 5, 9), shared=4))]
+    again(deaf, lambda: writer.turns(second))
+    assert [row["shared"] for row in deaf.rows("SELECT shared FROM turn WHERE n = 1")] == [5, 4]
+    assert get_episode(deaf, left).turns == (batch[0][2], second[0][2])
+
+
+def test_another_turn_in_the_place_of_an_unheard_one_is_refused(deaf: DeafStore, clock, player) -> None:
+    writer = StoreJournal(deaf, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    before = unheard(deaf, lambda: writer.turns([(episode, 0, player.turn())]))
+    with pytest.raises(RuntimeFailure, match="other content"):
+        writer.turns([(episode, 0, player.turn(action=(9, 9)))])
+    assert content(deaf) == before
+
+
+def test_turns_that_were_refused_can_be_sent_again(deaf: DeafStore, clock, player) -> None:
+    """The other case of an error: nothing was committed."""
+    writer = StoreJournal(deaf, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    for n in range(2):
+        with pytest.raises(InputError, match="log-probs"):
+            writer.turns([(episode, n, dataclasses.replace(player.turn(), logprobs=()))])
+        writer.turns([(episode, n, player.turn(tuple(range(n + 1))))])
+    assert len(get_episode(deaf, episode).turns) == 2
+
+
+def test_endings_are_written_once(deaf: DeafStore, clock, player) -> None:
+    writer = StoreJournal(deaf, clock)
+    lease = player.task()
+    ids = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
+    again(deaf, lambda: writer.finish([player.ending(episode) for episode in ids]))
+    assert {get_episode(deaf, episode).state for episode in ids} == {"completed"}
+
+
+def test_a_batch_has_one_manifest(deaf: DeafStore, clock, player, job: Lease) -> None:
+    ids = player.group(job, "g", [1.0, 0.0], purpose="learn")
+    again(deaf, lambda: manifests.write_manifest(deaf, job, 1, ids, True))
+    assert len(manifests.manifests(deaf, job.subject)) == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda store, lease: jobs.finish_job(store, lease, {}, None), jobs.release_job, lambda store, lease: jobs.fail_job(store, lease, "x")],
+)
+def test_the_end_of_a_job_is_written_once(deaf: DeafStore, job: Lease, end: Callable[[Store, Lease], None]) -> None:
+    before = unheard(deaf, lambda: end(deaf, job))
+    with pytest.raises(LeaseLost):
+        end(deaf, job)
+    assert content(deaf) == before
+
+
+def test_a_job_is_queued_once_under_its_key(deaf: DeafStore) -> None:
+    first = again(deaf, lambda: jobs.add_job(deaf, "tonight", "learn", "grpo", [ADD], {}))
+    assert jobs.add_job(deaf, "tomorrow", "learn", "grpo", [ADD], {}) != first
+
+
+def test_pairs_verdict_and_promotion_are_one_each(deaf: DeafStore, job: Lease) -> None:
+    (deaf.home / "versions" / "v1").mkdir()
+    again(deaf, lambda: versions.add_candidate(deaf, job, "v1", "v0", "h", "versions/v1", [ADD], job.subject))
+    gate = again(deaf, lambda: gates.start_gate(deaf, job, "v1", "v0", "standard", {"alpha": 0.05}))
+    pair = Pair(environment=ADD, role="earlier", draw=0, seed=9, reference="v0", reference_score=1.0, candidate_score=1.0, difference=0.0)
+    again(deaf, lambda: gates.add_pairs(deaf, job, gate, [pair, dataclasses.replace(pair, draw=1, seed=10)]))
+    again(deaf, lambda: gates.close_gate(deaf, job, gate, "promote", "it holds", {"n": 2}))
+    again(deaf, lambda: versions.promote(deaf, "v1", "it holds", gate=gate, lease=job))
+    assert [move.to_version for move in versions.moves(deaf)] == ["v0", "v1"]
+    assert environments.list_environments(deaf)[0].anchor == "v1"
+
+
+def test_a_rollback_to_a_named_version_is_made_once(deaf: DeafStore, add_version) -> None:
+    for _ in range(2):
+        versions.promote(deaf, add_version(versions.serving(deaf).name), "better")
+    before = unheard(deaf, lambda: versions.rollback(deaf, "v1", "harm"))
+    with pytest.raises(InputError, match="v1 serves already"):
+        versions.rollback(deaf, "v1", "harm")
+    assert content(deaf) == before
+    before = unheard(deaf, lambda: versions.promote(deaf, "v2", "no harm"))
+    with pytest.raises(InputError, match="v2 serves already"):
+        versions.promote(deaf, "v2", "no harm")
+    assert content(deaf) == before
+
+
+@pytest.mark.parametrize("end", [tasks.finish_task, tasks.release_task, lambda store, lease: tasks.fail_task(store, lease, "x")])
+def test_the_end_of_a_task_is_written_once(deaf: DeafStore, player, end: Callable[[Store, Lease], None]) -> None:
+    lease = player.task()
+    before = unheard(deaf, lambda: end(deaf, lease))
+    with pytest.raises(LeaseLost):
+        end(deaf, lease)
+    assert content(deaf) == before
+
+
+def test_tasks_that_were_leased_unheard_come_back_when_their_process_is_dead(deaf: DeafStore, clock) -> None:
+    tasks.add_tasks(deaf, ADD, [1, 2], 1, "stream")
+    unheard(deaf, lambda: tasks.lease_tasks(deaf, "actor:1", 1, 60, clock))
+    assert [task.id for task, _ in tasks.lease_tasks(deaf, "actor:1", 9, 60, clock)] == [2]
+    leases.lapse(deaf, "actor:1")
+    assert [task.id for task, _ in tasks.lease_tasks(deaf, "actor:2", 9, 60, clock)] == [1, 2]
+
+
+def test_whoever_was_let_lapse_renews_nothing(deaf: DeafStore, clock, player) -> None:
+    lease = player.task("actor:1")
+    writer = StoreJournal(deaf, clock)
+    (episode,) = writer.start([player.plan(lease, "g")])
+    leases.lapse(deaf)
+    with pytest.raises(LeaseLost, match="whoever took the home let it lapse"):
+        writer.turns([(episode, 0, player.turn())])
+    ((task, _),) = tasks.lease_tasks(deaf, "actor:2", 1, 60, clock)
+    assert task.id == lease.subject
