@@ -32,15 +32,7 @@ from perdure.memory.stages import Order
 from perdure.memory.upkeep.integrity import RULES as STORE_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = (
-    "README.md",
-    "CHANGELOG.md",
-    *(
-        f"docs/{name}.md"
-        for name in ("architecture", "environments", "learning", "operating", "reliability", "sources", "store", "stream", "vllm")
-    ),
-)
-PAGES = tuple(ROOT / name for name in NAMES)
+PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md")))
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -124,14 +116,14 @@ def test_command_lines_that_do_not_exist_are_found(line: str) -> None:
         parse(line)
 
 
-def test_the_readme_has_every_command() -> None:
+def test_every_command_is_documented() -> None:
     context = click.Context(perdure)
     wanted = set()
     for name in perdure.list_commands(context):
         command = perdure.get_command(context, name)
         inner = command.list_commands(context) if isinstance(command, click.Group) else []
         wanted |= {f"perdure {name} {each}" for each in inner} or {f"perdure {name}"}
-    rows = table(ROOT / "README.md", "| command | does |")
+    rows = table(ROOT / "docs/commands.md", "| command | does |")
     shown = [line.split("`")[1] for line in rows]
     missing = {path for path in wanted if not any(f"{line} ".startswith(f"{path} ") for line in shown)}
     assert not missing
@@ -202,7 +194,7 @@ def test_every_setting_is_documented() -> None:
         if not one.key.startswith(f"{OPTIONS}."):
             default = "eight; six without Reasoning Gym" if one.key == "stream.environments" else f"`{json.dumps(one.value)}`"
             wanted.append(row(f"`{one.key}`", default, one.description))
-    check_table(ROOT / "README.md", "| key | default | meaning |", wanted)
+    check_table(ROOT / "docs/settings.md", "| key | default | meaning |", wanted)
 
 
 def test_every_key_of_a_stage_is_documented() -> None:
@@ -219,7 +211,7 @@ def test_every_key_of_a_stage_is_documented() -> None:
 
 def test_every_option_of_the_learners_is_documented() -> None:
     wanted = [row(f"`{name}`", f"`{field.default}`", field.description) for name, field in LearnOptions.model_fields.items()]
-    check_table(ROOT / "docs/learners.md", "| option | default | meaning |", wanted)
+    check_table(ROOT / "docs/learners-reference.md", "| option | default | meaning |", wanted)
     text = prose(ROOT / "docs/learners.md")
     assert all(f"**{name}**" in text for name in LEARNERS)
 
@@ -230,7 +222,7 @@ def test_every_diagnostic_is_documented() -> None:
         dicts = [node for node in ast.walk(ast.parse((ROOT / "learners" / file).read_text())) if isinstance(node, ast.Dict)]
         keys |= {key.value for one in dicts for key in one.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
     assert "reward" in keys
-    rows = " ".join(table(ROOT / "docs/learners.md", "| name | meaning | look at it when |"))
+    rows = " ".join(table(ROOT / "docs/learners-reference.md", "| name | meaning | look at it when |"))
     assert {key for key in keys if f"`{key}`" not in rows} - {"updates", "learned_tokens"} == set()
 
 
