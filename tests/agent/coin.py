@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 
-from perdure.envs.environment import AnyText
+from perdure import AnyText
 
 
 class Coin(gymnasium.Env[str, str]):

@@ -1,0 +1,77 @@
+"""What users import from `perdure`, and that importing it costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import perdure
+from perdure.envs.environment import AnyText
+
+EXPORTED = [
+    "AnyText",
+    "Attempt",
+    "Chat",
+    "Environment",
+    "Episode",
+    "InputError",
+    "Journal",
+    "Message",
+    "PerdureError",
+    "Policy",
+    "PolicyError",
+    "Request",
+    "RuntimeFailure",
+    "Sample",
+    "Sampler",
+    "Store",
+    "TextEnv",
+    "Turn",
+    "UnknownError",
+    "__version__",
+    "load",
+    "open_store",
+    "play",
+]
+
+
+def test_exported_names() -> None:
+    """One that goes or is renamed breaks the code of users: say so in CHANGELOG.md."""
+    assert perdure.__all__ == EXPORTED
+    assert dir(perdure) == sorted(EXPORTED)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_name_can_be_had(name: str) -> None:
+    thing = getattr(perdure, name)
+    assert getattr(thing, "__name__", name) in (name, "Env")  # `TextEnv` is an alias of gymnasium's Env
+
+
+def test_an_exported_name_is_that_of_its_module() -> None:
+    assert perdure.AnyText is AnyText
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'perdure' has no attribute 'AnyTxt'"):
+        getattr(perdure, "AnyTxt")  # noqa: B009 - mypy refuses `perdure.AnyTxt`, as it should
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_importing_loads_nothing_but_the_standard_library() -> None:
+    loaded = run("import sys; import perdure; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
+    before = run("import sys; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
+    assert set(loaded.split()) - set(before.split()) == {"perdure"}
+
+
+def test_importing_loads_no_module_of_perdure() -> None:
+    assert run("import sys; import perdure; print(*[name for name in sys.modules if name.startswith('perdure.')])") == ""
+
+
+@pytest.mark.parametrize("name", ["AnyText", "Policy", "load", "play", "open_store"])
+def test_no_exported_name_loads_torch(name: str) -> None:
+    assert run(f"import sys; from perdure import {name}; print('torch' in sys.modules, 'transformers' in sys.modules)") == "False False"
