@@ -25,7 +25,7 @@ CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Checkpoint:
     """Where a job has come to."""
 
     step: int
@@ -41,25 +41,27 @@ class Kept:
     """Stored episodes that it learns from, where it has chosen some."""
 
 
-def keep(home: Path, job: int, kept: Kept) -> None:
-    """Write it down in place of what was kept before. Raises `Unavailable` where the disk is full."""
+def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:
+    """Write the checkpoint in place of the job's last one. Raises `Unavailable` if the disk is full."""
     final = _file(home, job)
     made = final.with_name(f"{MAKING}{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _Summing(io.FileIO(made, "w")) as file:
             file.seek(CHECKSUM_BYTES)
-            torch.save({field.name: getattr(kept, field.name) for field in fields(kept)}, file)
+            torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
             checksum = file.crc.to_bytes(CHECKSUM_BYTES)
             file.seek(0)
             file.write(checksum)
         publish(made, final)
     except OSError as error:
-        raise Unavailable(f"could not keep step {kept.step} of job {job}: {error.strerror or error}") from error
+        raise Unavailable(
+            f"could not save the checkpoint of job {job} after update {checkpoint.step}: {error.strerror or error}"
+        ) from error
 
 
-def kept_of(home: Path, job: int) -> Kept | None:
-    """What an earlier attempt at a job kept; None where it came to no update. Raises `RuntimeFailure` for a damaged file."""
+def read_checkpoint(home: Path, job: int) -> Checkpoint | None:
+    """The job's last checkpoint; None before its first update. Raises `RuntimeFailure` for a damaged file."""
     file = _file(home, job)
     if not file.is_file():
         return None
@@ -67,13 +69,13 @@ def kept_of(home: Path, job: int) -> Kept | None:
     if content[:CHECKSUM_BYTES] != zlib.crc32(memoryview(content)[CHECKSUM_BYTES:]).to_bytes(CHECKSUM_BYTES):
         raise RuntimeFailure(f"{file} is damaged")
     try:
-        return Kept(**torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
+        return Checkpoint(**torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
     except (RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise RuntimeFailure(f"{file} is of another release ({type(error).__name__})") from error
 
 
-def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
-    """Remove what was kept of other jobs than these."""
+def remove_other_checkpoints(home: Path, jobs: Iterable[int]) -> None:
+    """Remove the checkpoints of all jobs but these."""
     wanted = {_file(home, job) for job in jobs}
     for file in _file(home, 0).parent.glob("*.pt"):
         if file not in wanted:
@@ -81,7 +83,7 @@ def forget_all_but(home: Path, jobs: Iterable[int]) -> None:
 
 
 class _Summing(io.BufferedWriter):
-    """A file that sums up what is written to it: what is kept of full tuning is three times the model, and need not stand in memory."""
+    """A file that sums up what is written to it: a checkpoint of full tuning is three times the model, and need not stand in memory."""
 
     crc = 0
 

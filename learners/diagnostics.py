@@ -21,7 +21,7 @@ KEPT: tuple[Reference, ...] = ("base", "serving")
 """What an update is not to go far from."""
 
 
-def about_groups(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> dict[str, Any]:
+def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> dict[str, Any]:
     """Means over the episodes of targets and of old environments."""
     episodes = [episode for group in target for episode in group]
     logprobs = [logp for episode in episodes for turn in episode.turns for logp in turn.logprobs]
@@ -36,7 +36,7 @@ def about_groups(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> 
     }
 
 
-def about_ratios(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
+def ratio_stats(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
     """How far learner and sampler are apart: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
     of the importance weights as a share of the tokens."""
     if not any(len(log_ratio_A) for log_ratio_A in log_ratios):
@@ -52,7 +52,7 @@ def about_ratios(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def about_drift(
+def drift_stats(
     trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int
 ) -> dict[str, float | None]:
     """KL(present weights || base) and KL(present weights || serving version), exact over the vocabulary, in nats per token.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from perdure.learners.batches import Group, Lesson, replayed
-from perdure.learners.diagnostics import about_groups
+from perdure.learners.diagnostics import group_stats
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.workbench import Sampled, Workbench
 from perdure.memory.records import Episode
@@ -19,7 +19,7 @@ def per_task(groups: Sequence[Group], most: int) -> list[list[Episode]]:
 
 
 def imitation_epochs(
-    bench: Workbench,
+    workbench: Workbench,
     lessons: Sequence[Lesson],
     extra_losses: Mapping[str, ExtraLoss],
     project_gradient: ProjectGradient | None,
@@ -31,8 +31,8 @@ def imitation_epochs(
 
     The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
     """
-    options = bench.options
-    bench.check_lengths(lessons)
+    options = workbench.options
+    workbench.check_lengths(lessons)
     order: list[int] = []
     for epoch in range(options.epochs):
         shuffled = list(range(len(lessons)))
@@ -40,25 +40,25 @@ def imitation_epochs(
         order += shuffled
     about = {"lessons": len(lessons), "data_staleness": data_staleness}
     updates = min(options.updates, len(order))
-    while bench.step < updates:
-        begin, end = (len(order) * n // updates for n in (bench.step, bench.step + 1))
-        fresh = replace(bench.replay(), staleness=None if start is None else float(bench.step))
-        sample = {} if start is None or bench.step else about_groups(start.target, fresh.old, start.spoilt + fresh.spoilt)
+    while workbench.step < updates:
+        begin, end = (len(order) * n // updates for n in (workbench.step, workbench.step + 1))
+        fresh = replace(workbench.replay(), staleness=None if start is None else float(workbench.step))
+        sample = {} if start is None or workbench.step else group_stats(start.target, fresh.old, start.spoilt + fresh.spoilt)
         told = {**about, **sample}
         batch = [lessons[i] for i in order[begin:end]]
         batch += replayed(fresh.old, options)
-        batch += bench.stored()
-        done = bench.step / updates
-        bench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=told, done=done)
+        batch += workbench.stored()
+        done = workbench.step / updates
+        workbench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=told, done=done)
 
 
-def wanted_tasks(bench: Workbench) -> int:
+def wanted_tasks(workbench: Workbench) -> int:
     """How many tasks of the targets a learner that samples for each update would attempt over the whole job."""
-    options = bench.options
-    share = 1 - options.replay if bench.old else 1.0
+    options = workbench.options
+    share = 1 - options.replay if workbench.old else 1.0
     return max(1, round(options.prompts * share * options.updates))
 
 
-def wanted(bench: Workbench) -> int:
+def wanted(workbench: Workbench) -> int:
     """How many episodes of the targets such a learner would play."""
-    return wanted_tasks(bench) * bench.options.samples
+    return wanted_tasks(workbench) * workbench.options.samples

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from perdure.envs.environment import Environment
-from perdure.learners.checkpoint import Kept, kept_of
+from perdure.learners.checkpoint import Checkpoint, read_checkpoint
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.loading import against, version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
@@ -84,10 +84,10 @@ def run_learning(
         require(store, environment.name)
     options = parse_options(job.options.get("learn", {}))
     now_serving = serving(store)
-    kept = _kept(store, job)
-    asked = job.options.get("start") if kept is None else kept.start
+    checkpoint = _last_checkpoint(store, job)
+    asked = job.options.get("start") if checkpoint is None else checkpoint.start
     parent = now_serving if asked is None else get_version(store, asked)
-    served = now_serving if kept is None else get_version(store, kept.serving)
+    served = now_serving if checkpoint is None else get_version(store, checkpoint.serving)
     start = version_weights(store, engine.files, parent)
     torch.manual_seed(options.seed)
     trainee = Trainee(
@@ -100,7 +100,7 @@ def run_learning(
     )
     known = [row.name for row in list_environments(store)]
     judges = rewarder(store, options.rewards, played_before=job.learner == "trace-sft")
-    bench = Workbench(
+    workbench = Workbench(
         store=store,
         lease=lease,
         journal=StoreJournal(store, clock),
@@ -116,13 +116,13 @@ def run_learning(
         opponents=against(store, engine, now_serving.name),
         rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
     )
-    extra_losses, project_gradient = _keeping(bench)
-    bench.start(kept)
+    extra_losses, project_gradient = _retention(workbench)
+    workbench.start(checkpoint)
     try:
-        learner(bench, extra_losses, project_gradient)
+        learner(workbench, extra_losses, project_gradient)
     finally:
-        if bench.sampler in engine:  # a step that could not be loaded is not
-            engine.unload(bench.sampler)
+        if workbench.sampler in engine:  # a step that could not be loaded is not
+            engine.unload(workbench.sampler)
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
             raise RuntimeFailure(f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {options.lr}")
@@ -133,13 +133,13 @@ def run_learning(
     path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
     faults.point("between-file-and-row")
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
-    return version, bench.last
+    return version, workbench.last
 
 
-def _kept(store: Store, job: Job) -> Kept | None:
-    """Where an earlier attempt had come to; None where there is none, or where what it kept is damaged, which is recorded."""
+def _last_checkpoint(store: Store, job: Job) -> Checkpoint | None:
+    """The checkpoint of an earlier attempt; None if there is none, or if it is damaged, which is recorded."""
     try:
-        return kept_of(store.home, job.id)
+        return read_checkpoint(store.home, job.id)
     except RuntimeFailure as error:
         record_event(store, "damaged", f"job {job.id}", f"{error}: the job learns from its start again")
         return None
@@ -150,11 +150,11 @@ def _references(store: Store, files: ModelFiles, served: Version) -> dict[Refere
     return {} if served.path is None else {"serving": version_weights(store, files, served)}
 
 
-def _keeping(bench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:
+def _retention(workbench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:
     """What the options say is to keep old skills, beside what stands in the batches. Raises `InputError` where there is nothing to keep."""
-    options, trainee = bench.options, bench.trainee
+    options, trainee = workbench.options, workbench.trainee
     losses: dict[str, ExtraLoss] = {}
-    memories = remembered(bench) if options.ewc or options.gem != "off" else []
+    memories = remembered(workbench) if options.ewc or options.gem != "off" else []
     if options.ewc:
         every = [one for memory in memories for one in memory]
         losses["ewc"] = ewc(trainee, fisher(trainee, every, options.temperature), options.ewc)

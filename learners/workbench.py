@@ -20,8 +20,8 @@ from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, nobody, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, contrast, is_mixed
-from perdure.learners.checkpoint import Kept, keep
-from perdure.learners.diagnostics import about_drift, about_groups, about_ratios, mean, some
+from perdure.learners.checkpoint import Checkpoint, write_checkpoint
+from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, some
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gradients import ExtraLoss, Gathered, ProjectGradient, gather
 from perdure.learners.losses import VARIANTS
@@ -135,14 +135,14 @@ class Workbench:
         """The most tokens that an answer of the targets may have."""
         return max(environment.max_tokens for environment in self.targets)
 
-    def start(self, kept: Kept | None = None) -> None:
+    def start(self, checkpoint: Checkpoint | None = None) -> None:
         """Make the first step ready to sample: step 0, or the one that an interrupted attempt at this job had come to."""
-        if kept is not None:
-            self.trainee.resume(kept.state)
-            self.step = kept.step
-            self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= kept.step]
-            self._drawn, self._aimed = kept.counts
-            self.chosen = kept.chosen
+        if checkpoint is not None:
+            self.trainee.resume(checkpoint.state)
+            self.step = checkpoint.step
+            self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= checkpoint.step]
+            self._drawn, self._aimed = checkpoint.counts
+            self.chosen = checkpoint.chosen
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
@@ -291,7 +291,7 @@ class Workbench:
             imitated = [one.turns for one in lessons if one.imitation and one.episode not in ids]
             new = some(sampled.target, options.measure) or imitated[: options.measure]
             old = some(sampled.old or self._remembered(), options.measure)
-            drift = about_drift(self.trainee, new, old, options.temperature, options.budget_tokens)
+            drift = drift_stats(self.trainee, new, old, options.temperature, options.budget_tokens)
         lr = options.lr * (1 - (self.step / options.updates if done is None else done))
         norm, seen = 0.0, Gathered()
         old_logprobs: dict[Lesson, Tensor] = {}
@@ -322,8 +322,8 @@ class Workbench:
         self._played_s, self._played_tokens = 0.0, 0
         told = {
             "update": self.step,
-            **about_groups(sampled.target, sampled.old, sampled.spoilt),
-            **about_ratios(seen.log_ratios),
+            **group_stats(sampled.target, sampled.old, sampled.spoilt),
+            **ratio_stats(seen.log_ratios),
             "staleness": sampled.staleness,
             **drift,
             "nll": mean(seen.nll),
@@ -344,8 +344,8 @@ class Workbench:
         faults.point("between-step-and-keep")
         counts = self._drawn, self._aimed
         state = self.trainee.state()
-        kept = Kept(step=self.step, start=self.parent, serving=self.serving, state=state, counts=counts, chosen=self.chosen)
-        keep(self.store.home, self.lease.subject, kept)
+        checkpoint = Checkpoint(step=self.step, start=self.parent, serving=self.serving, state=state, counts=counts, chosen=self.chosen)
+        write_checkpoint(self.store.home, self.lease.subject, checkpoint)
 
     def _go_on(self) -> None:
         if self.stop():

@@ -182,7 +182,7 @@ def run_ours(spec: Spec) -> Side:
         engine = TransformersEngine(files, device=spec.device, dtype=faster_dtype(spec.device), seed=0)
         if spec.work == "equal work":
             engine.stop_ids = frozenset()
-        bench = Workbench(
+        workbench = Workbench(
             store=store,
             lease=leased[1],
             journal=StoreJournal(store, BootClock()),
@@ -194,12 +194,12 @@ def run_ours(spec: Spec) -> Side:
             width=spec.prompts * spec.samples,
             stop=lambda: False,
         )
-        bench.start()
+        workbench.start()
         seconds, tokens, lengths, seeds = [], [], [], []
         for _ in range(options.updates):
             started = time.perf_counter()
-            sampled = bench.sample(options.prompts)
-            bench.update(contrast(sampled.target, options.kl), sampled, on_policy=True)
+            sampled = workbench.sample(options.prompts)
+            workbench.update(contrast(sampled.target, options.kl), sampled, on_policy=True)
             seconds.append(time.perf_counter() - started)
             turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
             tokens.append(sum(len(turn.action_ids) for turn in turns))

@@ -26,7 +26,7 @@ from perdure.agent.supervision.aftermath import PREFIX
 from perdure.agent.supervision.causes import TRANSIENT, cause_of_error, die_of, one_line
 from perdure.agent.supervision.children import parent_pid
 from perdure.agent.supervision.watch import Pulse
-from perdure.learners.checkpoint import forget_all_but
+from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
@@ -108,7 +108,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
-                forget_all_but(home, [job.id for job in unfinished_jobs(store)])
+                remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
             except Interrupted as error:
                 with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
@@ -122,7 +122,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 with suppress(LeaseLost):
                     end(store, lease, one_line(error))
                 with suppress(OSError):
-                    forget_all_but(home, [job.id for job in unfinished_jobs(store)])
+                    remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 raise
 
 

@@ -20,22 +20,22 @@ PATIENCE = 4
 """Updates without a single mixed group of a target, from the first on, after which the job ends."""
 
 
-def grpo(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def grpo(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where there is nothing to learn from: every group of the targets had equal rewards."""
-    options = bench.options
+    options = workbench.options
     advantages = VARIANTS[options.variant].advantages
-    learnt = any(update["groups"] > update["dropped_groups"] for update in bench.updates)
-    while bench.step < options.updates:
-        sampled = bench.sample(options.prompts, options.refill)
+    learnt = any(update["groups"] > update["dropped_groups"] for update in workbench.updates)
+    while workbench.step < options.updates:
+        sampled = workbench.sample(options.prompts, options.refill)
         lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
         lessons += held(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
-        lessons += bench.stored()
-        bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not learnt and bench.step >= min(PATIENCE, options.updates):
+        lessons += workbench.stored()
+        workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
+        if not learnt and workbench.step >= min(PATIENCE, options.updates):
             raise RuntimeFailure(
-                f"nothing to learn from in {bench.names}: in {bench.step} updates all members of each group had equal rewards (success "
-                f"{bench.last['success'] or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from demonstrations (sft), "
-                "or choose another target"
+                f"nothing to learn from in {workbench.names}: in {workbench.step} updates all members of each group had equal rewards "
+                f"(success {workbench.last['success'] or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from "
+                "demonstrations (sft), or choose another target"
             )

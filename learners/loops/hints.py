@@ -60,41 +60,41 @@ def under(turns: Turns, first_prompt: Ids) -> Turns:
     return tuple((first_prompt + prompt[before:], action) for prompt, action in turns)
 
 
-def first_prompt(bench: Workbench, environment: Environment, episode: Episode) -> Ids:
+def first_prompt(workbench: Workbench, environment: Environment, episode: Episode) -> Ids:
     """How an episode would have begun in this environment."""
-    return bench.engine.chat.prompt(opening(environment, episode.turns[0].observation))
+    return workbench.engine.chat.prompt(opening(environment, episode.turns[0].observation))
 
 
-def retried(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+def retried(workbench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
     """Tasks of targets that no member won, tried again with the right answer in sight; what then succeeds, under the prompt without it."""
     failed = {(group[0].environment, group[0].seed) for group in groups if not any(episode.success for episode in group)}
-    return own_words(bench, sorted(failed))
+    return own_words(workbench, sorted(failed))
 
 
-def own_words(bench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
+def own_words(workbench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
     """Right answers to these tasks (environment, seed) in the present step's own words: at most one a task, as imitation lessons.
 
     Raises `InputError` where an environment has no oracle.
     """
-    environments = {environment.name: environment for environment in bench.targets}
+    environments = {environment.name: environment for environment in workbench.targets}
     attempts = []
     for name, seed in tasks:
         played = solved(environments[name], seed)
         if played is not None:
             shown = hinted(environments[name], [action for _, action in played.exchanges])
-            tries = bench.group(shown, "learn", bench.options.samples)
+            tries = workbench.group(shown, "learn", workbench.options.samples)
             attempts += [replace(one, seed=seed, group=one.group + HINTED) for one in tries]
-    return without_hint(bench, bench.play(attempts).target)
+    return without_hint(workbench, workbench.play(attempts).target)
 
 
-def without_hint(bench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+def without_hint(workbench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
     """Of groups that were played with the right answer in sight the first success of each task, under the prompt without it."""
-    environments = {environment.name: environment for environment in bench.targets}
+    environments = {environment.name: environment for environment in workbench.targets}
     found: dict[tuple[str, int], Lesson] = {}
     for group in groups:
         for episode in group:
             task = episode.environment, episode.seed
             if episode.success and task not in found:
-                plain = under(turns_of(episode), first_prompt(bench, environments[episode.environment], episode))
-                found[task] = replace(lesson(episode, imitation=1.0, kl=bench.options.kl), turns=plain, sampler_logprobs=None)
+                plain = under(turns_of(episode), first_prompt(workbench, environments[episode.environment], episode))
+                found[task] = replace(lesson(episode, imitation=1.0, kl=workbench.options.kl), turns=plain, sampler_logprobs=None)
     return list(found.values())

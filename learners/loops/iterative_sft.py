@@ -20,35 +20,37 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def iterative_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def iterative_sft(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None
+) -> None:
     """Raises `RuntimeFailure` where no round has had a success to learn from, `InputError` where hints need an oracle."""
-    options = bench.options
+    options = workbench.options
     rounds = min(options.rounds, options.updates)
     each, more = divmod(options.updates, rounds)
     ends = [n * each + min(n, more) for n in range(rounds + 1)]
     if options.hints:
-        for target in bench.targets:
+        for target in workbench.targets:
             check_oracle(target, "hints=true")
-    learnt = any(update["success"] or update["nll"] is not None for update in bench.updates)
-    while bench.step < options.updates:
-        begin, end = next((begin, end) for begin, end in pairwise(ends) if end > bench.step)
-        updates = end - bench.step
-        sampled = bench.sample(options.prompts * updates)
-        hinted: list[Lesson] = retried(bench, sampled.target) if options.hints else []
+    learnt = any(update["success"] or update["nll"] is not None for update in workbench.updates)
+    while workbench.step < options.updates:
+        begin, end = next((begin, end) for begin, end in pairwise(ends) if end > workbench.step)
+        updates = end - workbench.step
+        sampled = workbench.sample(options.prompts * updates)
+        hinted: list[Lesson] = retried(workbench, sampled.target) if options.hints else []
         won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
         learnt |= won
         if not learnt:
             raise RuntimeFailure(
-                f"nothing to learn from in {bench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or give "
-                "hints=true where it has an oracle"
+                f"nothing to learn from in {workbench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or "
+                "give hints=true if it has an oracle"
             )
-        if options.restart and won and bench.step == begin:
-            bench.trainee.restart()
+        if options.restart and won and workbench.step == begin:
+            workbench.trainee.restart()
         for n in range(updates):
             share = sampled.part(n, updates)
             lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
             lessons += held(share.target, lessons, options.kl)
             lessons += replayed(share.old, options)
-            lessons += bench.stored()
-            done = (bench.step - begin) / (end - begin) if options.restart else None
-            bench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient, done=done)
+            lessons += workbench.stored()
+            done = (workbench.step - begin) / (end - begin) if options.restart else None
+            workbench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient, done=done)

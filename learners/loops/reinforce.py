@@ -16,21 +16,21 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def reinforce(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where there is nothing to learn from: no episode of the targets was rewarded."""
-    options = bench.options
-    learnt = any(update["reward"] for update in bench.updates)
-    while bench.step < options.updates:
-        sampled = bench.sample(options.prompts)
+    options = workbench.options
+    learnt = any(update["reward"] for update in workbench.updates)
+    while workbench.step < options.updates:
+        sampled = workbench.sample(options.prompts)
         paid = [episode for group in sampled.target for episode in group if episode.total_reward]
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
         learnt |= bool(lessons)
         lessons += held(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
-        lessons += bench.stored()
-        bench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not learnt and bench.step >= min(PATIENCE, options.updates):
+        lessons += workbench.stored()
+        workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
+        if not learnt and workbench.step >= min(PATIENCE, options.updates):
             raise RuntimeFailure(
-                f"nothing to learn from in {bench.names}: no episode was rewarded in {bench.step} updates; make its tasks easier, add "
-                "shots=3 to its name, or learn from demonstrations (sft)"
+                f"nothing to learn from in {workbench.names}: no episode was rewarded in {workbench.step} updates; make its tasks easier, "
+                "add shots=3 to its name, or learn from demonstrations (sft)"
             )

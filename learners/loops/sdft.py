@@ -23,33 +23,33 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def sdft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `InputError` where a target has no oracle, or one whose answers leave no room for the student's, `RuntimeFailure` where its
     oracle solves none of the tasks."""
-    options = bench.options
-    for target in bench.targets:
+    options = workbench.options
+    for target in workbench.targets:
         check_oracle(target, "sdft")
-    learnt = any(update.get("distillation_loss") for update in bench.updates)
-    while bench.step < options.updates:
-        sampled = bench.sample(options.prompts)
-        shown = teaching(bench, sampled.target)
-        taught = {one: turns for one, turns in shown.items() if bench.fits(sequences_of(turns))}
+    learnt = any(update.get("distillation_loss") for update in workbench.updates)
+    while workbench.step < options.updates:
+        sampled = workbench.sample(options.prompts)
+        shown = teaching(workbench, sampled.target)
+        taught = {one: turns for one, turns in shown.items() if workbench.fits(sequences_of(turns))}
         learnt |= bool(taught)
         if not learnt:
             for one, turns in shown.items():
-                bench.check_length(f"episode {one.episode} after the solved task", sequences_of(turns))
+                workbench.check_length(f"episode {one.episode} after the solved task", sequences_of(turns))
             raise RuntimeFailure(
-                f"nothing to learn from in {bench.names}: its oracle solved none of the {len(sampled.target)} tasks that were played to "
-                "the end; see `perdure env check`"
+                f"nothing to learn from in {workbench.names}: its oracle solved none of the {len(sampled.target)} tasks that were "
+                "completed; see `perdure env check`"
             )
-        lessons = [*taught, *replayed(sampled.old, options), *bench.stored()]
+        lessons = [*taught, *replayed(sampled.old, options), *workbench.stored()]
         losses = {"distillation": distillation(taught, options), **extra_losses}
-        bench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)
+        workbench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)
 
 
-def teaching(bench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
+def teaching(workbench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
     """For each episode of these groups, as a lesson of no weight of its own, its answers under the prompt that the teacher sees."""
-    environments = {environment.name: environment for environment in bench.targets}
+    environments = {environment.name: environment for environment in workbench.targets}
     found: dict[Lesson, Turns] = {}
     for group in groups:
         environment = environments[group[0].environment]
@@ -58,8 +58,8 @@ def teaching(bench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
             continue
         shown = demonstrated(environment, played.exchanges)
         for episode in group:
-            one = lesson(episode, kl=bench.options.kl)
-            found[one] = under(one.turns, first_prompt(bench, shown, episode))
+            one = lesson(episode, kl=workbench.options.kl)
+            found[one] = under(one.turns, first_prompt(workbench, shown, episode))
     return found
 
 

@@ -15,14 +15,14 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def self_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def self_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where the start succeeds in none of the sampled tasks."""
-    options = bench.options
-    start = bench.sample_start(wanted(bench))
+    options = workbench.options
+    start = workbench.sample_start(wanted(workbench))
     kept = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
     if not kept:
         raise RuntimeFailure(
-            f"nothing to learn from in {bench.names}: the start succeeded in none of {len(start.target)} tasks; make them easier, add "
+            f"nothing to learn from in {workbench.names}: the start succeeded in none of {len(start.target)} tasks; make them easier, add "
             "shots=3 to its name, or learn from demonstrations (sft)"
         )
-    imitation_epochs(bench, kept, extra_losses, project_gradient, start=start)
+    imitation_epochs(workbench, kept, extra_losses, project_gradient, start=start)

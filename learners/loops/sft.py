@@ -23,37 +23,37 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 
 
-def sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `InputError` where there is neither an oracle nor a readable file, `RuntimeFailure` where nothing is left to imitate."""
-    lessons = demonstrations(bench)
+    lessons = demonstrations(workbench)
     if not lessons:
         raise RuntimeFailure(
-            f"nothing to learn from in {bench.names}: no demonstration is right by its own rewards; see `perdure env check`, or take "
+            f"nothing to learn from in {workbench.names}: no demonstration is right by its own rewards; see `perdure env check`, or take "
             "style=terse"
         )
-    imitation_epochs(bench, lessons, extra_losses, project_gradient)
+    imitation_epochs(workbench, lessons, extra_losses, project_gradient)
 
 
-def demonstrations(bench: Workbench) -> list[Lesson]:
+def demonstrations(workbench: Workbench) -> list[Lesson]:
     """What to imitate: the same however often a job is taken up."""
-    options = bench.options
+    options = workbench.options
     if options.demos != ORACLE:
-        if options.style == "styled" or len(bench.targets) != 1:
+        if options.style == "styled" or len(workbench.targets) != 1:
             raise InputError("demos=FILE holds the answers of one target as they are: name one target, and leave style=styled out")
-        target = bench.targets[0]
+        target = workbench.targets[0]
         shown = read_examples(target.name, Path(options.demos))
-        return [_lesson(bench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
-    for target in bench.targets:
+        return [_lesson(workbench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
+    for target in workbench.targets:
         check_oracle(target, "demos=oracle")
-    if options.style == "styled" and bench.step:
-        return without_hint(bench, bench.played_by_start(hinted=True))
-    turn = [bench.targets[n % len(bench.targets)] for n in range(wanted_tasks(bench))]
-    tasks = [(environment, bench.task(environment, n)) for n, environment in enumerate(turn)]
+    if options.style == "styled" and workbench.step:
+        return without_hint(workbench, workbench.played_by_start(hinted=True))
+    turn = [workbench.targets[n % len(workbench.targets)] for n in range(wanted_tasks(workbench))]
+    tasks = [(environment, workbench.task(environment, n)) for n, environment in enumerate(turn)]
     if options.style == "styled":
-        return own_words(bench, [(environment.name, seed) for environment, seed in tasks])
+        return own_words(workbench, [(environment.name, seed) for environment, seed in tasks])
     found = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [
-        _lesson(bench, f"a right answer to {environment.name}", environment, played.exchanges)
+        _lesson(workbench, f"a right answer to {environment.name}", environment, played.exchanges)
         for environment, played in found
         if played is not None
     ]
@@ -68,8 +68,8 @@ def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) ->
     return tuple(turns)
 
 
-def _lesson(bench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
-    turns = told(bench.engine.chat, environment, exchanges)
-    made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
-    bench.check_length(what, made.sequences)
+def _lesson(workbench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
+    turns = told(workbench.engine.chat, environment, exchanges)
+    made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
+    workbench.check_length(what, made.sequences)
     return made

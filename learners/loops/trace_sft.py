@@ -34,57 +34,57 @@ IMPORT = "import:"
 One = TypeVar("One")
 
 
-def trace_sft(bench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
+def trace_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
-    options = bench.options
-    lessons, staleness = _imported(bench) if options.traces.startswith(IMPORT) else _own(bench)
+    options = workbench.options
+    lessons, staleness = _imported(workbench) if options.traces.startswith(IMPORT) else _own(workbench)
     if not lessons:
         raise RuntimeFailure(
-            f"nothing to learn from in {bench.names}: no success among the traces of {options.traces}, at most {options.staleness} behind; "
-            "let it be played first, give other traces, or a larger staleness"
+            f"nothing to learn from in {workbench.names}: no success among the traces of {options.traces}, at most "
+            f"{options.staleness} updates behind; play first, give other traces, or allow a larger staleness"
         )
-    imitation_epochs(bench, lessons, extra_losses, project_gradient, staleness)
+    imitation_epochs(workbench, lessons, extra_losses, project_gradient, staleness)
 
 
-def _own(bench: Workbench) -> tuple[list[Lesson], float | None]:
+def _own(workbench: Workbench) -> tuple[list[Lesson], float | None]:
     """Successes of this home, and their mean staleness: those that the job began with, where it is taken up again."""
-    options = bench.options
-    names = [environment.name for environment in bench.targets]
-    if bench.chosen:
-        episodes = reversed(episodes_by_id(bench.store, bench.chosen))
-        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], bench.last["data_staleness"]
+    options = workbench.options
+    names = [environment.name for environment in workbench.targets]
+    if workbench.chosen:
+        episodes = reversed(episodes_by_id(workbench.store, workbench.chosen))
+        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], workbench.last["data_staleness"]
     if options.traces == STREAM:
-        traces = live_traces(bench.store, names, options.staleness)
+        traces = live_traces(workbench.store, names, options.staleness)
     elif options.traces.isdecimal():
-        traces = job_traces(bench.store, int(options.traces), names, options.staleness)
+        traces = job_traces(workbench.store, int(options.traces), names, options.staleness)
     else:
         raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
-    few = _few(_successes(bench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
-    chosen = list(islice(few, wanted(bench)))
-    bench.chosen = tuple(trace.episode.id for trace in chosen)
+    few = _few(_successes(workbench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
+    chosen = list(islice(few, wanted(workbench)))
+    workbench.chosen = tuple(trace.episode.id for trace in chosen)
     staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
     return [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen], staleness
 
 
-def _imported(bench: Workbench) -> tuple[list[Lesson], None]:
+def _imported(workbench: Workbench) -> tuple[list[Lesson], None]:
     """Successes of another pipeline, whose staleness nobody knows; the same ones where the job is taken up again."""
-    options = bench.options
+    options = workbench.options
     if options.rewards != ENVIRONMENT:
         raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
-    traces = foreign_traces(bench.store, options.traces.removeprefix(IMPORT))
-    if bench.chosen:
-        known = frozenset(bench.chosen)
-        return [_foreign(bench, trace) for trace in traces if trace.id in known], None
-    won = (trace for trace in traces if _won(bench, trace))
+    traces = foreign_traces(workbench.store, options.traces.removeprefix(IMPORT))
+    if workbench.chosen:
+        known = frozenset(workbench.chosen)
+        return [_foreign(workbench, trace) for trace in traces if trace.id in known], None
+    won = (trace for trace in traces if _won(workbench, trace))
     few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
-    chosen = list(islice(few, wanted(bench)))
-    bench.chosen = tuple(trace.id for trace in chosen)
-    return [_foreign(bench, trace) for trace in chosen], None
+    chosen = list(islice(few, wanted(workbench)))
+    workbench.chosen = tuple(trace.id for trace in chosen)
+    return [_foreign(workbench, trace) for trace in chosen], None
 
 
-def _successes(bench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
+def _successes(workbench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
     """By the rewards that the job learns from."""
-    judges = rewarder(bench.store, bench.options.rewards)
+    judges = rewarder(workbench.store, workbench.options.rewards)
     for trace in traces:
         [episode] = judges([trace.episode])
         if episode.state == "completed" and episode.success:
@@ -101,24 +101,24 @@ def _few(found: Iterable[One], task_of: Callable[[One], Hashable | None], most: 
             yield one
 
 
-def _won(bench: Workbench, trace: ForeignTrace) -> bool:
+def _won(workbench: Workbench, trace: ForeignTrace) -> bool:
     if trace.success is not None:
         return trace.success
-    return trace.total_reward is not None and trace.total_reward >= bench.targets[0].threshold
+    return trace.total_reward is not None and trace.total_reward >= workbench.targets[0].threshold
 
 
-def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
+def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
     """Its tokens, where this model's tokenizer made them; else its texts, an observation of a target as the target would be asked.
 
     Raises `InputError` where it has neither.
     """
-    files, chat = bench.engine.files, bench.engine.chat
-    targets = {environment.name: environment for environment in bench.targets}
+    files, chat = workbench.engine.files, workbench.engine.chat
+    targets = {environment.name: environment for environment in workbench.targets}
     is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, turn in enumerate(trace.turns):
         if is_ours and turn.prompt_ids and turn.action_ids:
-            if max(*turn.prompt_ids, *turn.action_ids, 0) >= bench.trainee.vocabulary:
+            if max(*turn.prompt_ids, *turn.action_ids, 0) >= workbench.trainee.vocabulary:
                 raise InputError(f"imported episode {trace.id} has a token that {files.name} does not know: its ids are another model's")
             turns.append((turn.prompt_ids, turn.action_ids))
             continue
@@ -134,6 +134,6 @@ def _foreign(bench: Workbench, trace: ForeignTrace) -> Lesson:
             told = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
             prompt = chat.prompt(told or [Message(role="user", text=turn.observation or "")])
         turns.append((prompt, chat.answer(turn.action)))
-    made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=bench.options.kl)
-    bench.check_length(f"imported episode {trace.id}", made.sequences)
+    made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
+    workbench.check_length(f"imported episode {trace.id}", made.sequences)
     return made

@@ -10,16 +10,16 @@ from perdure.memory.errors import InputError
 from perdure.memory.replay.traces import live_traces
 
 
-def remembered(bench: Workbench) -> list[list[Lesson]]:
+def remembered(workbench: Workbench) -> list[list[Lesson]]:
     """The newest successes in live play of each old environment that has any, at most `options.memory` of one.
 
     Raises `InputError` where no old environment has one.
     """
     found: list[list[Lesson]] = []
-    for environment in bench.old:
-        traces = live_traces(bench.store, [environment.name], bench.options.staleness, job=bench.lease.subject)
-        won = (trace.episode for trace in traces if all(episode.success for episode in bench.rewarder([trace.episode])))
-        lessons = [lesson(episode) for episode in islice(won, bench.options.memory)]
+    for environment in workbench.old:
+        traces = live_traces(workbench.store, [environment.name], workbench.options.staleness, job=workbench.lease.subject)
+        won = (trace.episode for trace in traces if all(episode.success for episode in workbench.rewarder([trace.episode])))
+        lessons = [lesson(episode) for episode in islice(won, workbench.options.memory)]
         if lessons:
             found.append(lessons)
     if not found:

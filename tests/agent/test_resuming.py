@@ -18,7 +18,7 @@ from perdure.agent.config_file import load_config
 from perdure.agent.home import register_environments
 from perdure.agent.processes.job import run_job
 from perdure.envs.registry import load
-from perdure.learners.checkpoint import kept_of
+from perdure.learners.checkpoint import read_checkpoint
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.leases import lapse
 from perdure.memory.processes import events
@@ -66,16 +66,16 @@ def made(store: Store, job: int) -> list[tuple[int, int]]:
 
 
 def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(tmp_path: Path) -> None:
-    """The third update is written down, but the process dies before it is kept; meanwhile another version comes to serve."""
+    """The third update is written down, but the process dies before its checkpoint is; meanwhile another version comes to serve."""
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:
         other = queue(store, "grpo", COIN, updates=1)
         job = queue(store, "grpo", COIN, updates=4)
     go_on(home, config, other)
     killed(home, config, job, "between-step-and-keep:3")
-    kept = kept_of(home, job)
-    assert kept is not None
-    assert (kept.step, kept.start) == (2, "v0")
+    checkpoint = read_checkpoint(home, job)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.start) == (2, "v0")
     with open_store(home) as store:
         assert made(store, job) == [(1, 1), (1, 2), (1, 3)]
         promote(store, "v1", "for the test")
@@ -120,15 +120,15 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path)
                 time.sleep(0.01)
             process.terminate()
             assert process.wait(timeout=60) == 0
-        kept = kept_of(home, job)
-        assert kept is not None
-        assert 1 <= kept.step < 12
-        assert made(store, job) == [(1, n) for n in range(1, kept.step + 1)]
+        checkpoint = read_checkpoint(home, job)
+        assert checkpoint is not None
+        assert 1 <= checkpoint.step < 12
+        assert made(store, job) == [(1, n) for n in range(1, checkpoint.step + 1)]
         assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 0)
     go_on(home, config, job)
     with open_store(home) as store:
         assert [n for _, n in made(store, job)] == list(range(1, 13))
-        assert {attempt for attempt, n in made(store, job) if n > kept.step} == {2}
+        assert {attempt for attempt, n in made(store, job) if n > checkpoint.step} == {2}
         assert [event.kind for event in events(store) if event.kind in ("interrupted", "damaged")] == ["interrupted"]
 
 

@@ -92,10 +92,10 @@ class Learner:
         jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
         return version
 
-    def bench(self, target: str, old: Sequence[str] = (), **options: Any) -> Workbench:
+    def workbench(self, target: str, old: Sequence[str] = (), **options: Any) -> Workbench:
         """A workbench of a job that learns a target, at step 0."""
         _, lease = self.leased(target)
-        bench = Workbench(
+        workbench = Workbench(
             store=self.store,
             lease=lease,
             journal=StoreJournal(self.store, BootClock()),
@@ -107,8 +107,8 @@ class Learner:
             width=64,
             stop=never,
         )
-        bench.start()
-        return bench
+        workbench.start()
+        return workbench
 
     def play_live(self, target: str, tasks: int) -> None:
         """Play tasks of the stream with the version that serves, eight episodes each."""

@@ -16,34 +16,34 @@ import torch
 from tests.learners.conftest import copied, random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.checkpoint import Kept, forget_all_but, keep, kept_of
+from perdure.learners.checkpoint import Checkpoint, read_checkpoint, remove_other_checkpoints, write_checkpoint
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
-KEPT = Kept(step=3, start="v1", serving="v2", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4), chosen=(9, 5))
-EARLIER = replace(KEPT, step=2, state={}, counts=(0, 0))
+LATER = Checkpoint(step=3, start="v1", serving="v2", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4), chosen=(9, 5))
+EARLIER = replace(LATER, step=2, state={}, counts=(0, 0))
 TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
 def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
-    assert kept_of(tmp_path, 1) is None
-    keep(tmp_path, 1, EARLIER)
-    keep(tmp_path, 1, KEPT)
-    found = kept_of(tmp_path, 1)
+    assert read_checkpoint(tmp_path, 1) is None
+    write_checkpoint(tmp_path, 1, EARLIER)
+    write_checkpoint(tmp_path, 1, LATER)
+    found = read_checkpoint(tmp_path, 1)
     assert found is not None
     assert torch.equal(found.state["parameters"][0], torch.arange(6.0))
-    assert replace(found, state={}) == replace(KEPT, state={})
+    assert replace(found, state={}) == replace(LATER, state={})
     assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
 
 
 def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
     for job in (1, 2, 3):
-        keep(tmp_path, job, KEPT)
-    forget_all_but(tmp_path, [2, 9])
+        write_checkpoint(tmp_path, job, LATER)
+    remove_other_checkpoints(tmp_path, [2, 9])
     assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["2.pt"]
-    forget_all_but(tmp_path / "elsewhere", [])
+    remove_other_checkpoints(tmp_path / "elsewhere", [])
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    keep(tmp_path, 1, KEPT)
+    write_checkpoint(tmp_path, 1, LATER)
     file = tmp_path / "run" / "jobs" / "1.pt"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(RuntimeFailure, match=r"1\.pt is damaged"):
-        kept_of(tmp_path, 1)
+        read_checkpoint(tmp_path, 1)
 
 
 class Runs:
@@ -85,14 +85,14 @@ def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
     file.parent.mkdir(parents=True)
     file.write_bytes(zlib.crc32(made.getvalue()).to_bytes(4) + made.getvalue())
     with pytest.raises(RuntimeFailure, match=r"1\.pt is of another release"):
-        kept_of(tmp_path, 1)
+        read_checkpoint(tmp_path, 1)
     assert not (tmp_path / "ran").exists()
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(Unavailable, match="could not keep step 3 of job 1"):
-        keep(tmp_path, 1, KEPT)
+    with pytest.raises(Unavailable, match="could not save the checkpoint of job 1 after update 3"):
+        write_checkpoint(tmp_path, 1, LATER)
 
 
 def stepped(trainee: Trainee, times: int) -> None:
@@ -121,10 +121,10 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, 3)
     stepped(first, 1)
-    keep(tmp_path, 1, replace(KEPT, step=1, state=first.state()))
-    kept = kept_of(tmp_path, 1)
-    assert kept is not None
-    second.resume(kept.state)
+    write_checkpoint(tmp_path, 1, replace(LATER, step=1, state=first.state()))
+    checkpoint = read_checkpoint(tmp_path, 1)
+    assert checkpoint is not None
+    second.resume(checkpoint.state)
     stepped(second, 2)
     assert torch.equal(flat(second), flat(whole))
     with torch.no_grad():

@@ -152,7 +152,7 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
         {"environment": "e", "success": False, "turns": [{"observation": "1?", "action": "lost"}]},
     )
     seen, spy = spied()
-    trace_sft(llama_learner.bench(TOLD, traces="import:others", updates=1), {"seen": spy})
+    trace_sft(llama_learner.workbench(TOLD, traces="import:others", updates=1), {"seen": spy})
     first = chat.prompt([Message(role="user", text="1?")])
     expected = {
         (((5, 6, 7), (8, 9)),),
@@ -193,7 +193,7 @@ def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learne
 
 
 def test_at_most_so_many_successes_of_a_task_are_imitated(llama_learner: Learner) -> None:
-    groups = llama_learner.bench(EASY, samples=8).sample(6).target
+    groups = llama_learner.workbench(EASY, samples=8).sample(6).target
     for most in (1, 3):
         kept = per_task(groups, most)
         assert [len(group) for group in kept] == [min(most, sum(episode.success for episode in group)) for group in groups]
@@ -217,8 +217,8 @@ def test_a_round_that_is_taken_up_again_is_not_restarted_in_its_middle(llama_lea
 
 
 def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(EASY, restart=True)
-    trainee = bench.trainee
+    workbench = llama_learner.workbench(EASY, restart=True)
+    trainee = workbench.trainee
     start = [parameter.detach().clone() for parameter in trainee.parameters]
     moved = []
     for _ in range(2):
@@ -231,31 +231,31 @@ def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: 
 
 
 def test_refill_plays_more_groups_where_rewards_were_equal(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(EASY, samples=4)
-    sampled = bench.sample(8, refill=3)
+    workbench = llama_learner.workbench(EASY, samples=4)
+    sampled = workbench.sample(8, refill=3)
     once = llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"]
     assert once == 4 * len(sampled.target) > 8 * 4  # those of equal rewards are still there, for what they tell
     assert sum(is_mixed(group) for group in sampled.target) >= 8 or once == 4 * (8 + 3 * 8)
     assert len({group[0].group for group in sampled.target}) == len(sampled.target)
-    assert all(len(llama_learner.bench(EASY, samples=4).sample(n).target) == n for n in (1, 3))
+    assert all(len(llama_learner.workbench(EASY, samples=4).sample(n).target) == n for n in (1, 3))
 
 
 def test_grpo_refills_as_often_as_its_option_says(llama_learner: Learner) -> None:
     for refill in (0, 2):
-        bench = llama_learner.bench(ALWAYS, samples=4, prompts=3, updates=1, measure=0, refill=refill)
+        workbench = llama_learner.workbench(ALWAYS, samples=4, prompts=3, updates=1, measure=0, refill=refill)
         with pytest.raises(RuntimeFailure, match="nothing to learn from"):
-            grpo(bench)
-        assert bench.last["groups"] == 3 * (1 + refill)
+            grpo(workbench)
+        assert workbench.last["groups"] == 3 * (1 + refill)
 
 
 def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(EASY, samples=8)
-    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")
-    for group in bench.sample(4).target:
+    workbench = llama_learner.workbench(EASY, samples=8)
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:LongAnswers")
+    for group in workbench.sample(4).target:
         for episode in group:
             assert episode.total_reward == len(episode.turns[0].action_ids) - 1
             assert episode.success == (episode.total_reward >= 1)
-            assert get_episode(bench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
+            assert get_episode(workbench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
     llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_choices:LongAnswers")
     assert llama_learner.steps(2)[0]["reward"] > 0  # where the environment never pays
 
@@ -290,29 +290,29 @@ def test_rewards_that_somebody_gave_decide_what_is_learned_of_traces(llama_learn
 
 
 def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(EASY, samples=2)
-    groups = bench.sample(3).target
+    workbench = llama_learner.workbench(EASY, samples=2)
+    groups = workbench.sample(3).target
     assert contrast([group[:1] for group in groups], 0.0) == []
     assert all(turns_of(episode) for group in groups for episode in group)
 
 
 def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
-    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:LongAnswers")
+    workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:LongAnswers")
     seen, spy = spied()
-    reinforce(bench, {"seen": spy})
-    played = [get_episode(bench.store, row["id"]) for row in bench.store.rows("SELECT id FROM episode")]
+    reinforce(workbench, {"seen": spy})
+    played = [get_episode(workbench.store, row["id"]) for row in workbench.store.rows("SELECT id FROM episode")]
     assert {lesson.episode for lesson in seen} == {episode.id for episode in played if len(episode.turns[0].action_ids) > 1}
     assert all(lesson.advantage == lesson.tokens - 1 for lesson in seen)
 
 
 @pytest.mark.parametrize("learner", [grpo, reinforce, iterative_sft])
 def test_kl_reaches_what_nothing_is_learned_from(llama_learner: Learner, learner: Callable[..., None]) -> None:
-    bench = llama_learner.bench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
-    bench.rewarder = rewarder(bench.store, "py:tests.learners.test_choices:SomeTasks")
+    workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:SomeTasks")
     seen, spy = spied()
-    learner(bench, {"seen": spy})
-    assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in bench.store.rows("SELECT id FROM episode ORDER BY id")]
+    learner(workbench, {"seen": spy})
+    assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in workbench.store.rows("SELECT id FROM episode ORDER BY id")]
     assert {lesson.kl for lesson in seen} == {0.5}
     assert {bool(lesson.advantage or lesson.imitation) for lesson in seen} == {True, False}
 

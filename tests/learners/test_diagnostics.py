@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of
 
-from perdure.learners.diagnostics import about_drift
+from perdure.learners.diagnostics import drift_stats
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import WeightBank, Weights
 
@@ -18,7 +18,7 @@ def test_drift_is_the_mean_kl_from_the_present_weights_of_each_side(llama: Model
     """KL(present || other): neither the other direction nor the other side, and the serving version is not the base."""
     serving = copied(random_adapter(trainee_of(llama), 7, 0.1).weights())
     trainee = random_adapter(trainee_of(llama, references={"serving": serving}), 8, 0.1)
-    found = about_drift(trainee, NEW, OLD, 0.7, budget_tokens=8)
+    found = drift_stats(trainee, NEW, OLD, 0.7, budget_tokens=8)
 
     def distributions(weights: Weights, side: object) -> torch.Tensor:
         model = plain_model(llama)
@@ -43,6 +43,6 @@ def test_drift_is_the_mean_kl_from_the_present_weights_of_each_side(llama: Model
 
 
 def test_where_the_base_model_serves_both_kls_are_one_and_what_was_not_played_has_none(llama: ModelFiles) -> None:
-    found = about_drift(random_adapter(trainee_of(llama), 8, 0.1), NEW, [], 1.0, budget_tokens=512)
+    found = drift_stats(random_adapter(trainee_of(llama), 8, 0.1), NEW, [], 1.0, budget_tokens=512)
     assert found["kl_serving_new"] == found["kl_base_new"]
     assert found["kl_base_old"] is found["kl_serving_old"] is None

@@ -84,10 +84,10 @@ def bench_of(
     learner: Learner, old: Sequence[str] = (), *, start: Weights | None = None, with_teacher: bool = False, **options: Any
 ) -> Workbench:
     """A workbench whose trainee starts as that of a job with these options does."""
-    bench = learner.bench(TARGET, old, **options)
+    workbench = learner.workbench(TARGET, old, **options)
     torch.manual_seed(0)
-    bench.trainee = trainee_of(learner.files, start=start, with_teacher=with_teacher, **options)
-    return bench
+    workbench.trainee = trainee_of(learner.files, start=start, with_teacher=with_teacher, **options)
+    return workbench
 
 
 def spy(lessons: list[Lesson]) -> dict[str, ExtraLoss]:
@@ -104,10 +104,10 @@ def flat(trainee: Trainee) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trainee.parameters])
 
 
-def played(bench: Workbench) -> list[Episode]:
+def played(workbench: Workbench) -> list[Episode]:
     """What this job has played."""
-    rows = bench.store.rows("SELECT id FROM episode WHERE job = ? ORDER BY id", (bench.lease.subject,))
-    return [get_episode(bench.store, row["id"]) for row in rows]
+    rows = workbench.store.rows("SELECT id FROM episode WHERE job = ? ORDER BY id", (workbench.lease.subject,))
+    return [get_episode(workbench.store, row["id"]) for row in rows]
 
 
 def groups_of(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
@@ -154,11 +154,11 @@ def test_every_lesson_weighs_what_the_options_say(
         (tmp_path / "rows.jsonl").write_text('{"environment": "e", "success": true, "turns": [{"observation": "1?", "action": "a"}]}\n')
         import_file(store, tmp_path / "rows.jsonl", "others")
     options = {**BATCH, "kl": KL, "kl_old": KL_OLD, "replay_weight": REPLAY_WEIGHT, **settings}
-    bench = bench_of(llama_learner, [MIXED, ALWAYS, NEVER], with_teacher=learn is sdft, **options)
-    before, lessons = flat(bench.trainee), list[Lesson]()
-    learn(bench, spy(lessons), lambda trainee, gradient_P: torch.zeros_like(gradient_P))
-    assert bench.step == 1
-    assert torch.equal(flat(bench.trainee), before)
+    workbench = bench_of(llama_learner, [MIXED, ALWAYS, NEVER], with_teacher=learn is sdft, **options)
+    before, lessons = flat(workbench.trainee), list[Lesson]()
+    learn(workbench, spy(lessons), lambda trainee, gradient_P: torch.zeros_like(gradient_P))
+    assert workbench.step == 1
+    assert torch.equal(flat(workbench.trainee), before)
 
     assert {(one.advantage, one.imitation, one.kl) for one in lessons if one.episode is None} <= {(0.0, 1.0, KL)}
     by_episode = {one.episode: one for one in lessons if one.episode is not None}
@@ -178,7 +178,7 @@ def test_every_lesson_weighs_what_the_options_say(
             assert (found.advantage, found.imitation, found.kl) == pytest.approx(expected), episode
     # stored mixed groups; and of replay those that are mixed, all won, and all lost
     assert kinds >= {("live", True, False), ("replay", True, False), ("replay", False, True), ("replay", False, False)}
-    looked = [episode.id for episode in played(bench) if episode.purpose == "replay" or weigh is not imitated]
+    looked = [episode.id for episode in played(workbench) if episode.purpose == "replay" or weigh is not imitated]
     assert set(looked) <= by_episode.keys()
     if weigh is imitated:
         assert any(one.imitation == 1.0 for one in lessons)
@@ -200,9 +200,9 @@ def test_grpo_has_the_advantages_of_its_variant(
 ) -> None:
     """In the target, in what is replayed and in what is stored."""
     llama_learner.play_live(MIXED, 2)
-    bench = bench_of(llama_learner, [MIXED], **BATCH, variant=variant)
+    workbench = bench_of(llama_learner, [MIXED], **BATCH, variant=variant)
     lessons = list[Lesson]()
-    grpo(bench, spy(lessons))
+    grpo(workbench, spy(lessons))
     found = {one.episode: one.advantage for one in lessons if one.episode is not None}
     episodes = [get_episode(llama_learner.store, id_) for id_ in found]
     assert {episode.purpose for episode in episodes if found[episode.id]} == {"learn", "replay", "live"}
@@ -219,18 +219,18 @@ def test_a_batch_of_a_policy_gradient_makes_as_many_steps_as_there_are_passes(
     llama_learner: Learner, learn: Callable[..., None], passes: int, steps: int
 ) -> None:
     """Of two updates; what is imitated is imitated once. The episodes are the newest in any case."""
-    bench = bench_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, passes=passes, rounds=2)
-    learn(bench)
-    assert {int(state["step"]) for state in bench.trainee.state()["optimizer"]["state"].values()} == {steps}
-    assert [update["staleness"] for update in bench.updates] == [0.0, 0.0]
+    workbench = bench_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, passes=passes, rounds=2)
+    learn(workbench)
+    assert {int(state["step"]) for state in workbench.trainee.state()["optimizer"]["state"].values()} == {steps}
+    assert [update["staleness"] for update in workbench.updates] == [0.0, 0.0]
 
 
 def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
     environments.register(llama_learner.store, MIXED, 1.0, 0.0, 1.0)
-    bench = bench_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8})
+    workbench = bench_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8})
     lessons = list[Lesson]()
-    grpo(bench, spy(lessons))
-    every, last = played(bench), bench.last
+    grpo(workbench, spy(lessons))
+    every, last = played(workbench), workbench.last
     target = [episode for episode in every if episode.purpose == "learn"]
     logprobs = [logp for episode in target for turn in episode.turns for logp in turn.logprobs]
     mixed = [len({episode.total_reward for episode in group}) > 1 for group in groups_of(target).values()]
@@ -253,28 +253,28 @@ def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner
     first = llama_learner.learn(TARGET, "sft", **fixed)
     start = version_weights(llama_learner.store, llama_learner.files, first)
 
-    def projected(bench: Workbench, *, mean: bool) -> ProjectGradient:
-        return projecting(remembered(bench), mean=mean, temperature=1.0, budget_tokens=512)
+    def projected(workbench: Workbench, *, mean: bool) -> ProjectGradient:
+        return projecting(remembered(workbench), mean=mean, temperature=1.0, budget_tokens=512)
 
-    def held(bench: Workbench) -> ExtraLoss:
-        memory = [one for memory in remembered(bench) for one in memory]
-        return ewc(bench.trainee, fisher(bench.trainee, memory, 1.0), 1000.0)
+    def held(workbench: Workbench) -> ExtraLoss:
+        memory = [one for memory in remembered(workbench) for one in memory]
+        return ewc(workbench.trainee, fisher(workbench.trainee, memory, 1.0), 1000.0)
 
     by_hand: Mapping[str, tuple[dict[str, Any], Callable[[Workbench], tuple[dict[str, ExtraLoss], ProjectGradient | None]]]] = {
-        "nothing": ({}, lambda bench: ({}, None)),
-        "ewc": ({"ewc": 1000.0}, lambda bench: ({"ewc": held(bench)}, None)),
-        "lwf": ({"lwf": 0.5}, lambda bench: ({"lwf": lwf(0.5, 1.0)}, None)),
-        "olora": ({"olora": 0.1}, lambda bench: ({"olora": olora(bench.trainee, 0.1)}, None)),
-        "a-gem": ({"gem": "a-gem"}, lambda bench: ({}, projected(bench, mean=True))),
-        "gem": ({"gem": "gem"}, lambda bench: ({}, projected(bench, mean=False))),
+        "nothing": ({}, lambda workbench: ({}, None)),
+        "ewc": ({"ewc": 1000.0}, lambda workbench: ({"ewc": held(workbench)}, None)),
+        "lwf": ({"lwf": 0.5}, lambda workbench: ({"lwf": lwf(0.5, 1.0)}, None)),
+        "olora": ({"olora": 0.1}, lambda workbench: ({"olora": olora(workbench.trainee, 0.1)}, None)),
+        "a-gem": ({"gem": "a-gem"}, lambda workbench: ({}, projected(workbench, mean=True))),
+        "gem": ({"gem": "gem"}, lambda workbench: ({}, projected(workbench, mean=False))),
     }
     found, expected = {}, {}
     for name, (settings, terms) in by_hand.items():
         job = llama_learner.learn(TARGET, "sft", start=first.name, **fixed, **settings).job
         assert job is not None
-        bench = bench_of(llama_learner, [MIXED, ALWAYS], start=start, **fixed, **settings)
-        sft(bench, *terms(bench))
-        for updates, told in ((llama_learner.steps(job), found), (bench.updates, expected)):
+        workbench = bench_of(llama_learner, [MIXED, ALWAYS], start=start, **fixed, **settings)
+        sft(workbench, *terms(workbench))
+        for updates, told in ((llama_learner.steps(job), found), (workbench.updates, expected)):
             for n, update in enumerate(updates):
                 told |= {(name, n, key): value for key, value in update.items() if key in ("nll", "grad_norm") or key.endswith("_loss")}
     expected = {key: value for key, value in expected.items() if value is not None}
@@ -321,8 +321,8 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
     """Both have the start's weights, which are not the base model's: by plain passes of it, one sequence at a time."""
     files = llama_learner.files
     start = copied(random_adapter(trainee_of(files), 3, 0.1).weights())
-    bench = bench_of(llama_learner, start=start, with_teacher=True, **{**BATCH, "prompts": 3}, direction=direction)
-    sdft(bench)
+    workbench = bench_of(llama_learner, start=start, with_teacher=True, **{**BATCH, "prompts": 3}, direction=direction)
+    sdft(workbench)
     model: Any = plain_model(files)
     bank = WeightBank(model)
     bank.add("start", start)
@@ -334,12 +334,12 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
         return torch.cat(logits).log_softmax(-1)
 
     kl = []
-    for lesson, turns in teaching(bench, list(groups_of(played(bench)).values())).items():
+    for lesson, turns in teaching(workbench, list(groups_of(played(workbench)).values())).items():
         student_AV, teacher_AV = distributions(lesson.turns), distributions(turns)
         first_AV, second_AV = (student_AV, teacher_AV) if direction == "reverse" else (teacher_AV, student_AV)
         kl += (first_AV.exp() * (first_AV - second_AV)).sum(-1).tolist()
-    assert bench.last["tokens"] == len(kl) > 0
-    assert bench.last["distillation_loss"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
+    assert workbench.last["tokens"] == len(kl) > 0
+    assert workbench.last["distillation_loss"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
 
 
 def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_learner: Learner) -> None:
@@ -351,14 +351,14 @@ def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_lear
         return gradient_P
 
     settings = {**BATCH, "updates": 2, "prompts": 3, "lr": 0.01}
-    bench = bench_of(llama_learner, with_teacher=True, **settings, teacher="frozen", teacher_rate=0.25)
-    before = bench.trainee.logprobs(TURNS, 1.0, "teacher")
-    sdft(bench)
-    assert torch.equal(bench.trainee.logprobs(TURNS, 1.0, "teacher"), before)
+    workbench = bench_of(llama_learner, with_teacher=True, **settings, teacher="frozen", teacher_rate=0.25)
+    before = workbench.trainee.logprobs(TURNS, 1.0, "teacher")
+    sdft(workbench)
+    assert torch.equal(workbench.trainee.logprobs(TURNS, 1.0, "teacher"), before)
 
-    bench = bench_of(llama_learner, with_teacher=True, **settings, teacher="slow", teacher_rate=0.25)
-    sdft(bench, {}, keep)
-    keep(bench.trainee, torch.zeros(()))
+    workbench = bench_of(llama_learner, with_teacher=True, **settings, teacher="slow", teacher_rate=0.25)
+    sdft(workbench, {}, keep)
+    keep(workbench.trainee, torch.zeros(()))
     assert len(seen) == 3
     for (teacher, _), (after, learner) in pairwise(seen):
         for was, is_, now in zip(teacher, after, learner, strict=True):

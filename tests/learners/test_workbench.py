@@ -64,7 +64,7 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
         assert leased is not None
         engine = engine_of(files, seed=1)
         engine.load(VersionRef("v0"), {})
-        bench = Workbench(
+        workbench = Workbench(
             store=store,
             lease=leased[1],
             journal=StoreJournal(store, BootClock()),
@@ -76,8 +76,8 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
             width=width,
             stop=stop,
         )
-        bench.start()
-        return bench
+        workbench.start()
+        return workbench
 
     yield make
     for store in stores:
@@ -101,8 +101,8 @@ def lessons_of(sampled: Sampled) -> list[Lesson]:
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [40, 100_000])
 def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelFiles, budget: int) -> None:
-    bench = make(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, updates=4, prompts=8)
-    sampled = bench.sample(8)
+    workbench = make(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, updates=4, prompts=8)
+    sampled = workbench.sample(8)
     lessons = lessons_of(sampled)
     lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
     plain, base = moved(files), plain_model(files)
@@ -120,76 +120,76 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
         loss = -(ratio.clamp(max=1.5) * one.advantage * logp).sum() - (one.imitation * logp).sum() + (one.kl * squares).sum()
         (loss / tokens).backward()
     norm = plain.step(0.01, 0.05)
-    bench.update(lessons, sampled, on_policy=True)
-    assert bench.last["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    workbench.update(lessons, sampled, on_policy=True)
+    assert workbench.last["grad_norm"] == pytest.approx(norm, rel=1e-3)
     assert norm > 0.05  # it is clipped
-    for found, expected in zip(bench.trainee.parameters, plain.parameters, strict=True):
+    for found, expected in zip(workbench.trainee.parameters, plain.parameters, strict=True):
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
     ratio_A = torch.cat(ratios).double()
-    assert bench.last["tokens"] == tokens
-    assert bench.last["lr"] == 0.01
-    assert bench.last["ratio_mean"] == pytest.approx(float(ratio_A.mean()), rel=1e-3)
-    assert bench.last["ratio_max"] == pytest.approx(float(ratio_A.max()), rel=1e-3)
-    assert bench.last["ess"] == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
-    assert bench.last["mismatch_kl"] == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
-    assert bench.last["kl_loss"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+    assert workbench.last["tokens"] == tokens
+    assert workbench.last["lr"] == 0.01
+    assert workbench.last["ratio_mean"] == pytest.approx(float(ratio_A.mean()), rel=1e-3)
+    assert workbench.last["ratio_max"] == pytest.approx(float(ratio_A.max()), rel=1e-3)
+    assert workbench.last["ess"] == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
+    assert workbench.last["mismatch_kl"] == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
+    assert workbench.last["kl_loss"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
 
 
 def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:
-    bench = make(prompts=8)
+    workbench = make(prompts=8)
     for _ in range(3):
-        sampled = bench.sample(8)
-        bench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
-        assert bench.last["ratio_mean"] == pytest.approx(1, abs=1e-4)
-        assert bench.last["ratio_max"] == pytest.approx(1, abs=1e-3)
-        assert bench.last["ess"] == pytest.approx(1, abs=1e-4)
-        assert bench.last["mismatch_kl"] == pytest.approx(0, abs=1e-5)
+        sampled = workbench.sample(8)
+        workbench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+        assert workbench.last["ratio_mean"] == pytest.approx(1, abs=1e-4)
+        assert workbench.last["ratio_max"] == pytest.approx(1, abs=1e-3)
+        assert workbench.last["ess"] == pytest.approx(1, abs=1e-4)
+        assert workbench.last["mismatch_kl"] == pytest.approx(0, abs=1e-5)
 
 
 def test_the_next_step_samples_with_the_new_weights(make: Make) -> None:
-    bench = make(prompts=8, lr=0.05)
-    sampled = bench.sample(8)
+    workbench = make(prompts=8, lr=0.05)
+    sampled = workbench.sample(8)
     assert {turn.sampler for group in sampled.target for episode in group for turn in episode.turns} == {StepRef(1, 0)}
-    bench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
-    assert (bench.step, bench.sampler) == (1, StepRef(1, 1))
-    assert StepRef(1, 0) not in bench.engine
-    sampled = bench.sample(8)
+    workbench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+    assert (workbench.step, workbench.sampler) == (1, StepRef(1, 1))
+    assert StepRef(1, 0) not in workbench.engine
+    sampled = workbench.sample(8)
     turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
     assert {turn.sampler for turn in turns} == {StepRef(1, 1)}
     with torch.no_grad():
-        logp_A = bench.trainee.logprobs([(turn.prompt_ids, turn.action_ids) for turn in turns], 0.7)
+        logp_A = workbench.trainee.logprobs([(turn.prompt_ids, turn.action_ids) for turn in turns], 0.7)
     torch.testing.assert_close(torch.tensor([logp for turn in turns for logp in turn.logprobs]), logp_A, atol=2e-4, rtol=0)
 
 
 def test_the_rate_falls_linearly_to_zero(make: Make) -> None:
-    bench = make(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
+    workbench = make(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
     rates = []
     for _ in range(4):
-        bench.update([], Sampled(target=[], old=[], spoilt=0, staleness=None), on_policy=True)
-        rates.append(bench.last["lr"])
+        workbench.update([], Sampled(target=[], old=[], spoilt=0, staleness=None), on_policy=True)
+        rates.append(workbench.last["lr"])
     assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
 
 
 def test_without_lessons_the_weights_stay(make: Make) -> None:
-    bench = make(prompts=4)
-    before = [parameter.detach().clone() for parameter in bench.trainee.parameters]
-    sampled = bench.sample(4)
-    bench.update([], sampled, on_policy=True)
-    assert all(torch.equal(a, b) for a, b in zip(before, bench.trainee.parameters, strict=True))
-    assert (bench.step, bench.last["grad_norm"], bench.last["tokens"], bench.last["ess"]) == (1, 0.0, 0, None)
+    workbench = make(prompts=4)
+    before = [parameter.detach().clone() for parameter in workbench.trainee.parameters]
+    sampled = workbench.sample(4)
+    workbench.update([], sampled, on_policy=True)
+    assert all(torch.equal(a, b) for a, b in zip(before, workbench.trainee.parameters, strict=True))
+    assert (workbench.step, workbench.last["grad_norm"], workbench.last["tokens"], workbench.last["ess"]) == (1, 0.0, 0, None)
 
 
 def test_a_batch_is_members_of_fresh_tasks_of_each_purpose(make: Make) -> None:
     other = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=3"
-    bench = make(old=[TWO, other], prompts=6, samples=4, replay_samples=3, replay=0.5, width=7)
+    workbench = make(old=[TWO, other], prompts=6, samples=4, replay_samples=3, replay=0.5, width=7)
     groups = []
     for _ in range(2):
-        sampled = bench.sample(6)
+        sampled = workbench.sample(6)
         # 24 episodes, of which 12 replay: 4 groups of 3, and 3 groups of 4
         assert [len(group) for group in sampled.target] == [4, 4, 4]
         assert [len(group) for group in sampled.old] == [3, 3, 3, 3]
-        assert {episode.environment for group in sampled.target for episode in group} == {bench.targets[0].name}
-        assert [group[0].environment for group in sampled.old] == [bench.old[0].name, bench.old[1].name] * 2
+        assert {episode.environment for group in sampled.target for episode in group} == {workbench.targets[0].name}
+        assert [group[0].environment for group in sampled.old] == [workbench.old[0].name, workbench.old[1].name] * 2
         assert {episode.purpose for group in sampled.target for episode in group} == {"learn"}
         assert {episode.purpose for group in sampled.old for episode in group} == {"replay"}
         groups += sampled.target + sampled.old
@@ -197,17 +197,17 @@ def test_a_batch_is_members_of_fresh_tasks_of_each_purpose(make: Make) -> None:
         assert len({(episode.seed, episode.group, episode.environment) for episode in group}) == 1
         assert [episode.member for episode in group] == list(range(len(group)))
         assert split_of(group[0].seed) == "train"
-        assert all(get_episode(bench.store, episode.id).turns == episode.turns for episode in group)
+        assert all(get_episode(workbench.store, episode.id).turns == episode.turns for episode in group)
     assert len({group[0].seed for group in groups}) == len({group[0].group for group in groups}) == 14
 
 
 def test_old_environments_take_turns_over_the_batches(make: Make) -> None:
     names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
-    bench = make(old=names, prompts=2, samples=4, replay_samples=4, replay=0.5)
+    workbench = make(old=names, prompts=2, samples=4, replay_samples=4, replay=0.5)
     found = []
     for _ in range(4):
-        sampled = bench.sample(2)
-        bench.update([], sampled, on_policy=True)
+        sampled = workbench.sample(2)
+        workbench.update([], sampled, on_policy=True)
         found.append(sampled.old[0][0].environment)
     assert found == [*names, names[0]]
 
@@ -216,21 +216,21 @@ def test_old_environments_take_turns_over_the_batches(make: Make) -> None:
     ("replay", "stored", "played", "read_back"), [(0.02, 0.0, 3, 0), (0.1, 0.0, 13, 0), (0.1, 0.25, 10, 3), (0.5, 0.0, 64, 0)]
 )
 def test_a_small_share_of_replay_adds_up_over_the_updates(make: Make, replay: float, stored: float, played: int, read_back: int) -> None:
-    bench = make(old=[TWO], updates=32, prompts=4, samples=4, replay_samples=4, replay=replay, stored=stored)
+    workbench = make(old=[TWO], updates=32, prompts=4, samples=4, replay_samples=4, replay=replay, stored=stored)
     per_update = []
-    while bench.step < 32:
-        per_update.append((len(bench.old_groups(4, 1 - stored)), len(bench.old_groups(4, stored))))
-        bench.step += 1
+    while workbench.step < 32:
+        per_update.append((len(workbench.old_groups(4, 1 - stored)), len(workbench.old_groups(4, stored))))
+        workbench.step += 1
     assert tuple(map(sum, zip(*per_update, strict=True))) == (played, read_back)
     assert max(n for n, _ in per_update) <= 2
-    bench.step = 0
-    assert len(bench.old_groups(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
+    workbench.step = 0
+    assert len(workbench.old_groups(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
 
 
 def test_targets_take_turns_where_a_batch_is_too_small_for_all(make: Make) -> None:
     names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
-    bench = make(targets=names, prompts=2, samples=4, replay=0.0)
-    assert [group[0].environment for _ in range(3) for group in bench.sample(2).target] == names * 2
+    workbench = make(targets=names, prompts=2, samples=4, replay=0.0)
+    assert [group[0].environment for _ in range(3) for group in workbench.sample(2).target] == names * 2
 
 
 @pytest.mark.parametrize(("old", "replay"), [((), 0.5), ((TWO,), 0.0)])
@@ -242,55 +242,55 @@ def test_without_replay_all_is_played_on_the_targets(make: Make, old: tuple[str,
 
 
 def test_the_batch_of_each_update_is_written_down(make: Make) -> None:
-    bench = make(prompts=4, samples=4)
+    workbench = make(prompts=4, samples=4)
     expected = []
     for on_policy in (True, False):
-        sampled = bench.sample(4)
-        bench.update(contrast(sampled.target, 0.0), sampled, on_policy=on_policy)
+        sampled = workbench.sample(4)
+        workbench.update(contrast(sampled.target, 0.0), sampled, on_policy=on_policy)
         expected.append(tuple(sorted(episode.id for group in sampled.target + sampled.old for episode in group)))
-    found = manifests(bench.store, 1)
+    found = manifests(workbench.store, 1)
     assert [(row.n, row.episodes, row.on_policy) for row in found] == [(1, expected[0], True), (2, expected[1], False)]
-    assert [step.n for step in jobs.steps(bench.store, 1)] == [1, 2]
+    assert [step.n for step in jobs.steps(workbench.store, 1)] == [1, 2]
 
 
 def test_an_episode_is_in_one_on_policy_batch_only(make: Make) -> None:
-    bench = make(prompts=4, samples=4)
-    sampled = bench.sample(4)
-    bench.update([], sampled, on_policy=True)
+    workbench = make(prompts=4, samples=4)
+    sampled = workbench.sample(4)
+    workbench.update([], sampled, on_policy=True)
     with pytest.raises(RuntimeFailure, match="cannot be in another one"):
-        bench.update([], sampled, on_policy=True)
+        workbench.update([], sampled, on_policy=True)
 
 
 def test_episodes_that_the_environment_spoilt_are_no_data(make: Make) -> None:
-    bench = make(targets=[FAILS, ONE], old=(), prompts=4, samples=4)
-    sampled = bench.sample(4)
+    workbench = make(targets=[FAILS, ONE], old=(), prompts=4, samples=4)
+    sampled = workbench.sample(4)
     assert sampled.spoilt == 8
     assert {group[0].environment for group in sampled.target} == {ONE}
-    bench.update(contrast(sampled.target, 0.0), sampled, on_policy=True)
-    assert bench.last["spoilt_episodes"] == 8
+    workbench.update(contrast(sampled.target, 0.0), sampled, on_policy=True)
+    assert workbench.last["spoilt_episodes"] == 8
 
 
 def test_an_update_where_every_episode_was_spoilt_is_none(make: Make) -> None:
-    bench = make(targets=[FAILS], old=(), prompts=2, samples=2)
-    bench.update([], bench.sample(2), on_policy=True)
-    assert bench.step == 1
-    assert manifests(bench.store, 1) == []
+    workbench = make(targets=[FAILS], old=(), prompts=2, samples=2)
+    workbench.update([], workbench.sample(2), on_policy=True)
+    assert workbench.step == 1
+    assert manifests(workbench.store, 1) == []
 
 
 def test_a_diverged_update_is_a_failure_that_says_so(make: Make) -> None:
-    bench = make(prompts=8, kl=1e38)
-    sampled = bench.sample(8)
+    workbench = make(prompts=8, kl=1e38)
+    sampled = workbench.sample(8)
     with pytest.raises(RuntimeFailure, match=r"update 1 of job 1 has diverged .*smaller lr"):
-        bench.update(contrast(sampled.target + sampled.old, 1e38), sampled, on_policy=True)
-    assert bench.step == 0
+        workbench.update(contrast(sampled.target + sampled.old, 1e38), sampled, on_policy=True)
+    assert workbench.step == 0
 
 
 def test_a_stop_ends_the_sampling(make: Make) -> None:
     asked = iter([False, False])
-    bench = make(stop=lambda: next(asked, True), old=(), targets=[TWO], prompts=4, samples=4, width=2)
+    workbench = make(stop=lambda: next(asked, True), old=(), targets=[TWO], prompts=4, samples=4, width=2)
     with pytest.raises(Interrupted, match="job 1 was stopped after 0 updates"):
-        bench.sample(4)
-    states = [row["state"] for row in bench.store.rows("SELECT state FROM episode")]
+        workbench.sample(4)
+    states = [row["state"] for row in workbench.store.rows("SELECT state FROM episode")]
     assert states
     assert set(states) <= {"aborted", "completed"}
 
@@ -306,11 +306,11 @@ def test_each_part_of_a_round_has_all_environments(make: Make, of: int) -> None:
 
 
 def test_what_a_longer_engine_sampled_is_played_and_learned_only_as_far_as_the_learner_sees(make: Make) -> None:
-    bench = make()
-    sampled = bench.sample(4)
+    workbench = make()
+    sampled = workbench.sample(4)
     longest = max(len(turn.prompt_ids) + len(turn.action_ids) for group in sampled.target for one in group for turn in one.turns)
-    bench.trainee.context_limit = longest - 1
+    workbench.trainee.context_limit = longest - 1
     with pytest.raises(InputError, match=f"episode [0-9]+ has {longest} tokens, and the context of .* {longest - 1}: leave it out"):
-        bench.update([lesson(one) for group in sampled.target for one in group], sampled, on_policy=True)
-    bench.trainee.context_limit = 1
-    assert bench.sample(4).spoilt > 0
+        workbench.update([lesson(one) for group in sampled.target for one in group], sampled, on_policy=True)
+    workbench.trainee.context_limit = 1
+    assert workbench.sample(4).spoilt > 0

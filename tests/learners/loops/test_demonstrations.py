@@ -36,20 +36,20 @@ def test_another_first_prompt_is_spliced_in_token_for_token() -> None:
 
 
 def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(TWO, samples=8)
-    target, chat = bench.targets[0], bench.engine.chat
-    lessons = own_words(bench, [(TWO, bench.task(target, n)) for n in range(4)])
+    workbench = llama_learner.workbench(TWO, samples=8)
+    target, chat = workbench.targets[0], workbench.engine.chat
+    lessons = own_words(workbench, [(TWO, workbench.task(target, n)) for n in range(4)])
     assert lessons
     shown = chat.prompt(opening(hinted(target, ["x"]), "?"))
     for lesson in lessons:
-        episode = get_episode(bench.store, lesson.episode or 0)
+        episode = get_episode(workbench.store, lesson.episode or 0)
         assert episode.group.endswith(HINTED)
         assert episode.success
         sampled = turns_of(episode)
         played = solved(target, episode.seed)
         assert played is not None
         told_answers = [action for _, action in played.exchanges]
-        assert sampled[0][0] == first_prompt(bench, hinted(target, told_answers), episode)
+        assert sampled[0][0] == first_prompt(workbench, hinted(target, told_answers), episode)
         assert len(sampled) == len(lesson.turns) == 2
         assert [action for _, action in lesson.turns] == [action for _, action in sampled]
         assert lesson.turns[0][0] == chat.prompt(opening(target, episode.turns[0].observation))
@@ -58,7 +58,7 @@ def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(
         assert "A right answer is" not in llama_text(llama_learner, lesson.turns[1][0])
         assert "A right answer is" in llama_text(llama_learner, sampled[1][0])
     assert len(shown) > len(chat.prompt(opening(target, "?")))
-    tasks = [get_episode(bench.store, lesson.episode or 0).seed for lesson in lessons]
+    tasks = [get_episode(workbench.store, lesson.episode or 0).seed for lesson in lessons]
     assert len(tasks) == len(set(tasks))  # at most one of a task
 
 
@@ -67,12 +67,12 @@ def llama_text(learner: Learner, ids: tuple[int, ...]) -> str:
 
 
 def test_only_tasks_that_nobody_won_are_tried_again(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(f"py:tests.learners.easy:Starts?letters={LETTERS}", samples=2)
-    groups = bench.sample(12).target
+    workbench = llama_learner.workbench(f"py:tests.learners.easy:Starts?letters={LETTERS}", samples=2)
+    groups = workbench.sample(12).target
     failed = {group[0].seed for group in groups if not any(episode.success for episode in group)}
     assert 0 < len(failed) < 12
-    retried(bench, groups)
-    rows = bench.store.rows(f"""SELECT DISTINCT seed FROM episode WHERE "group" LIKE '%{HINTED}'""")
+    retried(workbench, groups)
+    rows = workbench.store.rows(f"""SELECT DISTINCT seed FROM episode WHERE "group" LIKE '%{HINTED}'""")
     assert {row["seed"] for row in rows} == failed
 
 
@@ -106,15 +106,15 @@ def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_lea
 def test_right_answers_come_from_a_process_of_its_own_too(
     llama_learner: Learner, learn: Callable[..., None], settings: dict[str, Any]
 ) -> None:
-    bench = llama_learner.bench(EASY, **{"updates": 2, "prompts": 4, "samples": 4, "measure": 0, **settings})
+    workbench = llama_learner.workbench(EASY, **{"updates": 2, "prompts": 4, "samples": 4, "measure": 0, **settings})
     environment, host = started(EASY, Sandbox())
     try:
-        bench.targets = [environment]
-        learn(bench)
+        workbench.targets = [environment]
+        learn(workbench)
     finally:
         host.close()
-    assert bench.step == 2
-    assert bench.last["tokens"] > 0
+    assert workbench.step == 2
+    assert workbench.last["tokens"] > 0
     silent, host = started("py:tests.learners.easy:Silent", Sandbox())
     try:
         with pytest.raises(InputError, match=r"Silent has no oracle\(\)"):
@@ -124,16 +124,16 @@ def test_right_answers_come_from_a_process_of_its_own_too(
 
 
 def test_terse_demonstrations_are_the_oracles_answers_as_play_would_have_made_them(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(TWO, updates=1, prompts=4, samples=2)
-    lessons = demonstrations(bench)
+    workbench = llama_learner.workbench(TWO, updates=1, prompts=4, samples=2)
+    lessons = demonstrations(workbench)
     assert len(lessons) == 4
     for n, lesson in enumerate(lessons):
-        played = solved(bench.targets[0], bench.task(bench.targets[0], n))
+        played = solved(workbench.targets[0], workbench.task(workbench.targets[0], n))
         assert played is not None
-        assert lesson.turns == told(bench.engine.chat, bench.targets[0], played.exchanges)
-        assert [bench.engine.chat.text(action) for _, action in lesson.turns] == [action for _, action in played.exchanges]
+        assert lesson.turns == told(workbench.engine.chat, workbench.targets[0], played.exchanges)
+        assert [workbench.engine.chat.text(action) for _, action in lesson.turns] == [action for _, action in played.exchanges]
         assert lesson.turns[1][0][: len(lesson.turns[0][0])] == lesson.turns[0][0]
-    assert lessons == demonstrations(bench)
+    assert lessons == demonstrations(workbench)
 
 
 def test_a_file_of_demonstrations_is_learned_from(llama_learner: Learner, tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_a_file_of_demonstrations_is_learned_from(llama_learner: Learner, tmp_pa
         [{"observation": "1?", "action": "b"}, {"observation": "2?", "action": "c"}],
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    bench = llama_learner.bench(EASY, demos=str(file))
-    lessons = demonstrations(bench)
+    workbench = llama_learner.workbench(EASY, demos=str(file))
+    lessons = demonstrations(workbench)
     assert [len(lesson.turns) for lesson in lessons] == [1, 2]
-    assert lessons[0].turns[0][0] == bench.engine.chat.prompt(opening(load(EASY), "Which?"))
+    assert lessons[0].turns[0][0] == workbench.engine.chat.prompt(opening(load(EASY), "Which?"))
     version = llama_learner.learn(EASY, "sft", demos=str(file), updates=3)
     assert version.name == "v1"
     steps = llama_learner.steps(2)
@@ -182,9 +182,9 @@ def test_a_broken_file_of_demonstrations_is_named(
 
 
 def test_the_teacher_sees_the_demonstration_and_the_student_does_not(llama_learner: Learner) -> None:
-    bench = llama_learner.bench(TWO, samples=2)
-    groups = bench.sample(2).target
-    for lesson, turns in teaching(bench, groups).items():
+    workbench = llama_learner.workbench(TWO, samples=2)
+    groups = workbench.sample(2).target
+    for lesson, turns in teaching(workbench, groups).items():
         assert [action for _, action in turns] == [action for _, action in lesson.turns]
         asked = [llama_text(llama_learner, prompt).count("Which number is the largest?") for prompt, _ in (*turns, *lesson.turns)]
         assert asked == [2] * len(turns) + [1] * len(lesson.turns)  # the teacher has seen the task solved before it is asked
@@ -204,18 +204,18 @@ def test_sdft_comes_nearer_to_its_teacher(llama_learner: Learner, settings: dict
 
 def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Learner) -> None:
     """The one of two turns is longer than that of one."""
-    bench = llama_learner.bench(TWO, updates=2, prompts=8, samples=4, measure=0)
-    bench.targets = [load(TWO), load(EASY)]
-    lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(bench, bench.sample(8).target).values()]
-    bench.trainee.context_limit = max(lengths) - 1
+    workbench = llama_learner.workbench(TWO, updates=2, prompts=8, samples=4, measure=0)
+    workbench.targets = [load(TWO), load(EASY)]
+    lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(workbench, workbench.sample(8).target).values()]
+    workbench.trainee.context_limit = max(lengths) - 1
     seen: list[str] = []
 
     def spy(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
-        seen.extend(get_episode(bench.store, one.episode or 0).environment for one in lessons)
+        seen.extend(get_episode(workbench.store, one.episode or 0).environment for one in lessons)
         return torch.zeros(())
 
-    sdft(bench, {"spy": spy})
-    assert bench.step == 2
+    sdft(workbench, {"spy": spy})
+    assert workbench.step == 2
     assert Counter(seen) == {EASY: 2 * 4 * 4}
 
 
