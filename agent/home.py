@@ -1,7 +1,7 @@
 """The home: the folder that holds everything a run writes, and the lock that lets one process at a time run things in it.
 
-Paths are worked out when they are asked for, never on import. Opening the store of a home that may not exist yet stands here too, because
-making one needs the lock. Left out: what is in the store (`memory/`).
+Paths are computed when they are needed, never on import. `open_or_create` stands here too, because making a store needs the lock. Left out:
+what is in the store (`memory/`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ from typing import TYPE_CHECKING
 from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
-    from perdure.envs.environment import Environment
-    from perdure.memory.records import Version
     from perdure.memory.store import Store
 
 HOME_VARIABLE = "PERDURE_HOME"
@@ -131,24 +128,6 @@ def open_or_create(home: Path) -> Store:
         with HomeLock(home):
             create_store(home).close()
     return open_store(home)
-
-
-def register_environments(store: Store, environments: Sequence[Environment], critical: Collection[str] = ()) -> list[str]:
-    """Make those of these environments known to the store that are new to it; gives the names of all. `critical` names some of them."""
-    from perdure.memory.environments import list_environments, register
-
-    with store.write():
-        known = {registration.name for registration in list_environments(store)}
-        for one in environments:
-            if one.name not in known:
-                register(store, one.name, one.threshold, one.reward_low, one.reward_high, one.name in critical)
-    return [one.name for one in environments]
-
-
-def require_files(store: Store, version: Version) -> None:
-    """Raise `RuntimeFailure` where a version cannot be loaded because its files are gone, as after `perdure version gc`."""
-    if version.path is not None and not (store.home / version.path).is_dir():
-        raise RuntimeFailure(f"the files of {version.name} are not in {store.home / version.path}: restore them, or name another version")
 
 
 def _lock_path(home: Path) -> Path:

@@ -285,6 +285,12 @@ def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
         return get_version(store, name)
 
 
+def require_files(store: Store, version: Version) -> None:
+    """Raise `RuntimeFailure` if a version cannot be loaded because its files are gone, as after `perdure version gc`."""
+    if version.path is not None and not (store.home / version.path).is_dir():
+        raise RuntimeFailure(f"the files of {version.name} are not in {store.home / version.path}: restore them, or name another version")
+
+
 def pin(store: Store, name: str, pinned: bool = True) -> Version:
     """Keep the files of a version whatever `version gc` removes."""
     with store.write() as conn:

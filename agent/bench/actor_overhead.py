@@ -17,13 +17,13 @@ from typing import Any
 
 from perdure.agent.config import Config
 from perdure.agent.processes.actor import Actor
+from perdure.agent.stream.registering import register_environments
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, Request, Sample
 from perdure.envs.seeds import train_seed
 from perdure.learners.engines.serving import ServingModel
 from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.memory import environments as registrations
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
 from perdure.memory.replay.episodes import count
@@ -142,8 +142,7 @@ def _home(folder: Path, files: ModelFiles, environments: Sequence[Environment]) 
     """A store in which these environments can be played."""
     create_store(folder / "play").close()
     with open_store(folder / "play") as store:
-        for one in environments:
-            registrations.register(store, one.name, one.threshold, one.reward_low, one.reward_high)
+        register_environments(store, environments)
         add_initial(store, files.name, files.hash)
         yield store
 

@@ -157,12 +157,12 @@ def run_ours(spec: Spec) -> Side:
     """GRPO without replay, as a learning job runs it, in a home that is thrown away."""
     import torch
 
+    from perdure.agent.stream.registering import register_environments
     from perdure.learners.batches import contrast
     from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench
-    from perdure.memory.environments import register
     from perdure.memory.jobs import add_job, lease_job
     from perdure.memory.leases import BootClock
     from perdure.memory.replay.journal import StoreJournal
@@ -174,7 +174,7 @@ def run_ours(spec: Spec) -> Side:
     options = parse_options({"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "updates": spec.updates + 1})
     torch.manual_seed(options.seed)
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
-        register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high)
+        register_environments(store, [environment])
         add_initial(store, files.name, files.hash)
         add_job(store, "bench", "learn", "grpo", [environment.name], {})
         leased = lease_job(store, "bench", TIMEOUT_S, BootClock())

@@ -68,8 +68,7 @@ def learn(
     """
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
-    from perdure.agent.home import require_files
-    from perdure.memory.versions import get_version
+    from perdure.memory.versions import get_version, require_files
 
     check_learner(learner)
     loaded = load_config(config_path)
@@ -123,8 +122,7 @@ def gate(
       perdure gate --self-test --runs 200
     """
     from perdure.agent.config_file import load_config
-    from perdure.agent.home import require_files
-    from perdure.memory.versions import get_version
+    from perdure.memory.versions import get_version, require_files
 
     if self_test == (candidate is not None):
         raise click.UsageError("Give the version to be gated, or --self-test.", ctx)
@@ -163,8 +161,7 @@ def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Pa
       perdure probe v1 --episodes 100
     """
     from perdure.agent.config_file import load_config
-    from perdure.agent.home import require_files
-    from perdure.memory.versions import get_version
+    from perdure.memory.versions import get_version, require_files
 
     loaded = load_config(config_path)
     with _prepared(home, loaded, targets) as prepared:
@@ -199,8 +196,9 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prep
 
     All are loaded before anything is made.
     """
-    from perdure.agent.home import open_or_create, register_environments
+    from perdure.agent.home import open_or_create
     from perdure.agent.stream.drawing import begun, stages_of
+    from perdure.agent.stream.registering import register_environments
     from perdure.memory.stages import progress
 
     config = loaded.config

@@ -47,7 +47,8 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
       perdure task add 'perdure:largest-number?shots=3' --count 8
     """
     from perdure.agent.config_file import load_config
-    from perdure.agent.home import open_or_create, register_environments
+    from perdure.agent.home import open_or_create
+    from perdure.agent.stream.registering import register_environments
     from perdure.envs.seeds import SPLITS
     from perdure.memory.tasks import add_tasks, list_tasks
 

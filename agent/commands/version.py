@@ -100,12 +100,11 @@ def promote(name: str, reason: str, home: Path) -> None:
     Example:
       perdure version promote v2 --reason 'read its episodes, they are better'
     """
-    from perdure.agent.home import require_files
     from perdure.memory import versions
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        require_files(store, versions.get_version(store, name))
+        versions.require_files(store, versions.get_version(store, name))
         before = versions.serving(store)
         now = versions.promote(store, name, reason)
     click.echo(f"{now.name} serves now, before it {before.name}. `perdure version rollback --reason ...` goes back.")
@@ -122,14 +121,13 @@ def rollback(name: str | None, reason: str, home: Path) -> None:
     Example:
       perdure version rollback --reason 'answers have become worse'
     """
-    from perdure.agent.home import require_files
     from perdure.memory import versions
     from perdure.memory.store import open_store
 
     with open_store(home) as store, store.write():
         before = versions.serving(store)
         now = versions.rollback(store, name, reason)
-        require_files(store, now)
+        versions.require_files(store, now)
     click.echo(f"{now.name} serves again, in place of {before.name}.")
 
 
@@ -166,7 +164,8 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
       perdure version import ./my-adapter --target 'perdure:largest-number?shots=3'
     """
     from perdure.agent.config_file import load_config
-    from perdure.agent.home import cache_dir, open_or_create, register_environments
+    from perdure.agent.home import cache_dir, open_or_create
+    from perdure.agent.stream.registering import register_environments
     from perdure.memory import versions
 
     loaded = load_config(config_path)

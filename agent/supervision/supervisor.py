@@ -28,6 +28,7 @@ from perdure.agent.processes.vllm_server import NAME as SERVER
 from perdure.agent.processes.vllm_server import require_vllm
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.drawing import begun, refill, stages_of
+from perdure.agent.stream.registering import register_environments
 from perdure.agent.supervision.aftermath import requeue_tasks
 from perdure.agent.supervision.children import on_signals, stop
 from perdure.agent.supervision.condition import condition, plays
@@ -41,7 +42,6 @@ from perdure.agent.supervision.watch import Watched
 from perdure.envs.environment import Environment
 from perdure.envs.sandbox.host import without_process
 from perdure.memory import tasks
-from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, unfinished_jobs
 from perdure.memory.leases import lapse
@@ -361,9 +361,7 @@ def _register(store: Store, environments: Sequence[tuple[Environment, bool]]) ->
 
     Those of a stage become known when it begins: what a home knows is replayed and judged, and a later stage is to come as something new.
     """
-    with store.write():
-        for environment, critical in environments:
-            register(store, environment.name, environment.threshold, environment.reward_low, environment.reward_high, critical)
+    register_environments(store, [one for one, _ in environments], [one.name for one, critical in environments if critical])
 
 
 def _tasks_ended(store: Store) -> int:

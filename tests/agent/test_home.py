@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.agent.home import HomeBusy, HomeLock, cache_dir, default_home, lock_holder, lock_is_held, open_or_create, register_environments
-from perdure.envs.registry import load
-from perdure.memory.environments import list_environments
+from perdure.agent.home import HomeBusy, HomeLock, cache_dir, default_home, lock_holder, lock_is_held, open_or_create
 from perdure.memory.errors import InputError
 from perdure.memory.store import create_store
 
@@ -133,11 +131,3 @@ def test_a_store_is_made_where_there_is_none_and_opened_where_there_is_one(tmp_p
     assert not lock_is_held(home)
     with HomeLock(home), open_or_create(home) as store:
         assert store.rows("PRAGMA user_version")[0][0] >= 1
-
-
-def test_environments_that_were_registered_keep_what_they_were_told(tmp_path: Path) -> None:
-    with create_store(tmp_path / "home") as store:
-        names = register_environments(store, [load("perdure:add?highest=20"), load("perdure:opposite")], ["perdure:opposite"])
-        assert names == ["perdure:add", "perdure:opposite"]
-        register_environments(store, [load("perdure:opposite")])
-        assert [row.critical for row in list_environments(store)] == [False, True]

@@ -15,8 +15,8 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
-from perdure.agent.home import register_environments
 from perdure.agent.processes.job import run_job
+from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
 from perdure.learners.checkpoint import read_checkpoint
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps

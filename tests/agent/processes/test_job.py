@@ -9,8 +9,8 @@ import pytest
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.config import Config
-from perdure.agent.home import register_environments
 from perdure.agent.processes.job import run_job
+from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
 from perdure.memory.errors import Unavailable, UnknownError
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
