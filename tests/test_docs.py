@@ -136,6 +136,10 @@ def test_make_targets_exist() -> None:
     assert named <= targets
 
 
+def test_the_readme_takes_one_screen_of_reading() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= 1000
+
+
 # --- links and names ---
 
 
