@@ -10,7 +10,7 @@ import torch
 from perdure.envs.environment import Environment
 from perdure.learners.checkpoint import Checkpoint, read_checkpoint
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.loading import against, version_weights
+from perdure.learners.engines.version_loading import against, version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -20,11 +20,11 @@ from perdure.learners.loops.self_sft import self_sft
 from perdure.learners.loops.sft import sft
 from perdure.learners.loops.trace_sft import trace_sft
 from perdure.learners.options import ENVIRONMENT, LEARNERS, parse_options
+from perdure.learners.retention.episodic_memory import remembered
 from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.retention.gradient_projection import projecting
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
-from perdure.learners.retention.memory import remembered
 from perdure.learners.retention.olora import olora
 from perdure.learners.reward_source import MODEL, from_environment, rewarder
 from perdure.learners.trainee import Reference, Trainee

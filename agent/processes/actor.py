@@ -58,7 +58,7 @@ class Stop:
 
 
 class Model(Protocol):
-    """What the actor needs of a model; `learners/engines/serving.py` has the real one."""
+    """What the actor needs of a model; `learners/engines/serving_model.py` has the real one."""
 
     @property
     def chat(self) -> Chat: ...
@@ -307,7 +307,7 @@ def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_
 def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
     """The model that the configuration names, on its engine."""
     from perdure.agent.processes.open_engine import open_engine
-    from perdure.learners.engines.serving import serve
+    from perdure.learners.engines.serving_model import serve
 
     return serve(store, open_engine(store, config, seed=config.seed, say=say))
 

@@ -12,7 +12,7 @@ from perdure.envs.policy import Policy
 from perdure.envs.rollout import Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.loading import against, ensure_loaded
+from perdure.learners.engines.version_loading import against, ensure_loaded
 from perdure.learners.gate.gating import Draw
 from perdure.learners.gate.intervals import score_interval
 from perdure.learners.workbench import Interrupted

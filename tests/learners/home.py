@@ -13,8 +13,8 @@ from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, train_seed
-from perdure.learners.engines.loading import ensure_loaded
 from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.learners.learn_job import run_learning
 from perdure.learners.options import LearnOptions
 from perdure.learners.weights.base_models import ModelFiles

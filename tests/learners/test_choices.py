@@ -16,7 +16,7 @@ from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, contrast, imitate, is_mixed, turns_of
-from perdure.learners.engines.loading import version_weights
+from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.epochs import per_task
 from perdure.learners.gradients import ExtraLoss
 from perdure.learners.loops.grpo import grpo

@@ -10,7 +10,7 @@ from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
 from perdure.envs.policy import Request
-from perdure.learners.engines.loading import ensure_loaded
+from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.learners.options import parse_options
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles

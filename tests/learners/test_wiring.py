@@ -19,7 +19,7 @@ from tests.learners.home import SETTINGS, Learner
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.engines.loading import version_weights
+from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -28,11 +28,11 @@ from perdure.learners.loops.sdft import sdft, teaching
 from perdure.learners.loops.self_sft import self_sft
 from perdure.learners.loops.sft import sft
 from perdure.learners.loops.trace_sft import trace_sft
+from perdure.learners.retention.episodic_memory import remembered
 from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.retention.gradient_projection import projecting
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
-from perdure.learners.retention.memory import remembered
 from perdure.learners.retention.olora import olora
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
-from perdure.learners.retention.memory import remembered
+from perdure.learners.retention.episodic_memory import remembered
 from perdure.memory.errors import InputError
 from perdure.memory.replay.episodes import get_episode
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from perdure.envs.policy import Policy
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.loading import ensure_loaded
+from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_initial
