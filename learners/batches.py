@@ -66,7 +66,7 @@ def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[
     return lessons
 
 
-def held(groups: Iterable[Group], taught: Iterable[Lesson], kl: float) -> list[Lesson]:
+def kl_only(groups: Iterable[Group], taught: Iterable[Lesson], kl: float) -> list[Lesson]:
     """Episodes of which nothing is taught, and which only the KL term looks at; none where it has no weight."""
     known = {one.episode for one in taught}
     return [lesson(episode, kl=kl) for group in groups if kl for episode in group if episode.id not in known]
@@ -85,7 +85,7 @@ def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
     """
     lessons = contrast(groups, options.kl_old, VARIANTS[options.variant].advantages)
     lessons += imitate([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
-    return lessons + held(groups, lessons, options.kl_old)
+    return lessons + kl_only(groups, lessons, options.kl_old)
 
 
 def sequences_of(turns: Turns) -> list[Ids]:

@@ -57,7 +57,7 @@ def gather(
     variant = VARIANTS[options.variant]
     weights = token_weights([lesson.tokens for lesson in lessons], variant.aggregation, most_tokens)
     tokens = sum(lesson.tokens for lesson in lessons)
-    held: Reference = "serving" if "serving" in trainee.references else "base"
+    reference: Reference = "serving" if "serving" in trainee.references else "base"
     seen = Gathered(extra=dict.fromkeys(extra_losses, 0.0))
     for batch in pack([lesson.sequences for lesson in lessons], options.budget_tokens):
         part = [lessons[i] for i in batch]
@@ -80,7 +80,7 @@ def gather(
             loss = loss - (_per_token(part, (weights[i] for i in batch), logp_A) * correction_A * value_A).sum()
         if any(lesson.kl for lesson in part):
             weight_A = _per_token(part, (lesson.kl for lesson in part), logp_A)
-            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.temperature, held), options.kl_estimator)
+            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.temperature, reference), options.kl_estimator)
             loss = loss + (weight_A * penalty_A).sum() / tokens
             seen.kl += penalty_A.detach()[weight_A > 0].tolist()
         for name, extra in extra_losses.items():

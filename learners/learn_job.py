@@ -10,7 +10,7 @@ import torch
 from perdure.envs.environment import Environment
 from perdure.learners.checkpoint import Checkpoint, read_checkpoint
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.version_loading import against, version_weights
+from perdure.learners.engines.version_loading import version_opponents, version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -20,9 +20,9 @@ from perdure.learners.loops.self_sft import self_sft
 from perdure.learners.loops.sft import sft
 from perdure.learners.loops.trace_sft import trace_sft
 from perdure.learners.options import ENVIRONMENT, LEARNERS, parse_options
-from perdure.learners.retention.episodic_memory import remembered
+from perdure.learners.retention.episodic_memory import episodic_memory
 from perdure.learners.retention.ewc import ewc, fisher
-from perdure.learners.retention.gradient_projection import projecting
+from perdure.learners.retention.gradient_projection import gradient_projection
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.olora import olora
@@ -113,7 +113,7 @@ def run_learning(
         stop=stop,
         parent=parent.name,
         serving=served.name,
-        opponents=against(store, engine, now_serving.name),
+        opponents=version_opponents(store, engine, now_serving.name),
         rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
     )
     extra_losses, project_gradient = _retention(workbench)
@@ -154,7 +154,7 @@ def _retention(workbench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradi
     """What the options say is to keep old skills, beside what stands in the batches. Raises `InputError` where there is nothing to keep."""
     options, trainee = workbench.options, workbench.trainee
     losses: dict[str, ExtraLoss] = {}
-    memories = remembered(workbench) if options.ewc or options.gem != "off" else []
+    memories = episodic_memory(workbench) if options.ewc or options.gem != "off" else []
     if options.ewc:
         every = [one for memory in memories for one in memory]
         losses["ewc"] = ewc(trainee, fisher(trainee, every, options.temperature), options.ewc)
@@ -165,4 +165,4 @@ def _retention(workbench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradi
     if options.gem == "off":
         return losses, None
     mean = options.gem == "a-gem"
-    return losses, projecting(memories, mean=mean, temperature=options.temperature, budget_tokens=options.budget_tokens)
+    return losses, gradient_projection(memories, mean=mean, temperature=options.temperature, budget_tokens=options.budget_tokens)

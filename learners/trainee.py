@@ -80,7 +80,7 @@ class Trainee:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._start = [parameter.detach().clone() for parameter in self.parameters] if options.restart else []
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)
-        _still(self.model)
+        _disable_dropout(self.model)
         if options.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
@@ -109,8 +109,8 @@ class Trainee:
         self._optimizer.zero_grad()
         return norm
 
-    def release(self) -> None:
-        """Give memory back that is only kept in reserve on a GPU, where an engine may want it."""
+    def release_memory(self) -> None:
+        """Free memory that torch only keeps in reserve on a GPU: an engine may need it."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -126,7 +126,7 @@ class Trainee:
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def restart(self) -> None:
-        """Back to the weights and the optimiser of the start, which are kept where `options.restart` says so."""
+        """Return to the weights and the optimiser of the start, which are stored if `options.restart` is set."""
         with torch.no_grad():
             for parameter, first in zip(self.parameters, self._start, strict=True):
                 parameter.copy_(first)
@@ -168,8 +168,8 @@ class Trainee:
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of a trainee that was made alike."""
         with torch.no_grad():
-            for parameter, kept in zip((*self.parameters, *self._teacher()), (*state["parameters"], *state["teacher"]), strict=True):
-                parameter.copy_(kept)
+            for parameter, saved in zip((*self.parameters, *self._teacher()), (*state["parameters"], *state["teacher"]), strict=True):
+                parameter.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _predict(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -306,19 +306,19 @@ def _pair(layer: Any, adapters: Sequence[str], *, detach: bool = True) -> LoraPa
 
 @contextmanager
 def _replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Compute with other tensors for a while."""
-    kept = {name: model.get_parameter(name).data for name in tensors}
+    """Compute with other tensors inside this context."""
+    own = {name: model.get_parameter(name).data for name in tensors}
     for name, tensor in tensors.items():
         model.get_parameter(name).data = tensor
     try:
         yield
     finally:
-        for name, tensor in kept.items():
+        for name, tensor in own.items():
             model.get_parameter(name).data = tensor
 
 
-def _still(model: nn.Module) -> None:
-    """Take all chance out of a model: with dropout it would not compute what was sampled from."""
+def _disable_dropout(model: nn.Module) -> None:
+    """Dropout would make the log-probs differ from those of the policy that sampled."""
     model.eval()
     for module in model.modules():
         if isinstance(module, nn.Dropout):

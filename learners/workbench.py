@@ -280,7 +280,7 @@ class Workbench:
         self._go_on()
         started = time.perf_counter()
         options = self.options
-        self.engine.rest()
+        self.engine.release_memory()
         self.check_lengths(lessons)
         ids = {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
@@ -312,7 +312,7 @@ class Workbench:
                 )
         if options.teacher == "slow" and "teacher" in self.trainee.references:
             self.trainee.follow(options.teacher_rate)
-        self.trainee.release()
+        self.trainee.release_memory()
         self.engine.unload(self.sampler)
         self.step += 1
         self.engine.load(self.sampler, self.trainee.weights())

@@ -85,7 +85,7 @@ class ScriptedEngine:
     def unload(self, sampler: Sampler) -> None:
         del self.loaded[sampler]
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         self.rests += 1
 
     def __contains__(self, sampler: Sampler) -> bool:

@@ -31,12 +31,12 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say)
         return VllmEngine(files, store.home, server_limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
-    from perdure.learners.engines import version_loading
+    from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 
     files = resolve_model(config.model, cache_dir(), say)
     say(f"loading {files.name}")
-    return version_loading.open_engine(store, files, device=config.device, seed=seed)
+    return open_transformers_engine(store, files, device=config.device, seed=seed)
 
 
 def server_limits(config: Config) -> ServerLimits:

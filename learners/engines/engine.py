@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Forget a loaded sampler."""
         ...
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Give memory of the device to whoever learns, where it can, until the next answer is wanted."""
         ...
 

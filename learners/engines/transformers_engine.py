@@ -32,7 +32,7 @@ _BLOCK = 256
 
 
 @dataclass(slots=True)
-class Usage:
+class TokenUsage:
     """What the engine has done so far."""
 
     prompt_tokens: int = 0
@@ -54,7 +54,7 @@ class TransformersEngine:
         self.device = torch.device(device)
         self.dtype = dtype
         self.files = files
-        self.usage = Usage()
+        self.usage = TokenUsage()
         self.model: Any = AutoModelForCausalLM.from_pretrained(
             files.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation=register()
         )
@@ -74,7 +74,7 @@ class TransformersEngine:
     def unload(self, sampler: Sampler) -> None:
         self._bank.remove(str(sampler))
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Nothing: the learner computes in this process, beside the weights."""
 
     def __contains__(self, sampler: Sampler) -> bool:

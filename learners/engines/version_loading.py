@@ -19,7 +19,7 @@ from perdure.memory.store import Store
 from perdure.memory.versions import get_version
 
 
-def open_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
+def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
     """An engine with this model, in the precision that was faster when the home first used the device.
 
     Raises `InputError` where there is no such device, or the files do not load.
@@ -49,7 +49,7 @@ def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
     return ref
 
 
-def against(store: Store, engine: Engine, serving: str) -> Opponents:
+def version_opponents(store: Store, engine: Engine, serving: str) -> Opponents:
     """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
 
     def opponent(name: str) -> tuple[VersionRef, Policy]:

@@ -143,7 +143,7 @@ class VllmEngine:
         self._require(sampler)
         return VllmPolicy(self, sampler)
 
-    def rest(self) -> None:
+    def release_memory(self) -> None:
         """Give the GPU's memory to whoever learns, until the next answer is wanted. Only where the server was started so that it can."""
         if not self._limits.sleeps:
             return
@@ -270,7 +270,7 @@ class VllmEngine:
                 self._tell(line)
 
     def _wake(self, client: Client) -> None:
-        """Undo `rest`, of this process or of one that ended meanwhile."""
+        """Undo `release_memory`, of this process or of one that ended meanwhile."""
         if self._limits.sleeps:
             answer = client.get("/is_sleeping")
             if answer.status == 200 and answer.data["is_sleeping"]:

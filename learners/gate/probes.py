@@ -12,7 +12,7 @@ from perdure.envs.policy import Policy
 from perdure.envs.rollout import Journal, Opponents, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.version_loading import against, ensure_loaded
+from perdure.learners.engines.version_loading import ensure_loaded, version_opponents
 from perdure.learners.gate.gating import Draw
 from perdure.learners.gate.intervals import score_interval
 from perdure.learners.workbench import Interrupted
@@ -40,11 +40,11 @@ class EnginePlayer:
     _environments: dict[str, Environment] = field(default_factory=dict)
     _loaded: list[VersionRef] = field(default_factory=list)
     """What this player has loaded, the latest used last."""
-    _against: Opponents = field(init=False)
+    _opponents: Opponents = field(init=False)
     """Versions that play the other seats stay loaded. `serving` is the one that served when this was made: the same for both sides."""
 
     def __post_init__(self) -> None:
-        self._against = against(self.store, self.engine, serving(self.store).name)
+        self._opponents = version_opponents(self.store, self.engine, serving(self.store).name)
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
         """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
@@ -82,7 +82,7 @@ class EnginePlayer:
         return ref
 
     def _opponent(self, name: str) -> tuple[Sampler, Policy]:
-        ref, policy = self._against(name)
+        ref, policy = self._opponents(name)
         self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # from now on it stays
         return ref, policy
 

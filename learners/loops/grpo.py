@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import contrast, held, replayed
+from perdure.learners.batches import contrast, kl_only, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.losses import VARIANTS
 from perdure.learners.workbench import NONE, Workbench
@@ -29,7 +29,7 @@ def grpo(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
         sampled = workbench.sample(options.prompts, options.refill)
         lessons = contrast(sampled.target, options.kl, advantages)
         learnt |= bool(lessons)
-        lessons += held(sampled.target, lessons, options.kl)
+        lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 
-from perdure.learners.batches import Lesson, held, imitate, replayed
+from perdure.learners.batches import Lesson, imitate, kl_only, replayed
 from perdure.learners.epochs import per_task
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.hints import check_oracle, retried
@@ -49,7 +49,7 @@ def iterative_sft(
         for n in range(updates):
             share = sampled.part(n, updates)
             lessons = imitate(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
-            lessons += held(share.target, lessons, options.kl)
+            lessons += kl_only(share.target, lessons, options.kl)
             lessons += replayed(share.old, options)
             lessons += workbench.stored()
             done = (workbench.step - begin) / (end - begin) if options.restart else None

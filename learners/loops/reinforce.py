@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import held, lesson, replayed
+from perdure.learners.batches import kl_only, lesson, replayed
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.grpo import PATIENCE
 from perdure.learners.workbench import NONE, Workbench
@@ -25,7 +25,7 @@ def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
         paid = [episode for group in sampled.target for episode in group if episode.total_reward]
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
         learnt |= bool(lessons)
-        lessons += held(sampled.target, lessons, options.kl)
+        lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)

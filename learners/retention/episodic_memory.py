@@ -10,7 +10,7 @@ from perdure.memory.errors import InputError
 from perdure.memory.replay.traces import live_traces
 
 
-def remembered(workbench: Workbench) -> list[list[Lesson]]:
+def episodic_memory(workbench: Workbench) -> list[list[Lesson]]:
     """The newest successes in live play of each old environment that has any, at most `options.memory` of one.
 
     Raises `InputError` where no old environment has one.

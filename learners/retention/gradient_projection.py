@@ -48,7 +48,7 @@ def gem(gradient_P: Tensor, memory_KP: Tensor) -> Tensor:
     return gradient_P + v_K @ memory_KP
 
 
-def projecting(memories: Sequence[Sequence[Lesson]], *, mean: bool, temperature: float, budget_tokens: int) -> ProjectGradient:
+def gradient_projection(memories: Sequence[Sequence[Lesson]], *, mean: bool, temperature: float, budget_tokens: int) -> ProjectGradient:
     """Project onto what does not harm these old environments, each with its episodes: their mean (A-GEM), or every one (GEM)."""
 
     def project(trainee: Trainee, gradient_P: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def lwf(weight: float, temperature: float) -> ExtraLoss:
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
         turns = [turn for one in lessons for turn in one.turns]
-        held = trainee.distributions(turns, SOFTNESS * temperature, "serving" if "serving" in trainee.references else "base")
-        return weight * share * kl_divergence(held, trainee.distributions(turns, SOFTNESS * temperature)).mean()
+        serving_AV = trainee.distributions(turns, SOFTNESS * temperature, "serving" if "serving" in trainee.references else "base")
+        return weight * share * kl_divergence(serving_AV, trainee.distributions(turns, SOFTNESS * temperature)).mean()
 
     return loss

@@ -28,9 +28,9 @@ from perdure.learners.loops.sdft import sdft, teaching
 from perdure.learners.loops.self_sft import self_sft
 from perdure.learners.loops.sft import sft
 from perdure.learners.loops.trace_sft import trace_sft
-from perdure.learners.retention.episodic_memory import remembered
+from perdure.learners.retention.episodic_memory import episodic_memory
 from perdure.learners.retention.ewc import ewc, fisher
-from perdure.learners.retention.gradient_projection import projecting
+from perdure.learners.retention.gradient_projection import gradient_projection
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.olora import olora
@@ -254,10 +254,10 @@ def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner
     start = version_weights(llama_learner.store, llama_learner.files, first)
 
     def projected(workbench: Workbench, *, mean: bool) -> ProjectGradient:
-        return projecting(remembered(workbench), mean=mean, temperature=1.0, budget_tokens=512)
+        return gradient_projection(episodic_memory(workbench), mean=mean, temperature=1.0, budget_tokens=512)
 
     def held(workbench: Workbench) -> ExtraLoss:
-        memory = [one for memory in remembered(workbench) for one in memory]
+        memory = [one for memory in episodic_memory(workbench) for one in memory]
         return ewc(workbench.trainee, fisher(workbench.trainee, memory, 1.0), 1000.0)
 
     by_hand: Mapping[str, tuple[dict[str, Any], Callable[[Workbench], tuple[dict[str, ExtraLoss], ProjectGradient | None]]]] = {

@@ -281,7 +281,7 @@ def test_an_empty_batch_has_no_answers(case: Case) -> None:
 
 def test_resting_changes_no_answer(case: Case) -> None:
     before = case.ask(V1, asked(case))
-    case.engine.rest()
+    case.engine.release_memory()
     assert [sample.action_ids for sample in case.ask(V1, asked(case))] == [sample.action_ids for sample in before]
 
 

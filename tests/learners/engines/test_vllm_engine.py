@@ -361,11 +361,11 @@ def test_a_sleeping_server_is_woken_before_it_is_asked(speaker: Speaker, home: P
     write_server(home, speaker.server)
     engine = VllmEngine(llama, home, ServerLimits(start_s=2.0, answer_s=0.5, sleeps=True))
     engine.load(BASE, {})
-    engine.rest()
+    engine.release_memory()
     assert speaker.asleep
     assert len(engine.policy(BASE).generate(ASK[:1])) == 1
     assert not speaker.asleep
-    engine.rest()
+    engine.release_memory()
     engine.load(STEP, weights())
     assert not speaker.asleep, "an adapter cannot be loaded into a server that sleeps"
     engine.close()

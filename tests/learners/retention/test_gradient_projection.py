@@ -10,7 +10,7 @@ from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
 from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
-from perdure.learners.retention.gradient_projection import a_gem, gem, projecting
+from perdure.learners.retention.gradient_projection import a_gem, gem, gradient_projection
 from perdure.learners.weights.base_models import ModelFiles
 
 
@@ -78,7 +78,7 @@ def test_the_old_loss_does_not_rise_along_a_projected_gradient(llama: ModelFiles
 
     old = [old_gradient(list(memory)) for memory in memories]
     against = -old[0] - 0.3 * old[1]
-    found = projecting(memories, mean=mean, temperature=1.0, budget_tokens=20)(trainee, against)
+    found = gradient_projection(memories, mean=mean, temperature=1.0, budget_tokens=20)(trainee, against)
     assert float(against @ (old[0] + old[1])) < 0
     expected = a_gem(against, (old[0] + old[1]) / 2) if mean else nearest(against, torch.stack(old))
     torch.testing.assert_close(found, expected, atol=2e-3 * float(against.norm()), rtol=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
-from perdure.learners.retention.episodic_memory import remembered
+from perdure.learners.retention.episodic_memory import episodic_memory
 from perdure.memory.errors import InputError
 from perdure.memory.replay.episodes import get_episode
 
@@ -16,10 +16,10 @@ NEVER = "py:tests.learners.easy:Never"
 ALWAYS = "py:tests.learners.easy:Always"
 
 
-def test_the_newest_successes_of_each_old_environment_are_remembered(llama_learner: Learner) -> None:
+def test_the_newest_successes_of_each_old_environment_are_episodic_memory(llama_learner: Learner) -> None:
     for name in (OLD, NEVER, ALWAYS):
         llama_learner.play_live(name, 6)
-    found = remembered(llama_learner.workbench(EASY, [OLD, NEVER, ALWAYS], memory=5))
+    found = episodic_memory(llama_learner.workbench(EASY, [OLD, NEVER, ALWAYS], memory=5))
     episodes = [[get_episode(llama_learner.store, lesson.episode or 0) for lesson in memory] for memory in found]
     assert [{episode.environment for episode in memory} for memory in episodes] == [{OLD}, {ALWAYS}]
     assert all(episode.success and episode.purpose == "live" for memory in episodes for episode in memory)
@@ -33,7 +33,7 @@ def test_the_newest_successes_of_each_old_environment_are_remembered(llama_learn
 def test_without_an_old_success_ewc_and_gem_say_so(llama_learner: Learner) -> None:
     llama_learner.play_live(NEVER, 2)
     with pytest.raises(InputError, match="there are none yet: let them be played first"):
-        remembered(llama_learner.workbench(EASY, [NEVER]))
+        episodic_memory(llama_learner.workbench(EASY, [NEVER]))
     for settings in ({"ewc": 1.0}, {"gem": "gem"}):
         with pytest.raises(InputError, match="there are none yet"):
             llama_learner.learn(EASY, "grpo", updates=1, prompts=2, **settings)
