@@ -276,6 +276,16 @@ def test_every_table_of_the_store_is_documented() -> None:
         assert set(CODE.findall(line.split(" | ")[-1])) <= set(tables), line
 
 
+def test_every_room_is_described() -> None:
+    rooms = {
+        str(file.parent.relative_to(ROOT))
+        for folder in ("agent", "envs", "learners", "memory")
+        for file in (ROOT / folder).rglob("__init__.py")
+    }
+    rows = [line.split("`")[1] for line in table(ROOT / "docs/architecture.md", "| room | what is in it |")]
+    assert sorted(rows) == sorted(rooms)
+
+
 class _Default(dict[str, str]):
     """Every setting comes from its default."""
 
