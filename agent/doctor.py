@@ -20,7 +20,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLi
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
-from perdure.agent.processes.vllm_server import find_vllm, interpreter, require_vllm
+from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, Usage, free_bytes, room, size_bytes
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store

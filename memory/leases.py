@@ -25,7 +25,10 @@ from perdure.memory.store import Store
 Leased = Literal["task", "job", "device"]
 
 TTL_S = 120.0
-"""How long a lease lasts that nobody renews. Batches of turns keep it up; longer pauses need `renew`."""
+"""How long a lease lasts if nobody renews it. Batches of turns extend the lease of their task; longer pauses need `renew`."""
+
+RENEW_S = 10.0
+"""How often a process that works for long renews its leases."""
 
 FRESH = 0.75
 """A lease with this share of its time to go is not extended yet."""

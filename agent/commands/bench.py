@@ -126,16 +126,18 @@ def _engine(loaded: LoadedConfig, repeats: int, tokens: int) -> EngineBench:
 
 
 def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBench:
+    from perdure.agent.bench.vllm_serving import serving
     from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
-    from perdure.agent.processes import vllm_server
+    from perdure.agent.processes.installed_vllm import find_vllm, interpreter
     from perdure.agent.processes.open_engine import server_limits
+    from perdure.agent.processes.vllm_command import offline_arguments, variables
     from perdure.learners.engines.vllm_engine import VllmEngine
     from perdure.learners.weights.base_models import resolve_model
     from perdure.memory.store import create_store
 
     settings = loaded.config.vllm
-    version = vllm_server.find_vllm(settings)
+    version = find_vllm(settings)
     environments = list(loaded.config.environments(loaded.config.stream.names).values())
     with tempfile.TemporaryDirectory(prefix="perdure-bench-") as name:
         home = Path(name)
@@ -147,11 +149,11 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
             files = resolve_model(str(home / shape), cache_dir(), say)
         say("starting both sides")
         with (
-            vllm_server.serving(home, loaded.path, settings.start_timeout_s, files.name),
+            serving(home, loaded.path, settings.start_timeout_s, files.name),
             offline(
-                vllm_server.interpreter(settings),
-                vllm_server.offline_arguments(settings, files),
-                vllm_server.variables(settings, ""),
+                interpreter(settings),
+                offline_arguments(settings, files),
+                variables(settings, ""),
             ) as peer,
         ):
             return bench_vllm(

@@ -233,7 +233,7 @@ def _see_through(
     home: Path, loaded: LoadedConfig, kind: Any, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Queue the job, wait for its end, and give its result."""
-    from perdure.agent.processes.vllm_server import require_vllm
+    from perdure.agent.processes.installed_vllm import require_vllm
     from perdure.agent.supervision.follow import require_done, run_or_follow, submit
 
     require_vllm(loaded.config)

@@ -4,29 +4,27 @@ It plays what is queued with the version that serves, and journals every turn. A
 generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, where they take turns
 with the device, a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On
 SIGTERM, or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else
-as its error says (`causes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
+as its error says (`exit_codes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
-import signal
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
-from perdure.agent.supervision.causes import die_of
-from perdure.agent.supervision.children import parent_pid
-from perdure.agent.supervision.watch import BEAT_S, Pulse
+from perdure.agent.processes.child import Stop, child_parser, run_child
+from perdure.agent.processes.lease_renewal import holding_device
+from perdure.agent.processes.names import ACTOR
+from perdure.agent.processes.pulse import BEAT_S, Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
@@ -34,7 +32,7 @@ from perdure.envs.rollout import Journal, play
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
 from perdure.memory.leases import TTL_S, BootClock
-from perdure.memory.processes import give_device, renew_device, take_device
+from perdure.memory.processes import take_device
 from perdure.memory.records import Episode, Job, Lease, Task, VersionRef
 from perdure.memory.replay.episodes import completed_members
 from perdure.memory.replay.journal import StoreJournal
@@ -42,19 +40,7 @@ from perdure.memory.store import Store, open_store
 from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
 from perdure.memory.versions import serving
 
-NAME = "actor"
 POLL_S = 0.2
-
-
-@dataclass(slots=True)
-class Stop:
-    """Whether to end: a signal came, or the process that started this one is gone."""
-
-    asked: bool = False
-    parent: int = field(default_factory=parent_pid)
-
-    def __call__(self) -> bool:
-        return self.asked or os.getppid() != self.parent
 
 
 class Model(Protocol):
@@ -118,8 +104,8 @@ class Actor:
         self._stop = stop
         self._journal = journal
         self._clock = BootClock()
-        self._owner = f"{NAME}:{os.getpid()}"
-        self._pulse = Pulse(store, NAME)
+        self._owner = f"{ACTOR}:{os.getpid()}"
+        self._pulse = Pulse(store, ACTOR)
         self._environments: dict[str, Environment] = {}
         self._loaded: tuple[VersionRef, Policy] | None = None
 
@@ -143,28 +129,28 @@ class Actor:
         if not anything_to_play(self._store):
             self._pulse.say("idle", "no task is queued")
             return False
-        with self._device() as device:
-            if device is None and self._config.takes_turns:
-                self._pulse.say("paused", "another process has the device")
-                return False
-            version, policy = self._load_serving(model)
-            batch = _Batch(version=version)
-            self._play(model, batch, policy, device)
-        return batch.tasks > 0
+        if not self._config.takes_turns:
+            return self._play_batch(model, self._stop)
+        lease = take_device(self._store, self._owner, TTL_S, self._clock)
+        if lease is None:
+            self._pulse.say("paused", "another process has the device")
+            return False
+        lost = threading.Event()
+        with holding_device(self._store, lease, lost.set):
+            return self._play_batch(model, lambda: lost.is_set() or self._stop())
 
-    def _play(self, model: Model, batch: _Batch, policy: Policy, device: Lease | None) -> None:
-        """Play tasks until the batch ends. Whatever happens, each task is finished, failed or given back."""
-        renewed_s = time.monotonic()
+    def _play_batch(self, model: Model, stop: Callable[[], bool]) -> bool:
+        """Play tasks with the version that serves until the batch ends; False if none was begun.
 
-        def stop() -> bool:
-            """Asked before each round of generation."""
-            nonlocal renewed_s
+        Whatever happens, each task is finished, failed or given back.
+        """
+        version, policy = self._load_serving(model)
+        batch = _Batch(version=version)
+
+        def each_round() -> bool:
             if batch.tasks:
                 self._tell(batch)
-            if device is not None and time.monotonic() - renewed_s > TTL_S / 4:
-                renew_device(self._store, device, TTL_S, self._clock)
-                renewed_s = time.monotonic()
-            return self._stop()
+            return stop()
 
         try:
             play(
@@ -176,21 +162,21 @@ class Actor:
                 temperature=self._config.play.temperature,
                 width=self._config.play.width,
                 context_limit=model.context_limit,
-                stop=stop,
+                stop=each_round,
                 on_finish=lambda episode: self._settle(batch.groups, episode),
                 opponents=lambda name: (batch.version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
             )
-        except LeaseLost:
-            self._give_back(batch.groups)
-        except Unavailable:  # a full disk, which says nothing about the tasks: whoever finds this process dead gives them back
+        except LeaseLost:  # another process has one of the tasks; the others are given back
+            pass
+        except Unavailable:  # a full disk, which says nothing about the tasks: the supervisor gives them back when this process is dead
             raise
         except (PolicyError, RuntimeFailure) as error:
             for group in batch.groups.values():
                 with suppress(LeaseLost):
                     fail_task(self._store, group.lease, str(error))
             raise
-        else:
-            self._give_back(batch.groups)
+        self._give_back(batch.groups)
+        return batch.tasks > 0
 
     def _draw(self, batch: _Batch) -> Iterator[Attempt | None]:
         """The members of one task after the other, for as long as the batch goes on; None where nothing is queued just now.
@@ -269,39 +255,14 @@ class Actor:
             self._loaded = version, model.load(version.name)
         return self._loaded
 
-    @contextmanager
-    def _device(self) -> Iterator[Lease | None]:
-        """The device for one batch; None where somebody else has it, or where it is a GPU that is shared and needs no turns."""
-        lease = take_device(self._store, self._owner, TTL_S, self._clock) if self._config.takes_turns else None
-        try:
-            yield lease
-        finally:
-            if lease is not None:
-                give_device(self._store, lease)
 
-
-def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal) -> int:
-    """Play until SIGTERM or the end of the supervisor; returns the exit code."""
-    stop = Stop()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)  # nothing is being played yet: fetching and loading a model need not be waited for
-    try:
-        with open_store(home) as store:
+def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal, stop: Stop) -> None:
+    """Play until this process is asked to end."""
+    with open_store(home) as store:
+        with stop.at_once():  # nothing is being played yet
             actor = Actor(store, load_config(config_path).config, stop, open_journal(store))
             model = actor.start(open_model)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, ask)
-            actor.run(model)
-    except Exception as error:  # noqa: BLE001 - it becomes an exit code
-        die_of(error)
-    return 0
+        actor.run(model)
 
 
 def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:
@@ -317,12 +278,8 @@ def store_journal(store: Store) -> Journal:
 
 
 def main(open_model: OpenModel = open_served, open_journal: OpenJournal = store_journal) -> int:
-    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
-    parser = argparse.ArgumentParser(prog="python -m perdure.agent.processes.actor", description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=None)
-    given = parser.parse_args()
-    return run_actor(given.home, given.config, open_model, open_journal)
+    given = child_parser("perdure.agent.processes.actor", __doc__).parse_args()
+    return run_child(lambda stop: run_actor(given.home, given.config, open_model, open_journal, stop))
 
 
 if __name__ == "__main__":

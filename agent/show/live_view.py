@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from perdure.agent.processes.names import ACTOR, VLLM, job_process
 from perdure.agent.show.terminal import visible
 from perdure.memory import tasks
 from perdure.memory.environments import list_environments
@@ -103,7 +104,7 @@ def changes(before: Scene, now: Scene) -> list[str]:
     lines = []
     if now.serving != before.serving:
         lines.append(f"{now.serving} serves")
-    for name in ("vllm", "actor", *([f"learner-{now.job.id}"] if now.job else [])):
+    for name in (VLLM, ACTOR, *([job_process(now.job.id)] if now.job else [])):
         said, old = now.processes.get(name), before.processes.get(name)
         if said and (old is None or (old.pid, old.state) != (said.pid, said.state)) and said.state != "playing":
             lines.append(_says(said))
@@ -174,7 +175,7 @@ def _scenes(home: Path, ended: threading.Event) -> Iterator[Scene]:
 def _headline(scene: Scene) -> Text:
     line = Text(f"{scene.serving or 'no version'} serves", style="bold") if scene.serving else Text("starting", style="bold")
     line.append(f"  {scene.episodes} episodes, {scene.queued} tasks queued", style="not bold")
-    for name in ("supervisor", "vllm", "actor", *([f"learner-{scene.job.id}"] if scene.job else [])):
+    for name in ("supervisor", VLLM, ACTOR, *([job_process(scene.job.id)] if scene.job else [])):
         if name in scene.processes:
             line.append(f"\n  {_says(scene.processes[name])}", style="not bold")
     return line

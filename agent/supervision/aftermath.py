@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from perdure.agent.processes.names import JOB_PREFIX
 from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_job, retry_job
 from perdure.memory.leases import TTL_S, Clock
 from perdure.memory.processes import forget_processes
 from perdure.memory.store import Store
 from perdure.memory.tasks import leases_of, release_task
-
-PREFIX = "learner-"
-"""What the process of a job is called, before the job's number."""
 
 KEPT = 20
 """So many processes of jobs are remembered, with their logs."""
@@ -51,10 +49,10 @@ def requeue_tasks(store: Store, owner: str) -> None:
 
 def forget_old_processes(store: Store) -> None:
     """Let go of what the processes of jobs long ended said of themselves, and of their logs."""
-    forget_processes(store, PREFIX, KEPT)
+    forget_processes(store, JOB_PREFIX, KEPT)
     logs: dict[int, list[Path]] = {}
-    for log in (store.home / "logs").glob(f"{PREFIX}*.log*"):
-        number = log.name.removeprefix(PREFIX).partition(".")[0]
+    for log in (store.home / "logs").glob(f"{JOB_PREFIX}*.log*"):
+        number = log.name.removeprefix(JOB_PREFIX).partition(".")[0]
         if number.isdigit():
             logs.setdefault(int(number), []).append(log)
     for job in sorted(logs)[:-KEPT]:

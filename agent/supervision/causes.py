@@ -1,45 +1,19 @@
-"""Why a process ended, told apart for whoever has to mend it, and for what happens next.
+"""Why a child ended, for the person who has to repair it and for what happens to its work.
 
-A child that knows why it ends says so by its exit code (`die_of`). Where it could not, its signal and the kernel's count of processes that
-it ended for want of memory tell. Left out: starting, watching and ending children (`children.py`, `watch.py`).
+A child that knows why it ends says so by its exit code (`agent/processes/exit_codes.py`). Otherwise its signal tells, and the kernel's
+count of processes that it ended because memory ran out. Left out: starting, watching and ending children (`children.py`, `watch.py`).
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import signal
-import sys
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn
 
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
-
-Cause = Literal["stopped", "crashed", "refused", "failed", "unavailable", "out of memory", "broken GPU", "killed", "hung"]
-"""stopped: it was asked to end. crashed: by a mistake in what it ran. refused: its input or configuration cannot work. failed: the machine
-or the home is not able to. unavailable: a full disk, a locked store. killed: by a signal from outside. hung: no progress past its limit."""
-
-EXIT_CODES: dict[Cause, int] = {
-    "stopped": 0,
-    "crashed": 1,
-    "refused": 2,
-    "failed": 3,
-    "unavailable": 4,
-    "out of memory": 5,
-    "broken GPU": 6,
-}
-
-TRANSIENT: frozenset[Cause] = frozenset({"stopped", "unavailable", "out of memory", "broken GPU", "killed"})
-"""What says nothing about the work that was being done: the same may succeed when it is tried again."""
-
-LINE_LIMIT = 500
+from perdure.agent.processes.exit_codes import EXIT_CODES, Cause
 
 _OWN_FAULT = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-_NO_MEMORY = ("MemoryError", "OutOfMemoryError")
-_NO_GPU = ("AcceleratorError",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,42 +50,6 @@ def cause_of(exit: Exit, *, hung: bool, oom_killed: bool) -> Cause:
     if exit.code == -signal.SIGKILL and oom_killed:
         return "out of memory"
     return "crashed" if -exit.code in _OWN_FAULT else "killed"
-
-
-def cause_of_error(error: BaseException) -> Cause:
-    """Why a process ends that ends by this error. Torch's errors are known by their names, since not every process has torch."""
-    said = str(error)
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if kinds.intersection(_NO_MEMORY) or "DefaultCPUAllocator" in said:  # on a CPU torch says it with a plain RuntimeError
-        return "out of memory"
-    if kinds.intersection(_NO_GPU) or "CUDA error" in said or "CUDNN_STATUS" in said:
-        return "broken GPU"
-    if isinstance(error, Unavailable) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        return "unavailable"
-    if isinstance(error, PerdureError):
-        return "refused" if isinstance(error, InputError) else "failed"
-    return "crashed"
-
-
-def die_of(error: Exception) -> NoReturn:
-    """End this process by an error: a line for people, an exit code for the watcher.
-
-    At once, and tidying up nothing: on a broken GPU, or without memory, that may hang. The store needs no tidying.
-    """
-    try:
-        if not isinstance(error, PerdureError):
-            traceback.print_exception(error)
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-    finally:
-        os._exit(EXIT_CODES[cause_of_error(error)])
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, cut where it says much, with its kind where it is not one of ours."""
-    text = " ".join(str(error).split())[:LINE_LIMIT]
-    if isinstance(error, InputError | RuntimeFailure):
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def oom_kills() -> int:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from perdure.agent.processes.child import PARENT_VARIABLE
 from perdure.agent.supervision.causes import Exit
 
 LOG_LIMIT_BYTES = 4 * 2**20
@@ -31,8 +32,6 @@ CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_WA
 """The fault handler: a process that crashes outside of Python, or that is ended because it hangs, writes where it stood into its log.
 OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
 busy process on two cores, sampling took 46 s instead of 4.4 s. Waiting asleep costs little where the machine is idle."""
-
-PARENT_VARIABLE = "PERDURE_PARENT"
 
 
 class Child:
@@ -92,11 +91,6 @@ class Child:
         thread = next((n for n, line in enumerate(lines) if n > crash and line.startswith("Current thread ")), crash)
         where = next((line.strip() for line in lines[thread:] if line.startswith("  File ")), "")
         return lines[crash] + (f" ({where})" if where else "")
-
-
-def parent_pid() -> int:
-    """Whoever started this process. A child is told it, since its parent may have died before it can ask the kernel."""
-    return int(os.environ.get(PARENT_VARIABLE) or os.getppid())
 
 
 def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:

@@ -15,8 +15,8 @@ from uuid import uuid4
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, HomeLock, lock_holder, lock_is_held, open_or_create
-from perdure.agent.processes.vllm_server import NAME as SERVER
-from perdure.agent.processes.vllm_server import require_vllm
+from perdure.agent.processes.installed_vllm import require_vllm
+from perdure.agent.processes.names import VLLM, job_process
 from perdure.agent.show.terminal import rounded
 from perdure.agent.supervision.aftermath import fail_orphan
 from perdure.agent.supervision.children import on_signals, stop
@@ -66,7 +66,8 @@ def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Jo
 def require_done(job: Job) -> dict[str, Any]:
     """The result of a job that ended well. Raises `RuntimeFailure` with its error otherwise."""
     if job.state != "done" or job.result is None:
-        raise RuntimeFailure(f"job {job.id} failed: {job.error or 'it says not why'}; its log is logs/learner-{job.id}.log in the home")
+        why = f": {job.error}" if job.error else " without giving a reason"
+        raise RuntimeFailure(f"job {job.id} failed{why}; its log is logs/{job_process(job.id)}.log in the home")
     return job.result
 
 
@@ -102,7 +103,7 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
         keeper = JobKeeper(store, "perdure.agent.processes.job", arguments, supervise.hang_s)
         server = None
         if loaded.config.engine == "vllm":
-            server = StandingKeeper(store, SERVER, "perdure.agent.processes.vllm_server", arguments, supervise.hang_s, supervise.tries)
+            server = StandingKeeper(store, VLLM, "perdure.agent.processes.vllm_server", arguments, supervise.hang_s, supervise.tries)
         progress = Progress(store, job_id, say)
         checkpointed_s = time.monotonic()
         try:
@@ -157,7 +158,7 @@ class Progress:
                 self._say(event.message)
                 self._event = event.id
         for process in processes(self._store):
-            if process.name == f"learner-{self._job}" and process.detail and process.detail != self._doing:
+            if process.name == job_process(self._job) and process.detail and process.detail != self._doing:
                 self._doing = process.detail
                 self._say(f"{process.state}: {process.detail}")
         for step in steps(self._store, self._job):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 
-from perdure.agent.supervision.aftermath import PREFIX, fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
-from perdure.agent.supervision.causes import TRANSIENT, End
+from perdure.agent.processes.exit_codes import TRANSIENT
+from perdure.agent.processes.names import job_process
+from perdure.agent.supervision.aftermath import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
+from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.jobs import ENDED, get_job
@@ -112,7 +114,7 @@ class JobKeeper:
         """Start the process of a job; False where the last one died just now, and it is too soon."""
         if not self._backoff.ready():
             return False
-        child = Child(f"{PREFIX}{job.id}", self._program, [*self._arguments, "--job", str(job.id)], self._store.home)
+        child = Child(job_process(job.id), self._program, [*self._arguments, "--job", str(job.id)], self._store.home)
         self.watched, self.job = Watched(self._store, child, self._hang_s), job
         return True
 

@@ -24,8 +24,8 @@ import click
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
-from perdure.agent.processes.vllm_server import NAME as SERVER
-from perdure.agent.processes.vllm_server import require_vllm
+from perdure.agent.processes.installed_vllm import require_vllm
+from perdure.agent.processes.names import ACTOR, VLLM
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.drawing import begun, refill, stages_of
 from perdure.agent.stream.registering import register_environments
@@ -118,9 +118,9 @@ class Supervisor:
         self._outcome: Outcome | None = None
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
         hang_s = loaded.config.supervise.hang_s
-        self._actor = StandingKeeper(store, "actor", programs.actor, arguments, hang_s, limits.tries)
+        self._actor = StandingKeeper(store, ACTOR, programs.actor, arguments, hang_s, limits.tries)
         self._server = (
-            StandingKeeper(store, SERVER, programs.vllm, arguments, hang_s, limits.tries) if self._config.engine == "vllm" else None
+            StandingKeeper(store, VLLM, programs.vllm, arguments, hang_s, limits.tries) if self._config.engine == "vllm" else None
         )
         self._jobs = JobKeeper(store, programs.learner, arguments, hang_s)
         self._disk = DiskGauge(store.home, loaded.config.disk)

@@ -7,42 +7,19 @@ Python stacks are written into its log, and it is ended. Whether the wall clock 
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 
 from perdure.agent.supervision.causes import End, cause_of, oom_kills
 from perdure.agent.supervision.children import Child
-from perdure.memory.processes import Process, beat, process_of
+from perdure.memory.processes import Process, process_of
 from perdure.memory.store import Store
 
-BEAT_S = 5.0
 LOOK_S = 1.0
 DUMP_S = 3.0
 """What a process that hangs gets to write down where it stands."""
 OOM_WINDOW_S = 15.0
 """A process that was killed while the kernel ran out of memory, in the last one or two of these, was killed by the kernel."""
-
-
-class Pulse:
-    """What this process says of itself. Call it from the thread that works: another one would go on while the work hangs."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._store = store
-        self._name = name
-        self._said: tuple[str, str | None] = ("starting", None)
-        self._said_s = -math.inf
-
-    def say(self, state: str, detail: str | None) -> None:
-        """Write it down where it is new, or where nothing was written for some seconds."""
-        now_s = time.monotonic()
-        if self._said != (state, detail) or now_s - self._said_s > BEAT_S:
-            beat(self._store, self._name, os.getpid(), state, detail)
-            self._said, self._said_s = (state, detail), now_s
-
-    def go_on(self) -> None:
-        """What was said last still holds."""
-        self.say(*self._said)
 
 
 class Watched:

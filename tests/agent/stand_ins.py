@@ -30,8 +30,8 @@ PATIENCE_S = 30.0
 ACTOR = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from perdure.agent.supervision.causes import die_of
-from perdure.agent.supervision.watch import Pulse
+from perdure.agent.processes.exit_codes import die_of
+from perdure.agent.processes.pulse import Pulse
 from perdure.memory.errors import Unavailable
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
@@ -76,7 +76,7 @@ with open_store(Path(sys.argv[sys.argv.index("--home") + 1])) as store:
 LEARNER = """
 import os, sys, time
 from pathlib import Path
-from perdure.agent.supervision.causes import die_of
+from perdure.agent.processes.exit_codes import die_of
 from perdure.memory.jobs import finish_job, lease_job, release_job
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
+from perdure.agent.processes.child import Stop
 from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
@@ -58,7 +58,7 @@ def killed(home: Path, config: Path, job: int, fault: str) -> None:
 
 def go_on(home: Path, config: Path, job: int) -> None:
     with open_store(home) as store:
-        run_job(store.home, load_config(config).config, job, threading.Event())
+        run_job(store.home, load_config(config).config, job, Stop())
 
 
 def made(store: Store, job: int) -> list[tuple[int, int]]:
@@ -157,7 +157,7 @@ def test_what_a_job_kept_goes_when_it_fails(tmp_path: Path) -> None:
     with create_store(tmp_path / "home") as store:
         job = queue(store, "grpo", WORD, updates=6)  # a model of random weights never says the first word
         with pytest.raises(Exception, match="nothing to learn from"):
-            run_job(store.home, config, job, threading.Event())
+            run_job(store.home, config, job, Stop())
         assert get_job(store, job).state == "failed"
         assert len(steps(store, job)) == 4
     assert list((tmp_path / "home" / "run" / "jobs").iterdir()) == []

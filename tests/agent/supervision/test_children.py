@@ -36,7 +36,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 ORPHAN = """
 import os, time
-from perdure.agent.supervision.children import PARENT_VARIABLE, parent_pid
+from perdure.agent.processes.child import PARENT_VARIABLE, parent_pid
 while os.getppid() == int(os.environ[PARENT_VARIABLE]):
     time.sleep(0.01)
 print(parent_pid(), flush=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from perdure.agent.supervision.causes import EXIT_CODES, Cause, End, Exit, cause_of, cause_of_error, oom_kills
+from perdure.agent.processes.exit_codes import EXIT_CODES, Cause, cause_of_error
+from perdure.agent.supervision.causes import End, Exit, cause_of, oom_kills
 from perdure.agent.supervision.children import Child, stop
 from perdure.agent.supervision.watch import Watched
 from perdure.envs.policy import PolicyError
@@ -21,7 +22,7 @@ from perdure.memory.processes import process_of
 from perdure.memory.store import Store, create_store
 
 LEAVES = """
-from perdure.agent.supervision.causes import die_of
+from perdure.agent.processes.exit_codes import die_of
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 class AcceleratorError(RuntimeError):
     pass
@@ -35,7 +36,7 @@ BREAKS_GPU = "raise AcceleratorError('CUDA error: an illegal memory access was e
 BEATS = """
 import os, sys, time
 from pathlib import Path
-from perdure.agent.supervision.watch import Pulse
+from perdure.agent.processes.pulse import Pulse
 from perdure.memory.store import open_store
 def work():
     {body}
@@ -202,7 +203,7 @@ def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched]
 
 @pytest.mark.slow
 def test_a_process_that_goes_on_is_left_alone_whatever_the_wall_clock_says(spawn: Callable[..., Watched], store: Store) -> None:
-    body = "pulse = Pulse(store, 'a')\n    while True:\n        pulse._said_s = -1e9; pulse.go_on(); time.sleep(0.1)"
+    body = "pulse = Pulse(store, 'a')\n    while True:\n        pulse._written_s = -1e9; pulse.go_on(); time.sleep(0.1)"
     watched = spawn(BEATS.format(body=body), hang_s=1.5)
     until_it_speaks(store, watched)
     with store.write() as conn:

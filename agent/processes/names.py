@@ -1,0 +1,12 @@
+"""The names of processes: what each is called in the store, in leases and in `logs/`."""
+
+from __future__ import annotations
+
+ACTOR = "actor"
+VLLM = "vllm"
+JOB_PREFIX = "learner-"
+
+
+def job_process(job_id: int) -> str:
+    """The name of the process of a job."""
+    return f"{JOB_PREFIX}{job_id}"

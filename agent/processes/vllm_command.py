@@ -1,0 +1,75 @@
+"""How vLLM is started: the command, the environment variables, and the same settings for its offline API."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from perdure.agent.config import Vllm
+from perdure.agent.processes.installed_vllm import interpreter
+from perdure.learners.engines.vllm_client import base_name
+from perdure.learners.weights.base_models import ModelFiles
+
+
+def command(settings: Vllm, files: ModelFiles, port: int) -> list[str]:
+    """How the server is started. The key is not in it: every user of the machine can read the command of a process."""
+    return [
+        interpreter(settings),
+        *("-m", "vllm.entrypoints.openai.api_server"),
+        *("--host", "127.0.0.1"),
+        *("--port", str(port)),
+        *("--model", str(files.path)),
+        *("--served-model-name", base_name(files)),
+        *("--dtype", settings.dtype),
+        *("--max-model-len", str(context_tokens(settings, files))),
+        *("--gpu-memory-utilization", str(settings.memory_share)),
+        *("--generation-config", "vllm"),  # no top-p or top-k of the model's own: log-probs must be those of what was sampled from
+        *("--logprobs-mode", "processed_logprobs"),  # after the temperature
+        "--enable-lora",
+        *("--max-lora-rank", str(settings.max_rank)),
+        *("--max-loras", str(settings.adapters)),
+        *("--max-cpu-loras", str(settings.adapters_in_memory)),
+        "--disable-uvicorn-access-log",
+        *(["--enforce-eager"] if settings.eager else []),
+        *(["--enable-sleep-mode"] if settings.sleep else []),
+    ]
+
+
+def variables(settings: Vllm, key: str) -> dict[str, str]:
+    """The environment of the server."""
+    ours = {
+        "VLLM_API_KEY": key,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # a package of its own, and only good for top-p and top-k
+        "VLLM_HOST_IP": "127.0.0.1",  # of its processes among themselves
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONSAFEPATH": "1",
+    }
+    if settings.sleep:
+        ours["VLLM_SERVER_DEV_MODE"] = "1"
+    return {**os.environ, **ours}
+
+
+def context_tokens(settings: Vllm, files: ModelFiles) -> int:
+    """The longest sequence: as configured, or as the model can."""
+    own = json.loads((files.path / "config.json").read_text()).get("max_position_embeddings")
+    return min(settings.context_tokens, own) if isinstance(own, int) else settings.context_tokens
+
+
+def offline_arguments(settings: Vllm, files: ModelFiles) -> dict[str, Any]:
+    """What makes `vllm.LLM` the same as the server, for comparisons."""
+    return {
+        "model": str(files.path),
+        "dtype": settings.dtype,
+        "max_model_len": context_tokens(settings, files),
+        "gpu_memory_utilization": settings.memory_share,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "enable_lora": True,
+        "max_lora_rank": settings.max_rank,
+        "max_loras": settings.adapters,
+        "max_cpu_loras": settings.adapters_in_memory,
+        "enforce_eager": settings.eager,
+    }
