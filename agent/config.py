@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from perdure.agent.stream.stage_settings import StageEnvironment, StageSettings, environment_name
+from perdure.agent.section import Section
+from perdure.agent.stream.stream_settings import StreamSection
 from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError
 
@@ -21,37 +21,11 @@ if TYPE_CHECKING:
     from perdure.envs.environment import Environment
     from perdure.envs.sandbox.host import Sandbox
 
-ONLY_STAGE = "all"
-"""What the stage is called that there is where none is configured."""
-
-DEFAULT_ENVIRONMENTS: tuple[str, ...] = (
-    "perdure:first-word?shots=2",
-    "perdure:last-word?shots=3&words=5",
-    "perdure:swap-words?shots=5",
-    "perdure:json-field?shots=3",
-    "perdure:door-code?shots=3",
-    "textarena:GuessTheNumber-v0?max_number=10&max_tokens=4&max_turns=5",
-    "reasoning_gym:chain_sum?max_digits=1&max_terms=2&shots=3",
-    "reasoning_gym:family_relationships?max_family_size=4&min_family_size=3&shots=3",
-)
-"""Chosen by what the default model scores (docs/environments.md): each between 5 and 90 %, several with one input and different answers."""
 VLLM_TEMPERATURE = 2.0
 """The highest temperature that vLLM's server takes."""
-EXTRA = "reasoning_gym"
-"""The source whose package is an extra; without it the stream goes without its environments."""
 
 
-def default_environments() -> tuple[str, ...]:
-    """Those whose package is installed. It is looked for, not imported."""
-    installed = find_spec(EXTRA) is not None
-    return tuple(name for name in DEFAULT_ENVIRONMENTS if installed or not name.startswith(f"{EXTRA}:"))
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Play(Section):
+class PlaySection(Section):
     """How live tasks are played."""
 
     width: int = Field(default=64, ge=1, le=4096, description="episodes played at once")
@@ -59,64 +33,7 @@ class Play(Section):
     members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; they are compared with each other")
 
 
-class Stream(Section):
-    """Where live tasks come from: environments that take turns for ever, or stages."""
-
-    environments: tuple[str, ...] = Field(
-        default_factory=default_environments,
-        strict=False,
-        description="what is played and learned; `perdure env list` shows what there is",
-    )
-    tasks_per_round: int = Field(default=4, ge=1, le=4096, description="tasks of each environment that are queued at a time")
-    stages: tuple[StageSettings, ...] = Field(
-        default=(), strict=False, description="in place of environments: stretches with a mix and an end each; see docs/stream.md"
-    )
-
-    @field_validator("environments")
-    @classmethod
-    def _named_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if names.count(environment_name(name)) > 1:
-                raise ValueError(f"{name!r} is named {names.count(name)} times; once is enough")
-        return names
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_or_the_other(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("stages"):
-            if "environments" in given:
-                raise ValueError(
-                    "environments and stages exclude each other: name the environments in the stages, and delete the other list"
-                )
-            return {**given, "environments": []}
-        return given
-
-    @model_validator(mode="after")
-    def _comes_to_every_stage(self) -> Stream:
-        if not self.environments and not self.stages:
-            raise ValueError("environments = [] leaves nothing to play: name some, or write stages")
-        names = [stage.name for stage in self.stages]
-        for stage in self.stages[:-1]:
-            if stage.endless:
-                raise ValueError(f"stage {stage.name!r} never ends, so that no stage comes after it: say how many tasks it has")
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{names.count(name)} stages are named {name!r}: tasks are counted by that name, so give each its own")
-        return self
-
-    @property
-    def plan(self) -> tuple[StageSettings, ...]:
-        """The stages; where none are configured, the one that the environments are."""
-        tables = tuple(StageEnvironment(name=name) for name in self.environments)
-        return self.stages or (StageSettings(name=ONLY_STAGE, environments=tables),)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The environments of all stages."""
-        return tuple(dict.fromkeys(one.full_name for stage in self.plan for one in stage.environments))
-
-
-class Learn(Section):
+class LearnSection(Section):
     """When and how a candidate is made."""
 
     learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
@@ -137,7 +54,7 @@ class Learn(Section):
         return options
 
 
-class Gate(Section):
+class GateSection(Section):
     """How much a candidate must show before it serves."""
 
     profile: Literal["economy", "standard", "strict"] = Field(
@@ -147,7 +64,7 @@ class Gate(Section):
     critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream that are held to a tighter margin")
 
 
-class Schedule(Section):
+class ScheduleSection(Section):
     """Learning at set times, beside `learn.every_episodes`."""
 
     cron: str = Field(default="", description="five crontab fields, such as '0 3 * * *' for every night at three; empty for never")
@@ -171,7 +88,7 @@ class Schedule(Section):
         return cron
 
 
-class SandboxSettings(Section):
+class SandboxSection(Section):
     """Environments run in processes of their own unless they are trusted, with these limits."""
 
     trusted: tuple[str, ...] = Field(
@@ -194,7 +111,7 @@ class SandboxSettings(Section):
         return names
 
 
-class Supervise(Section):
+class SuperviseSection(Section):
     """What is done about processes that die or hang."""
 
     tries: int = Field(default=5, ge=1, description="deaths in a row after which the actor is given up, and failed jobs for learning")
@@ -203,7 +120,7 @@ class Supervise(Section):
     )
 
 
-class Disk(Section):
+class DiskSection(Section):
     """How much room is left to others."""
 
     budget_gib: float = Field(
@@ -214,7 +131,7 @@ class Disk(Section):
     )
 
 
-class Vllm(Section):
+class VllmSection(Section):
     """The vLLM server, where `engine` is vllm."""
 
     python: str = Field(default="", description="the interpreter that has vLLM, such as '.venv-vllm/bin/python'; empty for Perdure's own")
@@ -236,7 +153,7 @@ class Vllm(Section):
     answer_timeout_s: int = Field(default=300, ge=1, description="seconds for one batch of answers; without one by then it counts as hung")
 
     @model_validator(mode="after")
-    def _room_for_all(self) -> Vllm:
+    def _room_for_all(self) -> VllmSection:
         if self.adapters_in_memory < self.adapters:
             raise ValueError(f"adapters_in_memory = {self.adapters_in_memory} is less than adapters = {self.adapters}: make it as many")
         return self
@@ -251,15 +168,15 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="decides which tasks come; the same seed gives the same stream")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="cpu or cuda")
     engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what samples: transformers, or a vLLM server")
-    play: Play = Play()
-    stream: Stream = Stream()
-    learn: Learn = Learn()
-    gate: Gate = Gate()
-    schedule: Schedule = Schedule()
-    sandbox: SandboxSettings = SandboxSettings()
-    supervise: Supervise = Supervise()
-    disk: Disk = Disk()
-    vllm: Vllm = Vllm()
+    play: PlaySection = PlaySection()
+    stream: StreamSection = StreamSection()
+    learn: LearnSection = LearnSection()
+    gate: GateSection = GateSection()
+    schedule: ScheduleSection = ScheduleSection()
+    sandbox: SandboxSection = SandboxSection()
+    supervise: SuperviseSection = SuperviseSection()
+    disk: DiskSection = DiskSection()
+    vllm: VllmSection = VllmSection()
 
     @property
     def takes_turns(self) -> bool:

@@ -17,10 +17,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from perdure.agent.config import Config, Section
-from perdure.agent.stream.stage_settings import EXAMPLE, StageEnvironment, StageSettings, compact
+from perdure.agent.config import Config
+from perdure.agent.section import Section
+from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
+from perdure.memory.store import Document
 
 FILE_NAME = "perdure.toml"
 DEFAULT = "default"
@@ -48,14 +50,19 @@ class Setting:
     origin: str
     description: str
 
-    def as_json(self) -> dict[str, Any]:
-        return {"key": self.key, "value": self.value, "origin": self.origin, "description": self.description}
+    def as_json(self) -> Document:
+        value = [part.as_json() if isinstance(part, StageSection) else part for part in self.value] if self._is_list else self.value
+        return {"key": self.key, "value": value, "origin": self.origin, "description": self.description}
 
     def __str__(self) -> str:
         """The value on one line."""
-        if isinstance(self.value, list):
-            return (" | " if self.key == STAGES else ", ").join(compact(one) if self.key == STAGES else one for one in self.value)
-        return str(self.value)
+        if self.key == STAGES:
+            return " | ".join(map(compact, self.value))
+        return ", ".join(self.value) if self._is_list else str(self.value)
+
+    @property
+    def _is_list(self) -> bool:
+        return isinstance(self.value, list)
 
 
 def load_config(path: Path | None = None) -> LoadedConfig:
@@ -90,7 +97,6 @@ def settings(loaded: LoadedConfig) -> list[Setting]:
     options = parse_options(loaded.config.learn.options)
     values = {key: getattr(section, name) for key, name, section in _fields(loaded.config)}
     values |= {f"{OPTIONS}.{name}": getattr(options, name) for name in LearnOptions.model_fields}
-    values[STAGES] = [stage.as_json() for stage in loaded.config.stream.stages]
     return [
         Setting(
             key=key,
@@ -144,7 +150,7 @@ def _descriptions() -> list[tuple[str, str]]:
     return found
 
 
-def _origins(given: Mapping[str, Any], file: str) -> dict[str, str]:
+def _origins(given: Document, file: str) -> dict[str, str]:
     def is_given(key: str) -> bool:
         at: Any = given
         for part in key.split("."):
@@ -183,7 +189,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 def _descriptions_of_stages() -> dict[str, str]:
     """What may stand in a stage, and in an environment of one."""
-    fields = {f"{STAGES}.{name}": field for name, field in StageSettings.model_fields.items()}
+    fields = {f"{STAGES}.{name}": field for name, field in StageSection.model_fields.items()}
     fields |= {f"{STAGES}.environments.{name}": field for name, field in StageEnvironment.model_fields.items()}
     return {key: field.description or "" for key, field in fields.items()}
 

@@ -21,7 +21,7 @@ from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
-from perdure.agent.supervision.disk import GIB, Usage, free_bytes, room, size_bytes
+from perdure.agent.supervision.disk import GIB, DiskUse, free_bytes, room, size_bytes
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store
 
@@ -174,7 +174,7 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
     """Whether the daemon would learn and play, as far as the settings under [disk] go."""
     settings = loaded.config.disk
     existing = next(place for place in (home.resolve(), *home.resolve().parents) if place.is_dir())
-    usage = Usage(home_bytes=size_bytes(home), free_bytes=free_bytes(existing))
+    usage = DiskUse(home_bytes=size_bytes(home), free_bytes=free_bytes(existing))
     found = room(settings, usage)
     budget = f"of the budget of {settings.budget_gib:g} GiB" if settings.budget_gib else "without a budget"
     numbers = f"the home takes {usage.home_bytes / GIB:.3g} GiB {budget}; {settings.floor_gib:g} GiB must stay free"

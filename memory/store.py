@@ -164,6 +164,10 @@ def refuse_inside(store: Store, path: Path) -> None:
         raise InputError(f"{path} lies in the home itself: name a file outside of {store.home}")
 
 
+Document = dict[str, Any]
+"""A JSON object that is only passed on, as to `--json`."""
+
+
 def to_json(value: Any) -> str:
     """JSON text. Numbers that are not finite become null, since JSON has no word for them."""
     try:

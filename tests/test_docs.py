@@ -20,7 +20,7 @@ from perdure.agent.cli import perdure
 from perdure.agent.commands.replay_store import TOKENS_RULE
 from perdure.agent.config import Config
 from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
-from perdure.agent.stream.stage_settings import StageEnvironment, StageSettings
+from perdure.agent.stream.stream_settings import StageEnvironment, StageSection
 from perdure.envs.check.checker import ELSEWHERE, FITS
 from perdure.envs.check.rules import RULES, judge
 from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
@@ -204,7 +204,7 @@ def test_every_setting_is_documented() -> None:
 def test_every_key_of_a_stage_is_documented() -> None:
     page = ROOT / "docs/stream.md"
     first, second = page.read_text().split("And an environment in it, where it is a table:")
-    for text, model in ((first, StageSettings), (second, StageEnvironment)):
+    for text, model in ((first, StageSection), (second, StageEnvironment)):
         wanted = ["| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
             default = "-" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"

@@ -3,28 +3,72 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
-    from perdure.memory.stages import Drawn, Stage
-    from perdure.memory.store import Store
+    from perdure.agent.stream.stage_report import StageReport, StreamReport
+    from perdure.memory.gates import Gate
+    from perdure.memory.processes import Event, Process
+    from perdure.memory.replay.episodes import RateRow
+    from perdure.memory.store import Document, Store
 
 SILENT_S = 60.0
-"""A daemon that has not said anything for so long is reported as silent."""
+"""A daemon that has written nothing for this long is reported as silent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What `perdure status` shows."""
+
+    state: str
+    serving: str | None
+    idle_reason: str | None
+    """Why not more is done; None while a job works."""
+    stream: StreamReport
+    tasks: Mapping[str, int]
+    """By state, as in `jobs`."""
+    episodes: int
+    turns: int
+    jobs: Mapping[str, int]
+    last_verdict: Gate | None
+    last_death: Event | None
+    uptime_s: float | None
+    """Of the daemon."""
+    environments: Mapping[str, RateRow]
+    """Live episodes of the serving version."""
+    processes: Sequence[Process]
+
+    def as_json(self) -> Document:
+        verdict = None if self.last_verdict is None else self.last_verdict.as_json()
+        return {
+            "state": self.state,
+            "serving": self.serving,
+            "idle_reason": self.idle_reason,
+            "stream": asdict(self.stream),
+            "tasks": self.tasks,
+            "episodes": self.episodes,
+            "turns": self.turns,
+            "jobs": self.jobs,
+            "last_verdict": verdict and {key: value for key, value in verdict.items() if key != "evidence"},
+            "last_death": self.last_death and self.last_death.as_json(),
+            "uptime_s": self.uptime_s,
+            "environments": {name: rate.as_json() for name, rate in self.environments.items()},
+            "processes": [process.as_json() for process in self.processes],
+        }
 
 
 @click.command()
 @home_option
 @report_option
 def status(home: Path, as_json: bool) -> None:
-    """Tell what is running, and why not more.
+    """Show what is running, and why nothing more does.
 
     \b
     Example:
@@ -36,43 +80,14 @@ def status(home: Path, as_json: bool) -> None:
     with open_store(home) as store:
         found = report(store)
     if as_json:
-        print_json(found)
-        return
-    tasks, jobs, verdict, death = found["tasks"], found["jobs"], found["last_verdict"], found["last_death"]
-    lines = {
-        "state": found["state"],
-        "why": found["idle_reason"],
-        "serving": found["serving"],
-        "stream": stream_line(found["stream"]),
-        "tasks": ", ".join(f"{n} {state}" for state, n in tasks.items()),
-        "episodes": f"{found['episodes']}, with {found['turns']} turns",
-        "jobs": ", ".join(f"{n} {state}" for state, n in jobs.items() if n) or "none",
-        "last death": f"{death['subject']}, {death['message']} ({death['happened']})" if death else None,
-        "last verdict": f"{verdict['verdict']} for {verdict['candidate']}: {verdict['reason']}" if verdict else None,
-        "up": None if found["uptime_s"] is None else _duration(found["uptime_s"]),
-    }
-    for name, text in lines.items():
-        if text is not None:
-            click.echo(f"{name:>12}  {visible(str(text))}")
-    stage = _present(found["stream"])
-    if stage is not None:
-        click.echo()
-        shares = [
-            (name, f"{one['weight']:g}", one["drawn"], one["tasks"] or None, one["queued"], one["ended"])
-            for name, one in stage["environments"].items()
-        ]
-        print_table(("environment", "weight", "drawn", "of", "queued", "ended"), shares, title=f"Tasks of stage {stage['name']}")
-    columns = ("environment", "episodes", "success", "mixed groups", "groups")
-    rates = found["environments"]
-    if rates:
-        click.echo()
-        rows = [(name, rate["episodes"], rate["success_rate"], rate["mixed_groups"], rate["groups"]) for name, rate in rates.items()]
-        print_table(columns, rows, title=f"Live episodes of {found['serving']}")
+        print_json(found.as_json())
+    else:
+        _print(found)
 
 
-def report(store: Store) -> dict[str, Any]:
-    """The document that `status` prints."""
-    from perdure.agent.home import lock_holder, lock_is_held
+def report(store: Store) -> Status:
+    """The status of a home."""
+    from perdure.agent.stream.stage_report import stream_report
     from perdure.memory import jobs, tasks
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
@@ -85,74 +100,82 @@ def report(store: Store) -> dict[str, Any]:
         version: str | None = serving(store).name
     except UnknownError:
         version = None
+    known = {process.name: process for process in processes(store)}
+    state, reason, started = _activity(store, known.get("supervisor"))
+    counts = episodes.counts(store)
+    return Status(
+        state=state,
+        serving=version,
+        idle_reason=None if started is not None and state in ("learning", "gating", "probing") else reason,
+        stream=stream_report(list_stages(store), progress(store)),
+        tasks=tasks.counts(store),
+        episodes=counts["episodes"],
+        turns=counts["turns"],
+        jobs=jobs.counts(store),
+        last_verdict=last_verdict(store),
+        last_death=last_event(store, "death"),
+        uptime_s=None if started is None else round(time.time() - started, 1),
+        environments=episodes.success_rates(store, version) if version else {},
+        processes=tuple(known.values()),
+    )
+
+
+def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None, float | None]:
+    """The state of the home, why nothing more is done, and when its daemon started, None if none runs."""
+    from perdure.agent.home import lock_holder, lock_is_held
+
     held, holder = lock_is_held(store.home), lock_holder(store.home)
-    spoken = {process.name: process for process in processes(store)}
-    supervisor = spoken.get("supervisor")
-    running = supervisor if held and supervisor is not None and supervisor.pid == holder else None
-    if running is not None:
-        state, why = running.state, running.detail
-        silent_s = time.time() - running.beat
+    if held and supervisor is not None and supervisor.pid == holder:
+        reason, silent_s = supervisor.detail, time.time() - supervisor.beat
         if silent_s > SILENT_S:
-            why = (
-                f"the daemon (process {running.pid}) has said nothing for {silent_s:.0f} s; what it wrote last is in {store.home / 'logs'}"
+            reason = (
+                f"the daemon (process {supervisor.pid}) has written nothing for {silent_s:.0f} s; its last log is in {store.home / 'logs'}"
             )
-    elif held:
-        state, why = "busy", f"a command (process {holder}) works in this home, no daemon"
-    else:
-        state, why = "stopped", "no daemon runs in this home; start one with `perdure run`"
-        if supervisor is not None:
-            why += f"; how the last one ended: {supervisor.detail if supervisor.state == 'stopped' else 'without a word'}"
-    verdict = last_verdict(store)
-    death = last_event(store, "death")
-    return {
-        "state": state,
-        "serving": version,
-        "idle_reason": None if running is not None and state in ("learning", "gating", "probing") else why,
-        "stream": stream_report(list_stages(store), progress(store)),
-        "tasks": tasks.counts(store),
-        **episodes.counts(store),
-        "jobs": jobs.counts(store),
-        "last_verdict": None if verdict is None else {key: value for key, value in verdict.as_json().items() if key != "evidence"},
-        "last_death": None if death is None else death.as_json(),
-        "uptime_s": None if running is None else round(time.time() - running.started, 1),
-        "environments": {name: row.as_json() for name, row in episodes.success_rates(store, version).items()} if version else {},
-        "processes": [process.as_json() for process in spoken.values()],
+        return supervisor.state, reason, supervisor.started
+    if held:
+        return "busy", f"a command (process {holder}) works in this home, no daemon", None
+    reason = "no daemon runs in this home; start one with `perdure run`"
+    if supervisor is not None:
+        reason += f"; the last one ended: {supervisor.detail if supervisor.state == 'stopped' else 'without giving a reason'}"
+    return "stopped", reason, None
+
+
+def _print(found: Status) -> None:
+    from perdure.agent.stream.stage_report import stream_line
+    from perdure.memory.store import iso_utc
+
+    verdict, death = found.last_verdict, found.last_death
+    lines = {
+        "state": found.state,
+        "why": found.idle_reason,
+        "serving": found.serving,
+        "stream": stream_line(found.stream),
+        "tasks": ", ".join(f"{n} {state}" for state, n in found.tasks.items()),
+        "episodes": f"{found.episodes}, with {found.turns} turns",
+        "jobs": ", ".join(f"{n} {state}" for state, n in found.jobs.items() if n) or "none",
+        "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
+        "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
+        "up": None if found.uptime_s is None else _duration(found.uptime_s),
     }
+    for name, text in lines.items():
+        if text is not None:
+            click.echo(f"{name:>12}  {visible(str(text))}")
+    if found.stream.present is not None:
+        click.echo()
+        _print_stage(found.stream.present)
+    if found.environments:
+        click.echo()
+        rows = [
+            (name, rate.episodes, rate.successes / rate.episodes, rate.mixed_groups, rate.groups)
+            for name, rate in found.environments.items()
+        ]
+        columns = ("environment", "episodes", "success", "mixed groups", "groups")
+        print_table(columns, rows, title=f"Live episodes of {found.serving}")
 
 
-def stream_report(stages: Sequence[Stage], drawn: Drawn) -> dict[str, Any]:
-    """The stages with how far each is; `stage` is the present one, None where all have drawn their tasks."""
-    from perdure.agent.stream.drawing import present
-    from perdure.memory.stages import Progress
-
-    def of(stage: Stage) -> dict[str, Any]:
-        had = {name: one for (of, name), one in drawn.items() if of == stage.name}
-        environments = {
-            share.name: {"weight": share.weight, "tasks": share.tasks, **asdict(had.get(share.name, Progress()))}
-            for share in stage.environments
-        }
-        total = {key: sum(getattr(one, key) for one in had.values()) for key in ("drawn", "queued", "ended")}
-        told = {"name": stage.name, "order": stage.order, "curriculum": stage.curriculum, "members": stage.members, "tasks": stage.size}
-        return {**told, **total, "environments": environments}
-
-    now = present(stages, drawn)
-    return {"stage": None if now is None else now.name, "stages": [of(stage) for stage in stages]}
-
-
-def _present(stream: dict[str, Any]) -> dict[str, Any] | None:
-    return next((stage for stage in stream["stages"] if stage["name"] == stream["stage"]), None)
-
-
-def stream_line(stream: dict[str, Any]) -> str | None:
-    stages, stage = stream["stages"], _present(stream)
-    if not stages:
-        return None
-    if stage is None:
-        left = sum(one["drawn"] - one["ended"] for one in stages)
-        return "at its end: all stages are " + (f"drawn, {left} tasks are still to be played" if left else "played")
-    how = f"{stage['order']}, by a curriculum" if stage["curriculum"] else stage["order"]
-    much = f"{stage['ended']} of {stage['tasks']} tasks" if stage["tasks"] else f"{stage['ended']} tasks, without end"
-    return f"stage {stage['name']}, {stages.index(stage) + 1} of {len(stages)}, {how}: {much}"
+def _print_stage(stage: StageReport) -> None:
+    rows = [(name, f"{one.weight:g}", one.drawn, one.tasks or None, one.queued, one.ended) for name, one in stage.environments.items()]
+    print_table(("environment", "weight", "drawn", "of", "queued", "ended"), rows, title=f"Tasks of stage {stage.name}")
 
 
 def _duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from perdure.agent.config import Config, Vllm
+from perdure.agent.config import Config, VllmSection
 from perdure.memory.errors import InputError
 
 LOOK_TIMEOUT_S = 60
@@ -28,7 +28,7 @@ def require_vllm(config: Config) -> None:
         raise InputError(f"device = 'cuda', but {vllm} computes on the CPU: {REMEDY}")
 
 
-def find_vllm(settings: Vllm) -> str:
+def find_vllm(settings: VllmSection) -> str:
     """Name and version of the vLLM that the interpreter has. Raises `InputError` with what to do if it has none."""
     python = interpreter(settings)
     try:
@@ -44,6 +44,6 @@ def find_vllm(settings: Vllm) -> str:
     return answer
 
 
-def interpreter(settings: Vllm) -> str:
+def interpreter(settings: VllmSection) -> str:
     """The program that the server runs in. A name with a slash is a path from the working folder."""
     return settings.python or sys.executable

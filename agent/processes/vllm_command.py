@@ -6,13 +6,13 @@ import json
 import os
 from typing import Any
 
-from perdure.agent.config import Vllm
+from perdure.agent.config import VllmSection
 from perdure.agent.processes.installed_vllm import interpreter
 from perdure.learners.engines.vllm_client import base_name
 from perdure.learners.weights.base_models import ModelFiles
 
 
-def command(settings: Vllm, files: ModelFiles, port: int) -> list[str]:
+def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
     """How the server is started. The key is not in it: every user of the machine can read the command of a process."""
     return [
         interpreter(settings),
@@ -36,7 +36,7 @@ def command(settings: Vllm, files: ModelFiles, port: int) -> list[str]:
     ]
 
 
-def variables(settings: Vllm, key: str) -> dict[str, str]:
+def variables(settings: VllmSection, key: str) -> dict[str, str]:
     """The environment of the server."""
     ours = {
         "VLLM_API_KEY": key,
@@ -52,13 +52,13 @@ def variables(settings: Vllm, key: str) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
-def context_tokens(settings: Vllm, files: ModelFiles) -> int:
+def context_tokens(settings: VllmSection, files: ModelFiles) -> int:
     """The longest sequence: as configured, or as the model can."""
     own = json.loads((files.path / "config.json").read_text()).get("max_position_embeddings")
     return min(settings.context_tokens, own) if isinstance(own, int) else settings.context_tokens
 
 
-def offline_arguments(settings: Vllm, files: ModelFiles) -> dict[str, Any]:
+def offline_arguments(settings: VllmSection, files: ModelFiles) -> dict[str, Any]:
     """What makes `vllm.LLM` the same as the server, for comparisons."""
     return {
         "model": str(files.path),

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from perdure.agent.config import Config, Vllm
+from perdure.agent.config import Config, VllmSection
 from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.processes.child import Stop, child_parser, run_child
@@ -117,7 +117,7 @@ def _goes_on(process: subprocess.Popen[bytes], stop: Callable[[], bool], wait_s:
     return False
 
 
-def _require_token(client: Client, model: str, settings: Vllm) -> None:
+def _require_token(client: Client, model: str, settings: VllmSection) -> None:
     """One token, which its engine has to compute: a server whose engine hangs answers everything else. Asleep, it need not."""
     with suppress(ServerGone):  # then it is dying, which its process tells
         if settings.sleep and client.get("/is_sleeping").data == {"is_sleeping": True}:
@@ -131,7 +131,7 @@ def _require_token(client: Client, model: str, settings: Vllm) -> None:
 
 
 @contextmanager
-def _started(settings: Vllm, files: ModelFiles, server: Server) -> Iterator[subprocess.Popen[bytes]]:
+def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """The server's process while the block lasts, in the group of this one."""
     port = int(server.url.rpartition(":")[2])
     process = subprocess.Popen(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.agent.config import Disk
+from perdure.agent.config import DiskSection
 
 GIB = 2**30
 LEARNING_SHARE = 0.9
@@ -25,7 +25,7 @@ WALK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class DiskUse:
     """How much of a disk there is."""
 
     home_bytes: int
@@ -40,7 +40,7 @@ class Room:
     play: str | None = None
 
 
-def room(settings: Disk, usage: Usage, before: Room = Room()) -> Room:
+def room(settings: DiskSection, usage: DiskUse, before: Room = Room()) -> Room:
     """What there is room for. `before` is what there was room for at the last look."""
     return Room(
         learn=_lack(settings, usage, LEARNING_SHARE, LEARNING_FLOOR, SLACK if before.learn else 0.0),
@@ -48,7 +48,7 @@ def room(settings: Disk, usage: Usage, before: Room = Room()) -> Room:
     )
 
 
-def _lack(settings: Disk, usage: Usage, share: float, floor: float, slack: float) -> str | None:
+def _lack(settings: DiskSection, usage: DiskUse, share: float, floor: float, slack: float) -> str | None:
     limit = settings.budget_gib * GIB * share
     if limit and usage.home_bytes >= limit * (1 - slack):
         return (
@@ -82,7 +82,7 @@ def size_bytes(folder: Path) -> int:
 class DiskGauge:
     """Looks at the disk of one home, and remembers what it costs to find out."""
 
-    def __init__(self, home: Path, settings: Disk, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, home: Path, settings: DiskSection, clock: Callable[[], float] = time.monotonic) -> None:
         self._home = home
         self._settings = settings
         self._clock = clock
@@ -95,7 +95,7 @@ class DiskGauge:
         if self._settings.budget_gib and self._clock() - self._walked_s >= WALK_S:
             self._home_bytes = size_bytes(self._home)
             self._walked_s = self._clock()
-        usage = Usage(home_bytes=self._home_bytes, free_bytes=free_bytes(self._home))
+        usage = DiskUse(home_bytes=self._home_bytes, free_bytes=free_bytes(self._home))
         self._room = room(self._settings, usage, self._room)
         return self._room
 

@@ -14,8 +14,7 @@ from uuid import uuid4
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from perdure.agent.config import Config
-from perdure.agent.config import Schedule as ScheduleSettings
+from perdure.agent.config import Config, ScheduleSection
 from perdure.agent.supervision.planner import choose_target, refusals, start_for
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, list_jobs
@@ -31,7 +30,7 @@ EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "beat": 2.0, "chec
 JOBS_LOOKED_AT = 200
 
 
-def start_ticker(schedule: ScheduleSettings, due: Callable[[Tick], None]) -> BackgroundScheduler:
+def start_ticker(schedule: ScheduleSection, due: Callable[[Tick], None]) -> BackgroundScheduler:
     """Start a thread that calls `due(tick)` whenever a tick is due; `shutdown()` ends it."""
     ticker = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
     for tick, seconds in EVERY_S.items():

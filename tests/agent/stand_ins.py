@@ -153,7 +153,7 @@ class Place:
 
     def status(self) -> dict[str, Any]:
         with open_store(self.home) as store:
-            return report(store)
+            return report(store).as_json()
 
     def wait(self, what: str, condition: Callable[[Store], object]) -> None:
         deadline = time.monotonic() + PATIENCE_S

@@ -12,8 +12,8 @@ import pytest
 from tests.agent.conftest import ADD, Call
 from tests.fakes import ByteChat, ScriptedPolicy
 
-from perdure.agent.commands.status import stream_line, stream_report
 from perdure.agent.home import HomeLock, lock_is_held
+from perdure.agent.stream.stage_report import stream_line, stream_report
 from perdure.envs.playing import Attempt
 from perdure.envs.registry import load
 from perdure.envs.rollout import play
@@ -56,7 +56,7 @@ def test_status_tells_what_the_holder_of_the_lock_said(perdure: Call, home: Path
         assert (found["state"], found["idle_reason"]) == ("playing", "too few episodes")
         assert 0 <= found["uptime_s"] < 60
         store.db.execute("UPDATE process SET beat_at = beat_at - 100")
-        assert "has said nothing for 100 s" in json.loads(perdure("status").out)["idle_reason"]
+        assert "has written nothing for 100 s" in json.loads(perdure("status").out)["idle_reason"]
 
 
 def test_status_tells_how_far_the_stream_is(perdure: Call, home: Path) -> None:

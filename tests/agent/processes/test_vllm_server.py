@@ -19,7 +19,7 @@ from tests.agent.conftest import Call
 from tests.tiny_models import tiny_llama
 from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 
-from perdure.agent.config import Config, Vllm
+from perdure.agent.config import Config, VllmSection
 from perdure.agent.doctor import examine
 from perdure.agent.processes.child import Stop
 from perdure.agent.processes.installed_vllm import find_vllm, require_vllm
@@ -49,7 +49,7 @@ def fake_python(path: Path, text: str) -> str:
 
 
 def test_the_key_is_not_in_the_command(files: ModelFiles) -> None:
-    settings = Vllm(python="/opt/vllm/bin/python")
+    settings = VllmSection(python="/opt/vllm/bin/python")
     words = command(settings, files, 8000)
     assert words[:3] == ["/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server"]
     assert words[words.index("--host") + 1] == "127.0.0.1"
@@ -60,13 +60,13 @@ def test_the_key_is_not_in_the_command(files: ModelFiles) -> None:
 
 
 def test_settings_become_arguments(files: ModelFiles) -> None:
-    settings = Vllm(eager=True, sleep=True, max_rank=64, memory_share=0.3, adapters=2)
+    settings = VllmSection(eager=True, sleep=True, max_rank=64, memory_share=0.3, adapters=2)
     words = command(settings, files, 8000)
     assert {"--enforce-eager", "--enable-sleep-mode"} <= set(words)
     for flag, value in (("--max-lora-rank", "64"), ("--gpu-memory-utilization", "0.3"), ("--max-loras", "2"), ("--max-model-len", "1024")):
         assert words[words.index(flag) + 1] == value
     assert variables(settings, "secret")["VLLM_SERVER_DEV_MODE"] == "1"
-    assert context_tokens(Vllm(context_tokens=100), files) == 100
+    assert context_tokens(VllmSection(context_tokens=100), files) == 100
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_settings_become_arguments(files: ModelFiles) -> None:
     ],
 )
 def test_a_vllm_that_cannot_work_is_said_in_one_line(tmp_path: Path, says: str, message: str) -> None:
-    config = Config(engine="vllm", device="cuda", vllm=Vllm(python=fake_python(tmp_path / "python", says)))
+    config = Config(engine="vllm", device="cuda", vllm=VllmSection(python=fake_python(tmp_path / "python", says)))
     with pytest.raises(InputError, match=message) as caught:
         require_vllm(config)
     assert "\n" not in str(caught.value)
@@ -86,8 +86,8 @@ def test_a_vllm_that_cannot_work_is_said_in_one_line(tmp_path: Path, says: str, 
 
 def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be run \(No such file or directory\)"):
-        find_vllm(Vllm(python=str(tmp_path / "nowhere")))
-    require_vllm(Config(vllm=Vllm(python=str(tmp_path / "nowhere"))))
+        find_vllm(VllmSection(python=str(tmp_path / "nowhere")))
+    require_vllm(Config(vllm=VllmSection(python=str(tmp_path / "nowhere"))))
 
 
 def test_nothing_is_started_without_vllm(perdure: Call, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_server_that_gives_no_token_or_is_to_give_way_is_ended(
     python = fake_python(
         tmp_path / "python", f'if [ "$1" = -P ]; then echo vllm 0.26.0; else shift 2; exec {sys.executable} {tmp_path}/speaks.py "$@"; fi'
     )
-    config = Config(engine="vllm", model=str(files.path), vllm=Vllm(python=python, sleep=sleep, answer_timeout_s=1))
+    config = Config(engine="vllm", model=str(files.path), vllm=VllmSection(python=python, sleep=sleep, answer_timeout_s=1))
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(run_server, home, config, Stop(), check_s=0.3)
         try:

@@ -38,11 +38,11 @@ def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_ask
 
     def asked_and_idle(store: Store) -> bool:
         found = report(store)
-        if found["stream"]["stage"] == "first":
+        if found.stream.stage == "first":
             known.append([one.name for one in list_environments(store)])
-        if "the stream has come to its end" in str(found["idle_reason"]) and sum(found["tasks"].values()) == 5:
+        if "the stream has come to its end" in str(found.idle_reason) and sum(found.tasks.values()) == 5:
             add_tasks(store, ADD, [1], 1, "person")
-        return found["tasks"]["done"] == 6 and "the stream has come to its end" in str(found["idle_reason"])
+        return found.tasks["done"] == 6 and "the stream has come to its end" in str(found.idle_reason)
 
     ended = place.supervise(
         place.actor("finish_tasks(store, pulse)"), until=asked_and_idle, stream={"stages": STAGES, "tasks_per_round": 1}
@@ -119,7 +119,7 @@ def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place)
 @pytest.mark.slow
 def test_a_budget_that_is_used_up_stops_play_and_says_so(place: Place) -> None:
     def paused(store: Store) -> bool:
-        return report(store)["state"] == "paused"
+        return report(store).state == "paused"
 
     place.supervise(place.actor("play(store, pulse)"), until=paused, disk={"budget_gib": 1e-6, "floor_gib": 0.0})
     with open_store(place.home) as store:
@@ -152,14 +152,14 @@ def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Pla
     place.wait("play", plays)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(20 * 2**20))
-    place.wait("learning that waits", lambda store: "learning waits for room" in str(report(store)["idle_reason"]))
+    place.wait("learning that waits", lambda store: "learning waits for room" in str(report(store).idle_reason))
     with open_store(place.home) as store:
         assert plays(store)
         job = add_job(store, "a", "learn", "grpo", [ADD], {})
-    place.wait("its reason", lambda store: f"job {job} waits for room" in str(report(store)["idle_reason"]))
+    place.wait("its reason", lambda store: f"job {job} waits for room" in str(report(store).idle_reason))
     with ballast.open("ab") as more:
         more.write(bytes(5 * 2**20))
-    place.wait("play that waits", lambda store: report(store)["state"] == "paused")
+    place.wait("play that waits", lambda store: report(store).state == "paused")
     assert "play and learning wait for room" in place.status()["idle_reason"]
     with open_store(place.home) as store, store.write() as conn:
         conn.execute("DELETE FROM job")
@@ -227,5 +227,5 @@ def test_status_says_that_a_daemon_was_killed(place: Place) -> None:
     daemon.wait()
     found = place.status()
     assert found["state"] == "stopped"
-    assert found["idle_reason"].endswith("how the last one ended: without a word")
+    assert found["idle_reason"].endswith("the last one ended: without giving a reason")
     assert json.dumps(found)

@@ -178,7 +178,7 @@ def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, 
         add_job(store, key, "learn", "grpo", [ADD], {})
 
     def given_up(store: Store) -> bool:
-        return plays(store) and "learning is given up after 3 jobs" in str(report(store)["idle_reason"])
+        return plays(store) and "learning is given up after 3 jobs" in str(report(store).idle_reason)
 
     learner = place.learner("raise ValueError('x')")
     ended = place.supervise(place.actor("play(store, pulse)"), learner, until=given_up, supervise={"tries": 3})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.agent.config import Config, Schedule
+from perdure.agent.config import Config, ScheduleSection
 from perdure.agent.supervision.aftermath import fail_orphan, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.schedule import Tick, look, start_ticker
 from perdure.memory.environments import register
@@ -124,7 +124,7 @@ def test_learning_that_is_off_says_so(store: Store) -> None:
 @pytest.mark.slow
 def test_ticker_calls_and_stops() -> None:
     heard: list[Tick] = []
-    ticker = start_ticker(Schedule(cron="0 3 * * *", every_minutes=5), heard.append)
+    ticker = start_ticker(ScheduleSection(cron="0 3 * * *", every_minutes=5), heard.append)
     assert {str(job.trigger).split("[")[0] for job in ticker.get_jobs()} == {"interval", "cron"}
     deadline = time.monotonic() + 5
     while "stream" not in heard and time.monotonic() < deadline:
