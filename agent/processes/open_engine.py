@@ -30,7 +30,7 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say)
-        return VllmEngine(files, store.home, server_limits(config), tell=lambda line: record_event(store, "vllm", "engine", line))
+        return VllmEngine(files, store.home, server_limits(config), report=lambda line: record_event(store, "vllm", "engine", line))
     from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 

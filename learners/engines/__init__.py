@@ -1,1 +1,1 @@
-"""What samples: the in-process engine, token trees, merged weights, conversations as token ids."""
+"""Engines sample from models: in this process or through a vLLM server. Here too: token trees, and conversations as token ids."""

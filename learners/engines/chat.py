@@ -1,8 +1,8 @@
 """Conversations as token ids, by the model's own chat template.
 
-The template is rendered once around sentinels, which gives the text that stands between two messages; those pieces are encoded with
-their special tokens, the messages themselves without any, so that '<|im_start|>' inside an observation stays text. A conversation
-only ever grows: what was sampled is followed by the next piece, token for token, and nothing is tokenised twice.
+The template is rendered once around sentinels to find the text that it puts between messages. That text is encoded with special tokens,
+the messages without any, so that '<|im_start|>' inside an observation stays text. A conversation only grows: the next piece is appended
+to the sampled tokens, and nothing is tokenised twice.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _SENTINELS = ("ALPHA0SENTINEL", "BRAVO1SENTINEL", "CHARLIE2SENTINEL", "DELTA3SEN
 class TemplateChat:
     """`Chat` by a tokenizer with a chat template.
 
-    Raises `InputError` where the tokenizer has no template, no end-of-turn token, or a template that does not keep its prefix
-    (one that rewrites earlier turns, so that what was sampled could not be what is trained on).
+    Raises `InputError` if the tokenizer has no template or no end-of-turn token, or if its template rewrites earlier turns: the model
+    would then be trained on other tokens than it sampled.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int]) -> None:
         if not tokenizer.chat_template:
             raise InputError("the model's tokenizer has no chat template: choose an instruction-tuned model")
         if not stop_ids:
-            raise InputError("the model names no end-of-turn token: set eos_token_id in its generation_config.json")
+            raise InputError("the model has no end-of-turn token: set eos_token_id in its generation_config.json")
         self._tokenizer = tokenizer
         self._stop_ids = stop_ids
         self._template_ids = lru_cache(maxsize=256)(self._encode_template)
@@ -40,7 +40,7 @@ class TemplateChat:
         self._between = self._follow_pieces()
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
-        """The ids of a conversation up to where the assistant answers; without a system role the instructions join the first message."""
+        """The ids of a conversation up to the assistant's answer; without a system role, the instructions precede the first message."""
         if not self._has_system and messages and messages[0].role == "system":
             first = Message(role=messages[1].role, text=f"{messages[0].text}\n\n{messages[1].text}")
             messages = [first, *messages[2:]]
@@ -50,14 +50,14 @@ class TemplateChat:
         for mark, message in zip(marks, messages, strict=True):
             piece, found, rest = rest.partition(mark)
             if not found:
-                raise InputError("the model's chat template leaves messages out or changes their order: use one that only appends")
+                raise InputError("the model's chat template drops or reorders messages: use one that only appends")
             ids += self._template_ids(piece)
             ids += self._text_ids(message.text)
         ids += self._template_ids(rest)
         return tuple(ids)
 
     def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
-        """The next turn's prompt. It starts with `prompt_ids + action_ids`; an answer that was cut off gets its end-of-turn token."""
+        """The next turn's prompt. It starts with `prompt_ids + action_ids`; if the answer was cut off, its end-of-turn token is added."""
         before, after = self._between
         piece = self._template_ids(before)
         if action_ids and action_ids[-1] in self._stop_ids and piece and piece[0] in self._stop_ids:
@@ -65,11 +65,11 @@ class TemplateChat:
         return (*prompt_ids, *action_ids, *piece, *self._text_ids(observation), *self._template_ids(after))
 
     def text(self, action_ids: Ids) -> str:
-        """What an answer says, without special tokens."""
+        """The text of an answer, without special tokens."""
         return answer_text(self._tokenizer, action_ids)
 
     def answer(self, text: str) -> Ids:
-        """The ids of an answer that somebody wrote, with the end-of-turn token that the template puts behind one."""
+        """The ids of a given answer, with the end-of-turn token that the template puts after it."""
         before = self._template_ids(self._between[0])
         return (*self._text_ids(text), before[0] if before and before[0] in self._stop_ids else min(self._stop_ids))
 
@@ -78,7 +78,7 @@ class TemplateChat:
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
 
     def _keeps_system(self) -> bool:
-        """Whether a system message comes before all others: some templates refuse it, some drop it, some move it to the last message."""
+        """Whether the template puts a system message first: some reject it, some drop it, some move it to the last message."""
         roles: tuple[Literal["system", "user", "assistant"], ...] = ("system", "user", "assistant", "user")
         messages = [Message(role=role, text=text) for role, text in zip(roles, _SENTINELS, strict=True)]
         try:
@@ -96,11 +96,11 @@ class TemplateChat:
         try:
             opened, whole = self._render(first, answer=True), self._render(both, answer=True)
         except TemplateError as error:
-            raise InputError(f"the model's chat template cannot hold a conversation of user and assistant turns: {error}") from error
+            raise InputError(f"the model's chat template does not accept user and assistant turns: {error}") from error
         if not whole.startswith(opened + b):
             raise InputError(
-                "the model's chat template does not keep its prefix (it changes earlier turns when later ones are added), so what was "
-                "sampled would not be what is trained on: use a template that only appends"
+                "the model's chat template does not keep its prefix: it changes earlier turns when later ones are added, so the model "
+                "would be trained on other tokens than it sampled; use a template that only appends"
             )
         before, _, after = whole[len(opened + b) :].partition(c)
         return before, after
@@ -114,5 +114,5 @@ class TemplateChat:
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, action_ids: Ids) -> str:
-    """What an answer says, without special tokens. It is kept beside its tokens, and never tokenised again."""
+    """The text of an answer, without special tokens. It is stored beside its tokens and never tokenised again."""
     return str(tokenizer.decode(list(action_ids), skip_special_tokens=True))

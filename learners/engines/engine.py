@@ -1,7 +1,7 @@
-"""What samples, as learners, gate and daemon see it: several samplers over one base model, each loaded under a name used once.
+"""The interface of engines: several samplers over one base model, each loaded under a name that is used once.
 
-`TransformersEngine` holds them in this process; `VllmEngine` asks a vLLM server on this machine. Log-probs under a sampler that is not
-playing are no business of an engine: the learner computes those itself (`learners/trainee.py`), in its own precision.
+`TransformersEngine` runs in this process; `VllmEngine` asks a vLLM server on this machine. Left out: log-probs of given tokens; the
+learner computes them itself, in its own precision (`learners/trainee.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from perdure.memory.records import Sampler
 
 
 class Engine(Protocol):
-    """Samplers side by side. `files` is the base model, `chat` its conversations, `context_limit` the longest sequence in tokens."""
+    """`files` is the base model, `chat` turns its conversations into tokens, `context_limit` is the longest sequence in tokens."""
 
     @property
     def files(self) -> ModelFiles: ...
@@ -27,27 +27,29 @@ class Engine(Protocol):
     def context_limit(self) -> int: ...
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Make a sampler answer that was not loaded before; empty weights are the base model's. Raises `InputError` for weights that it
-        cannot serve, `ValueError` for a sampler that is loaded."""
+        """Load a sampler; empty weights are the base model's. Raises `InputError` for weights that the engine cannot serve, `ValueError` if
+        the sampler is already loaded."""
         ...
 
     def unload(self, sampler: Sampler) -> None:
-        """Forget a loaded sampler."""
+        """Unload a sampler."""
         ...
 
     def release_memory(self) -> None:
-        """Give memory of the device to whoever learns, where it can, until the next answer is wanted."""
+        """Free memory of the device for learning, if the engine can; the next request takes it back."""
         ...
 
     def __contains__(self, sampler: Sampler) -> bool: ...
 
     def policy(self, sampler: Sampler) -> Policy:
-        """Whoever answers as this sampler. Raises `PolicyError` where it is not loaded."""
+        """The policy of this sampler. Raises `PolicyError` if it is not loaded."""
         ...
 
 
 def require_room(request: Request, context_limit: int) -> None:
-    """Raise `PolicyError` for a prompt that is empty, or leaves less room in the context than it asks for."""
+    """Raise `PolicyError` if the prompt is empty, or if the context has no room for the answer."""
     tokens = len(request.prompt_ids)
     if not 0 < tokens <= context_limit - request.max_tokens:
-        raise PolicyError(f"a prompt of {tokens} tokens and {request.max_tokens} more do not fit into a context of 1 to {context_limit}")
+        raise PolicyError(
+            f"a prompt of {tokens} tokens and an answer of {request.max_tokens} do not fit into a context of 1 to {context_limit}"
+        )

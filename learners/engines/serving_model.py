@@ -1,4 +1,4 @@
-"""The model that plays live tasks, as the actor sees it: one version at a time beside its opponents, their files checked when loaded."""
+"""The model that the actor plays with: one version at a time, beside its opponents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from perdure.memory.versions import add_initial
 
 
 class ServingModel:
-    """An engine that holds the weights of the version that was loaded last, and of the versions that play against it."""
+    """Keeps the serving version and its opponents loaded in an engine."""
 
     def __init__(self, store: Store, engine: Engine) -> None:
         self.chat = engine.chat
@@ -22,7 +22,7 @@ class ServingModel:
         self._opponents: set[VersionRef] = set()
 
     def load(self, version: str) -> Policy:
-        """Whoever answers as this version; the one before is let go of. Raises `RuntimeFailure` where its files are missing or damaged."""
+        """The policy of this version; unloads the previous one. Raises `RuntimeFailure` if its files are missing or damaged."""
         loaded = ensure_loaded(self._store, self._engine, version)
         if self._loaded is not None and self._loaded != loaded and self._loaded not in self._opponents:
             self._engine.unload(self._loaded)
@@ -30,9 +30,9 @@ class ServingModel:
         return self._engine.policy(loaded)
 
     def opponent(self, version: str) -> Policy:
-        """Whoever answers as this version, from now on beside the one that plays: each opponent stays in memory, as large as the model.
+        """The policy of this version, as an opponent. Each opponent stays in memory, and takes as much of it as the model.
 
-        Raises `UnknownError` where there is no such version, and `RuntimeFailure` where its files are missing or damaged.
+        Raises `UnknownError` if there is no such version, and `RuntimeFailure` if its files are missing or damaged.
         """
         loaded = ensure_loaded(self._store, self._engine, version)
         self._opponents.add(loaded)
@@ -40,6 +40,6 @@ class ServingModel:
 
 
 def serve(store: Store, engine: Engine) -> ServingModel:
-    """Play with this engine, whose model is made the first version where there is none. A home keeps its model for good."""
+    """Serve with this engine; its base model becomes the first version if there is none. The base model of a home never changes."""
     add_initial(store, engine.files.name, engine.files.hash)
     return ServingModel(store, engine)

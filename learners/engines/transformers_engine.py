@@ -1,8 +1,8 @@
 """The in-process engine: exact tokens and their log-probs from a transformers model.
 
-One batch is one token tree (`tree.py`): it is prefilled once, and each decoding step adds one node to every row that is not finished, so
-that rows share the keys and values of whatever they have in common. A row that ends leaves the batch at once. Left out: top-p and top-k
-(the learners need the log-probs of the distribution that was really sampled from), speculative decoding, compilation.
+A batch is one token tree (`tree.py`). It is prefilled once; then each decoding step adds one token to every unfinished row, so rows share
+the keys and values of their common prefix. A finished row leaves the batch at once. Left out: top-p and top-k (learners need the log-probs
+of the distribution that was really sampled from), speculative decoding, compilation.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _BLOCK = 256
 
 @dataclass(slots=True)
 class TokenUsage:
-    """What the engine has done so far."""
+    """Tokens and seconds since the engine was opened."""
 
     prompt_tokens: int = 0
     """Tokens of all prompts, as if nothing were shared."""
     prefilled_tokens: int = 0
-    """Tokens that were really computed for them."""
+    """Tokens that were really computed for the prompts."""
     sampled_tokens: int = 0
     seconds: float = 0.0
 
@@ -68,14 +68,14 @@ class TransformersEngine:
         self._budget_tokens = budget_tokens
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Merge an adapter for a sampler that was not loaded before; empty weights are the base model's."""
+        """Merge the weights of a sampler; empty weights are the base model's."""
         self._bank.add(str(sampler), weights)
 
     def unload(self, sampler: Sampler) -> None:
         self._bank.remove(str(sampler))
 
     def release_memory(self) -> None:
-        """Nothing: the learner computes in this process, beside the weights."""
+        """Does nothing: the learner runs in this process, beside the weights."""
 
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._bank
@@ -88,7 +88,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Continue each prompt. Raises `PolicyError` where one leaves no room in the context, `RuntimeFailure` for diverged weights."""
+        """Continue each prompt. Raises `PolicyError` if one does not fit into the context, `RuntimeFailure` if the weights diverged."""
         started = time.perf_counter()
         for request in requests:
             require_room(request, self.context_limit)
@@ -157,10 +157,10 @@ class TransformersEngine:
         return logits_KV
 
     def _sample(self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a token for each row and give its log-prob; rows of temperature 0 are greedy, with log-probs at temperature 1.
+        """Draw a token for each row, and its log-prob; temperature 0 is greedy, with log-probs at temperature 1.
 
-        A token is drawn in two steps, its block of the vocabulary and then its place there, which is exact and a tenth of the work of
-        drawing from the whole row. Axes: B blocks, W tokens in each.
+        First a block of the vocabulary is drawn, then a token of the block: exact, and a tenth of the work of drawing from the whole row.
+        Axes: B blocks, W tokens in each.
         """
         greedy_R = temperature_R == 0
         scale_R = torch.where(greedy_R, 1.0, temperature_R)
@@ -181,7 +181,7 @@ class TransformersEngine:
         return token_R, (logit_R - top_R) / scale_R - total_R.log().float()
 
     def _draw(self, weight_RN: Tensor) -> Tensor:
-        """One index for each row, with a probability in proportion to its weight."""
+        """Draw one index for each row, in proportion to the weights."""
         below_RN = weight_RN.double().cumsum(-1)
         share_R1 = torch.rand(len(weight_RN), 1, dtype=torch.double, device=self.device, generator=self._generator)
         return torch.searchsorted(below_RN, share_R1 * below_RN[:, -1:], right=True)[:, 0]
@@ -199,7 +199,7 @@ class EnginePolicy:
 
 
 def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:
-    """Every token that ends an answer, from the several places where a model may name one or many."""
+    """All tokens that end an answer; a model may name one or several, in several places."""
     found: set[int] = set()
     for candidate in candidates:
         if candidate is not None:
@@ -208,9 +208,9 @@ def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:
 
 
 def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:
-    """bfloat16 or float32, whichever multiplies faster here: bfloat16 wins on GPUs and CPUs with bfloat16 units, and loses elsewhere.
+    """bfloat16 or float32, whichever multiplies faster on this device; bfloat16 is slower on CPUs without bfloat16 units.
 
-    Takes about a tenth of a second; the fastest of several products of a decoding step's shape counts, as other load only slows.
+    Takes about a tenth of a second. The fastest of several products counts, because other load on the machine only slows them.
     """
     seconds = {}
     for dtype in (torch.bfloat16, torch.float32):

@@ -1,9 +1,9 @@
-"""Token trees: sequences that begin alike are computed once.
+"""Token trees: common prefixes of sequences are computed once.
 
-Prompts of one environment share its instructions and solved examples, members of a group share their prompt, turns of an episode
-share all that was said before. Laid out as a tree, every shared token costs one position instead of one for each sequence; the model
-sees each token's own ancestors through the attention mask, and its depth as the position, so every logit is exactly what the sequence
-alone would have given. The engine prefills and decodes on such a tree, the learners take gradients through one.
+Prompts of an environment share instructions and solved examples, members of a group share a prompt, turns of an episode share the
+conversation so far. In a tree a shared token takes one position instead of one in each sequence. The attention mask shows each token its
+own ancestors, and its position is its depth, so logits are those of the sequence alone. The engine prefills and decodes on such a tree;
+learners take gradients through one.
 
 Axes: N nodes of the tree, K of them whose logits are wanted.
 """
@@ -30,10 +30,10 @@ class TokenTree:
     """Index of each node's parent; -1 for the first token of a sequence."""
     depths: list[int]
     paths: list[list[int]]
-    """For each sequence, the nodes it passes through, one for each of its tokens."""
+    """For each sequence, its nodes, one for each token."""
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """`(input_ids_1N, position_ids_1N, visible_11NN)`; `visible` is True where a node may look at another."""
+        """`(input_ids_1N, position_ids_1N, visible_11NN)`; `visible` is True where a node attends to another."""
         ids = torch.tensor([self.ids], device=device)
         positions = torch.tensor([self.depths], device=device)
         visible = torch.eye(len(self.ids), dtype=torch.bool)
@@ -67,10 +67,10 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
 
 
 def pack(items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
-    """Split items, each some sequences that stay together, into batches whose trees have at most `budget_tokens` nodes; larger ones alone.
+    """Split items into batches whose trees have at most `budget_tokens` nodes; a larger item is a batch of its own.
 
-    Returns the indices of each batch. Items are taken in the lexical order of their longest sequences, so that those which begin alike come
-    together.
+    The sequences of one item stay together. Returns the indices of each batch. Items are sorted by their longest sequences, so that common
+    prefixes come into one batch.
     """
     longest = [max(sequences, key=len, default=()) for sequences in items]
     batches: list[list[int]] = []
@@ -99,19 +99,19 @@ def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def context_of(config: Any) -> int:
-    """The longest sequence, in tokens, over which a tree computes what a model of this configuration does.
+    """The longest sequence, in tokens, on which a token tree gives the same logits as the model itself.
 
-    Within its window a sliding-window layer attends to everything, so such a model is used up to its window. Raises `InputError` for one
-    whose attention is of another kind.
+    A model with sliding-window attention is used up to its window, within which it attends to everything. Raises `InputError` for other
+    kinds of attention.
     """
     kinds = set(getattr(config, "layer_types", None) or ())
-    strange = sorted(kinds - {"full_attention", "sliding_attention"})
+    unsupported = sorted(kinds - {"full_attention", "sliding_attention"})
     if getattr(config, "attn_logit_softcapping", None):
-        strange = ["capped attention logits"]
+        unsupported = ["capped attention logits"]
     elif not getattr(config, "num_attention_heads", None):
-        strange = ["no attention"]
-    if strange:
-        raise InputError(f"a {config.model_type} model has {', '.join(strange)}, which Perdure does not compute: choose another model")
+        unsupported = ["no attention"]
+    if unsupported:
+        raise InputError(f"a {config.model_type} model has {', '.join(unsupported)}, which Perdure does not support: choose another model")
     slides = "sliding_attention" in kinds
     window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
     positions: int = config.max_position_embeddings

@@ -1,8 +1,8 @@
-"""Attention while rows grow out of a token tree: what rows share is read once for all of them, what a row added is read by it alone.
+"""Attention for decoding from a token tree: keys and values of the prefilled tree are shared by all rows, those of sampled tokens are not.
 
-A decoding step over one packed sequence would let every row look, behind a mask, at every token that any other row ever sampled. Here the
-keys and values of the prefilled tree and those of each row's own tokens are kept apart. The products are in fp32 whatever the model is in:
-they are small, and cost no accuracy. transformers calls `tree_attention` by the name that `register` gives it.
+One packed sequence would make every row attend, masked, to every token that other rows sampled; so the shared and the own keys and values
+are stored apart. The products are in fp32 in every precision of the model: they are small. transformers calls `tree_attention` by the name
+that `register` returns.
 
 Axes: H key heads, Q query heads of each, R rows alive, S shared keys, T own keys of each row, D features of a head.
 """
@@ -17,15 +17,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 NAME = "perdure_tree"
 _ROOM = 32
-"""Steps for which space is taken at a time."""
+"""Space is allocated for this number of decoding steps at a time."""
 
 
 class TreeMemory:
-    """The keys and values of every layer for one batch: first of its tree, then of each row that grows out of it."""
+    """The keys and values of every layer for one batch: those of its tree, and those of each row's own tokens."""
 
     def __init__(self) -> None:
         self.steps = 0
-        """Decoding steps so far, the present one included; 0 while the tree is prefilled."""
+        """Decoding steps so far, the current one included; 0 while the tree is prefilled."""
         self._shared: dict[int, tuple[Tensor, Tensor]] = {}
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
         self._bias_RS = torch.empty(0, 0)
@@ -35,27 +35,27 @@ class TreeMemory:
         return self._bias_RS.shape[1]
 
     def branch(self, visible_RS: Tensor) -> None:
-        """Let rows grow out of the prefilled tree, of which each sees its part."""
+        """Begin decoding: `visible_RS` says to which nodes of the tree each row attends."""
         self._bias_RS = torch.zeros(visible_RS.shape, device=visible_RS.device).masked_fill_(~visible_RS, -torch.inf)
         for layer, (keys, values) in self._shared.items():
             rows = len(visible_RS)
             self._own[layer] = (keys.new_empty(0, len(keys), rows, keys.shape[2]), values.new_empty(0, len(values), rows, values.shape[2]))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only; shared keys that none of them looks at are dropped, once they are a third of all."""
+        """Drop all rows but these. Shared keys that no row attends to are dropped too, once they are a third of all."""
         self._own = {layer: (keys[:, :, rows], values[:, :, rows]) for layer, (keys, values) in self._own.items()}
         self._bias_RS = self._bias_RS[rows]
         needed_S = (self._bias_RS == 0).any(0)
         if int(needed_S.sum()) * 3 <= 2 * len(needed_S):
-            kept = needed_S.nonzero()[:, 0]
-            self._shared = {layer: (keys[:, kept], values[:, kept]) for layer, (keys, values) in self._shared.items()}
-            self._bias_RS = self._bias_RS[:, kept]
+            needed = needed_S.nonzero()[:, 0]
+            self._shared = {layer: (keys[:, needed], values[:, needed]) for layer, (keys, values) in self._shared.items()}
+            self._bias_RS = self._bias_RS[:, needed]
 
     def prefill(self, layer: int, key_1HSD: Tensor, value_1HSD: Tensor) -> None:
         self._shared[layer] = (key_1HSD[0].float(), value_1HSD[0].float())
 
     def attend(self, layer: int, query_GRD: Tensor, key_HRD: Tensor, value_HRD: Tensor, scaling: float) -> Tensor:
-        """Add one token to each row, and give what its G = H * Q query heads read, as `(R, G, D)`."""
+        """Add one token to each row; returns the attention output of its G = H * Q query heads, `(R, G, D)`."""
         keys_THRD, values_THRD = self._grow(layer, key_HRD, value_HRD)
         keys_HSD, values_HSD = self._shared[layer]
         H, R, D = key_HRD.shape
@@ -91,7 +91,7 @@ def tree_attention(
     memory: TreeMemory | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """What a layer of transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out. Without a memory it is plain SDPA."""
+    """The attention that transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out; plain SDPA without a memory."""
     layer = cast(int, module.layer_idx)
     if memory is not None and memory.steps:
         return memory.attend(layer, query[0], key[0], value[0], scaling).to(query.dtype)[None], None
@@ -102,6 +102,6 @@ def tree_attention(
 
 
 def register() -> str:
-    """Make transformers know `tree_attention`; gives its name, to be loaded with a model as `attn_implementation`."""
+    """Register `tree_attention` with transformers; returns its name, the model's `attn_implementation`."""
     AttentionInterface.register(NAME, tree_attention)
     return NAME

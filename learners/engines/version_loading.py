@@ -1,4 +1,4 @@
-"""Engines and the weights of versions: what is loaded, checked against what the database says. No learner is needed for it."""
+"""Load engines and versions; the files of a version are checked against the hash in the database."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from perdure.memory.versions import get_version
 
 
 def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
-    """An engine with this model, in the precision that was faster when the home first used the device.
+    """Load this model, in the precision that was faster when the home first used the device.
 
-    Raises `InputError` where there is no such device, or the files do not load.
+    Raises `InputError` if there is no such device, or if the files do not load.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or see what `perdure doctor` says")
+        raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
         name = kept_precision(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
         return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
     except InputError:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise InputError(f"the model in {files.path} cannot be loaded ({told}): mend its files, or set another model") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the model in {files.path} cannot be loaded ({reason}): repair its files, or set another model") from error
 
 
 def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:
@@ -42,7 +42,7 @@ def version_weights(store: Store, files: ModelFiles, version: Version) -> Weight
 
 
 def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
-    """Load a version into the engine unless it is there."""
+    """Load a version into the engine unless it is loaded."""
     ref = VersionRef(name)
     if ref not in engine:
         engine.load(ref, version_weights(store, engine.files, get_version(store, name)))
@@ -50,7 +50,7 @@ def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
 
 
 def version_opponents(store: Store, engine: Engine, serving: str) -> Opponents:
-    """Versions as opponents: `serving` is the one that serves now, whichever serves later."""
+    """Versions as opponents. The opponent 'serving' is always `serving`, even if another version serves later."""
 
     def opponent(name: str) -> tuple[VersionRef, Policy]:
         ref = ensure_loaded(store, engine, serving if name == "serving" else name)

@@ -1,7 +1,7 @@
-"""HTTP to the vLLM server of a home: where it answers, and one request at a time limit on connections that are used again.
+"""An HTTP client for the vLLM server of a home, and the file that says where the server is.
 
-Whoever starts the server (`agent/processes/vllm_server.py`) writes `run/vllm.json`, readable for its user alone; whoever samples reads
-it. What is asked of the server, and what its answers mean, is `vllm_engine.py`.
+The process that starts the server (`agent/processes/vllm_server.py`) writes `run/vllm.json`, which only its user can read; engines read it
+(`vllm_engine.py`). Connections are reused, and every request has a time limit.
 """
 
 from __future__ import annotations
@@ -10,57 +10,86 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 from urllib.parse import urlsplit
 
+from perdure.envs.policy import Ids
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
 POLL_S = 0.2
 SHORT_S = 10.0
-"""The limit of a request that no model has to compute for."""
+"""Time limit of a request that needs no computation of the model."""
+
+
+class Completion(TypedDict):
+    """Body of `/v1/completions`."""
+
+    model: str
+    prompt: Sequence[Ids] | Sequence[int]
+    max_tokens: int
+    temperature: NotRequired[float]
+    top_p: NotRequired[float]
+    top_k: NotRequired[int]
+    stop_token_ids: NotRequired[list[int]]
+    ignore_eos: NotRequired[bool]
+    logprobs: NotRequired[int]
+    """Alternatives of each token whose log-probs are wanted; 0 gives that of the sampled token alone."""
+    return_token_ids: NotRequired[bool]
+    return_tokens_as_token_ids: NotRequired[bool]
+
+
+class Adapter(TypedDict):
+    """Body of `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
+
+    lora_name: str
+    lora_path: NotRequired[str]
+    """Only to load it."""
+
+
+Body = Completion | Adapter | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where a vLLM server answers, on this machine alone."""
+    """The address of a vLLM server on this machine."""
 
     url: str
     key: str = field(repr=False)
     pid: int
-    """Of the process that started it; another one is another server, which has no adapters yet."""
+    """Of the process that started it; a new process is a new server, without adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back: the status, and the JSON document, or the text where it is none."""
+    """Status of a response, and its JSON document, or its text if it is not JSON."""
 
     status: int
     data: Any
 
     @property
     def message(self) -> str:
-        """What an error says."""
+        """The message of an error."""
         error = self.data.get("error", self.data) if isinstance(self.data, dict) else self.data
-        said = error.get("message", error) if isinstance(error, dict) else error
-        return " ".join(str(said).split())[:500]
+        message = error.get("message", error) if isinstance(error, dict) else error
+        return " ".join(str(message).split())[:500]
 
 
 class ServerGone(ConnectionError):
-    """Nobody answers: it is not there, or it closed the connection."""
+    """No server answers, or it closed the connection."""
 
 
 class ServerHangs(TimeoutError):
-    """No answer came in time."""
+    """The server did not answer in time."""
 
 
 class Client:
-    """Requests to one server. Threads may share it: each request has a connection to itself, and leaves it for the next one."""
+    """Requests to one server. Threads may share it: each request has its own connection, which later requests reuse."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -73,12 +102,12 @@ class Client:
     def get(self, path: str) -> Answer:
         return self._ask("GET", path, None, SHORT_S)
 
-    def post(self, path: str, body: Mapping[str, Any], timeout_s: float = SHORT_S) -> Answer:
-        """Raises `ServerGone` where nobody answers, `ServerHangs` where no answer comes in time."""
-        return self._ask("POST", path, json.dumps(body).encode(), timeout_s)
+    def post(self, path: str, body: Body, timeout_s: float = SHORT_S) -> Answer:
+        """Raises `ServerGone` if no server answers, `ServerHangs` if the answer does not come in time."""
+        return self._ask("POST", path, json.dumps(body or {}).encode(), timeout_s)
 
     def close(self) -> None:
-        """Let go of its connections; one that another thread uses closes when it has its answer."""
+        """Close the connections; one that another thread uses is closed after its answer."""
         self._closed = True
         while self._idle:
             self._idle.pop().close()
@@ -86,10 +115,10 @@ class Client:
     def _ask(self, method: str, path: str, body: bytes | None, timeout_s: float) -> Answer:
         while True:
             with suppress(IndexError):
-                kept = self._idle.pop()
+                connection = self._idle.pop()
                 try:
-                    return self._exchange(kept, method, path, body, timeout_s)
-                except ServerGone:  # the server closes connections that were idle for long: another one tells whether it is there
+                    return self._exchange(connection, method, path, body, timeout_s)
+                except ServerGone:  # the server closes connections that were idle for long: try a new one
                     continue
             return self._exchange(HTTPConnection(self._host, self._port), method, path, body, timeout_s)
 
@@ -117,7 +146,7 @@ class Client:
 
 
 def base_name(files: ModelFiles) -> str:
-    """What the server calls the base model. Another base model has another name, so that answers of a wrong server are known as such."""
+    """The name of the base model on the server. It contains the model's hash, so a server with another model is noticed."""
     return f"base-{files.hash[:12]}"
 
 
@@ -126,7 +155,7 @@ def server_file(home: Path) -> Path:
 
 
 def write_server(home: Path, server: Server) -> None:
-    """Say where the server answers, to processes of this user alone."""
+    """Write the server's address, readable by this user only."""
     made = server_file(home).with_suffix(".making")
     made.unlink(missing_ok=True)
     with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -135,7 +164,7 @@ def write_server(home: Path, server: Server) -> None:
 
 
 def read_server(home: Path) -> Server | None:
-    """Where the server of this home answers; None where none has said so."""
+    """The address of the home's server; None if there is none."""
     try:
         return Server(**json.loads(server_file(home).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -147,14 +176,14 @@ def restart_file(home: Path) -> Path:
 
 
 def ask_for_restart(home: Path, server: Server) -> None:
-    """Have this very server ended and started again, by whoever keeps it."""
+    """Ask the process that started this server to restart it."""
     restart_file(home).write_text(str(server.pid))
 
 
 def wait_for_server(home: Path, limit_s: float, after: Server | None = None) -> Client:
-    """The server of a home once it answers; with `after`, the one that comes after that one.
+    """Wait until the home's server answers; with `after`, until a server that is not that one answers.
 
-    Raises `Unavailable` where it does not answer in time, `RuntimeFailure` where it refuses the key that it was started with.
+    Raises `Unavailable` if none answers in time, `RuntimeFailure` if the server refuses its key.
     """
     deadline = time.monotonic() + limit_s
     while True:
@@ -168,7 +197,7 @@ def wait_for_server(home: Path, limit_s: float, after: Server | None = None) -> 
                 return client
             client.close()
             if status in (401, 403):
-                raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home)}: another program answers there, end it")
+                raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home)}: another program answers there; stop it")
         if time.monotonic() > deadline:
-            raise Unavailable(f"no vLLM server has answered for {home} in {limit_s:g} s: its log is logs/vllm.log in the home")
+            raise Unavailable(f"no vLLM server has answered for {home} in {limit_s:g} s: see logs/vllm.log in the home")
         time.sleep(POLL_S)

@@ -286,7 +286,7 @@ def test_a_prompt_must_leave_room_for_its_answer(llama: ModelFiles, prompt: int,
     if fits:
         assert len(engine.generate(BASE, asked)[0].action_ids) == more
     else:
-        with pytest.raises(PolicyError, match=f"a prompt of {prompt} tokens and {more} more"):
+        with pytest.raises(PolicyError, match=f"a prompt of {prompt} tokens and an answer of {more} do not fit"):
             engine.generate(BASE, asked)
 
 

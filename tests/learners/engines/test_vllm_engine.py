@@ -204,16 +204,16 @@ def every(change: Callable[[dict[str, Any]], object]) -> Change:
 
 WRONG: dict[str, tuple[Change, type[Exception], str]] = {
     "another version": (lambda a: a | {"model": "v7"}, PolicyError, "answered as 'v7', but 'base-"),
-    "no log-probs": (every(lambda c: c.update(logprobs=None)), PolicyError, "out of form"),
+    "no log-probs": (every(lambda c: c.update(logprobs=None)), PolicyError, "malformed"),
     "too few log-probs": (every(lambda c: c["logprobs"]["token_logprobs"].pop()), PolicyError, "log-probs"),
     "log-probs that are not numbers": (every(lambda c: c["logprobs"].update(token_logprobs=[None] * 3)), PolicyError, "log-probs"),
     "no tokens": (every(lambda c: c.update(token_ids=[])), PolicyError, "gave 0 tokens"),
     "another prompt": (every(lambda c: c.update(prompt_token_ids=[1])), PolicyError, "another prompt"),
-    "too few answers": (lambda a: a | {"choices": a["choices"][:1]}, PolicyError, "out of form"),
+    "too few answers": (lambda a: a | {"choices": a["choices"][:1]}, PolicyError, "malformed"),
     "too many answers": (lambda a: a | {"choices": [*a["choices"], a["choices"][0] | {"index": 9}]}, PolicyError, "answers to"),
-    "stopped for no reason": (every(lambda c: c.update(finish_reason="stop")), PolicyError, "says 'stop'"),
-    "aborted": (every(lambda c: c.update(finish_reason="abort")), PolicyError, "says 'abort'"),
-    "no JSON": (lambda a: "<html>", PolicyError, "out of form"),
+    "stopped for no reason": (every(lambda c: c.update(finish_reason="stop")), PolicyError, "gives 'stop' as the reason"),
+    "aborted": (every(lambda c: c.update(finish_reason="abort")), PolicyError, "gives 'abort' as the reason"),
+    "no JSON": (lambda a: "<html>", PolicyError, "malformed"),
     "a refusal": (lambda a: 400, PolicyError, r"status 400\): no"),
     "the wrong key": (lambda a: 401, PolicyError, "status 401"),
 }
@@ -264,7 +264,7 @@ def test_what_is_not_finite_is_asked_of_a_fresh_server_and_then_told(
 def test_a_server_that_hangs_is_unavailable(engine: VllmEngine, speaker: Speaker) -> None:
     speaker.hangs_s = 3.0
     started = time.monotonic()
-    with pytest.raises(Unavailable, match=r"it hangs, or the batch is too large for vllm\.answer_timeout_s"):
+    with pytest.raises(Unavailable, match=r"it hangs, or the batch is too large: raise vllm\.answer_timeout_s"):
         engine.policy(BASE).generate(ASK)
     assert time.monotonic() - started < 2.5
 
@@ -303,7 +303,7 @@ def test_a_dead_server_is_waited_for(engine: VllmEngine, speaker: Speaker, home:
 def test_a_server_that_stays_dead_is_unavailable(engine: VllmEngine, speaker: Speaker) -> None:
     speaker.stop()
     started = time.monotonic()
-    with pytest.raises(Unavailable, match=r"no vLLM server has answered .* in .* s: its log is logs/vllm\.log"):
+    with pytest.raises(Unavailable, match=r"no vLLM server has answered .* in .* s: see logs/vllm\.log"):
         engine.policy(BASE).generate(ASK)
     assert time.monotonic() - started < 4, "two requests waited in turn"
 
@@ -339,14 +339,14 @@ def test_weights_that_are_not_finite_are_refused_before_they_are_served(engine: 
 def test_a_server_of_another_model_is_refused(speaker: Speaker, home: Path, llama: ModelFiles) -> None:
     speaker.base = "base-of-something-else"
     write_server(home, speaker.server)
-    with pytest.raises(InputError, match=r"serves base-of-something-else and not base-\w+ .*: start it again"):
+    with pytest.raises(InputError, match=r"serves base-of-something-else and not base-\w+ .*: restart it"):
         VllmEngine(llama, home, LIMITS)
 
 
 def test_a_server_that_goes_as_soon_as_it_has_come_is_unavailable(speaker: Speaker, home: Path, llama: ModelFiles) -> None:
     speaker.leaves_after = 1
     write_server(home, speaker.server)
-    with pytest.raises(Unavailable, match="went as soon as it had come: no answer to /v1/models"):
+    with pytest.raises(Unavailable, match="stopped as soon as it had started: no answer to /v1/models"):
         VllmEngine(llama, home, LIMITS)
 
 
