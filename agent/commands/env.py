@@ -1,4 +1,4 @@
-"""`perdure task` and `perdure env`: what is played, and what can be played. What came of it is `episode.py`."""
+"""`perdure env`: which environments there are, whether one keeps the rules, and how it feels to play it."""
 
 from __future__ import annotations
 
@@ -7,100 +7,8 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import (
-    config_option,
-    home_option,
-    json_option,
-    print_json,
-    print_table,
-    report_option,
-    say,
-    visible,
-)
-from perdure.memory.errors import InputError, RuntimeFailure
-
-MAX_COUNT = 100_000
-
-
-@click.group()
-def task() -> None:
-    """Put tasks on the stream, and list them.
-
-    \b
-    Example:
-      perdure task list
-    """
-
-
-@task.command("add")
-@click.argument("environment", metavar="ENV")
-@click.option("--seed", type=int, help="Seed of the first task; the next ones follow it. [default: at random, from those for training]")
-@click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="How many tasks.")
-@home_option
-@config_option
-@json_option
-def add(environment: str, seed: int | None, count: int, home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Put tasks of an environment on the stream; they are played before those that the stream makes itself.
-
-    \b
-    Example:
-      perdure task add 'perdure:largest-number?shots=3' --count 8
-    """
-    from perdure.agent.config_file import load_config
-    from perdure.agent.home import open_or_create
-    from perdure.agent.stream.registering import register_environments
-    from perdure.envs.seeds import SPLITS
-    from perdure.memory.tasks import add_tasks, list_tasks
-
-    loaded = load_config(config_path)
-    found = loaded.config.environment(environment)
-    name = found.name
-    train = SPLITS["train"]
-    if seed is None:
-        seeds = [random.randrange(len(train)) for _ in range(count)]
-    elif seed in train and seed + count - 1 in train:
-        seeds = list(range(seed, seed + count))
-    else:
-        raise InputError(
-            f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
-            "higher ones are kept for probes, which are never learned"
-        )
-    with open_or_create(home) as store:
-        register_environments(store, [found])
-        with store.write():  # nobody else adds tasks in between: the newest ones are ours
-            ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
-            added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
-    if as_json:
-        print_json(added)
-        return
-    numbers = f"task {ids[0]}" if count == 1 else f"tasks {ids[0]} to {ids[-1]}"
-    click.echo(f"Queued {numbers} of {name}. `perdure run` plays them, and `perdure task list` shows what came of them.")
-
-
-@task.command("list")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
-@home_option
-@json_option
-def list_(limit: int, home: Path, as_json: bool) -> None:
-    """List tasks with their states and episodes, the newest first.
-
-    \b
-    Example:
-      perdure task list --limit 5 --json
-    """
-    from perdure.memory.store import open_store
-    from perdure.memory.tasks import list_tasks
-
-    with open_store(home) as store:
-        found = [summary.as_json() for summary in list_tasks(store, limit)]
-    if as_json:
-        print_json(found)
-        return
-    columns = ["id", "environment", "seed", "state", "source", "stage", "episodes"]
-    if any(row["error"] for row in found):
-        columns.append("error")
-    rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in found]
-    print_table(columns, rows)
+from perdure.agent.show.terminal import config_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.memory.errors import RuntimeFailure
 
 
 @click.group()
@@ -210,13 +118,3 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     if observation:
         click.echo(f"\n{visible(observation)}")
     click.echo(f"\nReturn {total:g}: " + ("success." if success else "no success."))
-
-
-def _span(seed: int, count: int) -> str:
-    return str(seed) if count == 1 else f"{seed} to {seed + count - 1}"
-
-
-def _range(ids: list[int]) -> str:
-    if not ids:
-        return ""
-    return str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]} ({len(ids)})"
