@@ -19,7 +19,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
-    from perdure.envs.sandbox.host import Sandbox
+    from perdure.envs.sandbox.sandbox_settings import Sandbox
 
 VLLM_TEMPERATURE = 2.0
 """The highest temperature that vLLM's server takes."""
@@ -197,7 +197,7 @@ class Config(Section):
 
     def allowed(self) -> Sandbox:
         """What environments may do."""
-        from perdure.envs.sandbox.host import Sandbox
+        from perdure.envs.sandbox.sandbox_settings import Sandbox
 
         return Sandbox(**self.sandbox.model_dump())
 

@@ -1,7 +1,7 @@
-"""One episode of one environment, behind a guard: what comes out is checked, and whatever goes wrong is an `EnvironmentFault`.
+"""One episode of one environment, behind a guard: what it returns is checked, and whatever goes wrong is an `EnvironmentFault`.
 
-It holds the time limit (in the main thread of a process; elsewhere a call that hangs cannot be interrupted), sends what an
-environment prints to stderr, refuses a step after the end, and knows nothing of policies.
+The guard enforces the time limit (in the main thread of a process; in any other a call that hangs cannot be interrupted), sends what an
+environment prints to stderr, and refuses a step after the end. It knows nothing of policies.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ import math
 import signal
 import sys
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from numbers import Real
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 
-from perdure.envs.environment import Environment, TextEnv
+from perdure.envs.environment import Environment, Guarded, StepOutcome, TextEnv
 
 T = TypeVar("T")
 log = logging.getLogger("perdure.envs")
@@ -30,14 +29,14 @@ MOST_CHARACTERS = 1_000_000
 """Of one observation. No model here reads a hundredth of that."""
 
 MOST_WORDS = 2000
-"""Characters of a fault: its words may be the environment's."""
+"""Characters of a fault's message, which may quote the environment."""
 
 NO_ORACLE = "it has no oracle()"
-"""How the fault begins of one that is asked for the right action and knows none."""
+"""How the fault of an environment without `oracle()` begins."""
 
 
 class EnvironmentFault(Exception):
-    """The environment failed, or returned what cannot be used. It says nothing about the policy."""
+    """The environment failed, or returned something unusable. This says nothing about the policy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}...")
@@ -47,89 +46,26 @@ class OverTime(BaseException):
     """A call took too long. Not an `Exception`, so that an environment that catches those does not swallow it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What one step led to."""
+@dataclass(slots=True)
+class SeatTurn:
+    """Whose turn it is in an episode."""
 
-    observation: str
-    reward: float
-    terminated: bool
-    truncated: bool
-    success: bool | None
-    """`info["success"]`, where the environment states it."""
-    invalid: str | None = None
-    """Why the answer was no action: `info["invalid_action"]`, a reason or True."""
     seat: int = 0
-    """Of a game for several: whose turn it is now, by `info["seat"]`. Seat 0 is judged: `reward` and `success` are its own."""
-    rewards: tuple[float, ...] = ()
-    """At the end of a game for several: the return of each seat, by `info["rewards"]`."""
+    highest: int = 0
 
-    @property
-    def ended(self) -> bool:
-        return self.terminated or self.truncated
+    def begin(self, seat: int) -> None:
+        self.seat = self.highest = seat
 
-
-class Guarded(ABC):
-    """A fresh environment for one episode: `reset`, `step` until it has ended, `close`. Only what gives something back raises, and that
-    is `EnvironmentFault`.
-
-    `begin` and `send` say what is wanted, `first` and `receive` wait for it: environments in processes of their own work at the same time.
-    """
-
-    seat = 0
-    """Whose turn it is, of a game for several; 0 where the environment has one seat."""
-    _highest_seat = 0
-
-    @abstractmethod
-    def begin(self, seed: int) -> None:
-        """Ask for the task of this seed."""
-
-    @abstractmethod
-    def first(self) -> str:
-        """Its first observation."""
-
-    @abstractmethod
-    def send(self, action: str) -> None:
-        """Act."""
-
-    @abstractmethod
-    def receive(self) -> Outcome:
-        """What the action led to; the reward is a finite float."""
-
-    @abstractmethod
-    def oracle(self) -> str:
-        """The right action now, by the environment's own `oracle()`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the environment. A failure here is logged: what the episode came to stands."""
-
-    def reset(self, seed: int) -> str:
-        """Begin, and wait for the first observation."""
-        self.begin(seed)
-        return self.first()
-
-    def step(self, action: str) -> Outcome:
-        """Act, and wait for what it leads to."""
-        self.send(action)
-        return self.receive()
-
-    def _begun(self, seat: int) -> None:
-        """Note who is the first to move."""
-        self._highest_seat = self.seat = seat
-
-    def _moved(self, outcome: Outcome) -> None:
-        """Note whose turn it is now, or that all have their rewards."""
-        if outcome.ended and self._highest_seat and len(outcome.rewards) <= self._highest_seat:
-            raise EnvironmentFault(
-                f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self._highest_seat} has played"
-            )
+    def move(self, outcome: StepOutcome) -> None:
+        """Take over whose turn it is now. Raises `EnvironmentFault` if the game has ended without a reward for each seat."""
+        if outcome.ended and self.highest and len(outcome.rewards) <= self.highest:
+            raise EnvironmentFault(f"info['rewards'] at the end has {len(outcome.rewards)} rewards, but seat {self.highest} has played")
         self.seat = outcome.seat
-        self._highest_seat = max(self._highest_seat, outcome.seat)
+        self.highest = max(self.highest, outcome.seat)
 
 
 def opened(environment: Environment) -> Guarded:
-    """An episode of an environment, yet to begin, wherever it runs."""
+    """A new episode of an environment, in this process or in the environment's own."""
     return GuardedEnv(environment) if environment.apart is None else environment.apart()
 
 
@@ -139,9 +75,14 @@ class GuardedEnv(Guarded):
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         self._env: TextEnv | None = None
+        self._turn = SeatTurn()
         self._ended = True
         self._seed = 0
         self._action = ""
+
+    @property
+    def seat(self) -> int:
+        return self._turn.seat
 
     def begin(self, seed: int) -> None:
         self._seed = seed
@@ -154,32 +95,42 @@ class GuardedEnv(Guarded):
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended = False
-        self._begun(seat_of(answer[1]))
-        return text_of("reset", answer[0])
+        self._turn.begin(checked_seat(answer[1].get("seat", 0) if isinstance(answer[1], dict) else 0))
+        return checked_text("reset", answer[0])
 
     def send(self, action: str) -> None:
         self._action = action
 
-    def receive(self) -> Outcome:
+    def receive(self) -> StepOutcome:
         env, action = self._env, self._action
         if env is None or self._ended:
             raise EnvironmentFault("step was called before reset or after the end of the episode")
         answer = self._call("step", lambda: env.step(action))
         if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], dict)):
             raise EnvironmentFault(f"step returned {type(answer).__name__}, not (observation, reward, terminated, truncated, info)")
+        observation, reward, terminated, truncated, info = answer
         try:
-            outcome = outcome_of(*answer)
-        except (TypeError, ValueError, ArithmeticError) as error:  # such as a truth value that an array does not have
-            raise EnvironmentFault(f"step returned what cannot be read: {described(error)}") from error
-        self._moved(outcome)
+            outcome = checked_outcome(
+                observation=observation,
+                reward=reward,
+                terminated=terminated,
+                truncated=truncated,
+                success=info.get("success"),
+                invalid=info.get("invalid_action"),
+                seat=info.get("seat", 0),
+                rewards=info.get("rewards", ()),
+            )
+        except (TypeError, ValueError, ArithmeticError) as error:  # such as the truth value of an array
+            raise EnvironmentFault(f"step returned a value that cannot be read: {described(error)}") from error
+        self._turn.move(outcome)
         self._ended = outcome.ended
         return outcome
 
     def oracle(self) -> str:
-        oracle = None if self._env is None else oracle_of(self._env)
+        oracle = None if self._env is None else _oracle_of(self._env)
         if oracle is None:
             raise EnvironmentFault(f"{NO_ORACLE}, or oracle was called before reset")
-        return text_of("oracle", self._call("oracle", oracle))
+        return checked_text("oracle", self._call("oracle", oracle))
 
     def close(self) -> None:
         env, self._env = self._env, None
@@ -201,21 +152,21 @@ class GuardedEnv(Guarded):
 
 
 def described(error: BaseException) -> str:
-    """An error of somebody else's code in words, even where it cannot say them itself."""
+    """The type and message of an error of somebody else's code; the type alone if its own `__str__` fails."""
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:  # noqa: BLE001 - its own __str__ fails
+    except Exception:  # noqa: BLE001 - somebody else's __str__
         return type(error).__name__
 
 
-def oracle_of(env: TextEnv) -> Callable[[], str] | None:
-    """The environment's `oracle`, where it has one."""
+def _oracle_of(env: TextEnv) -> Callable[[], str] | None:
+    """The environment's `oracle`; None if it has none."""
     return cast("Callable[[], str] | None", getattr(env.unwrapped, "oracle", None))
 
 
 @contextmanager
 def _alarm(timeout_s: float) -> Iterator[None]:
-    """Raises `OverTime` inside the block once it has run too long, and again each second should the block catch that."""
+    """Raises `OverTime` inside the block when it has run too long, and again each second if the block catches that."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,30 +181,39 @@ def _alarm(timeout_s: float) -> Iterator[None]:
     finally:
         try:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:  # it may ring once more just before
+        finally:  # the alarm may ring once more just before
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
 
-def outcome_of(observation: object, reward: object, terminated: object, truncated: object, info: Mapping[str, Any]) -> Outcome:
-    """What a step returned, checked. Raises `EnvironmentFault`."""
-    success = info.get("success")
+def checked_outcome(
+    *,
+    observation: object,
+    reward: object,
+    terminated: object,
+    truncated: object,
+    success: object,
+    invalid: object,
+    seat: object,
+    rewards: object,
+) -> StepOutcome:
+    """The result of a step, checked. Raises `EnvironmentFault`."""
     if not isinstance(success, (bool, np.bool_, type(None))):
         raise EnvironmentFault(f"info['success'] is {success!r} of type {type(success).__name__}, not a bool")
-    return Outcome(
-        observation=text_of("step", observation),
+    return StepOutcome(
+        observation=checked_text("step", observation),
         reward=_finite(reward),
         terminated=bool(terminated),
         truncated=bool(truncated),
         success=None if success is None else bool(success),
-        invalid=_invalid(info.get("invalid_action")),
-        seat=seat_of(info),
-        rewards=_rewards(info.get("rewards", ())),
+        invalid=_invalid(invalid),
+        seat=checked_seat(seat),
+        rewards=_rewards(rewards),
     )
 
 
-def text_of(what: str, text: object) -> str:
-    """A text that is one, and of a size that can be read. Raises `EnvironmentFault`."""
+def checked_text(what: str, text: object) -> str:
+    """The text, if it is one and not too long. Raises `EnvironmentFault`."""
     if not isinstance(text, str):
         raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
     if len(text) > MOST_CHARACTERS:
@@ -267,9 +227,8 @@ def _invalid(stated: object) -> str | None:
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
 
 
-def seat_of(info: object) -> int:
-    """Whose turn it is, by `info["seat"]`. Raises `EnvironmentFault`."""
-    seat = info.get("seat", 0) if isinstance(info, dict) else 0
+def checked_seat(seat: object) -> int:
+    """Whose turn it is, as stated in `info["seat"]`. Raises `EnvironmentFault`."""
     if isinstance(seat, bool) or not isinstance(seat, int | np.integer) or seat < 0:
         raise EnvironmentFault(f"info['seat'] is {seat!r}, not a number from 0")
     return int(seat)

@@ -9,8 +9,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from perdure.envs.environment import Environment
-from perdure.envs.guarded import Guarded, Outcome
+from perdure.envs.environment import Environment, Guarded, StepOutcome
 from perdure.envs.policy import Ids, Policy
 from perdure.memory.records import Ending, Episode, Lease, Purpose, Sampler, StopReason, Turn
 
@@ -74,7 +73,7 @@ def reward(seat: Seat, reward: float) -> None:
         seat.turns[-1] = replace(seat.turns[-1], reward=seat.turns[-1].reward + reward)
 
 
-def rewarded(playing: Playing, outcome: Outcome | None) -> list[Seat]:
+def rewarded(playing: Playing, outcome: StepOutcome | None) -> list[Seat]:
     """The seats whose last turn will not be rewarded any more: all at the end, else the one whose turn it is again."""
     if outcome is None or outcome.ended:
         return list(playing.seats.values())

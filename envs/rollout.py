@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
-from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, Outcome, opened
+from perdure.envs.environment import Environment, StepOutcome
+from perdure.envs.guarded import EnvironmentFault, opened
 from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, rewarded
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
@@ -242,10 +242,10 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
     return [samples[i] for i in range(len(seats))]
 
 
-def _step(playing: Playing, sample: Sample, action: str) -> Outcome | None:
+def _step(playing: Playing, sample: Sample, action: str) -> StepOutcome | None:
     """Take what the action led to, and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
     seat = playing.seat
-    outcome: Outcome | None = None
+    outcome: StepOutcome | None = None
     try:
         outcome = playing.env.receive()
     except EnvironmentFault as fault:
@@ -272,7 +272,7 @@ def _step(playing: Playing, sample: Sample, action: str) -> Outcome | None:
     return outcome
 
 
-def _go_on(playing: Playing, outcome: Outcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+def _go_on(playing: Playing, outcome: StepOutcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
     """The next prompt, or the end."""
     playing.stated = outcome.success
     if outcome.ended and not playing.seats[0].turns:  # won or lost by others: it says nothing about the policy

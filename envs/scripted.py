@@ -1,38 +1,38 @@
-"""Playing an environment without a policy: by its oracle, or by a fixed answer. For solved examples, checks and ceilings."""
+"""Playing an environment without a policy: with its oracle, or with a fixed answer. For solved examples, checks and ceilings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from perdure.envs.environment import Environment, Exchange
-from perdure.envs.guarded import NO_ORACLE, EnvironmentFault, Guarded, Outcome, opened
+from perdure.envs.environment import Environment, Exchange, Guarded, StepOutcome
+from perdure.envs.guarded import NO_ORACLE, EnvironmentFault, opened
 
 Answer = Callable[[str, Guarded], str]
-"""What to do, from the observation and the environment."""
+"""An action, given the observation and the environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """What came of one episode."""
+class ScriptedEpisode:
+    """One episode, played without a policy."""
 
     exchanges: tuple[Exchange, ...]
     last: str
-    """The observation after the last action, which no policy would see."""
+    """The observation after the last action, which no policy reads."""
     rewards: tuple[float, ...]
     total_reward: float
     success: bool
     score: float
     several: bool
-    """Whether other seats had a turn too: all were answered alike."""
+    """Whether other seats had a turn too: all gave the same answers."""
 
 
-def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played:
+def play_scripted(environment: Environment, seed: int, answer: Answer) -> ScriptedEpisode:
     """One episode. Raises `EnvironmentFault`."""
     env = opened(environment)
     exchanges: list[Exchange] = []
     rewards: list[float] = []
-    outcome: Outcome | None = None
+    outcome: StepOutcome | None = None
     several = False
     try:
         observation = env.reset(seed)
@@ -47,7 +47,7 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played
         env.close()
     total = sum(rewards)
     success, score = environment.judge(total, outcome.success if outcome else None)
-    return Played(
+    return ScriptedEpisode(
         exchanges=tuple(exchanges),
         last=observation,
         rewards=tuple(rewards),
@@ -59,17 +59,17 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Played
 
 
 def by_oracle(observation: str, env: Guarded) -> str:
-    """The right action, by the environment's own `oracle()`."""
+    """The right action, from the environment's own `oracle()`."""
     return env.oracle()
 
 
 def fixed(text: str) -> Answer:
-    """The same answer always."""
+    """Always the same answer."""
     return lambda observation, env: text
 
 
 def has_oracle(environment: Environment) -> bool:
-    """Whether the environment has an `oracle()`, wherever it runs; one that fails at once is there too."""
+    """Whether the environment has an `oracle()`, in whatever process it runs. True also if it fails at once."""
     env = opened(environment)
     try:
         env.reset(0)

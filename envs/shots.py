@@ -20,7 +20,7 @@ from typing import Any
 
 from perdure.envs.environment import Environment, Exchange
 from perdure.envs.guarded import EnvironmentFault
-from perdure.envs.scripted import Played, by_oracle, has_oracle, play_scripted
+from perdure.envs.scripted import ScriptedEpisode, by_oracle, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError
 
@@ -105,8 +105,8 @@ def _solved(environment: Environment, shots: int) -> list[tuple[Exchange, ...]]:
         raise InputError(
             f"{environment.name} has no oracle(), so shots=N cannot make examples: name a file with examples=PATH, or leave it out"
         )
-    chosen: dict[tuple[str, ...], Played] = {}
-    spare: list[Played] = []
+    chosen: dict[tuple[str, ...], ScriptedEpisode] = {}
+    spare: list[ScriptedEpisode] = []
     for seed in reversed(SPLITS["train"][-TRIES_PER_SHOT * shots :]):
         played = _solve(environment, seed)
         actions = tuple(action for _, action in played.exchanges)
@@ -122,7 +122,7 @@ def _solved(environment: Environment, shots: int) -> list[tuple[Exchange, ...]]:
     return [played.exchanges for played in found]
 
 
-def _solve(environment: Environment, seed: int) -> Played:
+def _solve(environment: Environment, seed: int) -> ScriptedEpisode:
     try:
         played = play_scripted(environment, seed, by_oracle)
     except EnvironmentFault as fault:

@@ -23,7 +23,10 @@ from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
 from perdure.agent.stream.stream_settings import StageEnvironment, StageSection
 from perdure.envs.check.checker import ELSEWHERE, FITS
 from perdure.envs.check.rules import RULES, judge
-from perdure.envs.registry import COMMON, SOURCES, common_options, listings, load_here
+from perdure.envs.common_options import COMMON
+from perdure.envs.environment_names import as_options
+from perdure.envs.listings import listings
+from perdure.envs.registry import SOURCES, load_here
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.exchange.documents import document_schema
@@ -244,7 +247,7 @@ def test_every_environment_and_its_options_are_documented() -> None:
     ]
     check_table(page, "| environment | what is asked | options |", wanted)
     shown = [line.split(" | ")[:2] for line in table(page, "| option | default | meaning |")]
-    defaults = {option.name: '""' if option.default == "" else option.default for option in common_options()}
+    defaults = {option.name: '""' if option.default == "" else option.default for option in as_options(COMMON)}
     assert shown == [[f"| `{name}`", f"`{default}`"] for name, default in defaults.items()]
     assert len(shown) == len(COMMON)
     assert [line.split("`")[1] for line in table(page, "| source | example | what it is |")] == list(SOURCES)

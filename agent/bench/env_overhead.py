@@ -17,10 +17,12 @@ from typing import Any
 
 import gymnasium
 
-from perdure.envs.environment import AnyText, Environment
-from perdure.envs.guarded import Guarded, opened
+from perdure.envs.environment import AnyText, Environment, Guarded, Info, ResetResult, StepResult
+from perdure.envs.guarded import opened
+from perdure.envs.json_value import JsonObject
 from perdure.envs.registry import load_here
-from perdure.envs.sandbox.host import Sandbox, started
+from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_settings import Sandbox
 
 GAMES = ("textarena:GuessTheNumber-v0", "gym:FrozenLake-v1?is_slippery=false")
 STEPS = 2000
@@ -42,7 +44,7 @@ class Cost:
     at_once: float
     """Sandboxed, so many episodes at once."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return {
             "environment": self.environment,
             "bare_steps_per_second": self.bare,
@@ -93,12 +95,12 @@ class BareTextArena(gymnasium.Env[str, str]):
         while isinstance(self._game, textarena.Wrapper):
             self._game = self._game.env
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         with self._own_chance():
             self._game.reset(num_players=1, seed=seed)
             return self._said(), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         with self._own_chance():
             done, _ = self._game.step(action)
             if not done:
@@ -129,11 +131,11 @@ class BareToy(gymnasium.Env[str, str]):
     def __init__(self) -> None:
         self._toy: Any = gymnasium.make("FrozenLake-v1", is_slippery=False, render_mode="ansi", disable_env_checker=True)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         self._toy.reset(seed=seed)
         return self._toy.render(), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         _, reward, terminated, truncated, info = self._toy.step(int(action.strip("[]")) % 4)
         return self._toy.render(), float(reward), terminated, truncated, info
 

@@ -33,7 +33,7 @@ def list_environments(as_json: bool) -> None:
     Example:
       perdure env list --json
     """
-    from perdure.envs.registry import listings
+    from perdure.envs.listings import listings
 
     found = listings()
     if as_json:

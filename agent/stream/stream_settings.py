@@ -78,7 +78,7 @@ class StageEnvironment(Section):
         """The name with the options in it."""
         if not self.options:
             return self.name
-        from perdure.envs.registry import with_options  # loads the environments, which most commands do not need
+        from perdure.envs.environment_names import with_options  # loads the environments, which most commands do not need
 
         return with_options(self.name, self.options)
 

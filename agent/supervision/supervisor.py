@@ -40,7 +40,7 @@ from perdure.agent.supervision.schedule import Tick, look, start_ticker
 from perdure.agent.supervision.systemd import Systemd
 from perdure.agent.supervision.watch import Watched
 from perdure.envs.environment import Environment
-from perdure.envs.sandbox.host import without_process
+from perdure.envs.sandbox.sandbox_loading import without_process
 from perdure.memory import tasks
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, unfinished_jobs

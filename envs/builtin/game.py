@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from random import Random
-from typing import Any
 
 import gymnasium
 
 from perdure.envs.answers import same
-from perdure.envs.environment import AnyText
+from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
 from perdure.envs.seeds import Split, split_by_content, split_of
 from perdure.memory.errors import InputError
 
@@ -49,7 +48,7 @@ class TextGame(gymnasium.Env[str, str], ABC):
         """What makes this task different from others: its split is decided by this."""
         return observation
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         if seed is not None:
             self._split = split_of(seed)
@@ -61,7 +60,7 @@ class TextGame(gymnasium.Env[str, str], ABC):
                 return observation, {}
         raise InputError(f"{type(self).__name__} has no {self._split} task with these options: widen them, for more different tasks")
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
         self._turns += 1

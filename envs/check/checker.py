@@ -1,7 +1,8 @@
 """`perdure env check`: whether an environment keeps the rules that learning and the gate rely on.
 
-The environment is loaded in a process of its own, and each rule (`rules.py`) runs in a fork of that, all at once: a rule in which
-the environment hangs, crashes or eats all memory is one finding, and the others go on. What needs another process, or a model, stands here.
+The environment is loaded in a process of its own, and each rule (`rules.py`) runs in a fork of that, all at once: if the environment
+hangs, crashes or uses up the memory in one rule, that is one finding, and the others go on. The rules that need a second process or a
+model are here.
 """
 
 from __future__ import annotations
@@ -10,138 +11,154 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from perdure.envs.check.rules import RULES, Finding
+from perdure.envs.check.rules import RULES, EnvFinding
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault
-from perdure.envs.sandbox.host import Host, Sandbox, started
-from perdure.envs.sandbox.remote import DYING_S, Worker
+from perdure.envs.json_value import JsonValue
+from perdure.envs.sandbox.host import Host
+from perdure.envs.sandbox.remote import DYING_S
+from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_settings import Sandbox
+from perdure.envs.sandbox.wire import WireDocumentError, WireError, WireTimeout, list_field
+from perdure.envs.sandbox.worker_handle import Worker
+from perdure.envs.sandbox.worker_messages import Digest, Judge, Longest, read_digest, read_fault, read_texts
 from perdure.memory.errors import InputError
 
 ELSEWHERE = "is-the-same-elsewhere"
 FITS = "fits-the-model"
 RULE_S = 40.0
-"""Rules that run at once and have not ended by then are ended; each stops by itself much earlier, unless the environment hangs. A little
-more than one call may take by default: where the environment can be interrupted, the rule says which call hung."""
+"""Rules that run at once are ended after this time; each stops by itself much earlier, unless the environment hangs. It is a little longer
+than the default time limit of one call: if the environment can be interrupted, the rule names the call that hung."""
 CHECK_S = 80.0
-"""The same for all that comes after loading."""
+"""The time limit of the whole check after loading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """How a model counts a conversation."""
+    """How long a conversation is for a model."""
 
     tokens: Callable[[Sequence[str]], int]
     limit: int
     exact: bool
-    """False where the model is not on this machine, and a token is taken for four characters."""
+    """False if the model is not on this machine, so that four characters are counted as one token."""
 
 
-class Time:
-    """How long what is checked next may take."""
+class CheckTime:
+    """The time limits of the whole check and of each rule."""
 
     def __init__(self, rule_s: float) -> None:
-        self.rule_s = rule_s
-        self._until = time.monotonic() + CHECK_S
+        self._rule_s = rule_s
+        self._until_s = time.monotonic() + CHECK_S
 
-    def left(self, since: float) -> float:
-        """Seconds of a rule that began at this moment."""
-        return max(0.0, min(since + self.rule_s, self._until) - time.monotonic())
+    def left_s(self, since_s: float) -> float:
+        """How much longer a rule may take that began at this moment."""
+        return max(0.0, min(since_s + self._rule_s, self._until_s) - time.monotonic())
 
 
-def check(name: str, sandbox: Sandbox, length: Length, rule_s: float = RULE_S) -> tuple[Environment, list[Finding]]:
-    """The environment, and all findings about it, errors first. One without errors may be learned from.
+def check(name: str, sandbox: Sandbox, length: Length, rule_s: float = RULE_S) -> tuple[Environment, list[EnvFinding]]:
+    """The environment, and all findings about it, errors first. An environment without errors may be learned from.
 
-    Raises `UnknownError` and `InputError` where it cannot even be loaded.
+    Raises `UnknownError` and `InputError` if it cannot be loaded.
     """
     environment, host = started(name, sandbox)
-    time_ = Time(rule_s)
+    limits = CheckTime(rule_s)
     try:
-        findings = _judged(host, ["runs"], time_)
+        findings = _judge(host, ["runs"], limits)
         if not any(finding.level == "error" for finding in findings):
-            findings += _judged(host, [rule for rule in RULES if rule != "runs"], time_)
-            findings += _is_the_same_elsewhere(name, sandbox, host, time_)
-            findings += _fits_the_model(host, environment, length, time_)
+            findings += _judge(host, [rule for rule in RULES if rule != "runs"], limits)
+            findings += _is_the_same_elsewhere(name, sandbox, host, limits)
+            findings += _fits_the_model(host, environment, length, limits)
     finally:
         host.close()
     return environment, sorted(findings, key=lambda finding: finding.level)
 
 
-def _judged(host: Host, rules: Sequence[str], time_: Time) -> list[Finding]:
-    """What these rules find, each in a process of its own."""
-    since = time.monotonic()
+def _judge(host: Host, rules: Sequence[str], limits: CheckTime) -> list[EnvFinding]:
+    """The findings of these rules, each in a process of its own."""
+    since_s = time.monotonic()
     asked: list[tuple[str, Worker | None]] = []
     for rule in rules:
         try:
             worker = host.worker()
-            worker.ask({"rule": rule})
-        except (EnvironmentFault, OSError):
+            worker.ask(Judge(rule=rule))
+        except (EnvironmentFault, WireError):
             worker = None
         asked.append((rule, worker))
-    return [finding for rule, worker in asked for finding in _findings(host, rule, worker, time_.left(since))]
+    return [finding for rule, worker in asked for finding in _findings(host, rule, worker, limits.left_s(since_s))]
 
 
-def _findings(host: Host, rule: str, worker: Worker | None, timeout_s: float) -> list[Finding]:
+def _findings(host: Host, rule: str, worker: Worker | None, timeout_s: float) -> list[EnvFinding]:
     if worker is None:
-        return [Finding(level="error", rule=rule, message="its process died")]
+        return [EnvFinding(level="error", rule=rule, message="its process died")]
     try:
-        found = worker.answer(timeout_s)
-        if "fault" in found:
-            return [Finding(level="error", rule=rule, message=str(found["fault"]))]
-        return [Finding(**finding) for finding in found["findings"]]
-    except TimeoutError:
+        answer = worker.answer(timeout_s)
+        if (fault := read_fault(answer)) is not None:
+            return [EnvFinding(level="error", rule=rule, message=fault)]
+        return [_read_finding(finding) for finding in list_field(answer, "findings")]
+    except WireTimeout:
         host.end(worker)
-        return [Finding(level="error", rule=rule, message="it did not come to an end in time, and its process had to be killed")]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return [Finding(level="error", rule=rule, message=host.end(worker, DYING_S))]
+        return [EnvFinding(level="error", rule=rule, message="it did not end in time, and its process had to be killed")]
+    except WireError:
+        return [EnvFinding(level="error", rule=rule, message=host.end(worker, DYING_S))]
 
 
-def _is_the_same_elsewhere(name: str, sandbox: Sandbox, host: Host, time_: Time) -> list[Finding]:
-    """In another process, whose hashes of strings differ (an iteration over a set shows there); else in one where they are the same."""
+def _read_finding(finding: JsonValue) -> EnvFinding:
+    match finding:
+        case {"level": "error" | "warning" as level, "rule": str(rule), "message": str(message)}:
+            return EnvFinding(level=level, rule=rule, message=message)
+    raise WireDocumentError("it is not a finding")
+
+
+def _is_the_same_elsewhere(name: str, sandbox: Sandbox, host: Host, limits: CheckTime) -> list[EnvFinding]:
+    """Plays in a second process whose hashes of strings differ (an iteration over a set shows there); then in one with the same hashes."""
     try:
-        here = _digest(host, time_)
+        here = _digest(host, limits)
         for hash_seed in (1, 0):
             _, other = started(name, sandbox, hash_seed)
             try:
-                differs = _digest(other, time_) != here
+                differs = _digest(other, limits) != here
             finally:
                 other.close()
             if not differs:
                 break
-    except TimeoutError:
-        return [Finding(level="warning", rule=ELSEWHERE, message="it is so slow that there was no time to play it in another process")]
-    except (EnvironmentFault, InputError, OSError, EOFError, ValueError, KeyError) as error:
-        return [Finding(level="error", rule=ELSEWHERE, message=f"it fails in another process: {error or 'it died'}")]
+    except WireTimeout:
+        return [EnvFinding(level="warning", rule=ELSEWHERE, message="it is so slow that there was no time to play it in another process")]
+    except (EnvironmentFault, InputError, WireError, OSError) as error:
+        return [EnvFinding(level="error", rule=ELSEWHERE, message=f"it fails in another process: {error}")]
     if differs:
-        return [Finding(level="error", rule=ELSEWHERE, message="the same seeds went differently in another process")]
+        return [EnvFinding(level="error", rule=ELSEWHERE, message="the same seeds gave different episodes in another process")]
     if hash_seed == 0:
-        message = "it depends on the hashes of strings (does it iterate over a set?): the sandbox fixes them, so do not name it as trusted"
-        return [Finding(level="warning", rule=ELSEWHERE, message=message)]
+        message = (
+            "it depends on the hashes of strings (does it iterate over a set?): the sandbox fixes them, so do not name it in "
+            "[sandbox] trusted"
+        )
+        return [EnvFinding(level="warning", rule=ELSEWHERE, message=message)]
     return []
 
 
-def _digest(host: Host, time_: Time) -> str:
-    """What a few episodes of some seeds come to there."""
-    since = time.monotonic()
+def _digest(host: Host, limits: CheckTime) -> str:
+    """The hash of a few episodes that are played there. Raises `EnvironmentFault` and `WireError`."""
+    since_s = time.monotonic()
     worker = host.worker()
-    worker.ask({"digest": True})
-    found = worker.answer(time_.left(since))
-    if "fault" in found:
-        raise EnvironmentFault(str(found["fault"]))
-    return str(found["digest"])
+    worker.ask(Digest())
+    answer = worker.answer(limits.left_s(since_s))
+    if (fault := read_fault(answer)) is not None:
+        raise EnvironmentFault(fault)
+    return read_digest(answer)
 
 
-def _fits_the_model(host: Host, environment: Environment, length: Length, time_: Time) -> list[Finding]:
+def _fits_the_model(host: Host, environment: Environment, length: Length, limits: CheckTime) -> list[EnvFinding]:
     """Whether whole episodes fit into what the model can read."""
-    since = time.monotonic()
+    since_s = time.monotonic()
     try:
         worker = host.worker()
-        worker.ask({"longest": True})
-        texts = worker.answer(time_.left(since))["longest"]
-    except (EnvironmentFault, OSError, EOFError, ValueError, KeyError):
-        return []  # other rules tell what fails
+        worker.ask(Longest())
+        texts = read_texts(worker.answer(limits.left_s(since_s)))
+    except (EnvironmentFault, WireError):
+        return []  # other rules report what fails
     tokens = length.tokens(texts) + environment.max_tokens
     if tokens <= length.limit / 2:
         return []
     about = "" if length.exact else "about "
-    message = f"its longest episode has {about}{tokens} tokens, of {length.limit} that the model can read"
-    return [Finding(level="error" if tokens > length.limit else "warning", rule=FITS, message=message)]
+    message = f"its longest episode has {about}{tokens} tokens; the model can read {length.limit}"
+    return [EnvFinding(level="error" if tokens > length.limit else "warning", rule=FITS, message=message)]

@@ -30,7 +30,8 @@ from gymnasium.utils.env_checker import check_env
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, described
-from perdure.envs.scripted import Answer, Played, by_oracle, fixed, has_oracle, play_scripted
+from perdure.envs.json_value import JsonObject
+from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS, Split
 
 T = TypeVar("T")
@@ -52,31 +53,31 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was found."""
+class EnvFinding:
+    """One breach of a rule, or one thing to look at."""
 
     level: Literal["error", "warning"]
     rule: str
     message: str
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> JsonObject:
         return {"level": self.level, "rule": self.rule, "message": self.message}
 
 
-Found = Iterator[tuple[Literal["error", "warning"], str]]
-"""Levels and messages of what a rule finds."""
+LevelsAndMessages = Iterator[tuple[Literal["error", "warning"], str]]
+"""Of the findings of a rule."""
 
 
-def judge(environment: Environment, rule: str) -> list[Finding]:
+def judge(environment: Environment, rule: str) -> list[EnvFinding]:
     """What one of `RULES` finds. Whatever the environment raises on the way is an error."""
-    findings: list[Finding] = []
+    findings: list[EnvFinding] = []
     try:
         with redirect_stdout(sys.stderr):
             for level, message in RULES[rule](environment):
-                findings.append(Finding(level=level, rule=rule, message=message))
+                findings.append(EnvFinding(level=level, rule=rule, message=message))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
         message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {described(error)}"
-        findings.append(Finding(level="error", rule=rule, message=message))
+        findings.append(EnvFinding(level="error", rule=rule, message=message))
     return findings
 
 
@@ -94,7 +95,7 @@ def longest(environment: Environment) -> tuple[str, ...]:
     return (environment.instructions, *said[:-1])
 
 
-def _runs(environment: Environment) -> Found:
+def _runs(environment: Environment) -> LevelsAndMessages:
     """It can be made, reset, stepped and closed, each within its time."""
     for seed in _seeds("train", 3):
         play_scripted(environment, seed, fixed("1"))
@@ -106,7 +107,7 @@ def _runs(environment: Environment) -> Found:
         yield "warning", f"close raised {described(error)}"
 
 
-def _passes_gymnasium(environment: Environment) -> Found:
+def _passes_gymnasium(environment: Environment) -> LevelsAndMessages:
     """What Gymnasium's own checker says of what is made for Gymnasium; a class with only `reset` and `step` is not."""
     env = environment.make()
     if not isinstance(env.unwrapped, gymnasium.Env):
@@ -121,10 +122,10 @@ def _passes_gymnasium(environment: Environment) -> Found:
         yield "warning", f"Gymnasium's checker: {message}"
 
 
-def _is_deterministic(environment: Environment) -> Found:
+def _is_deterministic(environment: Environment) -> LevelsAndMessages:
     """A seed played again goes the same way, whatever others did to the global generators, and whatever was played between."""
     scripted = _scripted(environment)
-    first: dict[int, Played] = {}
+    first: dict[int, ScriptedEpisode] = {}
     for noise in (1, 2):
         for seed in _seeds("dev", 3):
             random.seed(noise)
@@ -135,7 +136,7 @@ def _is_deterministic(environment: Environment) -> Found:
                 return
 
 
-def _leaves_random_alone(environment: Environment) -> Found:
+def _leaves_random_alone(environment: Environment) -> LevelsAndMessages:
     """Others in the process use the global generators too: an environment that seeds them repeats their numbers."""
     scripted = _scripted(environment)
     for seed in _seeds("dev", 3):
@@ -146,12 +147,12 @@ def _leaves_random_alone(environment: Environment) -> Found:
             return
 
 
-def _varies(environment: Environment) -> Found:
+def _varies(environment: Environment) -> LevelsAndMessages:
     if len({played.exchanges for played in _episodes(environment, _in_time(_seeds("train", 8)))}) == 1:
         yield "warning", "eight seeds gave one and the same episode: there is only one task to learn, and none to hold out"
 
 
-def _keeps_its_range(environment: Environment) -> Found:
+def _keeps_its_range(environment: Environment) -> LevelsAndMessages:
     low, high = environment.reward_low, environment.reward_high
     answers = [fixed(""), _scripted(environment), *(fixed(text) for text in SCRIPT)]
     for seed, answer in _in_time(list(product(_seeds("dev", EPISODES), answers))):
@@ -161,7 +162,7 @@ def _keeps_its_range(environment: Environment) -> Found:
             return
 
 
-def _oracle_succeeds(environment: Environment) -> Found:
+def _oracle_succeeds(environment: Environment) -> LevelsAndMessages:
     """The right answers are paid, and nothing that the observations offer is paid better."""
     if not has_oracle(environment):
         return
@@ -180,7 +181,7 @@ def _oracle_succeeds(environment: Environment) -> Found:
         yield "error", f"{message}: {theirs:.2f} against {ours:.2f} on average"
 
 
-def _has_a_floor(environment: Environment) -> Found:
+def _has_a_floor(environment: Environment) -> LevelsAndMessages:
     """Answers that know nothing must not succeed often, nor be paid well without success."""
     seeds = _seeds("dev", EPISODES)
     probes: list[tuple[Literal["error", "warning"], str, Answer]] = [
@@ -211,7 +212,7 @@ def _has_a_floor(environment: Environment) -> Found:
             yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {of} successes"
 
 
-def _stays_ended(environment: Environment) -> Found:
+def _stays_ended(environment: Environment) -> LevelsAndMessages:
     """The runtime never steps after the end; others who run the environment may."""
     env = environment.make()
     try:
@@ -235,7 +236,7 @@ def _stays_ended(environment: Environment) -> Found:
         env.close()
 
 
-def _carries_nothing_over(environment: Environment) -> Found:
+def _carries_nothing_over(environment: Environment) -> LevelsAndMessages:
     """The runtime makes a fresh environment for each episode; others who run the environment may not."""
     first, second = _seeds("dev", 2)
     env = environment.make()
@@ -252,7 +253,7 @@ def _carries_nothing_over(environment: Environment) -> Found:
         yield "warning", f"after another episode, seed {second} begins differently: {again[:80]!r}, not {fresh[:80]!r}"
 
 
-def _splits_its_tasks(environment: Environment) -> Found:
+def _splits_its_tasks(environment: Environment) -> LevelsAndMessages:
     """Seeds of train and probe never meet; their tasks do, where there are few of them."""
     train: set[str] = set()
     probe: list[str] = []
@@ -266,7 +267,7 @@ def _splits_its_tasks(environment: Environment) -> Found:
         yield "warning", message
 
 
-def _is_plain_text(environment: Environment) -> Found:
+def _is_plain_text(environment: Environment) -> LevelsAndMessages:
     """The runtime keeps such things as text; a model reads better without them, and a person's terminal too."""
     played = _episodes(environment, _in_time(_seeds("dev", EPISODES)))
     texts = [environment.instructions, *(text for episode in played for text in (*(asked for asked, _ in episode.exchanges), episode.last))]
@@ -278,7 +279,7 @@ def _is_plain_text(environment: Environment) -> Found:
         yield "warning", "observations repeat what was said before: the conversation holds it already, and prompts grow twice as fast"
 
 
-def _is_quick(environment: Environment) -> Found:
+def _is_quick(environment: Environment) -> LevelsAndMessages:
     """While one environment works, the model waits."""
     started = time.perf_counter()
     steps = sum(len(played.exchanges) for played in _episodes(environment, _in_time(_seeds("dev", EPISODES))))
@@ -287,7 +288,7 @@ def _is_quick(environment: Environment) -> Found:
         yield "warning", f"a step takes {spent_s / steps:.2g} s on average, making and reset included: a batch waits for it"
 
 
-def _keeps_to_itself(environment: Environment) -> Found:
+def _keeps_to_itself(environment: Environment) -> LevelsAndMessages:
     """What it prints, writes, starts and connects to. In the sandbox these come to nothing, or stay in a folder of its own."""
     seen: dict[str, str] = {}
     own = os.getcwd()
@@ -325,7 +326,7 @@ _ACTS = {
     "os.remove": "removes a file",
 }
 
-RULES: Mapping[str, Callable[[Environment], Found]] = {
+RULES: Mapping[str, Callable[[Environment], LevelsAndMessages]] = {
     "runs": _runs,
     "passes-gymnasium": _passes_gymnasium,
     "is-deterministic": _is_deterministic,
@@ -343,7 +344,7 @@ RULES: Mapping[str, Callable[[Environment], Found]] = {
 }
 
 
-def _episodes(environment: Environment, seeds: Iterable[int]) -> list[Played]:
+def _episodes(environment: Environment, seeds: Iterable[int]) -> list[ScriptedEpisode]:
     """Whole episodes of these seeds, as `_scripted` answers."""
     scripted = _scripted(environment)
     return [play_scripted(environment, seed, scripted) for seed in seeds]
@@ -356,7 +357,7 @@ def _scripted(environment: Environment) -> Answer:
     return lambda observation, env: SCRIPT[len(observation) % len(SCRIPT)]
 
 
-def _common(episodes: Iterable[Played]) -> list[str]:
+def _common(episodes: Iterable[ScriptedEpisode]) -> list[str]:
     """What was answered most often, and what first observations show in square brackets."""
     found = Counter[str]()
     for played in episodes:
@@ -364,7 +365,7 @@ def _common(episodes: Iterable[Played]) -> list[str]:
     return [text for text, _ in found.most_common(MOST_CONSTANTS)]
 
 
-def _repeats(played: Played) -> bool:
+def _repeats(played: ScriptedEpisode) -> bool:
     """Whether some observation begins with all of the one before it."""
     asked = [observation for observation, _ in played.exchanges]
     return any(len(before) > 40 and after.startswith(before) for before, after in pairwise(asked))

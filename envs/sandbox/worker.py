@@ -1,5 +1,5 @@
 """The other side of `envs/sandbox/host.py`: `python -m perdure.envs.sandbox.worker DESCRIPTOR FOLDER JSON`, which imports one
-environment and forks for each episode that is played at once.
+environment and forks a worker for each episode that is played at once.
 
 It confines itself (`confinement.py`) before anything of the environment is imported. A worker answers one question after the other; it is
 forked after the import, so that it costs a few milliseconds and shares most of its memory with the others.
@@ -8,7 +8,6 @@ forked after the import, so that it costs a few milliseconds and shares most of 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import random
 import resource
@@ -18,97 +17,106 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.confinement import as_ended, die_with, enter, forked, limit, write_only_to
-from perdure.envs.sandbox.wire import Wire, watched
+from perdure.envs.sandbox.host_messages import (
+    Forked,
+    ForkRefused,
+    LoadFailure,
+    read_end,
+    read_start,
+    write_failure,
+    write_fork_answer,
+    write_status,
+)
+from perdure.envs.sandbox.wire import Wire, WireError, process_descriptor
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
 
 
 def main() -> None:
-    descriptor, folder, told = int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    sys.path += [part for part in told["path"] if part not in sys.path]
+    descriptor, folder, start = int(sys.argv[1]), Path(sys.argv[2]), read_start(sys.argv[3])
+    sys.path += [path for path in start.path if path not in sys.path]
     wire = Wire(socket.socket(fileno=descriptor))
-    limit(told["memory_mib"])
-    namespace, outlive = enter(told["parent"], told["network"])
+    limit(start.memory_mib)
+    namespace, outlive = enter(start.parent, start.network)
     own = os.getpid()
-    environment, description = _loaded(told["name"])
+    environment, description = _loaded(start.name)
     if os.getpid() != own:
-        os._exit(0)  # forked by what was imported, and let go on
+        os._exit(0)  # a process that the imported code has forked
     wire.send(description)
     if environment is None:
         return
     os.chdir(folder)  # only now: an environment may read files that its options name
-    outlive()  # from here on it sees for itself that nobody asks, and puts its folder away
+    outlive()  # from here on it notices by itself that the other side has closed, and removes its folder
     gc.collect()
     gc.freeze()  # a collection would write to every object, and unshare its memory
-    host(wire, folder, environment, told["cpu_s"], namespace)
+    host(wire, folder, environment, start.cpu_s, namespace)
 
 
 def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
-    """Fork and end workers as asked, until nobody asks any more."""
+    """Fork and end workers as asked, until the other side closes."""
     workers: dict[int, Path] = {}
-    shared = _children()  # started by what was imported: they are there for all episodes
+    shared = _children()  # started by the imported code: they serve all episodes
     count = 0
     try:
         while True:
-            question, descriptor = wire.receive_with_descriptor()
+            order, descriptor = wire.receive_with_descriptor()
             if descriptor is not None:
                 count += 1
                 own = folder / f"worker-{count}"
                 try:
                     pid = forked(namespace)
-                except OSError as error:  # too many processes: those that are there play on
+                except OSError as error:  # too many processes: the others play on
                     os.close(descriptor)
-                    wire.send({"refused": str(error)})
+                    wire.send(write_fork_answer(ForkRefused(reason=str(error))))
                     continue
                 if pid == 0:
                     wire.close()
                     _work(socket.socket(fileno=descriptor), own, environment, cpu_s, namespace)
                 os.close(descriptor)
                 workers[pid] = own
-                wire.send({"pid": pid}, process := watched(pid))
+                wire.send(write_fork_answer(Forked(pid=pid)), process := process_descriptor(pid))
                 if process is not None:
                     os.close(process)
-            elif question["end"] in workers:
-                status = _ended(question["end"], question["patience_s"])
-                shutil.rmtree(workers.pop(question["end"]), ignore_errors=True)
+                continue
+            end = read_end(order)
+            status = 0
+            if end.worker in workers:
+                status = _end(end.worker, end.patience_s)
+                shutil.rmtree(workers.pop(end.worker), ignore_errors=True)
                 if namespace is None:
                     _end_strays(workers.keys() | shared)
-                wire.send({"status": status})
-            else:
-                wire.send({"status": 0})
-    except (EOFError, OSError):
+            wire.send(write_status(status))
+    except (WireError, OSError):
         for pid in workers:
-            _ended(pid)
+            _end(pid)
         if namespace is None:
             _end_strays(set())
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _loaded(name: str) -> tuple[Environment | None, dict[str, Any]]:
-    """The environment and what the other side is told of it; or no environment, and why."""
+def _loaded(name: str) -> tuple[Environment | None, JsonObject]:
+    """The environment and its description for the other side; or None, and why."""
     from perdure.envs.registry import load_here
-    from perdure.envs.sandbox.host import as_told
+    from perdure.envs.sandbox.description import write_description
     from perdure.memory.errors import PerdureError, UnknownError
 
     try:
         environment = load_here(name)
-    except UnknownError as error:
-        return None, {"unknown": str(error)}
     except PerdureError as error:
-        return None, {"wrong": str(error)}
-    return environment, as_told(environment)
+        return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=str(error)))
+    return environment, write_description(environment)
 
 
 def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
-    """Be a worker, until nobody asks any more. Does not return."""
+    """Be a worker, until the other side closes. Does not return."""
     try:
         os.setsid()
         if sys.platform == "linux":
@@ -125,7 +133,7 @@ def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s:
         os.close(output)
         _scramble()
         _serve(Wire(socket_), environment, folder, cpu_s)
-    except (EOFError, OSError):
+    except (WireError, OSError):
         os._exit(0)
     finally:
         os._exit(1)
@@ -134,43 +142,63 @@ def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s:
 def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> None:
     from perdure.envs.check import rules
     from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
+    from perdure.envs.sandbox.worker_messages import (
+        Close,
+        Digest,
+        Judge,
+        Longest,
+        Oracle,
+        Question,
+        Reset,
+        Step,
+        read_question,
+        write_action,
+        write_digest,
+        write_fault,
+        write_first,
+        write_outcome,
+        write_texts,
+    )
 
     env = GuardedEnv(environment)
     own = os.getpid()
 
-    def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-        if "step" in question:
-            return {"outcome": asdict(env.step(question["step"]))}
-        if "oracle" in question:
-            return {"action": env.oracle()}
-        if "rule" in question:
-            return {"findings": [finding.as_json() for finding in rules.judge(environment, question["rule"])]}
-        if "digest" in question:
-            return {"digest": rules.digest(environment)}
-        if "longest" in question:
-            return {"longest": rules.longest(environment)}
-        env.close()
-        if "reset" in question:
-            _begin_anew(folder)
-            _allow(cpu_s)
-            return {"observation": env.reset(question["reset"]), "seat": env.seat}
-        return {}
+    def answer(question: Question) -> JsonObject:
+        match question:
+            case Step(action=action):
+                return write_outcome(env.step(action))
+            case Reset(seed=seed):
+                env.close()
+                _start_clean(folder)
+                _allow(cpu_s)
+                return write_first(env.reset(seed), env.seat)
+            case Oracle():
+                return write_action(env.oracle())
+            case Close():
+                env.close()
+                return {}
+            case Judge(rule=rule):
+                return {"findings": [finding.as_json() for finding in rules.judge(environment, rule)]}
+            case Digest():
+                return write_digest(rules.digest(environment))
+            case Longest():
+                return write_texts(rules.longest(environment))
 
     while True:
-        question = wire.receive()
+        n, question = read_question(wire.receive())
         try:
-            found = answer(question)
+            document = answer(question)
         except EnvironmentFault as fault:
-            found = {"fault": str(fault)}
+            document = write_fault(str(fault))
         except Exception as error:  # noqa: BLE001 - the episode ends with it
-            found = {"fault": described(error)}
+            document = write_fault(described(error))
         if os.getpid() != own:
-            os._exit(0)  # forked by the environment, and let go on
-        wire.send({"n": question["n"], **found})
+            os._exit(0)  # a process that the environment has forked
+        wire.send({"n": n, **document})
 
 
-def _begin_anew(folder: Path) -> None:
-    """Begin in the own folder again, wherever the last episode went, and with nothing printed: that has a limit for each file."""
+def _start_clean(folder: Path) -> None:
+    """Go back to the worker's own folder, and truncate what was printed: its size is limited."""
     folder.mkdir(exist_ok=True)
     os.chdir(folder)
     with suppress(OSError):
@@ -178,39 +206,39 @@ def _begin_anew(folder: Path) -> None:
 
 
 def _allow(cpu_s: int) -> None:
-    """Let this process use so much more processor time; past it, it is ended with SIGXCPU."""
+    """Let this process use `cpu_s` more of processor time; beyond that it is ended with SIGXCPU."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_s, hard))
 
 
 def _scramble() -> None:
-    """Give the global random generators a state of their own: else all workers would have that of their fork, and go on alike."""
+    """Seed the global random generators anew: otherwise all workers would draw the same numbers."""
     import numpy as np
 
     random.seed()
     np.random.seed()
 
 
-def _ended(pid: int, patience_s: float = 0.0) -> int:
-    """End a worker with its process group; gives its wait status, which is of its own end where it came to that before."""
-    until = time.monotonic() + patience_s
-    while time.monotonic() < until and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+def _end(pid: int, patience_s: float = 0.0) -> int:
+    """End a worker with its process group, after `patience_s` in which it may end by itself; returns its wait status."""
+    until_s = time.monotonic() + patience_s
+    while time.monotonic() < until_s and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         time.sleep(0.005)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)  # where it has not come to have a group of its own
+        os.kill(pid, signal.SIGKILL)  # if it has no group of its own yet
     with suppress(ChildProcessError):
         return as_ended(os.waitpid(pid, 0)[1])
     return 0
 
 
 def _end_strays(spared: Set[int]) -> None:
-    """End what dead workers have left behind outside their groups: the kernel gives it to this process."""
+    """End processes that dead workers have left behind outside their groups: this process inherits them."""
     while strays := _children() - spared:
         for pid in strays:
-            _ended(pid)
+            _end(pid)
 
 
 def _children() -> set[int]:

@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from perdure.envs.answers import bare, plain
+from perdure.envs.json_value import JsonObject, JsonValue
 from perdure.envs.sources.spaces import is_row, keys, short
 from perdure.memory.errors import InputError
 
@@ -190,11 +191,11 @@ def _json(text: str) -> Any:
         raise NoAnswer(f"it is no JSON: {error}") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
+    parts = dict(pairs)
+    if len(parts) < len(pairs):
         raise NoAnswer("it gives a key twice")
-    return found
+    return parts
 
 
 def _text(said: Any) -> str:

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Space
 
-from perdure.envs.environment import AnyText
+from perdure.envs.environment import AnyText, Info
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError
 
@@ -41,7 +41,7 @@ class BareClass(gymnasium.Env[Any, Any]):
         """The object itself, with its own attributes and `oracle`."""
         return self._inner
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         super().reset(seed=seed)
         if self._generators is not None:
             self._generators.seed(int(self.np_random.integers(2**32)) if seed is None else seed)
@@ -52,7 +52,7 @@ class BareClass(gymnasium.Env[Any, Any]):
             return answer
         return answer, {}
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
         with self._drawing():
             answer = self._inner.step(action)
         match answer:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 import logging
 from ast import literal_eval
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -26,7 +25,9 @@ from typing import Any
 import gymnasium
 
 from perdure.envs.answers import bare
-from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
+from perdure.envs.environment_names import Options
+from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import does_not_work, imported, unknown
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError
@@ -36,8 +37,8 @@ MOST_TURNS = 100
 """Of a game that draws its own limit. Every game ends by itself."""
 
 
-def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
-    """How to make the game of a registered id as an environment, and its options with their defaults.
+def find(id_: str) -> EnvironmentFactory:
+    """The game of a registered id.
 
     Raises `UnknownError` for an id that GEM does not have, `InputError` for one that is not offered or does not work, with the reason.
     """
@@ -52,12 +53,13 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
         parameters = inspect.signature(getattr(import_module(module), attribute)).parameters.values()
     except (ImportError, AttributeError, LookupError) as error:
         raise does_not_work(f"gem:{id_}", error) from error
-    declared = {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-    options = {**declared, **registered[id_].kwargs}
-    return lambda **given: Game(id_, given, options), options
+    declared = {p.name: plain_default(p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    registered_defaults = {name: plain_default(value) for name, value in registered[id_].kwargs.items()}
+    options: Options = {**declared, **registered_defaults}
+    return EnvironmentFactory(make=lambda **given: GemGame(id_, given, options), options=options)
 
 
-class Game(gymnasium.Env[str, str]):
+class GemGame(gymnasium.Env[str, str]):
     """One game of GEM as a text environment."""
 
     observation_space = action_space = AnyText()
@@ -65,15 +67,16 @@ class Game(gymnasium.Env[str, str]):
     max_tokens = 24
     reward_low = -0.1
 
-    def __init__(self, id_: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, id_: str, given: Options, defaults: Options) -> None:
         self._id, self._options = id_, given
+        self._game: Any = None
         limit = {**defaults, **given}.get("max_turns")
         self.turn_limit = limit if isinstance(limit, int) else MOST_TURNS
         self._generators = Generators()
         self._over = True
         _try_out(id_, repr(given))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._generators.seed(number)
@@ -83,14 +86,14 @@ class Game(gymnasium.Env[str, str]):
         self._over = False
         return _shown(observation, info), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
         with self._generators:
             observation, reward, terminated, truncated, about = self._game.step(boxed(action))
         self._over = terminated or truncated
         rewards = _library().utils.constants.LanguageGameReward
-        info: dict[str, Any] = {"success": self._over and reward >= rewards.success_reward}
+        info: Info = {"success": self._over and reward >= rewards.success_reward}
         if reward == rewards.format_error_reward:
             info["invalid_action"] = observation
         return observation if self._over else _shown(observation, about), float(reward), bool(terminated), bool(truncated), info
@@ -101,7 +104,7 @@ def boxed(action: str) -> str:
     return action if "\\boxed" in action else f"\\boxed{{{bare(action)}}}"
 
 
-def _shown(observation: str, info: dict[str, Any]) -> str:
+def _shown(observation: str, info: Info) -> str:
     return f"{observation.rstrip()}\n{info.get('suffix', '')}".strip()
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import import_module
 from numbers import Real
 from typing import Any, cast
@@ -24,16 +24,28 @@ from typing import Any, cast
 import gymnasium
 from gymnasium import spaces
 
-from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION, AnyText, TextEnv
+from perdure.envs.environment import (
+    DEFAULT_MAX_TOKENS,
+    DEFAULT_STEP_TIMEOUT_S,
+    DEFAULT_TURN_LIMIT,
+    OBSERVATION,
+    AnyText,
+    Info,
+    ResetResult,
+    StepResult,
+    TextEnv,
+)
+from perdure.envs.environment_names import Options
 from perdure.envs.sources.actions import NoAnswer, answer, check_names, how_to_answer, parse
 from perdure.envs.sources.ansi import unescaped
 from perdure.envs.sources.bare_class import BareClass
+from perdure.envs.sources.factory import EnvironmentFactory, listed_default, signature_options
 from perdure.envs.sources.spaces import count_numbers, refuse, written
 from perdure.envs.sources.transition_tables import best_actions
 from perdure.memory.errors import InputError, UnknownError
 
 MOST_TURNS = 50
-OPTIONS: dict[str, int | float] = {"invalid_limit": 1, "invalid_penalty": 0.0}
+OPTIONS: Options = {"invalid_limit": 1, "invalid_penalty": 0.0}
 """Options of every environment whose answers are read here."""
 SCALE = ("reward_low",)
 """Of the options that every environment has, those that are needed here as well."""
@@ -83,8 +95,8 @@ TOYS: dict[str, Toy] = {
 """By id without its version. Limits of the scale are those of 50 turns."""
 
 
-def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any, Any]], dict[str, Any]]:
-    """The constructor of a registered id, how to make it, and its registered defaults. `MODULE:` before the id is imported first.
+def find(id_: str) -> EnvironmentFactory:
+    """The environment of a registered id, as text. `MODULE:` before the id is imported first.
 
     Raises `UnknownError` for an id that is not registered, with Gymnasium's own hint.
     """
@@ -101,16 +113,29 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., gymnasium.Env[Any,
     if spec.entry_point is None:
         raise InputError(f"gym:{id_} cannot be made: it is registered without an entry point")
     creator = spec.entry_point if callable(spec.entry_point) else gymnasium.envs.registration.load_env_creator(spec.entry_point)
-    modes = cast("dict[str, Any]", getattr(creator, "metadata", {})).get("render_modes", ())
-    rendered: dict[str, Any] = {"render_mode": "ansi"} if "ansi" in modes else {}
+    registered_make = partial(gymnasium.make, spec, disable_env_checker=True)
+    if "ansi" in getattr(creator, "metadata", {}).get("render_modes", ()):
+        registered_make = partial(registered_make, render_mode="ansi")
 
     def make(**options: Any) -> gymnasium.Env[Any, Any]:
         try:
-            return gymnasium.make(spec, disable_env_checker=True, **rendered, **options)
+            return registered_make(**options)
         except gymnasium.error.Error as error:
             raise InputError(f"gym:{id_} cannot be made: {error}") from error
 
-    return creator, make, dict(spec.kwargs)
+    options, open_ended = signature_options(creator)
+    defaults = {name: listed_default(value) for name, value in spec.kwargs.items()}
+    return text_factory(make, {**options, **defaults}, open_ended)
+
+
+def text_factory(make: Callable[..., Any], options: Options, open_ended: bool) -> EnvironmentFactory:
+    """What `make` makes, as text; its options and `OPTIONS`."""
+
+    def make_text(**given: Any) -> TextEnv:
+        reading = {key: given.pop(key) for key in (*OPTIONS, *SCALE) if key in given and key not in options}
+        return as_text(make(**given), **reading)
+
+    return EnvironmentFactory(make=make_text, options={**OPTIONS, **options}, open_ended=open_ended, shared=SCALE)
 
 
 def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 1, invalid_penalty: float = 0.0) -> TextEnv:
@@ -165,13 +190,13 @@ class AsText(gymnasium.Env[str, str]):
         self._success: Any = None
         """What the environment said of it last."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         self._invalid, self._return, self._success = 0, 0.0, None
         observation, info = self._inner.reset(seed=seed, options=options)
         self._np_random = self._inner.np_random
         return self._shown(observation), info
 
-    def step(self, action: str) -> tuple[str, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, Any, bool, bool, Info]:
         try:
             native = parse(self._inner.action_space, action, self._names)
         except NoAnswer as error:
@@ -204,7 +229,7 @@ class AsText(gymnasium.Env[str, str]):
     def close(self) -> None:
         self._inner.close()
 
-    def _refused(self, reason: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def _refused(self, reason: str) -> StepResult:
         self._invalid += 1
         ends = self._invalid >= self._limit
         reward = min(0.0, self._lowest - self._return) if ends else self._penalty

@@ -15,17 +15,20 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import gymnasium
 
 from perdure.envs.answers import bare
-from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.environment import AnyText, Info, ResetResult, StepResult, TextEnv
+from perdure.envs.json_value import JsonObject, JsonValue
+from perdure.envs.sources.factory import EnvironmentFactory
 from perdure.envs.sources.packages import imported
 from perdure.memory.errors import InputError, RuntimeFailure
 
@@ -40,76 +43,116 @@ INVALID, FULL = "VALIDATION_ERROR", "CAPACITY_REACHED"
 """What a server says to an action that its schema does not allow, and to one session too many."""
 
 
-def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
-    """How to make the environment behind a URL, and its options. Raises `InputError` for what is no URL; nothing is asked of the server."""
+def find(id_: str) -> EnvironmentFactory:
+    """The environment behind a URL. Raises `InputError` if it is not a URL; the server is not asked yet."""
     if urlsplit(id_).scheme not in ("http", "https") or not urlsplit(id_).hostname:
         raise InputError(f"openenv:{id_} is no server: it is openenv:http://HOST:PORT")
     imported("openenv")
-    return lambda **options: Remote(id_.rstrip("/"), **options), {"action": "", "observation": ""}
+    url = id_.rstrip("/")
+
+    def make(*, action: str = "", observation: str = "") -> TextEnv:
+        return OpenEnvSession(url, action, observation)
+
+    return EnvironmentFactory(make=make, options={"action": "", "observation": ""})
 
 
-class Remote(gymnasium.Env[str, str]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaField:
+    """One field of an action or an observation of a server."""
+
+    name: str
+    type: str
+    """As JSON schemas name it; empty if there is none."""
+    required: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSchema:
+    """The fields of a server's actions and observations that are the environment's own."""
+
+    action: tuple[SchemaField, ...]
+    observation: tuple[SchemaField, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The answer of a server to a reset or a step."""
+
+    observation: JsonObject
+    """Shown field by field, or one field of it."""
+    reward: object
+    """As the server gave it; `guarded.py` checks it."""
+    done: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The answer of a server that did not do what it was asked."""
+
+    code: str
+    complaint: str
+
+
+class OpenEnvSession(gymnasium.Env[str, str]):
     """One environment of a server: every episode is a session of its own."""
 
     observation_space = action_space = AnyText()
     instructions = "Reply with only your action."
 
-    def __init__(self, url: str, action: str = "", observation: str = "") -> None:
+    def __init__(self, url: str, action: str, observation: str) -> None:
         schema = _schema(url)
         self._url = url
-        self._action = _chosen(url, "action", action, schema["action"])
-        self._type = schema["action"]["properties"][self._action].get("type", "string")
-        texts = [name for name, about in _own(schema["observation"]).items() if about.get("type") == "string"]
-        self._observation = _chosen(url, "observation", observation, schema["observation"]) if observation else None
+        self._action = _chosen_field(url, "action", action, schema.action)
+        texts = [field.name for field in schema.observation if field.type == "string"]
+        self._observation = _chosen_field(url, "observation", observation, schema.observation).name if observation else None
         if self._observation is None and len(texts) == 1:
             self._observation = texts[0]
-        self._held = ExitStack()
+        self._open = ExitStack()
         self._session: Any = None
         self._over = True
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
-        until = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + PATIENCE_S
         while True:
             self._connect()
-            kind, data = self._ask("reset", {"seed": number})
-            if kind != "error":
+            answer = self._ask("reset", {"seed": number})
+            if isinstance(answer, Observed):
                 break
-            if data.get("code") != FULL or time.monotonic() > until:
-                raise RuntimeFailure(f"openenv:{self._url} failed at reset: {_complaint(data)}")
+            if answer.code != FULL or time.monotonic() > until_s:
+                raise RuntimeFailure(f"openenv:{self._url} failed at reset: {answer.complaint}")
             time.sleep(0.02)
         self._over = False
-        return self._shown(data["observation"]), {}
+        return self._shown(answer.observation), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        kind, data = self._ask("step", {self._action: self._value(action)})
-        if kind == "error" and data.get("code") == INVALID:
+        answer = self._ask("step", {self._action.name: self._value(action)})
+        if isinstance(answer, Refusal):
+            if answer.code != INVALID:
+                raise RuntimeFailure(f"openenv:{self._url} failed at step: {answer.complaint}")
             self._over = True
-            return "", 0.0, True, False, {"success": False, "invalid_action": _complaint(data)}
-        if kind == "error":
-            raise RuntimeFailure(f"openenv:{self._url} failed at step: {_complaint(data)}")
-        self._over = bool(data["done"])
-        reward = data["reward"]
-        return self._shown(data["observation"]), 0.0 if reward is None else reward, self._over, False, {}
+            return "", 0.0, True, False, {"success": False, "invalid_action": answer.complaint}
+        self._over = answer.done
+        return self._shown(answer.observation), cast("float", answer.reward), self._over, False, {}
 
     def close(self) -> None:
         self._session = None
-        self._held.close()
+        self._open.close()
 
     def _connect(self) -> None:
         self.close()
         connect = imported("openenv", "websockets.sync.client").connect
         address = f"ws{self._url.removeprefix('http')}/ws"
         try:
-            self._session = self._held.enter_context(connect(address, open_timeout=CONNECT_S, max_size=LARGEST_BYTES, proxy=None))
+            self._session = self._open.enter_context(connect(address, open_timeout=CONNECT_S, max_size=LARGEST_BYTES, proxy=None))
         except (OSError, TimeoutError) as error:
             raise RuntimeFailure(f"openenv:{self._url} does not answer: {error}") from error
 
-    def _ask(self, kind: str, data: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """What the server says to a message: the kind of its answer, and what is in it."""
+    def _ask(self, kind: str, data: JsonObject) -> Observed | Refusal:
+        """The server's answer to a message."""
         closed = imported("openenv", "websockets.exceptions").ConnectionClosed
         try:
             with suppress(closed):  # a server that is full says so and closes, perhaps before it is asked
@@ -117,63 +160,72 @@ class Remote(gymnasium.Env[str, str]):
             answer = json.loads(self._session.recv(timeout=ANSWER_S))
         except (closed, TimeoutError, ValueError) as error:
             raise RuntimeFailure(f"openenv:{self._url} broke off at {kind}: {error}") from error
-        return answer["type"], answer["data"]
+        return _read_answer(answer["type"], answer["data"])
 
-    def _value(self, action: str) -> Any:
-        """The reply as its field has it: text as it is, a number or a truth value where it can be read as one."""
-        if self._type == "string":
+    def _value(self, action: str) -> JsonValue:
+        """The reply as the value of its field: text as it is, a number or a truth value if it can be read as one."""
+        if self._action.type in ("string", ""):
             return action
         try:
-            return json.loads(bare(action).casefold())
+            value: JsonValue = json.loads(bare(action).casefold())
         except ValueError:
             return action
+        return value
 
-    def _shown(self, observation: Mapping[str, Any]) -> str:
+    def _shown(self, observation: JsonObject) -> str:
         if self._observation is not None:
-            return _written(observation.get(self._observation, ""))
-        return "\n".join(f"{name}: {_written(value)}" for name, value in observation.items())
+            return _format(observation.get(self._observation, ""))
+        return "\n".join(f"{name}: {_format(value)}" for name, value in observation.items())
 
 
 @cache
-def _schema(url: str) -> dict[str, Any]:
-    """The JSON schemas of a server's actions and observations."""
+def _schema(url: str) -> ServerSchema:
+    """Asks a server for its schema. Raises `InputError` if it does not answer as a server of OpenEnv does."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/schema", timeout=CONNECT_S) as answer:
-            schema: dict[str, Any] = json.load(answer)
-        for kind in ("action", "observation"):
-            schema[kind]["properties"].items()
+            schema = json.load(answer)
+        return ServerSchema(action=_own_fields(schema["action"]), observation=_own_fields(schema["observation"]))
     except (URLError, OSError, ValueError) as error:
         raise InputError(f"openenv:{url} does not answer as a server of OpenEnv: {error}. Is it running?") from error
     except (LookupError, AttributeError, TypeError) as error:
         raise InputError(
             f"openenv:{url} answers, but not as a server of OpenEnv: /schema has no fields of actions and observations"
         ) from error
-    return schema
 
 
-def _own(schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: about for name, about in schema["properties"].items() if name not in OURS}
+def _own_fields(schema: Any) -> tuple[SchemaField, ...]:
+    """The fields of a JSON schema, without those that every server has."""
+    required = schema.get("required", ())
+    return tuple(
+        SchemaField(name=name, type=str(about.get("type", "")), required=name in required)
+        for name, about in schema["properties"].items()
+        if name not in OURS
+    )
 
 
-def _chosen(url: str, kind: str, asked: str, schema: Mapping[str, Any]) -> str:
-    """The field that was asked for, else the only one that must be given, else the only one."""
-    fields = _own(schema)
-    required = [name for name in fields if name in schema.get("required", ())]
-    if asked in fields:
-        return asked
-    if not asked and len(required) == 1:
+def _chosen_field(url: str, kind: str, wanted: str, fields: Sequence[SchemaField]) -> SchemaField:
+    """The field of this name; without a name, the only required one, else the only one."""
+    required = [field for field in fields if field.required]
+    for field in fields:
+        if field.name == wanted:
+            return field
+    if not wanted and len(required) == 1:
         return required[0]
-    if not asked and len(fields) == 1:
-        return next(iter(fields))
-    wrong = f"has no field {asked!r}" if asked else "has several fields"
-    raise InputError(f"openenv:{url}: its {kind} {wrong}: set {kind}=NAME, one of {', '.join(fields) or 'none'}")
+    if not wanted and len(fields) == 1:
+        return fields[0]
+    wrong = f"has no field {wanted!r}" if wanted else "has several fields"
+    raise InputError(f"openenv:{url}: its {kind} {wrong}: set {kind}=NAME, one of {', '.join(field.name for field in fields) or 'none'}")
 
 
-def _written(value: Any) -> str:
+def _read_answer(kind: str, data: Any) -> Observed | Refusal:
+    if kind != "error":
+        reward = data.get("reward")
+        return Observed(observation=data["observation"], reward=0.0 if reward is None else reward, done=bool(data.get("done")))
+    details = "; ".join(f"{'.'.join(map(str, error.get('loc', ())))}: {error.get('msg', '')}" for error in data.get("errors", ()))
+    complaint = f"{data.get('message', 'no reason given')}" + (f" ({details})" if details else "")
+    return Refusal(code=str(data.get("code", "")), complaint=complaint)
+
+
+def _format(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _complaint(data: Mapping[str, Any]) -> str:
-    details = "; ".join(f"{'.'.join(map(str, one.get('loc', ())))}: {one.get('msg', '')}" for one in data.get("errors", ()))
-    return f"{data.get('message', 'no reason given')}" + (f" ({details})" if details else "")

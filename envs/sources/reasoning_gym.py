@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from ast import literal_eval
-from collections.abc import Callable
 from functools import cache, lru_cache
 from types import ModuleType
 from typing import Any
@@ -25,9 +24,11 @@ from typing import Any
 import gymnasium
 
 from perdure.envs.answers import bare
-from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.environment import AnyText, Info, ResetResult, StepResult, TextEnv
+from perdure.envs.environment_names import Options
 from perdure.envs.guarded import described
 from perdure.envs.seeds import SPLITS, split_by_content, split_of
+from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import imported, unknown
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError
@@ -46,8 +47,8 @@ SAMPLES = 4
 LEAST_TOKENS, SPARE_TOKENS, MOST_TOKENS = 16, 8, 512
 
 
-def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
-    """How to make the dataset of a name as an environment, and its options with their defaults, None where that is no plain value.
+def find(id_: str) -> EnvironmentFactory:
+    """The dataset of a name.
 
     Raises `UnknownError` for a name that Reasoning Gym does not have, `InputError` for one that is not offered, with the reason.
     """
@@ -57,62 +58,72 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
     if id_ in REFUSED:
         raise InputError(f"reasoning_gym:{id_} is not offered: {REFUSED[id_]}")
     defaults = {field.name: _default(field) for field in dataclasses.fields(datasets[id_][1]) if field.name not in OURS}
-    kind = Question if id_ in NO_ANSWER else AnsweredQuestion
+    kind = DatasetQuestion if id_ in NO_ANSWER else AnsweredQuestion
 
     def make(**options: Any) -> TextEnv:
         return kind(id_, {name: _as_declared(id_, name, value, defaults[name]) for name, value in options.items()})
 
-    return make, {name: value if isinstance(value, bool | int | float | str) else None for name, value in defaults.items()}
+    return EnvironmentFactory(make=make, options={name: plain_default(value) for name, value in defaults.items()})
 
 
-class Question(gymnasium.Env[str, str]):
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetItem:
+    """One item of a dataset."""
+
+    question: str
+    answer: str
+    entry: Any
+    """The item as the dataset gave it; its scorer reads it."""
+
+
+class DatasetQuestion(gymnasium.Env[str, str]):
     """One question of a dataset, which ends with its answer."""
 
     observation_space = action_space = AnyText()
     instructions = "Reply with only the final answer, without any other words."
     turn_limit = 1
 
-    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+    def __init__(self, id_: str, options: Options) -> None:
         self._id, self._options = id_, repr(options)
         self._generators = Generators()
         self._dataset: Any = None
-        self._entry: dict[str, Any] | None = None
+        self._item: DatasetItem | None = None
         self.max_tokens = _room(id_, self._options)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(len(SPLITS["train"]))) if seed is None else seed
         self._generators.seed(number)
-        self._dataset, self._entry = _drawn(self._id, self._options, number)
-        return str(self._entry["question"]), {}
+        self._dataset, self._item = _draw(self._id, self._options, number)
+        return self._item.question, {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        if self._entry is None:
+    def step(self, action: str) -> StepResult:
+        if self._item is None:
             raise RuntimeError("this episode has ended: call reset() before the next step")
-        entry, self._entry = self._entry, None
+        item, self._item = self._item, None
         scores: list[float] = []
-        info: dict[str, Any] = {}
+        info: Info = {}
         for text in dict.fromkeys((action.strip(), bare(action))):
             try:
                 with self._generators:
-                    scores.append(float(self._dataset.score_answer(text, entry)))
+                    scores.append(float(self._dataset.score_answer(text, item.entry)))
             except Exception as error:  # noqa: BLE001 - whatever a scorer raises on nonsense, the answer is what is wrong
                 info["scorer_error"] = described(error)
         reward = max(scores, default=0.0)
         return "", reward, True, False, {**info, "success": reward >= 1}
 
 
-class AnsweredQuestion(Question):
+class AnsweredQuestion(DatasetQuestion):
     """One question of a dataset that gives its answers."""
 
     def oracle(self) -> str:
-        if self._entry is None:
+        if self._item is None:
             raise RuntimeError("oracle() was called before reset or after the end")
-        return str(self._entry["answer"])
+        return self._item.answer
 
 
 @lru_cache(maxsize=32)
-def _drawn(id_: str, options: str, seed: int) -> tuple[Any, dict[str, Any]]:
+def _draw(id_: str, options: str, seed: int) -> tuple[Any, DatasetItem]:
     """The dataset and the item of a task's seed. Remembered, because the same task is attempted several times and making some datasets
     takes a tenth of a second."""
     split = split_of(seed)
@@ -123,7 +134,7 @@ def _drawn(id_: str, options: str, seed: int) -> tuple[Any, dict[str, Any]]:
         for index in range(BLOCK):
             entry = dataset[index]
             if split_by_content(entry["question"]) == split:
-                return dataset, entry
+                return dataset, DatasetItem(question=str(entry["question"]), answer=str(entry["answer"]), entry=entry)
     raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: widen them, for more different questions")
 
 

@@ -17,7 +17,7 @@ import asyncio
 import sys
 import threading
 from ast import literal_eval
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -30,9 +30,11 @@ from typing import Any
 
 import gymnasium
 
-from perdure.envs.environment import AnyText, TextEnv
+from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
+from perdure.envs.environment_names import Options
 from perdure.envs.guarded import described
 from perdure.envs.seeds import SPLITS, Split, split_by_content, split_of
+from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import does_not_work, imported
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
@@ -56,8 +58,8 @@ class Ended:
     error: str | None = None
 
 
-def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
-    """How to make the taskset of an importable package as an environment, and its options with their defaults.
+def find(id_: str) -> EnvironmentFactory:
+    """The taskset of an importable package.
 
     Raises `UnknownError` where nothing of that name is installed, `InputError` for what cannot be played here, with the reason.
     """
@@ -70,10 +72,31 @@ def find(id_: str) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
     except Exception as error:
         raise does_not_work(f"verifiers:{id_}", error) from error
     if len(roles) != 1:
-        raise InputError(f"verifiers:{id_} has several agents ({', '.join(roles)}): only tasksets with one can be played")
-    defaults = {name: None if field.is_required() else field.get_default(call_default_factory=True) for name, field in fields.items()}
-    plain = {name: value if isinstance(value, bool | int | float | str) else None for name, value in defaults.items() if name not in OURS}
-    return lambda **options: Conversation(id_, options), plain
+        names = ", ".join(role.name for role in roles)
+        raise InputError(f"verifiers:{id_} has several agents ({names}): only tasksets with one can be played")
+    options = {
+        name: None if field.is_required() else plain_default(field.get_default(call_default_factory=True))
+        for name, field in fields.items()
+        if name not in OURS
+    }
+    return EnvironmentFactory(make=lambda **given: Conversation(id_, given), options=options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentMessage:
+    """A message that verifiers sends to its model."""
+
+    role: str
+    text: str | None
+    """None if the message is not text alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRole:
+    """An agent of a taskset's environment."""
+
+    name: str
+    max_turns: int | None
 
 
 class Conversation(gymnasium.Env[str, str]):
@@ -82,14 +105,14 @@ class Conversation(gymnasium.Env[str, str]):
     observation_space = action_space = AnyText()
     max_tokens = 128
 
-    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+    def __init__(self, id_: str, options: Options) -> None:
         self._id, self._options = id_, repr(options)
         self.turn_limit = _turns(id_)
         _tasks(id_, self._options)
         self._generators = Generators()
         self._rollout: _Rollout | None = None
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(len(SPLITS["train"]))) if seed is None else seed
         self.close()
@@ -102,16 +125,16 @@ class Conversation(gymnasium.Env[str, str]):
             news = self._rollout.wait()
         if isinstance(news, Ended):
             raise RuntimeFailure(f"verifiers:{self._id} ended before it asked anything: {news.error or 'without a reason'}")
-        return _text(news), {}
+        return _observation(news), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._rollout is None:
             raise RuntimeError("this episode has ended: call reset() before the next step")
         with self._generators:
             self._rollout.answer(action)
             news = self._rollout.wait()
         if not isinstance(news, Ended):
-            return _text(news), 0.0, False, False, {}
+            return _observation(news), 0.0, False, False, {}
         self.close()
         if news.error is not None:
             raise RuntimeFailure(f"verifiers:{self._id} failed: {news.error}")
@@ -128,14 +151,14 @@ class _Rollout:
 
     def __init__(self, environment: Any, task: Any) -> None:
         self._environment, self._task = environment, task
-        self._news: SimpleQueue[Sequence[Mapping[str, Any]] | Ended] = SimpleQueue()
+        self._news: SimpleQueue[Sequence[SentMessage] | Ended] = SimpleQueue()
         self._reply: asyncio.Future[str | None] | None = None
         self._stopped = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="verifiers", daemon=True)
         self._thread.start()
 
-    def wait(self) -> Sequence[Mapping[str, Any]] | Ended:
+    def wait(self) -> Sequence[SentMessage] | Ended:
         """The messages that want a reply, or the end."""
         return self._news.get()
 
@@ -169,11 +192,11 @@ class _Rollout:
             return Ended(error="; ".join(f"{error.type}: {error.message}" for error in errors) or "without a reason")
         return Ended(reward=fmean(trace.reward for trace in episode.traces))
 
-    async def _ask(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+    async def _ask(self, messages: Sequence[SentMessage]) -> str | None:
         """What the policy says to the messages after the last that it said itself; None once it is stopped."""
         if self._stopped:
             return None
-        said = max((n for n, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
+        said = max((n for n, message in enumerate(messages) if message.role == "assistant"), default=-1)
         reply: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._reply = reply
         self._news.put(messages[said + 1 :])
@@ -181,15 +204,15 @@ class _Rollout:
 
 
 @asynccontextmanager
-async def _model(ask: Callable[[Sequence[Mapping[str, Any]]], Awaitable[str | None]]) -> AsyncIterator[str]:
+async def _model(ask: Callable[[Sequence[SentMessage]], Awaitable[str | None]]) -> AsyncIterator[str]:
     """The URL of a model on loopback, as verifiers calls one, which says what `ask` says."""
     web = import_module("aiohttp.web")
 
     async def completions(request: Any) -> Any:
-        said = await ask((await request.json())["messages"])
-        if said is None:
+        reply = await ask([_sent(message) for message in (await request.json())["messages"]])
+        if reply is None:
             return web.json_response({"error": {"message": "the episode was left"}}, status=400)
-        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
         return web.json_response({"id": "reply", "object": "chat.completion", "created": 0, "model": "policy", "choices": [choice]})
 
     app = web.Application(client_max_size=LARGEST_BYTES)
@@ -203,37 +226,42 @@ async def _model(ask: Callable[[Sequence[Mapping[str, Any]]], Awaitable[str | No
         await runner.cleanup()
 
 
-def _text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Messages as one observation. Raises `RuntimeFailure` for pictures and the like."""
-    texts = []
-    for message in messages:
-        parts = message["content"] if isinstance(message["content"], list) else [{"type": "text", "text": message["content"]}]
-        if any(part.get("type") != "text" for part in parts):
-            raise RuntimeFailure("a message is not text alone: only text can be shown")
-        texts += [part["text"] for part in parts]
+def _sent(message: Any) -> SentMessage:
+    """A message of the chat protocol."""
+    content = message["content"]
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = [part["text"] for part in parts if part.get("type") == "text"]
+    return SentMessage(role=message["role"], text="\n\n".join(texts) if len(texts) == len(parts) else None)
+
+
+def _observation(messages: Sequence[SentMessage]) -> str:
+    """Messages as one observation. Raises `RuntimeFailure` if one is not text alone."""
+    texts = [message.text for message in messages if message.text is not None]
+    if len(texts) < len(messages):
+        raise RuntimeFailure("a message is not text alone, and only text can be shown")
     return "\n\n".join(texts)
 
 
-def _roles(id_: str) -> dict[str, Any]:
-    """The agents of a taskset's environment by name, with what they are set to."""
+def _roles(id_: str) -> list[AgentRole]:
     library = _library()
     fields = library.env_config_type(id_).model_fields
-    return {name: field.default for name, field in fields.items() if isinstance(field.default, library.AgentConfig)}
+    agents = {name: field.default for name, field in fields.items() if isinstance(field.default, library.AgentConfig)}
+    return [AgentRole(name=name, max_turns=agent.max_turns) for name, agent in agents.items()]
 
 
 def _turns(id_: str) -> int:
     library = _library()
     if library.environment_class(id_) is library.SingleAgentEnv:
         return 1
-    (agent,) = _roles(id_).values()
-    return agent.max_turns or MOST_TURNS
+    (role,) = _roles(id_)
+    return role.max_turns or MOST_TURNS
 
 
 def _environment(id_: str, options: str) -> Any:
     library = _library()
     (role,) = _roles(id_)
     agent = {"harness": {"id": HARNESS}, "runtime": {"type": "subprocess"}, "max_turns": _turns(id_)}
-    return library.load_environment(library.resolve_env_config({"taskset": {"id": id_, **literal_eval(options)}, role: agent}))
+    return library.load_environment(library.resolve_env_config({"taskset": {"id": id_, **literal_eval(options)}, role.name: agent}))
 
 
 @cache

@@ -14,7 +14,7 @@ from perdure.envs.environment import Environment, Exchange
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import opening
-from perdure.envs.scripted import Played, by_oracle, has_oracle, play_scripted
+from perdure.envs.scripted import ScriptedEpisode, by_oracle, has_oracle, play_scripted
 from perdure.learners.batches import Group, Lesson, Turns, lesson, turns_of
 from perdure.learners.workbench import Workbench
 from perdure.memory.errors import InputError
@@ -34,7 +34,7 @@ def check_oracle(environment: Environment, option: str) -> None:
         )
 
 
-def solved(environment: Environment, seed: int) -> Played | None:
+def solved(environment: Environment, seed: int) -> ScriptedEpisode | None:
     """A task as its oracle plays it; None where the environment fails or the oracle does not win."""
     try:
         played = play_scripted(environment, seed, by_oracle)

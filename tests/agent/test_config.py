@@ -9,7 +9,7 @@ import pytest
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config, settings, template
-from perdure.envs.sandbox.host import Sandbox
+from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
 

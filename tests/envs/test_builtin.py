@@ -11,7 +11,8 @@ from perdure.envs.builtin import BUILTINS
 from perdure.envs.builtin.game import OneTurn
 from perdure.envs.check.rules import RULES, judge
 from perdure.envs.guarded import GuardedEnv
-from perdure.envs.registry import builtin_names, load
+from perdure.envs.listings import builtin_names
+from perdure.envs.registry import load
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.envs.seeds import SPLITS, split_by_content
 from perdure.memory.errors import InputError

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from perdure.envs.registry import builtin_names, common_options, listings, load
+from perdure.envs.common_options import COMMON
+from perdure.envs.listings import builtin_names, listings
+from perdure.envs.registry import load
 from perdure.envs.seeds import SPLITS
 from perdure.envs.sources.packages import PACKAGES
 from perdure.memory.errors import InputError, UnknownError
@@ -24,7 +26,7 @@ def test_there_are_at_least_eight_builtins_and_each_is_listed_with_its_options()
         "options": [{"name": "numbers", "type": "int", "default": 4}, {"name": "digits", "type": "int", "default": 2}],
         "installed": True,
     }
-    assert "shots" in [option.name for option in common_options()]
+    assert "shots" in COMMON
 
 
 def test_sources_are_listed_with_their_remedy_where_they_are_not_installed() -> None:
@@ -37,7 +39,7 @@ def test_sources_are_listed_with_their_remedy_where_they_are_not_installed() -> 
 
 
 def test_listing_imports_no_package_of_a_source() -> None:
-    command = "import sys; from perdure.envs.registry import listings; listings(); print(*sys.modules)"
+    command = "import sys; from perdure.envs.listings import listings; listings(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert {package.module for package in PACKAGES.values()} & set(done.stdout.split()) == {"gymnasium"}
 

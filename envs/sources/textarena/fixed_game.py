@@ -13,6 +13,7 @@ import gymnasium
 
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText
+from perdure.envs.environment_names import Options
 from perdure.envs.sources.packages import does_not_work, imported
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import RuntimeFailure
@@ -21,7 +22,7 @@ GAME = -1
 """Who says what the game says; some games name somebody who is no number."""
 
 
-class Game(gymnasium.Env[str, str]):
+class FixedGame(gymnasium.Env[str, str]):
     """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`.
 
     Raises `InputError` where the game cannot be made with these options; that is tried once for all episodes.
@@ -32,7 +33,7 @@ class Game(gymnasium.Env[str, str]):
     turn_limit = 30
     max_tokens = 16
 
-    def __init__(self, id_: str, options: dict[str, Any]) -> None:
+    def __init__(self, id_: str, options: Options) -> None:
         self._id, self._options = id_, options
         self._generators = Generators(numpy=draws_with_numpy(id_))
         _try_out(id_, repr(options))
@@ -83,7 +84,7 @@ def _put_right(state: Any) -> None:
     state.set_invalid_move = told
 
 
-def made(id_: str, options: dict[str, Any]) -> Any:
+def made(id_: str, options: Options) -> Any:
     """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
     textarena = imported("textarena")
     try:

@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from perdure.envs.environment import TextEnv
+from perdure.envs.environment import Info, ResetResult, StepResult, TextEnv
+from perdure.envs.environment_names import Options
+from perdure.envs.sources.factory import EnvironmentFactory
 from perdure.envs.sources.packages import does_not_work
 from perdure.envs.sources.random_state import Generators
-from perdure.envs.sources.textarena.fixed_game import Game, made
+from perdure.envs.sources.textarena.fixed_game import FixedGame, made
 from perdure.envs.sources.textarena.scripted_opponents import Script, random_mover
 from perdure.memory.errors import InputError, RuntimeFailure
 
 MOST_PLAYERS = 10
 
 
-def several(id_: str, source: str, options: dict[str, Any]) -> tuple[Callable[..., TextEnv], dict[str, Any]]:
-    """How to make a game for several, and its options. `source` is the game's code. Raises `InputError` where it does not start."""
-    fewest = 2 if "TwoPlayerState" in source else _fewest_players(id_, options)
+def several_players(id_: str, source: str, options: Options) -> EnvironmentFactory:
+    """A game for several players. `source` is the game's code. Raises `InputError` if it does not start."""
+    fewest = 2 if "TwoPlayerState" in source else _fewest_players(id_)
     fit = {fewest}
 
     def make(*, opponent: str = "random", seat: str = "any", players: int = fewest, **options: Any) -> TextEnv:
@@ -37,15 +38,15 @@ def several(id_: str, source: str, options: dict[str, Any]) -> tuple[Callable[..
         fit.add(players)
         return SeveralPlayers(id_, options, opponent=opponent, seat=seat, players=players)
 
-    return make, {**options, "opponent": "random", "seat": "any", "players": fewest}
+    return EnvironmentFactory(make=make, options={**options, "opponent": "random", "seat": "any", "players": fewest})
 
 
-class SeveralPlayers(Game):
+class SeveralPlayers(FixedGame):
     """One game at which the policy has one seat. In `info`, seat 0 is always the policy's, and the others follow in the order of play."""
 
     reward_low = -1.0
 
-    def __init__(self, id_: str, options: dict[str, Any], *, opponent: str, seat: str, players: int) -> None:
+    def __init__(self, id_: str, options: Options, *, opponent: str, seat: str, players: int) -> None:
         super().__init__(id_, options)
         if seat != "any" and not (seat.isdecimal() and int(seat) < players):
             raise InputError(f"textarena:{id_}: seat={seat} is none of 0 to {players - 1}, nor any")
@@ -57,7 +58,7 @@ class SeveralPlayers(Game):
         """What each player has been told, for scripts."""
         self._random = random.Random()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._random = random.Random(f"seats of {number}")
@@ -71,11 +72,11 @@ class SeveralPlayers(Game):
                 raise RuntimeFailure(f"textarena:{self._id} with players={self._players} was over before the policy's first turn")
             return self._news(self._turn), {"seat": self._as_seat(self._turn)}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
         with self._generators:
-            info: dict[str, Any] = {"success": False, "invalid_action": self._move(action)}
+            info: Info = {"success": False, "invalid_action": self._move(action)}
             self._play_scripts()
             if not self._over:
                 return self._news(self._turn), 0.0, False, False, {**info, "seat": self._as_seat(self._turn)}
@@ -129,18 +130,18 @@ def _script(id_: str, opponent: str) -> Script | None:
         raise InputError(f"textarena:{id_}: opponent={opponent} cannot be imported: {error}") from error
 
 
-def _fewest_players(id_: str, options: dict[str, Any]) -> int:
+def _fewest_players(id_: str) -> int:
     """How few players the game starts with, but at least two. Raises `InputError` with the reason where it never does."""
     refused: Exception | None = None
     for players in range(2, MOST_PLAYERS + 1):
-        refused = _refuses(id_, options, players)
+        refused = _refuses(id_, {}, players)
         if refused is None:
             return players
     assert refused is not None, "there is a number of players to try"
     raise does_not_work(f"textarena:{id_}", refused)
 
 
-def _refuses(id_: str, options: dict[str, Any], players: int) -> Exception | None:
+def _refuses(id_: str, options: Options, players: int) -> Exception | None:
     """What a game raises when it is started with this many players; None where it starts."""
     generators = Generators()
     try:

@@ -17,19 +17,19 @@ What TextArena 0.7.4 does, each seen by running it, and what is done about it he
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
-from typing import Any
 
-from perdure.envs.environment import TextEnv
+from perdure.envs.environment import Info, ResetResult, StepResult
+from perdure.envs.sources.factory import EnvironmentFactory, listed_default, signature_options
 from perdure.envs.sources.packages import does_not_work, imported, unknown
-from perdure.envs.sources.textarena.fixed_game import GAME, Game
-from perdure.envs.sources.textarena.seats import several
+from perdure.envs.sources.textarena.fixed_game import GAME, FixedGame
+from perdure.envs.sources.textarena.seats import several_players
 from perdure.envs.sources.textarena.solvers import solver
 
 
-def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str, Any]]:
-    """The class of a registered id, how to make it as text, and its registered options.
+def find(id_: str) -> EnvironmentFactory:
+    """The game of a registered id.
 
     Raises `UnknownError` for an id that TextArena does not have, `InputError` for one that cannot be played here, with the reason.
     """
@@ -42,16 +42,20 @@ def find(id_: str) -> tuple[Callable[..., Any], Callable[..., TextEnv], dict[str
         source = inspect.getsource(import_module(module))
     except (ImportError, AttributeError, SyntaxError, OSError) as error:
         raise does_not_work(f"textarena:{id_}", error) from error
-    if "SinglePlayerState" not in source:  # some games for several start with one player all the same
-        return game, *several(id_, source, dict(registered[id_].kwargs))
-    kind = Solved if solver(id_) else OnePlayer
-    return game, lambda **options: kind(id_, options), dict(registered[id_].kwargs)
+    declared, open_ended = signature_options(game)
+    defaults = {name: listed_default(value) for name, value in registered[id_].kwargs.items()}
+    if "SinglePlayerState" not in source:  # some games for several players start with one player too
+        factory = several_players(id_, source, defaults)
+    else:
+        kind = Solved if solver(id_) else OnePlayer
+        factory = EnvironmentFactory(make=lambda **options: kind(id_, options), options=defaults)
+    return replace(factory, options={**declared, **factory.options}, open_ended=open_ended)
 
 
-class OnePlayer(Game):
+class OnePlayer(FixedGame):
     """A game for one as a text environment."""
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._generators.seed(number)
@@ -59,7 +63,7 @@ class OnePlayer(Game):
             self._begin(number, 1)
             return self._news(), {}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> StepResult:
         if self._over:
             raise RuntimeError("this episode has ended: call reset() before the next step")
         with self._generators:

@@ -24,8 +24,10 @@ from tests.envs.sandbox.test_sandbox import has_namespace, processes, wait_for, 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import MOST_WORDS, EnvironmentFault, GuardedEnv, opened
 from perdure.envs.registry import load
-from perdure.envs.sandbox.host import Host, Sandbox, started
-from perdure.envs.sandbox.wire import Wire
+from perdure.envs.sandbox.host import Host
+from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_settings import Sandbox
+from perdure.envs.sandbox.wire import Wire, WireClosed
 from perdure.envs.scripted import by_oracle, play_scripted
 from perdure.memory.errors import InputError
 
@@ -157,7 +159,7 @@ def test_a_fault_takes_its_process_along(hostile: tuple[Environment, Host]) -> N
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("os.write(fd, b'{\"name\": 3}\\n')", "no description"),
+        ("os.write(fd, b'{\"name\": 3}\\n')", "unreadable description of the environment"),
         ("os.write(fd, b'{\"wrong\": [3]}\\n')", r"\[3\]"),
         ("os.write(fd, b'[]\\n')", "cannot be loaded"),
         ("os.write(fd, b'[' * 100000 + b'\\n')", "cannot be loaded"),
@@ -274,7 +276,7 @@ def test_many_descriptors_are_no_hindrance() -> None:
     assert wire.receive(1.0) == {"n": 1}
     for one in (ours, high, theirs):
         one.close()
-    with pytest.raises(EOFError):
+    with pytest.raises(WireClosed):
         wire.receive(1.0)
 
 

@@ -18,7 +18,9 @@ from tests.envs import faulty, harmful
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, opened
 from perdure.envs.registry import load, load_all
-from perdure.envs.sandbox.host import Host, Sandbox, started
+from perdure.envs.sandbox.host import Host
+from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
 
@@ -344,7 +346,8 @@ def test_letting_go_of_the_environment_ends_its_process() -> None:
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom perdure.envs.sandbox.host import Sandbox, started\nfrom perdure.envs.guarded import opened\n"
+        "import time\nfrom perdure.envs.guarded import opened\nfrom perdure.envs.sandbox.sandbox_loading import started\n"
+        "from perdure.envs.sandbox.sandbox_settings import Sandbox\n"
         f"environment, host = started({name_of(faulty.Counting)!r}, Sandbox())\nenv = opened(environment)\nenv.reset(1)\n"
         "print(host.pid, host.pids()[0], host.folder, flush=True)\ntime.sleep(600)\n"
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, Text
 
-from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, GuardedEnv, Outcome
+from perdure.envs.environment import Environment, StepOutcome
+from perdure.envs.guarded import EnvironmentFault, GuardedEnv
 from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import by_oracle, has_oracle, play_scripted
 from perdure.memory.errors import InputError, UnknownError
@@ -19,7 +19,7 @@ def started(environment: Environment, seed: int = 5) -> tuple[GuardedEnv, str]:
     return env, env.reset(seed)
 
 
-def steps(name: str, actions: list[str]) -> list[Outcome]:
+def steps(name: str, actions: list[str]) -> list[StepOutcome]:
     env, _ = started(load(name))
     return [env.step(action) for action in actions]
 

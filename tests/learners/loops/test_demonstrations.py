@@ -15,7 +15,8 @@ from torch import Tensor
 
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.envs.sandbox.host import Sandbox, started
+from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.learners.batches import Lesson, turns_of
 from perdure.learners.loops.hints import check_oracle, first_prompt, hinted, own_words, retried, solved, under
 from perdure.learners.loops.iterative_sft import iterative_sft

@@ -10,7 +10,7 @@ from tests.envs.opponents import lowest
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
 from perdure.envs.registry import load_here as load
-from perdure.envs.scripted import Answer, Played, fixed, play_scripted
+from perdure.envs.scripted import Answer, ScriptedEpisode, fixed, play_scripted
 from perdure.envs.sources.textarena.scripted_opponents import random_mover
 
 PLAYABLE = (
@@ -54,7 +54,7 @@ def mover(id_: str, seed: int) -> Answer:
     return answer
 
 
-def play(environment: Environment, id_: str, seed: int) -> Played:
+def play(environment: Environment, id_: str, seed: int) -> ScriptedEpisode:
     return play_scripted(environment, seed, mover(id_, seed))
 
 
