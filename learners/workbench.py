@@ -210,7 +210,7 @@ class Workbench:
         self._played_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
         groups = _groups(self.rewarder(episodes))
         return Sampled(
-            target=completed(group for group in groups.values() if group[0].purpose == "learn"),
+            target=completed(group for group in groups.values() if group[0].purpose in ("learn", "hinted")),
             old=completed(group for group in groups.values() if group[0].purpose == "replay"),
             spoilt=sum(episode.state != "completed" for episode in episodes),
             staleness=0.0,

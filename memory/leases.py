@@ -80,10 +80,10 @@ def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) 
             raise _lost(store, kind, lease)
 
 
-def keep(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: float, clock: Clock) -> None:
-    """Raise `LeaseLost` unless all these leases are still held. Call it inside the transaction that it is to protect.
+def check_and_renew(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: float, clock: Clock) -> None:
+    """Raise `LeaseLost` unless all these leases are still held. Call it inside the transaction that it protects.
 
-    One that has less than `FRESH` of `ttl_s` to go is extended: to look is cheaper than to write.
+    Renews those with less than `FRESH` of `ttl_s` left: reading is cheaper than writing.
     """
     sql = f"SELECT 1 FROM {kind} WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= ? AND boot_id = ?"
     until, boot = clock.now_s() + FRESH * ttl_s, clock.boot_id()

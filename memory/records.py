@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 TaskState = Literal["queued", "leased", "done", "failed"]
 EpisodeState = Literal["running", "completed", "aborted", "env_error"]
-Purpose = Literal["live", "learn", "replay", "gate", "probe"]
+Purpose = Literal["live", "learn", "hinted", "replay", "gate", "probe"]
+"""What an episode is played for. `hinted` is played to learn from, like `learn`, but with the right answer in the prompt."""
 VersionState = Literal["candidate", "serving", "retired", "rejected"]
 JobKind = Literal["learn", "gate", "probe"]
 JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]

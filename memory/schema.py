@@ -1,22 +1,23 @@
 """The schema of the replay store, as a list of migrations that is only ever appended to.
 
-What cannot be changed later is right from the first migration: page size and auto-vacuum are set before the first table, every
-table is STRICT, token ids and log-probs are packed blobs (`memory/blobs.py`), and of each prompt only the part that the episode has
-not stored before is kept. Clocks: `*_at` columns are Unix seconds (UTC); `lease_until` is seconds of the boot-time clock of `boot_id`
-(`memory/leases.py`), which changes of the wall clock do not move.
+Some things cannot be changed later: page size and auto-vacuum are set before the first table, every table is STRICT, token ids and
+log-probs are packed blobs (`memory/blobs.py`), and each token of a prompt is stored once. Times: `*_at` columns are Unix seconds (UTC);
+`lease_until` is seconds of the boot-time clock of `boot_id` (`memory/leases.py`), which does not jump with the wall clock.
 """
 
 from __future__ import annotations
 
-APPLICATION_ID = 0x50455244
-"""'PERD' in the file header: tells our database from another program's."""
+APPLICATION_ID = 0x50445552
+"""'PDUR' in the header of the file: tells our database from another program's."""
+DEVELOPMENT_ID = 0x50455244
+"""'PERD': the application id of stores that development versions made before the first release. They cannot be opened."""
 
 PAGE_SIZE_BYTES = 16384
 
 MIGRATION_1 = """
 CREATE TABLE environment (
     name            TEXT PRIMARY KEY,           -- with its options: 'perdure:largest-number?numbers=4'
-    threshold       REAL NOT NULL,              -- success is a return of at least this, where the environment does not say itself
+    threshold       REAL NOT NULL,              -- success is a return of at least this, if the environment does not say itself
     reward_low      REAL NOT NULL,
     reward_high     REAL NOT NULL,
     critical        INTEGER NOT NULL DEFAULT 0 CHECK (critical IN (0, 1)),
@@ -30,6 +31,7 @@ CREATE TABLE task (
     seed            INTEGER NOT NULL CHECK (seed >= 0),
     members         INTEGER NOT NULL CHECK (members >= 1),
     source          TEXT NOT NULL CHECK (source IN ('stream', 'person')),
+    stage           TEXT,                       -- of the stream that drew it; NULL if a person asked for it
     state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'leased', 'done', 'failed')),
     owner           TEXT,
     attempt         INTEGER NOT NULL DEFAULT 0, -- goes up with every lease; a write under an older attempt is refused
@@ -41,7 +43,13 @@ CREATE TABLE task (
     finished_at     REAL
 ) STRICT;
 CREATE INDEX task_by_state ON task (state, source, id);
-CREATE INDEX task_by_environment ON task (source, environment);
+CREATE INDEX task_by_stage ON task (source, stage, environment, state); -- all that is asked of the stream's tasks is in it
+
+CREATE TABLE stage (                            -- of the stream, as the last daemon of this home read it from its settings
+    place           INTEGER PRIMARY KEY,        -- from 0
+    name            TEXT NOT NULL UNIQUE,       -- what `task.stage` names
+    plan            TEXT NOT NULL CHECK (json_valid(plan))
+) STRICT;
 
 CREATE TABLE version (
     name            TEXT PRIMARY KEY,           -- never reused
@@ -106,7 +114,8 @@ CREATE TABLE episode (
     seed            INTEGER NOT NULL,
     "group"         TEXT NOT NULL,
     member          INTEGER NOT NULL,
-    purpose         TEXT NOT NULL CHECK (purpose IN ('live', 'learn', 'replay', 'gate', 'probe')),
+    seat            INTEGER NOT NULL DEFAULT 0, -- of a game with several players: 0 is the one that counts
+    purpose         TEXT NOT NULL CHECK (purpose IN ('live', 'learn', 'hinted', 'replay', 'gate', 'probe')),
     task            INTEGER REFERENCES task (id),
     job             INTEGER REFERENCES job (id),
     attempt         INTEGER NOT NULL,           -- of the lease of the task or job under which it is played
@@ -127,8 +136,10 @@ CREATE TABLE episode (
 ) STRICT;
 CREATE UNIQUE INDEX episode_one_completed_a_member ON episode ("group", member) WHERE state = 'completed';
 CREATE INDEX episode_running ON episode ("group", member) WHERE state = 'running';
-CREATE INDEX episode_by_environment ON episode (environment, purpose, state, id);
-CREATE INDEX episode_by_version ON episode (version, purpose, state, started_at);
+CREATE INDEX episode_by_environment ON episode (environment); -- these three end in the id: lists need no sorting
+CREATE INDEX episode_by_version ON episode (version);
+CREATE INDEX episode_by_both ON episode (environment, version);
+CREATE INDEX episode_live ON episode (version, started_at) WHERE purpose = 'live' AND state = 'completed';
 CREATE INDEX episode_by_task ON episode (task);
 CREATE INDEX episode_by_job ON episode (job);
 
@@ -141,6 +152,7 @@ CREATE TABLE turn (
     logprobs        BLOB NOT NULL,              -- float32, little-endian, natural log
     observation     TEXT NOT NULL,
     action          TEXT NOT NULL,
+    invalid         TEXT,                       -- why the answer was no action, if the environment said so
     reward          REAL NOT NULL,
     finish          TEXT NOT NULL CHECK (finish IN ('stop', 'length')),
     version         TEXT,
@@ -151,6 +163,24 @@ CREATE TABLE turn (
     CHECK (length(logprobs) = length(action_ids))
 ) STRICT;
 
+CREATE TABLE reward (                           -- what a person or a program gave an episode afterwards
+    episode         INTEGER NOT NULL REFERENCES episode (id) ON DELETE CASCADE,
+    source          TEXT NOT NULL,
+    value           REAL NOT NULL,
+    made_at         REAL NOT NULL,
+    PRIMARY KEY (episode, source)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE rate (                             -- live play so far, counted as episodes complete; pruning them does not undo it
+    version         TEXT NOT NULL REFERENCES version (name),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    episodes        INTEGER NOT NULL,
+    successes       INTEGER NOT NULL,
+    groups          INTEGER NOT NULL,
+    mixed_groups    INTEGER NOT NULL,           -- those with different returns
+    PRIMARY KEY (version, environment)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE manifest (                         -- one batch: the exact episodes of one update
     job             INTEGER NOT NULL REFERENCES job (id),
     attempt         INTEGER NOT NULL,           -- of the job's lease
@@ -160,6 +190,7 @@ CREATE TABLE manifest (                         -- one batch: the exact episodes
     PRIMARY KEY (job, attempt, n, episode)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX manifest_once_on_policy ON manifest (episode) WHERE on_policy = 1;
+CREATE INDEX manifest_by_episode ON manifest (episode); -- without it, removing an episode reads every manifest
 
 CREATE TABLE gate (
     id              INTEGER PRIMARY KEY,
@@ -221,44 +252,31 @@ CREATE TABLE event (
     happened_at     REAL NOT NULL
 ) STRICT;
 
-CREATE VIEW episode_list AS
-    SELECT e.id, e.environment, e.seed, e.purpose, e.state, e.success, e.total_reward, e.turns, e.stop_reason,
-           coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
-           datetime(e.started_at, 'unixepoch') AS started
-    FROM episode e;
-CREATE VIEW turn_text AS
-    SELECT t.episode, t.n, t.observation, t.action, t.reward, t.finish,
-           length(t.prompt_ids) / 4 + t.shared AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens,
-           coalesce(t.version, 'job ' || t.step_job || ' step ' || t.step_n) AS sampler
-    FROM turn t;
-"""
-
-MIGRATION_2 = """
 CREATE TABLE import_batch (                     -- one imported file; the same bytes come in once
     id              INTEGER PRIMARY KEY,
     path            TEXT NOT NULL,              -- as it was given
     sha256          TEXT NOT NULL UNIQUE,
-    label           TEXT NOT NULL,              -- where it came from, in somebody's words
+    label           TEXT NOT NULL,              -- where it came from, in the words of who imported it
     imported_at     REAL NOT NULL
 ) STRICT;
 
-CREATE TABLE foreign_episode (                  -- of another pipeline: in tables apart, so that nothing takes it for one of our own
+CREATE TABLE foreign_episode (                  -- of another pipeline: in tables of their own, so that nothing mixes them with ours
     id              INTEGER PRIMARY KEY,
     batch           INTEGER NOT NULL REFERENCES import_batch (id) ON DELETE CASCADE,
     row             INTEGER NOT NULL CHECK (row >= 1), -- of the file, counted from 1
     name            TEXT,                       -- what the other pipeline calls it
-    environment     TEXT NOT NULL,              -- in its words: it need not be one of ours
+    environment     TEXT NOT NULL,              -- its own name for it: need not be one of ours
     seed            INTEGER,
     "group"         TEXT,
     sampler         TEXT,
-    base_model      TEXT,                       -- whose tokenizer made the ids; without ids it may be unknown
-    base_hash       TEXT,                       -- where it was a Perdure: which model that was, exactly
+    base_model      TEXT,                       -- whose tokenizer made the ids; NULL only if there are none
+    base_hash       TEXT,                       -- which model exactly, if it is an export of Perdure
     total_reward    REAL,
     success         INTEGER CHECK (success IN (0, 1)),
     UNIQUE (batch, row)
 ) STRICT;
 
-CREATE TABLE foreign_turn (                     -- ids, texts or both, as far as the other pipeline kept them
+CREATE TABLE foreign_turn (                     -- ids, texts or both, whatever the other pipeline kept
     episode         INTEGER NOT NULL REFERENCES foreign_episode (id) ON DELETE CASCADE,
     n               INTEGER NOT NULL,
     messages        TEXT CHECK (messages IS NULL OR json_valid(messages)), -- the conversation before the answer
@@ -275,8 +293,16 @@ CREATE TABLE foreign_turn (                     -- ids, texts or both, as far as
     CHECK (logprobs IS NULL OR (action_ids IS NOT NULL AND length(logprobs) = length(action_ids)))
 ) STRICT;
 
-CREATE INDEX manifest_by_episode ON manifest (episode); -- without it, removing an episode reads every manifest
-
+CREATE VIEW episode_list AS
+    SELECT e.id, e.environment, e.seed, e.purpose, e.state, e.success, e.total_reward, e.turns, e.stop_reason,
+           coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
+           datetime(e.started_at, 'unixepoch') AS started
+    FROM episode e;
+CREATE VIEW turn_text AS
+    SELECT t.episode, t.n, t.observation, t.action, t.invalid, t.reward, t.finish,
+           length(t.prompt_ids) / 4 + t.shared AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens,
+           coalesce(t.version, 'job ' || t.step_job || ' step ' || t.step_n) AS sampler
+    FROM turn t;
 CREATE VIEW foreign_list AS
     SELECT f.id, b.label, f.row, f.name, f.environment, f."group", f.sampler, f.total_reward, f.success,
            (SELECT count(*) FROM foreign_turn t WHERE t.episode = f.id) AS turns
@@ -286,6 +312,9 @@ CREATE VIEW foreign_text AS
            t.finish, length(t.prompt_ids) / 4 AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens
     FROM foreign_turn t;
 """
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1,)
+"""Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """
 INSERT INTO rate (version, environment, episodes, successes, groups, mixed_groups)
@@ -298,63 +327,3 @@ FROM (
 GROUP BY version, environment;
 """
 """What the table `rate` comes to, counted from all episodes."""
-
-MIGRATION_3 = f"""
-CREATE TABLE rate (                             -- live play so far, counted as episodes complete; pruning them does not undo it
-    version         TEXT NOT NULL REFERENCES version (name),
-    environment     TEXT NOT NULL REFERENCES environment (name),
-    episodes        INTEGER NOT NULL,
-    successes       INTEGER NOT NULL,
-    groups          INTEGER NOT NULL,
-    mixed_groups    INTEGER NOT NULL,           -- those with different returns
-    PRIMARY KEY (version, environment)
-) STRICT, WITHOUT ROWID;
-{COUNT_RATES}
-DROP INDEX episode_by_environment;
-DROP INDEX episode_by_version;
-CREATE INDEX episode_by_environment ON episode (environment); -- these three end in the id: lists need no sorting
-CREATE INDEX episode_by_version ON episode (version);
-CREATE INDEX episode_by_both ON episode (environment, version);
-CREATE INDEX episode_live ON episode (version, started_at) WHERE purpose = 'live' AND state = 'completed';
-"""
-
-MIGRATION_4 = """
-CREATE TABLE IF NOT EXISTS precision (                        -- measured once a home, so that a version serves in the precision it was gated in
-    device          TEXT PRIMARY KEY,
-    dtype           TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS task_by_environment ON task (source, environment);
-"""  # noqa: E501 - word for word as in migration 1, so that all stores are alike
-"""Stores of the first days lack these: migration 1 did not have its final form yet."""
-
-MIGRATION_5 = """
-ALTER TABLE task ADD COLUMN stage TEXT;                       -- of the stream that drew it; NULL for what a person asked for
-ALTER TABLE episode ADD COLUMN seat INTEGER NOT NULL DEFAULT 0; -- of a game for several: 0 is the one that counts
-ALTER TABLE turn ADD COLUMN invalid TEXT;                     -- why the answer was no action, where the environment said so
-CREATE TABLE stage (                                          -- of the stream, as the daemon that had the home last was told it
-    place           INTEGER PRIMARY KEY,                      -- from 0
-    name            TEXT NOT NULL UNIQUE,                     -- what `task.stage` names
-    plan            TEXT NOT NULL CHECK (json_valid(plan))
-) STRICT;
-DROP INDEX task_by_environment;
-CREATE INDEX task_by_stage ON task (source, stage, environment, state); -- all that is asked of the stream's tasks is in it
-DROP VIEW turn_text;
-CREATE VIEW turn_text AS
-    SELECT t.episode, t.n, t.observation, t.action, t.invalid, t.reward, t.finish,
-           length(t.prompt_ids) / 4 + t.shared AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens,
-           coalesce(t.version, 'job ' || t.step_job || ' step ' || t.step_n) AS sampler
-    FROM turn t;
-"""
-
-MIGRATION_6 = """
-CREATE TABLE reward (                                         -- what a person or a program gave an episode afterwards
-    episode         INTEGER NOT NULL REFERENCES episode (id) ON DELETE CASCADE,
-    source          TEXT NOT NULL,
-    value           REAL NOT NULL,
-    made_at         REAL NOT NULL,
-    PRIMARY KEY (episode, source)
-) STRICT, WITHOUT ROWID;
-"""
-
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6)
-"""Migration n brings `user_version` from n - 1 to n, in one transaction."""

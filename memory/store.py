@@ -1,8 +1,8 @@
 """The store: one SQLite file in the home, its connection, and its errors in plain words.
 
-Every write is one `BEGIN IMMEDIATE` transaction with `synchronous=FULL`, so that what was acknowledged survives the death of the process
-and of the machine; writing together what belongs together (all turns of one generation batch) is what makes that cheap. Reads fetch all
-rows at once: a reader that stays open keeps the write-ahead log from being reset. One process checkpoints, the holder of the home's lock.
+Every write is one `BEGIN IMMEDIATE` transaction with `synchronous=FULL`: once it returns, it survives a kill or a power cut. It is cheap
+because what belongs together (all turns of one generation batch) is written together. Reads fetch all rows at once: an open reader would
+keep the write-ahead log from being reset. Only the holder of the home's lock checkpoints.
 
 A `Store` belongs to the thread that opened it; another thread opens its own. Left out: what is in the tables (one file for each subject)
 and the lock of the home (`agent/home.py`).
@@ -25,7 +25,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
-from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
+from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"
 FOLDERS = ("versions", "logs", "run")
@@ -36,6 +36,21 @@ CHECKPOINT_PAGES = 512
 """8 MiB: the lock holder moves the write-ahead log into the database when it is this long."""
 
 Params = Sequence[Any] | Mapping[str, Any]
+
+_SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
+    sqlite3.SQLITE_FULL: (Unavailable, "the disk of {home} is full: nothing was written; free some space and start again"),
+    sqlite3.SQLITE_READONLY: (Unavailable, "cannot write to {path}: it is read-only; allow writing, or name another folder with --home"),
+    sqlite3.SQLITE_CANTOPEN: (
+        Unavailable,
+        "cannot open {path} for writing: check that {home} exists and allows writing, or name another --home",
+    ),
+    sqlite3.SQLITE_BUSY: (Unavailable, "{path} stays locked by another program: end that program, and try again"),
+    sqlite3.SQLITE_LOCKED: (Unavailable, "{path} stays locked by another program: end that program, and try again"),
+    sqlite3.SQLITE_IOERR: (Unavailable, "reading or writing {path} failed ({error}): check the disk and its free space"),
+    sqlite3.SQLITE_NOTADB: (InputError, "{path} is not a database: move it away, or name another folder with --home"),
+    sqlite3.SQLITE_CORRUPT: (RuntimeFailure, "{path} is damaged ({error}): restore a backup of {home}"),
+}
+"""SQLite's primary result codes, with our error for each. A code that is not here is a mistake of ours and stays as it is."""
 
 
 class Store:
@@ -57,15 +72,15 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that locks nobody out: what is read in it is of one moment, and only attached tables are written in it.
+        """One transaction that locks nobody out: all that is read in it is of one moment. It may write to attached tables only.
 
-        Keep it short where it reads the store: meanwhile the write-ahead log cannot be reset.
+        Keep it short: until it ends, the write-ahead log cannot be reset.
         """
         with self._transaction("BEGIN", "COMMIT", "ROLLBACK") as conn:
             yield conn
 
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:
-        """All rows of a query, inside the present transaction where there is one."""
+        """All rows of a query, inside the current transaction if there is one."""
         with _plain_errors(self.home):
             cursor = self.db.conn.cursor()
             cursor.row_factory = sqlite3.Row
@@ -95,10 +110,10 @@ class Store:
                 raise
 
 
-def open_store(home: Path) -> Store:
-    """Open the store of a home that has one, at the schema that this program knows.
+def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
+    """Open the store of a home that has one, if it has the schema of this program.
 
-    Raises `InputError` where there is no store or it is not ours, `RuntimeFailure` where the machine or the file does not let us write.
+    Raises `InputError` if there is no store or it is not ours, and `RuntimeFailure` if it cannot be written or needs a migration.
     """
     home = home.resolve()
     path = home / FILE_NAME
@@ -107,10 +122,10 @@ def open_store(home: Path) -> Store:
     _check_writable(home, path)
     store = _connect(home, mode="rw", autocheckpoint=0)
     try:
-        found = _schema_version(store)
-        if found < len(MIGRATIONS):
+        version = _schema_version(store, migrations)
+        if version < len(migrations):
             raise RuntimeFailure(
-                f"the store in {home} has schema {found}, this program needs {len(MIGRATIONS)}: start `perdure run` once, it migrates"
+                f"the store in {home} has schema {version}, this program needs {len(migrations)}: start `perdure run` once to migrate it"
             )
     except BaseException:
         store.close()
@@ -118,8 +133,8 @@ def open_store(home: Path) -> Store:
     return store
 
 
-def create_store(home: Path) -> Store:
-    """Make the home where it is missing and bring its store to the present schema. Only the holder of the home's lock calls it."""
+def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
+    """Make the home if it is missing and migrate its store. Only the holder of the home's lock calls it."""
     home = home.resolve()
     try:
         for folder in (home, *(home / name for name in FOLDERS)):
@@ -129,11 +144,11 @@ def create_store(home: Path) -> Store:
     _check_writable(home, home / FILE_NAME)
     store = _connect(home, mode="rwc", autocheckpoint=CHECKPOINT_PAGES)
     try:
-        if _schema_version(store) < len(MIGRATIONS):
+        if _schema_version(store, migrations) < len(migrations):
             with store.write():
-                _migrations().apply(store.db)
-            if (found := _schema_version(store)) != len(MIGRATIONS):
-                raise RuntimeFailure(f"the store in {home} says schema {found} after its migrations: it is damaged; restore a backup")
+                _migrations(migrations).apply(store.db)
+            if (version := _schema_version(store, migrations)) != len(migrations):
+                raise RuntimeFailure(f"the store in {home} has schema {version} after its migrations: it is damaged; restore a backup")
     except BaseException:
         store.close()
         raise
@@ -141,27 +156,27 @@ def create_store(home: Path) -> Store:
 
 
 def checkpoint(store: Store) -> None:
-    """Move the write-ahead log into the database and cut it. Only the holder of the home's lock calls it; waits for nobody."""
+    """Move the write-ahead log into the database and cut it. Only the holder of the home's lock calls it. Does not wait."""
     with _plain_errors(store.home):
         store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def set_patience(store: Store, wait_ms: int) -> None:
-    """How long a write waits for another program's, before it raises `Unavailable`; at first 15 s."""
+    """Set how long a write waits for other programs before it raises `Unavailable`. The default is 15 s."""
     store.db.conn.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
 
 
 def give_back(store: Store, pages: int) -> int:
-    """Give up to so many free pages of the file back to the file system; gives how many are free still. Outside of any transaction."""
+    """Return up to `pages` free pages of the file to the file system, outside of any transaction. Returns how many are left."""
     with _plain_errors(store.home):
         store.db.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
     return int(store.rows("PRAGMA freelist_count")[0][0])
 
 
 def refuse_inside(store: Store, path: Path) -> None:
-    """Raise `InputError` where `path` lies in the home: what is written for people must not take the place of what is in use there."""
+    """Raise `InputError` if `path` lies in the home: an output file must not replace a file that is in use there."""
     if path.resolve().is_relative_to(store.home):
-        raise InputError(f"{path} lies in the home itself: name a file outside of {store.home}")
+        raise InputError(f"{path} is inside the home: name a file outside of {store.home}")
 
 
 Document = dict[str, Any]
@@ -169,10 +184,10 @@ Document = dict[str, Any]
 
 
 def to_json(value: Any) -> str:
-    """JSON text. Numbers that are not finite become null, since JSON has no word for them."""
+    """JSON text. Numbers that are not finite become null, because JSON has none."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):  # looking at every number costs more than writing it
+    except (TypeError, ValueError):  # checking every number first would cost more than the writing
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
@@ -187,7 +202,7 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
         try:
             conn.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
             _check_ours(home, conn)
-            if mode == "rwc":  # these two are settled by the first table, and setting the second one writes
+            if mode == "rwc":  # the first table fixes both of these, and setting the second one writes
                 conn.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
             conn.execute("PRAGMA journal_mode = WAL").fetchall()
@@ -204,27 +219,32 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
 
 
 def _check_ours(home: Path, conn: sqlite3.Connection) -> None:
-    """Refuse another program's database before anything in it is changed."""
+    """Refuse databases that this program cannot use, before anything in them is changed."""
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application == DEVELOPMENT_ID:
+        raise InputError(
+            f"{home / FILE_NAME} was made by an unreleased development version of Perdure and cannot be opened: "
+            "keep that folder, and name another one with --home to make a new home"
+        )
     if application != APPLICATION_ID and (application != 0 or tables > 0):
         raise InputError(f"{home / FILE_NAME} is another program's database: move it away, or name another folder with --home")
 
 
-def _schema_version(store: Store) -> int:
-    found = int(store.rows("PRAGMA user_version")[0][0])
-    if found > len(MIGRATIONS):
+def _schema_version(store: Store, migrations: Sequence[str]) -> int:
+    version = int(store.rows("PRAGMA user_version")[0][0])
+    if version > len(migrations):
         raise InputError(
-            f"the store in {store.home} has schema {found}, and this program knows {len(MIGRATIONS)}: a newer Perdure wrote it; "
+            f"the store in {store.home} has schema {version}, and this program knows {len(migrations)}: a newer Perdure wrote it; "
             "install that one, or name another folder with --home"
         )
-    return found
+    return version
 
 
-def _migrations() -> Migrations:
-    """The migrations of `schema.py`; each also sets what the file's header says of itself."""
+def _migrations(scripts: Sequence[str]) -> Migrations:
+    """These SQL scripts as migrations. Each also writes the application id and its number into the header of the file."""
     migrations = Migrations("perdure")
-    for n, sql in enumerate(MIGRATIONS, start=1):
+    for n, sql in enumerate(scripts, start=1):
 
         def migrate(db: Database, n: int = n, sql: str = sql) -> None:
             db.executescript(sql)
@@ -237,7 +257,7 @@ def _migrations() -> Migrations:
 
 
 def _check_writable(home: Path, path: Path) -> None:
-    """Asks the kernel, which also knows a read-only mount from the user root."""
+    """Raise `RuntimeFailure` if the home is read-only. Asks the kernel, which also refuses root on a read-only mount."""
     for place in (home, path):
         if place.exists() and not os.access(place, os.W_OK):
             raise RuntimeFailure(
@@ -247,40 +267,28 @@ def _check_writable(home: Path, path: Path) -> None:
 
 @contextmanager
 def _plain_errors(home: Path) -> Iterator[None]:
-    """The one place where SQLite's errors become errors that say what to do. Those that are our own mistakes stay as they are."""
+    """The one place where SQLite's errors become errors that say what to do. Mistakes of ours stay as they are."""
     try:
         yield
-    except (sqlite3.Error, OverflowError, UnicodeEncodeError) as error:
+    except OverflowError as error:
+        raise InputError("a number is too large for the store: integers go up to 2**63 - 1") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text is not valid Unicode ({error.reason}) and cannot be stored") from error
+    except sqlite3.Error as error:
         plain = _plain_error(home, error)
         if plain is None:
             raise
         raise plain from error
 
 
-def _plain_error(home: Path, error: Exception) -> PerdureError | None:
-    path = home / FILE_NAME
-    if isinstance(error, OverflowError):
-        return InputError("a number is too large for the store: integers go up to 2**63 - 1")
-    if isinstance(error, UnicodeEncodeError):
-        return InputError(f"a text is not valid Unicode ({error.reason}) and cannot be stored")
-    message = str(error)
-    said: tuple[tuple[str, PerdureError], ...] = (
-        ("disk is full", Unavailable(f"the disk of {home} is full: nothing of this write was kept; free some space and start again")),
-        ("readonly", Unavailable(f"cannot write to {path}: it is read-only; allow writing, or name another folder with --home")),
-        (
-            "unable to open",
-            Unavailable(f"cannot open {path} for writing: check that {home} exists and allows writing, or name another --home"),
-        ),
-        ("locked", Unavailable(f"{path} stays locked by another program: end what holds it, and try again")),
-        ("not a database", InputError(f"{path} is not a database: move it away, or name another folder with --home")),
-        ("malformed", RuntimeFailure(f"{path} is damaged ({message}): restore a backup of {home}")),
-        ("disk I/O error", Unavailable(f"reading or writing {path} failed ({message}): check the disk and its space")),
-        (
-            "FOREIGN KEY",
-            RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written"),
-        ),
-    )
-    return next((plain for sign, plain in said if sign in message), None)
+def _plain_error(home: Path, error: sqlite3.Error) -> PerdureError | None:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; an error that does not come from SQLite has none
+    if code == sqlite3.SQLITE_CONSTRAINT and str(error).startswith("FOREIGN KEY"):  # pysqlite3 does not report the extended code
+        return RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written")
+    if code not in _SQLITE_ERRORS:
+        return None
+    kind, text = _SQLITE_ERRORS[code]
+    return kind(text.format(home=home, path=home / FILE_NAME, error=error))
 
 
 def _finite(value: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Tasks: what is to be attempted, and who is attempting it.
+"""Tasks: what is to be attempted, and which process is attempting it.
 
-A task is `queued` until an actor leases it, and then `leased`, `done` or `failed`. One that a person asked for goes before those of the
-stream. When its process dies the lease lapses and the next one to ask takes over; after `ATTEMPT_CAP` bad endings the task is failed, with
-the reason.
+A task is `queued` until an actor leases it, and then `leased`, `done` or `failed`. Tasks of persons go before those of the stream. When the
+process that plays a task dies, its lease lapses and the next actor takes over; after `ATTEMPT_CAP` bad endings the task has failed, and
+`error` says why.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
         rows = store.rows(
             """
             UPDATE task SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
-            WHERE id IN (SELECT id FROM task WHERE state = 'queued' ORDER BY source, id LIMIT ?)
+            WHERE id IN (SELECT id FROM task WHERE state = 'queued' ORDER BY source = 'person' DESC, id LIMIT ?)
             RETURNING *
             """,
             (owner, clock.now_s() + ttl_s, clock.boot_id(), max(limit, 0)),
         )
         faults.point("mid-lease")
     faults.point("after-lease")
-    rows.sort(key=lambda row: (row["source"], row["id"]))
+    rows.sort(key=lambda row: (row["source"] != "person", row["id"]))  # UPDATE ... RETURNING gives them in any order
     return [(_task(row), Lease(subject=row["id"], owner=owner, attempt=row["attempt"])) for row in rows]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perdure.memory.upkeep.integrity import Finding
 
 TOKENS_RULE = "tokens-and-texts"
-PURPOSES = ("live", "learn", "replay", "gate", "probe")
+PURPOSES = ("live", "learn", "hinted", "replay", "gate", "probe")
 DAY_S = 86400.0
 
 file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))

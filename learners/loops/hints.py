@@ -19,7 +19,6 @@ from perdure.learners.batches import Group, Lesson, Turns, lesson, turns_of
 from perdure.learners.workbench import Workbench
 from perdure.memory.errors import InputError
 from perdure.memory.records import Episode
-from perdure.memory.replay.traces import HINTED
 
 HINT = "\n\nA right answer is: {answer}\nAnswer as if you had not been told."
 BETWEEN = " ; then: "
@@ -82,8 +81,8 @@ def own_words(workbench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Le
         played = solved(environments[name], seed)
         if played is not None:
             shown = hinted(environments[name], [action for _, action in played.exchanges])
-            tries = workbench.group(shown, "learn", workbench.options.samples)
-            attempts += [replace(one, seed=seed, group=one.group + HINTED) for one in tries]
+            tries = workbench.group(shown, "hinted", workbench.options.samples)
+            attempts += [replace(one, seed=seed) for one in tries]
     return without_hint(workbench, workbench.play(attempts).target)
 
 

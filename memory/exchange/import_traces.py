@@ -26,6 +26,7 @@ from perdure.memory.store import Store
 
 NOT_COMPLETED = "not completed"
 HELD_OUT = "held out"
+HINTED = "hinted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,8 @@ def _stage(store: Store, path: Path) -> dict[str, int]:
                 passed_over[NOT_COMPLETED] += 1
             elif episode.purpose in ("gate", "probe"):
                 passed_over[HELD_OUT] += 1
+            elif episode.purpose == "hinted":
+                passed_over[HINTED] += 1
             else:
                 _insert(conn, place.row, episode)
                 kept += 1

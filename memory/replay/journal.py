@@ -1,15 +1,16 @@
-"""The journal: what is being played, written down as it happens.
+"""The journal: episodes, written down while they are played.
 
-`StoreJournal` is what the rollout loop writes to (`envs/rollout.py` says what it expects). Each call is one transaction: a whole generation
-batch is kept or lost together, and is on the disk when the call returns. Each call also finds out whether the leases are still held under
-which its episodes are played, and keeps them up: a process that was taken over writes nothing.
+`StoreJournal` is what the rollout loop writes to (`envs/rollout.py:Journal`). Each call is one transaction: a whole generation batch is
+written, or nothing, and it is on the disk when the call returns. Each call also checks and renews the leases under which its episodes are
+played: a process that has lost its lease writes nothing. Left out: repeating a call that failed. Its process ends, the lease ends the
+attempt, and unique indexes refuse a second row of the same turn or member.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
@@ -18,13 +19,13 @@ from perdure.memory import faults, leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
-from perdure.memory.replay.turns import as_kept, insert_turns, read_turns, sampler_columns, turn_columns, valid_text
+from perdure.memory.replay.turns import insert_turns, sampler_columns, turn_columns, valid_text
 from perdure.memory.store import Store
 
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """An episode that this journal started: under which lease, and how far it is on the disk."""
+    """An episode that this journal started: its lease, and the turns that are written."""
 
     kind: Leased
     lease: Lease
@@ -40,78 +41,60 @@ class StoreJournal:
         self._clock = clock
         self._ttl_s = ttl_s
         self._running: dict[int, _Running] = {}
-        self._unsure: set[int] = set()
-        """Episodes whose last turns were not acknowledged: the disk knows whether they are there."""
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
-        """Write the rows of episodes about to be played, and give their ids. A member that its group has completed is refused.
-
-        Called again after an error, it gives the rows that were written without this process hearing of it.
-        """
+        """Write the rows of episodes about to be played and return their ids. Refuses a member that its group has completed."""
         started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
         with self._store.write():
-            self._hold(started)
-            ids: list[int] = []
-            for plan in plans:
-                unheard = _unheard_of(self._store, plan, {*self._running, *ids})
-                ids.append(_insert_episode(self._store, plan) if unheard is None else unheard)
+            self._renew(started)
+            ids = [_insert_episode(self._store, plan) for plan in plans]
         self._running.update(zip(ids, started, strict=True))
         return ids
 
     def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
-        """Write the turns of one generation batch: (episode, n, turn), n counted from 0. The same turn once more changes nothing."""
-        running = {episode: self._state(episode) for episode, _, _ in entries if episode in self._running}
-        self._unsure |= running.keys()
-        rows, again = [], []
+        """Write the turns of one generation batch: (episode, n, turn), with n counted from 0."""
+        running: dict[int, _Running] = {}
+        rows = []
         for episode, n, turn in entries:
-            state = running.get(episode)
-            if state is None or n < state.turns:
-                again.append((episode, n, turn))
-                continue
-            if n > state.turns:
-                raise RuntimeFailure(f"turn {n} of episode {episode} came before its turn {state.turns}")
+            if episode not in self._running:
+                raise RuntimeFailure(f"turn {n} came for episode {episode}, which this process is not playing")
+            state = running.get(episode, self._running[episode])
+            if n != state.turns:
+                raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {state.turns} comes next")
             rows.append(turn_columns(episode, n, turn, state.last))
             running[episode] = replace(state, turns=n + 1, last=turn)
         with self._store.write() as conn:
-            self._hold(running.values())
-            if rows:
-                _check_running(conn, {row[0] for row in rows})
-                insert_turns(conn, rows)
-            for episode, n, turn in again:
-                _check_kept(self._store, episode, n, turn)
+            self._renew(running.values())
+            _check_running(conn, running.keys())
+            insert_turns(conn, rows)
             faults.point("mid-batch")
         faults.point("after-batch")
         self._running.update(running)
-        self._unsure -= running.keys()
 
     def finish(self, endings: Sequence[Ending]) -> None:
-        """Write how episodes ended; one that completes aborts other running attempts at its member. The same again changes nothing."""
+        """Write how episodes ended. One that completes aborts other running attempts at its member."""
+        for ending in endings:
+            if ending.episode not in self._running:
+                raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
         with self._store.write():
-            self._hold(self._running[ending.episode] for ending in endings if ending.episode in self._running)
+            self._renew(self._running[ending.episode] for ending in endings)
             for ending in endings:
-                _finish_episode(self._store, ending, ours=ending.episode in self._running)
+                _finish_episode(self._store, ending)
             faults.point("mid-ending")
         for ending in endings:
-            self._running.pop(ending.episode, None)
+            del self._running[ending.episode]
 
-    def _state(self, episode: int) -> _Running:
-        """How far an episode is on the disk."""
-        known = self._running[episode]
-        if episode not in self._unsure:
-            return known
-        kept = read_turns(self._store, [episode])[episode]
-        return replace(known, turns=len(kept), last=kept[-1] if kept else None)
-
-    def _hold(self, episodes: Iterable[_Running]) -> None:
-        held: dict[Leased, dict[int, Lease]] = {}
+    def _renew(self, episodes: Iterable[_Running]) -> None:
+        """Check the leases of these episodes, and renew them if it is time."""
+        found: dict[Leased, dict[int, Lease]] = {}
         for episode in episodes:
-            held.setdefault(episode.kind, {})[id(episode.lease)] = episode.lease  # the members of a task share theirs
-        for kind, found in held.items():
-            leases.keep(self._store, kind, found.values(), self._ttl_s, self._clock)
+            found.setdefault(episode.kind, {})[id(episode.lease)] = episode.lease  # the members of a task share theirs
+        for kind, by_id in found.items():
+            leases.check_and_renew(self._store, kind, by_id.values(), self._ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:
-    """Mark as aborted what is running under a lease that has ended or been taken over. Gives how many episodes that were."""
+    """Abort the episodes that run under a lease that has ended or been taken over. Returns how many they were."""
     with store.write() as conn:
         return conn.execute(
             """
@@ -158,47 +141,19 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
     return int(rows[0]["id"])
 
 
-def _unheard_of(store: Store, plan: EpisodePlan, known: Collection[int]) -> int | None:
-    """The row of this plan, under this lease, that nobody plays: its writing was not acknowledged."""
-    rows = store.rows(
-        """
-        SELECT id FROM episode
-        WHERE "group" = ? AND member = ? AND state = 'running' AND purpose = ? AND coalesce(task, job) = ? AND attempt = ?
-          AND version IS ? AND step_job IS ? AND step_n IS ? AND NOT EXISTS (SELECT 1 FROM turn t WHERE t.episode = episode.id)
-        ORDER BY id
-        """,
-        (plan.group, plan.member, plan.purpose, plan.lease.subject, plan.lease.attempt, *sampler_columns(plan.sampler)),
-    )
-    return next((int(row["id"]) for row in rows if row["id"] not in known), None)
-
-
 def _check_running(conn: sqlite3.Connection, episodes: Set[int]) -> None:
-    """Raise `RuntimeFailure` where one of these episodes has ended."""
+    """Raise `RuntimeFailure` if one of these episodes has ended."""
     given = (json.dumps(list(episodes)),)
     running = "FROM episode WHERE id IN (SELECT value FROM json_each(?)) AND state = 'running'"
     if conn.execute(f"SELECT count(*) {running}", given).fetchone() != (len(episodes),):
         ended = episodes - {id_ for (id_,) in conn.execute(f"SELECT id {running}", given).fetchall()}
-        raise RuntimeFailure(f"episode {min(ended)} has ended: a turn of it comes too late")
+        raise RuntimeFailure(f"episode {min(ended)} has ended: a turn of it came too late")
 
 
-def _check_kept(store: Store, episode: int, n: int, turn: Turn) -> None:
-    """A turn that is on the disk already may come again, as it was; history is not rewritten."""
-    kept = read_turns(store, [episode])[episode]
-    if n >= len(kept):
-        raise RuntimeFailure(f"turn {n} came for episode {episode}, which this process is not playing")
-    if kept[n] != as_kept(turn):
-        raise RuntimeFailure(f"turn {n} of episode {episode} is journalled with other content: an episode is not rewritten")
-
-
-def _finish_episode(store: Store, ending: Ending, ours: bool) -> None:
-    rows = store.rows("SELECT * FROM episode WHERE id = ?", (ending.episode,))
-    if not rows or (not ours and rows[0]["state"] == "running"):
-        raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
-    row = rows[0]
+def _finish_episode(store: Store, ending: Ending) -> None:
+    (row,) = store.rows("SELECT * FROM episode WHERE id = ?", (ending.episode,))
     if row["state"] != "running":
-        if (row["state"], row["stop_reason"], row["total_reward"]) != (ending.state, ending.stop_reason, ending.total_reward):
-            raise RuntimeFailure(f"episode {ending.episode} is {row['state']} already: it cannot become {ending.state}")
-        return
+        raise RuntimeFailure(f"episode {ending.episode} is {row['state']} already: it cannot become {ending.state}")
     with store.write() as conn:
         if ending.state == "completed":
             conn.execute(

@@ -18,8 +18,6 @@ from perdure.memory.store import Store, to_json
 
 Role = Literal["system", "user", "assistant"]
 
-HINTED = "-hinted"
-"""How the names of groups end whose prompts hold the right answer."""
 AT_A_TIME = 256
 MOST = 20_000
 """Episodes that are looked at, the newest first."""
@@ -84,14 +82,14 @@ def job_traces(store: Store, job: int, environments: Sequence[str], staleness: i
 
     Raises `UnknownError` where the job has played none.
     """
-    if not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose = 'learn' LIMIT 1", (job,)):
+    if not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose IN ('learn', 'hinted') LIMIT 1", (job,)):
         raise UnknownError(f"job {job} has played nothing to learn from: `perdure status` shows the jobs")
     return _traces(
         store,
-        f"""
+        """
         SELECT e.id, (SELECT max(step_n) FROM episode WHERE job = :job) - e.step_n AS staleness
         FROM episode e WHERE e.job = :job AND e.purpose = 'learn' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
-          AND e."group" NOT LIKE '%{HINTED}' AND e.environment IN (SELECT value FROM json_each(:environments))
+          AND e.environment IN (SELECT value FROM json_each(:environments))
         ORDER BY e.id DESC LIMIT :most
         """,
         {"job": job, "environments": to_json(list(environments)), "most": MOST},
@@ -100,15 +98,16 @@ def job_traces(store: Store, job: int, environments: Sequence[str], staleness: i
 
 
 def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Episode]:
-    """What the latest attempt that came to a job's n-th step played there to learn from: with the right answer in sight, or without."""
+    """What the latest attempt at a job's n-th step played there to learn from, with the right answer in the prompt or without it."""
     rows = store.rows(
-        f"""
-        SELECT id FROM episode e WHERE job = ? AND step_n = ? AND purpose = 'learn' AND state = 'completed' AND seat = 0
-          AND ("group" LIKE '%{HINTED}') = ? AND attempt = (
-            SELECT max(attempt) FROM episode own WHERE own.job = e.job AND own.step_n = e.step_n AND own.purpose = 'learn'
+        """
+        SELECT id FROM episode e WHERE job = ? AND step_n = ? AND purpose = ? AND state = 'completed' AND seat = 0
+          AND attempt = (
+            SELECT max(attempt) FROM episode own
+            WHERE own.job = e.job AND own.step_n = e.step_n AND own.purpose IN ('learn', 'hinted')
           ) ORDER BY id
         """,
-        (job, n, hinted),
+        (job, n, "hinted" if hinted else "learn"),
     )
     return episodes_by_id(store, [row["id"] for row in rows])
 
@@ -130,10 +129,7 @@ def recent_groups(store: Store, environment: str, most: int) -> list[list[Episod
 def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     """The imported episodes of a label, the newest first. Raises `UnknownError` where nothing was imported under it."""
     rows = store.rows(
-        f"""
-        SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch
-        WHERE b.label = ? AND coalesce(f."group", '') NOT LIKE '%{HINTED}' ORDER BY f.id DESC LIMIT ?
-        """,
+        "SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch WHERE b.label = ? ORDER BY f.id DESC LIMIT ?",
         (label, MOST),
     )
     if not rows:

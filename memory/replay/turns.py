@@ -1,8 +1,8 @@
-"""Turns as rows: exactly what was sampled, with each token of a prompt kept once.
+"""Turns as rows: exactly what was sampled, with each token of a prompt stored once.
 
-A prompt repeats all that was said before it. Whoever played says of each turn how many leading tokens it shares with the turn before
-(`Turn.shared`); only those after them are kept, and `read_turns` puts prompts together again, token for token. A prompt that does not
-continue the turn before shares nothing, and is kept whole.
+A prompt repeats the conversation before it. `Turn.shared` says how many of its first tokens are the prompt and the answer of the turn
+before. Only the tokens after them are stored, and `read_turns` puts prompts together again, token for token. A prompt that does not
+continue the turn before shares nothing and is stored whole.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from perdure.memory.store import Store, to_json
 
 
 def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Write turns, each as `turn_columns` gives it, in the present transaction."""
+    """Write turns, each as `turn_columns` returns it, in the current transaction."""
     conn.executemany(
         """
         INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
@@ -34,12 +34,12 @@ def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> N
 def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple[Any, ...]:
     """The columns of a turn; `before` is the turn before it in its episode.
 
-    Raises `InputError` where the log-probs are not one a token, or the prompt does not go on from `before` as it says.
+    Raises `InputError` if the log-probs are not one per token, or the prompt does not continue `before` as it says.
     """
     if len(turn.logprobs) != len(turn.action_ids):
         raise InputError(f"turn {n} of episode {episode} has {len(turn.action_ids)} tokens, but {len(turn.logprobs)} log-probs")
-    if turn.shared and not _goes_on(before, turn):
-        raise InputError(f"turn {n} of episode {episode} shares {turn.shared} tokens with the turn before it, but does not go on from it")
+    if turn.shared and not _continues(before, turn):
+        raise InputError(f"turn {n} of episode {episode} shares {turn.shared} tokens with the turn before it, but does not continue it")
     return (
         episode,
         n,
@@ -58,7 +58,7 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
-    """The turns of each of these episodes, as they were journalled."""
+    """The turns of each of these episodes."""
     turns: dict[int, list[Turn]] = {episode: [] for episode in episodes}
     for row, prompt in turn_rows(store, episodes):
         turns[row["episode"]].append(
@@ -75,18 +75,18 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
                 shared=row["shared"],
             )
         )
-    return {episode: tuple(found) for episode, found in turns.items()}
+    return {episode: tuple(read) for episode, read in turns.items()}
 
 
 def turn_rows(store: Store, episodes: Sequence[int]) -> Iterator[tuple[Any, bytes]]:
     """The rows of their turns, by episode and number, each with its whole prompt as packed ids."""
     sql = "SELECT * FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
-    episode, said = None, b""
+    episode, history = None, b""
     for row in store.rows(sql, (to_json(list(episodes)),)):
         if row["episode"] != episode:
-            episode, said = row["episode"], b""
-        prompt = said[: 4 * row["shared"]] + row["prompt_ids"]
-        said = prompt + row["action_ids"]
+            episode, history = row["episode"], b""
+        prompt = history[: 4 * row["shared"]] + row["prompt_ids"]
+        history = prompt + row["action_ids"]
         yield row, prompt
 
 
@@ -100,24 +100,8 @@ def actions(store: Store, at_once: int = 2000) -> Iterator[tuple[int, int, tuple
         episode, n = rows[-1]["episode"], rows[-1]["n"]
 
 
-def as_kept(turn: Turn) -> Turn:
-    """A turn as it reads after a round through the store: log-probs as float32, texts as valid Unicode."""
-    return Turn(
-        prompt_ids=tuple(turn.prompt_ids),
-        action_ids=tuple(turn.action_ids),
-        logprobs=unpack_logprobs(pack_logprobs(turn.logprobs)),
-        observation=valid_text(turn.observation),
-        action=valid_text(turn.action),
-        reward=float(turn.reward),
-        sampler=turn.sampler,
-        finish=turn.finish,
-        invalid=None if turn.invalid is None else valid_text(turn.invalid),
-        shared=turn.shared,
-    )
-
-
 def read_sampler(row: Any) -> Sampler:
-    """Who sampled a turn or plays an episode, from its row."""
+    """The policy that sampled a turn or plays an episode, from its row."""
     if row["version"] is not None:
         return VersionRef(row["version"])
     return StepRef(row["step_job"], row["step_n"])
@@ -131,16 +115,16 @@ def sampler_columns(sampler: Sampler) -> tuple[str | None, int | None, int | Non
 
 
 def valid_text(text: str) -> str:
-    """A text with what UTF-8 cannot hold (lone surrogates) replaced by '?', so that a strange environment cannot stop the journal."""
+    """The text with lone surrogates, which UTF-8 cannot hold, replaced by '?', so that no environment can stop the journal."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _goes_on(before: Turn | None, turn: Turn) -> bool:
-    """Whether what a turn shares is as long as all that was said before, with the last answer in its place.
+def _continues(before: Turn | None, turn: Turn) -> bool:
+    """Whether a turn shares the whole turn before it. Compares the answer alone.
 
-    The prompt before that was compared when the turn was made (`envs/rollout.py:play`); once more would cost more than the insert.
+    The prompt was compared when the turn was made (`envs/rollout.py:play`); to compare it again would cost more than the insert.
     """
     if before is None:
         return False
-    asked = len(before.prompt_ids)
-    return turn.shared == asked + len(before.action_ids) and turn.prompt_ids[asked : turn.shared] == before.action_ids
+    prompt = len(before.prompt_ids)
+    return turn.shared == prompt + len(before.action_ids) and turn.prompt_ids[prompt : turn.shared] == before.action_ids

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -21,6 +22,7 @@ from perdure.agent.cli import perdure as group
 from perdure.agent.home import HomeLock
 from perdure.agent.show.terminal import rounded, visible
 from perdure.learners.options import GROUPS, LEARNERS, LearnOptions
+from perdure.memory.schema import DEVELOPMENT_ID
 from perdure.memory.store import create_store
 
 HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pydantic", "apscheduler", "rich", "numpy")
@@ -216,6 +218,11 @@ def test_homes_that_are_not_ours_are_refused(perdure: Call, tmp_path: Path, argu
     done = perdure(*arguments)
     assert done.code == 2
     assert "a newer Perdure wrote it" in done.err
+    with closing(sqlite3.connect(home / "perdure.db")) as conn:
+        conn.execute(f"PRAGMA application_id = {DEVELOPMENT_ID}")
+    done = perdure(*arguments)
+    assert done.code == 2
+    assert "was made by an unreleased development version of Perdure and cannot be opened" in done.err
 
 
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere, and setpriv is not here")

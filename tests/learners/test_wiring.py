@@ -41,7 +41,6 @@ from perdure.memory import environments
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
 from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.traces import HINTED
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TARGET = f"py:tests.learners.easy:Starts?letters={LETTERS}"
@@ -183,7 +182,7 @@ def test_every_lesson_weighs_what_the_options_say(
     if weigh is imitated:
         assert any(one.imitation == 1.0 for one in lessons)
     if settings.keys() & {"hints", "style"}:
-        assert any(episode.group.endswith(HINTED) for episode in known.values())
+        assert any(episode.purpose == "hinted" for episode in known.values())
 
 
 @pytest.mark.parametrize(

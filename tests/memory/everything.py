@@ -1,19 +1,11 @@
-"""A store with a few rows of everything, made by the functions that make them in life.
-
-Run as a program it prints such a store as SQL text. That is how the fixture of a schema is made, before the next migration is added:
-
-    python -m tests.memory.everything > tests/memory/fixtures/schema-6.sql
-"""
+"""A store with a few rows of everything, written by the functions that the product writes them with."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +16,8 @@ from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.replay import manifests, rewards
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.schema import APPLICATION_ID, PAGE_SIZE_BYTES
 from perdure.memory.stages import Share, Stage
-from perdure.memory.store import FILE_NAME, Store, create_store
+from perdure.memory.store import Store
 
 BASE = "tiny"
 BASE_HASH = "hash-of-tiny"
@@ -156,20 +147,6 @@ def leased_job(store: Store, key: str, kind: str) -> Lease:
     return leased[1]
 
 
-def dump(home: Path) -> str:
-    """The whole store as SQL text, with what the file's header says. The store is closed by now."""
-    with closing(sqlite3.connect(home / FILE_NAME)) as conn:
-        (version,) = conn.execute("PRAGMA user_version").fetchone()
-        pragmas = {
-            "page_size": PAGE_SIZE_BYTES,
-            "auto_vacuum": "INCREMENTAL",
-            "application_id": APPLICATION_ID,
-            "user_version": version,
-        }
-        head = [f"PRAGMA {name} = {value};" for name, value in pragmas.items()]
-        return "\n".join([*head, *conn.iterdump()]) + "\n"
-
-
 def _live(store: Store) -> None:
     lease = leased_task(store)
     play(store, lease, "task-1", [1.0, 0.0])
@@ -238,10 +215,3 @@ def _foreign(store: Store) -> None:
         file = Path(folder) / "traces.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         import_file(store, file, "another pipeline")
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        with create_store(Path(folder)) as filled:
-            fill(filled)
-        sys.stdout.write(dump(Path(folder)))

@@ -1,6 +1,7 @@
-"""Migrations: a store of every schema that there ever was becomes one of today, with all that is in it.
+"""Migrations: an older store is brought to the newest schema, with all that is in it, or stays as it was.
 
-The fixtures are SQL text, made by the code of their time (`tests/memory/everything.py`).
+There is one migration until the first release, so that an invented one is the second here. `fixtures/development.sql` is a store that
+the last development version made.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,40 +18,29 @@ from sqlite_utils.utils import sqlite3
 from tests.memory.everything import CLOCK, fill
 
 from perdure.memory import environments, gates, jobs, processes, tasks, versions
-from perdure.memory.errors import RuntimeFailure
-from perdure.memory.records import StepRef, VersionRef
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.replay import manifests
 from perdure.memory.replay.episodes import counts, get_episode, list_episodes, success_rates
 from perdure.memory.replay.rewards import rewards_of
-from perdure.memory.schema import MIGRATIONS, PAGE_SIZE_BYTES
+from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.upkeep.integrity import check
 
-FIXTURES = Path(__file__).parent / "fixtures"
-FIRST = FIXTURES / "schema-1-first.sql"
-"""Schema 1 as it was on the first days: migration 1 had no table `precision` yet, and other indexes."""
-REWARDS = 6
-"""The schema that brought the table of rewards."""
-KEPT = sorted(FIXTURES.glob("schema-*.sql"))
-
-
-def number(fixture: Path) -> int:
-    return int(fixture.stem.split("-")[1])
-
-
-def of_schema(home: Path, fixture: Path) -> None:
-    """Make the home that a fixture tells of."""
-    home.mkdir()
-    conn = sqlite3.connect(str(home / "perdure.db"), isolation_level=None)
-    conn.executescript(fixture.read_text())
-    conn.close()
+DEVELOPMENT = Path(__file__).parent / "fixtures" / "development.sql"
+INVENTED = """
+ALTER TABLE event ADD COLUMN severity INTEGER NOT NULL DEFAULT 3;
+UPDATE event SET severity = 1 WHERE kind = 'start';
+CREATE TABLE invented (x INTEGER NOT NULL) STRICT;
+INSERT INTO invented SELECT count(*) FROM episode;
+"""
+TWO = (*MIGRATIONS, INVENTED)
 
 
 def contents(store: Store) -> dict[str, object]:
-    """What the public functions say of a store, without the times, which differ from store to store."""
+    """What the public functions read from a store."""
     listed = list_episodes(store, limit=100)
     episodes = [get_episode(store, row.id) for row in listed]
-    found = [gate for version in versions.list_versions(store) for gate in gates.gates_of(store, version.name)]
+    all_gates = [gate for version in versions.list_versions(store) for gate in gates.gates_of(store, version.name)]
     return {
         "environments": [
             (row.name, row.threshold, row.reward_low, row.critical, row.anchor) for row in environments.list_environments(store)
@@ -62,76 +53,101 @@ def contents(store: Store) -> dict[str, object]:
         "jobs": [(row.id, row.kind, row.targets, row.options, row.state, row.candidate, row.result) for row in jobs.list_jobs(store)],
         "steps": [(row.n, row.diagnostics) for row in jobs.steps(store, 1)],
         "manifests": manifests.manifests(store, 1),
-        "gates": [(row.id, row.candidate, row.verdict, row.reason, row.evidence, gates.pairs_of(store, row.id)) for row in found],
+        "gates": [(row.id, row.candidate, row.verdict, row.reason, row.evidence, gates.pairs_of(store, row.id)) for row in all_gates],
         "episodes": episodes,
         "rates": success_rates(store, "v0"),
         "counts": counts(store),
         "processes": [(row.name, row.pid, row.state, row.detail) for row in processes.processes(store)],
         "events": [(row.kind, row.subject, row.message) for row in processes.events(store)],
-        "rewards": {row.id: found for row in listed if (found := rewards_of(store, row.id))},
+        "rewards": {row.id: given for row in listed if (given := rewards_of(store, row.id))},
         "device": processes.device_owner(store, CLOCK),
         "precision": processes.kept_precision(store, "cpu", lambda: "measured again"),
     }
 
 
-def test_there_is_a_fixture_of_every_schema_before_this_one() -> None:
-    missing = set(range(1, len(MIGRATIONS))) - set(map(number, KEPT))
-    assert not missing, f"before you add a migration, keep a store of the schema before it: see {FIXTURES.parent / 'everything.py'}"
-
-
-@pytest.mark.parametrize("fixture", KEPT, ids=lambda path: path.stem)
-def test_a_store_of_every_schema_becomes_one_of_today(tmp_path: Path, fixture: Path) -> None:
+def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    of_schema(home, fixture)
-    if number(fixture) < len(MIGRATIONS):
-        with pytest.raises(RuntimeFailure, match="perdure run"):
-            open_store(home)
-    with create_store(tmp_path / "fresh") as fresh, create_store(home) as store:
-        fill(fresh)
-        lacks = {"precision": "measured again"} if fixture == FIRST else {}
-        assert contents(store) == contents(fresh) | lacks | ({"rewards": {}} if number(fixture) < REWARDS else {})
-        assert store.rows("PRAGMA user_version")[0][0] == len(MIGRATIONS)
-        assert store.rows("PRAGMA page_size")[0][0] == PAGE_SIZE_BYTES
-        broken = [finding for finding in check(store, CLOCK) if finding.level == "error" and finding.rule != "version-files"]
-        assert broken == [], "its adapters are not kept, all else is whole and of today's schema"
+    with create_store(home) as store:
+        fill(store)
+        before = contents(store)
+    with pytest.raises(RuntimeFailure, match=f"has schema {len(MIGRATIONS)}, this program needs {len(TWO)}: start `perdure run` once"):
+        open_store(home, TWO)
+    for opens in (create_store, open_store, create_store):  # the second time there is nothing to migrate
+        with opens(home, TWO) as store:
+            assert contents(store) == before
+            assert store.rows("PRAGMA user_version")[0][0] == len(TWO)
+            assert store.rows("PRAGMA page_size")[0][0] == PAGE_SIZE_BYTES
+            assert [row["severity"] for row in store.rows("SELECT severity FROM event WHERE kind = 'start'")] == [1]
+            assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [counts(store)["episodes"]]
+            changed = {(one.level, one.subject) for one in check(store, CLOCK) if one.rule == "schema"}
+            assert changed == {("error", "event"), ("warning", "invented")}, "nothing else of the schema has changed"
+    for older in (create_store, open_store):
+        with pytest.raises(InputError, match="a newer Perdure wrote it"):
+            older(home)
 
 
-def test_the_first_fixture_holds_what_its_time_wrote(tmp_path: Path) -> None:
-    """By numbers that stand here, so that no change of today's code can make fixture and code wrong alike."""
-    of_schema(tmp_path / "home", FIXTURES / "schema-1.sql")
-    with create_store(tmp_path / "home") as store:
-        assert versions.serving(store).name == "v1"
-        third = get_episode(store, 3)
-        assert [turn.prompt_ids for turn in third.turns] == [(1, 2, 3), (1, 2, 3, 10, 256, 20), (1, 2, 3, 10, 256, 20, 11, 256, 21)]
-        assert [turn.action_ids for turn in third.turns] == [(10, 256), (11, 256), (12, 256)]
-        assert third.turns[0].sampler == VersionRef("v0")
-        assert get_episode(store, 6).turns[0].sampler == StepRef(1, 0)
-        assert [(found.n, found.episodes, found.on_policy) for found in manifests.manifests(store, 1)] == [
-            (1, (6, 7, 8), True),
-            (2, (1, 2), False),
-        ]
-        assert counts(store) == {"episodes": 12, "turns": 15}
+def test_a_new_store_goes_through_all_migrations(tmp_path: Path) -> None:
+    with create_store(tmp_path / "home", TWO) as store:
+        fill(store)
+        assert store.rows("PRAGMA user_version")[0][0] == len(TWO)
+        assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [0]
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with create_store(home) as store:
+        fill(store)
+        before = contents(store)
+    with pytest.raises(sqlite3.OperationalError, match="no such table: missing"):
+        create_store(home, (*TWO, "INSERT INTO missing VALUES (1);"))
+    with open_store(home) as store:
+        assert contents(store) == before
+        assert [finding for finding in check(store, CLOCK) if finding.rule == "schema"] == []
 
 
 MIGRATE = """
 import sys
 from pathlib import Path
 from perdure.memory.store import create_store
-create_store(Path(sys.argv[1])).close()
+from tests.memory.test_migrations import TWO
+create_store(Path(sys.argv[1]), TWO).close()
 """
 
 
-@pytest.mark.parametrize("at", range(1, len(MIGRATIONS) + 1))
-def test_a_migration_cut_off_never_happened(tmp_path: Path, at: int) -> None:
+@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 2), (1, 1)])
+def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, at: int) -> None:
+    """Of a store with `before` of the two migrations, in the `at`-th one that it still needs."""
     home = tmp_path / "home"
-    if at > 1:
-        of_schema(home, FIXTURES / "schema-1.sql")
-    fault = {**os.environ, "PERDURE_FAULT": f"mid-migration:{max(at - 1, 1)}"}
+    if before:
+        create_store(home, TWO[:before]).close()
+    fault = {**os.environ, "PERDURE_FAULT": f"mid-migration:{at}"}
     done = subprocess.run([sys.executable, "-c", MIGRATE, str(home)], env=fault, timeout=60)
     assert done.returncode == -signal.SIGKILL
     conn = sqlite3.connect(str(home / "perdure.db"))
-    assert conn.execute("PRAGMA user_version").fetchone()[0] == (0 if at == 1 else 1)
-    assert conn.execute("SELECT count(*) FROM sqlite_master WHERE name = 'foreign_episode'").fetchone()[0] == 0
+    assert conn.execute("PRAGMA user_version").fetchone()[0] == before
+    names = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
     conn.close()
+    assert ("episode" in names, "invented" in names) == (before == 1, False)
     with create_store(home) as store:
         assert [finding for finding in check(store, CLOCK) if finding.rule in ("integrity", "schema")] == []
+    create_store(home, TWO).close()
+    with open_store(home, TWO) as store:
+        assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [0]
+
+
+@pytest.mark.parametrize("schema", range(1, 7))
+@pytest.mark.parametrize("opens", [open_store, create_store])
+def test_a_home_of_a_development_version_is_refused_and_left_as_it_is(tmp_path: Path, opens: Callable[[Path], Store], schema: int) -> None:
+    home = tmp_path / "home"
+    for folder in ("logs", "run", "versions"):
+        (home / folder).mkdir(parents=True)
+    conn = sqlite3.connect(str(home / "perdure.db"), isolation_level=None)
+    conn.executescript(DEVELOPMENT.read_text())
+    assert conn.execute("PRAGMA application_id").fetchone()[0] == DEVELOPMENT_ID
+    conn.execute(f"PRAGMA user_version = {schema}")
+    conn.close()
+    before = (home / "perdure.db").read_bytes()
+    with pytest.raises(InputError, match=r"unreleased development version .* cannot be opened: keep that folder, and name another one"):
+        opens(home)
+    assert (home / "perdure.db").read_bytes() == before
+    assert sorted(entry.name for entry in home.iterdir()) == ["logs", "perdure.db", "run", "versions"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sqlite3 as other_sqlite
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils.utils import sqlite3
 
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, give_back, open_store, to_json
 
@@ -181,10 +182,11 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 def test_a_damaged_database(home: Path) -> None:
     with create_store(home) as store, store.write() as conn:
-        conn.executemany(INSERT, [(str(n) * 40,) for n in range(2000)])
+        conn.executemany(INSERT, [(str(n) * 40,) for n in range(20_000)])
+    size_bytes = (home / "perdure.db").stat().st_size
     with (home / "perdure.db").open("r+b") as file:
-        file.seek(PAGE_SIZE_BYTES)
-        file.write(os.urandom(40 * PAGE_SIZE_BYTES))
+        file.seek(size_bytes // 2)  # the schema is in the first half: the store opens
+        file.write(os.urandom(size_bytes - size_bytes // 2))
     with open_store(home) as store, pytest.raises(RuntimeFailure, match=r"damaged.*restore a backup") as caught:
         store.rows("SELECT count(message) FROM event")
     one_line(caught.value)
@@ -317,3 +319,71 @@ def test_a_row_that_points_nowhere_is_refused_in_words(store: Store) -> None:
     with pytest.raises(RuntimeFailure, match="not in the store") as caught, store.write() as conn:
         conn.execute("UPDATE environment SET anchor = 'v99'")
     one_line(caught.value)
+
+
+def test_errors_are_told_by_their_code_and_not_by_their_text(store: Store) -> None:
+    text = "disk is full, locked, readonly, malformed, not a database, FOREIGN KEY"
+    with store.write() as conn:
+        conn.execute(f"CREATE TRIGGER refuses BEFORE INSERT ON event BEGIN SELECT RAISE(ABORT, '{text}'); END")
+    with pytest.raises(sqlite3.IntegrityError, match=text), store.write() as conn:
+        conn.execute(INSERT, ("a",))
+
+
+def test_a_file_that_cannot_be_opened(home: Path) -> None:
+    create_store(home).close()
+    (home / "perdure.db-wal").mkdir()  # SQLite wants to write its log there
+    with pytest.raises(Unavailable, match=r"cannot open .*perdure\.db for writing") as caught:
+        open_store(home)
+    one_line(caught.value)
+
+
+ERRORS = """
+import sys
+from pathlib import Path
+if sys.argv[2] == "standard":
+    sys.modules["pysqlite3"] = sys.modules["sqlean"] = None
+from sqlite_utils.utils import sqlite3
+from perdure.memory.errors import PerdureError
+from perdure.memory.store import create_store, open_store
+print(sqlite3.__name__)
+home = Path(sys.argv[1])
+store, other = create_store(home), open_store(home)
+other.db.conn.execute("PRAGMA busy_timeout = 20")
+insert = "INSERT INTO event (kind, subject, message, happened_at) VALUES ('a', 'a', ?, 1)"
+
+def show(write, *arguments):
+    try:
+        with write() as conn:
+            conn.execute(*arguments)
+    except (PerdureError, sqlite3.Error) as error:
+        print(f"{type(error).__name__}: {error}")
+
+show(store.write, "UPDATE environment SET name = ?", (None,))
+show(store.write, "INSERT INTO environment VALUES ('e', 1, 0, 1, 0, 'v99', 1)")
+show(store.write, insert, (None,))
+with store.write():
+    show(other.write, insert, ("a",))
+pages = store.rows("PRAGMA page_count")[0][0]
+store.db.conn.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+show(store.write, insert, ("x" * 1_000_000,))
+store.db.conn.execute("PRAGMA query_only = ON")
+show(store.write, insert, ("a",))
+"""
+
+
+@pytest.mark.parametrize(("library", "module"), [("standard", "sqlite3"), ("installed", sqlite3.__name__)])
+def test_both_sqlite_libraries_give_the_same_errors(home: Path, library: str, module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ERRORS, str(home), library], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    name, *lines = done.stdout.splitlines()
+    assert name == module
+    expected = (
+        "RuntimeFailure: a write named",
+        "IntegrityError: NOT NULL",
+        "Unavailable: .* stays locked",
+        "Unavailable: the disk",
+        "Unavailable: cannot write",
+    )
+    assert len(lines) == len(expected)
+    for line, beginning in zip(lines, expected, strict=True):
+        assert re.match(beginning, line), line

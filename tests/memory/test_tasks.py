@@ -49,7 +49,7 @@ def test_leases_are_kept_all_or_none(store: Store, clock, player) -> None:
     tasks.release_task(store, lost)
     clock.now += 59
     with pytest.raises(LeaseLost, match=f"task {lost.subject}: actor lost its lease"), store.write():
-        leases.keep(store, "task", [kept, lost], 60, clock)
+        leases.check_and_renew(store, "task", [kept, lost], 60, clock)
     clock.now += 2
     assert {task.id for task, _ in tasks.lease_tasks(store, "other", 9, 60, clock)} == {kept.subject, lost.subject}
 
@@ -61,13 +61,13 @@ def test_a_lease_is_extended_once_a_quarter_of_its_time_is_gone(store: Store, cl
         return {row["lease_until"] for row in store.rows("SELECT lease_until FROM task")}
 
     clock.now += 15
-    leases.keep(store, "task", held, 60, clock)
+    leases.check_and_renew(store, "task", held, 60, clock)
     assert until() == {160.0}
     clock.now += 1
-    leases.keep(store, "task", held, 60, clock)
+    leases.check_and_renew(store, "task", held, 60, clock)
     assert until() == {176.0}
     clock.boot = "boot-2"
-    leases.keep(store, "task", held, 60, clock)
+    leases.check_and_renew(store, "task", held, 60, clock)
     assert {row["boot_id"] for row in store.rows("SELECT boot_id FROM task")} == {"boot-2"}
 
 

@@ -25,7 +25,7 @@ from perdure.learners.loops.sft import demonstrations, sft, told
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.traces import HINTED, episodes_of_step, job_traces
+from perdure.memory.replay.traces import episodes_of_step, job_traces
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TWO = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=2"
@@ -44,7 +44,7 @@ def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(
     shown = chat.prompt(opening(hinted(target, ["x"]), "?"))
     for lesson in lessons:
         episode = get_episode(workbench.store, lesson.episode or 0)
-        assert episode.group.endswith(HINTED)
+        assert episode.purpose == "hinted"
         assert episode.success
         sampled = turns_of(episode)
         played = solved(target, episode.seed)
@@ -73,14 +73,14 @@ def test_only_tasks_that_nobody_won_are_tried_again(llama_learner: Learner) -> N
     failed = {group[0].seed for group in groups if not any(episode.success for episode in group)}
     assert 0 < len(failed) < 12
     retried(workbench, groups)
-    rows = workbench.store.rows(f"""SELECT DISTINCT seed FROM episode WHERE "group" LIKE '%{HINTED}'""")
+    rows = workbench.store.rows("SELECT DISTINCT seed FROM episode WHERE purpose = 'hinted'")
     assert {row["seed"] for row in rows} == failed
 
 
 def test_hinted_groups_never_come_back_as_traces(llama_learner: Learner) -> None:
     llama_learner.learn(EASY, "iterative-sft", updates=2, rounds=1, prompts=4, samples=4, hints=True)
     store = llama_learner.store
-    hints = {row["id"] for row in store.rows(f"""SELECT id FROM episode WHERE "group" LIKE '%{HINTED}'""")}
+    hints = {row["id"] for row in store.rows("SELECT id FROM episode WHERE purpose = 'hinted'")}
     assert hints
     assert not hints & {trace.episode.id for trace in list(job_traces(store, 1, [EASY], 1000))}
     assert not hints & {episode.id for episode in episodes_of_step(store, 1, 0, hinted=False)}

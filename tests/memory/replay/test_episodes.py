@@ -50,7 +50,7 @@ def test_rates_are_what_counting_all_episodes_comes_to(store: Store, clock, play
             ending = player.ending(episode, reward=draw.choice([0.0, 1.0]))
             if draw.random() < 0.2:
                 ending = dataclasses.replace(ending, state="aborted", stop_reason="interrupted")
-            writer.finish([ending, ending])
+            writer.finish([ending])
         tasks.finish_task(store, lease)
     counted = [tuple(row) for row in store.rows("SELECT * FROM rate")]
     assert len(counted) == 4

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlite_utils.utils import sqlite3
 
 from perdure.memory import blobs, jobs, tasks
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
@@ -81,23 +82,40 @@ def test_a_prompt_that_goes_on_otherwise_than_it_says_is_refused(store: Store, c
     with pytest.raises(InputError, match="turn 0 of episode 1 shares 1 tokens"):
         writer.turns([(episode, 0, player.turn(shared=1))])
     writer.turns([(episode, 0, player.turn((1, 2, 3), (4, 5)))])
-    with pytest.raises(InputError, match=f"turn 1 of episode 1 shares {shared} tokens with the turn before it, but does not go on"):
+    with pytest.raises(InputError, match=f"turn 1 of episode 1 shares {shared} tokens with the turn before it, but does not continue"):
         writer.turns([(episode, 1, player.turn(prompt, (7,), shared=shared))])
     assert len(get_episode(store, episode).turns) == 1
 
 
-def test_the_same_turn_again_changes_nothing_and_another_is_refused(store: Store, clock, player) -> None:
+def test_a_turn_out_of_order_is_refused_and_history_stays(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
     first = dataclasses.replace(player.turn(), logprobs=(-0.1, -0.2))
-    writer.turns([(episode, 0, first)])
     writer.turns([(episode, 0, first), (episode, 1, player.turn((1, 2, 3, 4, 5, 6)))])
-    with pytest.raises(RuntimeFailure, match="turn 0 of episode 1 is journalled with other content"):
-        writer.turns([(episode, 0, dataclasses.replace(first, logprobs=(-0.1, -0.3)))])
-    with pytest.raises(RuntimeFailure, match="turn 3 of episode 1 came before its turn 2"):
-        writer.turns([(episode, 3, player.turn())])
+    for n in (0, 1, 3):
+        with pytest.raises(RuntimeFailure, match=f"turn {n} of episode 1 is out of order: turn 2 comes next"):
+            writer.turns([(episode, n, player.turn())])
     assert get_episode(store, episode).turns[0].logprobs == (float32(-0.1), float32(-0.2))
     assert len(get_episode(store, episode).turns) == 2
+
+
+def test_turns_that_were_refused_leave_the_episode_as_it_was(store: Store, clock, player) -> None:
+    writer = StoreJournal(store, clock)
+    (episode,) = writer.start([player.plan(player.task(), "g")])
+    for n in range(2):
+        with pytest.raises(InputError, match="log-probs"):
+            writer.turns([(episode, n, dataclasses.replace(player.turn(), logprobs=()))])
+        writer.turns([(episode, n, player.turn(tuple(range(n + 1))))])
+    assert len(get_episode(store, episode).turns) == 2
+
+
+def test_the_store_refuses_a_second_row_of_a_turn_and_a_second_completion_of_a_member(store: Store, clock, player) -> None:
+    """Whatever a confused process writes: the indexes hold, without the journal."""
+    first, second = player.group(player.task(), "g", [1.0, 1.0])
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: turn\.episode, turn\.n"):
+        store.rows("INSERT INTO turn SELECT * FROM turn WHERE episode = ?", (first,))
+    with pytest.raises(sqlite3.IntegrityError, match=r"UNIQUE constraint failed: episode\.group, episode\.member"):
+        store.rows("UPDATE episode SET member = 0 WHERE id = ?", (second,))
 
 
 def test_a_generation_batch_is_kept_or_lost_together(store: Store, clock, player) -> None:
@@ -111,22 +129,25 @@ def test_a_generation_batch_is_kept_or_lost_together(store: Store, clock, player
     assert len(get_episode(store, left).turns) == 1
 
 
-def test_a_turn_of_an_episode_that_has_ended_comes_too_late_and_takes_its_batch_along(store: Store, clock, player) -> None:
+def test_a_turn_of_an_episode_that_has_ended_is_refused_with_its_whole_batch(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     lease = player.task()
     first, again, other = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
     writer.finish([player.ending(again)])
-    with pytest.raises(RuntimeFailure, match="episode 1 has ended: a turn of it comes too late"):
+    with pytest.raises(RuntimeFailure, match="episode 1 has ended: a turn of it came too late"):
         writer.turns([(other, 0, player.turn()), (first, 0, player.turn())])
     assert (get_episode(store, first).state, get_episode(store, first).turns) == ("aborted", ())
     assert get_episode(store, other).turns == ()
 
 
-def test_one_call_may_hold_several_turns_of_an_episode_and_one_of_them_twice(store: Store, clock, player) -> None:
+def test_one_call_may_hold_several_turns_of_an_episode(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
     first, second = player.turn(), player.turn((1, 2, 3, 4, 5, 6))
-    writer.turns([(episode, 0, first), (episode, 1, second), (episode, 0, first)])
+    with pytest.raises(RuntimeFailure, match="turn 0 of episode 1 is out of order: turn 2 comes next"):
+        writer.turns([(episode, 0, first), (episode, 1, second), (episode, 0, first)])
+    assert get_episode(store, episode).turns == ()
+    writer.turns([(episode, 0, first), (episode, 1, second)])
     assert get_episode(store, episode).turns == (first, second)
     assert list_episodes(store)[0].turns == 2
     writer.finish([player.ending(episode)])
@@ -165,15 +186,14 @@ def test_completing_a_member_aborts_its_other_attempts(store: Store, clock, play
         writer.turns([(slow, 0, player.turn())])
 
 
-def test_the_same_ending_again_changes_nothing_and_another_is_refused(store: Store, clock, player) -> None:
+def test_an_ending_is_written_once_and_never_changed(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
     writer.finish([player.ending(episode)])
-    writer.finish([player.ending(episode)])
-    with pytest.raises(RuntimeFailure, match="is completed already"):
-        writer.finish([player.ending(episode, reward=0.0)])
-    with pytest.raises(RuntimeFailure, match="not playing"):
-        writer.finish([player.ending(99)])
+    for again in (episode, 99):
+        with pytest.raises(RuntimeFailure, match=f"an ending came for episode {again}, which this process is not playing"):
+            writer.finish([player.ending(again, reward=0.0)])
+    assert get_episode(store, episode).total_reward == 1.0
 
 
 def test_a_journal_writes_only_what_it_started(store: Store, clock, player) -> None:
@@ -215,9 +235,7 @@ def test_orphans_are_those_without_a_lease(store: Store, clock, player) -> None:
 def test_a_text_that_is_no_unicode_stops_nothing(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
-    turn = dataclasses.replace(player.turn(), observation="a\ud800b")
-    writer.turns([(episode, 0, turn)])
-    writer.turns([(episode, 0, turn)])
+    writer.turns([(episode, 0, dataclasses.replace(player.turn(), observation="a\ud800b"))])
     assert get_episode(store, episode).turns[0].observation == "a?b"
 
 

@@ -13,7 +13,7 @@ from perdure.memory import jobs, versions
 from perdure.memory.errors import UnknownError
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Lease, StepRef, VersionRef
-from perdure.memory.replay.traces import HINTED, Trace, episodes_of_step, foreign_traces, job_traces, live_traces, recent_groups
+from perdure.memory.replay.traces import Trace, episodes_of_step, foreign_traces, job_traces, live_traces, recent_groups
 from perdure.memory.store import Store
 
 
@@ -92,7 +92,7 @@ def test_episodes_of_a_job_are_as_stale_as_updates_came_after(store: Store, cloc
 def test_of_a_job_neither_hinted_replayed_nor_judging_episodes_are_traces(store: Store, clock: SetClock, player: Player) -> None:
     mine = leased(store, clock)
     plain = learned(player, mine, "job-1.1-0", 0, [1.0, 1.0])
-    shown = learned(player, mine, f"job-1.1-1{HINTED}", 0, [1.0])
+    shown = player.group(mine, "job-1.1-1", [1.0], purpose="hinted", sampler=StepRef(mine.subject, 0))
     player.group(mine, "old", [1.0], purpose="replay", sampler=StepRef(mine.subject, 0))
     player.group(mine, "gate-1", [1.0], purpose="gate", sampler=VersionRef("v0"))
     store.rows("UPDATE episode SET seat = 1 WHERE id = ?", (plain[1],))

@@ -1,4 +1,4 @@
-"""Writes that were committed without their caller hearing of it: the same call once more changes nothing."""
+"""Writes that were committed without their caller hearing of it: the same call again changes nothing, or is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from perdure.memory import environments, gates, jobs, leases, tasks, versions
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.records import Lease, Pair
 from perdure.memory.replay import manifests
-from perdure.memory.replay.episodes import get_episode
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 
@@ -76,20 +75,7 @@ def job(deaf: DeafStore, clock) -> Lease:
     return leased[1]
 
 
-def test_episodes_are_begun_once(deaf: DeafStore, clock, player) -> None:
-    writer = StoreJournal(deaf, clock)
-    lease = player.task()
-    plans = [player.plan(lease, "g", 0), player.plan(lease, "g", 1)]
-    ids = again(deaf, lambda: writer.start(plans))
-    assert len(set(ids)) == 2
-    assert writer.start([player.plan(lease, "g", 1)]) not in ([ids[0]], [ids[1]]), "what is being played is no answer to another plan"
-    writer.turns([(episode, 0, player.turn()) for episode in ids])
-    writer.finish([player.ending(episode) for episode in ids])
-    tasks.finish_task(deaf, lease)
-    assert {row["state"] for row in deaf.rows("SELECT state FROM episode WHERE id NOT IN (?, ?)", ids)} == {"aborted"}
-
-
-def test_an_episode_of_an_older_attempt_is_no_answer(deaf: DeafStore, clock, player) -> None:
+def test_episodes_of_an_unheard_start_are_aborted_with_their_lease(deaf: DeafStore, clock, player) -> None:
     old = player.task("first")
     plan = player.plan(old, "g")
     unheard(deaf, lambda: StoreJournal(deaf, clock).start([plan]))
@@ -99,44 +85,19 @@ def test_an_episode_of_an_older_attempt_is_no_answer(deaf: DeafStore, clock, pla
     assert [tuple(row) for row in deaf.rows("SELECT id, state FROM episode ORDER BY id")] == [(1, "aborted"), (ids[0], "running")]
 
 
-def test_turns_are_kept_once_and_the_episode_goes_on(deaf: DeafStore, clock, player) -> None:
+def test_an_unheard_journal_call_is_never_written_twice(deaf: DeafStore, clock, player) -> None:
+    """Its process ends with the error. If it went on all the same, the store would refuse it."""
     writer = StoreJournal(deaf, clock)
     lease = player.task()
-    left, right = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
-    batch = [(left, 0, player.turn()), (right, 0, player.turn((7, 8)))]
-    again(deaf, lambda: writer.turns(batch))
-    second = [(left, 1, player.turn((1, 2, 3, 4, 5, 6), shared=5)), (right, 1, player.turn((7, 8, 4, 5, 9), shared=4))]
-    again(deaf, lambda: writer.turns(second))
-    assert [row["shared"] for row in deaf.rows("SELECT shared FROM turn WHERE n = 1")] == [5, 4]
-    assert get_episode(deaf, left).turns == (batch[0][2], second[0][2])
-
-
-def test_another_turn_in_the_place_of_an_unheard_one_is_refused(deaf: DeafStore, clock, player) -> None:
-    writer = StoreJournal(deaf, clock)
-    (episode,) = writer.start([player.plan(player.task(), "g")])
+    (episode,) = writer.start([player.plan(lease, "g")])
     before = unheard(deaf, lambda: writer.turns([(episode, 0, player.turn())]))
-    with pytest.raises(RuntimeFailure, match="other content"):
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         writer.turns([(episode, 0, player.turn(action=(9, 9)))])
     assert content(deaf) == before
-
-
-def test_turns_that_were_refused_can_be_sent_again(deaf: DeafStore, clock, player) -> None:
-    """The other case of an error: nothing was committed."""
-    writer = StoreJournal(deaf, clock)
-    (episode,) = writer.start([player.plan(player.task(), "g")])
-    for n in range(2):
-        with pytest.raises(InputError, match="log-probs"):
-            writer.turns([(episode, n, dataclasses.replace(player.turn(), logprobs=()))])
-        writer.turns([(episode, n, player.turn(tuple(range(n + 1))))])
-    assert len(get_episode(deaf, episode).turns) == 2
-
-
-def test_endings_are_written_once(deaf: DeafStore, clock, player) -> None:
-    writer = StoreJournal(deaf, clock)
-    lease = player.task()
-    ids = writer.start([player.plan(lease, "g", 0), player.plan(lease, "g", 1)])
-    again(deaf, lambda: writer.finish([player.ending(episode) for episode in ids]))
-    assert {get_episode(deaf, episode).state for episode in ids} == {"completed"}
+    before = unheard(deaf, lambda: writer.finish([player.ending(episode)]))
+    with pytest.raises(RuntimeFailure, match="is completed already"):
+        writer.finish([player.ending(episode, reward=0.0)])
+    assert content(deaf) == before
 
 
 def test_a_batch_has_one_manifest(deaf: DeafStore, clock, player, job: Lease) -> None:

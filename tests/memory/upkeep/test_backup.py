@@ -109,7 +109,7 @@ def test_a_backup_does_not_overwrite_unless_told(full: Store, tmp_path: Path) ->
 
 
 def test_a_backup_is_never_written_over_a_database_in_use(full: Store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="lies in the home itself"):
+    with pytest.raises(InputError, match="is inside the home"):
         backup(full, full.home / FILE_NAME, replace=True)
     other = tmp_path / "other"
     with create_store(other), pytest.raises(InputError, match=r"is a database in use, or was not closed: perdure.db-wal lies"):

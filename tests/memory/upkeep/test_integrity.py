@@ -156,8 +156,9 @@ def test_archives_are_looked_at(full: Store) -> None:
     (path,) = (full.home / "archive").iterdir()
     changed(
         full,
-        "INSERT INTO episode SELECT 1, environment, seed, 'other', member, purpose, task, job, attempt, version, step_job, step_n, "
-        "temperature, 'aborted', 0, 0, 0, 0, NULL, NULL, started_at, finished_at, seat FROM episode LIMIT 1",
+        """INSERT INTO episode (id, environment, seed, "group", member, purpose, attempt, version, step_job, step_n, temperature, state,
+        started_at) SELECT 1, environment, seed, 'other', member, purpose, attempt, version, step_job, step_n, temperature, 'aborted',
+        started_at FROM episode LIMIT 1""",
     )
     assert ("warning", "archives", f"archive/{path.name}") in found(full)
     path.write_bytes(path.read_bytes()[:-5])
