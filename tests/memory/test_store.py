@@ -358,7 +358,6 @@ def show(write, *arguments):
     except (PerdureError, sqlite3.Error) as error:
         print(f"{type(error).__name__}: {error}")
 
-show(store.write, "UPDATE environment SET name = ?", (None,))
 show(store.write, "INSERT INTO environment VALUES ('e', 1, 0, 1, 0, 'v99', 1)")
 show(store.write, insert, (None,))
 with store.write():
