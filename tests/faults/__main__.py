@@ -30,7 +30,6 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.home import cache_dir
 from perdure.learners.weights.base_models import DEFAULT_MODEL, ModelFiles, resolve_model
-from perdure.memory.schema import MIGRATIONS
 
 PAGE = ROOT / "docs" / "reliability.md"
 PLAY_ROUNDS = 80
@@ -89,9 +88,8 @@ def play_lane(folder: Path, model: ModelFiles, random: Random, table: Table) -> 
 def learn_lane(folder: Path, model: ModelFiles, random: Random, table: Table) -> None:
     """Learners that die at every point of theirs, learners and supervisors that die while a job works, commands beside a daemon."""
     for point in cases.AT_START:
-        for n in range(1, len(MIGRATIONS) + 1):
-            with Place(folder / f"{point}-{n}", model.path) as place:
-                cases.start(place, point, n, table)
+        with Place(folder / point, model.path) as place:
+            cases.start(place, point, table)
     for n in range(LEARN_ROUNDS):
         with Place(folder / str(n), model.path) as place:
             place.serves_after(place.start())

@@ -16,6 +16,7 @@ from tests.faults.place import Place, Stuck, descendants_of, lives
 from tests.faults.table import Table
 
 from perdure.memory.faults import Point
+from perdure.memory.schema import MIGRATIONS
 
 PLAYING: dict[Point, int] = {"mid-lease": 4, "after-lease": 4, "mid-batch": 20, "after-batch": 20, "mid-ending": 8}
 """Points that an actor comes to again and again; one of the first so many times is drawn."""
@@ -52,7 +53,7 @@ COMMANDS: tuple[CommandFault, ...] = (
     CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True, times=1),
 )
 AT_START: tuple[Point, ...] = ("mid-migration",)
-"""Points that the supervisor comes to when it takes a home."""
+"""Points on the way to a new home."""
 
 KILLED = {name: f"kill -9 of the {name}" for name in ("actor", "learner", "supervisor")}
 KILLED_ENVIRONMENT = "kill -9 of an environment's process"
@@ -135,23 +136,30 @@ def learn(place: Place, points: dict[Point, int], random: Random, table: Table) 
 
 def kill_learner_and_supervisor(place: Place, random: Random, table: Table) -> None:
     """A learner that is killed at any moment of its life, and a supervisor while a job works; then the job comes to its end."""
-    job = some_job(place)
-    place.wait("a learner", lambda: place.child("learner") is not None)
-    if random.random() < 0.7:  # most of its life is spent on imports
-        place.wait("a job at work", lambda: place.job(job).state not in ("queued", "leased"))
-    linger(random, 1.2)
-    learner = place.child("learner")
-    if learner is not None:
-        os.kill(learner, signal.SIGKILL)
-        moment = time.monotonic()
-        table.add(KILLED["learner"], place.serves_after(moment), place.examine())
-        if place.job(job).state != "done":  # then it was on its way out, and its death is no news
-            place.sees_kill()
+    job, learner = learner_at_any_moment(place, random)
+    os.kill(learner, signal.SIGKILL)
+    moment = time.monotonic()
+    table.add(KILLED["learner"], place.serves_after(moment), place.examine())
+    if place.job(job).state != "done":  # then it was on its way out, and its death is no news
+        place.sees_kill()
     job = some_job(place)
     place.wait("a job at work", lambda: place.job(job).state in ("running", "gating", "done", "failed"))
     linger(random, 1.0)
     kill_supervisor(place, table, SUPERVISOR_IN_JOB)
     settle(place)
+
+
+def learner_at_any_moment(place: Place, random: Random) -> tuple[int, int]:
+    """A job and its process, at any moment of its life. One that ends before its moment has come makes room for another."""
+    while True:
+        job = some_job(place)
+        place.wait("a learner", lambda: place.child("learner") is not None)
+        if random.random() < 0.7:  # most of its life is spent on imports
+            place.wait("a job at work", lambda job=job: place.job(job).state not in ("queued", "leased"))
+        linger(random, 1.2)
+        learner = place.child("learner")
+        if learner is not None:
+            return job, learner
 
 
 def command(place: Place, fault: CommandFault, table: Table) -> None:
@@ -175,11 +183,12 @@ def command(place: Place, fault: CommandFault, table: Table) -> None:
         place.serves_after(place.start())
 
 
-def start(place: Place, point: Point, n: int, table: Table) -> None:
-    """A new home, whose supervisor dies at the n-th migration."""
-    place.start(PERDURE_FAULT=f"{point}:{n}")
-    if place.ended() != -signal.SIGKILL:
-        raise Stuck(f"the daemon did not come to {point}\n{place.logs()}")
+def start(place: Place, point: Point, table: Table) -> None:
+    """A new home, whose maker dies at each migration in turn; then a daemon takes it."""
+    for n in range(1, len(MIGRATIONS) + 1):
+        died = place.makes_home(f"{point}:{n}")
+        if died.returncode != -signal.SIGKILL:
+            raise Stuck(f"the home was made without {point} {n}: it ended with {died.returncode}: {died.stderr}")
     moment = place.start()
     table.add(point, place.serves_after(moment), place.examine())
     rest(place)

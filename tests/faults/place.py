@@ -41,6 +41,12 @@ every_episodes = 0
 [sandbox]
 trusted = ["perdure:", {rigged}]
 """
+MAKE_HOME = """
+import sys
+from pathlib import Path
+from perdure.memory.store import create_store
+create_store(Path(sys.argv[1])).close()
+"""
 LEARN = {"updates": 2, "prompts": 2, "samples": 4, "replay": 0.0, "rank": 2}
 
 
@@ -127,10 +133,17 @@ class Place:
         for pid in self.leftovers():
             os.kill(pid, signal.SIGKILL)
 
+    def makes_home(self, fault: str) -> subprocess.CompletedProcess[str]:
+        """A process that makes the home as a supervisor does, and nothing else."""
+        return self._process("-c", MAKE_HOME, str(self.home), fault=fault)
+
     def run(self, *arguments: str, fault: str = "") -> subprocess.CompletedProcess[str]:
         """A command on this home, in a process of its own."""
+        return self._process("-m", "perdure.agent.cli", "--home", str(self.home), *arguments, fault=fault)
+
+    def _process(self, *arguments: str, fault: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "perdure.agent.cli", "--home", str(self.home), *arguments],
+            [sys.executable, *arguments],
             cwd=self.path,
             capture_output=True,
             text=True,

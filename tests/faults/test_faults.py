@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import get_args
 
 import pytest
 from tests.faults import cases
-from tests.faults.games import CHAIN
+from tests.faults.games import CHAIN, RIGGED
 from tests.faults.invariants import Findings
 from tests.faults.place import ROOT, Place
 from tests.faults.table import BEGIN, END, Row, Table, markdown, write_between_markers
 from tests.tiny_models import tiny_llama
 
 from perdure.memory.faults import Point
-from perdure.memory.schema import MIGRATIONS
 
 
 def placed() -> Iterator[str]:
@@ -38,49 +37,81 @@ def test_every_point_is_placed_once_and_has_one_case() -> None:
     assert Counter(cases.points_with_a_case()) == found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A few faults that one daemon's home goes through, one after the other."""
+
+    run: Callable[[Place, Table], None]
+    faults: tuple[str, ...]
+    """In the order in which they come."""
+    environments: tuple[str, ...] = (CHAIN, RIGGED)
+
+
+def starts(point: Point) -> Lane:
+    return Lane(run=lambda place, table: cases.start(place, point, table), faults=(point,))
+
+
+def plays(point: Point) -> Lane:
+    return Lane(
+        run=lambda place, table: cases.play(place, point, Random(point), table),
+        faults=(point, cases.KILLED["supervisor"], cases.KILLED["actor"]),
+    )
+
+
+def learns(points: dict[Point, int], commands: tuple[cases.CommandFault, ...] = ()) -> Lane:
+    """A job, and then commands, which have its promotion to roll back."""
+
+    def run(place: Place, table: Table) -> None:
+        place.serves_after(place.start())
+        cases.learn(place, points, Random(0), table)
+        for fault in commands:
+            cases.command(place, fault, table)
+        cases.rest(place)
+
+    return Lane(run=run, faults=(*points, *(fault.point for fault in commands)))
+
+
+def dies_while_a_job_works(place: Place, table: Table) -> None:
+    place.serves_after(place.start())
+    cases.kill_learner_and_supervisor(place, Random(1), table)
+    cases.rest(place)
+
+
+def environments(place: Place, table: Table) -> None:
+    place.serves_after(place.start())
+    for n in range(3):
+        cases.kill_environment(place, Random(n), table)
+    cases.rest(place)
+
+
+LANES: dict[str, Lane] = {
+    **{f"starts, {point}": starts(point) for point in cases.AT_START},
+    **{f"plays, {point}": plays(point) for point in cases.PLAYING},
+    "learns, and commands": learns(cases.LEARNING[0], cases.COMMANDS),
+    **{f"learns, {next(iter(points))}": learns(points) for points in cases.LEARNING[1:]},
+    "dies while a job works": Lane(run=dies_while_a_job_works, faults=(cases.KILLED["learner"], cases.SUPERVISOR_IN_JOB)),
+    "environments": Lane(run=environments, faults=(cases.KILLED_ENVIRONMENT,), environments=(CHAIN,)),
+}
+
+
+def test_the_lanes_bring_about_every_fault() -> None:
+    assert {fault for lane in LANES.values() for fault in lane.faults} == set(cases.all_faults())
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_llama(tmp_path_factory.mktemp("faults") / "model")
+
+
 @pytest.mark.slow
-def test_each_point_once_and_a_few_kills(tmp_path: Path) -> None:
-    model = tiny_llama(tmp_path / "model")
+@pytest.mark.parametrize("name", LANES)
+def test_a_lane_breaks_no_rule(name: str, model: Path, tmp_path: Path) -> None:
+    lane = LANES[name]
     table = Table(limit_s=20.0)  # `make faults` asks for less, on a machine that does nothing else
-    starting = [Place(tmp_path / f"start-{n}", model) for n, _ in enumerate(MIGRATIONS)]
-    playing, learning, gating = (Place(tmp_path / name, model) for name in ("play", "learn", "gate"))
-    forking = Place(tmp_path / "environment", model, environments=(CHAIN,))
-
-    def play() -> None:
-        for n, place in enumerate(starting, start=1):
-            cases.start(place, *cases.AT_START, n, table)
-        for point in cases.PLAYING:
-            cases.play(playing, point, Random(point), table)
-
-    def learn() -> None:
-        learning.serves_after(learning.start())
-        cases.learn(learning, cases.LEARNING[0], Random(0), table)
-        cases.kill_learner_and_supervisor(learning, Random(1), table)
-        for fault in cases.COMMANDS:
-            cases.command(learning, fault, table)
-        cases.rest(learning)
-
-    def gate() -> None:
-        gating.serves_after(gating.start())
-        for points in cases.LEARNING[1:]:
-            cases.learn(gating, points, Random(0), table)
-        cases.rest(gating)
-
-    def environment() -> None:
-        forking.serves_after(forking.start())
-        for n in range(3):
-            cases.kill_environment(forking, Random(n), table)
-        cases.rest(forking)
-
-    try:
-        with ThreadPoolExecutor() as pool:
-            for lane in [pool.submit(play), pool.submit(learn), pool.submit(gate), pool.submit(environment)]:
-                lane.result()
-    finally:
-        for place in (*starting, playing, learning, gating, forking):
-            place.end()
+    with Place(tmp_path, model, environments=lane.environments) as place:
+        lane.run(place, table)
     assert table.broken == []
-    assert {row.fault for row in table.rows()} == set(cases.all_faults())
+    assert tuple(row.fault for row in table.rows()) == lane.faults
 
 
 def test_a_row_says_what_is_broken_and_the_table_sums_up(tmp_path: Path) -> None:
