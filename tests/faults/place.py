@@ -131,7 +131,8 @@ class Place:
         if self.daemon is not None:
             self.kill()
         for pid in self.leftovers():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def makes_home(self, fault: str) -> subprocess.CompletedProcess[str]:
         """A process that makes the home as a supervisor does, and nothing else."""

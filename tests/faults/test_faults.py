@@ -59,7 +59,7 @@ def plays(point: Point) -> Lane:
 
 
 def learns(points: dict[Point, int], commands: tuple[cases.CommandFault, ...] = ()) -> Lane:
-    """A job, and then commands, which have its promotion to roll back."""
+    """A job, and then commands; the last job of `LEARNING` comes to a promotion, which they can roll back."""
 
     def run(place: Place, table: Table) -> None:
         place.serves_after(place.start())
@@ -87,8 +87,8 @@ def environments(place: Place, table: Table) -> None:
 LANES: dict[str, Lane] = {
     **{f"starts, {point}": starts(point) for point in cases.AT_START},
     **{f"plays, {point}": plays(point) for point in cases.PLAYING},
-    "learns, and commands": learns(cases.LEARNING[0], cases.COMMANDS),
-    **{f"learns, {next(iter(points))}": learns(points) for points in cases.LEARNING[1:]},
+    **{f"learns, {next(iter(points))}": learns(points) for points in cases.LEARNING[:-1]},
+    "promotes, and commands": learns(cases.LEARNING[-1], cases.COMMANDS),
     "dies while a job works": Lane(run=dies_while_a_job_works, faults=(cases.KILLED["learner"], cases.SUPERVISOR_IN_JOB)),
     "environments": Lane(run=environments, faults=(cases.KILLED_ENVIRONMENT,), environments=(CHAIN,)),
 }
