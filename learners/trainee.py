@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from perdure.envs.policy import Ids
 from perdure.learners.engines.tree import build_tree, context_of
 from perdure.learners.options import LearnOptions
-from perdure.learners.weights.base_models import ModelFiles, quantization
+from perdure.learners.weights.base_models import ModelFiles, four_bits
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights, merge
 from perdure.memory import faults
 from perdure.memory.errors import InputError
@@ -62,7 +62,8 @@ class Trainee:
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="sdpa",
-            **(quantization(device) if options.quantized else {}),
+            quantization_config=four_bits() if options.quantized else None,
+            device_map={"": device} if options.quantized else None,
         )
         if not options.quantized:
             base = base.to(self.device)

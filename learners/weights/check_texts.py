@@ -1,6 +1,6 @@
-"""Whether the texts of turns are what their tokens say, by the tokenizer of the home's base model.
+"""Check that the stored text of each turn is the text of its tokens, with the tokenizer of the home's base model.
 
-Tokens are what is learned from; texts are what people and environments read. Where the two differ, one of them was changed.
+Learners use the tokens; people and environments read the text. If they differ, one of them was changed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from perdure.memory.store import Store
 
 
 def differing_texts(store: Store, files: ModelFiles) -> Iterator[tuple[int, int, str, str]]:
-    """Each turn whose text differs: episode, number of the turn, the text, and what its tokens say.
+    """Each turn whose text differs: episode, number of the turn, its text, and the text of its tokens.
 
-    Raises `InputError` where the tokenizer cannot be loaded.
+    Raises `InputError` if the tokenizer cannot be loaded.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
-        told = " ".join(str(error).split())[:300]
-        raise InputError(f"the tokenizer in {files.path} cannot be loaded ({told}): mend its files") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the tokenizer in {files.path} cannot be loaded ({reason}): repair its files") from error
     for episode, n, action_ids, action in actions(store):
-        said = valid_text(answer_text(tokenizer, action_ids))
-        if said != action:
-            yield episode, n, action, said
+        decoded = valid_text(answer_text(tokenizer, action_ids))
+        if decoded != action:
+            yield episode, n, action, decoded

@@ -1,4 +1,4 @@
-"""How many tokens a conversation has, by the tokenizer's own file: quick enough for a check, since neither torch nor weights are loaded."""
+"""Count the tokens of a conversation with the tokenizer's file alone: fast, because neither torch nor weights are loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from perdure.envs.check.checker import Length
 from perdure.learners.weights.base_models import ModelFiles
 
 AROUND = 8
-"""Tokens that a chat template puts around a message, about."""
+"""An estimate of the tokens that a chat template puts around a message."""
 
 CHARACTERS_A_TOKEN = 4
 COMMON_LIMIT = 8192
 
 
 def length_of(files: ModelFiles | None) -> Length:
-    """How this model counts; where it is not on this machine (None) or has no such file, an estimate."""
+    """How this model counts tokens; an estimate if the model is not on this machine (None) or has no tokenizer.json."""
     if files is None or not (files.path / "tokenizer.json").is_file():
         return Length(tokens=lambda texts: sum(len(text) // CHARACTERS_A_TOKEN + AROUND for text in texts), limit=COMMON_LIMIT, exact=False)
     tokenizer = Tokenizer.from_file(str(files.path / "tokenizer.json"))

@@ -1,7 +1,7 @@
-"""Weights of a version or a step: a LoRA adapter, or tensors that replace those of the base model; and many such sets side by side.
+"""Weights of a version or a step, as a LoRA adapter or as whole tensors, and several of them merged side by side.
 
-An adapter is merged from the pristine base in fp32 and cast once; a merge is never undone. Each set of merged weights is a table of
-tensors beside the one base model, so that changing the sampler is a change of pointers.
+An adapter is merged into the original base weights in fp32 and cast once; a merge is never undone. Each sampler has its own merged
+tensors, so switching between samplers only changes pointers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 MAX_RANK = 256
-"""Of an adapter, that of stacked ones included."""
+"""Of an adapter, also of stacked ones together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraPair:
-    """One adapted linear layer: `W + scale * up @ down`."""
+    """LoRA of one linear layer: `W + scale * up @ down`."""
 
     down_RI: Tensor
     """Rank x input features."""
@@ -28,11 +28,11 @@ class LoraPair:
 
 
 Weights = Mapping[str, LoraPair | Tensor]
-"""By name of a parameter of the base model, such as `model.layers.0.mlp.up_proj.weight`: what adapts it, or what stands in its place."""
+"""By the name of a base model's parameter, such as `model.layers.0.mlp.up_proj.weight`: its LoRA, or a tensor that replaces it."""
 
 
 class WeightBank:
-    """The base model and the merged weights of each sampler, one of them in use."""
+    """A model and the merged weights of each sampler, one of which the model uses."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -41,9 +41,9 @@ class WeightBank:
         self._in_use = ""
 
     def add(self, key: str, weights: Weights) -> None:
-        """Merge weights under a key that was never used before. Raises `ValueError` for one that is in use."""
+        """Merge weights and store them under a key. Raises `ValueError` if the key is taken."""
         if key in self._merged:
-            raise ValueError(f"weights {key!r} are loaded already")
+            raise ValueError(f"weights {key!r} are already loaded")
         merged = {}
         with torch.no_grad():
             for name, given in weights.items():
@@ -52,13 +52,13 @@ class WeightBank:
         self._merged[key] = merged
 
     def remove(self, key: str) -> None:
-        """Forget merged weights; those in use give way to the base."""
+        """Remove merged weights; if they are in use, the model returns to the base."""
         if key == self._in_use:
             self.use("")
         del self._merged[key]
 
     def use(self, key: str) -> None:
-        """Make the model compute with these weights; '' is the base."""
+        """Make the model use these weights; '' is the base."""
         if key == self._in_use:
             return
         merged = self._merged[key]
@@ -71,7 +71,7 @@ class WeightBank:
 
 
 def merge(base: Tensor, given: LoraPair | Tensor) -> Tensor:
-    """What stands in place of a parameter of the base model, in its type and on its device; always a new tensor."""
+    """A base model's parameter with these weights, in its dtype and on its device; always a new tensor."""
     if isinstance(given, Tensor):
         return given.to(base.device, base.dtype, copy=True)
     update = given.up_OR.float() @ given.down_RI.float()

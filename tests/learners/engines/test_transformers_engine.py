@@ -266,7 +266,7 @@ def test_samplers_with_adapters_on_different_layers_do_not_mix(files: ModelFiles
 
 def test_a_name_is_loaded_once(files: ModelFiles) -> None:
     engine = loaded(files)
-    with pytest.raises(ValueError, match="loaded already"):
+    with pytest.raises(ValueError, match="already loaded"):
         engine.load(BASE, {})
 
 

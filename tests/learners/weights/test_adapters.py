@@ -293,19 +293,19 @@ def test_weights_that_do_not_fit_are_named(
 def test_cut_off_weights_are_refused(foreign: Path, llama: ModelFiles, size: int) -> None:
     file = foreign / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    assert "damaged or no safetensors file" in refused(foreign, llama)
+    assert "damaged or not a safetensors file" in refused(foreign, llama)
 
 
 def test_a_header_that_claims_to_be_huge_is_refused(foreign: Path, llama: ModelFiles) -> None:
     (foreign / "adapter_model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
-    assert "damaged or no safetensors file" in refused(foreign, llama)
+    assert "damaged or not a safetensors file" in refused(foreign, llama)
 
 
 def test_an_adapter_that_is_too_large_is_refused_unread(foreign: Path, llama: ModelFiles) -> None:
     """A sparse file, which takes no space."""
     file = foreign / "adapter_model.safetensors"
     os.truncate(file, 4 * 2**30)
-    assert "damaged or no safetensors file" in refused(foreign, llama)
+    assert "damaged or not a safetensors file" in refused(foreign, llama)
     os.truncate(file, 4 * 2**30 + 1)
     text = refused(foreign, llama)
     assert str(file) in text
@@ -323,7 +323,7 @@ def test_pickles_are_refused_and_not_opened(foreign: Path, llama: ModelFiles, tm
     assert "adapter_model.bin" in text
     assert "pickle" in text
     torch.save({LAYER: Bomb()}, foreign / "adapter_model.safetensors")  # under a name that it does not deserve
-    assert "no safetensors file" in refused(foreign, llama)
+    assert "not a safetensors file" in refused(foreign, llama)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -348,9 +348,9 @@ def test_missing_files_are_named(foreign: Path, llama: ModelFiles, name: str, in
 
 
 def test_a_folder_is_asked_for(tmp_path: Path, llama: ModelFiles) -> None:
-    assert "is no folder" in refused(tmp_path / "nowhere", llama)
+    assert "is not a folder" in refused(tmp_path / "nowhere", llama)
     (tmp_path / "file").touch()
-    assert "is no folder" in refused(tmp_path / "file", llama)
+    assert "is not a folder" in refused(tmp_path / "file", llama)
 
 
 def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, llama: ModelFiles, qwen: ModelFiles, trainee: Trainee) -> None:

@@ -65,7 +65,7 @@ def test_pickled_weights_alone_are_refused(copy: Path, name: str) -> None:
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no model folder: it has no config\.json"):
+    with pytest.raises(InputError, match=r"not a model folder: it has no config\.json"):
         resolve(tmp_path)
 
 
