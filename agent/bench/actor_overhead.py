@@ -1,9 +1,8 @@
 """How much of an actor's time is its own work: all between two generations, at 32 episodes at once; and how full 64 at once stay.
 
-The actor of `agent/processes/actor.py` plays tasks to their end in a home of its own; what `Policy.generate` takes is counted apart.
-Once with the
-model, which gives the share, and once with a policy that answers at once, which shows what a round costs where nothing else happens.
-Left out: the supervisor, which is another process.
+The actor of `agent/processes/actor.py` plays tasks to their end in a home of its own; the time of `Policy.generate` is counted apart. It
+plays once with the model, which gives the share, and once with a policy that answers at once, which shows what a round costs if nothing
+else happens. Left out: the supervisor, which is another process.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from perdure.agent.config import Config
 from perdure.agent.processes.actor import Actor
@@ -28,7 +26,7 @@ from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
 from perdure.memory.replay.episodes import count
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.store import Document, Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, anything_to_play, queued
 from perdure.memory.versions import add_initial
 
@@ -41,8 +39,8 @@ ANSWER = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
-    """Where the time went."""
+class ActorTime:
+    """Where the time of an actor went."""
 
     policy: str
     episodes: int
@@ -61,7 +59,7 @@ class Share:
     def own_share(self) -> float:
         return 1 - self.generating_s / self.wall_s
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {
             "policy": self.policy,
             "episodes": self.episodes,
@@ -114,7 +112,7 @@ class AtOnce:
 
 def bench_play(
     folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, batches: int = BATCHES, say: Callable[[str], None]
-) -> list[Share]:
+) -> list[ActorTime]:
     """Play so many batches of `WIDTH` episodes, of these environments in turn, with either policy, in a home in `folder`."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
     ids = (*range(100, 99 + ANSWER), min(engine.stop_ids))
@@ -129,7 +127,9 @@ def bench_play(
     return shares
 
 
-def bench_batch(folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, say: Callable[[str], None]) -> Share:
+def bench_batch(
+    folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, say: Callable[[str], None]
+) -> ActorTime:
     """Play so many times what fits into a batch of `AT_ONCE`, with the model."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
     with _home(folder, files, environments) as store:
@@ -149,7 +149,7 @@ def _home(folder: Path, files: ModelFiles, environments: Sequence[Environment]) 
 
 def _play(
     store: Store, name: str, engine: TransformersEngine, policy: Policy, environments: Sequence[Environment], batches: int, width: int
-) -> Share:
+) -> ActorTime:
     """Let an actor play so many batches to their end."""
     before = count(store)
     for n in range(batches * width // MEMBERS):
@@ -159,7 +159,7 @@ def _play(
     timed = Timed(engine.chat, engine.context_limit, policy, lambda: queued(store) > 0)
     started = time.perf_counter()
     Actor(store, config, lambda: not anything_to_play(store), StoreJournal(store, BootClock())).run(timed)
-    return Share(
+    return ActorTime(
         policy=name,
         episodes=count(store) - before,
         rounds=timed.rounds,

@@ -1,9 +1,9 @@
 """Turns per second of the journal beside plain `sqlite3`, and the bytes that a turn takes.
 
 Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer packs
-its blobs with `struct` and inserts rows, as a program would that keeps its turns with `sqlite3`. It is also timed with rows that were ready
-before the clock ran, which is SQLite alone. Ours also keeps up the leases of its tasks, checks that each episode still runs and
-that each prompt goes on from the turn before, and counts turns. Left out: a large store (`bench_scale.py`).
+its blobs with `struct` and inserts rows, as any program with `sqlite3` would. It is also timed with rows that were ready before the clock
+ran, which is SQLite alone. Ours also renews the leases of its tasks, checks that each episode still runs and that each prompt continues the
+turn before, and counts turns. Left out: a large store (`large_store.py`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from typing import Any
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
+from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.schema import PAGE_SIZE_BYTES
-from perdure.memory.store import Store, checkpoint, create_store, open_store
+from perdure.memory.store import Document, Store, checkpoint, create_store, open_store
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""
@@ -54,7 +55,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class JournalSpeed:
     """One size of batch, written several times by each side."""
 
     batch: int
@@ -63,23 +64,38 @@ class Speed:
     runs: list[Run]
 
     @property
+    def turns_per_second(self) -> float:
+        """Of ours, the median over the runs."""
+        return statistics.median(self.turns / run.ours for run in self.runs)
+
+    @property
+    def plain(self) -> float:
+        """The same of the peer."""
+        return statistics.median(self.turns / run.plain for run in self.runs)
+
+    @property
+    def plain_ready(self) -> float:
+        """The same of the peer with rows that were ready."""
+        return statistics.median(self.turns / run.ready for run in self.runs)
+
+    @property
     def ratio(self) -> float:
         """How many times as fast as the peer ours is: the median over the runs."""
-        return statistics.median(run.plain / run.ours for run in self.runs)
+        return median_ratio((run.plain, run.ours) for run in self.runs)
 
     @property
     def ratio_ready(self) -> float:
         """The same beside rows that were ready."""
-        return statistics.median(run.ready / run.ours for run in self.runs)
+        return median_ratio((run.ready, run.ours) for run in self.runs)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {
             "batch": self.batch,
             "runs": len(self.runs),
-            "turns_per_second": statistics.median(self.turns / run.ours for run in self.runs),
-            "plain": statistics.median(self.turns / run.plain for run in self.runs),
+            "turns_per_second": self.turns_per_second,
+            "plain": self.plain,
             "ratio": self.ratio,
-            "plain_ready": statistics.median(self.turns / run.ready for run in self.runs),
+            "plain_ready": self.plain_ready,
             "ratio_ready": self.ratio_ready,
         }
 
@@ -101,7 +117,7 @@ class Size:
     def total(self) -> float:
         return self.prompt_ids + self.answer_ids + self.logprobs + self.texts + self.rest
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {
             "prompt_ids": self.prompt_ids,
             "answer_ids": self.answer_ids,
@@ -118,10 +134,10 @@ class JournalBench:
     """Speeds by size of batch, and the size of what was written."""
 
     sqlite: str
-    speeds: list[Speed]
+    speeds: list[JournalSpeed]
     size: Size
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {"sqlite": self.sqlite, "batches": [speed.as_json() for speed in self.speeds], "bytes_per_turn": self.size.as_json()}
 
 
@@ -136,7 +152,7 @@ def bench_journal(folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats
             say(f"journal: batches of {batch}")
             _run(store, plain, batch, 1, 0)  # a warm-up
             runs = [_run(store, plain, batch, sets, n) for n in range(repeats)]
-            speeds.append(Speed(batch=batch, turns=sets * TURNS * batch, runs=runs))
+            speeds.append(JournalSpeed(batch=batch, turns=sets * TURNS * batch, runs=runs))
         checkpoint(store)
         return JournalBench(sqlite=sqlite3.sqlite_version, speeds=speeds, size=turn_size(store))
 

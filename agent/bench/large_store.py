@@ -16,16 +16,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
+from perdure.agent.bench.measure import timed
 from perdure.memory import environments, versions
 from perdure.memory.errors import InputError
 from perdure.memory.schema import COUNT_RATES
-from perdure.memory.store import FILE_NAME, Store, create_store, open_store
+from perdure.memory.store import FILE_NAME, Document, Store, create_store, open_store
 
 ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
 RARE = "perdure:bench?number=rare"
@@ -63,7 +65,7 @@ class Timing:
     def p95_s(self) -> float:
         return sorted(self.seconds)[math.ceil(0.95 * len(self.seconds)) - 1]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {"what": self.what, "median_s": self.median_s, "p95_s": self.p95_s, "asked": len(self.seconds)}
 
 
@@ -78,7 +80,7 @@ class ScaleBench:
     fill_s: float
     timings: list[Timing]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {
             "episodes": self.episodes,
             "turns": self.turns,
@@ -95,9 +97,7 @@ def bench_scale(
     home = folder / "large"
     _require_room(folder, episodes)
     say(f"filling a store with {episodes} episodes of {TURNS} turns")
-    started = time.perf_counter()
-    fill(home, episodes)
-    fill_s = time.perf_counter() - started
+    _, fill_s = timed(lambda: fill(home, episodes))
     say("asking it")
     timings = ask(home, questions, repeats=repeats)
     size_bytes = (home / FILE_NAME).stat().st_size
@@ -110,9 +110,7 @@ def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repea
     for _ in range(repeats):
         for what, question in questions.items():
             with open_store(home) as store:
-                started = time.perf_counter()
-                question(store)
-                seconds[what].append(time.perf_counter() - started)
+                seconds[what].append(timed(partial(question, store))[1])
     return [Timing(what=what, seconds=found) for what, found in seconds.items()]
 
 

@@ -1,14 +1,13 @@
 """Tokens per second of the engine beside `generate` of transformers: the same prompts, the same merged weights, in turn in one process.
 
 The peer runs each case in whichever of bfloat16 and float32 it is faster with there, without top-k and without giving log-probs.
-`equal work` takes the end tokens from both, so that each samples every token it may; `as it runs` leaves them. Left out: serving.
+In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Left out: serving.
 """
 
 from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from perdure.agent.bench.measure import in_turn, median_ratio, timed
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import opened
 from perdure.envs.policy import Chat, Ids, Request
@@ -28,6 +28,7 @@ from perdure.learners.weights.adapters import base_shapes
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
 from perdure.memory.records import StepRef
+from perdure.memory.store import Document
 
 PROMPTS = 8
 SAMPLES = 8
@@ -40,7 +41,7 @@ _STEP = StepRef(1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class SamplingSpeed:
     """One case, run several times by each side in turn."""
 
     prompts: str
@@ -60,9 +61,9 @@ class Speed:
     @property
     def ratio(self) -> float:
         """How many times as fast ours is: the median over the runs."""
-        return statistics.median(ours / peer for ours, peer in self.rates)
+        return median_ratio(self.rates)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         ours, peer = zip(*self.rates, strict=True)
         return {
             **asdict(self),
@@ -81,14 +82,14 @@ class EngineBench:
     threads: int
     dtype: str
     peer: str
-    speeds: list[Speed]
+    speeds: list[SamplingSpeed]
     logprob_mean_gap: float
     """Between the log-probs that the engine gave its tokens and those of one plain pass of transformers in float32: mean and largest."""
     logprob_max_gap: float
     peer_logprob_mean_gap: float
     """The same for a plain pass of transformers in the engine's own precision, which is what rounding alone makes."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {**asdict(self), "speeds": [speed.as_json() for speed in self.speeds]}
 
 
@@ -107,7 +108,7 @@ class Peer:
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Ids], max_tokens: int, stops: bool) -> list[Ids]:
-        """Sample a continuation of each prompt at temperature 1, up to and with its end token where `stops`."""
+        """Sample a continuation of each prompt at temperature 1, up to and with its end token if `stops`."""
         longest = max(map(len, prompts))
         pad = min(self._ends)
         ids = torch.tensor([[pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=self._device)
@@ -146,11 +147,12 @@ def bench_engine(
     table = random_adapter(files, RANK, 0)  # so that the weights are merged ones
     engine.load(_STEP, table)
     ends = engine.stop_ids
-    drawn = [(n, environments[n % len(environments)]) for n in range(PROMPTS)]
-    bare = [(n, replace(environment, examples=())) for n, environment in drawn]
+    bare = [replace(environment, examples=()) for environment in environments]
     cases = {
-        "with solved examples": [first_prompt(engine.chat, environment, n, 0) for n, environment in drawn],
-        "zero-shot, nothing shared": [(_FIRST_ID + n, *first_prompt(engine.chat, environment, n, LONG_PROMPT)) for n, environment in bare],
+        "with solved examples": first_prompts(engine.chat, environments, PROMPTS),
+        "zero-shot, nothing shared": [
+            (_FIRST_ID + n, *prompt) for n, prompt in enumerate(first_prompts(engine.chat, bare, PROMPTS, LONG_PROMPT))
+        ],
     }
     say("loading the peer in both precisions")
     peers = [Peer(files, device=device, dtype=dtype, table=table) for dtype in (torch.bfloat16, torch.float32)]
@@ -177,7 +179,7 @@ def bench_engine(
 
 def _measure(
     name: str, work: str, engine: TransformersEngine, peers: Sequence[Peer], prompts: Sequence[Ids], max_tokens: int, repeats: int
-) -> Speed:
+) -> SamplingSpeed:
     """Run both sides in turn, each first every other time. A whole run of each before that is not counted, and chooses the peer."""
     batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
     requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
@@ -190,15 +192,12 @@ def _measure(
         return sum(map(len, peer.generate(batch, max_tokens, stops)))
 
     ours()
-    peer = min(peers, key=lambda one: _timed(lambda: one.generate(batch, max_tokens, stops))[1])
-    speed = Speed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)), peer_dtype=_named(peer.dtype))
+    peer = min(peers, key=lambda one: timed(lambda: one.generate(batch, max_tokens, stops))[1])
+    speed = SamplingSpeed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)), peer_dtype=_named(peer.dtype))
     for n in range(repeats):
-        if n % 2:
-            (b, b_s), (a, a_s) = _timed(theirs), _timed(ours)
-        else:
-            (a, a_s), (b, b_s) = _timed(ours), _timed(theirs)
-        speed.tokens.append((a, b))
-        speed.seconds.append((a_s, b_s))
+        (our_tokens, our_s), (peer_tokens, peer_s) = in_turn(ours, theirs, n)
+        speed.tokens.append((our_tokens, peer_tokens))
+        speed.seconds.append((our_s, peer_s))
     return speed
 
 
@@ -213,14 +212,13 @@ def _gaps(engine: TransformersEngine, plain: Peer, same: Peer, prompts: Sequence
     return torch.cat(ours), torch.cat(rounded)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    done = work()
-    return done, time.perf_counter() - started
+def first_prompts(chat: Chat, environments: Sequence[Environment], n: int, at_least: int = 0) -> list[Ids]:
+    """The first prompts of `n` tasks, of the environments in turn."""
+    return [_first_prompt(chat, environments[draw % len(environments)], draw, at_least) for draw in range(n)]
 
 
-def first_prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
-    """The first prompt of a task; as many tasks in one as it takes to make it `at_least` tokens long."""
+def _first_prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
+    """The first prompt of a task; of several tasks in one if a single task has fewer than `at_least` tokens."""
     questions: list[str] = []
     while True:
         env = opened(environment)

@@ -31,6 +31,7 @@ from perdure.envs.rollout import opening
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
+from perdure.memory.store import Document
 
 Work = Literal["equal work", "as it runs"]
 BATCH = {"cpu": (8, 8), "cuda": (32, 16)}
@@ -76,14 +77,14 @@ class Side:
     def seconds_per_update(self) -> float:
         return statistics.median(self.seconds)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         per_s = sum(self.tokens) / sum(self.seconds)
         return {**asdict(self), "seconds_per_update": self.seconds_per_update, "tokens_per_s": per_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Both sides at the same work; `trl` is None where it is not installed."""
+class UpdatePair:
+    """Both sides at the same work; `trl` is None if it is not installed."""
 
     work: Work
     prompts: int
@@ -96,7 +97,7 @@ class Pair:
         """How many times as fast an update of ours is."""
         return self.trl.seconds_per_update / self.ours.seconds_per_update if self.trl else None
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return {
             "work": self.work,
             "prompts": self.prompts,
@@ -114,8 +115,8 @@ def has_peer() -> bool:
 
 def bench_learner(
     files: ModelFiles, environment: str, *, device: str, updates: int, max_tokens: int, say: Callable[[str], None]
-) -> list[Pair]:
-    """Measure one update of each side. Raises `RuntimeFailure` where a side fails."""
+) -> list[UpdatePair]:
+    """Measure one update of each side. Raises `RuntimeFailure` if a side fails."""
     pairs = []
     works: tuple[Work, ...] = ("equal work", "as it runs")
     for work in works:
@@ -137,7 +138,7 @@ def bench_learner(
         trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds)) if has_peer() else None
         if trl:
             say(f"{work}: TRL {trl.seconds_per_update:.1f} s an update")
-        pairs.append(Pair(work=work, prompts=spec.prompts, samples=spec.samples, ours=ours, trl=trl))
+        pairs.append(UpdatePair(work=work, prompts=spec.prompts, samples=spec.samples, ours=ours, trl=trl))
     return pairs
 
 
@@ -291,10 +292,10 @@ class _Hashed(TextEnv):
         self._inner = inner
         self.observation_space = self.action_space = AnyText()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Document | None = None) -> tuple[str, Document]:
         return self._inner.reset(seed=seed, options=options)
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Document]:
         reward = int.from_bytes(sha256(action.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
         return "", reward, True, False, {}
 

@@ -1,14 +1,13 @@
-"""Upkeep of a large store: how long a backup and a prune take, and how large they are. `bench_scale.py` makes the store."""
+"""Upkeep of a large store: how long a backup and a prune take, and how large they are. `large_store.py` makes the store."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from perdure.memory.store import FILE_NAME, create_store
+from perdure.agent.bench.measure import timed
+from perdure.memory.store import FILE_NAME, Document, create_store
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.prune import Keep, prune
 
@@ -29,7 +28,7 @@ class UpkeepBench:
     freed_bytes: int
     """By which the store's file became smaller."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         return asdict(self)
 
 
@@ -37,14 +36,10 @@ def bench_upkeep(home: Path, episodes: int, *, say: Callable[[str], None]) -> Up
     """Back up the store in `home`, beside it, and prune its oldest episodes. It has `episodes` before."""
     with create_store(home) as store:
         say("backing it up")
-        started = time.perf_counter()
-        made = backup(store, home.parent / "backup.db")
-        backup_s = time.perf_counter() - started
+        made, backup_s = timed(lambda: backup(store, home.parent / "backup.db"))
         say("pruning it")
         before = (home / FILE_NAME).stat().st_size
-        started = time.perf_counter()
-        pruned = prune(store, Keep(episodes=round(KEPT * episodes), live=0), say)
-        prune_s = time.perf_counter() - started
+        pruned, prune_s = timed(lambda: prune(store, Keep(episodes=round(KEPT * episodes), live=0), say))
     return UpkeepBench(
         backup_s=backup_s,
         backup_bytes=made.size_bytes,

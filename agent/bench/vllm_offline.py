@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
 
 MARK = "measured: "
 
@@ -18,7 +17,7 @@ def main() -> None:
     from vllm.lora.request import LoRARequest  # type: ignore[import-not-found]
 
     llm = LLM(**json.loads(sys.argv[1]))
-    _tell({"ready": True})
+    _print({"ready": True})
     for line in sys.stdin:
         asked = json.loads(line)
         params = SamplingParams(temperature=1.0, max_tokens=asked["max_tokens"], logprobs=0, ignore_eos=True)
@@ -27,11 +26,11 @@ def main() -> None:
         started = time.perf_counter()
         outputs = llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
         seconds = time.perf_counter() - started
-        _tell({"seconds": seconds, "tokens": sum(len(one.outputs[0].token_ids) for one in outputs)})
+        _print({"seconds": seconds, "tokens": sum(len(one.outputs[0].token_ids) for one in outputs)})
 
 
-def _tell(found: dict[str, Any]) -> None:
-    print(f"\n{MARK}{json.dumps(found)}", flush=True)
+def _print(answer: dict[str, bool | int | float]) -> None:
+    print(f"\n{MARK}{json.dumps(answer)}", flush=True)
 
 
 if __name__ == "__main__":  # its workers are spawned, and import this again

@@ -1,7 +1,7 @@
 """Tokens per second through the vLLM engine, beside vLLM's own offline API on the same requests, in turn; and how soon an adapter answers.
 
-Both sides run the same vLLM with the same settings, each in processes of its own, and sample every token that they may. What is between
-the two is what the runtime adds: HTTP on loopback, JSON, and checking each answer. Left out: starting either side.
+Both sides run the same vLLM with the same settings, each in processes of its own, and sample every token that they may. The difference
+is what the runtime adds: HTTP on loopback, JSON, and checking each answer. Left out: starting either side.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from perdure.agent.bench import vllm_offline
-from perdure.agent.bench.sampling import first_prompt, random_adapter
+from perdure.agent.bench.measure import median_ratio, timed
+from perdure.agent.bench.sampling import first_prompts, random_adapter
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, Request
 from perdure.learners.engines.vllm_engine import VllmEngine
@@ -32,6 +33,7 @@ from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler, StepRef, VersionRef
+from perdure.memory.store import Document
 
 START_S = 1800.0
 SAMPLES = 8
@@ -48,7 +50,7 @@ class VllmSpeed:
     @property
     def ratio(self) -> float:
         """The share of the offline API's speed that the runtime reaches: the median over the runs."""
-        return statistics.median(ours / theirs for ours, theirs in self.rates)
+        return median_ratio(self.rates)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class VllmBench:
     swap_s: list[float]
     """From the weights of a new adapter to its first token, each time."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Document:
         speeds = [{**asdict(speed), "ratio": speed.ratio} for speed in self.speeds]
         return {**asdict(self), "speeds": speeds, "swap_median_s": statistics.median(self.swap_s)}
 
@@ -82,20 +84,20 @@ class Offline:
         asked = {"prompts": prompts, "max_tokens": max_tokens, "lora": "bench" if folder else None, "folder": str(folder)}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        found = self._read()
-        return found["tokens"], found["seconds"]
+        measured = json.loads(self._read())
+        return measured["tokens"], measured["seconds"]
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> str:
+        """The next answer, as JSON."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(vllm_offline.MARK):
-                found: dict[str, Any] = json.loads(line.removeprefix(vllm_offline.MARK))
-                return found
+                return line.removeprefix(vllm_offline.MARK)
         raise RuntimeFailure(f"vLLM's offline API ended with exit code {self._process.wait()}")
 
 
 @contextmanager
-def offline(python: str, arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Offline]:
+def offline(python: str, arguments: Document, environ: Mapping[str, str]) -> Iterator[Offline]:
     """The offline API, ready, while the block lasts."""
     command = [python, vllm_offline.__file__, json.dumps(arguments)]
     pipe = subprocess.PIPE
@@ -122,8 +124,7 @@ def bench_vllm(
     say: Callable[[str], None],
 ) -> VllmBench:
     """Measure both sides in turn on a batch of `width` requests, `SAMPLES` of each prompt. A run of each before that is not counted."""
-    drawn = [(n, environments[n % len(environments)]) for n in range(max(1, width // SAMPLES))]
-    prompts = [first_prompt(engine.chat, environment, n, 0) for n, environment in drawn]
+    prompts = first_prompts(engine.chat, environments, max(1, width // SAMPLES))
     batch = [prompt for prompt in prompts for _ in range(SAMPLES)][:width]
     requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
     base, step = VersionRef("v0"), StepRef(0, 0)
@@ -138,12 +139,10 @@ def bench_vllm(
         for what, sampler, adapter in cases:
             speed = VllmSpeed(sampler=what)
             for n in range(-1, repeats):
-                started = time.perf_counter()
-                tokens = sum(len(sample.action_ids) for sample in engine.generate(sampler, requests))
-                ours = tokens / (time.perf_counter() - started)
-                theirs_tokens, theirs_s = peer.generate(batch, max_tokens, adapter)
+                samples, our_s = timed(partial(engine.generate, sampler, requests))
+                peer_tokens, peer_s = peer.generate(batch, max_tokens, adapter)
                 if n >= 0:
-                    speed.rates.append((ours, theirs_tokens / theirs_s))
+                    speed.rates.append((sum(len(sample.action_ids) for sample in samples) / our_s, peer_tokens / peer_s))
             say(f"{what}: {speed.ratio:.2f} of the offline API's tokens per second")
             speeds.append(speed)
     return VllmBench(

@@ -1,0 +1,106 @@
+"""What `perdure bench` prints for people: a table for each benchmark, and its ratios."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.agent.show.terminal import print_table
+
+if TYPE_CHECKING:
+    from perdure.agent.bench.actor_overhead import ActorTime
+    from perdure.agent.bench.env_overhead import Cost
+    from perdure.agent.bench.journal_speed import JournalBench
+    from perdure.agent.bench.large_store import ScaleBench
+    from perdure.agent.bench.sampling import EngineBench
+    from perdure.agent.bench.updates import UpdatePair
+    from perdure.agent.bench.upkeep_speed import UpkeepBench
+    from perdure.agent.bench.vllm_speed import VllmBench
+
+NO_PEER = "TRL is not installed, so there is no comparison: `pip install 'perdure[bench]'` adds it"
+
+
+def print_engine(found: EngineBench) -> None:
+    rows = [
+        (speed.work, speed.prompts, round(speed.prompt_tokens), round(ours), round(peer), speed.peer_dtype, ours / peer)
+        for speed in found.speeds
+        for ours, peer in speed.rates
+    ]
+    title = f"tokens per second: perdure in {found.dtype}, beside {found.peer}, {found.threads} threads"
+    print_table(("work", "prompts", "their tokens", "perdure", "peer", "in", "ratio"), rows, title=title)
+    for speed in found.speeds:
+        click.echo(f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)})")
+    click.echo(
+        f"log-probs: {found.logprob_mean_gap:.4f} from those of a plain float32 pass on average, {found.logprob_max_gap:.3f} at most; "
+        f"a plain {found.dtype} pass of transformers: {found.peer_logprob_mean_gap:.4f}"
+    )
+
+
+def print_vllm(found: VllmBench) -> None:
+    rows = [(speed.sampler, round(ours), round(theirs), ours / theirs) for speed in found.speeds for ours, theirs in speed.rates]
+    asked = f"{found.requests} requests of {found.prompt_tokens:.0f} tokens, {found.max_tokens} new"
+    title = f"tokens per second through {found.vllm}, {found.model}: {asked}"
+    print_table(("sampler", "perdure", "offline", "ratio"), rows, title=title)
+    for speed in found.speeds:
+        click.echo(f"{speed.sampler}: {speed.ratio:.2f} of the offline API's speed (median of {len(speed.rates)})")
+    click.echo(f"a new adapter's first token: {statistics.median(found.swap_s):.3f} s (median of {len(found.swap_s)})")
+
+
+def print_learner(pairs: Sequence[UpdatePair]) -> None:
+    rows = [
+        (pair.work, side, one.seconds_per_update, round(sum(one.tokens) / sum(one.seconds)), round(one.peak_bytes / 2**20))
+        for pair in pairs
+        for side, one in (("perdure", pair.ours), ("TRL", pair.trl))
+        if one is not None
+    ]
+    title = f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples"
+    print_table(("work", "side", "seconds per update", "tokens/s", "peak MiB"), rows, title=title)
+    for pair in pairs:
+        if pair.ratio is not None:
+            click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")
+    if all(pair.trl is None for pair in pairs):
+        click.echo(NO_PEER)
+
+
+def print_store(journal: JournalBench, scale: ScaleBench) -> None:
+    rows = [
+        (one.batch, round(one.turns_per_second), round(one.plain), round(one.plain_ready), one.ratio, one.ratio_ready)
+        for one in journal.speeds
+    ]
+    title = f"turns per second through the journal, beside plain sqlite3 {journal.sqlite} with the same settings"
+    columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows")
+    print_table(columns, rows, title=title)
+    size = journal.size.as_json()
+    print_table(tuple(size), [[round(part) for part in size.values()]], title="\nbytes per turn: 100 new prompt tokens, 128 of answer")
+    click.echo(f"\n{scale.episodes} episodes, {scale.turns} turns, {scale.size_bytes / 1e6:.0f} MB, made in {scale.fill_s:.0f} s")
+    asked = [(timing.what, 1000 * timing.median_s, 1000 * timing.p95_s) for timing in scale.timings]
+    print_table(("query", "median ms", "p95 ms"), asked)
+
+
+def print_upkeep(found: UpkeepBench) -> None:
+    click.echo(f"\nbackup: {found.backup_bytes / 1e6:.0f} MB in {found.backup_s:.1f} s, checked")
+    click.echo(
+        f"prune: {found.pruned_turns} turns in {found.prune_s:.1f} s, to archives of {found.archive_bytes / 1e6:.0f} MB; "
+        f"the store is smaller by {found.freed_bytes / 1e6:.0f} MB"
+    )
+
+
+def print_play(times: Sequence[ActorTime]) -> None:
+    rows = [(one.policy, one.episodes, one.rounds, one.wall_s, one.own_ms_per_round, f"{one.own_share:.1%}") for one in times]
+    title = "an actor's work between generations, 32 episodes at once"
+    print_table(("policy", "episodes", "rounds", "seconds", "own ms per round", "own share"), rows, title=title)
+
+
+def print_envs(costs: Sequence[Cost], batch: ActorTime) -> None:
+    rows = [
+        (cost.environment, round(cost.bare), round(cost.ours), cost.ratio, round(cost.sandboxed), round(cost.at_once)) for cost in costs
+    ]
+    columns = ("environment", "bare", "adapted", "ratio", "sandboxed", "64 at once")
+    print_table(columns, rows, title="steps per second, making and reset included")
+    click.echo(
+        f"{batch.episodes} episodes of the stream, 64 at once, with {batch.policy}: {batch.empty_share:.1%} of the slots of "
+        f"{batch.rounds} rounds of generation were empty while tasks were waiting"
+    )
