@@ -22,7 +22,7 @@ from perdure.agent.section import Section
 from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError
-from perdure.memory.store import Document
+from perdure.memory.json_value import Document
 
 FILE_NAME = "perdure.toml"
 DEFAULT = "default"

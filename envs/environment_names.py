@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote
 
-from perdure.envs.json_value import JsonObject, JsonValue
 from perdure.envs.sources.packages import unknown
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import JsonObject, JsonValue
 
 OptionValue = JsonValue
 Options = Mapping[str, OptionValue]

@@ -8,9 +8,9 @@ from importlib.metadata import entry_points
 
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.environment_names import Option, as_options
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sources.factory import signature_options
 from perdure.envs.sources.packages import PACKAGES
+from perdure.memory.json_value import JsonObject
 
 ENTRY_POINTS = "perdure.envs"
 

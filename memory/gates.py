@@ -15,8 +15,9 @@ from typing import Any
 
 from perdure.memory import faults, leases
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.json_value import iso_utc, to_json
 from perdure.memory.records import Decision, Lease, Pair, Role
-from perdure.memory.store import Store, iso_utc, to_json
+from perdure.memory.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

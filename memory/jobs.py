@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from perdure.memory import leases
 from perdure.memory.errors import UnknownError
+from perdure.memory.json_value import iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.records import Job, JobKind, Lease
 from perdure.memory.replay.journal import abort_orphans
-from perdure.memory.store import Store, iso_utc, to_json
+from perdure.memory.store import Store
 
 ENDED = ("done", "failed")
 """The states that a job does not leave."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.memory import leases
+from perdure.memory.json_value import iso_utc
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease
-from perdure.memory.store import Store, iso_utc
+from perdure.memory.store import Store
 
 DEVICE = "device"
 

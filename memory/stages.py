@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from perdure.memory.store import Store, to_json
+from perdure.memory.json_value import to_json
+from perdure.memory.store import Store
 
 Order = Literal["interleaved", "shuffled", "sequential", "permuted"]
 

@@ -10,12 +10,9 @@ and the lock of the home (`agent/home.py`).
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -179,23 +176,6 @@ def refuse_inside(store: Store, path: Path) -> None:
         raise InputError(f"{path} is inside the home: name a file outside of {store.home}")
 
 
-Document = dict[str, Any]
-"""A JSON object that is only passed on, as to `--json`."""
-
-
-def to_json(value: Any) -> str:
-    """JSON text. Numbers that are not finite become null, because JSON has none."""
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):  # checking every number first would cost more than the writing
-        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-
-
-def iso_utc(unix_s: float) -> str:
-    """A time for people and scripts: '2026-11-23T08:15:00+00:00'."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
-
-
 def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
     with _plain_errors(home):
         conn = sqlite3.connect(f"{(home / FILE_NAME).as_uri()}?mode={mode}", uri=True, isolation_level=None)
@@ -289,13 +269,3 @@ def _plain_error(home: Path, error: sqlite3.Error) -> PerdureError | None:
         return None
     kind, text = _SQLITE_ERRORS[code]
     return kind(text.format(home=home, path=home / FILE_NAME, error=error))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -20,9 +20,10 @@ from typing import Any, Literal
 
 from perdure.memory import faults, leases
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
+from perdure.memory.json_value import iso_utc, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
-from perdure.memory.store import Store, iso_utc, to_json
+from perdure.memory.store import Store
 
 INITIAL = "v0"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")

@@ -19,10 +19,10 @@ import gymnasium
 
 from perdure.envs.environment import AnyText, Environment, Guarded, Info, ResetResult, StepResult
 from perdure.envs.guarded import opened
-from perdure.envs.json_value import JsonObject
 from perdure.envs.registry import load_here
 from perdure.envs.sandbox.sandbox_loading import started
 from perdure.envs.sandbox.sandbox_settings import Sandbox
+from perdure.memory.json_value import JsonObject
 
 GAMES = ("textarena:GuessTheNumber-v0", "gym:FrozenLake-v1?is_slippery=false")
 STEPS = 2000

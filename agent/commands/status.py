@@ -15,9 +15,10 @@ from perdure.agent.show.terminal import home_option, print_json, print_table, re
 if TYPE_CHECKING:
     from perdure.agent.stream.stage_report import StageReport, StreamReport
     from perdure.memory.gates import Gate
+    from perdure.memory.json_value import Document
     from perdure.memory.processes import Event, Process
     from perdure.memory.replay.episodes import RateRow
-    from perdure.memory.store import Document, Store
+    from perdure.memory.store import Store
 
 SILENT_S = 60.0
 """A daemon that has written nothing for this long is reported as silent."""
@@ -142,7 +143,7 @@ def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None
 
 def _print(found: Status) -> None:
     from perdure.agent.stream.stage_report import stream_line
-    from perdure.memory.store import iso_utc
+    from perdure.memory.json_value import iso_utc
 
     verdict, death = found.last_verdict, found.last_death
     lines = {

@@ -59,7 +59,7 @@ def say(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    from perdure.memory.store import to_json
+    from perdure.memory.json_value import to_json
 
     click.echo(to_json(value))
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from perdure.agent.section import Section
+from perdure.memory.json_value import Document
 from perdure.memory.stages import Order
-from perdure.memory.store import Document
 
 ONLY_STAGE = "all"
 """The name of the stage that the environments make if no stages are configured."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from perdure.envs.check.rules import RULES, EnvFinding
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault
-from perdure.envs.json_value import JsonValue
 from perdure.envs.sandbox.host import Host
 from perdure.envs.sandbox.remote import DYING_S
 from perdure.envs.sandbox.sandbox_loading import started
@@ -23,6 +22,7 @@ from perdure.envs.sandbox.wire import WireDocumentError, WireError, WireTimeout,
 from perdure.envs.sandbox.worker_handle import Worker
 from perdure.envs.sandbox.worker_messages import Digest, Judge, Longest, read_digest, read_fault, read_texts
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import JsonValue
 
 ELSEWHERE = "is-the-same-elsewhere"
 FITS = "fits-the-model"

@@ -30,9 +30,9 @@ from gymnasium.utils.env_checker import check_env
 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault, described
-from perdure.envs.json_value import JsonObject
 from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS, Split
+from perdure.memory.json_value import JsonObject
 
 T = TypeVar("T")
 EPISODES = 20

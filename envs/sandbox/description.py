@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import cast
 
 from perdure.envs.environment import Environment, Exchange, Guarded, TextEnv
-from perdure.envs.json_value import JsonObject, JsonValue
 from perdure.envs.sandbox.wire import WireDocumentError, count_field, float_field, list_field, text_field
+from perdure.memory.json_value import JsonObject, JsonValue
 
 
 def write_description(environment: Environment) -> JsonObject:

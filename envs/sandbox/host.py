@@ -30,7 +30,6 @@ from pathlib import Path
 import perdure
 from perdure.envs.environment import TextEnv
 from perdure.envs.guarded import EnvironmentFault
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.host_messages import (
     EndOrder,
     ForkRefused,
@@ -46,6 +45,7 @@ from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import SEND_S, Wire, WireError, WireTimeout, process_descriptor
 from perdure.envs.sandbox.worker_handle import END_S, Worker
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import JsonObject
 
 LOAD_TIMEOUT_S = 120.0
 GRACE_S = 2.0

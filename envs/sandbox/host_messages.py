@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.wire import WireDocumentError, count_field, float_field
+from perdure.memory.json_value import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

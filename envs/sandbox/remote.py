@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from perdure.envs.environment import Guarded, StepOutcome
 from perdure.envs.guarded import EnvironmentFault, SeatTurn
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.host import GRACE_S, Host
 from perdure.envs.sandbox.wire import WireClosed, WireDocumentError, WireTimeout
 from perdure.envs.sandbox.worker_handle import Worker
 from perdure.envs.sandbox.worker_messages import Close, Oracle, Question, Reset, Step, read_action, read_fault, read_first, read_outcome
+from perdure.memory.json_value import JsonObject
 
 T = TypeVar("T")
 DYING_S = 0.2

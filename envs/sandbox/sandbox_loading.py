@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 
 from perdure.envs.environment import Environment, TextEnv
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.description import read_description
 from perdure.envs.sandbox.host import Host
 from perdure.envs.sandbox.host_messages import LoadFailure
@@ -15,6 +14,7 @@ from perdure.envs.sandbox.remote import RemoteEnv
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError
 from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.json_value import JsonObject
 
 
 def load_apart(name: str, sandbox: Sandbox) -> Environment:

@@ -22,7 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.confinement import as_ended, die_with, enter, forked, limit, write_only_to
 from perdure.envs.sandbox.host_messages import (
     Forked,
@@ -35,6 +34,7 @@ from perdure.envs.sandbox.host_messages import (
     write_status,
 )
 from perdure.envs.sandbox.wire import Wire, WireError, process_descriptor
+from perdure.memory.json_value import JsonObject
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment

@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.wire import Wire, WireDocumentError, WireError
 from perdure.envs.sandbox.worker_messages import Question, write_question
+from perdure.memory.json_value import JsonObject
 
 END_S = 5.0
 """How long a process may take to end, or its host to answer."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from perdure.envs.environment import StepOutcome
 from perdure.envs.guarded import checked_outcome, checked_seat, checked_text
-from perdure.envs.json_value import JsonObject
 from perdure.envs.sandbox.wire import WireDocumentError, field, list_field, text_field
+from perdure.memory.json_value import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from perdure.envs.answers import bare, plain
-from perdure.envs.json_value import JsonObject, JsonValue
 from perdure.envs.sources.spaces import is_row, keys, short
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import JsonObject, JsonValue
 
 FEW = 10
 """So many numbers of a `Discrete` are listed one by one; of more, the first and the last."""

@@ -27,10 +27,10 @@ import gymnasium
 
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, Info, ResetResult, StepResult, TextEnv
-from perdure.envs.json_value import JsonObject, JsonValue
 from perdure.envs.sources.factory import EnvironmentFactory
 from perdure.envs.sources.packages import imported
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.json_value import JsonObject, JsonValue
 
 CONNECT_S = 10.0
 ANSWER_S = 60.0

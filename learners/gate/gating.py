@@ -29,8 +29,9 @@ from perdure.learners.gate.evidence import Evidence, evidence
 from perdure.learners.gate.rates import Plan, plan
 from perdure.memory import faults, gates
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Decision, Lease, Pair, Role, Version
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 
 BLOCK_ROUNDS = 4
 ENOUGH_PAIRS_TO_PLAN = 100

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.files import making
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Purpose
-from perdure.memory.store import Store, refuse_inside, to_json
+from perdure.memory.store import Store, refuse_inside
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ from typing import Any
 
 from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import to_json
 from perdure.memory.replay.turns import valid_text
-from perdure.memory.store import to_json
 
 EPISODE_KEYS = (
     "id",

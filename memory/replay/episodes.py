@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.memory.errors import UnknownError
+from perdure.memory.json_value import iso_utc, to_json
 from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
 from perdure.memory.replay.turns import read_turns
-from perdure.memory.store import ARCHIVE, Store, iso_utc, to_json
+from perdure.memory.store import ARCHIVE, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from perdure.memory import leases
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Lease
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

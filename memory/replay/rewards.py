@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.memory.errors import InputError
-from perdure.memory.store import Store, to_json
+from perdure.memory.json_value import to_json
+from perdure.memory.store import Store
 
 OURS = ("environment", "py:")
 """What a learner calls the environment's own rewards, and how the names of reward models begin: no source is called so."""

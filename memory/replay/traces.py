@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Episode
 from perdure.memory.replay.episodes import episodes_by_id
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 
 Role = Literal["system", "user", "assistant"]
 

@@ -15,8 +15,9 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
-from perdure.memory.store import Store, to_json
+from perdure.memory.store import Store
 
 
 def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:

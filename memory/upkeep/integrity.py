@@ -17,10 +17,11 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
+from perdure.memory.json_value import to_json
 from perdure.memory.leases import Clock
 from perdure.memory.replay.episodes import counts
 from perdure.memory.schema import MIGRATIONS
-from perdure.memory.store import ARCHIVE, Store, to_json
+from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.upkeep.garbage import needed_on_disk
 from perdure.memory.upkeep.prune import archived_ids, archives
 from perdure.memory.versions import list_versions, moves

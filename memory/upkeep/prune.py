@@ -27,9 +27,10 @@ from perdure.memory.errors import RuntimeFailure
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.exchange.export import document_writer
 from perdure.memory.files import MAKING, making
+from perdure.memory.json_value import to_json
 from perdure.memory.processes import record_event
 from perdure.memory.replay.episodes import counts
-from perdure.memory.store import ARCHIVE, FILE_NAME, Store, checkpoint, give_back, to_json
+from perdure.memory.store import ARCHIVE, FILE_NAME, Store, checkpoint, give_back
 
 KEEP_DAYS = 30.0
 KEEP_LIVE = 10_000

@@ -16,8 +16,9 @@ import pytest
 from sqlite_utils.utils import sqlite3
 
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.json_value import to_json
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
-from perdure.memory.store import Store, checkpoint, create_store, give_back, open_store, to_json
+from perdure.memory.store import Store, checkpoint, create_store, give_back, open_store
 
 INSERT = "INSERT INTO event (kind, subject, message, happened_at) VALUES ('a', 'a', ?, 1)"
 

@@ -1,0 +1,58 @@
+"""JSON: its types, records as JSON objects, and JSON text."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+JsonValue = bool | int | float | str | None | list["JsonValue"] | dict[str, "JsonValue"]
+"""What `json.loads` returns."""
+JsonObject = dict[str, JsonValue]
+Document = dict[str, Any]
+"""A JSON object that is only passed on, as to `--json`."""
+
+
+def record_json(record: DataclassInstance, times: Sequence[str] = ()) -> JsonObject:
+    """A record as a JSON object with a key for each field. `times` names the fields that are Unix seconds."""
+    values = asdict(record, dict_factory=lambda pairs: {name: _plain(value) for name, value in pairs})
+    for name in times:
+        values[name] = None if values[name] is None else iso_utc(values[name])
+    return cast(JsonObject, values)
+
+
+def iso_utc(unix_s: float) -> str:
+    """A time for people and scripts: '2026-11-23T08:15:00+00:00'."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+
+
+def to_json(value: Any) -> str:
+    """JSON text. Numbers that are not finite become null, because JSON has none."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):  # checking every number first would cost more than the writing
+        return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and paths as texts."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
