@@ -22,11 +22,12 @@ from perdure.envs.seeds import train_seed
 from perdure.learners.engines.serving_model import ServingModel
 from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.memory.json_value import Document
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
 from perdure.memory.replay.episodes import count
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.store import Document, Store, create_store, open_store
+from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, anything_to_play, queued
 from perdure.memory.versions import add_initial
 

@@ -23,11 +23,12 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
+from perdure.memory.json_value import Document
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.schema import PAGE_SIZE_BYTES
-from perdure.memory.store import Document, Store, checkpoint, create_store, open_store
+from perdure.memory.store import Store, checkpoint, create_store, open_store
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""

@@ -26,8 +26,9 @@ from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, wo
 from perdure.agent.bench.measure import timed
 from perdure.memory import environments, versions
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import Document
 from perdure.memory.schema import COUNT_RATES
-from perdure.memory.store import FILE_NAME, Document, Store, create_store, open_store
+from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
 ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
 RARE = "perdure:bench?number=rare"

@@ -27,8 +27,8 @@ from perdure.learners.engines.transformers_engine import TransformersEngine, fas
 from perdure.learners.weights.adapters import base_shapes
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
+from perdure.memory.json_value import Document
 from perdure.memory.records import StepRef
-from perdure.memory.store import Document
 
 PROMPTS = 8
 SAMPLES = 8

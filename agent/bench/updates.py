@@ -31,7 +31,7 @@ from perdure.envs.rollout import opening
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.store import Document
+from perdure.memory.json_value import Document
 
 Work = Literal["equal work", "as it runs"]
 BATCH = {"cpu": (8, 8), "cuda": (32, 16)}

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from perdure.agent.bench.measure import timed
-from perdure.memory.store import FILE_NAME, Document, create_store
+from perdure.memory.json_value import Document
+from perdure.memory.store import FILE_NAME, create_store
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.prune import Keep, prune
 

@@ -32,8 +32,8 @@ from perdure.learners.engines.vllm_engine import VllmEngine
 from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
+from perdure.memory.json_value import Document
 from perdure.memory.records import Sampler, StepRef, VersionRef
-from perdure.memory.store import Document
 
 START_S = 1800.0
 SAMPLES = 8

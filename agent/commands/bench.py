@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from perdure.agent.config_file import LoadedConfig
     from perdure.envs.environment import Environment
     from perdure.learners.weights.base_models import ModelFiles
-    from perdure.memory.store import Document
+    from perdure.memory.json_value import Document
 
 NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
 SHAPES = ("model", "1b")
