@@ -1,4 +1,4 @@
-"""Reading an answer: what a policy says is forgiven its wrapping (white space, a full stop, quotes, brackets), never its content."""
+"""Reading an answer: its wrapping (white space, a full stop, quotes, brackets) does not matter, its content does."""
 
 from __future__ import annotations
 

@@ -128,10 +128,10 @@ class Environment:
     """How long making, reset or one step may take."""
     opponent: str = "serving"
     """Who plays the other seats of a game for several players, if the game states whose turn it is: `serving`, or a version's name."""
-    apart: Callable[[], Guarded] | None = None
+    open_remote: Callable[[], Guarded] | None = None
     """Opens an episode in another process, for an environment that is not trusted in this one; `make` then refuses."""
 
-    def asked(self, observation: str) -> str:
+    def first_message(self, observation: str) -> str:
         """What the policy reads if an episode begins with this observation."""
         return self.template.replace(OBSERVATION, observation)
 

@@ -66,7 +66,7 @@ class SeatTurn:
 
 def opened(environment: Environment) -> Guarded:
     """A new episode of an environment, in this process or in the environment's own."""
-    return GuardedEnv(environment) if environment.apart is None else environment.apart()
+    return GuardedEnv(environment) if environment.open_remote is None else environment.open_remote()
 
 
 class GuardedEnv(Guarded):

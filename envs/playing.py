@@ -1,6 +1,6 @@
-"""What is in play: a game, the seats that have had a turn in it, and what each of them is rewarded and comes to.
+"""Games in play: their seats, the rewards of each seat, and how each ends.
 
-Most environments have one seat, number 0, which is the one that is judged. The loop that plays them is `rollout.py`.
+Most environments have one seat, number 0. Only seat 0 is judged. The loop that plays them is `rollout.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.memory.records import Ending, Episode, Lease, Purpose, Sampler, Sto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """An episode to be played."""
+    """An episode to play."""
 
     environment: Environment
     seed: int
@@ -29,28 +29,28 @@ class Attempt:
 
 @dataclass(slots=True, kw_only=True)
 class Seat:
-    """An episode in play: what one seat of a game has seen and done so far and, at last, how it ended."""
+    """An episode in play: the turns of one seat of a game so far and, at the end, its result."""
 
     id: int | None
-    """None until the journal has it."""
+    """None until it is in the journal."""
     number: int
     sampler: Sampler
     policy: Policy
     observation: str = ""
     prompt_ids: Ids = ()
     shared: int = 0
-    """How many tokens the prompt begins with that are the last prompt and its answer."""
+    """How many tokens at the beginning of the prompt are the last prompt and its answer."""
     turns: list[Turn] = field(default_factory=list)
     written: int = 0
-    """How many of them the journal has. The last one waits while others play, as it may yet be rewarded for what they do."""
+    """How many of the turns are in the journal. The last one waits while others play, because their moves may still reward it."""
     unearned: float = 0.0
-    """What it was rewarded before its first turn."""
+    """The reward from before its first turn."""
     ending: Ending | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Playing:
-    """A game in play, with the seats that have had a turn. Most have one seat, number 0, which is the one that is judged."""
+    """A game in play, with the seats that have had a turn."""
 
     attempt: Attempt
     env: Guarded
@@ -66,25 +66,25 @@ class Playing:
 
 
 def reward(seat: Seat, reward: float) -> None:
-    """Add to the reward of its last turn."""
+    """Add to the reward of the seat's last turn."""
     if not seat.turns:
         seat.unearned += reward
     elif reward:
         seat.turns[-1] = replace(seat.turns[-1], reward=seat.turns[-1].reward + reward)
 
 
-def rewarded(playing: Playing, outcome: StepOutcome | None) -> list[Seat]:
-    """The seats whose last turn will not be rewarded any more: all at the end, else the one whose turn it is again."""
+def settled_seats(playing: Playing, outcome: StepOutcome | None) -> list[Seat]:
+    """The seats whose last turn gets no more reward: at the end all, else the one whose turn it is again."""
     if outcome is None or outcome.ended:
         return list(playing.seats.values())
     return [playing.seats[outcome.seat]] if outcome.seat in playing.seats else []
 
 
 def end(playing: Playing, state: Literal["completed", "aborted", "env_error"], reason: StopReason, error: str | None = None) -> None:
-    """All seats end together, each with its own return."""
+    """End all seats, each with its own return."""
     playing.ended = True
     for seat in playing.seats.values():
-        if seat.id is None:  # it has said nothing yet
+        if seat.id is None:  # it has had no turn yet
             continue
         total_reward = math.fsum((seat.unearned, *(turn.reward for turn in seat.turns)))
         stated = None if seat.number else playing.stated
@@ -95,9 +95,10 @@ def end(playing: Playing, state: Literal["completed", "aborted", "env_error"], r
 
 
 def episode_of(playing: Playing, temperature: float) -> Episode:
+    """The episode of seat 0, which has ended."""
     attempt, seat = playing.attempt, playing.seats[0]
     ending = seat.ending
-    assert ending is not None, "only an episode that has ended is handed out"
+    assert ending is not None, "only ended games are asked for their episode"
     live = attempt.purpose == "live"
     return Episode(
         id=ending.episode,

@@ -1,7 +1,7 @@
 """The seam between playing and models: tokens in, tokens out.
 
-Nothing here knows a model. The rollout loop (`envs/rollout.py`) asks a `Chat` to turn texts into token ids and a `Policy` to
-continue them; what was sampled is kept as it was sampled and never tokenised again.
+No model is known here. The rollout loop (`envs/rollout.py`) asks a `Chat` to turn texts into token ids and a `Policy` to continue
+them; sampled tokens are kept as they are and never tokenised again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One continuation, with the policy that made it."""
+    """One continuation, with its sampler."""
 
     action_ids: Ids
-    """The sampled tokens, the end-of-turn token included where the policy chose it."""
+    """The sampled tokens, with the end-of-turn token if the policy sampled it."""
     logprobs: tuple[float, ...]
     """Natural log, one per action token, at the temperature it was sampled with (greedy: at temperature 1)."""
     finish: Literal["stop", "length"]
@@ -38,9 +38,9 @@ class Sample:
 
 
 class Policy(Protocol):
-    """Whoever answers. One batch in, one batch out, in the same order.
+    """The policy: one batch of requests in, one batch of samples out, in the same order.
 
-    Raises `PolicyError` where no answer can be had: the episodes of that batch are then aborted, never scored.
+    Raises `PolicyError` if it cannot answer: the episodes of that batch are then aborted, never scored.
     """
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]: ...
@@ -62,7 +62,7 @@ class Chat(Protocol):
     """How conversations become token ids for one model."""
 
     def prompt(self, messages: Sequence[Message]) -> Ids:
-        """The ids of a conversation up to where the assistant answers."""
+        """The ids of a conversation up to the assistant's answer."""
         ...
 
     def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
@@ -70,9 +70,9 @@ class Chat(Protocol):
         ...
 
     def text(self, action_ids: Ids) -> str:
-        """What an answer says, without its end-of-turn token."""
+        """The text of an answer, without its end-of-turn token."""
         ...
 
     def answer(self, text: str) -> Ids:
-        """The ids of an answer that somebody wrote, with its end-of-turn token: what a policy would have to sample to say it."""
+        """The ids of a written answer, with its end-of-turn token: what a policy would have to sample to give it."""
         ...

@@ -2,7 +2,7 @@
 
     perdure:largest-number?numbers=4      built in (`envs/builtin/`)
     gym:Id-v0 or gym:MODULE:ns/Id-v0      registered with Gymnasium
-    textarena:Id                          a TextArena game, for one player or several
+    textarena:Id                          a TextArena game, for one player or for several
     reasoning_gym:dataset                 one question of a Reasoning Gym dataset
     gem:Id                                an environment of GEM
     verifiers:id                          a taskset of verifiers
@@ -30,9 +30,9 @@ from perdure.envs.environment import Environment, TextEnv
 from perdure.envs.environment_names import format_options, parse_options
 from perdure.envs.guarded import described
 from perdure.envs.listings import ENTRY_POINTS, builtin_names
-from perdure.envs.sandbox.sandbox_loading import load_all_apart, load_apart
+from perdure.envs.sandbox.sandbox_loading import load_all_sandboxed, load_sandboxed
 from perdure.envs.sandbox.sandbox_settings import DEFAULT, Sandbox
-from perdure.envs.shots import examples, signed
+from perdure.envs.shots import hashed_path, solved_examples
 from perdure.envs.sources.factory import EnvironmentFactory, signature_options
 from perdure.envs.sources.packages import unknown
 from perdure.memory.errors import InputError, PerdureError, UnknownError
@@ -44,7 +44,7 @@ def load(name: str, sandbox: Sandbox = DEFAULT) -> Environment:
     Raises `UnknownError` (no such source or id; names the nearest) and `InputError` (a wrong option).
     """
     _split(name)
-    return load_here(name) if sandbox.trusts(name) else load_apart(name, sandbox)
+    return load_here(name) if sandbox.trusts(name) else load_sandboxed(name, sandbox)
 
 
 def load_all(names: Iterable[str], sandbox: Sandbox = DEFAULT) -> dict[str, Environment]:
@@ -53,7 +53,7 @@ def load_all(names: Iterable[str], sandbox: Sandbox = DEFAULT) -> dict[str, Envi
     for name in wanted:
         _split(name)
     loaded = {name: load_here(name) for name in wanted if sandbox.trusts(name)}
-    loaded |= load_all_apart([name for name in wanted if name not in loaded], sandbox)
+    loaded |= load_all_sandboxed([name for name in wanted if name not in loaded], sandbox)
     return {name: loaded[name] for name in wanted}
 
 
@@ -69,7 +69,7 @@ def load_here(name: str) -> Environment:
         raise InputError(f"{name} cannot be imported: {described(error)}") from error
     given = parse_options(name, query, {**COMMON, **factory.options}, factory.open_ended)
     if given.get("examples") and "examples" not in factory.options:
-        given["examples"] = signed(name, str(given["examples"]))
+        given["examples"] = hashed_path(name, str(given["examples"]))
     own = {key: value for key, value in given.items() if key in factory.options or key not in COMMON}
     shared = {key: given[key] for key in factory.shared if key in given and key not in own}
 
@@ -99,7 +99,7 @@ def load_here(name: str) -> Environment:
         step_timeout_s=common.step_timeout_s,
         opponent=opponent,
     )
-    return replace(environment, examples=examples(environment, common.shots, common.examples))
+    return replace(environment, examples=solved_examples(environment, common.shots, common.examples))
 
 
 def _split(name: str) -> tuple[str, str, str]:

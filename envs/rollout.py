@@ -1,13 +1,13 @@
 """The loop that plays episodes: many at once, one batch of generation a round, every turn journaled as it was sampled.
 
-What it holds to:
-- What was sampled is what is kept: a prompt grows by whole turns, and is never decoded and tokenised again.
+Its rules:
+- Tokens are stored as they were sampled: a prompt grows by whole turns, and is never decoded and tokenised again.
 - All turns of one batch are one journal call, made after the environments have answered, because a turn carries its reward.
-- In a game for several each seat sees its own prompt, is an episode of its own, and is played by its own policy (docs/sources.md).
-- An environment that fails is data (`env_error`), never a crash and never a score of 0. A policy that fails aborts what it played.
-- Each episode has a fresh environment, closed in every case and never stepped after its end (`envs/guarded.py`).
+- In a game for several players each seat has its own prompt, its own episode and its own policy (docs/sources.md).
+- An environment that fails is data (`env_error`), never a crash and never a score of 0. A policy that fails aborts its episodes.
+- Each episode has a fresh environment, which is always closed and never stepped after its end (`envs/guarded.py`).
 
-An answer that ran into the token limit goes to the environment like any other; `Turn.finish` says so.
+An answer that was cut at the token limit goes to the environment like any other; `Turn.finish` records it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Protocol
 
 from perdure.envs.environment import Environment, StepOutcome
 from perdure.envs.guarded import EnvironmentFault, opened
-from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, rewarded
+from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, settled_seats
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.records import Ending, Episode, EpisodePlan, Sampler, Turn
 
 
 class Journal(Protocol):
-    """Where episodes are written down while they are played. Each call is one transaction."""
+    """Stores episodes while they are played. Each call is one transaction."""
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
         """Write episodes that are about to be played; returns their ids, in order."""
@@ -38,21 +38,21 @@ class Journal(Protocol):
         ...
 
     def finish(self, endings: Sequence[Ending]) -> None:
-        """Write how episodes ended."""
+        """Write the ends of episodes."""
         ...
 
 
 Opponents = Callable[[str], tuple[Sampler, Policy]]
-"""Who plays the other seats, from `serving` or the name of a version. Raises `UnknownError` or `RuntimeFailure` where it cannot."""
+"""The policy of the other seats, from `serving` or the name of a version. Raises `UnknownError` or `RuntimeFailure`."""
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """Never stop."""
     return False
 
 
-def nobody(opponent: str) -> tuple[Sampler, Policy]:
-    """There are no opponents here."""
+def no_opponents(opponent: str) -> tuple[Sampler, Policy]:
+    """Refuse every opponent."""
     raise UnknownError(f"{opponent!r} cannot play the other seats here")
 
 
@@ -68,18 +68,19 @@ def play(
     context_limit: int,
     stop: Callable[[], bool] = never,
     on_finish: Callable[[Episode], None] | None = None,
-    opponents: Opponents = nobody,
+    opponents: Opponents = no_opponents,
 ) -> list[Episode]:
     """Play attempts, up to `width` at once, and return their episodes in the order of the attempts.
 
-    Of a game for several, each seat has an episode of its own in the journal; only those of seat 0 are returned and given to `on_finish`.
+    In a game for several players each seat has an episode of its own in the journal; only those of seat 0 are returned and given to
+    `on_finish`.
 
-    A place that falls free is taken by the next attempt, which is only then drawn; where that is None there is none just now, and the next
-    round asks again, as long as anything is in play. With `on_finish` episodes are handed to it as they end, and none is kept: play that
-    goes on for days has no room for all. Once `stop()` is true, episodes in play are aborted and none are begun.
+    A free place takes the next attempt, which is drawn only then. None means that there is no attempt at the moment: the next round asks
+    again, as long as anything is in play. With `on_finish` each episode is handed over when it ends, and none is returned: play that
+    lasts for days has no memory for all. When `stop()` is true, episodes in play are aborted and no others begin.
 
-    Raises `PolicyError` where the policy cannot answer and `RuntimeFailure` where it answers as another sampler or out of form; the
-    episodes in play are aborted first. What the journal raises goes through.
+    Raises `PolicyError` if the policy cannot answer, and `RuntimeFailure` if it answers as another sampler or in the wrong form; the
+    episodes in play are aborted first. Errors of the journal are passed on.
     """
     if width < 1:
         raise InputError(f"width={width}: at least one episode must be played at once")
@@ -88,7 +89,7 @@ def play(
     alive: list[Playing] = []
 
     def settle() -> None:
-        """Write down which games have ended, and let go of them."""
+        """Journal the games that have ended, and close them."""
         ended = [playing for playing in alive if playing.ended]
         seats = [seat for playing in ended for seat in playing.seats.values()]
         write(seats)
@@ -101,11 +102,11 @@ def play(
                 on_finish(episode_of(playing, temperature))
 
     def write(seats: Iterable[Seat]) -> None:
-        """Write the turns of these seats that the journal does not have yet."""
-        waiting = [seat for seat in seats if seat.id is not None and len(seat.turns) > seat.written]
-        if waiting:
-            journal.turns([(seat.id, seat.written, seat.turns[-1]) for seat in waiting if seat.id is not None])
-            for seat in waiting:
+        """Write the turns of these seats that are not in the journal yet."""
+        unwritten = [seat for seat in seats if seat.id is not None and len(seat.turns) > seat.written]
+        if unwritten:
+            journal.turns([(seat.id, seat.written, seat.turns[-1]) for seat in unwritten if seat.id is not None])
+            for seat in unwritten:
                 seat.written += 1
 
     def abort(error: str | None) -> None:
@@ -116,7 +117,7 @@ def play(
 
     @contextmanager
     def aborting() -> Iterator[None]:
-        """Where a policy fails, abort what is in play."""
+        """If a policy fails inside, abort the episodes in play."""
         try:
             yield
         except (PolicyError, RuntimeFailure) as error:
@@ -146,11 +147,11 @@ def play(
             for playing, action in zip(alive, actions, strict=True):
                 playing.env.send(action)
             outcomes = [_step(playing, sample, action) for playing, sample, action in zip(alive, samples, actions, strict=True)]
-            write(seat for playing, outcome in zip(alive, outcomes, strict=True) for seat in rewarded(playing, outcome))
+            write(seat for playing, outcome in zip(alive, outcomes, strict=True) for seat in settled_seats(playing, outcome))
             with aborting():
                 for playing, outcome in zip(alive, outcomes, strict=True):
                     if outcome is not None:
-                        _go_on(playing, outcome, chat, context_limit, opponents)
+                        _continue(playing, outcome, chat, context_limit, opponents)
             settle()
         abort(None)
     finally:
@@ -160,15 +161,15 @@ def play(
 
 
 def opening(environment: Environment, observation: str) -> list[Message]:
-    """What a policy is told first: instructions, solved examples, the first observation."""
+    """The first messages to a policy: instructions, solved examples, the first observation."""
     messages = [Message(role="system", text=environment.instructions)] if environment.instructions else []
-    for asked, answered in environment.examples:
-        messages += [Message(role="user", text=asked), Message(role="assistant", text=answered)]
-    return [*messages, Message(role="user", text=environment.asked(observation))]
+    for observed, action in environment.examples:
+        messages += [Message(role="user", text=observed), Message(role="assistant", text=action)]
+    return [*messages, Message(role="user", text=environment.first_message(observation))]
 
 
 def _drawn(waiting: Iterator[Attempt | None], places: int) -> list[Attempt]:
-    """The next attempts, as many as there are places, or as there are just now."""
+    """The next attempts: as many as there are places, or fewer if there are fewer at the moment."""
     drawn = []
     for attempt in islice(waiting, places):
         if attempt is None:
@@ -191,7 +192,7 @@ def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journa
 
 
 def _start(seated: Sequence[tuple[Attempt, Seat]], journal: Journal, temperature: float) -> None:
-    """Write the rows of seats that have none yet. The other seats of a group are groups of their own."""
+    """Begin the episodes of these seats in the journal. The other seats of a group are groups of their own."""
     if not seated:
         return
     plans = [
@@ -217,11 +218,11 @@ def _reset(playing: Playing, chat: Chat, context_limit: int, opponents: Opponent
         observation = playing.env.first()
     except EnvironmentFault as fault:
         return end(playing, "env_error", "error", str(fault))
-    return _tell(playing, playing.env.seat, observation, chat, context_limit, opponents)
+    return _prompt(playing, playing.env.seat, observation, chat, context_limit, opponents)
 
 
 def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: float) -> list[Sample]:
-    """One batch of answers of each sampler, checked: from the sampler that was asked for, and a finite log-prob for every token."""
+    """One batch of answers from each sampler, checked: from the right sampler, with a finite log-prob for every token."""
     samples: dict[int, Sample] = {}
     batches: dict[Sampler, list[int]] = {}
     for i, seat in enumerate(seats):
@@ -235,7 +236,7 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
             raise RuntimeFailure(f"the policy gave {len(answers)} answers to {len(requests)} requests")
         for sample in answers:
             if sample.sampler != sampler:
-                raise RuntimeFailure(f"the policy answered as {sample.sampler}, but {sampler} was asked for: these episodes are discarded")
+                raise RuntimeFailure(f"the policy answered as {sample.sampler}, not as {sampler}: these episodes are discarded")
             if len(sample.logprobs) != len(sample.action_ids) or not all(map(math.isfinite, sample.logprobs)):
                 raise RuntimeFailure(f"{sampler} gave {len(sample.action_ids)} tokens with the log-probs {sample.logprobs}")
         samples.update(zip(batch, answers, strict=True))
@@ -243,7 +244,7 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
 
 
 def _step(playing: Playing, sample: Sample, action: str) -> StepOutcome | None:
-    """Take what the action led to, and keep the turn. None where the environment failed: its turn is kept with a reward of 0."""
+    """Receive the outcome of the action, and record the turn. None if the environment failed: the turn then has a reward of 0."""
     seat = playing.seat
     outcome: StepOutcome | None = None
     try:
@@ -272,40 +273,40 @@ def _step(playing: Playing, sample: Sample, action: str) -> StepOutcome | None:
     return outcome
 
 
-def _go_on(playing: Playing, outcome: StepOutcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
-    """The next prompt, or the end."""
+def _continue(playing: Playing, outcome: StepOutcome, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+    """Make the next prompt, or end the game."""
     playing.stated = outcome.success
-    if outcome.ended and not playing.seats[0].turns:  # won or lost by others: it says nothing about the policy
+    if outcome.ended and not playing.seats[0].turns:  # won or lost by others: no data about the policy
         return end(playing, "env_error", "error", "the game ended before the policy had a turn")
     if outcome.ended:
         return end(playing, "completed", "terminated" if outcome.terminated else "truncated")
-    return _tell(playing, outcome.seat, outcome.observation, chat, context_limit, opponents)
+    return _prompt(playing, outcome.seat, outcome.observation, chat, context_limit, opponents)
 
 
-def _tell(playing: Playing, number: int, observation: str, chat: Chat, context_limit: int, opponents: Opponents) -> None:
-    """Make the prompt of the seat whose turn it is, from what it was told before and the observation; or end the game."""
+def _prompt(playing: Playing, number: int, observation: str, chat: Chat, context_limit: int, opponents: Opponents) -> None:
+    """Make the prompt of the seat whose turn it is, from its last prompt and the observation; or end the game."""
     environment = playing.attempt.environment
     if number not in playing.seats:
         try:
             sampler, policy = opponents(environment.opponent)
-        except (UnknownError, RuntimeFailure) as error:  # no such version, or its files are gone: the game's failure, not the policy's
+        except (UnknownError, RuntimeFailure) as error:  # no such version, or its files are missing: not the policy's failure
             return end(playing, "env_error", "error", str(error))
         playing.seats[number] = Seat(id=None, number=number, sampler=sampler, policy=policy)
     playing.acting, seat = number, playing.seats[number]
-    said: Ids = ()
+    previous_ids: Ids = ()
     if not seat.turns:
         prompt_ids = chat.prompt(opening(environment, observation))
         if len(prompt_ids) + environment.max_tokens > context_limit:
-            told = f"the first prompt has {len(prompt_ids)} tokens; with {environment.max_tokens} to answer they pass {context_limit}"
-            return end(playing, "env_error", "context_limit", told)
+            reason = f"the first prompt has {len(prompt_ids)} tokens; with {environment.max_tokens} to answer it exceeds {context_limit}"
+            return end(playing, "env_error", "context_limit", reason)
     else:
         if len(seat.turns) >= environment.turn_limit:
             return end(playing, "completed", "turn_limit")
-        said = seat.prompt_ids + seat.turns[-1].action_ids
+        previous_ids = seat.prompt_ids + seat.turns[-1].action_ids
         prompt_ids = chat.follow(seat.prompt_ids, seat.turns[-1].action_ids, observation)
-        if prompt_ids[: len(said)] != said:
-            raise RuntimeFailure("the chat template changes what was said before: this model cannot play environments of several turns")
+        if prompt_ids[: len(previous_ids)] != previous_ids:
+            raise RuntimeFailure("the chat template changes earlier turns: this model cannot play environments of several turns")
         if len(prompt_ids) + environment.max_tokens > context_limit:
             return end(playing, "completed", "context_limit")
-    seat.observation, seat.prompt_ids, seat.shared = observation, prompt_ids, len(said)
+    seat.observation, seat.prompt_ids, seat.shared = observation, prompt_ids, len(previous_ids)
     return None

@@ -1,11 +1,11 @@
 """Which seeds may be trained on and which may only be probed: disjoint by construction.
 
-    train  [0, 2**30)        what the stream and the learners play
-    dev    [2**30, 2**31)    what may be looked at while choosing (reference scores, ceilings)
-    probe  [2**31, 2**32)    what the gate plays, fresh for every gate
+    train  [0, 2**30)        played by the stream and the learners
+    dev    [2**30, 2**31)    for choices (reference scores, ceilings)
+    probe  [2**31, 2**32)    played by the gate, fresh for every gate
 
-Different seeds can still pose the same question, where an environment has few of them. The built-in ones therefore also split
-by content: `split_by_content` sends each question to one split, and a seed only ever draws questions of its own split.
+Different seeds can still pose the same question, if an environment has few of them. The built-in ones therefore also split by content:
+`split_by_content` sends each question to one split, and a seed draws only questions of its own split.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def train_seed(root: int, environment: str, i: int) -> int:
 
 
 def draw_chance(root: int, stage: str, n: int) -> float:
-    """A number in [0, 1) that decides draw `n` of a stage of the stream whose order is drawn."""
+    """A number in [0, 1) that decides draw `n` of a stage of the stream with a drawn order."""
     return _hash("stage", root, stage, n) / 2**64
 
 
 def place_in_order(root: int, stage: str, environment: str) -> int:
-    """Where an environment comes in a stage whose environments follow each other in an order that the seed decides: the lowest first."""
+    """The place of an environment in a stage whose order the seed decides: the lowest comes first."""
     return _hash("order", root, stage, environment)
 
 

@@ -1,13 +1,13 @@
-"""Solved examples to put before a task: without them a small model seldom hits the form of an answer, and nothing can be learned.
+"""Solved examples before a task: without them a small model seldom answers in the right form, and nothing can be learned.
 
-They are played by the environment's own oracle on fixed train seeds, the last ones of the range, which no stream reaches; or they come
-from a file, one on each line:
+The environment's own oracle plays them on fixed train seeds, the last ones of the range, which no stream reaches; or they come from a file,
+one on each line:
 
     {"observation": "2 + 2", "action": "4"}
     [{"observation": "Guess.", "action": "5"}, {"observation": "Higher.", "action": "7"}]
 
-Every task of an environment gets the same ones, so that all its prompts share a prefix. A shot of a game with several turns is one whole
-episode; only its first observation goes through the template, as in play.
+Every task of an environment has the same ones, so that all its prompts share a prefix. A shot of a game with several turns is one whole
+episode; the template applies to its first observation only, as in play.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError
 
 TRIES_PER_SHOT = 20
-SIGNED = re.compile(r"(.+):([0-9a-f]{12})")
-"""The path of a file of examples, with the first 12 digits of the SHA-256 of what it holds."""
+HASHED = re.compile(r"(.+):([0-9a-f]{12})")
+"""The path of a file of examples, with the first 12 digits of its SHA-256."""
 KEYS = {"observation", "action"}
 
 
-def examples(environment: Environment, shots: int, file: str) -> tuple[Exchange, ...]:
-    """The exchanges of `shots` examples, from a file where one is named, else by the oracle. Raises `InputError` where they are too few."""
+def solved_examples(environment: Environment, shots: int, file: str) -> tuple[Exchange, ...]:
+    """The exchanges of `shots` examples: from `file`, or played by the oracle if it is empty. Raises `InputError` if there are too few."""
     if not shots and not file:
         return ()
     episodes = _written(environment, shots, file) if file else _solved(environment, shots)
     return tuple(
-        (environment.asked(observation) if n == 0 else observation, action)
+        (environment.first_message(observation) if n == 0 else observation, action)
         for episode in episodes
         for n, (observation, action) in enumerate(episode)
     )
@@ -47,33 +47,33 @@ def read_examples(name: str, file: Path) -> list[tuple[Exchange, ...]]:
     try:
         lines = _bytes(name, str(file)).decode().split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is no UTF-8 text: {error}") from error
+        raise InputError(f"{file} is not UTF-8 text: {error}") from error
     return [_episode(f"{file}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
-def signed(name: str, file: str) -> str:
-    """The path of a file of examples with the hash of what it holds: other examples are another environment.
+def hashed_path(name: str, file: str) -> str:
+    """The path of a file of examples with its hash: other examples are another environment.
 
-    Raises `InputError` where it cannot be read, or holds something else than the hash that was given with it says.
+    Raises `InputError` if it cannot be read, or if it has changed since the hash in `file` was taken.
     """
-    match = SIGNED.fullmatch(file)
+    match = HASHED.fullmatch(file)
     path = match[1] if match else file
     digest = sha256(_bytes(name, path)).hexdigest()[:12]
     if match and match[2] != digest:
         raise InputError(
-            f"{name}: {path} has changed, it is {path}:{digest} now. Put the old one back; other examples are another environment, named "
-            f"examples={path}"
+            f"{name}: {path} has changed: it is {path}:{digest} now. Restore the old file, or name examples={path}, which is another "
+            "environment"
         )
     return f"{path}:{digest}"
 
 
 def _written(environment: Environment, shots: int, file: str) -> list[tuple[Exchange, ...]]:
     """The first examples of a file."""
-    match = SIGNED.fullmatch(file)
+    match = HASHED.fullmatch(file)
     path = match[1] if match else file
     episodes = read_examples(environment.name, Path(path))
     if not 0 < shots <= len(episodes):
-        raise InputError(f"{environment.name}: {path} has {len(episodes)} examples, and shots={shots} of them are asked for")
+        raise InputError(f"{environment.name}: {path} has {len(episodes)} examples, but shots={shots}")
     return episodes[:shots]
 
 
@@ -87,10 +87,10 @@ def _bytes(name: str, path: str) -> bytes:
 def _episode(where: str, line: str) -> tuple[Exchange, ...]:
     wanted = 'it must be {"observation": "...", "action": "..."}, or a list of these for an episode of several turns'
     try:
-        said: Any = json.loads(line)
+        document = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON ({error}): {wanted}") from error
-    turns: list[Any] = said if isinstance(said, list) else [said]
+        raise InputError(f"{where} is not JSON ({error}): {wanted}") from error
+    turns: list[Any] = document if isinstance(document, list) else [document]
     if not turns:
         raise InputError(f"{where} is empty: {wanted}")
     for turn in turns:
@@ -100,10 +100,10 @@ def _episode(where: str, line: str) -> tuple[Exchange, ...]:
 
 
 def _solved(environment: Environment, shots: int) -> list[tuple[Exchange, ...]]:
-    """Solved tasks, as far as possible with different answers."""
+    """Solved tasks, if possible with different answers."""
     if not has_oracle(environment):
         raise InputError(
-            f"{environment.name} has no oracle(), so shots=N cannot make examples: name a file with examples=PATH, or leave it out"
+            f"{environment.name} has no oracle(), so shots=N cannot make examples: name a file with examples=PATH, or leave shots out"
         )
     chosen: dict[tuple[str, ...], ScriptedEpisode] = {}
     spare: list[ScriptedEpisode] = []
@@ -116,19 +116,17 @@ def _solved(environment: Environment, shots: int) -> list[tuple[Exchange, ...]]:
             spare.append(played)
         if len(chosen) == shots:
             break
-    found = [*chosen.values(), *spare][:shots]
-    if len(found) < shots:
-        raise InputError(f"{environment.name}: found only {len(found)} different tasks for its shots: ask for fewer")
-    return [played.exchanges for played in found]
+    solved = [*chosen.values(), *spare][:shots]
+    if len(solved) < shots:
+        raise InputError(f"{environment.name}: it has only {len(solved)} different tasks for its shots: ask for fewer")
+    return [played.exchanges for played in solved]
 
 
 def _solve(environment: Environment, seed: int) -> ScriptedEpisode:
     try:
         played = play_scripted(environment, seed, by_oracle)
     except EnvironmentFault as fault:
-        raise InputError(f"{environment.name} fails while its shots are made: {fault}") from fault
+        raise InputError(f"{environment.name} fails while its examples are made: {fault}") from fault
     if not played.success:
-        raise InputError(
-            f"{environment.name}: its oracle does not solve seed {seed}, so shots=N cannot make examples: leave the option out"
-        )
+        raise InputError(f"{environment.name}: its oracle does not solve seed {seed}, so shots=N cannot make examples: leave shots out")
     return played

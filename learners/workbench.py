@@ -17,7 +17,7 @@ from torch import Tensor
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Ids
-from perdure.envs.rollout import Journal, Opponents, nobody, play
+from perdure.envs.rollout import Journal, Opponents, no_opponents, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, contrast, is_mixed
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
@@ -93,7 +93,7 @@ class Workbench:
     """The version that the job started from."""
     serving: str = INITIAL
     """The version that served then: KL is measured to it as long as the job lasts."""
-    opponents: Opponents = nobody
+    opponents: Opponents = no_opponents
     rewarder: Rewarder = from_environment
     """Judges what is played; rewards that somebody gave stored episodes are the business of `trace_sft.py`."""
     step: int = 0

@@ -193,7 +193,7 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
     from perdure.learners.weights.base_models import resolve_model
 
     environment = load(target)
-    if environment.apart is not None:
+    if environment.open_remote is not None:
         raise InputError(f"{target} runs in a process of its own, where rewards cannot be replaced for equal work: name one such as {TASK}")
     if environment.turn_limit > 1:
         raise InputError(f"{target} has more than one turn, which TRL plays in another way: name one of one turn, such as {TASK}")

@@ -98,7 +98,7 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     game = opened(loaded)
     total, stated = 0.0, None
     try:
-        observation = loaded.asked(game.reset(seed))
+        observation = loaded.first_message(game.reset(seed))
         for _ in range(loaded.turn_limit):
             click.echo(f"\n{visible(observation)}")
             try:

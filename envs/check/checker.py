@@ -20,7 +20,7 @@ from perdure.envs.sandbox.sandbox_loading import started
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError, WireError, WireTimeout, list_field
 from perdure.envs.sandbox.worker_handle import Worker
-from perdure.envs.sandbox.worker_messages import Digest, Judge, Longest, read_digest, read_fault, read_texts
+from perdure.envs.sandbox.worker_messages import DigestQuestion, LongestQuestion, RuleQuestion, read_digest, read_fault, read_texts
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonValue
 
@@ -80,7 +80,7 @@ def _judge(host: Host, rules: Sequence[str], limits: CheckTime) -> list[EnvFindi
     for rule in rules:
         try:
             worker = host.worker()
-            worker.ask(Judge(rule=rule))
+            worker.ask(RuleQuestion(rule=rule))
         except (EnvironmentFault, WireError):
             worker = None
         asked.append((rule, worker))
@@ -140,7 +140,7 @@ def _digest(host: Host, limits: CheckTime) -> str:
     """The hash of a few episodes that are played there. Raises `EnvironmentFault` and `WireError`."""
     since_s = time.monotonic()
     worker = host.worker()
-    worker.ask(Digest())
+    worker.ask(DigestQuestion())
     answer = worker.answer(limits.left_s(since_s))
     if (fault := read_fault(answer)) is not None:
         raise EnvironmentFault(fault)
@@ -152,7 +152,7 @@ def _fits_the_model(host: Host, environment: Environment, length: Length, limits
     since_s = time.monotonic()
     try:
         worker = host.worker()
-        worker.ask(Longest())
+        worker.ask(LongestQuestion())
         texts = read_texts(worker.answer(limits.left_s(since_s)))
     except (EnvironmentFault, WireError):
         return []  # other rules report what fails

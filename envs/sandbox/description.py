@@ -26,7 +26,7 @@ def write_description(environment: Environment) -> JsonObject:
     }
 
 
-def read_description(document: JsonObject, make: Callable[[], TextEnv], apart: Callable[[], Guarded]) -> Environment:
+def read_description(document: JsonObject, make: Callable[[], TextEnv], open_remote: Callable[[], Guarded]) -> Environment:
     return Environment(
         name=text_field(document, "name"),
         make=make,
@@ -40,7 +40,7 @@ def read_description(document: JsonObject, make: Callable[[], TextEnv], apart: C
         max_tokens=count_field(document, "max_tokens"),
         step_timeout_s=float_field(document, "step_timeout_s"),
         opponent=text_field(document, "opponent"),
-        apart=apart,
+        open_remote=open_remote,
     )
 
 

@@ -11,7 +11,17 @@ from perdure.envs.guarded import EnvironmentFault, SeatTurn
 from perdure.envs.sandbox.host import GRACE_S, Host
 from perdure.envs.sandbox.wire import WireClosed, WireDocumentError, WireTimeout
 from perdure.envs.sandbox.worker_handle import Worker
-from perdure.envs.sandbox.worker_messages import Close, Oracle, Question, Reset, Step, read_action, read_fault, read_first, read_outcome
+from perdure.envs.sandbox.worker_messages import (
+    CloseQuestion,
+    OracleQuestion,
+    Question,
+    ResetQuestion,
+    StepQuestion,
+    read_action,
+    read_fault,
+    read_first,
+    read_outcome,
+)
 from perdure.memory.json_value import JsonObject
 
 T = TypeVar("T")
@@ -42,7 +52,7 @@ class RemoteEnv(Guarded):
         except EnvironmentFault as fault:
             self._fault = str(fault)
             return
-        self._ask(Reset(seed=seed))
+        self._ask(ResetQuestion(seed=seed))
 
     def first(self) -> str:
         observation, seat = self._answer("reset", read_first, calls=2)
@@ -50,13 +60,13 @@ class RemoteEnv(Guarded):
         return observation
 
     def send(self, action: str) -> None:
-        self._ask(Step(action=action))
+        self._ask(StepQuestion(action=action))
 
     def receive(self) -> StepOutcome:
         return self._answer("step", self._moved)
 
     def oracle(self) -> str:
-        self._ask(Oracle())
+        self._ask(OracleQuestion())
         return self._answer("oracle", read_action)
 
     def close(self) -> None:
@@ -68,7 +78,7 @@ class RemoteEnv(Guarded):
         else:
             worker.playing = False
             with suppress(WireClosed):  # found by whoever wants it next
-                worker.ask(Close())
+                worker.ask(CloseQuestion())
 
     def _ask(self, question: Question) -> None:
         if self._worker is None:

@@ -17,7 +17,7 @@ from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.json_value import JsonObject
 
 
-def load_apart(name: str, sandbox: Sandbox) -> Environment:
+def load_sandboxed(name: str, sandbox: Sandbox) -> Environment:
     """The environment of a name, in a process of its own, which ends when no reference to the environment is left.
 
     Raises `UnknownError` and `InputError` as `registry.py:load_here` does.
@@ -25,8 +25,8 @@ def load_apart(name: str, sandbox: Sandbox) -> Environment:
     return started(name, sandbox)[0]
 
 
-def load_all_apart(names: Sequence[str], sandbox: Sandbox) -> dict[str, Environment]:
-    """Several, by name. Their processes import at the same time, which takes each of them up to a second. Raises as `load_apart` does."""
+def load_all_sandboxed(names: Sequence[str], sandbox: Sandbox) -> dict[str, Environment]:
+    """Several, by name. Their processes import at the same time: each takes up to a second. Raises as `load_sandboxed` does."""
     hosts: dict[str, Host] = {}
     try:
         for name in names:
@@ -51,7 +51,7 @@ def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environmen
 
 def without_process(environment: Environment) -> Environment:
     """The description of an environment alone: it cannot be played, and its process can end."""
-    return replace(environment, make=_refuse, apart=None)
+    return replace(environment, make=_refuse, open_remote=None)
 
 
 def _environment(host: Host, name: str, description: JsonObject | LoadFailure) -> Environment:

@@ -143,14 +143,14 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
     from perdure.envs.check import rules
     from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
     from perdure.envs.sandbox.worker_messages import (
-        Close,
-        Digest,
-        Judge,
-        Longest,
-        Oracle,
+        CloseQuestion,
+        DigestQuestion,
+        LongestQuestion,
+        OracleQuestion,
         Question,
-        Reset,
-        Step,
+        ResetQuestion,
+        RuleQuestion,
+        StepQuestion,
         read_question,
         write_action,
         write_digest,
@@ -165,23 +165,23 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
 
     def answer(question: Question) -> JsonObject:
         match question:
-            case Step(action=action):
+            case StepQuestion(action=action):
                 return write_outcome(env.step(action))
-            case Reset(seed=seed):
+            case ResetQuestion(seed=seed):
                 env.close()
                 _start_clean(folder)
                 _allow(cpu_s)
                 return write_first(env.reset(seed), env.seat)
-            case Oracle():
+            case OracleQuestion():
                 return write_action(env.oracle())
-            case Close():
+            case CloseQuestion():
                 env.close()
                 return {}
-            case Judge(rule=rule):
+            case RuleQuestion(rule=rule):
                 return {"findings": [finding.as_json() for finding in rules.judge(environment, rule)]}
-            case Digest():
+            case DigestQuestion():
                 return write_digest(rules.digest(environment))
-            case Longest():
+            case LongestQuestion():
                 return write_texts(rules.longest(environment))
 
     while True:

@@ -16,64 +16,64 @@ from perdure.memory.json_value import JsonObject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reset:
+class ResetQuestion:
     """Begin the episode of this seed."""
 
     seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class StepQuestion:
     """Make a step."""
 
     action: str
 
 
 @dataclass(frozen=True, slots=True)
-class Oracle:
+class OracleQuestion:
     """Return the right action."""
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class CloseQuestion:
     """Close the environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
+class RuleQuestion:
     """Return the findings of one rule of the check."""
 
     rule: str
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class DigestQuestion:
     """Return the hash of a few episodes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Longest:
+class LongestQuestion:
     """Return the texts of the longest of a few episodes."""
 
 
-Question = Reset | Step | Oracle | Close | Judge | Digest | Longest
+Question = ResetQuestion | StepQuestion | OracleQuestion | CloseQuestion | RuleQuestion | DigestQuestion | LongestQuestion
 
 
 def write_question(n: int, question: Question) -> JsonObject:
     match question:
-        case Step(action=action):
+        case StepQuestion(action=action):
             return {"n": n, "step": action}
-        case Reset(seed=seed):
+        case ResetQuestion(seed=seed):
             return {"n": n, "reset": seed}
-        case Oracle():
+        case OracleQuestion():
             return {"n": n, "oracle": True}
-        case Close():
+        case CloseQuestion():
             return {"n": n, "close": True}
-        case Judge(rule=rule):
+        case RuleQuestion(rule=rule):
             return {"n": n, "rule": rule}
-        case Digest():
+        case DigestQuestion():
             return {"n": n, "digest": True}
-        case Longest():
+        case LongestQuestion():
             return {"n": n, "longest": True}
 
 
@@ -81,19 +81,19 @@ def read_question(document: JsonObject) -> tuple[int, Question]:
     """The number of a question, and the question."""
     match document:
         case {"n": int(n), "step": str(action)}:
-            return n, Step(action=action)
+            return n, StepQuestion(action=action)
         case {"n": int(n), "reset": int(seed)}:
-            return n, Reset(seed=seed)
+            return n, ResetQuestion(seed=seed)
         case {"n": int(n), "oracle": _}:
-            return n, Oracle()
+            return n, OracleQuestion()
         case {"n": int(n), "close": _}:
-            return n, Close()
+            return n, CloseQuestion()
         case {"n": int(n), "rule": str(rule)}:
-            return n, Judge(rule=rule)
+            return n, RuleQuestion(rule=rule)
         case {"n": int(n), "digest": _}:
-            return n, Digest()
+            return n, DigestQuestion()
         case {"n": int(n), "longest": _}:
-            return n, Longest()
+            return n, LongestQuestion()
     raise WireDocumentError("it is not a question")
 
 

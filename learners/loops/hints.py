@@ -50,7 +50,7 @@ def hinted(environment: Environment, actions: Sequence[str]) -> Environment:
 def demonstrated(environment: Environment, exchanges: Sequence[Exchange]) -> Environment:
     """The same environment after a conversation in which this very task was solved."""
     (observation, action), *rest = exchanges
-    return replace(environment, examples=(*environment.examples, (environment.asked(observation), action), *rest))
+    return replace(environment, examples=(*environment.examples, (environment.first_message(observation), action), *rest))
 
 
 def under(turns: Turns, first_prompt: Ids) -> Turns:

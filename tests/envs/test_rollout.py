@@ -174,7 +174,7 @@ def test_a_conversation_that_outgrows_the_context_ends() -> None:
 def test_a_first_prompt_that_does_not_fit_is_an_error_of_the_environment() -> None:
     [episode] = run([attempt(faulty.environment(Counting))], context_limit=20)
     assert (episode.state, episode.stop_reason, episode.turns) == ("env_error", "context_limit", ())
-    assert "they pass 20" in (episode.error or "")
+    assert "it exceeds 20" in (episode.error or "")
 
 
 def test_a_cut_answer_is_kept_as_cut() -> None:
@@ -208,7 +208,7 @@ def test_a_policy_that_fails_aborts_the_episodes_and_is_heard() -> None:
 
 def test_an_answer_by_another_sampler_is_discarded_loudly() -> None:
     journal = ListJournal()
-    with pytest.raises(RuntimeFailure, match="answered as job 1 step 2, but v0 was asked for"):
+    with pytest.raises(RuntimeFailure, match="answered as job 1 step 2, not as v0"):
         run([attempt(faulty.environment(Counting))], ScriptedPolicy(add_one, StepRef(1, 2)), journal=journal)
     assert not journal.played
     assert [ending.state for ending in journal.endings.values()] == ["aborted"]
@@ -245,7 +245,7 @@ class ForgetfulChat(ByteChat):
 def test_a_template_that_does_not_keep_its_prefix_is_refused() -> None:
     attempts = [attempt(faulty.environment(Counting))]
     policy, journal = ScriptedPolicy(add_one, SERVING), ListJournal()
-    with pytest.raises(RuntimeFailure, match="changes what was said before"):
+    with pytest.raises(RuntimeFailure, match="changes earlier turns"):
         play(attempts, policy, ForgetfulChat(), SERVING, journal, temperature=1.0, width=1, context_limit=999)
     assert [ending.state for ending in journal.endings.values()] == ["aborted"]
 

@@ -77,7 +77,7 @@ def test_what_the_file_holds_is_part_of_the_name(folder: Path) -> None:
     assert environment.name.startswith("perdure:add?examples=sums.jsonl:")
     assert load(environment.name).name == environment.name
     written(folder, ONE, TWO)
-    with pytest.raises(InputError, match=r"sums.jsonl has changed, it is sums.jsonl:[0-9a-f]{12} now. Put the old one back"):
+    with pytest.raises(InputError, match=r"sums.jsonl has changed: it is sums.jsonl:[0-9a-f]{12} now. Restore the old file"):
         load(environment.name)
     assert load(f"perdure:add?shots=1&examples={file}").name != environment.name
     written(folder, ONE)
@@ -87,8 +87,8 @@ def test_what_the_file_holds_is_part_of_the_name(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "sums.jsonl, line 2 is no JSON"),
-        ("[" * 100_000, "sums.jsonl, line 2 is no JSON"),
+        ("{", "sums.jsonl, line 2 is not JSON"),
+        ("[" * 100_000, "sums.jsonl, line 2 is not JSON"),
         ([], "sums.jsonl, line 2 is empty"),
         ("7", "sums.jsonl, line 2 has 7: it must be"),
         ({"observation": "1"}, "line 2 has .*it must be"),
@@ -103,7 +103,7 @@ def test_a_line_that_is_no_example_is_named(folder: Path, line: Any, message: st
         load(f"perdure:add?shots=1&examples={file}")
 
 
-@pytest.mark.parametrize(("shots", "message"), [(0, "has 2 examples, and shots=0 of them"), (3, "has 2 examples, and shots=3 of them")])
+@pytest.mark.parametrize(("shots", "message"), [(0, "has 2 examples, but shots=0"), (3, "has 2 examples, but shots=3")])
 def test_there_must_be_as_many_as_are_asked_for_and_some_must_be(folder: Path, shots: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load(f"perdure:add?shots={shots}&examples={written(folder, ONE, TWO)}")
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
         load("perdure:add?shots=1&examples=none.jsonl")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         load("perdure:add?shots=1&examples=.")
-    with pytest.raises(InputError, match=r"bytes\.jsonl is no UTF-8 text"):
+    with pytest.raises(InputError, match=r"bytes\.jsonl is not UTF-8 text"):
         load("perdure:add?shots=1&examples=bytes.jsonl")
 
 

@@ -88,7 +88,7 @@ def good() -> Iterator[tuple[Environment, Host]]:
 def test_it_plays_as_in_this_process(good: tuple[Environment, Host]) -> None:
     environment, _ = good
     here = load(name_of(faulty.Counting), Sandbox(trusted=("py:",)))
-    assert here.apart is None
+    assert here.open_remote is None
     for seed in range(5):
         assert play_scripted(environment, seed, by_oracle) == play_scripted(here, seed, by_oracle)
         assert play_scripted(environment, seed, fixed("no")) == play_scripted(here, seed, fixed("no"))
@@ -103,7 +103,7 @@ def test_several_are_loaded_at_once_and_in_their_order() -> None:
     assert list(found) == names[:3]
     for name in names:
         assert found[name].name == load(name).name
-        assert (found[name].apart is None) == name.startswith("perdure:")
+        assert (found[name].open_remote is None) == name.startswith("perdure:")
         assert play_scripted(found[name], 1, by_oracle).success
 
 

@@ -162,10 +162,10 @@ LONG = json.dumps({"observation": "long " * 400, "action": "y"}).encode()
     ("content", "settings", "kind", "names"),
     [
         (None, {}, InputError, "cannot be read"),
-        (b"{]\n", {}, InputError, "line 1 is no JSON"),
+        (b"{]\n", {}, InputError, "line 1 is not JSON"),
         (b'\n{"observation": "x"}\n', {}, InputError, "line 2 has"),
         (b"[]\n", {}, InputError, "line 1 is empty"),
-        (b"\xff\xfe", {}, InputError, "no UTF-8"),
+        (b"\xff\xfe", {}, InputError, "not UTF-8"),
         (b"", {}, RuntimeFailure, "nothing to learn from"),
         (GOOD, {"style": "styled"}, InputError, "leave style=styled out"),
         (GOOD * 40 + LONG, {}, InputError, "demonstration 41 has [0-9]+ tokens, and the context of .* 256: leave it out"),
