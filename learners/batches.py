@@ -1,6 +1,6 @@
-"""From groups of episodes to what one update learns from, as plain functions.
+"""Lessons of one update from groups of episodes, as plain functions.
 
-A group is the episodes of one task under one sampler. Episodes that the environment spoilt are no data: they are left out, never scored 0.
+A group is the episodes of one task under one sampler. Episodes that did not complete are left out, never scored 0.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Turns = tuple[tuple[Ids, Ids], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
-    """One episode, and how strongly to do it again."""
+    """One episode, and its weights in the loss."""
 
     episode: int | None
-    """The stored episode that it is; None where it is none of ours."""
+    """The id of the stored episode; None if it was imported or is a demonstration."""
     turns: Turns
     sampler_logprobs: tuple[float, ...] | None
-    """Of all action tokens, laid end to end; None where no policy of ours sampled them."""
+    """Of all action tokens, laid end to end; None if no policy of this home sampled them."""
     advantage: float = 0.0
     """Weight of each token in the policy gradient."""
     imitation: float = 0.0
@@ -41,23 +41,23 @@ class Lesson:
 
     @property
     def sequences(self) -> list[Ids]:
-        """What is computed for it: each turn with its prompt, which begins with all that was said before wherever we have played it."""
+        """Each turn with its prompt; for played episodes a prompt begins with the conversation so far."""
         return sequences_of(self.turns)
 
 
 def completed(groups: Iterable[Group]) -> list[list[Episode]]:
-    """Groups without episodes that did not complete; a group of fewer than two is dropped, as nothing can be compared in it."""
-    kept = [[episode for episode in group if episode.state == "completed" and episode.turns] for group in groups]
-    return [group for group in kept if len(group) > 1]
+    """The completed episodes of each group; a group with fewer than two is dropped, as it has nothing to compare."""
+    complete = [[episode for episode in group if episode.state == "completed" and episode.turns] for group in groups]
+    return [group for group in complete if len(group) > 1]
 
 
 def is_mixed(group: Group) -> bool:
-    """Whether rewards differ: only then has the group a policy gradient."""
+    """Whether rewards differ; if not, the group has no policy gradient."""
     return len({episode.total_reward for episode in group}) > 1
 
 
 def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[float]], list[float]] = centred) -> list[Lesson]:
-    """Mixed groups as policy-gradient lessons; groups of equal rewards are dropped before any forward pass."""
+    """Policy-gradient lessons from mixed groups; groups with equal rewards are dropped before any forward pass."""
     lessons = []
     for group in groups:
         if is_mixed(group):
@@ -66,22 +66,21 @@ def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[
     return lessons
 
 
-def kl_only(groups: Iterable[Group], taught: Iterable[Lesson], kl: float) -> list[Lesson]:
-    """Episodes of which nothing is taught, and which only the KL term looks at; none where it has no weight."""
-    known = {one.episode for one in taught}
+def kl_only(groups: Iterable[Group], lessons: Iterable[Lesson], kl: float) -> list[Lesson]:
+    """Lessons with the KL term alone, from episodes that have no lesson yet; none if its weight is 0."""
+    known = {one.episode for one in lessons}
     return [lesson(episode, kl=kl) for group in groups if kl for episode in group if episode.id not in known]
 
 
 def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
-    """Every success as a cross-entropy lesson."""
+    """A cross-entropy lesson from every success."""
     return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]
 
 
 def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
-    """Old environments played again by the current step: the policy gradient of the variant where rewards differ, cross-entropy where all
-    succeeded.
+    """Lessons from replayed old environments: the variant's policy gradient if rewards of a group differ, cross-entropy if all succeeded.
 
-    Where all failed there is nothing to reward, and only the KL term, if it has a weight, keeps them as they were.
+    If all failed, only the KL term is left, if it has a weight.
     """
     lessons = contrast(groups, options.kl_old, VARIANTS[options.variant].advantages)
     lessons += imitate([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
@@ -89,7 +88,7 @@ def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
 
 
 def sequences_of(turns: Turns) -> list[Ids]:
-    """Each prompt with its answer: what is computed for an episode."""
+    """Each prompt with its answer, as one sequence."""
     return [prompt + action for prompt, action in turns]
 
 
@@ -98,7 +97,7 @@ def turns_of(episode: Episode) -> Turns:
 
 
 def lesson(episode: Episode, *, advantage: float = 0.0, imitation: float = 0.0, kl: float = 0.0) -> Lesson:
-    """What its own policy did, token for token."""
+    """A lesson from an episode's tokens as they were sampled."""
     return Lesson(
         episode=episode.id,
         turns=turns_of(episode),

@@ -1,8 +1,8 @@
-"""The gradient of one pass over a batch of lessons, gathered micro-batch by micro-batch.
+"""The gradient of one pass over a batch of lessons, accumulated over micro-batches.
 
-The loss is a sum over action tokens: the policy gradient of the chosen variant with truncated importance sampling, cross-entropy, a KL
-penalty to the version that serves, each with its lesson's weight, and whatever terms are added. Every weight is one of the whole batch, so
-that the split into micro-batches changes nothing but memory.
+The loss is a sum over action tokens: the policy gradient of the variant with truncated importance sampling, cross-entropy, and a KL penalty
+to the serving version, each with its lesson's weight; and extra losses. Weights are normalised over the whole batch, so the split into
+micro-batches changes memory only.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Reference, Trainee
 
 ExtraLoss = Callable[[Trainee, Sequence[Lesson], float], Tensor]
-"""A term beside those of the lessons, computed for each micro-batch: its lessons, and its share of the batch, by which a term that does
-not depend on them is multiplied."""
+"""A further term of the loss, computed for each micro-batch from its lessons and its share of the batch; a term that does not depend on
+the lessons is multiplied by the share."""
 
 ProjectGradient = Callable[[Trainee, Tensor], Tensor]
-"""From the gradient of an update, all parameters laid end to end, to the one that is followed. It may gather gradients of its own."""
+"""Replaces the gradient of an update, all parameters laid end to end, by another one. It may compute further gradients."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Gathered:
-    """What was seen on the way. Log-ratios are of learner to sampler."""
+    """Statistics of the pass. Log-ratios are of learner to sampler."""
 
     log_ratios: list[Tensor] = field(default_factory=list)
     nll: list[float] = field(default_factory=list)
     """Negative log-likelihood of each token that is imitated."""
     kl: list[float] = field(default_factory=list)
-    """The KL penalty of each token that has one, not weighted."""
+    """The KL penalty, unweighted, of each token that has one."""
     extra: dict[str, float] = field(default_factory=dict)
 
 
@@ -49,10 +49,10 @@ def gather(
     old_logprobs: dict[Lesson, Tensor],
     extra_losses: Mapping[str, ExtraLoss],
 ) -> Gathered:
-    """Gather gradients in the trainee's parameters.
+    """Accumulate gradients in the trainee's parameters.
 
-    `most_tokens` is L of the constant aggregation. `old_logprobs` are those of the policy before the first of several passes: what is
-    missing in it is put there. Axes: A action tokens of a micro-batch.
+    `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which
+    fills it. Axes: A action tokens of a micro-batch.
     """
     variant = VARIANTS[options.variant]
     weights = token_weights([lesson.tokens for lesson in lessons], variant.aggregation, most_tokens)
@@ -94,10 +94,10 @@ def gather(
 
 
 def _per_token(lessons: Sequence[Lesson], values: Iterable[float], like: Tensor) -> Tensor:
-    """Each lesson's value for each of its action tokens."""
+    """Repeat each lesson's value for each of its action tokens."""
     return like.new_tensor([value for lesson, value in zip(lessons, values, strict=True) for _ in range(lesson.tokens)])
 
 
 def _sampler_logprobs(lessons: Sequence[Lesson], like: Tensor) -> Tensor:
-    """Those that the samplers gave; NaN where nobody of ours sampled."""
+    """Log-probs under the samplers; NaN for tokens that were not sampled here."""
     return like.new_tensor([logp for lesson in lessons for logp in lesson.sampler_logprobs or (math.nan,) * lesson.tokens])

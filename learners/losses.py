@@ -1,8 +1,8 @@
 """Losses and advantages, as pure functions from tensors to tensors.
 
-Axes: G members of a group, A action tokens of a micro-batch laid end to end, V tokens of the vocabulary. A *sequence* is all that the
-policy said in one episode; `sequence_A` numbers the sequence of each token. A surrogate is what is to be made larger, one value for each
-token; `Variant` says how the tokens of a batch are then weighed.
+Axes: G members of a group, A action tokens of a micro-batch laid end to end, V tokens of the vocabulary. A *sequence* is all action
+tokens of one episode; `sequence_A` numbers the sequence of each token. A surrogate is maximised, and has one value for each token;
+`Variant` says how the tokens of a batch are weighted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor
 Estimator = Literal["k2", "k3"]
 Aggregation = Literal["token", "sequence", "constant"]
 Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`(logp_A, old_logp_A, advantage_A, sequence_A)` to one value for each token. `old_logp_A` is of the policy that was sampled from."""
+"""`(logp_A, old_logp_A, advantage_A, sequence_A)` to one value for each token. `old_logp_A` is of the policy before the update."""
 
 TINY = 1e-4
-"""Added to a standard deviation (as TRL does), so that a group of almost equal rewards is not blown up."""
+"""Added to the standard deviation, as in TRL, so that almost equal rewards do not give huge advantages."""
 
 
 def centred(reward_G: Sequence[float]) -> list[float]:
@@ -62,7 +62,7 @@ def cispo(high: float) -> Surrogate:
 
 
 def sequence_clipped(low: float, high: float, *, geometric: bool) -> Surrogate:
-    """One ratio a sequence, clipped alike: the geometric mean of its tokens' ratios (Zheng et al. 2025, GSPO), or their product (RLOO)."""
+    """As `clipped`, with one ratio per sequence: the geometric mean of its tokens' (Zheng et al. 2025, GSPO), or their product (RLOO)."""
 
     def surrogate(logp_A: Tensor, old_logp_A: Tensor, advantage_A: Tensor, sequence_A: Tensor) -> Tensor:
         sequences = int(sequence_A.max()) + 1
@@ -78,9 +78,8 @@ def sequence_clipped(low: float, high: float, *, geometric: bool) -> Surrogate:
 class Variant:
     """One member of the GRPO family.
 
-    Token weights by aggregation, T tokens in the batch, B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant`
-    1 / (B L) with L the most tokens that an answer may have. All episodes of the batch count, also those that are imitated or that
-    only a KL term looks at; dropped groups are in no batch.
+    The weight of a token, with T tokens in the batch and B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant`
+    1 / (B L) with L the most tokens of an answer. Episodes that are only imitated or have only a KL term count too; dropped groups do not.
     """
 
     advantages: Callable[[Sequence[float]], list[float]]
@@ -101,7 +100,7 @@ VARIANTS: Mapping[str, Variant] = {
 
 
 def token_weights(lengths: Sequence[int], aggregation: Aggregation, most_tokens: int) -> list[float]:
-    """What one token of each sequence weighs, as `Variant` says. `lengths` are those of all sequences of the batch."""
+    """The weight of one token in each sequence, as in `Variant`. `lengths` are those of all sequences of the batch."""
     total, sequences = sum(lengths), len(lengths)
     if aggregation == "token":
         return [1 / total] * sequences
@@ -111,23 +110,23 @@ def token_weights(lengths: Sequence[int], aggregation: Aggregation, most_tokens:
 
 
 def truncated_ratio(logp_A: Tensor, sampler_logp_A: Tensor, cap: float) -> Tensor:
-    """min(pi / pi_sampler, cap), without a gradient: truncated importance sampling for what the sampler computes in another precision,
-    or sampled with older weights (Yao et al. 2025)."""
+    """min(pi / pi_sampler, cap), without a gradient: truncated importance sampling, which corrects for a sampler with another precision or
+    older weights (Yao et al. 2025)."""
     return (logp_A.detach() - sampler_logp_A).exp().clamp(max=cap)
 
 
 def kl_penalty(logp_A: Tensor, reference_logp_A: Tensor, estimator: Estimator) -> Tensor:
     """KL(policy || reference) as a penalty on each token of the policy's own samples (Schulman 2020).
 
-    k2 is half the squared log-ratio, whose gradient is that of the KL; k3 = exp(-x) - 1 + x with x = log(pi / pi_ref) has the KL as its
-    mean and the gradient of the KL in the other direction.
+    With x = log(pi / pi_ref): k2 = x^2 / 2 has the gradient of the KL; k3 = exp(-x) - 1 + x has the KL as its mean, and the gradient of the
+    KL in the other direction.
     """
     log_ratio_A = logp_A - reference_logp_A
     return 0.5 * log_ratio_A.square() if estimator == "k2" else torch.expm1(-log_ratio_A) + log_ratio_A
 
 
 def kl_divergence(logp_AV: Tensor, other_logp_AV: Tensor) -> Tensor:
-    """KL(first || second) of each position, over the whole vocabulary."""
+    """KL(first || second) at each position, over the whole vocabulary."""
     return (logp_AV.exp() * (logp_AV - other_logp_AV)).sum(-1)
 
 

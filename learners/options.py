@@ -1,4 +1,4 @@
-"""What every learner can be told. Defaults are those of the first real gain on two CPU cores (docs/learning.md has the measurements)."""
+"""Options of learners. The defaults gave the first real gain on two CPU cores (docs/measurements.md)."""
 
 from __future__ import annotations
 
@@ -10,104 +10,112 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from perdure.memory.errors import InputError
 
 LEARNERS: tuple[str, ...] = ("grpo", "reinforce", "iterative-sft", "self-sft", "trace-sft", "sft", "sdft")
-"""The learners there are, by the names that commands take."""
+"""The names of all learners."""
 
 ENVIRONMENT = "environment"
 """The source of rewards that every episode has."""
 ORACLE = "oracle"
-"""The source of demonstrations that an environment may have."""
+"""Demonstrations by the environment's own oracle."""
 
 
 class LearnOptions(BaseModel):
-    """Options of one learning job; `perdure learn --option name=value` and `[learn.options]` in perdure.toml take the same names."""
+    """Options of one learning job, named as in `perdure learn --option name=value` and in `[learn.options]` of perdure.toml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    updates: int = Field(12, ge=1, description="optimiser steps")
-    prompts: int = Field(16, ge=1, description="tasks in one batch, old environments included")
-    samples: int = Field(8, ge=2, description="episodes of each task of a target (the group size G)")
-    lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; it falls linearly to zero over the updates")
-    seed: int = Field(0, ge=0, description="decides the tasks; in a run it is that of the configuration unless set")
-    temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature of the learner's own episodes")
+    updates: int = Field(12, ge=1, description="number of updates (optimiser steps)")
+    prompts: int = Field(16, ge=1, description="tasks in one batch, including those of old environments")
+    samples: int = Field(8, ge=2, description="episodes of each target task (the group size G)")
+    lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")
+    seed: int = Field(0, ge=0, description="seed of the tasks; by default that of the configuration")
+    temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature while learning")
     rewards: str = Field(
-        ENVIRONMENT, min_length=1, description="where rewards come from: environment, the source of stored ones, or a model py:MODULE:CLASS"
+        ENVIRONMENT,
+        min_length=1,
+        description="source of rewards: environment, the name of a source of stored rewards, or a reward model py:MODULE:CLASS",
     )
 
-    replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that plays old environments again with the current step")
+    replay: float = Field(0.5, ge=0, lt=1, description="share of a batch that replays old environments with the current weights")
     replay_samples: int = Field(4, ge=2, description="episodes of each replayed task")
-    replay_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy on replayed groups that all succeeded")
-    stored: float = Field(0.0, ge=0, lt=1, description="share of the replay that is stored episodes, with importance ratios")
-    kl: float = Field(
-        0.0, ge=0, description="weight of the KL term to the serving version on the targets' prompts (fixed data: on what is imitated)"
+    replay_weight: float = Field(0.3, ge=0, description="weight of the cross-entropy on replayed groups in which all episodes succeeded")
+    stored: float = Field(0.0, ge=0, lt=1, description="share of the replay taken from stored episodes, with importance ratios")
+    kl: float = Field(0.0, ge=0, description="weight of KL to the serving version on the targets' episodes, or on fixed data")
+    kl_old: float = Field(0.2, ge=0, description="weight of KL to the serving version on episodes of old environments")
+    kl_estimator: Literal["k2", "k3"] = Field("k2", description="estimator of KL from samples: k2 or k3")
+    ewc: float = Field(0.0, ge=0, description="weight of elastic weight consolidation (EWC) for old environments")
+    lwf: float = Field(0.0, ge=0, description="weight of learning without forgetting (LwF): KL from the serving version on the batch")
+    olora: float = Field(0.0, ge=0, description="weight of O-LoRA: trains a new adapter orthogonal to the old one; the rank grows")
+    gem: Literal["off", "a-gem", "gem"] = Field(
+        "off", description="off, a-gem or gem: project the gradient so that it does not raise the loss on old episodes"
     )
-    kl_old: float = Field(0.2, ge=0, description="weight of the KL term to the serving version on old environments' prompts")
-    kl_estimator: Literal["k2", "k3"] = Field("k2", description="k2 or k3: how a KL term is computed from samples")
-    ewc: float = Field(0.0, ge=0, description="weight of elastic weight consolidation on old environments")
-    lwf: float = Field(0.0, ge=0, description="weight of learning without forgetting: the serving version's distributions on the batch")
-    olora: float = Field(0.0, ge=0, description="weight of O-LoRA: a new adapter beside the old one, orthogonal to it; the rank grows")
-    gem: Literal["off", "a-gem", "gem"] = Field("off", description="off, a-gem or gem: the gradient may not raise the loss on old episodes")
-    memory: int = Field(32, ge=1, description="stored successes of each old environment that ewc and gem look at")
-    interpolate: float = Field(1.0, gt=0, le=1, description="how far the candidate goes from where it started to what was learned")
+    memory: int = Field(32, ge=1, description="stored successes of each old environment that ewc and gem use")
+    interpolate: float = Field(1.0, gt=0, le=1, description="position of the candidate between the start (0) and the learned weights (1)")
 
     variant: Literal["centred", "grpo", "dr_grpo", "dapo", "rloo", "cispo", "gspo"] = Field(
         "centred", description="policy gradients: centred, grpo, dr_grpo, dapo, rloo, cispo or gspo"
     )
-    passes: int = Field(1, ge=1, description="policy gradients: optimiser steps on each batch; only above 1 is anything clipped")
-    refill: int = Field(0, ge=0, description="grpo: how often more groups are played for those of equal rewards (dynamic sampling)")
-    rounds: int = Field(4, ge=1, description="iterative-sft: how often fresh episodes are sampled; the updates are spread over the rounds")
-    hints: bool = Field(False, description="iterative-sft: failed tasks are tried again with the right answer as a hint (STaR)")
-    restart: bool = Field(False, description="iterative-sft: each round learns from the start again (ReST-EM)")
-    per_task: int = Field(8, ge=1, description="most successes of one group (trace-sft: of one task) that supervised learners imitate")
-    epochs: int = Field(2, ge=1, description="self-sft, trace-sft and sft: how often each episode is learned from")
+    passes: int = Field(
+        1, ge=1, description="policy gradients: optimiser steps on each batch; ratios are clipped only if there are several"
+    )
+    refill: int = Field(0, ge=0, description="grpo: times that groups with equal rewards are replaced by new groups (dynamic sampling)")
+    rounds: int = Field(4, ge=1, description="iterative-sft: rounds of sampling; the updates are spread over the rounds")
+    hints: bool = Field(False, description="iterative-sft: retry failed tasks with the right answer as a hint (STaR)")
+    restart: bool = Field(False, description="iterative-sft: every round begins from the start's weights (ReST-EM)")
+    per_task: int = Field(8, ge=1, description="iterative-sft, self-sft: most successes imitated of one group; trace-sft: of one task")
+    epochs: int = Field(2, ge=1, description="self-sft, trace-sft, sft: passes over the episodes")
     demos: str = Field(ORACLE, min_length=1, description="sft: oracle, or a file of solved examples")
-    style: Literal["terse", "styled"] = Field("terse", description="sft: terse, or styled: right answers in the model's own words")
-    traces: str = Field("stream", min_length=1, description="trace-sft: stream, a job's number, or import:LABEL of imported episodes")
+    style: Literal["terse", "styled"] = Field("terse", description="sft: terse, or styled for right answers in the model's own words")
+    traces: str = Field("stream", min_length=1, description="trace-sft: stream for live play, the number of a job, or import:LABEL")
     staleness: int = Field(
         1000,
         ge=0,
-        description="trace-sft, ewc, gem: most promotions and rollbacks, or updates of its job, an episode is behind",
+        description="trace-sft, ewc, gem: most promotions and rollbacks (or updates of a job) since an episode was sampled",
     )
-    teacher: Literal["frozen", "slow"] = Field("frozen", description="sdft: frozen, or slow: it follows the learner")
-    teacher_rate: float = Field(0.05, gt=0, le=1, description="sdft: how much of the way a slow teacher goes at each update")
-    direction: Literal["reverse", "forward"] = Field("reverse", description="sdft: reverse KL(learner, teacher), or forward")
+    teacher: Literal["frozen", "slow"] = Field("frozen", description="sdft: frozen, or slow to follow the learner")
+    teacher_rate: float = Field(
+        0.05, gt=0, le=1, description="sdft: share of the way to the learner that a slow teacher moves at each update"
+    )
+    direction: Literal["reverse", "forward"] = Field(
+        "reverse", description="sdft: reverse for KL(learner, teacher), or forward for KL(teacher, learner)"
+    )
 
-    tuning: Literal["lora", "full"] = Field("lora", description="lora, or full: all weights")
+    tuning: Literal["lora", "full"] = Field("lora", description="lora, or full for all weights")
     rank: int = Field(16, ge=1, le=256, description="rank of the LoRA adapter")
-    alpha: int = Field(32, ge=1, description="LoRA scale: alpha / rank")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16: the base model while it learns")
-    quantized: bool = Field(False, description="a 4-bit base model while it learns (QLoRA; needs bitsandbytes)")
-    checkpointing: bool = Field(False, description="compute activations twice instead of keeping them: less memory, a third more time")
-    ratio_cap: float = Field(2.0, gt=0, description="truncation of the importance ratio between learner and sampler")
-    max_grad_norm: float = Field(1.0, gt=0, description="the gradient is scaled down to this norm")
-    budget_tokens: int = Field(512, ge=16, description="nodes of one token tree in a training pass: memory against speed")
-    measure: int = Field(8, ge=0, description="episodes on which KL to base and serving version is measured at each update; 0 for none")
+    alpha: int = Field(32, ge=1, description="numerator of the LoRA scale alpha / rank")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the base model in learning: float32 or bfloat16")
+    quantized: bool = Field(False, description="4-bit base model in learning (QLoRA; needs bitsandbytes)")
+    checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    ratio_cap: float = Field(2.0, gt=0, description="upper limit of the importance ratio between learner and sampler")
+    max_grad_norm: float = Field(1.0, gt=0, description="largest norm of the gradient; a larger one is scaled down")
+    budget_tokens: int = Field(
+        512, ge=16, description="most tokens of one training pass, shared ones counted once; less takes less memory and more time"
+    )
+    measure: int = Field(8, ge=0, description="episodes on which each update measures KL to the base and serving versions; 0 for none")
 
     @model_validator(mode="after")
     def _fits_together(self) -> LearnOptions:
         if self.tuning == "full" and (self.quantized or self.olora or self.dtype != "float32"):
-            raise ValueError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 are for tuning=lora")
+            raise ValueError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need tuning=lora")
         return self
 
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "Every learner": ("updates", "prompts", "samples", "lr", "seed", "temperature", "rewards", "ratio_cap", "max_grad_norm", "measure"),
-    "Every learner, to keep old skills": (
+    "Every learner: retention of old skills": (
         *("replay", "replay_samples", "replay_weight", "stored", "kl", "kl_old", "kl_estimator"),
         *("ewc", "lwf", "olora", "gem", "memory", "interpolate"),
     ),
-    "Every learner: what is trained, and in how much memory": (
-        *("tuning", "rank", "alpha", "dtype", "quantized", "checkpointing", "budget_tokens"),
-    ),
-    "Some learners, which are named first": (
+    "Every learner: trained weights and memory": (*("tuning", "rank", "alpha", "dtype", "quantized", "checkpointing", "budget_tokens"),),
+    "Some learners, named first": (
         *("variant", "passes", "refill", "rounds", "hints", "restart", "per_task", "epochs", "demos", "style"),
         *("traces", "staleness", "teacher", "teacher_rate", "direction"),
     ),
 }
-"""Every option once, by who reads it, as help lists them."""
+"""Every option once, in the groups of the help."""
 
 
 def parse_options(given: Mapping[str, Any]) -> LearnOptions:
-    """Check options, as text or as values. Raises `InputError` naming each that is wrong."""
+    """Check options, given as text or as values. Raises `InputError` naming the first wrong one."""
     try:
         return LearnOptions.model_validate(given)
     except ValidationError as error:

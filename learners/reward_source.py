@@ -1,7 +1,7 @@
-"""Where the rewards come from that a learner learns from: the environment, somebody who gave them afterwards, or a reward model.
+"""Sources of rewards for learning: the environment, people or programs that judged episodes afterwards, or a reward model.
 
-What an environment said is never overwritten: a person's or program's reward is a row of its own with its source
-(`memory/replay/rewards.py`), and a learner is told which source to take. An episode that the source says nothing of is left out.
+The environment's own rewards are never overwritten: a later reward is a row of its own with its source (`memory/replay/rewards.py`). The
+option `rewards` chooses the source; episodes without a reward of it are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from perdure.memory.replay.rewards import rewards_from, sources
 from perdure.memory.store import Store
 
 Rewarder = Callable[[Sequence[Episode]], list[Episode]]
-"""From episodes as they were played to the same ones with the rewards to learn from."""
+"""Returns the same episodes with the rewards to learn from."""
 
 MODEL = "py:"
 
@@ -35,15 +35,14 @@ class RewardModel(Protocol):
 
 
 def from_environment(episodes: Sequence[Episode]) -> list[Episode]:
-    """As they were rewarded while they were played."""
+    """The rewards that the environment gave during play."""
     return list(episodes)
 
 
 def rewarder(store: Store, source: str, *, played_before: bool = True) -> Rewarder:
-    """Where `source` says that rewards come from; `played_before` says whether the learner's episodes are such as somebody can have judged.
+    """The rewarder of this source; `played_before` says whether the learner uses stored episodes, which can have stored rewards.
 
-    Raises `InputError` for a reward model that cannot be made, for a source that has given no rewards, and for one that cannot have given
-    any.
+    Raises `InputError` if a reward model cannot be made, if the source has no rewards, or if it cannot have any.
     """
     if source == ENVIRONMENT:
         return from_environment
@@ -51,50 +50,50 @@ def rewarder(store: Store, source: str, *, played_before: bool = True) -> Reward
         return by_model(store, reward_model(source))
     known = sources(store)
     if source not in known:
-        there = f"there is {', '.join(known)}" if known else "nobody has yet"
-        raise InputError(f"rewards={source}: nobody of that name has given any; {there}; see `perdure episode reward --help`")
+        there = f"there are rewards of {', '.join(known)}" if known else "there are no stored rewards"
+        raise InputError(f"rewards={source}: this source has no rewards; {there}; see `perdure episode reward --help`")
     if not played_before:
-        raise InputError(
-            f"rewards={source}: nobody can have judged episodes that are yet to be played; only trace-sft learns from stored rewards"
-        )
+        raise InputError(f"rewards={source}: stored rewards exist for stored episodes only; use them with trace-sft")
     return lambda episodes: _with(store, episodes, rewards_from(store, source, [episode.id for episode in episodes]))
 
 
 def by_model(store: Store, model: RewardModel) -> Rewarder:
-    """As a reward model judges; only episodes that were completed are shown to it."""
+    """Rewards of a reward model, which judges only completed episodes."""
 
     def judged(episodes: Sequence[Episode]) -> list[Episode]:
         shown = [episode for episode in episodes if episode.state == "completed"]
         rewards = list(model.rewards(shown))
         if len(rewards) != len(shown):
-            raise RuntimeFailure(f"the reward model gave {len(rewards)} rewards for {len(shown)} episodes: it must give one for each")
+            raise RuntimeFailure(
+                f"the reward model gave {len(rewards)} rewards for {len(shown)} episodes: it must give one reward per episode"
+            )
         for episode, reward in zip(shown, rewards, strict=True):
             if not isinstance(reward, Real) or not isfinite(reward):
-                raise RuntimeFailure(f"the reward model gave {reward!r} for episode {episode.id}: a reward is a finite number")
+                raise RuntimeFailure(f"the reward model gave {reward!r} for episode {episode.id}: a reward must be a finite number")
         return _with(store, episodes, {episode.id: float(reward) for episode, reward in zip(shown, rewards, strict=True)})
 
     return judged
 
 
 def reward_model(name: str) -> RewardModel:
-    """Make the model of this name. Raises `InputError` naming what is wrong."""
+    """Make the reward model of this name. Raises `InputError` saying what is wrong."""
     module, colon, attribute = name.removeprefix(MODEL).partition(":")
     if not colon:
         raise InputError(f"rewards={name}: name a class as py:package.module:Class")
     try:
         made = getattr(import_module(module), attribute)()
     except Exception as error:
-        raise InputError(f"rewards={name} cannot be made: {type(error).__name__}: {error}") from error
+        raise InputError(f"rewards={name} cannot be loaded: {type(error).__name__}: {error}") from error
     if not callable(getattr(made, "rewards", None)):
         raise InputError(f"rewards={name} has no method rewards(episodes)")
     return cast(RewardModel, made)
 
 
 def _with(store: Store, episodes: Sequence[Episode], rewards: dict[int, float]) -> list[Episode]:
-    """These episodes with these returns. A completed one without a return is aborted as data; success is a return of the threshold."""
-    needed = {row.name: row.threshold for row in list_environments(store)}
+    """The episodes with these returns; success is a return of at least the threshold. An episode without a return counts as aborted."""
+    thresholds = {row.name: row.threshold for row in list_environments(store)}
     return [
-        replace(episode, total_reward=rewards[episode.id], success=rewards[episode.id] >= needed[episode.environment])
+        replace(episode, total_reward=rewards[episode.id], success=rewards[episode.id] >= thresholds[episode.environment])
         if episode.id in rewards
         else replace(episode, state="aborted")
         for episode in episodes

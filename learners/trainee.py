@@ -1,9 +1,8 @@
-"""The model that learns: a base model with one LoRA adapter, or all of its weights (`options.tuning`).
+"""The model that is trained: a LoRA adapter of a base model, or all of its weights (`options.tuning`).
 
-Forward passes run over token trees (`engines/tree.py`), so the prompt of a group and the solved examples of an environment cost one pass,
-and logits are computed only where an action token is predicted. Beside what learns stand *references*, which no gradient reaches: the
-base model, the version that serves, the teacher of a distillation. All compute in the same precision, so that a difference between two of
-them is one of weights alone.
+Forward passes run over token trees (`engines/tree.py`), so the prompt of a group and the solved examples of an environment are computed
+once, and logits only at positions that predict an action token. *References* have no gradients: the base model, the serving version, the
+teacher of a distillation. All use the same precision, so differences between them come from the weights alone.
 """
 
 from __future__ import annotations
@@ -28,19 +27,18 @@ from perdure.memory.errors import InputError
 
 Reference = Literal["base", "serving", "teacher"]
 LEARNS = "default"
-"""PEFT's name of the adapter that learns."""
+"""PEFT's name of the trained adapter."""
 BELOW = "below"
-"""The adapter that it stands on where adapters are stacked (O-LoRA)."""
+"""The frozen adapter below it, if adapters are stacked (O-LoRA)."""
 TEACHER: Literal["teacher"] = "teacher"
 
 
 class Trainee:
-    """A model that gradients flow into.
+    """A model in training.
 
-    `start` are the weights to go on from, `references` those of other models to be compared with; `base` is always there. A teacher
-    starts as the learner does, and stays there or follows it. Raises `InputError` where LoRA is asked for on weights that were tuned in
-    full, where stacked adapters would have too large a rank, for a 4-bit base where bitsandbytes is missing, or for a model whose
-    attention a token tree does not compute, whichever engine samples from it.
+    `start` are the weights to begin with, `references` the weights of models to compare with; `base` is always one. A teacher starts with
+    the learner's weights, and stays there or follows them. Raises `InputError` for LoRA on weights that were tuned in full, if the rank of
+    stacked adapters is too large, if a 4-bit base needs bitsandbytes, and for a model whose attention token trees do not support.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class Trainee:
         self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
         self._is_followed = with_teacher and options.teacher == "slow"
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
-        """Of a model that is tuned in full: the tensors of each reference."""
+        """Only with full tuning: the tensors of each reference."""
         self._active: list[str] = [LEARNS]
         if self.is_lora:
             self.model: nn.Module = self._with_adapters(base, options, start, references)
@@ -86,22 +84,22 @@ class Trainee:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
         if options.checkpointing or options.quantized:
-            # In this mode only transformers recomputes activations; out of it bitsandbytes packs the weights of a CPU for inference at the
-            # first pass without gradients, and those through packed weights are wrong.
+            # transformers recomputes activations only in training mode. Outside of it, bitsandbytes on a CPU packs weights for inference at
+            # the first pass without gradients, and later gradients through packed weights are wrong.
             self.model.train()
 
     def logprobs(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
-        """Log-probs of every action token of each `(prompt_ids, action_ids)`, laid end to end; with gradients unless of a reference."""
+        """Log-probs of all action tokens of each `(prompt_ids, action_ids)`, laid end to end; with gradients, except for a reference."""
         logits_KV, row_A, token_A = self._predict(turns, temperature, reference)
         return logits_KV[row_A, token_A] - logits_KV.logsumexp(-1)[row_A]
 
     def distributions(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
-        """Log-probs `(A, V)` of the whole vocabulary at every action token, in the same order; with gradients unless of a reference."""
+        """Log-probs `(A, V)` of the whole vocabulary at each action token, in the same order; with gradients, except for a reference."""
         logits_KV, row_A, _ = self._predict(turns, temperature, reference)
         return logits_KV.log_softmax(-1)[row_A]
 
     def step(self, lr: float, max_grad_norm: float) -> float:
-        """One optimiser step on the gathered gradients; returns their norm before clipping."""
+        """One optimiser step with the accumulated gradient; returns its norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
@@ -116,13 +114,13 @@ class Trainee:
             torch.cuda.empty_cache()
 
     def take_gradient(self) -> Tensor:
-        """The gathered gradient of all parameters, laid end to end in float32; nothing is gathered any more."""
+        """Take the accumulated gradient of all parameters, laid end to end in float32, and reset it."""
         flat_P = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in self.parameters])
         self._optimizer.zero_grad()
         return flat_P
 
     def put_gradient(self, flat_P: Tensor) -> None:
-        """Make this the gathered gradient."""
+        """Set the accumulated gradient."""
         for parameter, part in zip(self.parameters, flat_P.split([p.numel() for p in self.parameters]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
@@ -134,26 +132,26 @@ class Trainee:
         self._optimizer.state.clear()
 
     def weights(self) -> dict[str, LoraPair | Tensor]:
-        """The weights as they stand, not a copy of them, by the parameter names of the base model."""
+        """The current weights, not a copy, by the parameter names of the base model."""
         if not self.is_lora:
             return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
         return {name: _pair(layer, self._active) for name, layer in self._layers()}
 
     def in_full(self, weights: Weights) -> dict[str, Tensor]:
-        """All tensors of a model that is tuned in full as they are under these weights."""
+        """With full tuning: all tensors of the model with these weights."""
         pristine = self._tensors["base"]
         return pristine | {name: merge(pristine[name], weight) for name, weight in weights.items()}
 
     def below(self) -> dict[str, LoraPair]:
-        """The frozen adapter that a stacked one stands on; empty where there is none."""
+        """The frozen adapter below a stacked one; empty if there is none."""
         return {name: _pair(layer, [BELOW]) for name, layer in self._layers()} if BELOW in self._active else {}
 
     def above(self) -> dict[str, LoraPair]:
-        """The adapter that learns, alone and with its gradients."""
+        """The trained adapter alone, with gradients."""
         return {name: _pair(layer, [LEARNS], detach=False) for name, layer in self._layers()}
 
     def follow(self, rate: float) -> None:
-        """Move the teacher by this share of the way to the present weights."""
+        """Move the teacher this share of the way to the current weights."""
         with torch.no_grad():
             if not self.is_lora:
                 for name, parameter in self.model.named_parameters():
@@ -163,18 +161,18 @@ class Trainee:
                 teacher.lerp_(learner, rate)
 
     def state(self) -> dict[str, Any]:
-        """All that is needed to go on from here: parameters, optimiser, and a teacher that moves."""
+        """All that is needed to resume: parameters, optimiser, and a teacher that moves."""
         return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": self._teacher()}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state` of a trainee that was made alike."""
+        """Resume from the `state` of a trainee with the same options and start."""
         with torch.no_grad():
             for parameter, saved in zip((*self.parameters, *self._teacher()), (*state["parameters"], *state["teacher"]), strict=True):
                 parameter.copy_(saved)
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _predict(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of K nodes of the tree; for each action token A the row that predicts it, and the token."""
+        """Logits of K nodes of the tree; for each action token A, the row that predicts it and the token."""
         tree = build_tree([[*prompt, *action] for prompt, action in turns])
         ids_1N, positions_1N, visible_11NN = tree.inputs(self.device)
         predicting = [path[len(prompt) - 1 : len(path) - 1] for path, (prompt, _) in zip(tree.paths, turns, strict=True)]
@@ -195,7 +193,7 @@ class Trainee:
 
     @contextmanager
     def _as(self, reference: Reference) -> Iterator[None]:
-        """Compute as a reference, without gradients."""
+        """Compute with the weights of a reference, without gradients."""
         with torch.no_grad():
             if not self.is_lora:
                 with _replaced(self.model, self._tensors[reference]):
@@ -214,15 +212,17 @@ class Trainee:
 
     def _with_adapters(self, base: Any, options: LearnOptions, start: Weights, references: Mapping[Reference, Weights]) -> PeftModel:
         if any(isinstance(weight, Tensor) for weights in (start, *references.values()) for weight in weights.values()):
-            raise InputError("an adapter cannot stand on weights that were tuned in full: learn with tuning=full, or from another version")
+            raise InputError(
+                "an adapter cannot be trained on weights that were tuned in full: learn with tuning=full, or start from another version"
+            )
         stacked = bool(options.olora and start)
         own = {} if stacked else start
         rank, alpha = _rank(own) or (options.rank, float(options.alpha))
         below = _rank(start) if stacked else None
         if below is not None and below[0] + rank > MAX_RANK:
             raise InputError(
-                f"an adapter of rank {rank} beside one of rank {below[0]} would be of more than rank {MAX_RANK}, which is the most: learn "
-                "with a smaller rank, or without olora"
+                f"an adapter of rank {rank} beside one of rank {below[0]} exceeds the largest rank, {MAX_RANK}: learn with a smaller rank, "
+                "or without olora"
             )
         model = cast(PeftModel, get_peft_model(base, _lora(rank, alpha)))
         self.model = model
@@ -261,7 +261,7 @@ class Trainee:
                     part[BELOW].requires_grad_(False)
 
     def _fill(self, adapter: str, weights: Weights) -> None:
-        """Give an adapter these weights; where there are none, it starts as PEFT makes it, which changes nothing."""
+        """Copy weights into an adapter; layers without weights keep PEFT's start, which changes nothing."""
         with torch.no_grad():
             for name, layer in self._layers():
                 pair = weights.get(name)
@@ -270,7 +270,7 @@ class Trainee:
                     layer.lora_B[adapter].weight.copy_(pair.up_OR)
 
     def _teacher(self) -> list[Tensor]:
-        """The tensors of a teacher that follows; none where there is none, or where it stays as it started."""
+        """The tensors of a teacher that follows the learner; empty if there is no teacher or it is frozen."""
         if not self._is_followed:
             return []
         return self._adapter(TEACHER) if self.is_lora else list(self._tensors[TEACHER].values())
@@ -291,13 +291,13 @@ def _lora(rank: int, alpha: float) -> LoraConfig:
 
 
 def _rank(weights: Weights) -> tuple[int, float] | None:
-    """Rank of an adapter, and the alpha for which its scale is alpha / rank; None where there is no adapter."""
+    """Rank and alpha of an adapter, its scale being alpha / rank; None if there is no adapter."""
     pair = next(iter(weights.values()), None)
     return (len(pair.down_RI), pair.scale * len(pair.down_RI)) if isinstance(pair, LoraPair) else None
 
 
 def _pair(layer: Any, adapters: Sequence[str], *, detach: bool = True) -> LoraPair:
-    """The sum of the products of these adapters as one pair: ranks add up, and the scale is that of the last."""
+    """The sum of these adapters as one pair: ranks add up, and the scale is that of the last."""
     scale = float(layer.scaling[adapters[-1]])
     downs = [layer.lora_A[name].weight for name in adapters]
     ups = [layer.lora_B[name].weight * (layer.scaling[name] / scale) for name in adapters[:-1]] + [layer.lora_B[adapters[-1]].weight]

@@ -1,4 +1,4 @@
-"""Stored successes of old environments: what EWC and GEM hold on to."""
+"""The memory of EWC and GEM: stored successes of old environments."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from perdure.memory.replay.traces import live_traces
 
 
 def episodic_memory(workbench: Workbench) -> list[list[Lesson]]:
-    """The newest successes in live play of each old environment that has any, at most `options.memory` of one.
+    """For each old environment with successes in live play, the newest `options.memory` of them.
 
-    Raises `InputError` where no old environment has one.
+    Raises `InputError` if there are none.
     """
-    found: list[list[Lesson]] = []
+    memories: list[list[Lesson]] = []
     for environment in workbench.old:
         traces = live_traces(workbench.store, [environment.name], workbench.options.staleness, job=workbench.lease.subject)
         won = (trace.episode for trace in traces if all(episode.success for episode in workbench.rewarder([trace.episode])))
         lessons = [lesson(episode) for episode in islice(won, workbench.options.memory)]
         if lessons:
-            found.append(lessons)
-    if not found:
-        raise InputError("ewc and gem hold on to stored successes of old environments, and there are none yet: let them be played first")
-    return found
+            memories.append(lessons)
+    if not memories:
+        raise InputError("ewc and gem need stored successes of old environments, and there are none yet: let them be played first")
+    return memories

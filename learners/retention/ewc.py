@@ -1,9 +1,9 @@
-"""Elastic weight consolidation: weights that mattered to old environments are held where they were (Kirkpatrick et al. 2017).
+"""Elastic weight consolidation: a penalty on changes of weights that matter to old environments (Kirkpatrick et al. 2017).
 
 L = weight / 2 * sum_i F_i (theta_i - theta*_i)^2, with theta* the weights at the start of the job and F the diagonal of the Fisher
 information there, estimated from stored successes: the mean over episodes of the squared gradient of their log-likelihood (the empirical
-Fisher). With LoRA theta are the adapter's two matrices, so that what is held is this pair and not their product. Left out: an online Fisher
-over many jobs; each job estimates its own.
+Fisher). With LoRA, theta are the adapter's two matrices, not their product. Left out: an online Fisher over many jobs; each job estimates
+its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def fisher(trainee: Trainee, memory: Sequence[Lesson], temperature: float) -> Te
 
 
 def ewc(trainee: Trainee, fisher_P: Tensor, weight: float) -> ExtraLoss:
-    """The penalty on leaving the weights that the trainee has now."""
+    """The penalty on changes from the trainee's current weights."""
     start_P = torch.cat([parameter.detach().float().flatten() for parameter in trainee.parameters])
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:

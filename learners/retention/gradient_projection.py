@@ -1,9 +1,9 @@
-"""Gradient episodic memory: the gradient that is followed does not raise the loss on old episodes, to first order.
+"""Gradient episodic memory: the gradient of an update is projected so that, to first order, it does not raise the loss on old episodes.
 
-Where the gradient g of an update and that of old episodes point apart, g is exchanged for the nearest gradient that does not: against the
-mean of all old environments (A-GEM, Chaudhry et al. 2019), or against each of them (GEM, Lopez-Paz and Ranzato 2017). The memory is the
-stored successes of old environments, and its loss is their cross-entropy, computed anew at each update. AdamW scales the gradient and adds
-momentum to it, so that the step goes that way only about: as GEM with any optimiser but plain gradient descent.
+If the gradient g conflicts with that of old episodes, it is replaced by the nearest gradient that does not: with the mean of all old
+environments (A-GEM, Chaudhry et al. 2019), or with each of them (GEM, Lopez-Paz and Ranzato 2017). The memory is stored successes of old
+environments; its loss is their cross-entropy, computed anew at each update. AdamW rescales the gradient and adds momentum, so the step
+follows it only roughly, as GEM does with any optimiser but plain gradient descent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from perdure.learners.gradients import ProjectGradient
 from perdure.learners.trainee import Trainee
 
 SWEEPS = 500
-"""Of coordinate ascent on the dual; a handful of old environments converges in a few."""
+"""At most, of coordinate descent; a handful of old environments converges in a few."""
 
 
 def a_gem(gradient_P: Tensor, memory_P: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def gem(gradient_P: Tensor, memory_KP: Tensor) -> Tensor:
 
 
 def gradient_projection(memories: Sequence[Sequence[Lesson]], *, mean: bool, temperature: float, budget_tokens: int) -> ProjectGradient:
-    """Project onto what does not harm these old environments, each with its episodes: their mean (A-GEM), or every one (GEM)."""
+    """Project away from harm to these old environments, each a list of episodes: to their mean (A-GEM), or to every one (GEM)."""
 
     def project(trainee: Trainee, gradient_P: Tensor) -> Tensor:
         memory_KP = torch.stack([_gradient(trainee, memory, temperature, budget_tokens) for memory in memories])
@@ -59,7 +59,7 @@ def gradient_projection(memories: Sequence[Sequence[Lesson]], *, mean: bool, tem
 
 
 def _gradient(trainee: Trainee, memory: Sequence[Lesson], temperature: float, budget_tokens: int) -> Tensor:
-    """Of the token-mean cross-entropy of these episodes."""
+    """The gradient of the token-mean cross-entropy of these episodes."""
     tokens = sum(one.tokens for one in memory)
     for batch in pack([one.sequences for one in memory], budget_tokens):
         turns = [turn for i in batch for turn in memory[i].turns]

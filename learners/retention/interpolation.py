@@ -1,8 +1,7 @@
-"""Weights between two versions: what was learned, taken part of the way.
+"""Interpolation between the weights of two versions.
 
-A LoRA adapter is the product of two matrices, and the mean of two products is no product of means. So it is the products that are
-interpolated: their sum has at most the sum of the ranks, and is brought back to the rank of the second by its best approximation (Eckart
-and Young 1936), computed on the small factors.
+A LoRA adapter is the product of two matrices. The products are interpolated, not the matrices; the sum, whose rank is at most the sum of
+both, is replaced by its best approximation of the second's rank (Eckart and Young 1936), computed on the small factors.
 """
 
 from __future__ import annotations
@@ -15,23 +14,25 @@ from perdure.memory.errors import InputError
 
 
 def interpolate(first: Weights, second: Weights, share: float) -> dict[str, LoraPair | Tensor]:
-    """(1 - share) * first + share * second, by layer; a layer that the first lacks changes nothing there.
+    """(1 - share) * first + share * second, by layer; a layer missing in the first counts as zero.
 
-    Both are adapters, or both are tuned in full. Raises `InputError` where an adapter is to be mixed with weights tuned in full.
+    Both are adapters, or both are tuned in full; raises `InputError` otherwise.
     """
     mixed: dict[str, LoraPair | Tensor] = {}
     for name, after in second.items():
         before = first.get(name)
         if isinstance(after, LoraPair):
             if isinstance(before, Tensor):
-                raise InputError("an adapter and weights that were tuned in full cannot be interpolated: set interpolate=1")
+                raise InputError("an adapter cannot be interpolated with weights that were tuned in full: set interpolate=1")
             mixed[name] = LoraPair(down_RI=after.down_RI, up_OR=after.up_OR * share, scale=after.scale)
             if before is not None:
                 mixed[name] = _sum(before, 1 - share, after, share)
         elif isinstance(before, Tensor):
             mixed[name] = torch.lerp(before.to(after.device, after.dtype), after, share)
         else:
-            raise InputError("weights tuned in full are interpolated with others of their kind only: set interpolate=1, or start from such")
+            raise InputError(
+                "weights tuned in full can only be interpolated with weights tuned in full: set interpolate=1, or start from such a version"
+            )
     return mixed
 
 

@@ -1,7 +1,7 @@
-"""Learning without forgetting: on the prompts of the batch, stay near the distributions of the version that serves (Li and Hoiem 2016).
+"""Learning without forgetting: a penalty on leaving the serving version's distributions on the batch (Li and Hoiem 2016).
 
-KL(serving || learner) over the whole vocabulary at each action token of the batch, both at temperature T: T = 2, as the paper does. It
-needs no old data. The KL terms of `kl` and `kl_old` look at the sampled tokens only, in the other direction.
+KL(serving || learner) over the whole vocabulary at each action token of the batch, both at temperature 2, as in the paper. It needs no old
+data. The terms of `kl` and `kl_old` use the sampled tokens only, and KL in the other direction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SOFTNESS = 2.0
 
 
 def lwf(weight: float, temperature: float) -> ExtraLoss:
-    """Mean over the action tokens of the batch; `temperature` is that of sampling, which `SOFTNESS` multiplies."""
+    """Mean over the action tokens of the batch; the sampling `temperature` is multiplied by `SOFTNESS`."""
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
         turns = [turn for one in lessons for turn in one.turns]

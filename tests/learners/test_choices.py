@@ -264,11 +264,11 @@ def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
     ("rewards", "kind", "names"),
     [
         ("py:tests.learners.test_choices", InputError, "name a class as py:package.module:Class"),
-        ("py:tests.learners.test_choices:Nobody", InputError, "cannot be made: AttributeError"),
+        ("py:tests.learners.test_choices:Nobody", InputError, "cannot be loaded: AttributeError"),
         ("py:tests.learners.test_choices:Mute", InputError, r"has no method rewards\(episodes\)"),
         ("py:tests.learners.test_choices:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
         ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward is a finite number"),
-        ("anna", InputError, "nobody of that name has given any"),
+        ("anna", InputError, "this source has no rewards"),
     ],
 )
 def test_rewards_that_do_not_fit_are_named(llama_learner: Learner, rewards: str, kind: type[PerdureError], names: str) -> None:

@@ -44,7 +44,7 @@ def test_a_full_version_is_written_read_served_and_learned_from(llama_learner: L
     assert first_update["kl_serving_new"] == pytest.approx(0, abs=1e-5)
     assert first_update["kl_base_new"] > 1e-5
 
-    with pytest.raises(InputError, match="an adapter cannot stand on weights that were tuned in full: learn with tuning=full"):
+    with pytest.raises(InputError, match="an adapter cannot be trained on weights that were tuned in full: learn with tuning=full"):
         llama_learner.learn(EASY, "grpo", updates=1)
     with pytest.raises(InputError, match="tuned in full"):
         llama_learner.learn(EASY, "grpo", start="v0", updates=1)  # the version that serves would be the reference
@@ -98,5 +98,5 @@ def test_a_slow_teacher_starts_as_the_learner_and_goes_part_of_the_way(llama: Mo
 @pytest.mark.parametrize("options", [{"quantized": True}, {"olora": 0.1}, {"dtype": "bfloat16"}])
 def test_what_is_for_adapters_only_is_refused(options: dict[str, object]) -> None:
     assert parse_options(options).tuning == "lora"
-    with pytest.raises(InputError, match="tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16"):
+    with pytest.raises(InputError, match="tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need"):
         parse_options({"tuning": "full", **options})

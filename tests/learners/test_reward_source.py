@@ -54,10 +54,10 @@ def test_rewards_of_a_source_stand_for_the_environments_and_what_is_not_judged_i
 def test_a_source_that_gave_nothing_or_cannot_have_is_bad_input(tmp_path: Path) -> None:
     with create_store(tmp_path) as store:
         ids = played(store)
-        with pytest.raises(InputError, match="rewards=anna: nobody of that name has given any; nobody has yet"):
+        with pytest.raises(InputError, match="rewards=anna: this source has no rewards; there are no stored rewards"):
             rewarder(store, "anna")
         add_rewards(store, "judge-2", {ids[0]: 0.5})
-        with pytest.raises(InputError, match="there is judge-2"):
+        with pytest.raises(InputError, match="there are rewards of judge-2"):
             rewarder(store, "anna")
-        with pytest.raises(InputError, match="episodes that are yet to be played; only trace-sft"):
+        with pytest.raises(InputError, match="stored rewards exist for stored episodes only; use them with trace-sft"):
             rewarder(store, "judge-2", played_before=False)

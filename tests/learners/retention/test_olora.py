@@ -101,5 +101,5 @@ def test_the_version_is_the_sum_of_both_in_the_engine_and_in_peft(llama: ModelFi
 
 
 def test_ranks_that_add_up_to_too_much_are_refused(llama: ModelFiles) -> None:
-    with pytest.raises(InputError, match=f"rank {MAX_RANK} beside one of rank 3 would be of more than rank {MAX_RANK}"):
+    with pytest.raises(InputError, match=f"rank {MAX_RANK} beside one of rank 3 exceeds the largest rank, {MAX_RANK}"):
         stacked(llama, rank=MAX_RANK)
