@@ -2,7 +2,7 @@
 
 A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that is taken gives the
 job that has it. One whose process died is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it is failed, with the reason.
-Which deaths fail a job at once is for whoever watches its process to say (`agent/supervision/aftermath.py`).
+Which deaths fail a job at once is for whoever watches its process to say (`agent/supervision/orphans.py`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from perdure.memory import tasks
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import PerdureError
 from perdure.memory.gates import Gate, open_gate_of, pairs_of
-from perdure.memory.jobs import Step, steps, unfinished_jobs
+from perdure.memory.jobs import Step, get_job, steps, unfinished_jobs
 from perdure.memory.processes import Event, Process, events, processes
 from perdure.memory.records import Job, Pair
 from perdure.memory.replay import episodes
@@ -66,23 +66,26 @@ class Scene:
 @contextmanager
 def watching(home: Path) -> Iterator[None]:
     """Show the home on stderr while this lasts, and stop at once when it ends."""
-    ended = threading.Event()
     console = Console(stderr=True)
-    show = _show_live if console.is_terminal else _show_plain
-    thread = threading.Thread(target=show, args=(home, console, ended), name="view", daemon=True)
-    thread.start()
-    try:
+    if console.is_terminal:
+        with _beside(lambda ended: _show_live(home, console, ended)):
+            yield
+    else:
+        with telling(home, lambda line: click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)):
+            yield
+
+
+@contextmanager
+def telling(home: Path, say: Callable[[str], None], job_id: int | None = None) -> Iterator[None]:
+    """Say each change in the home while this lasts, and the progress of the job that is worked on, or of `job_id` if that is given."""
+    with _beside(lambda ended: _tell(home, say, job_id, ended)):
         yield
-    finally:
-        ended.set()
-        thread.join(timeout=5)
 
 
-def observe(store: Store) -> Scene:
-    """Read the scene."""
+def observe(store: Store, job_id: int | None = None) -> Scene:
+    """Read the scene, with the job that is worked on, or with `job_id` if that is given."""
     version = next((row.name for row in list_versions(store) if row.state == "serving"), None)
-    jobs = unfinished_jobs(store)
-    job = jobs[0] if jobs else None
+    job = next(iter(unfinished_jobs(store)), None) if job_id is None else get_job(store, job_id)
     gate = open_gate_of(store, job.id) if job and job.state == "gating" else None
     return Scene(
         serving=version,
@@ -104,10 +107,10 @@ def changes(before: Scene, now: Scene) -> list[str]:
     lines = []
     if now.serving != before.serving:
         lines.append(f"{now.serving} serves")
-    for name in (VLLM, ACTOR, *([job_process(now.job.id)] if now.job else [])):
-        said, old = now.processes.get(name), before.processes.get(name)
-        if said and (old is None or (old.pid, old.state) != (said.pid, said.state)) and said.state != "playing":
-            lines.append(_says(said))
+    of_job = job_process(now.job.id) if now.job else None
+    for process in (now.processes.get(name) for name in (VLLM, ACTOR, of_job) if name):
+        if process is not None and process.state != "playing" and _is_news(process, before, with_detail=process.name == of_job):
+            lines.append(_says(process))
     last = before.events[-1].id if before.events else 0
     lines += [_told(event) for event in now.events if event.id > last]
     if now.serving and now.episodes // PLAIN_EVERY_EPISODES > before.episodes // PLAIN_EVERY_EPISODES and now.job is None:
@@ -144,17 +147,31 @@ def _show_live(home: Path, console: Console, ended: threading.Event) -> None:
             live.update(render(scene), refresh=True)
 
 
-def _show_plain(home: Path, console: Console, ended: threading.Event) -> None:
+def _tell(home: Path, say: Callable[[str], None], job_id: int | None, ended: threading.Event) -> None:
     before: Scene | None = None
-    for scene in _scenes(home, ended):
-        if before is None:  # what was there before this run is no news
-            before = Scene(events=scene.events[:-1], episodes=scene.episodes, processes=scene.processes)
+    for scene in _scenes(home, ended, job_id):
+        if before is None:  # what happened before is no news, but for the start of the run itself
+            known = scene.events if job_id is not None else scene.events[:-1]
+            before = Scene(events=known, episodes=scene.episodes, processes=scene.processes)
         for line in changes(before, scene):
-            click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)
+            say(line)
         before = scene
 
 
-def _scenes(home: Path, ended: threading.Event) -> Iterator[Scene]:
+@contextmanager
+def _beside(show: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Call `show` in a thread of its own; its event is set when the block ends."""
+    ended = threading.Event()
+    thread = threading.Thread(target=show, args=(ended,), name="view", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(timeout=5)
+
+
+def _scenes(home: Path, ended: threading.Event, job_id: int | None = None) -> Iterator[Scene]:
     """A scene every `POLL_S`, and a last one at the end. A moment at which the store cannot be read is passed over."""
     store: Store | None = None
     try:
@@ -163,7 +180,7 @@ def _scenes(home: Path, ended: threading.Event) -> Iterator[Scene]:
             last = ended.wait(POLL_S if store else 0.1)
             try:
                 store = store or open_store(home)
-                scene = observe(store)
+                scene = observe(store, job_id)
             except PerdureError:
                 continue
             yield scene
@@ -233,6 +250,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def _is_news(process: Process, before: Scene, *, with_detail: bool) -> bool:
+    old = before.processes.get(process.name)
+    return old is None or (old.pid, old.state) != (process.pid, process.state) or (with_detail and old.detail != process.detail)
+
+
 def _says(process: Process) -> str:
     return visible(f"{process.name}: {process.state}" + (f", {process.detail}" if process.detail else "")).replace("\n", " ")
 
@@ -254,6 +276,7 @@ def _diagnostics(diagnostics: Mapping[str, Any]) -> str:
         "dropped_groups",
         "mismatch_kl",
         "grad_norm",
+        "tokens_per_s",
         "seconds",
     ):
         value = diagnostics.get(name)

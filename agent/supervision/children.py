@@ -126,21 +126,28 @@ def on_signals(called: Callable[[], None]) -> Iterator[None]:
 
 
 class Backoff:
-    """How long to wait before a process that died is started again: twice as long each time, from the beginning once one has lived."""
+    """How long to wait before a process that died is started again: twice as long each time, and short again once one has lived."""
 
     FIRST_S = 0.5
     LONGEST_S = 60.0
+    LONGEST_FOR_ROOM_S = 5.0
+    """After a full disk, a locked store or a silent server, so that work goes on soon after there is room again."""
     LIVED_S = 60.0
 
     def __init__(self) -> None:
         self.deaths = 0
-        """In a row, each soon after its start."""
+        """In a row, each soon after its start. Those that had to wait for room are not counted."""
+        self._waits = 0
         self._ready_s = 0.0
 
-    def died(self, lived_s: float, longest_s: float = LONGEST_S) -> float:
-        """Note a death `lived_s` after the start, and give the seconds to wait, at most `longest_s`."""
-        self.deaths = 1 if lived_s > self.LIVED_S else self.deaths + 1
-        wait_s = min(self.FIRST_S * 2.0 ** min(self.deaths - 1, 20), longest_s)
+    def died(self, lived_s: float, *, for_room: bool = False) -> float:
+        """Note a death `lived_s` after the start, and give the seconds to wait."""
+        if lived_s > self.LIVED_S:
+            self.deaths = self._waits = 0
+        self.deaths += not for_room
+        self._waits += 1
+        longest_s = self.LONGEST_FOR_ROOM_S if for_room else self.LONGEST_S
+        wait_s = min(self.FIRST_S * 2.0 ** min(self._waits - 1, 20), longest_s)
         self._ready_s = time.monotonic() + wait_s
         return wait_s
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
 from perdure.agent.processes.names import job_process
-from perdure.agent.supervision.aftermath import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
+from perdure.agent.supervision.orphans import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.jobs import ENDED, get_job
 from perdure.memory.leases import BootClock, lapse
@@ -23,9 +23,6 @@ from perdure.memory.store import Store
 GRACE_S = 5.0
 """Between SIGTERM and SIGKILL: long enough to end a round of generation and write it down."""
 
-ROOM_S = 5.0
-"""A process that a full disk, a locked store or a silent server has ended is started again within this, so that play goes on soon after."""
-
 
 class StandingKeeper:
     """A process that is to be there all the time, the actor or the vLLM server: started again with back-off when it dies."""
@@ -35,8 +32,6 @@ class StandingKeeper:
         self.watched: Watched | None = None
         self.refused: str | None = None
         """Why the very first one could not work with its configuration, where that was so."""
-        self.deaths = 0
-        """In a row, each soon after its start. What a full disk ended does not count: it goes on when there is room."""
         self.death = ""
         """Why the last one died."""
         self._store = store
@@ -67,13 +62,15 @@ class StandingKeeper:
         if end.cause == "refused" and self._starts == 1:
             self.refused = end.exit.last_line.removeprefix("error: ")
         elif not watched.asked:
-            self._bury(end, watched.lived_s)
+            self._record_death(end, watched.lived_s)
 
-    def _bury(self, end: End, lived_s: float) -> None:
-        waits_for_room = end.cause == "unavailable"
-        wait_s = self._backoff.died(lived_s, ROOM_S if waits_for_room else Backoff.LONGEST_S)
-        if not waits_for_room:
-            self.deaths = 1 if lived_s > Backoff.LIVED_S else self.deaths + 1
+    @property
+    def deaths(self) -> int:
+        """How often it died in a row, each time soon after its start. Ends by a full disk do not count: it goes on when there is room."""
+        return self._backoff.deaths
+
+    def _record_death(self, end: End, lived_s: float) -> None:
+        wait_s = self._backoff.died(lived_s, for_room=end.cause == "unavailable")
         self.death = str(end)
         then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"
         record_event(self._store, "death", self.name, f"{end}; it {then}")

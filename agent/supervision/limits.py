@@ -20,7 +20,9 @@ class Limits:
     until_promoted: bool = False
     """The first promotion, or `cycles` (where not given, `max_cycles`) verdicts without one."""
     tasks: int | None = None
-    """So many tasks, done or failed. A stream that comes to its end before ends a run with any limit."""
+    """That many tasks, done or failed. If the stream ends before, it ends a run with any limit."""
+    job: int | None = None
+    """The end of this job."""
     max_cycles: int = 3
     """`learn.max_cycles` of the configuration."""
     tries: int = 5
@@ -32,6 +34,8 @@ class Tally:
     """What has happened since the run began."""
 
     tasks: int = 0
+    job_ended: bool = False
+    """The job of the limits is done or has failed."""
     verdicts: int = 0
     promoted: str | None = None
     """The version that a verdict let serve."""
@@ -61,6 +65,8 @@ class Outcome:
 
 def outcome(limits: Limits, tally: Tally) -> Outcome | None:
     """The outcome of a run, once one of its limits is reached."""
+    if tally.job_ended:
+        return Outcome(code=0, reason=f"job {limits.job} has ended")
     learns = limits.until_promoted or limits.cycles is not None
     short = 1 if limits.until_promoted else 0
     cycles = limits.cycles if limits.cycles is not None else limits.max_cycles if limits.until_promoted else None

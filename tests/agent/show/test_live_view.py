@@ -12,7 +12,6 @@ from rich.console import Console
 
 from perdure.agent.show.live_view import Scene, changes, observe, render, spark, watching
 from perdure.agent.show.summary import COLUMNS, Mark, Played, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
-from perdure.agent.supervision.follow import Progress
 from perdure.agent.supervision.limits import Outcome
 from perdure.memory.environments import register
 from perdure.memory.gates import add_pairs, start_gate
@@ -129,9 +128,7 @@ def test_job_its_curve_and_its_gate_are_seen(store: Store) -> None:
 def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: Store) -> None:
     add_initial(store, "tiny", "hash-of-tiny")
     job_id = add_job(store, "a", "learn", "sft", [ADD], {})
-    said: list[str] = []
-    progress = Progress(store, job_id, said.append)
-    scenes = [observe(store)]
+    scenes = [observe(store, job_id)]
     told = []
     for attempt, updates in ((1, (1, 2, 3)), (2, (3, 4)), (3, (1,))):
         leased = lease_job(store, "learner-1:5", 60, CLOCK)
@@ -140,12 +137,11 @@ def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: 
             add_step(store, leased[1], n, {"reward": None, "success": None, "nll": 2.0 / n, "tokens_per_s": 1234.56, "seconds": 0.5})
         release_job(store, leased[1])
         assert leased[1].attempt == attempt
-        scenes.append(observe(store))
+        scenes.append(observe(store, job_id))
         told.append([line for line in changes(scenes[-2], scenes[-1]) if "update" in line])
-        progress.tell()
     assert [[int(line.split()[3].rstrip(":")) for line in lines] for lines in told] == [[1, 2, 3], [3, 4], [1]]
-    assert [line for line in said if line.startswith("update")] == [
-        f"update {n}: nll {nll}, tokens_per_s 1235, seconds 0.5"
+    assert [line for lines in told for line in lines] == [
+        f"job 1, update {n}: nll {nll}, tokens per s 1.23e+03, seconds 0.5"
         for n, nll in ((1, "2"), (2, "1"), (3, "0.667"), (3, "0.667"), (4, "0.5"), (1, "2"))
     ]
     assert " nll █" in drawn(scenes[-1]), "a curve without success is one of what is imitated"

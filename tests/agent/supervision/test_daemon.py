@@ -40,9 +40,9 @@ def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_ask
         found = report(store)
         if found.stream.stage == "first":
             known.append([one.name for one in list_environments(store)])
-        if "the stream has come to its end" in str(found.idle_reason) and sum(found.tasks.values()) == 5:
+        if "the stream has ended" in str(found.idle_reason) and sum(found.tasks.values()) == 5:
             add_tasks(store, ADD, [1], 1, "person")
-        return found.tasks["done"] == 6 and "the stream has come to its end" in str(found.idle_reason)
+        return found.tasks["done"] == 6 and "the stream has ended" in str(found.idle_reason)
 
     ended = place.supervise(
         place.actor("finish_tasks(store, pulse)"), until=asked_and_idle, stream={"stages": STAGES, "tasks_per_round": 1}

@@ -9,9 +9,9 @@ import pytest
 from tests.agent.stand_ins import ADD, PATIENCE_S, Place, deaths, plays
 
 from perdure.agent.commands.status import report
-from perdure.agent.supervision.aftermath import KEPT
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Outcome
+from perdure.agent.supervision.orphans import KEPT
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.leases import ATTEMPT_CAP

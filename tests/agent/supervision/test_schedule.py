@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.config import Config, ScheduleSection
-from perdure.agent.supervision.aftermath import fail_orphan, requeue_orphan, requeue_tasks
+from perdure.agent.supervision.orphans import fail_orphan, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.schedule import Tick, look, start_ticker
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs

@@ -1,0 +1,49 @@
+"""The stream of a daemon: its stages, their environments, and the tasks that are queued from them."""
+
+from __future__ import annotations
+
+from perdure.agent.config import Config
+from perdure.agent.stream.drawing import begun, refill, stages_of
+from perdure.agent.stream.registering import register_environments
+from perdure.envs.sandbox.sandbox_loading import without_process
+from perdure.memory.stages import Stage, progress, set_stages
+from perdure.memory.store import Store
+
+
+class StreamFeed:
+    """Keeps tasks queued. An environment becomes known to the home when its stage begins (`registering.py`)."""
+
+    def __init__(self, config: Config) -> None:
+        """Load the environments of all stages, before anything is written. Raises `InputError` if one of them does not exist."""
+        loaded = {name: without_process(environment) for name, environment in config.environments(config.stream.names).items()}
+        self._config = config
+        self._stages = stages_of(config, {name: environment.name for name, environment in loaded.items()})
+        self._environments = {environment.name: environment for environment in loaded.values()}
+        self._critical = {loaded[name].name for name in config.gate.critical}
+        self.ended = False
+        """Every stage has drawn all its tasks."""
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The names of the environments of all stages."""
+        return tuple(self._environments)
+
+    def open(self, store: Store) -> None:
+        """Write down the stages, and make the environments known of those that have begun."""
+        set_stages(store, self._stages)
+        for stage in begun(self._stages, progress(store)):
+            self._register(store, stage)
+
+    def refill(self, store: Store, most: int | None) -> None:
+        """Queue tasks, at most `most` if that is given."""
+        self.ended = refill(
+            store,
+            self._stages,
+            per_environment=self._config.stream.tasks_per_round,
+            root=self._config.seed,
+            room=most,
+            begin=lambda stage: self._register(store, stage),
+        ).ended
+
+    def _register(self, store: Store, stage: Stage) -> None:
+        register_environments(store, [self._environments[share.name] for share in stage.environments], self._critical)

@@ -1,0 +1,97 @@
+"""What only a daemon does: it queues tasks and learning jobs, looks whether there is room, and reports how the run stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from perdure.agent.config import Config
+from perdure.agent.stream.feeding import StreamFeed
+from perdure.agent.supervision.disk import DiskGauge, Room
+from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
+from perdure.agent.supervision.limits import Limits, Tally
+from perdure.agent.supervision.reporting import Reporter
+from perdure.agent.supervision.schedule import Tick
+from perdure.agent.supervision.scheduled_learning import ScheduledLearning
+from perdure.memory import tasks
+from perdure.memory.jobs import ENDED
+from perdure.memory.records import Job
+from perdure.memory.store import Store
+
+
+class Daemon:
+    """The duties of a daemon, which the supervisor calls when they are due. What happens is counted in `tally`."""
+
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        limits: Limits,
+        tally: Tally,
+        feed: StreamFeed,
+        *,
+        actor: StandingKeeper,
+        server: StandingKeeper | None,
+        jobs: JobKeeper,
+    ) -> None:
+        self.room = Room()
+        """What there was room for at the last look."""
+        self._store = store
+        self._hang_s = config.supervise.hang_s
+        self._limits = limits
+        self._tally = tally
+        self._feed = feed
+        self._learning = ScheduledLearning(store, config, feed.environments, tally, limits.tries)
+        self._disk = DiskGauge(store.home, config.disk)
+        self._reporter = Reporter(store, actor, server, jobs)
+        self._tasks_before = _tasks_ended(store)
+
+    def actions(self) -> dict[Tick, Callable[[], None]]:
+        """What is done at which tick."""
+        return {
+            "stream": self._refill,
+            "learning": self._queue_learning,
+            "learning by the clock": lambda: self._queue_learning(now=True),
+            "beat": self._beat,
+        }
+
+    def count(self, job: Job) -> None:
+        """Take note of a job whose process has ended."""
+        if job.kind == "learn" and job.state in ENDED:
+            self._learning.count(job)
+
+    def look_at_disk(self) -> None:
+        before, self.room = self.room, self._disk.look()
+        self._reporter.room_changed(before, self.room)
+
+    def report_start(self) -> None:
+        self._reporter.started(self._hang_s)
+
+    def report_stopping(self) -> None:
+        self._reporter.stopping()
+
+    def report_end(self, reason: str) -> None:
+        self._reporter.ended(reason)
+
+    def _refill(self) -> None:
+        most = None
+        if self._limits.tasks is not None:
+            now = tasks.counts(self._store)
+            self._tally.tasks = now["done"] + now["failed"] - self._tasks_before
+            most = self._limits.tasks - self._tally.tasks - now["queued"] - now["running"]
+        self._feed.refill(self._store, most)
+
+    def _queue_learning(self, now: bool = False) -> None:
+        self._learning.queue_if_due(played_out=self._played_out(), lack=self.room.learn, now=now)
+
+    def _beat(self) -> None:
+        self.look_at_disk()
+        self._reporter.beat(self.room, played_out=self._played_out(), no_learning=self._learning.why)
+
+    def _played_out(self) -> bool:
+        """Whether the stream has ended and all its tasks are played."""
+        return self._feed.ended and not tasks.anything_to_play(self._store)
+
+
+def _tasks_ended(store: Store) -> int:
+    now = tasks.counts(store)
+    return now["done"] + now["failed"]
