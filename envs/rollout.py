@@ -51,6 +51,10 @@ def never() -> bool:
     return False
 
 
+def nothing() -> None:
+    """Do nothing each round."""
+
+
 def no_opponents(opponent: str) -> tuple[Sampler, Policy]:
     """Refuse every opponent."""
     raise UnknownError(f"{opponent!r} cannot play the other seats here")
@@ -67,6 +71,7 @@ def play(
     width: int,
     context_limit: int,
     stop: Callable[[], bool] = never,
+    each_round: Callable[[], None] = nothing,
     on_finish: Callable[[Episode], None] | None = None,
     opponents: Opponents = no_opponents,
 ) -> list[Episode]:
@@ -78,6 +83,7 @@ def play(
     A free place takes the next attempt, which is drawn only then. None means that there is no attempt at the moment: the next round asks
     again, as long as anything is in play. With `on_finish` each episode is handed over when it ends, and none is returned: play that
     lasts for days has no memory for all. When `stop()` is true, episodes in play are aborted and no others begin.
+    `each_round` is called before each round of generation.
 
     Raises `PolicyError` if the policy cannot answer, and `RuntimeFailure` if it answers as another sampler or in the wrong form; the
     episodes in play are aborted first. Errors of the journal are passed on.
@@ -126,6 +132,7 @@ def play(
 
     try:
         while not stop():
+            each_round()
             fresh = _begin(_drawn(waiting, width - len(alive)), policy, sampler, journal, temperature)
             if on_finish is None:
                 begun += fresh

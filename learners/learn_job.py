@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from perdure.envs.environment import Environment
+from perdure.envs.rollout import nothing
 from perdure.learners.checkpoint import Checkpoint, read_checkpoint
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.version_loading import version_opponents, version_weights
@@ -67,6 +68,7 @@ def run_learning(
     load: Callable[[str], Environment],
     width: int,
     stop: Callable[[], bool],
+    each_round: Callable[[], None] = nothing,
 ) -> tuple[Version, dict[str, Any]]:
     """Learn as the job says and add the candidate; returns it with the diagnostics of the last update. `load` gives environments by name.
 
@@ -111,6 +113,7 @@ def run_learning(
         old=[load(name) for name in known if name not in job.targets],
         width=width,
         stop=stop,
+        each_round=each_round,
         parent=parent.name,
         serving=served.name,
         opponents=version_opponents(store, engine, now_serving.name),

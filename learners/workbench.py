@@ -17,7 +17,7 @@ from torch import Tensor
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Ids
-from perdure.envs.rollout import Journal, Opponents, no_opponents, play
+from perdure.envs.rollout import Journal, Opponents, no_opponents, nothing, play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import Lesson, completed, contrast, is_mixed
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
@@ -89,6 +89,8 @@ class Workbench:
     old: Sequence[Environment]
     width: int
     stop: Callable[[], bool]
+    each_round: Callable[[], None] = nothing
+    """Called before each round of generation and before each update."""
     parent: str = INITIAL
     """The version that the job started from."""
     serving: str = INITIAL
@@ -203,6 +205,7 @@ class Workbench:
             width=self.width,
             context_limit=self.context_limit,
             stop=self.stop,
+            each_round=self.each_round,
             opponents=self.opponents,
         )
         self._go_on()
@@ -348,6 +351,7 @@ class Workbench:
         write_checkpoint(self.store.home, self.lease.subject, checkpoint)
 
     def _go_on(self) -> None:
+        self.each_round()
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
 

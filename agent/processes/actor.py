@@ -1,10 +1,10 @@
 """The process that plays live tasks: `python -m perdure.agent.processes.actor --home DIR [--config FILE]`.
 
-It plays what is queued with the version that serves, and journals every turn. A place that falls free is taken by the next task, so that
-generation stays full. A batch is what one version plays: no task is begun any more once another version serves or, where they take turns
-with the device, a process works on a job; what was begun is played to its end, and then the next version or the job has its turn. On
-SIGTERM, or when its supervisor is gone, it aborts what it plays and gives its tasks back. It exits with 0 when it was asked to stop, else
-as its error says (`exit_codes.py`). What it needs of a model is the protocol `Model`; the loop itself loads no torch.
+It plays queued tasks with the serving version and journals every turn. A free place is taken by the next task, so that generation stays
+full. A batch is what one version plays: no task is begun once another version serves or, if they take turns with the device, a process
+works on a job. The tasks that were begun are played to their end; then comes the next version, or the job. On SIGTERM, or when the
+supervisor is gone, it aborts its episodes and gives its tasks back. The exit code is 0 if it was asked to stop, else that of its error
+(`exit_codes.py`). It needs of a model what the protocol `Model` says; the loop itself loads no torch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ POLL_S = 0.2
 
 
 class Model(Protocol):
-    """What the actor needs of a model; `learners/engines/serving_model.py` has the real one."""
+    """What the actor needs of a model; the real one is in `learners/engines/serving_model.py`."""
 
     @property
     def chat(self) -> Chat: ...
@@ -53,46 +53,27 @@ class Model(Protocol):
     def context_limit(self) -> int: ...
 
     def load(self, version: str) -> Policy:
-        """Whoever answers as this version; the one that was loaded before is let go of.
-
-        Raises `RuntimeFailure` where the version's files are missing or damaged.
-        """
+        """The policy of this version; unloads the previous one. Raises `RuntimeFailure` if the version's files are missing or damaged."""
         ...
 
     def opponent(self, version: str) -> Policy:
-        """Whoever answers as this version, beside the one that plays. Raises `UnknownError`, and `RuntimeFailure` as `load` does."""
+        """The policy of this version, beside the one that plays. Raises `UnknownError`, and `RuntimeFailure` as `load` does."""
         ...
 
 
 OpenModel = Callable[[Store, Config, Callable[[str], None]], Model]
-"""Finds and loads the model of a configuration, and makes it the first version where there is none. The last argument gets progress."""
+"""Finds and loads the model of a configuration, and makes it the first version if there is none. The last argument gets progress."""
 
 OpenJournal = Callable[[Store], Journal]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Group:
-    """The episodes of one task that are still to be played."""
-
-    task: Task
-    lease: Lease
-    left: int
-    completed: int
-    interrupted: bool = False
-    error: str = ""
-
-
-@dataclass(slots=True, kw_only=True)
-class _Batch:
-    """What one version plays, until another one serves or somebody else needs the device."""
-
-    version: VersionRef
-    groups: dict[int, _Group] = field(default_factory=dict)
-    """By task: those that are being played."""
-    tasks: int = 0
-    """How many were begun."""
-    told_s: float = -math.inf
-    """When it was last told of, on the monotonic clock."""
+def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal, stop: Stop) -> None:
+    """Play until this process is asked to end."""
+    with open_store(home) as store:
+        with stop.at_once():  # nothing is being played yet
+            actor = Actor(store, load_config(config_path).config, stop, open_journal(store))
+            model = actor.start(open_model)
+        actor.run(model)
 
 
 class Actor:
@@ -116,12 +97,12 @@ class Actor:
 
     def run(self, model: Model) -> None:
         while not self._stop():
-            if not self._batch(model):
+            if not self._play_if_free(model):
                 time.sleep(POLL_S)
         self._pulse.say("stopped", None)
 
-    def _batch(self, model: Model) -> bool:
-        """Play one batch; False where there was no task to play or it is not this process's turn."""
+    def _play_if_free(self, model: Model) -> bool:
+        """Play one batch; False if there was no task to play or it is not this process's turn."""
         jobs = self._jobs()
         if jobs:
             self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the {'CPU' if self._config.device == 'cpu' else 'GPU'}")
@@ -140,31 +121,26 @@ class Actor:
             return self._play_batch(model, lambda: lost.is_set() or self._stop())
 
     def _play_batch(self, model: Model, stop: Callable[[], bool]) -> bool:
-        """Play tasks with the version that serves until the batch ends; False if none was begun.
+        """Play tasks with the serving version until the batch ends; False if none was begun.
 
         Whatever happens, each task is finished, failed or given back.
         """
         version, policy = self._load_serving(model)
         batch = _Batch(version=version)
-
-        def each_round() -> bool:
-            if batch.tasks:
-                self._tell(batch)
-            return stop()
-
         try:
             play(
                 self._draw(batch),
                 policy,
                 model.chat,
-                batch.version,
+                version,
                 self._journal,
                 temperature=self._config.play.temperature,
                 width=self._config.play.width,
                 context_limit=model.context_limit,
-                stop=each_round,
+                stop=stop,
+                each_round=lambda: self._report(batch),
                 on_finish=lambda episode: self._settle(batch.groups, episode),
-                opponents=lambda name: (batch.version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
+                opponents=lambda name: (version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
             )
         except LeaseLost:  # another process has one of the tasks; the others are given back
             pass
@@ -179,36 +155,44 @@ class Actor:
         return batch.tasks > 0
 
     def _draw(self, batch: _Batch) -> Iterator[Attempt | None]:
-        """The members of one task after the other, for as long as the batch goes on; None where nothing is queued just now.
+        """The members of one task after the other until the batch ends; None while no task is queued.
 
-        A task is leased when its first member has a place, and its members come before the next task: the turns of those in play keep
-        up its lease.
+        A task is leased when its first member has a place, and its members come before the next task: the turns of the members in play
+        extend its lease.
         """
         while not self._ends(batch):
             attempts: list[Attempt | None] = [None]
             for task, lease in lease_tasks(self._store, self._owner, 1, TTL_S, self._clock):
                 batch.tasks += 1
-                self._tell(batch)
-                attempts = [*self._attempts(task, lease, batch.groups)] or [None]  # of a row that cannot begin, one a round
+                self._report(batch)
+                attempts = [*self._attempts(task, lease, batch.groups)] or [None]  # of several tasks that cannot begin, one each round
             yield from attempts
 
-    def _tell(self, batch: _Batch) -> None:
-        """Say what is played, anew every few seconds only: each time is a write."""
-        if time.monotonic() - batch.told_s > BEAT_S:
-            told = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
-            self._pulse.say("playing", told)
-            batch.told_s = time.monotonic()
-
     def _ends(self, batch: _Batch) -> bool:
-        """Whether no other task is to be begun with this version, or on this device."""
+        """Whether no other task may be begun with this version, or on this device."""
         return serving(self._store).name != batch.version.name or bool(self._jobs())
 
     def _jobs(self) -> list[Job]:
         """The jobs that have a right to the device before live play. A GPU is shared."""
         return jobs_at_work(self._store, self._clock) if self._config.takes_turns else []
 
+    def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
+        """The serving version and its policy, which is loaded if the version has changed."""
+        version = VersionRef(serving(self._store).name)
+        if self._loaded is None or self._loaded[0] != version:
+            self._pulse.say("loading", f"the weights of {version}")
+            self._loaded = version, model.load(version.name)
+        return self._loaded
+
+    def _report(self, batch: _Batch) -> None:
+        """Say what is played; only every few seconds, since each time is a write."""
+        if batch.tasks and time.monotonic() - batch.reported_s > BEAT_S:
+            detail = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
+            self._pulse.say("playing", detail)
+            batch.reported_s = time.monotonic()
+
     def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
-        """The members of a task that are not completed yet. The task ends here where none is left or its environment cannot be made."""
+        """The members of a task that are not completed yet. The task ends here if none is left or its environment cannot be made."""
         name = f"task-{task.id}"
         done = completed_members(self._store, [name])[name]
         members = [member for member in range(task.members) if member not in done]
@@ -217,7 +201,7 @@ class Actor:
             return []
         try:
             environment = self._environments.get(task.environment) or self._config.environment(task.environment)
-        except Exception as error:  # noqa: BLE001 - an operator's environment may fail as it likes; the task is written down as failed
+        except Exception as error:  # noqa: BLE001 - an operator's environment may raise anything; the task is written down as failed
             fail_task(self._store, lease, f"{task.environment} cannot be made: {error}")
             return []
         self._environments[task.environment] = environment
@@ -227,7 +211,7 @@ class Actor:
         ]
 
     def _settle(self, groups: dict[int, _Group], episode: Episode) -> None:
-        """Note the end of an episode; with the last one of its group the task ends."""
+        """Note the end of an episode. The task ends with the last episode of its group."""
         assert episode.task is not None, "live episodes belong to a task"
         group = groups[episode.task]
         group.left -= 1
@@ -247,22 +231,30 @@ class Actor:
             with suppress(LeaseLost):
                 release_task(self._store, group.lease)
 
-    def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
-        """The version that serves and whoever answers as it, loaded where it is another one than before."""
-        version = VersionRef(serving(self._store).name)
-        if self._loaded is None or self._loaded[0] != version:
-            self._pulse.say("loading", f"the weights of {version}")
-            self._loaded = version, model.load(version.name)
-        return self._loaded
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """What one version plays, until another one serves or another process needs the device."""
+
+    version: VersionRef
+    groups: dict[int, _Group] = field(default_factory=dict)
+    """By task: those that are being played."""
+    tasks: int = 0
+    """How many were begun."""
+    reported_s: float = -math.inf
+    """When it was last reported, on the monotonic clock."""
 
 
-def run_actor(home: Path, config_path: Path | None, open_model: OpenModel, open_journal: OpenJournal, stop: Stop) -> None:
-    """Play until this process is asked to end."""
-    with open_store(home) as store:
-        with stop.at_once():  # nothing is being played yet
-            actor = Actor(store, load_config(config_path).config, stop, open_journal(store))
-            model = actor.start(open_model)
-        actor.run(model)
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """The episodes of one task that are still to be played."""
+
+    task: Task
+    lease: Lease
+    left: int
+    completed: int
+    interrupted: bool = False
+    error: str = ""
 
 
 def open_served(store: Store, config: Config, say: Callable[[str], None]) -> Model:

@@ -58,7 +58,6 @@ class Work:
     lease: Lease
     pulse: Pulse
     stop: Callable[[], bool]
-    """Asked in every round of generation, which shows that the work goes on."""
 
     def player(self, purpose: Purpose) -> EnginePlayer:
         return EnginePlayer(
@@ -70,6 +69,7 @@ class Work:
             purpose=purpose,
             width=self.config.play.width,
             stop=self.stop,
+            each_round=self.pulse.go_on,
         )
 
 
@@ -87,10 +87,6 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
         pulse = Pulse(store, name)
         pulse.say("waiting", "for the device")
 
-        def stopping() -> bool:
-            pulse.go_on()
-            return stop()
-
         with renewing(home, owner, lambda own: renew_job(own, lease, TTL_S, clock), stop.ask):
             try:
                 device = wait_for_device(store, owner, pulse.go_on, stop)
@@ -100,7 +96,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
-                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stopping)
+                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stop)
                     result, candidate = _KINDS[job.kind](work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
@@ -140,6 +136,7 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             load=work.config.environment,
             width=work.config.play.width,
             stop=work.stop,
+            each_round=work.pulse.go_on,
         )
     result: dict[str, Any] = {
         "version": candidate.name,

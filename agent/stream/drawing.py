@@ -2,7 +2,7 @@
 
 A stage draws by its own position, the number of tasks that it has drawn so far, and by the mix as it is configured now: whatever the mix
 was before, an environment that is added gets its share from then on, and no more to catch up. Draw i of an environment is its i-th task on
-the whole stream, and decides its seed. Left out: what may be configured (`stages.py`), and who asks how often (`supervisor.py`).
+the whole stream, and decides its seed. Left out: settings (`stream_settings.py`), and how often tasks are drawn.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Policy
-from perdure.envs.rollout import Journal, Opponents, play
+from perdure.envs.rollout import Journal, Opponents, nothing, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.version_loading import ensure_loaded, version_opponents
@@ -36,6 +36,7 @@ class EnginePlayer:
     purpose: Purpose
     width: int
     stop: Callable[[], bool]
+    each_round: Callable[[], None] = nothing
     _batches: int = 0
     _environments: dict[str, Environment] = field(default_factory=dict)
     _loaded: list[VersionRef] = field(default_factory=list)
@@ -63,6 +64,7 @@ class EnginePlayer:
             width=self.width,
             context_limit=self.engine.context_limit,
             stop=self.stop,
+            each_round=self.each_round,
             opponents=self._opponent,
         )
         if self.stop():
