@@ -200,11 +200,11 @@ class EnginePolicy:
 
 def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:
     """All tokens that end an answer; a model may name one or several, in several places."""
-    found: set[int] = set()
+    ids: set[int] = set()
     for candidate in candidates:
         if candidate is not None:
-            found |= set(candidate) if isinstance(candidate, list) else {candidate}
-    return frozenset(found)
+            ids |= set(candidate) if isinstance(candidate, list) else {candidate}
+    return frozenset(ids)
 
 
 def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:

@@ -325,7 +325,7 @@ def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Reques
         if data["model"] != name:
             raise PolicyError(f"vLLM answered as {data['model']!r}, but {name!r} was asked for: the answers are discarded")
         choices = {choice["index"]: choice for choice in data["choices"]}
-        found = []
+        samples = []
         for i, request in enumerate(requests):
             choice = choices[i]
             ids, logprobs, finish = tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]), choice["finish_reason"]
@@ -337,12 +337,12 @@ def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Reques
                 raise PolicyError(f"vLLM ended an answer with token {ids[-1]}, but gives {finish!r} as the reason")
             if not all(isinstance(logp, float | int) and math.isfinite(logp) for logp in logprobs):
                 raise NotFinite
-            found.append(Sample(action_ids=ids, logprobs=tuple(map(float, logprobs)), finish=finish, sampler=sampler))
+            samples.append(Sample(action_ids=ids, logprobs=tuple(map(float, logprobs)), finish=finish, sampler=sampler))
     except (KeyError, TypeError, IndexError) as error:
         raise PolicyError(f"vLLM's answer is malformed ({type(error).__name__}: {error}): use a supported version of vLLM") from error
     if len(choices) != len(requests):
         raise PolicyError(f"vLLM gave {len(choices)} answers to {len(requests)} requests")
-    return found
+    return samples
 
 
 @contextmanager
@@ -359,7 +359,7 @@ def _removed_on_failure(served: Served) -> Iterator[None]:
 def _eos(path: Path) -> int | list[int] | None:
     """The end-of-turn tokens of the model's generation configuration, or else of its configuration."""
     with suppress(OSError):
-        found: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
-        return found
+        ids: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
+        return ids
     own: int | list[int] | None = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "eos_token_id", None)
     return own

@@ -21,8 +21,8 @@ from perdure.learners.trainee import Trainee
 def fisher(trainee: Trainee, memory: Sequence[Lesson], temperature: float) -> Tensor:
     """Diagonal Fisher information `(P,)` of all parameters laid end to end; one backward pass for each episode."""
     sum_P = torch.zeros(sum(parameter.numel() for parameter in trainee.parameters), device=trainee.device)
-    for one in memory:
-        trainee.logprobs(one.turns, temperature).sum().backward()
+    for lesson in memory:
+        trainee.logprobs(lesson.turns, temperature).sum().backward()
         sum_P += trainee.take_gradient().square()
     return sum_P / max(len(memory), 1)
 

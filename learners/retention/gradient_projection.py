@@ -60,8 +60,8 @@ def gradient_projection(memories: Sequence[Sequence[Lesson]], *, mean: bool, tem
 
 def _gradient(trainee: Trainee, memory: Sequence[Lesson], temperature: float, budget_tokens: int) -> Tensor:
     """The gradient of the token-mean cross-entropy of these episodes."""
-    tokens = sum(one.tokens for one in memory)
-    for batch in pack([one.sequences for one in memory], budget_tokens):
+    tokens = sum(lesson.tokens for lesson in memory)
+    for batch in pack([lesson.sequences for lesson in memory], budget_tokens):
         turns = [turn for i in batch for turn in memory[i].turns]
         (-trainee.logprobs(turns, temperature).sum() / tokens).backward()
     return trainee.take_gradient()

@@ -22,7 +22,7 @@ def lwf(weight: float, temperature: float) -> ExtraLoss:
     """Mean over the action tokens of the batch; the sampling `temperature` is multiplied by `SOFTNESS`."""
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
-        turns = [turn for one in lessons for turn in one.turns]
+        turns = [turn for lesson in lessons for turn in lesson.turns]
         serving_AV = trainee.distributions(turns, SOFTNESS * temperature, "serving" if "serving" in trainee.references else "base")
         return weight * share * kl_divergence(serving_AV, trainee.distributions(turns, SOFTNESS * temperature)).mean()
 

@@ -179,9 +179,9 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
                     raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
                 out_features, in_features = shapes[module]
                 expected = [config.rank, in_features] if match["part"] == "A" else [out_features, config.rank]
-                found = weights.get_slice(key).get_shape()
-                if found != expected:
-                    raise InputError(f"{folder}: {key!r} has shape {found}, {base.name} at rank {config.rank} needs {expected}")
+                shape = weights.get_slice(key).get_shape()
+                if shape != expected:
+                    raise InputError(f"{folder}: {key!r} has shape {shape}, {base.name} at rank {config.rank} needs {expected}")
                 tensor = weights.get_tensor(key)
                 if tensor.dtype not in _DTYPES:
                     raise InputError(f"{folder}: {key!r} is of type {tensor.dtype}; save the adapter as float32, float16 or bfloat16")

@@ -55,13 +55,13 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
     if _is_hub_id(model):
         path = _fetch_from_hub(model, cache, say)
         return ModelFiles(name=model, path=path, hash=_hash_model(path))
-    found = find_model(model, cache)
-    if found is None and model == DEFAULT_MODEL:
+    files = find_model(model, cache)
+    if files is None and model == DEFAULT_MODEL:
         _fetch_default(_default_path(cache), say)
-        found = find_model(model, cache)
-    if found is None:
+        files = find_model(model, cache)
+    if files is None:
         raise UnknownError(f"no model {model!r}: give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'")
-    return found
+    return files
 
 
 def find_model(model: str, cache: Path) -> ModelFiles | None:
