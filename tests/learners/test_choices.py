@@ -267,7 +267,7 @@ def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
         ("py:tests.learners.test_choices:Nobody", InputError, "cannot be loaded: AttributeError"),
         ("py:tests.learners.test_choices:Mute", InputError, r"has no method rewards\(episodes\)"),
         ("py:tests.learners.test_choices:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
-        ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward is a finite number"),
+        ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward must be a finite number"),
         ("anna", InputError, "this source has no rewards"),
     ],
 )
