@@ -1,1 +1,1 @@
-"""Where environments come from: an adapter for each package or protocol, and how spaces become text."""
+"""Sources of environments: an adapter for each package or protocol, and spaces as text."""

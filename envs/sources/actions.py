@@ -1,13 +1,13 @@
-"""Answers of a policy as values of Gymnasium's spaces: how to answer is said in one line, and an answer is read by one grammar.
+"""Answers of a policy as values of Gymnasium's spaces: one line of instructions says how to answer, and one grammar reads the answers.
 
     Discrete                         a number or a name                  2          left
     MultiDiscrete, MultiBinary, Box  numbers, row by row                 0 1 1      0.5, -1
     Tuple                            parts between semicolons            left; 0.5
     Dict                             the same with keys                  move: left; power: 0.5
-    Tuple or Dict                    JSON, which a part of theirs needs  ["left", [0, 1]]    {"move": "left", "hand": {"card": 3}}
+    nested Tuple or Dict             JSON                                ["left", [0, 1]]    {"move": "left", "hand": {"card": 3}}
 
-Wrapping is forgiven (`envs/answers.py`), content never: what is out of bounds is no answer, and nothing is clipped. Which spaces can be
-text stands in `envs/sources/spaces.py`.
+The wrapping of an answer does not matter (`envs/answers.py`), its content does: a value out of bounds is not an answer, and nothing is
+clipped. `envs/sources/spaces.py` decides which spaces can be text.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonObject, JsonValue
 
 FEW = 10
-"""So many numbers of a `Discrete` are listed one by one; of more, the first and the last."""
+"""Up to this many numbers of a `Discrete` are listed one by one; of more, the first and the last are named."""
 QUOTED = 40
-"""Letters of a wrong answer that an error repeats."""
+"""How many letters of a wrong answer an error repeats."""
 
 Names = Sequence[Any] | Mapping[str, Any]
 """Of a `Discrete`: a name for each number, in order. Of a `Tuple` or a `Dict`: the names of each part, by place or by key."""
@@ -42,11 +42,11 @@ PART = re.compile(r"[;\n]")
 
 
 class NoAnswer(ValueError):
-    """A text that is no value of its space. Says what an answer looks like."""
+    """A text that is not a value of its space. Its message says how to answer."""
 
 
 def check_names(space: Space[Any], names: Names) -> None:
-    """Raises `InputError` where names are given that do not fit their space."""
+    """Raises `InputError` if names are given that do not fit their space."""
     match space:
         case spaces.Dict() if isinstance(names, Mapping) and names.keys() <= space.spaces.keys():
             for key, part in space.spaces.items():
@@ -68,17 +68,17 @@ def how_to_answer(space: Space[Any], names: Names = ()) -> str:
 
 
 def parse(space: Space[Any], text: str, names: Names = ()) -> Any:
-    """The value that an answer stands for. Raises `NoAnswer`. A `Text` is taken as it is, whatever its space says of letters."""
+    """The value of an answer. Raises `NoAnswer`. For a `Text` space every text is accepted."""
     try:
         return _read(space, text, names)
     except NoAnswer as error:
         raise NoAnswer(f"{error}. {how_to_answer(space, names)}") from None
     except RecursionError:
-        raise NoAnswer(f"it is nested too deep. {how_to_answer(space, names)}") from None
+        raise NoAnswer(f"it is nested too deeply. {how_to_answer(space, names)}") from None
 
 
 def answer(space: Space[Any], value: Any, names: Names = ()) -> str:
-    """How a value is answered, so that `parse` gives it back."""
+    """The answer that `parse` reads as this value."""
     match space:
         case spaces.Dict() | spaces.Tuple():
             texts = [answer(space[key], value[key], _below(names, key)) for key in keys(space)]
@@ -141,40 +141,43 @@ def _range(low: Any, high: Any) -> str:
 # --- answers ---
 
 
-def _read(space: Space[Any], said: Any, names: Names) -> Any:
-    """`said` is text, or a list or dictionary out of JSON, whose numbers are still text."""
+def _read(space: Space[Any], part: Any, names: Names) -> Any:
+    """`part` is text, or a list or dictionary from JSON, whose numbers are still text."""
     match space:
-        case spaces.Discrete():  # first, as most are, and the composed ones take long to tell apart
-            return _choice(space, _text(said), names)
+        case spaces.Discrete():  # first, because it is the most frequent, and matching the composed ones is slow
+            return _choice(space, _text(part), names)
         case spaces.Dict():
-            texts = _split(space, said)
+            texts = _split(space, part)
             return {key: _read(space[key], text, _below(names, key)) for key, text in zip(keys(space), texts, strict=True)}
         case spaces.Tuple():
-            return tuple(_read(space[i], text, _below(names, i)) for i, text in enumerate(_split(space, said)))
+            return tuple(_read(space[i], text, _below(names, i)) for i, text in enumerate(_split(space, part)))
         case spaces.Text():
-            return _text(said)
+            return _text(part)
         case _:
-            return _array(space, " ".join(_flat(said)) if isinstance(said, list) else _text(said))
+            return _array(space, " ".join(_flat(part)) if isinstance(part, list) else _text(part))
 
 
-def _split(space: spaces.Dict | spaces.Tuple[Any], said: Any) -> list[Any]:
+def _split(space: spaces.Dict | spaces.Tuple[Any], answer: Any) -> list[Any]:
     """The parts of an answer, in the order of the space."""
-    if isinstance(said, str):
-        said = said.strip()
+    parts = answer
+    if isinstance(answer, str):
+        text = answer.strip()
         opening = "[" if isinstance(space, spaces.Tuple) else "{"
-        said = _json(said) if said.startswith(opening) else [part.strip() for part in PART.split(said) if part.strip()]
-        if isinstance(space, spaces.Dict) and isinstance(said, list):
-            said = _unique([(key.strip(), text.strip()) for key, _, text in (part.partition(":") for part in said)])
+        parts = _json(text) if text.startswith(opening) else [part.strip() for part in PART.split(text) if part.strip()]
+        if isinstance(space, spaces.Dict) and isinstance(parts, list):
+            parts = _unique([(key.strip(), value.strip()) for key, _, value in (part.partition(":") for part in parts)])
     if isinstance(space, spaces.Tuple):
-        if not is_row(space, said):
-            raise NoAnswer(f"it has {len(said)}, not {len(space.spaces)} parts" if isinstance(said, list) else "it is no list of parts")
-        return list(said)
-    if not isinstance(said, dict):
-        raise NoAnswer("it is no list of keys and values")
-    for key in (*said, *space.spaces):
-        if key not in said or key not in space.spaces:
-            raise NoAnswer(f"{_quoted(key)} is {'missing' if key in space.spaces else 'none of its keys'}")
-    return [said[key] for key in space.spaces]
+        if not is_row(space, parts):
+            raise NoAnswer(
+                f"it has {len(parts)} parts, not {len(space.spaces)}" if isinstance(parts, list) else "it is not a list of parts"
+            )
+        return list(parts)
+    if not isinstance(parts, dict):
+        raise NoAnswer("it is not a list of keys and values")
+    for key in (*parts, *space.spaces):
+        if key not in parts or key not in space.spaces:
+            raise NoAnswer(f"{_quoted(key)} is {'missing' if key in space.spaces else 'not one of its keys'}")
+    return [parts[key] for key in space.spaces]
 
 
 def _try_split(space: spaces.Dict | spaces.Tuple[Any], text: str) -> list[Any] | None:
@@ -188,24 +191,24 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise NoAnswer(f"it is no JSON: {error}") from None
+        raise NoAnswer(f"it is not JSON: {error}") from None
 
 
 def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     parts = dict(pairs)
     if len(parts) < len(pairs):
-        raise NoAnswer("it gives a key twice")
+        raise NoAnswer("it has a key twice")
     return parts
 
 
-def _text(said: Any) -> str:
-    if not isinstance(said, str):
-        raise NoAnswer(f"{_quoted(json.dumps(said))} is neither text nor a number")
-    return said
+def _text(part: Any) -> str:
+    if not isinstance(part, str):
+        raise NoAnswer(f"{_quoted(json.dumps(part))} is neither text nor a number")
+    return part
 
 
-def _flat(said: list[Any]) -> Iterator[str]:
-    for part in said:
+def _flat(parts: list[Any]) -> Iterator[str]:
+    for part in parts:
         if isinstance(part, list):
             yield from _flat(part)
         else:
@@ -231,7 +234,7 @@ def _array(space: Space[Any], text: str) -> Any:
     tokens = TOKEN.findall(bare(text))
     low, high = _bounds(space)
     if len(tokens) != len(low):
-        raise NoAnswer(f"{_quoted(text)} holds {len(tokens)}, not {len(low)} numbers")
+        raise NoAnswer(f"{_quoted(text)} has {len(tokens)} numbers, not {len(low)}")
     dtype = np.dtype(space.dtype)
     return np.array([_number(dtype, *each) for each in zip(tokens, low, high, strict=True)], dtype).reshape(space.shape)
 
@@ -239,7 +242,7 @@ def _array(space: Space[Any], text: str) -> Any:
 def _number(dtype: np.dtype[Any], token: str, low: Any, high: Any) -> Any:
     is_fraction = dtype.kind == "f"
     if not (NUMBER if is_fraction else WHOLE).fullmatch(token):
-        raise NoAnswer(f"{_quoted(token)} is no {'number' if is_fraction else 'whole number'}")
+        raise NoAnswer(f"{_quoted(token)} is not a {'number' if is_fraction else 'whole number'}")
     with np.errstate(over="ignore"):
         number = dtype.type(float(token)) if is_fraction else int(token)
     if not (low <= number <= high and math.isfinite(number)):

@@ -1,7 +1,7 @@
-"""Text that was made for a terminal, without what only a terminal understands.
+"""Renderings for a terminal as plain text.
 
-Colours often carry meaning (where the player stands), so what was coloured is put into brackets: `[x]` for a coloured background, `(x)`
-for bold, `{x}` for any other style.
+Colours often carry meaning (the place of the player), so coloured text is put into brackets: `[x]` for a coloured background, `(x)` for
+bold, `{x}` for any other style.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 STYLE = re.compile(r"\x1b\[([0-9;:]*)m")
 ESCAPE = re.compile(
-    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC, with what they hold
+    r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC, with their content
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI
     r"|\x1b[ -/]*[0-~]?"  # the rest
 )
@@ -20,7 +20,7 @@ OFF = {"", "0", "22", "23", "24", "25", "27", "28", "29", "39", "49"}
 
 
 def unescaped(rendered: str) -> str:
-    """A terminal rendering as text: no escapes, no control characters but tabs and ends of lines, no blanks at its end."""
+    """A rendering without escapes, without control characters but tabs and ends of lines, and without blanks at its end."""
     text = _marked(rendered) if "\x1b[" in rendered else rendered
     if CONTROL.search(text):
         text = CONTROL.sub("", ESCAPE.sub("", text))
@@ -29,7 +29,7 @@ def unescaped(rendered: str) -> str:
 
 def _marked(rendered: str) -> str:
     """Styles as brackets."""
-    pieces = STYLE.split(rendered)  # texts, with what is between them the parameters of styles
+    pieces = STYLE.split(rendered)  # texts, and between them the parameters of styles
     open_: list[tuple[int, str]] = []
     for place in range(1, len(pieces), 2):
         brackets = _brackets(pieces[place])
@@ -38,14 +38,14 @@ def _marked(rendered: str) -> str:
         else:
             open_.append((place, brackets[1]))
             pieces[place] = brackets[0]
-    for place, _ in open_:  # a style that is never taken back marks nothing
+    for place, _ in open_:  # a style that is never reset marks nothing
         pieces[place] = ""
     return "".join(pieces)
 
 
 @lru_cache(maxsize=256)
 def _brackets(parameters: str) -> tuple[str, str] | None:
-    """What stands before and after text of a style; None where the style is taken back."""
+    """The brackets of a style; None if it resets the style."""
     codes = parameters.split(";")
     if set(codes) <= OFF:
         return None

@@ -1,10 +1,10 @@
-"""A class that only has `reset` and `step`, as a Gymnasium environment: no base class, and no spaces where both sides are text.
+"""A class with only `reset` and `step`, as a Gymnasium environment: no base class, and no spaces if both sides are text.
 
-- `reset` is given `seed` and `options` where it takes them. It returns an observation, or (observation, info).
+- `reset` gets `seed` and `options` if it takes them. It returns an observation, or (observation, info).
 - `step` takes the action. It returns (observation, reward, done), (observation, reward, done, info), or Gymnasium's five values.
-- `close`, spaces of Gymnasium, and the attributes of any environment (`instructions`, `oracle()`, ...) are used where they are.
-- A class whose `reset` takes no seed draws from the global `random` and `numpy.random`, if anything. It gets states of its own, which the
-  seed decides. A generator that such a class makes for itself nobody can seed; `env check` then finds that it is not deterministic.
+- `close`, spaces of Gymnasium, and the attributes of any environment (`instructions`, `oracle()`, ...) are used if they exist.
+- A class whose `reset` takes no seed may draw from the global `random` and `numpy.random`. It gets its own states of them, which the seed
+  decides. A generator that such a class makes for itself cannot be seeded; `env check` then finds that it is not deterministic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from perdure.memory.errors import InputError
 
 
 class BareClass(gymnasium.Env[Any, Any]):
-    """An object with `reset` and `step`. Raises `InputError` for any other."""
+    """An object with `reset` and `step`. Raises `InputError` if it has not both."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -64,7 +64,7 @@ class BareClass(gymnasium.Env[Any, Any]):
                 return observation, reward, bool(terminated), bool(truncated), info
         kinds = f"({', '.join(type(each).__name__ for each in answer)})" if isinstance(answer, tuple) else type(answer).__name__
         raise TypeError(
-            f"step returned {kinds}: it must be (observation, reward, done), (observation, reward, done, info), "
+            f"step returned {kinds}: it must return (observation, reward, done), (observation, reward, done, info), "
             "or (observation, reward, terminated, truncated, info)"
         )
 
@@ -82,14 +82,14 @@ def _space(inner: Any, name: str) -> Space[Any]:
     if space is None:
         return AnyText()
     if not isinstance(space, Space):
-        raise InputError(f"{type(inner).__name__}.{name} is {space!r}: it must be a space of Gymnasium, or left out where it is text")
+        raise InputError(f"{type(inner).__name__}.{name} is {space!r}: it must be a space of Gymnasium; leave it out if it is text")
     return space
 
 
 def _signature(inner: Any, name: str) -> inspect.Signature:
     method = getattr(inner, name, None)
     if not callable(method):
-        raise InputError(f"{inner!r} is no environment: it has no method {name}()")
+        raise InputError(f"{inner!r} is not an environment: it has no method {name}()")
     return inspect.signature(method)
 
 
@@ -99,4 +99,4 @@ def _check_call(inner: Any, name: str, *args: Any, **kwargs: Any) -> None:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         wanted = "reset() may take seed and options" if name == "reset" else "step() takes the action"
-        raise InputError(f"{type(inner).__name__}.{name}{signature} cannot be used: {error}. {wanted}, and nothing else") from error
+        raise InputError(f"{type(inner).__name__}.{name}{signature} cannot be used: {error}. {wanted}, and no other arguments") from error

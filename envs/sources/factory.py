@@ -1,4 +1,4 @@
-"""What a source has under an id: how to make the environment, and which options it takes."""
+"""The result of looking up an id in a source: how to make the environment, and its options."""
 
 from __future__ import annotations
 

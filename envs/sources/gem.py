@@ -1,15 +1,15 @@
 """Games of GEM as text environments.
 
-What gem-llm 0.1.0 does, each seen by running it, and what is done about it here:
-- Its `Env` is no `gymnasium.Env`: it has no spaces, and `reset` takes no options.
-- It seeds and uses the global generators: every call runs on the game's own, and the caller's are put back.
-- Half of an observation stands in `info["suffix"]` (the board, what to do next): it is put below the rest.
-- The answer is what stands in `\\boxed{}`; a reply without it ends the episode with -0.1. Here a bare reply is put into the box, and what
-  the game cannot read is told as `info["invalid_action"]`.
-- Rewards are partial credit too (GuessTheNumber pays 1 less the distance at the end): `success` says whether the reward reached 1.
+What gem-llm 0.1.0 does (each point was seen by running it), and how it is handled here:
+- Its `Env` is not a `gymnasium.Env`: it has no spaces, and `reset` takes no options.
+- It seeds and uses the global generators: every call runs on the game's own states, and the caller's are restored.
+- Half of an observation is in `info["suffix"]` (the board, what to do next): it is appended.
+- The answer is the content of `\\boxed{}`; a reply without it ends the episode with -0.1. Here a bare reply is put into the box, and
+  `info["invalid_action"]` has a reply that the game cannot read.
+- Rewards are partial credit too (GuessTheNumber pays 1 minus the distance at the end): `success` is whether the reward reached 1.
 - Only its games are offered. `rg:` draws from 500 questions of Reasoning Gym, the same for every split; `math:`, `code:`, `qa:`,
-  `logic:` and `eval:` draw from one data set of a hub each, which must be fetched, again the same for every split.
-- Importing it sets up the logging of the whole process: that is kept from happening.
+  `logic:` and `eval:` draw from one data set of a hub each, which must be downloaded, again the same for every split.
+- Importing it sets up the logging of the whole process: this is prevented.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from perdure.memory.errors import InputError
 
 GAMES = "game:"
 MOST_TURNS = 100
-"""Of a game that draws its own limit. Every game ends by itself."""
+"""For a game that draws its own limit. Every game ends by itself."""
 
 
 def find(id_: str) -> EnvironmentFactory:
@@ -47,7 +47,7 @@ def find(id_: str) -> EnvironmentFactory:
         raise unknown("environment of GEM", id_, registered)
     if not id_.startswith(GAMES):
         instead = f"use reasoning_gym:{id_.removeprefix('rg:')}" if id_.startswith("rg:") else "write a class around your copy of its data"
-        raise InputError(f"gem:{id_} is not offered: all splits would draw from the same questions: {instead}")
+        raise InputError(f"gem:{id_} is not offered, because all splits would draw from the same questions: {instead}")
     module, _, attribute = registered[id_].entry_point.partition(":")
     try:
         parameters = inspect.signature(getattr(import_module(module), attribute)).parameters.values()
@@ -100,7 +100,7 @@ class GemGame(gymnasium.Env[str, str]):
 
 
 def boxed(action: str) -> str:
-    """A reply as GEM reads it: in `\\boxed{}`, where it has no box of its own."""
+    """A reply as GEM reads it: in `\\boxed{}`, unless it has a box of its own."""
     return action if "\\boxed" in action else f"\\boxed{{{bare(action)}}}"
 
 
@@ -110,7 +110,7 @@ def _shown(observation: str, info: Info) -> str:
 
 @cache
 def _try_out(id_: str, options: str) -> None:
-    """Raises `InputError` where the game cannot be made: word lists that are not there, options that it cannot play with."""
+    """Raises `InputError` if the game cannot be made: missing word lists, options with which it cannot be played."""
     try:
         with Generators():
             _library().make(id_, **literal_eval(options))
@@ -121,11 +121,11 @@ def _try_out(id_: str, options: str) -> None:
 @cache
 def _library() -> ModuleType:
     root = logging.getLogger()
-    nothing = logging.NullHandler()
-    root.addHandler(nothing)  # with any handler there, `logging.basicConfig` does nothing
+    placeholder = logging.NullHandler()
+    root.addHandler(placeholder)  # if there is any handler, `logging.basicConfig` does nothing
     try:
         for module in ("gem.envs", "gem.utils.constants"):
             imported("gem", module)
         return imported("gem")
     finally:
-        root.removeHandler(nothing)
+        root.removeHandler(placeholder)

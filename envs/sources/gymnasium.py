@@ -1,14 +1,14 @@
 """Gymnasium environments as text.
 
-An environment whose observations and actions are text is left as it is. Any other is shown like this, and an operator who wants it
-otherwise writes a class with `str` on both sides and names it `py:package.module:Class`:
+An environment whose observations and actions are text is not changed. Any other is shown as follows; for another form, write a class with
+`str` on both sides and name it `py:package.module:Class`:
 
-- Observation: the environment's own `ansi` rendering where it has one, without escapes (`envs/sources/ansi.py`); else the observation
-  written out by its space (`envs/sources/spaces.py`).
-- Action: read by its space (`envs/sources/actions.py`), with the names of `TOYS` or of the environment's own attribute `action_names`.
-- An answer that is no action never reaches the environment. It ends the episode: `success` is False, and the return is the lowest
-  (`reward_low`), so that not playing never pays. With `invalid_limit=N` only the N-th in a row does; each before it is paid
-  `invalid_penalty`, and the policy is told what was wrong. `info["invalid_action"]` always says why.
+- Observation: the environment's own `ansi` rendering if it has one, without escapes (`envs/sources/ansi.py`); otherwise the observation
+  written out according to its space (`envs/sources/spaces.py`).
+- Action: read according to its space (`envs/sources/actions.py`), with the names of `TOYS` or the attribute `action_names`.
+- An answer that is not an action never reaches the environment. It ends the episode: `success` is False, and the return is the lowest
+  (`reward_low`), so that not playing never pays. With `invalid_limit=N` only the N-th in a row ends it; each one before has the reward
+  `invalid_penalty`, and the observation says what was wrong. `info["invalid_action"]` has the reason in either case.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ MOST_TURNS = 50
 OPTIONS: Options = {"invalid_limit": 1, "invalid_penalty": 0.0}
 """Options of every environment whose answers are read here."""
 SCALE = ("reward_low",)
-"""Of the options that every environment has, those that are needed here as well."""
+"""The common options that are needed here as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toy:
-    """What Gymnasium does not say of its text environments."""
+    """What Gymnasium does not state about its text environments."""
 
     instructions: str
     actions: tuple[str, ...]
@@ -62,7 +62,7 @@ class Toy:
     reward_low: float = 0.0
     reward_high: float = 1.0
     threshold: float = 1.0
-    """It has succeeded when it ends by itself with at least this return; said in `info["success"]`, so that scores are 0 or 1."""
+    """It succeeds if it ends by itself with at least this return; stated in `info["success"]`, so that scores are 0 or 1."""
 
 
 TOYS: dict[str, Toy] = {
@@ -92,13 +92,13 @@ TOYS: dict[str, Toy] = {
         reward_low=-1.0,
     ),
 }
-"""By id without its version. Limits of the scale are those of 50 turns."""
+"""By id without its version. The limits of the scale hold for 50 turns."""
 
 
 def find(id_: str) -> EnvironmentFactory:
     """The environment of a registered id, as text. `MODULE:` before the id is imported first.
 
-    Raises `UnknownError` for an id that is not registered, with Gymnasium's own hint.
+    Raises `UnknownError` with Gymnasium's own hint if the id is not registered.
     """
     module, _, rest = id_.rpartition(":")
     try:
@@ -108,7 +108,7 @@ def find(id_: str) -> EnvironmentFactory:
     except ImportError as error:
         raise UnknownError(f"gym:{id_}: module {module} cannot be imported: {error}") from error
     except gymnasium.error.Error as error:
-        hint = "" if module else f" Where a module of yours registers it, name that first: gym:MODULE:{id_}"
+        hint = "" if module else f" If a module of yours registers it, name the module first: gym:MODULE:{id_}"
         raise UnknownError(f"gym:{id_}: {error}{hint}") from error
     if spec.entry_point is None:
         raise InputError(f"gym:{id_} cannot be made: it is registered without an entry point")
@@ -139,13 +139,13 @@ def text_factory(make: Callable[..., Any], options: Options, open_ended: bool) -
 
 
 def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 1, invalid_penalty: float = 0.0) -> TextEnv:
-    """What was made, itself where it is an environment that speaks text, else its default rendering.
+    """The environment itself if both its sides are text, otherwise its default rendering.
 
-    Raises `InputError` where it is no environment, cannot be put in text, or is given options that it has no use for.
+    Raises `InputError` if it is not an environment, cannot be put in text, or does not take these options.
     """
     env = made if isinstance(made, gymnasium.Env) else BareClass(made)
     if isinstance(env.action_space, spaces.Text) and (invalid_limit, invalid_penalty) != (1, 0.0):
-        raise InputError(f"{env} takes any text, and judges by itself what is no action: leave invalid_limit and invalid_penalty out")
+        raise InputError(f"{env} takes any text, and decides itself what is not an action: leave invalid_limit and invalid_penalty out")
     if isinstance(env.observation_space, spaces.Text) and isinstance(env.action_space, spaces.Text):
         return env
     if invalid_limit < 1 or not -math.inf < invalid_penalty <= 0:
@@ -154,14 +154,14 @@ def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 
 
 
 class AsText(gymnasium.Env[str, str]):
-    """An environment of other spaces than text, shown and answered as text."""
+    """An environment with other spaces than text, shown and answered as text."""
 
     observation_space = action_space = AnyText()
 
     def __init__(self, inner: gymnasium.Env[Any, Any], reward_low: float | None, invalid_limit: int, invalid_penalty: float) -> None:
         self._inner = inner
         own = inner.unwrapped
-        spec = getattr(own, "spec", None)  # a wrapper would make a deep copy of it, and a bare class has none
+        spec = getattr(own, "spec", None)  # a wrapper would copy it deeply, and a bare class has none
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
         self._toy = toy
         self._names = toy.actions if toy else getattr(own, "action_names", ())
@@ -172,7 +172,7 @@ class AsText(gymnasium.Env[str, str]):
         if not self._is_rendered:
             refuse(inner.observation_space, inner, "observations")
         turn_limit = min(MOST_TURNS, spec.max_episode_steps or MOST_TURNS) if spec is not None else DEFAULT_TURN_LIMIT
-        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else _told(inner.action_space, self._names))
+        self.instructions: str = getattr(own, "instructions", toy.instructions if toy else _instructions(inner.action_space, self._names))
         self.template: str = getattr(own, "template", OBSERVATION)
         self.shots: int = getattr(own, "shots", 0)
         self.examples: str = getattr(own, "examples", "")
@@ -186,9 +186,9 @@ class AsText(gymnasium.Env[str, str]):
         self._lowest = self.reward_low if reward_low is None else reward_low
         self._limit, self._penalty = invalid_limit, invalid_penalty
         self._invalid, self._return = 0, 0.0
-        """Answers in a row that were no action; and what was paid so far."""
+        """Answers in a row that were not actions; the return so far."""
         self._success: Any = None
-        """What the environment said of it last."""
+        """As the environment stated it last."""
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         self._invalid, self._return, self._success = 0, 0.0, None
@@ -203,7 +203,7 @@ class AsText(gymnasium.Env[str, str]):
             return self._refused(str(error))
         observation, reward, terminated, truncated, info = self._inner.step(native)
         self._invalid = 0
-        self._return += float(reward) if isinstance(reward, Real) else 0.0  # the guard says what is wrong with any other
+        self._return += float(reward) if isinstance(reward, Real) else 0.0  # the guard reports any other
         if self._toy is not None:
             info = {**info, "success": bool(terminated) and self._return >= self._toy.threshold}
         self._success = info.get("success")
@@ -211,7 +211,7 @@ class AsText(gymnasium.Env[str, str]):
 
     @cached_property
     def oracle(self) -> Callable[[], str] | None:
-        """The environment's own, or one that looks the right action up in the table of transitions that some toys have."""
+        """The environment's own, or one that looks up the right action in the table of transitions that some toys have."""
         own = self._inner.unwrapped
         native = getattr(own, "oracle", None)
         if native is None and self._toy is not None and isinstance(table := getattr(own, "P", None), dict):
@@ -245,5 +245,5 @@ class AsText(gymnasium.Env[str, str]):
         return written(self._inner.observation_space, observation, self._toy.parts if self._toy else ())
 
 
-def _told(space: spaces.Space[Any], names: Any) -> str:
+def _instructions(space: spaces.Space[Any], names: Any) -> str:
     return "" if isinstance(space, spaces.Text) else how_to_answer(space, names)

@@ -1,13 +1,13 @@
 """A client of environment servers that speak OpenEnv, tried with those of openenv-core 0.3.0.
 
-It speaks the protocol itself (`/schema` over HTTP, episodes as JSON over a WebSocket): OpenEnv's own client takes seconds to import and
-brings a web server with it. Each episode is a session of its own. What it does about what servers do:
-- Actions and observations are JSON objects. The reply of the policy goes into one field of the action: the only one that is required,
-  or that there is, else the one that the option `action` names. An observation is shown by its only text field, else field by field, else
-  by the one that the option `observation` names.
-- A reply that the server does not take as an action ends the episode without success, and `info["invalid_action"]` says why.
-- The seed goes with every reset, but a server whose `reset` has no `seed` drops it without a word: `env check` finds that.
-- A server has one session unless it was told otherwise (`max_concurrent_envs`): where none is free, the episode is an `env_error`.
+It implements the protocol itself (`/schema` over HTTP, episodes as JSON over a WebSocket): OpenEnv's own client takes seconds to import and
+depends on a web server. Each episode is a session of its own. How servers are handled:
+- Actions and observations are JSON objects. The reply of the policy goes into one field of the action: the one that the option `action`
+  names, otherwise the only required field, otherwise the only one. Of an observation the field that the option `observation` names is
+  shown, otherwise its only text field, otherwise all fields.
+- A reply that the server does not accept as an action ends the episode without success, and `info["invalid_action"]` has the reason.
+- Every reset sends the seed, but a server whose `reset` has no `seed` ignores it silently: `env check` finds that.
+- A server has one session unless it is set up for more (`max_concurrent_envs`): if none is free, the episode is an `env_error`.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from perdure.memory.json_value import JsonObject, JsonValue
 CONNECT_S = 10.0
 ANSWER_S = 60.0
 PATIENCE_S = 2.0
-"""For a free session: a server takes a moment to let go of one that was closed."""
+"""How long to wait for a free session: a server takes a moment to end one that was closed."""
 LARGEST_BYTES = 2**24
 OURS = ("metadata", "done", "reward")
 """Fields of every action or observation that are not the environment's own."""
 INVALID, FULL = "VALIDATION_ERROR", "CAPACITY_REACHED"
-"""What a server says to an action that its schema does not allow, and to one session too many."""
+"""The codes of a server for an action that its schema does not allow, and for a session too many."""
 
 
 def find(id_: str) -> EnvironmentFactory:
     """The environment behind a URL. Raises `InputError` if it is not a URL; the server is not asked yet."""
     if urlsplit(id_).scheme not in ("http", "https") or not urlsplit(id_).hostname:
-        raise InputError(f"openenv:{id_} is no server: it is openenv:http://HOST:PORT")
+        raise InputError(f"openenv:{id_} is not a server: write openenv:http://HOST:PORT")
     imported("openenv")
     url = id_.rstrip("/")
 
@@ -81,13 +81,13 @@ class Observed:
     observation: JsonObject
     """Shown field by field, or one field of it."""
     reward: object
-    """As the server gave it; `guarded.py` checks it."""
+    """Unchecked; `guarded.py` checks it."""
     done: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """The answer of a server that did not do what it was asked."""
+    """The answer of a server to a reset or a step that it did not accept."""
 
     code: str
     complaint: str
@@ -155,11 +155,11 @@ class OpenEnvSession(gymnasium.Env[str, str]):
         """The server's answer to a message."""
         closed = imported("openenv", "websockets.exceptions").ConnectionClosed
         try:
-            with suppress(closed):  # a server that is full says so and closes, perhaps before it is asked
+            with suppress(closed):  # a full server answers and closes, perhaps before it was asked
                 self._session.send(json.dumps({"type": kind, "data": data}))
             answer = json.loads(self._session.recv(timeout=ANSWER_S))
         except (closed, TimeoutError, ValueError) as error:
-            raise RuntimeFailure(f"openenv:{self._url} broke off at {kind}: {error}") from error
+            raise RuntimeFailure(f"openenv:{self._url} broke the connection at {kind}: {error}") from error
         return _read_answer(answer["type"], answer["data"])
 
     def _value(self, action: str) -> JsonValue:

@@ -1,4 +1,4 @@
-"""The global random generators, Python's and NumPy's, lent to one environment: what it draws depends on its own seed alone."""
+"""States of the global random generators, Python's and NumPy's, for one environment: its draws depend on its own seed alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _START = random.Random(0).getstate()
 
 
 class Generators:
-    """A state of the global generators that belongs to one environment. As a context manager it is in force; afterwards they are as before.
+    """A state of the global generators for one environment. Inside the context it is in use; afterwards the earlier state is restored.
 
-    NumPy's is left alone with `numpy=False`: exchanging it takes ten times as long as Python's.
+    `numpy=False` leaves out NumPy's generator: exchanging its state takes ten times as long as Python's.
     """
 
     def __init__(self, numpy: bool = True) -> None:
@@ -23,7 +23,7 @@ class Generators:
         self._seed: int | None = None
 
     def seed(self, number: int) -> None:
-        """Begin anew, with what this number decides, when it is in force next."""
+        """Seed the generators with this number when they are used next."""
         self._seed = number
 
     def __enter__(self) -> None:

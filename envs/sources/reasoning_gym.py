@@ -1,15 +1,15 @@
 """Datasets of Reasoning Gym: one question, one answer.
 
-What reasoning-gym 0.1.25 does, each seen by running it, and what is done about it here:
-- Item i of seed s is item i-1 of seed s+1, so that neighbouring seeds share their questions: here all items are one line, and each task's
-  seed owns a block of `BLOCK` of them. The splits of seeds are thereby ranges of items.
-- Small datasets ask the same question in many items: a question is split by its text too, as the built-in environments do it, and items
-  of a block are passed over until one belongs to the seed's split.
-- Some datasets draw from the global generators: every call runs on the task's own, and the caller's are put back.
-- Scorers raise on nonsense (prime_factorization: `ValueError` for `hello`): the answer is wrong then, and `info["scorer_error"]` says why.
+What reasoning-gym 0.1.25 does (each point was seen by running it), and how it is handled here:
+- Item i of seed s is item i-1 of seed s+1, so that neighbouring seeds share their questions: here all items form one sequence, and each
+  task's seed has a block of `BLOCK` of them. The splits of seeds are thereby ranges of items.
+- Small datasets ask the same question in many items: a question is split by its text too, as in the built-in environments, and items of a
+  block are skipped until one belongs to the seed's split.
+- Some datasets draw from the global generators: every call runs on the task's own states, and the caller's are restored.
+- Scorers raise on nonsense (prime_factorization: `ValueError` for `hello`): the answer is then wrong, and `info["scorer_error"]` says why.
 - The default scorer pays a right answer inside other words by its share of the text (`The answer is 6.` .06), others pay .05 for
-  any answer in the right form: `success` says whether the score reached 1.
-- Some datasets know no answer, only how to score one: they have no oracle.
+  any answer in the right form: `success` is whether the score reached 1.
+- Some datasets have no answer, only a scorer: they have no oracle.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError
 
 BLOCK = 128
-"""Items that one task may choose from: a question of a given split (10 % of them) is missed once in 700,000 tasks."""
+"""Items per task. No question of a split with 10 % of them is among these in one of 700,000 tasks."""
 REFUSED = {
     "composite": "name its datasets one by one, as environments of their own",
     "game_of_life_halting": "its scorer pays 1 for any text",
@@ -50,7 +50,7 @@ LEAST_TOKENS, SPARE_TOKENS, MOST_TOKENS = 16, 8, 512
 def find(id_: str) -> EnvironmentFactory:
     """The dataset of a name.
 
-    Raises `UnknownError` for a name that Reasoning Gym does not have, `InputError` for one that is not offered, with the reason.
+    Raises `UnknownError` if Reasoning Gym does not have it, and `InputError` with the reason if it is not offered.
     """
     datasets = _library().factory.DATASETS
     if id_ not in datasets:
@@ -77,7 +77,7 @@ class DatasetItem:
 
 
 class DatasetQuestion(gymnasium.Env[str, str]):
-    """One question of a dataset, which ends with its answer."""
+    """One question of a dataset; the answer ends the episode."""
 
     observation_space = action_space = AnyText()
     instructions = "Reply with only the final answer, without any other words."
@@ -88,7 +88,7 @@ class DatasetQuestion(gymnasium.Env[str, str]):
         self._generators = Generators()
         self._dataset: Any = None
         self._item: DatasetItem | None = None
-        self.max_tokens = _room(id_, self._options)
+        self.max_tokens = _max_tokens(id_, self._options)
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
@@ -107,14 +107,14 @@ class DatasetQuestion(gymnasium.Env[str, str]):
             try:
                 with self._generators:
                     scores.append(float(self._dataset.score_answer(text, item.entry)))
-            except Exception as error:  # noqa: BLE001 - whatever a scorer raises on nonsense, the answer is what is wrong
+            except Exception as error:  # noqa: BLE001 - a scorer that raises means a wrong answer
                 info["scorer_error"] = described(error)
         reward = max(scores, default=0.0)
         return "", reward, True, False, {**info, "success": reward >= 1}
 
 
 class AnsweredQuestion(DatasetQuestion):
-    """One question of a dataset that gives its answers."""
+    """One question of a dataset with answers."""
 
     def oracle(self) -> str:
         if self._item is None:
@@ -124,8 +124,8 @@ class AnsweredQuestion(DatasetQuestion):
 
 @lru_cache(maxsize=32)
 def _draw(id_: str, options: str, seed: int) -> tuple[Any, DatasetItem]:
-    """The dataset and the item of a task's seed. Remembered, because the same task is attempted several times and making some datasets
-    takes a tenth of a second."""
+    """The dataset and the item of a task's seed. Cached, because the same task is attempted several times, and some datasets take a tenth
+    of a second to make."""
     split = split_of(seed)
     generators = Generators()
     generators.seed(seed)
@@ -135,12 +135,12 @@ def _draw(id_: str, options: str, seed: int) -> tuple[Any, DatasetItem]:
             entry = dataset[index]
             if split_by_content(entry["question"]) == split:
                 return dataset, DatasetItem(question=str(entry["question"]), answer=str(entry["answer"]), entry=entry)
-    raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: widen them, for more different questions")
+    raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: set them so that there are more different questions")
 
 
 @cache
-def _room(id_: str, options: str) -> int:
-    """Tokens for an answer: as many as the longest of a few answers has characters, and some more."""
+def _max_tokens(id_: str, options: str) -> int:
+    """Tokens for an answer: the number of characters of the longest of a few answers, and some more."""
     first = SPLITS["train"][-1] * BLOCK
     generators = Generators()
     with generators:
@@ -158,7 +158,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _as_declared(id_: str, name: str, value: Any, default: Any) -> Any:
-    """The value of an option that is no plain one (a list, a tuple, a dictionary), as its dataset declares it."""
+    """The value of an option in the type that its dataset declares, if that is a list, a tuple or a dictionary."""
     wanted = list if isinstance(default, tuple) else type(default)
     if default is not None and not isinstance(default, bool | int | float | str) and not isinstance(value, wanted):
         raise InputError(

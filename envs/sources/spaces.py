@@ -1,7 +1,7 @@
 """Which of Gymnasium's spaces can be text, and their observations written out.
 
 `Text`, `Discrete`, `MultiDiscrete`, `MultiBinary` and `Box`, and `Dict` and `Tuple` of these, nested too, with at most `MOST_NUMBERS`
-numbers in all. `refuse` says of any other why it cannot. How answers are read stands in `envs/sources/actions.py`.
+numbers in all. `refuse` gives the reason for any other. Answers are read by `envs/sources/actions.py`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from perdure.envs.sources.ansi import unescaped
 from perdure.memory.errors import InputError
 
 MOST_NUMBERS = 128
-"""An observation or an answer with more numbers is an image to a language model."""
+"""An observation or an answer with more numbers is too long for a language model, such as an image."""
 TEXT_NUMBERS = 4
 
 
 def refuse(space: Space[Any], owner: object, what: str) -> None:
-    """Raises `InputError` where values of a space cannot be text; they are the owner's actions or observations, as `what` says."""
+    """Raises `InputError` if values of a space cannot be text. `what` is 'actions' or 'observations' of the owner."""
     reason = _obstacle(space)
     if reason is None and count_numbers(space) > MOST_NUMBERS:
-        reason = f"{count_numbers(space)} numbers in a {type(space).__name__} are more than {MOST_NUMBERS}, the most that are shown as text"
+        reason = f"{count_numbers(space)} numbers in a {type(space).__name__} are too many: at most {MOST_NUMBERS} are shown as text"
     if reason is not None:
         raise InputError(
-            f"{owner} has {what} that cannot be text: {reason}. Write a class with text on both sides, and name it py:package.module:Class"
+            f"{owner} has {what} that cannot be text: {reason}. Write a class with text on both sides and name it py:package.module:Class"
         )
 
 
@@ -44,7 +44,7 @@ def count_numbers(space: Space[Any]) -> int:
 
 
 def written(space: Space[Any], value: Any, parts: Sequence[str] = ()) -> str:
-    """An observation in words; `parts` names the parts of a tuple. Raises `TypeError` where it is no value of this kind of space."""
+    """An observation as text; `parts` names the parts of a tuple. Raises `TypeError` if it is not a value of this kind of space."""
     if isinstance(space, spaces.Discrete):
         return f"state {_shown(space, value)}"
     lines = list(_lines(space, value, "", parts))
@@ -60,16 +60,16 @@ def _obstacle(space: Space[Any]) -> str | None:
     match space:
         case spaces.Dict() | spaces.Tuple():
             if isinstance(space, spaces.Dict) and not all(isinstance(key, str) for key in space.spaces):
-                return f"{space} has keys that are no text"
+                return f"{space} has keys that are not text"
             return next((reason for key in keys(space) if (reason := _obstacle(space[key]))), None)
         case spaces.Text() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary() | spaces.Box():
             return None
         case _:
-            return f"a {type(space).__name__} has no form that is always the same"
+            return f"a {type(space).__name__} has no fixed form"
 
 
 def keys(space: spaces.Dict | spaces.Tuple[Any]) -> Sequence[Any]:
-    """What stands in a composed space: keys, or places from 0."""
+    """The keys of a composed space, or places from 0."""
     return list(space.spaces) if isinstance(space, spaces.Dict) else range(len(space.spaces))
 
 
@@ -77,7 +77,7 @@ def keys(space: spaces.Dict | spaces.Tuple[Any]) -> Sequence[Any]:
 
 
 def _lines(space: Space[Any], value: Any, path: str, parts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What each basic part shows, with its path: keys, and places from 1."""
+    """The text of each basic part, with its path: keys, and places from 1."""
     if not isinstance(space, spaces.Dict | spaces.Tuple):
         yield path, _shown(space, value)
         return
@@ -113,12 +113,12 @@ def _rows(numbers: np.ndarray[Any, Any]) -> str:
 
 
 def short(number: float) -> str:
-    """Four digits of a fraction are enough to act on, and each costs tokens."""
+    """A number with four digits: they are enough to act on, and each costs tokens."""
     if not isinstance(number, float):
         return str(int(number))
     return f"{number:.0f}" if 1e4 <= abs(number) < 1e15 else f"{number + 0.0:.4g}"  # -0.0 is 0
 
 
 def _misfit(space: Space[Any], value: Any) -> TypeError:
-    found = f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-    return TypeError(f"where the observation space has {type(space).__name__} of shape {space.shape}, the observation has {found}")
+    actual = f"an array of {value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+    return TypeError(f"the observation space has {type(space).__name__} of shape {space.shape}, but the observation has {actual}")

@@ -1,4 +1,4 @@
-"""The right action in a small world that tells its table of transitions, as Gymnasium's FrozenLake, CliffWalking and Taxi do."""
+"""The right action in a small world with a public table of transitions, as in Gymnasium's FrozenLake, CliffWalking and Taxi."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 Table = Mapping[int, Mapping[int, Sequence[tuple[float, int, float, bool]]]]
-"""State -> action -> what may come of it: probability, next state, reward, whether it ends. States and actions count from 0."""
+"""State -> action -> possible transitions: probability, next state, reward, whether it ends. States and actions count from 0."""
 
 DISCOUNT = 0.999
-"""Of two ways with the same return, the shorter one."""
+"""Below 1, so that of two ways with the same return the shorter one is better."""
 
 
 def best_actions(table: Table) -> list[int] | None:
-    """For each state the action that leads to the highest return, by value iteration (Bellman 1957). None where chance has a part in it."""
+    """For each state the action that leads to the highest return, by value iteration (Bellman 1957). None if transitions are random."""
     if any(len(outcomes) != 1 for actions in table.values() for outcomes in actions.values()):
         return None
     outcomes_SA3 = np.array([[table[state][action][0][1:] for action in range(len(table[0]))] for state in range(len(table))], dtype=float)

@@ -145,7 +145,7 @@ def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
 
 
 def test_what_is_no_environment_is_refused() -> None:
-    with pytest.raises(InputError, match="is no environment"):
+    with pytest.raises(InputError, match="is not an environment"):
         load("py:collections:Counter")
 
 

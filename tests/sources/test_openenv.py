@@ -200,5 +200,5 @@ def test_where_an_action_has_several_fields_one_must_be_named(both: str, lamps: 
 def test_what_does_not_answer_is_said_in_one_line() -> None:
     with pytest.raises(InputError, match=r"does not answer as a server of OpenEnv: .* Is it running\?"):
         load("openenv:http://127.0.0.1:9")
-    with pytest.raises(InputError, match="is no server: it is openenv:http://HOST:PORT"):
+    with pytest.raises(InputError, match="is not a server: write openenv:http://HOST:PORT"):
         load("openenv:echo")

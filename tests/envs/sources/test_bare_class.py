@@ -53,7 +53,7 @@ def test_a_generator_of_its_own_without_a_seed_is_found_by_the_check() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("TwoValues", r"step returned \(str, float\): it must be \(observation, reward, done\)"),
+        ("TwoValues", r"step returned \(str, float\): it must return \(observation, reward, done\)"),
         ("NoDone", r"step returned \(str, float, dict\)"),
         ("FourWithoutInfo", r"step returned \(str, float, bool, bool\)"),
         ("Nothing", "step returned NoneType"),
@@ -73,8 +73,8 @@ def test_what_can_be_read_in_two_ways_is_an_error_of_the_environment(name: str, 
     [
         ("NeedsMore", r"NeedsMore.reset\(level.*\).* cannot be used: .*'level'.* may take seed and options"),
         ("StepsBlindly", r"StepsBlindly.step\(\).* cannot be used: .*takes the action"),
-        ("OtherSpaces", "OtherSpaces.action_space is .*: it must be a space of Gymnasium, or left out"),
-        ("OnlyResets", r"is no environment: it has no method step\(\)"),
+        ("OtherSpaces", "OtherSpaces.action_space is .*: it must be a space of Gymnasium; leave it out"),
+        ("OnlyResets", r"is not an environment: it has no method step\(\)"),
     ],
 )
 def test_what_cannot_be_played_is_refused(name: str, message: str) -> None:

@@ -177,9 +177,9 @@ def test_what_the_environment_said_of_success_stands_after_what_is_no_action() -
         ("gym:FrozenLake-v1?invalid_limit=0", "invalid_limit=0 must be at least 1"),
         ("gym:FrozenLake-v1?invalid_penalty=0.5", "invalid_penalty=0.5 a number up to 0"),
         ("gym:FrozenLake-v1?invalid_penalty=-Infinity", "invalid_penalty=-inf a number up to 0"),
-        ("py:tests.envs.sources.test_gymnasium:Spoken?invalid_limit=2", "judges by itself what is no action"),
+        ("py:tests.envs.sources.test_gymnasium:Spoken?invalid_limit=2", "decides itself what is not an action"),
         ("gym:FrozenLake-v1?invalid_penalty=NaN", "invalid_penalty=nan a number up to 0"),
-        ("py:tests.envs.faulty:Counting?invalid_limit=2", "judges by itself what is no action: leave invalid_limit"),
+        ("py:tests.envs.faulty:Counting?invalid_limit=2", "decides itself what is not an action: leave invalid_limit"),
         ("py:tests.envs.sources.test_gymnasium:Misnamed", "do not fit"),
     ],
 )
@@ -211,7 +211,7 @@ def test_what_cannot_be_shown_is_an_error_of_the_environment() -> None:
     env = GuardedEnv(load("py:tests.envs.sources.test_gymnasium:Garbled"))
     env.reset(1)
     with pytest.raises(
-        EnvironmentFault, match="TypeError: where the observation space has Discrete of shape \\(\\), the observation has bytes"
+        EnvironmentFault, match="TypeError: the observation space has Discrete of shape \\(\\), but the observation has bytes"
     ):
         env.step("1")
 
