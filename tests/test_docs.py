@@ -30,6 +30,7 @@ from perdure.envs.registry import SOURCES, load_here
 from perdure.learners.gate.decision import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.exchange.documents import document_schema
+from perdure.memory.records import Purpose
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.stages import Order
 from perdure.memory.upkeep.integrity import RULES as STORE_RULES
@@ -266,6 +267,8 @@ def test_every_rule_of_the_check_of_the_store_is_documented() -> None:
 def test_every_column_of_an_export_is_documented() -> None:
     rows = table(ROOT / "docs/store.md", "| column | type | meaning |")
     assert [name for line in rows for name in CODE.findall(line.split(" | ")[0])] == document_schema().names
+    (purpose,) = [line for line in rows if line.startswith("| `purpose`")]
+    assert all(name in purpose for name in get_args(Purpose))
     for name in ("turns", "batches"):
         (line,) = [line for line in rows if line.startswith(f"| `{name}`")]
         assert CODE.findall(line)[1:] == [field.name for field in document_schema().field(name).type.value_type]
