@@ -1,1 +1,1 @@
-"""How the agent changes: model, engine, learners, probes and the gate."""
+"""Learning: models, engines, learners, probes and the gate."""

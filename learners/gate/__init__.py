@@ -1,1 +1,1 @@
-"""Whether a candidate may serve: what is decided, what is played for it, and how sure that is."""
+"""The gate decides whether a candidate may serve: its rules, the episodes it plays, and its error rates."""

@@ -1,9 +1,9 @@
-"""Intervals for the mean of bounded values: one for a gate, which stops when it likes, and one for probes, whose number is fixed before.
+"""Confidence intervals for the mean of bounded values: one for gates, which stop early, and one for probes of a fixed size.
 
-A gate stops when its evidence is strong, so that an interval made for a sample size fixed beforehand would be too narrow, and the
-usual ones have no width at all where every pair was a tie. `mean_interval` is a confidence sequence by betting (Waudby-Smith & Ramdas,
-'Estimating means of bounded random variables by betting', 2024, section 4): the means against which a gambler would not have grown rich.
-`score_interval` is much narrower, and holds for one look only.
+For a gate, which stops once its evidence is strong, an interval for a fixed sample size would be too narrow, and the usual ones have no
+width if every pair was a tie. `mean_interval` is a confidence sequence by betting (Waudby-Smith & Ramdas, 'Estimating means of bounded
+random variables by betting', 2024, section 4): the means against which a gambler would not have become rich. `score_interval` is much
+narrower, and valid for a fixed sample size only.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from math import log, log1p, sqrt
 
 PRIOR_WEIGHT = 10
 PRIOR_VARIANCE = 0.0625
-"""Of values on a range of 1 (the variance of a uniform draw is .083); it fades as values come in."""
+"""For values in a range of 1 (a uniform draw has .083); its influence fades with the number of values."""
 LARGEST_BET = 0.8
 BISECTIONS = 24
 
 
 def mean_interval(rounds: Sequence[Sequence[float]], *, low: float, high: float, level: float = 0.95) -> tuple[float, float]:
-    """The means in [low, high] that the values do not speak against; it covers the true one at all times at once, with probability `level`.
+    """The means in [low, high] that the values do not contradict; covers the true mean at all times at once, with probability `level`.
 
-    A round is a set of independent values, one of each source (a single source: rounds of one); the interval is then of the mean
-    over the sources. No values: the whole range.
+    A round is a set of independent values, one of each source; the interval is for the mean over the sources. Without values it is the
+    whole range.
     """
     need = log(2 / (1 - level))
     mirrored = [[-value for value in values] for values in rounds]
@@ -30,21 +30,21 @@ def mean_interval(rounds: Sequence[Sequence[float]], *, low: float, high: float,
 
 
 def score_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The means of scores in [0, 1] that `scores`, whose number was fixed beforehand, do not speak against. No scores: the whole range.
+    """The means in [0, 1] that `scores` do not contradict; their number must be fixed beforehand. Without scores it is the whole range.
 
-    Those m with n KL(mean, m) <= log(2 / (1 - level)), by the Chernoff bound, which holds for every bounded variable (Hoeffding,
-    'Probability inequalities for sums of bounded random variables', 1963, theorem 1); of 0s and 1s alone, that of Clopper and
-    Pearson would be a little narrower.
+    All m with n KL(mean, m) <= log(2 / (1 - level)): the Chernoff bound, which holds for every bounded variable (Hoeffding, 'Probability
+    inequalities for sums of bounded random variables', 1963, theorem 1). For scores of 0 and 1 alone, Clopper and Pearson's interval would
+    be a little narrower.
     """
     if not scores:
         return 0.0, 1.0
-    mean, far = sum(scores) / len(scores), log(2 / (1 - level)) / len(scores)
+    mean, bound = sum(scores) / len(scores), log(2 / (1 - level)) / len(scores)
     edges = []
     for edge in (0.0, 1.0):
         inside, outside = mean, edge
         for _ in range(BISECTIONS):
             middle = (inside + outside) / 2
-            if _divergence(mean, middle) <= far:
+            if _divergence(mean, middle) <= bound:
                 inside = middle
             else:
                 outside = middle
@@ -60,7 +60,7 @@ def _divergence(p: float, q: float) -> float:
 
 
 def _lower(rounds: Sequence[Sequence[float]], low: float, high: float, need: float) -> float:
-    """The largest mean that can be excluded from below. Each factor falls as `mean` grows, so that bisection finds the edge."""
+    """The largest mean that can be excluded from below. Wealth falls as `mean` grows, so bisection finds it."""
     bets = _bets(rounds, high - low, need)
     excluded, possible = low, high
     for _ in range(BISECTIONS):
@@ -73,7 +73,7 @@ def _lower(rounds: Sequence[Sequence[float]], low: float, high: float, need: flo
 
 
 def _bets(rounds: Sequence[Sequence[float]], width: float, need: float) -> list[float]:
-    """One bet a round, from the rounds before it only (the source's eq. 26)."""
+    """One bet per round, computed from earlier rounds only (equation 26 of the paper)."""
     bets, count, total, squares = [], 0, 0.0, 0.0
     for values in rounds:
         centre = total / count if count else 0.0

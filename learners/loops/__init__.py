@@ -1,1 +1,1 @@
-"""The learners: each a loop that turns episodes into updates."""
+"""The learners. Each is a loop that turns episodes into updates."""

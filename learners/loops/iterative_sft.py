@@ -15,7 +15,7 @@ from itertools import pairwise
 from perdure.learners.batches import Lesson, imitate, kl_only, replayed
 from perdure.learners.epochs import per_task
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.loops.hints import check_oracle, retried
+from perdure.learners.loops.hints import check_oracle, retry_with_hints
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
@@ -36,7 +36,7 @@ def iterative_sft(
         begin, end = next((begin, end) for begin, end in pairwise(ends) if end > workbench.step)
         updates = end - workbench.step
         sampled = workbench.sample(options.prompts * updates)
-        hinted: list[Lesson] = retried(workbench, sampled.target) if options.hints else []
+        hinted: list[Lesson] = retry_with_hints(workbench, sampled.target) if options.hints else []
         won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
         learnt |= won
         if not learnt:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed, sequences_of
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, under
+from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, with_prompt
 from perdure.learners.losses import kl_divergence
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
@@ -59,7 +59,7 @@ def teaching(workbench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turn
         shown = demonstrated(environment, played.exchanges)
         for episode in group:
             one = lesson(episode, kl=workbench.options.kl)
-            found[one] = under(one.turns, first_prompt(workbench, shown, episode))
+            found[one] = with_prompt(one.turns, first_prompt(workbench, shown, episode))
     return found
 
 

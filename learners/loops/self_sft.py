@@ -1,7 +1,7 @@
-"""Self-SFT: the start's own successes, sampled once before anything is learned, and imitated for several epochs.
+"""Self-SFT: imitates, for several epochs, the start's own successes, sampled once before the first update.
 
-The most off-policy of the learners that learn from the model's own answers: it forgets where iterative SFT does not (Chen et al. 2025).
-It is there to be compared with. Replay, where it is asked for, stays fresh: old environments are played by the current step.
+The most off-policy of the learners that use the model's own answers; it forgets more than iterative SFT (Chen et al. 2025), and is meant
+for comparison. Replay is on-policy: old environments are played with the current weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from perdure.memory.errors import RuntimeFailure
 
 
 def self_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` where the start succeeds in none of the sampled tasks."""
+    """Raises `RuntimeFailure` if the start succeeds in none of the sampled tasks."""
     options = workbench.options
     start = workbench.sample_start(wanted(workbench))
-    kept = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
-    if not kept:
+    lessons = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
+    if not lessons:
         raise RuntimeFailure(
             f"nothing to learn from in {workbench.names}: the start succeeded in none of {len(start.target)} tasks; make them easier, add "
             "shots=3 to its name, or learn from demonstrations (sft)"
         )
-    imitation_epochs(workbench, kept, extra_losses, project_gradient, start=start)
+    imitation_epochs(workbench, lessons, extra_losses, project_gradient, start=start)

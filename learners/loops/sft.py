@@ -1,8 +1,8 @@
-"""SFT on fixed demonstrations: the environment's own right answers, or a file of them. Off-policy, cheap, and quick to forget.
+"""SFT on fixed demonstrations: the environment's own right answers, or a file of them. Off-policy and cheap, but it forgets fast.
 
-`style=terse` imitates the answers as they are. `style=styled` lets the start say them in its own words and length, with the answer in
-sight, and keeps what the environment then accepts: right answers that are closer to what the model would have said. A file has one
-demonstration on each line, in the form of solved examples (`envs/shots.py`), and belongs to the one target.
+`style=terse` imitates the answers as they are. With `style=styled` the start sees an answer as a hint, gives it in its own words, and
+learns what the environment accepts. A file has one demonstration per line, in the form of solved examples (`envs/shots.py`), for one
+target.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.epochs import imitation_epochs, wanted_tasks
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.loops.hints import check_oracle, own_words, solved, without_hint
+from perdure.learners.loops.hints import answers_in_own_words, check_oracle, solved, without_hint
 from perdure.learners.options import ORACLE
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 
 
 def sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `InputError` where there is neither an oracle nor a readable file, `RuntimeFailure` where nothing is left to imitate."""
+    """Raises `InputError` if there is neither an oracle nor a readable file, `RuntimeFailure` if there is nothing to imitate."""
     lessons = demonstrations(workbench)
     if not lessons:
         raise RuntimeFailure(
-            f"nothing to learn from in {workbench.names}: no demonstration is right by its own rewards; see `perdure env check`, or take "
+            f"nothing to learn from in {workbench.names}: no demonstration is right by its own rewards; see `perdure env check`, or set "
             "style=terse"
         )
     imitation_epochs(workbench, lessons, extra_losses, project_gradient)
 
 
 def demonstrations(workbench: Workbench) -> list[Lesson]:
-    """What to imitate: the same however often a job is taken up."""
+    """The lessons to imitate; the same after the job is resumed."""
     options = workbench.options
     if options.demos != ORACLE:
         if options.style == "styled" or len(workbench.targets) != 1:
-            raise InputError("demos=FILE holds the answers of one target as they are: name one target, and leave style=styled out")
+            raise InputError("demos=FILE has exact answers for one target: name one target, and leave style=styled out")
         target = workbench.targets[0]
         shown = read_examples(target.name, Path(options.demos))
         return [_lesson(workbench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
@@ -50,17 +50,17 @@ def demonstrations(workbench: Workbench) -> list[Lesson]:
     turn = [workbench.targets[n % len(workbench.targets)] for n in range(wanted_tasks(workbench))]
     tasks = [(environment, workbench.task(environment, n)) for n, environment in enumerate(turn)]
     if options.style == "styled":
-        return own_words(workbench, [(environment.name, seed) for environment, seed in tasks])
-    found = [(environment, solved(environment, seed)) for environment, seed in tasks]
+        return answers_in_own_words(workbench, [(environment.name, seed) for environment, seed in tasks])
+    answers = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [
         _lesson(workbench, f"a right answer to {environment.name}", environment, played.exchanges)
-        for environment, played in found
+        for environment, played in answers
         if played is not None
     ]
 
 
-def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) -> Turns:
-    """A conversation that somebody wrote, as the token ids that play would have made of it."""
+def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) -> Turns:
+    """The token ids of a given conversation, as if it had been played."""
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, (observation, action) in enumerate(exchanges):
         prompt = chat.follow(*turns[-1], observation) if n else chat.prompt(opening(environment, observation))
@@ -69,7 +69,7 @@ def told(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) ->
 
 
 def _lesson(workbench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
-    turns = told(workbench.engine.chat, environment, exchanges)
+    turns = tokens_of(workbench.engine.chat, environment, exchanges)
     made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
     workbench.check_length(what, made.sequences)
     return made

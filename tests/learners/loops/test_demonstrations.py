@@ -18,10 +18,10 @@ from perdure.envs.rollout import opening
 from perdure.envs.sandbox.sandbox_loading import started
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.learners.batches import Lesson, turns_of
-from perdure.learners.loops.hints import check_oracle, first_prompt, hinted, own_words, retried, solved, under
+from perdure.learners.loops.hints import answers_in_own_words, check_oracle, first_prompt, hinted, retry_with_hints, solved, with_prompt
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.sdft import sdft, teaching
-from perdure.learners.loops.sft import demonstrations, sft, told
+from perdure.learners.loops.sft import demonstrations, sft, tokens_of
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.replay.episodes import get_episode
@@ -33,13 +33,13 @@ TWO = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=2"
 
 def test_another_first_prompt_is_spliced_in_token_for_token() -> None:
     turns = (((1, 2, 3), (4,)), ((1, 2, 3, 4, 5), (6, 7)))
-    assert under(turns, (9, 8)) == (((9, 8), (4,)), ((9, 8, 4, 5), (6, 7)))
+    assert with_prompt(turns, (9, 8)) == (((9, 8), (4,)), ((9, 8, 4, 5), (6, 7)))
 
 
 def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(llama_learner: Learner) -> None:
     workbench = llama_learner.workbench(TWO, samples=8)
     target, chat = workbench.targets[0], workbench.engine.chat
-    lessons = own_words(workbench, [(TWO, workbench.task(target, n)) for n in range(4)])
+    lessons = answers_in_own_words(workbench, [(TWO, workbench.task(target, n)) for n in range(4)])
     assert lessons
     shown = chat.prompt(opening(hinted(target, ["x"]), "?"))
     for lesson in lessons:
@@ -72,7 +72,7 @@ def test_only_tasks_that_nobody_won_are_tried_again(llama_learner: Learner) -> N
     groups = workbench.sample(12).target
     failed = {group[0].seed for group in groups if not any(episode.success for episode in group)}
     assert 0 < len(failed) < 12
-    retried(workbench, groups)
+    retry_with_hints(workbench, groups)
     rows = workbench.store.rows("SELECT DISTINCT seed FROM episode WHERE purpose = 'hinted'")
     assert {row["seed"] for row in rows} == failed
 
@@ -95,7 +95,7 @@ def test_hinted_groups_never_come_back_as_traces(llama_learner: Learner) -> None
 )
 def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_learner: Learner, name: str, settings: dict[str, Any]) -> None:
     target = "py:tests.learners.easy:Silent"
-    with pytest.raises(InputError, match=r"needs right answers, and .*Silent has no oracle\(\)"):
+    with pytest.raises(InputError, match=r"needs right answers, but .*Silent has no oracle\(\)"):
         llama_learner.learn(target, name, **settings)
     assert llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 0
 
@@ -131,7 +131,7 @@ def test_terse_demonstrations_are_the_oracles_answers_as_play_would_have_made_th
     for n, lesson in enumerate(lessons):
         played = solved(workbench.targets[0], workbench.task(workbench.targets[0], n))
         assert played is not None
-        assert lesson.turns == told(workbench.engine.chat, workbench.targets[0], played.exchanges)
+        assert lesson.turns == tokens_of(workbench.engine.chat, workbench.targets[0], played.exchanges)
         assert [workbench.engine.chat.text(action) for _, action in lesson.turns] == [action for _, action in played.exchanges]
         assert lesson.turns[1][0][: len(lesson.turns[0][0])] == lesson.turns[0][0]
     assert lessons == demonstrations(workbench)
