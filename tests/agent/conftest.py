@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,6 @@ class Result:
     code: int
     out: str
     err: str
-    wall_s: float
 
 
 Call = Callable[..., Result]
@@ -47,12 +45,11 @@ def perdure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     def call(*arguments: str) -> Result:
         capsys.readouterr()
-        started = time.perf_counter()
         with pytest.raises(SystemExit) as end:
             main(arguments)
         said = capsys.readouterr()
         assert isinstance(end.value.code, int)
-        return Result(code=end.value.code, out=said.out, err=said.err, wall_s=time.perf_counter() - started)
+        return Result(code=end.value.code, out=said.out, err=said.err)
 
     return call
 
@@ -62,7 +59,6 @@ def process(tmp_path: Path) -> Call:
     """Calls a command in a process of its own, in an empty folder."""
 
     def call(*arguments: str, prefix: Sequence[str] = (), cwd: Path = tmp_path, text: str = "") -> Result:
-        started = time.perf_counter()
         done = subprocess.run(
             [*prefix, sys.executable, "-m", "perdure.agent.cli", *arguments],
             cwd=cwd,
@@ -72,7 +68,7 @@ def process(tmp_path: Path) -> Call:
             timeout=120,
             check=False,
         )
-        return Result(code=done.returncode, out=done.stdout, err=done.stderr, wall_s=time.perf_counter() - started)
+        return Result(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return call
 

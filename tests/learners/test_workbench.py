@@ -11,7 +11,7 @@ import pytest
 import torch
 from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
 
-from perdure.envs.registry import load
+from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.batches import Lesson, contrast, lesson, replayed
 from perdure.learners.options import LearnOptions

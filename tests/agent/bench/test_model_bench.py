@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.agent.bench.actor_overhead import MEMBERS, WIDTH, bench_play
 from perdure.agent.bench.sampling import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
-from perdure.agent.bench.updates import Spec, _environment, _in_own_process, bench_learner, has_peer
+from perdure.agent.bench.updates import Spec, _environment, bench_learner, has_peer
 from perdure.agent.bench.vllm_speed import shape_1b
 from perdure.agent.cli import perdure
 from perdure.envs.registry import load
@@ -113,15 +113,6 @@ def test_a_model_of_1b_shape_has_as_many_parameters_and_is_in_bfloat16(llama: Mo
 
 
 @pytest.mark.slow
-def test_an_update_of_ours_is_measured_in_a_process_of_its_own(llama: ModelFiles) -> None:
-    side = _in_own_process(spec(llama, updates=2))
-    assert side.tokens == [8 * 8 * 6] * 2
-    assert len(side.seconds) == 2
-    assert len(set(side.seeds)) == 3 * 8
-    assert side.peak_bytes > 50 * 2**20
-
-
-@pytest.mark.slow
 @pytest.mark.peers
 @pytest.mark.skipif(not has_peer(), reason="TRL is not installed")
 def test_trl_does_the_same_work(llama: ModelFiles) -> None:
@@ -137,13 +128,18 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"
     config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}']\n")
-    small = ["--tokens", "4", "--repeats", "1", "--updates", "1", "--episodes", "100", "--target", TASK]
+    small = ["--tokens", "6", "--repeats", "1", "--updates", "2", "--episodes", "100", "--target", TASK]
     arguments = ["bench", "--config", str(config), *small, "--json"]
     done = CliRunner().invoke(perdure, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert len(found["engine"]["speeds"]) == 4
     assert [row["work"] for row in found["learner"]["rows"]] == ["equal work", "as it runs"]
+    ours = found["learner"]["rows"][0]["ours"]
+    assert ours["tokens"] == [8 * 8 * 6] * 2
+    assert len(ours["seconds"]) == 2
+    assert len(set(ours["seeds"])) == 3 * 8
+    assert ours["peak_bytes"] > 50 * 2**20
     assert (found["learner"]["note"] is None) == has_peer()
     assert [row["batch"] for row in found["store"]["journal"]["batches"]] == [1, 8, 64]
     assert found["store"]["large"]["episodes"] == 100

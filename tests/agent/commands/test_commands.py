@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.conftest import ADD, Call
+from tests.agent.timing import timed
 from tests.fakes import ByteChat, ScriptedPolicy
 
 from perdure.agent.home import HomeLock, lock_is_held
@@ -238,14 +239,14 @@ def test_promotion_and_rollback_move_the_pointer_and_are_written_down(perdure: C
         assert [move.reason for move in versions.moves(store)][-3:] == ["better", "worse", "much worse"]
 
 
-def test_rollback_takes_less_than_a_second_with_all_that_a_process_costs(process: Call, home: Path) -> None:
-    walls = []
+def test_rollback_takes_less_than_a_second_with_all_that_a_process_costs(perdure: Call, home: Path) -> None:
+    taken = []
     for _ in range(3):
-        assert process("version", "promote", "v2", "--reason", "r").code == 0
-        done = process("version", "rollback", "--reason", "r")
-        assert done.code == 0, done.err
-        walls.append(done.wall_s)
-    assert min(walls) < 1.0
+        assert perdure("version", "promote", "v2", "--reason", "r").code == 0
+        done, seconds = timed([sys.executable, "-m", "perdure.agent.cli", "version", "rollback", "--reason", "r"], cwd=home.parent)
+        assert done.returncode == 0, done.stderr
+        taken.append(seconds)
+    assert min(taken) < 1.0
 
 
 def test_rollback_works_while_a_daemon_holds_the_home(perdure: Call, home: Path) -> None:

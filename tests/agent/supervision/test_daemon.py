@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.agent.conftest import Call
 from tests.agent.stand_ins import ADD, Place, deaths, plays
 
 from perdure.agent.commands.status import report
-from perdure.memory.environments import list_environments
-from perdure.memory.jobs import add_job
+from perdure.memory.environments import list_environments, register
+from perdure.memory.jobs import add_job, get_job
 from perdure.memory.processes import events, processes
-from perdure.memory.store import Store, open_store
+from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 
 COMPARE = "perdure:compare"
@@ -220,12 +221,37 @@ def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_status_says_that_a_daemon_was_killed(place: Place) -> None:
-    daemon = place.daemon(place.actor("play(store, pulse)"))
-    place.wait("an actor", plays)
+def test_a_second_daemon_is_refused_and_what_a_killed_one_left_is_played_by_the_next(place: Place, process: Call) -> None:
+    daemon = place.daemon(place.actor("take_tasks(store); play(store, pulse)"))
+    place.wait("tasks in play", lambda store: plays(store) and counts(store)["running"])
+    refused = process("--home", str(place.home), "run")
+    assert (refused.code, str(daemon.pid) in refused.err) == (2, True), refused.err
+
     daemon.kill()
     daemon.wait()
     found = place.status()
     assert found["state"] == "stopped"
     assert found["idle_reason"].endswith("the last one ended: without giving a reason")
     assert json.dumps(found)
+
+    ended = place.supervise(place.actor("finish_tasks(store, pulse)"), tasks=6)
+    assert (ended.code, ended.reason) == (0, "6 tasks played")
+    with open_store(place.home) as store:
+        assert counts(store)["running"] == counts(store)["failed"] == 0
+
+
+@pytest.mark.slow
+def test_a_daemon_that_is_told_to_stop_lets_its_learner_give_its_job_back(place: Place) -> None:
+    with create_store(place.home) as store:
+        register(store, ADD, 1.0, 0.0, 1.0)
+        job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    gives_back = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(release_job(store, lease))); time.sleep(60)"
+    ended = place.supervise(
+        place.actor("play(store, pulse)"),
+        place.learner(f"set_job_state(store, lease, 'running'); {gives_back}"),
+        until=lambda store: get_job(store, job).state == "running",
+    )
+    assert (ended.code, ended.reason) == (0, "stopped by a signal")
+    with open_store(place.home) as store:
+        assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 0)
+        assert deaths(store) == []
