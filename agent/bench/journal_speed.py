@@ -27,6 +27,7 @@ from perdure.memory.json_value import Document
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.replay.turns import insert_turns
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, open_store
 
@@ -38,8 +39,6 @@ TURNS = 10
 PROMPT, ANSWER = 100, 128
 """Tokens that each turn adds to its prompt, and tokens of its answer."""
 VOCABULARY = 49_152
-COLUMNS = 15
-"""Of the table of turns."""
 ENVIRONMENT = "perdure:bench"
 _SAMPLER = VersionRef("v0")
 _WORDS = ("the", "number", "is", "not", "larger", "than", "your", "last", "guess,", "so", "try", "again", "with", "word", "of", "list")
@@ -199,12 +198,11 @@ class Plain:
         self._episodes += batch
         sets = _turns(batch)
         made = [_rows(numbers, n, turns) for n, turns in enumerate(sets)] if ready else []
-        insert = f"INSERT INTO turn VALUES ({', '.join('?' * COLUMNS)})"
         with _clock() as seconds:
             for n, turns in enumerate(sets):
                 rows = made[n] if ready else _rows(numbers, n, turns)
                 self._conn.execute("BEGIN IMMEDIATE")
-                self._conn.executemany(insert, rows)
+                insert_turns(self._conn, rows)
                 self._conn.execute("COMMIT")
         return seconds[0]
 
