@@ -141,6 +141,14 @@ def test_waiting_doubles_until_a_child_has_lived() -> None:
     assert max(backoff.died(0) for _ in range(50)) == Backoff.LONGEST_S
 
 
+def test_waiting_for_room_is_short_and_is_not_counted() -> None:
+    backoff = Backoff()
+    assert [backoff.died(0.1, for_room=True) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert backoff.deaths == 0
+    backoff.died(0.1)
+    assert backoff.deaths == 1
+
+
 def test_signals_are_handed_over_and_handlers_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     heard: list[str] = []

@@ -109,6 +109,25 @@ def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) 
     assert "wdth" in job.error
 
 
+@pytest.mark.slow
+def test_a_job_without_its_vllm_server_is_failed_with_the_reason(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho vllm 0.26.0\n")
+    python.chmod(0o700)
+    path = tmp_path / "perdure.toml"
+    path.write_text(f"model = 'no-such-model'\nengine = 'vllm'\nvllm.python = '{python}'\n[stream]\nenvironments = ['{ADD}']\n")
+    home = tmp_path / "home"
+    job_id = submit(home, "probe", None, [ADD], {})
+    with pytest.raises(RuntimeFailure, match="the vLLM server cannot be kept: no model 'no-such-model'"):
+        run_or_follow(home, load_config(path), job_id, silent)
+    assert not lock_is_held(home)
+    with open_store(home) as store:
+        job = get_job(store, job_id)
+    assert job.state == "failed"
+    assert job.error is not None
+    assert job.error.startswith("the vLLM server cannot be kept: no model 'no-such-model'")
+
+
 def test_an_interrupted_command_ends_the_process_of_its_job(tmp_path: Path) -> None:
     configure(tmp_path, str(tiny_llama(tmp_path / "model")))
     home = tmp_path / ".perdure"

@@ -9,14 +9,18 @@ import pytest
 from tests.agent.stand_ins import ADD, PATIENCE_S, Place, deaths, plays
 
 from perdure.agent.commands.status import report
+from perdure.agent.config import Config
+from perdure.agent.config_file import LoadedConfig
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
-from perdure.agent.supervision.limits import Outcome
+from perdure.agent.supervision.limits import Limits, Outcome
 from perdure.agent.supervision.orphans import KEPT
+from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.leases import ATTEMPT_CAP
 from perdure.memory.processes import beat, events, processes
 from perdure.memory.records import Job
+from perdure.memory.stages import list_stages
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 
@@ -185,3 +189,23 @@ def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, 
     assert ended.code == 0
     assert [event.subject for event in events(store) if event.kind == "given up"] == ["learning"]
     assert [message.rpartition("; ")[2] for message in deaths(store)] == [f"job {n} is failed" for n in (1, 2, 3)]
+
+
+# --- one job, without a daemon ---
+
+
+@pytest.mark.slow
+def test_a_supervisor_without_an_actor_runs_its_job_and_nothing_else(place: Place, store: Store) -> None:
+    first, second = (add_job(store, key, "learn", "grpo", [ADD], {}) for key in "ab")
+    body = "if job.attempt == 1: os.kill(os.getpid(), 9)\n        finish_job(store, lease, {}, None)"
+    programs = Programs(actor=None, learner=place.learner(body))
+    config = Config.model_validate({"stream": {"environments": [ADD]}})
+    with supervising(place.home, LoadedConfig(config=config, origins={}, path=None), Limits(job=second), programs) as supervisor:
+        assert supervisor.run() == Outcome(code=0, reason=f"job {second} has ended")
+    assert (get_job(store, second).state, get_job(store, second).attempt) == ("done", 2)
+    assert (get_job(store, first).state, get_job(store, first).attempt) == ("queued", 0)
+    assert deaths(store) == [f"killed: it was ended by SIGKILL; job {second} is queued"]
+    assert {event.kind for event in events(store)} == {"death"}, "it does not report as a daemon does"
+    assert "supervisor" not in {process.name for process in processes(store)}
+    assert list_stages(store) == []
+    assert sum(counts(store).values()) == 0
