@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.agent.supervision.children import stop
+from perdure.agent.supervision.children import end_children
 from perdure.agent.supervision.keepers import GRACE_S, StandingKeeper
 from perdure.learners.engines.vllm_client import wait_for_server
 from perdure.memory.store import create_store, open_store
@@ -66,4 +66,4 @@ def _keep(home: Path, config: Path, ended: threading.Event) -> None:
         while not ended.wait(0.1):
             keeper.tick(wanted=True)
         if keeper.watched is not None:
-            stop([keeper.watched.child], GRACE_S, hurry=lambda: False)
+            end_children([keeper.watched.child], GRACE_S, hurry=lambda: False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from perdure.agent.processes.names import VLLM
 from perdure.agent.processes.vllm_server import GRACE_S
-from perdure.agent.supervision.children import Child, stop
+from perdure.agent.supervision.children import Child, end_children
 from perdure.learners.engines.vllm_client import read_server
 from perdure.memory.errors import RuntimeFailure
 
@@ -32,4 +32,4 @@ def serving(home: Path, config_path: Path | None, limit_s: float, model: str | N
             time.sleep(POLL_S)
         yield child
     finally:
-        stop([child], GRACE_S + 1, hurry=lambda: False)
+        end_children([child], GRACE_S + 1, hurry=lambda: False)

@@ -1,4 +1,4 @@
-"""The engine that a configuration names, with its model. Everything of torch is loaded here, when it is asked for."""
+"""The engine that a configuration names, with its model. Torch is loaded only when an engine is opened."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str], None]) -> Engine:
-    """Open it; `say` gets a line for each slow step. A vLLM server must have been started for the home, or be on its way.
+    """Open the engine; `say` gets a line for each slow step. A vLLM server must have been started for the home, or be starting.
 
-    Raises `InputError` where the configuration cannot work here, `RuntimeFailure` where fetching the model failed, and `Unavailable`
-    where no server answers in time.
+    Raises `InputError` if the configuration cannot work here, `RuntimeFailure` if the model cannot be fetched, and `Unavailable` if no
+    server answers in time.
     """
     if config.engine == "vllm":
         from perdure.learners.engines.vllm_client import wait_for_server
         from perdure.learners.engines.vllm_engine import VllmEngine
         from perdure.learners.weights.base_models import resolve_model
 
-        # The process of the server fetches the model, where it has to be fetched.
+        # The process of the server fetches the model if it is not there yet.
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say)
@@ -40,7 +40,7 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
 
 
 def server_limits(config: Config) -> ServerLimits:
-    """What the engine knows of the server's settings."""
+    """The server's settings that the engine needs."""
     from perdure.learners.engines.vllm_engine import ServerLimits
 
     vllm = config.vllm

@@ -13,7 +13,7 @@ from perdure.learners.weights.base_models import ModelFiles
 
 
 def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
-    """How the server is started. The key is not in it: every user of the machine can read the command of a process."""
+    """The command of the server. The key is not in it: every user of the machine can read the command of a process."""
     return [
         interpreter(settings),
         *("-m", "vllm.entrypoints.openai.api_server"),
@@ -24,7 +24,10 @@ def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
         *("--dtype", settings.dtype),
         *("--max-model-len", str(context_tokens(settings, files))),
         *("--gpu-memory-utilization", str(settings.memory_share)),
-        *("--generation-config", "vllm"),  # no top-p or top-k of the model's own: log-probs must be those of what was sampled from
+        *(
+            "--generation-config",
+            "vllm",
+        ),  # not the model's own top-p and top-k, which would change the log-probs
         *("--logprobs-mode", "processed_logprobs"),  # after the temperature
         "--enable-lora",
         *("--max-lora-rank", str(settings.max_rank)),
@@ -37,7 +40,7 @@ def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
 
 
 def variables(settings: VllmSection, key: str) -> dict[str, str]:
-    """The environment of the server."""
+    """The environment variables of the server."""
     ours = {
         "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -53,13 +56,13 @@ def variables(settings: VllmSection, key: str) -> dict[str, str]:
 
 
 def context_tokens(settings: VllmSection, files: ModelFiles) -> int:
-    """The longest sequence: as configured, or as the model can."""
+    """The longest sequence: the smaller of the setting and the model's own limit."""
     own = json.loads((files.path / "config.json").read_text()).get("max_position_embeddings")
     return min(settings.context_tokens, own) if isinstance(own, int) else settings.context_tokens
 
 
 def offline_arguments(settings: VllmSection, files: ModelFiles) -> dict[str, Any]:
-    """What makes `vllm.LLM` the same as the server, for comparisons."""
+    """The arguments that make `vllm.LLM` the same as the server, for comparisons."""
     return {
         "model": str(files.path),
         "dtype": settings.dtype,

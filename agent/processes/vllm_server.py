@@ -1,9 +1,9 @@
-"""The process that keeps a vLLM server: `python -m perdure.agent.processes.vllm_server --home DIR [--config FILE] [--model MODEL]`.
+"""The process that runs a vLLM server: `python -m perdure.agent.processes.vllm_server --home DIR [--config FILE] [--model MODEL]`.
 
-It starts vLLM's own OpenAI-compatible server on this machine's loopback with a key, says in `run/vllm.json` where it answers, and asks it
-for one token from time to time: a server that gives none is hung. It ends when it was asked to, when whoever started it is gone, and when
-the server has died or hangs; then nothing of the server is left. Starting it again is for its keeper (`keepers.py`), what is asked of it
-for `learners/engines/vllm_engine.py`. Left out: servers on other machines, several of them, fixed ports.
+It starts vLLM's own OpenAI-compatible server on this machine's loopback with a key, writes its address to `run/vllm.json`, and asks it for
+one token from time to time: a server that gives none hangs. It ends when it was asked to, when its supervisor is gone, and when the server
+has died or hangs; then nothing of the server is left. The supervisor starts it again (`agent/supervision/keepers.py`); requests are made
+by `learners/engines/vllm_engine.py`. Left out: servers on other machines, several servers, fixed ports.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from perdure.memory.store import open_store
 POLL_S = 0.25
 PR_SET_PDEATHSIG = 1
 GRACE_S = 4.0
-"""What the server gets to end by itself; its keeper gives this process a little more."""
+"""How long the server has to end by itself; this process has a little longer."""
 LOG_BYTES = 2**16
 
 
@@ -77,9 +77,10 @@ def run_server(home: Path, config: Config, stop: Callable[[], bool], check_s: fl
 
 
 def end_old_server(home: Path) -> None:
-    """Where the last server's process and its keeper were both killed: end what is left of it, which holds memory, and forget it.
+    """End what is left of the last server, which holds memory, and delete its address.
 
-    Its engine does not end with it. All of it was in one group of processes, named by the process that said where it answers.
+    Something is left if the process that ran the server was killed together with its supervisor: vLLM's engine does not end with it. All
+    of the server is in one process group, whose number is in the address file.
     """
     old = read_server(home)
     for entry in Path("/proc").glob("[0-9]*") if old is not None and sys.platform == "linux" else ():
@@ -118,8 +119,8 @@ def _goes_on(process: subprocess.Popen[bytes], stop: Callable[[], bool], wait_s:
 
 
 def _require_token(client: Client, model: str, settings: VllmSection) -> None:
-    """One token, which its engine has to compute: a server whose engine hangs answers everything else. Asleep, it need not."""
-    with suppress(ServerGone):  # then it is dying, which its process tells
+    """Ask for one token, which the engine has to compute; one that hangs answers everything else. A sleeping server is not asked."""
+    with suppress(ServerGone):  # then it is dying, which shows in its process
         if settings.sleep and client.get("/is_sleeping").data == {"is_sleeping": True}:
             return
         try:
@@ -132,7 +133,7 @@ def _require_token(client: Client, model: str, settings: VllmSection) -> None:
 
 @contextmanager
 def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterator[subprocess.Popen[bytes]]:
-    """The server's process while the block lasts, in the group of this one."""
+    """The server's process while the block lasts, in the process group of this one."""
     port = int(server.url.rpartition(":")[2])
     process = subprocess.Popen(
         command(settings, files, port), stdin=subprocess.DEVNULL, env=variables(settings, server.key), preexec_fn=_die_with_parent
@@ -149,13 +150,13 @@ def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterat
 
 
 def _die_with_parent() -> None:
-    """In the child, before it becomes the server: it holds the memory of a GPU, and must not outlive whoever would end it."""
+    """Runs in the child before it becomes the server: it holds the memory of a GPU, and must not outlive this process."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:
-    """A port that nobody has just now. Where another program takes it meanwhile, the server ends and is started again with another."""
+    """A free port. If another program takes it meanwhile, the server ends and is started again with another port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -163,7 +164,7 @@ def _free_port() -> int:
 
 
 def _trouble(home: Path) -> str:
-    """The last line of the log that names an error: what vLLM prints after it is of no use."""
+    """The last line of the log that names an error: what vLLM prints after it does not help."""
     log = home / "logs" / f"{VLLM}.log"
     lines = log.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if re.search(r"\b[A-Za-z]*Error: ", line) and "See root cause" not in line]

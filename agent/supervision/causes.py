@@ -23,7 +23,7 @@ class Exit:
     code: int
     """Below 0: minus the signal that ended it."""
     last_line: str
-    """Of its log; empty where it wrote none."""
+    """Of its log; empty if it wrote none."""
 
     def __str__(self) -> str:
         how = f"was ended by {_signal(-self.code)}" if self.code < 0 else f"ended with exit code {self.code}"
@@ -42,7 +42,7 @@ class End:
 
 
 def cause_of(exit: Exit, *, hung: bool, oom_killed: bool) -> Cause:
-    """Why a process ended. `hung`: its watcher ended it. `oom_killed`: the kernel has just ended processes for want of memory."""
+    """Why a process ended. `hung`: its watcher ended it. `oom_killed`: the kernel has just killed a process because memory ran out."""
     if hung:
         return "hung"
     if exit.code >= 0:
@@ -53,7 +53,7 @@ def cause_of(exit: Exit, *, hung: bool, oom_killed: bool) -> Cause:
 
 
 def oom_kills() -> int:
-    """A number that rises whenever the kernel ends a process for want of memory, in this control group or on the machine."""
+    """A number that rises when the kernel kills a process because memory ran out, in this control group or on the machine."""
     return sum(_oom_kills_in(file) for file in (Path("/proc/vmstat"), *_control_groups()))
 
 
@@ -62,7 +62,7 @@ def _signal(number: int) -> str:
 
 
 def _control_groups() -> Iterator[Path]:
-    """Where the control group of this process counts: of version 2, and of version 1."""
+    """The files in which the control group of this process counts: of version 2, and of version 1."""
     groups = Path("/proc/self/cgroup")
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, controllers, path = line.split(":", 2)

@@ -1,7 +1,8 @@
-"""Child processes: each in a session of its own, its output in `logs/<name>.log`, its end explained.
+"""Child processes, as their parent sees them: each in a session of its own, with its output in `logs/<name>.log`.
 
-A child that is stopped gets SIGTERM and some time, then SIGKILL, both for its whole group; whatever it leaves behind when it dies
-is ended with it. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work (`work.py`).
+A child that is ended gets SIGTERM and some time, then SIGKILL, both for its whole group; processes that it leaves behind when it dies are
+ended too. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work (`orphans.py`), and
+the child's own side (`agent/processes/child.py`).
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from perdure.agent.processes.child import PARENT_VARIABLE
 from perdure.agent.supervision.causes import Exit
 
 LOG_LIMIT_BYTES = 4 * 2**20
-"""A longer log is set aside as `<name>.log.1`, when its process starts again or when `trim_log` is called."""
+"""A longer log is renamed to `<name>.log.1` when its process starts again or when `trim_log` is called."""
 
 TAIL_BYTES = 2**16
 POLL_S = 0.05
 KILLED_S = 1.5
-"""What the kernel gets to end a process that was killed."""
+"""How long the kernel may take to end a process that was killed."""
 
 CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
-"""The fault handler: a process that crashes outside of Python, or that is ended because it hangs, writes where it stood into its log.
-OpenMP's threads spin while they wait, and on a machine with other work they starve the very thread that they wait for: with one other
-busy process on two cores, sampling took 46 s instead of 4.4 s. Waiting asleep costs little where the machine is idle."""
+"""With the fault handler a process that crashes outside of Python, or is ended because it hangs, writes its stacks into its log. OpenMP's
+threads spin while they wait, and on a busy machine they starve the very thread that they wait for: with one other busy process on two
+cores, sampling took 46 s instead of 4.4 s. Passive waiting costs little on an idle machine."""
 
 
 class Child:
@@ -60,30 +61,30 @@ class Child:
         if self._process.returncode is None:
             if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return None
-            self.signal(signal.SIGKILL)  # its own children, before its number can become somebody else's
+            self.signal(signal.SIGKILL)  # its own children, before another process can get its number
         return Exit(code=self._process.wait(), last_line=self._last_words())
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and to all that it started."""
+        """Send a signal to the process and to all processes that it started."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     def trim_log(self) -> None:
-        """Set a long log of the running process aside, so that one that prints much for weeks does not fill the disk."""
+        """Rename a long log of the running process, so that weeks of output do not fill the disk."""
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
-            os.truncate(self._log, 0)  # it writes at the end of the file, wherever that is
+            os.truncate(self._log, 0)  # it always appends, so it goes on at the start
             self._log_start = 0
 
     def _last_words(self) -> str:
-        """The last line of its log; where it crashed outside of Python, what happened and where it stood."""
+        """The last line of its log; if it crashed outside of Python, the crash and the line that it was at."""
         try:
             with self._log.open("rb") as log:
                 size = log.seek(0, os.SEEK_END)
                 log.seek(max(self._log_start, size - TAIL_BYTES))
                 lines = log.read().decode("utf-8", "replace").splitlines()
-        except OSError:  # somebody has removed it
+        except OSError:  # the log was deleted
             return ""
         crash = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error: ")), None)
         if crash is None:
@@ -93,10 +94,10 @@ class Child:
         return lines[crash] + (f" ({where})" if where else "")
 
 
-def stop(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:
-    """End them: SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended.
+def end_children(children: Sequence[Child], grace_s: float, hurry: Callable[[], bool]) -> None:
+    """Send SIGTERM, then SIGKILL after `grace_s` or as soon as `hurry()`. Returns when all have ended.
 
-    One that the kernel cannot end, because a device does not answer, is left to it: it runs no further in any case.
+    A child that the kernel cannot end, because a device does not answer, is left behind: it runs no further in any case.
     """
     for child in children:
         child.signal(signal.SIGTERM)

@@ -1,6 +1,6 @@
-"""Room on the disk: learning stops before play does, and both go on by themselves when there is room again.
+"""Room on the disk: learning stops before play does, and both continue by themselves when there is room again.
 
-What is free is asked of the file system at every look; what the home takes is added up once a minute, since that reads its folders.
+The free space is read at every look; the size of the home is added up once a minute, since that reads all its folders.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from perdure.agent.config import DiskSection
 
 GIB = 2**30
 LEARNING_SHARE = 0.9
-"""Of the budget: learning stops there."""
+"""Learning stops at this share of the budget."""
 LEARNING_FLOOR = 2.0
-"""Times the floor: learning stops below."""
+"""Learning stops below the floor times this."""
 SLACK = 0.05
-"""What has stopped goes on with so much more room than it stopped at, so that it does not stop and go all the time."""
+"""What has stopped continues when there is this much more room than it stopped at, so that it does not stop and go all the time."""
 WALK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUse:
-    """How much of a disk there is."""
+    """How large the home is, and how much of its disk is free."""
 
     home_bytes: int
     free_bytes: int
@@ -34,14 +34,14 @@ class DiskUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """Why there is no room to learn, or to play; None where there is."""
+    """Why there is no room to learn, or to play; None if there is room."""
 
     learn: str | None = None
     play: str | None = None
 
 
 def room(settings: DiskSection, usage: DiskUse, before: Room = Room()) -> Room:
-    """What there is room for. `before` is what there was room for at the last look."""
+    """What there is room for now; `before` is the result of the last look."""
     return Room(
         learn=_lack(settings, usage, LEARNING_SHARE, LEARNING_FLOOR, SLACK if before.learn else 0.0),
         play=_lack(settings, usage, 1.0, 1.0, SLACK if before.play else 0.0),
@@ -57,18 +57,18 @@ def _lack(settings: DiskSection, usage: DiskUse, share: float, floor: float, sla
         )
     limit = settings.floor_gib * GIB * floor
     if usage.free_bytes < limit * (1 + slack):
-        return f"{_gib(usage.free_bytes)} are free on the disk of the home, {_gib(limit)} are needed: free some, or lower disk.floor_gib"
+        return f"the disk of the home has {_gib(usage.free_bytes)} free and needs {_gib(limit)}: free some space, or lower disk.floor_gib"
     return None
 
 
 def free_bytes(folder: Path) -> int:
-    """What this user may still write where the folder is."""
+    """How much this user may still write to the disk of the folder."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 
 
 def size_bytes(folder: Path) -> int:
-    """What a folder takes on the disk, with all that is in it. What goes away meanwhile counts nothing."""
+    """The size of a folder on the disk, with all that is in it. A file that is deleted meanwhile counts as 0."""
     total = 0
     for place, _, files in os.walk(folder):
         for name in files:
@@ -80,7 +80,7 @@ def size_bytes(folder: Path) -> int:
 
 
 class DiskGauge:
-    """Looks at the disk of one home, and remembers what it costs to find out."""
+    """Looks at the disk of one home, and remembers what is slow to find out."""
 
     def __init__(self, home: Path, settings: DiskSection, clock: Callable[[], float] = time.monotonic) -> None:
         self._home = home

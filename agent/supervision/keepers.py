@@ -1,6 +1,7 @@
-"""Keeping an actor at play, a vLLM server where one is wanted, and a process at each job: started, watched, and buried when it has died.
+"""Keepers of child processes: of the actor and the vLLM server, which run all the time, and of one process for each job.
 
-The supervisor has one of each; a command that runs its job by itself has no actor. Left out: when to learn, and when to give up.
+A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
+learn (`scheduled_learning.py`), and when to give up (`limits.py`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from perdure.memory.records import Job
 from perdure.memory.store import Store
 
 GRACE_S = 5.0
-"""Between SIGTERM and SIGKILL: long enough to end a round of generation and write it down."""
+"""Between SIGTERM and SIGKILL: enough to end a round of generation and write it down."""
 
 
 class StandingKeeper:
-    """A process that is to be there all the time, the actor or the vLLM server: started again with back-off when it dies."""
+    """Keeper of a process that runs all the time, the actor or the vLLM server: starts it again with back-off when it dies."""
 
     def __init__(self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
         self.name = name
         self.watched: Watched | None = None
         self.refused: str | None = None
-        """Why the very first one could not work with its configuration, where that was so."""
+        """Why the very first process could not work with its configuration; None if that did not happen."""
         self.death = ""
-        """Why the last one died."""
+        """Why the last process died."""
         self._store = store
         self._program = program
         self._arguments = arguments
@@ -43,7 +44,7 @@ class StandingKeeper:
         self._starts = 0
 
     def tick(self, wanted: bool) -> None:
-        """Start it where it is missing, and see what has become of it. Where it is not wanted, it is told to end."""
+        """Start the process if there is none, and see whether it has ended. If it is not wanted, ask it to end."""
         if self.watched is None:
             if wanted and self._backoff.ready():
                 child = Child(self.name, self._program, self._arguments, self._store.home)
@@ -57,7 +58,7 @@ class StandingKeeper:
             return
         if self.watched.asked or end.cause == "unavailable":  # which says nothing about its tasks
             requeue_tasks(self._store, self.watched.owner)
-        lapse(self._store, self.watched.owner)  # where that fails, the next tick comes here again
+        lapse(self._store, self.watched.owner)  # if that fails, the next tick tries again
         watched, self.watched = self.watched, None
         if end.cause == "refused" and self._starts == 1:
             self.refused = end.exit.last_line.removeprefix("error: ")
@@ -77,30 +78,30 @@ class StandingKeeper:
 
 
 def not_serving(server: StandingKeeper) -> tuple[str, str] | None:
-    """State and detail of a vLLM server that does not answer; None where it does."""
+    """State and detail of a vLLM server that does not answer; None if it does."""
     if server.watched is None:
         return "restarting", f"the vLLM server died, {server.death}"
-    said = server.watched.said()
-    if said is not None and said.state == "serving":
+    report = server.watched.report()
+    if report is not None and report.state == "serving":
         return None
-    doing = said.detail if said and said.detail else "it is being started"
+    doing = report.detail if report and report.detail else "it is being started"
     return ("restarting", f"the vLLM server died, {server.death}; {doing}") if server.death else ("starting", doing)
 
 
 def forget_steps(store: Store) -> None:
-    """Delete what jobs that were killed have left of the weights of their steps. Only where nobody samples in this home."""
+    """Delete weights of steps that killed jobs have left. Only while no process samples in this home."""
     shutil.rmtree(store.home / "run" / "steps", ignore_errors=True)
 
 
 class JobKeeper:
-    """A process for one job at a time. One that died is tried again, or its job is failed, as its cause of death says."""
+    """Keeper of a process for one job at a time. After a death the job is tried again or failed, as the cause of death says."""
 
     def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float) -> None:
         self.watched: Watched | None = None
         self.job: Job | None = None
-        """The job that has a process, as it was before it got one."""
+        """The job that has a process, as it was before its process started."""
         self.death = ""
-        """Why the last process died; empty where it ended well."""
+        """Why the last process died; empty if it ended well."""
         self._store = store
         self._program = program
         self._arguments = arguments
@@ -108,7 +109,7 @@ class JobKeeper:
         self._backoff = Backoff()
 
     def start(self, job: Job) -> bool:
-        """Start the process of a job; False where the last one died just now, and it is too soon."""
+        """Start the process of a job; False if the last process died just now and it is too soon."""
         if not self._backoff.ready():
             return False
         child = Child(job_process(job.id), self._program, [*self._arguments, "--job", str(job.id)], self._store.home)
@@ -116,20 +117,20 @@ class JobKeeper:
         return True
 
     def poll(self) -> Job | None:
-        """The job whose process has ended, as it is now: done, failed, or queued again. None where there is none."""
+        """The job whose process has ended, as it is now: done, failed, or queued again. None if no process has ended."""
         if self.watched is None or self.job is None:
             return None
         end = self.watched.poll()
         if end is None:
             return None
-        lapse(self._store, self.watched.owner)  # where that fails, the next poll comes here again
+        lapse(self._store, self.watched.owner)  # if that fails, the next poll tries again
         job = self._close(self.watched, self.job, end)
         self.watched = self.job = None
         forget_old_processes(self._store)
         return job
 
     def give_back(self) -> None:
-        """Give back the job of a process that was told to end. It counts as no attempt."""
+        """Give back the job of a process that was asked to end. That counts as no attempt."""
         if self.job is not None:
             requeue_orphan(self._store, self.job.id)
 

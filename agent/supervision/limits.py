@@ -1,9 +1,8 @@
-"""When a run ends by itself, and with which exit code. Pure: what has happened in, an outcome or none out.
+"""When a run ends by itself, and with which exit code. Pure: a tally of what has happened goes in, an outcome or None comes out.
 
-An actor or a vLLM server that dies again and again ends every run, also one without limits. A daemon that stayed, and did nothing, would
-look alive to whatever watches it; one that ends with 3 is started again by its service manager, and at last reported as failed. `perdure
-status` needs no daemon and tells the reason either way. Learning that fails again and again ends only a run that waits for it: play goes on
-without.
+If the actor or the vLLM server dies again and again, every run ends, also one without limits. A daemon that stayed and did nothing would
+look alive to its service manager; one that ends with 3 is started again, and finally reported as failed. `perdure status` needs no daemon
+and shows the reason either way. If learning fails again and again, only a run that waits for it ends: otherwise play goes on without it.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What ends a run. With none of them it goes on until it is stopped, or until there is nobody left who could play."""
+    """What ends a run. Without limits it goes on until it is stopped, or until the actor or the vLLM server is given up."""
 
     cycles: int | None = None
-    """So many verdicts."""
+    """That many verdicts."""
     until_promoted: bool = False
-    """The first promotion, or `cycles` (where not given, `max_cycles`) verdicts without one."""
+    """The first promotion, or `cycles` (if not given, `max_cycles`) verdicts without one."""
     tasks: int | None = None
-    """That many tasks, done or failed. If the stream ends before, it ends a run with any limit."""
+    """That many tasks, done or failed. A run with any limit also ends when the stream has ended and is played out."""
     job: int | None = None
     """The end of this job."""
     max_cycles: int = 3
@@ -38,33 +37,33 @@ class Tally:
     """The job of the limits is done or has failed."""
     verdicts: int = 0
     promoted: str | None = None
-    """The version that a verdict let serve."""
+    """The first version that was promoted."""
     failures: int = 0
     """Learning jobs that failed, in a row."""
     fruitless: int = 0
     """Times, in a row, that it was time to learn but nothing was learnable."""
     dying: str = "actor"
-    """Which process it is that dies: the actor, or the vLLM server."""
+    """The process that dies: the actor, or the vLLM server."""
     deaths: int = 0
     """Of that process, in a row, each soon after its start."""
     death: str = ""
     """Why it died the last time."""
     played_out: bool = False
-    """The stream has come to its end, all is played, and nothing is left to be learned."""
+    """The stream has ended, all its tasks are played, and nothing is left to learn."""
     last: str = ""
     """The reason of the last verdict, failure or fruitless look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended: 0 done, 1 what was waited for did not come, 2 the configuration cannot work, 3 it failed."""
+    """How a run ended: 0 done, 1 the promotion or the tasks did not come, 2 the configuration cannot work, 3 it failed."""
 
     code: int
     reason: str
 
 
 def outcome(limits: Limits, tally: Tally) -> Outcome | None:
-    """The outcome of a run, once one of its limits is reached."""
+    """The outcome of a run when one of its limits is reached; None before."""
     if tally.job_ended:
         return Outcome(code=0, reason=f"job {limits.job} has ended")
     learns = limits.until_promoted or limits.cycles is not None
@@ -81,7 +80,7 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
     if learns and tally.fruitless >= limits.max_cycles:
         return Outcome(code=1, reason=f"it was time to learn {tally.fruitless} times, but {tally.last}")
     if tally.played_out and (learns or limits.tasks is not None):
-        return Outcome(code=1, reason=f"the stream came to its end before that, after {_some(tally.verdicts, 'verdict')}")
+        return Outcome(code=1, reason=f"the stream ended before {_goal(limits)}, after {_some(tally.verdicts, 'verdict')}")
     if learns and tally.failures >= limits.tries:
         return Outcome(code=3, reason=f"{_some(tally.failures, 'learning job')} failed in a row; the last: {tally.last}")
     if tally.deaths >= limits.tries:
@@ -89,6 +88,12 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
             code=3, reason=f"the {tally.dying} is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}"
         )
     return None
+
+
+def _goal(limits: Limits) -> str:
+    if limits.until_promoted:
+        return "any promotion"
+    return _some(limits.tasks, "task") if limits.tasks is not None else _some(limits.cycles or 0, "verdict")
 
 
 def _some(n: int, what: str) -> str:

@@ -1,6 +1,7 @@
-"""What becomes of work whose process has ended.
+"""What happens to jobs, tasks and logs whose process has ended.
 
-Only the holder of the home's lock starts processes for jobs, so a job that no child of its works on is nobody's, whatever its lease says.
+Only the holder of the home's lock starts processes for jobs, so no process works on a job that none of its children has, whatever the
+job's lease says.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from perdure.memory.store import Store
 from perdure.memory.tasks import leases_of, release_task
 
 KEPT = 20
-"""So many processes of jobs are remembered, with their logs."""
+"""How many processes of jobs are remembered, with their logs."""
 
 
 def fail_orphan(store: Store, job: int, error: str, clock: Clock, *, again: bool = False) -> None:
-    """Write down that a job's process died, with the reason. One that had come to its end is left alone.
+    """Write down that a job's process died, with the reason. A job that has ended is left alone.
 
-    With `again` the job is tried again, as long as it has attempts left.
+    With `again` the job is tried again if it has attempts left.
     """
     with store.write():
         lease = lease_of(store, job)
@@ -33,7 +34,7 @@ def fail_orphan(store: Store, job: int, error: str, clock: Clock, *, again: bool
 
 
 def requeue_orphan(store: Store, job: int) -> None:
-    """Give back a job whose process was stopped before it could do that itself. It counts as no attempt."""
+    """Give back a job whose process was ended before it could do that itself. That counts as no attempt."""
     with store.write():
         lease = lease_of(store, job)
         if lease is not None:
@@ -41,14 +42,14 @@ def requeue_orphan(store: Store, job: int) -> None:
 
 
 def requeue_tasks(store: Store, owner: str) -> None:
-    """Give back the tasks of a process that was stopped before it could do that itself. It counts as no attempt."""
+    """Give back the tasks of a process that was ended before it could do that itself. That counts as no attempt."""
     with store.write():
         for lease in leases_of(store, owner):
             release_task(store, lease)
 
 
 def forget_old_processes(store: Store) -> None:
-    """Let go of what the processes of jobs long ended said of themselves, and of their logs."""
+    """Delete the reports and logs of all but the latest processes of jobs."""
     forget_processes(store, JOB_PREFIX, KEPT)
     logs: dict[int, list[Path]] = {}
     for log in (store.home / "logs").glob(f"{JOB_PREFIX}*.log*"):

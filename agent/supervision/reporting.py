@@ -85,7 +85,7 @@ def condition(
         return "paused", f"play and learning wait for room: {room.play}"
     if actor.watched is None:
         return "restarting", f"the actor died, {actor.death}" if actor.death else None
-    latest = actor.watched.said()
+    latest = actor.watched.report()
     if latest is None or not plays(actor):
         return "starting", latest.detail if latest else "the actor is being started"
     why = _waiting(store, jobs, room) or no_learning
@@ -96,7 +96,7 @@ def condition(
 
 def plays(actor: StandingKeeper) -> bool:
     """Whether there is an actor that has loaded its model, so that a version serves."""
-    latest = actor.watched.said() if actor.watched else None
+    latest = actor.watched.report() if actor.watched else None
     return latest is not None and latest.state != "starting"
 
 

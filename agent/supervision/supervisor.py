@@ -26,7 +26,7 @@ from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.names import ACTOR, VLLM
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
-from perdure.agent.supervision.children import on_signals, stop
+from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon import Daemon
 from perdure.agent.supervision.disk import Room
 from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
@@ -215,7 +215,7 @@ class Supervisor:
         set_patience(self.store, LAST_PATIENCE_MS)
         signals = self._signals
         for children in (self._samplers(), self._servers()):
-            stop([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
+            end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it
 
     def _give_back(self) -> None:

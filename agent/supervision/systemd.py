@@ -1,6 +1,6 @@
-"""What systemd is told, where it started this process: the datagrams of sd_notify(3), without its library.
+"""Messages to systemd, if it started this process: the datagrams of sd_notify(3), without its library.
 
-Ready once there is something that plays; the watchdog is fed only by whoever saw progress (`Supervisor._beat`). Elsewhere nothing happens.
+When to send them is decided in `reporting.py`. If systemd did not start this process, nothing happens.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ WATCHDOG_VARIABLES = ("WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Systemd:
-    """The service manager of this process. It takes what was told out of the environment, so that no child speaks in its place."""
+    """The service manager of this process. Its variables are removed from the environment, so that no child writes to it."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         self._address = environment.pop(SOCKET_VARIABLE, "")
         usec, pid = (environment.pop(name, "") for name in WATCHDOG_VARIABLES)
         self.watchdog_s = int(usec) / 1e6 if usec.isdigit() and pid in ("", str(os.getpid())) else None
-        """How long it waits for a sign of life; None where it does not ask for any."""
+        """How long it waits for a sign of life; None if it does not ask for any."""
         self._ready = False
 
     def ready(self) -> None:
-        """The service has started. Said once."""
+        """The service has started. Sent once."""
         if not self._ready:
             self._ready = True
-            self._tell("READY=1")
+            self._send("READY=1")
 
     def status(self, text: str) -> None:
         """What `systemctl status` shows."""
-        self._tell(f"STATUS={' '.join(text.split())}")
+        self._send(f"STATUS={' '.join(text.split())}")
 
     def alive(self) -> None:
-        """A sign of life. Only for who saw that work goes on, or that it rightly waits."""
+        """A sign of life. Send it only if there was progress, or if the work waits for a good reason."""
         if self.watchdog_s is not None:
-            self._tell("WATCHDOG=1")
+            self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        self._tell("STOPPING=1")
+        self._send("STOPPING=1")
 
-    def _tell(self, message: str) -> None:
-        """Nobody waits for an answer, and a manager that does not listen is no reason to fail."""
+    def _send(self, message: str) -> None:
+        """Send a message without waiting for an answer. A manager that does not listen is no reason to fail."""
         if not self._address:
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address

@@ -1,7 +1,7 @@
-"""Watching one child: whether it makes progress, and why it ended. The same for the actor and for the process of a job.
+"""Watching one child: whether it makes progress, and why it ended. The same for every kind of child.
 
-A process says from time to time what it does, from the very loop that does it (`Pulse`). One that has said nothing for `hang_s` hangs: its
-Python stacks are written into its log, and it is ended. Whether the wall clock is set meanwhile does not matter.
+A process reports from time to time what it does, from the very loop that does it (`agent/processes/pulse.py`). A process that has not
+reported for `hang_s` hangs: its Python stacks are written into its log, and it is ended. The wall clock plays no part in this.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from perdure.memory.store import Store
 
 LOOK_S = 1.0
 DUMP_S = 3.0
-"""What a process that hangs gets to write down where it stands."""
+"""How long a process that hangs has to write its stacks."""
 OOM_WINDOW_S = 15.0
-"""A process that was killed while the kernel ran out of memory, in the last one or two of these, was killed by the kernel."""
+"""A process that was killed was killed by the kernel if memory ran out in the last one or two of these windows."""
 
 
 class Watched:
@@ -28,11 +28,11 @@ class Watched:
     def __init__(self, store: Store, child: Child, hang_s: float) -> None:
         self.child = child
         self.owner = f"{child.name}:{child.pid}"
-        """As it names itself in leases."""
+        """Its name in leases."""
         self.asked = False
-        """Whether it was told to end."""
+        """Whether it was asked to end."""
         self.progress_s = child.started_s
-        """When it was last seen to go on, on the monotonic clock."""
+        """When it last made progress, on the monotonic clock."""
         self._store = store
         self._hang_s = hang_s
         self._hung = False
@@ -44,7 +44,7 @@ class Watched:
         self._oom_counted_s = time.monotonic()
 
     def poll(self) -> End | None:
-        """How and why it ended; None while it runs. Ends it where it hangs, or does not do as it was told in time."""
+        """How and why it ended; None while it runs. Ends it if it hangs, or if it does not end in time after it was asked to."""
         exit = self.child.poll() if self._end is None else None
         if exit is not None:
             self._end = End(exit=exit, cause=cause_of(exit, hung=self._hung, oom_killed=oom_kills() > self._oom_kills[0]))
@@ -61,8 +61,8 @@ class Watched:
             self._look(now_s)
         return None
 
-    def said(self) -> Process | None:
-        """What it said of itself last."""
+    def report(self) -> Process | None:
+        """What it last reported of itself."""
         return process_of(self._store, self.child.name, self.child.pid)
 
     def ask_to_end(self, grace_s: float) -> None:
@@ -74,15 +74,15 @@ class Watched:
 
     @property
     def lived_s(self) -> float:
-        """How long it went on."""
+        """How long it made progress."""
         return self.progress_s - self.child.started_s
 
     def _look(self, now_s: float) -> None:
-        said = self.said()
-        if said is not None and said.beat != self._beat:
-            self._beat = said.beat
+        report = self.report()
+        if report is not None and report.beat != self._beat:
+            self._beat = report.beat
             self.progress_s = now_s
         elif now_s - self.progress_s > self._hang_s and not self._hung:
             self._hung = True
             self._kill_s = min(self._kill_s, now_s + DUMP_S)
-            self.child.signal(signal.SIGABRT)  # Python's fault handler writes the stacks of all threads, whatever they do
+            self.child.signal(signal.SIGABRT)  # Python's fault handler writes the stacks of all threads

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.agent.supervision.children import Backoff, Child, Exit, on_signals, stop
+from perdure.agent.supervision.children import Backoff, Child, Exit, end_children, on_signals
 
 STUBBORN = """
 import signal, time
@@ -104,7 +104,7 @@ def test_deaf_child_is_killed_after_the_grace(spawn: Callable[..., Child], tmp_p
     child = spawn(STUBBORN)
     first_line(tmp_path)
     began = time.monotonic()
-    stop([child], 0.5, hurry=lambda: False)
+    end_children([child], 0.5, hurry=lambda: False)
     assert 0.5 <= time.monotonic() - began < 3
     assert ended(child).code == -signal.SIGKILL
 
@@ -113,7 +113,7 @@ def test_hurry_leaves_no_grace(spawn: Callable[..., Child], tmp_path: Path) -> N
     child = spawn(STUBBORN)
     first_line(tmp_path)
     began = time.monotonic()
-    stop([child], 30, hurry=lambda: True)
+    end_children([child], 30, hurry=lambda: True)
     assert time.monotonic() - began < 3
 
 
@@ -122,7 +122,7 @@ def test_nothing_of_a_child_is_left_behind(spawn: Callable[..., Child], tmp_path
     child = spawn(PARENT, *(["stay"] if stay else []))
     grandchild = int(first_line(tmp_path))
     if stay:
-        stop([child], 5, hurry=lambda: False)
+        end_children([child], 5, hurry=lambda: False)
     assert ended(child).code == (-signal.SIGTERM if stay else 1)
     deadline = time.monotonic() + 5
     while lives(grandchild) and time.monotonic() < deadline:

@@ -66,7 +66,7 @@ def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_ask
 @pytest.mark.slow
 def test_a_run_that_waits_for_more_tasks_than_the_stream_has_ends_and_says_so(place: Place) -> None:
     ended = place.supervise(place.actor("finish_tasks(store, pulse)"), tasks=9, stream={"stages": STAGES})
-    assert (ended.code, ended.reason) == (1, "the stream came to its end before that, after 0 verdicts")
+    assert (ended.code, ended.reason) == (1, "the stream ended before 9 tasks, after 0 verdicts")
     ended = place.supervise(
         place.actor("finish_tasks(store, pulse)"), tasks=2, stream={"stages": [*STAGES, {**STAGES[0], "name": "third"}]}
     )

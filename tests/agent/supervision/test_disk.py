@@ -50,7 +50,7 @@ def test_the_reason_says_the_numbers_and_what_to_do() -> None:
     assert found.learn == (
         "the home takes 9.5 GiB of its budget of 10 GiB: `perdure version gc` and `perdure store prune` make room, or raise disk.budget_gib"
     )
-    assert found.play == "0.5 GiB are free on the disk of the home, 1 GiB are needed: free some, or lower disk.floor_gib"
+    assert found.play == "the disk of the home has 0.5 GiB free and needs 1 GiB: free some space, or lower disk.floor_gib"
 
 
 def test_a_folder_is_added_up_with_all_that_is_in_it(tmp_path: Path) -> None:

@@ -49,10 +49,14 @@ def test_tasks_end_a_run() -> None:
 
 
 def test_a_stream_that_is_played_out_ends_a_run_that_waits_for_more() -> None:
-    for limits in (Limits(tasks=9), Limits(cycles=2), Limits(until_promoted=True)):
+    for limits, goal in (
+        (Limits(tasks=9), "9 tasks"),
+        (Limits(cycles=2), "2 verdicts"),
+        (Limits(until_promoted=True), "any promotion"),
+    ):
         ended = outcome(limits, Tally(tasks=8, verdicts=1, played_out=True))
         assert ended is not None
-        assert (ended.code, ended.reason) == (1, "the stream came to its end before that, after 1 verdict")
+        assert (ended.code, ended.reason) == (1, f"the stream ended before {goal}, after 1 verdict")
     assert code(Limits(tasks=8), Tally(tasks=8, played_out=True)) == 0
     assert code(Limits(), Tally(played_out=True)) is None, "a person may still add tasks"
 
@@ -63,3 +67,11 @@ def test_waiting_for_what_cannot_come_ends() -> None:
     assert code(Limits(cycles=1, tries=2), Tally(failures=2)) == 3
     assert code(Limits(tasks=9, tries=2), Tally(deaths=2)) == 3
     assert code(Limits(tasks=9), Tally(fruitless=99, failures=99)) is None
+
+
+def test_a_run_for_one_job_ends_with_the_job_or_when_its_server_is_given_up() -> None:
+    assert outcome(Limits(job=3), Tally()) is None
+    ended = outcome(Limits(job=3), Tally(job_ended=True))
+    assert ended is not None
+    assert (ended.code, ended.reason) == (0, "job 3 has ended")
+    assert code(Limits(job=3), Tally(dying="vLLM server", deaths=5)) == 3

@@ -14,7 +14,7 @@ import torch
 
 from perdure.agent.processes.exit_codes import EXIT_CODES, Cause, cause_of_error
 from perdure.agent.supervision.causes import End, Exit, cause_of, oom_kills
-from perdure.agent.supervision.children import Child, stop
+from perdure.agent.supervision.children import Child, end_children
 from perdure.agent.supervision.watch import Watched
 from perdure.envs.policy import PolicyError
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, Unavailable
@@ -66,7 +66,7 @@ def spawn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
     started: list[Child] = []
     yield start
-    stop(started, 0.0, hurry=lambda: True)
+    end_children(started, 0.0, hurry=lambda: True)
 
 
 def until_it_is_stopped(watched: Watched, patience_s: float = 20.0) -> None:
@@ -86,7 +86,7 @@ def ended(watched: Watched, patience_s: float = 20.0) -> End:
 
 def until_it_speaks(store: Store, watched: Watched) -> None:
     deadline = time.monotonic() + 20
-    while watched.said() is None:
+    while watched.report() is None:
         assert watched.poll() is None, "it ended"
         assert time.monotonic() < deadline, "it said nothing"
         time.sleep(0.02)
@@ -234,4 +234,4 @@ def test_what_another_process_of_its_name_said_is_not_its_own(spawn: Callable[..
     assert process_of(store, "a", first.child.pid + 1) is None
     first.ask_to_end(5.0)
     ended(first)
-    assert spawn("import time\ntime.sleep(60)").said() is None
+    assert spawn("import time\ntime.sleep(60)").report() is None
