@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -20,12 +20,12 @@ Document = dict[str, Any]
 """A JSON object that is only passed on, as to `--json`."""
 
 
-def record_json(record: DataclassInstance, times: Sequence[str] = ()) -> JsonObject:
+def record_json(record: DataclassInstance, times: Sequence[str] = ()) -> Document:
     """A record as a JSON object with a key for each field. `times` names the fields that are Unix seconds."""
     values = asdict(record, dict_factory=lambda pairs: {name: _plain(value) for name, value in pairs})
     for name in times:
         values[name] = None if values[name] is None else iso_utc(values[name])
-    return cast(JsonObject, values)
+    return values
 
 
 def iso_utc(unix_s: float) -> str:

@@ -19,7 +19,7 @@ from perdure.agent.supervision.planner import verdict
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import jobs_after, last_ended
 from perdure.memory.records import Job
-from perdure.memory.replay.episodes import Played, latest_episode_id, played_after
+from perdure.memory.replay.episodes import LiveCount, latest_episode_id, played_after
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
 
@@ -38,7 +38,7 @@ class Mark:
 class Summary:
     """What there is to say about a run."""
 
-    played: tuple[Played, ...]
+    played: tuple[LiveCount, ...]
     jobs: tuple[Job, ...]
     """Those that the run worked on, the oldest first."""
     serving: str | None

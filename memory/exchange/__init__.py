@@ -1,1 +1,1 @@
-"""Episodes as documents: how they leave a store and how trajectories of other pipelines come in."""
+"""Episodes as documents: exports, and imports from other pipelines."""

@@ -1,7 +1,7 @@
-"""Episodes as documents: what an export and an archive hold, one row an episode, with everything that the store knows of it.
+"""Episodes as documents: the rows of exports and archives, one per episode, with all that the store has of it.
 
-Packed blobs become Arrow arrays without a number becoming a Python object on the way, so that many turns are read quickly; a table holds
-a bounded number of them (`portions`). What the columns mean stands in docs/store.md.
+Packed blobs become Arrow arrays directly, without a Python object for each number, so that many turns are read quickly. A table holds a
+bounded number of turns (`portions`). docs/store.md says what the columns mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TURNS_AT_ONCE = 2000
-"""Turns of one table: some tens of MB where prompts are long."""
+"""Turns of one table: some tens of MB if prompts are long."""
 
 
 def document_schema() -> pa.Schema:
@@ -76,37 +76,37 @@ def document_schema() -> pa.Schema:
 
 
 def portions(episodes: Iterable[tuple[int, int]], turns: int = TURNS_AT_ONCE) -> Iterator[list[int]]:
-    """Episodes, each given with its number of turns, in portions of at most `turns` turns, or of one episode that alone has more."""
+    """Split episodes, given as (id, number of turns), into portions of at most `turns` turns. A longer episode is a portion by itself."""
     portion: list[int] = []
-    held = 0
+    size = 0
     for episode, its_turns in episodes:
-        if portion and held + its_turns > turns:
+        if portion and size + its_turns > turns:
             yield portion
-            portion, held = [], 0
+            portion, size = [], 0
         portion.append(episode)
-        held += max(its_turns, 1)
+        size += max(its_turns, 1)
     if portion:
         yield portion
 
 
 def read_documents(store: Store, episodes: Sequence[int]) -> pa.Table:
-    """These episodes by id, all as they are at one moment; what does not exist is left out."""
+    """These episodes, ordered by id, all read at one moment. Missing ones are left out."""
     import pyarrow as pa
 
     with store.read():
-        found = store.rows(_EPISODES, {"ids": to_json(list(episodes)), "initial": INITIAL})
-        ids = [row["id"] for row in found]
+        rows = store.rows(_EPISODES, {"ids": to_json(list(episodes)), "initial": INITIAL})
+        ids = [row["id"] for row in rows]
         turns = list(turn_rows(store, ids))
-        others = {"batches": store.rows(_BATCHES, (to_json(ids),)), "rewards": store.rows(_REWARDS, (to_json(ids),))}
+        lists = {"batches": store.rows(_BATCHES, (to_json(ids),)), "rewards": store.rows(_REWARDS, (to_json(ids),))}
     schema = document_schema()
     turn = schema.field("turns").type.value_type
     turn_arrays = [_turn_column(field, turns) for field in turn]
-    columns = [_column(field, found) for field in schema if field.name not in ("turns", *others)]
+    columns = [_column(field, rows) for field in schema if field.name not in ("turns", *lists)]
     columns.append(_lists(ids, [row["episode"] for row, _ in turns], pa.StructArray.from_arrays(turn_arrays, fields=list(turn))))
-    for name, rows in others.items():
-        one = schema.field(name).type.value_type
-        arrays = [_column(field, rows) for field in one]
-        columns.append(_lists(ids, [row["episode"] for row in rows], pa.StructArray.from_arrays(arrays, fields=list(one))))
+    for name, items in lists.items():
+        item = schema.field(name).type.value_type
+        arrays = [_column(field, items) for field in item]
+        columns.append(_lists(ids, [row["episode"] for row in items], pa.StructArray.from_arrays(arrays, fields=list(item))))
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -146,7 +146,7 @@ def _column(field: pa.Field, rows: Sequence[Any]) -> pa.Array:
 
 
 def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> pa.Array:
-    """For each owner the list of its values; `members` says whose each value is, in the order of the owners."""
+    """A list of values for each owner. `members` names the owner of each value, in the order of `owners`."""
     import pyarrow as pa
 
     sizes = dict.fromkeys(owners, 0)

@@ -1,9 +1,8 @@
-"""Export: episodes that have ended, as Parquet with typed columns or as JSON lines; one row an episode, its turns inside it.
+"""Export: episodes that have ended, as Parquet with typed columns or as JSON lines; one row per episode, its turns inside it.
 
-Both forms hold the same documents (`memory/exchange/documents.py`). They are written in portions, so that memory stays bounded however
-much there
-is, and to another name first, so that a file of the asked name is whole. Left out: episodes that are being played, and those of other
-pipelines (`memory/exchange/import_traces.py`), which stay where they came from.
+Both formats hold the same documents (`memory/exchange/documents.py`). They are written in portions, so that memory stays bounded, and under
+another name first, so that a file of the final name is complete. Left out: episodes that are being played, and those of other pipelines
+(`memory/exchange/import_traces.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.files import making
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.records import Purpose
 from perdure.memory.store import Store, refuse_inside
 
@@ -29,16 +28,16 @@ Format = Literal["parquet", "jsonl"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """The result of an export."""
 
     path: Path
     episodes: int
     turns: int
     size_bytes: int
 
-    def as_json(self) -> dict[str, Any]:
-        """What the command prints."""
-        return {"path": str(self.path), "episodes": self.episodes, "turns": self.turns, "size_bytes": self.size_bytes}
+    def as_json(self) -> Document:
+        """The output of the command."""
+        return record_json(self)
 
 
 def export(
@@ -52,12 +51,12 @@ def export(
     since: float | None = None,
     replace: bool = False,
 ) -> Exported:
-    """Write the episodes of an environment, sampled by a version, of a purpose, begun at or after a time (Unix seconds); all by default.
+    """Write the episodes of an environment, a version and a purpose that began at or after `since` (Unix seconds); by default, all.
 
-    Raises `InputError` where nothing fits or the file exists and is not to be replaced, `RuntimeFailure` where it cannot be written.
+    Raises `InputError` if no episode matches, or if the file exists and `replace` is False, and `RuntimeFailure` if it cannot be written.
     """
     refuse_inside(store, path)
-    wanted = store.rows(
+    matching = store.rows(
         """
         SELECT id, turns FROM episode
         WHERE state <> 'running' AND (:environment IS NULL OR environment = :environment) AND (:version IS NULL OR version = :version)
@@ -66,26 +65,26 @@ def export(
         """,
         {"environment": environment, "version": version, "purpose": purpose, "since": since},
     )
-    if not wanted:
-        raise InputError("no episode that has ended fits: `perdure episode list` shows what there is")
+    if not matching:
+        raise InputError("no ended episode matches: `perdure episode list` shows the episodes")
     with making(path, replace=replace) as made:
         with document_writer(made, form) as write:
-            for ids in portions((row["id"], row["turns"]) for row in wanted):
+            for ids in portions((row["id"], row["turns"]) for row in matching):
                 table = read_documents(store, ids)
                 if table.num_rows != len(ids):
                     raise RuntimeFailure("episodes were pruned while they were exported: export again")
                 write(table)
         size_bytes = made.stat().st_size
-    return Exported(path=path, episodes=len(wanted), turns=sum(row["turns"] for row in wanted), size_bytes=size_bytes)
+    return Exported(path=path, episodes=len(matching), turns=sum(row["turns"] for row in matching), size_bytes=size_bytes)
 
 
 @contextmanager
 def document_writer(path: Path, form: Format) -> Iterator[Callable[[pa.Table], None]]:
-    """Write tables of documents one after the other into a new file."""
+    """A function that appends a table of documents to a new file."""
     if form == "parquet":
         import pyarrow.parquet as pq
 
-        # a dictionary of token ids would hide from zstd that prompts repeat each other: a third larger, and seven times slower
+        # with a dictionary of token ids zstd no longer sees that prompts repeat: a third larger and seven times slower
         with pq.ParquetWriter(path, document_schema(), compression="zstd", use_dictionary=False) as writer:
             yield writer.write_table
         return

@@ -1,9 +1,9 @@
 """Import: trajectories of other pipelines, from Parquet or JSON lines in the form of docs/store.md, for learners on given traces.
 
 They go into tables of their own (`foreign_episode`, `foreign_turn`), so that nothing that counts, samples, gates or scores our episodes
-sees them. A file is read and checked whole, into tables aside that lock nobody out, before one short transaction copies it: all of a file
-is kept, or nothing. The same bytes once more change nothing. An export of a Perdure is a file like any other, but its episodes that
-did not complete, or that were played on held-out seeds to judge a version, are passed over: neither is ever learned from.
+sees them. The whole file is first checked and read into a temporary database, which locks nobody out; then one short transaction copies it,
+all or nothing. Importing the same bytes again changes nothing. Of an export of Perdure, episodes that are never learned from are skipped:
+those that did not complete, were played on held-out seeds, or had the right answer in the prompt.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
 
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.trace_format import ForeignEpisode, Place, parse_episode
 from perdure.memory.files import MAKING, sha256_of
+from perdure.memory.json_value import Document, JsonValue, record_json
 from perdure.memory.store import Store
 
 NOT_COMPLETED = "not completed"
@@ -31,31 +33,24 @@ HINTED = "hinted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What came in, or had come in before."""
+    """The result of an import."""
 
     batch: int
     label: str
     new: bool
-    """False where the same bytes had been imported: then nothing was changed."""
+    """False if the same bytes had been imported before: then nothing was changed."""
     episodes: int
     turns: int
     passed_over: dict[str, int]
-    """Episodes of the file that are never learned from, by the reason."""
+    """How many episodes of the file were skipped, by reason."""
 
-    def as_json(self) -> dict[str, Any]:
-        """What the command prints."""
-        return {
-            "batch": self.batch,
-            "label": self.label,
-            "new": self.new,
-            "episodes": self.episodes,
-            "turns": self.turns,
-            "passed_over": self.passed_over,
-        }
+    def as_json(self) -> Document:
+        """The output of the command."""
+        return record_json(self)
 
 
 def import_file(store: Store, path: Path, label: str) -> Imported:
-    """Take in a file. Raises `InputError` that names file, row and key where something in it is not as documented; then nothing is kept."""
+    """Import a file. Raises `InputError` with file, row and key if it is not as documented; then nothing is imported."""
     try:
         digest = sha256_of(path)
         known = _batch_of(store, digest)
@@ -71,9 +66,9 @@ def import_file(store: Store, path: Path, label: str) -> Imported:
 
 @contextmanager
 def _staged(store: Store) -> Iterator[None]:
-    """Tables shaped like the two that are filled, in a file of their own that vanishes with this process: it has no name any more.
+    """Empty copies of the two tables, in a temporary file that is already unlinked and so ends with this process.
 
-    SQLite's temporary tables would do, were they not in memory in builds such as the one that is used here.
+    SQLite's own temporary tables are in memory in some builds, as in pysqlite3's.
     """
     try:
         descriptor, name = tempfile.mkstemp(dir=store.home, prefix=MAKING)
@@ -95,9 +90,9 @@ def _staged(store: Store) -> Iterator[None]:
 
 
 def _stage(store: Store, path: Path) -> dict[str, int]:
-    """Read and check the whole file; gives how many episodes were passed over, by the reason."""
+    """Read and check the whole file. Returns how many episodes were skipped, by reason."""
     passed_over: Counter[str] = Counter()
-    kept = 0
+    staged = 0
     with store.read() as conn:
         for place, document in _documents(path):
             episode = parse_episode(document, place)
@@ -109,14 +104,14 @@ def _stage(store: Store, path: Path) -> dict[str, int]:
                 passed_over[HINTED] += 1
             else:
                 _insert(conn, place.row, episode)
-                kept += 1
-    if not kept:
+                staged += 1
+    if not staged:
         why = ", ".join(f"{number} {reason}" for reason, number in passed_over.items())
         raise InputError(f"{path} has no episode to learn from" + (f" ({why})" if why else "") + ": docs/store.md shows the form")
     return dict(passed_over)
 
 
-def _insert(conn: Any, row: int, episode: ForeignEpisode) -> None:
+def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None:
     conn.execute(
         """
         INSERT INTO staged.new_foreign_episode
@@ -161,7 +156,7 @@ def _insert(conn: Any, row: int, episode: ForeignEpisode) -> None:
 
 
 def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[str, int]) -> Imported:
-    """Copy what is staged. An episode's id is its row in the file, counted on from the last id that is taken."""
+    """Copy the staged rows. An episode's id is its row in the file plus the largest id in use."""
     with store.write() as conn:
         (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM foreign_episode").fetchone()
         sql = "INSERT INTO import_batch (path, sha256, label, imported_at) VALUES (?, ?, ?, ?) RETURNING id"
@@ -179,7 +174,7 @@ def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[s
 
 
 def _batch_of(store: Store, digest: str) -> Imported | None:
-    """The batch that these bytes came in as."""
+    """The batch that has these bytes; None if they were not imported yet."""
     rows = store.rows(
         """
         SELECT b.id, b.label, (SELECT count(*) FROM foreign_episode f WHERE f.batch = b.id) AS episodes,
@@ -194,14 +189,14 @@ def _batch_of(store: Store, digest: str) -> Imported | None:
     return Imported(batch=row["id"], label=row["label"], new=False, episodes=row["episodes"], turns=row["turns"], passed_over={})
 
 
-def _documents(path: Path) -> Iterator[tuple[Place, Any]]:
-    """The rows of a file, each with its place. Which form it has is told by how it begins, not by its name."""
+def _documents(path: Path) -> Iterator[tuple[Place, JsonValue]]:
+    """The rows of a file, each with its place. The format is told by the first bytes, not by the name."""
     with path.open("rb") as stream:
         start = stream.read(4)
     yield from _parquet_rows(path) if start == b"PAR1" else _json_rows(path)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
     import pyarrow.parquet as pq
 
     row = 0
@@ -211,11 +206,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, Any]]:
                 for document in batch.to_pylist():
                     row += 1
                     yield Place(file=path, row=row), document
-    except (OSError, ValueError) as error:  # what Arrow raises is one of these
-        raise InputError(f"{path} is damaged or no Parquet file, after row {row}: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:  # Arrow raises these
+        raise InputError(f"{path} is damaged or not a Parquet file, after row {row}: {_first_line(error)}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
     with path.open("rb") as lines:
         for row, line in enumerate(lines, start=1):
             if line.strip():
@@ -223,15 +218,16 @@ def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
                 yield place, _parse_line(line, place)
 
 
-def _parse_line(line: bytes, place: Place) -> Any:
+def _parse_line(line: bytes, place: Place) -> JsonValue:
     try:
-        return json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        document: JsonValue = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise place.bad(f"is no JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
+        raise place.bad(f"is not JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
+    return document
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number that JSON has")
+    raise ValueError(f"JSON has no number {name}")
 
 
 def _first_line(error: BaseException) -> str:

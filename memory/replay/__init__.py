@@ -1,1 +1,1 @@
-"""The replay store: episodes as they are played, token by token, and what is read of them afterwards."""
+"""The replay store: episodes, written token by token while they are played, and the queries on them."""

@@ -1,6 +1,6 @@
-"""Reading episodes: one with every token, lists of them, and how often each environment succeeds.
+"""Reading episodes: one with every token, lists of them, and success rates.
 
-Aborted episodes and those in which the environment failed are shown, and counted nowhere else. Writing is `journal.py`.
+Aborted episodes and those in which the environment failed are listed but never counted. Left out: writing (`journal.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.memory.errors import UnknownError
-from perdure.memory.json_value import iso_utc, to_json
+from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
 from perdure.memory.replay.turns import read_turns
 from perdure.memory.store import ARCHIVE, Store
@@ -37,38 +37,23 @@ class EpisodeSummary:
     seat: int
     started: float
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
-        return {
-            "id": self.id,
-            "environment": self.environment,
-            "seed": self.seed,
-            "purpose": self.purpose,
-            "state": self.state,
-            "success": self.success,
-            "total_reward": self.total_reward,
-            "turns": self.turns,
-            "stop_reason": self.stop_reason,
-            "sampler": self.sampler,
-            "task": self.task,
-            "job": self.job,
-            "seat": self.seat,
-            "started": iso_utc(self.started),
-        }
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self, times=("started",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateRow:
-    """How an environment went under one version."""
+    """The results of one version in one environment."""
 
     episodes: int
     successes: int
     groups: int
     mixed_groups: int
-    """Groups whose returns differ: only they tell a policy gradient anything."""
+    """Groups whose returns differ: only they have a policy gradient."""
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
+    def as_json(self) -> Document:
+        """The listing's keys."""
         return {
             "episodes": self.episodes,
             "successes": self.successes,
@@ -79,8 +64,8 @@ class RateRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Played:
-    """Live episodes of a run in one environment."""
+class LiveCount:
+    """The live episodes of one run in one environment."""
 
     environment: str
     episodes: int
@@ -90,32 +75,32 @@ class Played:
 
 
 def get_episode(store: Store, episode: int) -> Episode:
-    """One episode with its turns, in whatever state it is. Raises `UnknownError`."""
-    found = episodes_by_id(store, [episode])
-    if not found:
+    """One episode with its turns, in any state. Raises `UnknownError`."""
+    episodes = episodes_by_id(store, [episode])
+    if not episodes:
         latest = latest_episode_id(store)
         pruned = f", and old ones are in {store.home / ARCHIVE}" if latest and episode < latest and (store.home / ARCHIVE).is_dir() else ""
-        raise UnknownError(f"no episode {episode}; the latest is {latest or 'still to come'}{pruned}")
-    return found[0]
+        raise UnknownError(f"no episode {episode}; {f'the latest is {latest}' if latest else 'there are none yet'}{pruned}")
+    return episodes[0]
 
 
 def latest_episode_id(store: Store) -> int | None:
-    """The id of the episode that was started last."""
+    """The id of the episode that started last; None if there is none."""
     latest: int | None = store.rows("SELECT max(id) AS id FROM episode")[0]["id"]
     return latest
 
 
 def list_episodes(store: Store, environment: str | None = None, version: str | None = None, limit: int = 20) -> list[EpisodeSummary]:
-    """The latest episodes, the latest first, of one environment or version where these are given."""
-    wanted = {"environment": environment, "version": version, "limit": max(limit, 0)}
-    conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if wanted[column] is not None]
+    """The latest episodes, latest first; only those of an environment or version, if given."""
+    parameters = {"environment": environment, "version": version, "limit": max(limit, 0)}
+    conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if parameters[column] is not None]
     rows = store.rows(
         f"""
         SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
                CASE e.state WHEN 'running' THEN (SELECT count(*) FROM turn t WHERE t.episode = e.id) ELSE e.turns END AS so_far
         FROM episode e {"WHERE " if conditions else ""}{" AND ".join(conditions)} ORDER BY e.id DESC LIMIT :limit
         """,
-        wanted,
+        parameters,
     )
     return [
         EpisodeSummary(
@@ -139,7 +124,7 @@ def list_episodes(store: Store, environment: str | None = None, version: str | N
 
 
 def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozenset[int]]:
-    """Which members of each group are completed: after an interruption only the others are played."""
+    """The completed members of each group. After an interruption only the others are played."""
     rows = store.rows(
         """SELECT "group", member FROM episode WHERE "group" IN (SELECT value FROM json_each(?)) AND state = 'completed'""",
         (to_json(list(groups)),),
@@ -148,7 +133,7 @@ def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozense
 
 
 def success_rates(store: Store, version: str) -> dict[str, RateRow]:
-    """How each environment went under `version`, over all live episodes that completed, those included that were pruned since."""
+    """The results of `version` by environment, over all completed live episodes, also those that were pruned."""
     rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))
     return {
         row["environment"]: RateRow(
@@ -161,7 +146,7 @@ def success_rates(store: Store, version: str) -> dict[str, RateRow]:
 def live_episodes(store: Store, version: str, since: float) -> int:
     """How many live episodes of a version began after `since` (Unix seconds) and after the last learning job ended.
 
-    A moment that is still to come was written down before the clock was set back, and says nothing; what is left is the order of episodes.
+    A time in the future was written before the clock was set back. It is ignored, and the order of the episodes decides.
     """
     now = time.time()
     rows = store.rows(
@@ -177,8 +162,8 @@ def live_episodes(store: Store, version: str, since: float) -> int:
     return int(rows[0]["n"])
 
 
-def played_after(store: Store, episode: int) -> list[Played]:
-    """The live episodes with a higher number, by environment."""
+def played_after(store: Store, episode: int) -> list[LiveCount]:
+    """Counts of the live episodes with a higher id, by environment."""
     rows = store.rows(
         """
         SELECT environment, sum(state = 'completed') AS episodes, sum(success) AS successes, sum(state <> 'completed') AS not_counted
@@ -186,21 +171,21 @@ def played_after(store: Store, episode: int) -> list[Played]:
         """,
         (episode,),
     )
-    return [Played(**dict(row)) for row in rows]
+    return [LiveCount(**dict(row)) for row in rows]
 
 
 def count(store: Store) -> int:
-    """How many episodes the store holds."""
+    """How many episodes the store has."""
     return int(store.rows("SELECT count(*) AS n FROM episode")[0]["n"])
 
 
 def counts(store: Store) -> dict[str, int]:
-    """How many episodes and turns the store holds. Counting turns reads an index from end to end."""
+    """How many episodes and turns the store has. Counting turns reads a whole index."""
     return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"])}
 
 
 def episodes_by_id(store: Store, ids: Sequence[int]) -> list[Episode]:
-    """These episodes with their turns, by id; what does not exist is left out."""
+    """These episodes with their turns, ordered by id. Missing ones are left out."""
     rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (to_json(list(ids)),))
     turns = read_turns(store, [row["id"] for row in rows])
     return [_episode(row, turns[row["id"]]) for row in rows]

@@ -1,8 +1,7 @@
-"""Batch manifests: the exact episodes of each update, written before the update is made.
+"""Batch manifests: the exact episodes of each update, written before the update.
 
-No episode is in two on-policy batches: what was sampled for one step is never passed off as sampled for another. Batches
-that are only approximately on-policy may share episodes. An episode that was played to judge a version is in none, nor one of a
-seat that played against the policy.
+No episode is in two on-policy batches, because an update is on-policy only for the step that sampled it. Other batches may share episodes.
+Episodes of gates and probes are in none, and neither are those of seats that played against the policy.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ class Manifest:
     job: int
     attempt: int
     n: int
-    """The step that the update makes."""
+    """The number of the update."""
     episodes: tuple[int, ...]
     on_policy: bool
 
 
 def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int], on_policy: bool, *, reused: Sequence[int] = ()) -> None:
-    """Say which completed episodes the n-th update of a job learns from. The same once more changes nothing.
+    """Write which completed episodes the n-th update of a job learns from. Writing the same again changes nothing.
 
-    `on_policy` says of `episode_ids` that this very step sampled them; `reused` are others, of any age. Raises `RuntimeFailure` where an
-    on-policy batch would use an episode that another one has used.
+    `on_policy` means that the current step sampled `episode_ids`; `reused` are other episodes, of any age. Raises `RuntimeFailure` if an
+    on-policy batch would use an episode of another one.
     """
     rows = sorted({(episode, int(on_policy)) for episode in episode_ids} | {(episode, 0) for episode in reused})
     ids = [episode for episode, _ in rows]
@@ -46,7 +45,7 @@ def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int
         )
         if written:
             if [tuple(row) for row in written] != rows:
-                raise RuntimeFailure(f"the manifest of job {lease.subject}, step {n}, is written with other episodes: it is not rewritten")
+                raise RuntimeFailure(f"the manifest of job {lease.subject}, step {n}, has other episodes already: it is not changed")
             return
         if on_policy:
             _check_unused(store, episode_ids)
@@ -79,7 +78,7 @@ def manifests(store: Store, job: int) -> list[Manifest]:
 
 def _check_episodes(store: Store, ids: Sequence[int]) -> None:
     if not ids:
-        raise InputError("a batch without episodes has no manifest")
+        raise InputError("a batch needs at least one episode")
     rows = store.rows("SELECT id, state, purpose, seat FROM episode WHERE id IN (SELECT value FROM json_each(?))", (to_json(list(ids)),))
     missing = set(ids) - {row["id"] for row in rows}
     if missing:
@@ -90,7 +89,7 @@ def _check_episodes(store: Store, ids: Sequence[int]) -> None:
         if row["purpose"] in ("gate", "probe"):
             raise InputError(f"episode {row['id']} was played as a {row['purpose']} episode, on held-out seeds: it is never learned from")
         if row["seat"]:
-            raise InputError(f"episode {row['id']} is of seat {row['seat']}, which played against the policy: it is never learned from")
+            raise InputError(f"episode {row['id']} is from seat {row['seat']}, which played against the policy: it is never learned from")
 
 
 def _check_unused(store: Store, ids: Sequence[int]) -> None:

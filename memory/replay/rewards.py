@@ -1,4 +1,4 @@
-"""Rewards that a person or a program gives an episode afterwards, each with its source. What the environment said stays as it was."""
+"""Rewards that a person or a program gives an episode later, each with its source. The environment's own rewards stay as they are."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from perdure.memory.json_value import to_json
 from perdure.memory.store import Store
 
 OURS = ("environment", "py:")
-"""What a learner calls the environment's own rewards, and how the names of reward models begin: no source is called so."""
+"""Names that no source may have: the environment's own rewards, and the prefix of reward models."""
 
 NAMED = 5
-"""Bad lines of a file that are named one by one."""
+"""How many bad lines of a file an error names."""
 
 
 def add_rewards(store: Store, source: str, rewards: Mapping[int, float]) -> None:
-    """Give episodes their returns, all or none; one that this source has judged before is judged anew.
+    """Write the returns that a source gives these episodes, all or none. They replace earlier ones of the source.
 
-    Raises `InputError` for a source without a name or with one of `OURS`, a return that is not finite, and an episode that there is not
-    or that did not complete.
+    Raises `InputError` for an empty or reserved name of the source, a return that is not finite, and an episode that is missing or did not
+    complete.
     """
     if not source.strip() or source == OURS[0] or source.startswith(OURS[1]):
-        raise InputError(f"{source!r} cannot be a source of rewards: name who gives them, such as 'anna' or 'judge-2'")
+        raise InputError(f"{source!r} cannot be a source of rewards: name the person or program, such as 'anna' or 'judge-2'")
     for episode, reward in rewards.items():
         if not math.isfinite(reward):
             raise InputError(f"the reward of episode {episode} is {reward}: it must be a finite number")
     with store.write() as conn:
-        if bad := refused(store, list(rewards)):
+        if bad := not_judgeable(store, list(rewards)):
             raise InputError(next(iter(bad.values())))
         conn.executemany(
             """
@@ -44,28 +44,28 @@ def add_rewards(store: Store, source: str, rewards: Mapping[int, float]) -> None
         )
 
 
-def refused(store: Store, episodes: Sequence[int]) -> dict[int, str]:
-    """Those of these episodes that cannot be judged, each with the reason in words."""
+def not_judgeable(store: Store, episodes: Sequence[int]) -> dict[int, str]:
+    """The episodes among these that cannot get a reward, each with the reason."""
     rows = store.rows("SELECT id, state FROM episode WHERE id IN (SELECT value FROM json_each(?))", (to_json(list(episodes)),))
-    found = {row["id"]: row["state"] for row in rows}
+    states = {row["id"]: row["state"] for row in rows}
     return {
-        episode: f"episode {episode} is {found[episode]}: only completed ones are judged"
-        if episode in found
-        else f"episode {episode} is not in this home: `perdure episode list` shows what is"
+        episode: f"episode {episode} is {states[episode]}: only completed ones get rewards"
+        if episode in states
+        else f"episode {episode} is not in this home: `perdure episode list` shows those that are"
         for episode in episodes
-        if found.get(episode) != "completed"
+        if states.get(episode) != "completed"
     }
 
 
 def read_rewards(store: Store, file: Path) -> dict[int, float]:
-    """Rewards by episode from a file of JSON lines such as `{"episode": 12, "reward": 0.5}`; empty lines are passed over.
+    """Rewards by episode from a file of JSON lines such as `{"episode": 12, "reward": 0.5}`; empty lines are skipped.
 
-    Raises `InputError` naming the lines that are not such or whose episodes cannot be judged, and a file that cannot be read or is empty.
+    Raises `InputError` that names the bad lines, and if the file cannot be read or is empty.
     """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: write one JSON object a line") from error
+        raise InputError(f"{file} is not UTF-8 text: write one JSON object per line") from error
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     bad: dict[int, str] = {}
@@ -83,16 +83,16 @@ def read_rewards(store: Store, file: Path) -> dict[int, float]:
             bad[number] = f"episode {episode} is on line {line_of[episode]} already"
             continue
         line_of[episode], rewards[episode] = number, reward
-    bad |= {line_of[episode]: why for episode, why in refused(store, list(rewards)).items()}
+    bad |= {line_of[episode]: why for episode, why in not_judgeable(store, list(rewards)).items()}
     if bad:
         raise InputError(f"{file}: {'; '.join(_named(bad))}. Nothing was written")
     if not rewards:
-        raise InputError(f"{file} holds no rewards: write one JSON object a line, such as {_FORM}")
+        raise InputError(f"{file} has no rewards: write one JSON object per line, such as {_FORM}")
     return rewards
 
 
 def rewards_from(store: Store, source: str, episodes: Sequence[int]) -> dict[int, float]:
-    """The returns that a source gave these episodes; those that it did not judge are left out."""
+    """The returns that a source gave these episodes, without those that it did not judge."""
     rows = store.rows(
         "SELECT episode, value FROM reward WHERE source = ? AND episode IN (SELECT value FROM json_each(?))",
         (source, to_json(list(episodes))),
@@ -107,7 +107,7 @@ def rewards_of(store: Store, episode: int) -> dict[str, float]:
 
 
 def sources(store: Store) -> list[str]:
-    """Who has given rewards."""
+    """The names of all sources."""
     return [row["source"] for row in store.rows("SELECT DISTINCT source FROM reward ORDER BY source")]
 
 
@@ -117,16 +117,16 @@ _FORM = '{"episode": 12, "reward": 0.5}'
 def _judgement(line: str) -> tuple[int, float]:
     """Raises `ValueError` with what is wrong."""
     try:
-        found: Any = json.loads(line)
+        document: Any = json.loads(line)
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or found.keys() != {"episode", "reward"}:
+        document = None
+    if not isinstance(document, dict) or document.keys() != {"episode", "reward"}:
         raise ValueError(f"is not of the form {_FORM}")
-    episode, reward = found["episode"], found["reward"]
+    episode, reward = document["episode"], document["reward"]
     if type(episode) is not int or not 0 < episode < 2**63:
-        raise ValueError(f"episode {episode!r} is no number of an episode")
-    if type(reward) not in (int, float) or not -sys.float_info.max <= reward <= sys.float_info.max:  # whole numbers have no end
-        raise ValueError(f"reward {str(reward)[:40]} is no finite number")
+        raise ValueError(f"episode {episode!r} is not the number of an episode")
+    if type(reward) not in (int, float) or not -sys.float_info.max <= reward <= sys.float_info.max:  # an int can be larger than any float
+        raise ValueError(f"reward {str(reward)[:40]} is not a finite number")
     return episode, float(reward)
 
 

@@ -1,6 +1,6 @@
 """Stored episodes to learn from again: of live play, of a learning job, or of another pipeline.
 
-Held-out episodes, those of other seats, and those that were played with the answer in sight are never among them.
+Left out: episodes of gates and probes, of other seats, and those that had the right answer in the prompt.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import to_json
 from perdure.memory.records import Episode
 from perdure.memory.replay.episodes import episodes_by_id
-from perdure.memory.store import Store
+from perdure.memory.store import Params, Store
 
 Role = Literal["system", "user", "assistant"]
 
 AT_A_TIME = 256
+"""Episodes read at once."""
 MOST = 20_000
-"""Episodes that are looked at, the newest first."""
+"""At most this many episodes are considered, newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignTrace:
-    """A successful episode of another pipeline: its turns as far as that one kept them."""
+    """An episode of another pipeline, with as much of its turns as that pipeline kept."""
 
     id: int
     environment: str
@@ -49,7 +50,7 @@ class ForeignTrace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignExchange:
-    """What was asked and answered: ids, texts or both."""
+    """One prompt and its answer: ids, texts or both."""
 
     messages: tuple[tuple[Role, str], ...] | None
     """Role and text of the conversation before the answer."""
@@ -60,9 +61,9 @@ class ForeignExchange:
 
 
 def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
-    """Completed live episodes of these environments, the newest first, that are at most so many promotions and rollbacks behind.
+    """Completed live episodes of these environments, newest first, that are at most `staleness` promotions and rollbacks behind.
 
-    With `job` only those from before its first episode, where it has played one: as a rule the job then finds the same ones again.
+    With `job`, only episodes older than the first one of the job, so that a resumed job finds the same ones again.
     """
     return _traces(
         store,
@@ -79,9 +80,9 @@ def live_traces(store: Store, environments: Sequence[str], staleness: int, *, jo
 
 
 def job_traces(store: Store, job: int, environments: Sequence[str], staleness: int) -> Iterator[Trace]:
-    """Completed episodes that a learning job played in these environments, the newest first, at most so many updates behind its last.
+    """Completed episodes that a learning job played in these environments, newest first, at most `staleness` updates behind its last.
 
-    Raises `UnknownError` where the job has played none.
+    Raises `UnknownError` if the job has played none.
     """
     if not store.rows("SELECT 1 FROM episode WHERE job = ? AND purpose IN ('learn', 'hinted') LIMIT 1", (job,)):
         raise UnknownError(f"job {job} has played nothing to learn from: `perdure status` shows the jobs")
@@ -114,7 +115,7 @@ def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Ep
 
 
 def recent_groups(store: Store, environment: str, most: int) -> list[list[Episode]]:
-    """The newest groups of live episodes of an environment, the newest first."""
+    """The newest groups of live episodes of an environment, newest first."""
     rows = store.rows(
         """
         SELECT "group", json_group_array(id) AS ids FROM (
@@ -128,7 +129,7 @@ def recent_groups(store: Store, environment: str, most: int) -> list[list[Episod
 
 
 def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
-    """The imported episodes of a label, the newest first. Raises `UnknownError` where nothing was imported under it."""
+    """The imported episodes of a label, newest first. Raises `UnknownError` if nothing was imported under it."""
     rows = store.rows(
         "SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch WHERE b.label = ? ORDER BY f.id DESC LIMIT ?",
         (label, MOST),
@@ -137,8 +138,8 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
         known = ", ".join(row["label"] for row in store.rows("SELECT DISTINCT label FROM import_batch ORDER BY label"))
         raise UnknownError(f"nothing was imported as {label!r}; there is {known or 'no import yet: see `perdure store import`'}")
     turns: dict[int, list[ForeignExchange]] = {row["id"]: [] for row in rows}
-    wanted = to_json(list(turns))
-    for row in store.rows("SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n", (wanted,)):
+    sql = "SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
+    for row in store.rows(sql, (to_json(list(turns)),)):
         turns[row["episode"]].append(_exchange(row))
     return [
         ForeignTrace(
@@ -155,8 +156,8 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     ]
 
 
-def _traces(store: Store, sql: str, parameters: dict[str, Any], staleness: int) -> Iterator[Trace]:
-    """Read with their turns only as they are asked for, some at a time."""
+def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Iterator[Trace]:
+    """Reads episodes with their turns as the caller asks for them, `AT_A_TIME` at once."""
     behind = {row["id"]: int(row["staleness"]) for row in store.rows(sql, parameters) if row["staleness"] <= staleness}
     ids = list(behind)
     for start in range(0, len(ids), AT_A_TIME):
@@ -165,7 +166,7 @@ def _traces(store: Store, sql: str, parameters: dict[str, Any], staleness: int) 
 
 
 def _exchange(row: Any) -> ForeignExchange:
-    messages = None if row["messages"] is None else tuple((said["role"], said["content"]) for said in json.loads(row["messages"]))
+    messages = None if row["messages"] is None else tuple((message["role"], message["content"]) for message in json.loads(row["messages"]))
     return ForeignExchange(
         messages=messages,
         observation=row["observation"],

@@ -1,1 +1,1 @@
-"""Looking after a store that grows: checks, backups, archives, and files that nobody needs any more."""
+"""Upkeep of a store that grows: checks, backups, archives, and files that are no longer needed."""

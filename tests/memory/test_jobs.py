@@ -147,7 +147,7 @@ def test_a_batch_says_which_episodes_are_reused_and_those_are_on_policy_for_nobo
         ((*old, *first), True),
         ((*old, first[0], *second), True),
     ]
-    with pytest.raises(RuntimeFailure, match="is written with other episodes"):
+    with pytest.raises(RuntimeFailure, match="has other episodes already"):
         manifests.write_manifest(store, mine, 1, first, on_policy=True)
     with pytest.raises(RuntimeFailure, match=f"episode {first[0]} is in the on-policy batch"):
         manifests.write_manifest(store, mine, 3, first, on_policy=True)
@@ -232,9 +232,9 @@ def test_the_same_manifest_again_changes_nothing_and_another_is_refused(store: S
     ids = player.group(mine, "a", [1.0, 0.0], purpose="learn")
     manifests.write_manifest(store, mine, 1, ids, True)
     manifests.write_manifest(store, mine, 1, ids[::-1], True)
-    with pytest.raises(RuntimeFailure, match="not rewritten"):
+    with pytest.raises(RuntimeFailure, match="has other episodes already: it is not changed"):
         manifests.write_manifest(store, mine, 1, ids[:1], True)
-    with pytest.raises(RuntimeFailure, match="not rewritten"):
+    with pytest.raises(RuntimeFailure, match="has other episodes already: it is not changed"):
         manifests.write_manifest(store, mine, 1, ids, False)
 
 
@@ -249,7 +249,7 @@ def test_nothing_held_out_or_unfinished_is_learned_from(store: Store, clock, pla
         manifests.write_manifest(store, mine, 1, running, False)
     with pytest.raises(InputError, match="no episode 99"):
         manifests.write_manifest(store, mine, 1, [99], False)
-    with pytest.raises(InputError, match="without episodes"):
+    with pytest.raises(InputError, match="a batch needs at least one episode"):
         manifests.write_manifest(store, mine, 1, [], False)
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from perdure.agent.show.live_view import Scene, changes, observe, render, spark, watching
-from perdure.agent.show.summary import COLUMNS, Mark, Played, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
+from perdure.agent.show.summary import COLUMNS, LiveCount, Mark, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
 from perdure.agent.supervision.limits import Outcome
 from perdure.memory.environments import register
 from perdure.memory.gates import add_pairs, start_gate
@@ -256,7 +256,7 @@ def test_three_next_commands_follow_from_what_happened() -> None:
 
 
 def test_summary_prints_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    played = Played(environment=ADD, episodes=0, successes=0, not_counted=8)
+    played = LiveCount(environment=ADD, episodes=0, successes=0, not_counted=8)
     show(Summary(played=(played,), jobs=(job(), job("failed", error="no")), serving="v1"), Outcome(code=0, reason="v1 was promoted"))
     text = capsys.readouterr().out
     for expected in ("v1 was promoted", "40% -> 90%", "21.80 of 20", "vacuous", "40 episodes by the candidate", "failed: no", "v1 serves"):

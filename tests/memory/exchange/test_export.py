@@ -95,7 +95,7 @@ def test_episodes_are_chosen(full: Store, tmp_path: Path, wanted: dict[str, Any]
 
 
 def test_nothing_that_fits_is_said(full: Store, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no episode that has ended fits"):
+    with pytest.raises(InputError, match="no ended episode matches"):
         export(full, tmp_path / "e.parquet", "parquet", since=1e12)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 

@@ -114,7 +114,7 @@ BAD: list[tuple[Any, str]] = [
     ({"turns": GOOD["turns"]}, "row 2, environment: is missing"),
     ({**GOOD, "environment": ""}, "row 2, environment: is missing"),
     ({**GOOD, "environment": 7}, "row 2, environment: is a whole number, not a text"),
-    ({**GOOD, "sucess": True}, "row 2, sucess: is no known key; did you mean 'success'?"),
+    ({**GOOD, "sucess": True}, "row 2, sucess: is an unknown key; did you mean 'success'?"),
     ({**GOOD, "success": 1}, "row 2, success: is a whole number, not true or false"),
     ({**GOOD, "seed": 2**63}, "row 2, seed: is 9223372036854775808, which has more than 64 bits"),
     ({**GOOD, "total_reward": "1"}, "row 2, total_reward: is a text, not a number"),
@@ -124,7 +124,7 @@ BAD: list[tuple[Any, str]] = [
     ({"environment": "sums"}, "row 2, turns: is missing or empty"),
     ({**GOOD, "turns": {}}, "row 2, turns: is an object, not a list"),
     ({**GOOD, "turns": ["2"]}, r"row 2, turns\[0\]: is a text, not an object"),
-    ({**GOOD, "turns": [*GOOD["turns"], {"action": "2"}]}, r"row 2, turns\[1\]: says not what was answered"),
+    ({**GOOD, "turns": [*GOOD["turns"], {"action": "2"}]}, r"row 2, turns\[1\]: has no prompt"),
     ({**GOOD, "turns": [{"observation": "1 + 1?"}]}, r"row 2, turns\[0\]: has no answer"),
     ({**GOOD, "turns": [TOKENS]}, "row 2, base_model: is missing: token ids mean nothing"),
     ({**GOOD, "base_model": "m", "turns": [{**TOKENS, "logprobs": [-1.0]}]}, r"turns\[0\].logprobs: has 1 values for 2 action_ids"),
@@ -135,8 +135,8 @@ BAD: list[tuple[Any, str]] = [
     ({**with_turn(action_ids=[1], logprobs=[-1e39]), "base_model": "m"}, r"logprobs: has a value that float32 cannot hold"),
     (with_turn(reward="high"), r"row 2, turns\[0\].reward: is a text"),
     (with_turn(finish="eos"), r"row 2, turns\[0\].finish: is 'eos'"),
-    (with_turn(messages=[]), r"row 2, turns\[0\].messages: ends with an answer, or is empty"),
-    (with_turn(messages=[{"role": "assistant", "content": "2"}]), r"messages: ends with an answer"),
+    (with_turn(messages=[]), r"row 2, turns\[0\].messages: is empty or ends with an answer"),
+    (with_turn(messages=[{"role": "assistant", "content": "2"}]), r"messages: is empty or ends with an answer"),
     (with_turn(messages=[{"role": "tool", "content": "2"}]), r"row 2, turns\[0\].messages\[0\].role: is 'tool'"),
     (with_turn(messages=[{"role": "user"}]), r"row 2, turns\[0\].messages\[0\]: needs role and content"),
     (with_turn(messages="1 + 1?"), r"row 2, turns\[0\].messages: is a text, not a list"),
@@ -161,7 +161,7 @@ def test_a_bad_row_is_named_and_nothing_is_kept(store: Store, tmp_path: Path, ro
 )
 def test_what_is_no_json_is_said(store: Store, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "traces").write_bytes(json.dumps(GOOD).encode() + b"\n\n" + content + b"\n")
-    with pytest.raises(InputError, match="traces, row 3: is no JSON in UTF-8") as caught:
+    with pytest.raises(InputError, match="traces, row 3: is not JSON in UTF-8") as caught:
         import_file(store, tmp_path / "traces", "bad")
     assert "\n" not in str(caught.value)
     assert empty(store)
@@ -172,7 +172,7 @@ def test_a_damaged_parquet_file_is_said(full: Store, tmp_path: Path) -> None:
     for n, content in enumerate((whole[:-20], whole[:2000] + b"\0" * 500 + whole[2500:], b"PAR1")):
         path = tmp_path / f"{n}.parquet"
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"{n}.parquet is damaged or no Parquet file"):
+        with pytest.raises(InputError, match=f"{n}.parquet is damaged or not a Parquet file"):
             import_file(full, path, "bad")
     assert len(full.rows("SELECT 1 FROM import_batch")) == 1, "the one that the home had before"
 

@@ -108,7 +108,7 @@ def test_a_clock_that_was_set_back_stops_no_count(store: Store, clock, player) -
 def test_what_was_played_in_a_run(store: Store, player) -> None:
     before = played(store, player, "a", [1.0, 0.0])
     played(store, player, "b", [1.0, 0.0, 1.0])
-    row = episodes.Played(environment=ADD, episodes=3, successes=2, not_counted=0)
+    row = episodes.LiveCount(environment=ADD, episodes=3, successes=2, not_counted=0)
     assert episodes.played_after(store, before[-1]) == [row]
     assert episodes.played_after(store, 999) == []
 
@@ -125,7 +125,7 @@ def test_the_list_is_the_latest_first_and_filtered(store: Store, player) -> None
 
 
 def test_an_episode_that_is_not_there(store: Store, player) -> None:
-    with pytest.raises(UnknownError, match="no episode 1; the latest is still to come"):
+    with pytest.raises(UnknownError, match="no episode 1; there are none yet"):
         episodes.get_episode(store, 1)
     played(store, player, "a", [1.0])
     with pytest.raises(UnknownError, match="no episode 7; the latest is 1"):

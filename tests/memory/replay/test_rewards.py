@@ -56,7 +56,7 @@ def test_names_that_learners_read_otherwise_are_no_sources(store: Store, played:
 def test_only_completed_episodes_are_judged_and_all_or_none(store: Store, clock, player: Player, played: list[int]) -> None:
     lease = player.task()
     (running,) = StoreJournal(store, clock).start([player.plan(lease, "task-2")])
-    with pytest.raises(InputError, match=f"episode {running} is running: only completed ones are judged"):
+    with pytest.raises(InputError, match=f"episode {running} is running: only completed ones get rewards"):
         add_rewards(store, "anna", {played[0]: 1.0, running: 1.0})
     with pytest.raises(InputError, match="episode 99 is not in this home"):
         add_rewards(store, "anna", {played[0]: 1.0, 99: 1.0})
@@ -83,16 +83,16 @@ def test_a_file_of_rewards_is_read(store: Store, played: list[int], tmp_path: Pa
         ("[1, 2]", "is not of the form"),
         ('{"episode": 1}', "is not of the form"),
         ('{"episode": 1, "reward": 1, "source": "x"}', "is not of the form"),
-        ('{"episode": "1", "reward": 1}', "episode '1' is no number of an episode"),
-        ('{"episode": true, "reward": 1}', "episode True is no number of an episode"),
-        ('{"episode": 0, "reward": 1}', "episode 0 is no number of an episode"),
-        ('{"episode": 1e3, "reward": 1}', "episode 1000.0 is no number of an episode"),
-        (f'{{"episode": {2**63}, "reward": 1}}', "is no number of an episode"),
-        ('{"episode": 1, "reward": null}', "reward None is no finite number"),
-        ('{"episode": 1, "reward": "good"}', "reward good is no finite number"),
-        ('{"episode": 1, "reward": NaN}', "reward nan is no finite number"),
-        ('{"episode": 1, "reward": 1e999}', "reward inf is no finite number"),
-        (f'{{"episode": 1, "reward": 1{"0" * 400}}}', "is no finite number"),
+        ('{"episode": "1", "reward": 1}', "episode '1' is not the number of an episode"),
+        ('{"episode": true, "reward": 1}', "episode True is not the number of an episode"),
+        ('{"episode": 0, "reward": 1}', "episode 0 is not the number of an episode"),
+        ('{"episode": 1e3, "reward": 1}', "episode 1000.0 is not the number of an episode"),
+        (f'{{"episode": {2**63}, "reward": 1}}', "episode 9223372036854775808 is not the number of an episode"),
+        ('{"episode": 1, "reward": null}', "reward None is not a finite number"),
+        ('{"episode": 1, "reward": "good"}', "reward good is not a finite number"),
+        ('{"episode": 1, "reward": NaN}', "reward nan is not a finite number"),
+        ('{"episode": 1, "reward": 1e999}', "reward inf is not a finite number"),
+        (f'{{"episode": 1, "reward": 1{"0" * 400}}}', f"reward 1{'0' * 39} is not a finite number"),
         ('{"episode": 3, "reward": 1}', "episode 3 is on line 1 already"),
         ('{"episode": 99, "reward": 1}', "episode 99 is not in this home"),
     ],
@@ -118,7 +118,7 @@ def test_a_file_that_is_none_or_holds_nothing_is_said(store: Store, tmp_path: Pa
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, said in (
-        ("empty", "holds no rewards"),
+        ("empty", "has no rewards"),
         ("binary", "is not UTF-8"),
         ("none", "cannot be read: No such file"),
         (".", "cannot be"),
