@@ -1,7 +1,7 @@
-"""What the built-in environments have in common: a question of the seed's own split, a reward of 0 or 1, and an oracle.
+"""The common part of the built-in environments: a question of the seed's own split, a reward of 0 or 1, and an oracle.
 
-A game says how it begins and what an action does; `TextGame` turns that into a `gymnasium.Env`. Options are the keyword arguments
-of its constructor. Rewards are closed-form: 1 on the step that succeeds, else 0.
+A game defines how it begins and the effect of an action; `TextGame` turns that into a `gymnasium.Env`. Options are the keyword arguments of
+its constructor. Rewards are closed-form: 1 on the step that succeeds, else 0.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class TextGame(gymnasium.Env[str, str], ABC):
 
     @abstractmethod
     def act(self, action: str) -> tuple[str, bool | None]:
-        """The next observation, and whether the task is now solved (None while it goes on)."""
+        """The next observation, and whether the task is now solved (None if it has not ended)."""
 
     @abstractmethod
     def oracle(self) -> str:
         """The right action now."""
 
     def content(self, observation: str) -> str:
-        """What makes this task different from others: its split is decided by this."""
+        """The text that makes this task different from others: it decides the split."""
         return observation
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
@@ -58,7 +58,7 @@ class TextGame(gymnasium.Env[str, str], ABC):
             observation = self.begin(rng)
             if split_by_content(self.content(observation)) == self._split:
                 return observation, {}
-        raise InputError(f"{type(self).__name__} has no {self._split} task with these options: widen them, for more different tasks")
+        raise InputError(f"{type(self).__name__} has no {self._split} task with these options: choose options with more different tasks")
 
     def step(self, action: str) -> StepResult:
         if self._over:
@@ -92,7 +92,7 @@ class OneTurn(TextGame):
 
 
 def check_option(name: str, value: int, low: int, high: int) -> int:
-    """The value, where it lies within its bounds; raises `InputError` otherwise."""
+    """The value, if it lies within its bounds; raises `InputError` otherwise."""
     if not low <= value <= high:
         raise InputError(f"option {name}={value}: must be between {low} and {high}")
     return value

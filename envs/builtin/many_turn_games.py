@@ -44,14 +44,14 @@ class GuessNumber(TextGame):
         return "lower", None
 
     def oracle(self) -> str:
-        """Bisection: certain to succeed where `size` is below 2 ** turns."""
+        """Bisection: certain to succeed if `size` is below 2 ** turns."""
         return str((self._low + self._high) // 2)
 
 
 class GridWalk(TextGame):
-    """Walk to a goal, one step a turn; a few steps away from it are forgiven.
+    """Walk to a goal, one step a turn; a few steps away from it are allowed.
 
-    Only the first distance is split by content: on the way, walks of different splits meet.
+    Only the first distance is split by content: later, walks of different splits may meet.
     """
 
     instructions = "Walk to the goal. Reply with only one of: up, down, left, right."
@@ -100,7 +100,7 @@ class GridWalk(TextGame):
 
 
 class DoorCode(TextGame):
-    """Remember the codes of some doors, and give one of them when asked. Before the question, only `ok` goes on."""
+    """Remember the codes of some doors, and give one of them when asked. Before the question, the only right answer is `ok`."""
 
     instructions = "Remember the codes and reply ok. Later, reply with only the code of the door."
     max_tokens = 6

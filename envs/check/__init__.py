@@ -1,1 +1,1 @@
-"""`perdure env check`: the rules that an environment keeps, and how they are tried."""
+"""`perdure env check`: the rules for environments, and how they are checked."""

@@ -1,1 +1,1 @@
-"""Environments in processes of their own: host, worker, and what they say to each other."""
+"""Environments in processes of their own: host, workers, and their messages."""

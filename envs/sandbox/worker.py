@@ -140,7 +140,8 @@ def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s:
 
 
 def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> None:
-    from perdure.envs.check import rules
+    from perdure.envs.check.rules import judge
+    from perdure.envs.check.sample_episodes import digest, longest_texts
     from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
     from perdure.envs.sandbox.worker_messages import (
         CloseQuestion,
@@ -178,11 +179,11 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
                 env.close()
                 return {}
             case RuleQuestion(rule=rule):
-                return {"findings": [finding.as_json() for finding in rules.judge(environment, rule)]}
+                return {"findings": [finding.as_json() for finding in judge(environment, rule)]}
             case DigestQuestion():
-                return write_digest(rules.digest(environment))
+                return write_digest(digest(environment))
             case LongestQuestion():
-                return write_texts(rules.longest(environment))
+                return write_texts(longest_texts(environment))
 
     while True:
         n, question = read_question(wire.receive())

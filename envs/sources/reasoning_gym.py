@@ -135,7 +135,7 @@ def _draw(id_: str, options: str, seed: int) -> tuple[Any, DatasetItem]:
             entry = dataset[index]
             if split_by_content(entry["question"]) == split:
                 return dataset, DatasetItem(question=str(entry["question"]), answer=str(entry["answer"]), entry=entry)
-    raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: set them so that there are more different questions")
+    raise InputError(f"reasoning_gym:{id_} has no {split} question with these options: choose options with more different questions")
 
 
 @cache

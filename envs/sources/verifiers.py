@@ -1,14 +1,14 @@
 """Tasksets of verifiers (its v1) as text environments, of one turn or of many.
 
-verifiers drives a rollout itself and calls a model where it needs one; an environment here waits for actions. So each episode runs in a
-thread of its own: where verifiers 0.4.0 calls its model, over HTTP on loopback, the thread hands the new messages out as an observation and
-waits for the action. What is done about the rest:
-- The agent is ours (`envs/sources/verifiers_harness.py`): a chat without tools. The taskset's own environment, hooks, stops, limits and
-  rewards are the package's. Tasksets with several agents, or with tools, are refused.
-- A taskset is a list of tasks: each goes to the split that its prompt hashes to, and a seed picks one of its split.
-- The system prompt differs from task to task: it stands at the head of the first observation.
+verifiers runs a rollout itself and calls a model when it needs one; an environment here waits for actions. So each episode runs in a
+thread of its own: when verifiers 0.4.0 calls its model, over HTTP on loopback, the thread gives out the new messages as an observation and
+waits for the action. The other differences:
+- The agent is ours (`envs/sources/verifiers_harness.py`): a chat without tools. The taskset's environment, hooks, stops, limits and rewards
+  are the package's. Tasksets with several agents, or with tools, are refused.
+- A taskset is a list of tasks: the hash of its prompt decides the split of a task, and a seed picks one task of its split.
+- The system prompt differs from task to task: it is put before the first observation.
 - A rollout that fails is an error of the environment, not a reward of 0.
-- Some tasksets use the global generators: they belong to the episode while its thread works, which it does only while it is waited for.
+- Some tasksets use the global generators: these belong to the episode while its thread runs, and it runs only while the episode waits.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 
 HARNESS = "perdure_asking"
 MOST_TASKS = 10_000
-"""As many tasks of a taskset are used; some go on for ever."""
+"""Of a taskset; some have no end."""
 MOST_TURNS = 30
-"""Of an environment of many turns that sets no limit."""
+"""For an environment of many turns without a limit of its own."""
 STOP_S = 5.0
 LARGEST_BYTES = 2**24
 OURS = ("id", "task", "system_prompt")
@@ -61,7 +61,7 @@ class Ended:
 def find(id_: str) -> EnvironmentFactory:
     """The taskset of an importable package.
 
-    Raises `UnknownError` where nothing of that name is installed, `InputError` for what cannot be played here, with the reason.
+    Raises `UnknownError` if no taskset of that name is installed, and `InputError` with the reason if it cannot be played here.
     """
     library = _library()
     try:
@@ -73,7 +73,7 @@ def find(id_: str) -> EnvironmentFactory:
         raise does_not_work(f"verifiers:{id_}", error) from error
     if len(roles) != 1:
         names = ", ".join(role.name for role in roles)
-        raise InputError(f"verifiers:{id_} has several agents ({names}): only tasksets with one can be played")
+        raise InputError(f"verifiers:{id_} has several agents ({names}): only tasksets with one agent can be played")
     options = {
         name: None if field.is_required() else plain_default(field.get_default(call_default_factory=True))
         for name, field in fields.items()
@@ -100,7 +100,7 @@ class AgentRole:
 
 
 class Conversation(gymnasium.Env[str, str]):
-    """One rollout of a taskset: an observation is what verifiers tells its model, an action is what the model says."""
+    """One rollout of a taskset: an observation is the new messages to the model, an action is its reply."""
 
     observation_space = action_space = AnyText()
     max_tokens = 128
@@ -124,7 +124,7 @@ class Conversation(gymnasium.Env[str, str]):
             self._rollout = _Rollout(_environment(self._id, self._options), tasks[number % len(tasks)])
             news = self._rollout.wait()
         if isinstance(news, Ended):
-            raise RuntimeFailure(f"verifiers:{self._id} ended before it asked anything: {news.error or 'without a reason'}")
+            raise RuntimeFailure(f"verifiers:{self._id} ended before its first question: {news.error or 'no reason given'}")
         return _observation(news), {}
 
     def step(self, action: str) -> StepResult:
@@ -147,7 +147,7 @@ class Conversation(gymnasium.Env[str, str]):
 
 
 class _Rollout:
-    """A rollout in a thread of its own, which stands still whenever its model is asked."""
+    """A rollout in a thread of its own, which pauses when its model is asked."""
 
     def __init__(self, environment: Any, task: Any) -> None:
         self._environment, self._task = environment, task
@@ -159,17 +159,17 @@ class _Rollout:
         self._thread.start()
 
     def wait(self) -> Sequence[SentMessage] | Ended:
-        """The messages that want a reply, or the end."""
+        """The messages that need a reply, or the end."""
         return self._news.get()
 
     def answer(self, text: str | None) -> None:
-        """Let it go on with the reply; with None, without one."""
+        """Continue the rollout with this reply; None refuses one."""
         reply, self._reply = self._reply, None
         if reply is not None:
             self._loop.call_soon_threadsafe(reply.set_result, text)
 
     def stop(self) -> None:
-        """End it: its model answers no more, which verifiers takes for a failure and cleans up. Cancelling would wait for open requests."""
+        """End it: its model refuses to answer, so that verifiers fails and cleans up. Cancelling would wait for open requests."""
         self._stopped = True
         self.answer(None)
         self._thread.join(STOP_S)
@@ -178,7 +178,7 @@ class _Rollout:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
                 ended = runner.run(self._play())
-            except Exception as error:  # noqa: BLE001 - whatever it raises, the episode is told
+            except Exception as error:  # noqa: BLE001 - the episode reports it
                 ended = Ended(error=described(error))
         self._news.put(ended)
 
@@ -189,29 +189,29 @@ class _Rollout:
             episode = await self._environment.run_episode(self._task, library.ModelContext(model="policy", client=client))
         if not episode.ok:
             errors = [*episode.errors, *(error for trace in episode.traces for error in trace.errors)]
-            return Ended(error="; ".join(f"{error.type}: {error.message}" for error in errors) or "without a reason")
+            return Ended(error="; ".join(f"{error.type}: {error.message}" for error in errors) or "no reason given")
         return Ended(reward=fmean(trace.reward for trace in episode.traces))
 
     async def _ask(self, messages: Sequence[SentMessage]) -> str | None:
-        """What the policy says to the messages after the last that it said itself; None once it is stopped."""
+        """The policy's reply to the messages after its own last one; None when the rollout has been stopped."""
         if self._stopped:
             return None
-        said = max((n for n, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        last_own = max((n for n, message in enumerate(messages) if message.role == "assistant"), default=-1)
         reply: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._reply = reply
-        self._news.put(messages[said + 1 :])
+        self._news.put(messages[last_own + 1 :])
         return await reply
 
 
 @asynccontextmanager
 async def _model(ask: Callable[[Sequence[SentMessage]], Awaitable[str | None]]) -> AsyncIterator[str]:
-    """The URL of a model on loopback, as verifiers calls one, which says what `ask` says."""
+    """The URL of a model on loopback for verifiers, whose replies are those of `ask`."""
     web = import_module("aiohttp.web")
 
     async def completions(request: Any) -> Any:
         reply = await ask([_sent(message) for message in (await request.json())["messages"]])
         if reply is None:
-            return web.json_response({"error": {"message": "the episode was left"}}, status=400)
+            return web.json_response({"error": {"message": "the episode was closed"}}, status=400)
         choice = {"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}
         return web.json_response({"id": "reply", "object": "chat.completion", "created": 0, "model": "policy", "choices": [choice]})
 
@@ -266,7 +266,7 @@ def _environment(id_: str, options: str) -> Any:
 
 @cache
 def _tasks(id_: str, options: str) -> dict[Split, list[Any]]:
-    """The tasks of each split. Raises `InputError` where they cannot be had or played."""
+    """The tasks of each split. Raises `InputError` if they cannot be loaded or played."""
     try:
         with Generators():
             taskset = _environment(id_, options).taskset
@@ -275,11 +275,11 @@ def _tasks(id_: str, options: str) -> dict[Split, list[Any]]:
     except Exception as error:
         raise does_not_work(f"verifiers:{id_}", error) from error
     if tools:
-        raise InputError(f"verifiers:{id_} gives its agent tools: only tasksets without can be played")
-    found: dict[Split, list[Any]] = {split: [] for split in SPLITS}
+        raise InputError(f"verifiers:{id_} gives its agent tools: only tasksets without tools can be played")
+    by_split: dict[Split, list[Any]] = {split: [] for split in SPLITS}
     for task in tasks:
-        found[split_by_content(task.data.prompt_text or task.key)].append(task)
-    return found
+        by_split[split_by_content(task.data.prompt_text or task.key)].append(task)
+    return by_split
 
 
 @cache

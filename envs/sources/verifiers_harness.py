@@ -1,7 +1,7 @@
-"""What plays the agent of a verifiers rollout here: it asks for one reply a segment, and runs no program.
+"""The agent of a verifiers rollout: it asks for one reply a segment, and runs no program.
 
-verifiers finds a harness by the name of a top-level module that lists its class in `__all__`: `envs/sources/verifiers.py` makes this module
-known by such a name. Importing it needs the package.
+verifiers finds a harness by the name of a top-level module that lists its class in `__all__`: `envs/sources/verifiers.py` registers this
+module under such a name. Importing it needs the package.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from verifiers.v1.dialects.chat import message_to_wire
 __all__ = ["Asking"]
 
 
-class AskingConfig(vf.HarnessConfig):  # type: ignore[misc]  # verifiers is not there where types are checked
+class AskingConfig(vf.HarnessConfig):  # type: ignore[misc]  # verifiers is not installed when types are checked
     """It has no settings."""
 
 
-class Asking(vf.Harness[AskingConfig]):  # type: ignore[misc]  # verifiers is not there where types are checked
+class Asking(vf.Harness[AskingConfig]):  # type: ignore[misc]  # verifiers is not installed when types are checked
     """Sends the conversation to the rollout's endpoint once. The endpoint records the reply, and enforces limits and stops."""
 
     APPENDS_SYSTEM_PROMPT = True
@@ -31,8 +31,8 @@ class Asking(vf.Harness[AskingConfig]):  # type: ignore[misc]  # verifiers is no
         self, ctx: Any, trace: Any, runtime: Any, endpoint: str, secret: str, mcp_urls: dict[str, str], data: Any
     ) -> vf.ProgramResult:
         system, prompt = self.resolve_prompt(data)
-        said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [message_to_wire(message) for message in prompt or []]
-        messages = [{"role": "system", "content": system}, *said] if system else said
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [message_to_wire(message) for message in prompt or []]
+        messages = [{"role": "system", "content": system}, *turns] if system else turns
         async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
             answer = await client.post(
                 f"{endpoint}/chat/completions",

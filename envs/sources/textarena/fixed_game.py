@@ -1,4 +1,4 @@
-"""One game of TextArena, held still: what `textarena_adapter.py` says of its traps is done here for games of any number of players."""
+"""One game of TextArena, with the faults repaired that `solo.py` lists, for games of any number of players."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import RuntimeFailure
 
 GAME = -1
-"""Who says what the game says; some games name somebody who is no number."""
+"""The sender of the game's own messages; some games have a sender that is not a number."""
 
 
 class FixedGame(gymnasium.Env[str, str]):
-    """A fresh game for every episode, on random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`.
+    """A fresh game for every episode, with random generators of its own. Its two kinds are `OnePlayer` and `SeveralPlayers`.
 
-    Raises `InputError` where the game cannot be made with these options; that is tried once for all episodes.
+    Raises `InputError` if the game cannot be made with these options; this is tried once for all episodes.
     """
 
     observation_space = action_space = AnyText()
@@ -41,51 +41,52 @@ class FixedGame(gymnasium.Env[str, str]):
         self._over = True
 
     def _begin(self, seed: int, players: int) -> None:
-        """A game of this seed; only while `self._generators` are in force."""
+        """Begin a game of this seed. The caller is inside `self._generators`."""
         self._game = made(self._id, self._options)
         self._game.reset(num_players=players, seed=seed)
         if players == 1:
-            _put_right(self._game.state)
+            _repair_invalid_moves(self._game.state)
         self._over = False
 
     def _move(self, action: str) -> str | None:
-        """Give an answer to the game as the move of whose turn it is. Returns why it was no move, where the game says so."""
+        """Make a move for the player whose turn it is. Returns why it was invalid, or None if the game accepted it."""
         state = self._game.state
-        player, errors, said = state.current_player_id, state.error_count, len(state.logs)
+        player, errors, logged = state.current_player_id, state.error_count, len(state.logs)
         out = state.game_info[player]["invalid_move"]
         self._over, _ = self._game.step(move(action))
-        about = state.game_info[player]
-        if about["invalid_move"] and not out:  # the second in a row
-            return str(about.get("reason") or "a second invalid move in a row")
+        player_info = state.game_info[player]
+        if player_info["invalid_move"] and not out:  # the second in a row
+            return str(player_info.get("reason") or "a second invalid move in a row")
         if state.error_count > errors:
-            told = re.search(r"Reason: (.*?)(?: Please resubmit|$)", "\n".join(str(text) for _, text in state.logs[said:]), re.DOTALL)
-            return told[1] if told else "an invalid move"
+            log = "\n".join(str(text) for _, text in state.logs[logged:])
+            reason = re.search(r"Reason: (.*?)(?: Please resubmit|$)", log, re.DOTALL)
+            return reason[1] if reason else "an invalid move"
         return None
 
     def _rewards(self, players: int) -> list[float]:
-        """What each player got; only at the end."""
+        """The reward of each player; only at the end."""
         rewards, _ = self._game.close()
-        found: list[float] = []
+        checked: list[float] = []
         for player in range(players):
             reward = (rewards or {}).get(player)
             if isinstance(reward, bool) or not isinstance(reward, int | float):
                 raise RuntimeFailure(f"textarena:{self._id} gave {reward!r} as its reward")
-            found.append(float(reward))
-        return found
+            checked.append(float(reward))
+        return checked
 
 
-def _put_right(state: Any) -> None:
-    """Four games tell of an invalid move with the reward in the place of the reason: both are put where they belong."""
-    tell = state.set_invalid_move
+def _repair_invalid_moves(state: Any) -> None:
+    """Four games report an invalid move with reason and reward exchanged: exchange them back."""
+    set_invalid_move = state.set_invalid_move
 
-    def told(reason: Any, reward: Any = -1.0) -> None:
-        tell(*((reward, reason) if isinstance(reward, str) else (reason, reward)))
+    def repaired(reason: Any, reward: Any = -1.0) -> None:
+        set_invalid_move(*((reward, reason) if isinstance(reward, str) else (reason, reward)))
 
-    state.set_invalid_move = told
+    state.set_invalid_move = repaired
 
 
 def made(id_: str, options: Options) -> Any:
-    """A game without its wrappers, which repeat and forget. Raises `InputError` where it does not work here."""
+    """A game without its wrappers, which repeat and lose messages. Raises `InputError` if it does not work here."""
     textarena = imported("textarena")
     try:
         game = textarena.make(id_, **options)
@@ -98,7 +99,7 @@ def made(id_: str, options: Options) -> Any:
 
 @lru_cache
 def draws_with_numpy(id_: str) -> bool:
-    """Whether a game takes chance from NumPy's global generator too; three of TextArena's do."""
+    """Whether a game draws from NumPy's global generator too; three of TextArena's do."""
     module, _, _ = imported("textarena").envs.registration.ENV_REGISTRY[id_].entry_point.partition(":")
     folder = Path(str(import_module(module).__file__)).parent
     return any("np.random" in file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
@@ -106,12 +107,12 @@ def draws_with_numpy(id_: str) -> bool:
 
 @lru_cache
 def _try_out(id_: str, options: str) -> None:
-    """Make a game with these options, written out. Raises as `made` does."""
+    """Make a game with these options, which are Python source. Raises as `made` does."""
     with Generators(numpy=draws_with_numpy(id_)):
         made(id_, literal_eval(options))
 
 
 def move(action: str) -> str:
-    """A reply as TextArena reads it: in square brackets, where it is not already several bracketed parts."""
+    """A reply as TextArena reads it: in square brackets, unless it has several parts in brackets already."""
     inner = bare(action)
     return action if "[" in inner or "]" in inner else f"[{inner}]"

@@ -1,11 +1,11 @@
 """TextArena games for several players, of whom one is the policy.
 
-The other seats are played by a script (`opponent=random`, `opponent=py:package.module:function`): the adapter then plays them until it is
-the policy's turn, and to everybody else the game has one player. Or they are played by a version (`opponent=serving`, `opponent=v3`): the
-adapter then says in `info["seat"]` whose turn it is, as docs/sources.md describes it for any game with several seats.
+A script may play the other seats (`opponent=random`, `opponent=py:package.module:function`): the adapter then plays them until it is the
+policy's turn, and the game looks like one for one player. Or a version plays them (`opponent=serving`, `opponent=v3`): the adapter then
+states in `info["seat"]` whose turn it is, as docs/sources.md describes it for any game with several seats.
 
-Beside the traps of games for one: an observation is had once by each seat, a game that a script loses by invalid moves says nothing about
-the policy and is an error of the environment, and returns lie between -1 (lost) and 1 (won).
+In addition to the faults of games for one player: each seat can read an observation only once, a game that a script loses by invalid moves
+says nothing about the policy and is an error of the environment, and returns lie between -1 (lost) and 1 (won).
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ def several_players(id_: str, source: str, options: Options) -> EnvironmentFacto
 
 
 class SeveralPlayers(FixedGame):
-    """One game at which the policy has one seat. In `info`, seat 0 is always the policy's, and the others follow in the order of play."""
+    """One game in which the policy has one seat. In `info`, seat 0 is always the policy's; the others follow in the order of play."""
 
     reward_low = -1.0
 
     def __init__(self, id_: str, options: Options, *, opponent: str, seat: str, players: int) -> None:
         super().__init__(id_, options)
         if seat != "any" and not (seat.isdecimal() and int(seat) < players):
-            raise InputError(f"textarena:{id_}: seat={seat} is none of 0 to {players - 1}, nor any")
+            raise InputError(f"textarena:{id_}: seat={seat} is neither any nor one of 0 to {players - 1}")
         self.opponent = opponent
         self._script = _script(id_, opponent)
         self._seat, self._players = seat, players
         self._judged = 0
-        self._told: list[list[str]] = []
-        """What each player has been told, for scripts."""
+        self._read: list[list[str]] = []
+        """What each player has read, for scripts."""
         self._random = random.Random()
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
@@ -63,13 +63,13 @@ class SeveralPlayers(FixedGame):
         number = int(self.np_random.integers(2**32)) if seed is None else seed
         self._random = random.Random(f"seats of {number}")
         self._judged = self._random.randrange(self._players) if self._seat == "any" else int(self._seat)
-        self._told = [[] for _ in range(self._players)]
+        self._read = [[] for _ in range(self._players)]
         self._generators.seed(number)
         with self._generators:
             self._begin(number, self._players)
             self._play_scripts()
             if self._over:
-                raise RuntimeFailure(f"textarena:{self._id} with players={self._players} was over before the policy's first turn")
+                raise RuntimeFailure(f"textarena:{self._id} with players={self._players} ended before the policy's first turn")
             return self._news(self._turn), {"seat": self._as_seat(self._turn)}
 
     def step(self, action: str) -> StepResult:
@@ -82,28 +82,28 @@ class SeveralPlayers(FixedGame):
                 return self._news(self._turn), 0.0, False, False, {**info, "seat": self._as_seat(self._turn)}
             rewards = self._rewards(self._players)
             in_seats = rewards[self._judged :] + rewards[: self._judged]
-            about = self._game.state.game_info[self._judged]
-            info |= {"success": in_seats[0] >= 1, "rewards": in_seats, "reason": about.get("reason")}
+            reason = self._game.state.game_info[self._judged].get("reason")
+            info |= {"success": in_seats[0] >= 1, "rewards": in_seats, "reason": reason}
             return self._news(self._judged), in_seats[0], True, False, info
 
     @property
     def _turn(self) -> int:
-        """The player whose turn it is, as the game counts."""
+        """The player whose turn it is, in the game's own numbering."""
         return int(self._game.state.current_player_id)
 
     def _as_seat(self, player: int) -> int:
         return (player - self._judged) % self._players
 
     def _play_scripts(self) -> None:
-        """Play the other seats until it is the policy's turn, where a script plays them."""
+        """If a script plays the other seats, play them until it is the policy's turn."""
         while self._script is not None and not self._over and (player := self._turn) != self._judged:
-            self._told[player].append(self._news(player))
-            reason = self._move(self._script("\n\n".join(self._told[player]), self._random))
+            self._read[player].append(self._news(player))
+            reason = self._move(self._script("\n\n".join(self._read[player]), self._random))
             if reason is not None and self._game.state.game_info[player]["invalid_move"]:
-                raise RuntimeFailure(f"opponent={self.opponent} made two invalid moves in a row, so another has to play: {reason}")
+                raise RuntimeFailure(f"opponent={self.opponent} made two invalid moves in a row, so choose another opponent: {reason}")
 
     def _news(self, player: int) -> str:
-        """What this player has been told since its last turn, by the game and by others; its own moves are left out."""
+        """The messages of the game and of others to this player since its last turn, without its own moves."""
         if player == self._turn:
             _, messages = self._game.get_observation()
         else:  # at the end
@@ -115,7 +115,7 @@ class SeveralPlayers(FixedGame):
 
 
 def _script(id_: str, opponent: str) -> Script | None:
-    """Who plays the other seats inside the game; None where versions do."""
+    """The script that plays the other seats inside the game; None if versions play them."""
     if opponent == "random":
         return random_mover(id_)
     if opponent == "serving" or re.fullmatch(r"v\d+", opponent):
@@ -123,7 +123,7 @@ def _script(id_: str, opponent: str) -> Script | None:
     source, _, rest = opponent.partition(":")
     module, _, attribute = rest.partition(":")
     if source != "py" or not attribute:
-        raise InputError(f"textarena:{id_}: opponent={opponent} is none of random, serving, a version's name, py:package.module:function")
+        raise InputError(f"textarena:{id_}: opponent={opponent} is not random, serving, a version's name or py:package.module:function")
     try:
         return cast("Script", getattr(import_module(module), attribute))
     except (ImportError, AttributeError, ValueError) as error:
@@ -131,7 +131,7 @@ def _script(id_: str, opponent: str) -> Script | None:
 
 
 def _fewest_players(id_: str) -> int:
-    """How few players the game starts with, but at least two. Raises `InputError` with the reason where it never does."""
+    """The smallest number of players from two on with which the game starts. Raises `InputError` with the reason if there is none."""
     refused: Exception | None = None
     for players in range(2, MOST_PLAYERS + 1):
         refused = _refuses(id_, {}, players)
@@ -142,7 +142,7 @@ def _fewest_players(id_: str) -> int:
 
 
 def _refuses(id_: str, options: Options, players: int) -> Exception | None:
-    """What a game raises when it is started with this many players; None where it starts."""
+    """The error if a game is started with this many players; None if it starts."""
     generators = Generators()
     try:
         with generators:

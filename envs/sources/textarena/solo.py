@@ -1,15 +1,15 @@
-"""TextArena games, made safe to learn from: those for one player here, those for several in `textarena_seats.py`.
+"""TextArena games, made safe to learn from: those for one player here, those for several in `seats.py`.
 
-What TextArena 0.7.4 does, each seen by running it, and what is done about it here:
-- A second episode on one object carries the first: every episode makes its own game.
-- It seeds and uses the global `random`: every call runs on the game's own generator, and the caller's is put back.
-- A step after the end is executed and can turn the outcome: it is refused.
-- An observation can be had only once, and TextArena's wrappers repeat the whole history each turn: the raw messages are read, and a turn
-  shows only what is new, because the conversation holds the rest. So `-train` and `-raw` forms play like the game they are a form of.
-- Four games swap the reason and the reward of an invalid move: both are put right. Any other text as a reward is an error.
-- Rewards are partial credit that can be had without playing (GuessTheNumber pays .75 for the same guess always): `success` says whether
-  the reward reached 1.
-- The score of Bandit is upside down: always taking the best arm scores 0, always the worst .39. Its oracle lets the check find that.
+What TextArena 0.7.4 does (each point was seen by running it), and how it is handled here:
+- A second episode on one object continues the first: every episode makes its own game.
+- It seeds and uses the global `random`: every call runs on the game's own generator, and the caller's is restored.
+- A step after the end is executed and can change the result: it is refused.
+- An observation can be read only once, and TextArena's wrappers repeat the whole history each turn: the raw messages are read, and a turn
+  shows only new ones, because the conversation has the others. So the forms `-train` and `-raw` play like the game itself.
+- Four games exchange the reason and the reward of an invalid move: they are exchanged back. Any other text as a reward is an error.
+- Rewards are partial credit that needs no playing (GuessTheNumber pays .75 for always the same guess): `success` is whether the reward
+  reached 1.
+- The score of Bandit is upside down: always taking the best arm scores 0, always the worst .39. With its oracle the check finds that.
 - A second invalid move in a row ends the game; each shows as `info["invalid_action"]`, with the game's reason.
 - Replies in the wrong brackets are invalid moves: `5`, `5.`, `**5**` and `[ 5 ]` all reach the game as `[5]`.
 """
@@ -31,7 +31,7 @@ from perdure.envs.sources.textarena.solvers import solver
 def find(id_: str) -> EnvironmentFactory:
     """The game of a registered id.
 
-    Raises `UnknownError` for an id that TextArena does not have, `InputError` for one that cannot be played here, with the reason.
+    Raises `UnknownError` if TextArena does not have it, and `InputError` with the reason if it cannot be played here.
     """
     registered = imported("textarena").envs.registration.ENV_REGISTRY
     if id_ not in registered:
@@ -53,7 +53,7 @@ def find(id_: str) -> EnvironmentFactory:
 
 
 class OnePlayer(FixedGame):
-    """A game for one as a text environment."""
+    """A game for one player as a text environment."""
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
         super().reset(seed=seed)
@@ -75,13 +75,13 @@ class OnePlayer(FixedGame):
             return self._news(), reward, True, False, info
 
     def _news(self) -> str:
-        """What the game has said since the last turn. The player's own moves are left out: the conversation has them."""
+        """The messages of the game since the last turn, without the player's own moves: the conversation has them."""
         _, messages = self._game.get_observation()
         return "\n\n".join(text.strip() for sender, text, _ in messages if sender == GAME)
 
 
 class Solved(OnePlayer):
-    """A game for which the right action is known (`textarena_solvers.py`)."""
+    """A game for which the right action is known (`solvers.py`)."""
 
     def oracle(self) -> str:
         solve = solver(self._id)

@@ -1,8 +1,8 @@
-"""The right action in TextArena games where it takes a few lines to find: `oracle()` of those games.
+"""The right action in TextArena games that can be solved in a few lines: `oracle()` of those games.
 
-Each solver is given the game, between two turns, and returns a move in the game's own form. Hidden things of the game are only read
-where the player has been told enough to know them. `Bandit` is the exception: its oracle is the arm that really is the best, so that
-the check can say what that arm is paid.
+Each solver gets the game, between two turns, and returns a move in the game's own form. It reads hidden state of the game only if the
+player has read enough to infer it. `Bandit` is the exception: its oracle is the arm that really is the best, so that the check can report
+the reward of that arm.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 
 def solver(id_: str) -> Callable[[Any], str] | None:
-    """Who knows the right action in this game, in any of its sizes and forms; None where nobody does."""
+    """The solver of this game, in any of its sizes and forms; None if there is none."""
     return SOLVERS.get(id_.partition("-v")[0])
 
 
 def _guess_the_number(game: Any) -> str:
-    """The middle of what is left after all that was said."""
+    """The middle of the numbers that all hints leave."""
     low, high = game.min_number, game.max_number
     for guess, hint in game.state.game_state["guess_history"]:
         low, high = (max(low, guess + 1), high) if hint == "higher" else (low, min(high, guess - 1))
@@ -26,19 +26,19 @@ def _guess_the_number(game: Any) -> str:
 
 
 def _three_card_monte(game: Any) -> str:
-    """Where the ball is after the swaps, each of which was announced."""
+    """The place of the ball after the swaps, each of which was announced."""
     return f"[{game.ball_pos}]"
 
 
 def _tower_of_hanoi(game: Any) -> str:
-    """The first move of the one shortest way to have all disks on C: each disk, from the largest down, wants its tower, and the smaller
-    ones must first get out of its way."""
-    where = {disk: tower for tower, disks in game.state.game_state["towers"].items() for disk in disks}
+    """The first move of the one shortest way to bring all disks to C: each disk, from the largest down, has a tower to go to, and the
+    smaller ones must first go to the third."""
+    place = {disk: tower for tower, disks in game.state.game_state["towers"].items() for disk in disks}
     wanted, move = "C", ""
-    for disk in sorted(where, reverse=True):
-        if where[disk] != wanted:
-            move = f"[{where[disk]} {wanted}]"
-            (wanted,) = {"A", "B", "C"} - {where[disk], wanted}
+    for disk in sorted(place, reverse=True):
+        if place[disk] != wanted:
+            move = f"[{place[disk]} {wanted}]"
+            (wanted,) = {"A", "B", "C"} - {place[disk], wanted}
     return move
 
 
@@ -47,7 +47,7 @@ def _frozen_lake(game: Any) -> str:
     grid, start, goal = (game.state.game_state[key] for key in ("grid", "player_pos", "goal_pos"))
     first: dict[tuple[int, int], str] = {goal: ""}
     ahead = [goal]
-    for row, column in ahead:  # from the goal back, so that the step that reaches a field is the one to take there
+    for row, column in ahead:  # from the goal back, so that the step that reaches a field is the one to take from there
         for name, (down, right) in game.actions.items():
             before = row - down, column - right
             inside = all(0 <= at < game.size for at in before)
@@ -77,12 +77,12 @@ def _lights_out(game: Any) -> str:
 
 def _mastermind(game: Any) -> str:
     """The first code that agrees with every answer so far."""
-    told = [(tuple(entry["guess"]), (entry["black"], entry["white"])) for entry in game.state.game_state["history"]]
+    answers = [(tuple(entry["guess"]), (entry["black"], entry["white"])) for entry in game.state.game_state["history"]]
     digits = range(1, game.num_numbers + 1)
     codes: Iterable[tuple[int, ...]] = (
         product(digits, repeat=game.code_length) if game.duplicate_numbers else permutations(digits, game.code_length)
     )
-    code = next(code for code in codes if all(_pegs(guess, code) == pegs for guess, pegs in told))
+    code = next(code for code in codes if all(_pegs(guess, code) == pegs for guess, pegs in answers))
     return f"[{' '.join(map(str, code))}]"
 
 

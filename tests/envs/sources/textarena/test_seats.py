@@ -122,7 +122,7 @@ def test_a_valid_move_is_not_called_invalid_after_one_that_was() -> None:
 def test_a_game_that_the_script_loses_by_invalid_moves_is_an_error_of_the_environment() -> None:
     env = GuardedEnv(load("textarena:TicTacToe-v0?seat=0&opponent=py:tests.envs.opponents:silent"))
     env.reset(1)
-    with pytest.raises(EnvironmentFault, match="two invalid moves in a row, so another has to play"):
+    with pytest.raises(EnvironmentFault, match="two invalid moves in a row, so choose another opponent"):
         env.step("4")
 
 

@@ -139,7 +139,7 @@ def test_the_best_arm_of_the_bandit_is_paid_nothing_and_the_worst_is_paid() -> N
     assert (best.success, best.total_reward) == (False, 0.0)
     others = [play_scripted(environment, 3, fixed(f"[{arm}]")).total_reward for arm in ("red", "blue", "green", "yellow", "purple")]
     assert max(others) > 0.1
-    assert "a wrong answer, given always, is paid better than the oracle's" in judge(environment, "oracle-succeeds")[-1].message
+    assert "always giving one wrong answer is paid better than the oracle" in judge(environment, "oracle-succeeds")[-1].message
 
 
 def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
@@ -154,9 +154,9 @@ def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("TicTacToe-v0?opponent=nobody", "is none of random, serving"),
+        ("TicTacToe-v0?opponent=nobody", "is not random, serving"),
         ("TicTacToe-v0?opponent=py:tests.envs:nobody", "cannot be imported"),
-        ("TicTacToe-v0?seat=2", "none of 0 to 1"),
+        ("TicTacToe-v0?seat=2", "neither any nor one of 0 to 1"),
         ("TicTacToe-v0?players=3", "does not start with 3 players"),
         ("Klondike-v0", "does not work here: SyntaxError"),
         ("GuessWho-v0", "OPENROUTER_API_KEY"),
