@@ -1,7 +1,7 @@
-"""The command line: which commands there are, and how anything that goes wrong becomes one line and an exit code.
+"""The command line: which commands exist, and how every error becomes one line and an exit code.
 
 Exit codes: 0 done · 1 the answer is no · 2 wrong use or bad input · 3 the runtime failed · 130 interrupted.
-A command is imported when it is called, so that `perdure --help` needs neither torch nor the store. The commands are in `commands/`.
+A command is imported when it is called, so that `perdure --help` loads neither torch nor the store. The commands are in `commands/`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COMMANDS: dict[str, str] = {
 
 
 class Commands(click.Group):
-    """Commands by name, each imported when it is asked for."""
+    """Commands by name, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -65,7 +65,7 @@ class Commands(click.Group):
 @click.option(
     "--home",
     type=click.Path(path_type=Path),
-    help=f"Folder of everything that a run writes. [default: {HOME_VARIABLE} in the environment, else {DEFAULT_HOME}]",
+    help=f"Folder for everything that a run writes. [default: {HOME_VARIABLE} in the environment, else {DEFAULT_HOME}]",
 )
 @click.version_option(__version__, message="perdure %(version)s")
 def perdure(home: Path | None) -> None:
@@ -82,9 +82,9 @@ def perdure(home: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started this: else the next file to be opened would stand in its place
+        if getattr(sys, name) is None:  # the parent closed it: the next file that is opened would take its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
-    sys.path.append("")  # the working folder, last: py:module:Class finds what stands here, and nothing here hides another module
+    sys.path.append("")  # the working folder, last: py:module:Class finds modules here, and none here hides another
     context: click.Context | None = None
     try:
         context = perdure.make_context("perdure", list(sys.argv[1:] if arguments is None else arguments))
@@ -107,11 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _complain("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read this has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has ended
         code = 0
-    except Exception as error:  # noqa: BLE001 - the last stop: a mistake in Perdure itself is kept where it can be reported
+    except Exception as error:  # noqa: BLE001 - a bug in Perdure itself: its traceback is kept to be reported
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            code = _complain("no space is left where this is written: free some, and try again", 3)
+            code = _complain("no space is left on the disk: free some, and try again", 3)
         else:
             code = _complain(f"{type(error).__name__}: {error}. This is a bug in Perdure; {_keep_traceback(context)}", 3)
     sys.exit(code)
@@ -123,7 +123,7 @@ def _complain(message: str, code: int) -> int:
 
 
 def _keep_traceback(context: click.Context | None) -> str:
-    """Write the traceback where it can be found again, and say where that is."""
+    """Write the traceback to the log of the home, or else to stderr; tells which."""
     text = traceback.format_exc()
     home = context.meta.get(HOME_KEY) if context else None
     logs = Path(home) / "logs" if home else None

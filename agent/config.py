@@ -1,14 +1,14 @@
-"""What can be set: every section of the configuration with its defaults, its limits, and what each setting means.
+"""What can be set: every section of the configuration with its defaults, its limits, and the meaning of each setting.
 
-Unknown keys are refused. The file, and what is shown of it, is `config_file.py`, which takes everything from these classes.
+Unknown keys are errors. Left out: the file (`config_file.py`), and the sections of the stream (`stream/stream_settings.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from perdure.agent.section import Section
 from perdure.agent.stream.stream_settings import StreamSection
 from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError
+from perdure.memory.store import Document
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
@@ -30,7 +31,7 @@ class PlaySection(Section):
 
     width: int = Field(default=64, ge=1, le=4096, description="episodes played at once")
     temperature: float = Field(default=1.0, gt=0, le=10, description="sampling temperature of live episodes (the gate plays greedily)")
-    members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; they are compared with each other")
+    members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; learning compares them")
 
 
 class LearnSection(Section):
@@ -38,8 +39,8 @@ class LearnSection(Section):
 
     learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
     every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
-    max_cycles: int = Field(default=3, ge=1, description="verdicts without a promotion after which `perdure run --until-promoted` gives up")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
+    max_cycles: int = Field(default=3, ge=1, description="`perdure run --until-promoted` ends after this many verdicts")
+    options: Document = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
 
     @field_validator("learner")
     @classmethod
@@ -49,7 +50,7 @@ class LearnSection(Section):
 
     @field_validator("options")
     @classmethod
-    def _checked(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _checked(cls, options: Document) -> Document:
         parse_options(options)
         return options
 
@@ -58,10 +59,10 @@ class GateSection(Section):
     """How much a candidate must show before it serves."""
 
     profile: Literal["economy", "standard", "strict"] = Field(
-        default="economy", description="economy, standard or strict: smaller losses are caught, with more episodes"
+        default="economy", description="economy, standard or strict: each next one detects smaller losses, with more episodes"
     )
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="the highest probability of promoting a candidate that should not be")
-    critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream that are held to a tighter margin")
+    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="the highest probability of promoting a candidate that should be rejected")
+    critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream with a tighter margin")
 
 
 class ScheduleSection(Section):
@@ -72,7 +73,7 @@ class ScheduleSection(Section):
 
     @property
     def by_the_clock(self) -> bool:
-        """Whether learning comes by the clock at all."""
+        """Whether learning starts at set times."""
         return bool(self.cron or self.every_minutes)
 
     @field_validator("cron")
@@ -89,17 +90,17 @@ class ScheduleSection(Section):
 
 
 class SandboxSection(Section):
-    """Environments run in processes of their own unless they are trusted, with these limits."""
+    """Environments run in separate processes with these limits, unless they are trusted."""
 
     trusted: tuple[str, ...] = Field(
         default=("perdure:",),
         strict=False,
-        description="sources ('perdure:') and names without options ('py:prices:Prices') that run inside Perdure's own processes",
+        description="sources ('perdure:') and names without options ('py:prices:Prices') that run in Perdure's own processes",
     )
-    memory_mib: int = Field(default=2048, ge=64, description="MiB of address space of each process")
-    cpu_s: int = Field(default=300, ge=1, description="seconds of processor time of one episode")
-    network: bool = Field(default=False, description="whether environments may reach the network, this machine's own included")
-    variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that are passed on to them")
+    memory_mib: int = Field(default=2048, ge=64, description="MiB of address space for each process")
+    cpu_s: int = Field(default=300, ge=1, description="seconds of processor time for one episode")
+    network: bool = Field(default=False, description="whether environments may use the network, including this machine's own")
+    variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that they get")
     python: dict[str, str] = Field(default_factory=dict, description="another interpreter for a source: { gem = '.venv-gem/bin/python' }")
 
     @field_validator("trusted")
@@ -112,45 +113,41 @@ class SandboxSection(Section):
 
 
 class SuperviseSection(Section):
-    """What is done about processes that die or hang."""
+    """What happens if processes die or hang."""
 
-    tries: int = Field(default=5, ge=1, description="deaths in a row after which the actor is given up, and failed jobs for learning")
+    tries: int = Field(default=5, ge=1, description="deaths in a row, or failed jobs in a row, after which Perdure gives up")
     hang_s: int = Field(
-        default=1800, ge=1, description="seconds without progress after which a process is ended; loading the model must fit in"
+        default=1800, ge=1, description="a process without progress for this many seconds is killed; loading the model must take less"
     )
 
 
 class DiskSection(Section):
-    """How much room is left to others."""
+    """How much of the disk the home may take."""
 
     budget_gib: float = Field(
-        default=0.0, ge=0, description="GiB for the home, 0 for no limit; learning stops at 90 % of it, play at all of it"
+        default=0.0, ge=0, description="GiB for the home, 0 for no limit; learning stops at 90 % of it, play at 100 %"
     )
     floor_gib: float = Field(
-        default=1.0, ge=0, description="GiB that stay free on its disk; learning stops below twice that, play below it"
+        default=1.0, ge=0, description="GiB that stay free on its disk; learning stops below twice this, play below it"
     )
 
 
 class VllmSection(Section):
-    """The vLLM server, where `engine` is vllm."""
+    """The vLLM server, if `engine` is vllm."""
 
-    python: str = Field(default="", description="the interpreter that has vLLM, such as '.venv-vllm/bin/python'; empty for Perdure's own")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field(
-        default="bfloat16", description="the precision that it computes in: bfloat16, float16 or float32"
-    )
+    python: str = Field(default="", description="the Python that has vLLM, such as '.venv-vllm/bin/python'; empty for Perdure's own")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="its precision: bfloat16, float16 or float32")
     memory_share: float = Field(
-        default=0.45, gt=0, lt=1, description="share of the device's memory that it takes; the rest is for learning"
+        default=0.45, gt=0, lt=1, description="share of the device's memory for the server; the rest is for learning"
     )
-    context_tokens: int = Field(default=8192, ge=16, description="the longest sequence, where the model has no smaller limit")
-    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(default=16, description="the highest rank of an adapter; higher ones are refused")
-    adapters: int = Field(default=4, ge=1, le=64, description="adapters that play in one batch; each takes memory of the device")
-    adapters_in_memory: int = Field(default=16, ge=1, le=1024, description="adapters that wait in main memory, at least as many")
-    eager: bool = Field(default=False, description="starts sooner and answers more slowly: nothing is compiled or captured")
-    sleep: bool = Field(
-        default=False, description="whether it gives up its memory while a job makes an update; live play waits for the job then"
-    )
-    start_timeout_s: int = Field(default=600, ge=1, description="seconds in which it must answer after its start")
-    answer_timeout_s: int = Field(default=300, ge=1, description="seconds for one batch of answers; without one by then it counts as hung")
+    context_tokens: int = Field(default=8192, ge=16, description="the longest sequence in tokens; the model may have a smaller limit")
+    max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(default=16, description="the highest rank of an adapter")
+    adapters: int = Field(default=4, ge=1, le=64, description="adapters in one batch; each takes memory of the device")
+    adapters_in_memory: int = Field(default=16, ge=1, le=1024, description="adapters in main memory, at least as many")
+    eager: bool = Field(default=False, description="compile nothing: the server starts sooner and answers more slowly")
+    sleep: bool = Field(default=False, description="whether it frees its memory while a job makes an update; live play then waits")
+    start_timeout_s: int = Field(default=600, ge=1, description="seconds that its start may take")
+    answer_timeout_s: int = Field(default=300, ge=1, description="seconds that one batch may take; after that the server counts as hung")
 
     @model_validator(mode="after")
     def _room_for_all(self) -> VllmSection:
@@ -165,9 +162,9 @@ class Config(Section):
     model: str = Field(
         default="smollm2-135m", min_length=1, description="the base model: smollm2-135m, a folder with safetensors, or a hub id"
     )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="decides which tasks come; the same seed gives the same stream")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed gives the same stream of tasks")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="cpu or cuda")
-    engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what samples: transformers, or a vLLM server")
+    engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what samples: transformers, or vllm (a server)")
     play: PlaySection = PlaySection()
     stream: StreamSection = StreamSection()
     learn: LearnSection = LearnSection()
@@ -180,17 +177,17 @@ class Config(Section):
 
     @property
     def takes_turns(self) -> bool:
-        """Whether live play and jobs have the device in turn: a CPU, or a GPU whose memory is not split between them."""
+        """Whether live play and jobs use the device in turn: a CPU, or a GPU whose memory is not split between them."""
         return self.device == "cpu" or (self.engine == "vllm" and self.vllm.sleep)
 
     def environment(self, name: str) -> Environment:
-        """Load an environment where the configuration wants it to run. Raises as `envs/registry.py:load` does."""
+        """Load an environment, in a process of its own unless it is trusted. Raises as `envs/registry.py:load` does."""
         from perdure.envs.registry import load
 
         return load(name, self.allowed())
 
     def environments(self, names: Iterable[str]) -> dict[str, Environment]:
-        """Load several, by name, in the time that the slowest takes. Raises as `environment` does."""
+        """Load several at once, by name. Raises as `environment` does."""
         from perdure.envs.registry import load_all
 
         return load_all(names, self.allowed())
@@ -201,11 +198,11 @@ class Config(Section):
 
         return Sandbox(**self.sandbox.model_dump())
 
-    def learner_options(self, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The options of `[learn.options]`, with what is given in their place. Raises `InputError` where the engine cannot take them."""
+    def learner_options(self, given: Document | None = None) -> Document:
+        """The options of `[learn.options]`, replaced by those given. Raises `InputError` if the engine does not support them."""
         chosen = {"seed": self.seed, **self.learn.options, **(given or {})}
         options = parse_options(chosen)
-        if options.demos != ORACLE:  # it is read by the process of a job, which may be the daemon's, in another folder
+        if options.demos != ORACLE:  # a job reads it, perhaps one of a daemon in another folder
             options = options.model_copy(update={"demos": str(Path(options.demos).expanduser().resolve())})
         if self.engine == "vllm":
             if options.temperature > VLLM_TEMPERATURE:
@@ -232,7 +229,7 @@ class Config(Section):
 
 
 def check_learner(name: str) -> None:
-    """Raise `InputError` for a learner that there is not."""
+    """Raise `InputError` if no learner has this name."""
     if name not in LEARNERS:
         near = get_close_matches(name, LEARNERS, n=1)
         raise InputError(f"no learner {name!r}: there are {', '.join(LEARNERS)}" + (f"; did you mean {near[0]}?" if near else ""))

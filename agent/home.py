@@ -23,11 +23,11 @@ HOME_VARIABLE = "PERDURE_HOME"
 CACHE_VARIABLE = "PERDURE_CACHE"
 DEFAULT_HOME = ".perdure"
 PROBE_PATIENCE_S = 0.5
-"""A command that asks whether the lock is held holds it for a moment itself; whoever wants it tries for this long."""
+"""A command that checks the lock holds it for a moment itself; taking the lock is tried for this long."""
 
 
 def default_home() -> Path:
-    """The home where none is named: `PERDURE_HOME`, else `.perdure` in the working folder."""
+    """The home if none is named: `PERDURE_HOME`, else `.perdure` in the working folder."""
     return Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME).expanduser()
 
 
@@ -46,17 +46,17 @@ class HomeBusy(InputError):
 
 
 class HomeLock:
-    """The right to run jobs, checkpoint and migrate in a home. A context manager; the kernel lets go of it when the process dies."""
+    """The right to run jobs, checkpoint and migrate in a home. A context manager; the kernel releases it when the process dies."""
 
     def __init__(self, home: Path) -> None:
         self.home = home.resolve()
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, making the home where it is missing.
+        """Take the lock, and make the home if it is missing.
 
-        Raises `HomeBusy` where another process has it, naming its pid, `InputError` where the home is another program's, and
-        `RuntimeFailure` where it cannot be written.
+        Raises `HomeBusy` with the pid of the process that has it, `InputError` if the home is another program's, and `RuntimeFailure` if it
+        cannot be written.
         """
         _refuse_foreign(self.home)
         path = _lock_path(self.home)
@@ -83,7 +83,7 @@ class HomeLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let go. The file stays: removing it would let two processes lock two files of one name."""
+        """Release the lock. The file stays: removing it would let two processes lock two files of one name."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
@@ -106,13 +106,13 @@ def lock_is_held(home: Path) -> bool:
     except OSError as error:
         raise RuntimeFailure(f"cannot read {_lock_path(home)}: {error.strerror}; run as the user whose home it is") from error
     try:
-        return not _try_lock(descriptor, 0.0, fcntl.LOCK_SH)  # shared: those who ask do not see each other
+        return not _try_lock(descriptor, 0.0, fcntl.LOCK_SH)  # shared: two checks do not disturb each other
     finally:
         os.close(descriptor)
 
 
 def lock_holder(home: Path) -> int | None:
-    """The process that holds the lock, None where none does or it has not said."""
+    """The process that holds the lock; None if none does or its number is not known."""
     if not lock_is_held(home):
         return None
     with suppress(OSError, ValueError):
@@ -121,7 +121,7 @@ def lock_holder(home: Path) -> int | None:
 
 
 def open_or_create(home: Path) -> Store:
-    """The store of a home, made first where there is none. For commands that write before anything has run."""
+    """The store of a home, which is made if it is missing. For commands that write before anything has run."""
     from perdure.memory.store import FILE_NAME, create_store, open_store
 
     if not (home / FILE_NAME).exists():
@@ -135,7 +135,7 @@ def _lock_path(home: Path) -> Path:
 
 
 def _try_lock(descriptor: int, patience_s: float, kind: int = fcntl.LOCK_EX) -> bool:
-    """Whether the lock could be taken; it is let go when the descriptor is closed."""
+    """Whether the lock could be taken; closing the descriptor releases it."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -151,7 +151,7 @@ def _try_lock(descriptor: int, patience_s: float, kind: int = fcntl.LOCK_EX) -> 
 def _refuse_foreign(home: Path) -> None:
     """Refuse a store of another program, or of a newer Perdure, before a file is made beside it.
 
-    What else is wrong with it, an old schema for one, is for `create_store` to mend or to say.
+    Any other fault, such as an old schema, is left to `create_store`.
     """
     from perdure.memory.store import FILE_NAME, open_store
 

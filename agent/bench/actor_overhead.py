@@ -36,7 +36,7 @@ AT_ONCE = 64
 MEMBERS = 8
 BATCHES = 7
 ANSWER = 8
-"""Tokens of an answer that comes at once, its end included."""
+"""Tokens of an immediate answer, its end included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class ActorTime:
 
 @dataclass(slots=True)
 class Timed:
-    """A model whose every version is `policy`, how long that took, and how full its batches were while `waiting()`."""
+    """A model whose every version is `policy`; counts its seconds, and how full its batches were while `waiting()`."""
 
     chat: Chat
     context_limit: int
@@ -114,7 +114,7 @@ class AtOnce:
 def bench_play(
     folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, batches: int = BATCHES, say: Callable[[str], None]
 ) -> list[ActorTime]:
-    """Play so many batches of `WIDTH` episodes, of these environments in turn, with either policy, in a home in `folder`."""
+    """Play `batches` batches of `WIDTH` episodes, of these environments in turn, with each policy, in a home in `folder`."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
     ids = (*range(100, 99 + ANSWER), min(engine.stop_ids))
     at_once = AtOnce(Sample(action_ids=ids, logprobs=(-0.5,) * ANSWER, finish="stop", sampler=VersionRef("v0")))
@@ -131,7 +131,7 @@ def bench_play(
 def bench_batch(
     folder: Path, files: ModelFiles, environments: Sequence[Environment], *, device: str, say: Callable[[str], None]
 ) -> ActorTime:
-    """Play so many times what fits into a batch of `AT_ONCE`, with the model."""
+    """Play `BATCHES` batches of `AT_ONCE` episodes with the model."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
     with _home(folder, files, environments) as store:
         say(f"playing {BATCHES * AT_ONCE} episodes, {AT_ONCE} at once")
@@ -151,7 +151,7 @@ def _home(folder: Path, files: ModelFiles, environments: Sequence[Environment]) 
 def _play(
     store: Store, name: str, engine: TransformersEngine, policy: Policy, environments: Sequence[Environment], batches: int, width: int
 ) -> ActorTime:
-    """Let an actor play so many batches to their end."""
+    """Let an actor play batches to their end."""
     before = count(store)
     for n in range(batches * width // MEMBERS):
         environment = environments[n % len(environments)].name

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
@@ -111,7 +111,7 @@ class Size:
     rest: float
     """Numbers, keys, indexes, the rows of episodes and tasks, and what is free in their pages."""
     whole_prompts: float
-    """What the prompts would take if each were kept whole."""
+    """What the prompts would take if each were stored whole."""
 
     @property
     def total(self) -> float:
@@ -223,8 +223,8 @@ def words(tokens: int) -> str:
 
 @contextmanager
 def _clock() -> Iterator[list[float]]:
-    """Appends the seconds that this lasted. Python's search for garbage waits meanwhile, as in `timeit`: it would go through all the turns
-    that the benchmark holds ready, on whichever side it came."""
+    """Appends the seconds that this lasted. Python's garbage collection waits meanwhile, as in `timeit`: it would go through all the turns
+    that the benchmark holds ready, during the run of either side."""
     seconds: list[float] = []
     gc.disable()
     started = time.perf_counter()
@@ -234,7 +234,7 @@ def _clock() -> Iterator[list[float]]:
 
 
 def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
-    """The rows of a batch, as somebody writes it who needs nothing else."""
+    """The rows of a batch, as a program would write them that needs nothing else."""
     return [
         (
             episode,
@@ -306,18 +306,18 @@ def _ours(store: Store, batch: int) -> float:
 
 
 def _turns(batch: int) -> list[list[Turn]]:
-    """The turns of a set of episodes, by number of the turn: each prompt goes on where the turn before ended."""
-    said: list[tuple[int, ...]] = [()] * batch
-    found: list[list[Turn]] = []
+    """The turns of a set of episodes, by number of the turn: each prompt continues the turn before."""
+    contexts: list[tuple[int, ...]] = [()] * batch
+    turns: list[list[Turn]] = []
     for _ in range(TURNS):
-        found.append([_turn(before) for before in said])
-        said = [turn.prompt_ids + turn.action_ids for turn in found[-1]]
-    return found
+        turns.append([_turn(context) for context in contexts])
+        contexts = [turn.prompt_ids + turn.action_ids for turn in turns[-1]]
+    return turns
 
 
-def _turn(said: tuple[int, ...]) -> Turn:
+def _turn(context: tuple[int, ...]) -> Turn:
     return Turn(
-        prompt_ids=(*said, *random.choices(range(VOCABULARY), k=PROMPT)),
+        prompt_ids=(*context, *random.choices(range(VOCABULARY), k=PROMPT)),
         action_ids=tuple(random.choices(range(VOCABULARY), k=ANSWER)),
         logprobs=tuple(-random.random() for _ in range(ANSWER)),
         observation=words(PROMPT),
@@ -325,5 +325,5 @@ def _turn(said: tuple[int, ...]) -> Turn:
         reward=0.0,
         sampler=_SAMPLER,
         finish="stop",
-        shared=len(said),
+        shared=len(context),
     )

@@ -1,8 +1,9 @@
-"""A large store: how long the questions take that commands and daemon ask of it, and its upkeep.
+"""A large store: how long the queries of commands and daemon take.
 
-It is filled past the journal, with checks and durability off: four of five episodes are live, the others those of learning jobs, each with
-ten turns of 100 new prompt tokens and 128 tokens of answer. Most live episodes are of the version that serves, which is the hard case.
-Token ids and log-probs are random, so nothing can compress them. What is asked is given by the caller.
+It is filled without the journal, with checks and durability off: four of five episodes are live, the others those of learning jobs. Each
+has ten turns of 100 new prompt tokens and 128 tokens of answer. Most live episodes are of the version that serves, which is the hard case.
+Token ids and log-probs are random, so nothing can compress them. Left out: the queries (`store_queries.py`), and upkeep
+(`upkeep_speed.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
@@ -52,11 +53,11 @@ _TEXTS = 997
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long one question took."""
+    """How long one query took."""
 
     what: str
     seconds: list[float]
-    """Of each time that it was asked."""
+    """One for each repeat."""
 
     @property
     def median_s(self) -> float:
@@ -94,19 +95,19 @@ class ScaleBench:
 def bench_scale(
     folder: Path, episodes: int, questions: Mapping[str, Callable[[Store], object]], *, repeats: int = REPEATS, say: Callable[[str], None]
 ) -> ScaleBench:
-    """Fill a store in `folder` with `episodes` episodes and ask it. Raises `InputError` where the disk has no room for it."""
+    """Fill a store in `folder` with `episodes` episodes and query it. Raises `InputError` if the disk has no room for it."""
     home = folder / "large"
     _require_room(folder, episodes)
     say(f"filling a store with {episodes} episodes of {TURNS} turns")
     _, fill_s = timed(lambda: fill(home, episodes))
-    say("asking it")
+    say("querying it")
     timings = ask(home, questions, repeats=repeats)
     size_bytes = (home / FILE_NAME).stat().st_size
     return ScaleBench(home=home, episodes=episodes, turns=episodes * TURNS, size_bytes=size_bytes, fill_s=fill_s, timings=timings)
 
 
 def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repeats: int) -> list[Timing]:
-    """Ask each question in turn, so often, each time through a connection that has nothing read yet, as a command has."""
+    """Ask each question in turn, `repeats` times, each time through a new connection, as a command does."""
     seconds: dict[str, list[float]] = {what: [] for what in questions}
     for _ in range(repeats):
         for what, question in questions.items():
@@ -160,7 +161,7 @@ def _fill_versions(conn: sqlite3.Connection, jobs: int, promoted: Sequence[int])
 
 
 def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
-    """Learning jobs with their updates, their gates, and what was said of them."""
+    """Learning jobs with their updates, their gates, and the events of both."""
     numbers, target = range(1, jobs + 1), json.dumps([ENVIRONMENTS[0]])
     evidence = json.dumps({"environments": {name: {"e_value": 1.25, "state": "passed", "text": words(100)} for name in ENVIRONMENTS}})
     result = json.dumps({"verdict": "reject", "reason": "the gain was not shown", "gate": json.loads(evidence)})

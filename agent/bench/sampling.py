@@ -1,6 +1,6 @@
-"""Tokens per second of the engine beside `generate` of transformers: the same prompts, the same merged weights, in turn in one process.
+"""Tokens per second of the engine beside `generate` of transformers: same prompts, same merged weights, in turn in one process.
 
-The peer runs each case in whichever of bfloat16 and float32 it is faster with there, without top-k and without giving log-probs.
+The peer runs each case in bfloat16 or float32, whichever is faster for it, without top-k and without giving log-probs.
 In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Left out: serving.
 """
 

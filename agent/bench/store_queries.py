@@ -1,4 +1,4 @@
-"""What commands and daemon ask of the store again and again, for `perdure bench store` to ask of a large one."""
+"""The queries that commands and daemon make again and again, for `perdure bench store` to time on a large store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`perdure env`: which environments there are, whether one keeps the rules, and how it feels to play it."""
+"""`perdure env`: which environments exist, whether one keeps the rules, and playing one by hand."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def env() -> None:
 @env.command("list")
 @json_option
 def list_environments(as_json: bool) -> None:
-    """List the built-in environments, the sources of others, and what installed packages offer.
+    """List the built-in environments, the other sources, and those of installed packages.
 
-    Any other is named by its source: gym:Id-v0, textarena:Id-v0, py:package.module:Class. Options follow, as in ENV?key=value&key=value.
-    A source whose package is not installed says how to install it.
+    Name any other environment by its source: gym:Id-v0, textarena:Id-v0, py:package.module:Class. Options follow, as in
+    ENV?key=value&key=value. A source whose package is not installed shows how to install it.
 
     \b
     Example:
@@ -40,8 +40,8 @@ def list_environments(as_json: bool) -> None:
         print_json([listing.as_json() for listing in found])
         return
     rows = [(row.name, row.summary, ", ".join(f"{option.name}={option.default}" for option in row.options)) for row in found]
-    print_table(("environment", "what is asked", "options"), rows)
-    say("Your own class is py:MODULE:CLASS. `perdure env check NAME` looks at any.")
+    print_table(("environment", "task", "options"), rows)
+    say("Your own class is py:MODULE:CLASS. `perdure env check NAME` checks an environment.")
 
 
 @env.command()
@@ -50,7 +50,7 @@ def list_environments(as_json: bool) -> None:
 @report_option
 @click.pass_context
 def check(ctx: click.Context, environment: str, config_path: Path | None, as_json: bool) -> None:
-    """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 where one is broken.
+    """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 if one is broken.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
     from perdure.learners.weights.token_count import length_of
 
     config = load_config(config_path).config
-    say(f"playing some hundred episodes of {environment}")
+    say(f"playing a few hundred episodes of {environment}")
     loaded, findings = check_environment(environment, config.allowed(), length_of(find_model(config.model, cache_dir())))
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
@@ -72,7 +72,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
         if findings:
             print_table(("level", "rule", "what was found"), [(row.level, row.rule, row.message) for row in findings])
         kept = "breaks no rule; judge the warnings yourself." if findings else "keeps every rule."
-        click.echo(f"{loaded.name} " + (kept if ok else "breaks a rule: do not learn from it before that is mended."))
+        click.echo(f"{loaded.name} " + (kept if ok else "breaks a rule: mend it before you learn from it."))
     ctx.exit(0 if ok else 1)
 
 
@@ -104,7 +104,7 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
             try:
                 action = input("> ")
             except EOFError:
-                click.echo("\nThe game was left.")
+                click.echo("\nThe game ended early.")
                 return
             outcome = game.step(action)
             total, stated, observation = total + outcome.reward, outcome.success, outcome.observation

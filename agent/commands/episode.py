@@ -1,10 +1,10 @@
-"""`perdure episode`: what came of play, turn by turn, and what people and programs say of it afterwards."""
+"""`perdure episode`: episodes turn by turn, and the rewards that people and programs give them afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +13,12 @@ from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
     from perdure.memory.records import Episode
-    from perdure.memory.store import Store
+    from perdure.memory.store import Document, Store
 
 
 @click.group()
 def episode() -> None:
-    """List episodes, show one turn by turn, and judge them.
+    """List episodes, show one turn by turn, and reward them.
 
     \b
     Example:
@@ -27,13 +27,13 @@ def episode() -> None:
 
 
 @episode.command("list")
-@click.option("--env", "environment", metavar="ENV", help="Only those of this environment, by its whole name.")
-@click.option("--version", metavar="VERSION", help="Only those that this version played.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, the newest first.")
+@click.option("--env", "environment", metavar="ENV", help="Only episodes of this environment, by its full name.")
+@click.option("--version", metavar="VERSION", help="Only episodes that this version played.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many, newest first.")
 @home_option
 @json_option
 def list_episodes(environment: str | None, version: str | None, limit: int, home: Path, as_json: bool) -> None:
-    """List episodes, the newest first.
+    """List episodes, newest first.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
 @home_option
 @json_option
 def show_episode(which: str, home: Path, as_json: bool) -> None:
-    """Show an episode turn by turn: texts, token ids, log-probs, rewards, and who sampled it.
+    """Show an episode turn by turn: texts, token ids, log-probs, rewards, and the version that sampled it.
 
     \b
     Example:
@@ -86,16 +86,16 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
 @episode.command(context_settings={"ignore_unknown_options": True})  # a reward of -0.5 is no option
 @click.argument("which", metavar="[ID|LAST]", required=False)
 @click.argument("value", type=float, required=False)
-@click.option("--source", metavar="NAME", required=True, help="Who judges; learners are told it with --option rewards=NAME.")
+@click.option("--source", metavar="NAME", required=True, help="Who gives the reward; a learner uses it with --option rewards=NAME.")
 @click.option("--file", "file", type=click.Path(path_type=Path), help='JSON lines such as {"episode": 12, "reward": 0.5}.')
 @home_option
 @json_option
 @click.pass_context
 def reward(ctx: click.Context, which: str | None, value: float | None, source: str, file: Path | None, home: Path, as_json: bool) -> None:
-    """Judge episodes: give one a return, or many those of a file.
+    """Reward an episode afterwards, or many from a file.
 
-    What the environment said stays as it was. Whoever judges an episode again replaces what they said before. Of a file all comes in, or
-    nothing.
+    The environment's own reward stays as it was. A second reward from the same source replaces the first. A file is taken as a whole or not
+    at all.
 
     \b
     Example:
@@ -119,25 +119,25 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
     if as_json:
         print_json({"source": source, "episodes": list(rewards)})
     else:
-        judged = f"{len(rewards)} episodes" if len(rewards) > 1 else f"episode {next(iter(rewards))}"
-        click.echo(f"{source} has judged {judged}. `perdure learn trace-sft --option rewards={source}` learns from it.")
+        rewarded = f"{len(rewards)} episodes" if len(rewards) > 1 else f"episode {next(iter(rewards))}"
+        click.echo(f"{source} has rewarded {rewarded}. `perdure learn trace-sft --option rewards={source}` learns from it.")
 
 
 def _number(store: Store, which: str) -> int:
-    """The episode that is named by its number, or LAST."""
+    """The number of an episode, given as such or as LAST."""
     from perdure.memory.replay.episodes import latest_episode_id
 
     if which.upper() == "LAST":
         number = latest_episode_id(store)
         if number is None:
-            raise UnknownError(f"no episode was played in {store.home} yet: `perdure run` plays")
+            raise UnknownError(f"no episode was played in {store.home} yet: start with `perdure run`")
         return number
     if which.isascii() and which.isdigit():
         return int(which)
     raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
 
 
-def _episode_json(found: Episode, rewards: Mapping[str, float]) -> dict[str, Any]:
+def _episode_json(found: Episode, rewards: Mapping[str, float]) -> Document:
     return {
         "id": found.id,
         "environment": found.environment,
@@ -181,9 +181,9 @@ def _print_episode(found: Episode, rewards: Mapping[str, float]) -> None:
         f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
     )
     if rewards:
-        click.echo("judged afterwards: " + ", ".join(f"{value:g} by {visible(source)}" for source, value in rewards.items()))
+        click.echo("rewarded afterwards: " + ", ".join(f"{value:g} by {visible(source)}" for source, value in rewards.items()))
     if found.seat:
-        click.echo(f"seat {found.seat}: it played against seat 0 of the same group's task, and is counted nowhere")
+        click.echo(f"seat {found.seat}: it played against seat 0 of the same task, and is not counted")
     if found.error:
         click.echo(f"error: {visible(found.error)}")
     for n, turn in enumerate(found.turns):

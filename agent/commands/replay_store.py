@@ -1,4 +1,4 @@
-"""`perdure store`: is the store whole, and how does what is in it get out, in, and away. All but `prune` work while a daemon runs."""
+"""`perdure store`: check, back up, export, import and prune. All but `prune` work while a daemon runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PURPOSES = ("live", "learn", "hinted", "replay", "gate", "probe")
 DAY_S = 86400.0
 
 file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
 @click.group()
 def store() -> None:
-    """Check the store, back it up, and move episodes out of it and into it.
+    """Check the store, back it up, export, import and prune episodes.
 
     \b
     Example:
@@ -36,12 +36,12 @@ def store() -> None:
 
 
 @store.command()
-@click.option("--tokens/--no-tokens", default=True, help="Compare texts with their tokens, where the model is on this machine.")
+@click.option("--tokens/--no-tokens", default=True, help="Compare texts with their tokens, if the model is on this machine.")
 @home_option
 @report_option
 @click.pass_context
 def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
-    """Check the file, its rows, the files of versions, and archives. Exit code 1 where something is broken.
+    """Check the database, its rows, the files of versions, and archives. Exit code 1 if something is broken.
 
     \b
     Example:
@@ -57,22 +57,22 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
         findings = rules.check(opened, BootClock())
         seen = rules.looked_at(opened)
         if not tokens:
-            skipped[TOKENS_RULE] = "it was not asked for"
+            skipped[TOKENS_RULE] = "--no-tokens was given"
         elif all(finding.level != "error" for finding in findings):
             try:
                 findings += _check_texts(opened)
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
         else:
-            skipped[TOKENS_RULE] = "what was found comes first"
+            skipped[TOKENS_RULE] = "mend the errors first"
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings], "looked_at": seen, "skipped": skipped})
     else:
         if findings:
-            print_table(("level", "rule", "where", "what was found"), [(row.level, row.rule, row.subject, row.message) for row in findings])
+            print_table(("level", "rule", "where", "finding"), [(row.level, row.rule, row.subject, row.message) for row in findings])
         for rule, why in skipped.items():
-            click.echo(f"{rule} was left out: {why}")
+            click.echo(f"{rule} was not checked: {why}")
         click.echo(f"{opened.home} " + ("is whole." if ok else "is broken: stop what runs in it, and restore a backup or mend it."))
     ctx.exit(0 if ok else 1)
 
@@ -84,7 +84,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
 @report_option
 @click.pass_context
 def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: bool) -> None:
-    """Copy the database to FILE and its adapters to FILE.versions, at any time. Exit code 1 where the home lacks an adapter.
+    """Copy the database to FILE and its adapters to FILE.versions, at any time. Exit code 1 if an adapter is missing.
 
     \b
     Example:
@@ -106,12 +106,14 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
 
 
 @store.command()
-@click.option("--format", "form", type=click.Choice(("parquet", "jsonl")), default="parquet", show_default=True, help="Typed, or text.")
+@click.option(
+    "--format", "form", type=click.Choice(("parquet", "jsonl")), default="parquet", show_default=True, help="Typed columns, or text."
+)
 @click.option("--out", "path", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The file to write.")
-@click.option("--env", "environment", metavar="ENV", help="Only episodes of this environment, by its whole name.")
-@click.option("--version", metavar="VERSION", help="Only those that this version played.")
-@click.option("--purpose", type=click.Choice(PURPOSES), help="Only those that were played for this.")
-@click.option("--since", type=click.DateTime(), help="Only those that began at or after this time (UTC).")
+@click.option("--env", "environment", metavar="ENV", help="Only episodes of this environment, by its full name.")
+@click.option("--version", metavar="VERSION", help="Only episodes that this version played.")
+@click.option("--purpose", type=click.Choice(PURPOSES), help="Only episodes that were played for this.")
+@click.option("--since", type=click.DateTime(), help="Only episodes that began at or after this time (UTC).")
 @force_option
 @home_option
 @report_option
@@ -126,7 +128,7 @@ def export(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Write episodes with their turns, tokens and log-probs to a file, one row an episode.
+    """Write episodes with their turns, tokens and log-probs to a file, one row per episode.
 
     \b
     Example:
@@ -161,11 +163,11 @@ def export(
 
 @store.command("import")
 @file_argument
-@click.option("--label", help="Where it comes from, in your words. [default: the file's name]")
+@click.option("--label", help="The origin, in your words. [default: the file's name]")
 @home_option
 @report_option
 def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
-    """Take in trajectories of another pipeline, Parquet or JSON lines; docs/store.md shows the form. They are kept apart from our own.
+    """Import trajectories of another pipeline, as Parquet or JSON lines (docs/store.md). They are kept apart from our own.
 
     \b
     Example:
@@ -176,7 +178,7 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
 
     label = path.stem if label is None else label
     if not label.strip():
-        raise InputError("a label says where the file comes from: give --label some words")
+        raise InputError("the label is empty: give --label the origin of the file")
     with open_or_create(home) as opened:
         came = import_file(opened, path, label)
     if as_json:
@@ -186,19 +188,19 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
     if not came.new:
         click.echo(f"{path} was imported before, as batch {came.batch} ({came.label}: {amount}); nothing was changed.")
         return
-    over = "".join(f"; {number} {reason} were passed over" for reason, number in came.passed_over.items())
+    over = "".join(f"; {number} {reason} were skipped" for reason, number in came.passed_over.items())
     click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
 
 
 @store.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep episodes that began in the last so many days. [default: 30]")
-@click.option("--keep-episodes", type=click.IntRange(min=0), help="Keep the newest so many episodes instead.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be moved.")
+@click.option("--keep-days", type=click.FloatRange(min=0), help="Keep episodes of the last DAYS days. [default: 30]", metavar="DAYS")
+@click.option("--keep-episodes", type=click.IntRange(min=0), help="Keep the newest N episodes instead.", metavar="N")
 @home_option
 @config_option
 @report_option
 def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Move old episodes to Parquet files under archive/ in the home, and give their space back. What is still needed stays.
+    """Move old episodes to Parquet files under archive/ in the home, and free their space. Episodes that are still needed stay.
 
     No daemon may run in the home meanwhile.
 
@@ -213,7 +215,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
     from perdure.memory.upkeep import prune as pruning
 
     if keep_days is not None and keep_episodes is not None:
-        raise InputError("--keep-days and --keep-episodes are two ways to say it: give one of them")
+        raise InputError("--keep-days and --keep-episodes exclude each other: give one of them")
     days = pruning.KEEP_DAYS if keep_days is None else keep_days
     keep = pruning.Keep(
         since=time.time() - days * DAY_S if keep_episodes is None else None,
@@ -230,17 +232,19 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
         print_json(done.as_json())
     elif dry_run:
         click.echo(
-            f"{done.episodes} episodes with {done.turns} turns would go to {home / ARCHIVE}, about {_size(done.freed_bytes)} "
+            f"{done.episodes} episodes with {done.turns} turns would move to {home / ARCHIVE}, about {_size(done.freed_bytes)} "
             f"would be freed, and {done.kept} episodes would stay. Nothing was changed."
         )
     else:
-        click.echo(f"{done.episodes} episodes with {done.turns} turns went to archives, {done.kept} stay; {_size(done.freed_bytes)} freed.")
+        click.echo(
+            f"{done.episodes} episodes with {done.turns} turns moved to archives, {done.kept} stay; {_size(done.freed_bytes)} freed."
+        )
         for path in done.archives:
             click.echo(str(path))
 
 
 def _check_texts(opened: Store) -> list[Finding]:
-    """Where texts are not what their tokens say. Raises `PerdureError` where that cannot be looked at."""
+    """Turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
     from perdure.agent.home import cache_dir
     from perdure.learners.weights.base_models import find_model
     from perdure.memory.upkeep.integrity import listed

@@ -23,8 +23,8 @@ from perdure.agent.show.terminal import config_option, home_option, visible
 def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | None, until_promoted: bool, tasks: int | None) -> None:
     """Play, learn, gate and promote, until it is stopped (Ctrl-C; twice to stop at once).
 
-    Without --cycles, --until-promoted and --tasks it goes on for ever. What it does is shown on stderr, what it came to on stdout.
-    Exit code 3 where its processes die again and again; perdure status tells why.
+    Without --cycles, --until-promoted and --tasks it never ends by itself. Progress goes to stderr, the result to stdout. Exit code 3 if
+    its processes die again and again; perdure status tells why.
 
     \b
     Example:

@@ -34,9 +34,9 @@ def init(folder: Path) -> None:
             stream.write(template())
     except OSError as error:
         path.unlink()
-        raise RuntimeFailure(f"cannot write {path}: {error.strerror}; nothing was kept of it") from error
-    where = "" if folder == Path(".") else f"cd {folder}, then "
-    click.echo(f"Wrote {path}. Next: {where}`perdure doctor` looks at this machine, and `perdure run` starts.")
+        raise RuntimeFailure(f"cannot write {path}: {error.strerror}; nothing of it was kept") from error
+    change = "" if folder == Path(".") else f"cd {folder}, then "
+    click.echo(f"Wrote {path}. Next: {change}`perdure doctor` checks this machine, and `perdure run` starts.")
 
 
 @click.group()
@@ -53,7 +53,7 @@ def config() -> None:
 @config_option
 @json_option
 def show(config_path: Path | None, as_json: bool) -> None:
-    """Show every setting, its value and where that came from.
+    """Show every setting, its value and its origin.
 
     \b
     Example:
@@ -75,9 +75,9 @@ def show(config_path: Path | None, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Say what this machine has and lacks.
+    """Check this machine for everything that Perdure needs.
 
-    What is lacking comes with its remedy. Exit code 1 where Perdure cannot run without it.
+    Each problem comes with its remedy. Exit code 1 if Perdure cannot run.
 
     \b
     Example:

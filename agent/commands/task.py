@@ -25,13 +25,13 @@ def task() -> None:
 
 @task.command("add")
 @click.argument("environment", metavar="ENV")
-@click.option("--seed", type=int, help="Seed of the first task; the next ones follow it. [default: at random, from those for training]")
+@click.option("--seed", type=int, help="Seed of the first task; the others count up from it. [default: a random training seed]")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, show_default=True, help="How many tasks.")
 @home_option
 @config_option
 @json_option
 def add(environment: str, seed: int | None, count: int, home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Put tasks of an environment on the stream; they are played before those that the stream makes itself.
+    """Queue tasks of an environment. They are played before those of the stream.
 
     \b
     Example:
@@ -54,18 +54,18 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     else:
         raise InputError(
             f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
-            "higher ones are kept for probes, which are never learned"
+            "higher seeds are reserved for the gate and probes, which are never learned from"
         )
     with open_or_create(home) as store:
         register_environments(store, [found])
-        with store.write():  # nobody else adds tasks in between: the newest ones are ours
+        with store.write():  # no other process adds tasks in between: the newest ones are ours
             ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
             added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
     if as_json:
         print_json(added)
         return
     numbers = f"task {ids[0]}" if count == 1 else f"tasks {ids[0]} to {ids[-1]}"
-    click.echo(f"Queued {numbers} of {name}. `perdure run` plays them, and `perdure task list` shows what came of them.")
+    click.echo(f"Queued {numbers} of {name}. `perdure run` plays them, and `perdure task list` shows their results.")
 
 
 @task.command("list")
@@ -73,7 +73,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
 @home_option
 @json_option
 def list_(limit: int, home: Path, as_json: bool) -> None:
-    """List tasks with their states and episodes, the newest first.
+    """List tasks with their states and episodes, newest first.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`perdure version`: which versions there are, which one serves, and how that changes. Database only, but for `import` and `gc`."""
+"""`perdure version`: which versions exist, which one serves, and changing that. Only `import` and `gc` touch more than the database."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from perdure.memory.store import Store
 
 BEING_MADE_S = 3600.0
-"""A folder without a version may be one in the making; one as old as this is not."""
+"""A folder without a version may be unfinished; after this time it is waste."""
 
-reason_option = click.option("--reason", required=True, help="Why; the log of moves keeps it.")
+reason_option = click.option("--reason", required=True, help="Why; it is kept in the log.")
 
 
 @click.group()
@@ -37,7 +37,7 @@ def version() -> None:
 @home_option
 @json_option
 def list_(home: Path, as_json: bool) -> None:
-    """List all versions, the newest first.
+    """List all versions, newest first.
 
     \b
     Example:
@@ -61,7 +61,7 @@ def list_(home: Path, as_json: bool) -> None:
 @home_option
 @json_option
 def show(name: str, home: Path, as_json: bool) -> None:
-    """Show a version: where it came from, its gates, and when it served.
+    """Show a version: its origin, its gates, and when it served.
 
     \b
     Example:
@@ -94,11 +94,11 @@ def show(name: str, home: Path, as_json: bool) -> None:
 @reason_option
 @home_option
 def promote(name: str, reason: str, home: Path) -> None:
-    """Let a version serve, on your own word: no gate is asked.
+    """Let a version serve without a gate.
 
     \b
     Example:
-      perdure version promote v2 --reason 'read its episodes, they are better'
+      perdure version promote v2 --reason 'read its episodes: they are better'
     """
     from perdure.memory import versions
     from perdure.memory.store import open_store
@@ -107,7 +107,7 @@ def promote(name: str, reason: str, home: Path) -> None:
         versions.require_files(store, versions.get_version(store, name))
         before = versions.serving(store)
         now = versions.promote(store, name, reason)
-    click.echo(f"{now.name} serves now, before it {before.name}. `perdure version rollback --reason ...` goes back.")
+    click.echo(f"{now.name} serves now, in place of {before.name}. `perdure version rollback --reason ...` goes back.")
 
 
 @version.command()
@@ -115,11 +115,11 @@ def promote(name: str, reason: str, home: Path) -> None:
 @reason_option
 @home_option
 def rollback(name: str | None, reason: str, home: Path) -> None:
-    """Let an earlier version serve again: the one before the present one, or VERSION.
+    """Let an earlier version serve again: the previous one, or VERSION.
 
     \b
     Example:
-      perdure version rollback --reason 'answers have become worse'
+      perdure version rollback --reason 'answers became worse'
     """
     from perdure.memory import versions
     from perdure.memory.store import open_store
@@ -133,10 +133,10 @@ def rollback(name: str | None, reason: str, home: Path) -> None:
 
 @version.command()
 @click.argument("name", metavar="VERSION")
-@click.option("--off", is_flag=True, help="Let `version gc` treat it like any other again.")
+@click.option("--off", is_flag=True, help="Remove the pin.")
 @home_option
 def pin(name: str, off: bool, home: Path) -> None:
-    """Keep the files of a version whatever `version gc` removes.
+    """Protect the files of a version from `version gc`.
 
     \b
     Example:
@@ -152,12 +152,12 @@ def pin(name: str, off: bool, home: Path) -> None:
 
 @version.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--target", "targets", multiple=True, metavar="ENV", help="What it was trained to be better at; may be repeated.")
+@click.option("--target", "targets", multiple=True, metavar="ENV", help="An environment that it was trained on; may be repeated.")
 @home_option
 @config_option
 @report_option
 def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
-    """Make a PEFT LoRA adapter folder a candidate. Its tensors are checked and written anew; nothing in its files is run.
+    """Make a PEFT LoRA adapter folder a candidate. Its tensors are checked and rewritten; no code in its files runs.
 
     \b
     Example:
@@ -192,14 +192,14 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
 
 
 @version.command()
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @home_option
 @json_option
 def gc(dry_run: bool, home: Path, as_json: bool) -> None:
-    """Remove the files of versions that nothing needs any more, and what interrupted jobs left an hour ago or longer.
+    """Remove the files of versions that nothing needs any more, and what interrupted jobs left an hour ago or earlier.
 
-    Rejected versions go, and candidates made from what serves no more. What serves, served, is pinned, is an anchor or was brought by
-    version import stays, with what it was trained from. Versions keep their names.
+    Rejected versions go, and candidates made from a version that no longer serves. Versions that serve, served, are pinned, are anchors or
+    were imported stay, with those that they were trained from. Versions keep their names.
 
     \b
     Example:
@@ -224,14 +224,14 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Waste:
-    """What nobody needs any more under `versions/`."""
+    """A folder under `versions/` that nothing needs any more."""
 
     folder: Path
     size_bytes: int
     why: str
 
     def remove(self) -> None:
-        """Under a name that nobody asks for first, so that a version is never half there."""
+        """Renames it first, so that a version is never half there."""
         doomed = self.folder.with_name(f".removed-{self.folder.name.lstrip('.')}")
         try:
             self.folder.rename(doomed)
@@ -256,4 +256,4 @@ def _waste(store: Store) -> Iterator[_Waste]:
         if owner in unneeded:
             yield _Waste(folder=folder, size_bytes=size_bytes(folder), why=f"{owner}: {unneeded[owner]}")
         elif owner is None and time.time() - folder.lstat().st_mtime > BEING_MADE_S:
-            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why="no version: what made it was interrupted")
+            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why="no version: its job was interrupted")

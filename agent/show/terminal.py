@@ -1,4 +1,4 @@
-"""What all commands share at the terminal: the options --home, --config and --json, tables, and one JSON document.
+"""What all commands share: the options --home, --config and --json, tables, and one JSON document.
 
 Tables are drawn with rich on a terminal and are plain text elsewhere. Text that came from environments or models is shown with its
 control characters made visible, so that it cannot move the cursor or colour anything.
@@ -18,7 +18,7 @@ from perdure.agent.home import HOME_VARIABLE, default_home
 from perdure.memory.errors import InputError
 
 HOME_KEY = "perdure.home"
-"""Where a context keeps the home that is in use."""
+"""The key of the home in a context."""
 
 Cell = str | int | float | bool | None
 
@@ -33,13 +33,13 @@ def _home(ctx: click.Context, param: click.Parameter, value: Path | None) -> Pat
 
 
 home_option = click.option(
-    "--home", type=click.Path(path_type=Path), callback=_home, help="Folder of everything that a run writes; also before the command."
+    "--home", type=click.Path(path_type=Path), callback=_home, help="Folder for everything that a run writes; also before the command."
 )
 config_option = click.option(
     "--config",
     "config_path",
     type=click.Path(path_type=Path),
-    help="Configuration file. [default: perdure.toml in the working folder, where there is one]",
+    help="Configuration file. [default: perdure.toml in the working folder, if it exists]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 report_option = click.option(
@@ -47,12 +47,12 @@ report_option = click.option(
     "as_json",
     is_flag=True,
     callback=lambda ctx, param, value: bool(value) or not sys.stdout.isatty(),
-    help="Print one JSON document, as it does wherever the output is not a terminal.",
+    help="Print one JSON document; the default if the output is not a terminal.",
 )
 
 
 def say(line: str) -> None:
-    """Progress: a line on stderr, only where somebody watches."""
+    """Progress: a line on stderr, if that is a terminal."""
     if sys.stderr.isatty():
         click.echo(visible(line), err=True)
 

@@ -1,8 +1,8 @@
-"""The stream of live tasks: which is drawn next. The stages and what they have drawn so far in, draws out; a restart changes nothing.
+"""The stream of live tasks: which is drawn next. Stages and what they have drawn so far in, draws out; a restart changes nothing.
 
-A stage draws by its own position, the number of tasks that it has drawn so far, and by the mix as it is configured now: whatever the mix
-was before, an environment that is added gets its share from then on, and no more to catch up. Draw i of an environment is its i-th task on
-the whole stream, and decides its seed. Left out: settings (`stream_settings.py`), and how often tasks are drawn.
+A stage draws by its own position, the number of tasks that it has drawn so far, and by the mix as it is configured now: an environment that
+is added gets its share from then on, and does not catch up. Draw i of an environment is its i-th task on the whole stream, and decides its
+seed. Left out: what may be configured (`stream_settings.py`), and when to draw (`supervision/supervisor.py`).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from perdure.agent.config import Config
 
 FLOOR = 0.1
-"""Under a curriculum no environment is drawn less than this share of what it would be at its most learnable: nothing starves."""
+"""Under a curriculum every environment is drawn at least this share of what the most learnable one is: none starves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """A task that is to be queued."""
+    """A task to be queued."""
 
     stage: Stage
     environment: str
@@ -39,7 +39,7 @@ class Draw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refilled:
-    """What refilling the stream came to."""
+    """The result of `refill`."""
 
     added: int
     ended: bool
@@ -49,7 +49,7 @@ class Refilled:
 def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]:
     """The stages of a configuration, with the canonical names of its environments.
 
-    Raises `InputError` where two names of one stage are the same environment.
+    Raises `InputError` if two names of one stage are the same environment.
     """
     found = []
     for stage in config.stream.plan:
@@ -73,7 +73,7 @@ def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]
 
 
 def present(stages: Sequence[Stage], drawn: Drawn) -> Stage | None:
-    """The first stage that has tasks left to draw; None where all have come to their end."""
+    """The first stage that has tasks left to draw; None if all have ended."""
     counts = _counts(drawn)
     return next((stage for stage in stages if _open(stage, counts)), None)
 
@@ -127,7 +127,7 @@ def refill(
     with store.write():
         wait = waiting(store)
         if wait >= per_environment * max(len(stage.environments) for stage in stages):
-            return Refilled(added=0, ended=False)  # the usual case; what follows counts every task there ever was
+            return Refilled(added=0, ended=False)  # the usual case; what follows counts all tasks
         drawn = progress(store)
         draws = next_draws(stages, drawn, _rates(store, stages), per_environment=per_environment, waiting=wait, root=root, room=room)
         for stage in {draw.stage.name: draw.stage for draw in draws}.values():
@@ -138,7 +138,7 @@ def refill(
 
 
 def learnability(row: RateRow | None) -> float:
-    """4 p (1 - p), at least `FLOOR`: 1 where half of the episodes succeed, and where none was played yet.
+    """4 p (1 - p), at least `FLOOR`: 1 if half of the episodes succeed, and if none was played yet.
 
     p is the rule-of-succession estimate, so that a few episodes decide little.
     """
@@ -165,7 +165,7 @@ def _choose(stage: Stage, shares: Sequence[Share], position: int, rates: Mapping
 
 
 def _in_turn(shares: Sequence[Share], position: int) -> Share:
-    """What stands at a position, from 0, of the sequence that gives each its weight as evenly as whole tasks can.
+    """The environment at a position, from 0, of the sequence that gives each its weight as evenly as whole tasks can.
 
     Appearance k of the i-th of n environments is due at (k + (i + 1/2) / n) / weight: those of one weight take turns, in their order.
     """
@@ -180,14 +180,14 @@ def _in_turn(shares: Sequence[Share], position: int) -> Share:
 
 
 def _open(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> list[Share]:
-    """The environments of a stage that have tasks left to draw; none where the stage has come to its end."""
+    """The environments of a stage that have tasks left to draw; empty if the stage has ended."""
     if stage.tasks and _position(stage, counts) >= stage.tasks:
         return []
     return [share for share in stage.environments if not share.tasks or counts.get((stage.name, share.name), 0) < share.tasks]
 
 
 def _position(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> int:
-    """How many tasks a stage has drawn, those of environments included that it has no more."""
+    """How many tasks a stage has drawn, including those of environments that it no longer has."""
     return sum(n for (name, _), n in counts.items() if name == stage.name)
 
 
@@ -196,7 +196,7 @@ def _counts(drawn: Drawn) -> Counter[tuple[str | None, str]]:
 
 
 def _rates(store: Store, stages: Sequence[Stage]) -> Mapping[str, RateRow]:
-    """Those of the serving version, where a curriculum asks for them and a version serves."""
+    """Those of the serving version; empty if no stage has a curriculum or no version serves."""
     if not any(stage.curriculum for stage in stages):
         return {}
     try:

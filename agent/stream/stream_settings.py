@@ -56,8 +56,8 @@ class StageEnvironment(Section):
     """An environment of a stage. One that is given by its name alone has the defaults."""
 
     name: str = Field(description="the environment; options may follow as in ENV?key=value")
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the environment, besides those in its name")
-    weight: float = Field(default=1.0, gt=0, le=1e6, description="how often it comes, next to the others")
+    options: Document = Field(default_factory=dict, description="options of the environment, besides those in its name")
+    weight: float = Field(default=1.0, gt=0, le=1e6, description="how often it is drawn, relative to the others")
     tasks: int = Field(default=0, ge=0, description="the most tasks of it in this stage; 0 for no limit")
 
     @field_validator("name")
@@ -67,10 +67,10 @@ class StageEnvironment(Section):
 
     @field_validator("options")
     @classmethod
-    def _are_plain(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _are_plain(cls, options: Document) -> Document:
         for key, value in options.items():
             if not isinstance(value, (bool, int, float, str)):
-                raise ValueError(f"option {key} = {value!r} is no number, text, true or false")
+                raise ValueError(f"option {key} = {value!r} is not a number, text, true or false")
         return options
 
     @property
@@ -86,14 +86,14 @@ class StageEnvironment(Section):
 class StageSection(Section):
     """A stretch of the stream with one mix of environments."""
 
-    name: str = Field(min_length=1, max_length=60, description="tasks are counted under it: under another name a stage begins anew")
+    name: str = Field(min_length=1, max_length=60, description="tasks are counted by it: a stage with a new name starts from the beginning")
     environments: tuple[StageEnvironment, ...] = Field(
         strict=False, min_length=1, description="names, or tables with name, options, weight and tasks"
     )
-    tasks: int = Field(default=0, ge=0, description="the stage ends after so many; 0 for when its environments have had theirs")
+    tasks: int = Field(default=0, ge=0, description="the stage ends after this many; 0 to end when its environments have had theirs")
     order: Order = Field(default="interleaved", description=f"how environments follow each other: {WAYS}")
     members: int = Field(default=0, ge=0, le=256, description="episodes of each task; 0 for play.members")
-    curriculum: bool = Field(default=False, description="draw the more often what is neither won nor lost always")
+    curriculum: bool = Field(default=False, description="draw environments more often if they are neither always won nor always lost")
 
     @field_validator("environments", mode="before")
     @classmethod
@@ -107,12 +107,12 @@ class StageSection(Section):
             if names.count(name) > 1:
                 raise ValueError(f"stage {self.name!r} names {name!r} {names.count(name)} times; give it once, with a weight")
         if self.curriculum and self.order != "shuffled":
-            raise ValueError(f"stage {self.name!r}: a curriculum decides by chance what comes next; it needs order = 'shuffled'")
+            raise ValueError(f"stage {self.name!r}: a curriculum draws at random; it needs order = 'shuffled'")
         if self.order in ("sequential", "permuted"):
             self._follow_each_other()
         budgets = [one.tasks for one in self.environments]
         if all(budgets) and self.tasks > sum(budgets):
-            raise ValueError(f"stage {self.name!r} is to have {self.tasks} tasks, but its environments have {sum(budgets)} in all")
+            raise ValueError(f"stage {self.name!r} should have {self.tasks} tasks, but its environments have only {sum(budgets)}")
         return self
 
     @property
@@ -129,25 +129,25 @@ class StageSection(Section):
         last = len(self.environments) - 1 if self.order == "sequential" else len(self.environments)
         for place, one in enumerate(self.environments):
             if one.weight != 1.0:
-                raise ValueError(f"stage {self.name!r}: weights mean nothing where order = {self.order!r}; give {one.name!r} some tasks")
+                raise ValueError(f"stage {self.name!r}: weights mean nothing with order = {self.order!r}; give {one.name!r} tasks instead")
             if not one.tasks and place < last:
                 raise ValueError(
-                    f"stage {self.name!r}: with order = {self.order!r} nothing comes after {one.name!r}; "
-                    f"say how many tasks it has, as in {{name = {one.name!r}, tasks = 50}}"
+                    f"stage {self.name!r}: with order = {self.order!r}, {one.name!r} never ends; "
+                    f"give it a number of tasks, as in {{name = {one.name!r}, tasks = 50}}"
                 )
 
 
 class StreamSection(Section):
-    """Where live tasks come from: environments that take turns for ever, or stages."""
+    """Where live tasks come from: environments in turn without end, or stages."""
 
     environments: tuple[str, ...] = Field(
         default_factory=default_environments,
         strict=False,
-        description="what is played and learned; `perdure env list` shows what there is",
+        description="the environments that are played and learned; `perdure env list` shows all",
     )
     tasks_per_round: int = Field(default=4, ge=1, le=4096, description="tasks of each environment that are queued at a time")
     stages: tuple[StageSection, ...] = Field(
-        default=(), strict=False, description="in place of environments: stretches with a mix and an end each; see docs/stream.md"
+        default=(), strict=False, description="in place of environments: stages that follow each other; see docs/stream.md"
     )
 
     @field_validator("environments")
@@ -176,7 +176,7 @@ class StreamSection(Section):
         names = [stage.name for stage in self.stages]
         for stage in self.stages[:-1]:
             if stage.endless:
-                raise ValueError(f"stage {stage.name!r} never ends, so that no stage comes after it: say how many tasks it has")
+                raise ValueError(f"stage {stage.name!r} never ends, so the next stage never begins: give it a number of tasks")
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"{names.count(name)} stages are named {name!r}: tasks are counted by that name, so give each its own")

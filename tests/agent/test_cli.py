@@ -102,7 +102,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["task", "add"], "Missing argument 'ENV'. See `perdure task add --help`."),
         (["task", "add", "perdure:largest-numbr"], "did you mean perdure:largest-number"),
         (["task", "add", "nothing"], "a name is SOURCE:ID"),
-        (["task", "add", ADD, "--seed", str(2**31)], "kept for probes, which are never learned"),
+        (["task", "add", ADD, "--seed", str(2**31)], "reserved for the gate and probes, which are never learned from"),
         (["task", "add", ADD, "--seed", "-1"], "seeds of tasks are 0 to"),
         (["task", "add", ADD, "--seed", str(2**30 - 1), "--count", "2"], "not 1073741823 to 1073741824"),
         (["task", "add", ADD, "--count", "0"], "0 is not in the range"),

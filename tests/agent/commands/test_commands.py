@@ -187,11 +187,11 @@ def test_an_episode_is_judged_and_shows_by_whom(perdure: Call, home: Path) -> No
     assert perdure("episode", "reward", "LAST", "-0.5", "--source", "bo\x1b[31m").code == 0
     done = perdure("episode", "reward", "1", "0.25", "--source", "anna", "--json")
     assert json.loads(done.out) == {"source": "anna", "episodes": [1]}
-    assert perdure("episode", "reward", "1", "0.75", "--source", "anna").out.startswith("anna has judged episode 1. ")
+    assert perdure("episode", "reward", "1", "0.75", "--source", "anna").out.startswith("anna has rewarded episode 1. ")
     found = json.loads(perdure("episode", "show", "1", "--json").out)
     assert found["rewards"] == {"anna": 0.75, "bo\x1b[31m": -0.5}
     assert found["total_reward"] == 1.0, "what the environment said stays"
-    assert "judged afterwards: 0.75 by anna, -0.5 by bo\\x1b[31m" in perdure("episode", "show", "1").out
+    assert "rewarded afterwards: 0.75 by anna, -0.5 by bo\\x1b[31m" in perdure("episode", "show", "1").out
 
 
 def test_episodes_are_judged_from_a_file_all_or_none(perdure: Call, home: Path, tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_person_can_play(process: Call) -> None:
     assert "Return 0: no success." in done.out
     left = process("env", "play", "perdure:add", "--seed", "7")
     assert left.code == 0
-    assert "The game was left." in left.out
+    assert "The game ended early." in left.out
 
 
 def test_the_gate_tests_itself(perdure: Call) -> None:

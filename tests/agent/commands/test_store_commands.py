@@ -44,7 +44,7 @@ def test_a_whole_store_is_said_to_be_whole(perdure: Call, full: Path) -> None:
     assert (done.code, found["ok"], found["findings"]) == (0, True, [])
     assert found["looked_at"] == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
     assert "model tiny is not on this machine" in found["skipped"]["tokens-and-texts"]
-    assert json.loads(perdure("store", "check", "--no-tokens").out)["skipped"] == {"tokens-and-texts": "it was not asked for"}
+    assert json.loads(perdure("store", "check", "--no-tokens").out)["skipped"] == {"tokens-and-texts": "--no-tokens was given"}
 
 
 def test_a_broken_store_is_exit_code_1_and_a_warning_is_not(perdure: Call, full: Path) -> None:
