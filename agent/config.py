@@ -16,7 +16,7 @@ from perdure.agent.section import Section
 from perdure.agent.stream.stream_settings import StreamSection
 from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError
-from perdure.memory.store import Document
+from perdure.memory.json_value import Document
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment

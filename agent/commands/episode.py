@@ -12,8 +12,9 @@ from perdure.agent.show.terminal import home_option, json_option, print_json, pr
 from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
+    from perdure.memory.json_value import Document
     from perdure.memory.records import Episode
-    from perdure.memory.store import Document, Store
+    from perdure.memory.store import Store
 
 
 @click.group()
