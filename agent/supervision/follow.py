@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 
 def submit(home: Path, kind: JobKind, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]) -> int:
-    """Queue a job, in a home that is made where it is missing, and give its number."""
+    """Queue a job and give its number. The home is made if it does not exist."""
     with open_or_create(home) as store:
         return add_job(store, uuid4().hex, kind, learner, targets, options)
 

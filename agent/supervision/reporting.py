@@ -26,7 +26,7 @@ class Reporter:
         self._jobs = jobs
         self._systemd = Systemd(os.environ)
         self._progress_s = 0.0
-        """The latest progress that systemd was told of."""
+        """The latest progress that was reported to systemd."""
 
     def started(self, hang_s: float) -> None:
         record_event(self._store, "start", NAME, f"process {os.getpid()}")
