@@ -19,12 +19,12 @@ DEVICE_POLL_S = 0.1
 
 
 @contextmanager
-def renewing(home: Path, owner: str, renew: Callable[[Store], None], lost: Callable[[], None]) -> Iterator[None]:
-    """Renew a lease until the block ends; call `lost` if another process has it."""
+def renewing(home: Path, owner: str, renew: Callable[[Store], None], lost: Callable[[], None], every_s: float = RENEW_S) -> Iterator[None]:
+    """Renew a lease until the block ends; call `lost` if this process does not hold it any more."""
     ended = threading.Event()
 
     def renew_until_ended() -> None:
-        while not ended.wait(RENEW_S):
+        while not ended.wait(every_s):
             try:
                 with open_store(home) as store:
                     renew(store)
@@ -47,7 +47,7 @@ def renewing(home: Path, owner: str, renew: Callable[[Store], None], lost: Calla
 
 @contextmanager
 def holding_device(store: Store, lease: Lease, lost: Callable[[], None]) -> Iterator[None]:
-    """Hold the device, which was taken with `lease`, until the block ends; call `lost` if another process has it."""
+    """Hold the device, which was taken with `lease`, until the block ends; call `lost` if the lease is lost."""
     try:
         with renewing(store.home, lease.owner, lambda own: renew_device(own, lease, TTL_S, BootClock()), lost):
             yield

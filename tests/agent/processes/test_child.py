@@ -90,6 +90,11 @@ def test_a_child_ends_when_its_parent_is_gone(tmp_path: Path) -> None:
     wait_for(output, "ready\ngave its work back\n")
 
 
+def test_children_know_nothing_of_their_supervisor() -> None:
+    folder = Path(__file__).parents[3] / "agent" / "processes"
+    assert [file.name for file in folder.glob("*.py") if "perdure.agent.supervision" in file.read_text()] == []
+
+
 def wait_for(file: Path, text: str) -> None:
     deadline = time.monotonic() + 30
     while file.read_text() != text:
