@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+SUPERVISOR = "supervisor"
 ACTOR = "actor"
 VLLM = "vllm"
 JOB_PREFIX = "learner-"

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from perdure.agent.processes.names import ACTOR, VLLM, job_process
+from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM, job_process
 from perdure.agent.show.terminal import visible
 from perdure.memory import tasks
 from perdure.memory.environments import list_environments
@@ -192,7 +192,7 @@ def _scenes(home: Path, ended: threading.Event, job_id: int | None = None) -> It
 def _headline(scene: Scene) -> Text:
     line = Text(f"{scene.serving or 'no version'} serves", style="bold") if scene.serving else Text("starting", style="bold")
     line.append(f"  {scene.episodes} episodes, {scene.queued} tasks queued", style="not bold")
-    for name in ("supervisor", VLLM, ACTOR, *([job_process(scene.job.id)] if scene.job else [])):
+    for name in (SUPERVISOR, VLLM, ACTOR, *([job_process(scene.job.id)] if scene.job else [])):
         if name in scene.processes:
             line.append(f"\n  {_says(scene.processes[name])}", style="not bold")
     return line

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.agent.processes.names import JOB_PREFIX
+from perdure.agent.processes.names import JOB_PREFIX, SUPERVISOR
 from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_job, retry_job
 from perdure.memory.leases import TTL_S, Clock
 from perdure.memory.processes import forget_processes
@@ -27,7 +27,7 @@ def fail_orphan(store: Store, job: int, error: str, clock: Clock, *, again: bool
     with store.write():
         lease = lease_of(store, job)
         if lease is None and get_job(store, job).state == "queued":
-            leased = lease_job(store, "supervisor", TTL_S, clock, job)
+            leased = lease_job(store, SUPERVISOR, TTL_S, clock, job)
             lease = leased[1] if leased else None
         if lease is not None:
             (retry_job if again else fail_job)(store, lease, error)

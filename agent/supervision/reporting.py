@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from perdure.agent.processes.names import SUPERVISOR
 from perdure.agent.supervision.disk import Room
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
@@ -11,7 +12,6 @@ from perdure.memory.jobs import get_job, unfinished_jobs
 from perdure.memory.processes import beat, record_event
 from perdure.memory.store import Store
 
-NAME = "supervisor"
 STREAM_ENDED = "the stream has ended: `perdure task add` asks for more, or add a stage"
 DOING = {"learn": "learning", "gate": "gating", "probe": "probing"}
 
@@ -29,7 +29,7 @@ class Reporter:
         """The latest progress that was reported to systemd."""
 
     def started(self, hang_s: float) -> None:
-        record_event(self._store, "start", NAME, f"process {os.getpid()}")
+        record_event(self._store, "start", SUPERVISOR, f"process {os.getpid()}")
         patience_s = self._systemd.watchdog_s
         if patience_s is not None and patience_s <= hang_s:
             message = (
@@ -41,7 +41,7 @@ class Reporter:
     def beat(self, room: Room, *, played_out: bool, no_learning: str) -> None:
         """Report how the run stands now."""
         state, why = condition(self._store, self._server, self._actor, self._jobs, room, played_out=played_out, no_learning=no_learning)
-        beat(self._store, NAME, os.getpid(), state, why)
+        beat(self._store, SUPERVISOR, os.getpid(), state, why)
         self._systemd.status(f"{state}: {why}" if why else state)
         if state == "paused" or plays(self._actor):
             self._systemd.ready()
@@ -57,8 +57,8 @@ class Reporter:
         self._systemd.stopping()
 
     def ended(self, reason: str) -> None:
-        record_event(self._store, "end", NAME, reason)
-        beat(self._store, NAME, os.getpid(), "stopped", reason)
+        record_event(self._store, "end", SUPERVISOR, reason)
+        beat(self._store, SUPERVISOR, os.getpid(), "stopped", reason)
 
     def _goes_on(self) -> bool:
         """Whether there was progress since the last report of it. True as well while all wait rightly, for room or to start again."""

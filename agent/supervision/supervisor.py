@@ -23,7 +23,7 @@ import click
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.processes.installed_vllm import require_vllm
-from perdure.agent.processes.names import ACTOR, VLLM
+from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.children import end_children, on_signals
@@ -150,7 +150,7 @@ class Supervisor:
             self._errors[what] = text
             if not known:
                 try:
-                    record_event(self.store, "error", "supervisor", f"{what} failed: {text}")
+                    record_event(self.store, "error", SUPERVISOR, f"{what} failed: {text}")
                 except PerdureError:  # a full disk takes no events either
                     click.echo(f"perdure: {what} failed: {visible(text)}", err=True)
 
