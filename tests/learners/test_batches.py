@@ -1,4 +1,4 @@
-"""What an update learns from, and what it leaves out."""
+"""The lessons of an update, and what is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job keeps of its last update: read back as it was, or said to be damaged; and a trainee that goes on from it."""
+"""Checkpoints: read back unchanged or reported as damaged; and a trainee that resumes from one."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def flat(trainee: Trainee) -> Tensor:
 def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
     tmp_path: Path, llama: ModelFiles, tuning: Literal["lora", "full"]
 ) -> None:
-    """Three steps are one and two, through a file; the teacher has gone along."""
+    """Three steps equal one and then two through a file, for the teacher too."""
     start = copied(random_adapter(trainee_of(llama), 3, 0.1).weights()) if tuning == "lora" else {}
     assert all(isinstance(pair, LoraPair) for pair in start.values())
 

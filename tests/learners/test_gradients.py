@@ -1,4 +1,4 @@
-"""The gradient of a batch against plain loops over its sequences, and against the loss of TRL where it is installed."""
+"""The gradient of a batch compared with plain loops over its sequences, and with TRL's loss if TRL is installed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ids(generator: torch.Generator, n: int) -> tuple[int, ...]:
 
 
 def lessons_of(*, turns: int, seed: int = 0) -> list[Lesson]:
-    """Two groups of three under prompts that begin alike; the second has several turns. Lengths differ, and so do advantages."""
+    """Two groups of three, under prompts with a common prefix; the second has several turns. Lengths and advantages differ."""
     generator = torch.Generator().manual_seed(seed)
     start = ids(generator, 8)
     made = []
@@ -62,12 +62,12 @@ def alone(trainee: Trainee, lesson: Lesson) -> Tensor:
 
 
 def near(values: Tensor, seed: int, size: float = 0.4) -> Tensor:
-    """Log-probs of a policy some way off."""
+    """Log-probs of a somewhat different policy."""
     return values.detach() + size * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def by_loops(name: str, lessons: Sequence[Lesson], logp: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    """The loss as each paper writes it, sequence by sequence and token by token."""
+    """The loss as written in each paper, sequence by sequence and token by token."""
     tokens = sum(len(one) for one in logp)
     loss = torch.zeros(())
     for lesson, mine, before in zip(lessons, logp, old, strict=True):
@@ -114,7 +114,7 @@ def assert_near(found: Tensor, expected: Tensor, share: float = 1e-3) -> None:
 
 
 def sampled(lessons: Sequence[Lesson], logp: Sequence[Tensor]) -> list[Lesson]:
-    """The same with the log-probs of a sampler that is some way off; of every third nobody knows them."""
+    """The same with log-probs of a somewhat different sampler; every third lesson has none."""
     return [
         lesson
         if n % 3 == 2
@@ -130,7 +130,7 @@ def sampled(lessons: Sequence[Lesson], logp: Sequence[Tensor]) -> list[Lesson]:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_each_variant_has_the_gradient_of_plain_loops_however_the_batch_is_split(llama: ModelFiles, name: str) -> None:
-    """Off-policy, so that clips bite; samplers of their own, some of them unknown; several turns."""
+    """Off-policy, so that clipping matters; with log-probs of samplers, some unknown; several turns."""
     trainee = random_adapter(trainee_of(llama), 1)
     lessons = lessons_of(turns=3)
     logp = [alone(trainee, lesson) for lesson in lessons]
@@ -172,13 +172,13 @@ def test_later_passes_are_clipped_against_the_policy_before_the_first(llama: Mod
     assert_near(second, gradient_of(trainee, by_loops(name, lessons, now, before)))
     unclipped, _ = gathered(trainee, lessons, {}, variant=name)
     assert float((unclipped - second).norm()) > 0.05 * float(second.norm())
-    assert seen.log_ratios[0].numel() == 0  # nobody knows what the sampler gave
+    assert seen.log_ratios[0].numel() == 0  # the sampler's log-probs are unknown
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 @pytest.mark.parametrize("estimator", ["k2", "k3"])
 def test_the_kl_term_reaches_the_loss(llama: ModelFiles, estimator: str, tuning: str) -> None:
-    """Alone in the batch, against the version that serves where there is one, else against the base model."""
+    """The only loss in the batch, to the serving version if there is one, otherwise to the base model."""
     weights = random_adapter(trainee_of(llama), 7, 0.1).weights()
     for references in ({}, {"serving": weights}):
         trainee = trainee_of(llama, tuning=tuning, references=references)
@@ -212,7 +212,7 @@ def shaken(trainee: Trainee, size: float = 0.01) -> None:
 
 
 def test_a_bfloat16_base_has_nearly_the_gradient_of_a_float32_one(files: ModelFiles) -> None:
-    """Eight bits of mantissa, through two layers with large logits: within 15 % of its norm. The adapter itself stays in float32."""
+    """With eight bits of mantissa, two layers and large logits: within 15 % of its norm. The adapter stays in float32."""
     gradients = []
     for dtype in ("float32", "bfloat16"):
         trainee = random_adapter(trainee_of(files, dtype=dtype), 1, 0.1)
@@ -224,7 +224,7 @@ def test_a_bfloat16_base_has_nearly_the_gradient_of_a_float32_one(files: ModelFi
 
 @pytest.mark.parametrize(("dtype", "mean", "most"), [("float32", 1e-5, 2e-4), ("bfloat16", 0.06, 0.5)])
 def test_engine_and_learner_give_an_answer_the_same_log_probs(files: ModelFiles, dtype: str, mean: float, most: float) -> None:
-    """Of tokens that the engine sampled with a merged adapter; these models have larger logits than real ones, and so larger errors."""
+    """On tokens that the engine sampled with a merged adapter; these models have larger logits, and so larger errors, than real ones."""
     trainee = random_adapter(trainee_of(files, dtype=dtype), 1, 0.1)
     engine = TransformersEngine(files, device="cpu", dtype=getattr(torch, dtype), seed=0)
     engine.load(VersionRef("v1"), trainee.weights())
@@ -247,7 +247,7 @@ def test_without_bitsandbytes_a_four_bit_base_is_refused(llama: ModelFiles) -> N
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 def test_a_four_bit_base_learns_and_nearly_agrees(tmp_path: Path) -> None:
-    """On 128 features: the blocks of a CPU build of bitsandbytes are of 64."""
+    """With 128 features: a CPU build of bitsandbytes has blocks of 64."""
     pytest.importorskip("bitsandbytes")
     folder = tiny_llama(tmp_path / "model", context=256)
     config = json.loads((folder / "config.json").read_text())
@@ -263,7 +263,7 @@ def test_a_four_bit_base_learns_and_nearly_agrees(tmp_path: Path) -> None:
     turns = [turn for lesson in lessons for turn in lesson.turns]
     with torch.no_grad():
         off = (small.logprobs(turns, 1.0) - whole.logprobs(turns, 1.0)).abs()
-    assert 1e-4 < float(off.mean()) < 0.5  # it is four bits, and the same model
+    assert 1e-4 < float(off.mean()) < 0.5  # four bits of the same model
     for part in (random_adapter(small, 1, 0.1), random_adapter(whole, 1, 0.1)):
         assert {parameter.dtype for parameter in part.parameters} == {torch.float32}
     found, expected = (gathered(trainee, lessons)[0] for trainee in (small, whole))
@@ -294,7 +294,7 @@ TRL: Mapping[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TRL)
 def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path, name: str) -> None:
-    """Its own `_compute_loss` on padded rows of the same answers, over all weights of the model."""
+    """TRL's own `_compute_loss` on padded rows of the same answers, for all weights of the model."""
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     kl = 0.3 if "KL" in name else 0.0
     variant = name.split()[0]
@@ -344,7 +344,7 @@ def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path,
     [("dr_grpo", {"scale_rewards": "none"}), ("grpo", {"scale_rewards": "group"}), ("dapo", {"loss_type": "dapo"}), ("rloo", {})],
 )
 def test_each_variant_has_the_advantages_of_trl(llama: ModelFiles, tmp_path: Path, variant: str, theirs: dict[str, Any]) -> None:
-    """As its trainer makes them of these rewards; one group is of equal ones."""
+    """As TRL's trainer computes them from these rewards; one group has equal rewards."""
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     rewards = [1.0, 0.0, 0.25, 2.0, -1.0, 0.0, 0.5, 0.5, 0.5]
     config, made = (trl.RLOOConfig, trl.RLOOTrainer) if variant == "rloo" else (trl.GRPOConfig, trl.GRPOTrainer)

@@ -1,4 +1,4 @@
-"""Losses against numbers worked by hand, torch's autograd against finite differences, and estimators against sums over all actions."""
+"""Losses compared with numbers worked by hand, autograd with finite differences, and estimators with sums over all actions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_advantages_by_hand() -> None:
 
 
 def test_the_clip_by_hand() -> None:
-    # ratios 2, 2, 0.5, 0.5, 1 under advantages of both signs: what is clipped is only what would be gained
+    # ratios 2, 2, 0.5, 0.5, 1 with advantages of both signs: clipping only removes gains
     logp, old = logs(0.5, 0.5, 0.25, 0.25, 0.3), logs(0.25, 0.25, 0.5, 0.5, 0.3)
     found = clipped(0.2, 0.3)(logp, old, f64(1, -1, 1, -1, 2), ONE_EACH)
     torch.testing.assert_close(found, f64(1.3, -2, 0.5, -0.8, 2))
@@ -78,7 +78,7 @@ def test_token_weights_by_hand() -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_on_the_policys_own_samples_every_variant_follows_the_same_gradient(name: str) -> None:
-    """Its advantage times the gradient of the log-prob, to the factor that a geometric mean spreads over the tokens of its sequence."""
+    """The advantage times the gradient of the log-prob, up to the factor that a geometric mean spreads over the tokens of a sequence."""
     logp = logs(0.5, 0.25, 0.4, grad=True)
     advantage, sequence = f64(2, 2, -1), torch.tensor([0, 0, 1])
     VARIANTS[name].surrogate(logp, logp.detach(), advantage, sequence).sum().backward()
@@ -159,7 +159,7 @@ def distributions() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("on_policy", [True, False])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_mean_over_all_actions_is_the_gradient_of_the_expected_reward(name: str, on_policy: bool) -> None:
-    """A one-step bandit, whose exact gradient is known: sampled by the policy itself, or by another one and corrected."""
+    """A one-step bandit with a known gradient: sampled by the policy itself, or by another one and corrected."""
     logits, other, reward = distributions()
     (expected,) = torch.autograd.grad((logits.softmax(0) * reward).sum(), logits)
     logp = logits.log_softmax(0)
@@ -175,7 +175,7 @@ def test_the_mean_over_all_actions_is_the_gradient_of_the_expected_reward(name: 
 
 
 def test_the_gradients_of_the_estimators_are_those_of_the_two_kls() -> None:
-    """Over the policy's own actions: k2 has the gradient of KL(policy || reference), k3 that of KL(reference || policy)."""
+    """Averaged over the policy's own actions: k2 has the gradient of KL(policy || reference), k3 that of KL(reference || policy)."""
     logits, reference, _ = distributions()
     logp = logits.log_softmax(0)
     own = logp.detach().exp()

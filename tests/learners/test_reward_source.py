@@ -1,4 +1,4 @@
-"""A learner that is told to take the rewards that somebody gave afterwards."""
+"""Learning from rewards that people or programs gave afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that learns: its log-probs and gradients against plain passes through PEFT, one sequence at a time."""
+"""The trained model: its log-probs and gradients compared with plain passes through PEFT, one sequence at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Turns = list[tuple[list[int], list[int]]]
 
 
 def turns_of(vocabulary: int) -> Turns:
-    """Prompts and actions, among them later turns of one episode, a duplicate and an action that is the start of another."""
+    """Prompts and actions, with later turns of one episode, a duplicate, and an action that is a prefix of another."""
     sequences = [sequence for sequence in branches(vocabulary) if len(sequence) > 8]
     cut = [(sequence[:-3], sequence[-3:]) for sequence in sequences]
     return [*cut, (sequences[0][:-4], sequences[0][-4:-2]), (sequences[0][:1], sequences[0][1:3])]
@@ -153,7 +153,7 @@ def test_learning_goes_on_from_a_foreign_adapter_as_it_is_served(llama: ModelFil
 
 
 def test_a_model_with_dropout_learns_without_it(qwen: ModelFiles, tmp_path: Path) -> None:
-    """Otherwise the log-probs of the learner would not be those of the sampler."""
+    """Otherwise log-probs of learner and sampler would differ."""
     shutil.copytree(qwen.path, tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "attention_dropout": 0.5}))

@@ -1,4 +1,4 @@
-"""Texts as tokens: the template's own tokens, and never those that somebody else wrote."""
+"""Conversations as tokens: special tokens come from the template only, never from the text of a message."""
 
 from __future__ import annotations
 

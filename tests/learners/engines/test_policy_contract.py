@@ -1,4 +1,4 @@
-"""What every engine promises, the same tests for each: the scripted fake, transformers in this process, and vLLM on a CPU or a GPU.
+"""The contract of every engine, with the same tests for each: the scripted fake, transformers in this process, and vLLM on a CPU or a GPU.
 
 Log-probs are held against one ordinary forward pass over each sequence alone, in fp32, with the adapter merged: what a learner computes.
 An engine in fp32 may be off by 1e-3 at any token; one in bf16 by its rounding, `MEAN_BF16` on average.
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(300)
 
 @dataclass
 class Case:
-    """An engine, what it samples with, and the plain model that it is held against."""
+    """An engine, its samplers, and the plain model that it is compared with."""
 
     engine: Engine
     home: Path
@@ -53,7 +53,7 @@ class Case:
     steps: int = 0
 
     def step(self) -> StepRef:
-        """A step that no test has had yet."""
+        """A step that no test has used yet."""
         self.steps += 1
         return StepRef(9, self.steps)
 
@@ -78,7 +78,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    """A model whose greedy answers end at different lengths: tokens that it likes are made its end tokens."""
+    """A model whose greedy answers end at different lengths: likely tokens are made its end tokens."""
     folder = sharpen(tiny_llama(tmp_path_factory.mktemp("contract") / "llama", context=256, features=128), 3)
     weights = load_file(folder / "model.safetensors")
     save_file({name: w / 3 if "proj" in name else w for name, w in weights.items()}, folder / "model.safetensors", {"format": "pt"})
@@ -251,7 +251,7 @@ def test_a_sampler_is_loaded_once(case: Case, adapters: list[dict[str, LoraPair]
 
 
 def test_a_step_that_is_taken_again_answers_with_its_new_weights(real: Case, adapters: list[dict[str, LoraPair]]) -> None:
-    """As after a job's process has died: the same step of another attempt, whose old answers may be in a cache."""
+    """As after the death of a job's process: the same step of another attempt, whose old answers may be cached."""
     step = real.step()
     for weights in adapters:
         real.engine.load(step, weights)

@@ -38,7 +38,7 @@ def loaded(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) -> Tr
 
 
 def greedy(model: PreTrainedModel, prompt: list[int], max_tokens: int) -> list[int]:
-    """What transformers continues a prompt with, the prompt alone in its batch."""
+    """The continuation by transformers, with the prompt alone in its batch."""
     ids = torch.tensor([prompt])
     with torch.no_grad():
         out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens)
@@ -55,7 +55,7 @@ def with_stops(files: ModelFiles, folder: Path, stops: list[int]) -> ModelFiles:
 
 @pytest.fixture(scope="module")
 def stopping(files: ModelFiles, tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
-    """A model whose answers to `branches` end at many different lengths: random weights hardly ever say their own end token."""
+    """A model whose answers to `branches` end at many different lengths; random weights rarely sample their own end token."""
     model = plain_model(files)
     said = [greedy(model, prompt, 24) for prompt in branches(model.config.vocab_size)]
     ends = {answer[k] for k, answer in zip((1, 4, 9, 16), said, strict=False)}
@@ -137,7 +137,7 @@ def test_every_place_that_names_an_end_token_counts() -> None:
 
 
 def chi_square_p(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
-    """The p-value of Pearson's test, with everything that is expected fewer than five times in one bin."""
+    """The p-value of Pearson's test; outcomes expected fewer than five times share one bin."""
     n = float(counts.sum())
     rare = probabilities * n < 5
     observed = torch.cat([counts[~rare], counts[rare].sum()[None]]).double()

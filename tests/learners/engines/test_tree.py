@@ -1,4 +1,4 @@
-"""A tree gives every token what its own sequence alone would have given it."""
+"""In a tree every token has the same logits as in its own sequence alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
 
 TOLERANCE = 5e-5
-"""Of fp32 logits whose size is about 3; a token that sees one too many is off by more than a hundred times that."""
+"""For fp32 logits of about 3; a token that attends to one token too many differs by more than a hundred times this."""
 
 
 def test_merges_what_begins_alike_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""Attention of growing rows against one masked softmax over everything, worked out without sharing."""
+"""Attention of growing rows, compared with one masked softmax over everything without sharing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ H, Q, D = 2, 3, 4
 
 
 def read_plainly(query_GD: Tensor, keys_HND: Tensor, values_HND: Tensor, scaling: float) -> Tensor:
-    """What one row reads from the keys it sees: each of G = H * Q query heads from its key head."""
+    """The attention output of one row: each of G = H * Q query heads reads from its key head."""
     keys, values = keys_HND.repeat_interleave(Q, 0), values_HND.repeat_interleave(Q, 0)
     weights_GN = (torch.einsum("gd,gnd->gn", query_GD, keys) * scaling).softmax(-1)
     return torch.einsum("gn,gnd->gd", weights_GN, values)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 70])  # 70 is past what is taken at a time
+@pytest.mark.parametrize("steps", [1, 3, 70])  # 70 needs more than one allocation
 def test_every_row_reads_its_part_of_the_tree_and_its_own_tokens(steps: int) -> None:
     torch.manual_seed(steps)
     visible_RS = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 0, 0, 1, 1], [1, 0, 1, 0, 0]], dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The vLLM engine against servers that go wrong: real ones, on a port of this machine, that speak the protocol badly.
+"""The vLLM engine with faulty servers: real ones, on a port of this machine, that break the protocol.
 
 What a right server answers is tested with vLLM itself, in `test_policy_contract.py`.
 """
@@ -46,17 +46,17 @@ Change = Callable[[dict[str, Any]], object]
 
 @dataclass
 class Speaker:
-    """A server that answers every prompt with token 7; what is wrong with it can be set."""
+    """A server that answers every prompt with token 7; its faults can be set."""
 
     base: str
     key: str = "right"
     adapters: dict[str, str] = field(default_factory=dict)
     change: Change = lambda answer: answer
-    """What becomes of an answer. Text is sent as it is, a number is a status, None closes the connection."""
+    """Changes an answer. Text is sent as it is, a number is a status, None closes the connection."""
     hangs_s: float = 0.0
     calls: list[str] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
-    """Of every connection that there was."""
+    """Of every connection so far."""
     asleep: bool = False
     status: int = 200
     """Of completions."""
@@ -162,14 +162,14 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def failures() -> list[str]:
     return []
 
 
 @pytest.fixture
-def engine(speaker: Speaker, home: Path, llama: ModelFiles, told: list[str]) -> Iterator[VllmEngine]:
+def engine(speaker: Speaker, home: Path, llama: ModelFiles, failures: list[str]) -> Iterator[VllmEngine]:
     write_server(home, speaker.server)
-    engine = VllmEngine(llama, home, LIMITS, told.append)
+    engine = VllmEngine(llama, home, LIMITS, failures.append)
     engine.load(BASE, {})
     yield engine
     engine.close()
@@ -230,7 +230,7 @@ def test_a_wrong_answer_is_refused(engine: VllmEngine, speaker: Speaker, wrong: 
 def test_what_is_not_finite_is_asked_of_a_fresh_server_and_then_told(
     engine: VllmEngine, speaker: Speaker, home: Path, llama: ModelFiles, form: str
 ) -> None:
-    """It may be the fault of another adapter, whose NaN stands in the server's cache."""
+    """The NaN in the server's cache may come from another adapter."""
     spoils = every(lambda c: c["logprobs"].update(token_logprobs=[float("nan")] * len(c["token_ids"])))
     speaker.change = spoils if form == "NaN" else lambda answer: "Out of range float values are not JSON compliant: nan"
     if form == "refused":
@@ -269,11 +269,11 @@ def test_a_server_that_hangs_is_unavailable(engine: VllmEngine, speaker: Speaker
     assert time.monotonic() - started < 2.5
 
 
-def test_a_closed_connection_is_tried_again(engine: VllmEngine, speaker: Speaker, told: list[str]) -> None:
-    answers: list[Change] = [lambda answer: None] * 2  # the first was a connection that had been idle, which may be
+def test_a_closed_connection_is_tried_again(engine: VllmEngine, speaker: Speaker, failures: list[str]) -> None:
+    answers: list[Change] = [lambda answer: None] * 2  # the first is on a connection that was idle, which is no failure
     speaker.change = lambda answer: answers.pop()(answer) if answers else answer
     assert len(engine.policy(BASE).generate(ASK[:1])) == 1
-    assert told == [
+    assert failures == [
         "vLLM failed (no answer to /v1/completions: Remote end closed connection without response); the same server was asked again"
     ]
 
@@ -285,8 +285,8 @@ def test_an_error_of_the_server_is_tried_again_and_then_told(engine: VllmEngine,
     assert speaker.calls.count("/v1/completions") == 3
 
 
-def test_a_dead_server_is_waited_for(engine: VllmEngine, speaker: Speaker, home: Path, told: list[str], llama: ModelFiles) -> None:
-    """Another one, at another place, which has no adapters yet: the one that is wanted is loaded there, and asked."""
+def test_a_dead_server_is_waited_for(engine: VllmEngine, speaker: Speaker, home: Path, failures: list[str], llama: ModelFiles) -> None:
+    """The new server, at another address, has no adapters yet: the engine loads its adapter there and asks again."""
     engine.load(STEP, weights())
     speaker.stop()
     server_file(home).unlink()
@@ -295,8 +295,8 @@ def test_a_dead_server_is_waited_for(engine: VllmEngine, speaker: Speaker, home:
     samples = engine.policy(STEP).generate(ASK)
     assert [len(sample.action_ids) for sample in samples] == [2, 3, 2, 3]
     assert other.calls.count("/v1/load_lora_adapter") in (1, 2)
-    assert any("a new one was asked again" in line for line in told)
-    assert any("the server has lost job-1-step-0-" in line for line in told)
+    assert any("a new one was asked again" in line for line in failures)
+    assert any("the server has lost job-1-step-0-" in line for line in failures)
     other.stop()
 
 
@@ -308,11 +308,11 @@ def test_a_server_that_stays_dead_is_unavailable(engine: VllmEngine, speaker: Sp
     assert time.monotonic() - started < 4, "two requests waited in turn"
 
 
-def test_a_lost_adapter_is_loaded_once_more(engine: VllmEngine, speaker: Speaker, told: list[str]) -> None:
+def test_a_lost_adapter_is_loaded_once_more(engine: VllmEngine, speaker: Speaker, failures: list[str]) -> None:
     engine.load(STEP, weights())
     speaker.adapters.clear()
     assert len(engine.policy(STEP).generate(ASK[:1])) == 1
-    assert len(told) == 1
+    assert len(failures) == 1
 
 
 def test_an_adapter_has_one_name_for_ever_and_its_folder_goes_with_it(engine: VllmEngine, speaker: Speaker, home: Path) -> None:

@@ -10,7 +10,7 @@ from perdure.learners.batches import Lesson, Turns
 
 
 def imitated(n: int, *, seed: int = 0, turns: Sequence[Turns] | None = None) -> list[Lesson]:
-    """So many lessons to imitate, of one turn and of two, or those with these turns."""
+    """Lessons to imitate, of one turn and of two, or with these turns."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(length: int) -> tuple[int, ...]:

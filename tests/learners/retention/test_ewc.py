@@ -1,4 +1,4 @@
-"""Elastic weight consolidation on a Fisher that can be worked out, and on a quadratic whose minimum is known."""
+"""Elastic weight consolidation with a Fisher that is known exactly, and on a quadratic with a known minimum."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_fisher_is_the_mean_squared_gradient_of_each_episode_alone(llama: Mo
 
 
 def test_over_all_answers_it_is_the_variance_of_the_score(llama: ModelFiles) -> None:
-    """The diagonal Fisher information of one token: the mean, over what the model itself would say, of its squared score."""
+    """The diagonal Fisher information of one token: the mean of its squared score over the model's own distribution."""
     trainee = random_adapter(trainee_of(llama), 1)
     (prompt, _), *_ = imitated(1)[0].turns
     logp_V = trainee.distributions([(prompt, (5,))], 1.0)[0]

@@ -1,4 +1,4 @@
-"""Projection of gradients: worked by hand, against all subsets of active constraints, and on a model whose old loss must not rise."""
+"""Projection of gradients: by hand, by trying all sets of active constraints, and on a model whose old loss must not rise."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_a_gem_takes_away_what_points_against_the_memory() -> None:
 
 
 def test_gem_with_two_memories_by_hand() -> None:
-    # orthogonal: each takes its own part away; one that agrees takes none
+    # orthogonal: each removes its own part; one that agrees removes none
     torch.testing.assert_close(gem(of(-1, -2, 3), torch.stack([of(1, 0, 0), of(0, 4, 0)])), of(0, 0, 3))
     torch.testing.assert_close(gem(of(1, -2, 3), torch.stack([of(1, 0, 0), of(0, 4, 0)])), of(1, 0, 3))
-    # opposing: nothing along either of them is allowed
+    # opposing: no part along either is allowed
     torch.testing.assert_close(gem(of(-1, -2, 3), torch.stack([of(1, 0, 0), of(-3, 0, 0)])), of(0, -2, 3))
-    # against (1, 0) only; taking that away is against (1, -1) no longer
+    # conflicts with (1, 0) only; without that part it does not conflict with (1, -1) either
     torch.testing.assert_close(gem(of(-2, -1), torch.stack([of(1, 0), of(1, -1)])), of(0, -1))
 
 
@@ -84,4 +84,4 @@ def test_the_old_loss_does_not_rise_along_a_projected_gradient(llama: ModelFiles
     torch.testing.assert_close(found, expected, atol=2e-3 * float(against.norm()), rtol=0)
     for one in [old[0] + old[1]] if mean else old:
         assert float(found @ one) > -1e-3 * float(one.norm() * against.norm())
-    assert not trainee.take_gradient().any()  # nothing of its own is left behind
+    assert not trainee.take_gradient().any()  # its own gradient is not left behind

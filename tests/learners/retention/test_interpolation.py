@@ -1,4 +1,4 @@
-"""Interpolation of weights: on the products, exactly where ranks allow, else by the best approximation of that rank."""
+"""Interpolation of weights: of the products, exact if the rank allows, otherwise the best approximation of that rank."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_layer_that_the_first_lacks_goes_part_of_the_way_from_the_base() -> No
 
 
 def test_versions_are_interpolated_as_their_merged_weights_are(llama: ModelFiles) -> None:
-    """From rank 2 to something of rank 2 more: in a pair of rank 4 nothing is lost."""
+    """A sum of rank 2 and rank 2 fits exactly into a pair of rank 4."""
     first = copied(random_adapter(trainee_of(llama, rank=2, alpha=4), 1, 0.1).weights())
     other = copied(random_adapter(trainee_of(llama, rank=2, alpha=4), 2, 0.1).weights())
     second = {

@@ -1,4 +1,4 @@
-"""Learning without forgetting: nothing to pay at the serving version, and a way back to it."""
+"""Learning without forgetting: no loss at the serving version, and a gradient that leads back to it."""
 
 from __future__ import annotations
 

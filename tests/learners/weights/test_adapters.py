@@ -1,4 +1,4 @@
-"""Adapters on disk: what is written is what is read, and nothing that is damaged or made up gets in."""
+"""Adapters on disk: what is written is read back, and damaged or forged files are refused."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def written(home: Path, llama: ModelFiles, trainee: Trainee) -> tuple[str, str]:
 
 @pytest.fixture
 def foreign(tmp_path: Path, llama: ModelFiles, trainee: Trainee) -> Path:
-    """A good adapter folder as somebody else would bring it."""
+    """A valid adapter folder of another program."""
     write_weights(tmp_path / "foreign", trainee.weights(), llama)
     return tmp_path / "foreign"
 
@@ -186,7 +186,7 @@ def test_a_damaged_version_is_not_loaded(home: Path, llama: ModelFiles, written:
 
 
 def test_a_version_whose_manifest_was_made_to_fit_is_not_loaded(home: Path, llama: ModelFiles, written: tuple[str, str]) -> None:
-    """Someone changes the weights and the manifest alike: the database still knows the hash."""
+    """Weights and manifest are both changed: the database still has the hash."""
     folder = home / written[0]
     set_weights(folder, lambda weights: weights[LAYER].zero_())
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -322,7 +322,7 @@ def test_pickles_are_refused_and_not_opened(foreign: Path, llama: ModelFiles, tm
     text = refused(foreign, llama)
     assert "adapter_model.bin" in text
     assert "pickle" in text
-    torch.save({LAYER: Bomb()}, foreign / "adapter_model.safetensors")  # under a name that it does not deserve
+    torch.save({LAYER: Bomb()}, foreign / "adapter_model.safetensors")  # under a wrong name
     assert "not a safetensors file" in refused(foreign, llama)
     assert not (tmp_path / "exploded").exists()
 
@@ -354,7 +354,7 @@ def test_a_folder_is_asked_for(tmp_path: Path, llama: ModelFiles) -> None:
 
 
 def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, llama: ModelFiles, qwen: ModelFiles, trainee: Trainee) -> None:
-    """Same shapes everywhere but in one layer that only the adapter has."""
+    """The same shapes, but the adapter has one layer more."""
     write_weights(tmp_path / "adapter", trainee.weights(), llama)
     set_weights(
         tmp_path / "adapter",

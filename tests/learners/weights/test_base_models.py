@@ -1,4 +1,4 @@
-"""Where models come from, and which are refused before anything of them is loaded."""
+"""Finding base models, and refusing wrong ones before anything is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that are written as a PEFT adapter are the same layers to us and to PEFT, whatever their ranks and scales."""
+"""Layers written as a PEFT adapter are the same when PEFT reads them, for all ranks and scales."""
 
 from __future__ import annotations
 
