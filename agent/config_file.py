@@ -141,13 +141,13 @@ def _fields(config: Config) -> Iterator[tuple[str, str, Section]]:
 
 def _descriptions() -> list[tuple[str, str]]:
     """Every dotted key with its description; the learner's options follow the rest of [learn]."""
-    found = []
+    descriptions = []
     for key, name, section in _fields(Config()):
         if name == "options":
-            found += [(f"{key}.{option}", field.description or "") for option, field in LearnOptions.model_fields.items()]
+            descriptions += [(f"{key}.{option}", field.description or "") for option, field in LearnOptions.model_fields.items()]
         else:
-            found.append((key, type(section).model_fields[name].description or ""))
-    return found
+            descriptions.append((key, type(section).model_fields[name].description or ""))
+    return descriptions
 
 
 def _origins(given: Document, file: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repea
         for what, question in questions.items():
             with open_store(home) as store:
                 seconds[what].append(timed(partial(question, store))[1])
-    return [Timing(what=what, seconds=found) for what, found in seconds.items()]
+    return [Timing(what=what, seconds=times) for what, times in seconds.items()]
 
 
 def fill(home: Path, episodes: int) -> None:

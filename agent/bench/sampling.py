@@ -192,7 +192,7 @@ def _measure(
         return sum(map(len, peer.generate(batch, max_tokens, stops)))
 
     ours()
-    peer = min(peers, key=lambda one: timed(lambda: one.generate(batch, max_tokens, stops))[1])
+    peer = min(peers, key=lambda peer: timed(lambda: peer.generate(batch, max_tokens, stops))[1])
     speed = SamplingSpeed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)), peer_dtype=_named(peer.dtype))
     for n in range(repeats):
         (our_tokens, our_s), (peer_tokens, peer_s) = in_turn(ours, theirs, n)

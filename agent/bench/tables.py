@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 NO_PEER = "TRL is not installed, so there is no comparison: `pip install 'perdure[bench]'` adds it"
 
 
-def print_engine(found: EngineBench) -> None:
+def print_engine(bench: EngineBench) -> None:
     rows = [
         (speed.work, speed.prompts, round(speed.prompt_tokens), round(ours), round(peer), speed.peer_dtype, ours / peer)
-        for speed in found.speeds
+        for speed in bench.speeds
         for ours, peer in speed.rates
     ]
-    title = f"tokens per second: perdure in {found.dtype}, beside {found.peer}, {found.threads} threads"
+    title = f"tokens per second: perdure in {bench.dtype}, beside {bench.peer}, {bench.threads} threads"
     print_table(("work", "prompts", "their tokens", "perdure", "peer", "in", "ratio"), rows, title=title)
-    for speed in found.speeds:
+    for speed in bench.speeds:
         click.echo(f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)})")
     click.echo(
-        f"log-probs: {found.logprob_mean_gap:.4f} from those of a plain float32 pass on average, {found.logprob_max_gap:.3f} at most; "
-        f"a plain {found.dtype} pass of transformers: {found.peer_logprob_mean_gap:.4f}"
+        f"log-probs: {bench.logprob_mean_gap:.4f} from those of a plain float32 pass on average, {bench.logprob_max_gap:.3f} at most; "
+        f"a plain {bench.dtype} pass of transformers: {bench.peer_logprob_mean_gap:.4f}"
     )
 
 
-def print_vllm(found: VllmBench) -> None:
-    rows = [(speed.sampler, round(ours), round(theirs), ours / theirs) for speed in found.speeds for ours, theirs in speed.rates]
-    asked = f"{found.requests} requests of {found.prompt_tokens:.0f} tokens, {found.max_tokens} new"
-    title = f"tokens per second through {found.vllm}, {found.model}: {asked}"
+def print_vllm(bench: VllmBench) -> None:
+    rows = [(speed.sampler, round(ours), round(theirs), ours / theirs) for speed in bench.speeds for ours, theirs in speed.rates]
+    asked = f"{bench.requests} requests of {bench.prompt_tokens:.0f} tokens, {bench.max_tokens} new"
+    title = f"tokens per second through {bench.vllm}, {bench.model}: {asked}"
     print_table(("sampler", "perdure", "offline", "ratio"), rows, title=title)
-    for speed in found.speeds:
+    for speed in bench.speeds:
         click.echo(f"{speed.sampler}: {speed.ratio:.2f} of the offline API's speed (median of {len(speed.rates)})")
-    click.echo(f"a new adapter's first token: {statistics.median(found.swap_s):.3f} s (median of {len(found.swap_s)})")
+    click.echo(f"a new adapter's first token: {statistics.median(bench.swap_s):.3f} s (median of {len(bench.swap_s)})")
 
 
 def print_learner(pairs: Sequence[UpdatePair]) -> None:
     rows = [
-        (pair.work, side, one.seconds_per_update, round(sum(one.tokens) / sum(one.seconds)), round(one.peak_bytes / 2**20))
+        (pair.work, side, result.seconds_per_update, round(sum(result.tokens) / sum(result.seconds)), round(result.peak_bytes / 2**20))
         for pair in pairs
-        for side, one in (("perdure", pair.ours), ("TRL", pair.trl))
-        if one is not None
+        for side, result in (("perdure", pair.ours), ("TRL", pair.trl))
+        if result is not None
     ]
     title = f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples"
     print_table(("work", "side", "seconds per update", "tokens/s", "peak MiB"), rows, title=title)
@@ -67,8 +67,8 @@ def print_learner(pairs: Sequence[UpdatePair]) -> None:
 
 def print_store(journal: JournalBench, scale: ScaleBench) -> None:
     rows = [
-        (one.batch, round(one.turns_per_second), round(one.plain), round(one.plain_ready), one.ratio, one.ratio_ready)
-        for one in journal.speeds
+        (speed.batch, round(speed.turns_per_second), round(speed.plain), round(speed.plain_ready), speed.ratio, speed.ratio_ready)
+        for speed in journal.speeds
     ]
     title = f"turns per second through the journal, beside plain sqlite3 {journal.sqlite} with the same settings"
     columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows")
@@ -80,16 +80,16 @@ def print_store(journal: JournalBench, scale: ScaleBench) -> None:
     print_table(("query", "median ms", "p95 ms"), asked)
 
 
-def print_upkeep(found: UpkeepBench) -> None:
-    click.echo(f"\nbackup: {found.backup_bytes / 1e6:.0f} MB in {found.backup_s:.1f} s, checked")
+def print_upkeep(upkeep: UpkeepBench) -> None:
+    click.echo(f"\nbackup: {upkeep.backup_bytes / 1e6:.0f} MB in {upkeep.backup_s:.1f} s, checked")
     click.echo(
-        f"prune: {found.pruned_turns} turns in {found.prune_s:.1f} s, to archives of {found.archive_bytes / 1e6:.0f} MB; "
-        f"the store is smaller by {found.freed_bytes / 1e6:.0f} MB"
+        f"prune: {upkeep.pruned_turns} turns in {upkeep.prune_s:.1f} s, to archives of {upkeep.archive_bytes / 1e6:.0f} MB; "
+        f"the store is smaller by {upkeep.freed_bytes / 1e6:.0f} MB"
     )
 
 
 def print_play(times: Sequence[ActorTime]) -> None:
-    rows = [(one.policy, one.episodes, one.rounds, one.wall_s, one.own_ms_per_round, f"{one.own_share:.1%}") for one in times]
+    rows = [(time.policy, time.episodes, time.rounds, time.wall_s, time.own_ms_per_round, f"{time.own_share:.1%}") for time in times]
     title = "an actor's work between generations, 32 episodes at once"
     print_table(("policy", "episodes", "rounds", "seconds", "own ms per round", "own share"), rows, title=title)
 

@@ -229,7 +229,7 @@ def run_trl(spec: Spec) -> Side:
     def rewards(prompts: Any, completions: Any, completion_ids: Any, seed: Any, **_: Any) -> list[float]:
         tokens.append(sum(map(len, completion_ids)))
         texts = [completion[0]["content"] for completion in completions]
-        return [play_scripted(environment, one, fixed(text)).total_reward for one, text in zip(seed, texts, strict=True)]
+        return [play_scripted(environment, task_seed, fixed(text)).total_reward for task_seed, text in zip(seed, texts, strict=True)]
 
     class Watch(TrainerCallback):
         def on_step_end(self, *arguments: Any, **given: Any) -> None:

@@ -26,7 +26,7 @@ def main() -> None:
         started = time.perf_counter()
         outputs = llm.generate(prompts, params, use_tqdm=False, lora_request=lora)
         seconds = time.perf_counter() - started
-        _print({"seconds": seconds, "tokens": sum(len(one.outputs[0].token_ids) for one in outputs)})
+        _print({"seconds": seconds, "tokens": sum(len(output.outputs[0].token_ids) for output in outputs)})
 
 
 def _print(answer: dict[str, bool | int | float]) -> None:

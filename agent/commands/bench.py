@@ -84,41 +84,41 @@ def bench(
 
     os.environ.setdefault("OMP_WAIT_POLICY", CHILD_ENVIRONMENT["OMP_WAIT_POLICY"])  # as Perdure's own processes run, for both sides
     loaded = load_config(config_path)
-    found: Document = {}
+    document: Document = {}
     if name in (None, "engine"):
         engine = _engine(loaded, repeats, tokens)
-        found["engine"] = engine.as_json()
+        document["engine"] = engine.as_json()
         if not as_json:
             tables.print_engine(engine)
     if name == "vllm" or (name is None and loaded.config.engine == "vllm"):
         served = _vllm(loaded, shape, repeats, tokens)
-        found["vllm"] = served.as_json()
+        document["vllm"] = served.as_json()
         if not as_json:
             tables.print_vllm(served)
     if name in (None, "learner"):
         pairs = _learner(loaded, target, updates, tokens)
         note = tables.NO_PEER if all(pair.trl is None for pair in pairs) else None
-        found["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": note}
+        document["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": note}
         if not as_json:
             tables.print_learner(pairs)
     if name in (None, "store"):
         journal, scale, upkeep = _store(episodes, repeats)
-        found["store"] = {"journal": journal.as_json(), "large": scale.as_json(), "upkeep": upkeep.as_json()}
+        document["store"] = {"journal": journal.as_json(), "large": scale.as_json(), "upkeep": upkeep.as_json()}
         if not as_json:
             tables.print_store(journal, scale)
             tables.print_upkeep(upkeep)
     if name in (None, "envs"):
         costs, batch = _envs(loaded, repeats)
-        found["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
+        document["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
         if not as_json:
             tables.print_envs(costs, batch)
     if name in (None, "play"):
         times = _play(loaded)
-        found["play"] = [one.as_json() for one in times]
+        document["play"] = [time.as_json() for time in times]
         if not as_json:
             tables.print_play(times)
     if as_json:
-        print_json(found[name] if name else found)
+        print_json(document[name] if name else document)
 
 
 def _played(loaded: LoadedConfig) -> tuple[ModelFiles, list[Environment]]:

@@ -35,11 +35,14 @@ def list_environments(as_json: bool) -> None:
     """
     from perdure.envs.listings import listings
 
-    found = listings()
+    environments = listings()
     if as_json:
-        print_json([listing.as_json() for listing in found])
+        print_json([listing.as_json() for listing in environments])
         return
-    rows = [(row.name, row.summary, ", ".join(f"{option.name}={option.default}" for option in row.options)) for row in found]
+    rows = [
+        (listing.name, listing.summary, ", ".join(f"{option.name}={option.default}" for option in listing.options))
+        for listing in environments
+    ]
     print_table(("environment", "task", "options"), rows)
     say("Your own class is py:MODULE:CLASS. `perdure env check NAME` checks an environment.")
 

@@ -50,13 +50,13 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
             require(store, environment)
         if version is not None:
             get_version(store, version)
-        found = [summary.as_json() for summary in episodes.list_episodes(store, environment, version, limit)]
+        episodes_json = [summary.as_json() for summary in episodes.list_episodes(store, environment, version, limit)]
     if as_json:
-        print_json(found)
+        print_json(episodes_json)
         return
     columns = ("id", "environment", "purpose", "state", "success", "return", "turns", "sampler")
     keys = ("id", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
-    print_table(columns, [tuple(row[key] for key in keys) for row in found])
+    print_table(columns, [tuple(row[key] for key in keys) for row in episodes_json])
 
 
 @episode.command("show")
@@ -76,12 +76,12 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        found = get_episode(store, _number(store, which))
-        rewards = rewards_of(store, found.id)
+        played = get_episode(store, _number(store, which))
+        rewards = rewards_of(store, played.id)
     if as_json:
-        print_json(_episode_json(found, rewards))
+        print_json(_episode_json(played, rewards))
     else:
-        _print_episode(found, rewards)
+        _print_episode(played, rewards)
 
 
 @episode.command(context_settings={"ignore_unknown_options": True})  # a reward of -0.5 is no option
@@ -138,25 +138,25 @@ def _number(store: Store, which: str) -> int:
     raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
 
 
-def _episode_json(found: Episode, rewards: Mapping[str, float]) -> Document:
+def _episode_json(played: Episode, rewards: Mapping[str, float]) -> Document:
     return {
-        "id": found.id,
-        "environment": found.environment,
-        "seed": found.seed,
-        "group": found.group,
-        "member": found.member,
-        "seat": found.seat,
-        "purpose": found.purpose,
-        "state": found.state,
-        "success": found.success,
-        "score": found.score,
-        "total_reward": found.total_reward,
+        "id": played.id,
+        "environment": played.environment,
+        "seed": played.seed,
+        "group": played.group,
+        "member": played.member,
+        "seat": played.seat,
+        "purpose": played.purpose,
+        "state": played.state,
+        "success": played.success,
+        "score": played.score,
+        "total_reward": played.total_reward,
         "rewards": dict(rewards),
-        "stop_reason": found.stop_reason,
-        "temperature": found.temperature,
-        "task": found.task,
-        "job": found.job,
-        "error": found.error,
+        "stop_reason": played.stop_reason,
+        "temperature": played.temperature,
+        "task": played.task,
+        "job": played.job,
+        "error": played.error,
         "turns": [
             {
                 "n": n,
@@ -170,24 +170,23 @@ def _episode_json(found: Episode, rewards: Mapping[str, float]) -> Document:
                 "action_ids": list(turn.action_ids),
                 "logprobs": list(turn.logprobs),
             }
-            for n, turn in enumerate(found.turns)
+            for n, turn in enumerate(played.turns)
         ],
     }
 
 
-def _print_episode(found: Episode, rewards: Mapping[str, float]) -> None:
-    how = "success" if found.success else "no success"
-    click.echo(f"episode {found.id}  {found.environment}  seed {found.seed}  {found.purpose}")
-    click.echo(
-        f"{found.state} ({found.stop_reason or 'still running'}): return {found.total_reward:g}, {how}, temperature {found.temperature:g}"
-    )
+def _print_episode(played: Episode, rewards: Mapping[str, float]) -> None:
+    ended = played.stop_reason or "still running"
+    success = "success" if played.success else "no success"
+    click.echo(f"episode {played.id}  {played.environment}  seed {played.seed}  {played.purpose}")
+    click.echo(f"{played.state} ({ended}): return {played.total_reward:g}, {success}, temperature {played.temperature:g}")
     if rewards:
         click.echo("rewarded afterwards: " + ", ".join(f"{value:g} by {visible(source)}" for source, value in rewards.items()))
-    if found.seat:
-        click.echo(f"seat {found.seat}: it played against seat 0 of the same task, and is not counted")
-    if found.error:
-        click.echo(f"error: {visible(found.error)}")
-    for n, turn in enumerate(found.turns):
+    if played.seat:
+        click.echo(f"seat {played.seat}: it played against seat 0 of the same task, and is not counted")
+    if played.error:
+        click.echo(f"error: {visible(played.error)}")
+    for n, turn in enumerate(played.turns):
         click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
         click.echo(_indented("observation", turn.observation))
         click.echo(_indented("action", turn.action))

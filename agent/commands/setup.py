@@ -62,11 +62,11 @@ def show(config_path: Path | None, as_json: bool) -> None:
     from perdure.agent.config_file import load_config, settings
 
     loaded = load_config(config_path)
-    found = settings(loaded)
+    listed = settings(loaded)
     if as_json:
-        print_json([setting.as_json() for setting in found])
+        print_json([setting.as_json() for setting in listed])
         return
-    print_table(("setting", "from", "value"), [(one.key, one.origin, str(one)) for one in found])
+    print_table(("setting", "from", "value"), [(setting.key, setting.origin, str(setting)) for setting in listed])
 
 
 @click.command()
@@ -91,5 +91,5 @@ def doctor(ctx: click.Context, home: Path, config_path: Path | None, as_json: bo
         print_json({"ok": ok, "checks": [check.as_json() for check in checks]})
     else:
         rows = [(check.level, check.name, check.found + (f"; {check.remedy}" if check.remedy else "")) for check in checks]
-        print_table(("", "what", "found"), rows)
+        print_table(("", "check", "found"), rows)
     ctx.exit(0 if ok else 1)

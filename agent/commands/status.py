@@ -79,11 +79,11 @@ def status(home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        found = report(store)
+        home_status = report(store)
     if as_json:
-        print_json(found.as_json())
+        print_json(home_status.as_json())
     else:
-        _print(found)
+        _print(home_status)
 
 
 def report(store: Store) -> Status:
@@ -141,41 +141,44 @@ def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None
     return "stopped", reason, None
 
 
-def _print(found: Status) -> None:
+def _print(shown: Status) -> None:
     from perdure.agent.stream.stage_report import stream_line
     from perdure.memory.json_value import iso_utc
 
-    verdict, death = found.last_verdict, found.last_death
+    verdict, death = shown.last_verdict, shown.last_death
     lines = {
-        "state": found.state,
-        "why": found.idle_reason,
-        "serving": found.serving,
-        "stream": stream_line(found.stream),
-        "tasks": ", ".join(f"{n} {state}" for state, n in found.tasks.items()),
-        "episodes": f"{found.episodes}, with {found.turns} turns",
-        "jobs": ", ".join(f"{n} {state}" for state, n in found.jobs.items() if n) or "none",
+        "state": shown.state,
+        "why": shown.idle_reason,
+        "serving": shown.serving,
+        "stream": stream_line(shown.stream),
+        "tasks": ", ".join(f"{n} {state}" for state, n in shown.tasks.items()),
+        "episodes": f"{shown.episodes}, with {shown.turns} turns",
+        "jobs": ", ".join(f"{n} {state}" for state, n in shown.jobs.items() if n) or "none",
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
-        "up": None if found.uptime_s is None else _duration(found.uptime_s),
+        "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }
     for name, text in lines.items():
         if text is not None:
             click.echo(f"{name:>12}  {visible(str(text))}")
-    if found.stream.present is not None:
+    if shown.stream.present is not None:
         click.echo()
-        _print_stage(found.stream.present)
-    if found.environments:
+        _print_stage(shown.stream.present)
+    if shown.environments:
         click.echo()
         rows = [
             (name, rate.episodes, rate.successes / rate.episodes, rate.mixed_groups, rate.groups)
-            for name, rate in found.environments.items()
+            for name, rate in shown.environments.items()
         ]
         columns = ("environment", "episodes", "success", "mixed groups", "groups")
-        print_table(columns, rows, title=f"Live episodes of {found.serving}")
+        print_table(columns, rows, title=f"Live episodes of {shown.serving}")
 
 
 def _print_stage(stage: StageReport) -> None:
-    rows = [(name, f"{one.weight:g}", one.drawn, one.tasks or None, one.queued, one.ended) for name, one in stage.environments.items()]
+    rows = [
+        (name, f"{share.weight:g}", share.drawn, share.tasks or None, share.queued, share.ended)
+        for name, share in stage.environments.items()
+    ]
     print_table(("environment", "weight", "drawn", "of", "queued", "ended"), rows, title=f"Tasks of stage {stage.name}")
 
 

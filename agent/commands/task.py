@@ -44,8 +44,8 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     from perdure.memory.tasks import add_tasks, list_tasks
 
     loaded = load_config(config_path)
-    found = loaded.config.environment(environment)
-    name = found.name
+    loaded_environment = loaded.config.environment(environment)
+    name = loaded_environment.name
     train = SPLITS["train"]
     if seed is None:
         seeds = [random.randrange(len(train)) for _ in range(count)]
@@ -57,7 +57,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
             "higher seeds are reserved for the gate and probes, which are never learned from"
         )
     with open_or_create(home) as store:
-        register_environments(store, [found])
+        register_environments(store, [loaded_environment])
         with store.write():  # no other process adds tasks in between: the newest ones are ours
             ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
             added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
@@ -83,14 +83,14 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
     from perdure.memory.tasks import list_tasks
 
     with open_store(home) as store:
-        found = [summary.as_json() for summary in list_tasks(store, limit)]
+        listed = [summary.as_json() for summary in list_tasks(store, limit)]
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
     columns = ["id", "environment", "seed", "state", "source", "stage", "episodes"]
-    if any(row["error"] for row in found):
+    if any(row["error"] for row in listed):
         columns.append("error")
-    rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in found]
+    rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in listed]
     print_table(columns, rows)
 
 

@@ -48,11 +48,11 @@ def list_(home: Path, as_json: bool) -> None:
     from perdure.memory.versions import list_versions
 
     with open_store(home) as store:
-        found = [version_json(one) for one in list_versions(store)]
+        listed = [version_json(record) for record in list_versions(store)]
     if as_json:
-        print_json(found)
+        print_json(listed)
         return
-    rows = [(row["name"], row["state"], row["parent"], row["created"], row["hash"][:12], ", ".join(row["targets"])) for row in found]
+    rows = [(row["name"], row["state"], row["parent"], row["created"], row["hash"][:12], ", ".join(row["targets"])) for row in listed]
     print_table(("name", "state", "parent", "created", "hash", "targets"), rows)
 
 
@@ -73,8 +73,8 @@ def show(name: str, home: Path, as_json: bool) -> None:
     from perdure.memory.versions import get_version, moves
 
     with open_store(home) as store:
-        found = get_version(store, name)
-        facts = {**version_json(found), "on_disk": found.path is None or (store.home / found.path).is_dir()}
+        record = get_version(store, name)
+        facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
         gates = [gate.as_json() for gate in gates_of(store, name)]
         moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
@@ -213,12 +213,12 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> None:
     with open_store(home) as store, nullcontext() if dry_run else HomeLock(home):
         waste = list(_waste(store))
         if not dry_run:
-            for one in waste:
-                one.remove()
+            for item in waste:
+                item.remove()
     if as_json:
-        print_json([{"path": str(one.folder), "size_bytes": one.size_bytes, "why": one.why} for one in waste])
+        print_json([{"path": str(item.folder), "size_bytes": item.size_bytes, "why": item.why} for item in waste])
         return
-    print_table(("folder", "MiB", "why"), [(str(one.folder), one.size_bytes / 2**20, one.why) for one in waste])
+    print_table(("folder", "MiB", "why"), [(str(item.folder), item.size_bytes / 2**20, item.why) for item in waste])
     click.echo("Nothing was removed." if dry_run or not waste else f"Removed {len(waste)}.")
 
 

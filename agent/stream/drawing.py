@@ -51,15 +51,17 @@ def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]
 
     Raises `InputError` if two names of one stage are the same environment.
     """
-    found = []
+    planned = []
     for stage in config.stream.plan:
         named: dict[str, str] = {}
-        for one in stage.environments:
-            other = named.setdefault(canonical[one.full_name], one.full_name)
-            if other != one.full_name:
-                raise InputError(f"stage {stage.name!r} names one environment twice, as {other!r} and as {one.full_name!r}: leave one out")
-        shares = tuple(Share(name=canonical[one.full_name], weight=one.weight, tasks=one.tasks) for one in stage.environments)
-        found.append(
+        for environment in stage.environments:
+            other = named.setdefault(canonical[environment.full_name], environment.full_name)
+            if other != environment.full_name:
+                raise InputError(
+                    f"stage {stage.name!r} names one environment twice, as {other!r} and as {environment.full_name!r}: leave one out"
+                )
+        shares = tuple(Share(name=canonical[its.full_name], weight=its.weight, tasks=its.tasks) for its in stage.environments)
+        planned.append(
             Stage(
                 name=stage.name,
                 environments=shares,
@@ -69,7 +71,7 @@ def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]
                 curriculum=stage.curriculum,
             )
         )
-    return tuple(found)
+    return tuple(planned)
 
 
 def present(stages: Sequence[Stage], drawn: Drawn) -> Stage | None:
@@ -192,7 +194,7 @@ def _position(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> int
 
 
 def _counts(drawn: Drawn) -> Counter[tuple[str | None, str]]:
-    return Counter({key: one.drawn for key, one in drawn.items()})
+    return Counter({key: each.drawn for key, each in drawn.items()})
 
 
 def _rates(store: Store, stages: Sequence[Stage]) -> Mapping[str, RateRow]:

@@ -21,6 +21,7 @@ def register_environments(store: Store, environments: Sequence[Environment], cri
     with store.write():
         if critical is None:
             critical = {row.name for row in list_environments(store) if row.critical}
-        for one in environments:
-            register(store, one.name, one.threshold, one.reward_low, one.reward_high, one.name in critical)
-    return [one.name for one in environments]
+        for environment in environments:
+            name = environment.name
+            register(store, name, environment.threshold, environment.reward_low, environment.reward_high, name in critical)
+    return [environment.name for environment in environments]

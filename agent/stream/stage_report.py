@@ -62,7 +62,7 @@ def stream_line(stream: StreamReport) -> str | None:
         return None
     stage = stream.present
     if stage is None:
-        left = sum(one.drawn - one.ended for one in stream.stages)
+        left = sum(each.drawn - each.ended for each in stream.stages)
         return "at its end: all stages are " + (f"drawn, {left} tasks are still to be played" if left else "played")
     order = f"{stage.order}, by a curriculum" if stage.curriculum else stage.order
     much = f"{stage.ended} of {stage.tasks} tasks" if stage.tasks else f"{stage.ended} tasks, without end"

@@ -98,11 +98,11 @@ class StageSection(Section):
     @field_validator("environments", mode="before")
     @classmethod
     def _as_tables(cls, given: Any) -> Any:
-        return [{"name": one} if isinstance(one, str) else one for one in given] if isinstance(given, (list, tuple)) else given
+        return [{"name": item} if isinstance(item, str) else item for item in given] if isinstance(given, (list, tuple)) else given
 
     @model_validator(mode="after")
     def _makes_sense(self) -> StageSection:
-        names = [one.full_name for one in self.environments]
+        names = [environment.full_name for environment in self.environments]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"stage {self.name!r} names {name!r} {names.count(name)} times; give it once, with a weight")
@@ -110,7 +110,7 @@ class StageSection(Section):
             raise ValueError(f"stage {self.name!r}: a curriculum draws at random; it needs order = 'shuffled'")
         if self.order in ("sequential", "permuted"):
             self._follow_each_other()
-        budgets = [one.tasks for one in self.environments]
+        budgets = [environment.tasks for environment in self.environments]
         if all(budgets) and self.tasks > sum(budgets):
             raise ValueError(f"stage {self.name!r} should have {self.tasks} tasks, but its environments have only {sum(budgets)}")
         return self
@@ -118,22 +118,24 @@ class StageSection(Section):
     @property
     def endless(self) -> bool:
         """Whether no stage can come after it."""
-        return not self.tasks and not all(one.tasks for one in self.environments)
+        return not self.tasks and not all(environment.tasks for environment in self.environments)
 
     def as_json(self) -> Document:
         """What `config show` prints: every environment by its full name."""
-        environments = [{"name": one.full_name, "weight": one.weight, "tasks": one.tasks} for one in self.environments]
+        environments = [{"name": its.full_name, "weight": its.weight, "tasks": its.tasks} for its in self.environments]
         return self.model_dump() | {"environments": environments}
 
     def _follow_each_other(self) -> None:
         last = len(self.environments) - 1 if self.order == "sequential" else len(self.environments)
-        for place, one in enumerate(self.environments):
-            if one.weight != 1.0:
-                raise ValueError(f"stage {self.name!r}: weights mean nothing with order = {self.order!r}; give {one.name!r} tasks instead")
-            if not one.tasks and place < last:
+        for place, environment in enumerate(self.environments):
+            if environment.weight != 1.0:
                 raise ValueError(
-                    f"stage {self.name!r}: with order = {self.order!r}, {one.name!r} never ends; "
-                    f"give it a number of tasks, as in {{name = {one.name!r}, tasks = 50}}"
+                    f"stage {self.name!r}: weights mean nothing with order = {self.order!r}; give {environment.name!r} tasks instead"
+                )
+            if not environment.tasks and place < last:
+                raise ValueError(
+                    f"stage {self.name!r}: with order = {self.order!r}, {environment.name!r} never ends; "
+                    f"give it a number of tasks, as in {{name = {environment.name!r}, tasks = 50}}"
                 )
 
 
@@ -191,7 +193,7 @@ class StreamSection(Section):
     @property
     def names(self) -> tuple[str, ...]:
         """The environments of all stages."""
-        return tuple(dict.fromkeys(one.full_name for stage in self.plan for one in stage.environments))
+        return tuple(dict.fromkeys(environment.full_name for stage in self.plan for environment in stage.environments))
 
 
 def environment_name(name: str) -> str:
