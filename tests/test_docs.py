@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -290,6 +291,12 @@ def test_every_room_is_described() -> None:
     }
     rows = [line.split("`")[1] for line in table(ROOT / "docs/architecture.md", "| room | what is in it |")]
     assert sorted(rows) == sorted(rooms)
+
+
+def test_the_picture_is_drawn_from_its_numbers() -> None:
+    docs = ROOT / "docs"
+    draw = runpy.run_path(str(docs / "picture.py"))["draw"]
+    assert draw(json.loads((docs / "picture.json").read_text())) == (docs / "picture.svg").read_text(), "run python docs/picture.py"
 
 
 class _Default(dict[str, str]):
