@@ -1,4 +1,4 @@
-"""One episode of one environment, behind a guard: what it returns is checked, and whatever goes wrong is an `EnvironmentFault`.
+"""One episode of one environment, behind a guard: what it returns is checked, and every failure is an `EnvironmentFault`.
 
 The guard enforces the time limit (in the main thread of a process; in any other a call that hangs cannot be interrupted), sends what an
 environment prints to stderr, and refuses a step after the end. It knows nothing of policies.
@@ -152,10 +152,10 @@ class GuardedEnv(Guarded):
 
 
 def described(error: BaseException) -> str:
-    """The type and message of an error of somebody else's code; the type alone if its own `__str__` fails."""
+    """The type and message of an error of foreign code; the type alone if its own `__str__` fails."""
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")
-    except Exception:  # noqa: BLE001 - somebody else's __str__
+    except Exception:  # noqa: BLE001 - a foreign __str__
         return type(error).__name__
 
 

@@ -69,7 +69,7 @@ def fixed(text: str) -> Answer:
 
 
 def has_oracle(environment: Environment) -> bool:
-    """Whether the environment has an `oracle()`, in whatever process it runs. True also if it fails at once."""
+    """Whether the environment has an `oracle()`, in any process. True also if it fails at once."""
     env = opened(environment)
     try:
         env.reset(0)

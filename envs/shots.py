@@ -84,18 +84,18 @@ def _bytes(name: str, path: str) -> bytes:
         raise InputError(f"{name}: the examples in {path} cannot be read: {error.strerror}") from error
 
 
-def _episode(where: str, line: str) -> tuple[Exchange, ...]:
+def _episode(place: str, line: str) -> tuple[Exchange, ...]:
     wanted = 'it must be {"observation": "...", "action": "..."}, or a list of these for an episode of several turns'
     try:
         document = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON ({error}): {wanted}") from error
+        raise InputError(f"{place} is not JSON ({error}): {wanted}") from error
     turns: list[Any] = document if isinstance(document, list) else [document]
     if not turns:
-        raise InputError(f"{where} is empty: {wanted}")
+        raise InputError(f"{place} is empty: {wanted}")
     for turn in turns:
         if not isinstance(turn, dict) or turn.keys() != KEYS or not all(isinstance(text, str) for text in turn.values()):
-            raise InputError(f"{where} has {json.dumps(turn, ensure_ascii=False)[:80]}: {wanted}")
+            raise InputError(f"{place} has {json.dumps(turn, ensure_ascii=False)[:80]}: {wanted}")
     return tuple((turn["observation"], turn["action"]) for turn in turns)
 
 

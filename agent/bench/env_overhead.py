@@ -1,8 +1,8 @@
-"""What an environment costs beside itself: the adapter, and the sandbox.
+"""The overhead of environments: of the adapter and of the sandbox.
 
-Both sides are played behind the same guard (`guarded.py`) with the same answers, in turns, so that a machine that slows down slows both.
-The bare side is the package's own object with the least that makes it a text environment: TextArena's game with the global generator
-exchanged around each call, which any fair use of it needs, and Gymnasium's toy with its own rendering.
+Both sides are played behind the same guard (`guarded.py`) with the same answers, alternately, so that a slower machine slows both. The bare
+side is the package's own object with the minimum that makes it a text environment: TextArena's game with the global generator exchanged
+around each call, which every correct use needs, and Gymnasium's toy with its own rendering.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GAMES = ("textarena:GuessTheNumber-v0", "gym:FrozenLake-v1?is_slippery=false")
 STEPS = 2000
 AT_ONCE = 64
 PAIRS = 7
-"""A pair takes half a second, in which whatever else the machine does can hit one side alone."""
+"""A pair takes half a second, in which other work of the machine may slow one side alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class Cost:
     """Ours over bare, the median of pairs that were measured one after the other."""
     sandboxed: float
     at_once: float
-    """Sandboxed, so many episodes at once."""
+    """Sandboxed, `AT_ONCE` episodes at once."""
 
     def as_json(self) -> JsonObject:
         return {
@@ -56,20 +56,20 @@ class Cost:
 
 
 def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
-    """Measure each of `GAMES`; the two sides in process, whose ratio is asked for, `PAIRS` times as often as the sandbox."""
-    found = []
+    """Measure each of `GAMES`; the two sides in this process, whose ratio is the result, `PAIRS` times as often as the sandbox."""
+    costs = []
     for name, bare in zip(GAMES, (BareTextArena, BareToy), strict=True):
         say(f"stepping {name}")
         ours = load_here(name)
         plain = replace(ours, make=bare)
         apart, host = started(name, Sandbox())
         try:
-            rates = [[_rate(one, STEPS) for one in (plain, ours)] for _ in range(PAIRS * repeats)]
+            rates = [[_rate(side, STEPS) for side in (plain, ours)] for _ in range(PAIRS * repeats)]
             alone = statistics.median(_rate(apart, STEPS) for _ in range(repeats))
             many = statistics.median(_rate_at_once(apart, 2 * STEPS) for _ in range(repeats))
         finally:
             host.close()
-        found.append(
+        costs.append(
             Cost(
                 environment=ours.name,
                 bare=statistics.median(rate[0] for rate in rates),
@@ -79,11 +79,11 @@ def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
                 at_once=many,
             )
         )
-    return found
+    return costs
 
 
 class BareTextArena(gymnasium.Env[str, str]):
-    """A guessing game of TextArena, as it comes."""
+    """A guessing game of TextArena without an adapter."""
 
     observation_space = action_space = AnyText()
 
@@ -96,24 +96,24 @@ class BareTextArena(gymnasium.Env[str, str]):
             self._game = self._game.env
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> ResetResult:
-        with self._own_chance():
+        with self._own_generator():
             self._game.reset(num_players=1, seed=seed)
-            return self._said(), {}
+            return self._messages(), {}
 
     def step(self, action: str) -> StepResult:
-        with self._own_chance():
+        with self._own_generator():
             done, _ = self._game.step(action)
             if not done:
-                return self._said(), 0.0, False, False, {}
+                return self._messages(), 0.0, False, False, {}
             rewards, _ = self._game.close()
-            return self._said(), float(rewards[0]), True, False, {}
+            return self._messages(), float(rewards[0]), True, False, {}
 
-    def _said(self) -> str:
+    def _messages(self) -> str:
         return "\n".join(text for _, text, _ in self._game.get_observation()[1])
 
     @contextmanager
-    def _own_chance(self) -> Iterator[None]:
-        """The global generator goes on from this game's state inside, and is as it was afterwards."""
+    def _own_generator(self) -> Iterator[None]:
+        """Inside, the global generator continues from this game's state; afterwards the earlier state is restored."""
         others = random.getstate()
         random.setstate(self._state)
         try:

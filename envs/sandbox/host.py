@@ -218,7 +218,7 @@ class Host:
         return (*ours, os.getcwd())
 
     def _variables(self, folder: Path) -> dict[str, str]:
-        library = folder / "library"  # Perdure itself, and no other package that is installed beside it
+        library = folder / "library"  # Perdure alone, without the packages next to it
         library.mkdir()
         (library / "perdure").symlink_to(Path(perdure.__file__).resolve().parent)
         passed_on = {name: os.environ[name] for name in (*PASSED_ON, *self._sandbox.variables) if name in os.environ}

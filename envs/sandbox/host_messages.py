@@ -19,7 +19,7 @@ from perdure.memory.json_value import JsonObject
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:
-    """What a host is told on its command line."""
+    """The order of a host, on its command line."""
 
     name: str
     """Of the environment."""

@@ -77,7 +77,7 @@ class RemoteEnv(Guarded):
             self._host.end(worker)
         else:
             worker.playing = False
-            with suppress(WireClosed):  # found by whoever wants it next
+            with suppress(WireClosed):  # found when its worker is used again
                 worker.ask(CloseQuestion())
 
     def _ask(self, question: Question) -> None:

@@ -18,7 +18,7 @@ class Sandbox:
     """Processor time of one episode."""
     network: bool = False
     variables: tuple[str, ...] = ()
-    """Environment variables that are passed on beside those that every program needs."""
+    """Environment variables that are passed on in addition to those that every program needs."""
     python: Mapping[str, str] = field(default_factory=dict)
     """The interpreter for the environments of a source, if its packages are installed in another one."""
 

@@ -47,7 +47,7 @@ MOST_TURNS = 30
 STOP_S = 5.0
 LARGEST_BYTES = 2**24
 OURS = ("id", "task", "system_prompt")
-"""Fields of every taskset's configuration that are no options here."""
+"""Fields of every taskset's configuration that are not options here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
