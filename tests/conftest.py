@@ -3,7 +3,31 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+
+import pytest
 
 # Before torch is loaded, here and in every process that a test starts. Products of 32 by 32 are slower on several threads, and much slower
-# where other programs keep the cores busy: the other half of the tests does.
+# if other programs keep the cores busy: the other half of the tests does.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+STARTS = frozenset({"subprocess.Popen", "os.posix_spawn", "os.fork"})
+started: list[str] = []
+
+
+def _hear(event: str, args: tuple[object, ...]) -> None:
+    if event in STARTS:
+        started.append(str(args[0]) if args else event)
+
+
+sys.addaudithook(_hear)
+
+
+@pytest.fixture(autouse=True)
+def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    """`make check` leaves the tests that are marked `processes` out: each process takes seconds on a busy machine."""
+    started.clear()
+    yield
+    if started and request.node.get_closest_marker("processes") is None:
+        pytest.fail(f"it starts {started[0]} and is not marked: pytest.mark.processes")

@@ -309,6 +309,7 @@ class _Default(dict[str, str]):
 # --- the examples ---
 
 
+@pytest.mark.processes
 def test_the_environment_in_the_readme_keeps_every_rule(tmp_path: Path) -> None:
     ((_, code),) = [block for block in FENCE.findall((ROOT / "README.md").read_text()) if block[0] == "python"]
     (tmp_path / "prices.py").write_text(code)

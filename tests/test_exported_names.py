@@ -62,6 +62,8 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.processes
+@pytest.mark.processes
 def test_importing_loads_nothing_but_the_standard_library() -> None:
     loaded = run("import sys; import perdure; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
     before = run("import sys; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
@@ -72,6 +74,7 @@ def test_importing_loads_no_module_of_perdure() -> None:
     assert run("import sys; import perdure; print(*[name for name in sys.modules if name.startswith('perdure.')])") == ""
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["AnyText", "Policy", "load", "play", "open_store"])
 def test_no_exported_name_loads_torch(name: str) -> None:
     assert run(f"import sys; from perdure import {name}; print('torch' in sys.modules, 'transformers' in sys.modules)") == "False False"

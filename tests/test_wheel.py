@@ -15,7 +15,7 @@ import pytest
 
 from perdure import __version__
 
-pytestmark = pytest.mark.slow  # building and installing take some ten seconds
+pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("agent", "envs", "learners", "memory")

@@ -79,6 +79,7 @@ def test_examples_are_commands_that_exist_with_options_that_exist() -> None:
             assert {word for word in words if word.startswith("--")} <= options, line
 
 
+@pytest.mark.processes
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom perdure.agent.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
@@ -94,6 +95,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         assert f"  {name} " in done.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -224,6 +226,7 @@ def test_homes_that_are_not_ours_are_refused(perdure: Call, tmp_path: Path, argu
     assert "was made by an unreleased development version of Perdure and cannot be opened" in done.err
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere, and setpriv is not here")
 @pytest.mark.parametrize("arguments", [["status"], ["run"], ["task", "add", ADD], ["version", "rollback", "--reason", "r"]])
 def test_a_read_only_home_is_said_to_be_one(process: Call, home: Path, arguments: list[str]) -> None:
@@ -252,6 +255,7 @@ def test_the_home_may_be_named_before_or_after_the_command_or_in_the_environment
     assert perdure("version", "list").code == 0
 
 
+@pytest.mark.processes
 def test_a_reader_that_goes_away_is_no_error(home: Path) -> None:
     command = [sys.executable, "-m", "perdure.agent.cli", "--home", str(home), "env", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
@@ -276,6 +280,7 @@ def test_a_home_is_for_its_user_only(perdure: Call, tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "home").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.processes
 def test_output_that_is_closed_or_full_is_no_bug(home: Path) -> None:
     command = f"{sys.executable} -m perdure.agent.cli --home {home} version list"
     closed = subprocess.run(["sh", "-c", f"{command} >&-"], stderr=subprocess.PIPE, text=True)

@@ -41,6 +41,7 @@ def test_a_second_holder_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
     HomeLock(tmp_path).acquire()
 
 
+@pytest.mark.processes
 def test_a_lock_ends_with_its_process_however_it_dies(tmp_path: Path) -> None:
     holder = held_by_another(tmp_path)
     try:

@@ -25,6 +25,8 @@ from perdure.memory.processes import events
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.versions import get_version, promote
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 COIN = "py:tests.agent.coin:Coin"
 WORD = "perdure:first-word"
@@ -90,7 +92,6 @@ def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(
     assert list((home / "run" / "jobs").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_what_a_killed_job_learns_is_what_it_would_have_learned(tmp_path: Path) -> None:
     """Fixed demonstrations, no replay: there is no chance in it, so that the weights must be equal bit for bit."""
     found = []
@@ -109,7 +110,6 @@ def test_what_a_killed_job_learns_is_what_it_would_have_learned(tmp_path: Path) 
     assert found[0] == found[1]
 
 
-@pytest.mark.slow
 def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:
@@ -132,7 +132,6 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path)
         assert [event.kind for event in events(store) if event.kind in ("interrupted", "damaged")] == ["interrupted"]
 
 
-@pytest.mark.slow
 def test_a_job_whose_kept_update_is_damaged_starts_over_and_says_so(tmp_path: Path) -> None:
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:

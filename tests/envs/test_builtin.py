@@ -25,7 +25,6 @@ def question_of(name: str, seed: int = 0) -> tuple[str, str]:
     return observation, env.unwrapped.oracle()  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_names())
 def test_a_builtin_environment_breaks_no_rule(name: str) -> None:
     findings = [finding for rule in RULES if rule != "keeps-to-itself" for finding in judge(load(name), rule)]

@@ -38,12 +38,14 @@ def test_sources_are_listed_with_their_remedy_where_they_are_not_installed() -> 
         assert (package.remedy in listing.summary) == (not listing.installed)
 
 
+@pytest.mark.processes
 def test_listing_imports_no_package_of_a_source() -> None:
     command = "import sys; from perdure.envs.listings import listings; listings(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
     assert {package.module for package in PACKAGES.values()} & set(done.stdout.split()) == {"gymnasium"}
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("source", [source for source, package in PACKAGES.items() if not package.installed])
 def test_a_source_that_is_not_installed_names_the_remedy(source: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"is not installed: {PACKAGES[source].remedy}")):
@@ -73,6 +75,7 @@ def test_common_options_set_limits_and_scale() -> None:
     assert (*limits, environment.reward_low, environment.reward_high, environment.threshold) == (2, 3, 4.0, -1.0, 2.0, 1.5)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -128,6 +131,7 @@ def test_a_shot_of_several_turns_is_one_whole_episode() -> None:
     assert len(load("perdure:spell-word?shots=2").examples) == 6
 
 
+@pytest.mark.processes
 def test_shots_need_an_oracle_that_succeeds() -> None:
     with pytest.raises(InputError, match="no oracle"):
         load("py:tests.envs.faulty:PaysForTrying?shots=1")
@@ -137,6 +141,9 @@ def test_shots_need_an_oracle_that_succeeds() -> None:
         load("py:tests.envs.faulty:OneTask?shots=2")
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
     environment = load("py:tests.envs.faulty:Counting?reward=0.5")
     assert environment.name == "py:tests.envs.faulty:Counting?reward=0.5"
@@ -149,6 +156,9 @@ def test_what_is_no_environment_is_refused() -> None:
         load("py:collections:Counter")
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -166,6 +176,9 @@ def test_a_failing_close_does_not_keep_an_environment_from_being_loaded() -> Non
     assert load("py:tests.envs.faulty:FailsAtClose").turn_limit == 5
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 @pytest.mark.parametrize("text", ["raise NameError('no')", "def (", "raise SystemExit(3)"])
 def test_a_module_that_fails_when_it_is_imported_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fails_when_imported.py").write_text(text)

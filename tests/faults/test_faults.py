@@ -103,7 +103,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_llama(tmp_path_factory.mktemp("faults") / "model")
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("name", LANES)
 def test_a_lane_breaks_no_rule(name: str, model: Path, tmp_path: Path) -> None:
     lane = LANES[name]

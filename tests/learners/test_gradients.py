@@ -289,7 +289,6 @@ TRL: Mapping[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", TRL)

@@ -63,7 +63,7 @@ def has_learnt(learner: Learner, name: str, version: Version) -> bool:
     return learner.success(version.name, EASY) > (0.42 if name in ("self-sft", "trace-sft") else 0.7)
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> None:
     environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
@@ -107,7 +107,7 @@ def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> Non
     assert all(step["grad_norm"] >= 0 for step in steps)
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 def test_another_architecture_learns_as_well(qwen: ModelFiles, tmp_path: Path) -> None:
     with create_store(tmp_path / "home") as store:
         learner = Learner(store, qwen)
@@ -122,7 +122,7 @@ def test_a_turn_is_sampled_by_the_step_that_stands_in_it(llama_learner: Learner)
     assert [tuple(row) for row in rows] == [(1, 1, 0), (2, 1, 1), (3, 1, 2)]
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 def test_learning_goes_on_from_the_version_that_serves(llama_learner: Learner) -> None:
     first = llama_learner.learn()
     versions.promote(llama_learner.store, first.name, "a test wants it")
@@ -183,6 +183,7 @@ def test_iterative_sft_says_when_nothing_succeeded(llama_learner: Learner, targe
     assert llama_learner.nothing_was_left()
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_environment_that_fails_half_of_the_time_is_learnt_from_the_other_half(llama_learner: Learner, name: str) -> None:
     target = "py:tests.learners.easy:Fails?odd_only=true"
@@ -215,7 +216,7 @@ def test_a_job_that_diverges_fails_and_leaves_no_candidate(llama_learner: Learne
     assert llama_learner.nothing_was_left()
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("rank", [1, 32])
 def test_the_largest_rate_there_is_leaves_a_candidate_that_can_be_played(llama_learner: Learner, rank: int) -> None:
     version = llama_learner.learn(lr=1.0, rank=rank)

@@ -24,7 +24,7 @@ def played(learner: Learner) -> dict[str, int]:
     return {row["purpose"]: row["n"] for row in rows}
 
 
-@pytest.mark.slow
+@pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner, name: str) -> None:
     environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)

@@ -244,6 +244,7 @@ def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
     assert last["tokens_per_s"] == pytest.approx((last["sampled_tokens"] + last["tokens"]) / last["seconds"], rel=0.02)
 
 
+@pytest.mark.learning
 def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner, tmp_path: Path) -> None:
     """Each job is made once more by hand, with the term or the projection of that weight and no other."""
     for name in (MIXED, ALWAYS):

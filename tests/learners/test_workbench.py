@@ -98,7 +98,6 @@ def lessons_of(sampled: Sampled) -> list[Lesson]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("budget", [40, 100_000])
 def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelFiles, budget: int) -> None:
     workbench = make(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, updates=4, prompts=8)

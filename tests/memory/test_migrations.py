@@ -114,6 +114,7 @@ create_store(Path(sys.argv[1]), TWO).close()
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 2), (1, 1)])
 def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, at: int) -> None:
     """Of a store with `before` of the two migrations, in the `at`-th one that it still needs."""

@@ -137,6 +137,7 @@ for n in range(1_000_000):
 """
 
 
+@pytest.mark.processes
 def test_a_killed_writer_loses_nothing_acknowledged_and_keeps_nothing_half(store: Store) -> None:
     for _ in range(3):
         with store.write() as conn:
@@ -252,6 +253,7 @@ def in_read_only(home: Path, script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.processes
 def test_a_read_only_home(home: Path) -> None:
     create_store(home).close()
     said = in_read_only(home, OPENER).splitlines()
@@ -371,6 +373,7 @@ show(store.write, insert, ("a",))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("library", "module"), [("standard", "sqlite3"), ("installed", sqlite3.__name__)])
 def test_both_sqlite_libraries_give_the_same_errors(home: Path, library: str, module: str) -> None:
     done = subprocess.run([sys.executable, "-c", ERRORS, str(home), library], capture_output=True, text=True, timeout=60)

@@ -191,6 +191,7 @@ while leased := tasks.lease_tasks(store, owner, 1, 60, BootClock()):
 """
 
 
+@pytest.mark.processes
 def test_two_processes_never_hold_the_same_task(store: Store) -> None:
     ids = tasks.add_tasks(store, ADD, list(range(60)), 1, "stream")
     processes = [

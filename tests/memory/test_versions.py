@@ -133,6 +133,7 @@ with store.write() as conn:
 """
 
 
+@pytest.mark.processes
 def test_a_promotion_cut_off_never_happened(store: Store, add_version) -> None:
     add_version()
     done = subprocess.run([sys.executable, "-c", FAILING_PROMOTER, str(store.home)], timeout=60)

@@ -45,7 +45,6 @@ def spec(files: ModelFiles, **changes: object) -> Spec:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
 def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFiles) -> None:
     said: list[str] = []
     found = bench_engine(llama, [load(TASK), load("perdure:last-word?shots=1")], device="cpu", repeats=2, max_tokens=5, say=said.append)
@@ -112,7 +111,7 @@ def test_a_model_of_1b_shape_has_as_many_parameters_and_is_in_bfloat16(llama: Mo
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.peers
 @pytest.mark.skipif(not has_peer(), reason="TRL is not installed")
 def test_trl_does_the_same_work(llama: ModelFiles) -> None:
@@ -124,7 +123,7 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
             assert pair.trl.tokens == pair.ours.tokens == [8 * 8 * 6]
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"
     config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}']\n")

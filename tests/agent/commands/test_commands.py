@@ -166,6 +166,7 @@ def test_an_episode_is_shown_turn_by_turn(perdure: Call, home: Path) -> None:
     assert "-0.250 -0.500" in text
 
 
+@pytest.mark.processes
 def test_an_answer_that_was_no_action_is_shown_with_its_reason(perdure: Call, home: Path) -> None:
     with open_store(home) as store:
         cliff = load("gym:CliffWalking-v1")
@@ -181,6 +182,7 @@ def test_an_answer_that_was_no_action_is_shown_with_its_reason(perdure: Call, ho
     assert f"no action    {turn['invalid']}" in perdure("episode", "show", "LAST").out
 
 
+@pytest.mark.processes
 def test_an_episode_is_judged_and_shows_by_whom(perdure: Call, home: Path) -> None:
     assert json.loads(perdure("episode", "show", "LAST", "--json").out)["rewards"] == {}
     assert "judged" not in perdure("episode", "show", "LAST").out
@@ -239,6 +241,7 @@ def test_promotion_and_rollback_move_the_pointer_and_are_written_down(perdure: C
         assert [move.reason for move in versions.moves(store)][-3:] == ["better", "worse", "much worse"]
 
 
+@pytest.mark.processes
 def test_rollback_takes_less_than_a_second_with_all_that_a_process_costs(perdure: Call, home: Path) -> None:
     taken = []
     for _ in range(3):
@@ -269,6 +272,7 @@ def test_a_version_without_its_files_does_not_come_to_serve(perdure: Call, home:
         assert [move.to_version for move in versions.moves(store)] == ["v0", "v1", "v0"]
 
 
+@pytest.mark.processes
 def test_gc_removes_rejected_versions_and_what_was_left_behind_only(perdure: Call, home: Path) -> None:
     (home / "versions" / ".making-v4-77").mkdir()
     (home / "versions" / ".making-v6-78").mkdir()
@@ -311,6 +315,7 @@ def test_environments_are_listed(perdure: Call) -> None:
     assert ADD in perdure("env", "list").out
 
 
+@pytest.mark.processes
 def test_env_check_says_no_with_exit_code_1(perdure: Call, tmp_path: Path) -> None:
     (tmp_path / "broken_game.py").write_text(
         "import gymnasium, random\n"
@@ -331,6 +336,7 @@ def test_env_check_says_no_with_exit_code_1(perdure: Call, tmp_path: Path) -> No
     assert "broken_game" not in sys.modules, "it is never imported here"
 
 
+@pytest.mark.processes
 def test_a_person_can_play(process: Call) -> None:
     done = process("env", "play", "perdure:add", "--seed", "7", text="zzz\n")
     assert done.code == 0, done.err
@@ -348,6 +354,7 @@ def test_the_gate_tests_itself(perdure: Call) -> None:
     assert all(rate["bound"] > 0.05 for rate in found["rates"])
 
 
+@pytest.mark.processes
 def test_doctor_reports_every_check_and_fails_where_something_is_missing(perdure: Call, home: Path, tmp_path: Path) -> None:
     done = perdure("doctor", "--json")
     found = json.loads(done.out)

@@ -215,7 +215,7 @@ with HomeLock(home), create_store(home) as store:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_all_but_pruning_works_beside_a_daemon_that_writes(perdure: Call, tmp_path: Path) -> None:
     home = tmp_path / ".perdure"
     with create_store(home) as store:

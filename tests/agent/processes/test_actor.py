@@ -27,6 +27,8 @@ from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 from perdure.memory.versions import add_candidate, promote, serving
 
+pytestmark = pytest.mark.processes
+
 COIN = "py:tests.agent.coin:Coin"
 BROKEN = "py:tests.agent.coin:Broken"
 

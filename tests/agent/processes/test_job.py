@@ -17,6 +17,8 @@ from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.store import Store, create_store
 from perdure.memory.versions import list_versions, serving
 
+pytestmark = pytest.mark.processes
+
 GAME = "py:tests.agent.coin:Coin"
 
 

@@ -69,6 +69,8 @@ def test_settings_become_arguments(files: ModelFiles) -> None:
     assert context_tokens(VllmSection(context_tokens=100), files) == 100
 
 
+@pytest.mark.processes
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("says", "message"),
     [
@@ -90,6 +92,7 @@ def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
     require_vllm(Config(vllm=VllmSection(python=str(tmp_path / "nowhere"))))
 
 
+@pytest.mark.processes
 def test_nothing_is_started_without_vllm(perdure: Call, tmp_path: Path) -> None:
     python = fake_python(tmp_path / "python", "echo none")
     (tmp_path / "perdure.toml").write_text(f"engine = 'vllm'\nvllm.python = {python!r}\nstream.environments = ['perdure:add']\n")
@@ -149,7 +152,7 @@ HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).
 """A server that is healthy whatever its engine does."""
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("becomes", "sleep", "message"),
     [
@@ -200,6 +203,7 @@ def process_says(home: Path, state: str) -> bool:
         return any(row["state"] == state for row in store.rows("SELECT state FROM process WHERE name = 'vllm'"))
 
 
+@pytest.mark.processes
 def test_what_is_left_of_a_killed_server_is_ended(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]

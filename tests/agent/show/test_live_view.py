@@ -183,7 +183,6 @@ def test_curve_stays_within_its_bars() -> None:
     assert spark([]) == ""
 
 
-@pytest.mark.slow
 def test_watching_tells_changes_without_a_terminal(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     record_event(store, "start", "supervisor", "long ago")
     beat(store, "actor", 5, "stopped", "in another run")

@@ -23,6 +23,8 @@ from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 from perdure.memory.versions import add_candidate, add_initial, promote
 
+pytestmark = pytest.mark.processes
+
 WALK, NOTHING = "py:tests.agent.coin:Walk", "py:tests.agent.coin:Nothing"
 CLOCK = BootClock()
 LONGEST = 9

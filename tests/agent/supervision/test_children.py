@@ -12,6 +12,8 @@ import pytest
 
 from perdure.agent.supervision.children import Backoff, Child, Exit, end_children, on_signals
 
+pytestmark = pytest.mark.processes
+
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -85,7 +87,6 @@ def test_end_tells_the_code_and_the_last_line_of_this_start(spawn: Callable[...,
     assert ended(spawn("")) == Exit(code=0, last_line="")
 
 
-@pytest.mark.slow
 def test_working_folder_hides_no_module_of_python(spawn: Callable[..., Child], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "queue.py").write_text("raise SystemExit('somebody else')")
     monkeypatch.delenv("PYTHONPATH")
@@ -159,7 +160,6 @@ def test_signals_are_handed_over_and_handlers_put_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.slow
 def test_long_log_of_a_running_child_is_set_aside(spawn: Callable[..., Child], tmp_path: Path) -> None:
     child = spawn("import time\nprint('x' * 5 * 2**20, flush=True)\ntime.sleep(1)\nprint('last words', flush=True)")
     said = first_line(tmp_path)

@@ -22,6 +22,8 @@ from perdure.memory.processes import events, processes
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 
+pytestmark = pytest.mark.processes
+
 COMPARE = "perdure:compare"
 
 STAGES = [
@@ -33,7 +35,6 @@ STAGES = [
 # --- a stream that comes to its end ---
 
 
-@pytest.mark.slow
 def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_asked_for(place: Place) -> None:
     known: list[list[str]] = []
 
@@ -63,7 +64,6 @@ def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_ask
     }
 
 
-@pytest.mark.slow
 def test_a_run_that_waits_for_more_tasks_than_the_stream_has_ends_and_says_so(place: Place) -> None:
     ended = place.supervise(place.actor("finish_tasks(store, pulse)"), tasks=9, stream={"stages": STAGES})
     assert (ended.code, ended.reason) == (1, "the stream ended before 9 tasks, after 0 verdicts")
@@ -77,7 +77,6 @@ def test_a_run_that_waits_for_more_tasks_than_the_stream_has_ends_and_says_so(pl
 # --- stopping ---
 
 
-@pytest.mark.slow
 def test_a_child_that_hangs_in_c_does_not_keep_the_daemon_from_ending_in_time(place: Place) -> None:
     daemon = place.daemon(place.actor("take_tasks(store); hang(store, pulse)"))
     place.wait("an actor that hangs", lambda store: plays(store) and counts(store)["running"])
@@ -90,7 +89,6 @@ def test_a_child_that_hangs_in_c_does_not_keep_the_daemon_from_ending_in_time(pl
         assert {row["spent"] for row in store.rows("SELECT spent FROM task")} == {0}
 
 
-@pytest.mark.slow
 def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
     daemon = place.daemon(place.actor("hang(store, pulse)"))
     place.wait("an actor that hangs", plays)
@@ -103,7 +101,6 @@ def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
     assert time.monotonic() - began < 2
 
 
-@pytest.mark.slow
 def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place) -> None:
     daemon = place.daemon(place.actor("hang(store, pulse)"))
     place.wait("an actor", plays)
@@ -117,7 +114,6 @@ def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place)
 # --- room ---
 
 
-@pytest.mark.slow
 def test_a_budget_that_is_used_up_stops_play_and_says_so(place: Place) -> None:
     def paused(store: Store) -> bool:
         return report(store).state == "paused"
@@ -147,7 +143,6 @@ def small_disk(place: Place) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place.home)], check=True)
 
 
-@pytest.mark.slow
 def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Place, small_disk: Path) -> None:
     place.daemon(place.actor("play(store, pulse)"), "[disk]\nfloor_gib = 0.008\n")  # 8 MiB; learning below 16
     place.wait("play", plays)
@@ -177,7 +172,6 @@ def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Pla
 # --- systemd ---
 
 
-@pytest.mark.slow
 def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place.path / "notify"))
@@ -220,7 +214,6 @@ def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
         assert place.started[0].wait(timeout=30) == 0
 
 
-@pytest.mark.slow
 def test_a_second_daemon_is_refused_and_what_a_killed_one_left_is_played_by_the_next(place: Place, process: Call) -> None:
     daemon = place.daemon(place.actor("take_tasks(store); play(store, pulse)"))
     place.wait("tasks in play", lambda store: plays(store) and counts(store)["running"])
@@ -240,7 +233,6 @@ def test_a_second_daemon_is_refused_and_what_a_killed_one_left_is_played_by_the_
         assert counts(store)["running"] == counts(store)["failed"] == 0
 
 
-@pytest.mark.slow
 def test_a_daemon_that_is_told_to_stop_lets_its_learner_give_its_job_back(place: Place) -> None:
     with create_store(place.home) as store:
         register(store, ADD, 1.0, 0.0, 1.0)

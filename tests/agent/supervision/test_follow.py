@@ -27,6 +27,8 @@ from perdure.memory.jobs import finish_job, get_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
 
+pytestmark = pytest.mark.processes
+
 COIN = "py:coin:Coin"
 
 
@@ -80,7 +82,6 @@ def test_a_job_is_followed_where_somebody_else_holds_the_home(tmp_path: Path) ->
     assert not (tmp_path / "logs" / f"learner-{job_id}.log").exists()
 
 
-@pytest.mark.slow
 def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_path: Path) -> None:
     """The model that is configured is not there, so the job fails: its error reaches whoever waits."""
     config = configure(tmp_path, "no-such-model")
@@ -96,7 +97,6 @@ def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_pa
     assert not lock_is_held(home)
 
 
-@pytest.mark.slow
 def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("wdth = 1\n")
@@ -149,7 +149,6 @@ def test_an_interrupted_command_ends_the_process_of_its_job(tmp_path: Path) -> N
     assert str(home) not in alive
 
 
-@pytest.mark.slow
 def test_learn_gate_probe_and_import_on_a_tiny_model(process: Call, tmp_path: Path) -> None:
     """The whole way by commands alone, in a home that the first of them makes, on an environment of the working folder."""
     configure(tmp_path, str(tiny_llama(tmp_path / "model")), COIN, f"{COIN}?side=1")

@@ -24,6 +24,8 @@ from perdure.memory.stages import list_stages
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def store(place: Place) -> Iterator[Store]:
@@ -35,7 +37,6 @@ def store(place: Place) -> Iterator[Store]:
 # --- the actor ---
 
 
-@pytest.mark.slow
 def test_an_actor_that_keeps_dying_is_given_up_and_status_says_why(place: Place) -> None:
     ended = place.supervise(place.actor("raise ValueError('no luck')"), supervise={"tries": 3})
     why = "the actor is given up after 3 deaths in a row; the last: crashed: it ended with exit code 1: ValueError: no luck"
@@ -50,7 +51,6 @@ def test_an_actor_that_keeps_dying_is_given_up_and_status_says_why(place: Place)
     assert found["last_death"]["message"].endswith("it is given up")
 
 
-@pytest.mark.slow
 def test_an_actor_that_hangs_is_ended_and_started_again(place: Place) -> None:
     flag = place.path / "flag"
     body = f"flag = Path({str(flag)!r})\n    if flag.exists():\n        play(store, pulse)\n    flag.touch()\n    hang(store, pulse)"
@@ -72,7 +72,6 @@ def die(keeper: StandingKeeper) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store: Store) -> None:
     add_tasks(store, ADD, [1, 2, 3], 1, "stream")
     program = place.actor("take_tasks(store); raise Unavailable('the disk is full')")
@@ -125,7 +124,6 @@ def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
     return get_job(store, job_id)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "attempts", "error"),
     [
@@ -146,7 +144,6 @@ def test_a_job_is_tried_again_where_its_death_says_nothing_about_it(
     assert [message.rpartition("; ")[2] for message in deaths(store)] == [f"job {job.id} is {state}" for state in states]
 
 
-@pytest.mark.slow
 def test_a_job_that_its_process_gave_back_costs_no_attempt(place: Place, store: Store) -> None:
     keeper = JobKeeper(store, place.learner("release_job(store, lease)"), ["--home", str(place.home)], 60.0)
     job = see_through(store, keeper, ends=2)
@@ -154,7 +151,6 @@ def test_a_job_that_its_process_gave_back_costs_no_attempt(place: Place, store: 
     assert deaths(store) == []
 
 
-@pytest.mark.slow
 def test_a_process_that_dies_before_it_has_its_job_uses_up_an_attempt(place: Place, store: Store) -> None:
     (place.path / "a_learner.py").write_text("import os\nos.kill(os.getpid(), 9)")
     job = see_through(store, JobKeeper(store, "a_learner", ["--home", str(place.home)], 60.0))
@@ -176,7 +172,6 @@ def test_only_the_last_processes_of_jobs_are_remembered(place: Place, store: Sto
     assert logs == {"actor.log", *(f"learner-{n}.log" for n in range(105, 125))}
 
 
-@pytest.mark.slow
 def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, store: Store) -> None:
     for key in "abc":
         add_job(store, key, "learn", "grpo", [ADD], {})

@@ -121,7 +121,6 @@ def test_learning_that_is_off_says_so(store: Store) -> None:
     assert look(store, config, (ADD, SORT), since=0, now=True).job is not None
 
 
-@pytest.mark.slow
 def test_ticker_calls_and_stops() -> None:
     heard: list[Tick] = []
     ticker = start_ticker(ScheduleSection(cron="0 3 * * *", every_minutes=5), heard.append)

@@ -17,6 +17,8 @@ from perdure.memory.jobs import get_job, steps
 from perdure.memory.store import Store, open_store
 from perdure.memory.versions import list_versions
 
+pytestmark = pytest.mark.processes
+
 COIN, OTHER = "py:coin:Coin", "py:coin:Coin?side=1"
 PATIENCE_S = 60.0
 CONFIG = """
@@ -94,7 +96,6 @@ def assert_in_order(store: Store) -> None:
     assert count(store, unplayed) == 0
 
 
-@pytest.mark.slow
 def test_cycle_ends_with_a_verdict_and_a_summary(place: Place) -> None:
     place.configure(every=32)
     assert place.run("--cycles", "1").wait(timeout=3 * PATIENCE_S) == 0, place.output()
@@ -110,21 +111,18 @@ def test_cycle_ends_with_a_verdict_and_a_summary(place: Place) -> None:
         assert expected in place.output()
 
 
-@pytest.mark.slow
 def test_run_that_can_learn_nothing_ends_with_1_and_the_reason(place: Place) -> None:
     place.configure(("perdure:add",), every=16)
     assert place.run("--until-promoted").wait(timeout=2 * PATIENCE_S) == 1, place.output()
     assert "nothing is learnable now: perdure:add has 0 mixed groups" in place.output()
 
 
-@pytest.mark.slow
 def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place) -> None:
     (place.path / "model" / "model.safetensors").unlink()
     assert place.run().wait(timeout=PATIENCE_S) == 2
     assert "has no weights: expected *.safetensors" in place.output()
 
 
-@pytest.mark.slow
 def test_model_that_does_not_load_ends_the_run_with_2_and_keeps_no_home(place: Place) -> None:
     weights = place.path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])

@@ -99,6 +99,9 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 def test_the_unit_holds_nothing_that_systemd_does_not_know(unit: Path) -> None:
     done = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

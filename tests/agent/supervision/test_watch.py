@@ -21,6 +21,8 @@ from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, Unavail
 from perdure.memory.processes import process_of
 from perdure.memory.store import Store, create_store
 
+pytestmark = pytest.mark.processes
+
 LEAVES = """
 from perdure.agent.processes.exit_codes import die_of
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
@@ -181,7 +183,6 @@ def memory_limit() -> Iterator[Path]:
         group.rmdir()
 
 
-@pytest.mark.slow
 def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[..., Watched], store: Store) -> None:
     watched = spawn(BEATS.format(body=DEADLOCK), hang_s=3.0)
     until_it_speaks(store, watched)
@@ -192,7 +193,6 @@ def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[...,
     assert watched.lived_s < 5
 
 
-@pytest.mark.slow
 def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched], store: Store) -> None:
     watched = spawn(BEATS.format(body="os.kill(os.getpid(), 19)"), hang_s=1.0)
     until_it_is_stopped(watched)  # one that still imports, on a machine with other work, would heed the first signal
@@ -201,7 +201,6 @@ def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched]
     assert end.exit.code == -signal.SIGKILL
 
 
-@pytest.mark.slow
 def test_a_process_that_goes_on_is_left_alone_whatever_the_wall_clock_says(spawn: Callable[..., Watched], store: Store) -> None:
     body = "pulse = Pulse(store, 'a')\n    while True:\n        pulse._written_s = -1e9; pulse.go_on(); time.sleep(0.1)"
     watched = spawn(BEATS.format(body=body), hang_s=1.5)

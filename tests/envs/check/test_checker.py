@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from tests.envs import faulty, harmful
 
 from perdure.envs.check.checker import Length, check
 from perdure.envs.check.rules import EnvFinding
 from perdure.envs.sandbox.sandbox_settings import Sandbox
+
+pytestmark = pytest.mark.processes
 
 LENGTH = Length(tokens=lambda texts: sum(map(len, texts)), limit=1000, exact=True)
 

@@ -31,7 +31,8 @@ from perdure.envs.sandbox.wire import Wire, WireClosed
 from perdure.envs.scripted import by_oracle, play_scripted
 from perdure.memory.errors import InputError
 
-WAITS = ("no-alarm", "stop")
+pytestmark = pytest.mark.processes
+
 ENDS_ALL = ("kill-host", "kill-all", "fork-without-end")
 
 
@@ -44,7 +45,7 @@ def hostile() -> Iterator[tuple[Environment, Host]]:
 
 @pytest.mark.parametrize(
     "attack",
-    [*(name for name in ATTACKS if name not in (*WAITS, *ENDS_ALL)), *(pytest.param(name, marks=pytest.mark.slow) for name in WAITS)],
+    [name for name in ATTACKS if name not in ENDS_ALL],
 )
 def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], attack: str) -> None:
     environment, host = hostile
@@ -69,7 +70,6 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
     assert len(host.pids()) <= 3
 
 
-@pytest.mark.slow
 def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tuple[Environment, Host]) -> None:
     """Tried only where the namespaces and limits are there: elsewhere it would reach all that the user has."""
     environment, host = hostile
@@ -253,7 +253,6 @@ def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> No
     assert processes("py:hangs:X") == []
 
 
-@pytest.mark.slow
 def test_one_that_does_not_read_is_not_waited_for() -> None:
     environment, host = started("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
     env = opened(environment)

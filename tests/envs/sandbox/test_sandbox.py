@@ -24,6 +24,8 @@ from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
 
+pytestmark = pytest.mark.processes
+
 PLAIN = Sandbox()
 
 
@@ -185,7 +187,6 @@ def test_one_that_swallows_the_time_limit_is_killed() -> None:
     host.close()
 
 
-@pytest.mark.slow
 def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
     environment, host = started(name_of(harmful.Burns), Sandbox(cpu_s=2))
     env = opened(environment)

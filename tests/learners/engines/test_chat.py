@@ -178,7 +178,7 @@ def test_a_model_without_an_end_of_turn_is_refused(tokenizer: PreTrainedTokenize
         TemplateChat(tokenizer, frozenset())
 
 
-@pytest.mark.slow
+@pytest.mark.model
 def test_the_default_model_speaks_as_its_template_does() -> None:
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m", cache_dir(), print).path)
     chat = TemplateChat(tokenizer, frozenset({tokenizer.eos_token_id}))

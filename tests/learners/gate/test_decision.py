@@ -369,7 +369,7 @@ def test_a_self_test_row_over_its_bound_is_not_ok() -> None:
     assert not replace(row, promoted=0.9).ok
 
 
-@pytest.mark.slow
+@pytest.mark.simulation
 def test_false_promotions_stay_within_their_bound_in_two_thousand_gates_each() -> None:
     rows = list(self_test(2000))
     assert len(rows) == 24

@@ -100,7 +100,7 @@ def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_lea
     assert llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("learn", "settings"), [(iterative_sft, {"hints": True}), (sft, {}), (sft, {"style": "styled", "samples": 8}), (sdft, {})]
 )

@@ -107,7 +107,7 @@ def test_a_damaged_cached_model_is_named(tmp_path: Path, llama: ModelFiles, faul
         resolve_model(DEFAULT_MODEL, tmp_path, print)
 
 
-@pytest.mark.slow
+@pytest.mark.model
 def test_the_default_model_is_what_its_manifest_says() -> None:
     files = resolve_model(DEFAULT_MODEL, cache_dir(), print)
     assert files.hash == resolve_model(str(files.path), cache_dir(), print).hash

@@ -152,6 +152,9 @@ except RuntimeFailure as error:
 """
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path, form: Format) -> None:
     command = [sys.executable, "-c", EXPORT, str(full.home), str(tmp_path / "e"), form]

@@ -270,6 +270,7 @@ for n in range(100_000):
 """
 
 
+@pytest.mark.processes
 def test_an_actor_killed_while_it_writes_loses_no_acknowledged_turn(store: Store, player) -> None:
     tasks.add_tasks(store, ADD, [7], 8, "stream")
     actor = subprocess.Popen([sys.executable, "-c", ACTOR, str(store.home)], stdout=subprocess.PIPE, text=True)

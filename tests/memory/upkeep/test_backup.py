@@ -76,6 +76,7 @@ while True:
 """
 
 
+@pytest.mark.processes
 def test_a_backup_taken_while_others_write_is_of_one_moment(full: Store, tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", WRITER, str(full.home)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout is not None
@@ -192,6 +193,9 @@ except RuntimeFailure as error:
 """
 
 
+@pytest.mark.processes
+@pytest.mark.processes
+@pytest.mark.processes
 def test_a_backup_cut_off_leaves_the_one_before(full: Store, tmp_path: Path) -> None:
     backup(full, tmp_path / "b.db")
     before = (tmp_path / "b.db").read_bytes()

@@ -208,6 +208,7 @@ with open_store(Path(sys.argv[1])) as store:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("at", [1, 2, 4, 5])
 def test_an_interrupted_prune_loses_nothing_and_goes_on(store: Store, at: int) -> None:
     """Archives of 40 turns, deleted 16 at a time: the points lie before, within and between archives."""
@@ -307,6 +308,7 @@ except RuntimeFailure as error:
 """
 
 
+@pytest.mark.processes
 def test_a_disk_that_is_full_deletes_nothing(full: Store) -> None:
     done = subprocess.run([sys.executable, "-c", FULL, str(full.home)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
