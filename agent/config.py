@@ -208,7 +208,7 @@ class Config(Section):
             if options.temperature > VLLM_TEMPERATURE:
                 raise InputError(f"temperature={options.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
             if options.rank > self.vllm.max_rank:
-                raise InputError(f"rank={options.rank}, and the vLLM server is started for {self.vllm.max_rank}: raise vllm.max_rank")
+                raise InputError(f"rank={options.rank} is more than vllm.max_rank = {self.vllm.max_rank}: raise that, or lower the rank")
             if options.tuning == "full":
                 raise InputError("tuning=full changes all weights, and vLLM serves LoRA adapters only: set engine = 'transformers'")
         return {name: getattr(options, name) for name in chosen}

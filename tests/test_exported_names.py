@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import perdure
 from perdure.envs.environment import AnyText
+
+ROOT = Path(__file__).resolve().parents[1]
 
 EXPORTED = [
     "AnyText",
@@ -78,3 +82,13 @@ def test_importing_loads_no_module_of_perdure() -> None:
 @pytest.mark.parametrize("name", ["AnyText", "Policy", "load", "play", "open_store"])
 def test_no_exported_name_loads_torch(name: str) -> None:
     assert run(f"import sys; from perdure import {name}; print('torch' in sys.modules, 'transformers' in sys.modules)") == "False False"
+
+
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+DEEP_IMPORT = re.compile(r"(?:from|import) perdure\.\w+")
+
+
+def test_no_page_imports_from_a_deeper_path() -> None:
+    deep = [f"{page.name}: {line}" for page in PAGES for line in page.read_text().splitlines() if DEEP_IMPORT.search(line)]
+    assert deep == []
+    assert DEEP_IMPORT.search("from perdure.envs.environment import AnyText")

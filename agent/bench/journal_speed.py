@@ -80,12 +80,12 @@ class JournalSpeed:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the peer ours is: the median over the runs."""
+        """Our speed over the peer's, the median over the runs."""
         return median_ratio((run.plain, run.ours) for run in self.runs)
 
     @property
     def ratio_ready(self) -> float:
-        """The same beside rows that were ready."""
+        """The same, over the peer with rows that were ready."""
         return median_ratio((run.ready, run.ours) for run in self.runs)
 
     def as_json(self) -> Document:
@@ -109,7 +109,7 @@ class Size:
     logprobs: float
     texts: float
     rest: float
-    """Numbers, keys, indexes, the rows of episodes and tasks, and what is free in their pages."""
+    """Numbers, keys, indexes, the rows of episodes and tasks, and free space in their pages."""
     whole_prompts: float
     """What the prompts would take if each were stored whole."""
 
@@ -142,7 +142,7 @@ class JournalBench:
 
 
 def bench_journal(folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats: int, say: Callable[[str], None]) -> JournalBench:
-    """Measure in `folder`, which should be on the disk that a home would be on."""
+    """Measure in `folder`, which should be on the same disk as a home."""
     create_store(folder / "ours").close()
     with open_store(folder / "ours") as store, Plain(folder / "plain.db", store) as plain:
         environments.register(store, ENVIRONMENT, 1.0, 0.0, 1.0)
@@ -193,7 +193,7 @@ class Plain:
         self._episodes = 0
 
     def write(self, batch: int, *, ready: bool) -> float:
-        """Play a set of episodes; gives the seconds of their transactions, with the making of rows unless they are `ready`."""
+        """Write a set of episodes; returns the seconds of the transactions, and of making the rows unless they are `ready`."""
         numbers = range(self._episodes, self._episodes + batch)
         self._episodes += batch
         sets = _turns(batch)
@@ -217,7 +217,7 @@ class Plain:
 
 
 def words(tokens: int) -> str:
-    """A text of about four characters a token."""
+    """A text of about four characters per token."""
     return " ".join(random.choices(_WORDS, k=tokens))[: 4 * tokens]
 
 
@@ -258,7 +258,7 @@ def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[
 
 
 def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
-    """One run of each side, set by set in turn, another one first in every set; the logs are cut in between."""
+    """One run of each side, set by set in turn, in another order in every set; the logs are truncated in between."""
     seconds = [0.0, 0.0, 0.0]
     sides = (lambda: _ours(store, batch), lambda: plain.write(batch, ready=False), lambda: plain.write(batch, ready=True))
     for k in range(sets):
@@ -271,7 +271,7 @@ def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
 
 
 def _ours(store: Store, batch: int) -> float:
-    """Play a set of episodes; gives the seconds that the calls of `turns` took."""
+    """Write a set of episodes; returns the seconds of the calls of `turns`."""
     members = min(batch, MEMBERS)
     clock = BootClock()
     tasks.add_tasks(store, ENVIRONMENT, list(range(batch // members)), members, "stream")

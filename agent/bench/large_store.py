@@ -33,7 +33,7 @@ from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
 ENVIRONMENTS = tuple(f"perdure:bench?number={n}" for n in range(7))
 RARE = "perdure:bench?number=rare"
-"""Played at the very beginning only."""
+"""Played only at the very beginning."""
 EARLY = "v1"
 """A version that served long ago."""
 EARLIER = 0.2
@@ -73,7 +73,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleBench:
-    """What a large store showed."""
+    """The measurements of a large store."""
 
     home: Path
     episodes: int
@@ -117,7 +117,7 @@ def ask(home: Path, questions: Mapping[str, Callable[[Store], object]], *, repea
 
 
 def fill(home: Path, episodes: int) -> None:
-    """Make a home with a store that looks as after a long life."""
+    """Make a home with a store like one after a long life."""
     jobs = max(episodes // EPISODES_A_JOB + 1, 2)
     promoted = [n for n in range(1, jobs + 1) if n == 1 or n % 10 == 0]
     with create_store(home) as store:

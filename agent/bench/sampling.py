@@ -34,9 +34,9 @@ PROMPTS = 8
 SAMPLES = 8
 RANK = 16
 LONG_PROMPT = 60
-"""Tokens that a prompt without examples has at least: several questions are asked in one."""
+"""The least tokens of a prompt without examples: it may hold several questions."""
 _FIRST_ID = 100
-"""Token ids from here on open the prompts that share nothing."""
+"""Prompts that share nothing begin with token ids from here on."""
 _STEP = StepRef(1, 1)
 
 
@@ -60,7 +60,7 @@ class SamplingSpeed:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is: the median over the runs."""
+        """Our speed over the peer's, the median over the runs."""
         return median_ratio(self.rates)
 
     def as_json(self) -> Document:
@@ -87,7 +87,7 @@ class EngineBench:
     """Between the log-probs that the engine gave its tokens and those of one plain pass of transformers in float32: mean and largest."""
     logprob_max_gap: float
     peer_logprob_mean_gap: float
-    """The same for a plain pass of transformers in the engine's own precision, which is what rounding alone makes."""
+    """The same for a plain pass of transformers in the engine's own precision, which shows the effect of rounding alone."""
 
     def as_json(self) -> Document:
         return {**asdict(self), "speeds": [speed.as_json() for speed in self.speeds]}
@@ -144,7 +144,7 @@ def bench_engine(
 ) -> EngineBench:
     """Measure both sides on `PROMPTS` first prompts of the environments, as they are and without their solved examples."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
-    table = random_adapter(files, RANK, 0)  # so that the weights are merged ones
+    table = random_adapter(files, RANK, 0)  # so that weights are merged
     engine.load(_STEP, table)
     ends = engine.stop_ids
     bare = [replace(environment, examples=()) for environment in environments]
@@ -180,7 +180,7 @@ def bench_engine(
 def _measure(
     name: str, work: str, engine: TransformersEngine, peers: Sequence[Peer], prompts: Sequence[Ids], max_tokens: int, repeats: int
 ) -> SamplingSpeed:
-    """Run both sides in turn, each first every other time. A whole run of each before that is not counted, and chooses the peer."""
+    """Run both sides in turn, each first every other time. An uncounted run of each before that also chooses the faster peer."""
     batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
     requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
     stops = bool(engine.stop_ids)

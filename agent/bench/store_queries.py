@@ -56,7 +56,7 @@ def _refill(store: Store) -> object:
 
 
 def _lease(store: Store) -> None:
-    """With the write, and in it what gives them back."""
+    """Lease tasks and release them, in one transaction."""
     with store.write():
         for _, lease in lease_tasks(store, "bench", 8, TTL_S, BootClock()):
             release_task(store, lease)

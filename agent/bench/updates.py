@@ -41,7 +41,7 @@ TIMEOUT_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """What one side is to do."""
+    """The work of one side."""
 
     side: Literal["ours", "trl"]
     work: Work
@@ -61,7 +61,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """What one side took."""
+    """The measurements of one side."""
 
     seconds: list[float]
     """Of each update, sampling included."""
@@ -94,7 +94,7 @@ class UpdatePair:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast an update of ours is."""
+        """The peer's seconds per update over ours."""
         return self.trl.seconds_per_update / self.ours.seconds_per_update if self.trl else None
 
     def as_json(self) -> Document:
@@ -109,7 +109,7 @@ class UpdatePair:
 
 
 def has_peer() -> bool:
-    """Whether TRL can be run here."""
+    """Whether TRL is installed."""
     return all(find_spec(name) is not None for name in ("trl", "datasets"))
 
 
@@ -134,10 +134,10 @@ def bench_learner(
             seeds=[],
         )
         ours = _in_own_process(spec)
-        say(f"{work}: ours {ours.seconds_per_update:.1f} s an update")
+        say(f"{work}: ours {ours.seconds_per_update:.1f} s per update")
         trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds)) if has_peer() else None
         if trl:
-            say(f"{work}: TRL {trl.seconds_per_update:.1f} s an update")
+            say(f"{work}: TRL {trl.seconds_per_update:.1f} s per update")
         pairs.append(UpdatePair(work=work, prompts=spec.prompts, samples=spec.samples, ours=ours, trl=trl))
     return pairs
 
@@ -155,7 +155,7 @@ def _in_own_process(spec: Spec) -> Side:
 
 
 def run_ours(spec: Spec) -> Side:
-    """GRPO without replay, as a learning job runs it, in a home that is thrown away."""
+    """GRPO without replay, as a learning job runs it, in a temporary home."""
     import torch
 
     from perdure.agent.stream.registering import register_environments

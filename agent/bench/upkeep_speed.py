@@ -18,7 +18,7 @@ KEPT = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpkeepBench:
-    """What upkeep took."""
+    """The measurements of a backup and a prune."""
 
     backup_s: float
     """With the check of the copy."""
@@ -27,14 +27,14 @@ class UpkeepBench:
     pruned_turns: int
     archive_bytes: int
     freed_bytes: int
-    """By which the store's file became smaller."""
+    """How much smaller the store's file became."""
 
     def as_json(self) -> Document:
         return asdict(self)
 
 
 def bench_upkeep(home: Path, episodes: int, *, say: Callable[[str], None]) -> UpkeepBench:
-    """Back up the store in `home`, beside it, and prune its oldest episodes. It has `episodes` before."""
+    """Back up the store in `home`, beside it, and prune its oldest episodes. `episodes` is how many it has."""
     with create_store(home) as store:
         say("backing it up")
         made, backup_s = timed(lambda: backup(store, home.parent / "backup.db"))

@@ -1,6 +1,7 @@
-"""vLLM's own offline API, for `bench_vllm`: run by the interpreter that has vLLM, which knows nothing of Perdure, and imports none of it.
+"""vLLM's own offline API, for `bench_vllm`. It runs in the Python that has vLLM, and imports nothing of Perdure.
 
-Given the arguments of `vllm.LLM` as JSON; then each line on stdin is a batch, and a line on stdout, after `MARK`, what it took.
+Its argument is a JSON object with the arguments of `vllm.LLM`. Each line on stdin is a batch; a line on stdout, after `MARK`, has its
+seconds and tokens.
 """
 
 from __future__ import annotations

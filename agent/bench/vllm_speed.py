@@ -107,7 +107,7 @@ def offline(python: str, arguments: Document, environ: Mapping[str, str]) -> Ite
         try:
             yield Offline(process)
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # its engine outlives it otherwise
+            os.killpg(process.pid, signal.SIGKILL)  # or its engine outlives it
 
 
 def bench_vllm(
@@ -123,7 +123,7 @@ def bench_vllm(
     max_tokens: int,
     say: Callable[[str], None],
 ) -> VllmBench:
-    """Measure both sides in turn on a batch of `width` requests, `SAMPLES` of each prompt. A run of each before that is not counted."""
+    """Measure both sides in turn on a batch of `width` requests, `SAMPLES` of each prompt. The first run of each is not counted."""
     prompts = first_prompts(engine.chat, environments, max(1, width // SAMPLES))
     batch = [prompt for prompt in prompts for _ in range(SAMPLES)][:width]
     requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
@@ -157,7 +157,7 @@ def bench_vllm(
 
 
 def random_1b(folder: Path, talks_as: ModelFiles) -> None:
-    """A model of `shape_1b` with random weights (2.1 GB): it answers nonsense as slowly as one that makes sense would."""
+    """A model of `shape_1b` with random weights (2.1 GB): it answers nonsense at the speed of a trained one."""
     tokenizer = AutoTokenizer.from_pretrained(talks_as.path, trust_remote_code=False)
     disable_progress_bar()
     torch.manual_seed(0)

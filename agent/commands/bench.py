@@ -196,7 +196,7 @@ def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> li
     if environment.open_remote is not None:
         raise InputError(f"{target} runs in a process of its own, where rewards cannot be replaced for equal work: name one such as {TASK}")
     if environment.turn_limit > 1:
-        raise InputError(f"{target} has more than one turn, which TRL plays in another way: name one of one turn, such as {TASK}")
+        raise InputError(f"{target} has more than one turn, which TRL plays differently: name one with one turn, such as {TASK}")
     files = resolve_model(loaded.config.model, cache_dir(), say)
     return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
 

@@ -1,4 +1,4 @@
-"""`perdure status`: what the home is doing, and why not more. Database only; it works with and without a daemon."""
+"""`perdure status`: what the home is doing, and why nothing more happens. It reads the database alone, with and without a daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Status:
     state: str
     serving: str | None
     idle_reason: str | None
-    """Why not more is done; None while a job works."""
+    """Why nothing more happens; None while a job works."""
     stream: StreamReport
     tasks: Mapping[str, int]
     """By state, as in `jobs`."""
@@ -69,7 +69,7 @@ class Status:
 @home_option
 @report_option
 def status(home: Path, as_json: bool) -> None:
-    """Show what is running, and why nothing more does.
+    """Show what is running, and why it is waiting.
 
     \b
     Example:
@@ -122,7 +122,7 @@ def report(store: Store) -> Status:
 
 
 def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None, float | None]:
-    """The state of the home, why nothing more is done, and when its daemon started, None if none runs."""
+    """The state of the home, why nothing more happens, and when its daemon started, None if none runs."""
     from perdure.agent.home import lock_holder, lock_is_held
 
     held, holder = lock_is_held(store.home), lock_holder(store.home)

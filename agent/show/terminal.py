@@ -65,7 +65,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:
-    """A table of records; numbers stand to the right."""
+    """A table of records; numbers are right-aligned."""
     cells = [[_shown(cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -94,7 +94,7 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
 
 
 def visible(text: str) -> str:
-    """The text with control characters, and those that turn the direction of writing, written as escapes; line ends and tabs stay."""
+    """The text with control characters, and those that change the direction of writing, as escapes; line ends and tabs stay."""
     return "".join(
         character if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs") else _escape(character)
         for character in text
@@ -102,7 +102,7 @@ def visible(text: str) -> str:
 
 
 def rounded(value: float) -> str:
-    """A number with three digits, or all those before the point."""
+    """A number with three digits, or with all those before the point."""
     return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 

@@ -125,7 +125,7 @@ def refill(
     room: int | None = None,
     begin: Callable[[Stage], None],
 ) -> Refilled:
-    """Queue what the stream draws next. `begin` is called before tasks of a stage are queued, and makes its environments known."""
+    """Queue what the stream draws next. `begin(stage)` is called before tasks of that stage are queued, and registers its environments."""
     with store.write():
         wait = waiting(store)
         if wait >= per_environment * max(len(stage.environments) for stage in stages):

@@ -1,4 +1,4 @@
-"""How far the stream is, for `perdure status`: every stage with its tasks, and which one is present."""
+"""How far the stream is, for `perdure status`: every stage with its tasks, and the present stage."""
 
 from __future__ import annotations
 

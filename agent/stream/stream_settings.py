@@ -117,7 +117,7 @@ class StageSection(Section):
 
     @property
     def endless(self) -> bool:
-        """Whether no stage can come after it."""
+        """Whether it never ends, so that no stage can follow it."""
         return not self.tasks and not all(environment.tasks for environment in self.environments)
 
     def as_json(self) -> Document:

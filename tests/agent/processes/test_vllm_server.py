@@ -115,7 +115,7 @@ def test_a_temperature_that_vllm_does_not_take_is_refused() -> None:
     ("options", "message"),
     [
         ({"temperature": 2.5}, "temperature=2.5 is more than vLLM takes"),
-        ({"rank": 64}, "rank=64, and the vLLM server is started for 16: raise vllm.max_rank"),
+        ({"rank": 64}, "rank=64 is more than vllm.max_rank = 16: raise that, or lower the rank"),
         ({"tuning": "full"}, "tuning=full changes all weights, and vLLM serves LoRA adapters only"),
     ],
 )
