@@ -227,13 +227,26 @@ def _migrations(scripts: Sequence[str]) -> Migrations:
     for n, sql in enumerate(scripts, start=1):
 
         def migrate(db: Database, n: int = n, sql: str = sql) -> None:
-            db.executescript(sql)
+            for statement in _statements(sql):
+                db.execute(statement)
             faults.point("mid-migration")
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {n}")
 
         migrations(name=f"{n:04d}")(migrate)
     return migrations
+
+
+def _statements(sql: str) -> Iterator[str]:
+    """The statements of a script, each of whole lines. `Database.executescript` tries each character for an end, which takes 30 ms."""
+    statement = ""
+    for line in sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement.strip():
+        yield statement
 
 
 def _check_writable(home: Path, path: Path) -> None:

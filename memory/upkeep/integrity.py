@@ -87,7 +87,7 @@ def _schema(store: Store, clock: Clock) -> Found:
     fresh = Database(memory=True)
     try:
         for sql in MIGRATIONS:
-            fresh.executescript(sql)
+            fresh.conn.executescript(sql)
         wanted = _objects(fresh)
     finally:
         fresh.close()
