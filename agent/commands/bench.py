@@ -40,7 +40,9 @@ JOURNAL_RUNS = 5
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each side, except in learner and play.")
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
-@click.option("--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="The longest answer.")
+@click.option(
+    "--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="engine, vllm and learner: tokens of the longest answer."
+)
 @click.option(
     "--shape",
     type=click.Choice(SHAPES),

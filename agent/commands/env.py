@@ -24,7 +24,7 @@ def env() -> None:
 @env.command("list")
 @json_option
 def list_environments(as_json: bool) -> None:
-    """List the built-in environments, the other sources, and those of installed packages.
+    """List the built-in environments, those of installed packages, and the other sources.
 
     Name any other environment by its source: gym:Id-v0, textarena:Id-v0, py:package.module:Class. Options follow, as in
     ENV?key=value&key=value. A source whose package is not installed shows how to install it.

@@ -16,7 +16,7 @@ from perdure.agent.show.terminal import config_option, home_option, visible
 @click.option(
     "--until-promoted",
     is_flag=True,
-    help="End at the first promotion; after learn.max_cycles (or --cycles) verdicts without one, with exit code 1.",
+    help="End at the first promotion. Exit code 1 after learn.max_cycles (or --cycles) verdicts without one.",
 )
 @click.option("--tasks", type=click.IntRange(min=1), metavar="N", help="End after N tasks.")
 @click.pass_context

@@ -198,8 +198,8 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
 def gc(dry_run: bool, home: Path, as_json: bool) -> None:
     """Remove the files of versions that nothing needs any more, and what interrupted jobs left an hour ago or earlier.
 
-    Rejected versions go, and candidates made from a version that no longer serves. Versions that serve, served, are pinned, are anchors or
-    were imported stay, with those that they were trained from. Versions keep their names.
+    Rejected versions go, and candidates made from a version that no longer serves. Versions that serve or have served, pinned ones, anchors
+    and imported ones stay, with those that they were trained from. Versions keep their names.
 
     \b
     Example:
