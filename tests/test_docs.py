@@ -351,3 +351,5 @@ def test_the_check_finds_in_the_examples_what_the_page_says(
     environment = load_here(name)
     findings = [finding for rule in ("runs", "passes-gymnasium", "oracle-succeeds", "has-a-floor") for finding in judge(environment, rule)]
     assert [(finding.rule, finding.message) for finding in findings] == says
+    page = " ".join((ROOT / "docs/environments.md").read_text().split())
+    assert all(message in page for _, message in says)
