@@ -1,4 +1,4 @@
-"""A learning job that is interrupted goes on from its last update: killed in a process of its own, told to stop, or with a damaged file."""
+"""An interrupted learning job resumes from its last update: after a kill, after it was asked to stop, and with a damaged file."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def actor(store: Store, stop: Callable[[], bool] | None = None, *, width: int = 8, members: int = 4) -> Actor:
-    """One that stops, where not told otherwise, as soon as no task is open."""
+    """An actor that stops as soon as no task is open, unless `stop` is given."""
     config = Config.model_validate({"model": str(store.home.parent / "model"), "play": {"width": width, "members": members}})
     return Actor(store, config, stop or (lambda: counts(store)["queued"] + counts(store)["running"] == 0), store_journal(store))
 

@@ -1,4 +1,4 @@
-"""The process of a job, run in this process: what it leaves behind, and how it goes on after a crash."""
+"""The process of a job, run in this process: what it leaves behind, and how it resumes after a crash."""
 
 from __future__ import annotations
 

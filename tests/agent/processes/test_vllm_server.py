@@ -1,4 +1,4 @@
-"""The vLLM server as a process that is kept: how it is started, what is said where it cannot be, and what happens when it is killed."""
+"""The process of the vLLM server: how it starts, what the error says if it cannot, and what happens when it is killed."""
 
 from __future__ import annotations
 

@@ -32,10 +32,10 @@ STAGES = [
 ]
 
 
-# --- a stream that comes to its end ---
+# --- a stream that ends ---
 
 
-def test_a_daemon_whose_stream_has_come_to_its_end_is_idle_and_plays_what_is_asked_for(place: Place) -> None:
+def test_a_daemon_whose_stream_has_ended_is_idle_and_plays_tasks_that_are_added(place: Place) -> None:
     known: list[list[str]] = []
 
     def asked_and_idle(store: Store) -> bool:
@@ -195,7 +195,7 @@ def test_systemd_hears_of_readiness_and_of_progress_only(place: Place) -> None:
         assert [next_but_status() for _ in range(2)] == ["WATCHDOG=1"] * 2
 
         os.kill(actor, signal.SIGSTOP)
-        time.sleep(2.5)  # what went on before is told still
+        time.sleep(2.5)  # until progress from before is reported
         manager.setblocking(False)
         try:
             while True:

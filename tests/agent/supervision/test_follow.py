@@ -1,4 +1,4 @@
-"""Seeing a job through: run here, followed, taken over, interrupted. With real processes, and a model that is real but tiny."""
+"""A command and its job: run here, followed, taken over, interrupted. With real processes, and a model that is real but tiny."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def settings(adapter: Path) -> dict[str, object]:
 
 
 def silent(line: str) -> None:
-    """Nobody watches."""
+    """Say nothing."""
 
 
 def configure(folder: Path, model: str, *environments: str) -> Path:
@@ -61,7 +61,7 @@ def configure(folder: Path, model: str, *environments: str) -> Path:
     return path
 
 
-def test_a_job_is_followed_where_somebody_else_holds_the_home(tmp_path: Path) -> None:
+def test_a_job_is_followed_if_another_process_holds_the_home(tmp_path: Path) -> None:
     job_id = submit(tmp_path, "probe", None, [ADD], {"version": None})
     said: list[str] = []
 
@@ -82,8 +82,8 @@ def test_a_job_is_followed_where_somebody_else_holds_the_home(tmp_path: Path) ->
     assert not (tmp_path / "logs" / f"learner-{job_id}.log").exists()
 
 
-def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_told(tmp_path: Path) -> None:
-    """The model that is configured is not there, so the job fails: its error reaches whoever waits."""
+def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_reported(tmp_path: Path) -> None:
+    """The configured model does not exist, so the job fails: its error reaches the command that waits."""
     config = configure(tmp_path, "no-such-model")
     home = tmp_path / "home"
     job_id = submit(home, "probe", None, [ADD], {})

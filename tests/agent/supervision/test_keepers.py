@@ -1,4 +1,4 @@
-"""The keepers of an actor and of jobs: what is started again, tried again, given up."""
+"""The keepers of an actor and of jobs: what they start again, try again and give up."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def die(keeper: StandingKeeper) -> None:
         time.sleep(0.02)
 
 
-def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store: Store) -> None:
+def test_a_full_disk_spends_no_attempts_and_gives_up_no_process(place: Place, store: Store) -> None:
     add_tasks(store, ADD, [1, 2, 3], 1, "stream")
     program = place.actor("take_tasks(store); raise Unavailable('the disk is full')")
     keeper = StandingKeeper(store, "actor", program, ["--home", str(place.home)], 60.0, 1)
@@ -86,7 +86,7 @@ def test_a_full_disk_spends_no_attempts_and_gives_nobody_up(place: Place, store:
     place.actor("take_tasks(store); raise ValueError('not the disk')")
     die(keeper)
     assert keeper.deaths == 1
-    assert counts(store)["running"] == 2, "whoever asks next takes them over, and that counts"
+    assert counts(store)["running"] == 2, "the next process that asks takes them over, and that counts"
 
 
 def test_an_actor_that_may_not_play_is_told_to_end_which_is_no_death(place: Place, store: Store) -> None:
@@ -109,7 +109,7 @@ def test_an_actor_that_may_not_play_is_told_to_end_which_is_no_death(place: Plac
 
 
 def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
-    """Until the job has ended, or its process so many times."""
+    """Keep a process at a job until the job has ended, or until its process has ended `ends` times."""
     job_id = add_job(store, "a", "learn", "grpo", [ADD], {})
     deadline = time.monotonic() + PATIENCE_S
     while (job := get_job(store, job_id)).state not in ("done", "failed") and ends:
@@ -134,9 +134,7 @@ def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
     ],
     ids=["killed", "out of memory", "crashed", "crashed in C"],
 )
-def test_a_job_is_tried_again_where_its_death_says_nothing_about_it(
-    place: Place, store: Store, body: str, attempts: int, error: str
-) -> None:
+def test_a_job_is_tried_again_if_its_death_says_nothing_about_it(place: Place, store: Store, body: str, attempts: int, error: str) -> None:
     job = see_through(store, JobKeeper(store, place.learner(body), ["--home", str(place.home)], 60.0))
     assert job.state == "failed"
     assert (job.attempt, job.error is not None and job.error.startswith(error)) == (attempts, True), job.error

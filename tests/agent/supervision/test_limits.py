@@ -8,7 +8,7 @@ def code(limits: Limits, tally: Tally) -> int | None:
     return None if found is None else found.code
 
 
-def test_run_without_limits_ends_by_itself_only_where_nobody_can_play() -> None:
+def test_run_without_limits_ends_by_itself_only_if_nothing_can_play() -> None:
     tally = Tally(tasks=10**6, verdicts=10**3, promoted="v9", failures=99, fruitless=99, deaths=4)
     assert outcome(Limits(), tally) is None
     tally.deaths, tally.death = 5, "crashed: it ended with exit code 1"
@@ -18,7 +18,7 @@ def test_run_without_limits_ends_by_itself_only_where_nobody_can_play() -> None:
     assert ended.reason == "the actor is given up after 5 deaths in a row; the last: crashed: it ended with exit code 1"
 
 
-def test_cycles_end_after_so_many_verdicts_of_any_kind() -> None:
+def test_cycles_end_after_verdicts_of_any_kind() -> None:
     assert code(Limits(cycles=2), Tally(verdicts=1)) is None
     assert code(Limits(cycles=2), Tally(verdicts=2)) == 0
     assert code(Limits(cycles=2), Tally(verdicts=1, promoted="v1")) is None

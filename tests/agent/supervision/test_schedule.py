@@ -74,7 +74,7 @@ def turn(reward: float) -> Turn:
     )
 
 
-def test_learning_waits_for_so_many_new_episodes(store: Store) -> None:
+def test_learning_waits_for_new_episodes(store: Store) -> None:
     play(store, ADD, [0.0, 1.0] * 4)
     early = look(store, CONFIG, (ADD, SORT), since=0)
     assert early.job is None
@@ -146,7 +146,7 @@ def test_job_whose_process_died_fails_with_the_reason(store: Store) -> None:
     assert unfinished_jobs(store) == []
 
 
-def test_job_whose_process_died_for_nothing_of_its_own_is_tried_again_so_many_times(store: Store) -> None:
+def test_job_is_tried_again_three_times_if_the_death_says_nothing_about_it(store: Store) -> None:
     job = add_job(store, "a", "learn", "grpo", [ADD], {})
     for _ in range(ATTEMPT_CAP):
         assert get_job(store, job).state == "queued"
@@ -156,7 +156,7 @@ def test_job_whose_process_died_for_nothing_of_its_own_is_tried_again_so_many_ti
     assert get_job(store, job).state == "failed"
 
 
-def test_job_that_came_to_its_end_is_not_failed_afterwards(store: Store) -> None:
+def test_job_that_has_ended_is_not_failed_afterwards(store: Store) -> None:
     job = add_job(store, "a", "learn", "grpo", [ADD], {})
     leased = lease_job(store, "learner-1:9", 60, CLOCK, job)
     assert leased is not None

@@ -1,4 +1,4 @@
-"""What systemd is told, over a real socket, and the unit that is shipped."""
+"""Messages to systemd over a real socket, and the unit that is shipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real processes that really die: by errors, signals, the kernel's want of memory, or because they hang. Each is told apart."""
+"""Real processes that really die: by errors, by signals, because memory runs out, or because they hang. Each has its cause."""
 
 from __future__ import annotations
 
