@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 CHILD = """
 import os, sys, time
 from perdure.agent.processes.child import run_child

@@ -109,7 +109,6 @@ def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) 
     assert "wdth" in job.error
 
 
-@pytest.mark.slow
 def test_a_job_without_its_vllm_server_is_failed_with_the_reason(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho vllm 0.26.0\n")

@@ -187,7 +187,6 @@ def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, 
 # --- one job, without a daemon ---
 
 
-@pytest.mark.slow
 def test_a_supervisor_without_an_actor_runs_its_job_and_nothing_else(place: Place, store: Store) -> None:
     first, second = (add_job(store, key, "learn", "grpo", [ADD], {}) for key in "ab")
     body = "if job.attempt == 1: os.kill(os.getpid(), 9)\n        finish_job(store, lease, {}, None)"
