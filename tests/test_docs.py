@@ -218,7 +218,7 @@ def test_every_setting_is_documented() -> None:
 
 def test_every_key_of_a_stage_is_documented() -> None:
     page = ROOT / "docs/stream.md"
-    first, second = page.read_text().split("And an environment in it, where it is a table:")
+    first, second = page.read_text().split("An environment in it can be a table:")
     for text, model in ((first, StageSection), (second, StageEnvironment)):
         wanted = ["| key | default | meaning |", "|---|---|---|"]
         for name, field in model.model_fields.items():
