@@ -1,6 +1,6 @@
-"""What to learn next, and when nothing is worth learning. Pure: rates and past jobs in, a choice with its reason out.
+"""What to learn next, and when nothing is worth learning. Pure: rates and past jobs go in, a choice with its reason comes out.
 
-A target needs headroom, and groups whose members differ: where all eight episodes of a task score the same, comparing them teaches nothing.
+A target needs headroom, and groups whose members differ: if all eight episodes of a task score the same, comparing them teaches nothing.
 Left out: when to ask (`agent/supervision/schedule.py`), and what the learner does with its target.
 """
 
@@ -16,34 +16,34 @@ MASTERED = 0.9
 """An environment that succeeds this often has no headroom worth a learning job."""
 
 MIN_EPISODES = 16
-"""With fewer, a success rate says too little to choose by."""
+"""With fewer, a success rate is too uncertain to choose by."""
 
 MIN_MIXED_SHARE = 0.1
 """At least this share of its groups must be mixed."""
 
 PATIENCE = 2
-"""After so many jobs in a row on a target that led to no promotion, another target with signal goes first."""
+"""After this many jobs in a row on a target without a promotion, another target with signal goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What the next learning job should aim at; `target` is None where nothing is learnable, and `reason` says why."""
+    """The target of the next learning job; `target` is None if nothing is learnable, and `reason` says why."""
 
     target: str | None
     reason: str
 
 
 def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], refused: Mapping[str, int] | None = None) -> Choice:
-    """The environment that promises most: often won and often lost by the same policy, with headroom (`_worth`).
+    """The most promising environment: often won and often lost by the same policy, with headroom (`_worth`).
 
     `rates` are those of the serving version's live episodes. `refused` is how many of the last jobs on each target, in a row, led to no
-    promotion (`refusals`); an environment that tried the patience is taken only where no other has signal.
+    promotion (`refusals`); an environment that has used up the patience is chosen only if no other has signal.
     """
     if not environments:
-        return Choice(target=None, reason="no environment is on the stream: name some under [stream] in perdure.toml")
+        return Choice(target=None, reason="the stream has no environments: name some under [stream] in perdure.toml")
     found = {name: rates[name] for name in environments if name in rates and rates[name].episodes}
     if not found:
-        return Choice(target=None, reason="the serving version has played no episode to the end yet")
+        return Choice(target=None, reason="the serving version has completed no episode yet")
     worth = {name: _worth(row) for name, row in found.items() if _obstacle(row) is None}
     if not worth:
         obstacles = "; ".join(f"{name} {_obstacle(row)}" for name, row in found.items())
@@ -72,9 +72,9 @@ def refusals(jobs: Sequence[Job]) -> dict[str, int]:
 
 
 def start_for(target: str, jobs: Sequence[Job]) -> str | None:
-    """The candidate to go on from: that of the target's latest job, where it held everything and only its gain was not shown yet.
+    """The candidate to continue training from: that of the target's latest job, if only its gain was missing.
 
-    A slow learner is not starved by starting over (GATE.md, 'Over time'). `jobs` as for `refusals`.
+    So slow progress adds up instead of starting over (GATE.md, 'Over time'). `jobs` as for `refusals`.
     """
     for job in jobs:
         if job.kind == "learn" and job.state in ("done", "failed") and target in job.targets:
@@ -102,9 +102,9 @@ def _worth(row: RateRow) -> float:
 
 
 def _obstacle(row: RateRow) -> str | None:
-    """Why an environment is no target; None where it is one."""
+    """Why an environment is no target; None if it is one."""
     if row.episodes < MIN_EPISODES or not row.groups:
-        return f"has only {row.episodes} episodes, {MIN_EPISODES} are needed"
+        return f"has only {row.episodes} episodes and needs {MIN_EPISODES}"
     if row.successes >= MASTERED * row.episodes:
         return f"succeeds in {row.successes / row.episodes:.0%}, which leaves too little to gain"
     if row.mixed_groups < MIN_MIXED_SHARE * row.groups:

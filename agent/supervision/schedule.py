@@ -1,7 +1,7 @@
-"""When to look at what: a ticker that only says *when*, and the question whether it is time to learn.
+"""When to do what: a ticker that only says *when*, and the question whether it is time to learn.
 
-Ticks are names put into a queue; what they ask for stands in the database, so that a tick that is lost costs nothing. The APScheduler's own
-stores are not used: a job in them can vanish with the process that runs it.
+Ticks are names in a queue. The work that they ask for is in the database, so a lost tick costs nothing. The APScheduler's own job stores
+are not used: a job in them can vanish with its process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from perdure.memory.versions import get_version, moves, serving
 Tick = Literal["stream", "learning", "learning by the clock", "beat", "checkpoint"]
 
 EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "beat": 2.0, "checkpoint": 60.0}
-JOBS_LOOKED_AT = 200
+LATEST_JOBS = 200
 
 
 def start_ticker(schedule: ScheduleSection, due: Callable[[Tick], None]) -> BackgroundScheduler:
@@ -45,21 +45,21 @@ def start_ticker(schedule: ScheduleSection, due: Callable[[Tick], None]) -> Back
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a look at whether to learn came to."""
+    """The result of `look`."""
 
     job: int | None = None
     """The job that was queued."""
     fruitless: bool = False
-    """It was time, but nothing is learnable."""
+    """It was time to learn, but nothing is learnable."""
     reason: str
-    """Why there is or is not a job, for people."""
+    """Why a job was queued, or why not."""
 
 
 def look(store: Store, config: Config, environments: tuple[str, ...], *, since: float, now: bool = False) -> Look:
-    """Queue a learning job where it is time for one and something is learnable.
+    """Queue a learning job if it is time for one and something is learnable.
 
     It is time after `learn.every_episodes` live episodes of the serving version that began after `since` (Unix seconds, of the last
-    fruitless look) and after the last learning job ended, or at once where `now`.
+    fruitless look) and after the last learning job ended, or at once if `now`.
     """
     try:
         version = serving(store)
@@ -91,7 +91,7 @@ def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
 
 
 def _start(store: Store, target: str, jobs: list[Job]) -> str | None:
-    """The candidate to go on from, as long as it is one still."""
+    """The candidate to continue training from, if it still is a candidate."""
     start = start_for(target, jobs)
     return start if start and get_version(store, start).state == "candidate" else None
 
@@ -99,4 +99,4 @@ def _start(store: Store, target: str, jobs: list[Job]) -> str | None:
 def _jobs_on(store: Store) -> list[Job]:
     """The jobs since the serving version began to serve, the newest first."""
     began = moves(store)[-1].moved
-    return [job for job in list_jobs(store, JOBS_LOOKED_AT) if job.created >= began]
+    return [job for job in list_jobs(store, LATEST_JOBS) if job.created >= began]
