@@ -64,7 +64,7 @@ class SeatTurn:
         self.highest = max(self.highest, outcome.seat)
 
 
-def opened(environment: Environment) -> Guarded:
+def open_episode(environment: Environment) -> Guarded:
     """A new episode of an environment, in this process or in the environment's own."""
     return GuardedEnv(environment) if environment.open_remote is None else environment.open_remote()
 
@@ -121,7 +121,7 @@ class GuardedEnv(Guarded):
                 rewards=info.get("rewards", ()),
             )
         except (TypeError, ValueError, ArithmeticError) as error:  # such as the truth value of an array
-            raise EnvironmentFault(f"step returned a value that cannot be read: {described(error)}") from error
+            raise EnvironmentFault(f"step returned a value that cannot be read: {describe_error(error)}") from error
         self._turn.move(outcome)
         self._ended = outcome.ended
         return outcome
@@ -148,10 +148,10 @@ class GuardedEnv(Guarded):
         except OverTime:
             raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s") from None
         except (Exception, SystemExit) as error:
-            raise EnvironmentFault(f"{what} raised {described(error)}") from error
+            raise EnvironmentFault(f"{what} raised {describe_error(error)}") from error
 
 
-def described(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """The type and message of an error of foreign code; the type alone if its own `__str__` fails."""
     try:
         return f"{type(error).__name__}: {error}".removesuffix(": ")

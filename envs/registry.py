@@ -28,7 +28,7 @@ from perdure.envs.builtin import BUILTINS
 from perdure.envs.common_options import COMMON, check_common, own_defaults
 from perdure.envs.environment import Environment, TextEnv
 from perdure.envs.environment_names import format_options, parse_options
-from perdure.envs.guarded import described
+from perdure.envs.guarded import describe_error
 from perdure.envs.listings import ENTRY_POINTS, builtin_names
 from perdure.envs.sandbox.sandbox_loading import load_all_sandboxed, load_sandboxed
 from perdure.envs.sandbox.sandbox_settings import DEFAULT, Sandbox
@@ -66,7 +66,7 @@ def load_here(name: str) -> Environment:
     except PerdureError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{name} cannot be imported: {described(error)}") from error
+        raise InputError(f"{name} cannot be imported: {describe_error(error)}") from error
     given = parse_options(name, query, {**COMMON, **factory.options}, factory.open_ended)
     if given.get("examples") and "examples" not in factory.options:
         given["examples"] = hashed_path(name, str(given["examples"]))
@@ -119,7 +119,7 @@ def _made(name: str, make: Callable[[], TextEnv]) -> TextEnv:
     except PerdureError:
         raise
     except (Exception, SystemExit) as error:
-        raise InputError(f"{name} cannot be made: {described(error)}") from error
+        raise InputError(f"{name} cannot be made: {describe_error(error)}") from error
 
 
 def _builtin(id_: str) -> EnvironmentFactory:

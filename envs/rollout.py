@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Protocol
 
 from perdure.envs.environment import Environment, StepOutcome
-from perdure.envs.guarded import EnvironmentFault, opened
+from perdure.envs.guarded import EnvironmentFault, open_episode
 from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, settled_seats
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
@@ -189,7 +189,7 @@ def _begin(attempts: Sequence[Attempt], policy: Policy, sampler: Sampler, journa
     begun = [
         Playing(
             attempt=attempt,
-            env=opened(attempt.environment),
+            env=open_episode(attempt.environment),
             seats={0: Seat(id=None, number=0, sampler=sampler, policy=policy)},
         )
         for attempt in attempts

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.envs.environment import Environment, Exchange, Guarded, StepOutcome
-from perdure.envs.guarded import NO_ORACLE, EnvironmentFault, opened
+from perdure.envs.guarded import NO_ORACLE, EnvironmentFault, open_episode
 
 Answer = Callable[[str, Guarded], str]
 """An action, given the observation and the environment."""
@@ -29,7 +29,7 @@ class ScriptedEpisode:
 
 def play_scripted(environment: Environment, seed: int, answer: Answer) -> ScriptedEpisode:
     """One episode. Raises `EnvironmentFault`."""
-    env = opened(environment)
+    env = open_episode(environment)
     exchanges: list[Exchange] = []
     rewards: list[float] = []
     outcome: StepOutcome | None = None
@@ -70,7 +70,7 @@ def fixed(text: str) -> Answer:
 
 def has_oracle(environment: Environment) -> bool:
     """Whether the environment has an `oracle()`, in any process. True also if it fails at once."""
-    env = opened(environment)
+    env = open_episode(environment)
     try:
         env.reset(0)
         env.oracle()

@@ -23,7 +23,7 @@ from perdure.agent.config import Config
 from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
 from perdure.agent.stream.stream_settings import StageEnvironment, StageSection
 from perdure.envs.check.checker import ELSEWHERE, FITS
-from perdure.envs.check.rules import RULES, judge
+from perdure.envs.check.rules import RULES, check_rule
 from perdure.envs.common_options import COMMON
 from perdure.envs.environment_names import as_options
 from perdure.envs.listings import listings
@@ -349,7 +349,9 @@ def test_the_check_finds_in_the_examples_what_the_page_says(
     (tmp_path / "lax.py").write_text(strict.replace("action.strip() == self.town", "self.town in action"))
     monkeypatch.syspath_prepend(tmp_path)
     environment = load_here(name)
-    findings = [finding for rule in ("runs", "passes-gymnasium", "oracle-succeeds", "has-a-floor") for finding in judge(environment, rule)]
+    findings = [
+        finding for rule in ("runs", "passes-gymnasium", "oracle-succeeds", "has-a-floor") for finding in check_rule(environment, rule)
+    ]
     assert [(finding.rule, finding.message) for finding in findings] == says
     page = " ".join((ROOT / "docs/environments.md").read_text().split())
     assert all(message in page for _, message in says)

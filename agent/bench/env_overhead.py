@@ -18,9 +18,9 @@ from typing import Any
 import gymnasium
 
 from perdure.envs.environment import AnyText, Environment, Guarded, Info, ResetResult, StepResult
-from perdure.envs.guarded import opened
+from perdure.envs.guarded import open_episode
 from perdure.envs.registry import load_here
-from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.memory.json_value import JsonObject
 
@@ -62,7 +62,7 @@ def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
         say(f"stepping {name}")
         ours = load_here(name)
         plain = replace(ours, make=bare)
-        apart, host = started(name, Sandbox())
+        apart, host = start_sandboxed(name, Sandbox())
         try:
             rates = [[_rate(side, STEPS) for side in (plain, ours)] for _ in range(PAIRS * repeats)]
             alone = statistics.median(_rate(apart, STEPS) for _ in range(repeats))
@@ -149,7 +149,7 @@ def _answers(environment: Environment) -> Callable[[int], str]:
 def _rate(environment: Environment, steps: int) -> float:
     """Steps per second, one episode after the other, making and reset included."""
     answer = _answers(environment)
-    env = opened(environment)
+    env = open_episode(environment)
     done, seed = 0, 0
     started_s = time.perf_counter()
     while done < steps:
@@ -166,7 +166,7 @@ def _rate(environment: Environment, steps: int) -> float:
 def _rate_at_once(environment: Environment, steps: int) -> float:
     """Steps per second of rounds in which `AT_ONCE` episodes make a step each, as in a generation batch."""
     answer = _answers(environment)
-    envs: list[Guarded] = [opened(environment) for _ in range(AT_ONCE)]
+    envs: list[Guarded] = [open_episode(environment) for _ in range(AT_ONCE)]
     turns = [environment.turn_limit] * AT_ONCE
     done, seed = 0, 0
     rounds = [0.0]

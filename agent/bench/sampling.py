@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.agent.bench.measure import in_turn, median_ratio, timed
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import opened
+from perdure.envs.guarded import open_episode
 from perdure.envs.policy import Chat, Ids, Request
 from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
@@ -221,7 +221,7 @@ def _first_prompt(chat: Chat, environment: Environment, draw: int, at_least: int
     """The first prompt of a task; of several tasks in one if a single task has fewer than `at_least` tokens."""
     questions: list[str] = []
     while True:
-        env = opened(environment)
+        env = open_episode(environment)
         try:
             questions.append(env.reset(dev_seed(draw, environment.name, len(questions))))
         finally:

@@ -91,14 +91,14 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
       perdure env play perdure:largest-number --seed 7
     """
     from perdure.agent.config_file import load_config
-    from perdure.envs.guarded import EnvironmentFault, opened
+    from perdure.envs.guarded import EnvironmentFault, open_episode
 
     loaded = load_config(config_path).config.environment(environment)
     seed = random.randrange(2**30) if seed is None else seed
     click.echo(f"{loaded.name}, seed {seed}; Ctrl-D ends the game.")
     if loaded.instructions:
         click.echo(f"\n{visible(loaded.instructions)}")
-    game = opened(loaded)
+    game = open_episode(loaded)
     total, stated = 0.0, None
     try:
         observation = loaded.first_message(game.reset(seed))

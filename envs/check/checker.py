@@ -16,7 +16,7 @@ from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.sandbox.host import Host
 from perdure.envs.sandbox.remote import DYING_S
-from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError, WireError, WireTimeout, list_field
 from perdure.envs.sandbox.worker_handle import Worker
@@ -60,7 +60,7 @@ def check(name: str, sandbox: Sandbox, length: Length, rule_s: float = RULE_S) -
 
     Raises `UnknownError` and `InputError` if it cannot be loaded.
     """
-    environment, host = started(name, sandbox)
+    environment, host = start_sandboxed(name, sandbox)
     limits = CheckTime(rule_s)
     try:
         findings = _judge(host, ["runs"], limits)
@@ -79,7 +79,7 @@ def _judge(host: Host, rules: Sequence[str], limits: CheckTime) -> list[EnvFindi
     asked: list[tuple[str, Worker | None]] = []
     for rule in rules:
         try:
-            worker = host.worker()
+            worker = host.take_worker()
             worker.ask(RuleQuestion(rule=rule))
         except (EnvironmentFault, WireError):
             worker = None
@@ -114,7 +114,7 @@ def _is_the_same_elsewhere(name: str, sandbox: Sandbox, host: Host, limits: Chec
     try:
         here = _digest(host, limits)
         for hash_seed in (1, 0):
-            _, other = started(name, sandbox, hash_seed)
+            _, other = start_sandboxed(name, sandbox, hash_seed)
             try:
                 differs = _digest(other, limits) != here
             finally:
@@ -139,7 +139,7 @@ def _is_the_same_elsewhere(name: str, sandbox: Sandbox, host: Host, limits: Chec
 def _digest(host: Host, limits: CheckTime) -> str:
     """The hash of a few episodes that are played there. Raises `EnvironmentFault` and `WireError`."""
     since_s = time.monotonic()
-    worker = host.worker()
+    worker = host.take_worker()
     worker.ask(DigestQuestion())
     answer = worker.answer(limits.left_s(since_s))
     if (fault := read_fault(answer)) is not None:
@@ -151,7 +151,7 @@ def _fits_the_model(host: Host, environment: Environment, length: Length, limits
     """Whether whole episodes fit into what the model can read."""
     since_s = time.monotonic()
     try:
-        worker = host.worker()
+        worker = host.take_worker()
         worker.ask(LongestQuestion())
         texts = read_texts(worker.answer(limits.left_s(since_s)))
     except (EnvironmentFault, WireError):

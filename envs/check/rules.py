@@ -36,7 +36,7 @@ from perdure.envs.check.sample_episodes import (
     script,
 )
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, described
+from perdure.envs.guarded import EnvironmentFault, describe_error
 from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.json_value import JsonObject
@@ -66,7 +66,7 @@ LevelsAndMessages = Iterator[tuple[Literal["error", "warning"], str]]
 """Of the findings of a rule."""
 
 
-def judge(environment: Environment, rule: str) -> list[EnvFinding]:
+def check_rule(environment: Environment, rule: str) -> list[EnvFinding]:
     """The findings of one of `RULES`. An exception of the environment is an error."""
     findings: list[EnvFinding] = []
     try:
@@ -74,7 +74,7 @@ def judge(environment: Environment, rule: str) -> list[EnvFinding]:
             for level, message in RULES[rule](environment):
                 findings.append(EnvFinding(level=level, rule=rule, message=message))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
-        message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {described(error)}"
+        message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {describe_error(error)}"
         findings.append(EnvFinding(level="error", rule=rule, message=message))
     return findings
 
@@ -88,7 +88,7 @@ def _runs(environment: Environment) -> LevelsAndMessages:
     try:
         env.close()
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
-        yield "warning", f"close raised {described(error)}"
+        yield "warning", f"close raised {describe_error(error)}"
 
 
 def _passes_gymnasium(environment: Environment) -> LevelsAndMessages:
@@ -232,7 +232,7 @@ def _carries_nothing_over(environment: Environment) -> LevelsAndMessages:
         env.step(SCRIPT[0])
         again, _ = env.reset(seed=second)
     except Exception as error:
-        raise EnvironmentFault(f"a second episode on one object raised {described(error)}") from error
+        raise EnvironmentFault(f"a second episode on one object raised {describe_error(error)}") from error
     finally:
         env.close()
     if again != fresh:

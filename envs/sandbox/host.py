@@ -89,7 +89,7 @@ class Host:
         self._process.kill()
         self.close()
 
-    def worker(self) -> Worker:
+    def take_worker(self) -> Worker:
         """An idle worker, else a new one. Raises `EnvironmentFault` if there can be none."""
         for worker in [worker for worker in self._workers if not worker.playing and time.monotonic() - worker.asked_s > IDLE_S]:
             self.end(worker)

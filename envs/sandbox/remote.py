@@ -48,7 +48,7 @@ class RemoteEnv(Guarded):
         self.close()
         self._fault = ""
         try:
-            self._worker = self._host.worker()
+            self._worker = self._host.take_worker()
         except EnvironmentFault as fault:
             self._fault = str(fault)
             return

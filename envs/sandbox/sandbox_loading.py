@@ -22,7 +22,7 @@ def load_sandboxed(name: str, sandbox: Sandbox) -> Environment:
 
     Raises `UnknownError` and `InputError` as `registry.py:load_here` does.
     """
-    return started(name, sandbox)[0]
+    return start_sandboxed(name, sandbox)[0]
 
 
 def load_all_sandboxed(names: Sequence[str], sandbox: Sandbox) -> dict[str, Environment]:
@@ -40,7 +40,7 @@ def load_all_sandboxed(names: Sequence[str], sandbox: Sandbox) -> dict[str, Envi
         raise
 
 
-def started(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environment, Host]:
+def start_sandboxed(name: str, sandbox: Sandbox, hash_seed: int = 0) -> tuple[Environment, Host]:
     """The environment with its process, for a caller that needs more than episodes.
 
     The hashes of strings are those of `hash_seed`, so that an environment that iterates over a set is the same in every process.

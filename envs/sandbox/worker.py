@@ -140,9 +140,9 @@ def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s:
 
 
 def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> None:
-    from perdure.envs.check.rules import judge
+    from perdure.envs.check.rules import check_rule
     from perdure.envs.check.sample_episodes import digest, longest_texts
-    from perdure.envs.guarded import EnvironmentFault, GuardedEnv, described
+    from perdure.envs.guarded import EnvironmentFault, GuardedEnv, describe_error
     from perdure.envs.sandbox.worker_messages import (
         CloseQuestion,
         DigestQuestion,
@@ -179,7 +179,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
                 env.close()
                 return {}
             case RuleQuestion(rule=rule):
-                return {"findings": [finding.as_json() for finding in judge(environment, rule)]}
+                return {"findings": [finding.as_json() for finding in check_rule(environment, rule)]}
             case DigestQuestion():
                 return write_digest(digest(environment))
             case LongestQuestion():
@@ -192,7 +192,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
         except EnvironmentFault as fault:
             document = write_fault(str(fault))
         except Exception as error:  # noqa: BLE001 - the episode ends with it
-            document = write_fault(described(error))
+            document = write_fault(describe_error(error))
         if os.getpid() != own:
             os._exit(0)  # a process that the environment has forked
         wire.send({"n": n, **document})

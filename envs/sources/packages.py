@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-from perdure.envs.guarded import described
+from perdure.envs.guarded import describe_error
 from perdure.memory.errors import InputError, UnknownError
 
 OF_ITS_OWN = "in a virtual environment of its own, named in [sandbox] python (its pins conflict with others)"
@@ -55,7 +55,9 @@ def imported(source: str, module: str | None = None) -> ModuleType:
 
 def does_not_work(name: str, error: BaseException) -> InputError:
     """The error for a foreign environment that does not work here, in one line: missing data files, a missing key, a syntax error."""
-    reason = next((line.strip() for line in described(error).splitlines() if line.strip(" *").removeprefix(f"{type(error).__name__}:")), "")
+    reason = next(
+        (line.strip() for line in describe_error(error).splitlines() if line.strip(" *").removeprefix(f"{type(error).__name__}:")), ""
+    )
     reason = reason.removeprefix(f"{type(error).__name__}:").strip()
     return InputError(f"{name} does not work here: {type(error).__name__}" + (f": {reason}" if reason else ""))
 

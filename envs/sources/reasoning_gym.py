@@ -26,7 +26,7 @@ import gymnasium
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, Info, ResetResult, StepResult, TextEnv
 from perdure.envs.environment_names import Options
-from perdure.envs.guarded import described
+from perdure.envs.guarded import describe_error
 from perdure.envs.seeds import SPLITS, split_by_content, split_of
 from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import imported, unknown
@@ -108,7 +108,7 @@ class DatasetQuestion(gymnasium.Env[str, str]):
                 with self._generators:
                     scores.append(float(self._dataset.score_answer(text, item.entry)))
             except Exception as error:  # noqa: BLE001 - a scorer that raises means a wrong answer
-                info["scorer_error"] = described(error)
+                info["scorer_error"] = describe_error(error)
         reward = max(scores, default=0.0)
         return "", reward, True, False, {**info, "success": reward >= 1}
 

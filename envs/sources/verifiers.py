@@ -32,7 +32,7 @@ import gymnasium
 
 from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
 from perdure.envs.environment_names import Options
-from perdure.envs.guarded import described
+from perdure.envs.guarded import describe_error
 from perdure.envs.seeds import SPLITS, Split, split_by_content, split_of
 from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import does_not_work, imported
@@ -179,7 +179,7 @@ class _Rollout:
             try:
                 ended = runner.run(self._play())
             except Exception as error:  # noqa: BLE001 - the episode reports it
-                ended = Ended(error=described(error))
+                ended = Ended(error=describe_error(error))
         self._news.put(ended)
 
     async def _play(self) -> Ended:

@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.builtin.game import OneTurn
-from perdure.envs.check.rules import RULES, judge
+from perdure.envs.check.rules import RULES, check_rule
 from perdure.envs.guarded import GuardedEnv
 from perdure.envs.listings import builtin_names
 from perdure.envs.registry import load
@@ -27,7 +27,7 @@ def question_of(name: str, seed: int = 0) -> tuple[str, str]:
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_a_builtin_environment_breaks_no_rule(name: str) -> None:
-    findings = [finding for rule in RULES if rule != "keeps-to-itself" for finding in judge(load(name), rule)]
+    findings = [finding for rule in RULES if rule != "keeps-to-itself" for finding in check_rule(load(name), rule)]
     assert [finding for finding in findings if finding.level == "error"] == []
 
 

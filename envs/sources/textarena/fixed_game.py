@@ -42,7 +42,7 @@ class FixedGame(gymnasium.Env[str, str]):
 
     def _begin(self, seed: int, players: int) -> None:
         """Begin a game of this seed. The caller is inside `self._generators`."""
-        self._game = made(self._id, self._options)
+        self._game = make_game(self._id, self._options)
         self._game.reset(num_players=players, seed=seed)
         if players == 1:
             _repair_invalid_moves(self._game.state)
@@ -85,7 +85,7 @@ def _repair_invalid_moves(state: Any) -> None:
     state.set_invalid_move = repaired
 
 
-def made(id_: str, options: Options) -> Any:
+def make_game(id_: str, options: Options) -> Any:
     """A game without its wrappers, which repeat and lose messages. Raises `InputError` if it does not work here."""
     textarena = imported("textarena")
     try:
@@ -107,9 +107,9 @@ def draws_with_numpy(id_: str) -> bool:
 
 @lru_cache
 def _try_out(id_: str, options: str) -> None:
-    """Make a game with these options, which are Python source. Raises as `made` does."""
+    """Make a game with these options, which are Python source. Raises as `make_game` does."""
     with Generators(numpy=draws_with_numpy(id_)):
-        made(id_, literal_eval(options))
+        make_game(id_, literal_eval(options))
 
 
 def move(action: str) -> str:

@@ -20,7 +20,7 @@ from perdure.envs.environment_names import Options
 from perdure.envs.sources.factory import EnvironmentFactory
 from perdure.envs.sources.packages import does_not_work
 from perdure.envs.sources.random_state import Generators
-from perdure.envs.sources.textarena.fixed_game import FixedGame, made
+from perdure.envs.sources.textarena.fixed_game import FixedGame, make_game
 from perdure.envs.sources.textarena.scripted_opponents import Script, random_mover
 from perdure.memory.errors import InputError, RuntimeFailure
 
@@ -146,7 +146,7 @@ def _refuses(id_: str, options: Options, players: int) -> Exception | None:
     generators = Generators()
     try:
         with generators:
-            made(id_, options).reset(num_players=players, seed=0)
+            make_game(id_, options).reset(num_players=players, seed=0)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - a game refuses a number of players in its own way

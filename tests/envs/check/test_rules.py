@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from tests.envs import faulty
 
-from perdure.envs.check.rules import RULES, judge
+from perdure.envs.check.rules import RULES, check_rule
 from perdure.envs.registry import load_here
 
 
 def found(kind: type[faulty.Counting], rule: str, **settings: Any) -> list[tuple[str, str]]:
     """Levels and messages of what a rule finds."""
-    return [(finding.level, finding.message) for finding in judge(faulty.environment(kind, **settings), rule)]
+    return [(finding.level, finding.message) for finding in check_rule(faulty.environment(kind, **settings), rule)]
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "keeps-to-itself"])
@@ -67,9 +67,9 @@ def test_a_return_outside_its_range_is_found() -> None:
 
 
 def test_an_echo_is_only_a_warning_because_some_tasks_are_echoes() -> None:
-    findings = judge(load_here("perdure:copy-word"), "has-a-floor")
+    findings = check_rule(load_here("perdure:copy-word"), "has-a-floor")
     assert [(finding.level, finding.rule) for finding in findings] == [("warning", "has-a-floor")]
 
 
 def test_where_all_seats_would_answer_alike_nothing_is_said_of_floors() -> None:
-    assert judge(load_here("py:tests.envs.tables:SecondBegins"), "has-a-floor") == []
+    assert check_rule(load_here("py:tests.envs.tables:SecondBegins"), "has-a-floor") == []

@@ -22,10 +22,10 @@ from tests.envs.hostile import ATTACKS
 from tests.envs.sandbox.test_sandbox import has_namespace, processes, wait_for, workers
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import MOST_WORDS, EnvironmentFault, GuardedEnv, opened
+from perdure.envs.guarded import MOST_WORDS, EnvironmentFault, GuardedEnv, open_episode
 from perdure.envs.registry import load
 from perdure.envs.sandbox.host import Host
-from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import Wire, WireClosed
 from perdure.envs.scripted import by_oracle, play_scripted
@@ -38,7 +38,7 @@ ENDS_ALL = ("kill-host", "kill-all", "fork-without-end")
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[tuple[Environment, Host]]:
-    environment, host = started("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
+    environment, host = start_sandboxed("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
     yield environment, host
     host.close()
 
@@ -49,7 +49,7 @@ def hostile() -> Iterator[tuple[Environment, Host]]:
 )
 def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], attack: str) -> None:
     environment, host = hostile
-    env, beside = opened(environment), opened(environment)
+    env, beside = open_episode(environment), open_episode(environment)
     beside.reset(2)
     before = host.pid
     said = ""
@@ -73,7 +73,7 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
 def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tuple[Environment, Host]) -> None:
     """Tried only where the namespaces and limits are there: elsewhere it would reach all that the user has."""
     environment, host = hostile
-    env, beside = opened(environment), opened(environment)
+    env, beside = open_episode(environment), open_episode(environment)
     beside.reset(2)
     env.reset(1)
     if not has_namespace(host):
@@ -93,11 +93,11 @@ def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tu
 
 def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: tuple[Environment, Host]) -> None:
     environment, host = hostile
-    env = opened(environment)
+    env = open_episode(environment)
     env.reset(1)
     env.step("detach")
     folder = host.folder
-    other = opened(environment)
+    other = open_episode(environment)
     other.reset(2)
     if has_namespace(host):  # it cannot even name it
         before = host.pid
@@ -117,7 +117,7 @@ def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: 
 
 def test_questions_out_of_order_are_faults(hostile: tuple[Environment, Host]) -> None:
     environment, _ = hostile
-    env = opened(environment)
+    env = open_episode(environment)
     with pytest.raises(EnvironmentFault, match="before reset"):
         env.first()
     env.begin(1)
@@ -136,7 +136,7 @@ def test_questions_out_of_order_are_faults(hostile: tuple[Environment, Host]) ->
 
 
 def opened_first(environment: Environment, seed: int) -> str:
-    env = opened(environment)
+    env = open_episode(environment)
     first = env.reset(seed)
     env.close()
     return first
@@ -148,7 +148,7 @@ def test_a_fault_takes_its_process_along(hostile: tuple[Environment, Host]) -> N
     play_scripted(environment, 1, by_oracle)
     used = host.pids()
     for _ in used:
-        env = opened(environment)
+        env = open_episode(environment)
         with pytest.raises(EnvironmentFault, match="no files any more"):
             env.step("few-files" if env.reset(1) else "")
         env.close()
@@ -185,10 +185,10 @@ def test_what_is_started_at_import_serves_all_episodes_and_ends_with_the_host(tm
         "class Serves(Hostile):\n    pass\n"
     )
     monkeypatch.chdir(tmp_path)
-    environment, host = started("py:serves:Serves", Sandbox())
+    environment, host = start_sandboxed("py:serves:Serves", Sandbox())
     [server] = processes("600.25")
     for _ in range(3):
-        env = opened(environment)
+        env = open_episode(environment)
         env.reset(1)
         with pytest.raises(EnvironmentFault, match="ended by signal"):
             env.step("real-time-signal")
@@ -201,7 +201,7 @@ def test_what_is_started_at_import_serves_all_episodes_and_ends_with_the_host(tm
 
 def test_what_one_prints_leaves_room_for_the_others(hostile: tuple[Environment, Host]) -> None:
     environment, host = hostile
-    env, beside = opened(environment), opened(environment)
+    env, beside = open_episode(environment), open_episode(environment)
     env.reset(1)
     beside.reset(1)
     sizes = sum(path.stat().st_size for path in host.folder.rglob("output"))
@@ -226,8 +226,8 @@ def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, mo
         "        multiprocessing.Lock()\n        Path(action).write_text('x')\n        return super().step(action)\n"
     )
     monkeypatch.chdir(tmp_path)
-    environment, host = started("py:writes:Writes", Sandbox())
-    env = opened(environment)
+    environment, host = start_sandboxed("py:writes:Writes", Sandbox())
+    env = open_episode(environment)
     env.reset(1)
     with pytest.raises(EnvironmentFault, match="Read-only file system"):
         env.step(str(tmp_path / "others"))
@@ -254,8 +254,8 @@ def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> No
 
 
 def test_one_that_does_not_read_is_not_waited_for() -> None:
-    environment, host = started("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
-    env = opened(environment)
+    environment, host = start_sandboxed("py:tests.envs.hostile:Hostile?step_timeout_s=0.3", Sandbox())
+    env = open_episode(environment)
     env.reset(1)
     [pid] = workers(host)
     os.kill(pid, signal.SIGSTOP)

@@ -16,10 +16,10 @@ import pytest
 from tests.envs import faulty, harmful
 
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, opened
+from perdure.envs.guarded import EnvironmentFault, open_episode
 from perdure.envs.registry import load, load_all
 from perdure.envs.sandbox.host import Host
-from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
 from perdure.memory.errors import InputError, UnknownError
@@ -34,7 +34,7 @@ def name_of(kind: type[faulty.Counting], options: str = "") -> str:
 
 
 def fault_of(environment: Environment) -> str:
-    env = opened(environment)
+    env = open_episode(environment)
     with pytest.raises(EnvironmentFault) as caught:  # noqa: PT012
         env.reset(1)
         env.step("x")
@@ -82,7 +82,7 @@ def workers(host: Host) -> list[int]:
 
 @pytest.fixture(scope="module")
 def good() -> Iterator[tuple[Environment, Host]]:
-    environment, host = started(name_of(faulty.Counting), Sandbox())
+    environment, host = start_sandboxed(name_of(faulty.Counting), Sandbox())
     yield environment, host
     host.close()
 
@@ -174,22 +174,22 @@ def test_a_crash_while_it_is_imported_is_said(tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: type[faulty.Counting], fault: str) -> None:
-    environment, host = started(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), PLAIN)
+    environment, host = start_sandboxed(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), PLAIN)
     assert fault_of(environment) == fault
     assert fault_of(environment) == fault
     host.close()
 
 
 def test_one_that_swallows_the_time_limit_is_killed() -> None:
-    environment, host = started(name_of(harmful.HangsForGood, "?step_timeout_s=0.2"), PLAIN)
+    environment, host = start_sandboxed(name_of(harmful.HangsForGood, "?step_timeout_s=0.2"), PLAIN)
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     assert fault_of(environment) == "step took longer than 0.2 s, and its process had to be killed"
     host.close()
 
 
 def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
-    environment, host = started(name_of(harmful.Burns), Sandbox(cpu_s=2))
-    env = opened(environment)
+    environment, host = start_sandboxed(name_of(harmful.Burns), Sandbox(cpu_s=2))
+    env = open_episode(environment)
     env.reset(1)
     assert wait_for(lambda: ") Z " in Path(f"/proc/{host.pids()[-1]}/stat").read_text(), 60.0)
     with pytest.raises(EnvironmentFault, match=r"more than 2 s of processor time in one episode \(sandbox.cpu_s\)"):
@@ -199,7 +199,7 @@ def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
 
 def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
     for kind, seen in ((faulty.Prints, ""), (faulty.Surrogates, "\ud800"), (faulty.Escapes, "\x1b[31m")):
-        environment, host = started(name_of(kind), PLAIN)
+        environment, host = start_sandboxed(name_of(kind), PLAIN)
         assert seen in play_scripted(environment, 1, by_oracle).exchanges[0][0]
         host.close()
     assert capfd.readouterr() == ("", "")
@@ -207,10 +207,10 @@ def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.Capt
 
 @pytest.mark.skipif(sys.platform != "linux", reason="strays are found through /proc")
 def test_what_it_leaves_behind_is_ended_with_it() -> None:
-    environment, host = started(name_of(harmful.Forks), PLAIN)
+    environment, host = start_sandboxed(name_of(harmful.Forks), PLAIN)
     folder = host.folder.name
     before = len(processes(folder))
-    env = opened(environment)
+    env = open_episode(environment)
     env.reset(1)
     env.step("x")
     assert len(processes(folder)) >= 5 + before
@@ -224,8 +224,8 @@ def test_what_it_leaves_behind_is_ended_with_it() -> None:
 
 WITHOUT_NAMESPACES = (
     "import sys\nfrom tests.envs.sandbox.test_sandbox import *\n"
-    "environment, host = started(name_of(harmful.Forks), Sandbox())\n"
-    "env = opened(environment)\nenv.reset(1)\nenv.step('x')\n"
+    "environment, host = start_sandboxed(name_of(harmful.Forks), Sandbox())\n"
+    "env = open_episode(environment)\nenv.reset(1)\nenv.step('x')\n"
     "print(has_namespace(host), len(processes(host.folder.name)))\n"
     "env.close()\nhost.close()\nprint(processes(host.folder.name))\n"
 )
@@ -243,7 +243,7 @@ def test_where_the_system_gives_no_process_namespaces_it_plays_without() -> None
 
 def test_a_killed_worker_is_one_fault_and_a_killed_host_is_started_again(good: tuple[Environment, Host]) -> None:
     environment, host = good
-    env, beside = opened(environment), opened(environment)
+    env, beside = open_episode(environment), open_episode(environment)
     env.reset(1)
     beside.reset(2)
     [killed, _] = workers(host)[-2:]
@@ -273,7 +273,7 @@ def test_an_idle_worker_that_died_costs_no_episode(good: tuple[Environment, Host
 def test_workers_are_used_again_and_forked_for_what_is_played_at_once(good: tuple[Environment, Host]) -> None:
     environment, host = good
     before = set(host.pids())
-    envs = [opened(environment) for _ in range(8)]
+    envs = [open_episode(environment) for _ in range(8)]
     for seed, env in enumerate(envs):
         env.begin(seed)
     assert len({env.first() for env in envs}) == 8
@@ -305,7 +305,7 @@ def test_the_network_is_out_of_reach_unless_allowed(tmp_path: Path, monkeypatch:
         if subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0:
             assert "Connection refused" in fault_of(load(f"py:calls:Calls?port={port}")), "this machine's loopback is another one"
         for sandbox, asked in ((Sandbox(), 0), (Sandbox(network=True), port)):
-            env = opened(load(f"py:calls:Calls?port={asked}", sandbox))
+            env = open_episode(load(f"py:calls:Calls?port={asked}", sandbox))
             env.reset(1)
             assert not env.step(env.oracle()).ended
             env.close()
@@ -322,8 +322,8 @@ def test_it_has_few_variables_and_a_folder_of_its_own(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET", "s")
     monkeypatch.setenv("SHARED", "t")
-    environment, host = started("py:tells:Tells", Sandbox(variables=("SHARED",)))
-    env = opened(environment)
+    environment, host = start_sandboxed("py:tells:Tells", Sandbox(variables=("SHARED",)))
+    env = open_episode(environment)
     env.reset(1)
     where, temporary, secret, shared = env.step("x").observation.split()
     assert (secret, shared) == ("None", "t")
@@ -335,7 +335,7 @@ def test_it_has_few_variables_and_a_folder_of_its_own(tmp_path: Path, monkeypatc
 
 
 def test_letting_go_of_the_environment_ends_its_process() -> None:
-    environment, host = started(name_of(faulty.Counting), Sandbox())
+    environment, host = start_sandboxed(name_of(faulty.Counting), Sandbox())
     pid, folder = host.pid, host.folder
     play_scripted(environment, 1, by_oracle)
     del environment, host
@@ -347,9 +347,9 @@ def test_letting_go_of_the_environment_ends_its_process() -> None:
 
 def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
-        "import time\nfrom perdure.envs.guarded import opened\nfrom perdure.envs.sandbox.sandbox_loading import started\n"
+        "import time\nfrom perdure.envs.guarded import open_episode\nfrom perdure.envs.sandbox.sandbox_loading import start_sandboxed\n"
         "from perdure.envs.sandbox.sandbox_settings import Sandbox\n"
-        f"environment, host = started({name_of(faulty.Counting)!r}, Sandbox())\nenv = opened(environment)\nenv.reset(1)\n"
+        f"environment, host = start_sandboxed({name_of(faulty.Counting)!r}, Sandbox())\nenv = open_episode(environment)\nenv.reset(1)\n"
         "print(host.pid, host.pids()[0], host.folder, flush=True)\ntime.sleep(600)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

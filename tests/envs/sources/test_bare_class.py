@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from perdure.envs.check.rules import judge
+from perdure.envs.check.rules import check_rule
 from perdure.envs.guarded import EnvironmentFault, GuardedEnv
 from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import by_oracle, play_scripted
@@ -43,11 +43,11 @@ def test_a_seed_decides_the_task_and_nothing_else_does(name: str) -> None:
 
 
 def test_gymnasiums_checker_is_not_asked_about_a_class_that_was_not_made_for_it() -> None:
-    assert judge(load("py:tests.envs.bare:Sum"), "passes-gymnasium") == []
+    assert check_rule(load("py:tests.envs.bare:Sum"), "passes-gymnasium") == []
 
 
 def test_a_generator_of_its_own_without_a_seed_is_found_by_the_check() -> None:
-    assert [finding.level for finding in judge(load("py:tests.envs.bare:Unseeded"), "is-deterministic")] == ["error"]
+    assert [finding.level for finding in check_rule(load("py:tests.envs.bare:Unseeded"), "is-deterministic")] == ["error"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.envs.sandbox.sandbox_loading import started
+from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.learners.batches import Lesson, turns_of
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, first_prompt, hinted, retry_with_hints, solved, with_prompt
@@ -108,7 +108,7 @@ def test_right_answers_come_from_a_process_of_its_own_too(
     llama_learner: Learner, learn: Callable[..., None], settings: dict[str, Any]
 ) -> None:
     workbench = llama_learner.workbench(EASY, **{"updates": 2, "prompts": 4, "samples": 4, "measure": 0, **settings})
-    environment, host = started(EASY, Sandbox())
+    environment, host = start_sandboxed(EASY, Sandbox())
     try:
         workbench.targets = [environment]
         learn(workbench)
@@ -116,7 +116,7 @@ def test_right_answers_come_from_a_process_of_its_own_too(
         host.close()
     assert workbench.step == 2
     assert workbench.last["tokens"] > 0
-    silent, host = started("py:tests.learners.easy:Silent", Sandbox())
+    silent, host = start_sandboxed("py:tests.learners.easy:Silent", Sandbox())
     try:
         with pytest.raises(InputError, match=r"Silent has no oracle\(\)"):
             check_oracle(silent, "sdft")

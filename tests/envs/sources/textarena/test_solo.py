@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from perdure.envs.check.rules import judge
+from perdure.envs.check.rules import check_rule
 from perdure.envs.guarded import GuardedEnv
 from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import by_oracle, fixed, play_scripted
@@ -36,7 +36,7 @@ def test_partial_credit_is_no_success() -> None:
     assert len(failed) > 30
     assert all(one.score == 0.0 for one in failed)
     assert sum(one.total_reward for one in failed) / len(failed) > 0.5
-    [finding] = [one for one in judge(environment, "has-a-floor") if "always" in one.message]
+    [finding] = [one for one in check_rule(environment, "has-a-floor") if "always" in one.message]
     assert re.fullmatch(r"always answering '\[\d+\]' is paid 0.[67]\d of the highest return, with . of 20 successes", finding.message)
 
 
@@ -139,7 +139,7 @@ def test_the_best_arm_of_the_bandit_is_paid_nothing_and_the_worst_is_paid() -> N
     assert (best.success, best.total_reward) == (False, 0.0)
     others = [play_scripted(environment, 3, fixed(f"[{arm}]")).total_reward for arm in ("red", "blue", "green", "yellow", "purple")]
     assert max(others) > 0.1
-    assert "always giving one wrong answer is paid better than the oracle" in judge(environment, "oracle-succeeds")[-1].message
+    assert "always giving one wrong answer is paid better than the oracle" in check_rule(environment, "oracle-succeeds")[-1].message
 
 
 def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
