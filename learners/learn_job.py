@@ -41,7 +41,7 @@ from perdure.memory.processes import record_event
 from perdure.memory.records import Job, Lease, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
-from perdure.memory.versions import add_candidate, get_version, serving, take_name
+from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
 
 Learner = Callable[[Workbench, Mapping[str, ExtraLoss], ProjectGradient | None], None]
 
@@ -132,7 +132,7 @@ def run_learning(
     weights: Weights = trainee.weights()
     if options.interpolate < 1:
         weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, options.interpolate)
-    name = take_name(store)
+    name = reserve_name(store)
     path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
     faults.point("between-file-and-row")
     version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)

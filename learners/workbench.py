@@ -344,7 +344,7 @@ class Workbench:
         }
         self.updates.append(told)
         add_step(self.store, self.lease, self.step, told)
-        faults.point("between-step-and-keep")
+        faults.point("between-step-and-checkpoint")
         counts = self._drawn, self._aimed
         state = self.trainee.state()
         checkpoint = Checkpoint(step=self.step, start=self.parent, serving=self.serving, state=state, counts=counts, chosen=self.chosen)

@@ -1,7 +1,7 @@
 """Token ids and log-probs as packed blobs, and the SQL functions that show them as JSON.
 
-Packing takes a two-hundredth of the time of JSON, and each number four bytes, whatever it is. Log-probs are kept as float32, which is
-what engines compute: a value that came from one comes back exactly.
+Packing takes a two-hundredth of the time of JSON, and four bytes per number. Log-probs are float32, as engines compute them, so that they
+come back exactly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def pack_ids(ids: Sequence[int]) -> bytes:
     try:
         return _layout("i", len(ids)).pack(*ids)
     except struct.error as error:
-        raise InputError(f"token ids must be integers of 32 bits, from {min(ids)} to {max(ids)} was given ({error})") from None
+        raise InputError(f"token ids must be 32-bit integers; these go from {min(ids)} to {max(ids)} ({error})") from None
 
 
 def unpack_ids(blob: bytes) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def pack_logprobs(logprobs: Sequence[float]) -> bytes:
 
 
 def unpack_logprobs(blob: bytes) -> tuple[float, ...]:
-    """The log-probs that `pack_logprobs` packed, each the nearest float32 to what was given."""
+    """The log-probs that `pack_logprobs` packed, each rounded to float32."""
     return struct.unpack(f"<{len(blob) // 4}f", blob)
 
 
@@ -45,7 +45,7 @@ def _layout(kind: str, n: int) -> struct.Struct:
 
 
 def register_functions(db: Database) -> None:
-    """Make `token_ids(blob)` and `logprobs(blob)` available in SQL; both give JSON text, for people and their queries."""
+    """Register the SQL functions `token_ids(blob)` and `logprobs(blob)`, which return JSON text, for queries by hand."""
 
     def token_ids(blob: bytes | None) -> str | None:
         return None if blob is None else json.dumps(unpack_ids(blob))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.json_value import Document
 from perdure.memory.store import Store
 
 
@@ -15,19 +15,19 @@ class Registration:
     """An environment as the store knows it."""
 
     name: str
-    """With its options: it is this whole string that has a success rate and an anchor."""
+    """With its options: success rates and anchors belong to this whole string."""
     threshold: float
-    """The return that counts as success, where the environment does not say itself."""
+    """The return that counts as success, if the environment does not say itself."""
     reward_low: float
     reward_high: float
     critical: bool
     """The gate uses its tighter margin for it."""
     anchor: str | None
-    """As it was set by a promotion; `anchor_of` also knows the anchor of one that never was trained."""
+    """Set by a promotion; `anchor_of` also finds the anchor of an environment that was never trained on."""
     registered: float
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
+    def as_json(self) -> Document:
+        """The listing's keys."""
         return {
             "name": self.name,
             "threshold": self.threshold,
@@ -39,7 +39,7 @@ class Registration:
 
 
 def register(store: Store, name: str, threshold: float, reward_low: float, reward_high: float, critical: bool = False) -> None:
-    """Make an environment known. Again with other settings, it takes those; its anchor stays."""
+    """Register an environment. Registering it again replaces its settings; its anchor stays."""
     if not name.strip():
         raise InputError("an environment needs a name, such as 'perdure:largest-number'")
     if not reward_low < reward_high:
@@ -56,7 +56,7 @@ def register(store: Store, name: str, threshold: float, reward_low: float, rewar
 
 
 def list_environments(store: Store) -> list[Registration]:
-    """All of them, in the order in which they came."""
+    """All environments, oldest first."""
     rows = store.rows("SELECT * FROM environment ORDER BY rowid")
     return [
         Registration(
@@ -73,16 +73,16 @@ def list_environments(store: Store) -> list[Registration]:
 
 
 def require(store: Store, name: str) -> None:
-    """Raise `UnknownError` where no environment of that name is registered."""
+    """Raise `UnknownError` if no environment of that name is registered."""
     if not store.rows("SELECT 1 FROM environment WHERE name = ?", (name,)):
         known = ", ".join(row["name"] for row in store.rows("SELECT name FROM environment ORDER BY name LIMIT 8"))
-        raise UnknownError(f"no environment {name!r} in this home; it knows {known or 'none yet'}")
+        raise UnknownError(f"no environment {name!r} in this home; it has {known or 'none yet'}")
 
 
 def anchor_of(store: Store, environment: str) -> str | None:
     """The version that the gate compares with: the one set by a promotion, else the one that served when the environment was added.
 
-    An environment registered before any version served has the first that did. None only where the home has no version.
+    An environment that was registered before any version served has the first version that did. None only if the home has no version.
     """
     require(store, environment)
     rows = store.rows(

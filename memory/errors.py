@@ -3,9 +3,9 @@
 PerdureError
 ├── InputError (ValueError)       bad input or wrong use                    exit code 2
 │   └── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
-└── RuntimeFailure (RuntimeError) the machine or the home is not able to     exit code 3
+└── RuntimeFailure (RuntimeError) the machine or the home prevents it        exit code 3
     ├── LeaseLost                 another process has taken over this work
-    └── Unavailable               the disk is full, the store is locked: it may work later
+    └── Unavailable               the disk is full or the store is locked: it may work later
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class PerdureError(Exception):
 
 
 class InputError(PerdureError, ValueError):
-    """What was asked cannot be done as asked."""
+    """The input is wrong: it cannot be done as asked."""
 
 
 class UnknownError(InputError, LookupError):
@@ -24,12 +24,12 @@ class UnknownError(InputError, LookupError):
 
 
 class RuntimeFailure(PerdureError, RuntimeError):
-    """What was asked is fine, but it failed."""
+    """The input is right, but it failed."""
 
 
 class LeaseLost(RuntimeFailure):
-    """The lease under which a write was tried is no longer held: nothing was written."""
+    """The lease for a write is no longer held: nothing was written."""
 
 
 class Unavailable(RuntimeFailure):
-    """The disk or the store cannot take this now. It says nothing about the work that was being done, which may be tried again."""
+    """The disk or the store cannot take this now. The work itself has not failed and may be tried again."""

@@ -1,7 +1,7 @@
-"""Named points of the cycle at which the fault suite ends a process, as kill -9 would.
+"""Named points of the cycle at which the fault suite kills a process, as kill -9 would.
 
-`PERDURE_FAULT=mid-promotion` ends the process when it first comes to that point, `PERDURE_FAULT=mid-batch:7` when it comes there for the
-seventh time. Where the variable is not set, a point costs one look at the environment. `tests/faults/` uses them.
+`PERDURE_FAULT=mid-promotion` kills the process when it first reaches that point, `PERDURE_FAULT=mid-batch:7` when it reaches it for the
+seventh time. Without the variable, a point costs one look-up in the environment. Used by `tests/faults/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Point = Literal[
     "after-batch",
     "mid-ending",
     "mid-optimiser-step",
-    "between-step-and-keep",
+    "between-step-and-checkpoint",
     "mid-candidate-write",
     "between-file-and-row",
     "mid-pairs",
@@ -37,9 +37,9 @@ _passed: Counter[str] = Counter()
 
 
 def point(name: Point) -> None:
-    """End this process here, at once and without a word, where `PERDURE_FAULT` says so."""
-    asked, _, times = os.environ.get(VARIABLE, "").partition(":")
-    if asked == name:
+    """Kill this process here if `PERDURE_FAULT` names this point."""
+    chosen, _, times = os.environ.get(VARIABLE, "").partition(":")
+    if chosen == name:
         _passed[name] += 1
         if _passed[name] == int(times or 1):
             os.kill(os.getpid(), signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, also after a power cut, and that are what they were when they were written.
+"""Files that are either complete or absent, also after a power cut, and whose content can be verified.
 
-The folder of a version holds a manifest with the sha256 of each of its files; the version's hash is that of the manifest. Left out: what
-is in those files (`learners/weights/adapters.py`).
+The folder of a version has a manifest with the sha256 of each of its files; the hash of the version is the manifest's. Left out: what the
+files contain (`learners/weights/adapters.py`).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from perdure.memory.errors import InputError, RuntimeFailure
 
 MANIFEST = "manifest.json"
 MAKING = ".making-"
-"""How the names of files and folders begin that are not finished. Where one is left, its process died."""
+"""The prefix of unfinished files and folders. One that stays belongs to a process that died."""
 
 
 def publish(made: Path, final: Path) -> None:
-    """Name the finished file or folder `made` `final` once all in it is on the disk. A file takes the place of another.
+    """Sync the finished file or folder `made` to the disk, then rename it to `final`. Replaces a file of that name.
 
-    Raises `OSError`, also where `final` is a folder with content.
+    Raises `OSError`, also if `final` is a folder that is not empty.
     """
     for path in (*(made.iterdir() if made.is_dir() else ()), made):
         _fsync(path)
@@ -36,9 +36,9 @@ def publish(made: Path, final: Path) -> None:
 
 @contextmanager
 def making(final: Path, *, replace: bool) -> Iterator[Path]:
-    """A name to write a file to, which becomes `final` when the block ends well; otherwise nothing is left of it.
+    """A path to write a file to. It is renamed to `final` when the block ends without an error, and removed otherwise.
 
-    Raises `InputError` where `final` exists and is not to be replaced, `RuntimeFailure` where it cannot be written.
+    Raises `InputError` if `final` exists and `replace` is False, and `RuntimeFailure` if it cannot be written.
     """
     made = final.with_name(f"{MAKING}{final.name}-{os.getpid()}") if final.name else final
     try:
@@ -47,7 +47,7 @@ def making(final: Path, *, replace: bool) -> Iterator[Path]:
         if final.exists() and not replace:
             raise InputError(f"{final} exists already: name another file, or give --force to replace it")
         if not final.parent.is_dir():
-            raise InputError(f"{final.parent} is no folder: make it first, or name another file")
+            raise InputError(f"{final.parent} is not a folder: make it first, or name another file")
         remove_unfinished(final)
         try:
             yield made
@@ -55,15 +55,15 @@ def making(final: Path, *, replace: bool) -> Iterator[Path]:
         finally:
             made.unlink(missing_ok=True)
     except OSError as error:
-        raise RuntimeFailure(f"could not write {final}: {error.strerror or error}; nothing of it was kept") from error
+        raise RuntimeFailure(f"could not write {final}: {error.strerror or error}; nothing was written") from error
 
 
 def remove_unfinished(final: Path) -> None:
-    """Remove what processes that are dead by now have left of their tries to make `final`."""
+    """Remove the unfinished files and folders for `final` that dead processes have left."""
     name = re.compile(re.escape(f"{MAKING}{final.name}-") + r"(\d+)(-journal|-wal|-shm)?")
     for left in final.parent.iterdir():
-        found = name.fullmatch(left.name)
-        if found and not _is_alive(int(found[1])):
+        match = name.fullmatch(left.name)
+        if match and not _is_alive(int(match[1])):
             if left.is_dir():
                 shutil.rmtree(left)
             else:
@@ -76,25 +76,34 @@ def sha256_of(file: Path) -> str:
 
 
 def manifest_hash(folder: Path) -> str:
-    """The hash that names a version's content: sha256 of its manifest, which holds those of its files and its base."""
+    """The hash of a version: the sha256 of its manifest, which has the hashes of its files and its base model."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
-def check_files(folder: Path, expected_hash: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderManifest:
+    """The manifest in the folder of a version."""
+
+    base_model: str
+    base_hash: str
+    files: tuple[str, ...]
+
+
+def check_files(folder: Path, expected_hash: str) -> FolderManifest:
     """A version's manifest, after checking it against `expected_hash` and every file against it.
 
-    Raises `RuntimeFailure` where a file is missing or changed.
+    Raises `RuntimeFailure` if a file is missing or changed.
     """
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text())
         if manifest_hash(folder) != expected_hash:
-            raise RuntimeFailure(f"{folder} has another manifest than the database says: restore it from a backup, or roll back")
+            raise RuntimeFailure(f"the manifest in {folder} is not the one in the database: restore it from a backup, or roll back")
         for name, entry in manifest["files"].items():
             if sha256_of(folder / name) != entry["sha256"]:
                 raise RuntimeFailure(f"{folder / name} was changed or damaged (sha256 differs): restore it from a backup, or roll back")
+        return FolderManifest(base_model=manifest["base_model"], base_hash=manifest["base_hash"], files=tuple(manifest["files"]))
     except (OSError, ValueError, KeyError) as error:
         raise RuntimeFailure(f"the adapter in {folder} cannot be read ({error}): restore it from a backup, or roll back") from error
-    return manifest
 
 
 def _is_alive(pid: int) -> bool:
@@ -103,7 +112,7 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is another user's
+        pass  # it belongs to another user
     return True
 
 

@@ -130,7 +130,7 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
 def retry_job(store: Store, lease: Lease, error: str) -> None:
     """It was ended by what says nothing about the job: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
     with store.write():
-        leases.end_badly(store, "job", lease, error)
+        leases.fail_attempt(store, "job", lease, error)
         abort_orphans(store)
 
 
@@ -209,7 +209,7 @@ def steps(store: Store, job: int) -> list[Step]:
 def _take_back(store: Store, clock: Clock) -> None:
     """Queue the jobs whose lease has lapsed, or fail them where that happened too often."""
     with store.write():
-        if leases.take_back(store, "job", clock, "the process that ran it ended without a word; its log is in logs/"):
+        if leases.requeue_lapsed(store, "job", clock, "the process that ran it ended without a word; its log is in logs/"):
             abort_orphans(store)
 
 

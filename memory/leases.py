@@ -1,11 +1,11 @@
-"""Leases: the right to write about one piece of work, for as long as its holder shows that it lives.
+"""Leases: the right to write about one piece of work, as long as its owner renews it.
 
 A lease names its owner and its attempt. Taking over work raises the attempt, and every write checks owner and attempt inside its own
-transaction, so that a process which lost its lease, however slow or confused, writes nothing. Time runs on the boot-time clock: it goes on
-while the machine sleeps and does not jump with the wall clock; after a reboot its `boot_id` differs and every lease has lapsed.
+transaction, so that a process that has lost its lease writes nothing. Time is the boot-time clock: it includes sleep and does not jump with
+the wall clock. After a reboot the `boot_id` differs, and every lease has lapsed.
 
-Leases of tasks, jobs and the device share their columns (`owner`, `attempt`, `lease_until`, `boot_id`), and so the functions here.
-Tasks and jobs also end badly in the same way. When they are claimed stands with each of them (`tasks.py`, `jobs.py`, `processes.py`).
+Tasks, jobs and the device have the same lease columns (`owner`, `attempt`, `lease_until`, `boot_id`) and share these functions. Left out:
+claiming them (`tasks.py`, `jobs.py`, `processes.py`).
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ RENEW_S = 10.0
 """How often a process that works for long renews its leases."""
 
 FRESH = 0.75
-"""A lease with this share of its time to go is not extended yet."""
+"""A lease that has at least this share of its time left is not renewed yet."""
 
 ATTEMPT_CAP = 3
 """A task or job that has failed, or whose process has died, this often is not tried again."""
 
 HELD = {"task": "state = 'leased'", "job": "state IN ('leased', 'running', 'gating')", "device": "owner IS NOT NULL"}
-"""Which rows are under a lease."""
+"""The condition on rows that are leased."""
 
 
 class Clock(Protocol):
-    """A clock that nobody can set, and the boot that it counts from."""
+    """A clock that cannot be set, and the boot that it counts from."""
 
     def now_s(self) -> float: ...
 
@@ -61,17 +61,17 @@ class BootClock:
 
 
 def check(store: Store, kind: Leased, lease: Lease) -> None:
-    """Raise `LeaseLost` unless `lease` is still held. Call it inside the transaction that it is to protect."""
+    """Raise `LeaseLost` unless `lease` is still held. Call it inside the transaction that it protects."""
     held = store.rows(f"SELECT 1 FROM {kind} WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]}", _key(lease))
     if not held:
         raise _lost(store, kind, lease)
 
 
 def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend a lease that is still held, or raise `LeaseLost`.
+    """Renew a lease that is still held, or raise `LeaseLost`.
 
-    One that has run out but that nobody took is held still; one that was let lapse is not, so that a process that outlives its
-    supervisor cannot keep work from the one that the next supervisor starts.
+    A lease that has run out is still held until another process takes it. One that `lapse` ended is not: a process that outlives its
+    supervisor must not block the process that the next supervisor starts.
     """
     held = f"rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= 0"
     sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE {held}"
@@ -93,20 +93,20 @@ def check_and_renew(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: fl
 
 
 def lapse(store: Store, owner: str | None = None) -> int:
-    """Let all leases of `owner` lapse at once, because it is known to be dead; without an owner, those of everybody.
+    """End all leases of `owner`, because it is dead; without an owner, all leases. Returns how many.
 
-    Whoever holds the lock of the home may do so when it starts, and when a child of its own has ended. Gives how many lapsed.
+    Only for the holder of the home's lock, when it starts and when one of its children has ended.
     """
-    lapsed = 0
+    count = 0
     with store.write() as conn:
         for kind, held in HELD.items():
             sql = f"UPDATE {kind} SET lease_until = -1 WHERE {held} AND (? IS NULL OR owner = ?)"
-            lapsed += conn.execute(sql, (owner, owner)).rowcount
-    return lapsed
+            count += conn.execute(sql, (owner, owner)).rowcount
+    return count
 
 
 def lapsed(clock: Clock) -> tuple[str, tuple[str, float]]:
-    """The condition on a leased row, and its parameters, under which its lease has lapsed."""
+    """The SQL condition that the lease of a row has lapsed, and its parameters."""
     return "(boot_id <> ? OR lease_until < ?)", (clock.boot_id(), clock.now_s())
 
 
@@ -117,15 +117,15 @@ def _boot_id() -> str:
     return subprocess.run(["sysctl", "-n", "kern.bootsessionuuid"], check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
 
-def end_badly(store: Store, kind: Literal["task", "job"], lease: Lease, error: str) -> None:
-    """Queue work again that came to a bad end, or fail it for good after `ATTEMPT_CAP` of these. Raises `LeaseLost`."""
+def fail_attempt(store: Store, kind: Literal["task", "job"], lease: Lease, error: str) -> None:
+    """Queue failed work again, or fail it for good after `ATTEMPT_CAP` failures. Raises `LeaseLost`."""
     with store.write():
         check(store, kind, lease)
         _end_badly(store, kind, error, "id = ?", (lease.subject,))
 
 
-def take_back(store: Store, kind: Literal["task", "job"], clock: Clock, error: str) -> int:
-    """The same for all work whose lease has lapsed. Gives how much that was."""
+def requeue_lapsed(store: Store, kind: Literal["task", "job"], clock: Clock, error: str) -> int:
+    """The same for all work whose lease has lapsed. Returns how many rows that were."""
     condition, parameters = lapsed(clock)
     return _end_badly(store, kind, error, f"{HELD[kind]} AND {condition}", parameters)
 
@@ -152,9 +152,9 @@ def _key(lease: Lease) -> tuple[int, str, int]:
 def _lost(store: Store, kind: Leased, lease: Lease) -> LeaseLost:
     rows = store.rows(f"SELECT owner, attempt FROM {kind} WHERE rowid = ?", (lease.subject,))
     if not rows:
-        now = "there is none of that number"
+        now = f"there is no such {kind}"
     elif (rows[0]["owner"], rows[0]["attempt"]) == (lease.owner, lease.attempt):
-        now = "whoever took the home let it lapse"
+        now = "the supervisor of this home ended it"
     elif rows[0]["owner"] is None:
         now = f"nobody holds it now, after attempt {rows[0]['attempt']}"
     else:

@@ -1,7 +1,7 @@
-"""Processes of this home, what happened to them, and which of them has the device.
+"""Processes of this home, events, and the device lease.
 
-Each process says from time to time what it is doing, so that `status` can tell why nothing happens. On a machine where playing and learning
-cannot both run at speed, whoever holds the device lease computes, and the other waits.
+Each process writes from time to time what it is doing, so that `status` can show why nothing happens. On a machine that is too slow to play
+and learn at once, the holder of the device lease computes and the others wait.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from perdure.memory import leases
-from perdure.memory.json_value import iso_utc
+from perdure.memory.json_value import Document, record_json
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease
 from perdure.memory.store import Store
@@ -22,7 +22,7 @@ DEVICE = "device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """What a process last said of itself."""
+    """What a process last wrote about itself."""
 
     name: str
     pid: int
@@ -31,21 +31,14 @@ class Process:
     beat: float
     started: float
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
-        return {
-            "name": self.name,
-            "pid": self.pid,
-            "state": self.state,
-            "detail": self.detail,
-            "beat": iso_utc(self.beat),
-            "started": iso_utc(self.started),
-        }
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self, times=("beat", "started"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that a person may want to know later: a death, a rollback, a verdict."""
+    """An event worth knowing later: a death, a rollback, a verdict."""
 
     id: int
     kind: str
@@ -53,13 +46,13 @@ class Event:
     message: str
     happened: float
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
-        return {"id": self.id, "kind": self.kind, "subject": self.subject, "message": self.message, "happened": iso_utc(self.happened)}
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self, times=("happened",))
 
 
 def beat(store: Store, name: str, pid: int, state: str, detail: str | None = None) -> None:
-    """Say that process `name` lives, and what it does. Another pid under the name is a new start."""
+    """Write that process `name` is alive, and what it does. Another pid under the same name is a new start."""
     now = time.time()
     with store.write() as conn:
         conn.execute(
@@ -73,7 +66,7 @@ def beat(store: Store, name: str, pid: int, state: str, detail: str | None = Non
 
 
 def processes(store: Store) -> list[Process]:
-    """Every process that ever spoke under its name, by name."""
+    """Every process that ever wrote a beat, by name."""
     return [
         Process(
             name=row["name"],
@@ -88,12 +81,12 @@ def processes(store: Store) -> list[Process]:
 
 
 def process_of(store: Store, name: str, pid: int) -> Process | None:
-    """What this very process said of itself last; None where it has not spoken yet."""
+    """The last beat of the process with this name and pid; None if it has not written one yet."""
     return next((process for process in processes(store) if (process.name, process.pid) == (name, pid)), None)
 
 
 def forget_processes(store: Store, prefix: str, keep: int) -> None:
-    """Drop what processes named `prefix...` said of themselves, but for the `keep` that came last."""
+    """Delete the beats of processes named `prefix...`, except the newest `keep`."""
     with store.write() as conn:
         conn.execute(
             """
@@ -105,25 +98,25 @@ def forget_processes(store: Store, prefix: str, keep: int) -> None:
 
 
 def record_event(store: Store, kind: str, subject: str, message: str) -> None:
-    """Write down that something happened."""
+    """Write an event."""
     with store.write() as conn:
         sql = "INSERT INTO event (kind, subject, message, happened_at) VALUES (?, ?, ?, ?)"
         conn.execute(sql, (kind, subject, message, time.time()))
 
 
 def events(store: Store, limit: int = 50) -> list[Event]:
-    """The latest events, the latest first."""
+    """The latest events, latest first."""
     return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
 
 
 def last_event(store: Store, kind: str) -> Event | None:
-    """The latest event of a kind."""
+    """The latest event of a kind; None if there is none."""
     rows = store.rows("SELECT * FROM event WHERE kind = ? ORDER BY id DESC LIMIT 1", (kind,))
     return _event(rows[0]) if rows else None
 
 
 def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease | None:
-    """The device, where nobody has it or its holder's lease has lapsed; None where it is taken."""
+    """Lease the device if it is free or its lease has lapsed; None if it is taken."""
     condition, parameters = leases.lapsed(clock)
     with store.write() as conn:
         conn.execute("INSERT INTO device (name) VALUES (?) ON CONFLICT (name) DO NOTHING", (DEVICE,))
@@ -138,12 +131,12 @@ def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease |
 
 
 def renew_device(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend the lease, or raise `LeaseLost`."""
+    """Renew the lease, or raise `LeaseLost`."""
     leases.renew(store, "device", lease, ttl_s, clock)
 
 
-def give_device(store: Store, lease: Lease) -> None:
-    """Let the next one have it. Where somebody else has it already, nothing happens."""
+def release_device(store: Store, lease: Lease) -> None:
+    """Free the device. Does nothing if another process has it already."""
     with store.write() as conn:
         conn.execute(
             "UPDATE device SET owner = NULL WHERE rowid = ? AND owner = ? AND attempt = ?",
@@ -152,19 +145,19 @@ def give_device(store: Store, lease: Lease) -> None:
 
 
 def device_owner(store: Store, clock: Clock) -> str | None:
-    """Who has the device now."""
+    """The name of the process that has the device; None if it is free."""
     condition, parameters = leases.lapsed(clock)
     rows = store.rows(f"SELECT owner FROM device WHERE name = ? AND owner IS NOT NULL AND NOT {condition}", (DEVICE, *parameters))
     return str(rows[0]["owner"]) if rows else None
 
 
-def kept_precision(store: Store, device: str, measure: Callable[[], str]) -> str:
-    """The precision that this home computes with on a device: measured the first time, kept from then on."""
+def precision_for(store: Store, device: str, measure: Callable[[], str]) -> str:
+    """The precision that this home computes with on a device: measured the first time, the same from then on."""
     with store.write() as conn:
         rows = store.rows("SELECT dtype FROM precision WHERE device = ?", (device,))
         if not rows:
             conn.execute("INSERT INTO precision (device, dtype) VALUES (?, ?)", (device, measure()))
-            return kept_precision(store, device, measure)
+            return precision_for(store, device, measure)
     return str(rows[0]["dtype"])
 
 

@@ -1,8 +1,8 @@
-"""The stages of the stream, as the daemon that has the home was told them, and how far each is.
+"""The stages of the stream, as the last daemon read them from its settings, and the progress of each.
 
-A stage is a stretch of the stream with one mix of environments. Its name stands in each task that it drew, so that how far it is follows
-from the tasks, and a stream that is started again goes on where it stood. The rows here are for those who have no configuration at hand,
-such as `perdure status`. Left out: what is drawn next (`agent/stream/drawing.py`).
+A stage is a stretch of the stream with one mix of environments. Each task names the stage that drew it: progress is counted from the tasks,
+and a restarted stream resumes. The rows here are for readers without the settings, such as `perdure status`. Left out: which task is drawn
+next (`agent/stream/drawing.py`).
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import Document, to_json
 from perdure.memory.store import Store
 
 Order = Literal["interleaved", "shuffled", "sequential", "permuted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class StageShare:
     """An environment of a stage."""
 
     name: str
-    """Canonical."""
+    """The canonical name."""
     weight: float = 1.0
     tasks: int = 0
     """The most tasks that it gets in this stage; 0 for no limit."""
@@ -34,24 +34,24 @@ class Stage:
     """A stretch of the stream."""
 
     name: str
-    environments: tuple[Share, ...]
+    environments: tuple[StageShare, ...]
     members: int
     """Episodes of each task."""
     tasks: int = 0
-    """After so many it ends; 0 for no limit but those of its environments."""
+    """The stage ends after this many tasks; 0 for no limit but those of its environments."""
     order: Order = "interleaved"
     curriculum: bool = False
 
     @property
     def size(self) -> int:
-        """How many tasks it has, 0 where it is endless."""
+        """How many tasks it has; 0 if it is endless."""
         budgets = [share.tasks for share in self.environments]
         ends = [*([self.tasks] if self.tasks else []), *([sum(budgets)] if all(budgets) else [])]
         return min(ends, default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class StageProgress:
     """How far an environment is in a stage, in tasks."""
 
     drawn: int = 0
@@ -60,12 +60,12 @@ class Progress:
     """Done or failed."""
 
 
-Drawn = Mapping[tuple[str | None, str], Progress]
-"""By stage and environment. No stage: tasks from before there were stages."""
+Drawn = Mapping[tuple[str | None, str], StageProgress]
+"""By stage and environment. The stage is None for tasks that no stage drew."""
 
 
 def set_stages(store: Store, stages: Sequence[Stage]) -> None:
-    """Write down the stages of the stream; those that were there before are forgotten, their tasks stay."""
+    """Replace the stages of the stream. The tasks of earlier stages stay."""
     rows = [(place, stage.name, to_json(asdict(stage))) for place, stage in enumerate(stages)]
     with store.write() as conn:
         conn.execute("DELETE FROM stage")
@@ -73,23 +73,23 @@ def set_stages(store: Store, stages: Sequence[Stage]) -> None:
 
 
 def list_stages(store: Store) -> list[Stage]:
-    """The stages in their order; none where no daemon ever ran here."""
-    plans: list[dict[str, Any]] = [json.loads(row["plan"]) for row in store.rows("SELECT plan FROM stage ORDER BY place")]
-    return [Stage(**{**plan, "environments": tuple(Share(**share) for share in plan["environments"])}) for plan in plans]
+    """The stages in their order; none if no daemon has run here yet."""
+    plans: list[Document] = [json.loads(row["plan"]) for row in store.rows("SELECT plan FROM stage ORDER BY place")]
+    return [Stage(**{**plan, "environments": tuple(StageShare(**share) for share in plan["environments"])}) for plan in plans]
 
 
-def progress(store: Store) -> dict[tuple[str | None, str], Progress]:
-    """How far each environment is in each stage that ever drew a task. Reads an index from end to end."""
+def progress(store: Store) -> dict[tuple[str | None, str], StageProgress]:
+    """The progress of each environment in each stage that ever drew a task. Reads a whole index."""
     rows = store.rows(
         """
         SELECT stage, environment, count(*) AS drawn, sum(state = 'queued') AS queued, sum(state IN ('done', 'failed')) AS ended
         FROM task WHERE source = 'stream' GROUP BY stage, environment
         """
     )
-    return {(row["stage"], row["environment"]): Progress(drawn=row["drawn"], queued=row["queued"], ended=row["ended"]) for row in rows}
+    return {(row["stage"], row["environment"]): StageProgress(drawn=row["drawn"], queued=row["queued"], ended=row["ended"]) for row in rows}
 
 
 def waiting(store: Store) -> int:
-    """How many tasks wait to be played that the stream drew."""
+    """How many tasks of the stream are queued."""
     sql = "SELECT count(*) AS n FROM task INDEXED BY task_by_state WHERE state = 'queued' AND source = 'stream'"
-    return int(store.rows(sql)[0]["n"])  # few wait, many were
+    return int(store.rows(sql)[0]["n"])  # few are queued, many are done

@@ -158,7 +158,7 @@ def checkpoint(store: Store) -> None:
         store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
-def set_patience(store: Store, wait_ms: int) -> None:
+def set_busy_timeout(store: Store, wait_ms: int) -> None:
     """Set how long a write waits for other programs before it raises `Unavailable`. The default is 15 s."""
     store.db.conn.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import Document, record_json
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
 from perdure.memory.replay.journal import abort_orphans
@@ -22,29 +23,17 @@ from perdure.memory.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSummary:
-    """A task with the episodes that were played of it."""
+    """A task with its episodes."""
 
     task: Task
     source: Literal["stream", "person"]
     stage: str | None
-    """Of the stream that drew it; None for what a person asked for."""
+    """The stage that drew it; None if a person asked for it."""
     episodes: tuple[int, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
-        task = self.task
-        return {
-            "id": task.id,
-            "environment": task.environment,
-            "seed": task.seed,
-            "state": task.state,
-            "source": self.source,
-            "stage": self.stage,
-            "members": task.members,
-            "attempt": task.attempt,
-            "error": task.error,
-            "episodes": list(self.episodes),
-        }
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return {**record_json(self.task), "source": self.source, "stage": self.stage, "episodes": list(self.episodes)}
 
 
 def add_tasks(
@@ -55,11 +44,11 @@ def add_tasks(
     source: Literal["stream", "person"],
     stage: str | None = None,
 ) -> list[int]:
-    """Put tasks of a registered environment on the stream, each to be played by a group of `members` episodes. Gives their ids."""
+    """Queue tasks of a registered environment, each played by a group of `members` episodes. Returns their ids."""
     if members < 1:
         raise InputError(f"a task is played at least once, not {members} times")
     if any(seed < 0 for seed in seeds):
-        raise InputError(f"a seed is not negative: {min(seeds)}")
+        raise InputError(f"a seed cannot be negative: {min(seeds)}")
     with store.write():
         environments.require(store, environment)
         sql = "INSERT INTO task (environment, seed, members, source, stage, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
@@ -67,12 +56,12 @@ def add_tasks(
 
 
 def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock) -> list[tuple[Task, Lease]]:
-    """Claim up to `limit` queued tasks for `owner`: those of persons first, then in the order in which they came.
+    """Lease up to `limit` queued tasks to `owner`: those of persons first, then the oldest.
 
-    Tasks whose lease has lapsed are taken back before, and what was being played of them is aborted.
+    Before that, tasks whose lease has lapsed are queued again and their running episodes aborted.
     """
     with store.write():
-        _take_back(store, clock)
+        _requeue_lapsed(store, clock)
         rows = store.rows(
             """
             UPDATE task SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
@@ -88,7 +77,7 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
 
 
 def finish_task(store: Store, lease: Lease) -> None:
-    """Its group has been played."""
+    """Mark a task as done: its group has been played."""
     with store.write() as conn:
         leases.check(store, "task", lease)
         sql = "UPDATE task SET state = 'done', owner = NULL, error = NULL, finished_at = ? WHERE id = ?"
@@ -97,7 +86,7 @@ def finish_task(store: Store, lease: Lease) -> None:
 
 
 def release_task(store: Store, lease: Lease) -> None:
-    """Give it back unfinished: an orderly stop, which counts as no attempt."""
+    """Queue an unfinished task again after an orderly stop, which does not count as a failure."""
     with store.write() as conn:
         leases.check(store, "task", lease)
         conn.execute("UPDATE task SET state = 'queued', owner = NULL WHERE id = ?", (lease.subject,))
@@ -105,9 +94,9 @@ def release_task(store: Store, lease: Lease) -> None:
 
 
 def fail_task(store: Store, lease: Lease, error: str) -> None:
-    """It could not be played: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
+    """Queue a task that could not be played again, or fail it for good after `ATTEMPT_CAP` failures."""
     with store.write():
-        leases.end_badly(store, "task", lease, error)
+        leases.fail_attempt(store, "task", lease, error)
         abort_orphans(store)
 
 
@@ -133,35 +122,35 @@ def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
 
 def counts(store: Store) -> dict[str, int]:
     """How many tasks are queued, running, done and failed."""
-    found = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM task GROUP BY state")}
+    by_state = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM task GROUP BY state")}
     return {
-        "queued": found.get("queued", 0),
-        "running": found.get("leased", 0),
-        "done": found.get("done", 0),
-        "failed": found.get("failed", 0),
+        "queued": by_state.get("queued", 0),
+        "running": by_state.get("leased", 0),
+        "done": by_state.get("done", 0),
+        "failed": by_state.get("failed", 0),
     }
 
 
 def anything_to_play(store: Store) -> bool:
-    """Is a task queued, or leased by somebody who may be dead?"""
+    """Whether a task is queued, or leased by a process that may be dead."""
     return bool(store.rows("SELECT 1 FROM task WHERE state IN ('queued', 'leased') LIMIT 1"))
 
 
 def queued(store: Store) -> int:
-    """How many tasks wait to be played."""
+    """How many tasks are queued."""
     return int(store.rows("SELECT count(*) AS n FROM task WHERE state = 'queued'")[0]["n"])
 
 
 def leases_of(store: Store, owner: str) -> list[Lease]:
-    """What `owner` has leased."""
+    """The leases of `owner` on tasks."""
     rows = store.rows(f"SELECT id, attempt FROM task WHERE owner = ? AND {leases.HELD['task']}", (owner,))
     return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
 
 
-def _take_back(store: Store, clock: Clock) -> None:
-    """Queue the tasks whose lease has lapsed, or fail them where that happened too often."""
+def _requeue_lapsed(store: Store, clock: Clock) -> None:
+    """Queue the tasks whose lease has lapsed again, or fail those that have failed too often."""
     with store.write():
-        if leases.take_back(store, "task", clock, "the process that played it ended without a word"):
+        if leases.requeue_lapsed(store, "task", clock, "the process that played it died"):
             abort_orphans(store)
 
 

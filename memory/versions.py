@@ -93,7 +93,7 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
 
 
 def next_name(store: Store) -> str:
-    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. Nobody holds it yet (`take_name`)."""
+    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. Nobody holds it yet (`reserve_name`)."""
     names = [row["name"] for row in store.rows("SELECT name FROM version")]
     folder = store.home / "versions"
     names += [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
@@ -101,7 +101,7 @@ def next_name(store: Store) -> str:
     return f"v{max(numbers, default=-1) + 1}"
 
 
-def take_name(store: Store) -> str:
+def reserve_name(store: Store) -> str:
     """A name as `next_name` gives it, for the caller alone: its folder is made, empty, at once. Raises `Unavailable`."""
     while True:
         folder = store.home / "versions" / next_name(store)
@@ -259,7 +259,7 @@ def version_of_job(store: Store, job: int) -> Version | None:
     return get_version(store, rows[0]["name"]) if rows else None
 
 
-def left_behind(store: Store, name: str) -> str | None:
+def rolled_back_ancestor(store: Store, name: str) -> str | None:
     """The version that `name` was trained from, where a rollback has left that one; None where it still stands.
 
     What never served (a candidate that was trained on from) is passed over: it is the last version that served that was left or not.
@@ -331,7 +331,7 @@ def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:
         raise InputError(f"gate {gate} says {row['verdict'] or 'nothing yet'} about {row['candidate']}: it does not let {candidate} serve")
     if row["serving"] != serving:
         raise InputError(f"gate {gate} compared {candidate} with {row['serving']}, but now {serving} serves: gate it again")
-    if (left := left_behind(store, candidate)) is not None:
+    if (left := rolled_back_ancestor(store, candidate)) is not None:
         raise InputError(f"{candidate} was trained from {left}, which was rolled back: no verdict brings that back, only a person")
 
 

@@ -14,12 +14,12 @@ from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.replay.episodes import completed_members, get_episode, latest_episode_id, list_episodes, live_episodes, success_rates
 from perdure.memory.replay.journal import abort_orphans
-from perdure.memory.stages import Share, Stage, progress
+from perdure.memory.stages import Stage, StageShare, progress
 from perdure.memory.store import Store
 from perdure.memory.tasks import lease_tasks, list_tasks, release_task
 from perdure.memory.versions import serving
 
-STAGE = Stage(name="all", environments=tuple(Share(name=name) for name in ENVIRONMENTS), members=MEMBERS)
+STAGE = Stage(name="all", environments=tuple(StageShare(name=name) for name in ENVIRONMENTS), members=MEMBERS)
 
 Question = Callable[[Store], object]
 

@@ -15,7 +15,7 @@ from perdure.memory.errors import InputError, PerdureError
 if TYPE_CHECKING:
     from perdure.memory.records import Purpose
     from perdure.memory.store import Store
-    from perdure.memory.upkeep.integrity import Finding
+    from perdure.memory.upkeep.integrity import StoreFinding
 
 TOKENS_RULE = "tokens-and-texts"
 PURPOSES = ("live", "learn", "hinted", "replay", "gate", "probe")
@@ -55,7 +55,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
     with open_store(home) as opened:
         say("reading the whole store")
         findings = rules.check(opened, BootClock())
-        seen = rules.looked_at(opened)
+        seen = rules.checked_counts(opened)
         if not tokens:
             skipped[TOKENS_RULE] = "--no-tokens was given"
         elif all(finding.level != "error" for finding in findings):
@@ -243,7 +243,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
             click.echo(str(path))
 
 
-def _check_texts(opened: Store) -> list[Finding]:
+def _check_texts(opened: Store) -> list[StoreFinding]:
     """Turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
     from perdure.agent.home import cache_dir
     from perdure.learners.weights.base_models import find_model

@@ -181,7 +181,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
         aims = register_environments(store, environments)
-        new = versions.take_name(store)
+        new = versions.reserve_name(store)
         path, digest = write_version(store.home, new, base, lambda scratch: write_lora(scratch, weights, base))
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
     if as_json:
@@ -245,11 +245,11 @@ class _Waste:
 
 def _waste(store: Store) -> Iterator[_Waste]:
     from perdure.agent.supervision.disk import size_bytes
-    from perdure.memory.upkeep.garbage import superfluous
+    from perdure.memory.upkeep.garbage import removable_versions
     from perdure.memory.versions import list_versions
 
     owners = {one.path: one.name for one in list_versions(store) if one.path is not None}
-    unneeded = superfluous(store)
+    unneeded = removable_versions(store)
     root = store.home / "versions"
     for folder in sorted(root.iterdir()) if root.is_dir() else ():
         owner = owners.get(f"versions/{folder.name}")

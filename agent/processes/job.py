@@ -41,7 +41,7 @@ from perdure.memory.processes import record_event
 from perdure.memory.records import Job, Lease, Purpose, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
-from perdure.memory.versions import add_initial, get_version, left_behind, promote, reject, serving, version_of_job
+from perdure.memory.versions import add_initial, get_version, promote, reject, rolled_back_ancestor, serving, version_of_job
 
 REPLACES_ANCHOR = 200.0
 """An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
@@ -147,7 +147,7 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
         "gate": None,
     }
     learnt_s = time.perf_counter() - started
-    left = left_behind(work.store, candidate.name)
+    left = rolled_back_ancestor(work.store, candidate.name)
     if left is not None:
         result["reason"] = f"not gated: {left}, which it was trained from, was rolled back meanwhile"
     elif work.job.options.get("gate", True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from perdure.memory.errors import LeaseLost, PerdureError, RuntimeFailure
 from perdure.memory.leases import RENEW_S, TTL_S, BootClock
-from perdure.memory.processes import give_device, record_event, renew_device, take_device
+from perdure.memory.processes import record_event, release_device, renew_device, take_device
 from perdure.memory.records import Lease
 from perdure.memory.store import Store, open_store
 
@@ -52,7 +52,7 @@ def holding_device(store: Store, lease: Lease, lost: Callable[[], None]) -> Iter
         with renewing(store.home, lease.owner, lambda own: renew_device(own, lease, TTL_S, BootClock()), lost):
             yield
     finally:
-        give_device(store, lease)
+        release_device(store, lease)
 
 
 def wait_for_device(store: Store, owner: str, each_round: Callable[[], None], stop: Callable[[], bool]) -> Lease | None:

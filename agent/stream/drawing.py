@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from perdure.envs.seeds import draw_chance, place_in_order, train_seed
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.replay.episodes import RateRow, success_rates
-from perdure.memory.stages import Drawn, Share, Stage, progress, waiting
+from perdure.memory.stages import Drawn, Stage, StageShare, progress, waiting
 from perdure.memory.store import Store
 from perdure.memory.tasks import add_tasks
 from perdure.memory.versions import serving
@@ -60,7 +60,7 @@ def stages_of(config: Config, canonical: Mapping[str, str]) -> tuple[Stage, ...]
                 raise InputError(
                     f"stage {stage.name!r} names one environment twice, as {other!r} and as {environment.full_name!r}: leave one out"
                 )
-        shares = tuple(Share(name=canonical[its.full_name], weight=its.weight, tasks=its.tasks) for its in stage.environments)
+        shares = tuple(StageShare(name=canonical[its.full_name], weight=its.weight, tasks=its.tasks) for its in stage.environments)
         planned.append(
             Stage(
                 name=stage.name,
@@ -148,7 +148,7 @@ def learnability(row: RateRow | None) -> float:
     return max(FLOOR, 4 * p * (1 - p))
 
 
-def _choose(stage: Stage, shares: Sequence[Share], position: int, rates: Mapping[str, RateRow], root: int) -> Share:
+def _choose(stage: Stage, shares: Sequence[StageShare], position: int, rates: Mapping[str, RateRow], root: int) -> StageShare:
     match stage.order:
         case "sequential":
             return shares[0]
@@ -166,7 +166,7 @@ def _choose(stage: Stage, shares: Sequence[Share], position: int, rates: Mapping
             return shares[-1]
 
 
-def _in_turn(shares: Sequence[Share], position: int) -> Share:
+def _in_turn(shares: Sequence[StageShare], position: int) -> StageShare:
     """The environment at a position, from 0, of the sequence that gives each its weight as evenly as whole tasks can.
 
     Appearance k of the i-th of n environments is due at (k + (i + 1/2) / n) / weight: those of one weight take turns, in their order.
@@ -181,7 +181,7 @@ def _in_turn(shares: Sequence[Share], position: int) -> Share:
         had[i] += 1
 
 
-def _open(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> list[Share]:
+def _open(stage: Stage, counts: Mapping[tuple[str | None, str], int]) -> list[StageShare]:
     """The environments of a stage that have tasks left to draw; empty if the stage has ended."""
     if stage.tasks and _position(stage, counts) >= stage.tasks:
         return []

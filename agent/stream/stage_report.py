@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.agent.stream.drawing import present
-from perdure.memory.stages import Drawn, Order, Progress, Stage
+from perdure.memory.stages import Drawn, Order, Stage, StageProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ def _stage_report(stage: Stage, drawn: Drawn) -> StageReport:
     progress = {name: one for (of, name), one in drawn.items() if of == stage.name}
     environments = {}
     for share in stage.environments:
-        its = progress.get(share.name, Progress())
+        its = progress.get(share.name, StageProgress())
         environments[share.name] = EnvironmentReport(
             weight=share.weight, tasks=share.tasks, drawn=its.drawn, queued=its.queued, ended=its.ended
         )

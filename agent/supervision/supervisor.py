@@ -40,7 +40,7 @@ from perdure.memory.leases import lapse
 from perdure.memory.processes import record_event
 from perdure.memory.records import Job
 from perdure.memory.replay.journal import abort_orphans
-from perdure.memory.store import Store, checkpoint, create_store, set_patience
+from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
 
 PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500
@@ -76,7 +76,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
         lapse(store)  # the processes that held leases here are gone: the lock is ours
         abort_orphans(store)
         forget_steps(store)
-        set_patience(store, PATIENCE_MS)
+        set_busy_timeout(store, PATIENCE_MS)
         yield Supervisor(store, loaded, limits, programs, feed)
 
 
@@ -212,7 +212,7 @@ class Supervisor:
         """End them, and give back the work that they could not give back themselves."""
         if self._daemon is not None:
             self._daemon.report_stopping()
-        set_patience(self.store, LAST_PATIENCE_MS)
+        set_busy_timeout(self.store, LAST_PATIENCE_MS)
         signals = self._signals
         for children in (self._samplers(), self._servers()):
             end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > max(signals, 1))

@@ -13,7 +13,7 @@ from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import InputError
-from perdure.memory.processes import kept_precision
+from perdure.memory.processes import precision_for
 from perdure.memory.records import Version, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import get_version
@@ -27,7 +27,7 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
-        name = kept_precision(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
+        name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
         return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
     except InputError:
         raise

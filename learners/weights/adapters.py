@@ -56,7 +56,7 @@ def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
     is full.
     """
     final = home / "versions" / name
-    if final.exists() and any(final.iterdir()):  # an empty folder was made by `versions.take_name`
+    if final.exists() and any(final.iterdir()):  # an empty folder was made by `versions.reserve_name`
         raise RuntimeFailure(f"{final} already exists: names of versions are never reused")
     scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -138,8 +138,8 @@ def load_version(home: Path, path: str, expected_hash: str, base: ModelFiles) ->
     """
     folder = home / path
     manifest = check_files(folder, expected_hash)
-    if manifest["base_hash"] != base.hash:
-        raise RuntimeFailure(f"{folder} belongs to base model {manifest['base_model']} ({manifest['base_hash'][:12]}), not to {base.name}")
+    if manifest.base_hash != base.hash:
+        raise RuntimeFailure(f"{folder} belongs to base model {manifest.base_model} ({manifest.base_hash[:12]}), not to {base.name}")
     return _read_full(folder) if (folder / _FULL).exists() else read_table(folder, base)
 
 

@@ -1,6 +1,6 @@
-"""Whose files are kept: which versions something may load, and which ones nobody needs any more.
+"""Which versions still need their files, and which files can be removed.
 
-`version gc` removes the files of the latter, `store check` and `store backup` ask for those of the former. Rows of versions always stay.
+`version gc` removes files; `store check` and `store backup` look for those that are needed. Rows of versions always stay.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from perdure.memory.versions import list_versions
 OPPONENT = re.compile(r"[?&]opponent=(v[0-9]+)(?:&|$)")
 
 
-def needed_on_disk(store: Store) -> frozenset[str]:
-    """The versions that something may load: what serves, anchors, opponents, what is pinned, and candidates that are not `superfluous`."""
-    anchors, unneeded = _anchors(store) | _opponents(store), superfluous(store)
+def needed_versions(store: Store) -> frozenset[str]:
+    """The versions that may be loaded: serving, anchors, opponents, pinned, and candidates that are not `removable_versions`."""
+    anchors, unneeded = _anchors(store) | _opponents(store), removable_versions(store)
     return frozenset(
         version.name
         for version in list_versions(store)
@@ -27,11 +27,11 @@ def needed_on_disk(store: Store) -> frozenset[str]:
     )
 
 
-def superfluous(store: Store) -> dict[str, str]:
-    """The versions whose files nobody needs any more, each with why: rejected ones, and candidates that no later learning goes on from.
+def removable_versions(store: Store) -> dict[str, str]:
+    """The versions whose files are no longer needed, each with the reason: rejected ones, and candidates that no job can start from.
 
-    Kept are what serves and what served (a rollback must work), anchors, opponents in games, pins, what an unfinished job names,
-    candidates that a person brought, and the ancestors of all that is kept.
+    Files stay for versions that serve or served (for a rollback), anchors, opponents in games, pinned versions, versions that an unfinished
+    job names, candidates that a person imported, and the ancestors of all these.
     """
     versions = {version.name: version for version in list_versions(store)}
     needed = _anchors(store)
@@ -43,7 +43,7 @@ def superfluous(store: Store) -> dict[str, str]:
         elif version.state == "candidate" and version.job is not None:
             base = _last_served(versions, version)
             if versions[base].state != "serving":
-                why[name] = f"it was made from {base}, which serves no more"
+                why[name] = f"it was made from {base}, which no longer serves"
     for name, version in versions.items():
         if version.pinned or name not in why:
             needed.add(name)
@@ -56,14 +56,14 @@ def superfluous(store: Store) -> dict[str, str]:
 
 
 def _anchors(store: Store) -> set[str]:
-    """What the gate compares with, in any environment."""
-    found = (anchor_of(store, row.name) for row in list_environments(store))
-    return {name for name in found if name is not None}
+    """The anchors of all environments."""
+    anchors = (anchor_of(store, row.name) for row in list_environments(store))
+    return {name for name in anchors if name is not None}
 
 
 def _opponents(store: Store) -> set[str]:
-    """The versions that registered environments name as who plays the other seats."""
-    return {found[1] for row in list_environments(store) if (found := OPPONENT.search(row.name))}
+    """The versions that registered environments name as players of the other seats."""
+    return {match[1] for row in list_environments(store) if (match := OPPONENT.search(row.name))}
 
 
 def _last_served(versions: Mapping[str, Version], version: Version) -> str:
@@ -74,7 +74,7 @@ def _last_served(versions: Mapping[str, Version], version: Version) -> str:
 
 
 def _named_by_jobs(store: Store) -> set[str]:
-    """The versions that jobs which have not ended start from, made, gate or probe."""
+    """The versions that unfinished jobs start from, made, gate or probe."""
     found: set[str] = set()
     for row in store.rows("SELECT id, options FROM job WHERE state NOT IN ('done', 'failed')"):
         found |= {name for key, name in json.loads(row["options"]).items() if key in ("start", "candidate", "version") and name}

@@ -1,12 +1,12 @@
-"""Whether a store is whole: the file, its rows against each other, files against rows, archives.
+"""The check of a store: the file, rows against each other, files against rows, archives.
 
-An `error` breaks a promise of the store; a `warning` is something that was left behind, with its remedy. Nothing is changed, and a
-daemon may run meanwhile. Left out: whether the texts of turns are what their tokens say, which needs a tokenizer
-(`learners/weights/check_texts.py`)."""
+An `error` breaks a promise of the store; a `warning` is a leftover, with its remedy. Nothing is changed, and a daemon may run meanwhile.
+Left out: whether the texts of turns match their tokens, which needs a tokenizer (`learners/weights/check_texts.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,103 +17,104 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.leases import Clock
 from perdure.memory.replay.episodes import counts
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store
-from perdure.memory.upkeep.garbage import needed_on_disk
+from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives
 from perdure.memory.versions import list_versions, moves
 
 SHOWN = 20
-"""Findings of one rule that are shown one by one."""
+"""At most this many findings of one rule are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was found."""
+class StoreFinding:
+    """One breach of a rule."""
 
     level: Literal["error", "warning"]
     rule: str
     subject: str
     message: str
 
-    def as_json(self) -> dict[str, str]:
-        return {"level": self.level, "rule": self.rule, "subject": self.subject, "message": self.message}
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self)
 
 
-Found = Iterator[tuple[Literal["error", "warning"], str, str]]
-"""What a rule gives: level, subject, message."""
+Breach = tuple[Literal["error", "warning"], str, str]
+"""Level, subject and message."""
 
 
-def check(store: Store, clock: Clock) -> list[Finding]:
-    """All findings, errors first. Of a rule that is broken often, the first ones and how many more."""
-    findings: list[Finding] = []
+def check(store: Store, clock: Clock) -> list[StoreFinding]:
+    """All findings, errors first; of each rule at most `SHOWN`, and how many more."""
+    findings: list[StoreFinding] = []
     for rule in RULES:
         name = rule.__name__.strip("_").replace("_", "-")
         try:
-            found = list(rule(store, clock))
-        except (PerdureError, sqlite3.Error) as error:  # so damaged that it cannot be asked
-            found = [("error", "perdure.db", str(error))]
-        findings += listed(name, found)
+            breaches = list(rule(store, clock))
+        except (PerdureError, sqlite3.Error) as error:  # too damaged to be read
+            breaches = [("error", "perdure.db", str(error))]
+        findings += listed(name, breaches)
     return sorted(findings, key=lambda finding: finding.level)
 
 
-def listed(rule: str, found: list[tuple[Literal["error", "warning"], str, str]]) -> list[Finding]:
-    """What one rule found, the errors first, and not more of it than a person reads."""
-    found = sorted(found, key=lambda one: one[0])
-    findings = [Finding(level=level, rule=rule, subject=subject, message=message) for level, subject, message in found[:SHOWN]]
-    if len(found) > SHOWN:
-        level, more = found[SHOWN][0], len(found) - SHOWN
-        findings.append(Finding(level=level, rule=rule, subject=f"{more} more", message="as those before"))
+def listed(rule: str, breaches: Sequence[Breach]) -> list[StoreFinding]:
+    """The breaches of one rule as findings, errors first, at most `SHOWN`."""
+    ordered = sorted(breaches, key=lambda breach: breach[0])
+    findings = [StoreFinding(level=level, rule=rule, subject=subject, message=message) for level, subject, message in ordered[:SHOWN]]
+    if len(ordered) > SHOWN:
+        level, more = ordered[SHOWN][0], len(ordered) - SHOWN
+        findings.append(StoreFinding(level=level, rule=rule, subject=f"{more} more", message="as those before"))
     return findings
 
 
-def looked_at(store: Store) -> dict[str, int]:
-    """How much there is to look at."""
+def checked_counts(store: Store) -> dict[str, int]:
+    """How many episodes, turns, versions and archives are checked."""
     return {**counts(store), "versions": len(list_versions(store)), "archives": len(archives(store.home))}
 
 
-def _integrity(store: Store, clock: Clock) -> Found:
+def _integrity(store: Store, clock: Clock) -> Iterator[Breach]:
     for row in store.rows(f"PRAGMA integrity_check({SHOWN})"):
         if row[0] != "ok":
             yield "error", "perdure.db", f"{row[0]}: restore a backup"
 
 
-def _schema(store: Store, clock: Clock) -> Found:
-    """Against a fresh one."""
-    found = _objects(store.db)
+def _schema(store: Store, clock: Clock) -> Iterator[Breach]:
+    """The schema against that of a new store."""
+    existing = _objects(store.db)
     fresh = Database(memory=True)
     try:
         for sql in MIGRATIONS:
             fresh.conn.executescript(sql)
-        wanted = _objects(fresh)
+        expected = _objects(fresh)
     finally:
         fresh.close()
-    for name, sql in wanted.items():
-        if name not in found:
+    for name, sql in expected.items():
+        if name not in existing:
             yield "error", name, "is missing: restore a backup"
-        elif found[name] != sql:
-            yield "error", name, "is not what it should be: restore a backup"
-    for name in sorted(found.keys() - wanted.keys()):
-        yield "warning", name, "is not part of the schema: somebody added it"
+        elif existing[name] != sql:
+            yield "error", name, "differs from the schema: restore a backup"
+    for name in sorted(existing.keys() - expected.keys()):
+        yield "warning", name, "is not part of the schema: it was added by hand or by another program"
 
 
-def _foreign_keys(store: Store, clock: Clock) -> Found:
+def _foreign_keys(store: Store, clock: Clock) -> Iterator[Breach]:
     for row in store.rows("PRAGMA foreign_key_check"):
-        yield "error", f"{row[0]} {row[1]}", f"names a row of {row[2]} that is not there"
+        yield "error", f"{row[0]} {row[1]}", f"names a missing row of {row[2]}"
 
 
-def _serving_version(store: Store, clock: Clock) -> Found:
+def _serving_version(store: Store, clock: Clock) -> Iterator[Breach]:
     serving = [version.name for version in list_versions(store) if version.state == "serving"]
     log = moves(store)
     if log and serving != [log[-1].to_version]:
         yield "error", ", ".join(serving) or "no version", f"serves, but the last move went to {log[-1].to_version}"
 
 
-def _version_files(store: Store, clock: Clock) -> Found:
-    needed = needed_on_disk(store)
+def _version_files(store: Store, clock: Clock) -> Iterator[Breach]:
+    needed = needed_versions(store)
     for version in list_versions(store):
         if version.path is None:
             continue
@@ -121,7 +122,7 @@ def _version_files(store: Store, clock: Clock) -> Found:
             if version.name in needed:
                 yield "error", version.name, f"is {version.state}, and its files are not in {store.home / version.path}: restore them"
             elif version.state == "retired":
-                yield "warning", version.name, "its files are gone: it cannot be gone back to"
+                yield "warning", version.name, "its files are missing: no rollback to it is possible"
             continue
         try:
             check_files(store.home / version.path, version.hash)
@@ -129,30 +130,30 @@ def _version_files(store: Store, clock: Clock) -> Found:
             yield "error" if version.state != "rejected" else "warning", version.name, str(error)
 
 
-def _left_behind(store: Store, clock: Clock) -> Found:
+def _left_behind(store: Store, clock: Clock) -> Iterator[Breach]:
     paths = {version.path for version in list_versions(store)}
     for entry in _entries(store.home / "versions"):
         if f"versions/{entry.name}" not in paths:
-            yield "warning", f"versions/{entry.name}", "belongs to no version: unless a job runs now, `perdure version gc` removes it"
+            yield "warning", f"versions/{entry.name}", "belongs to no version: unless a job is running, `perdure version gc` removes it"
     for entry in _entries(store.home / ARCHIVE):
         if entry.name.startswith(MAKING):
-            yield "warning", f"{ARCHIVE}/{entry.name}", "is not finished: unless a prune runs now, the next one removes it"
+            yield "warning", f"{ARCHIVE}/{entry.name}", "is unfinished: unless a prune is running, the next one removes it"
 
 
-def _turn_numbers(store: Store, clock: Clock) -> Found:
+def _turn_numbers(store: Store, clock: Clock) -> Iterator[Breach]:
     rows = store.rows(
         """
         SELECT e.id, count(t.n) AS found, coalesce(max(t.n) + 1, 0) AS ends, coalesce(min(t.n), 0) AS begins,
-               CASE e.state WHEN 'running' THEN count(t.n) ELSE e.turns END AS said -- they are counted when it ends
+               CASE e.state WHEN 'running' THEN count(t.n) ELSE e.turns END AS expected -- they are counted when it ends
         FROM episode e LEFT JOIN turn t ON t.episode = e.id
-        GROUP BY e.id HAVING found <> said OR ends <> said OR begins <> 0
+        GROUP BY e.id HAVING found <> expected OR ends <> expected OR begins <> 0
         """
     )
     for row in rows:
-        yield "error", f"episode {row['id']}", f"says it has {row['said']} turns; {row['found']} are there, the last is {row['ends'] - 1}"
+        yield "error", f"episode {row['id']}", f"should have {row['expected']} turns; it has {row['found']}, the last is {row['ends'] - 1}"
 
 
-def _shared_tokens(store: Store, clock: Clock) -> Found:
+def _shared_tokens(store: Store, clock: Clock) -> Iterator[Breach]:
     rows = store.rows(
         """
         SELECT episode, n, shared, before FROM (
@@ -167,7 +168,7 @@ def _shared_tokens(store: Store, clock: Clock) -> Found:
         yield "error", f"episode {row['episode']} turn {row['n']}", message
 
 
-def _batches(store: Store, clock: Clock) -> Found:
+def _batches(store: Store, clock: Clock) -> Iterator[Breach]:
     rows = store.rows(
         """
         SELECT m.job, m.n, e.id, e.state, e.purpose, e.seat FROM manifest m JOIN episode e ON e.id = m.episode
@@ -179,18 +180,18 @@ def _batches(store: Store, clock: Clock) -> Found:
         yield "error", f"job {row['job']} step {row['n']}", message
 
 
-def _rewards(store: Store, clock: Clock) -> Found:
+def _rewards(store: Store, clock: Clock) -> Iterator[Breach]:
     rows = store.rows(
         """
         SELECT e.id, e.state, r.source, r.value FROM reward r JOIN episode e ON e.id = r.episode
-        WHERE e.state <> 'completed' OR abs(r.value) = 9e999 -- SQLite has no other word for infinity
+        WHERE e.state <> 'completed' OR abs(r.value) = 9e999 -- infinity
         """
     )
     for row in rows:
         yield "error", f"episode {row['id']}", f"is {row['state']}, and {row['source']} gave it a reward of {row['value']}"
 
 
-def _running_episodes(store: Store, clock: Clock) -> Found:
+def _running_episodes(store: Store, clock: Clock) -> Iterator[Breach]:
     condition, parameters = leases.lapsed(clock)
     rows = store.rows(
         f"""
@@ -204,7 +205,7 @@ def _running_episodes(store: Store, clock: Clock) -> Found:
         yield "warning", f"episode {row['id']}", "is running under a lease that has ended: the next `perdure run` aborts it"
 
 
-def _archives(store: Store, clock: Clock) -> Found:
+def _archives(store: Store, clock: Clock) -> Iterator[Breach]:
     for path in archives(store.home):
         try:
             ids = archived_ids(path)
@@ -214,11 +215,11 @@ def _archives(store: Store, clock: Clock) -> Found:
         sql = "SELECT count(*) AS n FROM episode WHERE id IN (SELECT value FROM json_each(?))"
         left = store.rows(sql, (to_json(ids),))[0]["n"]
         if left:
-            message = f"{left} of its {len(ids)} episodes are in the store too: unless a prune runs now, the next one goes on with it"
+            message = f"{left} of its {len(ids)} episodes are still in the store: unless a prune is running, the next one removes them"
             yield "warning", f"{ARCHIVE}/{path.name}", message
 
 
-RULES: tuple[Callable[[Store, Clock], Found], ...] = (
+RULES: tuple[Callable[[Store, Clock], Iterator[Breach]], ...] = (
     _integrity,
     _schema,
     _foreign_keys,

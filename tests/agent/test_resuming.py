@@ -74,7 +74,7 @@ def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(
         other = queue(store, "grpo", COIN, updates=1)
         job = queue(store, "grpo", COIN, updates=4)
     go_on(home, config, other)
-    killed(home, config, job, "between-step-and-keep:3")
+    killed(home, config, job, "between-step-and-checkpoint:3")
     checkpoint = read_checkpoint(home, job)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.start) == (2, "v0")

@@ -16,7 +16,7 @@ from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.replay import manifests, rewards
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.stages import Share, Stage
+from perdure.memory.stages import Stage, StageShare
 from perdure.memory.store import Store
 
 BASE = "tiny"
@@ -38,11 +38,13 @@ def fill(store: Store) -> None:
     for state in ("rejected", "pinned"):
         made = candidate(store)
         versions.reject(store, made) if state == "rejected" else versions.pin(store, made)
-    stages.set_stages(store, [Stage(name=STAGE, environments=(Share(name=ADD, weight=2.0), Share(name=SORT)), members=2, order="shuffled")])
+    stages.set_stages(
+        store, [Stage(name=STAGE, environments=(StageShare(name=ADD, weight=2.0), StageShare(name=SORT)), members=2, order="shuffled")]
+    )
     processes.beat(store, "supervisor", 4242, "playing", "a detail")
     processes.record_event(store, "start", "supervisor", "process 4242 — “as usual”")
     processes.take_device(store, "actor", 60.0, CLOCK)
-    processes.kept_precision(store, "cpu", lambda: "float32")
+    processes.precision_for(store, "cpu", lambda: "float32")
     _foreign(store)
     for source, given in (("anna", {1: 0.25, 6: -1.0}), ("judge-2", {1: 1.0})):
         rewards.add_rewards(store, source, given)

@@ -61,7 +61,7 @@ def contents(store: Store) -> dict[str, object]:
         "events": [(row.kind, row.subject, row.message) for row in processes.events(store)],
         "rewards": {row.id: given for row in listed if (given := rewards_of(store, row.id))},
         "device": processes.device_owner(store, CLOCK),
-        "precision": processes.kept_precision(store, "cpu", lambda: "measured again"),
+        "precision": processes.precision_for(store, "cpu", lambda: "measured again"),
     }
 
 

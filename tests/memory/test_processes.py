@@ -61,7 +61,7 @@ def test_one_process_has_the_device(store: Store, clock) -> None:
     processes.renew_device(store, actor, 60, clock)
     clock.now += 59
     assert processes.take_device(store, "learner", 60, clock) is None
-    processes.give_device(store, actor)
+    processes.release_device(store, actor)
     assert processes.device_owner(store, clock) is None
     learner = processes.take_device(store, "learner", 60, clock)
     assert learner is not None
@@ -76,5 +76,5 @@ def test_the_device_of_a_dead_process_is_taken_and_not_given_back_by_it(store: S
     assert processes.take_device(store, "learner", 60, clock) is not None
     with pytest.raises(LeaseLost):
         processes.renew_device(store, dead, 60, clock)
-    processes.give_device(store, dead)
+    processes.release_device(store, dead)
     assert processes.device_owner(store, clock) == "learner"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.memory import tasks
-from perdure.memory.stages import Progress, Share, Stage, list_stages, progress, set_stages, waiting
+from perdure.memory.stages import Stage, StageProgress, StageShare, list_stages, progress, set_stages, waiting
 from perdure.memory.store import Store
 
 ADD = "perdure:add"
@@ -12,13 +12,13 @@ ADD = "perdure:add"
 def test_stages_come_back_as_they_were_written(store: Store) -> None:
     first = Stage(
         name="words — “first”",
-        environments=(Share(name=ADD, weight=0.5, tasks=7), Share(name="perdure:copy-word?words=3")),
+        environments=(StageShare(name=ADD, weight=0.5, tasks=7), StageShare(name="perdure:copy-word?words=3")),
         members=4,
         tasks=9,
         order="shuffled",
         curriculum=True,
     )
-    second = Stage(name="second", environments=(Share(name=ADD),), members=8)
+    second = Stage(name="second", environments=(StageShare(name=ADD),), members=8)
     assert list_stages(store) == []
     set_stages(store, [first, second])
     assert list_stages(store) == [first, second]
@@ -28,7 +28,7 @@ def test_stages_come_back_as_they_were_written(store: Store) -> None:
 
 def test_a_stage_is_as_long_as_its_tasks_or_those_of_all_its_environments() -> None:
     def size(tasks: int, *budgets: int) -> int:
-        shares = tuple(Share(name=f"perdure:e{n}", tasks=budget) for n, budget in enumerate(budgets))
+        shares = tuple(StageShare(name=f"perdure:e{n}", tasks=budget) for n, budget in enumerate(budgets))
         return Stage(name="one", environments=shares, members=1, tasks=tasks).size
 
     assert [size(0, 0), size(0, 5, 0), size(0, 5, 2), size(6, 5, 2), size(6, 0, 2)] == [0, 0, 7, 6, 6]
@@ -48,8 +48,8 @@ def test_progress_is_counted_by_stage_and_environment(store: Store, clock) -> No
         ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60, clock)
         tasks.fail_task(store, lease, "no")
     assert progress(store) == {
-        (None, ADD): Progress(drawn=1, ended=1),
-        ("first", ADD): Progress(drawn=2, ended=2),
-        ("second", ADD): Progress(drawn=1, queued=1),
+        (None, ADD): StageProgress(drawn=1, ended=1),
+        ("first", ADD): StageProgress(drawn=2, ended=2),
+        ("second", ADD): StageProgress(drawn=1, queued=1),
     }
     assert waiting(store) == 1

@@ -30,7 +30,7 @@ def test_what_a_person_asked_for_goes_first(store: Store, clock) -> None:
 def test_a_task_of_an_unknown_environment_is_refused(store: Store) -> None:
     with pytest.raises(UnknownError, match=r"perdure:ad'.*perdure:add"):
         tasks.add_tasks(store, "perdure:ad", [1], 1, "stream")
-    with pytest.raises(InputError, match="not negative: -4"):
+    with pytest.raises(InputError, match="a seed cannot be negative: -4"):
         tasks.add_tasks(store, ADD, [1, -4], 1, "stream")
     assert tasks.list_tasks(store) == []
 

@@ -60,7 +60,7 @@ def test_a_name_that_was_taken_is_nobody_elses(store: Store, add_version) -> Non
     def take() -> None:
         with open_store(store.home) as own:
             together.wait()
-            taken.extend(versions.take_name(own) for _ in range(25))
+            taken.extend(versions.reserve_name(own) for _ in range(25))
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
@@ -261,9 +261,9 @@ def test_no_gate_promotes_what_was_trained_from_a_version_that_was_rolled_back(s
     versions.promote(store, bad, "looked good")
     slow = add_version(parent=bad)
     child = add_version(parent=slow)
-    assert versions.left_behind(store, child) is None
+    assert versions.rolled_back_ancestor(store, child) is None
     versions.rollback(store, None, "it was not")
-    assert versions.left_behind(store, child) == bad
+    assert versions.rolled_back_ancestor(store, child) == bad
     gate = gated(store, clock, child, "promote")
     with pytest.raises(InputError, match="v3 was trained from v1, which was rolled back"):
         versions.promote(store, child, "gate", gate=gate)

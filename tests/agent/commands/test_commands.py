@@ -24,7 +24,7 @@ from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
 from perdure.memory.records import VersionRef
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.stages import Progress, Share, Stage, set_stages
+from perdure.memory.stages import Stage, StageProgress, StageShare, set_stages
 from perdure.memory.store import open_store
 from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.versions import serving
@@ -63,9 +63,9 @@ def test_status_tells_what_the_holder_of_the_lock_said(perdure: Call, home: Path
 def test_status_tells_how_far_the_stream_is(perdure: Call, home: Path) -> None:
     assert json.loads(perdure("status").out)["stream"] == {"stage": None, "stages": []}
     words = Stage(
-        name="words", environments=(Share(name=ADD, weight=2.0, tasks=9), Share(name=SORT)), members=4, tasks=20, order="shuffled"
+        name="words", environments=(StageShare(name=ADD, weight=2.0, tasks=9), StageShare(name=SORT)), members=4, tasks=20, order="shuffled"
     )
-    last = Stage(name="last", environments=(Share(name=ADD),), members=8)
+    last = Stage(name="last", environments=(StageShare(name=ADD),), members=8)
     with open_store(home) as store:
         set_stages(store, [words, last])
         add_tasks(store, ADD, [1, 2], 4, "stream", "words")
@@ -108,11 +108,11 @@ def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Cal
 
 
 def test_people_are_told_in_which_stage_the_stream_is() -> None:
-    words = Stage(name="words", environments=(Share(name=ADD),), members=4, tasks=3)
-    last = Stage(name="last", environments=(Share(name=ADD), Share(name=SORT)), members=8, order="shuffled", curriculum=True)
+    words = Stage(name="words", environments=(StageShare(name=ADD),), members=4, tasks=3)
+    last = Stage(name="last", environments=(StageShare(name=ADD), StageShare(name=SORT)), members=8, order="shuffled", curriculum=True)
 
     def told(*stages: Stage, drawn: int, ended: int) -> str | None:
-        return stream_line(stream_report(stages, {("words", ADD): Progress(drawn=drawn, ended=ended)}))
+        return stream_line(stream_report(stages, {("words", ADD): StageProgress(drawn=drawn, ended=ended)}))
 
     assert told(drawn=0, ended=0) is None
     assert told(words, last, drawn=2, ended=1) == "stage words, 1 of 2, interleaved: 1 of 3 tasks"

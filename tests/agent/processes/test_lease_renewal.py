@@ -11,7 +11,7 @@ import pytest
 
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
 from perdure.memory.leases import BootClock, lapse
-from perdure.memory.processes import device_owner, events, give_device, renew_device, take_device
+from perdure.memory.processes import device_owner, events, release_device, renew_device, take_device
 from perdure.memory.records import Lease
 from perdure.memory.store import Store, create_store
 
@@ -71,7 +71,7 @@ def test_one_waits_for_the_device_until_it_is_free_or_one_is_to_stop(store: Stor
     def give_back_in_the_second_round() -> None:
         rounds.append(1)
         if len(rounds) == 5:
-            give_device(store, first)
+            release_device(store, first)
 
     lease = wait_for_device(store, "b:2", give_back_in_the_second_round, lambda: False)
     assert lease is not None

@@ -164,12 +164,12 @@ def test_tasks_that_were_leased_unheard_come_back_when_their_process_is_dead(dea
     assert [task.id for task, _ in tasks.lease_tasks(deaf, "actor:2", 9, 60, clock)] == [1, 2]
 
 
-def test_whoever_was_let_lapse_renews_nothing(deaf: DeafStore, clock, player) -> None:
+def test_a_lease_that_the_supervisor_ended_is_not_renewed(deaf: DeafStore, clock, player) -> None:
     lease = player.task("actor:1")
     writer = StoreJournal(deaf, clock)
     (episode,) = writer.start([player.plan(lease, "g")])
     leases.lapse(deaf)
-    with pytest.raises(LeaseLost, match="whoever took the home let it lapse"):
+    with pytest.raises(LeaseLost, match="the supervisor of this home ended it"):
         writer.turns([(episode, 0, player.turn())])
     ((task, _),) = tasks.lease_tasks(deaf, "actor:2", 1, 60, clock)
     assert task.id == lease.subject

@@ -14,7 +14,7 @@ from tests.memory.everything import CLOCK
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, open_store
 from perdure.memory.upkeep import integrity as rules
-from perdure.memory.upkeep.integrity import RULES, SHOWN, Finding, check, looked_at
+from perdure.memory.upkeep.integrity import RULES, SHOWN, StoreFinding, check, checked_counts
 from perdure.memory.upkeep.prune import Keep, prune
 
 
@@ -32,7 +32,7 @@ def found(store: Store) -> list[tuple[str, str, str]]:
 
 def test_a_store_that_the_code_made_is_whole(full: Store) -> None:
     assert check(full, CLOCK) == []
-    assert looked_at(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+    assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
 
 
 def test_a_fresh_store_is_whole(store: Store) -> None:
@@ -168,7 +168,7 @@ def test_archives_are_looked_at(full: Store) -> None:
 def test_what_is_broken_often_is_not_listed_a_thousand_times() -> None:
     listed = rules.listed("a-rule", [("warning", f"one {n}", "") for n in range(30)] + [("error", "the worst", "")])
     assert len(listed) == SHOWN + 1
-    assert listed[0] == Finding(level="error", rule="a-rule", subject="the worst", message="")
+    assert listed[0] == StoreFinding(level="error", rule="a-rule", subject="the worst", message="")
     assert listed[-1].subject == "11 more"
 
 
