@@ -255,6 +255,6 @@ def test_self_play_is_kept_in_a_store_and_counted_for_seat_0_alone(tmp_path: Pat
         assert leased is not None
         job = leased[1]
         [seated, *_] = [row.id for row in rows if row.seat]
-        with pytest.raises(InputError, match="is of seat 1"):
+        with pytest.raises(InputError, match="is from seat 1"):
             manifests.write_manifest(store, job, 1, [seated], on_policy=False)
         manifests.write_manifest(store, job, 1, [episode.id for episode in episodes], on_policy=False)
