@@ -67,7 +67,6 @@ def run(code: str) -> str:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
 def test_importing_loads_nothing_but_the_standard_library() -> None:
     loaded = run("import sys; import perdure; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
     before = run("import sys; print(*{name.split('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))")
