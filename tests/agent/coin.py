@@ -10,7 +10,7 @@ from perdure import AnyText
 
 
 class Coin(gymnasium.Env[str, str]):
-    """Won by an answer whose length is even, or odd where `side` is 1."""
+    """Won by an answer whose length is even, or odd if `side` is 1."""
 
     turn_limit = 1
     max_tokens = 4
@@ -37,7 +37,7 @@ class Broken(Coin):
 
 
 class Walk(Coin):
-    """It takes as many turns as its seed says, up to ten, whatever is said."""
+    """It takes as many turns as its seed says, up to ten, for any answer."""
 
     turn_limit = 10
 

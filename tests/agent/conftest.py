@@ -47,9 +47,9 @@ def perdure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main(arguments)
-        said = capsys.readouterr()
+        output = capsys.readouterr()
         assert isinstance(end.value.code, int)
-        return Result(code=end.value.code, out=said.out, err=said.err)
+        return Result(code=end.value.code, out=output.out, err=output.err)
 
     return call
 

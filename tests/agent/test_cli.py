@@ -97,7 +97,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.processes
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["rnu"], "did you mean 'run'?"),
         (["task", "lst"], "Did you mean 'list'? See `perdure task --help`."),
@@ -132,17 +132,17 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["--home"], "requires an argument"),
     ],
 )
-def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path: Path, arguments: list[str], message: str) -> None:
     done = perdure(*arguments)
     assert done.code == 2, done.err
-    assert said in done.err
+    assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
     assert done.out == ""
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["version", "show", "v9"], "no version 'v9'; `perdure version list`"),
         (["version", "promote", "v3", "--reason", "r"], "v3 was rejected and never serves"),
@@ -167,13 +167,13 @@ def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path
         (["learn", "grpo"], "no target was chosen"),
     ],
 )
-def test_a_name_that_there_is_not_is_one_line(perdure: Call, home: Path, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_an_unknown_name_is_one_line(perdure: Call, home: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     configure(tmp_path)
     with create_store(home) as store:
         jobs = store.rows("SELECT count(*) FROM job")[0][0]
     done = perdure(*arguments)
     assert done.code == 2, done.err
-    assert said in done.err
+    assert message in done.err
     assert len(done.err.strip().splitlines()) == 1
     with create_store(home) as store:
         assert store.rows("SELECT count(*) FROM job")[0][0] == jobs

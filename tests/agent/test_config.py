@@ -1,4 +1,4 @@
-"""The configuration: what is refused, where values come from, and the template."""
+"""The configuration: what is refused, the origins of values, and the template."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_file_of_the_working_folder_is_found_and_named_in_full(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[play]\nwdth = 3", "did you mean play.width?"),
         ("zzz = 3", "there are model, seed, device"),
@@ -147,11 +147,11 @@ def test_the_file_of_the_working_folder_is_found_and_named_in_full(tmp_path: Pat
         ("seed = 1\nseed = 2", "is not TOML"),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InputError) as refused:
         load_config(path)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -160,7 +160,7 @@ ENDLESS = "[[stream.stages]]\nname = 'a'\nenvironments = ['perdure:add']\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f"[stream]\nenvironments = ['perdure:add']\n{ENDLESS}", "stream: environments and stages exclude each other"),
         (ENDLESS.replace("name = 'a'\n", ""), "stream.stages[0].name is missing (it says: tasks are counted by it"),
@@ -200,8 +200,8 @@ ENDLESS = "[[stream.stages]]\nname = 'a'\nenvironments = ['perdure:add']\n"
         ),
     ],
 )
-def test_stages_that_make_no_sense_are_refused(tmp_path: Path, text: str, said: str) -> None:
-    test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path, text, said)
+def test_contradictory_stages_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path, text, message)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -119,9 +119,9 @@ def test_a_home_of_another_program_or_a_newer_one_is_left_as_it_is(tmp_path: Pat
     with create_store(newer) as store:
         store.db.execute("PRAGMA user_version = 99")
     (newer / "run").rmdir()
-    for home, said in ((other, "another program's database"), (newer, "a newer Perdure wrote it")):
+    for home, message in ((other, "another program's database"), (newer, "a newer Perdure wrote it")):
         before = sorted(home.iterdir())
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             HomeLock(home).acquire()
         assert sorted(home.iterdir()) == before
 

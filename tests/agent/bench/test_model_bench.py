@@ -46,8 +46,8 @@ def spec(files: ModelFiles, **changes: object) -> Spec:
 
 
 def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFiles) -> None:
-    said: list[str] = []
-    found = bench_engine(llama, [load(TASK), load("perdure:last-word?shots=1")], device="cpu", repeats=2, max_tokens=5, say=said.append)
+    lines: list[str] = []
+    found = bench_engine(llama, [load(TASK), load("perdure:last-word?shots=1")], device="cpu", repeats=2, max_tokens=5, say=lines.append)
     assert [(speed.work, speed.prompts) for speed in found.speeds] == [
         ("equal work", "with solved examples"),
         ("equal work", "zero-shot, nothing shared"),
@@ -62,7 +62,7 @@ def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFi
     assert found.logprob_mean_gap < (1e-4 if found.dtype == "float32" else 0.2)
     assert {speed.peer_dtype for speed in found.speeds} <= {"bfloat16", "float32"}
     assert found.speeds[1].prompt_tokens > LONG_PROMPT
-    assert len(said) == 5
+    assert len(lines) == 5
     json.dumps(found.as_json())
 
 

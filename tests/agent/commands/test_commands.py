@@ -14,7 +14,6 @@ from tests.agent.timing import timed
 from tests.fakes import ByteChat, ScriptedPolicy
 
 from perdure.agent.home import HomeLock, lock_is_held
-from perdure.agent.stream.stage_report import stream_line, stream_report
 from perdure.envs.playing import Attempt
 from perdure.envs.registry import load
 from perdure.envs.rollout import play
@@ -24,7 +23,7 @@ from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
 from perdure.memory.records import VersionRef
 from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.stages import Stage, StageProgress, StageShare, set_stages
+from perdure.memory.stages import Stage, StageShare, set_stages
 from perdure.memory.store import open_store
 from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.versions import serving
@@ -107,20 +106,6 @@ def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Cal
     assert known() == [ADD, SORT, "perdure:copy-word"]
 
 
-def test_people_are_told_in_which_stage_the_stream_is() -> None:
-    words = Stage(name="words", environments=(StageShare(name=ADD),), members=4, tasks=3)
-    last = Stage(name="last", environments=(StageShare(name=ADD), StageShare(name=SORT)), members=8, order="shuffled", curriculum=True)
-
-    def told(*stages: Stage, drawn: int, ended: int) -> str | None:
-        return stream_line(stream_report(stages, {("words", ADD): StageProgress(drawn=drawn, ended=ended)}))
-
-    assert told(drawn=0, ended=0) is None
-    assert told(words, last, drawn=2, ended=1) == "stage words, 1 of 2, interleaved: 1 of 3 tasks"
-    assert told(words, last, drawn=3, ended=1) == "stage last, 2 of 2, shuffled, by a curriculum: 0 tasks, without end"
-    assert told(words, drawn=3, ended=1) == "at its end: all stages are drawn, 2 tasks are still to be played"
-    assert told(words, drawn=3, ended=3) == "at its end: all stages are played"
-
-
 def test_tasks_are_added_to_a_home_that_is_made_for_them(perdure: Call, tmp_path: Path) -> None:
     done = perdure("task", "add", f"{ADD}?highest=20", "--seed", "5", "--count", "3", "--json")
     found = json.loads(done.out)
@@ -145,7 +130,7 @@ def test_tasks_can_be_added_while_a_daemon_runs(perdure: Call, home: Path) -> No
 def test_task_list_is_a_plain_table_without_a_terminal(perdure: Call, home: Path) -> None:
     lines = perdure("task", "list").out.splitlines()
     assert lines[0].split() == ["id", "environment", "seed", "state", "source", "stage", "episodes"], (
-        "a column of errors only where there is one"
+        "a column of errors only if a task has one"
     )
     assert lines[2].split()[:6] == ["1", ADD, "7", "done", "stream", "all"]
     assert {row["stage"] for row in json.loads(perdure("task", "list", "--json").out)} == {"all"}
@@ -192,7 +177,7 @@ def test_an_episode_is_judged_and_shows_by_whom(perdure: Call, home: Path) -> No
     assert perdure("episode", "reward", "1", "0.75", "--source", "anna").out.startswith("anna has rewarded episode 1. ")
     found = json.loads(perdure("episode", "show", "1", "--json").out)
     assert found["rewards"] == {"anna": 0.75, "bo\x1b[31m": -0.5}
-    assert found["total_reward"] == 1.0, "what the environment said stays"
+    assert found["total_reward"] == 1.0, "the environment's own reward stays"
     assert "rewarded afterwards: 0.75 by anna, -0.5 by bo\\x1b[31m" in perdure("episode", "show", "1").out
 
 

@@ -1,192 +1,238 @@
-"""The actor draws further tasks while it plays, and stops where it is the turn of others. A real store, and a model with a script."""
+"""The stream: what is drawn, in which order, and that a restart changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes import ByteChat, ScriptedPolicy
 
 from perdure.agent.config import Config
-from perdure.agent.processes.actor import Actor, store_journal
-from perdure.envs.policy import Request, Sample
-from perdure.memory.environments import register
-from perdure.memory.jobs import add_job, finish_job, lease_job
+from perdure.agent.stream.drawing import FLOOR, Draw, Refilled, begun, learnability, next_draws, present, refill, stages_of
+from perdure.envs.seeds import SPLITS, train_seed
+from perdure.memory.environments import list_environments, register
+from perdure.memory.errors import InputError
 from perdure.memory.leases import BootClock
-from perdure.memory.processes import device_owner, processes
-from perdure.memory.records import VersionRef
-from perdure.memory.replay.episodes import EpisodeSummary, list_episodes
+from perdure.memory.replay.episodes import RateRow
+from perdure.memory.stages import Order, Stage, StageProgress, StageShare, progress, waiting
 from perdure.memory.store import Store, create_store
-from perdure.memory.tasks import add_tasks, counts, list_tasks
-from perdure.memory.versions import add_candidate, add_initial, promote
+from perdure.memory.tasks import add_tasks, finish_task, lease_tasks, list_tasks
 
-pytestmark = pytest.mark.processes
-
-WALK, NOTHING = "py:tests.agent.coin:Walk", "py:tests.agent.coin:Nothing"
+ADD, SORT, COPY = "perdure:add", "perdure:sort-numbers", "perdure:copy-word"
 CLOCK = BootClock()
-LONGEST = 9
-"""The seed of a task with ten turns; seed 0 has one."""
 
 
-@dataclass
-class Model:
-    """Says the same to everything, and lets the test do something before a round of generation."""
+def stage(name: str = "one", *shares: StageShare, **settings: Any) -> Stage:
+    return Stage(name=name, environments=shares or (StageShare(name=ADD), StageShare(name=SORT)), members=4, **settings)
 
-    before: Callable[[int], None] = lambda n: None
-    """Gets the number of the round, from 1."""
-    chat: ByteChat = field(default_factory=ByteChat)
-    context_limit: int = 100_000
-    widths: list[int] = field(default_factory=list)
-    """How many episodes each round had."""
-    policy: ScriptedPolicy | None = None
 
-    def load(self, version: str) -> Model:
-        self.policy = ScriptedPolicy(lambda said: "on", VersionRef(version))
-        return self
+def draws(stages: Sequence[Stage], n: int, rates: Mapping[str, RateRow] | None = None, root: int = 1) -> list[Draw]:
+    """The first n, drawn one at a time, as after n restarts."""
+    had: dict[tuple[str | None, str], StageProgress] = {}
+    found: list[Draw] = []
+    for _ in range(n):
+        for draw in next_draws(stages, had, rates or {}, per_environment=1, waiting=0, root=root, room=1):
+            key = draw.stage.name, draw.environment
+            had[key] = StageProgress(drawn=had.get(key, StageProgress()).drawn + 1)
+            found.append(draw)
+    return found
 
-    def generate(self, requests: Sequence[Request]) -> list[Sample]:
-        self.widths.append(len(requests))
-        self.before(len(self.widths))
-        assert self.policy is not None
-        return self.policy.generate(requests)
+
+def names(found: Sequence[Draw]) -> list[str]:
+    return [draw.environment for draw in found]
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (1, 2), (3, 1, 1), (0.1, 0.2, 0.7), (5, 1, 1, 1, 0.5), (1, 1000), (20, *[1] * 20)])
+def test_weights_are_kept_at_every_moment_but_for_a_task(weights: tuple[float, ...]) -> None:
+    shares = [StageShare(name=f"perdure:e{n}", weight=weight) for n, weight in enumerate(weights)]
+    counts = Counter[str]()
+    for n, name in enumerate(names(draws([stage("one", *shares)], 400)), start=1):
+        counts[name] += 1
+        for share in shares:
+            assert abs(counts[share.name] - n * share.weight / sum(weights)) <= 1.2, (n, share)
+
+
+def test_environments_of_one_weight_take_turns() -> None:
+    shares = [StageShare(name=name) for name in (ADD, SORT, COPY)]
+    assert names(draws([stage("one", *shares)], 9)) == [ADD, SORT, COPY] * 3
+
+
+def test_an_environment_that_is_added_later_gets_its_share_and_catches_nothing_up() -> None:
+    had = {("one", ADD): StageProgress(drawn=1000), ("one", "perdure:gone"): StageProgress(drawn=501)}
+    more = stage("one", StageShare(name=ADD), StageShare(name=SORT))
+    found = next_draws([more], had, {}, per_environment=50, waiting=0, root=1)
+    assert Counter(names(found)) == {ADD: 50, SORT: 50}
+
+
+def test_the_budget_of_an_environment_is_kept_and_the_others_go_on_by_their_weights() -> None:
+    shares = StageShare(name=ADD, tasks=3), StageShare(name=SORT, weight=2.0), StageShare(name=COPY)
+    found = names(draws([stage("one", *shares, tasks=30)], 40))
+    assert Counter(found) == {ADD: 3, SORT: 18, COPY: 9}
+    assert ADD not in found[15:]
+
+
+def test_stages_follow_each_other_and_each_ends_with_its_tasks_or_those_of_its_environments() -> None:
+    stages = [
+        stage("first", StageShare(name=ADD), tasks=2),
+        stage("second", StageShare(name=ADD, tasks=1), StageShare(name=SORT, tasks=2)),
+        stage("third", StageShare(name=COPY)),
+    ]
+    assert [one.size for one in stages] == [2, 3, 0]
+    found = draws(stages, 8)
+    assert [draw.stage.name for draw in found] == ["first"] * 2 + ["second"] * 3 + ["third"] * 3
+    assert [draw.seed for draw in found if draw.environment == ADD] == [train_seed(1, ADD, n) for n in range(3)], (
+        "the i-th on the whole stream"
+    )
+    assert draws(stages[:2], 9) == found[:5], "and then there is nothing more"
+
+
+@pytest.mark.parametrize("order", ["interleaved", "shuffled", "sequential", "permuted"])
+def test_the_same_seed_gives_the_same_stream_drawn_at_once_or_with_restarts(order: Order) -> None:
+    shares = [StageShare(name=f"perdure:e{n}", tasks=20 + n) for n in range(4)]
+    stages = [stage("first", *shares, order=order), stage("second", *shares[:2])]
+    one_by_one = draws(stages, 100)
+    assert next_draws(stages, {}, {}, per_environment=1000, waiting=0, root=1, room=100) == one_by_one
+    assert len(one_by_one) == 100
+    other = draws(stages, 86, root=2)
+    assert [draw.seed for draw in other] != [draw.seed for draw in one_by_one[:86]]
+    assert Counter(names(other)) == Counter(names(one_by_one[:86])), "the budgets are the same"
+    assert (names(other) != names(one_by_one[:86])) == (order in ("shuffled", "permuted")), "the seed decides these orders"
+
+
+def test_a_sequence_plays_one_environment_after_the_other() -> None:
+    shares = StageShare(name=ADD, tasks=3), StageShare(name=SORT, tasks=2), StageShare(name=COPY)
+    assert names(draws([stage("one", *shares, order="sequential")], 7)) == [ADD] * 3 + [SORT] * 2 + [COPY] * 2
+    limited = [StageShare(name=name, tasks=2) for name in (ADD, SORT, COPY)]
+    orders = {tuple(names(draws([stage("one", *limited, order="permuted")], 6, root=root))[::2]) for root in range(40)}
+    assert len(orders) == 6, "each order comes up under some seed"
+    assert all(sorted(order) == sorted((ADD, SORT, COPY)) for order in orders)
+
+
+def test_chance_keeps_to_the_weights() -> None:
+    shares = StageShare(name=ADD, weight=3.0), StageShare(name=SORT)
+    counts = Counter(names(draws([stage("one", *shares, order="shuffled")], 2000)))
+    assert abs(counts[ADD] - 1500) < 4 * (2000 * 0.75 * 0.25) ** 0.5
+
+
+def test_a_curriculum_draws_what_can_be_learned_and_starves_nothing() -> None:
+    def rate(successes: int) -> RateRow:
+        return RateRow(episodes=998, successes=successes, groups=100, mixed_groups=50)
+
+    rates = {ADD: rate(998), SORT: rate(499)}
+    assert (learnability(rates[ADD]), learnability(rates[SORT]), learnability(None)) == (FLOOR, 1.0, 1.0)
+    shares = StageShare(name=ADD), StageShare(name=SORT), StageShare(name=COPY)
+    counts = Counter(names(draws([stage("one", *shares, order="shuffled", curriculum=True)], 2100, rates)))
+    for name, wanted in ((ADD, 100), (SORT, 1000), (COPY, 1000)):
+        assert abs(counts[name] - wanted) < 4 * wanted**0.5, name
+    assert Counter(names(draws([stage("one", *shares, order="shuffled")], 2100, rates)))[ADD] > 500, "rates count for nothing else"
+
+
+def test_what_waits_and_the_room_bound_what_is_drawn() -> None:
+    def drawn(wait: int, room: int | None) -> int:
+        return len(next_draws([stage()], {}, {}, per_environment=3, waiting=wait, root=1, room=room))
+
+    assert [drawn(0, None), drawn(4, None), drawn(6, None), drawn(9, None)] == [6, 2, 0, 0]
+    assert [drawn(0, 3), drawn(0, 0), drawn(0, -2), drawn(5, 3)] == [3, 0, 0, 1]
+
+
+def test_the_present_stage_and_those_before_it_have_begun() -> None:
+    stages = [stage("first", tasks=2), stage("second", tasks=2)]
+    assert present(stages, {}) == stages[0]
+    assert begun(stages, {}) == (stages[0],)
+    assert present(stages, {("first", ADD): StageProgress(drawn=1), ("first", "perdure:gone"): StageProgress(drawn=1)}) == stages[1]
+    over = {("first", ADD): StageProgress(drawn=2), ("second", ADD): StageProgress(drawn=2)}
+    assert present(stages, over) is None
+    assert begun(stages, over) == tuple(stages)
+
+
+def test_a_configuration_becomes_stages_with_canonical_names() -> None:
+    table = {
+        "name": "words",
+        "environments": [ADD, {"name": f"{SORT}?shots=3", "options": {"numbers": 4}, "weight": 2, "tasks": 5}],
+        "tasks": 9,
+        "members": 2,
+    }
+    last = {"name": "last", "environments": [ADD]}
+    config = Config.model_validate({"stream": {"stages": [table, last]}})
+    canonical = {ADD: ADD, f"{SORT}?shots=3&numbers=4": f"{SORT}?numbers=4&shots=3"}
+    assert config.stream.names == tuple(canonical)
+    shares = StageShare(name=ADD), StageShare(name=f"{SORT}?numbers=4&shots=3", weight=2.0, tasks=5)
+    assert stages_of(config, canonical) == (
+        Stage(name="words", environments=shares, members=2, tasks=9),
+        Stage(name="last", environments=(StageShare(name=ADD),), members=8),
+    )
+    with pytest.raises(InputError, match="stage 'words' names one environment twice"):
+        stages_of(config, dict.fromkeys(canonical, ADD))
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with create_store(tmp_path / "home") as store:
-        for name in (WALK, NOTHING):
-            register(store, name, 1.0, 0.0, 1.0)
-        add_initial(store, "tiny", "hash-of-tiny")
         yield store
 
 
-def play(store: Store, model: Model, *, width: int = 8, stop: Callable[[], bool] | None = None, **settings: Any) -> list[EpisodeSummary]:
-    """Let an actor play, until no task is open where not told otherwise; gives the episodes in the order in which they began."""
-    config = Config.model_validate({"play": {"width": width, "members": 2}, **settings})
+def fill(store: Store, stages: Sequence[Stage], *, per_environment: int = 3, room: int | None = None) -> Refilled:
+    def begin(stage: Stage) -> None:
+        for share in stage.environments:
+            register(store, share.name, 1.0, 0.0, 1.0)
 
-    def all_played() -> bool:
-        return counts(store)["queued"] + counts(store)["running"] == 0
-
-    Actor(store, config, stop or all_played, store_journal(store)).run(model)
-    return list_episodes(store, limit=999)[::-1]
+    return refill(store, stages, per_environment=per_environment, root=1, room=room, begin=begin)
 
 
-def paused(store: Store) -> bool:
-    return any(process.state == "paused" for process in processes(store))
+def play_all(store: Store) -> None:
+    for _, lease in lease_tasks(store, "actor:1", 99, 60, CLOCK):
+        finish_task(store, lease)
 
 
-def test_generation_stays_full_while_tasks_wait(store: Store) -> None:
-    add_tasks(store, WALK, range(40), 2, "stream", "all")
-    model = Model()
-    played = play(store, model)
-    assert counts(store)["done"] == 40
-    assert {(episode.state, episode.stop_reason) for episode in played} == {("completed", "terminated")}
-    assert sum(model.widths) == sum(episode.turns for episode in played) == 2 * 4 * 55
-    tail = next(n for n, width in enumerate(model.widths) if width < 8)
-    assert len(model.widths) - tail < 10, "only while the last episodes come to their ends"
-    assert model.widths[tail:] == sorted(model.widths[tail:], reverse=True)
+def test_what_is_queued_is_a_mixture_that_says_which_stage_drew_it(store: Store) -> None:
+    assert fill(store, [stage()]) == Refilled(added=6, ended=False)
+    found = list_tasks(store)[::-1]
+    assert [entry.task.environment for entry in found] == [ADD, SORT] * 3
+    assert {(entry.task.members, entry.stage, entry.source) for entry in found} == {(4, "one", "stream")}
+    assert all(entry.task.seed in SPLITS["train"] for entry in found)
+    assert fill(store, [stage()]).added == 0
 
 
-def test_only_tasks_that_have_a_place_are_leased(store: Store) -> None:
-    add_tasks(store, WALK, [LONGEST] * 4, 6, "stream", "all")
-    running: list[int] = []
-    play(store, Model(before=lambda n: running.append(counts(store)["running"])), width=4)
-    assert max(running) == 2, "the one that comes to its end, and the next"
-    groups = [episode.task for episode in list_episodes(store, limit=99)[::-1]]
-    assert groups == sorted(groups, key=lambda task: task or 0), "members of a task come before those of the next"
+def test_the_stream_in_a_store_is_the_stream_that_the_seed_decides(store: Store) -> None:
+    stages = [stage("first", StageShare(name=ADD), StageShare(name=SORT, weight=2.0), tasks=7, order="shuffled"), stage("second", tasks=9)]
+    while not fill(store, stages, per_environment=2).ended:
+        play_all(store)
+    found = [(entry.stage, entry.task.environment, entry.task.seed) for entry in list_tasks(store)[::-1]]
+    assert found == [(draw.stage.name, draw.environment, draw.seed) for draw in draws(stages, 99)]
+    assert len(set(found)) == 16, "and it repeats no seed"
 
 
-def test_what_a_person_asks_for_comes_as_soon_as_there_is_a_place(store: Store) -> None:
-    add_tasks(store, WALK, range(40), 2, "stream", "all")
-    asked: list[int] = []
-
-    def ask(n: int) -> None:
-        if n == 5:
-            asked.extend(add_tasks(store, WALK, [0], 2, "person"))
-            asked.append(len(list_episodes(store, limit=999)))
-
-    order = [episode.task for episode in play(store, Model(before=ask))]
-    task, begun = asked
-    assert order[begun : begun + 4].count(task) == 2, "after the rest of a group at most"
+def test_tasks_of_persons_leave_the_stream_as_it_is(store: Store, tmp_path: Path) -> None:
+    with create_store(tmp_path / "other") as other:
+        fill(other, [stage()])
+        alone = [entry.task.seed for entry in list_tasks(other)]
+    register(store, ADD, 1.0, 0.0, 1.0)
+    add_tasks(store, ADD, [1, 2, 3], 1, "person")
+    fill(store, [stage()])
+    assert [entry.task.seed for entry in list_tasks(store) if entry.source == "stream"] == alone
+    assert {entry.stage for entry in list_tasks(store) if entry.source == "person"} == {None}
 
 
-def test_a_stream_that_ran_dry_is_asked_again_while_something_is_in_play(store: Store) -> None:
-    add_tasks(store, WALK, [LONGEST], 1, "stream", "all")
-
-    def more(n: int) -> None:
-        if n == 3:
-            add_tasks(store, WALK, [0, 0, 0], 1, "stream", "all")
-
-    model = Model(before=more)
-    play(store, model)
-    assert model.widths == [1, 1, 1, 4, *[1] * 6]
+def test_environments_of_a_stage_are_known_once_it_begins(store: Store) -> None:
+    stages = [stage("first", StageShare(name=ADD), tasks=2), stage("second", StageShare(name=SORT), tasks=1)]
+    fill(store, stages, room=1)
+    assert [one.name for one in list_environments(store)] == [ADD]
+    fill(store, stages)
+    assert [one.name for one in list_environments(store)] == [ADD, SORT]
 
 
-def test_another_version_plays_once_the_tasks_that_were_begun_are_played(store: Store) -> None:
-    add_tasks(store, WALK, range(40), 2, "stream", "all")
-    begun: list[int] = []
-
-    def move(n: int) -> None:
-        if n == 5:
-            (store.home / "versions" / "v1").mkdir(parents=True)
-            add_candidate(store, None, "v1", "v0", "hash-of-v1", "versions/v1", [WALK], None)
-            promote(store, "v1", "a test wants it")
-            begun.append(len(list_episodes(store, limit=999)))
-
-    played = play(store, Model(before=move))
-    assert {episode.state for episode in played} == {"completed"}
-    by_version = [episode.sampler for episode in played]
-    old = by_version.count("v0")
-    assert by_version == ["v0"] * old + ["v1"] * (80 - old)
-    assert begun[0] <= old <= begun[0] + 1, "at most the rest of a group"
-    assert {len({one.sampler for one in played if one.task == task.task.id}) for task in list_tasks(store, 99)} == {1}
+def test_a_stream_has_ended_once_its_last_stage_has_drawn_all(store: Store) -> None:
+    stages = [stage("only", tasks=5)]
+    assert [fill(store, stages), fill(store, stages)] == [Refilled(added=5, ended=False), Refilled(added=0, ended=True)]
+    assert waiting(store) == 5
+    assert not fill(store, [*stages, stage("more")]).ended, "another stage goes on"
 
 
-def test_on_a_cpu_a_job_gets_the_device_after_what_was_begun(store: Store) -> None:
-    add_tasks(store, WALK, range(40), 2, "stream", "all")
-    add_job(store, "a", "learn", "grpo", [WALK], {})
-    begun: list[int] = []
-
-    def lease(n: int) -> None:
-        if n == 5:
-            assert lease_job(store, "learner-1:1", 60.0, CLOCK) is not None
-            begun.append(len(list_episodes(store, limit=999)))
-
-    model = Model(before=lease)
-    played = play(store, model, stop=lambda: paused(store))
-    assert {episode.state for episode in played} == {"completed"}
-    assert begun[0] <= len(played) <= begun[0] + 1
-    assert len(model.widths) <= 5 + 10
-    assert (counts(store)["running"], counts(store)["failed"]) == (0, 0)
-    assert counts(store)["queued"] > 20
-    assert device_owner(store, CLOCK) is None
-
-
-def test_on_a_gpu_play_goes_on_beside_a_job(store: Store) -> None:
-    add_tasks(store, WALK, range(20), 2, "stream", "all")
-    add_job(store, "a", "learn", "grpo", [WALK], {})
-    leased = lease_job(store, "learner-1:1", 60.0, CLOCK)
-    assert leased is not None
-    play(store, Model(), device="cuda")
-    assert counts(store)["done"] == 20
-    finish_job(store, leased[1], {}, None)
-
-
-def test_tasks_that_cannot_begin_hold_nothing_up(store: Store) -> None:
-    add_tasks(store, WALK, [LONGEST], 1, "person")
-    add_tasks(store, NOTHING, range(5), 2, "stream", "all")
-    open_: list[int] = []
-    play(store, Model(before=lambda n: open_.append(counts(store)["queued"])))
-    assert counts(store) == {"queued": 0, "running": 0, "done": 1, "failed": 5}
-    assert open_ == sorted(open_, reverse=True)
-    assert open_[0] == 5, "one a round, so that the others' turns are not kept waiting"
-
-
-def test_it_says_what_it_plays(store: Store) -> None:
-    add_tasks(store, WALK, range(10), 2, "stream", "all")
-    said: list[tuple[str, str | None]] = []
-    play(store, Model(before=lambda n: said.extend((one.state, one.detail) for one in processes(store))))
-    assert said[0] == ("playing", "with v0, up to 8 episodes at once; tasks so far: 1")
+def test_tasks_from_before_there_were_stages_count_for_seeds_and_for_no_stage(store: Store) -> None:
+    register(store, ADD, 1.0, 0.0, 1.0)
+    add_tasks(store, ADD, [train_seed(1, ADD, 0)], 4, "stream")
+    fill(store, [stage("one", StageShare(name=ADD), tasks=2)])
+    assert [entry.task.seed for entry in list_tasks(store)[::-1]] == [train_seed(1, ADD, n) for n in range(3)]
+    assert {key: one.drawn for key, one in progress(store).items()} == {(None, ADD): 1, ("one", ADD): 2}
