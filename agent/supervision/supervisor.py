@@ -140,7 +140,7 @@ class Supervisor:
             return [(tick, self._actions[tick]) for tick in due if tick in self._actions]
 
     def _try(self, what: str, action: Action) -> None:
-        """Run one action of the loop. If it fails, that is written down once and the loop goes on: the next tick tries again."""
+        """Run one action of the loop. If it fails, that is written down once and the loop continues: the next tick tries again."""
         try:
             action()
             self._errors.pop(what, None)
@@ -155,7 +155,7 @@ class Supervisor:
                     click.echo(f"perdure: {what} failed: {visible(text)}", err=True)
 
     def _watch_standing(self) -> None:
-        """Keep the vLLM server and the actor running, as far as there are any."""
+        """Keep the vLLM server and the actor running, if there are any."""
         standing = [keeper for keeper in (self._server, self._actor) if keeper is not None]
         for keeper in standing:
             keeper.tick(wanted=keeper is not self._actor or self._room.play is None)
@@ -188,7 +188,7 @@ class Supervisor:
 
     @property
     def _room(self) -> Room:
-        """A command does not ask: it does what it was told to do."""
+        """What there is room for. Without a daemon this is not looked at: the user asked for the job."""
         return self._daemon.room if self._daemon is not None else Room()
 
     def _checkpoint(self) -> None:
