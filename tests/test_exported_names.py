@@ -18,10 +18,13 @@ EXPORTED = [
     "AnyText",
     "Attempt",
     "Chat",
+    "Ending",
     "Environment",
     "Episode",
+    "EpisodePlan",
     "InputError",
     "Journal",
+    "Lease",
     "Message",
     "PerdureError",
     "Policy",
@@ -34,6 +37,7 @@ EXPORTED = [
     "TextEnv",
     "Turn",
     "UnknownError",
+    "VersionRef",
     "__version__",
     "load",
     "open_store",
@@ -83,6 +87,56 @@ def test_no_exported_name_loads_torch() -> None:
     assert (
         run("import sys; from perdure import *; print('gymnasium' in sys.modules, *{'torch', 'transformers'} & set(sys.modules))") == "True"
     )
+
+
+SCRIPT = """
+from perdure import Attempt, Lease, Sample, VersionRef, load, play
+
+ME = VersionRef("script")
+
+
+class Letters:
+    def prompt(self, messages):
+        return tuple(map(ord, messages[-1].text))
+
+    def follow(self, prompt_ids, action_ids, observation):
+        return (*prompt_ids, *action_ids, *map(ord, observation))
+
+    def text(self, action_ids):
+        return "".join(map(chr, action_ids))
+
+    def answer(self, text):
+        return tuple(map(ord, text))
+
+
+class Adds:
+    def generate(self, requests):
+        sums = [str(sum(map(int, "".join(map(chr, request.prompt_ids)).split(" + ")))) for request in requests]
+        return [Sample(action_ids=tuple(map(ord, text)), logprobs=(0.0,) * len(text), finish="stop", sampler=ME) for text in sums]
+
+
+class Forgets:
+    def start(self, plans):
+        return list(range(len(plans)))
+
+    def turns(self, entries):
+        pass
+
+    def finish(self, endings):
+        pass
+
+
+environment = load("perdure:add")
+lease = Lease(subject=1, owner="script", attempt=1)
+attempts = [Attempt(environment=environment, seed=n, group=str(n), member=0, purpose="probe", lease=lease) for n in range(3)]
+episodes = play(attempts, Adds(), Letters(), ME, Forgets(), temperature=1.0, width=3, context_limit=99)
+print(*[episode.success for episode in episodes])
+"""
+
+
+@pytest.mark.processes
+def test_the_exported_names_are_enough_to_play_in_a_script() -> None:
+    assert run(SCRIPT) == "True True True"
 
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from perdure.envs.registry import load
     from perdure.envs.rollout import Journal, play
     from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
-    from perdure.memory.records import Episode, Sampler, Turn
+    from perdure.memory.records import Ending, Episode, EpisodePlan, Lease, Sampler, Turn, VersionRef
     from perdure.memory.store import Store, open_store
 
 __version__ = "0.1.0"
@@ -24,10 +24,13 @@ __all__ = [
     "AnyText",
     "Attempt",
     "Chat",
+    "Ending",
     "Environment",
     "Episode",
+    "EpisodePlan",
     "InputError",
     "Journal",
+    "Lease",
     "Message",
     "PerdureError",
     "Policy",
@@ -40,6 +43,7 @@ __all__ = [
     "TextEnv",
     "Turn",
     "UnknownError",
+    "VersionRef",
     "__version__",
     "load",
     "open_store",
@@ -53,7 +57,7 @@ _MODULES = {
     "perdure.envs.registry": ("load",),
     "perdure.envs.rollout": ("Journal", "play"),
     "perdure.memory.errors": ("InputError", "PerdureError", "RuntimeFailure", "UnknownError"),
-    "perdure.memory.records": ("Episode", "Sampler", "Turn"),
+    "perdure.memory.records": ("Ending", "Episode", "EpisodePlan", "Lease", "Sampler", "Turn", "VersionRef"),
     "perdure.memory.store": ("Store", "open_store"),
 }
 
