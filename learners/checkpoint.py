@@ -39,6 +39,8 @@ class Checkpoint:
     """Groups so far, as the workbench counts them, so that the next ones are others."""
     chosen: tuple[int, ...]
     """Stored episodes that it learns from, where it has chosen some."""
+    learned: bool = False
+    """Whether any update so far had something to learn from."""
 
 
 def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:

@@ -6,8 +6,7 @@ Plain functions from episodes and tensors to numbers; a value that there is none
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,45 +15,41 @@ from perdure.learners.batches import Group, Turns, is_mixed, sequences_of, turns
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import kl_divergence
 from perdure.learners.trainee import Reference, Trainee
-
-KEPT: tuple[Reference, ...] = ("base", "serving")
-"""What an update is not to go far from."""
+from perdure.memory.contracts import Cost, Drift, GroupStats, RatioStats, Update
 
 
-def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> dict[str, Any]:
+def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> GroupStats:
     """Means over the episodes of targets and of old environments."""
     episodes = [episode for group in target for episode in group]
     logprobs = [logp for episode in episodes for turn in episode.turns for logp in turn.logprobs]
-    return {
-        "reward": mean([episode.total_reward for episode in episodes]),
-        "success": mean([float(episode.success) for episode in episodes]),
-        "old_success": mean([float(episode.success) for group in old for episode in group]),
-        "entropy": mean([-logp for logp in logprobs]),
-        "groups": len(target),
-        "dropped_groups": sum(not is_mixed(group) for group in target),
-        "spoilt_episodes": spoilt,
-    }
+    return GroupStats(
+        reward=mean([episode.total_reward for episode in episodes]),
+        success=mean([float(episode.success) for episode in episodes]),
+        old_success=mean([float(episode.success) for group in old for episode in group]),
+        entropy=mean([-logp for logp in logprobs]),
+        groups=len(target),
+        dropped_groups=sum(not is_mixed(group) for group in target),
+        spoilt_episodes=spoilt,
+    )
 
 
-def ratio_stats(log_ratios: Sequence[Tensor]) -> dict[str, Any]:
+def ratio_stats(log_ratios: Sequence[Tensor]) -> RatioStats:
     """How far learner and sampler are apart: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
     of the importance weights as a share of the tokens."""
     if not any(len(log_ratio_A) for log_ratio_A in log_ratios):
-        return {"ratio_mean": None, "ratio_max": None, "ess": None, "mismatch_kl": None}
+        return RatioStats()
     log_ratio_A = torch.cat(list(log_ratios)).double()
     ratio_A = log_ratio_A.exp()
-    return {
-        "ratio_mean": float(ratio_A.mean()),
-        "ratio_max": float(ratio_A.max()),
-        "ess": float(ratio_A.sum().square() / ratio_A.square().sum() / len(ratio_A)),
-        "mismatch_kl": float((torch.expm1(log_ratio_A) - log_ratio_A).mean()),
-    }
+    return RatioStats(
+        ratio_mean=float(ratio_A.mean()),
+        ratio_max=float(ratio_A.max()),
+        ess=float(ratio_A.sum().square() / ratio_A.square().sum() / len(ratio_A)),
+        mismatch_kl=float((torch.expm1(log_ratio_A) - log_ratio_A).mean()),
+    )
 
 
 @torch.no_grad()
-def drift_stats(
-    trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int
-) -> dict[str, float | None]:
+def drift_stats(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int) -> Drift:
     """KL(present weights || base) and KL(present weights || serving version), exact over the vocabulary, in nats per token.
 
     Means over the action tokens of some episodes of the targets, and of old environments. Where the base model serves both are one.
@@ -72,19 +67,24 @@ def drift_stats(
             kl_A = kl_divergence(present_AV, trainee.distributions(turns, temperature, name))
             for side, kl in zip(sides, kl_A.tolist(), strict=True):
                 found[name, side].append(kl)
-    return {f"kl_{name}_{side}": mean(found[name if name in references else "base", side]) for name in KEPT for side in ("new", "old")}
+    serving = references[-1]
+    return Drift(
+        kl_base_new=mean(found["base", "new"]),
+        kl_base_old=mean(found["base", "old"]),
+        kl_serving_new=mean(found[serving, "new"]),
+        kl_serving_old=mean(found[serving, "old"]),
+    )
 
 
-def cost(updates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a job took in all, from the diagnostics of its updates: tokens that were sampled and learned from, seconds of each."""
-    sums = {name: sum(update.get(name) or 0 for update in updates) for name in ("sampled_tokens", "tokens", "sampling_s", "learning_s")}
-    return {
-        "updates": len(updates),
-        "sampled_tokens": sums["sampled_tokens"],
-        "learned_tokens": sums["tokens"],
-        "sampling_s": round(sums["sampling_s"], 1),
-        "learning_s": round(sums["learning_s"], 1),
-    }
+def cost(updates: Sequence[Update]) -> Cost:
+    """What a job took in all."""
+    return Cost(
+        updates=len(updates),
+        sampled_tokens=sum(update.sampled_tokens for update in updates),
+        learned_tokens=sum(update.tokens for update in updates),
+        sampling_s=round(sum(update.sampling_s for update in updates), 1),
+        learning_s=round(sum(update.learning_s for update in updates), 1),
+    )
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from perdure.learners.batches import Group, Lesson, replayed
 from perdure.learners.diagnostics import group_stats
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.workbench import Sampled, Workbench
+from perdure.learners.workbench import FixedData, Sampled, Workbench
 from perdure.memory.records import Episode
 
 
@@ -38,18 +38,17 @@ def imitation_epochs(
         shuffled = list(range(len(lessons)))
         random.Random(f"{options.seed}.{epoch}").shuffle(shuffled)
         order += shuffled
-    about = {"lessons": len(lessons), "data_staleness": data_staleness}
     updates = min(options.updates, len(order))
     while workbench.step < updates:
         begin, end = (len(order) * n // updates for n in (workbench.step, workbench.step + 1))
         fresh = replace(workbench.replay(), staleness=None if start is None else float(workbench.step))
-        sample = {} if start is None or workbench.step else group_stats(start.target, fresh.old, start.spoilt + fresh.spoilt)
-        told = {**about, **sample}
+        played = None if start is None or workbench.step else group_stats(start.target, fresh.old, start.spoilt + fresh.spoilt)
+        fixed = FixedData(lessons=len(lessons), staleness=data_staleness, played=played)
         batch = [lessons[i] for i in order[begin:end]]
         batch += replayed(fresh.old, options)
         batch += workbench.stored()
         done = workbench.step / updates
-        workbench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, about=told, done=done)
+        workbench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, fixed=fixed, done=done)
 
 
 def wanted_tasks(workbench: Workbench) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -34,11 +33,12 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.learners.workbench import Workbench
 from perdure.memory import faults
+from perdure.memory.contracts import Job, LearnOrder
 from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.leases import Clock
 from perdure.memory.processes import record_event
-from perdure.memory.records import Job, Lease, Version
+from perdure.memory.records import Lease, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
@@ -63,31 +63,32 @@ def run_learning(
     clock: Clock,
     lease: Lease,
     job: Job,
+    order: LearnOrder,
     engine: Engine,
     device: str,
     load: Callable[[str], Environment],
     width: int,
     stop: Callable[[], bool],
     each_round: Callable[[], None] = nothing,
-) -> tuple[Version, dict[str, Any]]:
-    """Learn as the job says and add the candidate; returns it with the diagnostics of the last update. `load` gives environments by name.
+) -> Version:
+    """Learn as the job says and add the candidate; `load` gives environments by name.
 
     Where an earlier attempt at the job was interrupted, it goes on from its last update. Raises `UnknownError` for a learner or version
     that does not exist, `InputError` for options that do not fit, `RuntimeFailure` where there is nothing to learn from, and `Interrupted`
     where `stop()` became true.
     """
-    learner = _LEARNERS.get(job.learner or "")
+    learner = _LEARNERS.get(order.learner)
     if learner is None:
-        raise UnknownError(f"no learner {job.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
+        raise UnknownError(f"no learner {order.learner!r}: there are {', '.join(sorted(_LEARNERS))}")
     if not job.targets:
         raise InputError("a learning job needs a target: give --target ENV")
     targets = [load(name) for name in job.targets]
     for environment in targets:
         require(store, environment.name)
-    options = parse_options(job.options.get("learn", {}))
+    options = parse_options(order.options)
     now_serving = serving(store)
     checkpoint = _last_checkpoint(store, job)
-    asked = job.options.get("start") if checkpoint is None else checkpoint.start
+    asked = order.start if checkpoint is None else checkpoint.start
     parent = now_serving if asked is None else get_version(store, asked)
     served = now_serving if checkpoint is None else get_version(store, checkpoint.serving)
     start = version_weights(store, engine.files, parent)
@@ -98,10 +99,10 @@ def run_learning(
         options=options,
         start=start,
         references=_references(store, engine.files, served),
-        with_teacher=job.learner == "sdft",
+        with_teacher=order.learner == "sdft",
     )
     known = [row.name for row in list_environments(store)]
-    judges = rewarder(store, options.rewards, played_before=job.learner == "trace-sft")
+    judges = rewarder(store, options.rewards, played_before=order.learner == "trace-sft")
     workbench = Workbench(
         store=store,
         lease=lease,
@@ -135,8 +136,7 @@ def run_learning(
     name = reserve_name(store)
     path, hash_ = write_version(store.home, name, engine.files, lambda folder: write_weights(folder, weights, engine.files))
     faults.point("between-file-and-row")
-    version = add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
-    return version, workbench.last
+    return add_candidate(store, lease, name, parent=parent.name, hash=hash_, path=path, targets=job.targets, job=job.id)
 
 
 def _last_checkpoint(store: Store, job: Job) -> Checkpoint | None:

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
 from perdure.memory import faults
+from perdure.memory.contracts import Drift, GroupStats, Update
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step, steps
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
@@ -72,6 +72,17 @@ class Sampled:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedData:
+    """What a learner on fixed data learns from."""
+
+    lessons: int
+    staleness: float | None
+    """How far behind the policy was that played them, in the mean; None if nobody knows."""
+    played: GroupStats | None = None
+    """How the episodes went that they were taken from, if the job played them itself before this update."""
+
+
 NONE: Mapping[str, ExtraLoss] = {}
 
 
@@ -99,8 +110,10 @@ class Workbench:
     rewarder: Rewarder = from_environment
     """Judges what is played; rewards that somebody gave stored episodes are the business of `trace_sft.py`."""
     step: int = 0
-    updates: list[dict[str, Any]] = field(default_factory=list)
-    """Diagnostics of each update, those of earlier attempts included."""
+    updates: list[Update] = field(default_factory=list)
+    """Those of earlier attempts included."""
+    learned: bool = False
+    """Whether any update so far had something to learn from; set by the learner."""
     chosen: tuple[int, ...] = ()
     """Stored episodes that the job has chosen to learn from, the newest first: an attempt that goes on finds the same ones."""
     _drawn: int = 0
@@ -123,11 +136,6 @@ class Workbench:
         return min(self.engine.context_limit, self.trainee.context_limit)
 
     @property
-    def last(self) -> dict[str, Any]:
-        """Diagnostics of the last update; empty before the first."""
-        return self.updates[-1] if self.updates else {}
-
-    @property
     def names(self) -> str:
         """The targets, to be named in an error."""
         return ", ".join(environment.name for environment in self.targets)
@@ -142,9 +150,10 @@ class Workbench:
         if checkpoint is not None:
             self.trainee.resume(checkpoint.state)
             self.step = checkpoint.step
-            self.updates = [step.diagnostics for step in steps(self.store, self.lease.subject) if step.n <= checkpoint.step]
+            self.updates = [step.update for step in steps(self.store, self.lease.subject) if step.n <= checkpoint.step]
             self._drawn, self._aimed = checkpoint.counts
             self.chosen = checkpoint.chosen
+            self.learned = checkpoint.learned
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
@@ -270,12 +279,12 @@ class Workbench:
         on_policy: bool,
         extra_losses: Mapping[str, ExtraLoss] = NONE,
         project_gradient: ProjectGradient | None = None,
-        about: dict[str, Any] | None = None,
+        fixed: FixedData | None = None,
         done: float | None = None,
     ) -> None:
         """Learn from all lessons, `options.passes` times; the next step samples with the new weights, the same where there are no lessons.
 
-        `about` is told beside the diagnostics of every update. The rate has fallen by the share `done`, that of the whole job unless given.
+        `fixed` says what a learner on fixed data learns from. The rate has fallen by the share `done`, that of the whole job unless given.
         Raises `Interrupted`, `RuntimeFailure` where it diverged, `InputError` for an episode that is longer than the model's context.
 
         Axes: A action tokens of a micro-batch.
@@ -289,7 +298,7 @@ class Workbench:
         reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - ids
         if ids or reused:
             write_manifest(self.store, self.lease, self.step + 1, sorted(ids), on_policy, reused=sorted(reused))
-        drift: dict[str, Any] = {}
+        drift = Drift()
         if options.measure:
             imitated = [one.turns for one in lessons if one.imitation and one.episode not in ids]
             new = some(sampled.target, options.measure) or imitated[: options.measure]
@@ -323,31 +332,38 @@ class Workbench:
         tokens = sum(lesson.tokens for lesson in lessons)
         sampling_s, sampled_tokens = self._played_s, self._played_tokens
         self._played_s, self._played_tokens = 0.0, 0
-        told = {
-            "update": self.step,
-            **group_stats(sampled.target, sampled.old, sampled.spoilt),
-            **ratio_stats(seen.log_ratios),
-            "staleness": sampled.staleness,
-            **drift,
-            "nll": mean(seen.nll),
-            "kl_loss": mean(seen.kl),
-            **{f"{name}_loss": value for name, value in seen.extra.items()},
-            "tokens": tokens,
-            "sampled_tokens": sampled_tokens,
-            "grad_norm": norm,
-            "lr": lr,
-            "sampling_s": round(sampling_s, 3),
-            "learning_s": round(learning_s, 3),
-            "seconds": round(sampling_s + learning_s, 3),
-            "tokens_per_s": round((sampled_tokens + tokens) / (sampling_s + learning_s), 1),
-            **(about or {}),
-        }
-        self.updates.append(told)
-        add_step(self.store, self.lease, self.step, told)
+        update = Update(
+            update=self.step,
+            groups=fixed.played if fixed and fixed.played else group_stats(sampled.target, sampled.old, sampled.spoilt),
+            ratios=ratio_stats(seen.log_ratios),
+            drift=drift,
+            staleness=sampled.staleness,
+            nll=mean(seen.nll),
+            kl_loss=mean(seen.kl),
+            extra_losses=seen.extra,
+            tokens=tokens,
+            sampled_tokens=sampled_tokens,
+            grad_norm=norm,
+            lr=lr,
+            sampling_s=sampling_s,
+            learning_s=learning_s,
+            lessons=fixed.lessons if fixed else None,
+            data_staleness=fixed.staleness if fixed else None,
+        )
+        self.updates.append(update)
+        add_step(self.store, self.lease, update)
         faults.point("between-step-and-checkpoint")
         counts = self._drawn, self._aimed
         state = self.trainee.state()
-        checkpoint = Checkpoint(step=self.step, start=self.parent, serving=self.serving, state=state, counts=counts, chosen=self.chosen)
+        checkpoint = Checkpoint(
+            step=self.step,
+            start=self.parent,
+            serving=self.serving,
+            state=state,
+            counts=counts,
+            chosen=self.chosen,
+            learned=self.learned,
+        )
         write_checkpoint(self.store.home, self.lease.subject, checkpoint)
 
     def _go_on(self) -> None:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from perdure.memory import faults, leases
+from perdure.memory.contract_json import read_gate, result_document
+from perdure.memory.contracts import GateResult, GateTerms
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
-from perdure.memory.json_value import iso_utc, to_json
+from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.records import Decision, Lease, Pair, Role
 from perdure.memory.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gate:
-    """One gate, open as long as it has no verdict."""
+class GateRow:
+    """One gate, open as long as it has no result."""
 
     id: int
     job: int
@@ -31,14 +33,20 @@ class Gate:
     serving: str
     """The version that served when it started."""
     profile: str
-    settings: dict[str, Any]
-    verdict: Decision | None
-    reason: str | None
-    evidence: dict[str, Any] | None
+    terms: GateTerms
+    result: GateResult | None
     started: float
     finished: float | None
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def reason(self) -> str | None:
+        return self.result.reason if self.result else None
+
+    @property
+    def verdict(self) -> Decision | None:
+        return self.result.verdict if self.result else None
+
+    def as_json(self) -> Document:
         """What listings print."""
         return {
             "gate": self.id,
@@ -47,12 +55,12 @@ class Gate:
             "profile": self.profile,
             "verdict": self.verdict,
             "reason": self.reason,
-            "evidence": self.evidence,
+            "evidence": result_document(self.result) if self.result else None,
             "finished": None if self.finished is None else iso_utc(self.finished),
         }
 
 
-def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile: str, settings: Mapping[str, Any]) -> int:
+def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile: str, terms: GateTerms) -> int:
     """Open a gate and give its id; once more in the same attempt at the job, the same id."""
     with store.write() as conn:
         leases.check(store, "job", lease)
@@ -61,13 +69,13 @@ def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile
             INSERT INTO gate (job, attempt, candidate, serving, profile, settings, started_at) VALUES (?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (job, attempt, candidate) DO NOTHING
             """,
-            (lease.subject, lease.attempt, candidate, serving, profile, to_json(settings), time.time()),
+            (lease.subject, lease.attempt, candidate, serving, profile, to_json(asdict(terms)), time.time()),
         )
-        sql = "SELECT id, serving, profile, settings FROM gate WHERE job = ? AND attempt = ? AND candidate = ?"
-        row = store.rows(sql, (lease.subject, lease.attempt, candidate))[0]
-        if (row["serving"], row["profile"], json.loads(row["settings"])) != (serving, profile, json.loads(to_json(settings))):
-            raise RuntimeFailure(f"gate {row['id']} of {candidate} was started with other settings: they are fixed before its first pair")
-        return int(row["id"])
+        sql = "SELECT * FROM gate WHERE job = ? AND attempt = ? AND candidate = ?"
+        gate = _gate(store.rows(sql, (lease.subject, lease.attempt, candidate))[0])
+        if (gate.serving, gate.profile, gate.terms) != (serving, profile, terms):
+            raise RuntimeFailure(f"gate {gate.id} of {candidate} was started with other settings: they are fixed before its first pair")
+        return gate.id
 
 
 def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> None:
@@ -111,20 +119,20 @@ def seed_used(store: Store, environment: str, role: Role, reference: str, seed: 
     return bool(store.rows(sql, (environment, role, reference, seed)))
 
 
-def close_gate(store: Store, lease: Lease, gate: int, verdict: Decision, reason: str, evidence: Mapping[str, Any]) -> None:
-    """Write the verdict. The same once more changes nothing; a verdict is never changed."""
+def close_gate(store: Store, lease: Lease, result: GateResult) -> None:
+    """Write the result. The same verdict once more changes nothing; a verdict is never changed."""
     with store.write() as conn:
-        found = _check_ours(store, lease, gate)
-        if found.verdict == verdict:
+        gate = _check_ours(store, lease, result.gate)
+        if gate.verdict == result.verdict:
             return
-        _check_open(found)
+        _check_open(gate)
         conn.execute(
             "UPDATE gate SET verdict = ?, reason = ?, evidence = ?, finished_at = ? WHERE id = ?",
-            (verdict, reason, to_json(evidence), time.time(), gate),
+            (result.verdict, result.reason, to_json(result_document(result)), time.time(), result.gate),
         )
 
 
-def get_gate(store: Store, gate: int) -> Gate:
+def get_gate(store: Store, gate: int) -> GateRow:
     """Raises `UnknownError`."""
     rows = store.rows("SELECT * FROM gate WHERE id = ?", (gate,))
     if not rows:
@@ -132,7 +140,7 @@ def get_gate(store: Store, gate: int) -> Gate:
     return _gate(rows[0])
 
 
-def gates_of(store: Store, candidate: str) -> list[Gate]:
+def gates_of(store: Store, candidate: str) -> list[GateRow]:
     """All gates of a version, the oldest first."""
     return [_gate(row) for row in store.rows("SELECT * FROM gate WHERE candidate = ? ORDER BY id", (candidate,))]
 
@@ -142,7 +150,7 @@ def pairs_of(store: Store, gate: int) -> list[Pair]:
     return [_pair(row) for row in store.rows("SELECT * FROM pair WHERE gate = ? ORDER BY environment, role, draw", (gate,))]
 
 
-def open_gate_of(store: Store, job: int) -> Gate | None:
+def open_gate_of(store: Store, job: int) -> GateRow | None:
     """The gate that a job is playing."""
     rows = store.rows("SELECT * FROM gate WHERE job = ? AND verdict IS NULL ORDER BY id DESC LIMIT 1", (job,))
     return _gate(rows[0]) if rows else None
@@ -161,13 +169,13 @@ def squared_differences(store: Store) -> tuple[int, float]:
     return int(row["n"]), float(row["q"])
 
 
-def last_verdict(store: Store) -> Gate | None:
+def last_verdict(store: Store) -> GateRow | None:
     """The gate that was closed last."""
     rows = store.rows("SELECT * FROM gate WHERE verdict IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 1")
     return _gate(rows[0]) if rows else None
 
 
-def _check_ours(store: Store, lease: Lease, gate: int) -> Gate:
+def _check_ours(store: Store, lease: Lease, gate: int) -> GateRow:
     leases.check(store, "job", lease)
     found = get_gate(store, gate)
     if (found.job, found.attempt) != (lease.subject, lease.attempt):
@@ -177,23 +185,21 @@ def _check_ours(store: Store, lease: Lease, gate: int) -> Gate:
     return found
 
 
-def _check_open(gate: Gate) -> None:
+def _check_open(gate: GateRow) -> None:
     if gate.verdict is not None:
         raise RuntimeFailure(f"gate {gate.id} is closed with the verdict {gate.verdict}")
 
 
-def _gate(row: Any) -> Gate:
-    return Gate(
+def _gate(row: Any) -> GateRow:
+    return GateRow(
         id=row["id"],
         job=row["job"],
         attempt=row["attempt"],
         candidate=row["candidate"],
         serving=row["serving"],
         profile=row["profile"],
-        settings=json.loads(row["settings"]),
-        verdict=row["verdict"],
-        reason=row["reason"],
-        evidence=None if row["evidence"] is None else json.loads(row["evidence"]),
+        terms=GateTerms(**json.loads(row["settings"])),
+        result=None if row["evidence"] is None else read_gate(json.loads(row["evidence"])),
         started=row["started_at"],
         finished=row["finished_at"],
     )

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from perdure.memory import leases
+from perdure.memory.contract_json import (
+    order_document,
+    read_order,
+    read_result,
+    read_update,
+    result_document,
+    update_document,
+)
+from perdure.memory.contracts import GateResult, Job, LearnResult, Order, ProbeResult, Update, kind_of, learner_of
 from perdure.memory.errors import UnknownError
-from perdure.memory.json_value import iso_utc, to_json
+from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
-from perdure.memory.records import Job, JobKind, Lease
+from perdure.memory.records import Lease
 from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store
 
@@ -27,41 +36,44 @@ ENDED = ("done", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One update inside a learning job, with what its learner said of it."""
+    """One update inside a learning job."""
 
     job: int
     attempt: int
-    n: int
-    diagnostics: dict[str, Any]
+    update: Update
     made: float
 
+    @property
+    def n(self) -> int:
+        return self.update.update
 
-def as_json(job: Job) -> dict[str, Any]:
+
+def as_json(job: Job) -> Document:
     """What listings print of a job."""
     return {
         "id": job.id,
         "kind": job.kind,
         "learner": job.learner,
         "targets": list(job.targets),
-        "options": job.options,
+        "options": order_document(job.order),
         "state": job.state,
         "attempt": job.attempt,
         "candidate": job.candidate,
-        "result": job.result,
+        "result": None if job.result is None else result_document(job.result),
         "error": job.error,
         "created": iso_utc(job.created),
     }
 
 
-def add_job(store: Store, key: str, kind: JobKind, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]) -> int:
-    """Queue a job and give its id; where `key` is taken, the id of the job that has it."""
+def add_job(store: Store, key: str, targets: Sequence[str], order: Order) -> int:
+    """Queue a job and give its id; if `key` is taken, the id of the job that has it."""
     with store.write() as conn:
         conn.execute(
             """
             INSERT INTO job (key, kind, learner, targets, options, created_at) VALUES (?, ?, ?, ?, ?, ?)
             ON CONFLICT (key) DO NOTHING
             """,
-            (key, kind, learner, to_json(list(targets)), to_json(options), time.time()),
+            (key, kind_of(order), learner_of(order), to_json(list(targets)), to_json(order_document(order)), time.time()),
         )
         return int(store.rows("SELECT id FROM job WHERE key = ?", (key,))[0]["id"])
 
@@ -99,13 +111,13 @@ def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"
         conn.execute("UPDATE job SET state = ? WHERE id = ?", (state, lease.subject))
 
 
-def finish_job(store: Store, lease: Lease, result: Mapping[str, Any] | None, candidate: str | None) -> None:
-    """The job came to its end; whether that is a promotion stands in `result`."""
+def finish_job(store: Store, lease: Lease, result: LearnResult | GateResult | ProbeResult, candidate: str | None) -> None:
+    """The job is done; whether that is a promotion stands in `result`."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute(
             "UPDATE job SET state = 'done', owner = NULL, result = ?, candidate = ?, error = NULL, finished_at = ? WHERE id = ?",
-            (None if result is None else to_json(result), candidate, time.time(), lease.subject),
+            (to_json(result_document(result)), candidate, time.time(), lease.subject),
         )
         abort_orphans(store)
 
@@ -180,13 +192,13 @@ def counts(store: Store) -> dict[str, int]:
     return {state: found.get(state, 0) for state in ("queued", "leased", "running", "gating", "done", "failed")}
 
 
-def add_step(store: Store, lease: Lease, n: int, diagnostics: Mapping[str, Any]) -> None:
-    """Write down the n-th update of a job. Once more under the same lease it is replaced."""
+def add_step(store: Store, lease: Lease, update: Update) -> None:
+    """Write down an update of a job. Once more under the same lease, it is replaced."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute(
             "INSERT OR REPLACE INTO step (job, attempt, n, diagnostics, made_at) VALUES (?, ?, ?, ?, ?)",
-            (lease.subject, lease.attempt, n, to_json(diagnostics), time.time()),
+            (lease.subject, lease.attempt, update.update, to_json(update_document(update)), time.time()),
         )
 
 
@@ -201,7 +213,7 @@ def steps(store: Store, job: int) -> list[Step]:
         (job,),
     )
     return [
-        Step(job=row["job"], attempt=row["attempt"], n=row["n"], diagnostics=json.loads(row["diagnostics"]), made=row["made_at"])
+        Step(job=row["job"], attempt=row["attempt"], update=read_update(json.loads(row["diagnostics"])), made=row["made_at"])
         for row in rows
     ]
 
@@ -216,14 +228,12 @@ def _take_back(store: Store, clock: Clock) -> None:
 def _job(row: Any) -> Job:
     return Job(
         id=row["id"],
-        kind=row["kind"],
-        learner=row["learner"],
+        order=read_order(row["kind"], row["learner"], json.loads(row["options"])),
         targets=tuple(json.loads(row["targets"])),
-        options=json.loads(row["options"]),
         state=row["state"],
         attempt=row["attempt"],
         candidate=row["candidate"],
-        result=None if row["result"] is None else json.loads(row["result"]),
+        result=None if row["result"] is None else read_result(row["kind"], json.loads(row["result"])),
         error=row["error"],
         created=row["created_at"],
     )

@@ -7,15 +7,13 @@ Rows become these records at the edge of `memory/`, so that no other folder sees
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 TaskState = Literal["queued", "leased", "done", "failed"]
 EpisodeState = Literal["running", "completed", "aborted", "env_error"]
 Purpose = Literal["live", "learn", "hinted", "replay", "gate", "probe"]
 """What an episode is played for. `hinted` is played to learn from, like `learn`, but with the right answer in the prompt."""
 VersionState = Literal["candidate", "serving", "retired", "rejected"]
-JobKind = Literal["learn", "gate", "probe"]
-JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
 Decision = Literal["promote", "reject", "inconclusive"]
 Role = Literal["earlier", "trained"]
 StopReason = Literal["terminated", "truncated", "turn_limit", "context_limit", "interrupted", "error"]
@@ -160,23 +158,6 @@ class Version:
     """The environments it was trained to be better at."""
     job: int | None
     pinned: bool
-    created: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One run of a learner or of a set of probes."""
-
-    id: int
-    kind: JobKind
-    learner: str | None
-    targets: tuple[str, ...]
-    options: dict[str, Any]
-    state: JobState
-    attempt: int
-    candidate: str | None
-    result: dict[str, Any] | None
-    error: str | None
     created: float
 
 

@@ -245,13 +245,13 @@ def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[
             struct.pack(f"<{len(turn.logprobs)}f", *turn.logprobs),
             turn.observation,
             turn.action,
+            turn.invalid,
             turn.reward,
             turn.finish,
             _SAMPLER.name,
             None,
             None,
             time.time(),
-            turn.invalid,
         )
         for episode, turn in zip(episodes, turns, strict=True)
     ]

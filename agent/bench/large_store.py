@@ -16,7 +16,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
 from perdure.memory import environments, versions
+from perdure.memory.contract_json import order_document, result_document, update_document
+from perdure.memory.contracts import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnOrder, LearnResult, Leg, Update
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import Document
+from perdure.memory.json_value import Document, to_json
 from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
@@ -163,25 +165,50 @@ def _fill_versions(conn: sqlite3.Connection, jobs: int, promoted: Sequence[int])
 def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
     """Learning jobs with their updates, their gates, and the events of both."""
     numbers, target = range(1, jobs + 1), json.dumps([ENVIRONMENTS[0]])
-    evidence = json.dumps({"environments": {name: {"e_value": 1.25, "state": "passed", "text": words(100)} for name in ENVIRONMENTS}})
-    result = json.dumps({"verdict": "reject", "reason": "the gain was not shown", "gate": json.loads(evidence)})
+    gate = GateResult(
+        gate=1,
+        candidate="v1",
+        serving="v0",
+        profile="economy",
+        verdict="reject",
+        reason="the gain was not shown",
+        rounds=PAIRS,
+        evidence=Evidence(
+            environments={name: Leg(state="passed", wealth=1.25, need=20.0, note=words(100)) for name in ENVIRONMENTS},
+            pooled=None,
+            gain=Leg(state="not shown"),
+            trained={},
+            interval="time-uniform, 95%",
+        ),
+        continued_pairs=0,
+        candidate_episodes=PAIRS,
+        anchor_episodes=PAIRS,
+    )
+    cost = Cost(updates=UPDATES, sampled_tokens=0, learned_tokens=0, sampling_s=0.0, learning_s=0.0)
+    learned = LearnResult(
+        version="v1", verdict=gate.verdict, reason=gate.reason, diagnostics=None, cost=cost, gate=gate, learn_s=1.0, gate_s=1.0
+    )
+    evidence, result = to_json(result_document(gate)), to_json(result_document(learned))
+    order = to_json(order_document(LearnOrder(learner="grpo")))
+    terms = to_json(asdict(GateTerms(scope="{}", nmax=PAIRS, seeds_of=None)))
+    updates = [to_json(update_document(Update(update=n, groups=GroupStats(reward=0.5, success=0.5)))) for n in range(UPDATES)]
     _insert(
         conn,
         "job",
-        "id, key, kind, learner, targets, state, attempt, candidate, result, created_at, finished_at",
-        ((n, f"job-{n}", "learn", "grpo", target, "done", 1, f"v{n}", result, _at(n / jobs), _at(n / jobs)) for n in numbers),
+        "id, key, kind, learner, targets, options, state, attempt, candidate, result, created_at, finished_at",
+        ((n, f"job-{n}", "learn", "grpo", target, order, "done", 1, f"v{n}", result, _at(n / jobs), _at(n / jobs)) for n in numbers),
     )
     _insert(
         conn,
         "step",
         "job, attempt, n, diagnostics, made_at",
-        ((n, 1, k, json.dumps({"reward": 0.5, "success": 0.5}), _at(n / jobs)) for n in numbers for k in range(UPDATES)),
+        ((n, 1, k, updates[k], _at(n / jobs)) for n in numbers for k in range(UPDATES)),
     )
     _insert(
         conn,
         "gate",
         "id, job, attempt, candidate, serving, profile, settings, verdict, reason, evidence, started_at, finished_at",
-        ((n, n, 1, f"v{n}", "v0", "economy", "{}", "reject", "why", evidence, _at(n / jobs), _at(n / jobs)) for n in numbers),
+        ((n, n, 1, f"v{n}", "v0", "economy", terms, "reject", "why", evidence, _at(n / jobs), _at(n / jobs)) for n in numbers),
     )
     _insert(
         conn,

@@ -164,6 +164,7 @@ def run_ours(spec: Spec) -> Side:
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench
+    from perdure.memory.contracts import LearnOrder
     from perdure.memory.jobs import add_job, lease_job
     from perdure.memory.leases import BootClock
     from perdure.memory.replay.journal import StoreJournal
@@ -177,7 +178,7 @@ def run_ours(spec: Spec) -> Side:
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register_environments(store, [environment])
         add_initial(store, files.name, files.hash)
-        add_job(store, "bench", "learn", "grpo", [environment.name], {})
+        add_job(store, "bench", [environment.name], LearnOrder(learner="grpo"))
         leased = lease_job(store, "bench", TIMEOUT_S, BootClock())
         assert leased is not None
         engine = TransformersEngine(files, device=spec.device, dtype=faster_dtype(spec.device), seed=0)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
+from perdure.memory.contracts import GateOrder, GateResult, Job, LearnOrder, LearnResult, Order, ProbeOrder, ProbeResult
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,22 +74,16 @@ def learn(
     check_learner(learner)
     loaded = load_config(config_path)
     asked = profile or loaded.config.gate.profile
-    wanted = {
-        "learn": loaded.config.learner_options(_pairs(options)),
-        "gate": not no_gate,
-        "profile": asked,
-        "start": start,
-    }
+    chosen = loaded.config.learner_options(_pairs(options))
+    order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
     with _prepared(home, loaded, targets) as prepared:
         if start is not None:
             require_files(prepared.store, get_version(prepared.store, start))
         aims = prepared.targets or _choose(prepared)
-    job = _see_through(home, loaded, "learn", learner, aims, wanted)
-    if as_json:
-        print_json(job)
-    else:
-        _print_learning(job, asked)
-    ctx.exit(0 if no_gate or job["verdict"] == "promote" else 1)
+    job = _see_through(home, loaded, aims, order, as_json)
+    if isinstance(job.result, LearnResult) and not as_json:
+        _print_learning(job.result, asked)
+    ctx.exit(0 if no_gate or job.verdict == "promote" else 1)
 
 
 @click.command()
@@ -136,12 +131,11 @@ def gate(
         if aims and version.state == "serving":
             raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
     asked = profile or loaded.config.gate.profile
-    found = _see_through(home, loaded, "gate", None, aims, {"candidate": candidate, "profile": asked})
-    if as_json:
-        print_json(found)
-    else:
-        _print_gate(found, asked)
-    ctx.exit(0 if found["verdict"] == "promote" else 1)
+    job = _see_through(home, loaded, aims, GateOrder(candidate=candidate, profile=asked), as_json)
+    if isinstance(job.result, GateResult) and not as_json:
+        _print_gate(job.result, asked)
+        click.echo(f"verdict: {job.result.verdict}. {job.result.reason}")
+    ctx.exit(0 if job.verdict == "promote" else 1)
 
 
 @click.command()
@@ -168,12 +162,10 @@ def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Pa
         if version is not None:
             require_files(prepared.store, get_version(prepared.store, version))
         aims = prepared.targets
-    found = _see_through(home, loaded, "probe", None, aims, {"version": version, "episodes": episodes})
-    if as_json:
-        print_json(found)
-        return
-    rows = [(name, row["score"], row["low"], row["high"], row["episodes"]) for name, row in found["environments"].items()]
-    print_table(("environment", "score", "from", "to", "episodes"), rows, title=f"{found['version']} on held-out seeds, greedy")
+    job = _see_through(home, loaded, aims, ProbeOrder(version=version, episodes=episodes), as_json)
+    if isinstance(job.result, ProbeResult) and not as_json:
+        rows = [(name, row.score, row.low, row.high, row.episodes) for name, row in job.result.environments.items()]
+        print_table(("environment", "score", "from", "to", "episodes"), rows, title=f"{job.result.version} on held-out seeds, greedy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,16 +221,17 @@ def _choose(prepared: _Prepared) -> list[str]:
     return [choice.target]
 
 
-def _see_through(
-    home: Path, loaded: LoadedConfig, kind: Any, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Queue the job, wait for its end, and give its result."""
+def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: Order, as_json: bool) -> Job:
+    """Queue the job and wait until it is done; with `as_json` print its result."""
     from perdure.agent.processes.installed_vllm import require_vllm
     from perdure.agent.supervision.follow import require_done, run_or_follow, submit
+    from perdure.memory.contract_json import result_document
 
     require_vllm(loaded.config)
-    job_id = submit(home, kind, learner, targets, options)
-    return require_done(run_or_follow(home, loaded, job_id, say))
+    job = require_done(run_or_follow(home, loaded, submit(home, targets, order), say))
+    if as_json and job.result is not None:
+        print_json(result_document(job.result))
+    return job
 
 
 def _pairs(options: Sequence[str]) -> dict[str, str]:
@@ -266,7 +259,7 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     if as_json:
         print_json({"ok": ok, "rates": [rate.as_json() for rate in rates]})
         return ok
-    columns = ("the truth", "profile", "earlier", "runs", "promoted", "bound", "episodes", "kept")
+    columns = ("the truth", "profile", "earlier", "runs", "promoted", "bound", "episodes", "within bound")
     rows: list[Sequence[Cell]] = [
         (rate.truth, rate.profile, rate.earlier, rate.runs, rate.promoted, rate.bound, round(rate.episodes), rate.ok) for rate in rates
     ]
@@ -274,34 +267,22 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     return ok
 
 
-def _print_learning(found: Mapping[str, Any], asked: str) -> None:
-    if found["gate"]:
-        _print_gate(found["gate"], asked)
-    print_table(("diagnostic of the last update", "value"), list(found["diagnostics"].items()))
-    print_table(("cost of all updates", "value"), list(found["cost"].items()))
-    click.echo(f"{found['version']}: {found['verdict'] or 'not gated'}. {found['reason']}")
+def _print_learning(result: LearnResult, asked: str) -> None:
+    from perdure.memory.contract_json import update_document
+
+    if result.gate is not None:
+        _print_gate(result.gate, asked)
+    if result.diagnostics is not None:
+        numbers = [(name, value) for name, value in update_document(result.diagnostics).items() if value is not None]
+        print_table(("diagnostic of the last update", "value"), numbers)
+    print_table(("cost of all updates", "value"), list(asdict(result.cost).items()))
+    click.echo(f"{result.version}: {result.verdict or 'not gated'}. {result.reason}")
 
 
-def _print_gate(found: Mapping[str, Any], asked: str) -> None:
+def _print_gate(result: GateResult, asked: str) -> None:
     """`asked` is the profile that was asked for."""
-    tests = [("earlier", name, test) for name, test in found["environments"].items()]
-    tests += [("gain", name, test) for name, test in found["gain"].get("environments", {}).items()]
-    rows: list[Sequence[Cell]] = [
-        (
-            name,
-            role,
-            test["state"],
-            test["n"],
-            test.get("candidate_score"),
-            test.get("reference_score"),
-            test["mean_difference"],
-            test["wealth"],
-            test["reference"],
-        )
-        for role, name, test in [*tests, *([("pooled", "all earlier", found["pooled"])] if found["pooled"].get("n") else [])]
-    ]
-    columns = ("environment", "test", "state", "pairs", "candidate", "reference", "difference", "e-value", "against")
-    print_table(columns, rows, title=f"{found['candidate']} at profile {found['profile']}, after {found['rounds']} rounds")
-    if found["profile"] != asked:
-        click.echo(f"The margins of {found['profile']} were in force, not of {asked}: too few earlier environments vote for smaller ones.")
-    click.echo(f"verdict: {found['verdict']}. {found['reason']}")
+    from perdure.agent.show.gate_table import print_gate
+
+    print_gate(result)
+    if result.profile != asked:
+        click.echo(f"The margins of {result.profile} applied, not those of {asked}: too few earlier environments vote for smaller ones.")

@@ -14,7 +14,7 @@ from perdure.agent.show.terminal import home_option, print_json, print_table, re
 
 if TYPE_CHECKING:
     from perdure.agent.stream.stage_report import StageReport, StreamReport
-    from perdure.memory.gates import Gate
+    from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
     from perdure.memory.processes import Event, Process
     from perdure.memory.replay.episodes import RateRow
@@ -38,7 +38,7 @@ class Status:
     episodes: int
     turns: int
     jobs: Mapping[str, int]
-    last_verdict: Gate | None
+    last_verdict: GateRow | None
     last_death: Event | None
     uptime_s: float | None
     """Of the daemon."""

@@ -29,11 +29,12 @@ from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.rollout import Journal, play
+from perdure.memory.contracts import Job
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import take_device
-from perdure.memory.records import Episode, Job, Lease, Task, VersionRef
+from perdure.memory.records import Episode, Lease, Task, VersionRef
 from perdure.memory.replay.episodes import completed_members
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
@@ -27,24 +26,23 @@ from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
-from perdure.learners.gate.gating import GateResult, dev_scores, run_gate
+from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gate
 from perdure.learners.gate.probes import EnginePlayer, probe
+from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores
 from perdure.learners.learn_job import run_learning
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
+from perdure.memory.contracts import GateOrder, GateResult, Job, LearnOrder, LearnResult, ProbeOrder, ProbeResult
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import LeaseLost, RuntimeFailure
 from perdure.memory.gates import close_gate
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import record_event
-from perdure.memory.records import Job, Lease, Purpose, Version
+from perdure.memory.records import Lease, Purpose, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
 from perdure.memory.versions import add_initial, get_version, promote, reject, rolled_back_ancestor, serving, version_of_job
-
-REPLACES_ANCHOR = 200.0
-"""An anchor gives way to a version that beats it at alpha = .005 (GATE.md, 'Over time')."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +95,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stop)
-                    result, candidate = _KINDS[job.kind](work)
+                    result, candidate = _carry_out(work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _settle(work, result)
                     finish_job(store, lease, result, candidate)
@@ -119,18 +117,17 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 raise
 
 
-def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
-    """Learn, then gate unless told otherwise. A job that is taken up again goes on with the candidate that it made before."""
+def _learn(work: Work, order: LearnOrder) -> LearnResult:
+    """Learn, then gate unless the order says otherwise. An attempt that resumes keeps the candidate that the job made before."""
     started = time.perf_counter()
-    made = version_of_job(work.store, work.job.id)
-    if made is not None and made.state == "candidate":
-        candidate, diagnostics = made, steps(work.store, work.job.id)[-1].diagnostics
-    else:
-        candidate, diagnostics = run_learning(
+    candidate = version_of_job(work.store, work.job.id)
+    if candidate is None or candidate.state != "candidate":
+        candidate = run_learning(
             store=work.store,
             clock=BootClock(),
             lease=work.lease,
             job=work.job,
+            order=order,
             engine=work.engine,
             device=work.config.device,
             load=work.config.environment,
@@ -138,87 +135,87 @@ def _learn(work: Work) -> tuple[dict[str, Any], str | None]:
             stop=work.stop,
             each_round=work.pulse.go_on,
         )
-    result: dict[str, Any] = {
-        "version": candidate.name,
-        "verdict": None,
-        "reason": "not gated",
-        "diagnostics": diagnostics,
-        "cost": cost([step.diagnostics for step in steps(work.store, work.job.id)]),
-        "gate": None,
-    }
-    learnt_s = time.perf_counter() - started
-    left = rolled_back_ancestor(work.store, candidate.name)
-    if left is not None:
-        result["reason"] = f"not gated: {left}, which it was trained from, was rolled back meanwhile"
-    elif work.job.options.get("gate", True):
-        gated = _gate_candidate(work, candidate, work.job.targets)
-        result |= {"verdict": gated.verdict, "reason": gated.reason, "gate": gated.as_json()}
-    result["seconds"] = {"learn": round(learnt_s, 1), "gate": round(time.perf_counter() - started - learnt_s, 1)}
-    return result, candidate.name
-
-
-def _settle(work: Work, result: dict[str, Any]) -> None:
-    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
-    gate = result if work.job.kind == "gate" else result.get("gate")
-    if gate is None:
-        return
-    close_gate(work.store, work.lease, gate["gate"], gate["verdict"], gate["reason"], gate)
-    faults.point("between-verdict-and-promotion")
-    if work.job.kind != "learn":
-        return
-    if result["verdict"] == "promote":
-        gains = gate["gain"].get("environments", {})
-        learned = [name for name, test in gains.items() if test["state"] == "passed"]
-        beaten = [
-            name for name in learned if gains[name]["wealth"] >= REPLACES_ANCHOR and gains[name]["reference"] == anchor_of(work.store, name)
-        ]
-        promote(work.store, result["version"], result["reason"], gate=gate["gate"], lease=work.lease, learned=learned, anchors=beaten)
-    elif result["verdict"] == "reject":
-        reject(work.store, result["version"], work.lease)
-
-
-def _gate(work: Work) -> tuple[dict[str, Any], str | None]:
-    candidate = get_version(work.store, work.job.options["candidate"])
-    gated = _gate_candidate(work, candidate, work.job.targets)
-    return gated.as_json(), candidate.name
-
-
-def _gate_candidate(work: Work, candidate: Version, targets: tuple[str, ...]) -> GateResult:
-    set_job_state(work.store, work.lease, "gating")
-    store, config = work.store, work.config
-    profile = work.job.options.get("profile") or config.gate.profile
-    now_serving = serving(store)
-    anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in list_environments(store)}
-    player = work.player("gate")
-    anchor_scores = dev_scores(player, anchors, root_seed=config.seed)
-    others = {name: now_serving.name for name in targets if anchors.get(name) != now_serving.name}
-    serving_scores = anchor_scores | dev_scores(player, others, root_seed=config.seed)
-    return run_gate(
-        store,
-        work.lease,
-        candidate=candidate,
-        serving=now_serving,
-        anchors=anchors,
-        trained=targets,
-        critical=[row.name for row in list_environments(store) if row.critical],
-        anchor_scores=anchor_scores,
-        serving_scores={name: serving_scores[name] for name in targets if name in serving_scores},
-        settings=replace(PROFILES[profile], alpha=config.gate.alpha),
-        root_seed=config.seed,
-        play=player,
-        progress=lambda line: work.pulse.say("gating", line),
+    learn_s = time.perf_counter() - started
+    lost = rolled_back_ancestor(work.store, candidate.name)
+    gate, reason = None, "not gated"
+    if lost is not None:
+        reason = f"not gated: {lost}, which it was trained from, was rolled back meanwhile"
+    elif order.gate:
+        gate = _gate_candidate(work, candidate, order.profile)
+        reason = gate.reason
+    updates = [step.update for step in steps(work.store, work.job.id)]
+    return LearnResult(
+        version=candidate.name,
+        verdict=gate.verdict if gate else None,
+        reason=reason,
+        diagnostics=updates[-1] if updates else None,
+        cost=cost(updates),
+        gate=gate,
+        learn_s=learn_s,
+        gate_s=time.perf_counter() - started - learn_s,
     )
 
 
-def _probe(work: Work) -> tuple[dict[str, Any], str | None]:
-    name = work.job.options.get("version") or serving(work.store).name
-    get_version(work.store, name)
-    environments = list(work.job.targets) or [row.name for row in list_environments(work.store)]
-    found = probe(work.player("probe"), name, environments, int(work.job.options.get("episodes", 50)), work.config.seed)
-    return {"version": name, "decoding": "greedy", "environments": found}, None
+def _settle(work: Work, result: LearnResult | GateResult | ProbeResult) -> None:
+    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+    gate = result.gate if isinstance(result, LearnResult) else result
+    if not isinstance(gate, GateResult):
+        return
+    close_gate(work.store, work.lease, gate)
+    faults.point("between-verdict-and-promotion")
+    if not isinstance(result, LearnResult):
+        return
+    if gate.verdict == "promote":
+        learned = improved(gate.evidence)
+        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in learned})
+        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=learned, anchors=anchors)
+    elif gate.verdict == "reject":
+        reject(work.store, result.version, work.lease)
 
 
-_KINDS = {"learn": _learn, "gate": _gate, "probe": _probe}
+def _gate_candidate(work: Work, candidate: Version, profile: str | None) -> GateResult:
+    set_job_state(work.store, work.lease, "gating")
+    store, config, targets = work.store, work.config, work.job.targets
+    now_serving = serving(store)
+    known = list_environments(store)
+    anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in known}
+    player = work.player("gate")
+    of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
+    anchor_scores = dev_scores(player, of_anchors, root_seed=config.seed)
+    serving_scores = anchor_scores | dev_scores(player, of_serving, root_seed=config.seed)
+    case = GateCase(
+        candidate=candidate,
+        serving=now_serving,
+        settings=replace(PROFILES[profile or config.gate.profile], alpha=config.gate.alpha),
+        anchors=anchors,
+        trained=targets,
+        critical=tuple(row.name for row in known if row.critical),
+        anchor_scores=anchor_scores,
+        serving_scores={name: serving_scores[name] for name in targets if name in serving_scores},
+    )
+
+    def progress(line: str) -> None:
+        work.pulse.say("gating", line)
+
+    return run_gate(case, GateWork(store=store, lease=work.lease, play=player, root_seed=config.seed, progress=progress))
+
+
+def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
+    version = get_version(work.store, order.version) if order.version else serving(work.store)
+    environments = work.job.targets or tuple(row.name for row in list_environments(work.store))
+    return probe(work.player("probe"), version.name, environments, order.episodes, work.config.seed)
+
+
+def _carry_out(work: Work) -> tuple[LearnResult | GateResult | ProbeResult, str | None]:
+    """Do what the job's order says; gives the result and the candidate that it is about."""
+    match work.job.order:
+        case LearnOrder() as order:
+            learned = _learn(work, order)
+            return learned, learned.version
+        case GateOrder(candidate=name, profile=profile):
+            return _gate_candidate(work, get_version(work.store, name), profile), name
+        case ProbeOrder() as order:
+            return _probe(work, order), None
 
 
 def main() -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from perdure.agent.config import VllmSection
 from perdure.agent.processes.installed_vllm import interpreter
 from perdure.learners.engines.vllm_client import base_name
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.memory.json_value import Document
 
 
 def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
@@ -61,7 +61,7 @@ def context_tokens(settings: VllmSection, files: ModelFiles) -> int:
     return min(settings.context_tokens, own) if isinstance(own, int) else settings.context_tokens
 
 
-def offline_arguments(settings: VllmSection, files: ModelFiles) -> Document:
+def offline_arguments(settings: VllmSection, files: ModelFiles) -> dict[str, Any]:
     """The arguments that make `vllm.LLM` the same as the server, for comparisons."""
     return {
         "model": str(files.path),

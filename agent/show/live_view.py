@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -22,13 +21,15 @@ from rich.text import Text
 
 from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM, job_process
 from perdure.agent.show.terminal import visible
+from perdure.agent.show.update_line import update_line
 from perdure.memory import tasks
+from perdure.memory.contracts import Job
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import PerdureError
-from perdure.memory.gates import Gate, open_gate_of, pairs_of
+from perdure.memory.gates import GateRow, open_gate_of, pairs_of
 from perdure.memory.jobs import Step, get_job, steps, unfinished_jobs
 from perdure.memory.processes import Event, Process, events, processes
-from perdure.memory.records import Job, Pair
+from perdure.memory.records import Pair
 from perdure.memory.replay import episodes
 from perdure.memory.replay.episodes import RateRow
 from perdure.memory.store import Store, open_store
@@ -56,7 +57,7 @@ class Scene:
     job: Job | None = None
     steps: tuple[Step, ...] = ()
     """Of the job that is worked on, or of the last one that was seen."""
-    gate: Gate | None = None
+    gate: GateRow | None = None
     pairs: tuple[Pair, ...] = ()
     """Of the gate that is open."""
     events: tuple[Event, ...] = ()
@@ -118,7 +119,7 @@ def changes(before: Scene, now: Scene) -> list[str]:
         lines.append(f"{now.episodes} episodes; success with {now.serving}: {shown or 'none ended yet'}")
     known = {(step.job, step.attempt, step.n) for step in before.steps}
     new = [step for step in now.steps if (step.job, step.attempt, step.n) not in known]
-    lines += [f"job {step.job}, update {step.n}: {_diagnostics(step.diagnostics)}" for step in new]
+    lines += [f"job {step.job}, update {step.n}: {update_line(step.update)}" for step in new]
     if now.gate and len(now.pairs) != (len(before.pairs) if before.gate and before.gate.id == now.gate.id else 0):
         lines.append(f"gate {now.gate.id} of {now.gate.candidate}: {len(now.pairs)} pairs played")
     return lines
@@ -216,16 +217,17 @@ def _environments(scene: Scene) -> Table:
 def _curve(job: Job, made: Sequence[Step]) -> Text:
     """Of success, or of the likelihood of what is imitated where nothing is played."""
     line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n   ")
-    for name in ("success", "nll"):
-        values = [value for step in made if isinstance(value := step.diagnostics.get(name), int | float)]
-        if values:
-            line.append(f" {name} ").append(spark(values, 0.0, 1.0 if name == "success" else max(*values, 1e-9)), style="cyan")
-            break
-    line.append(f"  update {made[-1].n}: {_diagnostics(made[-1].diagnostics)}")
+    success = [step.update.groups.success for step in made if step.update.groups.success is not None]
+    nll = [step.update.nll for step in made if step.update.nll is not None]
+    if success:
+        line.append(" success ").append(spark(success), style="cyan")
+    elif nll:
+        line.append(" nll ").append(spark(nll, 0.0, max(*nll, 1e-9)), style="cyan")
+    line.append(f"  update {made[-1].n}: {update_line(made[-1].update)}")
     return line
 
 
-def _gate(gate: Gate, pairs: Sequence[Pair]) -> Table:
+def _gate(gate: GateRow, pairs: Sequence[Pair]) -> Table:
     """Pairs so far. The means are for looking at: the verdict is not read off them."""
     table = Table(box=None, header_style="dim", title=f"gate {gate.id}: {gate.candidate}, {gate.profile}", title_justify="left")
     for column in ("environment", "role", "pairs", "candidate", "reference", "difference"):
@@ -261,25 +263,3 @@ def _says(process: Process) -> str:
 
 def _told(event: Event) -> str:
     return visible(f"{event.kind} ({event.subject}): {event.message}").replace("\n", " ")
-
-
-def _diagnostics(diagnostics: Mapping[str, Any]) -> str:
-    """The numbers of an update that say how it goes."""
-    shown = []
-    for name in (
-        "reward",
-        "success",
-        "old_success",
-        "nll",
-        "distillation_loss",
-        "groups",
-        "dropped_groups",
-        "mismatch_kl",
-        "grad_norm",
-        "tokens_per_s",
-        "seconds",
-    ):
-        value = diagnostics.get(name)
-        if isinstance(value, int | float):
-            shown.append(f"{name.replace('_', ' ')} {value:.3g}")
-    return ", ".join(shown) or "no numbers"

@@ -7,9 +7,8 @@ itself; it takes over as well if the daemon ends meanwhile. Nothing here learns:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from perdure.agent.config_file import LoadedConfig
@@ -19,10 +18,10 @@ from perdure.agent.show.live_view import telling
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.orphans import fail_orphan
 from perdure.agent.supervision.supervisor import Programs, supervising
+from perdure.memory.contracts import Job, Order
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import ENDED, add_job, get_job
 from perdure.memory.leases import BootClock
-from perdure.memory.records import Job, JobKind
 from perdure.memory.store import open_store
 
 POLL_S = 0.2
@@ -30,10 +29,10 @@ POLL_S = 0.2
 Say = Callable[[str], None]
 
 
-def submit(home: Path, kind: JobKind, learner: str | None, targets: Sequence[str], options: Mapping[str, Any]) -> int:
+def submit(home: Path, targets: Sequence[str], order: Order) -> int:
     """Queue a job and give its number. The home is made if it does not exist."""
     with open_or_create(home) as store:
-        return add_job(store, uuid4().hex, kind, learner, targets, options)
+        return add_job(store, uuid4().hex, targets, order)
 
 
 def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
@@ -51,12 +50,12 @@ def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Jo
             return job
 
 
-def require_done(job: Job) -> dict[str, Any]:
-    """The result of a job that ended well. Raises `RuntimeFailure` with its error otherwise."""
+def require_done(job: Job) -> Job:
+    """The job itself if it is done. Raises `RuntimeFailure` with its error otherwise."""
     if job.state != "done" or job.result is None:
-        why = f": {job.error}" if job.error else " without giving a reason"
-        raise RuntimeFailure(f"job {job.id} failed{why}; its log is logs/{job_process(job.id)}.log in the home")
-    return job.result
+        reason = f": {job.error}" if job.error else " without giving a reason"
+        raise RuntimeFailure(f"job {job.id} failed{reason}; its log is logs/{job_process(job.id)}.log in the home")
+    return job
 
 
 def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:

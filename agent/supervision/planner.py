@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perdure.memory.records import Job
+from perdure.learners.gate.promotion import only_gain_missing
+from perdure.memory.contracts import Job
+from perdure.memory.jobs import ENDED
 from perdure.memory.replay.episodes import RateRow
 
 MASTERED = 0.9
@@ -62,11 +64,11 @@ def refusals(jobs: Sequence[Job]) -> dict[str, int]:
     counted: dict[str, int] = {}
     promoted: set[str] = set()
     for job in jobs:
-        if job.kind == "learn" and job.state in ("done", "failed"):
+        if job.kind == "learn" and job.state in ENDED:
             for target in job.targets:
-                if verdict(job) == "promote":
+                if job.verdict == "promote":
                     promoted.add(target)
-                elif target not in promoted and (job.state == "failed" or verdict(job) is not None):
+                elif target not in promoted and (job.state == "failed" or job.verdict is not None):
                     counted[target] = counted.get(target, 0) + 1
     return counted
 
@@ -77,22 +79,9 @@ def start_for(target: str, jobs: Sequence[Job]) -> str | None:
     So slow progress adds up instead of starting over (GATE.md, 'Over time'). `jobs` as for `refusals`.
     """
     for job in jobs:
-        if job.kind == "learn" and job.state in ("done", "failed") and target in job.targets:
-            return job.candidate if verdict(job) == "inconclusive" and _held(job) else None
+        if job.kind == "learn" and job.state in ENDED and target in job.targets:
+            return job.candidate if job.gate is not None and only_gain_missing(job.gate) else None
     return None
-
-
-def verdict(job: Job) -> str | None:
-    """The verdict that a job came to; None where it had no gate or did not get there."""
-    found = (job.result or {}).get("verdict") if job.state == "done" else None
-    return found if isinstance(found, str) else None
-
-
-def _held(job: Job) -> bool:
-    gate = (job.result or {}).get("gate") or {}
-    tests = [*gate.get("environments", {}).values(), gate.get("pooled") or {}]
-    gain = gate.get("gain") or {}
-    return gain.get("state") == "not shown" and all(test.get("state") in ("passed", "vacuous", "not asked") for test in tests)
 
 
 def _worth(row: RateRow) -> float:

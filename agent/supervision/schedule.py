@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -16,10 +16,10 @@ from apscheduler.triggers.cron import CronTrigger
 
 from perdure.agent.config import Config, ScheduleSection
 from perdure.agent.supervision.planner import choose_target, refusals, start_for
+from perdure.memory.contracts import Job, LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, list_jobs
 from perdure.memory.processes import record_event
-from perdure.memory.records import Job
 from perdure.memory.replay.episodes import live_episodes, success_rates
 from perdure.memory.store import Store
 from perdure.memory.versions import get_version, moves, serving
@@ -81,13 +81,8 @@ def look(store: Store, config: Config, environments: tuple[str, ...], *, since: 
 
 
 def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
-    options: dict[str, Any] = {
-        "learn": config.learner_options(),
-        "gate": True,
-        "profile": config.gate.profile,
-        "start": start,
-    }
-    return add_job(store, f"schedule-{uuid4()}", "learn", config.learn.learner, [target], options)
+    order = LearnOrder(learner=config.learn.learner, options=config.learner_options(), profile=config.gate.profile, start=start)
+    return add_job(store, f"schedule-{uuid4()}", [target], order)
 
 
 def _start(store: Store, target: str, jobs: list[Job]) -> str | None:

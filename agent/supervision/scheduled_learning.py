@@ -9,11 +9,10 @@ import time
 
 from perdure.agent.config import Config
 from perdure.agent.supervision.limits import Tally
-from perdure.agent.supervision.planner import verdict
 from perdure.agent.supervision.schedule import look
+from perdure.memory.contracts import Job
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.processes import record_event
-from perdure.memory.records import Job
 from perdure.memory.store import Store
 
 
@@ -62,10 +61,10 @@ class ScheduledLearning:
                 record_event(self._store, "given up", "learning", self._obstacle(None))
         else:
             self._tally.failures = 0
-        judged = verdict(job)
+        judged = job.verdict
         if judged is not None:
             self._tally.verdicts += 1
-            self._tally.last = f"{judged}, {(job.result or {}).get('reason', '')}"
+            self._tally.last = f"{judged}, {job.gate.reason if job.gate else ''}"
             if judged == "promote":
                 self._tally.promoted = self._tally.promoted or job.candidate
             record_event(self._store, "verdict", f"job {job.id}", f"{job.candidate}: {self._tally.last}")

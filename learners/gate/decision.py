@@ -28,9 +28,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import exp, log, log1p
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import to_json
 from perdure.memory.records import Decision, Role
 
 PRIOR_WEIGHT, PRIOR_SQUARE = 10, 0.25
@@ -107,15 +108,18 @@ class Scope:
     at_ceiling: Mapping[str, float] = field(default_factory=dict)
     """Trained ones that are not asked for a gain, with the serving version's score on dev seeds."""
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            **asdict(self.settings),
-            "hold": [{**comparison._asdict(), "margin": margin} for comparison, margin in self.hold.items()],
-            "pool": [comparison.environment for comparison in self.pool],
-            "gain": [comparison._asdict() for comparison in self.gain],
-            "vacuous": dict(self.vacuous),
-            "at_ceiling": dict(self.at_ceiling),
-        }
+    def text(self) -> str:
+        """All of it as JSON text: two scopes judge alike if and only if their texts are equal."""
+        return to_json(
+            {
+                **asdict(self.settings),
+                "hold": [{**comparison._asdict(), "margin": margin} for comparison, margin in self.hold.items()],
+                "pool": [comparison.environment for comparison in self.pool],
+                "gain": [comparison._asdict() for comparison in self.gain],
+                "vacuous": dict(self.vacuous),
+                "at_ceiling": dict(self.at_ceiling),
+            }
+        )
 
 
 def fix_scope(
@@ -200,7 +204,7 @@ class Superiority:
         self.n += 1
 
 
-class Gate:
+class GateDecision:
     """One gate, fed round by round: play one valid pair of each of `open`, hand the differences to `round`, until there is a `verdict`.
 
     `limit` is the number of rounds after which it ends without a decision (default: `nmax`).

@@ -7,108 +7,84 @@ were played after a test had passed (for the pool, or for another test on the sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import log
-from typing import Any, Literal
 
-from perdure.learners.gate.decision import Comparison, Gate, GateSettings, e_value
+from perdure.learners.gate.decision import Comparison, GateDecision, GateSettings, e_value
 from perdure.learners.gate.intervals import mean_interval
-from perdure.memory.records import Role
+from perdure.memory.contracts import Evidence, Leg, LegState
 
 INTERVAL_LEVEL = 0.95
 
-State = Literal["passed", "failed", "not shown", "vacuous", "not asked"]
-"""`failed`: at or under the futility bound. `not shown`: neither that nor enough when the gate ended, which does not promote."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
-    """What one test found, in the numbers a person needs. Those of a test that was not held are None."""
+class PlayedScores:
+    """What was played for one comparison, as scores."""
 
-    state: State
-    role: Role | None = None
-    reference: str | None = None
-    margin: float | None = None
-    n: int = 0
-    """Pairs."""
-    wins: int = 0
-    losses: int = 0
-    mean_difference: float | None = None
-    interval: tuple[float, float] | None = None
-    """Of the mean difference: a time-uniform confidence interval at 95 %, valid at the moment the gate stopped."""
-    wealth: float | None = None
-    """The e-value; `need` is what it had to reach."""
-    need: float | None = None
-    note: str | None = None
+    reference_score: float | None = None
+    candidate_score: float | None = None
+    candidate_failures: int = 0
+    voids: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Every test of a gate."""
-
-    environments: Mapping[str, Test]
-    """Whether each held: the earlier ones, and trained ones against their anchor."""
-    pooled: Test | None
-    """None where fewer than two earlier environments vote."""
-    gain: Test
-    """Over the trained environments; `trained` has each by itself, which need not pass alone."""
-    trained: Mapping[str, Test]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "environments": {name: asdict(test) for name, test in self.environments.items()},
-            "pooled": asdict(self.pooled) if self.pooled else {"state": "not asked", "note": "fewer than two earlier environments vote"},
-            "gain": {**asdict(self.gain), "environments": {name: asdict(test) for name, test in self.trained.items()}},
-            "interval": f"time-uniform, {INTERVAL_LEVEL:.0%}",
-        }
+NOT_PLAYED = PlayedScores()
 
 
-def evidence(gate: Gate) -> Evidence:
-    """What the gate has seen so far, test by test."""
+def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] | None = None) -> Evidence:
+    """What the gate has seen so far, test by test. `played`: the scores behind the differences, by environment and reference."""
+    played = played or {}
     scope, settings = gate.scope, gate.scope.settings
     learned = {comparison.environment for comparison in gate.gain} | scope.at_ceiling.keys()
     environments = {
-        comparison.environment: _test(
+        comparison.environment: _leg(
             [(d,) for d in gate.history[comparison]],
             state=_state(comparison in gate.held, test.log_wealth, settings.futile_task, gate),
             log_wealth=test.log_wealth,
             settings=settings,
             margin=test.margin,
             comparison=comparison,
+            scores=played.get((comparison.environment, comparison.reference), NOT_PLAYED),
             note="trained: held outside the pool" if comparison.environment in learned else None,
         )
         for comparison, test in gate.hold.items()
     }
     for name, score in scope.vacuous.items():
-        environments[name] = Test(state="vacuous", note=f"its anchor scores {score:.2f} on dev seeds: too low to show a loss of the margin")
+        environments[name] = Leg(state="vacuous", note=f"its anchor scores {score:.2f} on dev seeds: too low to show a loss of the margin")
     trained = {
-        comparison.environment: _test(
+        comparison.environment: _leg(
             [(d,) for d in gate.history[comparison]],
             state=_state(e_value(test.log_wealth) >= settings.need, test.log_wealth, settings.futile_gain, gate),
             log_wealth=test.log_wealth,
             settings=settings,
             comparison=comparison,
+            scores=played.get((comparison.environment, comparison.reference), NOT_PLAYED),
         )
         for comparison, test in gate.gain.items()
     }
     for name, score in scope.at_ceiling.items():
-        trained[name] = Test(state="not asked", note=f"the serving version scores {score:.2f} on dev seeds, above {settings.ceiling}")
-    pooled = _test(
+        trained[name] = Leg(state="not asked", note=f"the serving version scores {score:.2f} on dev seeds, above {settings.ceiling}")
+    pooled = _leg(
         list(zip(*(gate.history[comparison][: gate.pool_rounds] for comparison in scope.pool), strict=True)),
         state=_state(gate.pool_held, gate.pool.log_wealth, settings.futile_pool, gate),
         log_wealth=gate.pool.log_wealth,
         settings=settings,
         margin=settings.pool_margin,
     )
-    return Evidence(environments=environments, pooled=pooled if scope.pool else None, gain=_gain(gate, trained), trained=trained)
+    return Evidence(
+        environments=environments,
+        pooled=pooled if scope.pool else None,
+        gain=_gain(gate, trained),
+        trained=trained,
+        interval=f"time-uniform, {INTERVAL_LEVEL:.0%}",
+    )
 
 
-def _gain(gate: Gate, trained: Mapping[str, Test]) -> Test:
+def _gain(gate: GateDecision, trained: Mapping[str, Leg]) -> Leg:
     settings = gate.scope.settings
     if not gate.gain:
-        return Test(state="not asked", note="every trained environment is at its ceiling" if trained else "no environment was trained")
+        return Leg(state="not asked", note="every trained environment is at its ceiling" if trained else "no environment was trained")
     futile = gate.verdict == "reject" and all(test.log_wealth <= log(settings.futile_gain) for test in gate.gain.values())
-    test = _test(
+    test = _leg(
         list(zip(*(gate.history[comparison] for comparison in gate.gain), strict=False)),  # they are asked together until it is shown
         state="passed" if gate.gain_shown else "failed" if futile else "not shown",
         log_wealth=0.0,
@@ -117,24 +93,25 @@ def _gain(gate: Gate, trained: Mapping[str, Test]) -> Test:
     return replace(test, wealth=gate.gain_wealth())
 
 
-def _state(passed: bool, log_wealth: float, futile: float, gate: Gate) -> State:
+def _state(passed: bool, log_wealth: float, futile: float, gate: GateDecision) -> LegState:
     if passed:
         return "passed"
     return "failed" if gate.rounds >= gate.scope.settings.nmin and log_wealth <= log(futile) else "not shown"
 
 
-def _test(
+def _leg(
     rounds: Sequence[Sequence[float]],
     *,
-    state: State,
+    state: LegState,
     log_wealth: float,
     settings: GateSettings,
     margin: float | None = None,
     comparison: Comparison | None = None,
+    scores: PlayedScores = NOT_PLAYED,
     note: str | None = None,
-) -> Test:
+) -> Leg:
     values = [d for differences in rounds for d in differences]
-    return Test(
+    return Leg(
         state=state,
         role=comparison.role if comparison else None,
         reference=comparison.reference if comparison else None,
@@ -147,4 +124,8 @@ def _test(
         wealth=e_value(log_wealth),
         need=settings.need,
         note=note,
+        reference_score=scores.reference_score,
+        candidate_score=scores.candidate_score,
+        candidate_failures=scores.candidate_failures,
+        voids=scores.voids,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
@@ -13,9 +12,10 @@ from perdure.envs.rollout import Journal, Opponents, nothing, play
 from perdure.envs.seeds import probe_seed
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.version_loading import ensure_loaded, version_opponents
-from perdure.learners.gate.gating import Draw
 from perdure.learners.gate.intervals import score_interval
+from perdure.learners.gate.pairs import Draw
 from perdure.learners.workbench import Interrupted
+from perdure.memory.contracts import ProbeResult, ProbeScore
 from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
@@ -93,13 +93,18 @@ class EnginePlayer:
         return Attempt(environment=environment, seed=seed, group=group, member=member, purpose=self.purpose, lease=self.lease)
 
 
-def probe(player: EnginePlayer, version: str, environments: Sequence[str], episodes: int, root_seed: int) -> Mapping[str, Any]:
+def probe(player: EnginePlayer, version: str, environments: Sequence[str], episodes: int, root_seed: int) -> ProbeResult:
     """Scores of a version on `episodes` probe seeds of each environment, with 95 % intervals; the seeds are the same in every probe."""
-    found: dict[str, Any] = {}
+    scores = {}
     for name in environments:
-        scores = player.scores(version, [(name, probe_seed(root_seed, name, r)) for r in range(episodes)])
-        known = [score for score in scores if score is not None]
-        low, high = score_interval(known)
-        score = sum(known) / len(known) if known else None
-        found[name] = {"score": score, "low": low, "high": high, "episodes": len(known), "failed": len(scores) - len(known)}
-    return found
+        draws = [(name, probe_seed(root_seed, name, r)) for r in range(episodes)]
+        scored = [score for score in player.scores(version, draws) if score is not None]
+        low, high = score_interval(scored)
+        scores[name] = ProbeScore(
+            score=sum(scored) / len(scored) if scored else None,
+            low=low,
+            high=high,
+            episodes=len(scored),
+            failed=len(draws) - len(scored),
+        )
+    return ProbeResult(version=version, environments=scores)

@@ -14,7 +14,7 @@ from math import sqrt
 from random import Random
 from typing import Any
 
-from perdure.learners.gate.decision import PROFILES, Comparison, Gate, GateSettings, Scope, fix_scope
+from perdure.learners.gate.decision import PROFILES, Comparison, GateDecision, GateSettings, Scope, fix_scope
 from perdure.memory.errors import InputError
 
 TYPICAL_Q = 0.10
@@ -173,9 +173,9 @@ def _rate(
     )
 
 
-def simulate(scope: Scope, means: Sequence[float], q: float, rng: Random, limit: int | None = None) -> Gate:
+def simulate(scope: Scope, means: Sequence[float], q: float, rng: Random, limit: int | None = None) -> GateDecision:
     """One gate to its end, with `means` for the comparisons of `hold`, then of `gain`. A mean beyond q takes as many pairs as it needs."""
-    gate = Gate(scope, limit)
+    gate = GateDecision(scope, limit)
     edges: Mapping[Comparison, tuple[float, float]] = {
         comparison: ((max(q, abs(mean)) - mean) / 2, max(q, abs(mean))) for comparison, mean in zip(gate.history, means, strict=True)
     }

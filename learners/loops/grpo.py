@@ -24,18 +24,17 @@ def grpo(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
     """Raises `RuntimeFailure` where there is nothing to learn from: every group of the targets had equal rewards."""
     options = workbench.options
     advantages = VARIANTS[options.variant].advantages
-    learnt = any(update["groups"] > update["dropped_groups"] for update in workbench.updates)
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts, options.refill)
         lessons = contrast(sampled.target, options.kl, advantages)
-        learnt |= bool(lessons)
+        workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not learnt and workbench.step >= min(PATIENCE, options.updates):
+        if not workbench.learned and workbench.step >= min(PATIENCE, options.updates):
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: in {workbench.step} updates all members of each group had equal rewards "
-                f"(success {workbench.last['success'] or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from "
+                f"(success {workbench.updates[-1].groups.success or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from "
                 "demonstrations (sft), or choose another target"
             )

@@ -31,15 +31,14 @@ def iterative_sft(
     if options.hints:
         for target in workbench.targets:
             check_oracle(target, "hints=true")
-    learnt = any(update["success"] or update["nll"] is not None for update in workbench.updates)
     while workbench.step < options.updates:
         begin, end = next((begin, end) for begin, end in pairwise(ends) if end > workbench.step)
         updates = end - workbench.step
         sampled = workbench.sample(options.prompts * updates)
         hinted: list[Lesson] = retry_with_hints(workbench, sampled.target) if options.hints else []
         won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
-        learnt |= won
-        if not learnt:
+        workbench.learned |= won
+        if not workbench.learned:
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or "
                 "give hints=true if it has an oracle"

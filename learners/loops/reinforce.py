@@ -19,17 +19,16 @@ from perdure.memory.errors import RuntimeFailure
 def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` where there is nothing to learn from: no episode of the targets was rewarded."""
     options = workbench.options
-    learnt = any(update["reward"] for update in workbench.updates)
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
         paid = [episode for group in sampled.target for episode in group if episode.total_reward]
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
-        learnt |= bool(lessons)
+        workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not learnt and workbench.step >= min(PATIENCE, options.updates):
+        if not workbench.learned and workbench.step >= min(PATIENCE, options.updates):
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: no episode was rewarded in {workbench.step} updates; make its tasks easier, "
                 "add shots=3 to its name, or learn from demonstrations (sft)"

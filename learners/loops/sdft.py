@@ -29,13 +29,12 @@ def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
     options = workbench.options
     for target in workbench.targets:
         check_oracle(target, "sdft")
-    learnt = any(update.get("distillation_loss") for update in workbench.updates)
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
         shown = teaching(workbench, sampled.target)
         taught = {one: turns for one, turns in shown.items() if workbench.fits(sequences_of(turns))}
-        learnt |= bool(taught)
-        if not learnt:
+        workbench.learned |= bool(taught)
+        if not workbench.learned:
             for one, turns in shown.items():
                 workbench.check_length(f"episode {one.episode} after the solved task", sequences_of(turns))
             raise RuntimeFailure(

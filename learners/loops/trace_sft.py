@@ -52,7 +52,7 @@ def _own(workbench: Workbench) -> tuple[list[Lesson], float | None]:
     names = [environment.name for environment in workbench.targets]
     if workbench.chosen:
         episodes = reversed(episodes_by_id(workbench.store, workbench.chosen))
-        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], workbench.last["data_staleness"]
+        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], workbench.updates[-1].data_staleness
     if options.traces == STREAM:
         traces = live_traces(workbench.store, names, options.staleness)
     elif options.traces.isdecimal():

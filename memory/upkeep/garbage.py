@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
+from perdure.memory.contracts import GateOrder, LearnOrder, ProbeOrder
 from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.records import Version
 from perdure.memory.store import Store
 from perdure.memory.versions import list_versions
@@ -76,7 +77,9 @@ def _last_served(versions: Mapping[str, Version], version: Version) -> str:
 def _named_by_jobs(store: Store) -> set[str]:
     """The versions that unfinished jobs start from, made, gate or probe."""
     found: set[str] = set()
-    for row in store.rows("SELECT id, options FROM job WHERE state NOT IN ('done', 'failed')"):
-        found |= {name for key, name in json.loads(row["options"]).items() if key in ("start", "candidate", "version") and name}
-        found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (row["id"],))}
+    for job in unfinished_jobs(store):
+        match job.order:
+            case LearnOrder(start=name) | GateOrder(candidate=name) | ProbeOrder(version=name):
+                found |= {name} if name else set()
+        found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (job.id,))}
     return found

@@ -19,6 +19,7 @@ from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
 from perdure.learners.checkpoint import read_checkpoint
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.leases import lapse
 from perdure.memory.processes import events
@@ -42,7 +43,7 @@ def configured(folder: Path) -> Path:
 def queue(store: Store, learner: str, environment: str, **options: object) -> int:
     register_environments(store, [load(environment)])
     small = {"prompts": 2, "samples": 4, "rank": 2, **options}
-    return add_job(store, f"test-{len(list_jobs(store))}", "learn", learner, [environment], {"learn": small, "gate": False})
+    return add_job(store, f"test-{len(list_jobs(store))}", [environment], LearnOrder(learner=learner, options=small, gate=False))
 
 
 def started(home: Path, config: Path, job: int, fault: str = "") -> subprocess.Popen[bytes]:
@@ -86,7 +87,7 @@ def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(
         assert made(store, job) == [(1, 1), (1, 2), (2, 3), (2, 4)]
         assert (get_job(store, job).state, get_job(store, job).attempt) == ("done", 2)
         assert get_version(store, "v2").parent == "v0", "not the version that serves by now"
-        assert [step.diagnostics["update"] for step in steps(store, job)] == [1, 2, 3, 4]
+        assert [step.n for step in steps(store, job)] == [1, 2, 3, 4]
         (twice,) = store.rows("SELECT count(*) AS n FROM (SELECT 1 FROM manifest WHERE on_policy GROUP BY episode HAVING count(*) > 1)")
         assert twice["n"] == 0
     assert list((home / "run" / "jobs").iterdir()) == []

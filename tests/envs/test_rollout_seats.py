@@ -17,6 +17,7 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import Journal, play
 from perdure.envs.sources.textarena.scripted_opponents import random_mover
 from perdure.memory import environments, jobs, leases, tasks, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Episode, Lease, Purpose, Sampler, Turn, VersionRef
@@ -250,7 +251,7 @@ def test_self_play_is_kept_in_a_store_and_counted_for_seat_0_alone(tmp_path: Pat
         rate = success_rates(store, "v0")[environment.name]
         assert (rate.episodes, rate.groups, rate.successes) == (4, 1, sum(episode.success for episode in episodes))
         assert check.check(store, clock) == []
-        jobs.add_job(store, "key", "learn", "grpo", [environment.name], {})
+        jobs.add_job(store, "key", [environment.name], LearnOrder(learner="grpo"))
         leased = jobs.lease_job(store, "learner", 60.0, clock)
         assert leased is not None
         job = leased[1]

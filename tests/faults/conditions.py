@@ -26,6 +26,7 @@ from perdure.learners.trainee import Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
+from perdure.memory.contracts import GateOrder
 from perdure.memory.jobs import add_job
 from perdure.memory.store import BUSY_TIMEOUT_MS, Store, open_store
 
@@ -156,7 +157,7 @@ def damaged_candidate(path: Path, model: ModelFiles, damage: Damage) -> Conditio
         with open_store(place.home) as store:
             name = _add_version(store, model)
             _damage(place.home / "versions" / name, damage)
-            job = add_job(store, "gate it", "gate", None, [], {"candidate": name, "profile": "economy"})
+            job = add_job(store, "gate it", [], GateOrder(candidate=name, profile="economy"))
         place.start()
         ended = place.job_ends(job)
         seconds = place.serves_after(time.monotonic())

@@ -19,8 +19,8 @@ from tests.faults.arming import arm, taken_by
 from tests.faults.games import CHAIN, RIGGED
 from tests.faults.invariants import Findings, Witness
 
+from perdure.memory.contracts import Job, LearnOrder
 from perdure.memory.jobs import add_job, get_job
-from perdure.memory.records import Job
 from perdure.memory.store import open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,8 +214,7 @@ class Place:
     def queue_job(self) -> int:
         """A learning job that comes to a promotion where nothing disturbs it."""
         with open_store(self.home) as store:
-            options: dict[str, Any] = {"learn": LEARN, "gate": True, "profile": "economy"}
-            return add_job(store, uuid4().hex, "learn", "grpo", [RIGGED], options)
+            return add_job(store, uuid4().hex, [RIGGED], LearnOrder(learner="grpo", options=LEARN, profile="economy"))
 
     def job(self, job: int) -> Job:
         with open_store(self.home) as store:

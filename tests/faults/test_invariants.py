@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from tests.faults.acknowledged import Acknowledgements, AcknowledgingJournal
 from tests.faults.invariants import AT_REST, RULES, Findings, Witness
+from tests.results import TERMS, gate_result
 
 from perdure.memory import environments, gates, jobs, tasks, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Lease, Pair, Purpose, Sampler, StepRef, Turn, VersionRef
 from perdure.memory.replay import manifests
@@ -90,7 +92,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         play(store, journal, lease, "live", VersionRef("v0"), 7)
         tasks.finish_task(store, lease)
 
-        jobs.add_job(store, "k", "learn", "grpo", [ADD], {})
+        jobs.add_job(store, "k", [ADD], LearnOrder(learner="grpo"))
         leased = jobs.lease_job(store, "learner", 60.0, BootClock())
         assert leased is not None
         job = leased[1]
@@ -101,14 +103,14 @@ def store(tmp_path: Path) -> Iterator[Store]:
         (store.home / "versions" / "v1" / "manifest.json").write_text(manifest)
         digest = sha256(manifest.encode()).hexdigest()
         versions.add_candidate(store, job, "v1", "v0", digest, "versions/v1", [ADD], job.subject)
-        gate = gates.start_gate(store, job, "v1", "v0", "economy", {})
+        gate = gates.start_gate(store, job, "v1", "v0", "economy", TERMS)
         for version in ("v0", "v1"):
             play(store, journal, job, "gate", VersionRef(version), 9)
         pair = Pair(
             environment=ADD, role="trained", draw=0, seed=9, reference="v0", reference_score=1.0, candidate_score=1.0, difference=0.0
         )
         gates.add_pairs(store, job, gate, [pair])
-        gates.close_gate(store, job, gate, "promote", "it holds", {})
+        gates.close_gate(store, job, gate_result(gate=gate))
         versions.promote(store, "v1", "it holds", gate=gate, lease=job)
         jobs.finish_job(store, job, {}, "v1")
         yield store

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.fakes import ListJournal
 from tests.learners.conftest import engine_of, trainee_of
+from tests.results import learn_result
 
 from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
@@ -20,8 +21,9 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
+from perdure.memory.contracts import Job, LearnOrder, Update
 from perdure.memory.leases import BootClock
-from perdure.memory.records import Job, Lease, Version
+from perdure.memory.records import Lease, Version
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 from perdure.memory.tasks import add_tasks, lease_tasks
@@ -51,8 +53,8 @@ class Learner:
 
     def queued(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
         number = len(jobs.list_jobs(self.store))
-        options = {"learn": settings} if start is None else {"learn": settings, "start": start}
-        jobs.add_job(self.store, f"job {number}", "learn", learner, [] if target is None else [target], options)
+        order = LearnOrder(learner=learner, options=settings, start=start)
+        jobs.add_job(self.store, f"job {number}", [] if target is None else [target], order)
         found = jobs.lease_job(self.store, "me", 60.0, BootClock())
         assert found is not None
         return found
@@ -85,11 +87,20 @@ class Learner:
         return self.run(*found, never)
 
     def run(self, job: Job, lease: Lease, stop: Callable[[], bool]) -> Version:
-        version, last = run_learning(
-            store=self.store, clock=BootClock(), lease=lease, job=job, engine=self.engine, device="cpu", load=load, width=64, stop=stop
+        assert isinstance(job.order, LearnOrder)
+        version = run_learning(
+            store=self.store,
+            clock=BootClock(),
+            lease=lease,
+            job=job,
+            order=job.order,
+            engine=self.engine,
+            device="cpu",
+            load=load,
+            width=64,
+            stop=stop,
         )
-        assert last == self.steps(job.id)[-1]
-        jobs.finish_job(self.store, lease, {"version": version.name}, version.name)
+        jobs.finish_job(self.store, lease, learn_result(None, version=version.name), version.name)
         return version
 
     def workbench(self, target: str, old: Sequence[str] = (), **options: Any) -> Workbench:
@@ -132,8 +143,8 @@ class Learner:
             context_limit=self.engine.context_limit,
         )
 
-    def steps(self, job: int) -> list[dict[str, Any]]:
-        return [step.diagnostics for step in jobs.steps(self.store, job)]
+    def steps(self, job: int) -> list[Update]:
+        return [step.update for step in jobs.steps(self.store, job)]
 
     def success(self, version: str, environment: str, episodes: int = 48) -> float:
         """On dev seeds, which learning never plays, with an engine that has read the version from the disk."""

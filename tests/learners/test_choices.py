@@ -100,7 +100,7 @@ def test_traces_of_the_stream_are_its_newest_successes_within_the_bound(llama_le
     used = [get_episode(store, id_) for id_ in learned(llama_learner, 2)]
     assert used
     assert all(episode.success and episode.id not in before for episode in used)
-    assert llama_learner.steps(2)[0]["data_staleness"] == 0
+    assert llama_learner.steps(2)[0].data_staleness == 0
     assert not any(one.on_policy for one in manifests(store, 2))
 
 
@@ -181,8 +181,8 @@ def test_of_an_imported_task_so_many_are_learned_and_of_unknown_tasks_all(llama_
     said = {"environment": "e", "success": True, "turns": [{"observation": "1?", "action": "a"}]}
     imported(llama_learner, tmp_path, *[{**said, "seed": 7}] * 5, {**said, "seed": 8}, *[said] * 3)
     llama_learner.learn(EASY, "trace-sft", traces="import:others", per_task=2, **SMALL)
-    assert [step["lessons"] for step in llama_learner.steps(1)] == [2 + 1 + 3] * 2
-    assert [(step["staleness"], step["data_staleness"]) for step in llama_learner.steps(1)] == [(None, None)] * 2
+    assert [step.lessons for step in llama_learner.steps(1)] == [2 + 1 + 3] * 2
+    assert [(step.staleness, step.data_staleness) for step in llama_learner.steps(1)] == [(None, None)] * 2
 
 
 def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learner: Learner, tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_at_most_so_many_successes_of_a_task_are_imitated(llama_learner: Learner
 def test_with_restart_each_round_learns_from_the_start_at_the_full_rate(llama_learner: Learner) -> None:
     settings = {**SMALL, "updates": 4, "rounds": 2, "prompts": 8, "samples": 8}
     llama_learner.learn(EASY, "iterative-sft", **settings, restart=True)
-    assert [step["lr"] for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
+    assert [step.lr for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
     llama_learner.learn(EASY, "iterative-sft", **settings)
-    assert [step["lr"] for step in llama_learner.steps(2)] == [0.01, 0.0075, 0.005, 0.0025]
+    assert [step.lr for step in llama_learner.steps(2)] == [0.01, 0.0075, 0.005, 0.0025]
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
@@ -213,7 +213,7 @@ def test_a_round_that_is_taken_up_again_is_not_restarted_in_its_middle(llama_lea
     """Two rounds of two updates: only an attempt that begins with the second round goes back to the start."""
     settings = {**SMALL, "updates": 4, "rounds": 2, "prompts": 8, "samples": 8}
     llama_learner.interrupted(EASY, "iterative-sft", after=after, **settings, restart=True)
-    assert [step["lr"] for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
+    assert [step.lr for step in llama_learner.steps(1)] == [0.01, 0.005, 0.01, 0.005]
 
 
 def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: Learner) -> None:
@@ -245,7 +245,7 @@ def test_grpo_refills_as_often_as_its_option_says(llama_learner: Learner) -> Non
         workbench = llama_learner.workbench(ALWAYS, samples=4, prompts=3, updates=1, measure=0, refill=refill)
         with pytest.raises(RuntimeFailure, match="nothing to learn from"):
             grpo(workbench)
-        assert workbench.last["groups"] == 3 * (1 + refill)
+        assert workbench.updates[-1].groups.groups == 3 * (1 + refill)
 
 
 def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
@@ -257,7 +257,7 @@ def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
             assert episode.success == (episode.total_reward >= 1)
             assert get_episode(workbench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
     llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_choices:LongAnswers")
-    assert llama_learner.steps(2)[0]["reward"] > 0  # where the environment never pays
+    assert llama_learner.steps(2)[0].groups.reward > 0  # where the environment never pays
 
 
 @pytest.mark.parametrize(
@@ -323,15 +323,15 @@ def test_fixed_data_makes_no_more_updates_than_it_has_lessons(llama_learner: Lea
     llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 12, "epochs": 3, "demos": str(file), "lr": 0.01})
     steps = llama_learner.steps(1)
     assert len(steps) == 3
-    assert all(step["nll"] is not None for step in steps)
-    assert [step["lr"] for step in steps] == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3])
+    assert all(step.nll is not None for step in steps)
+    assert [step.lr for step in steps] == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3])
 
 
 def test_how_far_behind_fixed_data_are_is_told_where_it_is_known(llama_learner: Learner) -> None:
     llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
-    assert [step["staleness"] for step in llama_learner.steps(1)] == [0, 1, 2]
+    assert [step.staleness for step in llama_learner.steps(1)] == [0, 1, 2]
     llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 3})
-    assert [step["staleness"] for step in llama_learner.steps(2)] == [None] * 3
+    assert [step.staleness for step in llama_learner.steps(2)] == [None] * 3
 
 
 def test_the_first_update_tells_how_the_one_sample_of_self_sft_went(llama_learner: Learner) -> None:
@@ -339,18 +339,18 @@ def test_the_first_update_tells_how_the_one_sample_of_self_sft_went(llama_learne
     llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
     first, *others = llama_learner.steps(1)
     played = store.rows("SELECT id, success, total_reward FROM episode WHERE job = 1 AND purpose = 'learn'")
-    assert first["success"] == pytest.approx(sum(row["success"] for row in played) / len(played))
-    assert first["reward"] == pytest.approx(sum(row["total_reward"] for row in played) / len(played))
-    assert first["entropy"] > 0
-    assert first["groups"] == len(played) / 8
-    assert {(step["success"], step["entropy"], step["groups"]) for step in others} == {(None, None, 0)}
+    assert first.groups.success == pytest.approx(sum(row["success"] for row in played) / len(played))
+    assert first.groups.reward == pytest.approx(sum(row["total_reward"] for row in played) / len(played))
+    assert first.groups.entropy > 0
+    assert first.groups.groups == len(played) / 8
+    assert {(step.groups.success, step.groups.entropy, step.groups.groups) for step in others} == {(None, None, 0)}
 
 
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_late_round_without_a_success_does_not_undo_the_earlier_ones(llama_learner: Learner, restart: bool) -> None:
     Dries.left = Dries.EPISODES
     version = llama_learner.learn(DRIES, "iterative-sft", **{**SMALL, "rounds": 2, "replay": 0.0, "restart": restart})
-    assert [step["success"] for step in llama_learner.steps(1)] == [1.0, 0.0]
+    assert [step.groups.success for step in llama_learner.steps(1)] == [1.0, 0.0]
     assert Dries.left < 0
     learned = version_weights(llama_learner.store, llama_learner.files, version)
     assert all(isinstance(pair, LoraPair) and pair.up_OR.any() for pair in learned.values())
@@ -363,8 +363,8 @@ def test_a_late_update_without_a_right_answer_ends_no_self_distillation(llama_le
     Dries.left = Dries.EPISODES + SMALL["prompts"]
     llama_learner.learn(DRIES, "sdft", **{**SMALL, "replay": 0.0})
     first, second = llama_learner.steps(1)
-    assert first["distillation_loss"] > 0
-    assert (second["success"], second["tokens"]) == (0.0, 0)
+    assert first.extra_losses["distillation"] > 0
+    assert (second.groups.success, second.tokens) == (0.0, 0)
     with pytest.raises(RuntimeFailure, match="its oracle solved none of the 4 tasks"):
         llama_learner.learn(DRIES, "sdft", **{**SMALL, "replay": 0.0})
 
@@ -393,6 +393,6 @@ def test_kl_on_old_prompts_is_measured_on_what_was_played_live_where_nothing_is_
         llama_learner.learn(EASY, learner, **{**SMALL, "measure": 4, "lr": 0.01, **options})
     for job in (1, 2, 3):
         first, second = llama_learner.steps(job)
-        assert first["kl_base_old"] == pytest.approx(0, abs=1e-6)
-        assert second["kl_base_old"] > 1e-6
-        assert second["kl_base_old"] != second["kl_base_new"]
+        assert first.drift.kl_base_old == pytest.approx(0, abs=1e-6)
+        assert second.drift.kl_base_old > 1e-6
+        assert second.drift.kl_base_old != second.drift.kl_base_new

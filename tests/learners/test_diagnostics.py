@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of
@@ -38,11 +40,11 @@ def test_drift_is_the_mean_kl_from_the_present_weights_of_each_side(llama: Model
         for reference, weights in (("base", {}), ("serving", serving)):
             kl = (present_AV.exp() * (present_AV - distributions(weights, side))).sum(-1).mean()
             assert kl > 1e-3
-            assert found[f"kl_{reference}_{name}"] == pytest.approx(float(kl), rel=1e-3)
-    assert len({round(value, 9) for value in found.values() if value is not None}) == 4
+            assert asdict(found)[f"kl_{reference}_{name}"] == pytest.approx(float(kl), rel=1e-3)
+    assert len({round(value, 9) for value in asdict(found).values() if value is not None}) == 4
 
 
 def test_where_the_base_model_serves_both_kls_are_one_and_what_was_not_played_has_none(llama: ModelFiles) -> None:
     found = drift_stats(random_adapter(trainee_of(llama), 8, 0.1), NEW, [], 1.0, budget_tokens=512)
-    assert found["kl_serving_new"] == found["kl_base_new"]
-    assert found["kl_base_old"] is found["kl_serving_old"] is None
+    assert found.kl_serving_new == found.kl_base_new
+    assert found.kl_base_old is found.kl_serving_old is None

@@ -41,8 +41,8 @@ def test_a_full_version_is_written_read_served_and_learned_from(llama_learner: L
     second = llama_learner.learn(EASY, "grpo", **{**SMALL, "measure": 4})
     assert second.parent == version.name
     first_update = llama_learner.steps(2)[0]
-    assert first_update["kl_serving_new"] == pytest.approx(0, abs=1e-5)
-    assert first_update["kl_base_new"] > 1e-5
+    assert first_update.drift.kl_serving_new == pytest.approx(0, abs=1e-5)
+    assert first_update.drift.kl_base_new > 1e-5
 
     with pytest.raises(InputError, match="an adapter cannot be trained on weights that were tuned in full: learn with tuning=full"):
         llama_learner.learn(EASY, "grpo", updates=1)

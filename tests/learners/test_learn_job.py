@@ -24,6 +24,7 @@ from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock
@@ -56,9 +57,9 @@ def has_learnt(learner: Learner, name: str, version: Version) -> bool:
     """
     steps = learner.steps(1)
     if name == "sft":
-        return bool(steps[-1]["nll"] < 0.4 * steps[0]["nll"])
+        return bool(steps[-1].nll < 0.4 * steps[0].nll)
     if name == "sdft":
-        losses = [float(step["distillation_loss"]) for step in steps]
+        losses = [float(step.extra_losses["distillation"]) for step in steps]
         return sum(losses[-6:]) / 6 < 0.75 * sum(losses[:3]) / 3
     return learner.success(version.name, EASY) > (0.42 if name in ("self-sft", "trace-sft") else 0.7)
 
@@ -103,8 +104,8 @@ def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> Non
     on_policy = [row.n for row in written if row.on_policy]
     assert on_policy == ([1, 6, 11, 15] if name == "iterative-sft" else list(range(1, 19)))
     steps = llama_learner.steps(1)
-    assert [step["update"] for step in steps] == list(range(1, 19))
-    assert all(step["grad_norm"] >= 0 for step in steps)
+    assert [step.update for step in steps] == list(range(1, 19))
+    assert all(step.grad_norm >= 0 for step in steps)
 
 
 @pytest.mark.learning
@@ -128,11 +129,11 @@ def test_learning_goes_on_from_the_version_that_serves(llama_learner: Learner) -
     versions.promote(llama_learner.store, first.name, "a test wants it")
     second = llama_learner.learn(updates=1, lr=1e-6)
     assert (second.name, second.parent) == ("v2", "v1")
-    assert llama_learner.steps(2)[0]["success"] > 0.7
+    assert llama_learner.steps(2)[0].groups.success > 0.7
     assert llama_learner.success("v2", EASY) > 0.7
     third = llama_learner.learn(start="v0", updates=1, lr=1e-6)
     assert (third.name, third.parent) == ("v3", "v0")
-    assert llama_learner.steps(3)[0]["success"] < 0.35
+    assert llama_learner.steps(3)[0].groups.success < 0.35
 
 
 def test_learning_does_not_go_on_from_a_damaged_version(llama_learner: Learner) -> None:
@@ -151,7 +152,7 @@ def test_old_environments_are_played_by_the_share_that_is_asked_for(llama_learne
     llama_learner.learn(updates=2, prompts=4, samples=4, replay_samples=2, replay=replay)
     counts = {row["purpose"]: row["n"] for row in llama_learner.store.rows("SELECT purpose, count(*) AS n FROM episode GROUP BY purpose")}
     assert counts == ({"learn": 32} if replay == 0 else {"learn": 16, "replay": 16})
-    assert {step["old_success"] for step in llama_learner.steps(1)} == ({None} if replay == 0 else {1.0})
+    assert {step.groups.old_success for step in llama_learner.steps(1)} == ({None} if replay == 0 else {1.0})
 
 
 def test_the_same_job_on_the_same_seeds_learns_the_same(llama: ModelFiles, tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_the_same_job_on_the_same_seeds_learns_the_same(llama: ModelFiles, tmp_p
     for n in range(2):
         with create_store(tmp_path / f"home-{n}") as store:
             learner = Learner(store, llama)
-            found.append((learner.learn(updates=3).hash, [(step["success"], step["grad_norm"]) for step in learner.steps(1)]))
+            found.append((learner.learn(updates=3).hash, [(step.groups.success, step.grad_norm) for step in learner.steps(1)]))
     assert found[0] == found[1]
 
 
@@ -279,12 +280,14 @@ def test_what_does_not_fit_is_named_before_anything_is_played(
 
 def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -> None:
     job, lease = llama_learner.queued(TWO_TURNS)
+    assert isinstance(job.order, LearnOrder)
     with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
         run_learning(
             store=llama_learner.store,
             clock=BootClock(),
             lease=lease,
             job=job,
+            order=job.order,
             engine=llama_learner.engine,
             device="cpu",
             load=load,

@@ -33,8 +33,8 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
     settings = {"prompts": 8} if name == "self-sft" else {}
     llama_learner.interrupted(EASY, name, after=2, **{**SMALL, **settings})
     steps = llama_learner.steps(1)
-    assert [step["update"] for step in steps] == [1, 2, 3, 4, 5, 6]
-    assert [step["lr"] for step in steps] == pytest.approx([0.01 * (1 - n / 6) for n in range(6)])
+    assert [step.update for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.lr for step in steps] == pytest.approx([0.01 * (1 - n / 6) for n in range(6)])
     rows = llama_learner.store.rows("SELECT attempt, n FROM step WHERE job = 1 ORDER BY attempt, n")
     assert [tuple(row) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
     written = manifests(llama_learner.store, 1)
@@ -45,7 +45,7 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
         used = [episode for one in written for episode in one.episodes]
         assert len(used) == len(set(used))
     else:
-        assert len({step["lessons"] for step in steps}) == 1
+        assert len({step.lessons for step in steps}) == 1
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_it_goes_on_with_what_it_began_with_when_another_version_serves(llama: M
                 made = learner.learn(EASY, "trace-sft", **small)
             hashes.append(made.hash)
             steps = learner.steps(2)
-            drift.append([(step["kl_base_new"], step["kl_loss"]) for step in steps])
-            assert [step["kl_serving_new"] for step in steps] == [step["kl_base_new"] for step in steps]
-            assert [step["data_staleness"] for step in steps] == [0.0] * 4
+            drift.append([(step.drift.kl_base_new, step.kl_loss) for step in steps])
+            assert [step.drift.kl_serving_new for step in steps] == [step.drift.kl_base_new for step in steps]
+            assert [step.data_staleness for step in steps] == [0.0] * 4
     assert hashes[0] == hashes[1]
     assert drift[0] == drift[1]
 
@@ -100,7 +100,7 @@ def test_it_goes_on_with_what_it_began_with_when_another_version_serves(llama: M
 @pytest.mark.parametrize("name", ["grpo", "self-sft"])
 def test_a_job_that_was_stopped_before_its_first_update_begins_anew(llama_learner: Learner, name: str) -> None:
     llama_learner.interrupted(EASY, name, after=0, **{**SMALL, "updates": 2, "prompts": 8})
-    assert [step["update"] for step in llama_learner.steps(1)] == [1, 2]
+    assert [step.update for step in llama_learner.steps(1)] == [1, 2]
 
 
 def test_a_job_that_had_made_all_its_updates_only_leaves_its_candidate(llama_learner: Learner) -> None:

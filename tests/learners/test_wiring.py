@@ -221,7 +221,7 @@ def test_a_batch_of_a_policy_gradient_makes_as_many_steps_as_there_are_passes(
     workbench = bench_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, passes=passes, rounds=2)
     learn(workbench)
     assert {int(state["step"]) for state in workbench.trainee.state()["optimizer"]["state"].values()} == {steps}
-    assert [update["staleness"] for update in workbench.updates] == [0.0, 0.0]
+    assert [update.staleness for update in workbench.updates] == [0.0, 0.0]
 
 
 def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
@@ -229,19 +229,19 @@ def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
     workbench = bench_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8})
     lessons = list[Lesson]()
     grpo(workbench, spy(lessons))
-    every, last = played(workbench), workbench.last
+    every, last = played(workbench), workbench.updates[-1]
     target = [episode for episode in every if episode.purpose == "learn"]
     logprobs = [logp for episode in target for turn in episode.turns for logp in turn.logprobs]
     mixed = [len({episode.total_reward for episode in group}) > 1 for group in groups_of(target).values()]
-    assert (last["groups"], last["dropped_groups"]) == (len(mixed), mixed.count(False))
+    assert (last.groups.groups, last.groups.dropped_groups) == (len(mixed), mixed.count(False))
     assert len(set(mixed)) == 2
-    assert last["entropy"] == pytest.approx(-sum(logprobs) / len(logprobs))
-    assert last["entropy"] > 0
-    assert last["success"] == pytest.approx(statistics.fmean(episode.success for episode in target))
-    assert last["old_success"] == pytest.approx(statistics.fmean(episode.success for episode in every if episode.purpose == "replay"))
-    assert last["sampled_tokens"] == sum(len(turn.action_ids) for episode in every for turn in episode.turns)
-    assert last["tokens"] == sum(one.tokens for one in lessons) > 0
-    assert last["tokens_per_s"] == pytest.approx((last["sampled_tokens"] + last["tokens"]) / last["seconds"], rel=0.02)
+    assert last.groups.entropy == pytest.approx(-sum(logprobs) / len(logprobs))
+    assert last.groups.entropy > 0
+    assert last.groups.success == pytest.approx(statistics.fmean(episode.success for episode in target))
+    assert last.groups.old_success == pytest.approx(statistics.fmean(episode.success for episode in every if episode.purpose == "replay"))
+    assert last.sampled_tokens == sum(len(turn.action_ids) for episode in every for turn in episode.turns)
+    assert last.tokens == sum(one.tokens for one in lessons) > 0
+    assert last.tokens_per_s == pytest.approx((last.sampled_tokens + last.tokens) / last.seconds, rel=0.02)
 
 
 @pytest.mark.learning
@@ -276,10 +276,11 @@ def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner
         sft(workbench, *terms(workbench))
         for updates, told in ((llama_learner.steps(job), found), (workbench.updates, expected)):
             for n, update in enumerate(updates):
-                told |= {(name, n, key): value for key, value in update.items() if key in ("nll", "grad_norm") or key.endswith("_loss")}
+                told |= {(name, n, "nll"): update.nll, (name, n, "grad_norm"): update.grad_norm, (name, n, "kl"): update.kl_loss}
+                told |= {(name, n, key): value for key, value in update.extra_losses.items()}
     expected = {key: value for key, value in expected.items() if value is not None}
     assert {key: value for key, value in found.items() if value is not None} == pytest.approx(expected, rel=1e-4)
-    assert {key[0] for key, value in found.items() if key[2] == f"{key[0]}_loss" and value} == {"ewc", "lwf", "olora"}
+    assert {key[0] for key, value in found.items() if key[2] == key[0] and value} == {"ewc", "lwf", "olora"}
     norms = {name: [round(found[name, n, "grad_norm"], 5) for n in range(2)] for name in by_hand}
     assert len(set(map(tuple, norms.values()))) == len(by_hand), f"each follows another gradient: {norms}"
 
@@ -338,8 +339,8 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
         student_AV, teacher_AV = distributions(lesson.turns), distributions(turns)
         first_AV, second_AV = (student_AV, teacher_AV) if direction == "reverse" else (teacher_AV, student_AV)
         kl += (first_AV.exp() * (first_AV - second_AV)).sum(-1).tolist()
-    assert workbench.last["tokens"] == len(kl) > 0
-    assert workbench.last["distillation_loss"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
+    assert workbench.updates[-1].tokens == len(kl) > 0
+    assert workbench.updates[-1].extra_losses["distillation"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
 
 
 def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_learner: Learner) -> None:

@@ -19,6 +19,7 @@ from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef, VersionRef
@@ -59,7 +60,7 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
         for name in {*targets, *old}:
             environments.register(store, name, 1.0, 0.0, 1.0)
         versions.add_initial(store, files.name, files.hash)
-        jobs.add_job(store, "a job", "learn", "grpo", list(targets), {})
+        jobs.add_job(store, "a job", list(targets), LearnOrder(learner="grpo"))
         leased = jobs.lease_job(store, "me", 60.0, BootClock())
         assert leased is not None
         engine = engine_of(files, seed=1)
@@ -120,18 +121,18 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
         (loss / tokens).backward()
     norm = plain.step(0.01, 0.05)
     workbench.update(lessons, sampled, on_policy=True)
-    assert workbench.last["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert workbench.updates[-1].grad_norm == pytest.approx(norm, rel=1e-3)
     assert norm > 0.05  # it is clipped
     for found, expected in zip(workbench.trainee.parameters, plain.parameters, strict=True):
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
     ratio_A = torch.cat(ratios).double()
-    assert workbench.last["tokens"] == tokens
-    assert workbench.last["lr"] == 0.01
-    assert workbench.last["ratio_mean"] == pytest.approx(float(ratio_A.mean()), rel=1e-3)
-    assert workbench.last["ratio_max"] == pytest.approx(float(ratio_A.max()), rel=1e-3)
-    assert workbench.last["ess"] == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
-    assert workbench.last["mismatch_kl"] == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
-    assert workbench.last["kl_loss"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+    assert workbench.updates[-1].tokens == tokens
+    assert workbench.updates[-1].lr == 0.01
+    assert workbench.updates[-1].ratios.ratio_mean == pytest.approx(float(ratio_A.mean()), rel=1e-3)
+    assert workbench.updates[-1].ratios.ratio_max == pytest.approx(float(ratio_A.max()), rel=1e-3)
+    assert workbench.updates[-1].ratios.ess == pytest.approx(float(ratio_A.mean() ** 2 / (ratio_A**2).mean()), rel=1e-3)
+    assert workbench.updates[-1].ratios.mismatch_kl == pytest.approx(float((ratio_A - 1 - ratio_A.log()).mean()), rel=1e-3)
+    assert workbench.updates[-1].kl_loss == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
 
 
 def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:
@@ -139,10 +140,10 @@ def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:
     for _ in range(3):
         sampled = workbench.sample(8)
         workbench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
-        assert workbench.last["ratio_mean"] == pytest.approx(1, abs=1e-4)
-        assert workbench.last["ratio_max"] == pytest.approx(1, abs=1e-3)
-        assert workbench.last["ess"] == pytest.approx(1, abs=1e-4)
-        assert workbench.last["mismatch_kl"] == pytest.approx(0, abs=1e-5)
+        assert workbench.updates[-1].ratios.ratio_mean == pytest.approx(1, abs=1e-4)
+        assert workbench.updates[-1].ratios.ratio_max == pytest.approx(1, abs=1e-3)
+        assert workbench.updates[-1].ratios.ess == pytest.approx(1, abs=1e-4)
+        assert workbench.updates[-1].ratios.mismatch_kl == pytest.approx(0, abs=1e-5)
 
 
 def test_the_next_step_samples_with_the_new_weights(make: Make) -> None:
@@ -165,7 +166,7 @@ def test_the_rate_falls_linearly_to_zero(make: Make) -> None:
     rates = []
     for _ in range(4):
         workbench.update([], Sampled(target=[], old=[], spoilt=0, staleness=None), on_policy=True)
-        rates.append(workbench.last["lr"])
+        rates.append(workbench.updates[-1].lr)
     assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
 
 
@@ -175,7 +176,12 @@ def test_without_lessons_the_weights_stay(make: Make) -> None:
     sampled = workbench.sample(4)
     workbench.update([], sampled, on_policy=True)
     assert all(torch.equal(a, b) for a, b in zip(before, workbench.trainee.parameters, strict=True))
-    assert (workbench.step, workbench.last["grad_norm"], workbench.last["tokens"], workbench.last["ess"]) == (1, 0.0, 0, None)
+    assert (workbench.step, workbench.updates[-1].grad_norm, workbench.updates[-1].tokens, workbench.updates[-1].ratios.ess) == (
+        1,
+        0.0,
+        0,
+        None,
+    )
 
 
 def test_a_batch_is_members_of_fresh_tasks_of_each_purpose(make: Make) -> None:
@@ -266,7 +272,7 @@ def test_episodes_that_the_environment_spoilt_are_no_data(make: Make) -> None:
     assert sampled.spoilt == 8
     assert {group[0].environment for group in sampled.target} == {ONE}
     workbench.update(contrast(sampled.target, 0.0), sampled, on_policy=True)
-    assert workbench.last["spoilt_episodes"] == 8
+    assert workbench.updates[-1].groups.spoilt_episodes == 8
 
 
 def test_an_update_where_every_episode_was_spoilt_is_none(make: Make) -> None:

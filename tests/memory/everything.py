@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.memory.conftest import ADD, SORT, SetClock
+from tests.results import TERMS, gate_result, learn_result, update
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions
+from perdure.memory.contracts import LearnOrder, Order, ProbeOrder, ProbeResult
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.replay import manifests, rewards
@@ -34,7 +36,7 @@ def fill(store: Store) -> None:
     _live(store)
     _learn(store)
     _probe(store)
-    jobs.add_job(store, "third", "learn", "grpo", [SORT], {"gate": True})
+    jobs.add_job(store, "third", [SORT], LearnOrder(learner="grpo"))
     for state in ("rejected", "pinned"):
         made = candidate(store)
         versions.reject(store, made) if state == "rejected" else versions.pin(store, made)
@@ -141,9 +143,9 @@ def leased_task(store: Store, environment: str = ADD) -> Lease:
     return lease
 
 
-def leased_job(store: Store, key: str, kind: str) -> Lease:
+def leased_job(store: Store, key: str, order: Order) -> Lease:
     """A job that somebody works on."""
-    number = jobs.add_job(store, key, kind, "grpo" if kind == "learn" else None, [ADD], {})  # type: ignore[arg-type]
+    number = jobs.add_job(store, key, [ADD], order)
     leased = jobs.lease_job(store, f"learner-{number}", 60.0, CLOCK, number)
     assert leased is not None
     return leased[1]
@@ -169,7 +171,7 @@ def _live(store: Store) -> None:
 
 
 def _learn(store: Store) -> None:
-    lease = leased_job(store, "first", "learn")
+    lease = leased_job(store, "first", LearnOrder(learner="grpo"))
     jobs.set_job_state(store, lease, "running")
     step = StepRef(lease.subject, 0)
     learned = play(store, lease, "job-1.1-0", [1.0, 0.0], purpose="learn", sampler=step)
@@ -177,10 +179,10 @@ def _learn(store: Store) -> None:
     manifests.write_manifest(store, lease, 1, learned, on_policy=True)
     manifests.write_manifest(store, lease, 2, [1, 2], on_policy=False)
     for n in (1, 2):
-        jobs.add_step(store, lease, n, {"reward": 0.5 * n, "loss": float("nan")})
+        jobs.add_step(store, lease, update(n, success=0.5 * n, grad_norm=float("nan")))
     made = candidate(store, lease)
     jobs.set_job_state(store, lease, "gating")
-    gate = gates.start_gate(store, lease, made, "v0", "economy", {"alpha": 0.05})
+    gate = gates.start_gate(store, lease, made, "v0", "economy", TERMS)
     for version in ("v0", made):
         play(store, lease, f"gate-{gate}-{version}", [1.0], seed=2**31 + 5, purpose="gate", sampler=VersionRef(version))
     pair = Pair(
@@ -194,16 +196,17 @@ def _learn(store: Store) -> None:
         difference=1.0,
     )
     gates.add_pairs(store, lease, gate, [pair])
-    gates.close_gate(store, lease, gate, "promote", "all held", {"pairs": 1})
+    result = gate_result(gate=gate, candidate=made)
+    gates.close_gate(store, lease, result)
     versions.promote(store, made, "all held", gate=gate, lease=lease, learned=[ADD])
-    jobs.finish_job(store, lease, {"verdict": "promote"}, made)
+    jobs.finish_job(store, lease, learn_result(result, version=made), made)
 
 
 def _probe(store: Store) -> None:
-    lease = leased_job(store, "second", "probe")
+    lease = leased_job(store, "second", ProbeOrder())
     play(store, lease, "probe-1", [1.0], seed=2**31 + 6, purpose="probe", sampler=VersionRef("v1"))
     play(store, lease, "probe-2", [0.0], seed=2**31 + 7, purpose="probe", sampler=VersionRef("v1"), state="env_error")
-    jobs.finish_job(store, lease, {"version": "v1"}, None)
+    jobs.finish_job(store, lease, ProbeResult(version="v1", environments={}), None)
 
 
 def _foreign(store: Store) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.results import gate_result, learn_result, update
 
 from perdure.memory import jobs
+from perdure.memory.contracts import LearnOrder, ProbeOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, StepRef
 from perdure.memory.replay import manifests
@@ -16,17 +18,18 @@ ADD = "perdure:add"
 
 
 def lease(store: Store, clock, key: str = "k", owner: str = "learner") -> Lease:
-    jobs.add_job(store, key, "learn", "grpo", [ADD], {"updates": 2, "lr": 1e-3})
+    jobs.add_job(store, key, [ADD], LearnOrder(learner="grpo", options={"updates": 2, "lr": 1e-3}))
     leased = jobs.lease_job(store, owner, 60, clock)
     assert leased is not None
     return leased[1]
 
 
 def test_the_same_job_added_twice_is_one(store: Store) -> None:
-    first = jobs.add_job(store, "2026-11-23 morning", "learn", "grpo", [ADD], {"lr": 1e-3})
-    assert jobs.add_job(store, "2026-11-23 morning", "learn", "grpo", [ADD], {"lr": 1e-3}) == first
-    assert jobs.add_job(store, "2026-11-23 evening", "learn", "grpo", [ADD], {"lr": 1e-3}) != first
-    assert jobs.get_job(store, first).options == {"lr": 1e-3}
+    order = LearnOrder(learner="grpo", options={"lr": 1e-3})
+    first = jobs.add_job(store, "2026-11-23 morning", [ADD], order)
+    assert jobs.add_job(store, "2026-11-23 morning", [ADD], order) == first
+    assert jobs.add_job(store, "2026-11-23 evening", [ADD], order) != first
+    assert jobs.get_job(store, first).order == order
     assert jobs.counts(store) == {"queued": 2, "leased": 0, "running": 0, "gating": 0, "done": 0, "failed": 0}
 
 
@@ -36,17 +39,19 @@ def test_a_job_runs_to_its_end(store: Store, clock) -> None:
         jobs.set_job_state(store, mine, state)
         assert jobs.get_job(store, mine.subject).state == state
         jobs.renew_job(store, mine, 60, clock)
-    jobs.finish_job(store, mine, {"verdict": "promote", "loss": float("nan")}, "v0")
+    result = learn_result(gate_result("promote"))
+    jobs.finish_job(store, mine, result, "v0")
     job = jobs.get_job(store, mine.subject)
-    assert (job.state, job.result, job.candidate, job.targets) == ("done", {"verdict": "promote", "loss": None}, "v0", (ADD,))
+    assert (job.state, job.result, job.candidate, job.targets) == ("done", result, "v0", (ADD,))
+    assert job.verdict == "promote"
     assert jobs.list_jobs(store) == [job]
     assert jobs.as_json(job)["id"] == job.id
     with pytest.raises(LeaseLost):
-        jobs.finish_job(store, mine, None, None)
+        jobs.finish_job(store, mine, learn_result(None), None)
 
 
 def test_the_oldest_job_goes_first_unless_one_is_named(store: Store, clock) -> None:
-    ids = [jobs.add_job(store, key, "probe", None, [], {}) for key in "abc"]
+    ids = [jobs.add_job(store, key, [], ProbeOrder()) for key in "abc"]
     assert jobs.lease_job(store, "p", 60, clock, job=ids[2])[1].subject == ids[2]  # type: ignore[index]
     assert jobs.lease_job(store, "p", 60, clock)[1].subject == ids[0]  # type: ignore[index]
     assert jobs.lease_job(store, "p", 60, clock, job=ids[0]) is None
@@ -66,8 +71,8 @@ def test_a_learner_that_lost_its_job_writes_nothing(store: Store, clock, player)
     assert leased[1].attempt == 2
     for write in (
         lambda: jobs.set_job_state(store, old, "gating"),
-        lambda: jobs.add_step(store, old, 0, {}),
-        lambda: jobs.finish_job(store, old, {}, None),
+        lambda: jobs.add_step(store, old, update(0)),
+        lambda: jobs.finish_job(store, old, learn_result(None), None),
         lambda: jobs.fail_job(store, old, "x"),
         lambda: jobs.release_job(store, old),
         lambda: jobs.renew_job(store, old, 60, clock),
@@ -107,7 +112,7 @@ def test_a_job_that_was_ended_by_something_else_is_tried_again_three_times_in_al
 
 
 def test_a_job_is_at_work_as_long_as_its_lease_holds(store: Store, clock) -> None:
-    waiting = jobs.add_job(store, "waits", "learn", "grpo", [ADD], {})
+    waiting = jobs.add_job(store, "waits", [ADD], LearnOrder(learner="grpo"))
     assert jobs.jobs_at_work(store, clock) == []
     leased = jobs.lease_job(store, "learner", 60, clock, waiting)
     assert leased is not None
@@ -166,35 +171,35 @@ def test_a_batch_of_reused_episodes_alone_is_on_policy_for_nobody(store: Store, 
 def test_an_attempt_that_begins_anew_undoes_all_updates_before(store: Store, clock) -> None:
     mine = lease(store, clock)
     for n in (1, 2, 3):
-        jobs.add_step(store, mine, n, {})
+        jobs.add_step(store, mine, update(n))
     clock.now += 1000
     leased = jobs.lease_job(store, "next", 60, clock)
     assert leased is not None
-    jobs.add_step(store, leased[1], 1, {})
+    jobs.add_step(store, leased[1], update(1))
     assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(2, 1)]
 
 
 def test_steps_are_those_of_the_latest_attempt(store: Store, clock) -> None:
     mine = lease(store, clock)
     for n in (0, 1, 1):
-        jobs.add_step(store, mine, n, {"loss": n / 2})
-    assert [(step.n, step.diagnostics) for step in jobs.steps(store, mine.subject)] == [(0, {"loss": 0.0}), (1, {"loss": 0.5})]
+        jobs.add_step(store, mine, update(n, nll=n / 2))
+    assert [step.update for step in jobs.steps(store, mine.subject)] == [update(0, nll=0.0), update(1, nll=0.5)]
     clock.now += 1000
     leased = jobs.lease_job(store, "next", 60, clock)
     assert leased is not None
-    jobs.add_step(store, leased[1], 0, {"loss": 9})
+    jobs.add_step(store, leased[1], update(0, nll=9.0))
     assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(2, 0)]
 
 
 def test_an_attempt_that_goes_on_keeps_the_steps_before(store: Store, clock) -> None:
     mine = lease(store, clock)
     for n in (1, 2, 3):
-        jobs.add_step(store, mine, n, {})
+        jobs.add_step(store, mine, update(n))
     clock.now += 1000
     leased = jobs.lease_job(store, "next", 60, clock)
     assert leased is not None
-    jobs.add_step(store, leased[1], 3, {})
-    jobs.add_step(store, leased[1], 4, {})
+    jobs.add_step(store, leased[1], update(3))
+    jobs.add_step(store, leased[1], update(4))
     assert [(step.attempt, step.n) for step in jobs.steps(store, mine.subject)] == [(1, 1), (1, 2), (2, 3), (2, 4)]
 
 

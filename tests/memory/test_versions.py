@@ -8,8 +8,10 @@ import threading
 
 import pytest
 from sqlite_utils.utils import sqlite3
+from tests.results import TERMS, gate_result
 
 from perdure.memory import environments, gates, jobs, versions
+from perdure.memory.contracts import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.processes import events
@@ -25,13 +27,14 @@ def states(store: Store) -> dict[str, str]:
 
 
 def gated(store: Store, clock, candidate: str, verdict: Decision) -> int:
-    jobs.add_job(store, f"gate {candidate}", "gate", None, [], {})
+    jobs.add_job(store, f"gate {candidate}", [], GateOrder(candidate=candidate))
     leased = jobs.lease_job(store, "gater", 60, clock)
     assert leased is not None
     _, lease = leased
-    gate = gates.start_gate(store, lease, candidate, versions.serving(store).name, "standard", {})
-    gates.close_gate(store, lease, gate, verdict, "held", {})
-    jobs.finish_job(store, lease, {"verdict": verdict}, candidate)
+    gate = gates.start_gate(store, lease, candidate, versions.serving(store).name, "standard", TERMS)
+    result = gate_result(verdict, gate=gate, candidate=candidate)
+    gates.close_gate(store, lease, result)
+    jobs.finish_job(store, lease, result, candidate)
     return gate
 
 
@@ -97,7 +100,7 @@ def test_a_row_never_names_a_folder_that_is_not_there(store: Store) -> None:
 
 
 def test_a_learner_that_lost_its_lease_adds_no_candidate(store: Store, clock) -> None:
-    jobs.add_job(store, "k", "learn", "grpo", [ADD], {})
+    jobs.add_job(store, "k", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None
     clock.now += 100

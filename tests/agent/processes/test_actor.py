@@ -16,6 +16,7 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import resolve_model
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import add_job, lease_job
@@ -114,7 +115,7 @@ def test_what_is_in_play_when_it_stops_is_aborted(store: Store) -> None:
 
 def test_it_pauses_while_a_process_works_on_a_job(store: Store) -> None:
     add_tasks(store, COIN, [3], 2, "stream")
-    add_job(store, "a", "learn", "grpo", [COIN], {})
+    add_job(store, "a", [COIN], LearnOrder(learner="grpo"))
     assert lease_job(store, "learner", 60.0, BootClock()) is not None
     said: list[tuple[str, str | None]] = []
 
@@ -131,7 +132,7 @@ def test_it_pauses_while_a_process_works_on_a_job(store: Store) -> None:
 def test_a_job_that_no_process_works_on_stops_no_play(store: Store) -> None:
     add_tasks(store, COIN, [3], 2, "stream")
     for key in ("waiting", "its process died"):
-        add_job(store, key, "learn", "grpo", [COIN], {})
+        add_job(store, key, [COIN], LearnOrder(learner="grpo"))
     assert lease_job(store, "learner", 60.0, BootClock(), 2) is not None
     lapse(store)
     run(store)

@@ -12,6 +12,7 @@ from perdure.agent.processes.child import Stop
 from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import Unavailable, UnknownError
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.store import Store, create_store
@@ -23,7 +24,7 @@ GAME = "py:tests.agent.coin:Coin"
 
 
 def queue(store: Store, **options: object) -> int:
-    return add_job(store, f"test-{len(list_jobs(store))}", "learn", "iterative-sft", [GAME], {"learn": options, "gate": False})
+    return add_job(store, f"test-{len(list_jobs(store))}", [GAME], LearnOrder(learner="iterative-sft", options=options, gate=False))
 
 
 def test_a_job_that_died_after_its_candidate_goes_on_with_it(tmp_path: Path) -> None:

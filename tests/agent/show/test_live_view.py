@@ -5,61 +5,45 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.results import TERMS, gate_result, learn_result, update
 
+from perdure.agent.show.gate_table import COLUMNS, gate_rows
 from perdure.agent.show.live_view import Scene, changes, observe, render, spark, watching
-from perdure.agent.show.summary import COLUMNS, LiveCount, Mark, Summary, about, gate_of, gate_rows, mark, next_commands, show, summarise
+from perdure.agent.show.summary import LiveCount, Mark, Summary, about, mark, next_commands, show, summarise
 from perdure.agent.supervision.limits import Outcome
+from perdure.memory.contracts import GateOrder, Job, JobState, LearnOrder, Leg, ProbeOrder, ProbeResult, ProbeScore
 from perdure.memory.environments import register
 from perdure.memory.gates import add_pairs, start_gate
 from perdure.memory.jobs import add_job, add_step, fail_job, finish_job, lease_job, release_job, set_job_state
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import Process, beat, record_event
-from perdure.memory.records import Job, Pair
+from perdure.memory.records import Decision, Pair
 from perdure.memory.replay.episodes import RateRow
 from perdure.memory.store import Store, create_store
 from perdure.memory.versions import add_candidate, add_initial
 
 ADD = "perdure:add"
 CLOCK = BootClock()
-GATE: dict[str, Any] = {
-    "gate": 1,
-    "candidate": "v1",
-    "environments": {
-        "perdure:sort": {
-            "role": "earlier",
-            "state": "passed",
-            "n": 12,
-            "candidate_score": 0.75,
-            "reference_score": 0.7,
-            "mean_difference": 0.05,
-            "wealth": 21.8,
-            "need": 20.0,
-        },
-        "perdure:dark": {"role": None, "state": "vacuous", "n": 0},
-    },
-    "pooled": {"state": "passed", "n": 24, "mean_difference": 0.02, "wealth": 33.0, "need": 20.0},
-    "gain": {
-        "state": "passed",
-        "environments": {
-            ADD: {
-                "role": "trained",
-                "reference": "v0",
-                "state": "passed",
-                "n": 16,
-                "candidate_score": 0.9,
-                "reference_score": 0.4,
-                "mean_difference": 0.5,
-                "wealth": 41.0,
-                "need": 20.0,
-            }
-        },
-    },
-    "episodes": {"candidate": 40, "anchor": 52},
-}
+SORTED = Leg(
+    state="passed",
+    role="earlier",
+    reference="v0",
+    n=12,
+    candidate_score=0.75,
+    reference_score=0.7,
+    mean_difference=0.05,
+    wealth=21.8,
+    need=20.0,
+)
+GAINED = replace(SORTED, role="trained", n=16, candidate_score=0.9, reference_score=0.4, mean_difference=0.5, wealth=41.0)
+GATE = gate_result(
+    environments={"perdure:sort": SORTED, "perdure:dark": Leg(state="vacuous")},
+    pooled=Leg(state="passed", n=24, mean_difference=0.02, wealth=33.0, need=20.0),
+    trained={ADD: GAINED},
+)
 
 
 @pytest.fixture
@@ -76,17 +60,15 @@ def drawn(scene: Scene) -> str:
     return console.file.getvalue()
 
 
-def job(state: Any = "done", verdict: str | None = "promote", *, error: str | None = None) -> Job:
+def job(state: JobState = "done", verdict: Decision = "promote", *, error: str | None = None) -> Job:
     return Job(
         id=3,
-        kind="learn",
-        learner="grpo",
+        order=LearnOrder(learner="grpo"),
         targets=("perdure:add?a=1&b=2",),
-        options={},
         state=state,
         attempt=1,
         candidate="v1" if state == "done" else None,
-        result={"version": "v1", "verdict": verdict, "reason": "all held", "gate": GATE} if state == "done" else None,
+        result=learn_result(replace(GATE, verdict=verdict)) if state == "done" else None,
         error=error,
         created=1.0,
     )
@@ -100,19 +82,19 @@ def test_home_that_has_only_begun_is_shown(store: Store) -> None:
 
 def test_job_its_curve_and_its_gate_are_seen(store: Store) -> None:
     add_initial(store, "tiny", "hash-of-tiny")
-    add_job(store, "a", "learn", "grpo", [ADD], {})
+    add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     leased = lease_job(store, "learner-1:5", 60, CLOCK)
     assert leased is not None
     lease = leased[1]
     for n, success in enumerate((0.1, 0.5, 0.9), start=1):
-        add_step(store, lease, n, {"update": n, "success": success, "reward": success})
+        add_step(store, lease, update(n, success=success))
     first = observe(store)
     assert "▂▅▇" in drawn(first)
     assert "success 0.9" in drawn(first)
     (store.home / "versions" / "v1").mkdir()
     add_candidate(store, lease, "v1", "v0", "hash-of-v1", "versions/v1", [ADD], lease.subject)
     set_job_state(store, lease, "gating")
-    gate = start_gate(store, lease, "v1", "v0", "economy", {})
+    gate = start_gate(store, lease, "v1", "v0", "economy", TERMS)
     pairs = [
         Pair(environment=ADD, role="trained", draw=0, seed=5, reference="v0", reference_score=0.0, candidate_score=1.0, difference=1.0),
         Pair(environment=ADD, role="trained", draw=1, seed=6, reference="v0", reference_score=1.0, candidate_score=None, difference=-1.0),
@@ -127,21 +109,21 @@ def test_job_its_curve_and_its_gate_are_seen(store: Store) -> None:
 
 def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: Store) -> None:
     add_initial(store, "tiny", "hash-of-tiny")
-    job_id = add_job(store, "a", "learn", "sft", [ADD], {})
+    job_id = add_job(store, "a", [ADD], LearnOrder(learner="sft"))
     scenes = [observe(store, job_id)]
     told = []
     for attempt, updates in ((1, (1, 2, 3)), (2, (3, 4)), (3, (1,))):
         leased = lease_job(store, "learner-1:5", 60, CLOCK)
         assert leased is not None
         for n in updates:
-            add_step(store, leased[1], n, {"reward": None, "success": None, "nll": 2.0 / n, "tokens_per_s": 1234.56, "seconds": 0.5})
+            add_step(store, leased[1], update(n, nll=2.0 / n))
         release_job(store, leased[1])
         assert leased[1].attempt == attempt
         scenes.append(observe(store, job_id))
         told.append([line for line in changes(scenes[-2], scenes[-1]) if "update" in line])
     assert [[int(line.split()[3].rstrip(":")) for line in lines] for lines in told] == [[1, 2, 3], [3, 4], [1]]
     assert [line for lines in told for line in lines] == [
-        f"job 1, update {n}: nll {nll}, tokens per s 1.23e+03, seconds 0.5"
+        f"job 1, update {n}: nll {nll}, tokens per s 1234, seconds 1"
         for n, nll in ((1, "2"), (2, "1"), (3, "0.667"), (3, "0.667"), (4, "0.5"), (1, "2"))
     ]
     assert " nll █" in drawn(scenes[-1]), "a curve without success is one of what is imitated"
@@ -201,10 +183,10 @@ def test_watching_tells_changes_without_a_terminal(store: Store, capsys: pytest.
 def test_summary_holds_what_belongs_to_the_run(store: Store) -> None:
     add_initial(store, "tiny", "hash-of-tiny")
     for key in ("before", "waiting"):
-        add_job(store, key, "learn", "grpo", [ADD], {})
+        add_job(store, key, [ADD], LearnOrder(learner="grpo"))
     leased = lease_job(store, "learner-1:5", 60, CLOCK)
     assert leased is not None
-    finish_job(store, leased[1], {}, None)
+    finish_job(store, leased[1], learn_result(None), None)
     began = mark(store)
     assert began == Mark(episode=0, job=1)
     leased = lease_job(store, "learner-2:5", 60, CLOCK)
@@ -218,10 +200,10 @@ def test_summary_holds_what_belongs_to_the_run(store: Store) -> None:
 def test_gate_is_a_table_of_all_its_tests() -> None:
     rows = gate_rows(GATE)
     assert len(rows[0]) == len(COLUMNS)
-    assert rows[0] == ["perdure:sort", "earlier", 12, "0.75", "0.70", "+0.05", "21.80 of 20", "passed"]
-    assert rows[1] == ["perdure:dark", "earlier", 0, None, None, None, None, "vacuous"]
-    assert rows[2] == ["all earlier ones", "pooled", 24, None, None, "+0.02", "33.00 of 20", "passed"]
-    assert rows[3] == [ADD, "gain", 16, "0.90", "0.40", "+0.50", "41.00 of 20", "passed"]
+    assert rows[0] == ["perdure:sort", "earlier", 12, "0.75", "0.70", "+0.05", "21.80 (needs 20)", "passed", "v0"]
+    assert rows[1] == ["perdure:dark", "earlier", 0, None, None, None, None, "vacuous", None]
+    assert rows[2] == ["all earlier ones", "pooled", 24, None, None, "+0.02", "33.00 (needs 20)", "passed", None]
+    assert rows[3] == [ADD, "gain", 16, "0.90", "0.40", "+0.50", "41.00 (needs 20)", "passed", "v0"]
 
 
 def test_jobs_are_told_in_words() -> None:
@@ -232,12 +214,13 @@ def test_jobs_are_told_in_words() -> None:
     assert about(job("failed", error="its process was ended by SIGKILL")) == [
         "Job 3: grpo on perdure:add?a=1&b=2 failed: its process was ended by SIGKILL"
     ]
-    gate = replace(job(), kind="gate", learner=None, result={**GATE, "verdict": "promote", "reason": "all held"})
+    gate = replace(job(), order=GateOrder(candidate="v1"), result=GATE)
     assert about(gate)[0] == "Job 3: gate on perdure:add?a=1&b=2 of v1: promote, all held"
-    assert gate_of(gate)["candidate"] == "v1"
-    probe = replace(job(), kind="probe", learner=None, targets=(), result={"version": "v1", "environments": {ADD: {"score": 0.5}}})
+    assert gate.gate == GATE
+    scores = {ADD: ProbeScore(score=0.5, low=0.4, high=0.6, episodes=50, failed=0)}
+    probe = replace(job(), order=ProbeOrder(), targets=(), result=ProbeResult(version="v1", environments=scores))
     assert about(probe) == [f"Job 3: probe of v1: {ADD} 0.50"]
-    assert about(job("queued")) == ["Job 3: grpo on perdure:add?a=1&b=2 is queued; it goes on with the next run"]
+    assert about(job("queued")) == ["Job 3: grpo on perdure:add?a=1&b=2 is queued; the next run resumes it"]
 
 
 def test_three_next_commands_follow_from_what_happened() -> None:
@@ -258,5 +241,13 @@ def test_summary_prints_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
     played = LiveCount(environment=ADD, episodes=0, successes=0, not_counted=8)
     show(Summary(played=(played,), jobs=(job(), job("failed", error="no")), serving="v1"), Outcome(code=0, reason="v1 was promoted"))
     text = capsys.readouterr().out
-    for expected in ("v1 was promoted", "40% -> 90%", "21.80 of 20", "vacuous", "40 episodes by the candidate", "failed: no", "v1 serves"):
+    for expected in (
+        "v1 was promoted",
+        "40% -> 90%",
+        "21.80 (needs 20)",
+        "vacuous",
+        "40 episodes by the candidate",
+        "failed: no",
+        "v1 serves",
+    ):
         assert expected in text

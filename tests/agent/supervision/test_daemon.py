@@ -16,6 +16,7 @@ from tests.agent.conftest import Call
 from tests.agent.stand_ins import ADD, Place, deaths, plays
 
 from perdure.agent.commands.status import report
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.environments import list_environments, register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.processes import events, processes
@@ -151,7 +152,7 @@ def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Pla
     place.wait("learning that waits", lambda store: "learning waits for room" in str(report(store).idle_reason))
     with open_store(place.home) as store:
         assert plays(store)
-        job = add_job(store, "a", "learn", "grpo", [ADD], {})
+        job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     place.wait("its reason", lambda store: f"job {job} waits for room" in str(report(store).idle_reason))
     with ballast.open("ab") as more:
         more.write(bytes(5 * 2**20))
@@ -236,7 +237,7 @@ def test_a_second_daemon_is_refused_and_what_a_killed_one_left_is_played_by_the_
 def test_a_daemon_that_is_told_to_stop_lets_its_learner_give_its_job_back(place: Place) -> None:
     with create_store(place.home) as store:
         register(store, ADD, 1.0, 0.0, 1.0)
-        job = add_job(store, "a", "learn", "grpo", [ADD], {})
+        job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     gives_back = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(release_job(store, lease))); time.sleep(60)"
     ended = place.supervise(
         place.actor("play(store, pulse)"),

@@ -22,6 +22,7 @@ from perdure.agent.config import Config
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import HomeLock, lock_holder, lock_is_held
 from perdure.agent.supervision.follow import require_done, run_or_follow, submit
+from perdure.memory.contracts import ProbeOrder, ProbeResult
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import finish_job, get_job, lease_job
 from perdure.memory.leases import BootClock
@@ -62,7 +63,7 @@ def configure(folder: Path, model: str, *environments: str) -> Path:
 
 
 def test_a_job_is_followed_if_another_process_holds_the_home(tmp_path: Path) -> None:
-    job_id = submit(tmp_path, "probe", None, [ADD], {"version": None})
+    job_id = submit(tmp_path, [ADD], ProbeOrder())
     said: list[str] = []
 
     def daemon() -> None:
@@ -70,14 +71,14 @@ def test_a_job_is_followed_if_another_process_holds_the_home(tmp_path: Path) -> 
         with open_store(tmp_path) as store:
             leased = lease_job(store, "daemon", 60.0, BootClock(), job_id)
             assert leased is not None
-            finish_job(store, leased[1], {"version": "v0"}, None)
+            finish_job(store, leased[1], ProbeResult(version="v0", environments={}), None)
 
     with HomeLock(tmp_path):
         thread = threading.Thread(target=daemon)
         thread.start()
         job = run_or_follow(tmp_path, load_config(), job_id, said.append)
         thread.join()
-    assert require_done(job) == {"version": "v0"}
+    assert require_done(job).result == ProbeResult(version="v0", environments={})
     assert said == [f"job {job_id} is queued; process {os.getpid()} works in {tmp_path}"]
     assert not (tmp_path / "logs" / f"learner-{job_id}.log").exists()
 
@@ -86,7 +87,7 @@ def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_reported(tm
     """The configured model does not exist, so the job fails: its error reaches the command that waits."""
     config = configure(tmp_path, "no-such-model")
     home = tmp_path / "home"
-    job_id = submit(home, "probe", None, [ADD], {})
+    job_id = submit(home, [ADD], ProbeOrder())
     lock = HomeLock(home)
     lock.acquire()
     threading.Timer(0.5, lock.release).start()
@@ -100,7 +101,7 @@ def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_reported(tm
 def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
     broken.write_text("wdth = 1\n")
-    job_id = submit(tmp_path / "home", "probe", None, [ADD], {})
+    job_id = submit(tmp_path / "home", [ADD], ProbeOrder())
     loaded = LoadedConfig(config=Config(), origins={}, path=broken)
     job = run_or_follow(tmp_path / "home", loaded, job_id, silent)
     assert job.state == "failed"
@@ -116,7 +117,7 @@ def test_a_job_without_its_vllm_server_is_failed_with_the_reason(tmp_path: Path)
     path = tmp_path / "perdure.toml"
     path.write_text(f"model = 'no-such-model'\nengine = 'vllm'\nvllm.python = '{python}'\n[stream]\nenvironments = ['{ADD}']\n")
     home = tmp_path / "home"
-    job_id = submit(home, "probe", None, [ADD], {})
+    job_id = submit(home, [ADD], ProbeOrder())
     with pytest.raises(RuntimeFailure, match="the vLLM server cannot be kept: no model 'no-such-model'"):
         run_or_follow(home, load_config(path), job_id, silent)
     assert not lock_is_held(home)

@@ -15,11 +15,11 @@ from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Limits, Outcome
 from perdure.agent.supervision.orphans import KEPT
 from perdure.agent.supervision.supervisor import Programs, supervising
+from perdure.memory.contracts import Job, LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.leases import ATTEMPT_CAP
 from perdure.memory.processes import beat, events, processes
-from perdure.memory.records import Job
 from perdure.memory.stages import list_stages
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
@@ -110,7 +110,7 @@ def test_an_actor_that_may_not_play_is_told_to_end_which_is_no_death(place: Plac
 
 def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
     """Keep a process at a job until the job has ended, or until its process has ended `ends` times."""
-    job_id = add_job(store, "a", "learn", "grpo", [ADD], {})
+    job_id = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     deadline = time.monotonic() + PATIENCE_S
     while (job := get_job(store, job_id)).state not in ("done", "failed") and ends:
         if keeper.watched is None:
@@ -162,7 +162,9 @@ def test_only_the_last_processes_of_jobs_are_remembered(place: Place, store: Sto
     (place.home / "logs" / "learner-100.log.1").write_text("x")
     (place.home / "logs" / "actor.log").write_text("x")
     beat(store, "actor", 1, "playing")
-    job = see_through(store, JobKeeper(store, place.learner("finish_job(store, lease, {}, None)"), ["--home", str(place.home)], 60.0))
+    job = see_through(
+        store, JobKeeper(store, place.learner("finish_job(store, lease, learn_result(None), None)"), ["--home", str(place.home)], 60.0)
+    )
     assert job.state == "done"
     names = {process.name for process in processes(store)}
     assert names == {"actor", *(f"learner-{n}" for n in range(105, 125))}
@@ -172,7 +174,7 @@ def test_only_the_last_processes_of_jobs_are_remembered(place: Place, store: Sto
 
 def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, store: Store) -> None:
     for key in "abc":
-        add_job(store, key, "learn", "grpo", [ADD], {})
+        add_job(store, key, [ADD], LearnOrder(learner="grpo"))
 
     def given_up(store: Store) -> bool:
         return plays(store) and "learning is given up after 3 jobs" in str(report(store).idle_reason)
@@ -188,7 +190,7 @@ def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, 
 
 
 def test_a_supervisor_without_an_actor_runs_its_job_and_nothing_else(place: Place, store: Store) -> None:
-    first, second = (add_job(store, key, "learn", "grpo", [ADD], {}) for key in "ab")
+    first, second = (add_job(store, key, [ADD], LearnOrder(learner="grpo")) for key in "ab")
     body = "if job.attempt == 1: os.kill(os.getpid(), 9)\n        finish_job(store, lease, {}, None)"
     programs = Programs(actor=None, learner=place.learner(body))
     config = Config.model_validate({"stream": {"environments": [ADD]}})

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
+from tests.results import gate_result, learn_result
 
 from perdure.agent.supervision.planner import MIN_EPISODES, choose_target, refusals, start_for
-from perdure.memory.records import Job
+from perdure.memory.contracts import GateResult, Job, JobState, LearnOrder, Leg
+from perdure.memory.records import Decision
 from perdure.memory.replay.episodes import RateRow
 
 ADD, SORT, SPELL = "perdure:add", "perdure:sort", "perdure:spell"
@@ -13,18 +14,16 @@ def rate(successes: int, mixed: int, episodes: int = 64, groups: int = 8) -> Rat
     return RateRow(episodes=episodes, successes=successes, groups=groups, mixed_groups=mixed)
 
 
-def job(target: str, verdict: str | None, *, id: int = 1, state: Any = "done", gate: dict[str, Any] | None = None) -> Job:
-    result = {"verdict": verdict, "gate": gate} if state == "done" else None
+def job(target: str, verdict: Decision | None, *, id: int = 1, state: JobState = "done", gate: GateResult | None = None) -> Job:
+    gate = gate or (gate_result(verdict) if verdict else None)
     return Job(
         id=id,
-        kind="learn",
-        learner="grpo",
+        order=LearnOrder(learner="grpo"),
         targets=(target,),
-        options={},
         state=state,
         attempt=1,
         candidate=f"v{id}",
-        result=result,
+        result=learn_result(gate, version=f"v{id}") if state == "done" else None,
         error=None,
         created=float(id),
     )
@@ -93,8 +92,8 @@ def test_jobs_that_are_not_over_or_had_no_gate_refuse_nothing() -> None:
 
 
 def test_candidate_that_held_but_gained_nothing_yet_is_gone_on_from() -> None:
-    held = {"environments": {SORT: {"state": "passed"}}, "pooled": {"state": "not asked"}, "gain": {"state": "not shown"}}
-    lost = {**held, "environments": {SORT: {"state": "not shown"}}}
+    held = gate_result("inconclusive", environments={SORT: Leg(state="passed")}, gain="not shown")
+    lost = gate_result("inconclusive", environments={SORT: Leg(state="not shown")}, gain="not shown")
     assert start_for(ADD, [job(SORT, "reject", id=9), job(ADD, "inconclusive", id=8, gate=held)]) == "v8"
     assert start_for(ADD, [job(ADD, "inconclusive", id=8, gate=lost)]) is None
     assert start_for(ADD, [job(ADD, "reject", id=9), job(ADD, "inconclusive", id=8, gate=held)]) is None

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.results import gate_result, learn_result
 
 from perdure.agent.config import Config, ScheduleSection
 from perdure.agent.supervision.orphans import fail_orphan, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.schedule import Tick, look, start_ticker
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs
 from perdure.memory.leases import ATTEMPT_CAP, BootClock
@@ -85,7 +87,7 @@ def test_learning_waits_for_new_episodes(store: Store) -> None:
     assert found.job is not None
     job = get_job(store, found.job)
     assert (job.kind, job.learner, job.targets, job.state) == ("learn", "grpo", (ADD,), "queued")
-    assert job.options == {"learn": {"seed": 0}, "gate": True, "profile": "economy", "start": None}
+    assert job.order == LearnOrder(learner="grpo", options={"seed": 0}, profile="economy")
 
 
 def test_episodes_from_before_the_last_job_start_no_other(store: Store) -> None:
@@ -94,7 +96,7 @@ def test_episodes_from_before_the_last_job_start_no_other(store: Store) -> None:
     assert look(store, CONFIG, (ADD, SORT), since=0).job is not None
     leased = lease_job(store, "learner-1:1", 60, CLOCK)
     assert leased is not None
-    finish_job(store, leased[1], {"verdict": "reject"}, None)
+    finish_job(store, leased[1], learn_result(gate_result("reject")), None)
     assert "16 more" in look(store, CONFIG, (ADD, SORT), since=0).reason
     assert look(store, CONFIG, (ADD, SORT), since=0, now=True).job is not None
 
@@ -136,8 +138,8 @@ def test_ticker_calls_and_stops() -> None:
 
 
 def test_job_whose_process_died_fails_with_the_reason(store: Store) -> None:
-    queued = add_job(store, "a", "learn", "grpo", [ADD], {})
-    running = add_job(store, "b", "learn", "grpo", [ADD], {})
+    queued = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
+    running = add_job(store, "b", [ADD], LearnOrder(learner="grpo"))
     assert lease_job(store, "learner-2:9", 60, CLOCK, running) is not None
     for job in (queued, running):
         fail_orphan(store, job, "its process was ended by SIGKILL", CLOCK)
@@ -147,7 +149,7 @@ def test_job_whose_process_died_fails_with_the_reason(store: Store) -> None:
 
 
 def test_job_is_tried_again_three_times_if_the_death_says_nothing_about_it(store: Store) -> None:
-    job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     for _ in range(ATTEMPT_CAP):
         assert get_job(store, job).state == "queued"
         assert lease_job(store, "learner-1:9", 60, CLOCK, job) is not None
@@ -157,17 +159,17 @@ def test_job_is_tried_again_three_times_if_the_death_says_nothing_about_it(store
 
 
 def test_job_that_has_ended_is_not_failed_afterwards(store: Store) -> None:
-    job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     leased = lease_job(store, "learner-1:9", 60, CLOCK, job)
     assert leased is not None
-    finish_job(store, leased[1], {"verdict": "promote"}, None)
+    finish_job(store, leased[1], learn_result(gate_result("promote")), None)
     fail_orphan(store, job, "too late", CLOCK)
     requeue_orphan(store, job)
     assert get_job(store, job).state == "done"
 
 
 def test_job_that_was_stopped_goes_back_to_the_queue(store: Store) -> None:
-    job = add_job(store, "a", "learn", "grpo", [ADD], {})
+    job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     assert lease_job(store, "learner-1:9", 60, CLOCK, job) is not None
     requeue_orphan(store, job)
     assert [found.id for found in unfinished_jobs(store)] == [job]

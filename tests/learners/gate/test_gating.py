@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -14,8 +13,11 @@ import pytest
 
 from perdure.envs.seeds import gate_seed, split_of
 from perdure.learners.gate.decision import PROFILES, GateSettings
-from perdure.learners.gate.gating import Draw, GateResult, dev_scores, past_q, run_gate
+from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, past_q, run_gate
+from perdure.learners.gate.pairs import Draw
 from perdure.memory import environments, gates, jobs, versions
+from perdure.memory.contract_json import result_document
+from perdure.memory.contracts import GateOrder, GateResult
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease
@@ -69,7 +71,7 @@ numbers = count()
 
 
 def lease(store: Store) -> Lease:
-    job = jobs.add_job(store, f"gate {next(numbers)}", "gate", None, ["new"], {})
+    job = jobs.add_job(store, f"gate {next(numbers)}", ["new"], GateOrder(candidate="v1"))
     leased = jobs.lease_job(store, "me", 60.0, BootClock(), job)
     assert leased is not None
     return leased[1]
@@ -87,22 +89,17 @@ def gate_it(
     said: list[str] | None = None,
 ) -> GateResult:
     under = under or lease(store)
-    result = run_gate(
-        store,
-        under,
+    case = GateCase(
         candidate=versions.get_version(store, "v2"),
         serving=versions.serving(store),
-        anchors=anchors,
-        trained=trained,
-        critical=(),
-        anchor_scores=scores or {},
-        serving_scores={},
         settings=settings,
-        root_seed=ROOT,
-        play=play,
-        progress=(said if said is not None else []).append,
+        anchors=anchors,
+        trained=tuple(trained),
+        anchor_scores=scores or {},
     )
-    gates.close_gate(store, under, result.gate, result.verdict, result.reason, result.as_json())
+    lines = said if said is not None else []
+    result = run_gate(case, GateWork(store=store, lease=under, play=play, root_seed=ROOT, progress=lines.append))
+    gates.close_gate(store, under, result)
     return result
 
 
@@ -119,8 +116,8 @@ def test_a_candidate_that_holds_and_gains_is_promoted_and_every_pair_is_stored(s
     assert (result.verdict, result.reason) == ("promote", "all held, gain shown")
     assert versions.serving(store).name == "v1"  # it never moves the pointer
     kept = gates.get_gate(store, result.gate)
-    assert (kept.verdict, kept.reason, kept.profile) == ("promote", result.reason, "standard")
-    assert kept.evidence == json.loads(json.dumps(result.as_json()))
+    assert (kept.verdict, kept.profile) == ("promote", "standard")
+    assert kept.result == result, "what is read back is what was written"
     pairs = gates.pairs_of(store, result.gate)
     assert len(pairs) == result.candidate_episodes == result.anchor_episodes == play.episodes("v2")
     for pair in pairs:
@@ -134,7 +131,7 @@ def test_a_candidate_that_holds_and_gains_is_promoted_and_every_pair_is_stored(s
 
 
 def test_the_answer_has_the_keys_that_scripts_rely_on(store: Store) -> None:
-    found = gate_it(store, SkilledPlayer(held)).as_json()
+    found = result_document(gate_it(store, SkilledPlayer(held)))
     assert {"verdict", "reason", "environments", "pooled", "gain", "episodes"} <= found.keys()
     assert found["episodes"].keys() == {"candidate", "anchor"}
     assert found["environments"].keys() == set(OLD)
@@ -184,7 +181,7 @@ def test_a_candidate_that_crashes_on_what_it_would_lose_is_not_promoted(store: S
     failed = [pair for pair in gates.pairs_of(store, result.gate) if pair.candidate_score is None]
     assert failed
     assert {pair.difference for pair in failed} == {-1.0}
-    assert result.as_json()["environments"]["old1"]["candidate_failures"] > 0
+    assert result.evidence.environments["old1"].candidate_failures > 0
 
 
 def test_a_void_pair_is_replaced_before_the_candidate_plays(store: Store) -> None:
@@ -197,7 +194,7 @@ def test_a_void_pair_is_replaced_before_the_candidate_plays(store: Store) -> Non
     assert not voids & {seed for version, draws in play.asked if version == "v2" for name, seed in draws if name == "old1"}
     assert sorted(pair.draw for pair in pairs) == list(range(len(pairs)))
     assert result.verdict == "promote"
-    assert result.as_json()["environments"]["old1"]["voids"] == len(voids)
+    assert result.evidence.environments["old1"].voids == len(voids)
 
 
 def test_an_environment_that_fails_too_often_makes_the_gate_inconclusive(store: Store) -> None:
@@ -243,7 +240,7 @@ def test_a_gate_that_was_cut_off_goes_on_with_its_wealth_and_with_the_seeds_that
     play, said = SkilledPlayer(slow), list[str]()
     result = gate_it(store, play, under=under if same_attempt else None, said=said)
     assert "continues with" in said[0]
-    assert result.continued > 0
+    assert result.continued_pairs > 0
     lost = next(draws for version, draws in reversed(dying.asked) if version == "v2")
     assert play.asked[1] == ("v2", lost)
     after_crash = stored(store)
@@ -287,7 +284,7 @@ def test_gating_again_after_no_decision_goes_on_with_new_seeds(store: Store) -> 
     assert sum(name == "new" for name, *_ in stored(store)) == 48
     second = gate_it(store, SkilledPlayer(held), settings=PROFILES["economy"])
     assert (second.verdict, second.gate) == ("promote", 2)
-    assert second.continued > 48
+    assert second.continued_pairs > 48
     assert 48 < second.rounds < 96
     assert second.candidate_episodes < 30  # the old ones had been shown to hold already
     assert second.evidence.trained["new"].n == second.rounds
@@ -343,7 +340,7 @@ def test_a_vacuous_environment_is_not_played(store: Store) -> None:
     result = gate_it(store, play, scores={"old0": 0.1})
     assert result.verdict == "promote"
     assert not [name for _, draws in play.asked for name, _ in draws if name == "old0"]
-    assert result.as_json()["environments"]["old0"]["state"] == "vacuous"
+    assert result.evidence.environments["old0"].state == "vacuous"
 
 
 def test_the_serving_version_cannot_be_asked_for_a_gain_over_itself(store: Store) -> None:
@@ -377,20 +374,13 @@ def test_a_gate_has_more_rounds_where_past_gates_show_that_it_would_refuse_good_
     assert 0.2 < q < 0.45
     versions.add_candidate(store, None, "v3", "v1", "h3", None, ["new"], None)
     play = SkilledPlayer(lambda version, environment: 0.9 if environment in OLD else float(version == "v3"))
-    result = run_gate(
-        store,
-        lease(store),
+    case = GateCase(
         candidate=versions.get_version(store, "v3"),
         serving=versions.serving(store),
-        anchors=ANCHORS,
-        trained=["new"],
-        critical=[],
-        anchor_scores={},
-        serving_scores={},
         settings=PROFILES["standard"],
-        root_seed=ROOT,
-        play=play,
-        progress=print,
+        anchors=ANCHORS,
+        trained=("new",),
     )
-    assert gates.get_gate(store, result.gate).settings["nmax"] > PROFILES["standard"].nmax
+    result = run_gate(case, GateWork(store=store, lease=lease(store), play=play, root_seed=ROOT, progress=print))
+    assert gates.get_gate(store, result.gate).terms.nmax > PROFILES["standard"].nmax
     assert result.verdict == "promote"

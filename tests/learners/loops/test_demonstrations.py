@@ -115,7 +115,7 @@ def test_right_answers_come_from_a_process_of_its_own_too(
     finally:
         host.close()
     assert workbench.step == 2
-    assert workbench.last["tokens"] > 0
+    assert workbench.updates[-1].tokens > 0
     silent, host = start_sandboxed("py:tests.learners.easy:Silent", Sandbox())
     try:
         with pytest.raises(InputError, match=r"Silent has no oracle\(\)"):
@@ -151,7 +151,7 @@ def test_a_file_of_demonstrations_is_learned_from(llama_learner: Learner, tmp_pa
     version = llama_learner.learn(EASY, "sft", demos=str(file), updates=3)
     assert version.name == "v1"
     steps = llama_learner.steps(2)
-    assert {step["lessons"] for step in steps} == {2}
+    assert {step.lessons for step in steps} == {2}
 
 
 GOOD = b'{"observation": "x", "action": "y"}\n'
@@ -198,7 +198,7 @@ def test_the_teacher_sees_the_demonstration_and_the_student_does_not(llama_learn
 def test_sdft_comes_nearer_to_its_teacher(llama_learner: Learner, settings: dict[str, Any]) -> None:
     lr = 1e-3 if "tuning" in settings else 0.01
     llama_learner.learn(EASY, "sdft", **{"updates": 4, "prompts": 4, "samples": 4, "lr": lr, **settings})
-    losses = [step["distillation_loss"] for step in llama_learner.steps(1)]
+    losses = [step.extra_losses["distillation"] for step in llama_learner.steps(1)]
     assert losses[0] > 0
     assert losses[-1] < losses[0]
 

@@ -81,7 +81,7 @@ def test_a_job_learns_with_each_way_to_keep_old_skills(llama_learner: Learner, s
     second = llama_learner.learn(EASY, "grpo", start=first.name, **{**small, **settings})
     last = llama_learner.steps(2)[-1]
     assert second.parent == first.name
-    assert last["grad_norm"] > 0
+    assert last.grad_norm > 0
     for name in ("ewc", "lwf", "olora"):
-        assert (f"{name}_loss" in last) == (name in settings)
+        assert (name in last.extra_losses) == (name in settings)
     assert 0 <= llama_learner.success(second.name, EASY, episodes=4) <= 1

@@ -8,8 +8,10 @@ import time
 from itertools import pairwise
 
 import pytest
+from tests.results import learn_result
 
 from perdure.memory import jobs, tasks
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.records import VersionRef
 from perdure.memory.replay import episodes
@@ -81,10 +83,10 @@ def test_live_episodes_are_counted_since_a_moment_and_since_the_last_learning_jo
     assert episodes.live_episodes(store, "v0", 0.0) == 2
     assert episodes.live_episodes(store, "v1", 0.0) == 0
     assert episodes.live_episodes(store, "v0", time.time()) == 0
-    jobs.add_job(store, "one", "learn", "grpo", [ADD], {})
+    jobs.add_job(store, "one", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None
-    jobs.finish_job(store, leased[1], None, None)
+    jobs.finish_job(store, leased[1], learn_result(None), None)
     assert episodes.live_episodes(store, "v0", 0.0) == 0
     played(store, player, "b", [1.0])
     assert episodes.live_episodes(store, "v0", 0.0) == 1
@@ -92,11 +94,11 @@ def test_live_episodes_are_counted_since_a_moment_and_since_the_last_learning_jo
 
 def test_a_clock_that_was_set_back_stops_no_count(store: Store, clock, player) -> None:
     played(store, player, "a", [1.0, 0.0])
-    jobs.add_job(store, "one", "learn", "grpo", [ADD], {})
+    jobs.add_job(store, "one", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None
     player.group(leased[1], "job", [1.0], purpose="learn")
-    jobs.finish_job(store, leased[1], None, None)
+    jobs.finish_job(store, leased[1], learn_result(None), None)
     with store.write() as conn:
         conn.execute("UPDATE job SET finished_at = finished_at + 86400")
     assert episodes.live_episodes(store, "v0", 0.0) == 0

@@ -14,6 +14,7 @@ import pytest
 from sqlite_utils.utils import sqlite3
 
 from perdure.memory import blobs, jobs, tasks
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef
@@ -155,7 +156,7 @@ def test_one_call_may_hold_several_turns_of_an_episode(store: Store, clock, play
 
 
 def test_a_step_that_sampled_is_said(store: Store, clock, player) -> None:
-    jobs.add_job(store, "k", "learn", "grpo", [ADD], {})
+    jobs.add_job(store, "k", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None
     writer = StoreJournal(store, clock)

@@ -10,6 +10,7 @@ import pytest
 from tests.memory.conftest import ADD, SORT, Player, SetClock
 
 from perdure.memory import jobs, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Lease, StepRef, VersionRef
@@ -26,7 +27,7 @@ def live(player: Player, group: str, rewards: list[float], version: str = "v0") 
 
 
 def leased(store: Store, clock: SetClock) -> Lease:
-    jobs.add_job(store, f"job {len(jobs.list_jobs(store))}", "learn", "grpo", [ADD], {})
+    jobs.add_job(store, f"job {len(jobs.list_jobs(store))}", [ADD], LearnOrder(learner="grpo"))
     found = jobs.lease_job(store, "learner", 60, clock)
     assert found is not None
     return found[1]

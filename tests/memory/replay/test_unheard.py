@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 from sqlite_utils.utils import sqlite3
+from tests.results import TERMS, gate_result, learn_result
 
 from perdure.memory import environments, gates, jobs, leases, tasks, versions
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.records import Lease, Pair
 from perdure.memory.replay import manifests
@@ -69,7 +71,7 @@ def again(store: DeafStore, call: Callable[[], T]) -> T:
 
 @pytest.fixture
 def job(deaf: DeafStore, clock) -> Lease:
-    jobs.add_job(deaf, "k", "learn", "grpo", [ADD], {})
+    jobs.add_job(deaf, "k", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(deaf, "learner", 60, clock)
     assert leased is not None
     return leased[1]
@@ -108,7 +110,11 @@ def test_a_batch_has_one_manifest(deaf: DeafStore, clock, player, job: Lease) ->
 
 @pytest.mark.parametrize(
     "end",
-    [lambda store, lease: jobs.finish_job(store, lease, {}, None), jobs.release_job, lambda store, lease: jobs.fail_job(store, lease, "x")],
+    [
+        lambda store, lease: jobs.finish_job(store, lease, learn_result(None), None),
+        jobs.release_job,
+        lambda store, lease: jobs.fail_job(store, lease, "x"),
+    ],
 )
 def test_the_end_of_a_job_is_written_once(deaf: DeafStore, job: Lease, end: Callable[[Store, Lease], None]) -> None:
     before = unheard(deaf, lambda: end(deaf, job))
@@ -118,17 +124,17 @@ def test_the_end_of_a_job_is_written_once(deaf: DeafStore, job: Lease, end: Call
 
 
 def test_a_job_is_queued_once_under_its_key(deaf: DeafStore) -> None:
-    first = again(deaf, lambda: jobs.add_job(deaf, "tonight", "learn", "grpo", [ADD], {}))
-    assert jobs.add_job(deaf, "tomorrow", "learn", "grpo", [ADD], {}) != first
+    first = again(deaf, lambda: jobs.add_job(deaf, "tonight", [ADD], LearnOrder(learner="grpo")))
+    assert jobs.add_job(deaf, "tomorrow", [ADD], LearnOrder(learner="grpo")) != first
 
 
 def test_pairs_verdict_and_promotion_are_one_each(deaf: DeafStore, job: Lease) -> None:
     (deaf.home / "versions" / "v1").mkdir()
     again(deaf, lambda: versions.add_candidate(deaf, job, "v1", "v0", "h", "versions/v1", [ADD], job.subject))
-    gate = again(deaf, lambda: gates.start_gate(deaf, job, "v1", "v0", "standard", {"alpha": 0.05}))
+    gate = again(deaf, lambda: gates.start_gate(deaf, job, "v1", "v0", "standard", TERMS))
     pair = Pair(environment=ADD, role="earlier", draw=0, seed=9, reference="v0", reference_score=1.0, candidate_score=1.0, difference=0.0)
     again(deaf, lambda: gates.add_pairs(deaf, job, gate, [pair, dataclasses.replace(pair, draw=1, seed=10)]))
-    again(deaf, lambda: gates.close_gate(deaf, job, gate, "promote", "it holds", {"n": 2}))
+    again(deaf, lambda: gates.close_gate(deaf, job, gate_result(gate=gate)))
     again(deaf, lambda: versions.promote(deaf, "v1", "it holds", gate=gate, lease=job))
     assert [move.to_version for move in versions.moves(deaf)] == ["v0", "v1"]
     assert environments.list_environments(deaf)[0].anchor == "v1"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from perdure.memory import jobs, versions
+from perdure.memory.contracts import GateOrder, LearnOrder, Order, ProbeOrder
 from perdure.memory.store import Store
 from perdure.memory.upkeep import garbage as keeping
 
@@ -20,7 +21,7 @@ def learn(store: Store) -> Learn:
     """A learning job that has ended, whose candidate was trained from this version; gives its name."""
 
     def made(parent: str) -> str:
-        job = jobs.add_job(store, f"from {parent}: {versions.next_name(store)}", "learn", "grpo", [ADD], {"start": parent})
+        job = jobs.add_job(store, f"from {parent}: {versions.next_name(store)}", [ADD], LearnOrder(learner="grpo", start=parent))
         name = versions.reserve_name(store)
         versions.add_candidate(store, None, name, parent, f"hash-of-{name}", f"versions/{name}", [ADD], job)
         with store.write() as conn:
@@ -73,12 +74,19 @@ def test_parents_of_what_is_kept_are_kept(store: Store, learn: Learn, add_versio
     assert brought not in keeping.removable_versions(store)
 
 
-@pytest.mark.parametrize("option", ["start", "candidate", "version"])
-def test_what_a_job_is_about_to_use_is_kept(store: Store, clock, learn: Learn, option: str) -> None:
+@pytest.mark.parametrize(
+    "order_of",
+    [
+        lambda name: LearnOrder(learner="grpo", start=name),
+        lambda name: GateOrder(candidate=name),
+        lambda name: ProbeOrder(version=name),
+    ],
+)
+def test_what_a_job_is_about_to_use_is_kept(store: Store, clock, learn: Learn, order_of: Callable[[str], Order]) -> None:
     stale, better = learn("v0"), learn("v0")
     versions.promote(store, better, "r")
     assert set(keeping.removable_versions(store)) == {stale}
-    jobs.add_job(store, "k", "gate", None, [], {option: stale})
+    jobs.add_job(store, "k", [], order_of(stale))
     assert keeping.removable_versions(store) == {}
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None

@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from tests.memory.everything import CLOCK, leased_job, leased_task, play
+from tests.results import learn_result
 
 from perdure.memory import jobs, tasks
+from perdure.memory.contracts import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.exchange.documents import read_documents
 from perdure.memory.exchange.import_traces import import_file
@@ -135,11 +137,11 @@ def test_what_a_task_or_job_still_needs_stays(store: Store) -> None:
     waiting = play(store, task, "task-1", [1.0])
     tasks.release_task(store, task)
     (again,) = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)
-    job = leased_job(store, "learning", "learn")
+    job = leased_job(store, "learning", LearnOrder(learner="grpo"))
     learning = play(store, job, "job-1.1-0", [1.0, 0.0], purpose="learn")
-    ended = leased_job(store, "ended", "learn")
+    ended = leased_job(store, "ended", LearnOrder(learner="grpo"))
     learned = play(store, ended, "job-2.1-0", [1.0, 0.0], purpose="learn")
-    jobs.finish_job(store, ended, {}, None)
+    jobs.finish_job(store, ended, learn_result(None), None)
     newest = done_task(store, [1.0])
     prune(store, NONE, quiet)
     assert ids(store) == waiting + learning + newest
@@ -172,13 +174,13 @@ def test_no_number_is_given_twice(store: Store) -> None:
 
 
 def test_an_archived_episode_is_in_no_second_batch(store: Store) -> None:
-    lease = leased_job(store, "first", "learn")
+    lease = leased_job(store, "first", LearnOrder(learner="grpo"))
     episodes = play(store, lease, "job-1.1-0", [1.0, 0.0], purpose="learn")
     manifests.write_manifest(store, lease, 1, episodes, on_policy=True)
-    jobs.finish_job(store, lease, {}, None)
+    jobs.finish_job(store, lease, learn_result(None), None)
     done_task(store, [1.0])
     prune(store, NONE, quiet)
-    second = leased_job(store, "second", "learn")
+    second = leased_job(store, "second", LearnOrder(learner="grpo"))
     with pytest.raises(InputError, match=f"no episode {episodes[0]}"):
         manifests.write_manifest(store, second, 1, episodes, on_policy=True)
     with pytest.raises(UnknownError, match=r"no episode 1; the latest is \d, and old ones are in .*archive"):

@@ -1,0 +1,202 @@
+"""The records of `contracts.py` as JSON documents, and back: the only place that knows their keys.
+
+A document is written once, into the store or by `--json`, and read once, where a row becomes a record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import TypeVar
+
+from perdure.memory.contracts import (
+    Cost,
+    Drift,
+    Evidence,
+    GateOrder,
+    GateResult,
+    GroupStats,
+    JobKind,
+    LearnOrder,
+    LearnResult,
+    Leg,
+    Order,
+    ProbeOrder,
+    ProbeResult,
+    ProbeScore,
+    RatioStats,
+    Update,
+)
+from perdure.memory.json_value import Document
+
+Part = TypeVar("Part", GroupStats, RatioStats, Drift, Cost)
+
+DECODING = "greedy"
+NO_POOL = {"state": "not asked", "note": "fewer than two earlier environments vote"}
+LOSS = "_loss"
+
+
+def order_document(order: Order) -> Document:
+    match order:
+        case LearnOrder():
+            return {"learn": dict(order.options), "gate": order.gate, "profile": order.profile, "start": order.start}
+        case GateOrder() | ProbeOrder():
+            return asdict(order)
+
+
+def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
+    match kind:
+        case "learn":
+            return LearnOrder(
+                learner=learner or "",
+                options=document["learn"],
+                gate=document["gate"],
+                profile=document["profile"],
+                start=document["start"],
+            )
+        case "gate":
+            return GateOrder(**document)
+        case "probe":
+            return ProbeOrder(**document)
+
+
+def result_document(result: LearnResult | GateResult | ProbeResult) -> Document:
+    match result:
+        case LearnResult():
+            return {
+                "version": result.version,
+                "verdict": result.verdict,
+                "reason": result.reason,
+                "diagnostics": {} if result.diagnostics is None else update_document(result.diagnostics),
+                "cost": asdict(result.cost),
+                "gate": None if result.gate is None else _gate_document(result.gate),
+                "seconds": {"learn": round(result.learn_s, 1), "gate": round(result.gate_s, 1)},
+            }
+        case GateResult():
+            return _gate_document(result)
+        case ProbeResult():
+            scores = {name: asdict(score) for name, score in result.environments.items()}
+            return {"version": result.version, "decoding": DECODING, "environments": scores}
+
+
+def read_result(kind: JobKind, document: Document) -> LearnResult | GateResult | ProbeResult:
+    match kind:
+        case "learn":
+            return LearnResult(
+                version=document["version"],
+                verdict=document["verdict"],
+                reason=document["reason"],
+                diagnostics=read_update(document["diagnostics"]) if document["diagnostics"] else None,
+                cost=Cost(**document["cost"]),
+                gate=None if document["gate"] is None else read_gate(document["gate"]),
+                learn_s=document["seconds"]["learn"],
+                gate_s=document["seconds"]["gate"],
+            )
+        case "gate":
+            return read_gate(document)
+        case "probe":
+            scores = {name: ProbeScore(**score) for name, score in document["environments"].items()}
+            return ProbeResult(version=document["version"], environments=scores)
+
+
+def update_document(update: Update) -> Document:
+    """Flat: one key for each number."""
+    return {
+        "update": update.update,
+        **asdict(update.groups),
+        **asdict(update.ratios),
+        "staleness": update.staleness,
+        **asdict(update.drift),
+        "nll": update.nll,
+        "kl_loss": update.kl_loss,
+        **{f"{name}{LOSS}": value for name, value in update.extra_losses.items()},
+        "tokens": update.tokens,
+        "sampled_tokens": update.sampled_tokens,
+        "grad_norm": update.grad_norm,
+        "lr": update.lr,
+        "sampling_s": round(update.sampling_s, 3),
+        "learning_s": round(update.learning_s, 3),
+        "seconds": round(update.seconds, 3),
+        "tokens_per_s": None if update.tokens_per_s is None else round(update.tokens_per_s, 1),
+        "lessons": update.lessons,
+        "data_staleness": update.data_staleness,
+    }
+
+
+def read_update(document: Document) -> Update:
+    extra = {key.removesuffix(LOSS): value for key, value in document.items() if key.endswith(LOSS) and key != "kl_loss"}
+    return Update(
+        update=document["update"],
+        groups=_part(GroupStats, document),
+        ratios=_part(RatioStats, document),
+        drift=_part(Drift, document),
+        staleness=document["staleness"],
+        nll=document["nll"],
+        kl_loss=document["kl_loss"],
+        extra_losses=extra,
+        tokens=document["tokens"],
+        sampled_tokens=document["sampled_tokens"],
+        grad_norm=document["grad_norm"],
+        lr=document["lr"],
+        sampling_s=document["sampling_s"],
+        learning_s=document["learning_s"],
+        lessons=document["lessons"],
+        data_staleness=document["data_staleness"],
+    )
+
+
+def read_gate(document: Document) -> GateResult:
+    gain = dict(document["gain"])
+    trained = gain.pop("environments")
+    return GateResult(
+        gate=document["gate"],
+        candidate=document["candidate"],
+        serving=document["serving"],
+        profile=document["profile"],
+        verdict=document["verdict"],
+        reason=document["reason"],
+        rounds=document["rounds"],
+        evidence=Evidence(
+            environments=_read_legs(document["environments"]),
+            pooled=None if document["pooled"] == NO_POOL else _read_leg(document["pooled"]),
+            gain=_read_leg(gain),
+            trained=_read_legs(trained),
+            interval=document["interval"],
+        ),
+        continued_pairs=document["continued_pairs"],
+        candidate_episodes=document["episodes"]["candidate"],
+        anchor_episodes=document["episodes"]["anchor"],
+    )
+
+
+def _gate_document(result: GateResult) -> Document:
+    evidence = result.evidence
+    return {
+        "gate": result.gate,
+        "candidate": result.candidate,
+        "serving": result.serving,
+        "profile": result.profile,
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "rounds": result.rounds,
+        "environments": {name: asdict(leg) for name, leg in evidence.environments.items()},
+        "pooled": asdict(evidence.pooled) if evidence.pooled else NO_POOL,
+        "gain": {**asdict(evidence.gain), "environments": {name: asdict(leg) for name, leg in evidence.trained.items()}},
+        "interval": evidence.interval,
+        "decoding": DECODING,
+        "continued_pairs": result.continued_pairs,
+        "episodes": {"candidate": result.candidate_episodes, "anchor": result.anchor_episodes},
+    }
+
+
+def _read_legs(documents: Mapping[str, Document]) -> dict[str, Leg]:
+    return {name: _read_leg(document) for name, document in documents.items()}
+
+
+def _read_leg(document: Document) -> Leg:
+    interval = document["interval"]
+    return Leg(**{**document, "interval": None if interval is None else tuple(interval)})
+
+
+def _part(cls: type[Part], document: Document) -> Part:
+    return cls(**{field.name: document[field.name] for field in fields(cls)})

@@ -1,0 +1,311 @@
+"""The contracts between command, daemon, learner and gate: orders, results, updates and evidence, as frozen records.
+
+The store keeps them as JSON; `contract_json.py` writes and reads that, so that nobody else looks up a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perdure.memory.records import Decision, Role
+
+JobKind = Literal["learn", "gate", "probe"]
+JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
+LegState = Literal["passed", "failed", "not shown", "vacuous", "not asked"]
+"""`failed`: at or under the futility bound. `not shown`: neither that nor enough when the gate ended, which does not promote."""
+OptionValue = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnOrder:
+    """What a learning job is to do."""
+
+    learner: str
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    """Of the learner, as `learners/options.py` reads them."""
+    gate: bool = True
+    """Whether the candidate is gated."""
+    profile: str | None = None
+    """Of the gate; None takes that of the configuration."""
+    start: str | None = None
+    """The version to train from; None takes the serving one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOrder:
+    """Which version is to be gated."""
+
+    candidate: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOrder:
+    """Which version is to be scored on held-out seeds."""
+
+    version: str | None = None
+    """None takes the serving one."""
+    episodes: int = 50
+    """Of each environment."""
+
+
+Order = LearnOrder | GateOrder | ProbeOrder
+
+
+def kind_of(order: Order) -> JobKind:
+    match order:
+        case LearnOrder():
+            return "learn"
+        case GateOrder():
+            return "gate"
+        case ProbeOrder():
+            return "probe"
+
+
+def learner_of(order: Order) -> str | None:
+    """The learner of a learning job; None for the others."""
+    return order.learner if isinstance(order, LearnOrder) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a learner or of a set of probes."""
+
+    id: int
+    order: Order
+    targets: tuple[str, ...]
+    state: JobState
+    attempt: int
+    candidate: str | None
+    result: LearnResult | GateResult | ProbeResult | None
+    """None until the job is done."""
+    error: str | None
+    created: float
+
+    @property
+    def kind(self) -> JobKind:
+        return kind_of(self.order)
+
+    @property
+    def learner(self) -> str | None:
+        return learner_of(self.order)
+
+    @property
+    def gate(self) -> GateResult | None:
+        """What the gate of this job came to; None if it had none or did not get there."""
+        match self.result:
+            case LearnResult(gate=gate):
+                return gate
+            case GateResult():
+                return self.result
+        return None
+
+    @property
+    def verdict(self) -> Decision | None:
+        return self.gate.verdict if self.gate else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupStats:
+    """How the episodes of one update went. None: no data."""
+
+    reward: float | None = None
+    """Mean return of the targets' episodes."""
+    success: float | None = None
+    old_success: float | None = None
+    """The same of the replayed old environments."""
+    entropy: float | None = None
+    """Mean of -logprob over the sampled tokens, in nats."""
+    groups: int = 0
+    """Of the targets."""
+    dropped_groups: int = 0
+    """Those whose episodes had equal rewards."""
+    spoilt_episodes: int = 0
+    """Not completed, and so no data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatioStats:
+    """How far learner and sampler are apart, over the action tokens of one update."""
+
+    ratio_mean: float | None = None
+    ratio_max: float | None = None
+    ess: float | None = None
+    """Effective sample size of the importance weights, as a share of the tokens."""
+    mismatch_kl: float | None = None
+    """k3 estimate of KL(sampler || learner), in nats per token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """KL(present weights || reference) in nats per token, on episodes of the targets (new) and of old environments."""
+
+    kl_base_new: float | None = None
+    kl_base_old: float | None = None
+    kl_serving_new: float | None = None
+    kl_serving_old: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one update of a learning job measured and took. None: no data."""
+
+    update: int
+    """Its number in the job, from 1."""
+    groups: GroupStats = field(default_factory=GroupStats)
+    ratios: RatioStats = field(default_factory=RatioStats)
+    drift: Drift = field(default_factory=Drift)
+    staleness: float | None = None
+    """Updates that the sampling policy is behind."""
+    nll: float | None = None
+    """Mean negative log-likelihood of what is imitated."""
+    kl_loss: float | None = None
+    extra_losses: Mapping[str, float] = field(default_factory=dict)
+    """Further terms of the loss by name: ewc, lwf, olora, distillation."""
+    tokens: int = 0
+    """Action tokens learned from."""
+    sampled_tokens: int = 0
+    grad_norm: float | None = None
+    lr: float | None = None
+    sampling_s: float = 0.0
+    learning_s: float = 0.0
+    lessons: int | None = None
+    """Of a learner on fixed data: how many there are in all."""
+    data_staleness: float | None = None
+    """Of a learner on stored traces: how far behind the policy was that played them, in the mean."""
+
+    @property
+    def seconds(self) -> float:
+        return self.sampling_s + self.learning_s
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        return (self.sampled_tokens + self.tokens) / self.seconds if self.seconds else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a learning job took in all."""
+
+    updates: int
+    sampled_tokens: int
+    learned_tokens: int
+    sampling_s: float
+    learning_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnResult:
+    """What a learning job came to."""
+
+    version: str
+    """The candidate."""
+    verdict: Decision | None
+    """None if it was not gated."""
+    reason: str
+    diagnostics: Update | None
+    """Of the last update."""
+    cost: Cost
+    gate: GateResult | None
+    learn_s: float
+    gate_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeScore:
+    """Mean score of a version in one environment, with a 95 % interval."""
+
+    score: float | None
+    """None if no episode could be scored."""
+    low: float
+    high: float
+    episodes: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a probe job came to. Play was greedy."""
+
+    version: str
+    environments: Mapping[str, ProbeScore]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """One test of a gate. The numbers are None if it was not played."""
+
+    state: LegState
+    role: Role | None = None
+    reference: str | None = None
+    """The version compared with."""
+    margin: float | None = None
+    n: int = 0
+    """Pairs."""
+    wins: int = 0
+    losses: int = 0
+    mean_difference: float | None = None
+    interval: tuple[float, float] | None = None
+    """Of the mean difference: a time-uniform confidence interval, valid at the moment the gate stopped."""
+    wealth: float | None = None
+    """The e-value."""
+    need: float | None = None
+    """What the e-value had to reach."""
+    note: str | None = None
+    reference_score: float | None = None
+    candidate_score: float | None = None
+    """Mean scores over the pairs. A failed candidate scores 0 here; in the test it counts as -1."""
+    candidate_failures: int = 0
+    voids: int = 0
+    """Draws on which the environment failed on the reference's side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Every test of a gate."""
+
+    environments: Mapping[str, Leg]
+    """Whether each held: the earlier ones, and trained ones against their anchor."""
+    pooled: Leg | None
+    """None if fewer than two earlier environments vote."""
+    gain: Leg
+    """Over the trained environments together."""
+    trained: Mapping[str, Leg]
+    """Each trained environment by itself, which need not pass alone."""
+    interval: str
+    """What kind of intervals these are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """What a gate came to. Play was greedy."""
+
+    gate: int
+    candidate: str
+    serving: str
+    """The version that served when the gate started."""
+    profile: str
+    """Whose margins were in force."""
+    verdict: Decision
+    reason: str
+    rounds: int
+    evidence: Evidence
+    continued_pairs: int
+    """Stored pairs of earlier gates of this candidate that were taken up again."""
+    candidate_episodes: int
+    anchor_episodes: int
+    """Episodes played now, by the candidate and by all references."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateTerms:
+    """What is fixed before the first pair of a gate."""
+
+    scope: str
+    """Who is judged how, as JSON text that only the gate itself reads."""
+    nmax: int
+    """Rounds at most."""
+    seeds_of: int | None
+    """The earlier gate whose seeds are played again, if that one was cut off."""

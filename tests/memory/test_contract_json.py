@@ -1,0 +1,115 @@
+"""Records as JSON and back: reader and writer agree, and the keys are those that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tests.results import gate_result, learn_result, update
+
+from perdure.memory.contract_json import (
+    order_document,
+    read_order,
+    read_result,
+    read_update,
+    result_document,
+    update_document,
+)
+from perdure.memory.contracts import (
+    Drift,
+    GateOrder,
+    GateResult,
+    LearnOrder,
+    LearnResult,
+    Leg,
+    Order,
+    ProbeOrder,
+    ProbeResult,
+    ProbeScore,
+    RatioStats,
+    kind_of,
+    learner_of,
+)
+from perdure.memory.json_value import to_json
+
+LEG = Leg(
+    state="passed",
+    role="earlier",
+    reference="v0",
+    margin=0.25,
+    n=12,
+    wins=3,
+    losses=1,
+    mean_difference=0.125,
+    interval=(-0.25, 0.5),
+    wealth=43.7,
+    need=20.0,
+    note="trained: held outside the pool",
+    reference_score=0.5,
+    candidate_score=0.625,
+    candidate_failures=1,
+    voids=2,
+)
+GATE = gate_result(environments={"a": LEG, "b": Leg(state="vacuous")}, pooled=LEG, trained={"c": LEG})
+PROBE = ProbeResult(version="v1", environments={"a": ProbeScore(score=None, low=0.0, high=1.0, episodes=0, failed=50)})
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        LearnOrder(learner="grpo", options={"lr": 1e-3, "hints": True, "variant": "dapo"}, gate=False, profile="strict", start="v3"),
+        LearnOrder(learner="sft"),
+        GateOrder(candidate="v2", profile="economy"),
+        ProbeOrder(version="v2", episodes=7),
+        ProbeOrder(),
+    ],
+)
+def test_an_order_is_read_as_it_was_written(order: Order) -> None:
+    assert read_order(kind_of(order), learner_of(order), json.loads(to_json(order_document(order)))) == order
+
+
+@pytest.mark.parametrize(
+    "result", [learn_result(GATE), learn_result(None), GATE, replace(GATE, evidence=replace(GATE.evidence, pooled=None)), PROBE]
+)
+def test_a_result_is_read_as_it_was_written(result: LearnResult | GateResult | ProbeResult) -> None:
+    kind = {LearnResult: "learn", GateResult: "gate", ProbeResult: "probe"}[type(result)]
+    assert read_result(kind, json.loads(to_json(result_document(result)))) == result  # type: ignore[arg-type]
+
+
+def test_an_update_is_read_as_it_was_written() -> None:
+    whole = replace(
+        update(3, success=0.5, nll=1.5, grad_norm=0.25),
+        ratios=RatioStats(ratio_mean=1.0, ratio_max=2.0, ess=0.9, mismatch_kl=0.001),
+        drift=Drift(kl_base_new=0.1, kl_base_old=0.2, kl_serving_new=0.3, kl_serving_old=0.4),
+        extra_losses={"ewc": 0.5, "distillation": 0.125},
+        kl_loss=0.01,
+        staleness=2.0,
+        lessons=12,
+        data_staleness=3.0,
+    )
+    assert read_update(json.loads(to_json(update_document(whole)))) == whole
+    document = update_document(whole)
+    assert (document["ewc_loss"], document["distillation_loss"], document["kl_loss"]) == (0.5, 0.125, 0.01)
+    assert (document["seconds"], document["tokens_per_s"]) == (1.0, 1234.0)
+
+
+def test_scripts_find_the_keys_that_were_promised() -> None:
+    learned = result_document(learn_result(GATE))
+    assert list(learned) == ["version", "verdict", "reason", "diagnostics", "cost", "gate", "seconds"]
+    assert set(learned["seconds"]) == {"learn", "gate"}
+    assert set(learned["cost"]) == {"updates", "sampled_tokens", "learned_tokens", "sampling_s", "learning_s"}
+    gate = result_document(GATE)
+    assert gate == learned["gate"]
+    promised = {"verdict", "reason", "environments", "pooled", "gain", "episodes"}
+    assert promised | {"gate", "candidate", "serving", "profile", "rounds", "interval", "decoding", "continued_pairs"} == set(gate)
+    assert gate["episodes"] == {"candidate": 40, "anchor": 52}
+    assert gate["gain"]["environments"]["c"]["wealth"] == 43.7
+    without = replace(GATE, evidence=replace(GATE.evidence, pooled=None))
+    assert result_document(without)["pooled"] == {"state": "not asked", "note": "fewer than two earlier environments vote"}
+    probe = result_document(PROBE)
+    assert (probe["version"], probe["decoding"], set(probe["environments"]["a"])) == (
+        "v1",
+        "greedy",
+        {"score", "low", "high", "episodes", "failed"},
+    )
