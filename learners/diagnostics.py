@@ -15,7 +15,7 @@ from perdure.learners.batches import Group, Turns, is_mixed, sequences_of, turns
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import kl_divergence
 from perdure.learners.trainee import Reference, Trainee
-from perdure.memory.contracts import Cost, Drift, GroupStats, RatioStats, Update
+from perdure.memory.contracts.results import Cost, Drift, GroupStats, RatioStats, Update
 
 
 def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> GroupStats:

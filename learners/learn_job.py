@@ -33,7 +33,7 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.learners.workbench import Workbench
 from perdure.memory import faults
-from perdure.memory.contracts import Job, LearnOrder
+from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.environments import list_environments, require
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.leases import Clock

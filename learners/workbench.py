@@ -28,7 +28,7 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder, from_environment
 from perdure.learners.trainee import Trainee
 from perdure.memory import faults
-from perdure.memory.contracts import Drift, GroupStats, Update
+from perdure.memory.contracts.results import Drift, GroupStats, Update
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step, steps
 from perdure.memory.records import Episode, Lease, Purpose, StepRef

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from perdure.memory import faults, leases
-from perdure.memory.contract_json import read_gate, result_document
-from perdure.memory.contracts import GateResult, GateTerms
+from perdure.memory.contracts.json_form import read_gate, result_document
+from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.records import Decision, Lease, Pair, Role

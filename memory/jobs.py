@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from perdure.memory import leases
-from perdure.memory.contract_json import (
+from perdure.memory.contracts.json_form import (
     order_document,
     read_order,
     read_result,
@@ -22,7 +22,8 @@ from perdure.memory.contract_json import (
     result_document,
     update_document,
 )
-from perdure.memory.contracts import GateResult, Job, LearnResult, Order, ProbeResult, Update, kind_of, learner_of
+from perdure.memory.contracts.orders import Job, Order, kind_of, learner_of
+from perdure.memory.contracts.results import Result, Update
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
@@ -111,7 +112,7 @@ def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"
         conn.execute("UPDATE job SET state = ? WHERE id = ?", (state, lease.subject))
 
 
-def finish_job(store: Store, lease: Lease, result: LearnResult | GateResult | ProbeResult, candidate: str | None) -> None:
+def finish_job(store: Store, lease: Lease, result: Result, candidate: str | None) -> None:
     """The job is done; whether that is a promotion stands in `result`."""
     with store.write() as conn:
         leases.check(store, "job", lease)

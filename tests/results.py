@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.memory.contracts import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, LegState, Update
+from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, LegState, Update
 from perdure.memory.records import Decision
 
 TERMS = GateTerms(scope="{}", nmax=48, seeds_of=None)

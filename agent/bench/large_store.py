@@ -26,8 +26,9 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
 from perdure.memory import environments, versions
-from perdure.memory.contract_json import order_document, result_document, update_document
-from perdure.memory.contracts import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnOrder, LearnResult, Leg, Update
+from perdure.memory.contracts.json_form import order_document, result_document, update_document
+from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, Update
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, to_json
 from perdure.memory.schema import COUNT_RATES

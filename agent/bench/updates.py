@@ -164,7 +164,7 @@ def run_ours(spec: Spec) -> Side:
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench
-    from perdure.memory.contracts import LearnOrder
+    from perdure.memory.contracts.orders import LearnOrder
     from perdure.memory.jobs import add_job, lease_job
     from perdure.memory.leases import BootClock
     from perdure.memory.replay.journal import StoreJournal

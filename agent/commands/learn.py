@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
-from perdure.memory.contracts import GateOrder, GateResult, Job, LearnOrder, LearnResult, Order, ProbeOrder, ProbeResult
+from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
@@ -225,7 +226,7 @@ def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order
     """Queue the job and wait until it is done; with `as_json` print its result."""
     from perdure.agent.processes.installed_vllm import require_vllm
     from perdure.agent.supervision.follow import require_done, run_or_follow, submit
-    from perdure.memory.contract_json import result_document
+    from perdure.memory.contracts.json_form import result_document
 
     require_vllm(loaded.config)
     job = require_done(run_or_follow(home, loaded, submit(home, targets, order), say))
@@ -268,7 +269,7 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
 
 
 def _print_learning(result: LearnResult, asked: str) -> None:
-    from perdure.memory.contract_json import update_document
+    from perdure.memory.contracts.json_form import update_document
 
     if result.gate is not None:
         _print_gate(result.gate, asked)

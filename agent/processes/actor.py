@@ -29,7 +29,7 @@ from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.rollout import Journal, play
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
 from perdure.memory.leases import TTL_S, BootClock

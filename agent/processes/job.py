@@ -32,7 +32,8 @@ from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_s
 from perdure.learners.learn_job import run_learning
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults
-from perdure.memory.contracts import GateOrder, GateResult, Job, LearnOrder, LearnResult, ProbeOrder, ProbeResult
+from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, ProbeOrder
+from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult, Result
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import LeaseLost, RuntimeFailure
 from perdure.memory.gates import close_gate
@@ -156,7 +157,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     )
 
 
-def _settle(work: Work, result: LearnResult | GateResult | ProbeResult) -> None:
+def _settle(work: Work, result: Result) -> None:
     """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
     gate = result.gate if isinstance(result, LearnResult) else result
     if not isinstance(gate, GateResult):
@@ -206,7 +207,7 @@ def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
     return probe(work.player("probe"), version.name, environments, order.episodes, work.config.seed)
 
 
-def _carry_out(work: Work) -> tuple[LearnResult | GateResult | ProbeResult, str | None]:
+def _carry_out(work: Work) -> tuple[Result, str | None]:
     """Do what the job's order says; gives the result and the candidate that it is about."""
     match work.job.order:
         case LearnOrder() as order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from perdure.agent.show.terminal import Cell, print_table
-from perdure.memory.contracts import GateResult, Leg
+from perdure.memory.contracts.results import GateResult, Leg
 
 COLUMNS = ("environment", "role", "pairs", "candidate", "reference", "difference", "e-value", "verdict", "against")
 

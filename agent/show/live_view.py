@@ -23,7 +23,7 @@ from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM, job_process
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory import tasks
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import PerdureError
 from perdure.memory.gates import GateRow, open_gate_of, pairs_of

@@ -14,7 +14,8 @@ import click
 from perdure.agent.show.gate_table import print_gate
 from perdure.agent.show.terminal import Cell, print_table, visible
 from perdure.agent.supervision.limits import Outcome
-from perdure.memory.contracts import GateResult, Job, LearnResult, ProbeResult
+from perdure.memory.contracts.orders import Job
+from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import jobs_after, last_ended
 from perdure.memory.replay.episodes import LiveCount, latest_episode_id, played_after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from perdure.agent.show.terminal import rounded
-from perdure.memory.contracts import Update
+from perdure.memory.contracts.results import Update
 
 
 def update_line(update: Update) -> str:

@@ -13,7 +13,7 @@ from perdure.agent.supervision.reporting import Reporter
 from perdure.agent.supervision.schedule import Tick
 from perdure.agent.supervision.scheduled_learning import ScheduledLearning
 from perdure.memory import tasks
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
 from perdure.memory.store import Store
 

@@ -18,7 +18,7 @@ from perdure.agent.show.live_view import telling
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.orphans import fail_orphan
 from perdure.agent.supervision.supervisor import Programs, supervising
-from perdure.memory.contracts import Job, Order
+from perdure.memory.contracts.orders import Job, Order
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import ENDED, add_job, get_job
 from perdure.memory.leases import BootClock

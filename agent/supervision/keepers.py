@@ -15,7 +15,7 @@ from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
 from perdure.agent.supervision.orphans import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.watch import Watched
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED, get_job
 from perdure.memory.leases import BootClock, lapse
 from perdure.memory.processes import record_event

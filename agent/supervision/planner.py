@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.learners.gate.promotion import only_gain_missing
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
 from perdure.memory.replay.episodes import RateRow
 

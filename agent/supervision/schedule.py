@@ -16,7 +16,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from perdure.agent.config import Config, ScheduleSection
 from perdure.agent.supervision.planner import choose_target, refusals, start_for
-from perdure.memory.contracts import Job, LearnOrder
+from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, list_jobs
 from perdure.memory.processes import record_event

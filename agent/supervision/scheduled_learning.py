@@ -10,7 +10,7 @@ import time
 from perdure.agent.config import Config
 from perdure.agent.supervision.limits import Tally
 from perdure.agent.supervision.schedule import look
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store

@@ -34,7 +34,7 @@ from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.orphans import requeue_tasks
 from perdure.agent.supervision.schedule import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
-from perdure.memory.contracts import Job
+from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
 from perdure.memory.leases import lapse

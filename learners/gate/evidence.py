@@ -12,7 +12,7 @@ from math import log
 
 from perdure.learners.gate.decision import Comparison, GateDecision, GateSettings, e_value
 from perdure.learners.gate.intervals import mean_interval
-from perdure.memory.contracts import Evidence, Leg, LegState
+from perdure.memory.contracts.results import Evidence, Leg, LegState
 
 INTERVAL_LEVEL = 0.95
 

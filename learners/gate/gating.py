@@ -25,7 +25,7 @@ from perdure.learners.gate.evidence import evidence
 from perdure.learners.gate.pairs import PairTable, Player, play_scores
 from perdure.learners.gate.rates import Plan, plan
 from perdure.memory import faults, gates
-from perdure.memory.contracts import GateResult, GateTerms
+from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError
 from perdure.memory.records import Lease, Version
 from perdure.memory.store import Store

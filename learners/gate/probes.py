@@ -15,7 +15,7 @@ from perdure.learners.engines.version_loading import ensure_loaded, version_oppo
 from perdure.learners.gate.intervals import score_interval
 from perdure.learners.gate.pairs import Draw
 from perdure.learners.workbench import Interrupted
-from perdure.memory.contracts import ProbeResult, ProbeScore
+from perdure.memory.contracts.results import ProbeResult, ProbeScore
 from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from perdure.memory.contracts import Evidence, GateResult
+from perdure.memory.contracts.results import Evidence, GateResult
 
 REPLACES_ANCHOR = 200.0
 """The e-value at which a version that beat an anchor takes its place: alpha = .005."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from perdure.memory.contracts import GateOrder, LearnOrder, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, ProbeOrder
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.records import Version

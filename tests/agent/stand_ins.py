@@ -77,7 +77,7 @@ LEARNER = """
 import os, sys, time
 from pathlib import Path
 from perdure.agent.processes.exit_codes import die_of
-from perdure.memory.contracts import Cost, LearnResult
+from perdure.memory.contracts.results import Cost, LearnResult
 from perdure.memory.jobs import finish_job, lease_job, release_job, set_job_state
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store

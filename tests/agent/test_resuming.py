@@ -19,7 +19,7 @@ from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
 from perdure.learners.checkpoint import read_checkpoint
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.leases import lapse
 from perdure.memory.processes import events

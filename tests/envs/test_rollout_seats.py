@@ -17,7 +17,7 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import Journal, play
 from perdure.envs.sources.textarena.scripted_opponents import random_mover
 from perdure.memory import environments, jobs, leases, tasks, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Episode, Lease, Purpose, Sampler, Turn, VersionRef

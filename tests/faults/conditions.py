@@ -26,7 +26,7 @@ from perdure.learners.trainee import Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
-from perdure.memory.contracts import GateOrder
+from perdure.memory.contracts.orders import GateOrder
 from perdure.memory.jobs import add_job
 from perdure.memory.store import BUSY_TIMEOUT_MS, Store, open_store
 

@@ -19,7 +19,7 @@ from tests.faults.arming import arm, taken_by
 from tests.faults.games import CHAIN, RIGGED
 from tests.faults.invariants import Findings, Witness
 
-from perdure.memory.contracts import Job, LearnOrder
+from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.store import open_store
 

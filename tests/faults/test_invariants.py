@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.faults.acknowledged import Acknowledgements, AcknowledgingJournal
 from tests.faults.invariants import AT_REST, RULES, Findings, Witness
-from tests.results import TERMS, gate_result
+from tests.results import TERMS, gate_result, learn_result
 
 from perdure.memory import environments, gates, jobs, tasks, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Lease, Pair, Purpose, Sampler, StepRef, Turn, VersionRef
 from perdure.memory.replay import manifests
@@ -112,7 +112,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         gates.add_pairs(store, job, gate, [pair])
         gates.close_gate(store, job, gate_result(gate=gate))
         versions.promote(store, "v1", "it holds", gate=gate, lease=job)
-        jobs.finish_job(store, job, {}, "v1")
+        jobs.finish_job(store, job, learn_result(None), "v1")
         yield store
 
 

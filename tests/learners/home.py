@@ -21,7 +21,8 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
-from perdure.memory.contracts import Job, LearnOrder, Update
+from perdure.memory.contracts.orders import Job, LearnOrder
+from perdure.memory.contracts.results import Update
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease, Version
 from perdure.memory.replay.journal import StoreJournal

@@ -24,7 +24,7 @@ from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock

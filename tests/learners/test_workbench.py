@@ -19,7 +19,7 @@ from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Sampled, Workbench
 from perdure.memory import environments, jobs, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef, VersionRef

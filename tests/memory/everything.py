@@ -13,7 +13,8 @@ from tests.memory.conftest import ADD, SORT, SetClock
 from tests.results import TERMS, gate_result, learn_result, update
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions
-from perdure.memory.contracts import LearnOrder, Order, ProbeOrder, ProbeResult
+from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.replay import manifests, rewards

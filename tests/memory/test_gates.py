@@ -9,7 +9,8 @@ import pytest
 from tests.results import TERMS, gate_result
 
 from perdure.memory import gates, jobs
-from perdure.memory.contracts import GateOrder, Leg
+from perdure.memory.contracts.orders import GateOrder
+from perdure.memory.contracts.results import Leg
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, Pair
 from perdure.memory.store import Store

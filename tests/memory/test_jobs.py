@@ -6,7 +6,7 @@ import pytest
 from tests.results import gate_result, learn_result, update
 
 from perdure.memory import jobs
-from perdure.memory.contracts import LearnOrder, ProbeOrder
+from perdure.memory.contracts.orders import LearnOrder, ProbeOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, StepRef
 from perdure.memory.replay import manifests

@@ -11,7 +11,7 @@ from sqlite_utils.utils import sqlite3
 from tests.results import TERMS, gate_result
 
 from perdure.memory import environments, gates, jobs, versions
-from perdure.memory.contracts import GateOrder, LearnOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.processes import events

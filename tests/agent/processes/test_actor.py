@@ -16,7 +16,7 @@ from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import resolve_model
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import add_job, lease_job

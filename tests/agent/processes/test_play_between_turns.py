@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from tests.fakes import ByteChat, ScriptedPolicy
 
+from tests.results import learn_result
 from perdure.agent.config import Config
 from perdure.agent.processes.actor import Actor, store_journal
 from perdure.envs.policy import Request, Sample
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, lease_job
 from perdure.memory.leases import BootClock
@@ -147,7 +149,7 @@ def test_another_version_plays_once_the_tasks_that_were_begun_are_played(store: 
 
 def test_on_a_cpu_a_job_gets_the_device_after_what_was_begun(store: Store) -> None:
     add_tasks(store, WALK, range(40), 2, "stream", "all")
-    add_job(store, "a", "learn", "grpo", [WALK], {})
+    add_job(store, "a", [WALK], LearnOrder(learner="grpo"))
     begun: list[int] = []
 
     def lease(n: int) -> None:
@@ -167,12 +169,12 @@ def test_on_a_cpu_a_job_gets_the_device_after_what_was_begun(store: Store) -> No
 
 def test_on_a_gpu_play_goes_on_beside_a_job(store: Store) -> None:
     add_tasks(store, WALK, range(20), 2, "stream", "all")
-    add_job(store, "a", "learn", "grpo", [WALK], {})
+    add_job(store, "a", [WALK], LearnOrder(learner="grpo"))
     leased = lease_job(store, "learner-1:1", 60.0, CLOCK)
     assert leased is not None
     play(store, Model(), device="cuda")
     assert counts(store)["done"] == 20
-    finish_job(store, leased[1], {}, None)
+    finish_job(store, leased[1], learn_result(None), None)
 
 
 def test_tasks_that_cannot_begin_hold_nothing_up(store: Store) -> None:

@@ -14,7 +14,8 @@ from perdure.agent.show.gate_table import COLUMNS, gate_rows
 from perdure.agent.show.live_view import Scene, changes, observe, render, spark, watching
 from perdure.agent.show.summary import LiveCount, Mark, Summary, about, mark, next_commands, show, summarise
 from perdure.agent.supervision.limits import Outcome
-from perdure.memory.contracts import GateOrder, Job, JobState, LearnOrder, Leg, ProbeOrder, ProbeResult, ProbeScore
+from perdure.memory.contracts.orders import GateOrder, Job, JobState, LearnOrder, ProbeOrder
+from perdure.memory.contracts.results import Leg, ProbeResult, ProbeScore
 from perdure.memory.environments import register
 from perdure.memory.gates import add_pairs, start_gate
 from perdure.memory.jobs import add_job, add_step, fail_job, finish_job, lease_job, release_job, set_job_state

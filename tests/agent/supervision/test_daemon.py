@@ -16,7 +16,7 @@ from tests.agent.conftest import Call
 from tests.agent.stand_ins import ADD, Place, deaths, plays
 
 from perdure.agent.commands.status import report
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import list_environments, register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.processes import events, processes

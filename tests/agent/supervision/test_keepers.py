@@ -15,7 +15,7 @@ from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Limits, Outcome
 from perdure.agent.supervision.orphans import KEPT
 from perdure.agent.supervision.supervisor import Programs, supervising
-from perdure.memory.contracts import Job, LearnOrder
+from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, get_job
 from perdure.memory.leases import ATTEMPT_CAP
@@ -191,7 +191,7 @@ def test_learning_that_keeps_failing_is_given_up_and_play_goes_on(place: Place, 
 
 def test_a_supervisor_without_an_actor_runs_its_job_and_nothing_else(place: Place, store: Store) -> None:
     first, second = (add_job(store, key, [ADD], LearnOrder(learner="grpo")) for key in "ab")
-    body = "if job.attempt == 1: os.kill(os.getpid(), 9)\n        finish_job(store, lease, {}, None)"
+    body = "if job.attempt == 1: os.kill(os.getpid(), 9)\n        finish_job(store, lease, NOT_GATED, None)"
     programs = Programs(actor=None, learner=place.learner(body))
     config = Config.model_validate({"stream": {"environments": [ADD]}})
     with supervising(place.home, LoadedConfig(config=config, origins={}, path=None), Limits(job=second), programs) as supervisor:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from tests.results import gate_result, learn_result
 
 from perdure.agent.supervision.planner import MIN_EPISODES, choose_target, refusals, start_for
-from perdure.memory.contracts import GateResult, Job, JobState, LearnOrder, Leg
+from perdure.memory.contracts.orders import Job, JobState, LearnOrder
+from perdure.memory.contracts.results import GateResult, Leg
 from perdure.memory.records import Decision
 from perdure.memory.replay.episodes import RateRow
 

@@ -16,8 +16,9 @@ from perdure.learners.gate.decision import PROFILES, GateSettings
 from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, past_q, run_gate
 from perdure.learners.gate.pairs import Draw
 from perdure.memory import environments, gates, jobs, versions
-from perdure.memory.contract_json import result_document
-from perdure.memory.contracts import GateOrder, GateResult
+from perdure.memory.contracts.json_form import result_document
+from perdure.memory.contracts.orders import GateOrder
+from perdure.memory.contracts.results import GateResult
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease

@@ -6,7 +6,7 @@ import pytest
 from tests.results import gate_result
 
 from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores, only_gain_missing
-from perdure.memory.contracts import Leg, LegState
+from perdure.memory.contracts.results import Leg, LegState
 from perdure.memory.records import Decision
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.results import learn_result
 
 from perdure.memory import jobs, tasks
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.records import VersionRef
 from perdure.memory.replay import episodes

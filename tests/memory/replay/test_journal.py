@@ -14,7 +14,7 @@ import pytest
 from sqlite_utils.utils import sqlite3
 
 from perdure.memory import blobs, jobs, tasks
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef

@@ -10,7 +10,7 @@ import pytest
 from tests.memory.conftest import ADD, SORT, Player, SetClock
 
 from perdure.memory import jobs, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Lease, StepRef, VersionRef

@@ -12,7 +12,7 @@ from sqlite_utils.utils import sqlite3
 from tests.results import TERMS, gate_result, learn_result
 
 from perdure.memory import environments, gates, jobs, leases, tasks, versions
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.records import Lease, Pair
 from perdure.memory.replay import manifests

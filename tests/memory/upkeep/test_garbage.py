@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from perdure.memory import jobs, versions
-from perdure.memory.contracts import GateOrder, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, ProbeOrder
 from perdure.memory.store import Store
 from perdure.memory.upkeep import garbage as keeping
 

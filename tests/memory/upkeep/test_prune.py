@@ -18,7 +18,7 @@ from tests.memory.everything import CLOCK, leased_job, leased_task, play
 from tests.results import learn_result
 
 from perdure.memory import jobs, tasks
-from perdure.memory.contracts import LearnOrder
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.exchange.documents import read_documents
 from perdure.memory.exchange.import_traces import import_file

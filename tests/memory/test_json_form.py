@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from tests.results import gate_result, learn_result, update
 
-from perdure.memory.contract_json import (
+from perdure.memory.contracts.json_form import (
     order_document,
     read_order,
     read_result,
@@ -16,21 +16,8 @@ from perdure.memory.contract_json import (
     result_document,
     update_document,
 )
-from perdure.memory.contracts import (
-    Drift,
-    GateOrder,
-    GateResult,
-    LearnOrder,
-    LearnResult,
-    Leg,
-    Order,
-    ProbeOrder,
-    ProbeResult,
-    ProbeScore,
-    RatioStats,
-    kind_of,
-    learner_of,
-)
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, ProbeOrder, kind_of, learner_of
+from perdure.memory.contracts.results import Drift, GateResult, LearnResult, Leg, ProbeResult, ProbeScore, RatioStats
 from perdure.memory.json_value import to_json
 
 LEG = Leg(

@@ -1,4 +1,4 @@
-"""The records of `contracts.py` as JSON documents, and back: the only place that knows their keys.
+"""The records of `contracts/` as JSON documents, and back: the only place that knows their keys.
 
 A document is written once, into the store or by `--json`, and read once, where a row becomes a record.
 """
@@ -9,22 +9,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TypeVar
 
-from perdure.memory.contracts import (
+from perdure.memory.contracts.orders import GateOrder, JobKind, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.results import (
     Cost,
     Drift,
     Evidence,
-    GateOrder,
     GateResult,
     GroupStats,
-    JobKind,
-    LearnOrder,
     LearnResult,
     Leg,
-    Order,
-    ProbeOrder,
     ProbeResult,
     ProbeScore,
     RatioStats,
+    Result,
     Update,
 )
 from perdure.memory.json_value import Document
@@ -60,7 +57,7 @@ def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
             return ProbeOrder(**document)
 
 
-def result_document(result: LearnResult | GateResult | ProbeResult) -> Document:
+def result_document(result: Result) -> Document:
     match result:
         case LearnResult():
             return {
@@ -79,7 +76,7 @@ def result_document(result: LearnResult | GateResult | ProbeResult) -> Document:
             return {"version": result.version, "decoding": DECODING, "environments": scores}
 
 
-def read_result(kind: JobKind, document: Document) -> LearnResult | GateResult | ProbeResult:
+def read_result(kind: JobKind, document: Document) -> Result:
     match kind:
         case "learn":
             return LearnResult(

@@ -1,7 +1,4 @@
-"""The contracts between command, daemon, learner and gate: orders, results, updates and evidence, as frozen records.
-
-The store keeps them as JSON; `contract_json.py` writes and reads that, so that nobody else looks up a key.
-"""
+"""What jobs came to: updates, evidence, and the result of each kind of job."""
 
 from __future__ import annotations
 
@@ -11,100 +8,8 @@ from typing import Literal
 
 from perdure.memory.records import Decision, Role
 
-JobKind = Literal["learn", "gate", "probe"]
-JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
 LegState = Literal["passed", "failed", "not shown", "vacuous", "not asked"]
 """`failed`: at or under the futility bound. `not shown`: neither that nor enough when the gate ended, which does not promote."""
-OptionValue = str | int | float | bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnOrder:
-    """What a learning job is to do."""
-
-    learner: str
-    options: Mapping[str, OptionValue] = field(default_factory=dict)
-    """Of the learner, as `learners/options.py` reads them."""
-    gate: bool = True
-    """Whether the candidate is gated."""
-    profile: str | None = None
-    """Of the gate; None takes that of the configuration."""
-    start: str | None = None
-    """The version to train from; None takes the serving one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateOrder:
-    """Which version is to be gated."""
-
-    candidate: str
-    profile: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeOrder:
-    """Which version is to be scored on held-out seeds."""
-
-    version: str | None = None
-    """None takes the serving one."""
-    episodes: int = 50
-    """Of each environment."""
-
-
-Order = LearnOrder | GateOrder | ProbeOrder
-
-
-def kind_of(order: Order) -> JobKind:
-    match order:
-        case LearnOrder():
-            return "learn"
-        case GateOrder():
-            return "gate"
-        case ProbeOrder():
-            return "probe"
-
-
-def learner_of(order: Order) -> str | None:
-    """The learner of a learning job; None for the others."""
-    return order.learner if isinstance(order, LearnOrder) else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One run of a learner or of a set of probes."""
-
-    id: int
-    order: Order
-    targets: tuple[str, ...]
-    state: JobState
-    attempt: int
-    candidate: str | None
-    result: LearnResult | GateResult | ProbeResult | None
-    """None until the job is done."""
-    error: str | None
-    created: float
-
-    @property
-    def kind(self) -> JobKind:
-        return kind_of(self.order)
-
-    @property
-    def learner(self) -> str | None:
-        return learner_of(self.order)
-
-    @property
-    def gate(self) -> GateResult | None:
-        """What the gate of this job came to; None if it had none or did not get there."""
-        match self.result:
-            case LearnResult(gate=gate):
-                return gate
-            case GateResult():
-                return self.result
-        return None
-
-    @property
-    def verdict(self) -> Decision | None:
-        return self.gate.verdict if self.gate else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,43 +102,6 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LearnResult:
-    """What a learning job came to."""
-
-    version: str
-    """The candidate."""
-    verdict: Decision | None
-    """None if it was not gated."""
-    reason: str
-    diagnostics: Update | None
-    """Of the last update."""
-    cost: Cost
-    gate: GateResult | None
-    learn_s: float
-    gate_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeScore:
-    """Mean score of a version in one environment, with a 95 % interval."""
-
-    score: float | None
-    """None if no episode could be scored."""
-    low: float
-    high: float
-    episodes: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeResult:
-    """What a probe job came to. Play was greedy."""
-
-    version: str
-    environments: Mapping[str, ProbeScore]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:
     """One test of a gate. The numbers are None if it was not played."""
 
@@ -309,3 +177,43 @@ class GateTerms:
     """Rounds at most."""
     seeds_of: int | None
     """The earlier gate whose seeds are played again, if that one was cut off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnResult:
+    """What a learning job came to."""
+
+    version: str
+    """The candidate."""
+    verdict: Decision | None
+    """None if it was not gated."""
+    reason: str
+    diagnostics: Update | None
+    """Of the last update."""
+    cost: Cost
+    gate: GateResult | None
+    learn_s: float
+    gate_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeScore:
+    """Mean score of a version in one environment, with a 95 % interval."""
+
+    score: float | None
+    """None if no episode could be scored."""
+    low: float
+    high: float
+    episodes: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeResult:
+    """What a probe job came to. Play was greedy."""
+
+    version: str
+    environments: Mapping[str, ProbeScore]
+
+
+Result = LearnResult | GateResult | ProbeResult

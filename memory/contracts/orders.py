@@ -1,0 +1,103 @@
+"""What jobs are to do, and the job itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from perdure.memory.contracts.results import GateResult, LearnResult, Result
+from perdure.memory.records import Decision
+
+JobKind = Literal["learn", "gate", "probe"]
+JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
+OptionValue = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnOrder:
+    """What a learning job is to do."""
+
+    learner: str
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    """Of the learner, as `learners/options.py` reads them."""
+    gate: bool = True
+    """Whether the candidate is gated."""
+    profile: str | None = None
+    """Of the gate; None takes that of the configuration."""
+    start: str | None = None
+    """The version to train from; None takes the serving one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateOrder:
+    """Which version is to be gated."""
+
+    candidate: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeOrder:
+    """Which version is to be scored on held-out seeds."""
+
+    version: str | None = None
+    """None takes the serving one."""
+    episodes: int = 50
+    """Of each environment."""
+
+
+Order = LearnOrder | GateOrder | ProbeOrder
+
+
+def kind_of(order: Order) -> JobKind:
+    match order:
+        case LearnOrder():
+            return "learn"
+        case GateOrder():
+            return "gate"
+        case ProbeOrder():
+            return "probe"
+
+
+def learner_of(order: Order) -> str | None:
+    """The learner of a learning job; None for the others."""
+    return order.learner if isinstance(order, LearnOrder) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One run of a learner or of a set of probes."""
+
+    id: int
+    order: Order
+    targets: tuple[str, ...]
+    state: JobState
+    attempt: int
+    candidate: str | None
+    result: Result | None
+    """None until the job is done."""
+    error: str | None
+    created: float
+
+    @property
+    def kind(self) -> JobKind:
+        return kind_of(self.order)
+
+    @property
+    def learner(self) -> str | None:
+        return learner_of(self.order)
+
+    @property
+    def gate(self) -> GateResult | None:
+        """What the gate of this job came to; None if it had none or did not get there."""
+        match self.result:
+            case LearnResult(gate=gate):
+                return gate
+            case GateResult():
+                return self.result
+        return None
+
+    @property
+    def verdict(self) -> Decision | None:
+        return self.gate.verdict if self.gate else None
