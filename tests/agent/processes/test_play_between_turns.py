@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from tests.fakes import ByteChat, ScriptedPolicy
-
 from tests.results import learn_result
+
 from perdure.agent.config import Config
 from perdure.agent.processes.actor import Actor, store_journal
 from perdure.envs.policy import Request, Sample
