@@ -38,7 +38,9 @@ class Registration:
         }
 
 
-def register(store: Store, name: str, threshold: float, reward_low: float, reward_high: float, critical: bool = False) -> None:
+def register(
+    store: Store, name: str, threshold: float = 1.0, reward_low: float = 0.0, reward_high: float = 1.0, critical: bool = False
+) -> None:
     """Register an environment. Registering it again replaces its settings; its anchor stays."""
     if not name.strip():
         raise InputError("an environment needs a name, such as 'perdure:largest-number'")

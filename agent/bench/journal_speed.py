@@ -145,7 +145,7 @@ def bench_journal(folder: Path, *, batches: Mapping[int, int] = BATCHES, repeats
     """Measure in `folder`, which should be on the same disk as a home."""
     create_store(folder / "ours").close()
     with open_store(folder / "ours") as store, Plain(folder / "plain.db", store) as plain:
-        environments.register(store, ENVIRONMENT, 1.0, 0.0, 1.0)
+        environments.register(store, ENVIRONMENT)
         versions.add_initial(store, "bench", "hash-of-bench")
         speeds = []
         for batch, sets in batches.items():

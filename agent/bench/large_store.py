@@ -126,7 +126,7 @@ def fill(home: Path, episodes: int) -> None:
     with create_store(home) as store:
         versions.add_initial(store, "bench", "hash-of-bench")
         for name in (*ENVIRONMENTS, RARE):
-            environments.register(store, name, 1.0, 0.0, 1.0)
+            environments.register(store, name)
         conn = store.db.conn
         for setting in ("foreign_keys = OFF", "synchronous = OFF", "journal_mode = OFF", "cache_size = -200000"):
             conn.execute(f"PRAGMA {setting}").fetchall()

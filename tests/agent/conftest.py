@@ -78,7 +78,7 @@ def home(tmp_path: Path) -> Path:
     """A home with versions v0 (retired), v1 (serving), v2 (candidate), v3 (rejected), and two tasks, one of them played."""
     home = tmp_path / ".perdure"
     with create_store(home) as store:
-        environments.register(store, ADD, 1.0, 0.0, 1.0)
+        environments.register(store, ADD)
         versions.add_initial(store, "tiny", "hash-of-tiny")
         for name in ("v1", "v2", "v3"):
             (home / "versions" / name).mkdir()

@@ -84,7 +84,7 @@ def play(store: Store, journal: AcknowledgingJournal, lease: Lease, purpose: Pur
 def store(tmp_path: Path) -> Iterator[Store]:
     """A home in which a task was played, and a job has learned, gated, and promoted v1."""
     with create_store(tmp_path / "home") as store:
-        environments.register(store, ADD, 1.0, 0.0, 1.0)
+        environments.register(store, ADD)
         versions.add_initial(store, "tiny", "abc")
         journal = AcknowledgingJournal(StoreJournal(store, BootClock()), tmp_path / "acknowledged")
         tasks.add_tasks(store, ADD, [7], 2, "stream")

@@ -45,11 +45,11 @@ class Learner:
         self.files = files
         self.engine: TransformersEngine = engine_of(files)
         versions.add_initial(store, files.name, files.hash)
-        environments.register(store, EASY, 1.0, 0.0, 1.0)
+        environments.register(store, EASY)
 
     def leased(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
         if target is not None:
-            environments.register(self.store, target, 1.0, 0.0, 1.0)
+            environments.register(self.store, target)
         return self.queued(target, learner, start=start, **settings)
 
     def queued(self, target: str | None, learner: str = "grpo", *, start: str | None = None, **settings: Any) -> tuple[Job, Lease]:
@@ -124,7 +124,7 @@ class Learner:
 
     def play_live(self, target: str, tasks: int) -> None:
         """Play tasks of the stream with the version that serves, eight episodes each."""
-        environments.register(self.store, target, 1.0, 0.0, 1.0)
+        environments.register(self.store, target)
         sampler = ensure_loaded(self.store, self.engine, versions.serving(self.store).name)
         made, attempts = load(target), []
         add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")

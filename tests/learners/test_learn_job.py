@@ -67,7 +67,7 @@ def has_learnt(learner: Learner, name: str, version: Version) -> bool:
 @pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> None:
-    environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
+    environments.register(llama_learner.store, TWO_TURNS)
     base_hash = resolve_model(str(llama_learner.files.path), Path(), print).hash
     said = llama_learner.engine
     said.load(BASE, {})
@@ -148,7 +148,7 @@ def test_learning_does_not_go_on_from_a_damaged_version(llama_learner: Learner) 
 
 @pytest.mark.parametrize("replay", [0.0, 0.5])
 def test_old_environments_are_played_by_the_share_that_is_asked_for(llama_learner: Learner, replay: float) -> None:
-    environments.register(llama_learner.store, ALWAYS, 1.0, 0.0, 1.0)
+    environments.register(llama_learner.store, ALWAYS)
     llama_learner.learn(updates=2, prompts=4, samples=4, replay_samples=2, replay=replay)
     counts = {row["purpose"]: row["n"] for row in llama_learner.store.rows("SELECT purpose, count(*) AS n FROM episode GROUP BY purpose")}
     assert counts == ({"learn": 32} if replay == 0 else {"learn": 16, "replay": 16})
@@ -210,7 +210,7 @@ def test_a_step_that_cannot_be_loaded_is_told_as_it_is(llama_learner: Learner, m
 
 @pytest.mark.parametrize("settings", [{"kl": 1e38}, {"replay_weight": 1e38, "kl_old": 1e38}])
 def test_a_job_that_diverges_fails_and_leaves_no_candidate(llama_learner: Learner, settings: dict[str, float]) -> None:
-    environments.register(llama_learner.store, ALWAYS, 1.0, 0.0, 1.0)
+    environments.register(llama_learner.store, ALWAYS)
     with pytest.raises(PerdureError, match="diverged") as caught:
         llama_learner.learn(**settings)
     assert "\n" not in str(caught.value)

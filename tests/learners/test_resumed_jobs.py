@@ -27,7 +27,7 @@ def played(learner: Learner) -> dict[str, int]:
 @pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
 def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner, name: str) -> None:
-    environments.register(llama_learner.store, TWO_TURNS, 1.0, 0.0, 1.0)
+    environments.register(llama_learner.store, TWO_TURNS)
     if name == "trace-sft":
         llama_learner.play_live(EASY, 12)
     settings = {"prompts": 8} if name == "self-sft" else {}

@@ -146,7 +146,7 @@ def test_every_lesson_weighs_what_the_options_say(
     """Replay and what is stored beside it included; and with a gradient of nothing in place of its own no learner moves."""
     store = llama_learner.store
     for name in (ALWAYS, NEVER):
-        environments.register(store, name, 1.0, 0.0, 1.0)
+        environments.register(store, name)
     llama_learner.play_live(MIXED, 2)
     if learn is trace_sft:
         llama_learner.play_live(TARGET, 4)
@@ -225,7 +225,7 @@ def test_a_batch_of_a_policy_gradient_makes_as_many_steps_as_there_are_passes(
 
 
 def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
-    environments.register(llama_learner.store, MIXED, 1.0, 0.0, 1.0)
+    environments.register(llama_learner.store, MIXED)
     workbench = bench_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8})
     lessons = list[Lesson]()
     grpo(workbench, spy(lessons))

@@ -58,7 +58,7 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
         store = create_store(tmp_path / f"home-{len(stores)}")
         stores.append(store)
         for name in {*targets, *old}:
-            environments.register(store, name, 1.0, 0.0, 1.0)
+            environments.register(store, name)
         versions.add_initial(store, files.name, files.hash)
         jobs.add_job(store, "a job", list(targets), LearnOrder(learner="grpo"))
         leased = jobs.lease_job(store, "me", 60.0, BootClock())

@@ -107,7 +107,7 @@ def home(tmp_path: Path) -> Path:
 def store(home: Path) -> Iterator[Store]:
     """A home with the base model serving and two environments."""
     with create_store(home) as store:
-        environments.register(store, ADD, 1.0, 0.0, 1.0)
+        environments.register(store, ADD)
         versions.add_initial(store, "tiny", "hash-of-tiny")
         environments.register(store, SORT, 1.0, -1.0, 1.0, critical=True)
         yield store

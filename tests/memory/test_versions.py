@@ -222,7 +222,7 @@ def test_an_anchor_stays_until_it_is_raised(store: Store, add_version) -> None:
 
 def test_an_environment_added_later_is_anchored_at_what_served_then(store: Store, add_version) -> None:
     versions.promote(store, add_version(), "better")
-    environments.register(store, "perdure:late", 1.0, 0.0, 1.0)
+    environments.register(store, "perdure:late")
     versions.promote(store, add_version("v1"), "better")
     assert anchor_of(store, "perdure:late") == "v1"
     assert anchor_of(store, ADD) == "v1"

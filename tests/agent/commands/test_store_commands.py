@@ -66,7 +66,7 @@ def test_texts_are_held_against_their_tokens(perdure: Call, tmp_path: Path) -> N
     assert files is not None
     with create_store(tmp_path / ".perdure") as store:
         versions.add_initial(store, str(model), files.hash)
-        environments.register(store, ADD, 1.0, 0.0, 1.0)
+        environments.register(store, ADD)
         play(store, leased_task(store), "task-1", [1.0])
         tokenizer = AutoTokenizer.from_pretrained(model)
         ids = tokenizer.encode("fish green", add_special_tokens=False)
@@ -219,7 +219,7 @@ with HomeLock(home), create_store(home) as store:
 def test_all_but_pruning_works_beside_a_daemon_that_writes(perdure: Call, tmp_path: Path) -> None:
     home = tmp_path / ".perdure"
     with create_store(home) as store:
-        environments.register(store, ADD, 1.0, 0.0, 1.0)
+        environments.register(store, ADD)
         versions.add_initial(store, "tiny", "hash-of-tiny")
         path, digest = adapter(home, "v1")
         versions.add_candidate(store, None, "v1", "v0", digest, path, [ADD], None)

@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with create_store(tmp_path / "home") as store:
         table = "py:tests.envs.tables:Table"
         for name in (COIN, BROKEN, "py:tests.agent.coin:Nothing", table, f"{table}?opponent=v0", f"{table}?opponent=v9"):
-            register(store, name, 1.0, 0.0, 1.0)
+            register(store, name)
         yield store
 
 
@@ -106,7 +106,7 @@ def test_stop_gives_tasks_back_and_members_that_were_completed_are_not_played_ag
 
 
 def test_what_is_in_play_when_it_stops_is_aborted(store: Store) -> None:
-    register(store, "perdure:guess-number", 1.0, 0.0, 1.0)
+    register(store, "perdure:guess-number")
     add_tasks(store, "perdure:guess-number", [3], 2, "stream")
     run(store, stop=lambda: any(entry.turns for entry in list_episodes(store)))
     assert only_task(store).state == "queued"

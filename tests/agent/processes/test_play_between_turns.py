@@ -60,7 +60,7 @@ class Model:
 def store(tmp_path: Path) -> Iterator[Store]:
     with create_store(tmp_path / "home") as store:
         for name in (WALK, NOTHING):
-            register(store, name, 1.0, 0.0, 1.0)
+            register(store, name)
         add_initial(store, "tiny", "hash-of-tiny")
         yield store
 

@@ -50,7 +50,7 @@ GATE = gate_result(
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with create_store(tmp_path / "home") as store:
-        register(store, ADD, 1.0, 0.0, 1.0)
+        register(store, ADD)
         yield store
 
 

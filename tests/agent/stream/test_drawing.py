@@ -176,7 +176,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def fill(store: Store, stages: Sequence[Stage], *, per_environment: int = 3, room: int | None = None) -> Refilled:
     def begin(stage: Stage) -> None:
         for share in stage.environments:
-            register(store, share.name, 1.0, 0.0, 1.0)
+            register(store, share.name)
 
     return refill(store, stages, per_environment=per_environment, root=1, room=room, begin=begin)
 
@@ -208,7 +208,7 @@ def test_tasks_of_persons_leave_the_stream_as_it_is(store: Store, tmp_path: Path
     with create_store(tmp_path / "other") as other:
         fill(other, [stage()])
         alone = [entry.task.seed for entry in list_tasks(other)]
-    register(store, ADD, 1.0, 0.0, 1.0)
+    register(store, ADD)
     add_tasks(store, ADD, [1, 2, 3], 1, "person")
     fill(store, [stage()])
     assert [entry.task.seed for entry in list_tasks(store) if entry.source == "stream"] == alone
@@ -231,7 +231,7 @@ def test_a_stream_has_ended_once_its_last_stage_has_drawn_all(store: Store) -> N
 
 
 def test_tasks_from_before_there_were_stages_count_for_seeds_and_for_no_stage(store: Store) -> None:
-    register(store, ADD, 1.0, 0.0, 1.0)
+    register(store, ADD)
     add_tasks(store, ADD, [train_seed(1, ADD, 0)], 4, "stream")
     fill(store, [stage("one", StageShare(name=ADD), tasks=2)])
     assert [entry.task.seed for entry in list_tasks(store)[::-1]] == [train_seed(1, ADD, n) for n in range(3)]

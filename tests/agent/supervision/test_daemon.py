@@ -236,7 +236,7 @@ def test_a_second_daemon_is_refused_and_what_a_killed_one_left_is_played_by_the_
 
 def test_a_daemon_that_is_told_to_stop_lets_its_learner_give_its_job_back(place: Place) -> None:
     with create_store(place.home) as store:
-        register(store, ADD, 1.0, 0.0, 1.0)
+        register(store, ADD)
         job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
     gives_back = "import signal; signal.signal(signal.SIGTERM, lambda *_: sys.exit(release_job(store, lease))); time.sleep(60)"
     ended = place.supervise(

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.processes
 @pytest.fixture
 def store(place: Place) -> Iterator[Store]:
     with create_store(place.home) as store:
-        register(store, ADD, 1.0, 0.0, 1.0)
+        register(store, ADD)
         yield store
 
 

@@ -28,8 +28,8 @@ CONFIG = Config.model_validate({"stream": {"environments": [ADD, SORT]}, "learn"
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     with create_store(tmp_path / "home") as store:
-        register(store, ADD, 1.0, 0.0, 1.0)
-        register(store, SORT, 1.0, 0.0, 1.0)
+        register(store, ADD)
+        register(store, SORT)
         add_initial(store, "tiny", "hash-of-tiny")
         yield store
 

@@ -60,7 +60,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     """v1 serves, v2 is a candidate, and six environments are known."""
     with create_store(tmp_path / "home") as store:
         for name in (*OLD, "new"):
-            environments.register(store, name, 1.0, 0.0, 1.0)
+            environments.register(store, name)
         versions.add_initial(store, "tiny", "abc")
         versions.add_candidate(store, None, "v1", "v0", "h1", None, ["old0"], None)
         versions.promote(store, "v1", "a first one")
