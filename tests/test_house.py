@@ -68,3 +68,22 @@ def test_no_two_files_have_the_same_name() -> None:
 def test_no_file_has_grown_a_second_subject() -> None:
     files = [*sources(), *(ROOT / "tests").rglob("*.py")]
     assert [str(file.relative_to(ROOT)) for file in files if len(file.read_text().splitlines()) > MOST_LINES] == []
+
+
+def classes() -> Iterator[tuple[str, str]]:
+    """The name of every class of the product, with its place."""
+    for file in sources():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                yield node.name, f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
+def test_no_two_classes_have_the_same_name() -> None:
+    places: dict[str, list[str]] = {}
+    for name, place in classes():
+        places.setdefault(name, []).append(place)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_pytest_collects_no_class_of_the_product() -> None:
+    assert [place for name, place in classes() if name.startswith("Test")] == []

@@ -32,7 +32,7 @@ PAIRS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class EnvironmentCost:
     """Steps per second of one environment; medians."""
 
     environment: str
@@ -55,7 +55,7 @@ class Cost:
         }
 
 
-def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
+def bench_envs(say: Callable[[str], None], repeats: int) -> list[EnvironmentCost]:
     """Measure each of `GAMES`; the two sides in this process, whose ratio is the result, `PAIRS` times as often as the sandbox."""
     costs = []
     for name, bare in zip(GAMES, (BareTextArena, BareToy), strict=True):
@@ -70,7 +70,7 @@ def bench_envs(say: Callable[[str], None], repeats: int) -> list[Cost]:
         finally:
             host.close()
         costs.append(
-            Cost(
+            EnvironmentCost(
                 environment=ours.name,
                 bare=statistics.median(rate[0] for rate in rates),
                 ours=statistics.median(rate[1] for rate in rates),

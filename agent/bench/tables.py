@@ -12,7 +12,7 @@ from perdure.agent.show.terminal import print_table
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
-    from perdure.agent.bench.env_overhead import Cost
+    from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.sampling import EngineBench
@@ -94,7 +94,7 @@ def print_play(times: Sequence[ActorTime]) -> None:
     print_table(("policy", "episodes", "rounds", "seconds", "own ms per round", "own share"), rows, title=title)
 
 
-def print_envs(costs: Sequence[Cost], batch: ActorTime) -> None:
+def print_envs(costs: Sequence[EnvironmentCost], batch: ActorTime) -> None:
     rows = [
         (cost.environment, round(cost.bare), round(cost.ours), cost.ratio, round(cost.sandboxed), round(cost.at_once)) for cost in costs
     ]

@@ -16,7 +16,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
-    from perdure.agent.bench.env_overhead import Cost
+    from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.sampling import EngineBench
@@ -223,7 +223,7 @@ def _play(loaded: LoadedConfig) -> list[ActorTime]:
         return bench_play(folder, files, environments, device=loaded.config.device, say=say)
 
 
-def _envs(loaded: LoadedConfig, repeats: int) -> tuple[list[Cost], ActorTime]:
+def _envs(loaded: LoadedConfig, repeats: int) -> tuple[list[EnvironmentCost], ActorTime]:
     from perdure.agent.bench.actor_overhead import bench_batch
     from perdure.agent.bench.env_overhead import bench_envs
 
