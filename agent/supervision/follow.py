@@ -14,7 +14,7 @@ from uuid import uuid4
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, lock_holder, lock_is_held, open_or_create
 from perdure.agent.processes.names import job_process
-from perdure.agent.show.live_view import telling
+from perdure.agent.show.scene import reporting_changes
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.orphans import fail_orphan
 from perdure.agent.supervision.supervisor import Programs, supervising
@@ -63,7 +63,7 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
     limits = Limits(job=job_id, tries=loaded.config.supervise.tries)
     with supervising(home, loaded, limits, Programs(actor=None)) as supervisor:
         say(f"job {job_id} starts in a process of its own, which loads the model first")
-        with telling(home, say, job_id):
+        with reporting_changes(home, say, job_id):
             ended = supervisor.run()
         job = get_job(supervisor.store, job_id)
         if job.state in ENDED:
@@ -79,7 +79,7 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
     """Wait while another process holds the home; None if none does any more and the job has not ended."""
     say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
     try:
-        with open_store(home) as store, telling(home, say, job_id):
+        with open_store(home) as store, reporting_changes(home, say, job_id):
             while True:
                 job = get_job(store, job_id)
                 if job.state in ENDED:
