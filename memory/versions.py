@@ -1,11 +1,11 @@
 """Versions of the agent, and which one serves.
 
-The serving pointer is the one row in state `serving`; moving it, the states of both versions, the row in the move log and the anchors are
-one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
+The serving pointer is the one row in state `serving`. A move changes the pointer, the states of both versions, the move log and the anchors
+in one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
 
-The move log reads as a stack: a promotion puts a version on it, a rollback takes off all above the version that it goes back to.
-Left out: what a candidate must show before (`learners/gate/gating.py`), loading its weights (`learners/engines/`), and which files may
-go (`keeping.py`).
+The move log is a stack: a promotion puts a version on it, a rollback removes all above the version that it returns to.
+Left out: the evidence that a candidate needs (`learners/gate/gating.py`), loading its weights (`learners/engines/`), and which files can be
+removed (`upkeep/garbage.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from perdure.memory import faults, leases
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
-from perdure.memory.json_value import iso_utc, to_json
+from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
 from perdure.memory.store import Store
@@ -40,8 +40,8 @@ class Move:
     reason: str
     moved: float
 
-    def as_json(self) -> dict[str, Any]:
-        """What listings print."""
+    def as_json(self) -> Document:
+        """The listing's keys."""
         return {
             "kind": self.kind,
             "from": self.from_version,
@@ -52,8 +52,8 @@ class Move:
         }
 
 
-def as_json(version: Version) -> dict[str, Any]:
-    """What listings print of a version."""
+def as_json(version: Version) -> Document:
+    """The listing's keys."""
     return {
         "name": version.name,
         "state": version.state,
@@ -68,7 +68,7 @@ def as_json(version: Version) -> dict[str, Any]:
 
 
 def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
-    """The base model itself as the first version, serving. Again with the same base it changes nothing; another base is refused."""
+    """Add the base model as the first version, serving. Adding the same base again changes nothing; another base is refused."""
     with store.write() as conn:
         rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
         if rows and rows[0]["base_hash"] != base_hash:
@@ -93,21 +93,21 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
 
 
 def next_name(store: Store) -> str:
-    """A name that neither a version nor a folder under `versions/` has, nor ever had: 'v<N>'. Nobody holds it yet (`reserve_name`)."""
+    """The next unused name, 'v<N>': above all versions and folders under `versions/`. It is not reserved yet (`reserve_name`)."""
     names = [row["name"] for row in store.rows("SELECT name FROM version")]
     folder = store.home / "versions"
     names += [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    numbers = [int(found[1]) for found in (re.match(r"v(\d+)", name) for name in names) if found]
+    numbers = [int(match[1]) for match in (re.match(r"v(\d+)", name) for name in names) if match]
     return f"v{max(numbers, default=-1) + 1}"
 
 
 def reserve_name(store: Store) -> str:
-    """A name as `next_name` gives it, for the caller alone: its folder is made, empty, at once. Raises `Unavailable`."""
+    """Reserve the name from `next_name` by making its folder, empty. Raises `Unavailable`."""
     while True:
         folder = store.home / "versions" / next_name(store)
         try:
             folder.mkdir(parents=True)
-        except FileExistsError:  # somebody was faster
+        except FileExistsError:  # another process was faster
             continue
         except OSError as error:
             raise Unavailable(f"cannot make {folder}: {error.strerror}; nothing was changed") from error
@@ -117,9 +117,9 @@ def reserve_name(store: Store) -> str:
 def add_candidate(
     store: Store, lease: Lease | None, name: str, parent: str, hash: str, path: str | None, targets: Sequence[str], job: int | None
 ) -> Version:
-    """Write down a candidate whose folder is on the disk already. `lease` is that of the job that made it; None where a person brings it.
+    """Add a candidate whose folder is on the disk already. `lease` is that of the job that made it; None if a person imports it.
 
-    The same once more changes nothing. Raises `InputError` for a name that is taken or not allowed, `RuntimeFailure` without its folder.
+    Adding the same again changes nothing. Raises `InputError` if the name is taken or not allowed, `RuntimeFailure` without its folder.
     """
     _check_name(name)
     if path is not None:
@@ -130,7 +130,7 @@ def add_candidate(
         base_model, base_hash = base_of(store, parent)
         taken = store.rows("SELECT parent, hash, path, job FROM version WHERE name = ?", (name,))
         if taken and tuple(taken[0]) != (parent, hash, path, job):
-            raise InputError(f"the name {name!r} belongs to another version, and names are never used again: take {next_name(store)!r}")
+            raise InputError(f"the name {name!r} belongs to another version, and names are never reused: take {next_name(store)!r}")
         if not taken:
             conn.execute(
                 """
@@ -151,18 +151,18 @@ def get_version(store: Store, name: str) -> Version:
 
 
 def base_of(store: Store, name: str) -> tuple[str, str]:
-    """Name and hash of the base model that a version stands on. Raises `UnknownError`."""
+    """Name and hash of the base model of a version. Raises `UnknownError`."""
     rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (get_version(store, name).name,))
     return rows[0]["base_model"], rows[0]["base_hash"]
 
 
 def list_versions(store: Store) -> list[Version]:
-    """All of them, the newest first."""
+    """All versions, newest first."""
     return [_version(row) for row in store.rows("SELECT * FROM version ORDER BY rowid DESC")]
 
 
 def serving(store: Store) -> Version:
-    """The version that new batches start on. Raises `UnknownError` in a home that has none yet."""
+    """The version that serves. Raises `UnknownError` if none serves yet."""
     rows = store.rows("SELECT * FROM version WHERE state = 'serving'")
     if not rows:
         raise UnknownError(f"no version serves in {store.home} yet: start `perdure run`")
@@ -170,7 +170,7 @@ def serving(store: Store) -> Version:
 
 
 def moves(store: Store) -> list[Move]:
-    """Every move of the serving pointer, the oldest first."""
+    """Every move of the serving pointer, oldest first."""
     return [
         Move(
             kind=row["kind"],
@@ -193,11 +193,11 @@ def promote(
     learned: Sequence[str] | None = None,
     anchors: Sequence[str] = (),
 ) -> Version:
-    """Let a candidate, or a version that served before, serve from now on.
+    """Make a candidate, or a version that served before, the serving version.
 
-    With a gate its verdict must be promote, for this version, and against the version that still serves, and what it was trained from must
-    not have been rolled back; without one a person answers for it. The version becomes the anchor of the environments in `learned` (those
-    of its targets that showed a gain; all of them where nothing is said) that nothing was promoted for before, and of those in `anchors`.
+    With a gate, its verdict must be promote, for this version and against the one that still serves, and the version's ancestor must not
+    have been rolled back. Without a gate, a person takes the responsibility. The version becomes the anchor of the environments in
+    `anchors`, and of those in `learned` that have none yet: the targets that showed a gain; all targets by default.
     """
     _check_reason(reason)
     with store.write() as conn:
@@ -222,21 +222,21 @@ def promote(
 
 
 def rollback(store: Store, to: str | None, reason: str) -> Version:
-    """Let an earlier version serve again: `to`, or the one that served before the present one. Gives it.
+    """Make an earlier version serve again, `to` or the one that served before the current one, and return it.
 
-    Environments whose anchor was promoted later than that get it as their anchor: the agent no longer has what that one could, and a
-    gate that still asked for it would refuse every candidate. The event log says which these are.
+    It becomes the anchor of environments whose anchor was promoted later: the agent has lost that skill, and a gate that still asked for it
+    would reject every candidate. The event log names these environments.
     """
     _check_reason(reason)
     with store.write() as conn:
         old, stack = serving(store), _stack(moves(store))
         if to is None and len(stack) < 2:
-            raise InputError(f"{old.name} is the first version: there is none to go back to")
+            raise InputError(f"{old.name} is the first version: there is no earlier one")
         version = get_version(store, stack[-2] if to is None else to)
         if version.state == "serving":
             raise InputError(f"{version.name} serves already")
         if version.state != "retired":
-            raise InputError(f"{version.name} is {version.state}, it never served: only a version that did can be gone back to")
+            raise InputError(f"{version.name} is {version.state} and never served: a rollback goes to a version that served before")
         _move(store, "rollback", old.name, version.name, None, reason)
         faults.point("mid-rollback")
         undone = stack[stack.index(version.name) + 1 :] if version.name in stack else []
@@ -248,21 +248,21 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
             store,
             "rollback",
             version.name,
-            f"from {old.name}: {reason}" + (f"; lacks what was learned of {', '.join(lost)}" if lost else ""),
+            f"from {old.name}: {reason}" + (f"; loses what was learned in {', '.join(lost)}" if lost else ""),
         )
         return get_version(store, version.name)
 
 
 def version_of_job(store: Store, job: int) -> Version | None:
-    """What a job has made, where it came so far; the latest where a job made several."""
+    """The latest version that a job has made; None if it made none."""
     rows = store.rows("SELECT name FROM version WHERE job = ? ORDER BY rowid DESC LIMIT 1", (job,))
     return get_version(store, rows[0]["name"]) if rows else None
 
 
 def rolled_back_ancestor(store: Store, name: str) -> str | None:
-    """The version that `name` was trained from, where a rollback has left that one; None where it still stands.
+    """The last ancestor of `name` that served, if it was rolled back; None if it was not.
 
-    What never served (a candidate that was trained on from) is passed over: it is the last version that served that was left or not.
+    Candidates in between that never served are skipped.
     """
     version = get_version(store, name)
     while version.parent is not None:
@@ -273,14 +273,14 @@ def rolled_back_ancestor(store: Store, name: str) -> str | None:
 
 
 def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
-    """Mark a candidate as one that never serves."""
+    """Reject a candidate: it never serves."""
     with store.write() as conn:
         if lease is not None:
             leases.check(store, "job", lease)
         version = get_version(store, name)
         if version.state not in ("candidate", "rejected"):
             raise InputError(
-                f"{name} is {version.state}: only a candidate can be rejected; `perdure version rollback` leaves a serving one"
+                f"{name} is {version.state}: only a candidate can be rejected; use `perdure version rollback` to replace a serving one"
             )
         conn.execute("UPDATE version SET state = 'rejected' WHERE name = ?", (name,))
         return get_version(store, name)
@@ -293,7 +293,7 @@ def require_files(store: Store, version: Version) -> None:
 
 
 def pin(store: Store, name: str, pinned: bool = True) -> Version:
-    """Keep the files of a version whatever `version gc` removes."""
+    """Keep the files of a version: `version gc` does not remove them."""
     with store.write() as conn:
         get_version(store, name)
         conn.execute("UPDATE version SET pinned = ? WHERE name = ?", (int(pinned), name))
@@ -311,7 +311,7 @@ def _move(store: Store, kind: Literal["promote", "rollback"], old: str, new: str
 
 
 def _stack(log: Sequence[Move]) -> list[str]:
-    """The versions that led to the serving one, as promotions and rollbacks leave them; the last one serves."""
+    """The versions that led to the serving one, which is the last."""
     stack: list[str] = []
     for move in log:
         if move.kind == "rollback" and move.to_version in stack:
@@ -328,27 +328,27 @@ def _check_gate(store: Store, gate: int, candidate: str, serving: str) -> None:
         raise UnknownError(f"no gate {gate}")
     row = rows[0]
     if row["candidate"] != candidate or row["verdict"] != "promote":
-        raise InputError(f"gate {gate} says {row['verdict'] or 'nothing yet'} about {row['candidate']}: it does not let {candidate} serve")
+        raise InputError(
+            f"gate {gate} has the verdict {row['verdict'] or 'none yet'} on {row['candidate']}: it does not promote {candidate}"
+        )
     if row["serving"] != serving:
         raise InputError(f"gate {gate} compared {candidate} with {row['serving']}, but now {serving} serves: gate it again")
     if (left := rolled_back_ancestor(store, candidate)) is not None:
-        raise InputError(f"{candidate} was trained from {left}, which was rolled back: no verdict brings that back, only a person")
+        raise InputError(f"{candidate} was trained from {left}, which was rolled back: only a person can promote it")
 
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r} cannot name a version: use small letters, digits, '.', '_' and '-', at most 64, a letter or digit first"
-        )
+        raise InputError(f"{name!r} cannot name a version: use at most 64 small letters, digits, '.', '_' and '-', a letter or digit first")
 
 
 def _check_folder(store: Store, path: str) -> None:
-    """A row never names a folder that is not there, nor one outside the home."""
+    """Raise unless the folder exists and is inside the home."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
-        raise InputError(f"the folder of a version is named relative to the home, without '..': {path!r}")
+        raise InputError(f"give the folder of a version relative to the home, without '..', not {path!r}")
     if not (store.home / path).is_dir():
-        raise RuntimeFailure(f"{store.home / path} is not there: write and sync the folder of a version before its row")
+        raise RuntimeFailure(f"{store.home / path} is missing: write and sync the folder of a version before its row")
 
 
 def _check_reason(reason: str) -> None:

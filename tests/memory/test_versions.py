@@ -89,7 +89,7 @@ def test_a_name_that_is_a_path_or_worse_is_refused(store: Store, name: str) -> N
 
 
 def test_a_row_never_names_a_folder_that_is_not_there(store: Store) -> None:
-    with pytest.raises(RuntimeFailure, match="is not there"):
+    with pytest.raises(RuntimeFailure, match="is missing"):
         versions.add_candidate(store, None, "v1", "v0", "h", "versions/v1", [], None)
     for path in ("/etc", "../elsewhere"):
         with pytest.raises(InputError, match="relative to the home"):
@@ -155,7 +155,7 @@ def test_only_one_version_can_serve(store: Store, add_version) -> None:
 
 def test_a_rejected_candidate_never_serves(store: Store, clock, add_version) -> None:
     gate = gated(store, clock, add_version(), "reject")
-    with pytest.raises(InputError, match="says reject about v1"):
+    with pytest.raises(InputError, match="has the verdict reject on v1"):
         versions.promote(store, "v1", "please", gate=gate)
     versions.reject(store, "v1")
     versions.reject(store, "v1")
@@ -170,7 +170,7 @@ def test_a_rejected_candidate_never_serves(store: Store, clock, add_version) -> 
 def test_a_gate_lets_only_its_candidate_serve_and_only_after_the_version_it_saw(store: Store, clock, add_version) -> None:
     gate = gated(store, clock, add_version(), "promote")
     add_version()
-    with pytest.raises(InputError, match="about v1: it does not let v2 serve"):
+    with pytest.raises(InputError, match="on v1: it does not promote v2"):
         versions.promote(store, "v2", "borrowed", gate=gate)
     versions.promote(store, "v2", "by hand")
     with pytest.raises(InputError, match="compared v1 with v0, but now v2 serves"):
@@ -202,7 +202,7 @@ def test_after_a_rollback_the_way_back_skips_what_was_left(store: Store, add_ver
 
 def test_rollback_only_goes_to_what_served(store: Store, add_version) -> None:
     add_version()
-    with pytest.raises(InputError, match="v1 is candidate, it never served"):
+    with pytest.raises(InputError, match="v1 is candidate and never served"):
         versions.rollback(store, "v1", "harm")
     with pytest.raises(InputError, match="v0 serves already"):
         versions.rollback(store, "v0", "harm")
@@ -235,7 +235,7 @@ def test_after_a_rollback_no_anchor_asks_for_what_was_left(store: Store, add_ver
     assert (anchor_of(store, ADD), anchor_of(store, SORT)) == ("v1", "v2")
     versions.rollback(store, "v1", "harm")
     assert (anchor_of(store, ADD), anchor_of(store, SORT)) == ("v1", "v1")
-    assert events(store)[0].message == f"from v2: harm; lacks what was learned of {SORT}"
+    assert events(store)[0].message == f"from v2: harm; loses what was learned in {SORT}"
 
 
 def test_environments_keep_their_anchor_when_registered_again(store: Store, add_version) -> None:

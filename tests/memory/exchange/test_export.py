@@ -153,8 +153,6 @@ except RuntimeFailure as error:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
-@pytest.mark.processes
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path, form: Format) -> None:
     command = [sys.executable, "-c", EXPORT, str(full.home), str(tmp_path / "e"), form]
@@ -164,6 +162,7 @@ def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path, form: F
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+@pytest.mark.processes
 def test_no_arrow_is_imported_before_it_is_needed() -> None:
     names = ("upkeep.backup", "upkeep.integrity", "upkeep.prune", "exchange.documents", "exchange.export", "exchange.trace_format")
     modules = ", ".join(f"perdure.memory.{name}" for name in (*names, "exchange.import_traces"))

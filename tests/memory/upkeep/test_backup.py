@@ -211,6 +211,7 @@ def test_a_backup_cut_off_leaves_the_one_before(full: Store, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.db", "b.db.versions", "home"], "what was left is gone"
 
 
+@pytest.mark.processes
 def test_a_disk_that_is_full_leaves_nothing(full: Store, tmp_path: Path) -> None:
     """As a file-size limit of the process, which fails as a full disk does."""
     command = [sys.executable, "-c", BACKUP, str(full.home), str(tmp_path / "b.db"), "100000"]

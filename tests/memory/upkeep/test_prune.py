@@ -71,7 +71,7 @@ def test_what_goes_is_in_the_archive_as_it_was(full: Store) -> None:
     assert sources(full) == [], "and their rewards"
     assert [reward["source"] for row in archived(full.home) for reward in row["rewards"]] == ["anna", "judge-2", "anna"]
     assert check(full, CLOCK) == []
-    assert events(full, 1)[0].message == "9 episodes went to archive/, into 1 files"
+    assert events(full, 1)[0].message == "9 episodes were moved to 1 files in archive/"
 
 
 def test_what_is_judged_while_it_is_archived_stays(full: Store) -> None:
@@ -225,7 +225,7 @@ def test_an_interrupted_prune_loses_nothing_and_goes_on(store: Store, at: int) -
     assert kept | gone == set(before)
     assert {finding.rule for finding in check(store, CLOCK)} == {"archives"}
     again = subprocess.run(command, timeout=60, capture_output=True, text=True, check=True)
-    assert "since an earlier run" in again.stdout
+    assert "already, from an earlier run" in again.stdout
     rows = archived(store.home)
     assert [number for number, times in Counter(row["id"] for row in rows).items() if times > 1] == []
     assert {row["id"] for row in rows} | set(ids(store)) == set(before)
@@ -289,7 +289,7 @@ def test_what_does_not_read_back_is_not_deleted(store: Store) -> None:
     many(store, 2)
     store.rows("UPDATE turn SET logprobs = x'0000c07f0000c07f' WHERE episode = 3")
     before = ids(store)
-    with pytest.raises(RuntimeFailure, match="does not read back as the store has it: nothing of it was deleted"):
+    with pytest.raises(RuntimeFailure, match="differs from the store when it is read back: none of its episodes was deleted"):
         prune(store, NONE, quiet)
     assert ids(store) == before
 
