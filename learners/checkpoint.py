@@ -1,9 +1,8 @@
-"""What a learning job keeps of its last update, so that an attempt that is interrupted is gone on with and not begun anew.
+"""The checkpoint of a learning job, written after every update, so that an interrupted attempt resumes.
 
-One file in the home, `run/jobs/<number>.pt`, replaced by an atomic rename after every update and removed when the job has ended, or with
-the end of the next one where its process died. It begins with a checksum, which torch does not look for, and is read back without running
-code. A process that has lost its job may still replace it once; what is in it then is an earlier step of the same job. One that is damaged
-is as good as none: the job learns from its start again, and an event says why (`learning.py`).
+It is one file in the home, `run/jobs/<number>.pt`, replaced with an atomic rename and removed when the job ends; if the process died, when
+the next job ends. It begins with a checksum, and reading it runs no code. A process that lost its job may still replace it once, with an
+earlier step of the same job. If it is damaged, the job starts over, and an event says why (`learn_job.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from __future__ import annotations
 import io
 import pickle
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from perdure.memory.errors import RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, publish
@@ -25,20 +25,30 @@ CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """What a trainee needs to resume."""
+
+    parameters: Sequence[Tensor]
+    optimizer: dict[str, Any]
+    """As torch gives it."""
+    teacher: Sequence[Tensor]
+    """Of a teacher that moves; otherwise empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Where a job has come to."""
+    """The progress of a job."""
 
     step: int
     start: str
     """The version that it started from."""
     serving: str
-    """The version that served then, and may serve no more."""
-    state: dict[str, Any]
-    """Of the trainee: parameters and optimiser."""
+    """The version that served at the start of the job."""
+    state: TrainingState
     counts: tuple[int, int]
-    """Groups so far, as the workbench counts them, so that the next ones are others."""
+    """Groups so far, as the workbench counts them, so that later ones differ."""
     chosen: tuple[int, ...]
-    """Stored episodes that it learns from, where it has chosen some."""
+    """Stored episodes that it learns from, if any."""
     learned: bool = False
     """Whether any update so far had something to learn from."""
 
@@ -51,7 +61,8 @@ def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _Summing(io.FileIO(made, "w")) as file:
             file.seek(CHECKSUM_BYTES)
-            torch.save({field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, file)
+            state = {field.name: getattr(checkpoint.state, field.name) for field in fields(checkpoint.state)}
+            torch.save({**{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, "state": state}, file)
             checksum = file.crc.to_bytes(CHECKSUM_BYTES)
             file.seek(0)
             file.write(checksum)
@@ -71,9 +82,10 @@ def read_checkpoint(home: Path, job: int) -> Checkpoint | None:
     if content[:CHECKSUM_BYTES] != zlib.crc32(memoryview(content)[CHECKSUM_BYTES:]).to_bytes(CHECKSUM_BYTES):
         raise RuntimeFailure(f"{file} is damaged")
     try:
-        return Checkpoint(**torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
-    except (RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise RuntimeFailure(f"{file} is of another release ({type(error).__name__})") from error
+        found = torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True)
+        return Checkpoint(**{**found, "state": TrainingState(**found["state"])})
+    except (RuntimeError, TypeError, KeyError, pickle.UnpicklingError) as error:
+        raise RuntimeFailure(f"{file} was written by another release ({type(error).__name__})") from error
 
 
 def remove_other_checkpoints(home: Path, jobs: Iterable[int]) -> None:
@@ -85,7 +97,7 @@ def remove_other_checkpoints(home: Path, jobs: Iterable[int]) -> None:
 
 
 class _Summing(io.BufferedWriter):
-    """A file that sums up what is written to it: a checkpoint of full tuning is three times the model, and need not stand in memory."""
+    """A file that computes a checksum while it is written: a checkpoint of full tuning takes three times the model's memory."""
 
     crc = 0
 

@@ -1,6 +1,6 @@
-"""What is told of an update: how its episodes went, how far learner, sampler and references are apart, what it took.
+"""Diagnostics of an update: its episodes, distances between learner, sampler and references, and its cost.
 
-Plain functions from episodes and tensors to numbers; a value that there is none of is None. docs/learners.md has what each is good for.
+Plain functions from episodes and tensors to numbers; None if there is no data. docs/learners-reference.md explains each.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> G
 
 
 def ratio_stats(log_ratios: Sequence[Tensor]) -> RatioStats:
-    """How far learner and sampler are apart: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
+    """Differences between learner and sampler: `mismatch_kl` is the k3 estimate of KL(sampler || learner), `ess` the effective sample size
     of the importance weights as a share of the tokens."""
     if not any(len(log_ratio_A) for log_ratio_A in log_ratios):
         return RatioStats()
@@ -50,34 +50,34 @@ def ratio_stats(log_ratios: Sequence[Tensor]) -> RatioStats:
 
 @torch.no_grad()
 def drift_stats(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int) -> Drift:
-    """KL(present weights || base) and KL(present weights || serving version), exact over the vocabulary, in nats per token.
+    """KL(current weights || base) and KL(current weights || serving version), exact over the vocabulary, in nats per token.
 
-    Means over the action tokens of some episodes of the targets, and of old environments. Where the base model serves both are one.
+    Means over the action tokens of some episodes of the targets, and of old environments. If the base model serves, both are equal.
     """
     episodes = [*new, *old]
     references: list[Reference] = ["base", "serving"] if "serving" in trainee.references else ["base"]
-    found: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
+    kls: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
     for batch in pack([sequences_of(turns) for turns in episodes], budget_tokens):
         turns = [turn for i in batch for turn in episodes[i]]
         if not turns:
             continue
         sides = ["new" if i < len(new) else "old" for i in batch for _, action in episodes[i] for _ in action]
-        present_AV = trainee.distributions(turns, temperature)
+        current_AV = trainee.distributions(turns, temperature)
         for name in references:
-            kl_A = kl_divergence(present_AV, trainee.distributions(turns, temperature, name))
+            kl_A = kl_divergence(current_AV, trainee.distributions(turns, temperature, name))
             for side, kl in zip(sides, kl_A.tolist(), strict=True):
-                found[name, side].append(kl)
+                kls[name, side].append(kl)
     serving = references[-1]
     return Drift(
-        kl_base_new=mean(found["base", "new"]),
-        kl_base_old=mean(found["base", "old"]),
-        kl_serving_new=mean(found[serving, "new"]),
-        kl_serving_old=mean(found[serving, "old"]),
+        kl_base_new=mean(kls["base", "new"]),
+        kl_base_old=mean(kls["base", "old"]),
+        kl_serving_new=mean(kls[serving, "new"]),
+        kl_serving_old=mean(kls[serving, "old"]),
     )
 
 
 def cost(updates: Sequence[Update]) -> Cost:
-    """What a job took in all."""
+    """The total cost of a job."""
     return Cost(
         updates=len(updates),
         sampled_tokens=sum(update.sampled_tokens for update in updates),
@@ -92,6 +92,6 @@ def mean(values: Sequence[float]) -> float | None:
 
 
 def some(groups: Sequence[Group], most: int) -> list[Turns]:
-    """Episodes of all groups alike: the first of each, then the second, up to so many."""
-    found = sorted((member, n) for n, group in enumerate(groups) for member in range(len(group)))
-    return [turns_of(groups[n][member]) for member, n in found[:most]]
+    """Up to `most` episodes, evenly from all groups: the first of each, then the second, and so on."""
+    order = sorted((member, n) for n, group in enumerate(groups) for member in range(len(group)))
+    return [turns_of(groups[n][member]) for member, n in order[:most]]

@@ -1,4 +1,4 @@
-"""Which of the episodes at hand a supervised learner learns from, in which order, and how often."""
+"""Supervised learning from fixed lessons over several epochs, and how many tasks and episodes it uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from perdure.memory.records import Episode
 
 
 def per_task(groups: Sequence[Group], most: int) -> list[list[Episode]]:
-    """The successes of each group, at most so many, in the order of play."""
+    """The first successes of each group, at most `most`."""
     return [[episode for episode in group if episode.success][:most] for group in groups]
 
 
@@ -26,10 +26,10 @@ def imitation_epochs(
     data_staleness: float | None = None,
     start: Sampled | None = None,
 ) -> None:
-    """Make the updates that are left from fixed lessons: every epoch in another order, replay played afresh beside each batch. There are no
-    more updates than lessons in all epochs. `start` is what step 0 sampled, where they come from that; the first update tells how it went.
+    """Make the remaining updates from fixed lessons, in another order each epoch, with fresh replay beside each batch.
 
-    The order hangs on the seed alone, so that a job that is taken up again goes on where it was.
+    There are at most as many updates as lessons in all epochs. `start` has the episodes of step 0 if the lessons come from them; the first
+    update reports their statistics. The order depends on the seed alone, so a resumed job continues in it.
     """
     options = workbench.options
     workbench.check_lengths(lessons)
@@ -51,13 +51,13 @@ def imitation_epochs(
         workbench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, fixed=fixed, done=done)
 
 
-def wanted_tasks(workbench: Workbench) -> int:
-    """How many tasks of the targets a learner that samples for each update would attempt over the whole job."""
+def target_tasks(workbench: Workbench) -> int:
+    """The number of target tasks that a learner that samples for each update attempts in a whole job."""
     options = workbench.options
     share = 1 - options.replay if workbench.old else 1.0
     return max(1, round(options.prompts * share * options.updates))
 
 
-def wanted(workbench: Workbench) -> int:
-    """How many episodes of the targets such a learner would play."""
-    return wanted_tasks(workbench) * workbench.options.samples
+def target_episodes(workbench: Workbench) -> int:
+    """The number of target episodes that such a learner plays."""
+    return target_tasks(workbench) * workbench.options.samples

@@ -1,4 +1,4 @@
-"""One learning job, from the version it starts at to the candidate it leaves. The gate comes after it (`gate/gating.py`)."""
+"""One learning job, from its start version to the candidate. The gate follows it (`gate/gating.py`)."""
 
 from __future__ import annotations
 
@@ -71,11 +71,10 @@ def run_learning(
     stop: Callable[[], bool],
     each_round: Callable[[], None] = nothing,
 ) -> Version:
-    """Learn as the job says and add the candidate; `load` gives environments by name.
+    """Run the job's order and add the candidate; `load` gives environments by name.
 
-    Where an earlier attempt at the job was interrupted, it goes on from its last update. Raises `UnknownError` for a learner or version
-    that does not exist, `InputError` for options that do not fit, `RuntimeFailure` where there is nothing to learn from, and `Interrupted`
-    where `stop()` became true.
+    If an earlier attempt was interrupted, it resumes after its last update. Raises `UnknownError` if the learner or version does not exist,
+    `InputError` if options do not fit, `RuntimeFailure` if there is nothing to learn from, and `Interrupted` once `stop()` is true.
     """
     learner = _LEARNERS.get(order.learner)
     if learner is None:
@@ -125,7 +124,7 @@ def run_learning(
     try:
         learner(workbench, extra_losses, project_gradient)
     finally:
-        if workbench.sampler in engine:  # a step that could not be loaded is not
+        if workbench.sampler in engine:  # it is not if loading it failed
             engine.unload(workbench.sampler)
     for parameter in trainee.parameters:
         if not bool(torch.isfinite(parameter).all()):
@@ -144,22 +143,22 @@ def _last_checkpoint(store: Store, job: Job) -> Checkpoint | None:
     try:
         return read_checkpoint(store.home, job.id)
     except RuntimeFailure as error:
-        record_event(store, "damaged", f"job {job.id}", f"{error}: the job learns from its start again")
+        record_event(store, "damaged", f"job {job.id}", f"{error}: the job starts over")
         return None
 
 
 def _references(store: Store, files: ModelFiles, served: Version) -> dict[Reference, Weights]:
-    """What the learner is compared with, beside the base model."""
+    """The weights that the learner is compared with, in addition to the base model."""
     return {} if served.path is None else {"serving": version_weights(store, files, served)}
 
 
 def _retention(workbench: Workbench) -> tuple[dict[str, ExtraLoss], ProjectGradient | None]:
-    """What the options say is to keep old skills, beside what stands in the batches. Raises `InputError` where there is nothing to keep."""
+    """Extra losses and gradient projection for retention. Raises `InputError` if they need old successes and there are none."""
     options, trainee = workbench.options, workbench.trainee
     losses: dict[str, ExtraLoss] = {}
     memories = episodic_memory(workbench) if options.ewc or options.gem != "off" else []
     if options.ewc:
-        every = [one for memory in memories for one in memory]
+        every = [lesson for memory in memories for lesson in memory]
         losses["ewc"] = ewc(trainee, fisher(trainee, every, options.temperature), options.ewc)
     if options.lwf:
         losses["lwf"] = lwf(options.lwf, options.temperature)

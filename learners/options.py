@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from perdure.memory.contracts.orders import OptionValue
 from perdure.memory.errors import InputError
 
 LEARNERS: tuple[str, ...] = ("grpo", "reinforce", "iterative-sft", "self-sft", "trace-sft", "sft", "sdft")
@@ -114,7 +115,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 """Every option once, in the groups of the help."""
 
 
-def parse_options(given: Mapping[str, Any]) -> LearnOptions:
+def parse_options(given: Mapping[str, OptionValue]) -> LearnOptions:
     """Check options, given as text or as values. Raises `InputError` naming the first wrong one."""
     try:
         return LearnOptions.model_validate(given)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from perdure.envs.policy import Ids
+from perdure.learners.checkpoint import TrainingState
 from perdure.learners.engines.tree import build_tree, context_of
 from perdure.learners.options import LearnOptions
 from perdure.learners.weights.base_models import ModelFiles, four_bits
@@ -160,16 +161,16 @@ class Trainee:
             for teacher, learner in zip(self._adapter(TEACHER), self._adapter(LEARNS), strict=True):
                 teacher.lerp_(learner, rate)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainingState:
         """All that is needed to resume: parameters, optimiser, and a teacher that moves."""
-        return {"parameters": self.parameters, "optimizer": self._optimizer.state_dict(), "teacher": self._teacher()}
+        return TrainingState(parameters=self.parameters, optimizer=self._optimizer.state_dict(), teacher=self._teacher())
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: TrainingState) -> None:
         """Resume from the `state` of a trainee with the same options and start."""
         with torch.no_grad():
-            for parameter, saved in zip((*self.parameters, *self._teacher()), (*state["parameters"], *state["teacher"]), strict=True):
+            for parameter, saved in zip((*self.parameters, *self._teacher()), (*state.parameters, *state.teacher), strict=True):
                 parameter.copy_(saved)
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load_state_dict(state.optimizer)
 
     def _predict(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of K nodes of the tree; for each action token A, the row that predicts it and the token."""

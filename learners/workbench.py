@@ -1,7 +1,7 @@
-"""What every learner works with: how a batch of episodes is sampled with the current step, and how one update is made from lessons.
+"""The two parts of every learner: sample a batch of episodes with the current step, and make one update from lessons.
 
-A learner is a loop that calls these two in its own order (`grpo.py` is the shortest). After each update the job keeps all that it needs to
-go on from there, so that one that is interrupted does not start over.
+A learner is a loop that calls them in its own order (`loops/grpo.py` is the shortest). Each update ends with a checkpoint, from which an
+interrupted job resumes.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from perdure.memory.store import Store
 from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64
-"""Groups of each old environment that stored replay looks at."""
+"""Groups of each old environment that stored replay uses."""
 MEASURED_GROUPS = 2
-"""Groups of each old environment that KL is measured on where none is replayed."""
+"""Groups of each old environment on which KL is measured if none is replayed."""
 
 
 class Interrupted(RuntimeFailure):
-    """The job was asked to stop; it may be taken up again."""
+    """The job was asked to stop; it can be resumed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,12 @@ class Sampled:
     target: list[list[Episode]]
     old: list[list[Episode]]
     spoilt: int
-    """Episodes that did not complete, and so are no data."""
+    """Episodes that did not complete; they are not used."""
     staleness: float | None
-    """Updates that the policy which sampled them is behind; None where they have no such policy."""
+    """How many updates the sampling policy is behind; None if no policy of this job sampled them."""
 
     def part(self, n: int, of: int) -> Sampled:
-        """The n-th of `of` parts, each of neighbours: environments were played in turn, and so each part has all of them."""
+        """The n-th of `of` parts. Environments were played in turn, so each part of neighbouring groups has all of them."""
 
         def cut(groups: list[list[Episode]]) -> list[list[Episode]]:
             return groups[len(groups) * n // of : len(groups) * (n + 1) // of]
@@ -74,13 +74,13 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedData:
-    """What a learner on fixed data learns from."""
+    """The data of a learner that uses fixed episodes."""
 
     lessons: int
     staleness: float | None
-    """How far behind the policy was that played them, in the mean; None if nobody knows."""
+    """How far behind the sampling policies were, on average; None if unknown."""
     played: GroupStats | None = None
-    """How the episodes went that they were taken from, if the job played them itself before this update."""
+    """Statistics of the episodes, if the job played them itself before this update."""
 
 
 NONE: Mapping[str, ExtraLoss] = {}
@@ -88,7 +88,7 @@ NONE: Mapping[str, ExtraLoss] = {}
 
 @dataclass(slots=True, kw_only=True)
 class Workbench:
-    """One learning job at work. `step` counts the updates made so far."""
+    """The state of one running learning job. `step` counts its updates."""
 
     store: Store
     lease: Lease
@@ -105,26 +105,26 @@ class Workbench:
     parent: str = INITIAL
     """The version that the job started from."""
     serving: str = INITIAL
-    """The version that served then: KL is measured to it as long as the job lasts."""
+    """The version that served at the start; KL is measured to it throughout the job."""
     opponents: Opponents = no_opponents
     rewarder: Rewarder = from_environment
-    """Judges what is played; rewards that somebody gave stored episodes are the business of `trace_sft.py`."""
+    """Rewards played episodes; `loops/trace_sft.py` uses stored rewards."""
     step: int = 0
     updates: list[Update] = field(default_factory=list)
-    """Those of earlier attempts included."""
+    """All updates, including those of earlier attempts."""
     learned: bool = False
     """Whether any update so far had something to learn from; set by the learner."""
     chosen: tuple[int, ...] = ()
-    """Stored episodes that the job has chosen to learn from, the newest first: an attempt that goes on finds the same ones."""
+    """Stored episodes that the job learns from, newest first; a resumed attempt uses the same ones."""
     _drawn: int = 0
     _aimed: int = 0
-    """Groups so far: of all, and of targets. So each gets its turn where a batch is too small for all."""
+    """Groups so far, of all environments and of targets, so that environments take turns across batches."""
     _played_s: float = 0.0
     _played_tokens: int = 0
-    """What was played since the last update: the next one is charged with it."""
+    """Of play since the last update; counted in the next one."""
     _recent: dict[str, list[list[Episode]]] = field(default_factory=dict)
     """Stored mixed groups by environment, read once."""
-    _seen: list[list[Episode]] | None = None
+    _live: list[list[Episode]] | None = None
 
     @property
     def sampler(self) -> StepRef:
@@ -137,16 +137,16 @@ class Workbench:
 
     @property
     def names(self) -> str:
-        """The targets, to be named in an error."""
+        """The names of the targets, for errors."""
         return ", ".join(environment.name for environment in self.targets)
 
     @property
     def most_tokens(self) -> int:
-        """The most tokens that an answer of the targets may have."""
+        """The most tokens of an answer in any target."""
         return max(environment.max_tokens for environment in self.targets)
 
     def start(self, checkpoint: Checkpoint | None = None) -> None:
-        """Make the first step ready to sample: step 0, or the one that an interrupted attempt at this job had come to."""
+        """Load the first step into the engine: step 0, or that of the checkpoint."""
         if checkpoint is not None:
             self.trainee.resume(checkpoint.state)
             self.step = checkpoint.step
@@ -157,9 +157,9 @@ class Workbench:
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
-        """Play fresh groups with the current step: targets in turn, and for the replay share old environments in turn.
+        """Play fresh groups with the current step: targets in turn, and old environments in turn for the share of replay.
 
-        `refill` times as many groups are played again as have equal rewards (DAPO's dynamic sampling); those are kept for what they tell.
+        Groups with equal rewards are replaced by new ones, up to `refill` times (DAPO's dynamic sampling); they stay in the statistics.
         """
         options = self.options
         share = options.replay if self.old else 0.0
@@ -173,22 +173,22 @@ class Workbench:
         return sampled
 
     def sample_start(self, episodes: int) -> Sampled:
-        """Groups of about so many episodes, played by the start before the first update; a job that is taken up again reads them back."""
+        """Groups with about this many episodes, played before the first update; a resumed job reads them from the store."""
         if self.step == 0:
             return self.play(self._aim(-(-episodes // self.options.samples)))
         return Sampled(target=self.played_by_start(hinted=False), old=[], spoilt=0, staleness=float(self.step))
 
     def played_by_start(self, *, hinted: bool) -> list[list[Episode]]:
-        """Groups of targets that the job played before its first update, read back: those with the right answer in sight, or the others."""
+        """Groups of targets from the store that the job played before its first update, with hints or without."""
         episodes = self.rewarder(episodes_of_step(self.store, self.lease.subject, 0, hinted=hinted))
         return completed(_groups(episodes).values())
 
     def replay(self) -> Sampled:
-        """Play old environments alone, as many as go with one update."""
+        """Play the old environments of one update only."""
         return self.play(self._replay(self.options.prompts))
 
     def stored(self) -> list[Lesson]:
-        """Mixed groups of old environments that were played before, newest first, as lessons with importance ratios (`options.stored`)."""
+        """Lessons from stored mixed groups of old environments, newest first, with importance ratios (`options.stored`)."""
         options = self.options
         lessons: list[Lesson] = []
         for n in self.old_groups(options.prompts, options.stored):
@@ -202,7 +202,7 @@ class Workbench:
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:
-        """Play these attempts, which may be none, with the current step. Raises `Interrupted`."""
+        """Play these attempts, if any, with the current step. Raises `Interrupted`."""
         started = time.perf_counter()
         episodes = play(
             list(attempts),
@@ -217,7 +217,7 @@ class Workbench:
             each_round=self.each_round,
             opponents=self.opponents,
         )
-        self._go_on()
+        self._check_stop()
         self._played_s += time.perf_counter() - started
         self._played_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
         groups = _groups(self.rewarder(episodes))
@@ -228,19 +228,19 @@ class Workbench:
             staleness=0.0,
         )
 
-    def _remembered(self) -> list[list[Episode]]:
-        """What was played live in old environments, some of each: to measure on where nothing of them is replayed."""
-        if self._seen is None:
+    def _live_groups(self) -> list[list[Episode]]:
+        """Some groups of live play in each old environment, for measurements if nothing is replayed."""
+        if self._live is None:
             groups = [recent_groups(self.store, environment.name, MEASURED_GROUPS) for environment in self.old]
-            self._seen = [group for several in groups for group in several]
-        return self._seen
+            self._live = [group for several in groups for group in several]
+        return self._live
 
     def task(self, environment: Environment, n: int) -> int:
         """The seed of this job's n-th task of an environment."""
         return train_seed(self.options.seed, f"{environment.name} for job {self.lease.subject}", n)
 
     def group(self, environment: Environment, purpose: Purpose, members: int) -> list[Attempt]:
-        """Attempts at one fresh task of an environment, to be compared with each other."""
+        """Attempts at one fresh task of an environment, as one group."""
         seed = self.task(environment, self._drawn)
         name = f"job-{self.lease.subject}.{self.lease.attempt}-{self._drawn}"
         self._drawn += 1
@@ -256,15 +256,15 @@ class Workbench:
         return [attempt for environment in chosen for attempt in self.group(environment, "learn", self.options.samples)]
 
     def _replay(self, prompts: int) -> list[Attempt]:
-        """Attempts at fresh tasks of old environments in turn, for a batch of so many prompts."""
+        """Attempts at fresh tasks of old environments in turn, for a batch of this many prompts."""
         options = self.options
         chosen = [self.old[n % len(self.old)] for n in self.old_groups(prompts, 1 - options.stored)]
         return [attempt for environment in chosen for attempt in self.group(environment, "replay", options.replay_samples)]
 
     def old_groups(self, prompts: int, share: float) -> range:
-        """The numbers, in the whole job, of the groups of old environments that are this share of the replay beside so many prompts.
+        """Which groups of old environments, numbered over the whole job, belong to this share of the replay for this many prompts.
 
-        What is too little for one update adds up to a group after some.
+        Fractions of a group add up over updates.
         """
         options = self.options
         each = options.samples * options.replay * share / options.replay_samples if self.old else 0.0
@@ -282,14 +282,14 @@ class Workbench:
         fixed: FixedData | None = None,
         done: float | None = None,
     ) -> None:
-        """Learn from all lessons, `options.passes` times; the next step samples with the new weights, the same where there are no lessons.
+        """Make one update with `options.passes` passes over the lessons, and load the next step; without lessons weights stay the same.
 
-        `fixed` says what a learner on fixed data learns from. The rate has fallen by the share `done`, that of the whole job unless given.
-        Raises `Interrupted`, `RuntimeFailure` where it diverged, `InputError` for an episode that is longer than the model's context.
+        `fixed` describes the data of a learner on fixed episodes. The learning rate has fallen by the share `done`, by default that of the
+        job. Raises `Interrupted`, `RuntimeFailure` if it diverged, `InputError` if an episode is longer than the model's context.
 
         Axes: A action tokens of a micro-batch.
         """
-        self._go_on()
+        self._check_stop()
         started = time.perf_counter()
         options = self.options
         self.engine.release_memory()
@@ -300,9 +300,9 @@ class Workbench:
             write_manifest(self.store, self.lease, self.step + 1, sorted(ids), on_policy, reused=sorted(reused))
         drift = Drift()
         if options.measure:
-            imitated = [one.turns for one in lessons if one.imitation and one.episode not in ids]
+            imitated = [lesson.turns for lesson in lessons if lesson.imitation and lesson.episode not in ids]
             new = some(sampled.target, options.measure) or imitated[: options.measure]
-            old = some(sampled.old or self._remembered(), options.measure)
+            old = some(sampled.old or self._live_groups(), options.measure)
             drift = drift_stats(self.trainee, new, old, options.temperature, options.budget_tokens)
         lr = options.lr * (1 - (self.step / options.updates if done is None else done))
         norm, seen = 0.0, Gathered()
@@ -366,27 +366,27 @@ class Workbench:
         )
         write_checkpoint(self.store.home, self.lease.subject, checkpoint)
 
-    def _go_on(self) -> None:
+    def _check_stop(self) -> None:
         self.each_round()
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped after {self.step} updates")
 
     def fits(self, sequences: Iterable[Ids]) -> bool:
-        """Whether the model's context holds each of them."""
+        """Whether each sequence fits into the model's context."""
         return all(len(sequence) <= self.context_limit for sequence in sequences)
 
     def check_lengths(self, lessons: Iterable[Lesson]) -> None:
-        """Raises `InputError` for a lesson with a sequence that is longer than the model's context."""
-        for one in lessons:
-            self.check_length("a demonstration" if one.episode is None else f"episode {one.episode}", one.sequences)
+        """Raises `InputError` if a lesson is longer than the model's context."""
+        for lesson in lessons:
+            self.check_length("a demonstration" if lesson.episode is None else f"episode {lesson.episode}", lesson.sequences)
 
     def check_length(self, what: str, sequences: Sequence[Ids]) -> None:
-        """The same for sequences of one origin, which the error names."""
+        """The same for given sequences, which the error calls `what`."""
         if not self.fits(sequences):
             longest = max(map(len, sequences))
             raise InputError(
-                f"{what} has {longest} tokens, and the context of {self.engine.files.name} {self.context_limit}: leave it out, or set a "
-                "smaller turn limit"
+                f"{what} has {longest} tokens, but the context of {self.engine.files.name} only {self.context_limit}: leave it out, or "
+                "set a smaller turn limit"
             )
 
 

@@ -1,26 +1,14 @@
-"""The gate's decision: may this candidate serve? Nothing is played or stored here (`gating.py` does that), and no model is known.
+"""The gate's decision: may this candidate serve? Pure code; `gating.py` plays and stores.
 
-What a promotion certifies, and no more: at confidence 1 - alpha for this gate, the mean loss over the earlier environments is below
-`pool_margin`, no earlier environment lost its own margin or more against its anchor, and at least one trained environment improved on
-the serving version. Each of these is a test of its own; a promotion needs all of them, so that P(promote | any one is false) <= alpha
-without a correction for their number (intersection-union). Whatever is missing counts against the candidate.
+A promotion certifies, at confidence 1 - alpha for this gate: the mean loss over the earlier environments is below `pool_margin`, no earlier
+environment lost its own margin or more against its anchor, and at least one trained environment improved on the serving version. It needs
+all of these tests to pass; missing evidence counts against the candidate.
 
-**Why looking after every round is allowed.** Each test is a gambler's wealth that cannot grow in expectation while its null is true
-(betting; Waudby-Smith & Ramdas 2024). The stake is fixed before the round is seen. P(wealth ever >= 1/alpha) <= alpha (Ville), at
-whatever round one stops; the stops for futility can only reject. For the same reason a gate can be continued: feeding the stored
-differences again gives the stored wealth, and further rounds go on from there.
+Each test is a bettor's wealth, which may be checked after every round (Waudby-Smith & Ramdas 2024). Scores on *dev* seeds decide, before
+the first pair, which environments vote. docs/learning.md ('Why the error rate holds') gives the reasons for both.
 
-**Who votes is fixed before the first pair.** An environment whose anchor scores at or below its margin cannot show a loss of that
-margin: it is vacuous, has no vote and is left out of the pool, where its certain ties would hide the losses of others. A trained one
-whose serving version scores above `ceiling` is not asked for a gain. Both are decided by scores on *dev* seeds, never by the gate's
-own pairs: leaving an environment out because its pairs came out low would select on the very differences that are tested, while any
-choice that does not depend on the probe seeds leaves every test at its alpha. A dev score may be off by chance; that moves who is
-protected, not the error rate, and the scope is printed with the verdict. An environment without a dev score votes and is asked for a
-gain. At a ceiling nothing is left to gain but much to lose: a trained one there that has no anchor able to protect it is held to the
-serving version.
-
-Left out: e-LOND, the ladder of further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion.
-`evidence.py` puts what a gate found into numbers for people; `rates.py` simulates its error rates and power.
+Left out: e-LOND, further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion. `evidence.py` reports a
+gate's numbers; `rates.py` simulates its error rates and power.
 """
 
 from __future__ import annotations
@@ -35,28 +23,28 @@ from perdure.memory.json_value import to_json
 from perdure.memory.records import Decision, Role
 
 PRIOR_WEIGHT, PRIOR_SQUARE = 10, 0.25
-"""The second moment of a difference is taken as .25 at first; ten pairs weigh as much as that guess."""
+"""The first guess of a difference's second moment, .25, weighs as much as ten pairs."""
 STAKE_CAP = 0.8
-"""No pair can take more than this share of the wealth."""
+"""One pair can take at most this share of the wealth."""
 DESIGN_GAIN = 0.2
 FEW_EARLIER = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSettings:
-    """How much loss is too much, and how long to look. Margins are in points of score, from 0 to 1."""
+    """Margins of loss, in points of score from 0 to 1, and limits on rounds."""
 
     profile: str
     pool_margin: float
     task_margin: float
     nmax: int
-    """Rounds; a round is one seed of each environment that is still open."""
+    """Most rounds; a round is one pair of each open comparison."""
     nmin: int = 6
     alpha: float = 0.05
     critical_margin: float = 0.10
-    """Of an environment marked critical, in place of `task_margin`."""
+    """Instead of `task_margin`, for environments marked critical."""
     nmax_critical: int = 128
-    """Where a critical environment votes, `nmax` is at least this: so tight a margin cannot be shown in fewer rounds."""
+    """If a critical environment votes, `nmax` is at least this: fewer rounds cannot show so tight a margin."""
     futile_pool: float = 0.02
     futile_task: float = 0.003
     futile_gain: float = 0.02
@@ -66,9 +54,9 @@ class GateSettings:
     def __post_init__(self) -> None:
         for name in ("pool_margin", "task_margin", "critical_margin", "alpha", "futile_pool", "futile_task", "futile_gain", "ceiling"):
             if not 0 < getattr(self, name) < 1:
-                raise InputError(f"gate setting {name} is {getattr(self, name)}; it must lie between 0 and 1")
+                raise InputError(f"gate setting {name} is {getattr(self, name)}; it must be between 0 and 1")
         if not 1 <= self.nmin <= self.nmax:
-            raise InputError(f"gate settings nmin {self.nmin} and nmax {self.nmax}: 1 <= nmin <= nmax is needed")
+            raise InputError(f"gate settings nmin {self.nmin} and nmax {self.nmax}: they must satisfy 1 <= nmin <= nmax")
 
     @property
     def need(self) -> float:
@@ -84,32 +72,31 @@ PROFILES: dict[str, GateSettings] = {
 
 
 class Comparison(NamedTuple):
-    """The candidate against one reference in one environment: a sequence of pairs."""
+    """The candidate and one reference version in one environment."""
 
     environment: str
     role: Role
     reference: str
-    """The version compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """Who is judged how, fixed before the first pair. `settings` are those in force, after the rule for few environments."""
+    """What is tested, fixed before the first pair. `settings` already follow the rule for few environments."""
 
     settings: GateSettings
     hold: Mapping[Comparison, float]
-    """Margin of each comparison that must not lose."""
+    """The margin of each comparison that must not lose."""
     pool: tuple[Comparison, ...]
-    """The earlier ones of `hold`: what the pooled test is about. Empty where there is only one."""
+    """The comparisons of the pooled test: the earlier ones of `hold`; empty if there is only one."""
     gain: tuple[Comparison, ...]
-    """Trained ones that are asked for a gain."""
+    """Comparisons in trained environments that need a gain."""
     vacuous: Mapping[str, float] = field(default_factory=dict)
-    """Environments whose anchor cannot show a loss, with its score on dev seeds."""
+    """Environments whose anchor scores too low to show a loss, with its score on dev seeds."""
     at_ceiling: Mapping[str, float] = field(default_factory=dict)
-    """Trained ones that are not asked for a gain, with the serving version's score on dev seeds."""
+    """Trained environments that need no gain, with the serving version's score on dev seeds."""
 
     def text(self) -> str:
-        """All of it as JSON text: two scopes judge alike if and only if their texts are equal."""
+        """As JSON text; two scopes with equal texts test the same."""
         return to_json(
             {
                 **asdict(self.settings),
@@ -132,10 +119,11 @@ def fix_scope(
     anchor_scores: Mapping[str, float] | None = None,
     serving_scores: Mapping[str, float] | None = None,
 ) -> Scope:
-    """Decide who votes, from scores on dev seeds only (see the module's text).
+    """Decide which environments vote, from scores on dev seeds only.
 
-    `anchors` names the anchor of every environment that has one; those not in `trained` are the earlier ones. With three or fewer earlier
-    ones that vote, the margins and `nmax` of the economy profile are in force; with one, no pool.
+    `anchors` has the anchor of each environment with one; those not in `trained` are the earlier ones. With three or fewer earlier ones
+    that vote, the margins and `nmax` of the economy profile apply; with one, there is no pool. An environment without a dev score votes and
+    needs a gain. A trained one at its ceiling, without an anchor that could show a loss, must hold against the serving version.
     """
     anchor_scores, serving_scores = anchor_scores or {}, serving_scores or {}
     earlier = [name for name in anchors if name not in trained]
@@ -146,7 +134,7 @@ def fix_scope(
     def protects(name: str, settings: GateSettings) -> bool:
         return anchor_scores.get(name, 1.0) > margin(name, settings)
 
-    # Economy's margins are the widest, so that going over to them never brings a vote back: the count stays at three or fewer.
+    # Economy's margins are the widest, so a switch to them adds no votes: there are still three or fewer.
     few = PROFILES["economy"]
     if settings.profile != few.profile and sum(protects(name, settings) for name in earlier) <= FEW_EARLIER:
         settings = replace(settings, profile=few.profile, pool_margin=few.pool_margin, task_margin=few.task_margin, nmax=few.nmax)
@@ -155,33 +143,33 @@ def fix_scope(
     at_ceiling = {name: serving_scores[name] for name in trained if serving_scores.get(name, 0.0) > settings.ceiling}
     for name in trained:
         if name in anchors and protects(name, settings):
-            # Pairs with a serving version that is also the anchor serve both tests.
+            # If the serving version is also the anchor, both tests share its pairs.
             role: Role = "trained" if anchors[name] == serving else "earlier"
             hold[Comparison(name, role, anchors[name])] = margin(name, settings)
         elif name in at_ceiling:
             hold[Comparison(name, "trained", serving)] = margin(name, settings)
     if any(comparison.environment in critical for comparison in hold):
         settings = replace(settings, nmax=max(settings.nmax, settings.nmax_critical))
-    held = {comparison.environment for comparison in hold}
+    tested = {comparison.environment for comparison in hold}
     return Scope(
         settings=settings,
         hold=hold,
         pool=tuple(voting) if len(voting) > 1 else (),
         gain=tuple(Comparison(name, "trained", serving) for name in trained if name not in at_ceiling),
-        vacuous={name: anchor_scores[name] for name in anchors if name not in held},
+        vacuous={name: anchor_scores[name] for name in anchors if name not in tested},
         at_ceiling=at_ceiling,
     )
 
 
 class NonInferiority:
-    """Wealth against 'the mean difference is -margin or worse'. The stake is the Kelly bet for no change at all."""
+    """Wealth against 'the mean difference is -margin or less'. The stake is the Kelly bet for a true difference of 0."""
 
     def __init__(self, margin: float) -> None:
         self.margin, self.cap = margin, STAKE_CAP / (1 - margin)
         self.n, self.squares, self.log_wealth = 0, 0.0, 0.0
 
     def update(self, differences: Sequence[float]) -> None:
-        """One round. One stake for all of it: independent sources at mean m on average multiply to at most (1 + stake (m + margin))^K."""
+        """One stake for one round: K independent differences of mean m multiply wealth by at most (1 + stake (m + margin))^K on average."""
         margin = self.margin
         second_moment = (PRIOR_WEIGHT * PRIOR_SQUARE + self.squares) / (PRIOR_WEIGHT + self.n)
         stake = min(margin / (margin * margin + second_moment), self.cap)
@@ -192,7 +180,7 @@ class NonInferiority:
 
 
 class Superiority:
-    """Wealth against 'the mean difference is 0 or worse'. The stake is the Kelly bet for a gain of `DESIGN_GAIN`."""
+    """Wealth against 'the mean difference is 0 or less'. The stake is the Kelly bet for a gain of `DESIGN_GAIN`."""
 
     def __init__(self) -> None:
         self.n, self.squares, self.log_wealth = 0, 0.0, 0.0
@@ -205,9 +193,9 @@ class Superiority:
 
 
 class GateDecision:
-    """One gate, fed round by round: play one valid pair of each of `open`, hand the differences to `round`, until there is a `verdict`.
+    """One gate: play one valid pair of each comparison in `open`, pass the differences to `round`, and repeat until there is a `verdict`.
 
-    `limit` is the number of rounds after which it ends without a decision (default: `nmax`).
+    After `limit` rounds (`nmax` by default) it ends as inconclusive.
     """
 
     def __init__(self, scope: Scope, limit: int | None = None) -> None:
@@ -225,12 +213,12 @@ class GateDecision:
         self.gain = {comparison: Superiority() for comparison in scope.gain}
         self.gain_shown = not scope.gain
         self.open = tuple(self.history)
-        """What the next round needs one valid pair of; empty once there is a verdict."""
+        """The comparisons that the next round needs a pair of; empty after the verdict."""
         if not self.open:
-            self.end("inconclusive", "no environment is able to vote, so that nothing could be shown")
+            self.end("inconclusive", "no environment is able to vote, so nothing could be shown")
 
     def round(self, differences: Mapping[Comparison, float]) -> Decision | None:
-        """Take in one round: candidate minus reference, in [-1, 1], for exactly those that are open. A failed candidate is -1."""
+        """Add one round: the difference candidate - reference, in [-1, 1], of each open comparison. A failed candidate has -1."""
         if self.verdict is not None:
             raise ValueError(f"this gate has ended: {self.verdict}")
         if differences.keys() != set(self.open):
@@ -249,7 +237,7 @@ class GateDecision:
         return self.verdict
 
     def end(self, verdict: Decision, reason: str) -> None:
-        """Stop here. From outside only to give up: every promotion is decided by `round`."""
+        """End with this verdict. Callers use it only to give up; promotions are decided in `round`."""
         self.verdict, self.reason, self.open = verdict, reason, ()
 
     def _bet(self, differences: Mapping[Comparison, float]) -> None:
@@ -294,7 +282,7 @@ class GateDecision:
             return
         wanted = dict.fromkeys(comparison for comparison in self.hold if comparison not in self.held)
         if not self.pool_held:
-            wanted.update(dict.fromkeys(self.scope.pool))  # one that has passed is sampled on until the pool has
+            wanted.update(dict.fromkeys(self.scope.pool))  # also those that have passed, until the pool has
         if not self.gain_shown:
             wanted.update(dict.fromkeys(self.gain))
         self.open = tuple(wanted)
@@ -318,4 +306,4 @@ class GateDecision:
 
 def e_value(log_wealth: float) -> float:
     """Wealth from its logarithm."""
-    return exp(min(log_wealth, 700.0))  # more than a float can hold is as good as this
+    return exp(min(log_wealth, 700.0))  # a larger value would overflow

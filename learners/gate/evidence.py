@@ -1,7 +1,7 @@
-"""What a gate found, in the numbers a person needs to agree with it or not.
+"""The evidence of a gate in numbers.
 
-Every test has its pairs, wins and losses, the mean difference with an interval, and its wealth beside what that had to reach. Pairs that
-were played after a test had passed (for the pool, or for another test on the same pairs) count in the mean, and no longer in the wealth.
+Every test has its pairs, wins and losses, the mean difference with an interval, its wealth, and the wealth that it needed. Pairs played
+after a test had passed (for the pool, or for another test on the same pairs) count in the mean, but not in the wealth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INTERVAL_LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayedScores:
-    """What was played for one comparison, as scores."""
+    """Mean scores of the pairs of one comparison."""
 
     reference_score: float | None = None
     candidate_score: float | None = None
@@ -31,7 +31,7 @@ NOT_PLAYED = PlayedScores()
 
 
 def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] | None = None) -> Evidence:
-    """What the gate has seen so far, test by test. `played`: the scores behind the differences, by environment and reference."""
+    """The evidence so far, test by test. `played` has the scores behind the differences, by environment and reference."""
     played = played or {}
     scope, settings = gate.scope, gate.scope.settings
     learned = {comparison.environment for comparison in gate.gain} | scope.at_ceiling.keys()
@@ -85,7 +85,7 @@ def _gain(gate: GateDecision, trained: Mapping[str, Leg]) -> Leg:
         return Leg(state="not asked", note="every trained environment is at its ceiling" if trained else "no environment was trained")
     futile = gate.verdict == "reject" and all(test.log_wealth <= log(settings.futile_gain) for test in gate.gain.values())
     test = _leg(
-        list(zip(*(gate.history[comparison] for comparison in gate.gain), strict=False)),  # they are asked together until it is shown
+        list(zip(*(gate.history[comparison] for comparison in gate.gain), strict=False)),  # all are played until the gain is shown
         state="passed" if gate.gain_shown else "failed" if futile else "not shown",
         log_wealth=0.0,
         settings=settings,

@@ -1,16 +1,15 @@
-"""The gate as a process: what is played, in which order, and what is stored. `decision.py` decides.
+"""Running a gate: what is played, in which order, and what is stored. `decision.py` decides.
 
-Pairs are played in blocks, so that each side is one batch; every pair played is stored, and those that the decision did not need stay
-unused.
+Pairs are played in blocks, so that each side is one batch. Every pair is stored, also if the decision does not need it.
 
-**Nothing restarts.** Gating the same candidate again first feeds its stored pairs against the same references, in the order in which
-they were played: wealth continues from where it stood, and a rejection stands without a new episode. After a gate that was closed, `nmax`
-further rounds on new seeds are allowed. A gate that was interrupted resumes as the same gate: the rounds that were left, and the very
-seeds whose outcomes were lost, so that a candidate cannot get rid of seeds on which it brings the process down.
+**A candidate's evidence is never restarted.** Gating it again first replays its stored pairs against the same references, in their order,
+so wealth continues and a rejection stands. After a closed gate, `nmax` more rounds on new seeds are allowed. An interrupted gate resumes
+with the rounds that were left, and with the same seeds if their outcomes were lost: a candidate cannot escape seeds on which it crashes
+the process.
 
-**Fresh seeds.** Seeds come from the gate's own number, so no gate plays another's; a seed that chance repeats is skipped.
+**Fresh seeds.** Seeds depend on the gate's number, so gates do not share them; a seed that repeats by chance is skipped.
 
-Play is greedy here, as the player sees to it: scores of a gate are not those of live episodes, which are sampled.
+Play is greedy, so scores differ from those of live episodes, which are sampled.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ ENOUGH_PAIRS_TO_PLAN = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateCase:
-    """Who is judged against whom, and by which margins. Without trained environments only retention is judged."""
+    """Candidate, references and margins. Without trained environments only retention is tested."""
 
     candidate: Version
     serving: Version
     settings: GateSettings
     anchors: Mapping[str, str]
-    """The anchor's name, for every environment that has one; those in `trained` are left out of the pool."""
+    """The anchor of each environment that has one; environments in `trained` are left out of the pool."""
     trained: tuple[str, ...] = ()
     critical: tuple[str, ...] = ()
     anchor_scores: Mapping[str, float] = field(default_factory=dict)
-    """Means on dev seeds (`dev_scores`), which decide who is able to vote."""
+    """Means on dev seeds (`dev_scores`); they decide which environments vote."""
     serving_scores: Mapping[str, float] = field(default_factory=dict)
-    """The same of the serving version in the trained environments: who is asked for a gain."""
+    """The same for the serving version in the trained environments; they decide which need a gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateWork:
-    """What a gate works with."""
+    """The means to run a gate."""
 
     store: Store
     lease: Lease
@@ -63,10 +62,10 @@ class GateWork:
 
 
 def run_gate(case: GateCase, work: GateWork) -> GateResult:
-    """Gate a candidate and store every pair. The result is the caller's to write (`gates.close_gate`), with what follows from it.
+    """Gate a candidate and store every pair. The caller writes the result (`gates.close_gate`) and its consequences.
 
-    If past gates differed much, `nmax` goes up. Raises `InputError` if even that is not enough, `LeaseLost` if another process has taken
-    over; whatever else stops it, the next gate of this candidate takes up the stored pairs.
+    If pairs of past gates differed often, `nmax` is raised. Raises `InputError` if even that is not enough, `LeaseLost` if another process
+    has the job; after any other interruption, the candidate's next gate continues with the stored pairs.
     """
     store, candidate = work.store, case.candidate.name
     if candidate == case.serving.name and case.trained:
@@ -114,7 +113,7 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
 
 
 def _scope(case: GateCase, former: list[gates.GateRow], work: GateWork) -> Scope:
-    """Who is judged how: an interrupted gate resumes with the rounds that it had, a new one gets enough of them."""
+    """The scope of this gate: an interrupted one resumes with its own rounds, a new one gets enough of them."""
     scope = fix_scope(
         case.settings,
         serving=case.serving.name,
@@ -131,7 +130,7 @@ def _scope(case: GateCase, former: list[gates.GateRow], work: GateWork) -> Scope
 
 
 def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], None]) -> Scope:
-    """A noisy stream needs more rounds than the profile has: more than 20 % of the candidates that hold would be refused."""
+    """Raise `nmax` if the profile would refuse more than 20 % of the candidates that hold, as on a noisy stream."""
     nmax = planned.rounds()
     if nmax != scope.settings.nmax:
         progress(f"up to {nmax} rounds instead of {scope.settings.nmax}: past gates differed in {planned.q:.0%} of their pairs")
@@ -139,7 +138,7 @@ def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], N
 
 
 def dev_scores(play: Player, versions: Mapping[str, str], *, root_seed: int, episodes: int = 16) -> dict[str, float]:
-    """Mean score of one version in each environment, on its first dev seeds: who can vote is decided by these, before the gate.
+    """Mean score of a version in each environment on its first dev seeds; decides before the gate which environments vote.
 
     An environment that fails in half of them or more gets no score, and so votes.
     """
@@ -147,34 +146,34 @@ def dev_scores(play: Player, versions: Mapping[str, str], *, root_seed: int, epi
     for version in dict.fromkeys(versions.values()):
         names = [name for name in versions if versions[name] == version]
         draws = [(name, dev_seed(root_seed, name, r)) for name in names for r in range(episodes)]
-        found = play_scores(play, version, draws)
+        played = play_scores(play, version, draws)
         for name in names:
-            known = [score for draw, score in zip(draws, found, strict=True) if draw[0] == name and score is not None]
+            known = [score for draw, score in zip(draws, played, strict=True) if draw[0] == name and score is not None]
             if 2 * len(known) > episodes:
                 scores[name] = sum(known) / len(known)
     return scores
 
 
 def past_q(store: Store) -> float | None:
-    """The mean squared difference on earlier environments in gates that were not rejected; None before there are enough pairs to plan with.
+    """The mean squared difference of pairs in earlier environments; None if there are too few pairs to plan with.
 
-    Rejected ones are left out because q is wanted for a candidate that holds.
+    Rejected gates are left out, because q is meant for a candidate that holds.
     """
     pairs, q = gates.squared_differences(store)
     return q if pairs >= ENOUGH_PAIRS_TO_PLAN else None
 
 
 def _rounds_stored(table: PairTable, scope: Scope) -> int:
-    """How many rounds the pairs at hand supply, played without a limit."""
+    """The number of rounds in the stored pairs."""
     gate = GateDecision(scope, limit=2**31)
     table.feed(gate)
     return gate.rounds
 
 
 def _interrupted_seeds(former: list[gates.GateRow], lease: Lease, scope: Scope) -> int | None:
-    """The gate whose seeds to play: the candidate's last one, if it was interrupted with the same scope; None for new seeds."""
+    """The gate whose seeds to play again: the candidate's last one, if it was interrupted with the same scope; None for new seeds."""
     if not former or former[-1].result is not None or former[-1].terms.scope != scope.text():
         return None
     last = former[-1]
-    # In the same attempt it is that very gate, which resumes as it was written down.
+    # In the same attempt, that gate itself resumes.
     return last.terms.seeds_of if (last.job, last.attempt) == (lease.subject, lease.attempt) else last.terms.seeds_of or last.id

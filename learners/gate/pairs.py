@@ -1,7 +1,7 @@
-"""The pairs of one gate: those that are stored, and how new ones are drawn and played. What they mean is `decision.py`.
+"""The pairs of one gate: stored ones, and drawing and playing new ones. `decision.py` judges them.
 
-The reference plays a seed first. If the environment fails there, the pair is void and the next seed takes its place; only then does the
-candidate play, and a failure on its side counts as a difference of -1.
+The reference plays a seed first. If it gets no score, the pair is void and the next seed replaces it. Then the candidate plays the seed; if
+it gets no score, the difference is -1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Player(Protocol):
 
 
 class PairTable:
-    """The pairs of one gate: those at hand, and how new ones are drawn and played."""
+    """The pairs of one gate."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class PairTable:
         self.reference_episodes = 0
 
     def take(self, stored: Sequence[Pair], same_gate: bool = False) -> None:
-        """Take up stored pairs; those of comparisons outside this gate's scope are passed over. Voids count in the same gate only."""
+        """Add stored pairs, except those outside this gate's scope. Void pairs count only if they are of the same gate."""
         for pair in stored:
-            # By environment and reference: one that was trained then may be an earlier one now.
+            # By environment and reference only: an environment that was trained then may be an earlier one now.
             comparison = self._comparisons.get((pair.environment, pair.reference))
             if comparison is None:
                 continue
@@ -65,12 +65,12 @@ class PairTable:
                 self._voids[comparison] += 1
 
     def feed(self, gate: GateDecision) -> None:
-        """Hand over whole rounds for as long as every open comparison has its next pair."""
+        """Pass whole rounds to the gate, as long as every open comparison has a pair for the next one."""
         while gate.open and all(len(self._valid[c]) > len(gate.history[c]) for c in gate.open):
             gate.round({c: _difference(self._valid[c][len(gate.history[c])]) for c in gate.open})
 
     def play_block(self, gate: GateDecision, rounds: int) -> list[Pair]:
-        """Play what `rounds` more rounds need of the open comparisons; gives all new pairs, the void ones too."""
+        """Play the pairs that the open comparisons need for `rounds` more rounds; returns all new pairs, void ones included."""
         missing = {c: len(gate.history[c]) + rounds - len(self._valid[c]) for c in gate.open}
         pairs: list[Pair] = []
         ready: list[tuple[Comparison, int, int, float]] = []
@@ -99,7 +99,7 @@ class PairTable:
         return pairs
 
     def played(self, gate: GateDecision) -> dict[tuple[str, str], PlayedScores]:
-        """The scores behind what the decision used, by environment and reference."""
+        """Mean scores of the pairs that the decision used, by environment and reference."""
         scores = {}
         for comparison, pairs in self._valid.items():
             used = pairs[: len(gate.history[comparison])]
@@ -112,7 +112,7 @@ class PairTable:
         return scores
 
     def _draw(self, comparison: Comparison) -> tuple[int, int]:
-        """The next draw and its seed; one that was compared with this reference before, in any gate, is passed over."""
+        """The next draw and its seed, skipping seeds that any gate has compared with this reference."""
         while True:
             draw = self._next_draw[comparison]
             self._next_draw[comparison] += 1
@@ -122,7 +122,7 @@ class PairTable:
                 return draw, seed
 
     def _ask(self, wanted: Sequence[tuple[str, Draw]]) -> None:
-        """Play what is not known yet, one batch for each version."""
+        """Play the draws that have no score yet, one batch per version."""
         new = [key for key in dict.fromkeys(wanted) if key not in self._known]
         for version in dict.fromkeys(version for version, _ in new):
             draws = [draw for asked, draw in new if asked == version]
@@ -135,14 +135,14 @@ class PairTable:
 
 
 def play_scores(play: Player, version: str, draws: Sequence[Draw]) -> list[float | None]:
-    """The player's answer, refused where it is not one score in [0, 1] (or None) for each draw."""
+    """The player's scores; raises `RuntimeFailure` unless there is one in [0, 1], or None, for each draw."""
     scores = play.scores(version, draws)
     if len(scores) != len(draws):
-        raise RuntimeFailure(f"{version} was asked for {len(draws)} scores and gave {len(scores)}: nothing of this batch is used")
+        raise RuntimeFailure(f"{version} was asked for {len(draws)} scores and gave {len(scores)}: this batch is discarded")
     for (environment, seed), score in zip(draws, scores, strict=True):
         if score is not None and not 0 <= score <= 1:
             raise RuntimeFailure(
-                f"{version} scored {score} in {environment}, seed {seed}: a score lies in [0, 1]; nothing of this batch is used"
+                f"{version} scored {score} in {environment}, seed {seed}: a score must be in [0, 1]; this batch is discarded"
             )
     return scores
 

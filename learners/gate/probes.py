@@ -1,4 +1,4 @@
-"""Held-out play with a version: what the gate compares and `perdure probe` reports. Greedy, on the engine that serves."""
+"""Held-out episodes for the gate and for `perdure probe`. Greedy, on the engine that serves."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from perdure.memory.store import Store
 from perdure.memory.versions import serving
 
 LOADED_AT_ONCE = 3
-"""Versions that a player keeps loaded. Merged weights are as large as the model, and a gate has as many references as there are anchors."""
+"""Most versions that a player keeps loaded: merged weights are as large as the model, and a gate has a reference for each anchor."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EnginePlayer:
-    """`Player` of the gate over the in-process engine. Every episode is journaled under the job's lease."""
+    """The `Player` of the gate on an engine. Episodes are journaled under the job's lease."""
 
     store: Store
     engine: Engine
@@ -40,15 +40,15 @@ class EnginePlayer:
     _batches: int = 0
     _environments: dict[str, Environment] = field(default_factory=dict)
     _loaded: list[VersionRef] = field(default_factory=list)
-    """What this player has loaded, the latest used last."""
+    """Loaded by this player, the last used at the end."""
     _opponents: Opponents = field(init=False)
-    """Versions that play the other seats stay loaded. `serving` is the one that served when this was made: the same for both sides."""
+    """Versions in other seats, which stay loaded. `serving` is the one that served when this player was made: the same for both sides."""
 
     def __post_init__(self) -> None:
         self._opponents = version_opponents(self.store, self.engine, serving(self.store).name)
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
-        """One score in [0, 1] for each draw; None where the environment or the answer could not be scored. Raises `Interrupted`."""
+        """One score in [0, 1] for each draw; None if the episode could not be scored. Raises `Interrupted`."""
         for name in {name for name, _ in draws} - self._environments.keys():
             self._environments[name] = self.load(name)
         sampler = self._load(version)
@@ -72,12 +72,12 @@ class EnginePlayer:
         return [episode.score if episode.state == "completed" else None for episode in episodes]
 
     def _load(self, version: str) -> VersionRef:
-        """Load it, and let go of the one of this player that was used longest ago."""
+        """Load a version; if there are too many, unload this player's least recently used one."""
         ref = VersionRef(version)
         if ref in self._loaded:
             self._loaded.remove(ref)
         elif ref in self.engine:
-            return ref  # somebody else's
+            return ref  # loaded elsewhere
         elif len(self._loaded) == LOADED_AT_ONCE:
             self.engine.unload(self._loaded.pop(0))
         self._loaded.append(ensure_loaded(self.store, self.engine, version))
@@ -85,7 +85,7 @@ class EnginePlayer:
 
     def _opponent(self, name: str) -> tuple[Sampler, Policy]:
         ref, policy = self._opponents(name)
-        self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # from now on it stays
+        self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # opponents stay loaded
         return ref, policy
 
     def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
@@ -94,7 +94,7 @@ class EnginePlayer:
 
 
 def probe(player: EnginePlayer, version: str, environments: Sequence[str], episodes: int, root_seed: int) -> ProbeResult:
-    """Scores of a version on `episodes` probe seeds of each environment, with 95 % intervals; the seeds are the same in every probe."""
+    """Scores of a version on `episodes` probe seeds of each environment, with 95 % intervals; all probes have the same seeds."""
     scores = {}
     for name in environments:
         draws = [(name, probe_seed(root_seed, name, r)) for r in range(episodes)]

@@ -1,4 +1,4 @@
-"""The rules around a gate: who is played on dev seeds before it, and what a verdict means afterwards. Pure functions of stored evidence."""
+"""Rules before and after a gate: which versions play dev seeds, and what a verdict leads to. Pure functions of stored evidence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from perdure.memory.contracts.results import Evidence, GateResult
 
 REPLACES_ANCHOR = 200.0
-"""The e-value at which a version that beat an anchor takes its place: alpha = .005."""
+"""The e-value with which a version replaces an anchor: alpha = .005."""
 
 
 def need_dev_scores(anchors: Mapping[str, str], trained: Collection[str], serving: str) -> tuple[dict[str, str], dict[str, str]]:
     """The versions that play dev seeds before a gate, by environment: every anchor, and the serving version if it is another one.
 
-    An anchor's score decides whether its environment is able to vote, the serving version's whether a gain is asked for.
+    An anchor's score decides whether its environment votes, the serving version's whether a trained environment needs a gain.
     """
     return dict(anchors), {name: serving for name in trained if anchors.get(name) != serving}
 
@@ -24,7 +24,7 @@ def improved(evidence: Evidence) -> list[str]:
 
 
 def beaten_anchors(evidence: Evidence, anchors: Mapping[str, str | None]) -> list[str]:
-    """The improved environments whose anchor gives way: the candidate was compared with that very version, and beat it clearly."""
+    """The improved environments whose anchor is replaced: the candidate was compared with that anchor, and beat it clearly."""
     return [
         name
         for name in improved(evidence)
@@ -33,7 +33,7 @@ def beaten_anchors(evidence: Evidence, anchors: Mapping[str, str | None]) -> lis
 
 
 def only_gain_missing(result: GateResult) -> bool:
-    """Whether everything held and only the gain was not shown yet: then training continues from the candidate."""
+    """Whether everything held and only the gain was not shown; training then continues from the candidate."""
     evidence = result.evidence
     legs = [*evidence.environments.values(), *([evidence.pooled] if evidence.pooled else [])]
     held = all(leg.state in ("passed", "vacuous", "not asked") for leg in legs)

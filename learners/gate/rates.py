@@ -1,9 +1,9 @@
-"""How often the gate is wrong, and how often it lets a good candidate pass: simulated with the gate itself, never with a copy of it.
+"""Error rates and power of the gate, simulated with the gate itself.
 
-`self_test` puts the truth on the edge of each null, where a false promotion is likeliest, and holds the measured rate against alpha.
-`operating_curve` tells what a profile lets pass; `plan` asks, before anything is played, whether it would refuse a candidate that holds.
+`self_test` simulates candidates at the edge of each null, where a false promotion is most likely, and compares the rate with alpha.
+`operating_curve` shows what a profile lets pass. `plan` estimates, before a gate, whether it would refuse a candidate that holds.
 
-A simulated pair is a win, a loss or a tie: its mean is given, and `q` is the share of pairs that differ (for such pairs the mean of d^2).
+A simulated pair is a win, a loss or a tie with a given mean; `q` is the share of pairs that differ, which is also the mean of d^2.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LARGEST_FALSE_REJECTION = 0.20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How often a gate promoted, where the truth was known."""
+    """How often simulated gates promoted candidates of known quality."""
 
     truth: str
     profile: str
@@ -34,7 +34,7 @@ class Rate:
     episodes: float
     """Of the candidate, on average."""
     bound: float | None
-    """Of `promoted`: alpha and three standard errors, where a promotion would be false."""
+    """The largest acceptable `promoted`, alpha and three standard errors; None if promotions are not false."""
 
     @property
     def ok(self) -> bool:
@@ -47,9 +47,9 @@ class Rate:
 def self_test(
     runs: int = 2000, seed: int = 0, earlier: Sequence[int] = (5, 7), profiles: Sequence[str] = tuple(PROFILES)
 ) -> Iterator[Rate]:
-    """Simulate the gate at every null, one row after the other; a row is `ok` where false promotions stay within their bound.
+    """Simulate the gate at every null; a row is `ok` if false promotions stay within their bound.
 
-    Every row has `earlier` environments and one that was trained. The candidate is otherwise as good as a false one can be: it gains.
+    Every row has `earlier` environments and one trained one. Where it can, the false candidate has a gain.
     """
     rng = Random(seed)
     for profile in profiles:
@@ -67,7 +67,7 @@ def self_test(
 
 
 def operating_curve(settings: GateSettings, earlier: int, *, q: float = TYPICAL_Q, runs: int = 500, seed: int = 0) -> list[Rate]:
-    """What a profile lets pass, retention only: a candidate that holds, one a little worse everywhere, one much worse in one place."""
+    """What a profile lets pass in retention: candidates that hold, are a little worse everywhere, or much worse in one environment."""
     rng = Random(seed)
     scope = _scope(settings, earlier)
     rows = [_rate(scope, "all held", [0.0] * earlier, q, runs, rng)]
@@ -82,27 +82,27 @@ def operating_curve(settings: GateSettings, earlier: int, *, q: float = TYPICAL_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a gate would do with a candidate that holds everywhere, and what it would cost."""
+    """How a gate would judge a candidate that holds everywhere, and its cost."""
 
     profile: str
     environments: int
-    """How many must hold."""
+    """The number of environments that must hold."""
     q: float
     nmax: int
     false_rejection: float
-    """The share of such candidates that would not be promoted."""
+    """The share of such candidates that are not promoted."""
     episodes: float
     enough: int | None
-    """The smallest `nmax` tried at which few enough would be refused; None where none of them does."""
+    """The smallest tried `nmax` at which few enough are refused; None if there is none."""
 
     @property
     def refused(self) -> bool:
         return self.false_rejection > LARGEST_FALSE_REJECTION
 
     def rounds(self) -> int:
-        """The `nmax` to gate with: the profile's own, or the smallest tried with which no more than 20 % of those that hold are refused.
+        """The `nmax` to use: the profile's own, or the smallest tried with which at most 20 % of candidates that hold are refused.
 
-        Raises `InputError`, with the numbers, where none of them is enough. `nmax` enters no test, so the error rates do not depend on it.
+        Raises `InputError`, with the numbers, if none is enough. Error rates do not depend on `nmax`.
         """
         if not self.refused:
             return self.nmax
@@ -110,13 +110,13 @@ class Plan:
             raise InputError(
                 f"gate profile {self.profile} would refuse {self.false_rejection:.0%} of the candidates that hold, more than "
                 f"{LARGEST_FALSE_REJECTION:.0%}: {self.environments} environments must hold, nmax is {self.nmax}, and q (the mean squared "
-                f"difference of past gates) is {self.q:.3f}; nmax {8 * self.nmax} would not do either: use wider margins"
+                f"difference of past gates) is {self.q:.3f}; even nmax {8 * self.nmax} is not enough: use wider margins"
             )
         return self.enough
 
 
 def plan(scope: Scope, q: float, *, runs: int = 400, seed: int = 0) -> Plan:
-    """Simulate the retention tests of `scope` on a candidate that holds, at the q of past gates. It plans only: q enters no test."""
+    """Simulate the retention tests of `scope` on a candidate that holds, at the q of past gates. No test depends on q."""
     rng = Random(seed)
     nmax = scope.settings.nmax
     retention = replace(scope, gain=())
@@ -174,7 +174,7 @@ def _rate(
 
 
 def simulate(scope: Scope, means: Sequence[float], q: float, rng: Random, limit: int | None = None) -> GateDecision:
-    """One gate to its end, with `means` for the comparisons of `hold`, then of `gain`. A mean beyond q takes as many pairs as it needs."""
+    """One gate to its end, with `means` for the comparisons of `hold`, then of `gain`. If a mean exceeds q, that share of pairs differs."""
     gate = GateDecision(scope, limit)
     edges: Mapping[Comparison, tuple[float, float]] = {
         comparison: ((max(q, abs(mean)) - mean) / 2, max(q, abs(mean))) for comparison, mean in zip(gate.history, means, strict=True)

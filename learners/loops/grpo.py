@@ -1,9 +1,9 @@
-"""GRPO and its relatives, on-policy: fresh groups for every update, one optimiser step on each batch unless `passes` says more.
+"""GRPO and its variants, on-policy: fresh groups for every update, one optimiser step on each batch unless `passes` is larger.
 
 The default, `variant=centred`: A = R - mean of the group (Shao et al. 2024, without the division by the standard deviation: Liu et al.
-2025), a token-level mean over the batch, truncated importance sampling for what sampler and learner compute differently. The others are in
-`losses.py:VARIANTS`. As long as every batch is used once, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value
-function, a KL penalty inside the reward, the penalty of DAPO on answers that are nearly too long.
+2025), a token-level mean over the batch, and truncated importance sampling for differences between sampler and learner. The others are in
+`losses.py:VARIANTS`. With one pass, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value function, a KL penalty
+inside the reward, DAPO's penalty on answers that are nearly too long.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 PATIENCE = 4
-"""Updates without a single mixed group of a target, from the first on, after which the job ends."""
+"""The job ends if none of this many first updates had a mixed group of a target."""
 
 
 def grpo(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` where there is nothing to learn from: every group of the targets had equal rewards."""
+    """Raises `RuntimeFailure` if there is nothing to learn from: every group of the targets had equal rewards."""
     options = workbench.options
     advantages = VARIANTS[options.variant].advantages
     while workbench.step < options.updates:

@@ -1,10 +1,10 @@
-"""Iterative SFT: sample with the current step, keep what succeeded, imitate it, and sample again (RAFT, Dong et al. 2023).
+"""Iterative SFT: sample with the current step, imitate the successes, and sample again (RAFT, Dong et al. 2023).
 
-Within a round the episodes are a few updates old: approximately on-policy, which the paper behind Perdure found to be often enough
-(Chen et al. 2025). A round samples all episodes of its updates at once and learns from each success once. With `hints` tasks without a
-success are tried again with the right answer in sight, and what then succeeds is learned under the prompt without it (STaR, Zelikman et
-al. 2022). With `restart` each round samples with the latest step but learns from the start again (ReST-EM, Singh et al. 2023);
-the rate then falls within each round.
+Within a round the episodes are a few updates old: approximately on-policy, which is often enough according to the paper behind Perdure
+(Chen et al. 2025). A round samples all episodes of its updates at once, and learns from each success once. With `hints`, tasks without a
+success are retried with the right answer as a hint, and successes are learned under the prompt without it (STaR, Zelikman et al. 2022).
+With `restart`, each round samples with the latest step but learns from the start's weights (ReST-EM, Singh et al. 2023); the learning rate
+then falls within each round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from perdure.memory.errors import RuntimeFailure
 def iterative_sft(
     workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None
 ) -> None:
-    """Raises `RuntimeFailure` where no round has had a success to learn from, `InputError` where hints need an oracle."""
+    """Raises `RuntimeFailure` if no round had a success to learn from, `InputError` if hints need an oracle."""
     options = workbench.options
     rounds = min(options.rounds, options.updates)
     each, more = divmod(options.updates, rounds)

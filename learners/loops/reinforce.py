@@ -1,8 +1,8 @@
-"""REINFORCE, on-policy and without a baseline: every token of an episode is weighed by its return (Williams 1992).
+"""REINFORCE, on-policy and without a baseline: every token is weighted by the return of its episode (Williams 1992).
 
-This is what the paper behind Perdure calls REINFORCE: on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1
-only successes teach, as in iterative SFT, but each is used by the very policy that sampled it. Without `kl` episodes of return 0 cost no
-forward pass, and are not in the token mean. Left out: any baseline; take grpo for one.
+The paper behind Perdure uses this name for on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1 only
+successes teach, as in iterative SFT, but each updates the policy that sampled it. Without `kl`, episodes of return 0 cost no forward pass
+and are not in the token mean. Left out: any baseline; grpo has one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from perdure.memory.errors import RuntimeFailure
 
 
 def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` where there is nothing to learn from: no episode of the targets was rewarded."""
+    """Raises `RuntimeFailure` if there is nothing to learn from: no episode of the targets was rewarded."""
     options = workbench.options
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
-        paid = [episode for group in sampled.target for episode in group if episode.total_reward]
-        lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in paid]
+        rewarded = [episode for group in sampled.target for episode in group if episode.total_reward]
+        lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in rewarded]
         workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replayed(sampled.old, options)

@@ -1,10 +1,10 @@
-"""SDFT: the model teaches itself. The teacher is the same model after it has seen the task solved; the student answers without, on-policy,
-and follows the teacher's distribution token by token (Shenfeld et al. 2026, self-distillation fine-tuning).
+"""SDFT, self-distillation fine-tuning: the model teaches itself (Shenfeld et al. 2026).
 
-No reward is needed, so tasks that nobody wins teach as well. The teacher is frozen at the start, or follows the student slowly: a fast one
-was seen to collapse. `direction=reverse` is KL(student || teacher), `forward` is KL(teacher || student), both over the whole vocabulary, on
-the student's own answers. Demonstrations are the environment's own right answers; episodes that are too long to be read after one are left
-out. Left out as well: demonstrations from a file.
+The student answers on-policy and follows the teacher's distribution at each token; the teacher is the same model, which sees the task
+solved before. No reward is needed, so tasks that are never solved teach too. The teacher is frozen at the start, or follows the student
+slowly; a fast one was seen to collapse. `direction=reverse` is KL(student || teacher), `forward` is KL(teacher || student), both over the
+whole vocabulary, on the student's answers. Demonstrations are the environment's own right answers; episodes too long for the context after
+a demonstration are skipped. Left out: demonstrations from a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perdure.memory.errors import RuntimeFailure
 
 
 def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `InputError` where a target has no oracle, or one whose answers leave no room for the student's, `RuntimeFailure` where its
+    """Raises `InputError` if a target has no oracle, or if the oracle's answers leave no room for the student's, `RuntimeFailure` if the
     oracle solves none of the tasks."""
     options = workbench.options
     for target in workbench.targets:
@@ -32,11 +32,11 @@ def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
         shown = teaching(workbench, sampled.target)
-        taught = {one: turns for one, turns in shown.items() if workbench.fits(sequences_of(turns))}
+        taught = {student: turns for student, turns in shown.items() if workbench.fits(sequences_of(turns))}
         workbench.learned |= bool(taught)
         if not workbench.learned:
-            for one, turns in shown.items():
-                workbench.check_length(f"episode {one.episode} after the solved task", sequences_of(turns))
+            for student, turns in shown.items():
+                workbench.check_length(f"episode {student.episode} after the solved task", sequences_of(turns))
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: its oracle solved none of the {len(sampled.target)} tasks that were "
                 "completed; see `perdure env check`"
@@ -47,9 +47,9 @@ def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
 
 
 def teaching(workbench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turns]:
-    """For each episode of these groups, as a lesson of no weight of its own, its answers under the prompt that the teacher sees."""
+    """A lesson for each episode of these groups, and its turns under the teacher's prompt; the lesson's only own weight is that of KL."""
     environments = {environment.name: environment for environment in workbench.targets}
-    found: dict[Lesson, Turns] = {}
+    taught: dict[Lesson, Turns] = {}
     for group in groups:
         environment = environments[group[0].environment]
         played = solved(environment, group[0].seed)
@@ -57,20 +57,20 @@ def teaching(workbench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turn
             continue
         shown = demonstrated(environment, played.exchanges)
         for episode in group:
-            one = lesson(episode, kl=workbench.options.kl)
-            found[one] = with_prompt(one.turns, first_prompt(workbench, shown, episode))
-    return found
+            student = lesson(episode, kl=workbench.options.kl)
+            taught[student] = with_prompt(student.turns, first_prompt(workbench, shown, episode))
+    return taught
 
 
 def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> ExtraLoss:
     """Mean KL between student and teacher over the action tokens of the batch."""
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
-        mine = [one for one in lessons if one in taught]
-        if not mine:
+        students = [student for student in lessons if student in taught]
+        if not students:
             return next(iter(trainee.parameters)).new_zeros(())
-        student_AV = trainee.distributions([turn for one in mine for turn in one.turns], options.temperature)
-        teacher_AV = trainee.distributions([turn for one in mine for turn in taught[one]], options.temperature, "teacher")
+        student_AV = trainee.distributions([turn for student in students for turn in student.turns], options.temperature)
+        teacher_AV = trainee.distributions([turn for student in students for turn in taught[student]], options.temperature, "teacher")
         reverse = options.direction == "reverse"
         kl_A = kl_divergence(student_AV, teacher_AV) if reverse else kl_divergence(teacher_AV, student_AV)
         return kl_A.sum() * share / sum(one.tokens for one in lessons)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from perdure.learners.batches import lesson
-from perdure.learners.epochs import imitation_epochs, per_task, wanted
+from perdure.learners.epochs import imitation_epochs, per_task, target_episodes
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.workbench import NONE, Workbench
 from perdure.memory.errors import RuntimeFailure
@@ -18,7 +18,7 @@ from perdure.memory.errors import RuntimeFailure
 def self_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
     """Raises `RuntimeFailure` if the start succeeds in none of the sampled tasks."""
     options = workbench.options
-    start = workbench.sample_start(wanted(workbench))
+    start = workbench.sample_start(target_episodes(workbench))
     lessons = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
     if not lessons:
         raise RuntimeFailure(

@@ -15,7 +15,7 @@ from perdure.envs.policy import Chat
 from perdure.envs.rollout import opening
 from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
-from perdure.learners.epochs import imitation_epochs, wanted_tasks
+from perdure.learners.epochs import imitation_epochs, target_tasks
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, solved, without_hint
 from perdure.learners.options import ORACLE
@@ -47,7 +47,7 @@ def demonstrations(workbench: Workbench) -> list[Lesson]:
         check_oracle(target, "demos=oracle")
     if options.style == "styled" and workbench.step:
         return without_hint(workbench, workbench.played_by_start(hinted=True))
-    turn = [workbench.targets[n % len(workbench.targets)] for n in range(wanted_tasks(workbench))]
+    turn = [workbench.targets[n % len(workbench.targets)] for n in range(target_tasks(workbench))]
     tasks = [(environment, workbench.task(environment, n)) for n, environment in enumerate(turn)]
     if options.style == "styled":
         return answers_in_own_words(workbench, [(environment.name, seed) for environment, seed in tasks])

@@ -1,10 +1,10 @@
-"""SFT on traces: the successes that somebody else's learning, or plain play, has left in the store; the newest first.
+"""SFT on traces: imitates successes in the store from live play, another job or an import, newest first.
 
-What an RL run played is on-policy for that run, and nearly so for a model that follows it: much of its retention at the price of SFT (Chen
-et al. 2025, appendix on SFT with RL traces). `traces` says whose: live play (`stream`), a job of this home, or what was imported.
-`staleness` bounds how far behind the policy may be that sampled an episode. Tokens are learned as they were sampled; imported episodes of
-another model are learned from their texts. All successes of an import's label are learned, whatever its environments are called; how far
-behind their policy is nobody knows, and `per_task` holds for those that came with a seed.
+Episodes of an RL run are on-policy for that run, and nearly on-policy for a similar model: much of RL's retention at the price of SFT (Chen
+et al. 2025, appendix on SFT with RL traces). `traces` chooses live play (`stream`), a job of this home, or an import. `staleness` limits
+how far behind the sampling policy may be. Tokens are learned as they were sampled; imported episodes of another model are learned from
+their texts. All successes of an import's label are learned, whatever the names of its environments; their staleness is unknown, and
+`per_task` applies to those with a seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 from perdure.envs.policy import Message
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
-from perdure.learners.epochs import imitation_epochs, wanted
+from perdure.learners.epochs import imitation_epochs, target_episodes
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import ENVIRONMENT
 from perdure.learners.reward_source import rewarder
@@ -31,11 +31,11 @@ from perdure.memory.replay.traces import ForeignTrace, Trace, foreign_traces, jo
 STREAM = "stream"
 IMPORT = "import:"
 
-One = TypeVar("One")
+AnyTrace = TypeVar("AnyTrace")
 
 
 def trace_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` where no trace of the targets is a success, `InputError` or `UnknownError` for traces that there are not."""
+    """Raises `RuntimeFailure` if no trace of the targets is a success, `InputError` or `UnknownError` if no such traces exist."""
     options = workbench.options
     lessons, staleness = _imported(workbench) if options.traces.startswith(IMPORT) else _own(workbench)
     if not lessons:
@@ -47,7 +47,7 @@ def trace_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
 
 
 def _own(workbench: Workbench) -> tuple[list[Lesson], float | None]:
-    """Successes of this home, and their mean staleness: those that the job began with, where it is taken up again."""
+    """Successes of this home and their mean staleness; a resumed job gets the same ones."""
     options = workbench.options
     names = [environment.name for environment in workbench.targets]
     if workbench.chosen:
@@ -60,30 +60,32 @@ def _own(workbench: Workbench) -> tuple[list[Lesson], float | None]:
     else:
         raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
     few = _few(_successes(workbench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
-    chosen = list(islice(few, wanted(workbench)))
+    chosen = list(islice(few, target_episodes(workbench)))
     workbench.chosen = tuple(trace.episode.id for trace in chosen)
     staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
     return [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen], staleness
 
 
 def _imported(workbench: Workbench) -> tuple[list[Lesson], None]:
-    """Successes of another pipeline, whose staleness nobody knows; the same ones where the job is taken up again."""
+    """Successes of another pipeline, whose staleness is unknown; a resumed job gets the same ones."""
     options = workbench.options
     if options.rewards != ENVIRONMENT:
-        raise InputError(f"rewards={options.rewards} judges episodes of this home, not imported ones: leave it out with traces=import")
+        raise InputError(
+            f"rewards={options.rewards} applies to episodes of this home, not to imported ones: leave it out with traces=import"
+        )
     traces = foreign_traces(workbench.store, options.traces.removeprefix(IMPORT))
     if workbench.chosen:
         known = frozenset(workbench.chosen)
         return [_foreign(workbench, trace) for trace in traces if trace.id in known], None
     won = (trace for trace in traces if _won(workbench, trace))
     few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
-    chosen = list(islice(few, wanted(workbench)))
+    chosen = list(islice(few, target_episodes(workbench)))
     workbench.chosen = tuple(trace.id for trace in chosen)
     return [_foreign(workbench, trace) for trace in chosen], None
 
 
 def _successes(workbench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
-    """By the rewards that the job learns from."""
+    """Successful traces, by the rewards that the job learns from."""
     judges = rewarder(workbench.store, workbench.options.rewards)
     for trace in traces:
         [episode] = judges([trace.episode])
@@ -91,14 +93,14 @@ def _successes(workbench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]
             yield replace(trace, episode=episode)
 
 
-def _few(found: Iterable[One], task_of: Callable[[One], Hashable | None], most: int) -> Iterator[One]:
-    """At most so many of a task; of unknown tasks all."""
+def _few(traces: Iterable[AnyTrace], task_of: Callable[[AnyTrace], Hashable | None], most: int) -> Iterator[AnyTrace]:
+    """At most `most` traces of each task; all of unknown tasks."""
     taken: Counter[Hashable] = Counter()
-    for one in found:
-        task = task_of(one)
+    for trace in traces:
+        task = task_of(trace)
         taken[task] += 1
         if task is None or taken[task] <= most:
-            yield one
+            yield trace
 
 
 def _won(workbench: Workbench, trace: ForeignTrace) -> bool:
@@ -108,9 +110,9 @@ def _won(workbench: Workbench, trace: ForeignTrace) -> bool:
 
 
 def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
-    """Its tokens, where this model's tokenizer made them; else its texts, an observation of a target as the target would be asked.
+    """A lesson from its tokens if this model's tokenizer made them, otherwise from its texts; targets use their own prompt template.
 
-    Raises `InputError` where it has neither.
+    Raises `InputError` if it has neither.
     """
     files, chat = workbench.engine.files, workbench.engine.chat
     targets = {environment.name: environment for environment in workbench.targets}
@@ -119,7 +121,7 @@ def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
     for n, turn in enumerate(trace.turns):
         if is_ours and turn.prompt_ids and turn.action_ids:
             if max(*turn.prompt_ids, *turn.action_ids, 0) >= workbench.trainee.vocabulary:
-                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not know: its ids are another model's")
+                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not have: its ids are of another model")
             turns.append((turn.prompt_ids, turn.action_ids))
             continue
         if turn.action is None or (turn.messages is None and turn.observation is None):
@@ -131,8 +133,8 @@ def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
         elif n:
             prompt = chat.follow(*turns[-1], turn.observation or "")
         else:
-            told = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
-            prompt = chat.prompt(told or [Message(role="user", text=turn.observation or "")])
+            messages = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
+            prompt = chat.prompt(messages or [Message(role="user", text=turn.observation or "")])
         turns.append((prompt, chat.answer(turn.action)))
     made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
     workbench.check_length(f"imported episode {trace.id}", made.sequences)

@@ -147,7 +147,7 @@ def test_a_job_whose_kept_update_is_damaged_starts_over_and_says_so(tmp_path: Pa
         (told,) = [event for event in events(store) if event.kind == "damaged"]
         assert (told.subject, told.message) == (
             f"job {job}",
-            f"{file} is damaged: the job learns from its start again",
+            f"{file} is damaged: the job starts over",
         )
     assert not file.exists()
 

@@ -16,14 +16,16 @@ import torch
 from tests.learners.conftest import copied, random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.checkpoint import Checkpoint, read_checkpoint, remove_other_checkpoints, write_checkpoint
+from perdure.learners.checkpoint import Checkpoint, TrainingState, read_checkpoint, remove_other_checkpoints, write_checkpoint
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import RuntimeFailure, Unavailable
 
-LATER = Checkpoint(step=3, start="v1", serving="v2", state={"parameters": [torch.arange(6.0)]}, counts=(7, 4), chosen=(9, 5))
-EARLIER = replace(LATER, step=2, state={}, counts=(0, 0))
+STATE = TrainingState(parameters=[torch.arange(6.0)], optimizer={}, teacher=[])
+NO_STATE = TrainingState(parameters=[], optimizer={}, teacher=[])
+LATER = Checkpoint(step=3, start="v1", serving="v2", state=STATE, counts=(7, 4), chosen=(9, 5))
+EARLIER = replace(LATER, step=2, state=NO_STATE, counts=(0, 0))
 TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
@@ -33,8 +35,8 @@ def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, 1, LATER)
     found = read_checkpoint(tmp_path, 1)
     assert found is not None
-    assert torch.equal(found.state["parameters"][0], torch.arange(6.0))
-    assert replace(found, state={}) == replace(LATER, state={})
+    assert torch.equal(found.state.parameters[0], torch.arange(6.0))
+    assert replace(found, state=NO_STATE) == replace(LATER, state=NO_STATE)
     assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
 
 
@@ -84,7 +86,7 @@ def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
     file = tmp_path / "run" / "jobs" / "1.pt"
     file.parent.mkdir(parents=True)
     file.write_bytes(zlib.crc32(made.getvalue()).to_bytes(4) + made.getvalue())
-    with pytest.raises(RuntimeFailure, match=r"1\.pt is of another release"):
+    with pytest.raises(RuntimeFailure, match=r"1\.pt was written by another release"):
         read_checkpoint(tmp_path, 1)
     assert not (tmp_path / "ran").exists()
 
@@ -134,4 +136,4 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
 
 
 def test_a_frozen_teacher_is_not_kept(llama: ModelFiles) -> None:
-    assert trainee_of(llama, with_teacher=True).state()["teacher"] == []
+    assert trainee_of(llama, with_teacher=True).state().teacher == []

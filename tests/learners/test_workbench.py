@@ -315,7 +315,7 @@ def test_what_a_longer_engine_sampled_is_played_and_learned_only_as_far_as_the_l
     sampled = workbench.sample(4)
     longest = max(len(turn.prompt_ids) + len(turn.action_ids) for group in sampled.target for one in group for turn in one.turns)
     workbench.trainee.context_limit = longest - 1
-    with pytest.raises(InputError, match=f"episode [0-9]+ has {longest} tokens, and the context of .* {longest - 1}: leave it out"):
+    with pytest.raises(InputError, match=f"episode [0-9]+ has {longest} tokens, but the context of .* only {longest - 1}: leave it out"):
         workbench.update([lesson(one) for group in sampled.target for one in group], sampled, on_policy=True)
     workbench.trainee.context_limit = 1
     assert workbench.sample(4).spoilt > 0

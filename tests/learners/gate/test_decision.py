@@ -349,7 +349,7 @@ def test_more_rounds_are_taken_where_a_profile_would_refuse_too_many_good_candid
     assert 0.2 < refused.false_rejection < 0.4
     assert refused.rounds() == 96
     hopeless = replace(refused, enough=None)
-    with pytest.raises(InputError, match=r"would refuse \d+% .* 2 environments must hold, nmax is 48, and q .* is 0\.100; nmax 384"):
+    with pytest.raises(InputError, match=r"would refuse \d+% .* 2 environments must hold, nmax is 48, and q .* is 0\.100; even nmax 384"):
         hopeless.rounds()
 
 

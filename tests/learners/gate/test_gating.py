@@ -212,7 +212,7 @@ def test_an_answer_that_is_not_one_score_each_stops_the_gate(store: Store, answe
         def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
             return super().scores(version, draws) if version == "v1" else [*answer]
 
-    with pytest.raises(RuntimeFailure, match="nothing of this batch is used"):
+    with pytest.raises(RuntimeFailure, match="this batch is discarded"):
         gate_it(store, Wrong(held))
     assert stored(store) == []
     assert gates.last_verdict(store) is None

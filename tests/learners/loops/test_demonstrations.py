@@ -168,7 +168,7 @@ LONG = json.dumps({"observation": "long " * 400, "action": "y"}).encode()
         (b"\xff\xfe", {}, InputError, "not UTF-8"),
         (b"", {}, RuntimeFailure, "nothing to learn from"),
         (GOOD, {"style": "styled"}, InputError, "leave style=styled out"),
-        (GOOD * 40 + LONG, {}, InputError, "demonstration 41 has [0-9]+ tokens, and the context of .* 256: leave it out"),
+        (GOOD * 40 + LONG, {}, InputError, "demonstration 41 has [0-9]+ tokens, but the context of .* only 256: leave it out"),
     ],
 )
 def test_a_broken_file_of_demonstrations_is_named(
@@ -221,5 +221,5 @@ def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Lear
 
 
 def test_a_teacher_that_sees_more_than_the_context_holds_is_refused(llama_learner: Learner) -> None:
-    with pytest.raises(InputError, match=r"episode [0-9]+ after the solved task has [0-9]+ tokens, and the context of"):
+    with pytest.raises(InputError, match=r"episode [0-9]+ after the solved task has [0-9]+ tokens, but the context of"):
         llama_learner.learn("py:tests.learners.easy:Wordy", "sdft", updates=1, prompts=2, samples=2)
