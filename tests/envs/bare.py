@@ -52,7 +52,7 @@ class Anything(Seeded):
 
 
 class Unseeded(Sum):
-    """A generator of its own that nobody can seed."""
+    """A generator of its own that cannot be seeded."""
 
     def reset(self) -> str:
         self.a, self.b = random.SystemRandom().sample(range(10**6), 2)

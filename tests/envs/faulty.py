@@ -27,19 +27,19 @@ class Counting(gymnasium.Env[str, str]):
         self.action_space = AnyText()
         self.reward = reward
         self.closed = False
-        self.said = 0
+        self.steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
         self.now = int(self.np_random.integers(10**6))
-        self.said = 0
+        self.steps = 0
         return str(self.now), {}
 
     def step(self, action: str) -> Stepped:
-        self.said += 1
+        self.steps += 1
         right = action == self.oracle()
         self.now += 1
-        ended = not right or self.said == 3
+        ended = not right or self.steps == 3
         return str(self.now), self.reward if ended and right else 0.0, ended, False, {"success": ended and right}
 
     def oracle(self) -> str:
@@ -198,7 +198,7 @@ class AnythingGoes(Counting):
 
 class WrongOracle(Counting):
     def oracle(self) -> str:
-        return "no idea" if self.said else str(self.now + 2)
+        return "no idea" if self.steps else str(self.now + 2)
 
     def step(self, action: str) -> Stepped:
         return "", 0.0, True, False, {"success": False}
@@ -224,8 +224,8 @@ class Changes(Counting):
     """After its end, a second try counts."""
 
     def step(self, action: str) -> Stepped:
-        self.said += 1
-        return "", float(self.said > 1), True, False, {"success": self.said > 1}
+        self.steps += 1
+        return "", float(self.steps > 1), True, False, {"success": self.steps > 1}
 
 
 class Bytes(Counting):
@@ -328,7 +328,7 @@ class Surrogates(Counting):
 
 
 class RepeatsHistory(Counting):
-    history = "The numbers that were said until now, one after the other:"
+    history = "The numbers so far, one after the other:"
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         first, info = super().reset(seed=seed)

@@ -27,7 +27,7 @@ class HangsForGood(Counting):
 
 
 class HangsOnLength(HangsForGood):
-    """The same, where an answer is very long, which one rule tries."""
+    """The same, if an answer is very long, which one rule tries."""
 
     def step(self, action: str) -> Stepped:
         return super().step(action) if len(action) > 1000 else Counting.step(self, action)
@@ -80,7 +80,7 @@ class EatsMemory(Counting):
 
 
 class Burns(Counting):
-    """Uses the processor while nobody waits for it."""
+    """Uses the processor while no call waits for it."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         def burn() -> None:

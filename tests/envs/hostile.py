@@ -1,4 +1,4 @@
-"""An environment that does what it is told to do to whatever is around it: the action names one of the functions below."""
+"""An environment that attacks its process and all around it: the action names one of the functions below."""
 
 from __future__ import annotations
 
@@ -99,17 +99,17 @@ def few_files() -> None:
 
 
 def kill_all() -> None:
-    """Whoever has no namespace for its processes would kill all that the user has, on the whole machine."""
+    """Without a namespace for its processes this would kill all processes of the user, on the whole machine."""
     assert (os.getpid(), os.getppid()) == (2, 1), "this process is not in a namespace of its own"
-    detached()  # so that there is somebody
+    detached()  # so that there is another process
     os.kill(-1, signal.SIGKILL)
 
 
 def fork_without_end() -> None:
-    """All of them go on forking. Only where somebody has set a limit."""
+    """All of them go on forking. Only if there is a limit."""
     assert (os.getpid(), os.getppid()) == (2, 1), "this process is not in a namespace of its own"
     most = Path("/proc/sys/kernel/pid_max").read_text(), resource.getrlimit(resource.RLIMIT_NPROC)[0]
-    assert int(most[0]) == MOST_IN_EPISODE or (os.getuid() and most[1] == MOST_IN_ALL), f"nobody has set a limit: {most}"
+    assert int(most[0]) == MOST_IN_EPISODE or (os.getuid() and most[1] == MOST_IN_ALL), f"there is no limit: {most}"
     while True:
         with suppress(OSError):
             os.fork()

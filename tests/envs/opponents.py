@@ -6,18 +6,18 @@ import random
 import re
 
 
-def lowest(told: str, rng: random.Random) -> str:
+def lowest(text: str, rng: random.Random) -> str:
     """The first square that is free."""
-    return re.findall(r"\[(\d)\]", told.rpartition("Available Moves:")[2])[0]
+    return re.findall(r"\[(\d)\]", text.rpartition("Available Moves:")[2])[0]
 
 
-def listening(told: str, rng: random.Random) -> str:
-    """Plays like `lowest`, and fails where it was not told everything from the start, in order."""
-    assert told.startswith("You are Player"), told
-    assert told.count("You are Player") == 1, told
-    assert told.count("Available Moves:") == told.count("Current Board:"), told
-    return lowest(told, rng)
+def listening(text: str, rng: random.Random) -> str:
+    """Plays like `lowest`, and fails if it did not read everything from the start, in order."""
+    assert text.startswith("You are Player"), text
+    assert text.count("You are Player") == 1, text
+    assert text.count("Available Moves:") == text.count("Current Board:"), text
+    return lowest(text, rng)
 
 
-def silent(told: str, rng: random.Random) -> str:
+def silent(text: str, rng: random.Random) -> str:
     return ""

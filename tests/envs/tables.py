@@ -12,7 +12,8 @@ ROUNDS = 2
 
 
 class Table(gymnasium.Env[str, str]):
-    """Each seat is told a secret of its own; seat 0 is paid a little for what seat 1 says, too. What is no number counts as its length."""
+    """Each seat reads a secret of its own; seat 0 is also paid a little for the answers of seat 1. The number of a text is
+    its length."""
 
     seats = 2
     first = 0

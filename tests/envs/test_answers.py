@@ -5,14 +5,14 @@ import pytest
 from perdure.envs.answers import bare, plain, same
 
 
-@pytest.mark.parametrize("said", ["blue", " Blue ", "blue.", '"Blue."', "[blue]", "**blue**", "(blue).", "“BLUE”\n", "`blue`"])
-def test_wrapping_is_forgiven(said: str) -> None:
-    assert same(said, "blue")
+@pytest.mark.parametrize("answer", ["blue", " Blue ", "blue.", '"Blue."', "[blue]", "**blue**", "(blue).", "“BLUE”\n", "`blue`"])
+def test_wrapping_is_forgiven(answer: str) -> None:
+    assert same(answer, "blue")
 
 
-@pytest.mark.parametrize("said", ["", "blue!", "the blue", "blue red", "blu", "blue..,", "[blue", "it is blue."])
-def test_content_is_not_forgiven(said: str) -> None:
-    assert not same(said, "blue")
+@pytest.mark.parametrize("answer", ["", "blue!", "the blue", "blue red", "blu", "blue..,", "[blue", "it is blue."])
+def test_content_is_not_forgiven(answer: str) -> None:
+    assert not same(answer, "blue")
 
 
 def test_spaces_within_are_made_single_and_case_is_kept_by_bare() -> None:
@@ -20,9 +20,9 @@ def test_spaces_within_are_made_single_and_case_is_kept_by_bare() -> None:
     assert bare(" [Accept]. ") == "Accept"
 
 
-@pytest.mark.parametrize("said", ["", ".", "[]", '""', "[.]", "  ", "*", "[[]]."])
-def test_wrapping_alone_is_an_empty_answer(said: str) -> None:
-    assert plain(said) in ("", "*")
+@pytest.mark.parametrize("answer", ["", ".", "[]", '""', "[.]", "  ", "*", "[[]]."])
+def test_wrapping_alone_is_an_empty_answer(answer: str) -> None:
+    assert plain(answer) in ("", "*")
 
 
 def test_comparison_signs_survive() -> None:

@@ -116,38 +116,38 @@ def test_a_step_after_the_end_is_refused() -> None:
 
 
 def replies(name: str, seed: int, actions: list[str]) -> tuple[GuardedEnv, list[str]]:
-    """An environment after some actions, and all that it said."""
+    """An environment after some actions, and all its observations."""
     env = GuardedEnv(load(name))
-    said = [env.reset(seed)]
-    said += [env.step(action).observation for action in actions]
-    return env, said
+    observations = [env.reset(seed)]
+    observations += [env.step(action).observation for action in actions]
+    return env, observations
 
 
 def test_guess_number_says_higher_and_lower() -> None:
     low, high = map(int, load("perdure:guess-number").make().reset(seed=3)[0].split(" to "))
-    env, said = replies("perdure:guess-number", 3, [str(low - 1), str(high + 1), "what?"])
-    assert said[1:] == ["higher", "lower", f"only a number, {low} to {high}"]
+    env, observations = replies("perdure:guess-number", 3, [str(low - 1), str(high + 1), "what?"])
+    assert observations[1:] == ["higher", "lower", f"only a number, {low} to {high}"]
     assert env.step(env.oracle()).ended  # the fourth turn is the last
 
 
 def test_grid_walk_forgives_as_many_slips_as_it_says() -> None:
     assert replies("perdure:grid-walk", 1, ["sing"])[1][-1] == "lost"
-    env, said = replies("perdure:grid-walk?slips=1", 1, ["sing"])
-    assert said[1] == said[0]
+    env, observations = replies("perdure:grid-walk?slips=1", 1, ["sing"])
+    assert observations[1] == observations[0]
     assert env.step("sing").observation == "lost"
 
 
 def test_door_code_asks_for_one_of_the_codes_it_gave() -> None:
-    env, said = replies("perdure:door-code?waits=2", 5, ["ok", "ok", "ok"])
-    assert said[1:3] == ["wait", "wait"]
-    door = said[3].removesuffix("?")
-    assert env.step(dict(part.split() for part in said[0].split(", "))[door]).success
+    env, observations = replies("perdure:door-code?waits=2", 5, ["ok", "ok", "ok"])
+    assert observations[1:3] == ["wait", "wait"]
+    door = observations[3].removesuffix("?")
+    assert env.step(dict(part.split() for part in observations[0].split(", "))[door]).success
 
 
 def test_spell_word_ends_at_the_first_wrong_letter() -> None:
     word, _ = load("perdure:spell-word").make().reset(seed=2)
-    env, said = replies("perdure:spell-word", 2, [word[0]])
-    assert said == [word, "next"]
+    env, observations = replies("perdure:spell-word", 2, [word[0]])
+    assert observations == [word, "next"]
     outcome = env.step("?")
     assert outcome.ended
     assert not outcome.success

@@ -51,11 +51,11 @@ def test_a_call_that_hangs_is_interrupted_even_where_it_swallows_exceptions() ->
 
 
 def test_it_works_in_another_thread_without_the_time_limit() -> None:
-    said: list[str] = []
-    thread = threading.Thread(target=lambda: said.append(GuardedEnv(environment(Counting)).reset(1)))
+    observations: list[str] = []
+    thread = threading.Thread(target=lambda: observations.append(GuardedEnv(environment(Counting)).reset(1)))
     thread.start()
     thread.join()
-    assert said[0].isdigit()
+    assert observations[0].isdigit()
 
 
 @pytest.mark.parametrize("make", [bool, int, float, np.float32, np.int64, np.bool_])

@@ -142,8 +142,6 @@ def test_shots_need_an_oracle_that_succeeds() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
-@pytest.mark.processes
 def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
     environment = load("py:tests.envs.faulty:Counting?reward=0.5")
     assert environment.name == "py:tests.envs.faulty:Counting?reward=0.5"
@@ -151,13 +149,12 @@ def test_a_class_by_its_path_has_its_own_options_and_limits() -> None:
     assert load("py:tests.envs.faulty:Counting?reward=1").name == "py:tests.envs.faulty:Counting"
 
 
+@pytest.mark.processes
 def test_what_is_no_environment_is_refused() -> None:
     with pytest.raises(InputError, match="is not an environment"):
         load("py:collections:Counter")
 
 
-@pytest.mark.processes
-@pytest.mark.processes
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("name", "message"),
@@ -172,12 +169,11 @@ def test_what_an_environment_does_or_says_wrong_before_it_begins_is_told(name: s
         load(f"py:tests.envs.faulty:{name}")
 
 
+@pytest.mark.processes
 def test_a_failing_close_does_not_keep_an_environment_from_being_loaded() -> None:
     assert load("py:tests.envs.faulty:FailsAtClose").turn_limit == 5
 
 
-@pytest.mark.processes
-@pytest.mark.processes
 @pytest.mark.processes
 @pytest.mark.parametrize("text", ["raise NameError('no')", "def (", "raise SystemExit(3)"])
 def test_a_module_that_fails_when_it_is_imported_is_named(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +183,7 @@ def test_a_module_that_fails_when_it_is_imported_is_named(text: str, tmp_path: P
         load("py:fails_when_imported:X")
 
 
+@pytest.mark.processes
 def test_an_installed_package_offers_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = tmp_path / "acme-1.0.dist-info"
     about.mkdir()

@@ -56,9 +56,9 @@ def test_an_episode_is_kept_token_for_token() -> None:
         assert ByteChat().messages(turn.prompt_ids)[-1].text == turn.observation
         assert (turn.sampler, turn.finish, turn.logprobs) == (SERVING, "stop", (-0.5,) * len(turn.action_ids))
     for before, after in zip(episode.turns, episode.turns[1:], strict=False):
-        said = before.prompt_ids + before.action_ids
-        assert after.prompt_ids[: len(said)] == said
-        assert after.shared == len(said)
+        previous_ids = before.prompt_ids + before.action_ids
+        assert after.prompt_ids[: len(previous_ids)] == previous_ids
+        assert after.shared == len(previous_ids)
 
 
 def test_the_prompt_is_instructions_then_examples_then_the_task() -> None:
@@ -274,14 +274,14 @@ def test_every_environment_is_closed_whatever_happens(journal: ListJournal) -> N
 
 def test_each_finished_episode_is_told_after_it_was_written() -> None:
     journal = ListJournal()
-    told: list[int] = []
+    finished: list[int] = []
 
     def tell(episode: Episode) -> None:
         assert journal.endings[episode.id].state == episode.state
-        told.append(episode.id)
+        finished.append(episode.id)
 
     run([attempt(faulty.environment(Counting), seed) for seed in range(3)], journal=journal, on_finish=tell)
-    assert sorted(told) == [1, 2, 3]
+    assert sorted(finished) == [1, 2, 3]
 
 
 def test_what_was_told_is_not_kept() -> None:

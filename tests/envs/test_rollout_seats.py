@@ -42,7 +42,7 @@ def run(
     purpose: Purpose = "live",
     **settings: object,
 ) -> list[Episode]:
-    """Play members of one group against a version; the same policy at all seats where no opponent is given."""
+    """Play members of one group against a version; the same policy at all seats if no opponent is given."""
 
     def opponents(name: str) -> tuple[Sampler, Policy]:
         if name == "serving":
@@ -77,10 +77,10 @@ def test_each_seat_is_an_episode_of_its_own_and_sees_only_its_own_game() -> None
     for id_, sampler, number in ((1, V0, "5"), (2, V3, "2")):
         mine, others = turns_of(journal, id_), turns_of(journal, 3 - id_)
         assert [(turn.sampler, turn.action) for turn in mine] == [(sampler, number)] * 2
-        said = [message.text for message in ByteChat().messages(mine[-1].prompt_ids)]
+        texts = [message.text for message in ByteChat().messages(mine[-1].prompt_ids)]
         seat = id_ - 1
         secret, other = mine[0].observation[:10], others[0].observation[:10]
-        assert said == ["Say a number.", f"{secret}, turn {seat}", number, f"{secret}, turn {seat + 2}"]
+        assert texts == ["Say a number.", f"{secret}, turn {seat}", number, f"{secret}, turn {seat + 2}"]
         assert secret != other
         before = mine[0].prompt_ids + mine[0].action_ids
         assert mine[1].prompt_ids[: len(before)] == before
@@ -129,10 +129,10 @@ def test_against_itself_all_seats_are_one_batch() -> None:
 
 
 def test_only_seat_0_is_returned_or_told_of() -> None:
-    told: list[Episode] = []
+    finished: list[Episode] = []
     episodes = run(table(SecondBegins), saying("3"), members=2, journal=ListJournal())
-    assert run(table(SecondBegins), saying("3"), members=2, journal=ListJournal(), on_finish=told.append) == []
-    assert told == episodes
+    assert run(table(SecondBegins), saying("3"), members=2, journal=ListJournal(), on_finish=finished.append) == []
+    assert finished == episodes
     assert [(episode.member, episode.group, len(episode.turns)) for episode in episodes] == [(0, "task-1", 2), (1, "task-1", 2)]
 
 
@@ -245,9 +245,9 @@ def test_self_play_is_kept_in_a_store_and_counted_for_seat_0_alone(tmp_path: Pat
             assert row.total_reward in (-1, 0, 1)
             player = row.turns[0].observation[:16]
             assert {player, other.turns[0].observation[:16]} == {"You are Player 0", "You are Player 1"}
-            told = "\n".join(message.text for message in ByteChat().messages(row.turns[-1].prompt_ids) if message.role == "user")
-            assert other.turns[0].observation[:16] not in told
-            assert f"{player[8:]}: [" not in told
+            read = "\n".join(message.text for message in ByteChat().messages(row.turns[-1].prompt_ids) if message.role == "user")
+            assert other.turns[0].observation[:16] not in read
+            assert f"{player[8:]}: [" not in read
         rate = success_rates(store, "v0")[environment.name]
         assert (rate.episodes, rate.groups, rate.successes) == (4, 1, sum(episode.success for episode in episodes))
         assert check.check(store, clock) == []

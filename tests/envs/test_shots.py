@@ -29,21 +29,21 @@ def written(folder: Path, *lines: Any, name: str = "sums.jsonl") -> str:
     return name
 
 
-def said(environment: Environment) -> list[tuple[str, str]]:
+def messages(environment: Environment) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in opening(environment, "2 + 2 =")]
 
 
 def test_instructions_replace_those_of_the_environment() -> None:
     environment = load("perdure:add?instructions=Only+the+sum,+please%0A1%2B1%3D2")
-    assert said(environment) == [("system", "Only the sum, please\n1+1=2"), ("user", "2 + 2 =")]
+    assert messages(environment) == [("system", "Only the sum, please\n1+1=2"), ("user", "2 + 2 =")]
     assert load(environment.name).name == environment.name
-    assert said(load("perdure:add?instructions="))[0][0] == "user"
+    assert messages(load("perdure:add?instructions="))[0][0] == "user"
     assert load(f"perdure:add?instructions={load('perdure:add').instructions}").name == "perdure:add"
 
 
 def test_the_template_is_put_around_the_first_observation_of_task_and_examples() -> None:
     environment = load("perdure:guess-number?shots=1&template=Task:+{observation}%0AGo!+{x}")
-    assert said(environment)[-1] == ("user", "Task: 2 + 2 =\nGo! {x}")
+    assert messages(environment)[-1] == ("user", "Task: 2 + 2 =\nGo! {x}")
     plain = load("perdure:guess-number?shots=1").examples
     assert len(plain) > 1
     assert environment.examples == ((f"Task: {plain[0][0]}\nGo! {{x}}", plain[0][1]), *plain[1:])
@@ -57,8 +57,8 @@ def test_a_template_without_the_observation_is_refused() -> None:
 
 def test_attributes_of_the_environment_are_the_defaults() -> None:
     environment = load("py:tests.envs.test_shots:Framed")
-    assert said(environment) == [("system", "Think."), ("user", "<2 + 2 =>")]
-    assert said(load("py:tests.envs.test_shots:Framed?template={observation}"))[-1] == ("user", "2 + 2 =")
+    assert messages(environment) == [("system", "Think."), ("user", "<2 + 2 =>")]
+    assert messages(load("py:tests.envs.test_shots:Framed?template={observation}"))[-1] == ("user", "2 + 2 =")
     with pytest.raises(InputError, match="instructions=7 must be text"):
         load("py:tests.envs.test_shots:Numbered")
 
@@ -67,7 +67,7 @@ def test_examples_of_a_file_take_the_place_of_the_oracle(folder: Path) -> None:
     file = written(folder, ONE, "", TURNS, TWO)
     environment = load(f"perdure:add?shots=2&examples={file}&template=Q:+{{observation}}")
     assert environment.examples == (("Q: 1 + 2 =", "3"), ("Q: Guess.", "5"), ("Higher.", "7"))
-    assert said(environment)[1:3] == [("user", "Q: 1 + 2 ="), ("assistant", "3")]
+    assert messages(environment)[1:3] == [("user", "Q: 1 + 2 ="), ("assistant", "3")]
     assert load(f"py:tests.envs.faulty:PaysForTrying?shots=1&examples={file}").examples == (("1 + 2 =", "3"),)
 
 

@@ -1,4 +1,4 @@
-"""Each source is tested where its package is installed, and is not collected elsewhere. `make test-sources` installs and tests them all."""
+"""A source is tested if its package is installed; otherwise its tests are not collected. `make test-sources` installs and tests all."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.memory.errors import InputError
 
+pytestmark = pytest.mark.processes
+
 SERVERS = """
 import sys
 from random import Random

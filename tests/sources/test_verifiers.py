@@ -12,6 +12,8 @@ from perdure.envs.scripted import fixed, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.errors import InputError, UnknownError
 
+pytestmark = pytest.mark.processes
+
 DOUBLES = """
 import verifiers.v1 as vf
 

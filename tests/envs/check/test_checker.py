@@ -31,9 +31,9 @@ def test_an_order_that_differs_from_process_to_process_is_found() -> None:
 
 
 def test_what_an_environment_does_outside_itself_is_found() -> None:
-    said = {finding.message.partition(":")[0]: finding for finding in findings(harmful.Meddles) if finding.rule == "keeps-to-itself"}
-    assert list(said) == ["it prints, such as 'noise'", "it writes a file", "it connects to the network", "it starts a program"]
-    assert {finding.level for finding in said.values()} == {"warning"}
+    by_message = {finding.message.partition(":")[0]: finding for finding in findings(harmful.Meddles) if finding.rule == "keeps-to-itself"}
+    assert list(by_message) == ["it prints, such as 'noise'", "it writes a file", "it connects to the network", "it starts a program"]
+    assert {finding.level for finding in by_message.values()} == {"warning"}
 
 
 def test_a_hang_ends_the_check_with_one_finding() -> None:
@@ -42,7 +42,7 @@ def test_a_hang_ends_the_check_with_one_finding() -> None:
 
 
 def test_a_crash_in_one_rule_leaves_the_others() -> None:
-    """It crashes only where an answer is very long, which one rule tries."""
+    """It crashes only if an answer is very long, which one rule tries."""
     crashed = [finding for finding in findings(harmful.CrashesOnLength) if finding.level == "error"]
     assert [(finding.rule, finding.message) for finding in crashed] == [("has-a-floor", "its process ended with exit code 7")]
 

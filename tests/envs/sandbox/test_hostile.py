@@ -52,15 +52,15 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
     env, beside = open_episode(environment), open_episode(environment)
     beside.reset(2)
     before = host.pid
-    said = ""
+    message = ""
     try:
         env.reset(1)
         outcome = env.step(attack)
         assert (type(outcome.reward), type(outcome.seat), type(outcome.terminated)) == (float, int, bool)
         assert math.isfinite(outcome.reward)
     except EnvironmentFault as fault:
-        said = str(fault)
-    assert len(said) < MOST_WORDS + 10
+        message = str(fault)
+    assert len(message) < MOST_WORDS + 10
     env.close()
     assert not beside.step(beside.oracle()).ended
     beside.close()
@@ -71,7 +71,7 @@ def test_no_attack_reaches_another_episode(hostile: tuple[Environment, Host], at
 
 
 def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tuple[Environment, Host]) -> None:
-    """Tried only where the namespaces and limits are there: elsewhere it would reach all that the user has."""
+    """Tried only if there are namespaces and limits: without, it would reach all processes of the user."""
     environment, host = hostile
     env, beside = open_episode(environment), open_episode(environment)
     beside.reset(2)
@@ -82,7 +82,7 @@ def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tu
     env.step("kill-all")  # all but itself and the first process
     env.close()
     env.reset(1)
-    with pytest.raises(EnvironmentFault, match=r"step took longer than 0\.3 s|nobody has set a limit"):
+    with pytest.raises(EnvironmentFault, match=r"step took longer than 0\.3 s|there is no limit"):
         env.step("fork-without-end")
     env.close()
     assert not beside.step(beside.oracle()).ended

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: real ones, that do real harm where they are."""
+"""Environments in processes of their own: real ones, that do real harm in them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def status(pid: int, name: str) -> list[str]:
 
 
 def workers(host: Host) -> list[int]:
-    """The processes that play: the second ones, where those that the host knows are the first of a namespace."""
+    """The processes that play: the second ones, if those that the host knows are the first of a namespace."""
     if not has_namespace(host):
         return host.pids()
     children = [int(pid) for first in host.pids() for pid in Path(f"/proc/{first}/task/{first}/children").read_text().split()]

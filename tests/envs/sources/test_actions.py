@@ -51,41 +51,41 @@ def test_what_is_answered_is_read_as_it_was_meant(space: Space[Any], names: Name
 
 @pytest.mark.parametrize(("space", "names"), [each for each in SPACES if not isinstance(each[0], Text)], ids=str)
 @pytest.mark.parametrize(
-    "said", ["", "fly", "{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, "1e400", "nan", "ответ 🙂", "1; 2; 3; 4; 5; 6"]
+    "text", ["", "fly", "{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, "1e400", "nan", "ответ 🙂", "1; 2; 3; 4; 5; 6"]
 )
-def test_anything_else_is_refused_with_how_to_answer(space: Space[Any], names: Names, said: str) -> None:
+def test_anything_else_is_refused_with_how_to_answer(space: Space[Any], names: Names, text: str) -> None:
     with pytest.raises(NoAnswer) as refusal:
-        parse(space, said, names)
+        parse(space, text, names)
     assert str(refusal.value).endswith(how_to_answer(space, names))
     assert len(str(refusal.value)) < 400
 
 
 @pytest.mark.parametrize(
-    ("said", "place"), [("left", 0), (" Left. ", 0), ("**LEFT**", 0), ("stay  put", 1), ("2", 2), ("[2]", 2), ("+2", 2), ('"right"', 2)]
+    ("text", "place"), [("left", 0), (" Left. ", 0), ("**LEFT**", 0), ("stay  put", 1), ("2", 2), ("[2]", 2), ("+2", 2), ('"right"', 2)]
 )
-def test_a_choice_is_a_number_or_a_name(said: str, place: int) -> None:
-    assert parse(Discrete(3), said, MOVES) == place
+def test_a_choice_is_a_number_or_a_name(text: str, place: int) -> None:
+    assert parse(Discrete(3), text, MOVES) == place
 
 
-@pytest.mark.parametrize("said", ["3", "-1", "1.0", "go left", "leftright", "٢", "1 2", "0x1", "1_0"])
-def test_what_is_no_choice(said: str) -> None:
+@pytest.mark.parametrize("text", ["3", "-1", "1.0", "go left", "leftright", "٢", "1 2", "0x1", "1_0"])
+def test_what_is_no_choice(text: str) -> None:
     with pytest.raises(NoAnswer, match=r"does not fit\. Reply with only one of left, stay put, right\.$"):
-        parse(Discrete(3), said, MOVES)
+        parse(Discrete(3), text, MOVES)
 
 
 def test_numbers_begin_where_the_space_begins() -> None:
-    assert [parse(Discrete(3, start=5), said, MOVES) for said in ("5", "7", "left", "right")] == [5, 7, 5, 7]
+    assert [parse(Discrete(3, start=5), text, MOVES) for text in ("5", "7", "left", "right")] == [5, 7, 5, 7]
     with pytest.raises(NoAnswer):
         parse(Discrete(3, start=5), "0")
 
 
-@pytest.mark.parametrize("said", ["1 2 0", "1, 2, 0", "1,2,0", "[1, 2, 0]", "(1 2 0).", "1\n2\n0", "[[1, 2], [0]]", " 1  2\t0 "])
-def test_numbers_stand_between_spaces_or_commas(said: str) -> None:
-    assert parse(MultiDiscrete([3, 3, 3]), said).tolist() == [1, 2, 0]
+@pytest.mark.parametrize("text", ["1 2 0", "1, 2, 0", "1,2,0", "[1, 2, 0]", "(1 2 0).", "1\n2\n0", "[[1, 2], [0]]", " 1  2\t0 "])
+def test_numbers_stand_between_spaces_or_commas(text: str) -> None:
+    assert parse(MultiDiscrete([3, 3, 3]), text).tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize(
-    ("space", "said", "reason"),
+    ("space", "text", "reason"),
     [
         (MultiDiscrete([3, 2]), "1 2", "'2' is out of bounds"),
         (MultiDiscrete([3, 2]), "1", "'1' has 1 numbers, not 2"),
@@ -99,9 +99,9 @@ def test_numbers_stand_between_spaces_or_commas(said: str) -> None:
         (Box(0.0, 1.0, (1,)), "x" * 100, f"'{'x' * 40}…' is not a number"),
     ],
 )
-def test_nothing_is_clipped(space: Space[Any], said: str, reason: str) -> None:
+def test_nothing_is_clipped(space: Space[Any], text: str, reason: str) -> None:
     with pytest.raises(NoAnswer) as refusal:
-        parse(space, said)
+        parse(space, text)
     assert str(refusal.value) == f"{reason}. {how_to_answer(space)}"
 
 
@@ -114,7 +114,7 @@ NAMES = {"move": MOVES}
 
 
 @pytest.mark.parametrize(
-    "said",
+    "text",
     [
         "move: left; power: 0.5",
         "power: .5; move: 0",
@@ -124,12 +124,12 @@ NAMES = {"move": MOVES}
         ' {"power": "0.5", "move": 0} ',
     ],
 )
-def test_a_dictionary_is_given_by_keys_or_as_json(said: str) -> None:
-    assert parse(STEER, said, NAMES) == {"move": 0, "power": 0.5}
+def test_a_dictionary_is_given_by_keys_or_as_json(text: str) -> None:
+    assert parse(STEER, text, NAMES) == {"move": 0, "power": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("text", "reason"),
     [
         ("move: left", "'power' is missing"),
         ("move: left; power: 1; speed: 3", "'speed' is not one of its keys"),
@@ -142,9 +142,9 @@ def test_a_dictionary_is_given_by_keys_or_as_json(said: str) -> None:
         ('{"move": 0', "it is not JSON"),
     ],
 )
-def test_what_is_no_dictionary(said: str, reason: str) -> None:
+def test_what_is_no_dictionary(text: str, reason: str) -> None:
     with pytest.raises(NoAnswer, match=reason):
-        parse(STEER, said, NAMES)
+        parse(STEER, text, NAMES)
 
 
 def test_a_part_with_parts_of_its_own_is_json() -> None:

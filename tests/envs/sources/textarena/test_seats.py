@@ -45,11 +45,11 @@ PLAYABLE = (
 
 def mover(id_: str, seed: int) -> Answer:
     """The policy's seat played at random too."""
-    script, rng, told = random_mover(id_), random.Random(seed), []
+    script, rng, texts = random_mover(id_), random.Random(seed), []
 
     def answer(observation: str, env: GuardedEnv) -> str:
-        told.append(observation)
-        return script("\n\n".join(told), rng)
+        texts.append(observation)
+        return script("\n\n".join(texts), rng)
 
     return answer
 
