@@ -234,7 +234,7 @@ def _clock() -> Iterator[list[float]]:
 
 
 def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
-    """The rows of a batch, as a program would write them that needs nothing else."""
+    """The rows of a batch for `insert_turns`, as a program would write them that needs nothing else."""
     return [
         (
             episode,
@@ -245,13 +245,13 @@ def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[
             struct.pack(f"<{len(turn.logprobs)}f", *turn.logprobs),
             turn.observation,
             turn.action,
-            turn.invalid,
             turn.reward,
             turn.finish,
             _SAMPLER.name,
             None,
             None,
             time.time(),
+            turn.invalid,
         )
         for episode, turn in zip(episodes, turns, strict=True)
     ]
