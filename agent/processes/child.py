@@ -1,6 +1,6 @@
 """How a process is a child: its arguments, when it ends, and the exit code that says why. Actor, job and vLLM server are all run by this.
 
-A child ends when it gets SIGTERM or SIGINT, and when the process that started it is gone: nobody would look after its work any more.
+A child ends when it gets SIGTERM or SIGINT, and when the process that started it is gone: no process would look after its work any more.
 """
 
 from __future__ import annotations

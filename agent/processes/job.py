@@ -118,6 +118,18 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 raise
 
 
+def _carry_out(work: Work) -> tuple[Result, str | None]:
+    """Do what the job's order says; gives the result and the candidate that it is about."""
+    match work.job.order:
+        case LearnOrder() as order:
+            learned = _learn(work, order)
+            return learned, learned.version
+        case GateOrder(candidate=name, profile=profile):
+            return _gate_candidate(work, get_version(work.store, name), profile), name
+        case ProbeOrder() as order:
+            return _probe(work, order), None
+
+
 def _learn(work: Work, order: LearnOrder) -> LearnResult:
     """Learn, then gate unless the order says otherwise. An attempt that resumes keeps the candidate that the job made before."""
     started = time.perf_counter()
@@ -157,23 +169,6 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     )
 
 
-def _settle(work: Work, result: Result) -> None:
-    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
-    gate = result.gate if isinstance(result, LearnResult) else result
-    if not isinstance(gate, GateResult):
-        return
-    close_gate(work.store, work.lease, gate)
-    faults.point("between-verdict-and-promotion")
-    if not isinstance(result, LearnResult):
-        return
-    if gate.verdict == "promote":
-        learned = improved(gate.evidence)
-        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in learned})
-        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=learned, anchors=anchors)
-    elif gate.verdict == "reject":
-        reject(work.store, result.version, work.lease)
-
-
 def _gate_candidate(work: Work, candidate: Version, profile: str | None) -> GateResult:
     set_job_state(work.store, work.lease, "gating")
     store, config, targets = work.store, work.config, work.job.targets
@@ -207,16 +202,21 @@ def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
     return probe(work.player("probe"), version.name, environments, order.episodes, work.config.seed)
 
 
-def _carry_out(work: Work) -> tuple[Result, str | None]:
-    """Do what the job's order says; gives the result and the candidate that it is about."""
-    match work.job.order:
-        case LearnOrder() as order:
-            learned = _learn(work, order)
-            return learned, learned.version
-        case GateOrder(candidate=name, profile=profile):
-            return _gate_candidate(work, get_version(work.store, name), profile), name
-        case ProbeOrder() as order:
-            return _probe(work, order), None
+def _settle(work: Work, result: Result) -> None:
+    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+    gate = result.gate if isinstance(result, LearnResult) else result
+    if not isinstance(gate, GateResult):
+        return
+    close_gate(work.store, work.lease, gate)
+    faults.point("between-verdict-and-promotion")
+    if not isinstance(result, LearnResult):
+        return
+    if gate.verdict == "promote":
+        learned = improved(gate.evidence)
+        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in learned})
+        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=learned, anchors=anchors)
+    elif gate.verdict == "reject":
+        reject(work.store, result.version, work.lease)
 
 
 def main() -> int:

@@ -89,7 +89,7 @@ def _environments(scene: Scene) -> Table:
 
 
 def _curve(job: Job, made: Sequence[Step]) -> Text:
-    """Of success, or of the likelihood of what is imitated where nothing is played."""
+    """The curve of success, or of the negative log-likelihood if the learner plays nothing."""
     line = Text(f"  job {job.id}: {job.learner} on {visible(', '.join(job.targets))}\n   ")
     success = [step.update.groups.success for step in made if step.update.groups.success is not None]
     nll = [step.update.nll for step in made if step.update.nll is not None]
