@@ -162,9 +162,8 @@ def test_only_the_last_processes_of_jobs_are_remembered(place: Place, store: Sto
     (place.home / "logs" / "learner-100.log.1").write_text("x")
     (place.home / "logs" / "actor.log").write_text("x")
     beat(store, "actor", 1, "playing")
-    job = see_through(
-        store, JobKeeper(store, place.learner("finish_job(store, lease, learn_result(None), None)"), ["--home", str(place.home)], 60.0)
-    )
+    learner = place.learner("finish_job(store, lease, NOT_GATED, None)")
+    job = see_through(store, JobKeeper(store, learner, ["--home", str(place.home)], 60.0))
     assert job.state == "done"
     names = {process.name for process in processes(store)}
     assert names == {"actor", *(f"learner-{n}" for n in range(105, 125))}
