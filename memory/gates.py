@@ -1,7 +1,7 @@
 """Gates: what a candidate showed, pair by pair, and the verdict.
 
-The settings are written before the first pair, and every pair before it can count, so that whoever doubts a verdict can compute it again.
-A gate belongs to one attempt at its job. Left out: the decision (`learners/gate/decision.py`), and how a gate that was cut off goes on
+The settings are written before the first pair, and every pair before it counts, so that a verdict can be computed again.
+A gate belongs to one attempt at its job. Left out: the decision (`learners/gate/decision.py`), and how an interrupted gate resumes
 (`learners/gate/gating.py`).
 """
 
@@ -47,7 +47,7 @@ class GateRow:
         return self.result.verdict if self.result else None
 
     def as_json(self) -> Document:
-        """What listings print."""
+        """The listing's keys."""
         return {
             "gate": self.id,
             "candidate": self.candidate,
@@ -61,7 +61,7 @@ class GateRow:
 
 
 def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile: str, terms: GateTerms) -> int:
-    """Open a gate and give its id; once more in the same attempt at the job, the same id."""
+    """Open a gate and return its id; the same id if the same attempt at the job opens it again."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute(
@@ -79,7 +79,7 @@ def start_gate(store: Store, lease: Lease, candidate: str, serving: str, profile
 
 
 def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> None:
-    """Write pairs of an open gate. The same pair once more changes nothing; another under its number is refused."""
+    """Write pairs of an open gate. Writing the same pair again changes nothing; another pair under its number is refused."""
     with store.write() as conn:
         _check_open(_check_ours(store, lease, gate))
         for pair in pairs:
@@ -114,13 +114,13 @@ def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> N
 
 
 def seed_used(store: Store, environment: str, role: Role, reference: str, seed: int) -> bool:
-    """Whether any gate compared with `reference` on this seed before: then the draw goes on to the next one."""
+    """Whether any gate compared with `reference` on this seed before: then the next seed is drawn."""
     sql = "SELECT 1 FROM pair WHERE environment = ? AND role = ? AND reference = ? AND seed = ?"
     return bool(store.rows(sql, (environment, role, reference, seed)))
 
 
 def close_gate(store: Store, lease: Lease, result: GateResult) -> None:
-    """Write the result. The same verdict once more changes nothing; a verdict is never changed."""
+    """Write the result. Writing the same verdict again changes nothing; a verdict is never changed."""
     with store.write() as conn:
         gate = _check_ours(store, lease, result.gate)
         if gate.verdict == result.verdict:
@@ -141,7 +141,7 @@ def get_gate(store: Store, gate: int) -> GateRow:
 
 
 def gates_of(store: Store, candidate: str) -> list[GateRow]:
-    """All gates of a version, the oldest first."""
+    """All gates of a version, oldest first."""
     return [_gate(row) for row in store.rows("SELECT * FROM gate WHERE candidate = ? ORDER BY id", (candidate,))]
 
 
@@ -151,13 +151,13 @@ def pairs_of(store: Store, gate: int) -> list[Pair]:
 
 
 def open_gate_of(store: Store, job: int) -> GateRow | None:
-    """The gate that a job is playing."""
+    """The open gate of a job; None if there is none."""
     rows = store.rows("SELECT * FROM gate WHERE job = ? AND verdict IS NULL ORDER BY id DESC LIMIT 1", (job,))
     return _gate(rows[0]) if rows else None
 
 
 def squared_differences(store: Store) -> tuple[int, float]:
-    """Number and mean of the squared differences on environments that were not trained, over all gates that ended without a reject."""
+    """Number and mean of the squared differences on environments that were not trained, over all gates that did not end with reject."""
     (row,) = store.rows(
         """
         SELECT count(*) AS n, coalesce(avg(p.difference * p.difference), 0.0) AS q
@@ -170,7 +170,7 @@ def squared_differences(store: Store) -> tuple[int, float]:
 
 
 def last_verdict(store: Store) -> GateRow | None:
-    """The gate that was closed last."""
+    """The gate that was closed last; None if there is none."""
     rows = store.rows("SELECT * FROM gate WHERE verdict IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 1")
     return _gate(rows[0]) if rows else None
 

@@ -1,8 +1,8 @@
 """Jobs: one run of a learner or of a set of probes, by exactly one process at a time.
 
-A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that is taken gives the
-job that has it. One whose process died is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it is failed, with the reason.
-Which deaths fail a job at once is for whoever watches its process to say (`agent/supervision/orphans.py`).
+A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that exists returns the
+job of that key. If its process dies, the job is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it has failed, and `error`
+says why. Left out: which deaths fail a job at once (`agent/supervision/orphans.py`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Step:
 
 
 def as_json(job: Job) -> Document:
-    """What listings print of a job."""
+    """The listing's keys."""
     return {
         "id": job.id,
         "kind": job.kind,
@@ -67,7 +67,7 @@ def as_json(job: Job) -> Document:
 
 
 def add_job(store: Store, key: str, targets: Sequence[str], order: Order) -> int:
-    """Queue a job and give its id; if `key` is taken, the id of the job that has it."""
+    """Queue a job and return its id; if `key` exists, the id of the job that has it."""
     with store.write() as conn:
         conn.execute(
             """
@@ -80,12 +80,12 @@ def add_job(store: Store, key: str, targets: Sequence[str], order: Order) -> int
 
 
 def lease_job(store: Store, owner: str, ttl_s: float, clock: Clock, job: int | None = None) -> tuple[Job, Lease] | None:
-    """Claim the oldest job that nobody holds, or `job` where it is given. None where there is nothing to claim.
+    """Lease the oldest queued job, or `job` if given. None if there is none.
 
-    Jobs whose lease has lapsed are taken back before, and what was being played for them is aborted.
+    Before that, jobs whose lease has lapsed are queued again and their running episodes aborted.
     """
     with store.write():
-        _take_back(store, clock)
+        _requeue_lapsed(store, clock)
         rows = store.rows(
             """
             UPDATE job SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?,
@@ -101,19 +101,19 @@ def lease_job(store: Store, owner: str, ttl_s: float, clock: Clock, job: int | N
 
 
 def renew_job(store: Store, lease: Lease, ttl_s: float, clock: Clock) -> None:
-    """Extend the lease, or raise `LeaseLost`."""
+    """Renew the lease, or raise `LeaseLost`."""
     leases.renew(store, "job", lease, ttl_s, clock)
 
 
 def set_job_state(store: Store, lease: Lease, state: Literal["running", "gating"]) -> None:
-    """Say what the job is doing now."""
+    """Write what the job is doing now."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute("UPDATE job SET state = ? WHERE id = ?", (state, lease.subject))
 
 
 def finish_job(store: Store, lease: Lease, result: Result, candidate: str | None) -> None:
-    """The job is done; whether that is a promotion stands in `result`."""
+    """Mark a job as done; `result` says whether it led to a promotion."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute(
@@ -124,7 +124,7 @@ def finish_job(store: Store, lease: Lease, result: Result, candidate: str | None
 
 
 def release_job(store: Store, lease: Lease) -> None:
-    """Give it back unfinished: an orderly stop, after which it starts again."""
+    """Queue an unfinished job again after an orderly stop."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute("UPDATE job SET state = 'queued', owner = NULL WHERE id = ?", (lease.subject,))
@@ -132,7 +132,7 @@ def release_job(store: Store, lease: Lease) -> None:
 
 
 def fail_job(store: Store, lease: Lease, error: str) -> None:
-    """The job could not be done; it is not tried again."""
+    """Fail a job for good."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         sql = "UPDATE job SET state = 'failed', owner = NULL, error = ?, finished_at = ? WHERE id = ?"
@@ -141,7 +141,7 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
 
 
 def retry_job(store: Store, lease: Lease, error: str) -> None:
-    """It was ended by what says nothing about the job: it is queued again, or failed for good after `ATTEMPT_CAP` bad endings."""
+    """Queue a job again whose process ended for an outside reason, or fail it for good after `ATTEMPT_CAP` failures."""
     with store.write():
         leases.fail_attempt(store, "job", lease, error)
         abort_orphans(store)
@@ -156,45 +156,45 @@ def get_job(store: Store, job: int) -> Job:
 
 
 def list_jobs(store: Store, limit: int = 50) -> list[Job]:
-    """The newest jobs, the newest first."""
+    """The newest jobs, newest first."""
     return [_job(row) for row in store.rows("SELECT * FROM job ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
 
 
 def unfinished_jobs(store: Store) -> list[Job]:
-    """Jobs that are queued or being worked on, the oldest first."""
+    """Jobs that are queued or leased, oldest first."""
     return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE state = 'queued' OR {HELD['job']} ORDER BY id")]
 
 
 def jobs_at_work(store: Store, clock: Clock) -> list[Job]:
-    """Jobs that some process works on: those under a lease that has not lapsed, the oldest first."""
+    """Jobs that a process works on, because their lease has not lapsed, oldest first."""
     condition, parameters = leases.lapsed(clock)
     return [_job(row) for row in store.rows(f"SELECT * FROM job WHERE {HELD['job']} AND NOT {condition} ORDER BY id", parameters)]
 
 
 def jobs_after(store: Store, job: int) -> list[Job]:
-    """The jobs with a higher number, the oldest first."""
+    """The jobs with a higher number, oldest first."""
     return [_job(row) for row in store.rows("SELECT * FROM job WHERE id > ? ORDER BY id", (job,))]
 
 
 def last_ended(store: Store) -> int:
-    """The highest number of a job that came to its end; 0 where none did."""
+    """The highest number of a job that has ended; 0 if none has."""
     return int(store.rows("SELECT coalesce(max(id), 0) AS id FROM job WHERE state IN ('done', 'failed')")[0]["id"])
 
 
 def lease_of(store: Store, job: int) -> Lease | None:
-    """The lease that is on a job, lapsed or not; None where nobody took it."""
+    """The lease on a job, lapsed or not; None if there is none."""
     rows = store.rows(f"SELECT owner, attempt FROM job WHERE id = ? AND {HELD['job']}", (job,))
     return Lease(subject=job, owner=rows[0]["owner"], attempt=rows[0]["attempt"]) if rows else None
 
 
 def counts(store: Store) -> dict[str, int]:
     """How many jobs are in each state."""
-    found = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM job GROUP BY state")}
-    return {state: found.get(state, 0) for state in ("queued", "leased", "running", "gating", "done", "failed")}
+    by_state = {row["state"]: int(row["n"]) for row in store.rows("SELECT state, count(*) AS n FROM job GROUP BY state")}
+    return {state: by_state.get(state, 0) for state in ("queued", "leased", "running", "gating", "done", "failed")}
 
 
 def add_step(store: Store, lease: Lease, update: Update) -> None:
-    """Write down an update of a job. Once more under the same lease, it is replaced."""
+    """Write an update of a job. Writing it again under the same lease replaces it."""
     with store.write() as conn:
         leases.check(store, "job", lease)
         conn.execute(
@@ -204,7 +204,7 @@ def add_step(store: Store, lease: Lease, update: Update) -> None:
 
 
 def steps(store: Store, job: int) -> list[Step]:
-    """The updates of a job in order, without those that a later attempt, which goes on from an earlier update, has undone."""
+    """The updates of a job in order, without those that a later attempt has undone by resuming from an earlier update."""
     rows = store.rows(
         """
         SELECT s.* FROM step s WHERE s.job = ?
@@ -219,10 +219,10 @@ def steps(store: Store, job: int) -> list[Step]:
     ]
 
 
-def _take_back(store: Store, clock: Clock) -> None:
-    """Queue the jobs whose lease has lapsed, or fail them where that happened too often."""
+def _requeue_lapsed(store: Store, clock: Clock) -> None:
+    """Queue the jobs whose lease has lapsed again, or fail those that have failed too often."""
     with store.write():
-        if leases.requeue_lapsed(store, "job", clock, "the process that ran it ended without a word; its log is in logs/"):
+        if leases.requeue_lapsed(store, "job", clock, "the process that ran it died; its log is in logs/"):
             abort_orphans(store)
 
 

@@ -1,4 +1,4 @@
-"""The nouns: what the store keeps, as frozen records.
+"""The nouns: the rows of the store as frozen records.
 
 Every word here means what `docs/architecture.md` says it means; tables and commands use the same words.
 Rows become these records at the edge of `memory/`, so that no other folder sees a raw row.
@@ -82,9 +82,9 @@ class Turn:
     finish: Literal["stop", "length"]
     """Whether the policy ended its answer itself, or ran into the token limit."""
     invalid: str | None = None
-    """Why the answer was no action, where the environment said so."""
+    """Why the answer was not a valid action, if the environment said so."""
     shared: int = field(default=0, compare=False)
-    """How many tokens the prompt begins with that are the prompt and the answer of the turn before it; they are stored once."""
+    """How many of the first tokens are the prompt and the answer of the turn before; they are stored once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,14 +104,14 @@ class Episode:
     """The return: the undiscounted sum of rewards."""
     success: bool
     score: float
-    """In [0, 1], what probes and gate compare: success where the environment states it, else the return mapped by its range."""
+    """In [0, 1], compared by probes and gates: success if the environment states it, else the return mapped by its range."""
     stop_reason: StopReason | None
     temperature: float
     task: int | None = None
     job: int | None = None
     error: str | None = None
     seat: int = 0
-    """Of a game for several: 0 is the seat that counts; the others play against it, and are scored for nobody."""
+    """In a game with several players: 0 is the seat that counts; the others play against it and are never scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +173,7 @@ class Pair:
     reference: str
     """The version compared with: the anchor of an earlier environment, the serving version of a trained one."""
     reference_score: float | None
-    """None where the environment failed on the reference's side: the pair is void."""
+    """None if the environment failed on the reference's side: the pair is void."""
     candidate_score: float | None
-    """None where the candidate's side failed: it enters as a difference of -1."""
+    """None if the candidate's side failed: it counts as a difference of -1."""
     difference: float | None

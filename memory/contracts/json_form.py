@@ -1,6 +1,6 @@
 """The records of `contracts/` as JSON documents, and back: the only place that knows their keys.
 
-A document is written once, into the store or by `--json`, and read once, where a row becomes a record.
+A document is written once, to the store or by `--json`, and read once, when a row becomes a record.
 """
 
 from __future__ import annotations

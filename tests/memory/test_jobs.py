@@ -94,7 +94,7 @@ def test_a_job_whose_process_dies_three_times_is_failed(store: Store, clock) -> 
     assert jobs.lease_job(store, "next", 60, clock) is None
     job = jobs.list_jobs(store)[0]
     assert job.state == "failed"
-    assert "ended without a word" in (job.error or "")
+    assert "the process that ran it died" in (job.error or "")
 
 
 def test_a_job_that_was_ended_by_something_else_is_tried_again_three_times_in_all(store: Store, clock) -> None:
