@@ -1,4 +1,4 @@
-"""Whole learning jobs: a real store, a tiny model, an environment that can be learnt in seconds."""
+"""Whole learning jobs: a real store, a tiny model, an environment that can be learned in seconds."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
     return {"lr": 0.03} if name in ("self-sft", "trace-sft") else {}
 
 
-def has_learnt(learner: Learner, name: str, version: Version) -> bool:
+def has_learned(learner: Learner, name: str, version: Version) -> bool:
     """Whether it reached what it can reach here in 18 updates, from a success of about a quarter.
 
     Imitating a fixed set spreads over the thirteen right letters, so that success is slow to come; and a model of random weights makes
@@ -77,7 +77,7 @@ def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> Non
     settings = prepared(llama_learner, name, EASY)
     version = llama_learner.learn(EASY, name, **settings)
     assert llama_learner.success("v0", EASY) < 0.35
-    assert has_learnt(llama_learner, name, version)
+    assert has_learned(llama_learner, name, version)
 
     assert (version.name, version.parent, version.state, version.targets, version.job) == ("v1", "v0", "candidate", (EASY,), 1)
     assert versions.serving(llama_learner.store).name == "v0"
@@ -112,7 +112,7 @@ def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> Non
 def test_another_architecture_learns_as_well(qwen: ModelFiles, tmp_path: Path) -> None:
     with create_store(tmp_path / "home") as store:
         learner = Learner(store, qwen)
-        assert has_learnt(learner, "grpo", learner.learn(EASY, "grpo"))
+        assert has_learned(learner, "grpo", learner.learn(EASY, "grpo"))
 
 
 def test_a_turn_is_sampled_by_the_step_that_stands_in_it(llama_learner: Learner) -> None:
@@ -186,11 +186,11 @@ def test_iterative_sft_says_when_nothing_succeeded(llama_learner: Learner, targe
 
 @pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
-def test_an_environment_that_fails_half_of_the_time_is_learnt_from_the_other_half(llama_learner: Learner, name: str) -> None:
+def test_an_environment_that_fails_half_of_the_time_is_learned_from_the_other_half(llama_learner: Learner, name: str) -> None:
     target = "py:tests.learners.easy:Fails?odd_only=true"
     settings = prepared(llama_learner, name, target)
     version = llama_learner.learn(target, name, replay=0, **settings)
-    assert has_learnt(llama_learner, name, version)
+    assert has_learned(llama_learner, name, version)
     assert any(row["state"] == "env_error" for row in llama_learner.store.rows("SELECT state FROM episode")) != (name == "sft")
 
 

@@ -220,7 +220,7 @@ def test_a_batch_of_a_policy_gradient_makes_as_many_steps_as_there_are_passes(
     """Of two updates; what is imitated is imitated once. The episodes are the newest in any case."""
     workbench = bench_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, passes=passes, rounds=2)
     learn(workbench)
-    assert {int(state["step"]) for state in workbench.trainee.state()["optimizer"]["state"].values()} == {steps}
+    assert {int(state["step"]) for state in workbench.trainee.state().optimizer["state"].values()} == {steps}
     assert [update.staleness for update in workbench.updates] == [0.0, 0.0]
 
 
@@ -348,7 +348,7 @@ def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_lear
 
     def keep(trainee: Trainee, gradient_P: Tensor) -> Tensor:
         state = trainee.state()
-        seen.append(([one.clone() for one in state["teacher"]], [one.detach().clone() for one in state["parameters"]]))
+        seen.append(([one.clone() for one in state.teacher], [one.detach().clone() for one in state.parameters]))
         return gradient_P
 
     settings = {**BATCH, "updates": 2, "prompts": 3, "lr": 0.01}
