@@ -166,7 +166,7 @@ def bench_engine(
     same = next(peer for peer in peers if peer.dtype == engine.dtype)
     gaps, peer_gaps = _gaps(engine, peers[1], same, [prompt for prompts in cases.values() for prompt in prompts], max_tokens)
     return EngineBench(
-        machine=platform.processor() or platform.machine(),
+        machine=platform.machine(),
         threads=torch.get_num_threads(),
         dtype=_named(engine.dtype),
         peer=f"transformers {transformers.__version__} generate",
