@@ -148,7 +148,7 @@ def test_wrong_use_is_one_line_and_leaves_nothing_behind(perdure: Call, tmp_path
         (["version", "promote", "v3", "--reason", "r"], "v3 was rejected and never serves"),
         (["version", "promote", "v1", "--reason", "r"], "v1 serves already"),
         (["version", "promote", "v2", "--reason", " "], "say why with --reason"),
-        (["version", "rollback", "v2", "--reason", "r"], "v2 is candidate, it never served"),
+        (["version", "rollback", "v2", "--reason", "r"], "v2 is candidate and never served"),
         (["version", "pin", "v9"], "no version 'v9'"),
         (["episode", "show", "99"], "no episode 99; the latest is 1"),
         (["episode", "show", "--", "-1"], "'-1' is no episode"),
