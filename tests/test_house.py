@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +88,14 @@ def test_no_two_classes_have_the_same_name() -> None:
 
 def test_pytest_collects_no_class_of_the_product() -> None:
     assert [place for name, place in classes() if name.startswith("Test")] == []
+
+
+RIDDLES = re.compile(r"\b(learnt|whoever|so many|lets? go of|gone on with|what came of|says not)\b", re.IGNORECASE)
+"""Words that a reader stumbles over; there is a plainer one for each."""
+
+
+def test_texts_are_in_plain_words() -> None:
+    files = [*sources(), ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    lines = [(file.relative_to(ROOT), n, line) for file in files for n, line in enumerate(file.read_text().splitlines(), start=1)]
+    assert [f"{file}:{n}: {line.strip()}" for file, n, line in lines if RIDDLES.search(line)] == []
+    assert RIDDLES.search("what was learnt")
