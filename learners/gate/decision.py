@@ -206,10 +206,10 @@ class GateDecision:
         self.reason = ""
         self.history: dict[Comparison, list[float]] = {comparison: [] for comparison in (*scope.hold, *scope.gain)}
         self.hold = {comparison: NonInferiority(margin) for comparison, margin in scope.hold.items()}
-        self.held: set[Comparison] = set()
+        self.passed: set[Comparison] = set()
         self.pool = NonInferiority(scope.settings.pool_margin)
         self.pool_rounds = 0
-        self.pool_held = not scope.pool
+        self.pool_passed = not scope.pool
         self.gain = {comparison: Superiority() for comparison in scope.gain}
         self.gain_shown = not scope.gain
         self.open = tuple(self.history)
@@ -241,11 +241,11 @@ class GateDecision:
         self.verdict, self.reason, self.open = verdict, reason, ()
 
     def _bet(self, differences: Mapping[Comparison, float]) -> None:
-        if not self.pool_held:
+        if not self.pool_passed:
             self.pool.update([differences[comparison] for comparison in self.scope.pool])
             self.pool_rounds += 1
         for comparison, test in self.hold.items():
-            if comparison not in self.held:
+            if comparison not in self.passed:
                 test.update((differences[comparison],))
         if not self.gain_shown:
             for comparison, gain in self.gain.items():
@@ -255,14 +255,14 @@ class GateDecision:
         settings = self.scope.settings
         need = log(settings.need)
         for comparison, test in self.hold.items():
-            if comparison not in self.held:
+            if comparison not in self.passed:
                 if test.log_wealth >= need:
-                    self.held.add(comparison)
+                    self.passed.add(comparison)
                 elif test.log_wealth <= log(settings.futile_task):
                     return self.end("reject", f"{self._mean_of(comparison)} fell against {comparison.reference}")
-        if not self.pool_held:
+        if not self.pool_passed:
             if self.pool.log_wealth >= need:
-                self.pool_held = True
+                self.pool_passed = True
             elif self.pool.log_wealth <= log(settings.futile_pool):
                 fell = [comparison for comparison in self.scope.pool if sum(self.history[comparison]) < 0]
                 worst = sorted(fell, key=lambda comparison: sum(self.history[comparison]))[:3]
@@ -272,7 +272,7 @@ class GateDecision:
             self.gain_shown = self.gain_wealth() >= settings.need
             if not self.gain_shown and all(gain.log_wealth <= log(settings.futile_gain) for gain in self.gain.values()):
                 return self.end("reject", f"no gain: {', '.join(map(self._mean_of, self.gain))}")
-        if self.pool_held and self.gain_shown and len(self.held) == len(self.hold):
+        if self.pool_passed and self.gain_shown and len(self.passed) == len(self.hold):
             shown = "all held" if self.hold else "nothing earlier to hold"
             self.end("promote", f"{shown}, gain shown" if self.gain else f"{shown}; no gain was asked for")
         return None
@@ -280,16 +280,16 @@ class GateDecision:
     def _reopen(self) -> None:
         if self.verdict is not None:
             return
-        wanted = dict.fromkeys(comparison for comparison in self.hold if comparison not in self.held)
-        if not self.pool_held:
+        wanted = dict.fromkeys(comparison for comparison in self.hold if comparison not in self.passed)
+        if not self.pool_passed:
             wanted.update(dict.fromkeys(self.scope.pool))  # also those that have passed, until the pool has
         if not self.gain_shown:
             wanted.update(dict.fromkeys(self.gain))
         self.open = tuple(wanted)
 
     def _not_shown(self) -> str:
-        missing = [self._mean_of(comparison) for comparison in self.hold if comparison not in self.held]
-        if not self.pool_held:
+        missing = [self._mean_of(comparison) for comparison in self.hold if comparison not in self.passed]
+        if not self.pool_passed:
             missing.append("the earlier environments together")
         if missing:
             return f"not shown to hold in {self.rounds} rounds: {', '.join(missing)}"

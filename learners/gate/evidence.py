@@ -38,7 +38,7 @@ def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] 
     environments = {
         comparison.environment: _leg(
             [(d,) for d in gate.history[comparison]],
-            state=_state(comparison in gate.held, test.log_wealth, settings.futile_task, gate),
+            state=_state(comparison in gate.passed, test.log_wealth, settings.futile_task, gate),
             log_wealth=test.log_wealth,
             settings=settings,
             margin=test.margin,
@@ -65,7 +65,7 @@ def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] 
         trained[name] = Leg(state="not asked", note=f"the serving version scores {score:.2f} on dev seeds, above {settings.ceiling}")
     pooled = _leg(
         list(zip(*(gate.history[comparison][: gate.pool_rounds] for comparison in scope.pool), strict=True)),
-        state=_state(gate.pool_held, gate.pool.log_wealth, settings.futile_pool, gate),
+        state=_state(gate.pool_passed, gate.pool.log_wealth, settings.futile_pool, gate),
         log_wealth=gate.pool.log_wealth,
         settings=settings,
         margin=settings.pool_margin,

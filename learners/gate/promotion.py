@@ -36,5 +36,5 @@ def only_gain_missing(result: GateResult) -> bool:
     """Whether everything held and only the gain was not shown; training then continues from the candidate."""
     evidence = result.evidence
     legs = [*evidence.environments.values(), *([evidence.pooled] if evidence.pooled else [])]
-    held = all(leg.state in ("passed", "vacuous", "not asked") for leg in legs)
-    return result.verdict == "inconclusive" and evidence.gain.state == "not shown" and held
+    all_held = all(leg.state in ("passed", "vacuous", "not asked") for leg in legs)
+    return result.verdict == "inconclusive" and evidence.gain.state == "not shown" and all_held
