@@ -140,11 +140,13 @@ class Supervisor:
             return [(tick, self._actions[tick]) for tick in due if tick in self._actions]
 
     def _try(self, what: str, action: Action) -> None:
-        """Run one action of the loop. If it fails, that is written down once and the loop continues: the next tick tries again."""
+        """Run one action of the loop. A command ends with its error; a daemon records an error once, and the next tick tries again."""
         try:
             action()
             self._errors.pop(what, None)
-        except Exception as error:  # noqa: BLE001 - an action that fails is written down
+        except Exception as error:
+            if self._daemon is None:
+                raise
             text = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
             known = text in self._errors.values()
             self._errors[what] = text

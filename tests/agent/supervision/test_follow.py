@@ -111,6 +111,16 @@ def test_a_job_whose_process_dies_is_failed_with_its_last_words(tmp_path: Path) 
     assert "wdth" in job.error
 
 
+def test_a_command_that_cannot_start_its_job_ends_with_the_error(tmp_path: Path) -> None:
+    job_id = submit(tmp_path, [ADD], ProbeOrder())
+    (tmp_path / "logs" / f"learner-{job_id}.log").mkdir()
+    with pytest.raises(IsADirectoryError):
+        run_or_follow(tmp_path, load_config(), job_id, silent)
+    assert not lock_is_held(tmp_path)
+    with open_store(tmp_path) as store:
+        assert get_job(store, job_id).state == "queued"
+
+
 def test_a_job_without_its_vllm_server_is_failed_with_the_reason(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho vllm 0.26.0\n")
