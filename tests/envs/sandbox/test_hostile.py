@@ -99,6 +99,7 @@ def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: 
     folder = host.folder
     other = open_episode(environment)
     other.reset(2)
+    left = host.pids()
     if has_namespace(host):  # it cannot even name it
         before = host.pid
         other.step("kill-host")
@@ -107,6 +108,7 @@ def test_one_that_kills_its_host_leaves_nothing_and_a_new_one_plays_on(hostile: 
     with pytest.raises(EnvironmentFault):  # noqa: PT012
         other.step("kill-host")
         other.step("x")
+    assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))  # the kernel ends them with their host, soon
     assert play_scripted(environment, 1, by_oracle).success
     assert host.folder != folder
     assert not folder.exists()
