@@ -132,7 +132,7 @@ def test_a_failed_job_is_not_tried_again_and_a_released_one_is(store: Store, clo
     assert jobs.get_job(store, mine.subject).error == "the loss is not a number"
 
 
-def test_a_batch_says_which_episodes_are_reused_and_those_are_on_policy_for_nobody(store: Store, clock, player) -> None:
+def test_reused_episodes_of_a_batch_are_not_on_policy(store: Store, clock, player) -> None:
     mine = lease(store, clock)
     old = player.group(player.task(), "live", [1.0, 0.0])
     first = player.group(mine, "first", [1.0, 0.0], purpose="learn", sampler=StepRef(mine.subject, 0))
@@ -158,7 +158,7 @@ def test_a_batch_says_which_episodes_are_reused_and_those_are_on_policy_for_nobo
         manifests.write_manifest(store, mine, 3, first, on_policy=True)
 
 
-def test_a_batch_of_reused_episodes_alone_is_on_policy_for_nobody(store: Store, clock, player) -> None:
+def test_a_batch_of_reused_episodes_alone_is_not_on_policy(store: Store, clock, player) -> None:
     mine = lease(store, clock)
     old = player.group(player.task(), "live", [1.0, 0.0])
     manifests.write_manifest(store, mine, 1, [], on_policy=True, reused=old)

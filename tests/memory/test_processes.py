@@ -39,7 +39,7 @@ def test_the_latest_event_of_a_kind_is_found(store: Store) -> None:
     assert found.message == "second"
 
 
-def test_what_old_processes_said_is_forgotten(store: Store) -> None:
+def test_beats_of_old_processes_are_deleted(store: Store) -> None:
     for n in (10, 9, 8, 7):
         processes.beat(store, f"learner-{n}", n, "done")
     for name in ("actor", "learner"):

@@ -245,7 +245,7 @@ def in_read_only(home: Path, script: str) -> str:
         home.chmod(0o700)
     else:
         if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0:
-            pytest.skip("this machine lets nobody mount anything")
+            pytest.skip("this machine does not allow mounts")
         mount = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$2" -c "$3" "$1"'
         command = ["unshare", "-m", "sh", "-c", mount, "sh", str(home), sys.executable, script]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -256,9 +256,9 @@ def in_read_only(home: Path, script: str) -> str:
 @pytest.mark.processes
 def test_a_read_only_home(home: Path) -> None:
     create_store(home).close()
-    said = in_read_only(home, OPENER).splitlines()
-    assert len(said) == 2
-    assert all("read-only" in line and str(home) in line for line in said)
+    message = in_read_only(home, OPENER).splitlines()
+    assert len(message) == 2
+    assert all("read-only" in line and str(home) in line for line in message)
 
 
 def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
@@ -311,14 +311,14 @@ def test_writers_wait_for_each_other(store: Store) -> None:
     assert [int(row["message"]) for row in store.rows("SELECT message FROM event ORDER BY id")] == list(range(60))
 
 
-@pytest.mark.parametrize(("value", "said"), [(2**63, "too large"), ("\ud800", "not valid Unicode")])
-def test_what_cannot_be_stored_is_bad_input(store: Store, value: object, said: str) -> None:
-    with pytest.raises(InputError, match=said) as caught:
+@pytest.mark.parametrize(("value", "message"), [(2**63, "too large"), ("\ud800", "not valid Unicode")])
+def test_what_cannot_be_stored_is_bad_input(store: Store, value: object, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
         store.rows("SELECT ?", (value,))
     one_line(caught.value)
 
 
-def test_a_row_that_points_nowhere_is_refused_in_words(store: Store) -> None:
+def test_a_row_that_names_a_missing_row_is_refused_in_words(store: Store) -> None:
     with pytest.raises(RuntimeFailure, match="not in the store") as caught, store.write() as conn:
         conn.execute("UPDATE environment SET anchor = 'v99'")
     one_line(caught.value)

@@ -55,7 +55,7 @@ def test_names_are_never_used_again(store: Store, add_version) -> None:
         versions.add_candidate(store, None, "v1", "v0", "other", "versions/v1", [], None)
 
 
-def test_a_name_that_was_taken_is_nobody_elses(store: Store, add_version) -> None:
+def test_a_reserved_name_is_not_given_twice(store: Store, add_version) -> None:
     add_version()
     taken: list[str] = []
     together = threading.Barrier(4)

@@ -94,14 +94,14 @@ def test_episodes_are_chosen(full: Store, tmp_path: Path, wanted: dict[str, Any]
     assert [row["id"] for row in rows(tmp_path / "e.jsonl")] == ids
 
 
-def test_nothing_that_fits_is_said(full: Store, tmp_path: Path) -> None:
+def test_an_export_without_matching_episodes_is_refused(full: Store, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no ended episode matches"):
         export(full, tmp_path / "e.parquet", "parquet", since=1e12)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
-def test_a_file_is_not_overwritten_unless_told(full: Store, tmp_path: Path, form: Format) -> None:
+def test_a_file_is_not_overwritten_without_force(full: Store, tmp_path: Path, form: Format) -> None:
     (tmp_path / "e").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
         export(full, tmp_path / "e", form)

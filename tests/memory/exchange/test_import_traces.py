@@ -68,8 +68,8 @@ def test_the_example_in_the_documentation_comes_in(store: Store, tmp_path: Path)
     (kept,) = store.rows("SELECT prompt_ids, action_ids, logprobs FROM foreign_turn WHERE prompt_ids IS NOT NULL")
     assert (unpack_ids(kept[0]), unpack_ids(kept[1])) == ((1, 4093, 198), (36, 34, 2))
     assert unpack_logprobs(kept[2]) == pytest.approx((-0.1, -0.7, -0.01))
-    (said,) = store.rows("SELECT messages FROM foreign_turn WHERE messages IS NOT NULL")
-    assert [message["role"] for message in json.loads(said[0])] == ["system", "user"]
+    (conversation,) = store.rows("SELECT messages FROM foreign_turn WHERE messages IS NOT NULL")
+    assert [message["role"] for message in json.loads(conversation[0])] == ["system", "user"]
 
 
 def test_every_key_is_documented() -> None:
@@ -143,10 +143,10 @@ BAD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("row", "said"), BAD, ids=[said for _, said in BAD])
-def test_a_bad_row_is_named_and_nothing_is_kept(store: Store, tmp_path: Path, row: Any, said: str) -> None:
+@pytest.mark.parametrize(("row", "message"), BAD, ids=[message for _, message in BAD])
+def test_a_bad_row_is_named_and_nothing_is_kept(store: Store, tmp_path: Path, row: Any, message: str) -> None:
     path = jsonl(tmp_path / "traces.jsonl", GOOD, row, GOOD)
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         import_file(store, path, "bad")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -159,7 +159,7 @@ def test_a_bad_row_is_named_and_nothing_is_kept(store: Store, tmp_path: Path, ro
     [b'{"environment": "sums"', b"\xff\xfe{}", b'{"environment": "sums", "seed": NaN}', b"[" * 100_000, pickle.dumps(GOOD), b"not json"],
     ids=["cut", "encoding", "NaN", "deep", "pickle", "words"],
 )
-def test_what_is_no_json_is_said(store: Store, tmp_path: Path, content: bytes) -> None:
+def test_a_line_that_is_not_json_is_named(store: Store, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "traces").write_bytes(json.dumps(GOOD).encode() + b"\n\n" + content + b"\n")
     with pytest.raises(InputError, match="traces, row 3: is not JSON in UTF-8") as caught:
         import_file(store, tmp_path / "traces", "bad")
@@ -167,7 +167,7 @@ def test_what_is_no_json_is_said(store: Store, tmp_path: Path, content: bytes) -
     assert empty(store)
 
 
-def test_a_damaged_parquet_file_is_said(full: Store, tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_refused(full: Store, tmp_path: Path) -> None:
     whole = export(full, tmp_path / "e.parquet", "parquet").path.read_bytes()
     for n, content in enumerate((whole[:-20], whole[:2000] + b"\0" * 500 + whole[2500:], b"PAR1")):
         path = tmp_path / f"{n}.parquet"
@@ -186,7 +186,7 @@ def test_parquet_rows_are_checked_alike(store: Store, tmp_path: Path) -> None:
     assert (came.episodes, came.turns) == (2, 2)
 
 
-def test_a_file_without_anything_to_learn_from_is_said(full: Store, tmp_path: Path) -> None:
+def test_a_file_without_episodes_to_learn_from_is_refused(full: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n\n")
     with pytest.raises(InputError, match=r"has no episode to learn from: docs/store\.md"):
         import_file(full, tmp_path / "empty", "bad")
@@ -205,7 +205,7 @@ def test_lone_surrogates_and_strange_texts_come_in(store: Store, tmp_path: Path)
     assert tuple(row) == ("? \0", "\u2028")
 
 
-def test_reading_a_file_keeps_nobody_from_writing(store: Store, tmp_path: Path) -> None:
+def test_other_processes_can_write_while_a_file_is_read(store: Store, tmp_path: Path) -> None:
     """Others are locked out for the moment of the copy only, not while the file is read."""
     path = jsonl(tmp_path / "traces.jsonl", *[{**GOOD, "id": n} for n in range(5000)])
     done: list[Imported] = []

@@ -32,17 +32,17 @@ def float32(value: float) -> float:
 def test_an_episode_of_many_turns_reads_back_token_for_token(store: Store, clock, player) -> None:
     writer = StoreJournal(store, clock)
     (episode,) = writer.start([player.plan(player.task(), "g")])
-    said: tuple[int, ...] = tuple(range(100, 140))
+    history: tuple[int, ...] = tuple(range(100, 140))
     turns = []
     for n in range(5):
         turn = dataclasses.replace(
-            player.turn(said, (7 * n, 2**31 - 1, 0), shared=len(said) - 2 if n else 0),
+            player.turn(history, (7 * n, 2**31 - 1, 0), shared=len(history) - 2 if n else 0),
             logprobs=tuple(float32(-0.1 * k) for k in range(3)),
             observation=f"now {n}\0é\n",
         )
         writer.turns([(episode, n, turn)])
         turns.append(turn)
-        said = (*turn.prompt_ids, *turn.action_ids, 200 + n, 300 + n)
+        history = (*turn.prompt_ids, *turn.action_ids, 200 + n, 300 + n)
     writer.finish([player.ending(episode)])
     kept = get_episode(store, episode)
     assert kept.turns == tuple(turns)
@@ -155,7 +155,7 @@ def test_one_call_may_hold_several_turns_of_an_episode(store: Store, clock, play
     assert list_episodes(store)[0].turns == 2
 
 
-def test_a_step_that_sampled_is_said(store: Store, clock, player) -> None:
+def test_a_turn_names_the_step_that_sampled_it(store: Store, clock, player) -> None:
     jobs.add_job(store, "k", [ADD], LearnOrder(learner="grpo"))
     leased = jobs.lease_job(store, "learner", 60, clock)
     assert leased is not None
@@ -262,11 +262,11 @@ journal = StoreJournal(store, BootClock())
 sampler = VersionRef("v0")
 ids = journal.start([EpisodePlan(environment=task.environment, seed=task.seed, group="g", member=m, purpose="live", sampler=sampler,
                                  temperature=1.0, lease=lease) for m in range(8)])
-said = tuple(range(300))
+past = tuple(range(300))
 for n in range(100_000):
-    turn = Turn(prompt_ids=said, action_ids=(n,), logprobs=(-1.0,), observation="o", action="a", reward=0.0, sampler=sampler, finish="stop")
+    turn = Turn(prompt_ids=past, action_ids=(n,), logprobs=(-1.0,), observation="o", action="a", reward=0.0, sampler=sampler, finish="stop")
     journal.turns([(episode, n, turn) for episode in ids])
-    said += (n,)
+    past += (n,)
     print(n, flush=True)
 """
 

@@ -1,4 +1,4 @@
-"""Rewards given afterwards: by source, all or none, beside what the environment said."""
+"""Later rewards: by source, all or none, beside the environment's own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_reward_has_its_source_and_leaves_the_environments_alone(store: Store,
     assert [get_episode(store, episode).total_reward for episode in played] == [1.0, 0.0, 1.0]
 
 
-def test_who_judges_again_replaces_what_they_said(store: Store, played: list[int]) -> None:
+def test_a_second_reward_of_a_source_replaces_the_first(store: Store, played: list[int]) -> None:
     add_rewards(store, "anna", {played[0]: 0.25, played[1]: 0.5})
     add_rewards(store, "anna", {played[0]: 0.75})
     assert rewards_from(store, "anna", played) == {played[0]: 0.75, played[1]: 0.5}
@@ -77,7 +77,7 @@ def test_a_file_of_rewards_is_read(store: Store, played: list[int], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("nonsense", "is not of the form"),
         ("[1, 2]", "is not of the form"),
@@ -97,10 +97,10 @@ def test_a_file_of_rewards_is_read(store: Store, played: list[int], tmp_path: Pa
         ('{"episode": 99, "reward": 1}', "episode 99 is not in this home"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(store: Store, played: list[int], tmp_path: Path, line: str, said: str) -> None:
+def test_a_bad_line_is_named_by_its_number(store: Store, played: list[int], tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "r.jsonl"
     file.write_text(f'{{"episode": 3, "reward": 1}}\n{line}\n')
-    with pytest.raises(InputError, match=f"line 2: {said}" if said.startswith("is not") else said) as error:
+    with pytest.raises(InputError, match=f"line 2: {message}" if message.startswith("is not") else message) as error:
         read_rewards(store, file)
     assert "line 2: " in str(error.value)
     assert "line 1: " not in str(error.value)
@@ -114,14 +114,14 @@ def test_of_many_bad_lines_the_first_are_named(store: Store, played: list[int], 
         read_rewards(store, file)
 
 
-def test_a_file_that_is_none_or_holds_nothing_is_said(store: Store, tmp_path: Path) -> None:
+def test_a_missing_or_empty_file_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, said in (
+    for name, message in (
         ("empty", "has no rewards"),
         ("binary", "is not UTF-8"),
         ("none", "cannot be read: No such file"),
         (".", "cannot be"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             read_rewards(store, tmp_path / name)

@@ -45,7 +45,7 @@ def test_a_backup_restores(full: Store, tmp_path: Path) -> None:
         record_event(again, "start", "supervisor", "it goes on")
 
 
-def test_a_backup_is_for_nobody_else(full: Store, tmp_path: Path) -> None:
+def test_a_backup_is_readable_by_its_owner_alone(full: Store, tmp_path: Path) -> None:
     backup(full, tmp_path / "b.db")
     assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "b.db.versions").stat().st_mode) == 0o700
@@ -97,15 +97,15 @@ def test_a_backup_taken_while_others_write_is_of_one_moment(full: Store, tmp_pat
         writer.wait(timeout=30)
 
 
-def test_a_backup_does_not_overwrite_unless_told(full: Store, tmp_path: Path) -> None:
+def test_a_backup_does_not_overwrite_without_force(full: Store, tmp_path: Path) -> None:
     (tmp_path / "b.db").write_text("mine")
     with pytest.raises(InputError, match="exists already: name another file, or give --force"):
         backup(full, tmp_path / "b.db")
     assert (tmp_path / "b.db").read_text() == "mine"
     backup(full, tmp_path / "b.db", replace=True)
     assert (tmp_path / "b.db").read_bytes()[:6] == b"SQLite"
-    for wrong, said in ((tmp_path, "is a folder"), (tmp_path / "nowhere" / "b.db", "is not a folder")):
-        with pytest.raises(InputError, match=said):
+    for wrong, message in ((tmp_path, "is a folder"), (tmp_path / "nowhere" / "b.db", "is not a folder")):
+        with pytest.raises(InputError, match=message):
             backup(full, wrong)
 
 
@@ -128,7 +128,7 @@ def test_adapters_are_copied_once(full: Store, tmp_path: Path) -> None:
     assert kept.read_bytes() == (full.home / "versions" / "v1" / "adapter_model.safetensors").read_bytes()
 
 
-def test_adapters_of_another_home_are_not_overwritten_unless_told(full: Store, tmp_path: Path) -> None:
+def test_adapters_of_another_home_are_not_overwritten_without_force(full: Store, tmp_path: Path) -> None:
     (tmp_path / "b.db.versions" / "v1").mkdir(parents=True)
     (tmp_path / "b.db.versions" / "v1" / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"v1 exists with other content"):
