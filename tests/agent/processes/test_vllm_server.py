@@ -70,7 +70,6 @@ def test_settings_become_arguments(files: ModelFiles) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
 @pytest.mark.parametrize(
     ("says", "message"),
     [
@@ -86,6 +85,7 @@ def test_a_vllm_that_cannot_work_is_said_in_one_line(tmp_path: Path, says: str, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.processes
 def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be run \(No such file or directory\)"):
         find_vllm(VllmSection(python=str(tmp_path / "nowhere")))

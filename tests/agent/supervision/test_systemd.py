@@ -100,8 +100,6 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
-@pytest.mark.processes
 def test_the_unit_holds_nothing_that_systemd_does_not_know(unit: Path) -> None:
     done = analyze("verify", "--man=no", "--recursive-errors=no", str(unit))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
@@ -109,6 +107,7 @@ def test_the_unit_holds_nothing_that_systemd_does_not_know(unit: Path) -> None:
     assert "WatchdgSec" in analyze("verify", "--man=no", "--recursive-errors=no", str(unit)).stderr
 
 
+@pytest.mark.processes
 def test_the_unit_is_little_exposed(unit: Path) -> None:
     done = analyze("security", "--offline=true", "--threshold=25", str(unit))
     assert done.returncode == 0, done.stdout + done.stderr

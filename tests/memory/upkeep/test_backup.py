@@ -194,8 +194,6 @@ except RuntimeFailure as error:
 
 
 @pytest.mark.processes
-@pytest.mark.processes
-@pytest.mark.processes
 def test_a_backup_cut_off_leaves_the_one_before(full: Store, tmp_path: Path) -> None:
     backup(full, tmp_path / "b.db")
     before = (tmp_path / "b.db").read_bytes()
