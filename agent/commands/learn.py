@@ -1,8 +1,9 @@
-"""`perdure learn`, `perdure gate` and `perdure probe`: one job each, run by the daemon where there is one, else by the command itself."""
+"""`perdure learn`, `perdure gate` and `perdure probe`: one job each, run by the daemon if there is one, else by the command itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +39,8 @@ class _LearnCommand(click.Command):
 @click.argument("learner")
 @click.option("--target", "targets", multiple=True, metavar="ENV", help="What to get better at; may be repeated. [default: chosen]")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the learner; may be repeated.")
-@click.option("--no-gate", is_flag=True, help="Leave a candidate that was not judged.")
-@click.option("--start", metavar="VERSION", help="The version to go on training from. [default: the serving one]")
+@click.option("--no-gate", is_flag=True, help="Make a candidate without judging it.")
+@click.option("--start", metavar="VERSION", help="The version to train from. [default: the serving one]")
 @profile_option
 @home_option
 @config_option
@@ -59,9 +60,9 @@ def learn(
 ) -> None:
     """Learn, gate, and promote if the gate says so.
 
-    LEARNER is one of these. On the agent's own fresh answers: grpo, reinforce, iterative-sft, and sdft, which needs right answers instead
-    of rewards. On answers that are there before: self-sft, trace-sft, sft. Without a target one is chosen from the live episodes of the
-    serving version. Exit code 1 where the gate did not promote.
+    LEARNER is grpo, reinforce, iterative-sft or sdft, which learn from fresh answers of the agent (sdft needs right answers instead of
+    rewards), or self-sft, trace-sft or sft, which learn from stored answers. Without a target one is chosen from the live episodes of the
+    serving version. Exit code 1 if the gate did not promote.
 
     \b
     Example:
@@ -110,7 +111,7 @@ def gate(
 ) -> None:
     """Judge whether a candidate may serve.
 
-    The serving version stays what it is. Without a target only retention is judged. Exit code 0 only where the verdict is promote.
+    It never changes which version serves. Without a target only retention is judged. Exit code 0 only if the verdict is promote.
 
     \b
     Example:
@@ -149,7 +150,7 @@ def gate(
 def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
     """Score a version on held-out seeds.
 
-    The serving one where none is named; every environment, greedily, on the same seeds each time, with 95 % intervals.
+    The serving one by default, in every environment, greedily, on the same seeds each time, with 95 % intervals.
 
     \b
     Example:
@@ -171,21 +172,16 @@ def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A home in which a job can be queued: its environments are known. A context manager; it closes the store."""
+    """A home in which a job can be queued: its environments are registered."""
 
     store: Store
     stream: list[str]
     targets: list[str]
 
-    def __enter__(self) -> _Prepared:
-        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.store.close()
-
-
-def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prepared:
-    """Open or make the home, and register the environments of the stream that it has come to, and the targets.
+@contextmanager
+def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Iterator[_Prepared]:
+    """Open or make the home, and register the environments of the stages that have begun, and the targets.
 
     All are loaded before anything is made.
     """
@@ -195,18 +191,16 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> _Prep
     from perdure.memory.stages import progress
 
     config = loaded.config
-    found = config.environments((*config.stream.names, *targets))
-    stages = stages_of(config, {name: environment.name for name, environment in found.items()})
-    by_name = {environment.name: environment for environment in found.values()}
-    store = open_or_create(home)
-    try:
+    environments = config.environments((*config.stream.names, *targets))
+    stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
+    by_name = {environment.name: environment for environment in environments.values()}
+    with open_or_create(home) as store:
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
-        names = register_environments(store, stream, [found[name].name for name in config.gate.critical])
-        aims = register_environments(store, [found[name] for name in targets])
-    except BaseException:
-        store.close()
-        raise
-    return _Prepared(store=store, stream=names, targets=aims)
+        yield _Prepared(
+            store=store,
+            stream=register_environments(store, stream, [environments[name].name for name in config.gate.critical]),
+            targets=register_environments(store, [environments[name] for name in targets]),
+        )
 
 
 def _choose(prepared: _Prepared) -> list[str]:
@@ -236,19 +230,19 @@ def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order
 
 
 def _pairs(options: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for text in options:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise InputError(f"--option {text}: write NAME=VALUE, as in --option updates=20")
-        if name.strip() in found:
+        if name.strip() in pairs:
             raise InputError(f"--option {name.strip()} is given twice: leave one out")
-        found[name.strip()] = value.strip()
-    return found
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
-    """Measured rates beside their bounds; False where one is above."""
+    """Print measured rates beside their bounds; False if one is above."""
     from perdure.learners.gate.decision import PROFILES as ALL
     from perdure.learners.gate.rates import self_test
 

@@ -43,17 +43,17 @@ def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], ref
     """
     if not environments:
         return Choice(target=None, reason="the stream has no environments: name some under [stream] in perdure.toml")
-    found = {name: rates[name] for name in environments if name in rates and rates[name].episodes}
-    if not found:
+    played = {name: rates[name] for name in environments if name in rates and rates[name].episodes}
+    if not played:
         return Choice(target=None, reason="the serving version has completed no episode yet")
-    worth = {name: _worth(row) for name, row in found.items() if _obstacle(row) is None}
+    worth = {name: _worth(row) for name, row in played.items() if _obstacle(row) is None}
     if not worth:
-        obstacles = "; ".join(f"{name} {_obstacle(row)}" for name, row in found.items())
+        obstacles = "; ".join(f"{name} {_obstacle(row)}" for name, row in played.items())
         return Choice(target=None, reason=f"nothing is learnable now: {obstacles}")
     refused = refused or {}
     fresh = [name for name in worth if refused.get(name, 0) < PATIENCE]
     target = max(fresh or worth, key=lambda name: worth[name])
-    return Choice(target=target, reason=f"{target} {_numbers(found[target])}{_tried(refused.get(target, 0))}")
+    return Choice(target=target, reason=f"{target} {_numbers(played[target])}{_tried(refused.get(target, 0))}")
 
 
 def refusals(jobs: Sequence[Job]) -> dict[str, int]:
