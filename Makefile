@@ -10,7 +10,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.13.0
-SOURCES := agent envs learners memory tests
+SOURCES := agent envs learners memory tests docs/picture.py
 # What each source is tested with: only what a child process that plays it needs, and never torch.
 WITH_reasoning-gym := reasoning-gym==0.1.25
 WITH_gem := gem-llm==0.1.0
