@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from perdure.agent.section import Section
+from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
 from perdure.learners.options import LEARNERS, ORACLE, parse_options
 from perdure.memory.errors import InputError

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from perdure.agent.config import Config
-from perdure.agent.section import Section
+from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
 from perdure.learners.options import LearnOptions, parse_options
 from perdure.memory.errors import InputError

@@ -2,7 +2,7 @@
 
 A stage is a stretch of the stream with one mix of environments. Each task names the stage that drew it: progress is counted from the tasks,
 and a restarted stream resumes. The rows here are for readers without the settings, such as `perdure status`. Left out: which task is drawn
-next (`agent/stream/drawing.py`).
+next (`agent/stream/task_drawing.py`).
 """
 
 from __future__ import annotations

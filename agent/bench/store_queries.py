@@ -7,8 +7,8 @@ from collections.abc import Callable
 from perdure.agent.bench.journal_speed import MEMBERS
 from perdure.agent.bench.large_store import EARLY, ENVIRONMENTS, QUEUED, RARE
 from perdure.agent.commands.status import report
-from perdure.agent.show.scene import observe
-from perdure.agent.stream.drawing import refill
+from perdure.agent.show.home_snapshot import observe
+from perdure.agent.stream.task_drawing import refill
 from perdure.agent.supervision.planner import choose_target, refusals
 from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock

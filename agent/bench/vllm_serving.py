@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from perdure.agent.processes.names import VLLM
+from perdure.agent.processes.process_names import VLLM
 from perdure.agent.processes.vllm_server import GRACE_S
 from perdure.agent.supervision.children import Child, end_children
 from perdure.learners.engines.vllm_client import read_server

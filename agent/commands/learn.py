@@ -186,8 +186,8 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
     All are loaded before anything is made.
     """
     from perdure.agent.home import open_or_create
-    from perdure.agent.stream.drawing import begun, stages_of
     from perdure.agent.stream.registering import register_environments
+    from perdure.agent.stream.task_drawing import begun, stages_of
     from perdure.memory.stages import progress
 
     config = loaded.config
@@ -219,7 +219,7 @@ def _choose(prepared: _Prepared) -> list[str]:
 def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: Order, as_json: bool) -> Job:
     """Queue the job and wait until it is done; with `as_json` print its result."""
     from perdure.agent.processes.installed_vllm import require_vllm
-    from perdure.agent.supervision.follow import require_done, run_or_follow, submit
+    from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
     from perdure.memory.contracts.json_form import result_document
 
     require_vllm(loaded.config)

@@ -23,7 +23,7 @@ from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.lease_renewal import holding_device
-from perdure.agent.processes.names import ACTOR
+from perdure.agent.processes.process_names import ACTOR
 from perdure.agent.processes.pulse import BEAT_S, Pulse
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt

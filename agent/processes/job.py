@@ -19,8 +19,8 @@ from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
-from perdure.agent.processes.names import job_process
 from perdure.agent.processes.open_engine import open_engine
+from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost

@@ -26,7 +26,7 @@ from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.installed_vllm import find_vllm
-from perdure.agent.processes.names import VLLM
+from perdure.agent.processes.process_names import VLLM
 from perdure.agent.processes.pulse import BEAT_S, Pulse
 from perdure.agent.processes.vllm_command import command, variables
 from perdure.learners.engines.vllm_client import (

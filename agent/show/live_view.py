@@ -1,6 +1,6 @@
 """What `perdure run` shows while it runs: a live view on a terminal, one line for each change elsewhere. All of it goes to stderr.
 
-`render` is pure: a scene in (`scene.py`), something to draw out. Left out: the summary at the end (`summary.py`).
+`render` is pure: a scene in (`home_snapshot.py`), something to draw out. Left out: the summary at the end (`summary.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM, job_process
-from perdure.agent.show.scene import Scene, beside, event_line, process_line, reporting_changes, scenes
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, job_process
+from perdure.agent.show.home_snapshot import Scene, beside, event_line, process_line, reporting_changes, scenes
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory.contracts.orders import Job

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from perdure.agent.config import Config
-from perdure.agent.stream.drawing import begun, refill, stages_of
 from perdure.agent.stream.registering import register_environments
+from perdure.agent.stream.task_drawing import begun, refill, stages_of
 from perdure.envs.sandbox.sandbox_loading import without_process
 from perdure.memory.stages import Stage, progress, set_stages
 from perdure.memory.store import Store

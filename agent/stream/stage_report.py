@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from perdure.agent.stream.drawing import present
+from perdure.agent.stream.task_drawing import present
 from perdure.memory.stages import Drawn, Order, Stage, StageProgress
 
 

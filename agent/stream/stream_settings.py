@@ -1,4 +1,4 @@
-"""What may stand under `[stream]` and `[[stream.stages]]`, and which combinations are refused. What a stage draws is `drawing.py`."""
+"""What may stand under `[stream]` and `[[stream.stages]]`, and which combinations are refused. What a stage draws is `task_drawing.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from perdure.agent.section import Section
+from perdure.agent.config_section import Section
 from perdure.memory.json_value import Document
 from perdure.memory.stages import Order
 

@@ -1,8 +1,8 @@
 """Child processes, as their parent sees them: each in a session of its own, with its output in `logs/<name>.log`.
 
 A child that is ended gets SIGTERM and some time, then SIGKILL, both for its whole group; processes that it leaves behind when it dies are
-ended too. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work (`orphans.py`), and
-the child's own side (`agent/processes/child.py`).
+ended too. Left out: why it ended (`causes.py`), whether it makes progress (`watch.py`), what its end means for its work
+(`abandoned_work.py`), and the child's own side (`agent/processes/child.py`).
 """
 
 from __future__ import annotations

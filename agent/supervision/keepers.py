@@ -1,7 +1,7 @@
 """Keepers of child processes: of the actor and the vLLM server, which run all the time, and of one process for each job.
 
 A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
-learn (`scheduled_learning.py`), and when to give up (`limits.py`).
+learn (`learning_jobs.py`), and when to give up (`limits.py`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
-from perdure.agent.processes.names import job_process
+from perdure.agent.processes.process_names import job_process
+from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
-from perdure.agent.supervision.orphans import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED, get_job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from perdure.agent.processes.names import SUPERVISOR
+from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.supervision.disk import Room
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd

@@ -4,9 +4,9 @@
     vllm       if the engine is vLLM: its server, treated in the same way; what samples waits for it
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
-A daemon (`perdure run`) has all of them and more duties (`daemon.py`). A command that runs one job in a home without a daemon has no actor,
-and ends with its job. State passes only through the database. Everything happens in one thread, in `run`; signals and the ticker
-(`schedule.py`) only say that something is due. Left out: what ends a run (`limits.py`), why a process died (`causes.py`), whether it makes
+A daemon (`perdure run`) has all of them and more duties (`daemon_duties.py`). A command that runs one job in a home without a daemon has
+no actor, and ends with its job. State passes only through the database. Everything happens in one thread, in `run`; signals and the ticker
+(`ticker.py`) only say that something is due. Left out: what ends a run (`limits.py`), why a process died (`causes.py`), whether it makes
 progress (`watch.py`), what is done about it (`keepers.py`), and showing any of it (`agent/show/`).
 """
 
@@ -23,16 +23,16 @@ import click
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.processes.installed_vllm import require_vllm
-from perdure.agent.processes.names import ACTOR, SUPERVISOR, VLLM
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
+from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
-from perdure.agent.supervision.daemon import Daemon
+from perdure.agent.supervision.daemon_duties import Daemon
 from perdure.agent.supervision.disk import Room
 from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
-from perdure.agent.supervision.orphans import requeue_tasks
-from perdure.agent.supervision.schedule import Tick, start_ticker
+from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError

@@ -11,8 +11,8 @@ from rich.console import Console
 from tests.results import TERMS, gate_result, learn_result, update
 
 from perdure.agent.show.gate_table import COLUMNS, gate_rows
+from perdure.agent.show.home_snapshot import Scene, changes, observe
 from perdure.agent.show.live_view import render, spark, watching
-from perdure.agent.show.scene import Scene, changes, observe
 from perdure.agent.show.summary import LiveCount, Mark, Summary, about, mark, next_commands, show, summarise
 from perdure.agent.supervision.limits import Outcome
 from perdure.memory.contracts.orders import GateOrder, Job, JobState, LearnOrder, ProbeOrder

@@ -11,9 +11,9 @@ from tests.agent.stand_ins import ADD, PATIENCE_S, Place, deaths, plays
 from perdure.agent.commands.status import report
 from perdure.agent.config import Config
 from perdure.agent.config_file import LoadedConfig
+from perdure.agent.supervision.abandoned_work import KEPT
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Limits, Outcome
-from perdure.agent.supervision.orphans import KEPT
 from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.environments import register

@@ -21,7 +21,7 @@ from tests.tiny_models import tiny_llama
 from perdure.agent.config import Config
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import HomeLock, lock_holder, lock_is_held
-from perdure.agent.supervision.follow import require_done, run_or_follow, submit
+from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
 from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.errors import RuntimeFailure

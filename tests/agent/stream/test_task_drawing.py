@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.agent.config import Config
-from perdure.agent.stream.drawing import FLOOR, Draw, Refilled, begun, learnability, next_draws, present, refill, stages_of
+from perdure.agent.stream.task_drawing import FLOOR, Draw, Refilled, begun, learnability, next_draws, present, refill, stages_of
 from perdure.envs.seeds import SPLITS, train_seed
 from perdure.memory.environments import list_environments, register
 from perdure.memory.errors import InputError

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perdure.agent.processes.names import ACTOR, VLLM, job_process
+from perdure.agent.processes.process_names import ACTOR, VLLM, job_process
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory import tasks

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.agent.processes.names import JOB_PREFIX, SUPERVISOR
+from perdure.agent.processes.process_names import JOB_PREFIX, SUPERVISOR
 from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_job, retry_job
 from perdure.memory.leases import TTL_S, Clock
 from perdure.memory.processes import forget_processes

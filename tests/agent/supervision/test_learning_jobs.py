@@ -8,8 +8,8 @@ import pytest
 from tests.results import gate_result, learn_result
 
 from perdure.agent.config import Config, ScheduleSection
-from perdure.agent.supervision.orphans import fail_orphan, requeue_orphan, requeue_tasks
-from perdure.agent.supervision.schedule import Tick, look, start_ticker
+from perdure.agent.supervision.abandoned_work import fail_orphan, requeue_orphan, requeue_tasks
+from perdure.agent.supervision.ticker import Tick, look, start_ticker
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job, unfinished_jobs

@@ -8,10 +8,10 @@ from perdure.agent.config import Config
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.disk import DiskGauge, Room
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
+from perdure.agent.supervision.learning_jobs import ScheduledLearning
 from perdure.agent.supervision.limits import Limits, Tally
 from perdure.agent.supervision.reporting import Reporter
-from perdure.agent.supervision.schedule import Tick
-from perdure.agent.supervision.scheduled_learning import ScheduledLearning
+from perdure.agent.supervision.ticker import Tick
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED

@@ -13,10 +13,10 @@ from uuid import uuid4
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, lock_holder, lock_is_held, open_or_create
-from perdure.agent.processes.names import job_process
-from perdure.agent.show.scene import reporting_changes
+from perdure.agent.processes.process_names import job_process
+from perdure.agent.show.home_snapshot import reporting_changes
+from perdure.agent.supervision.abandoned_work import fail_orphan
 from perdure.agent.supervision.limits import Limits
-from perdure.agent.supervision.orphans import fail_orphan
 from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.contracts.orders import Job, Order
 from perdure.memory.errors import RuntimeFailure

@@ -1,6 +1,6 @@
 """Learning by schedule: when a job is queued, what is counted about how jobs end, and when learning is given up.
 
-Left out: whether it is time, and for which target (`schedule.py`, `planner.py`); running the job (`keepers.py`).
+Left out: whether it is time, and for which target (`ticker.py`, `planner.py`); running the job (`keepers.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import time
 
 from perdure.agent.config import Config
 from perdure.agent.supervision.limits import Tally
-from perdure.agent.supervision.schedule import look
+from perdure.agent.supervision.ticker import look
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.processes import record_event
