@@ -67,6 +67,7 @@ def show(name: str, home: Path, as_json: bool) -> None:
     Example:
       perdure version show v1
     """
+    from perdure.agent.show.gate_table import print_gate
     from perdure.memory.gates import gates_of
     from perdure.memory.store import open_store
     from perdure.memory.versions import as_json as version_json
@@ -75,16 +76,20 @@ def show(name: str, home: Path, as_json: bool) -> None:
     with open_store(home) as store:
         record = get_version(store, name)
         facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
-        gates = [gate.as_json() for gate in gates_of(store, name)]
+        gates = gates_of(store, name)
         moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
-        print_json({**facts, "gates": gates, "moves": moved})
+        print_json({**facts, "gates": [gate.as_json() for gate in gates], "moves": moved})
         return
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")
     for gate in gates:
-        click.echo(f"\ngate {gate['gate']} ({gate['profile']}): {gate['verdict'] or 'no verdict'}. {visible(gate['reason'] or '')}")
+        if gate.result is None:
+            click.echo(f"\nGate {gate.id} has no verdict yet.")
+        else:
+            print_gate(gate.result)
+            click.echo(f"{gate.result.verdict}: {visible(gate.result.reason)}")
     for move in moved:
         click.echo(f"\n{move['moved']}  {move['kind']}: {move['from'] or '-'} -> {move['to']}. {visible(move['reason'])}")
 
