@@ -89,7 +89,7 @@ def add_pairs(store: Store, lease: Lease, gate: int, pairs: Sequence[Pair]) -> N
             )
             if kept:
                 if _pair(kept[0]) != pair:
-                    raise RuntimeFailure(f"gate {gate}: draw {pair.draw} of {pair.environment} is written with other scores")
+                    raise RuntimeFailure(f"gate {gate}: draw {pair.draw} of {pair.environment} is already stored with different scores")
                 continue
             if seed_used(store, pair.environment, pair.role, pair.reference, pair.seed):
                 raise RuntimeFailure(f"gate {gate}: seed {pair.seed} of {pair.environment} was used before against {pair.reference}")

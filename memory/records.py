@@ -16,6 +16,7 @@ Purpose = Literal["live", "learn", "hinted", "replay", "gate", "probe"]
 VersionState = Literal["candidate", "serving", "retired", "rejected"]
 Decision = Literal["promote", "reject", "inconclusive"]
 Role = Literal["earlier", "trained"]
+"""Whose pairs a comparison uses: `trained` those against the serving version, `earlier` those against an anchor."""
 StopReason = Literal["terminated", "truncated", "turn_limit", "context_limit", "interrupted", "error"]
 
 
@@ -171,7 +172,7 @@ class Pair:
     """r of seed = H(root, gate, environment, r)."""
     seed: int
     reference: str
-    """The version compared with: the anchor of an earlier environment, the serving version of a trained one."""
+    """The version compared with: the serving version if the role is `trained`, else the environment's anchor."""
     reference_score: float | None
     """None if the environment failed on the reference's side: the pair is void."""
     candidate_score: float | None

@@ -26,8 +26,9 @@ from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gate.decision import PROFILES
+from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gate
-from perdure.learners.gate.probes import EnginePlayer, probe
+from perdure.learners.gate.probes import probe
 from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores
 from perdure.learners.learn_job import run_learning
 from perdure.learners.workbench import Interrupted
@@ -212,9 +213,9 @@ def _settle(work: Work, result: Result) -> None:
     if not isinstance(result, LearnResult):
         return
     if gate.verdict == "promote":
-        learned = improved(gate.evidence)
-        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in learned})
-        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=learned, anchors=anchors)
+        improved_environments = improved(gate.evidence)
+        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in improved_environments})
+        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=improved_environments, anchors=anchors)
     elif gate.verdict == "reject":
         reject(work.store, result.version, work.lease)
 

@@ -1,11 +1,19 @@
 """The gate's decision: may this candidate serve? Pure code; `gating.py` plays and stores.
 
-A promotion certifies, at confidence 1 - alpha for this gate: the mean loss over the earlier environments is below `pool_margin`, no earlier
-environment lost its own margin or more against its anchor, and at least one trained environment improved on the serving version. It needs
-all of these tests to pass; missing evidence counts against the candidate.
+    test            against              shows, at level alpha                           rejects if its wealth falls to
+    pool            anchors              the mean loss is below `pool_margin`            `futile_pool`
+    hold, for each  anchor, or serving   the loss is below `task_margin`,                `futile_task`
+    environment     (`fix_scope`)        if critical below `critical_margin`
+    gain            serving              at least one trained environment has improved   `futile_gain`, in each of them
 
-Each test is a bettor's wealth, which may be checked after every round (Waudby-Smith & Ramdas 2024). Scores on *dev* seeds decide, before
-the first pair, which environments vote. docs/learning.md ('Why the error rate holds') gives the reasons for both.
+A test passes when its wealth reaches 1 / alpha, and then stays passed. From round `nmin` on, one rejection rejects the candidate, and it is
+promoted when all tests have passed. If neither happens in `nmax` rounds, the gate is inconclusive. The wealth is a bettor's, so it may be
+checked after every round (Waudby-Smith & Ramdas 2024); docs/learning.md ('Why the error rate holds') has the reasons.
+
+More rules: which environments are tested, from scores on dev seeds (`fix_scope`); the order of the checks (`_decide`); how far past gates
+raise `nmax` (`gating.py`); too many void pairs end a gate (`pairs.py`); a wealth of 200 replaces an anchor (`promotion.py`); what a verdict
+does to the versions (`agent/processes/job.py:_settle`); the next job trains on from a candidate that lacks only the gain
+(`agent/supervision/planner.py`).
 
 Left out: e-LOND, further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion. `evidence.py` reports a
 gate's numbers; `rates.py` simulates its error rates and power.
@@ -37,6 +45,7 @@ class GateSettings:
     profile: str
     pool_margin: float
     task_margin: float
+    """Of one environment."""
     nmax: int
     """Most rounds; a round is one pair of each open comparison."""
     nmin: int = 6
@@ -85,13 +94,13 @@ class Scope:
 
     settings: GateSettings
     hold: Mapping[Comparison, float]
-    """The margin of each comparison that must not lose."""
+    """The margin of each comparison in which the score must not fall."""
     pool: tuple[Comparison, ...]
     """The comparisons of the pooled test: the earlier ones of `hold`; empty if there is only one."""
     gain: tuple[Comparison, ...]
     """Comparisons in trained environments that need a gain."""
     vacuous: Mapping[str, float] = field(default_factory=dict)
-    """Environments whose anchor scores too low to show a loss, with its score on dev seeds."""
+    """Environments with an anchor that scores too low to show a loss, which are not tested, with its score on dev seeds."""
     at_ceiling: Mapping[str, float] = field(default_factory=dict)
     """Trained environments that need no gain, with the serving version's score on dev seeds."""
 
@@ -122,8 +131,9 @@ def fix_scope(
     """Decide which environments vote, from scores on dev seeds only.
 
     `anchors` has the anchor of each environment with one; those not in `trained` are the earlier ones. With three or fewer earlier ones
-    that vote, the margins and `nmax` of the economy profile apply; with one, there is no pool. An environment without a dev score votes and
-    needs a gain. A trained one at its ceiling, without an anchor that could show a loss, must hold against the serving version.
+    that vote, the margins and `nmax` of the economy profile apply. If only one earlier environment votes, there is no pooled test. An
+    environment without a dev score votes and needs a gain. A trained environment at its ceiling must not fall against the serving version,
+    unless its anchor is tested already.
     """
     anchor_scores, serving_scores = anchor_scores or {}, serving_scores or {}
     earlier = [name for name in anchors if name not in trained]
@@ -143,7 +153,8 @@ def fix_scope(
     at_ceiling = {name: serving_scores[name] for name in trained if serving_scores.get(name, 0.0) > settings.ceiling}
     for name in trained:
         if name in anchors and protects(name, settings):
-            # If the serving version is also the anchor, both tests share its pairs.
+            # The role says whose pairs are used: "trained" those against the serving version, which the test of the gain shares, "earlier"
+            # those against an anchor. So a trained environment with an older anchor is "earlier" here, but not in the pool.
             role: Role = "trained" if anchors[name] == serving else "earlier"
             hold[Comparison(name, role, anchors[name])] = margin(name, settings)
         elif name in at_ceiling:

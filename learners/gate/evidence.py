@@ -34,7 +34,7 @@ def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] 
     """The evidence so far, test by test. `played` has the scores behind the differences, by environment and reference."""
     played = played or {}
     scope, settings = gate.scope, gate.scope.settings
-    learned = {comparison.environment for comparison in gate.gain} | scope.at_ceiling.keys()
+    trained_names = {comparison.environment for comparison in gate.gain} | scope.at_ceiling.keys()
     environments = {
         comparison.environment: _leg(
             [(d,) for d in gate.history[comparison]],
@@ -44,7 +44,7 @@ def evidence(gate: GateDecision, played: Mapping[tuple[str, str], PlayedScores] 
             margin=test.margin,
             comparison=comparison,
             scores=played.get((comparison.environment, comparison.reference), NOT_PLAYED),
-            note="trained: held outside the pool" if comparison.environment in learned else None,
+            note="trained: held outside the pool" if comparison.environment in trained_names else None,
         )
         for comparison, test in gate.hold.items()
     }

@@ -41,7 +41,7 @@ class GateCase:
     serving: Version
     settings: GateSettings
     anchors: Mapping[str, str]
-    """The anchor of each environment that has one; environments in `trained` are left out of the pool."""
+    """The anchor of every environment that is judged against one; environments in `trained` are left out of the pool."""
     trained: tuple[str, ...] = ()
     critical: tuple[str, ...] = ()
     anchor_scores: Mapping[str, float] = field(default_factory=dict)
@@ -72,15 +72,17 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
         raise InputError(f"{candidate} is serving: there is no gain over itself to show; gate it without a target")
     former = gates.gates_of(store, candidate)
     scope = _scope(case, former, work)
-    terms = GateTerms(scope=scope.text(), nmax=scope.settings.nmax, seeds_of=_interrupted_seeds(former, work.lease, scope))
+    terms = GateTerms(scope=scope.text(), nmax=scope.settings.nmax, seeds_of=_gate_whose_seeds_repeat(former, work.lease, scope))
     gate_id = gates.start_gate(store, work.lease, candidate, case.serving.name, scope.settings.profile, terms)
     seeds_of = terms.seeds_of or gate_id
     table = PairTable(scope, candidate, partial(gate_seed, work.root_seed, seeds_of), partial(gates.seed_used, store), work.play)
     last_closed = max((gate.id for gate in former if gate.result is not None), default=0)
-    for old in (old for old in former if old.id <= last_closed):
+    closed = [old for old in former if old.id <= last_closed]
+    interrupted = [old for old in former if old.id > last_closed]
+    for old in closed:
         table.take(gates.pairs_of(store, old.id))
     gate = GateDecision(scope, limit=_rounds_stored(table, scope) + scope.settings.nmax)
-    for old in (old for old in former if old.id > last_closed):
+    for old in interrupted:
         table.take(gates.pairs_of(store, old.id), same_gate=old.id >= seeds_of)
     table.feed(gate)
     continued = sum(map(len, gate.history.values()))
@@ -165,15 +167,19 @@ def past_q(store: Store) -> float | None:
 
 def _rounds_stored(table: PairTable, scope: Scope) -> int:
     """The number of rounds in the stored pairs."""
-    gate = GateDecision(scope, limit=2**31)
+    gate = GateDecision(scope, limit=2**31)  # no limit: the stored pairs are to end it, or the verdict
     table.feed(gate)
     return gate.rounds
 
 
-def _interrupted_seeds(former: list[gates.GateRow], lease: Lease, scope: Scope) -> int | None:
-    """The gate whose seeds to play again: the candidate's last one, if it was interrupted with the same scope; None for new seeds."""
+def _gate_whose_seeds_repeat(former: list[gates.GateRow], lease: Lease, scope: Scope) -> int | None:
+    """The number of the gate whose seeds are played again: the candidate's last, if it was interrupted with the same scope.
+
+    None for the new gate's own seeds.
+    """
     if not former or former[-1].result is not None or former[-1].terms.scope != scope.text():
         return None
     last = former[-1]
-    # In the same attempt, that gate itself resumes.
-    return last.terms.seeds_of if (last.job, last.attempt) == (lease.subject, lease.attempt) else last.terms.seeds_of or last.id
+    if (last.job, last.attempt) == (lease.subject, lease.attempt):
+        return last.terms.seeds_of  # the same gate resumes (`gates.start_gate`), and its terms must not change
+    return last.terms.seeds_of or last.id  # the seeds that it repeated itself, or its own

@@ -15,7 +15,7 @@ from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.engines.version_loading import ensure_loaded
-from perdure.learners.gate.probes import LOADED_AT_ONCE, EnginePlayer
+from perdure.learners.gate.engine_player import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.learn_job import run_learning
 from perdure.learners.loops.grpo import PATIENCE
 from perdure.learners.options import LEARNERS, parse_options

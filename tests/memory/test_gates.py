@@ -75,7 +75,7 @@ def test_settings_are_fixed_before_the_first_pair(store: Store, lease: Lease) ->
 def test_a_pair_is_not_rewritten_and_its_seed_not_used_again(store: Store, lease: Lease) -> None:
     gate = gates.start_gate(store, lease, "v1", "v0", "standard", TERMS)
     gates.add_pairs(store, lease, gate, [PAIR])
-    with pytest.raises(RuntimeFailure, match="draw 0 of perdure:add is written with other scores"):
+    with pytest.raises(RuntimeFailure, match="draw 0 of perdure:add is already stored with different scores"):
         gates.add_pairs(store, lease, gate, [dataclasses.replace(PAIR, candidate_score=1.0, difference=0.0)])
     assert gates.seed_used(store, ADD, "earlier", "v0", PAIR.seed)
     assert not gates.seed_used(store, ADD, "trained", "v0", PAIR.seed)
