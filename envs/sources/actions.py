@@ -42,7 +42,7 @@ PART = re.compile(r"[;\n]")
 
 
 class NoAnswer(ValueError):
-    """A text that is not a value of its space. Its message says how to answer."""
+    """A text that is not a value of its space. Its message says how to answer; the policy reads it, so its words stay as they are."""
 
 
 def check_names(space: Space[Any], names: Names) -> None:
@@ -74,7 +74,7 @@ def parse(space: Space[Any], text: str, names: Names = ()) -> Any:
     except NoAnswer as error:
         raise NoAnswer(f"{error}. {how_to_answer(space, names)}") from None
     except RecursionError:
-        raise NoAnswer(f"it is nested too deeply. {how_to_answer(space, names)}") from None
+        raise NoAnswer(f"it is nested too deep. {how_to_answer(space, names)}") from None
 
 
 def answer(space: Space[Any], value: Any, names: Names = ()) -> str:
@@ -168,15 +168,13 @@ def _split(space: spaces.Dict | spaces.Tuple[Any], answer: Any) -> list[Any]:
             parts = _unique([(key.strip(), value.strip()) for key, _, value in (part.partition(":") for part in parts)])
     if isinstance(space, spaces.Tuple):
         if not is_row(space, parts):
-            raise NoAnswer(
-                f"it has {len(parts)} parts, not {len(space.spaces)}" if isinstance(parts, list) else "it is not a list of parts"
-            )
+            raise NoAnswer(f"it has {len(parts)}, not {len(space.spaces)} parts" if isinstance(parts, list) else "it is no list of parts")
         return list(parts)
     if not isinstance(parts, dict):
-        raise NoAnswer("it is not a list of keys and values")
+        raise NoAnswer("it is no list of keys and values")
     for key in (*parts, *space.spaces):
         if key not in parts or key not in space.spaces:
-            raise NoAnswer(f"{_quoted(key)} is {'missing' if key in space.spaces else 'not one of its keys'}")
+            raise NoAnswer(f"{_quoted(key)} is {'missing' if key in space.spaces else 'none of its keys'}")
     return [parts[key] for key in space.spaces]
 
 
@@ -191,13 +189,13 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
-        raise NoAnswer(f"it is not JSON: {error}") from None
+        raise NoAnswer(f"it is no JSON: {error}") from None
 
 
 def _unique(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
     parts = dict(pairs)
     if len(parts) < len(pairs):
-        raise NoAnswer("it has a key twice")
+        raise NoAnswer("it gives a key twice")
     return parts
 
 
@@ -234,7 +232,7 @@ def _array(space: Space[Any], text: str) -> Any:
     tokens = TOKEN.findall(bare(text))
     low, high = _bounds(space)
     if len(tokens) != len(low):
-        raise NoAnswer(f"{_quoted(text)} has {len(tokens)} numbers, not {len(low)}")
+        raise NoAnswer(f"{_quoted(text)} holds {len(tokens)}, not {len(low)} numbers")
     dtype = np.dtype(space.dtype)
     return np.array([_number(dtype, *each) for each in zip(tokens, low, high, strict=True)], dtype).reshape(space.shape)
 
@@ -242,7 +240,7 @@ def _array(space: Space[Any], text: str) -> Any:
 def _number(dtype: np.dtype[Any], token: str, low: Any, high: Any) -> Any:
     is_fraction = dtype.kind == "f"
     if not (NUMBER if is_fraction else WHOLE).fullmatch(token):
-        raise NoAnswer(f"{_quoted(token)} is not a {'number' if is_fraction else 'whole number'}")
+        raise NoAnswer(f"{_quoted(token)} is no {'number' if is_fraction else 'whole number'}")
     with np.errstate(over="ignore"):
         number = dtype.type(float(token)) if is_fraction else int(token)
     if not (low <= number <= high and math.isfinite(number)):

@@ -37,6 +37,8 @@ def plain_default(value: object) -> OptionValue:
     return value if isinstance(value, bool | int | float | str) else None
 
 
-def listed_default(value: object) -> OptionValue:
-    """The same, but lists are kept too."""
-    return cast("OptionValue", value) if isinstance(value, list) else plain_default(value)
+def registered_default(value: object) -> OptionValue:
+    """The same, but lists and dictionaries are kept too, and a tuple is written as a list."""
+    if isinstance(value, tuple):
+        return list(value)
+    return cast("OptionValue", value) if isinstance(value, list | dict) else plain_default(value)

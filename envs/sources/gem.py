@@ -27,7 +27,7 @@ import gymnasium
 from perdure.envs.answers import bare
 from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
 from perdure.envs.environment_names import Options
-from perdure.envs.sources.factory import EnvironmentFactory, plain_default
+from perdure.envs.sources.factory import EnvironmentFactory, registered_default
 from perdure.envs.sources.packages import does_not_work, imported, unknown
 from perdure.envs.sources.random_state import Generators
 from perdure.memory.errors import InputError
@@ -53,8 +53,8 @@ def find(id_: str) -> EnvironmentFactory:
         parameters = inspect.signature(getattr(import_module(module), attribute)).parameters.values()
     except (ImportError, AttributeError, LookupError) as error:
         raise does_not_work(f"gem:{id_}", error) from error
-    declared = {p.name: plain_default(p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
-    registered_defaults = {name: plain_default(value) for name, value in registered[id_].kwargs.items()}
+    declared = {p.name: registered_default(p.default) for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    registered_defaults = {name: registered_default(value) for name, value in registered[id_].kwargs.items()}
     options: Options = {**declared, **registered_defaults}
     return EnvironmentFactory(make=lambda **given: GemGame(id_, given, options), options=options)
 

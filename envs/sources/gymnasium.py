@@ -39,7 +39,7 @@ from perdure.envs.environment_names import Options
 from perdure.envs.sources.actions import NoAnswer, answer, check_names, how_to_answer, parse
 from perdure.envs.sources.ansi import unescaped
 from perdure.envs.sources.bare_class import BareClass
-from perdure.envs.sources.factory import EnvironmentFactory, listed_default, signature_options
+from perdure.envs.sources.factory import EnvironmentFactory, registered_default, signature_options
 from perdure.envs.sources.spaces import count_numbers, refuse, written
 from perdure.envs.sources.transition_tables import best_actions
 from perdure.memory.errors import InputError, UnknownError
@@ -124,7 +124,7 @@ def find(id_: str) -> EnvironmentFactory:
             raise InputError(f"gym:{id_} cannot be made: {error}") from error
 
     options, open_ended = signature_options(creator)
-    defaults = {name: listed_default(value) for name, value in spec.kwargs.items()}
+    defaults = {name: registered_default(value) for name, value in spec.kwargs.items()}
     return text_factory(make, {**options, **defaults}, open_ended)
 
 

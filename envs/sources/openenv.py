@@ -41,6 +41,8 @@ OURS = ("metadata", "done", "reward")
 """Fields of every action or observation that are not the environment's own."""
 INVALID, FULL = "VALIDATION_ERROR", "CAPACITY_REACHED"
 """The codes of a server for an action that its schema does not allow, and for a session too many."""
+REQUIRED = {"reset": ("observation",), "step": ("observation", "done", "reward")}
+"""What the answer to a message must have; a reward may be null."""
 
 
 def find(id_: str) -> EnvironmentFactory:
@@ -160,7 +162,18 @@ class OpenEnvSession(gymnasium.Env[str, str]):
             answer = json.loads(self._session.recv(timeout=ANSWER_S))
         except (closed, TimeoutError, ValueError) as error:
             raise RuntimeFailure(f"openenv:{self._url} broke the connection at {kind}: {error}") from error
-        return _read_answer(answer["type"], answer["data"])
+        return self._read_answer(kind, answer["type"], answer["data"])
+
+    def _read_answer(self, asked: str, kind: str, data: Any) -> Observed | Refusal:
+        if kind == "error":
+            details = "; ".join(f"{'.'.join(map(str, error.get('loc', ())))}: {error.get('msg', '')}" for error in data.get("errors", ()))
+            complaint = f"{data.get('message', 'no reason given')}" + (f" ({details})" if details else "")
+            return Refusal(code=str(data.get("code", "")), complaint=complaint)
+        missing = [key for key in REQUIRED[asked] if key not in data]
+        if missing:
+            raise RuntimeFailure(f"openenv:{self._url} answered {asked} without {' and '.join(missing)}")
+        reward = data.get("reward")
+        return Observed(observation=data["observation"], reward=0.0 if reward is None else reward, done=bool(data.get("done")))
 
     def _value(self, action: str) -> JsonValue:
         """The reply as the value of its field: text as it is, a number or a truth value if it can be read as one."""
@@ -216,15 +229,6 @@ def _chosen_field(url: str, kind: str, wanted: str, fields: Sequence[SchemaField
         return fields[0]
     wrong = f"has no field {wanted!r}" if wanted else "has several fields"
     raise InputError(f"openenv:{url}: its {kind} {wrong}: set {kind}=NAME, one of {', '.join(field.name for field in fields) or 'none'}")
-
-
-def _read_answer(kind: str, data: Any) -> Observed | Refusal:
-    if kind != "error":
-        reward = data.get("reward")
-        return Observed(observation=data["observation"], reward=0.0 if reward is None else reward, done=bool(data.get("done")))
-    details = "; ".join(f"{'.'.join(map(str, error.get('loc', ())))}: {error.get('msg', '')}" for error in data.get("errors", ()))
-    complaint = f"{data.get('message', 'no reason given')}" + (f" ({details})" if details else "")
-    return Refusal(code=str(data.get("code", "")), complaint=complaint)
 
 
 def _format(value: JsonValue) -> str:

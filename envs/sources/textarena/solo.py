@@ -21,7 +21,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from perdure.envs.environment import Info, ResetResult, StepResult
-from perdure.envs.sources.factory import EnvironmentFactory, listed_default, signature_options
+from perdure.envs.sources.factory import EnvironmentFactory, registered_default, signature_options
 from perdure.envs.sources.packages import does_not_work, imported, unknown
 from perdure.envs.sources.textarena.fixed_game import GAME, FixedGame
 from perdure.envs.sources.textarena.seats import several_players
@@ -43,7 +43,7 @@ def find(id_: str) -> EnvironmentFactory:
     except (ImportError, AttributeError, SyntaxError, OSError) as error:
         raise does_not_work(f"textarena:{id_}", error) from error
     declared, open_ended = signature_options(game)
-    defaults = {name: listed_default(value) for name, value in registered[id_].kwargs.items()}
+    defaults = {name: registered_default(value) for name, value in registered[id_].kwargs.items()}
     if "SinglePlayerState" not in source:  # some games for several players start with one player too
         factory = several_players(id_, source, defaults)
     else:

@@ -88,15 +88,15 @@ def test_numbers_stand_between_spaces_or_commas(text: str) -> None:
     ("space", "text", "reason"),
     [
         (MultiDiscrete([3, 2]), "1 2", "'2' is out of bounds"),
-        (MultiDiscrete([3, 2]), "1", "'1' has 1 numbers, not 2"),
-        (MultiDiscrete([3, 2]), "1.0 1", "'1.0' is not a whole number"),
+        (MultiDiscrete([3, 2]), "1", "'1' holds 1, not 2 numbers"),
+        (MultiDiscrete([3, 2]), "1.0 1", "'1.0' is no whole number"),
         (MultiBinary(2), "1 -1", "'-1' is out of bounds"),
         (Box(-2.0, 2.0, (1,)), "2.5", "'2.5' is out of bounds"),
         (Box(-np.inf, np.inf, (1,)), "1e300", "'1e300' is out of bounds"),
-        (Box(-np.inf, np.inf, (1,)), "inf", "'inf' is not a number"),
+        (Box(-np.inf, np.inf, (1,)), "inf", "'inf' is no number"),
         (Box(0, 255, (1,), np.uint8), "256", "'256' is out of bounds"),
-        (Box(0.0, 1.0, (1,)), "0.5 or so", "'0.5 or so' has 3 numbers, not 1"),
-        (Box(0.0, 1.0, (1,)), "x" * 100, f"'{'x' * 40}…' is not a number"),
+        (Box(0.0, 1.0, (1,)), "0.5 or so", "'0.5 or so' holds 3, not 1 numbers"),
+        (Box(0.0, 1.0, (1,)), "x" * 100, f"'{'x' * 40}…' is no number"),
     ],
 )
 def test_nothing_is_clipped(space: Space[Any], text: str, reason: str) -> None:
@@ -132,14 +132,14 @@ def test_a_dictionary_is_given_by_keys_or_as_json(text: str) -> None:
     ("text", "reason"),
     [
         ("move: left", "'power' is missing"),
-        ("move: left; power: 1; speed: 3", "'speed' is not one of its keys"),
-        ("move: left; move: right; power: 1", "it has a key twice"),
-        ('{"move": 0, "move": 1, "power": 1}', "it has a key twice"),
-        ("left; 0.5", "'left' is not one of its keys"),
+        ("move: left; power: 1; speed: 3", "'speed' is none of its keys"),
+        ("move: left; move: right; power: 1", "it gives a key twice"),
+        ('{"move": 0, "move": 1, "power": 1}', "it gives a key twice"),
+        ("left; 0.5", "'left' is none of its keys"),
         ('{"move": [0], "power": 1}', r"'\[\"0\"\]' is neither text nor a number"),
         ('{"move": true, "power": 1}', "'true' is neither text nor a number"),
-        ('{"move": 0, "power": NaN}', "'NaN' is not a number"),
-        ('{"move": 0', "it is not JSON"),
+        ('{"move": 0, "power": NaN}', "'NaN' is no number"),
+        ('{"move": 0', "it is no JSON"),
     ],
 )
 def test_what_is_no_dictionary(text: str, reason: str) -> None:

@@ -86,6 +86,14 @@ def test_an_id_that_is_not_registered_is_unknown(name: str) -> None:
         load(name)
 
 
+def test_a_registered_dictionary_is_a_default_with_its_type() -> None:
+    name = "gym:tests.envs.registers_itself:tests/Weighted-v0"
+    assert load(f'{name}?weights={{"a":1}}').name == name
+    assert load(f'{name}?weights={{"b":2}}').name == name + "?weights={%22b%22:+2}"
+    with pytest.raises(InputError, match="option weights=3 is not of type dict"):
+        load(f"{name}?weights=3")
+
+
 def test_what_cannot_be_answered_in_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"has observations that cannot be text: 30000 numbers .*py:package.module:Class"):
         load("py:tests.envs.sources.test_gymnasium:Pictures")

@@ -162,12 +162,22 @@ def test_games_with_an_oracle_have_shots_and_the_others_say_why_not() -> None:
         ("GuessWho-v0", "OPENROUTER_API_KEY"),
         ("GuessTheNumber-v0?max_number=ten", "not of type int"),
         ("GuessTheNumber-v0?maximum=10", "no option is named 'maximum'"),
+        ("Nim-v0?piles=3", "option piles=3 is not of type list"),
+        ("Sokoban-v0?dim_room=hello", "option dim_room=hello is not of type list"),
+        ("Sokoban-v0?dim_room=5", "option dim_room=5 is not of type list"),
     ],
 )
 def test_a_game_that_cannot_be_learned_from_is_refused_with_the_reason(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load(f"textarena:{name}")
     assert "\n" not in str(caught.value)
+
+
+def test_an_option_whose_default_is_a_tuple_is_written_as_a_list() -> None:
+    assert load("textarena:Sokoban-v0?dim_room=[6,6]").name == "textarena:Sokoban-v0"
+    larger = load("textarena:Sokoban-v0?dim_room=[7,8]")
+    assert larger.name == "textarena:Sokoban-v0?dim_room=[7,+8]"
+    assert GuardedEnv(larger).reset(1) != GuardedEnv(load("textarena:Sokoban-v0")).reset(1)
 
 
 def test_an_unknown_game_names_the_nearest() -> None:
