@@ -245,7 +245,9 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
             if sample.sampler != sampler:
                 raise RuntimeFailure(f"the policy answered as {sample.sampler}, not as {sampler}: these episodes are discarded")
             if len(sample.logprobs) != len(sample.action_ids) or not all(map(math.isfinite, sample.logprobs)):
-                raise RuntimeFailure(f"{sampler} gave {len(sample.action_ids)} tokens with the log-probs {sample.logprobs}")
+                raise RuntimeFailure(
+                    f"{sampler} gave {len(sample.action_ids)} tokens with log-probs that are missing or not finite: {sample.logprobs}"
+                )
         samples.update(zip(batch, answers, strict=True))
     return [samples[i] for i in range(len(seats))]
 

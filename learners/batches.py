@@ -56,7 +56,9 @@ def is_mixed(group: Group) -> bool:
     return len({episode.total_reward for episode in group}) > 1
 
 
-def contrast(groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[float]], list[float]] = centred) -> list[Lesson]:
+def policy_gradient_lessons(
+    groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[float]], list[float]] = centred
+) -> list[Lesson]:
     """Policy-gradient lessons from mixed groups; groups with equal rewards are dropped before any forward pass."""
     lessons = []
     for group in groups:
@@ -72,18 +74,18 @@ def kl_only(groups: Iterable[Group], lessons: Iterable[Lesson], kl: float) -> li
     return [lesson(episode, kl=kl) for group in groups if kl for episode in group if episode.id not in known]
 
 
-def imitate(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
+def imitation_lessons(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
     """A cross-entropy lesson from every success."""
     return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]
 
 
-def replayed(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
+def replay_lessons(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
     """Lessons from replayed old environments: the variant's policy gradient if rewards of a group differ, cross-entropy if all succeeded.
 
     If all failed, only the KL term is left, if it has a weight.
     """
-    lessons = contrast(groups, options.kl_old, VARIANTS[options.variant].advantages)
-    lessons += imitate([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
+    lessons = policy_gradient_lessons(groups, options.kl_old, VARIANTS[options.variant].advantages)
+    lessons += imitation_lessons([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
     return lessons + kl_only(groups, lessons, options.kl_old)
 
 

@@ -91,7 +91,7 @@ def mean(values: Sequence[float]) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def some(groups: Sequence[Group], most: int) -> list[Turns]:
+def spread_sample(groups: Sequence[Group], most: int) -> list[Turns]:
     """Up to `most` episodes, evenly from all groups: the first of each, then the second, and so on."""
     order = sorted((member, n) for n, group in enumerate(groups) for member in range(len(group)))
     return [turns_of(groups[n][member]) for member, n in order[:most]]

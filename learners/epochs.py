@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from perdure.learners.batches import Group, Lesson, replayed
+from perdure.learners.batches import Group, Lesson, replay_lessons
 from perdure.learners.diagnostics import group_stats
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.workbench import FixedData, Sampled, Workbench
@@ -45,7 +45,7 @@ def imitation_epochs(
         played = None if start is None or workbench.step else group_stats(start.target, fresh.old, start.spoilt + fresh.spoilt)
         fixed = FixedData(lessons=len(lessons), staleness=data_staleness, played=played)
         batch = [lessons[i] for i in order[begin:end]]
-        batch += replayed(fresh.old, options)
+        batch += replay_lessons(fresh.old, options)
         batch += workbench.stored()
         done = workbench.step / updates
         workbench.update(batch, fresh, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient, fixed=fixed, done=done)

@@ -29,8 +29,8 @@ ProjectGradient = Callable[[Trainee, Tensor], Tensor]
 
 
 @dataclass(slots=True, kw_only=True)
-class Gathered:
-    """Statistics of the pass. Log-ratios are of learner to sampler."""
+class PassStats:
+    """Statistics of one pass. Log-ratios are of learner to sampler."""
 
     log_ratios: list[Tensor] = field(default_factory=list)
     nll: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Gathered:
     extra: dict[str, float] = field(default_factory=dict)
 
 
-def gather(
+def accumulate_gradient(
     trainee: Trainee,
     lessons: Sequence[Lesson],
     options: LearnOptions,
@@ -48,7 +48,7 @@ def gather(
     most_tokens: int,
     old_logprobs: dict[Lesson, Tensor],
     extra_losses: Mapping[str, ExtraLoss],
-) -> Gathered:
+) -> PassStats:
     """Accumulate gradients in the trainee's parameters.
 
     `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which
@@ -58,7 +58,7 @@ def gather(
     weights = token_weights([lesson.tokens for lesson in lessons], variant.aggregation, most_tokens)
     tokens = sum(lesson.tokens for lesson in lessons)
     reference: Reference = "serving" if "serving" in trainee.references else "base"
-    seen = Gathered(extra=dict.fromkeys(extra_losses, 0.0))
+    seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
     for batch in pack([lesson.sequences for lesson in lessons], options.budget_tokens):
         part = [lessons[i] for i in batch]
         turns = [turn for lesson in part for turn in lesson.turns]

@@ -24,7 +24,7 @@ class LearnOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    updates: int = Field(12, ge=1, description="number of updates (optimiser steps)")
+    updates: int = Field(12, ge=1, description="number of updates")
     prompts: int = Field(16, ge=1, description="tasks in one batch, including those of old environments")
     samples: int = Field(8, ge=2, description="episodes of each target task (the group size G)")
     lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")

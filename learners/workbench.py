@@ -1,4 +1,4 @@
-"""The two parts of every learner: sample a batch of episodes with the current step, and make one update from lessons.
+"""The two parts of every learner: sample a batch of episodes with the current weights, and make one update from lessons.
 
 A learner is a loop that calls them in its own order (`loops/grpo.py` is the shortest). Each update ends with a checkpoint, from which an
 interrupted job resumes.
@@ -18,11 +18,11 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, no_opponents, nothing, play
 from perdure.envs.seeds import train_seed
-from perdure.learners.batches import Lesson, completed, contrast, is_mixed
+from perdure.learners.batches import Lesson, completed, is_mixed, policy_gradient_lessons
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
-from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, some
+from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, spread_sample
 from perdure.learners.engines.engine import Engine
-from perdure.learners.gradients import ExtraLoss, Gathered, ProjectGradient, gather
+from perdure.learners.gradients import ExtraLoss, PassStats, ProjectGradient, accumulate_gradient
 from perdure.learners.losses import VARIANTS
 from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder, from_environment
@@ -83,12 +83,12 @@ class FixedData:
     """Statistics of the episodes, if the job played them itself before this update."""
 
 
-NONE: Mapping[str, ExtraLoss] = {}
+NO_EXTRA_LOSSES: Mapping[str, ExtraLoss] = {}
 
 
 @dataclass(slots=True, kw_only=True)
 class Workbench:
-    """The state of one running learning job. `step` counts its updates."""
+    """The state of one running learning job."""
 
     store: Store
     lease: Lease
@@ -110,6 +110,7 @@ class Workbench:
     rewarder: Rewarder = from_environment
     """Rewards played episodes; `loops/trace_sft.py` uses stored rewards."""
     step: int = 0
+    """The updates made so far."""
     updates: list[Update] = field(default_factory=list)
     """All updates, including those of earlier attempts."""
     learned: bool = False
@@ -117,7 +118,7 @@ class Workbench:
     chosen: tuple[int, ...] = ()
     """Stored episodes that the job learns from, newest first; a resumed attempt uses the same ones."""
     _drawn: int = 0
-    _aimed: int = 0
+    _target_groups: int = 0
     """Groups so far, of all environments and of targets, so that environments take turns across batches."""
     _played_s: float = 0.0
     _played_tokens: int = 0
@@ -128,6 +129,7 @@ class Workbench:
 
     @property
     def sampler(self) -> StepRef:
+        """The weights after `step` updates."""
         return StepRef(self.lease.subject, self.step)
 
     @property
@@ -146,36 +148,36 @@ class Workbench:
         return max(environment.max_tokens for environment in self.targets)
 
     def start(self, checkpoint: Checkpoint | None = None) -> None:
-        """Load the first step into the engine: step 0, or that of the checkpoint."""
+        """Load the first weights into the engine: those of the start, or of the checkpoint."""
         if checkpoint is not None:
             self.trainee.resume(checkpoint.state)
             self.step = checkpoint.step
             self.updates = [step.update for step in steps(self.store, self.lease.subject) if step.n <= checkpoint.step]
-            self._drawn, self._aimed = checkpoint.counts
+            self._drawn, self._target_groups = checkpoint.counts
             self.chosen = checkpoint.chosen
             self.learned = checkpoint.learned
         self.engine.load(self.sampler, self.trainee.weights())
 
     def sample(self, prompts: int, refill: int = 0) -> Sampled:
-        """Play fresh groups with the current step: targets in turn, and old environments in turn for the share of replay.
+        """Play fresh groups with the current weights: targets in turn, and old environments in turn for the share of replay.
 
         Groups with equal rewards are replaced by new ones, up to `refill` times (DAPO's dynamic sampling); they stay in the statistics.
         """
         options = self.options
         share = options.replay if self.old else 0.0
         groups = max(1, round(prompts * (1 - share)))
-        sampled = self.play([*self._aim(groups), *self._replay(prompts)])
+        sampled = self.play([*self._target_attempts(groups), *self._replay(prompts)])
         for _ in range(refill):
             lacking = groups - sum(is_mixed(group) for group in sampled.target)
             if lacking > 0:
-                more = self.play(self._aim(lacking))
+                more = self.play(self._target_attempts(lacking))
                 sampled = replace(sampled, target=sampled.target + more.target, spoilt=sampled.spoilt + more.spoilt)
         return sampled
 
     def sample_start(self, episodes: int) -> Sampled:
         """Groups with about this many episodes, played before the first update; a resumed job reads them from the store."""
         if self.step == 0:
-            return self.play(self._aim(-(-episodes // self.options.samples)))
+            return self.play(self._target_attempts(-(-episodes // self.options.samples)))
         return Sampled(target=self.played_by_start(hinted=False), old=[], spoilt=0, staleness=float(self.step))
 
     def played_by_start(self, *, hinted: bool) -> list[list[Episode]]:
@@ -191,18 +193,19 @@ class Workbench:
         """Lessons from stored mixed groups of old environments, newest first, with importance ratios (`options.stored`)."""
         options = self.options
         lessons: list[Lesson] = []
-        for n in self.old_groups(options.prompts, options.stored):
+        for n in self.old_group_numbers(options.prompts, options.stored):
             name = self.old[n % len(self.old)].name
             if name not in self._recent:
                 groups_of = recent_groups(self.store, name, STORED_GROUPS)
                 cut = completed(self.rewarder(group)[: options.replay_samples] for group in groups_of)
                 self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
-                lessons += contrast([groups[n // len(self.old) % len(groups)]], options.kl_old, VARIANTS[options.variant].advantages)
+                group = groups[n // len(self.old) % len(groups)]
+                lessons += policy_gradient_lessons([group], options.kl_old, VARIANTS[options.variant].advantages)
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:
-        """Play these attempts, if any, with the current step. Raises `Interrupted`."""
+        """Play these attempts, if any, with the current weights. Raises `Interrupted`."""
         started = time.perf_counter()
         episodes = play(
             list(attempts),
@@ -249,19 +252,19 @@ class Workbench:
             for member in range(members)
         ]
 
-    def _aim(self, groups: int) -> list[Attempt]:
-        """Attempts at fresh tasks of the targets in turn."""
-        chosen = [self.targets[(self._aimed + n) % len(self.targets)] for n in range(groups)]
-        self._aimed += groups
+    def _target_attempts(self, groups: int) -> list[Attempt]:
+        """Attempts at this many fresh tasks of the targets, in turn."""
+        chosen = [self.targets[(self._target_groups + n) % len(self.targets)] for n in range(groups)]
+        self._target_groups += groups
         return [attempt for environment in chosen for attempt in self.group(environment, "learn", self.options.samples)]
 
     def _replay(self, prompts: int) -> list[Attempt]:
         """Attempts at fresh tasks of old environments in turn, for a batch of this many prompts."""
         options = self.options
-        chosen = [self.old[n % len(self.old)] for n in self.old_groups(prompts, 1 - options.stored)]
+        chosen = [self.old[n % len(self.old)] for n in self.old_group_numbers(prompts, 1 - options.stored)]
         return [attempt for environment in chosen for attempt in self.group(environment, "replay", options.replay_samples)]
 
-    def old_groups(self, prompts: int, share: float) -> range:
+    def old_group_numbers(self, prompts: int, share: float) -> range:
         """Which groups of old environments, numbered over the whole job, belong to this share of the replay for this many prompts.
 
         Fractions of a group add up over updates.
@@ -277,17 +280,15 @@ class Workbench:
         sampled: Sampled,
         *,
         on_policy: bool,
-        extra_losses: Mapping[str, ExtraLoss] = NONE,
+        extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES,
         project_gradient: ProjectGradient | None = None,
         fixed: FixedData | None = None,
         done: float | None = None,
     ) -> None:
-        """Make one update with `options.passes` passes over the lessons, and load the next step; without lessons weights stay the same.
+        """Make one update with `options.passes` passes over the lessons, and load the new weights; without lessons they stay the same.
 
-        `fixed` describes the data of a learner on fixed episodes. The learning rate has fallen by the share `done`, by default that of the
-        job. Raises `Interrupted`, `RuntimeFailure` if it diverged, `InputError` if an episode is longer than the model's context.
-
-        Axes: A action tokens of a micro-batch.
+        `fixed` describes the data of a learner on fixed episodes. lr = options.lr * (1 - done); `done` defaults to step / updates.
+        Raises `Interrupted`, `RuntimeFailure` if it diverged, `InputError` if an episode is longer than the model's context.
         """
         self._check_stop()
         started = time.perf_counter()
@@ -301,19 +302,19 @@ class Workbench:
         drift = Drift()
         if options.measure:
             imitated = [lesson.turns for lesson in lessons if lesson.imitation and lesson.episode not in ids]
-            new = some(sampled.target, options.measure) or imitated[: options.measure]
-            old = some(sampled.old or self._live_groups(), options.measure)
+            new = spread_sample(sampled.target, options.measure) or imitated[: options.measure]
+            old = spread_sample(sampled.old or self._live_groups(), options.measure)
             drift = drift_stats(self.trainee, new, old, options.temperature, options.budget_tokens)
         lr = options.lr * (1 - (self.step / options.updates if done is None else done))
-        norm, seen = 0.0, Gathered()
+        norm, seen = 0.0, PassStats()
         old_logprobs: dict[Lesson, Tensor] = {}
         for nth in range(options.passes if any(lesson.advantage for lesson in lessons) else 1):
             if not lessons:
                 break
-            gathered = gather(
+            stats = accumulate_gradient(
                 self.trainee, lessons, options, most_tokens=self.most_tokens, old_logprobs=old_logprobs, extra_losses=extra_losses
             )
-            seen = gathered if nth == 0 else seen
+            seen = stats if nth == 0 else seen
             if project_gradient is not None:
                 self.trainee.put_gradient(project_gradient(self.trainee, self.trainee.take_gradient()))
             norm = self.trainee.step(lr, options.max_grad_norm)
@@ -353,7 +354,7 @@ class Workbench:
         self.updates.append(update)
         add_step(self.store, self.lease, update)
         faults.point("between-step-and-checkpoint")
-        counts = self._drawn, self._aimed
+        counts = self._drawn, self._target_groups
         state = self.trainee.state()
         checkpoint = Checkpoint(
             step=self.step,
@@ -381,7 +382,7 @@ class Workbench:
             self.check_length("a demonstration" if lesson.episode is None else f"episode {lesson.episode}", lesson.sequences)
 
     def check_length(self, what: str, sequences: Sequence[Ids]) -> None:
-        """The same for given sequences, which the error calls `what`."""
+        """Raises `InputError` if a sequence is longer than the model's context; the error calls them `what`."""
         if not self.fits(sequences):
             longest = max(map(len, sequences))
             raise InputError(

@@ -125,7 +125,7 @@ def fail_attempt(store: Store, kind: Literal["task", "job"], lease: Lease, error
 
 
 def requeue_lapsed(store: Store, kind: Literal["task", "job"], clock: Clock, error: str) -> int:
-    """The same for all work whose lease has lapsed. Returns how many rows that were."""
+    """Queue again, or fail, all work whose lease has lapsed. Returns the number of tasks or jobs."""
     condition, parameters = lapsed(clock)
     return _end_badly(store, kind, error, f"{HELD[kind]} AND {condition}", parameters)
 

@@ -159,7 +159,7 @@ def run_ours(spec: Spec) -> Side:
     import torch
 
     from perdure.agent.stream.registering import register_environments
-    from perdure.learners.batches import contrast
+    from perdure.learners.batches import policy_gradient_lessons
     from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
@@ -201,7 +201,7 @@ def run_ours(spec: Spec) -> Side:
         for _ in range(options.updates):
             started = time.perf_counter()
             sampled = workbench.sample(options.prompts)
-            workbench.update(contrast(sampled.target, options.kl), sampled, on_policy=True)
+            workbench.update(policy_gradient_lessons(sampled.target, options.kl), sampled, on_policy=True)
             seconds.append(time.perf_counter() - started)
             turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
             tokens.append(sum(len(turn.action_ids) for turn in turns))

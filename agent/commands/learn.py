@@ -39,7 +39,7 @@ class _LearnCommand(click.Command):
 @click.argument("learner")
 @click.option("--target", "targets", multiple=True, metavar="ENV", help="What to get better at; may be repeated. [default: chosen]")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the learner; may be repeated.")
-@click.option("--no-gate", is_flag=True, help="Make a candidate without judging it.")
+@click.option("--no-gate", is_flag=True, help="Skip the gate; the result stays a candidate.")
 @click.option("--start", metavar="VERSION", help="The version to train from. [default: the serving one]")
 @profile_option
 @home_option
@@ -61,7 +61,7 @@ def learn(
     """Learn, gate, and promote if the gate says so.
 
     LEARNER is grpo, reinforce, iterative-sft or sdft, which learn from fresh answers of the agent (sdft needs right answers instead of
-    rewards), or self-sft, trace-sft or sft, which learn from stored answers. Without a target one is chosen from the live episodes of the
+    rewards), or sft, self-sft or trace-sft, which learn from stored answers. Without a target one is chosen from the live episodes of the
     serving version. Exit code 1 if the gate did not promote.
 
     \b
@@ -90,9 +90,15 @@ def learn(
 
 @click.command()
 @click.argument("candidate", metavar="[VERSION]", required=False)
-@click.option("--target", "targets", multiple=True, metavar="ENV", help="What it must have become better at; may be repeated.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="ENV",
+    help="Environment in which the candidate must beat the serving version; may be repeated.",
+)
 @profile_option
-@click.option("--self-test", is_flag=True, help="Simulate the gate's error rates at every null against their bounds.")
+@click.option("--self-test", is_flag=True, help="Simulate bad candidates and check that at most alpha of them pass.")
 @click.option("--runs", type=click.IntRange(50, 100_000), default=1000, show_default=True, help="Gates to simulate for each row.")
 @home_option
 @config_option
@@ -258,7 +264,7 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     rows: list[Sequence[Cell]] = [
         (rate.truth, rate.profile, rate.earlier, rate.runs, rate.promoted, rate.bound, round(rate.episodes), rate.ok) for rate in rates
     ]
-    print_table(columns, rows, title="How often the gate promotes where it should not")
+    print_table(columns, rows, title="How often the gate promotes simulated candidates")
     return ok
 
 

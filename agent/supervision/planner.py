@@ -23,8 +23,8 @@ MIN_EPISODES = 16
 MIN_MIXED_SHARE = 0.1
 """At least this share of its groups must be mixed."""
 
-PATIENCE = 2
-"""After this many jobs in a row on a target without a promotion, another target with signal goes first."""
+JOBS_BEFORE_OTHERS = 2
+"""After this many jobs in a row on a target without a promotion, another target that can be learned goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], ref
         obstacles = "; ".join(f"{name} {_obstacle(row)}" for name, row in played.items())
         return Choice(target=None, reason=f"nothing is learnable now: {obstacles}")
     refused = refused or {}
-    fresh = [name for name in worth if refused.get(name, 0) < PATIENCE]
+    fresh = [name for name in worth if refused.get(name, 0) < JOBS_BEFORE_OTHERS]
     target = max(fresh or worth, key=lambda name: worth[name])
     return Choice(target=target, reason=f"{target} {_numbers(played[target])}{_tried(refused.get(target, 0))}")
 

@@ -10,29 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import contrast, kl_only, replayed
+from perdure.learners.batches import kl_only, policy_gradient_lessons, replay_lessons
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.losses import VARIANTS
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import RuntimeFailure
 
-PATIENCE = 4
-"""The job ends if none of this many first updates had a mixed group of a target."""
+UPDATES_WITHOUT_SIGNAL = 4
+"""A job fails if its first 4 updates saw no target group with unequal rewards (reinforce: no reward)."""
 
 
-def grpo(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` if there is nothing to learn from: every group of the targets had equal rewards."""
+def grpo(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Learn from fresh groups, one batch for each update.
+
+    Raises `RuntimeFailure` if there is nothing to learn from: every group of the targets had equal rewards.
+    """
     options = workbench.options
     advantages = VARIANTS[options.variant].advantages
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts, options.refill)
-        lessons = contrast(sampled.target, options.kl, advantages)
+        lessons = policy_gradient_lessons(sampled.target, options.kl, advantages)
         workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
-        lessons += replayed(sampled.old, options)
+        lessons += replay_lessons(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not workbench.learned and workbench.step >= min(PATIENCE, options.updates):
+        if not workbench.learned and workbench.step >= min(UPDATES_WITHOUT_SIGNAL, options.updates):
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: in {workbench.step} updates all members of each group had equal rewards "
                 f"(success {workbench.updates[-1].groups.success or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from "

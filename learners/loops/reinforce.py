@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.batches import kl_only, lesson, replayed
+from perdure.learners.batches import kl_only, lesson, replay_lessons
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.loops.grpo import PATIENCE
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.loops.grpo import UPDATES_WITHOUT_SIGNAL
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` if there is nothing to learn from: no episode of the targets was rewarded."""
+def reinforce(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Learn from fresh episodes, one batch for each update.
+
+    Raises `RuntimeFailure` if there is nothing to learn from: no episode of the targets was rewarded.
+    """
     options = workbench.options
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
@@ -25,10 +30,10 @@ def reinforce(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE
         lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in rewarded]
         workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
-        lessons += replayed(sampled.old, options)
+        lessons += replay_lessons(sampled.old, options)
         lessons += workbench.stored()
         workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not workbench.learned and workbench.step >= min(PATIENCE, options.updates):
+        if not workbench.learned and workbench.step >= min(UPDATES_WITHOUT_SIGNAL, options.updates):
             raise RuntimeFailure(
                 f"nothing to learn from in {workbench.names}: no episode was rewarded in {workbench.step} updates; make its tasks easier, "
                 "add shots=3 to its name, or learn from demonstrations (sft)"

@@ -13,19 +13,24 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from perdure.learners.batches import Group, Lesson, Turns, lesson, replayed, sequences_of
+from perdure.learners.batches import Group, Lesson, Turns, lesson, replay_lessons, sequences_of
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, with_prompt
 from perdure.learners.losses import kl_divergence
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `InputError` if a target has no oracle, or if the oracle's answers leave no room for the student's, `RuntimeFailure` if the
-    oracle solves none of the tasks."""
+def sdft(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Learn from fresh answers, each pulled towards the teacher's distribution.
+
+    Raises `InputError` if a target has no oracle, or if the oracle's answers leave no room for the student's, `RuntimeFailure` if the
+    oracle solves none of the tasks.
+    """
     options = workbench.options
     for target in workbench.targets:
         check_oracle(target, "sdft")
@@ -41,7 +46,7 @@ def sdft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, pro
                 f"nothing to learn from in {workbench.names}: its oracle solved none of the {len(sampled.target)} tasks that were "
                 "completed; see `perdure env check`"
             )
-        lessons = [*taught, *replayed(sampled.old, options), *workbench.stored()]
+        lessons = [*taught, *replay_lessons(sampled.old, options), *workbench.stored()]
         losses = {"distillation": distillation(taught, options), **extra_losses}
         workbench.update(lessons, sampled, on_policy=True, extra_losses=losses, project_gradient=project_gradient)
 

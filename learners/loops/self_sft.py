@@ -11,12 +11,17 @@ from collections.abc import Mapping
 from perdure.learners.batches import lesson
 from perdure.learners.epochs import imitation_epochs, per_task, target_episodes
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import RuntimeFailure
 
 
-def self_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` if the start succeeds in none of the sampled tasks."""
+def self_sft(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Imitate the start's own successes.
+
+    Raises `RuntimeFailure` if the start succeeds in none of the sampled tasks.
+    """
     options = workbench.options
     start = workbench.sample_start(target_episodes(workbench))
     lessons = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]

@@ -19,12 +19,17 @@ from perdure.learners.epochs import imitation_epochs, target_tasks
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, solved, without_hint
 from perdure.learners.options import ORACLE
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 
 
-def sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `InputError` if there is neither an oracle nor a readable file, `RuntimeFailure` if there is nothing to imitate."""
+def sft(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Imitate the demonstrations.
+
+    Raises `InputError` if there is neither an oracle nor a readable file, `RuntimeFailure` if there is nothing to imitate.
+    """
     lessons = demonstrations(workbench)
     if not lessons:
         raise RuntimeFailure(

@@ -23,7 +23,7 @@ from perdure.learners.epochs import imitation_epochs, target_episodes
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import ENVIRONMENT
 from perdure.learners.reward_source import rewarder
-from perdure.learners.workbench import NONE, Workbench
+from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.replay.episodes import episodes_by_id
 from perdure.memory.replay.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
@@ -34,8 +34,13 @@ IMPORT = "import:"
 AnyTrace = TypeVar("AnyTrace")
 
 
-def trace_sft(workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NONE, project_gradient: ProjectGradient | None = None) -> None:
-    """Raises `RuntimeFailure` if no trace of the targets is a success, `InputError` or `UnknownError` if no such traces exist."""
+def trace_sft(
+    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
+) -> None:
+    """Imitate the newest successes.
+
+    Raises `RuntimeFailure` if no trace of the targets is a success, `InputError` or `UnknownError` if no such traces exist.
+    """
     options = workbench.options
     lessons, staleness = _imported(workbench) if options.traces.startswith(IMPORT) else _own(workbench)
     if not lessons:

@@ -23,7 +23,7 @@ SWEEPS = 500
 
 
 def a_gem(gradient_P: Tensor, memory_P: Tensor) -> Tensor:
-    """g - (g.m / m.m) m where g.m < 0, else g (Chaudhry et al. 2019, equation 11)."""
+    """g - (g.m / m.m) m if g.m < 0, else g (Chaudhry et al. 2019, equation 11)."""
     along = torch.dot(gradient_P, memory_P)
     if along >= 0:
         return gradient_P

@@ -22,7 +22,7 @@ def overlap(old: Mapping[str, LoraPair], new: Mapping[str, LoraPair]) -> Tensor:
 
 
 def olora(trainee: Trainee, weight: float) -> ExtraLoss:
-    """The penalty on overlap with the frozen adapter below a stacked trainee."""
+    """The penalty on overlap with the frozen adapter, on top of which the trainee trains a new one."""
     below = trainee.below()
 
     def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:

@@ -57,7 +57,9 @@ def write_version(home: Path, name: str, base: ModelFiles, save: Callable[[Path]
     """
     final = home / "versions" / name
     if final.exists() and any(final.iterdir()):  # an empty folder was made by `versions.reserve_name`
-        raise RuntimeFailure(f"{final} already exists: names of versions are never reused")
+        raise RuntimeFailure(
+            f"{final} already exists, and names of versions are never reused: learn again; the result gets the next free name"
+        )
     scratch = home / "versions" / f"{MAKING}{name}-{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import count
 from typing import Any
 
-from perdure.learners.batches import completed, contrast, imitate, is_mixed, replayed
+from perdure.learners.batches import completed, imitation_lessons, is_mixed, policy_gradient_lessons, replay_lessons
 from perdure.learners.options import LearnOptions
 from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
 
@@ -53,7 +53,7 @@ def test_episodes_that_did_not_complete_are_left_out_and_not_scored_zero() -> No
     group = [episode(1), episode(0, state="env_error"), episode(1), episode(0, state="aborted"), episode(0, state="running")]
     (kept,) = completed([group])
     assert [e.total_reward for e in kept] == [1, 1]
-    assert contrast([kept], 0.0) == []
+    assert policy_gradient_lessons([kept], 0.0) == []
 
 
 def test_one_episode_alone_is_no_group() -> None:
@@ -63,17 +63,17 @@ def test_one_episode_alone_is_no_group() -> None:
 def test_groups_of_equal_rewards_are_dropped() -> None:
     assert not is_mixed([episode(1), episode(1)])
     assert is_mixed([episode(1), episode(0.5)])
-    assert contrast([[episode(0), episode(0)], [episode(1), episode(1)]], 0.5) == []
+    assert policy_gradient_lessons([[episode(0), episode(0)], [episode(1), episode(1)]], 0.5) == []
 
 
 def test_mixed_groups_become_advantages_in_their_own_group() -> None:
-    lessons = contrast([[episode(1), episode(0), episode(0), episode(0)], [episode(5), episode(6)]], 0.1)
+    lessons = policy_gradient_lessons([[episode(1), episode(0), episode(0), episode(0)], [episode(5), episode(6)]], 0.1)
     assert weights(lessons) == [(0.75, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.25, 0, 0.1), (-0.5, 0, 0.1), (0.5, 0, 0.1)]
 
 
 def test_a_lesson_is_a_whole_episode_as_it_was_sampled() -> None:
     played = [episode(1, turns=3, id_=7), episode(0, turns=1, id_=8)]
-    lessons = contrast([played], 0.0)
+    lessons = policy_gradient_lessons([played], 0.0)
     assert [(lesson.episode, lesson.advantage, lesson.tokens) for lesson in lessons] == [(7, 0.5, 6), (8, -0.5, 2)]
     for lesson, kept in zip(lessons, played, strict=True):
         assert lesson.turns == tuple((turn.prompt_ids, turn.action_ids) for turn in kept.turns)
@@ -82,15 +82,15 @@ def test_a_lesson_is_a_whole_episode_as_it_was_sampled() -> None:
 
 
 def test_only_successes_are_imitated() -> None:
-    lessons = imitate([[episode(1, turns=2), episode(0.9)], [episode(0)], [episode(0, success=True)]], 0.7, 0.2)
+    lessons = imitation_lessons([[episode(1, turns=2), episode(0.9)], [episode(0)], [episode(0, success=True)]], 0.7, 0.2)
     assert weights(lessons) == [(0, 0.7, 0.2)] * 2
 
 
 def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
-    lessons = replayed([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.05))
+    lessons = replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.05))
     assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 2 + [(0, 0, 0.05)] * 2
     assert (
-        weights(replayed([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.0)))
+        weights(replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.0)))
         == [(0.5, 0, 0), (-0.5, 0, 0)] + [(0, 0.3, 0)] * 2
     )

@@ -15,7 +15,7 @@ from tests.learners.home import EASY, Learner
 from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.learners.batches import Lesson, contrast, imitate, is_mixed, turns_of
+from perdure.learners.batches import Lesson, imitation_lessons, is_mixed, policy_gradient_lessons, turns_of
 from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.epochs import per_task
 from perdure.learners.gradients import ExtraLoss
@@ -197,7 +197,7 @@ def test_at_most_so_many_successes_of_a_task_are_imitated(llama_learner: Learner
     for most in (1, 3):
         kept = per_task(groups, most)
         assert [len(group) for group in kept] == [min(most, sum(episode.success for episode in group)) for group in groups]
-        assert all(lesson.imitation == 1 for lesson in imitate(kept, 1.0, 0.0))
+        assert all(lesson.imitation == 1 for lesson in imitation_lessons(kept, 1.0, 0.0))
 
 
 def test_with_restart_each_round_learns_from_the_start_at_the_full_rate(llama_learner: Learner) -> None:
@@ -292,7 +292,7 @@ def test_rewards_that_somebody_gave_decide_what_is_learned_of_traces(llama_learn
 def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner) -> None:
     workbench = llama_learner.workbench(EASY, samples=2)
     groups = workbench.sample(3).target
-    assert contrast([group[:1] for group in groups], 0.0) == []
+    assert policy_gradient_lessons([group[:1] for group in groups], 0.0) == []
     assert all(turns_of(episode) for group in groups for episode in group)
 
 

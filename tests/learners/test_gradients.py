@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from perdure.envs.policy import Request
 from perdure.learners.batches import Lesson
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.gradients import Gathered, gather
+from perdure.learners.gradients import PassStats, accumulate_gradient
 from perdure.learners.losses import VARIANTS
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
@@ -96,8 +96,8 @@ def gradient_of(trainee: Trainee, loss: Tensor) -> Tensor:
 
 def gathered(
     trainee: Trainee, lessons: Sequence[Lesson], old: dict[Lesson, Tensor] | None = None, **options: Any
-) -> tuple[Tensor, Gathered]:
-    seen = gather(
+) -> tuple[Tensor, PassStats]:
+    seen = accumulate_gradient(
         trainee,
         lessons,
         LearnOptions(ratio_cap=CAP, **options),

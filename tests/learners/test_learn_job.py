@@ -17,7 +17,7 @@ from perdure.envs.seeds import split_of
 from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.learners.gate.engine_player import LOADED_AT_ONCE, EnginePlayer
 from perdure.learners.learn_job import run_learning
-from perdure.learners.loops.grpo import PATIENCE
+from perdure.learners.loops.grpo import UPDATES_WITHOUT_SIGNAL
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
@@ -166,9 +166,9 @@ def test_the_same_job_on_the_same_seeds_learns_the_same(llama: ModelFiles, tmp_p
 
 @pytest.mark.parametrize("target", [NEVER, ALWAYS, FAILS])
 def test_grpo_says_when_all_rewards_are_equal(llama_learner: Learner, target: str) -> None:
-    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: in {PATIENCE} updates"):
+    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: in {UPDATES_WITHOUT_SIGNAL} updates"):
         llama_learner.learn(target, "grpo")
-    assert len(llama_learner.steps(1)) == PATIENCE
+    assert len(llama_learner.steps(1)) == UPDATES_WITHOUT_SIGNAL
     assert llama_learner.nothing_was_left()
 
 

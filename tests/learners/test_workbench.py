@@ -13,7 +13,7 @@ from tests.learners.conftest import engine_of, plain_logprobs, plain_model, rand
 
 from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
-from perdure.learners.batches import Lesson, contrast, lesson, replayed
+from perdure.learners.batches import Lesson, lesson, policy_gradient_lessons, replay_lessons
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
@@ -89,7 +89,7 @@ def lessons_of(sampled: Sampled) -> list[Lesson]:
     """Of every kind, with log-probs of a sampler that is some way off."""
     generator = torch.Generator().manual_seed(0)
     lessons = [lesson(episode, advantage=episode.member % 3 - 1, kl=0.2) for group in sampled.target for episode in group]
-    lessons += replayed(sampled.old, LearnOptions(replay_weight=0.3, kl_old=0.1))
+    lessons += replay_lessons(sampled.old, LearnOptions(replay_weight=0.3, kl_old=0.1))
     found = []
     for one in lessons:
         shift = torch.randn(one.tokens, generator=generator).tolist()
@@ -139,7 +139,7 @@ def test_in_fp32_sampler_and_learner_agree(make: Make) -> None:
     workbench = make(prompts=8)
     for _ in range(3):
         sampled = workbench.sample(8)
-        workbench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+        workbench.update(policy_gradient_lessons(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
         assert workbench.updates[-1].ratios.ratio_mean == pytest.approx(1, abs=1e-4)
         assert workbench.updates[-1].ratios.ratio_max == pytest.approx(1, abs=1e-3)
         assert workbench.updates[-1].ratios.ess == pytest.approx(1, abs=1e-4)
@@ -150,7 +150,7 @@ def test_the_next_step_samples_with_the_new_weights(make: Make) -> None:
     workbench = make(prompts=8, lr=0.05)
     sampled = workbench.sample(8)
     assert {turn.sampler for group in sampled.target for episode in group for turn in episode.turns} == {StepRef(1, 0)}
-    workbench.update(contrast(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
+    workbench.update(policy_gradient_lessons(sampled.target + sampled.old, 0.0), sampled, on_policy=True)
     assert (workbench.step, workbench.sampler) == (1, StepRef(1, 1))
     assert StepRef(1, 0) not in workbench.engine
     sampled = workbench.sample(8)
@@ -224,12 +224,12 @@ def test_a_small_share_of_replay_adds_up_over_the_updates(make: Make, replay: fl
     workbench = make(old=[TWO], updates=32, prompts=4, samples=4, replay_samples=4, replay=replay, stored=stored)
     per_update = []
     while workbench.step < 32:
-        per_update.append((len(workbench.old_groups(4, 1 - stored)), len(workbench.old_groups(4, stored))))
+        per_update.append((len(workbench.old_group_numbers(4, 1 - stored)), len(workbench.old_group_numbers(4, stored))))
         workbench.step += 1
     assert tuple(map(sum, zip(*per_update, strict=True))) == (played, read_back)
     assert max(n for n, _ in per_update) <= 2
     workbench.step = 0
-    assert len(workbench.old_groups(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
+    assert len(workbench.old_group_numbers(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
 
 
 def test_targets_take_turns_where_a_batch_is_too_small_for_all(make: Make) -> None:
@@ -251,7 +251,7 @@ def test_the_batch_of_each_update_is_written_down(make: Make) -> None:
     expected = []
     for on_policy in (True, False):
         sampled = workbench.sample(4)
-        workbench.update(contrast(sampled.target, 0.0), sampled, on_policy=on_policy)
+        workbench.update(policy_gradient_lessons(sampled.target, 0.0), sampled, on_policy=on_policy)
         expected.append(tuple(sorted(episode.id for group in sampled.target + sampled.old for episode in group)))
     found = manifests(workbench.store, 1)
     assert [(row.n, row.episodes, row.on_policy) for row in found] == [(1, expected[0], True), (2, expected[1], False)]
@@ -271,7 +271,7 @@ def test_episodes_that_the_environment_spoilt_are_no_data(make: Make) -> None:
     sampled = workbench.sample(4)
     assert sampled.spoilt == 8
     assert {group[0].environment for group in sampled.target} == {ONE}
-    workbench.update(contrast(sampled.target, 0.0), sampled, on_policy=True)
+    workbench.update(policy_gradient_lessons(sampled.target, 0.0), sampled, on_policy=True)
     assert workbench.updates[-1].groups.spoilt_episodes == 8
 
 
@@ -286,7 +286,7 @@ def test_a_diverged_update_is_a_failure_that_says_so(make: Make) -> None:
     workbench = make(prompts=8, kl=1e38)
     sampled = workbench.sample(8)
     with pytest.raises(RuntimeFailure, match=r"update 1 of job 1 has diverged .*smaller lr"):
-        workbench.update(contrast(sampled.target + sampled.old, 1e38), sampled, on_policy=True)
+        workbench.update(policy_gradient_lessons(sampled.target + sampled.old, 1e38), sampled, on_policy=True)
     assert workbench.step == 0
 
 

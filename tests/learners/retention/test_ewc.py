@@ -7,7 +7,7 @@ import torch
 from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
 from tests.learners.retention.lessons import imitated
 
-from perdure.learners.gradients import gather
+from perdure.learners.gradients import accumulate_gradient
 from perdure.learners.options import LearnOptions
 from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.weights.base_models import ModelFiles
@@ -64,7 +64,8 @@ def test_shares_of_the_batch_add_up_to_the_whole_penalty(llama: ModelFiles) -> N
     seen = []
     for budget in (20, 10_000):
         options = LearnOptions(budget_tokens=budget)
-        seen.append(gather(trainee, imitated(6), options, most_tokens=9, old_logprobs={}, extra_losses={"ewc": loss}).extra["ewc"])
+        stats = accumulate_gradient(trainee, imitated(6), options, most_tokens=9, old_logprobs={}, extra_losses={"ewc": loss})
+        seen.append(stats.extra["ewc"])
         trainee.take_gradient()
     assert seen[0] == pytest.approx(seen[1], rel=1e-4)
     assert seen[1] == pytest.approx(0.01 / 2 * sum(p.numel() for p in trainee.parameters), rel=1e-3)
