@@ -21,7 +21,7 @@ from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
-from perdure.agent.supervision.disk import GIB, DiskUse, free_bytes, room, size_bytes
+from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store
 
@@ -177,13 +177,13 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
     settings = loaded.config.disk
     existing = next(place for place in (home.resolve(), *home.resolve().parents) if place.is_dir())
     usage = DiskUse(home_bytes=size_bytes(home), free_bytes=free_bytes(existing))
-    found = room(settings, usage)
+    lack = disk_lack(settings, usage)
     budget = f"of the budget of {settings.budget_gib:g} GiB" if settings.budget_gib else "without a budget"
     numbers = f"the home takes {usage.home_bytes / GIB:.3g} GiB {budget}; {settings.floor_gib:g} GiB must stay free"
-    if found.learn is None:
+    if lack.learn is None:
         return Check(name="room", level="ok", found=numbers)
-    stops = "learning" if found.play is None else "learning and play"
-    return Check(name="room", level="warning", found=f"{stops} would wait: {found.learn}")
+    stops = "learning" if lack.play is None else "learning and play"
+    return Check(name="room", level="warning", found=f"{stops} would wait: {lack.learn}")
 
 
 def _home(home: Path) -> Check:

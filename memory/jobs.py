@@ -2,7 +2,7 @@
 
 A job is `queued`, then `leased`, `running` and perhaps `gating`, then `done` or `failed`. Adding a job under a key that exists returns the
 job of that key. If its process dies, the job is taken over with a higher attempt; after `ATTEMPT_CAP` deaths it has failed, and `error`
-says why. Left out: which deaths fail a job at once (`agent/supervision/abandoned_work.py`).
+says why. Left out: which deaths fail a job at once (`agent/processes/exit_codes.py`, `agent/supervision/keepers.py`).
 """
 
 from __future__ import annotations

@@ -70,8 +70,8 @@ def check(store: Store, kind: Leased, lease: Lease) -> None:
 def renew(store: Store, kind: Leased, lease: Lease, ttl_s: float, clock: Clock) -> None:
     """Renew a lease that is still held, or raise `LeaseLost`.
 
-    A lease that has run out is still held until another process takes it. One that `lapse` ended is not: a process that outlives its
-    supervisor must not block the process that the next supervisor starts.
+    A lease that has run out is still held until another process takes it. One that `end_leases_of` or `end_all_leases` ended is not: a
+    process that outlives its supervisor must not block the process that the next supervisor starts.
     """
     held = f"rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= 0"
     sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE {held}"
@@ -92,17 +92,20 @@ def check_and_renew(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: fl
             renew(store, kind, lease, ttl_s, clock)
 
 
-def lapse(store: Store, owner: str | None = None) -> int:
-    """End all leases of `owner`, because it is dead; without an owner, all leases. Returns how many.
+def end_leases_of(store: Store, owner: str) -> int:
+    """End all leases of a process that has ended. Returns how many. Only for the holder of the home's lock."""
+    return _end_leases(store, "owner = ?", (owner,))
 
-    Only for the holder of the home's lock, when it starts and when one of its children has ended.
-    """
-    count = 0
+
+def end_all_leases(store: Store) -> int:
+    """End the leases of all processes, because all have ended. Returns how many. Only for the holder of the home's lock, when it starts."""
+    return _end_leases(store, "TRUE", ())
+
+
+def _end_leases(store: Store, condition: str, parameters: Sequence[Any]) -> int:
     with store.write() as conn:
-        for kind, held in HELD.items():
-            sql = f"UPDATE {kind} SET lease_until = -1 WHERE {held} AND (? IS NULL OR owner = ?)"
-            count += conn.execute(sql, (owner, owner)).rowcount
-    return count
+        sql = "UPDATE {} SET lease_until = -1 WHERE {} AND {}"
+        return sum(conn.execute(sql.format(kind, held, condition), parameters).rowcount for kind, held in HELD.items())
 
 
 def lapsed(clock: Clock) -> tuple[str, tuple[str, float]]:

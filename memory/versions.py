@@ -4,8 +4,8 @@ The serving pointer is the one row in state `serving`. A move changes the pointe
 in one transaction. A rollback is the same move backwards: it touches no file and takes milliseconds. A rejected version never serves.
 
 The move log is a stack: a promotion puts a version on it, a rollback removes all above the version that it returns to.
-Left out: the evidence that a candidate needs (`learners/gate/gating.py`), loading its weights (`learners/engines/`), and which files can be
-removed (`upkeep/garbage.py`).
+Left out: the evidence that a candidate needs (`learners/gate/decision.py`), loading its weights (`learners/engines/`), and which files can
+be removed (`upkeep/garbage.py`).
 """
 
 from __future__ import annotations

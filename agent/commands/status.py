@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def report(store: Store) -> Status:
     except UnknownError:
         version = None
     known = {process.name: process for process in processes(store)}
-    state, reason, started = _activity(store, known.get("supervisor"))
+    state, reason, started = _activity(store, known.get(SUPERVISOR))
     counts = episodes.counts(store)
     return Status(
         state=state,

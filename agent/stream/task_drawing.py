@@ -2,7 +2,7 @@
 
 A stage draws by its own position, the number of tasks that it has drawn so far, and by the mix as it is configured now: an environment that
 is added gets its share from then on, and does not catch up. Draw i of an environment is its i-th task on the whole stream, and decides its
-seed. Left out: what may be configured (`stream_settings.py`), and when to draw (`supervision/supervisor.py`).
+seed. Left out: what may be configured (`stream_settings.py`), and when to draw (`supervision/daemon_duties.py`).
 """
 
 from __future__ import annotations

@@ -131,23 +131,23 @@ class Backoff:
 
     FIRST_S = 0.5
     LONGEST_S = 60.0
-    LONGEST_FOR_ROOM_S = 5.0
-    """After a full disk, a locked store or a silent server, so that work goes on soon after there is room again."""
+    LONGEST_UNAVAILABLE_S = 5.0
+    """After a full disk, a locked store or a silent server, so that work resumes soon after that is over."""
     LIVED_S = 60.0
 
     def __init__(self) -> None:
         self.deaths = 0
-        """In a row, each soon after its start. Those that had to wait for room are not counted."""
+        """In a row, each soon after its start. Those of the cause `unavailable` are not counted."""
         self._waits = 0
         self._ready_s = 0.0
 
-    def died(self, lived_s: float, *, for_room: bool = False) -> float:
+    def died(self, lived_s: float, *, unavailable: bool = False) -> float:
         """Note a death `lived_s` after the start, and give the seconds to wait."""
         if lived_s > self.LIVED_S:
             self.deaths = self._waits = 0
-        self.deaths += not for_room
+        self.deaths += not unavailable
         self._waits += 1
-        longest_s = self.LONGEST_FOR_ROOM_S if for_room else self.LONGEST_S
+        longest_s = self.LONGEST_UNAVAILABLE_S if unavailable else self.LONGEST_S
         wait_s = min(self.FIRST_S * 2.0 ** min(self._waits - 1, 20), longest_s)
         self._ready_s = time.monotonic() + wait_s
         return wait_s

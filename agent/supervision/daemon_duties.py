@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from perdure.agent.config import Config
 from perdure.agent.stream.feeding import StreamFeed
-from perdure.agent.supervision.disk import DiskGauge, Room
+from perdure.agent.supervision.disk import DiskGauge, DiskLack
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.learning_jobs import ScheduledLearning
 from perdure.agent.supervision.limits import Limits, Tally
@@ -18,8 +18,8 @@ from perdure.memory.jobs import ENDED
 from perdure.memory.store import Store
 
 
-class Daemon:
-    """The duties of a daemon, which the supervisor calls when they are due. What happens is counted in `tally`."""
+class DaemonDuties:
+    """The duties of a daemon beside its children, which the supervisor calls when they are due. What happens is counted in `tally`."""
 
     def __init__(
         self,
@@ -33,8 +33,8 @@ class Daemon:
         server: StandingKeeper | None,
         jobs: JobKeeper,
     ) -> None:
-        self.room = Room()
-        """What there was room for at the last look."""
+        self.lack = DiskLack()
+        """What there was no room for at the last look."""
         self._store = store
         self._hang_s = config.supervise.hang_s
         self._limits = limits
@@ -60,8 +60,8 @@ class Daemon:
             self._learning.count(job)
 
     def look_at_disk(self) -> None:
-        before, self.room = self.room, self._disk.look()
-        self._reporter.room_changed(before, self.room)
+        before, self.lack = self.lack, self._disk.look()
+        self._reporter.room_changed(before, self.lack)
 
     def report_start(self) -> None:
         self._reporter.started(self._hang_s)
@@ -81,11 +81,11 @@ class Daemon:
         self._feed.refill(self._store, most)
 
     def _queue_learning(self, now: bool = False) -> None:
-        self._learning.queue_if_due(played_out=self._played_out(), lack=self.room.learn, now=now)
+        self._learning.tick(played_out=self._played_out(), lack=self.lack.learn, now=now)
 
     def _beat(self) -> None:
         self.look_at_disk()
-        self._reporter.beat(self.room, played_out=self._played_out(), no_learning=self._learning.why)
+        self._reporter.beat(self.lack, played_out=self._played_out(), no_learning=self._learning.why)
 
     def _played_out(self) -> bool:
         """Whether the stream has ended and all its tasks are played."""

@@ -33,16 +33,16 @@ class DiskUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
-    """Why there is no room to learn, or to play; None if there is room."""
+class DiskLack:
+    """Why there is no room to learn, and why there is none to play. None: there is room."""
 
     learn: str | None = None
     play: str | None = None
 
 
-def room(settings: DiskSection, usage: DiskUse, before: Room = Room()) -> Room:
-    """What there is room for now; `before` is the result of the last look."""
-    return Room(
+def disk_lack(settings: DiskSection, usage: DiskUse, before: DiskLack = DiskLack()) -> DiskLack:
+    """What there is no room for now; `before` is the result of the last look."""
+    return DiskLack(
         learn=_lack(settings, usage, LEARNING_SHARE, LEARNING_FLOOR, SLACK if before.learn else 0.0),
         play=_lack(settings, usage, 1.0, 1.0, SLACK if before.play else 0.0),
     )
@@ -86,18 +86,18 @@ class DiskGauge:
         self._home = home
         self._settings = settings
         self._clock = clock
-        self._room = Room()
+        self._lack = DiskLack()
         self._home_bytes = 0
         self._walked_s = -math.inf
 
-    def look(self) -> Room:
-        """What there is room for now."""
+    def look(self) -> DiskLack:
+        """What there is no room for now."""
         if self._settings.budget_gib and self._clock() - self._walked_s >= WALK_S:
             self._home_bytes = size_bytes(self._home)
             self._walked_s = self._clock()
         usage = DiskUse(home_bytes=self._home_bytes, free_bytes=free_bytes(self._home))
-        self._room = room(self._settings, usage, self._room)
-        return self._room
+        self._lack = disk_lack(self._settings, usage, self._lack)
+        return self._lack
 
 
 def _gib(bytes_: float) -> str:

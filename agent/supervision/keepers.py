@@ -17,7 +17,7 @@ from perdure.agent.supervision.children import Backoff, Child
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED, get_job
-from perdure.memory.leases import BootClock, lapse
+from perdure.memory.leases import BootClock, end_leases_of
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 
@@ -31,7 +31,7 @@ class StandingKeeper:
     def __init__(self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
         self.name = name
         self.watched: Watched | None = None
-        self.refused: str | None = None
+        self.bad_configuration: str | None = None
         """Why the very first process could not work with its configuration; None if that did not happen."""
         self.death = ""
         """Why the last process died."""
@@ -56,12 +56,12 @@ class StandingKeeper:
         end = self.watched.poll()
         if end is None:
             return
-        if self.watched.asked or end.cause == "unavailable":  # which says nothing about its tasks
+        if self.watched.asked or end.cause == "unavailable":  # not the fault of its tasks
             requeue_tasks(self._store, self.watched.owner)
-        lapse(self._store, self.watched.owner)  # if that fails, the next tick tries again
+        end_leases_of(self._store, self.watched.owner)  # if that fails, the next tick tries again
         watched, self.watched = self.watched, None
         if end.cause == "refused" and self._starts == 1:
-            self.refused = end.exit.last_line.removeprefix("error: ")
+            self.bad_configuration = end.exit.last_line.removeprefix("error: ")
         elif not watched.asked:
             self._record_death(end, watched.lived_s)
 
@@ -71,7 +71,7 @@ class StandingKeeper:
         return self._backoff.deaths
 
     def _record_death(self, end: End, lived_s: float) -> None:
-        wait_s = self._backoff.died(lived_s, for_room=end.cause == "unavailable")
+        wait_s = self._backoff.died(lived_s, unavailable=end.cause == "unavailable")
         self.death = str(end)
         then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"
         record_event(self._store, "death", self.name, f"{end}; it {then}")
@@ -88,8 +88,8 @@ def not_serving(server: StandingKeeper) -> tuple[str, str] | None:
     return ("restarting", f"the vLLM server died, {server.death}; {doing}") if server.death else ("starting", doing)
 
 
-def forget_steps(store: Store) -> None:
-    """Delete weights of steps that killed jobs have left. Only while no process samples in this home."""
+def delete_step_weights(store: Store) -> None:
+    """Delete the weights of single steps, which killed jobs have left. Only while no process samples in this home."""
     shutil.rmtree(store.home / "run" / "steps", ignore_errors=True)
 
 
@@ -123,7 +123,7 @@ class JobKeeper:
         end = self.watched.poll()
         if end is None:
             return None
-        lapse(self._store, self.watched.owner)  # if that fails, the next poll tries again
+        end_leases_of(self._store, self.watched.owner)  # if that fails, the next poll tries again
         job = self._close(self.watched, self.job, end)
         self.watched = self.job = None
         forget_old_processes(self._store)

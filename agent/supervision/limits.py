@@ -42,16 +42,16 @@ class Tally:
     """Learning jobs that failed, in a row."""
     fruitless: int = 0
     """Times, in a row, that it was time to learn but nothing was learnable."""
-    dying: str = "actor"
-    """The process that dies: the actor, or the vLLM server."""
+    worst_child: str = "actor"
+    """The child that has died most often in a row: the actor, or the vLLM server."""
     deaths: int = 0
-    """Of that process, in a row, each soon after its start."""
+    """Of that child, in a row, each soon after its start."""
     death: str = ""
     """Why it died the last time."""
     played_out: bool = False
     """The stream has ended, all its tasks are played, and nothing is left to learn."""
     last: str = ""
-    """The reason of the last verdict, failure or fruitless look."""
+    """The reason of the last verdict, failure or fruitless check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def outcome(limits: Limits, tally: Tally) -> Outcome | None:
         return Outcome(code=3, reason=f"{_some(tally.failures, 'learning job')} failed in a row; the last: {tally.last}")
     if tally.deaths >= limits.tries:
         return Outcome(
-            code=3, reason=f"the {tally.dying} is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}"
+            code=3, reason=f"the {tally.worst_child} is given up after {_some(tally.deaths, 'death')} in a row; the last: {tally.death}"
         )
     return None
 

@@ -1,7 +1,7 @@
 """What to learn next, and when nothing is worth learning. Pure: rates and past jobs go in, a choice with its reason comes out.
 
 A target needs headroom, and groups whose members differ: if all eight episodes of a task score the same, comparing them teaches nothing.
-Left out: when to ask (`agent/supervision/ticker.py`), and what the learner does with its target.
+Left out: when to ask (`learning_jobs.py`), and what the learner does with its target.
 """
 
 from __future__ import annotations

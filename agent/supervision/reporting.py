@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from perdure.agent.processes.process_names import SUPERVISOR
-from perdure.agent.supervision.disk import Room
+from perdure.agent.supervision.disk import DiskLack
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
 from perdure.memory.jobs import get_job, unfinished_jobs
@@ -38,9 +38,9 @@ class Reporter:
             )
             record_event(self._store, "warning", "systemd", message)
 
-    def beat(self, room: Room, *, played_out: bool, no_learning: str) -> None:
+    def beat(self, lack: DiskLack, *, played_out: bool, no_learning: str) -> None:
         """Report how the run stands now."""
-        state, why = condition(self._store, self._server, self._actor, self._jobs, room, played_out=played_out, no_learning=no_learning)
+        state, why = condition(self._store, self._server, self._actor, self._jobs, lack, played_out=played_out, no_learning=no_learning)
         beat(self._store, SUPERVISOR, os.getpid(), state, why)
         self._systemd.status(f"{state}: {why}" if why else state)
         if state == "paused" or plays(self._actor):
@@ -48,10 +48,10 @@ class Reporter:
         if self._goes_on():
             self._systemd.alive()
 
-    def room_changed(self, before: Room, now: Room) -> None:
-        for what, was, lack in (("learning", before.learn, now.learn), ("play", before.play, now.play)):
-            if (was is None) != (lack is None):
-                record_event(self._store, "disk", what, f"it waits for room: {lack}" if lack else "there is room again")
+    def room_changed(self, before: DiskLack, now: DiskLack) -> None:
+        for what, was, reason in (("learning", before.learn, now.learn), ("play", before.play, now.play)):
+            if (was is None) != (reason is None):
+                record_event(self._store, "disk", what, f"it waits for room: {reason}" if reason else "there is room again")
 
     def stopping(self) -> None:
         self._systemd.stopping()
@@ -72,23 +72,30 @@ class Reporter:
 
 
 def condition(
-    store: Store, server: StandingKeeper | None, actor: StandingKeeper, jobs: JobKeeper, room: Room, *, played_out: bool, no_learning: str
+    store: Store,
+    server: StandingKeeper | None,
+    actor: StandingKeeper,
+    jobs: JobKeeper,
+    lack: DiskLack,
+    *,
+    played_out: bool,
+    no_learning: str,
 ) -> tuple[str, str | None]:
-    """A state and why; `no_learning` says why nothing is being learned. The first reason here keeps the later ones from mattering."""
+    """A state and why; `no_learning` says why nothing is being learned. The first reason that holds is given."""
     if server is not None and (waits_for_server := not_serving(server)):
         return waits_for_server
     if jobs.job is not None:
         job = get_job(store, jobs.job.id)
         doing = "gating" if job.state == "gating" else DOING[job.kind]
         return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}"
-    if room.play is not None:
-        return "paused", f"play and learning wait for room: {room.play}"
+    if lack.play is not None:
+        return "paused", f"play and learning wait for room: {lack.play}"
     if actor.watched is None:
         return "restarting", f"the actor died, {actor.death}" if actor.death else None
     latest = actor.watched.report()
     if latest is None or not plays(actor):
         return "starting", latest.detail if latest else "the actor is being started"
-    why = _waiting(store, jobs, room) or no_learning
+    why = _waiting(store, jobs, lack) or no_learning
     if latest.state == "idle" and played_out:
         return "idle", f"{STREAM_ENDED}; {why}"
     return ("playing", why) if latest.state in ("playing", "loading") else (latest.state, latest.detail)
@@ -100,11 +107,11 @@ def plays(actor: StandingKeeper) -> bool:
     return latest is not None and latest.state != "starting"
 
 
-def _waiting(store: Store, jobs: JobKeeper, room: Room) -> str:
+def _waiting(store: Store, jobs: JobKeeper, lack: DiskLack) -> str:
     """Why a queued job is not being run; empty if none is queued, or if it is about to start."""
     waiting = unfinished_jobs(store)
     if not waiting:
         return ""
-    if room.learn is not None:
-        return f"job {waiting[0].id} waits for room: {room.learn}"
+    if lack.learn is not None:
+        return f"job {waiting[0].id} waits for room: {lack.learn}"
     return f"job {waiting[0].id} is tried again soon, its process died: {jobs.death}" if jobs.death else ""

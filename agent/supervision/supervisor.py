@@ -1,7 +1,7 @@
 """The supervisor: one process that holds the home, and starts and watches the others. It never loads a model.
 
     actor      plays live tasks all the time; when it dies it is started again with back-off, and given up if that does not help
-    vllm       if the engine is vLLM: its server, treated in the same way; what samples waits for it
+    vllm       if the engine is vLLM: its server, treated in the same way; actor and jobs wait for it
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
 A daemon (`perdure run`) has all of them and more duties (`daemon_duties.py`). A command that runs one job in a home without a daemon has
@@ -28,25 +28,26 @@ from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
-from perdure.agent.supervision.daemon_duties import Daemon
-from perdure.agent.supervision.disk import Room
-from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, forget_steps
+from perdure.agent.supervision.daemon_duties import DaemonDuties
+from perdure.agent.supervision.disk import DiskLack
+from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, delete_step_weights
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
-from perdure.memory.leases import lapse
+from perdure.memory.leases import end_all_leases, end_leases_of
 from perdure.memory.processes import record_event
 from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
 
 PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500
-"""How long a write of the supervisor waits for another program's: while the next tick tries again, and when it is to stop."""
+"""How long a write waits for a lock on the store: normally (the next tick tries again), and while shutting down."""
 
 WATCH_S = 0.1
+"""How often the loop looks at the children; a tick or a signal is seen at least as soon."""
 
 Action = Callable[[], None]
 
@@ -56,7 +57,7 @@ class Programs:
     """The modules that are run as children."""
 
     actor: str | None = "perdure.agent.processes.actor"
-    """None: nothing plays, and the stream is left alone."""
+    """None: this is no daemon. Nothing plays, the stream is left alone, and one job is run."""
     learner: str = "perdure.agent.processes.job"
     vllm: str = "perdure.agent.processes.vllm_server"
 
@@ -64,6 +65,8 @@ class Programs:
 @contextmanager
 def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Programs = Programs()) -> Iterator[Supervisor]:
     """Take the home, bring its store to the present schema, and clean up after a crash. `Supervisor.run` does the rest.
+
+    With an actor the supervisor is a daemon; with `actor=None` it supervises one job, that of the limits.
 
     Raises `HomeBusy` if another process has the home, `InputError` if the configuration names something that does not exist, and
     `RuntimeFailure` if the home cannot be written.
@@ -73,9 +76,9 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     with HomeLock(home), create_store(home) as store:
         if feed is not None:
             feed.open(store)
-        lapse(store)  # the processes that held leases here are gone: the lock is ours
+        end_all_leases(store)  # the processes that held them are gone: the lock is ours
         abort_orphans(store)
-        forget_steps(store)
+        delete_step_weights(store)
         set_busy_timeout(store, PATIENCE_MS)
         yield Supervisor(store, loaded, limits, programs, feed)
 
@@ -97,11 +100,12 @@ class Supervisor:
         self._server = standing(VLLM, programs.vllm) if config.engine == "vllm" else None
         self._actor = standing(ACTOR, programs.actor) if programs.actor is not None else None
         self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s)
-        self._daemon: Daemon | None = None
+        self._duties: DaemonDuties | None = None
+        """None if this is no daemon."""
         self._actions: dict[Tick, Action] = {"checkpoint": self._checkpoint}
         if feed is not None and self._actor is not None:
-            self._daemon = Daemon(store, config, limits, self._tally, feed, actor=self._actor, server=self._server, jobs=self._jobs)
-            self._actions |= self._daemon.actions()
+            self._duties = DaemonDuties(store, config, limits, self._tally, feed, actor=self._actor, server=self._server, jobs=self._jobs)
+            self._actions |= self._duties.actions()
         self._due: queue.SimpleQueue[Tick] = queue.SimpleQueue()
         self._signals = 0
         self._outcome: Outcome | None = None
@@ -110,13 +114,13 @@ class Supervisor:
 
     def run(self) -> Outcome:
         """Supervise until the end. A second signal ends the children at once."""
-        if self._daemon is not None:
-            self._daemon.report_start()
+        if self._duties is not None:
+            self._duties.report_start()
         with on_signals(self._on_signal):
             ticker = start_ticker(self._schedule, self._due.put)
             try:
-                if self._daemon is not None:
-                    self._try("disk", self._daemon.look_at_disk)
+                if self._duties is not None:
+                    self._try("disk", self._duties.look_at_disk)
                 watching = [("watching the actor", self._watch_standing), ("watching the jobs", self._watch_jobs)]
                 while self._outcome is None:
                     for what, action in [*self._ticks(), *watching]:
@@ -145,7 +149,7 @@ class Supervisor:
             action()
             self._errors.pop(what, None)
         except Exception as error:
-            if self._daemon is None:
+            if self._duties is None:
                 raise
             text = str(error) if isinstance(error, PerdureError) else f"{type(error).__name__}: {error}"
             known = text in self._errors.values()
@@ -160,26 +164,26 @@ class Supervisor:
         """Keep the vLLM server and the actor running, if there are any."""
         standing = [keeper for keeper in (self._server, self._actor) if keeper is not None]
         for keeper in standing:
-            keeper.tick(wanted=keeper is not self._actor or self._room.play is None)
-            if keeper.refused is not None and self._outcome is None:
-                self._outcome = Outcome(code=2, reason=keeper.refused)
+            keeper.tick(wanted=keeper is not self._actor or self._lack.play is None)
+            if keeper.bad_configuration is not None and self._outcome is None:
+                self._outcome = Outcome(code=2, reason=keeper.bad_configuration)
         if standing:
             worst = max(standing, key=lambda keeper: keeper.deaths)
-            self._tally.dying = "vLLM server" if worst is self._server else "actor"
+            self._tally.worst_child = "vLLM server" if worst is self._server else "actor"
             self._tally.deaths, self._tally.death = worst.deaths, worst.death
 
     def _watch_jobs(self) -> None:
         """Keep a process at the next job."""
         if self._jobs.watched is None:
             job = self._next_job()
-            if job is not None and self._room.learn is None:
+            if job is not None and self._lack.learn is None:
                 self._jobs.start(job)
             return
-        if self._room.play is not None:
+        if self._lack.play is not None:  # without room to learn a running job may finish; without room to play it must end too
             self._jobs.watched.ask_to_end(GRACE_S)
         ended = self._jobs.poll()
-        if ended is not None and self._daemon is not None:
-            self._daemon.count(ended)
+        if ended is not None and self._duties is not None:
+            self._duties.count(ended)
 
     def _next_job(self) -> Job | None:
         if self._limits.job is None:
@@ -189,9 +193,9 @@ class Supervisor:
         return None if self._tally.job_ended else job
 
     @property
-    def _room(self) -> Room:
-        """What there is room for. Without a daemon this is not looked at: the user asked for the job."""
-        return self._daemon.room if self._daemon is not None else Room()
+    def _lack(self) -> DiskLack:
+        """What there is no room for. Only a daemon looks at this: a single job runs because the user asked for it."""
+        return self._duties.lack if self._duties is not None else DiskLack()
 
     def _checkpoint(self) -> None:
         checkpoint(self.store)
@@ -212,12 +216,11 @@ class Supervisor:
 
     def _stop_children(self) -> None:
         """End them, and give back the work that they could not give back themselves."""
-        if self._daemon is not None:
-            self._daemon.report_stopping()
+        if self._duties is not None:
+            self._duties.report_stopping()
         set_busy_timeout(self.store, LAST_PATIENCE_MS)
-        signals = self._signals
         for children in (self._samplers(), self._servers()):
-            end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > max(signals, 1))
+            end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > 1)
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it
 
     def _give_back(self) -> None:
@@ -225,10 +228,10 @@ class Supervisor:
             self._jobs.give_back()
             for watched in self._samplers():
                 requeue_tasks(self.store, watched.owner)
-                lapse(self.store, watched.owner)
+                end_leases_of(self.store, watched.owner)
             abort_orphans(self.store)
         checkpoint(self.store)
 
     def _report_end(self) -> None:
-        if self._daemon is not None and self._outcome is not None:
-            self._daemon.report_end(self._outcome.reason)
+        if self._duties is not None and self._outcome is not None:
+            self._duties.report_end(self._outcome.reason)

@@ -21,7 +21,7 @@ from perdure.envs.registry import load
 from perdure.learners.checkpoint import read_checkpoint
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
-from perdure.memory.leases import lapse
+from perdure.memory.leases import end_all_leases
 from perdure.memory.processes import events
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.versions import get_version, promote
@@ -56,7 +56,7 @@ def killed(home: Path, config: Path, job: int, fault: str) -> None:
     with started(home, config, job, fault) as process:
         assert process.wait(timeout=120) == -signal.SIGKILL
     with open_store(home) as store:
-        lapse(store)  # as the supervisor does when it sees the death
+        end_all_leases(store)  # as the supervisor does when it sees the death
 
 
 def go_on(home: Path, config: Path, job: int) -> None:

@@ -148,7 +148,7 @@ def test_an_orderly_stop_counts_as_no_attempt(store: Store, clock, player) -> No
 
 def test_what_a_dead_process_held_can_be_let_go_at_once(store: Store, clock, player) -> None:
     mine, theirs = player.task("dead"), player.task("alive")
-    assert leases.lapse(store, "dead") == 1
+    assert leases.end_leases_of(store, "dead") == 1
     ((_, taken),) = tasks.lease_tasks(store, "next", 9, 60, clock)
     assert taken.subject == mine.subject
     tasks.finish_task(store, theirs)

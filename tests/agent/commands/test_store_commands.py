@@ -20,7 +20,7 @@ from perdure.agent.home import HomeLock
 from perdure.learners.weights.base_models import find_model
 from perdure.memory import environments, versions
 from perdure.memory.blobs import pack_ids, pack_logprobs
-from perdure.memory.leases import lapse
+from perdure.memory.leases import end_all_leases
 from perdure.memory.replay.episodes import counts
 from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import create_store, open_store
@@ -32,7 +32,7 @@ def full(tmp_path: Path) -> Path:
     home = tmp_path / ".perdure"
     with create_store(home) as store:
         fill(store)
-        lapse(store)
+        end_all_leases(store)
         store.rows("UPDATE task SET state = 'queued', owner = NULL WHERE state = 'leased'")
         abort_orphans(store)
     return home
@@ -254,7 +254,7 @@ def test_all_but_pruning_works_beside_a_daemon_that_writes(perdure: Call, tmp_pa
     with create_store(tmp_path / "restored") as restored:
         assert counts(restored)["episodes"] >= 400
         assert restored.rows("SELECT count(*) FROM episode WHERE state = 'completed' AND turns <> 3")[0][0] == 0
-        lapse(restored)
+        end_all_leases(restored)
         restored.rows("UPDATE task SET state = 'queued', owner = NULL WHERE state = 'leased'")
         abort_orphans(restored)
     assert json.loads(perdure("store", "check", "--home", "restored").out)["findings"] == []

@@ -20,7 +20,7 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import register
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import add_job, lease_job
-from perdure.memory.leases import ATTEMPT_CAP, BootClock, lapse
+from perdure.memory.leases import ATTEMPT_CAP, BootClock, end_all_leases
 from perdure.memory.processes import device_owner, processes
 from perdure.memory.records import Task, VersionRef
 from perdure.memory.replay.episodes import get_episode, list_episodes
@@ -134,7 +134,7 @@ def test_a_job_that_no_process_works_on_stops_no_play(store: Store) -> None:
     for key in ("waiting", "its process died"):
         add_job(store, key, [COIN], LearnOrder(learner="grpo"))
     assert lease_job(store, "learner", 60.0, BootClock(), 2) is not None
-    lapse(store)
+    end_all_leases(store)
     run(store)
     assert counts(store)["done"] == 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
-from perdure.memory.leases import BootClock, lapse
+from perdure.memory.leases import BootClock, end_all_leases
 from perdure.memory.processes import device_owner, events, release_device, renew_device, take_device
 from perdure.memory.records import Lease
 from perdure.memory.store import Store, create_store
@@ -45,7 +45,7 @@ def test_the_holder_of_a_lease_hears_that_it_is_lost(store: Store) -> None:
     with renewing(store.home, "a:1", lambda own: renew_device(own, lease, 60.0, CLOCK), lost.set, every_s=0.05):
         time.sleep(0.2)
         assert not lost.is_set()
-        lapse(store)
+        end_all_leases(store)
         assert lost.wait(10.0)
     (event,) = events(store)
     assert (event.kind, event.subject) == ("lease lost", "a:1")

@@ -142,9 +142,9 @@ def test_waiting_doubles_until_a_child_has_lived() -> None:
     assert max(backoff.died(0) for _ in range(50)) == Backoff.LONGEST_S
 
 
-def test_waiting_for_room_is_short_and_is_not_counted() -> None:
+def test_waiting_unavailable_is_short_and_is_not_counted() -> None:
     backoff = Backoff()
-    assert [backoff.died(0.1, for_room=True) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+    assert [backoff.died(0.1, unavailable=True) for _ in range(6)] == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
     assert backoff.deaths == 0
     backoff.died(0.1)
     assert backoff.deaths == 1

@@ -102,6 +102,17 @@ def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
     assert time.monotonic() - began < 2
 
 
+def test_two_signals_that_come_together_end_a_daemon_at_once(place: Place) -> None:
+    """Both are there before the daemon begins to stop."""
+    daemon = place.daemon(place.actor("hang(store, pulse)"))
+    place.wait("an actor that hangs", plays)
+    for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        daemon.send_signal(number)
+    began = time.monotonic()
+    assert daemon.wait(timeout=30) == 0
+    assert time.monotonic() - began < 3
+
+
 def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place) -> None:
     daemon = place.daemon(place.actor("hang(store, pulse)"))
     place.wait("an actor", plays)

@@ -1,4 +1,4 @@
-"""What there is room for, and how that is measured."""
+"""What there is no room for, and how that is measured."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.config import DiskSection
-from perdure.agent.supervision.disk import GIB, DiskGauge, DiskUse, Room, free_bytes, room, size_bytes
+from perdure.agent.supervision.disk import GIB, DiskGauge, DiskLack, DiskUse, disk_lack, free_bytes, size_bytes
 
-ALL = Room()
+ALL = DiskLack()
 
 
-def stops(settings: DiskSection, *, home: float = 0.0, free: float = 100.0, before: Room = ALL) -> str:
-    found = room(settings, DiskUse(home_bytes=round(home * GIB), free_bytes=round(free * GIB)), before)
+def stops(settings: DiskSection, *, home: float = 0.0, free: float = 100.0, before: DiskLack = ALL) -> str:
+    found = disk_lack(settings, DiskUse(home_bytes=round(home * GIB), free_bytes=round(free * GIB)), before)
     return " and ".join(name for name, lack in (("learning", found.learn), ("play", found.play)) if lack)
 
 
@@ -36,7 +36,7 @@ def test_a_floor_stops_learning_before_play(free: float, stopped: str) -> None:
 
 
 def test_what_has_stopped_waits_for_a_little_more_room_than_it_stopped_at() -> None:
-    stopped = Room(learn="too little", play="too little")
+    stopped = DiskLack(learn="too little", play="too little")
     assert stops(DiskSection(budget_gib=10, floor_gib=0), home=9.6, before=stopped) == "learning and play"
     assert stops(DiskSection(budget_gib=10, floor_gib=0), home=9.4, before=stopped) == "learning"
     assert stops(DiskSection(budget_gib=10, floor_gib=0), home=8.5, before=stopped) == ""
@@ -46,7 +46,7 @@ def test_what_has_stopped_waits_for_a_little_more_room_than_it_stopped_at() -> N
 
 
 def test_the_reason_says_the_numbers_and_what_to_do() -> None:
-    found = room(DiskSection(budget_gib=10, floor_gib=1), DiskUse(home_bytes=round(9.5 * GIB), free_bytes=GIB // 2))
+    found = disk_lack(DiskSection(budget_gib=10, floor_gib=1), DiskUse(home_bytes=round(9.5 * GIB), free_bytes=GIB // 2))
     assert found.learn == (
         "the home takes 9.5 GiB of its budget of 10 GiB: `perdure version gc` and `perdure store prune` make room, or raise disk.budget_gib"
     )
@@ -66,12 +66,12 @@ def test_a_folder_is_added_up_with_all_that_is_in_it(tmp_path: Path) -> None:
 def test_the_home_is_added_up_once_a_minute(tmp_path: Path) -> None:
     now = [1000.0]
     gauge = DiskGauge(tmp_path, DiskSection(budget_gib=1e-3, floor_gib=0), clock=lambda: now[0])
-    assert gauge.look() == Room()
+    assert gauge.look() == DiskLack()
     (tmp_path / "large").write_bytes(b"x" * 2 * 2**20)
-    assert gauge.look() == Room()
+    assert gauge.look() == DiskLack()
     now[0] += 61
     assert gauge.look().play is not None
     (tmp_path / "large").unlink()
     assert gauge.look().play is not None
     now[0] += 61
-    assert gauge.look() == Room()
+    assert gauge.look() == DiskLack()

@@ -74,4 +74,4 @@ def test_a_run_for_one_job_ends_with_the_job_or_when_its_server_is_given_up() ->
     ended = outcome(Limits(job=3), Tally(job_ended=True))
     assert ended is not None
     assert (ended.code, ended.reason) == (0, "job 3 has ended")
-    assert code(Limits(job=3), Tally(dying="vLLM server", deaths=5)) == 3
+    assert code(Limits(job=3), Tally(worst_child="vLLM server", deaths=5)) == 3

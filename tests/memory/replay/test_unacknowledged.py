@@ -166,7 +166,7 @@ def test_tasks_that_were_leased_unacknowledged_come_back_when_their_process_is_d
     tasks.add_tasks(flaky, ADD, [1, 2], 1, "stream")
     unacknowledged(flaky, lambda: tasks.lease_tasks(flaky, "actor:1", 1, 60, clock))
     assert [task.id for task, _ in tasks.lease_tasks(flaky, "actor:1", 9, 60, clock)] == [2]
-    leases.lapse(flaky, "actor:1")
+    leases.end_leases_of(flaky, "actor:1")
     assert [task.id for task, _ in tasks.lease_tasks(flaky, "actor:2", 9, 60, clock)] == [1, 2]
 
 
@@ -174,7 +174,7 @@ def test_a_lease_that_the_supervisor_ended_is_not_renewed(flaky: UnacknowledgedS
     lease = player.task("actor:1")
     writer = StoreJournal(flaky, clock)
     (episode,) = writer.start([player.plan(lease, "g")])
-    leases.lapse(flaky)
+    leases.end_all_leases(flaky)
     with pytest.raises(LeaseLost, match="the supervisor of this home ended it"):
         writer.turns([(episode, 0, player.turn())])
     ((task, _),) = tasks.lease_tasks(flaky, "actor:2", 1, 60, clock)
