@@ -28,7 +28,7 @@ from perdure.envs.common_options import COMMON
 from perdure.envs.environment_names import as_options
 from perdure.envs.listings import listings
 from perdure.envs.registry import SOURCES, load_here
-from perdure.learners.gate.decision import PROFILES
+from perdure.learners.gate.scope import PROFILES
 from perdure.learners.options import LEARNERS, LearnOptions
 from perdure.memory.contracts.json_form import update_document
 from perdure.memory.contracts.results import Update

@@ -249,8 +249,8 @@ def _pairs(options: Sequence[str]) -> dict[str, str]:
 
 def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
     """Print measured rates beside their bounds; False if one is above."""
-    from perdure.learners.gate.decision import PROFILES as ALL
     from perdure.learners.gate.rates import self_test
+    from perdure.learners.gate.scope import PROFILES as ALL
 
     rates = []
     for rate in self_test(runs, profiles=[profile] if profile else tuple(ALL)):

@@ -25,11 +25,11 @@ from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.engine import Engine
-from perdure.learners.gate.decision import PROFILES
 from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gate
 from perdure.learners.gate.probes import probe
 from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores
+from perdure.learners.gate.scope import PROFILES
 from perdure.learners.learn_job import run_learning
 from perdure.learners.workbench import Interrupted
 from perdure.memory import faults

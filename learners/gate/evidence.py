@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
-from perdure.learners.gate.decision import Comparison, GateDecision, GateSettings, e_value
+from perdure.learners.gate.decision import GateDecision, e_value
 from perdure.learners.gate.intervals import mean_interval
+from perdure.learners.gate.scope import Comparison, GateSettings
 from perdure.memory.contracts.results import Evidence, Leg, LegState
 
 INTERVAL_LEVEL = 0.95

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from perdure.envs.seeds import dev_seed, gate_seed
-from perdure.learners.gate.decision import GateDecision, GateSettings, Scope, fix_scope
+from perdure.learners.gate.decision import GateDecision
 from perdure.learners.gate.evidence import evidence
 from perdure.learners.gate.pairs import PairTable, Player, play_scores
 from perdure.learners.gate.rates import Plan, plan
+from perdure.learners.gate.scope import GateSettings, Scope, fix_scope
 from perdure.memory import faults, gates
 from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from perdure.learners.gate.decision import Comparison, GateDecision, Scope
+from perdure.learners.gate.decision import GateDecision
 from perdure.learners.gate.evidence import PlayedScores
+from perdure.learners.gate.scope import Comparison, Scope
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Pair, Role
 

@@ -14,7 +14,8 @@ from math import sqrt
 from random import Random
 from typing import Any
 
-from perdure.learners.gate.decision import PROFILES, Comparison, GateDecision, GateSettings, Scope, fix_scope
+from perdure.learners.gate.decision import GateDecision
+from perdure.learners.gate.scope import PROFILES, Comparison, GateSettings, Scope, fix_scope
 from perdure.memory.errors import InputError
 
 TYPICAL_Q = 0.10

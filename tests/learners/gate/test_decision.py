@@ -9,9 +9,10 @@ from random import Random
 
 import pytest
 
-from perdure.learners.gate.decision import PROFILES, Comparison, GateDecision, GateSettings, NonInferiority, Scope, Superiority, fix_scope
+from perdure.learners.gate.decision import GateDecision, NonInferiority, Superiority
 from perdure.learners.gate.evidence import evidence
 from perdure.learners.gate.rates import operating_curve, plan, self_test, simulate
+from perdure.learners.gate.scope import PROFILES, Comparison, GateSettings, Scope, fix_scope
 from perdure.memory.errors import InputError
 
 Stream = Mapping[Comparison, Sequence[float]]

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from perdure.envs.seeds import gate_seed, split_of
-from perdure.learners.gate.decision import PROFILES, GateSettings
 from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, past_q, run_gate
 from perdure.learners.gate.pairs import Draw
+from perdure.learners.gate.scope import PROFILES, GateSettings
 from perdure.memory import environments, gates, jobs, versions
 from perdure.memory.contracts.json_form import result_document
 from perdure.memory.contracts.orders import GateOrder
