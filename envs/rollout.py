@@ -94,7 +94,7 @@ def play(
     begun: list[Playing] = []
     alive: list[Playing] = []
 
-    def settle() -> None:
+    def close_ended() -> None:
         """Journal the games that have ended, and close them."""
         ended = [playing for playing in alive if playing.ended]
         seats = [seat for playing in ended for seat in playing.seats.values()]
@@ -119,7 +119,7 @@ def play(
         for playing in alive:
             if not playing.ended:
                 end(playing, "aborted", "interrupted", error)
-        settle()
+        close_ended()
 
     @contextmanager
     def aborting() -> Iterator[None]:
@@ -142,7 +142,7 @@ def play(
             with aborting():
                 for playing in fresh:
                     _reset(playing, chat, context_limit, opponents)
-            settle()
+            close_ended()
             if not alive:
                 if fresh:
                     continue
@@ -159,7 +159,7 @@ def play(
                 for playing, outcome in zip(alive, outcomes, strict=True):
                     if outcome is not None:
                         _continue(playing, outcome, chat, context_limit, opponents)
-            settle()
+            close_ended()
         abort(None)
     finally:
         for playing in alive:

@@ -93,7 +93,7 @@ def release_task(store: Store, lease: Lease) -> None:
         abort_orphans(store)
 
 
-def fail_task(store: Store, lease: Lease, error: str) -> None:
+def retry_task(store: Store, lease: Lease, error: str) -> None:
     """Queue a task that could not be played again, or fail it for good after `ATTEMPT_CAP` failures."""
     with store.write():
         leases.fail_attempt(store, "task", lease, error)

@@ -1,10 +1,10 @@
 """The process that plays live tasks: `python -m perdure.agent.processes.actor --home DIR [--config FILE]`.
 
 It plays queued tasks with the serving version and journals every turn. A free place is taken by the next task, so that generation stays
-full. A batch is what one version plays: no task is begun once another version serves or, if they take turns with the device, a process
-works on a job. The tasks that were begun are played to their end; then comes the next version, or the job. On SIGTERM, or when the
+full. A shift is what one version plays: no task is begun once another version serves or, if actor and jobs take turns on the device, a
+process works on a job. The tasks that were begun are played to their end; then comes the next version, or the job. On SIGTERM, or when the
 supervisor is gone, it aborts its episodes and gives its tasks back. The exit code is 0 if it was asked to stop, else that of its error
-(`exit_codes.py`). It needs of a model what the protocol `Model` says; the loop itself loads no torch.
+(`exit_codes.py`). The model only has to implement `Model`; the loop itself loads no torch.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from perdure.memory.records import Episode, Lease, Task, VersionRef
 from perdure.memory.replay.episodes import completed_members
 from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
-from perdure.memory.tasks import anything_to_play, fail_task, finish_task, lease_tasks, release_task
+from perdure.memory.tasks import anything_to_play, finish_task, lease_tasks, release_task, retry_task
 from perdure.memory.versions import serving
 
 POLL_S = 0.2
@@ -103,7 +103,7 @@ class Actor:
         self._pulse.say("stopped", None)
 
     def _play_if_free(self, model: Model) -> bool:
-        """Play one batch; False if there was no task to play or it is not this process's turn."""
+        """Play one shift; False if there was no task to play or it is not this process's turn."""
         jobs = self._jobs()
         if jobs:
             self._pulse.say("paused", f"job {jobs[0].id} ({jobs[0].kind}) has the {'CPU' if self._config.device == 'cpu' else 'GPU'}")
@@ -112,25 +112,25 @@ class Actor:
             self._pulse.say("idle", "no task is queued")
             return False
         if not self._config.takes_turns:
-            return self._play_batch(model, self._stop)
+            return self._play_shift(model, self._stop)
         lease = take_device(self._store, self._owner, TTL_S, self._clock)
         if lease is None:
             self._pulse.say("paused", "another process has the device")
             return False
         lost = threading.Event()
         with holding_device(self._store, lease, lost.set):
-            return self._play_batch(model, lambda: lost.is_set() or self._stop())
+            return self._play_shift(model, lambda: lost.is_set() or self._stop())
 
-    def _play_batch(self, model: Model, stop: Callable[[], bool]) -> bool:
-        """Play tasks with the serving version until the batch ends; False if none was begun.
+    def _play_shift(self, model: Model, stop: Callable[[], bool]) -> bool:
+        """Play tasks with the serving version until the shift ends; False if none was begun.
 
-        Whatever happens, each task is finished, failed or given back.
+        Whatever happens, each task is finished, given back, or tried again up to its cap.
         """
         version, policy = self._load_serving(model)
-        batch = _Batch(version=version)
+        shift = _Shift(version=version)
         try:
             play(
-                self._draw(batch),
+                self._draw(shift),
                 policy,
                 model.chat,
                 version,
@@ -139,42 +139,43 @@ class Actor:
                 width=self._config.play.width,
                 context_limit=model.context_limit,
                 stop=stop,
-                each_round=lambda: self._report(batch),
-                on_finish=lambda episode: self._settle(batch.groups, episode),
+                each_round=lambda: self._report(shift),
+                on_finish=lambda episode: self._note_end(shift.groups, episode),
                 opponents=lambda name: (version, policy) if name == "serving" else (VersionRef(name), model.opponent(name)),
             )
         except LeaseLost:  # another process has one of the tasks; the others are given back
             pass
-        except Unavailable:  # a full disk, which says nothing about the tasks: the supervisor gives them back when this process is dead
+        except Unavailable:  # a full disk, not the fault of the tasks: the supervisor gives them back when this process is dead
             raise
         except (PolicyError, RuntimeFailure) as error:
-            for group in batch.groups.values():
+            for group in shift.groups.values():
                 with suppress(LeaseLost):
-                    fail_task(self._store, group.lease, str(error))
+                    retry_task(self._store, group.lease, str(error))
             raise
-        self._give_back(batch.groups)
-        return batch.tasks > 0
+        self._give_back(shift.groups)
+        return shift.tasks > 0
 
-    def _draw(self, batch: _Batch) -> Iterator[Attempt | None]:
-        """The members of one task after the other until the batch ends; None while no task is queued.
+    def _draw(self, shift: _Shift) -> Iterator[Attempt | None]:
+        """The members of one task after the other until the shift ends; None if there is nothing to begin at the moment.
 
         A task is leased when its first member has a place, and its members come before the next task: the turns of the members in play
         extend its lease.
         """
-        while not self._ends(batch):
+        while not self._ends(shift):
             attempts: list[Attempt | None] = [None]
             for task, lease in lease_tasks(self._store, self._owner, 1, TTL_S, self._clock):
-                batch.tasks += 1
-                self._report(batch)
-                attempts = [*self._attempts(task, lease, batch.groups)] or [None]  # of several tasks that cannot begin, one each round
+                shift.tasks += 1
+                self._report(shift)
+                # None if the task has nothing to play: `play` then makes a round before the next task is tried
+                attempts = [*self._attempts(task, lease, shift.groups)] or [None]
             yield from attempts
 
-    def _ends(self, batch: _Batch) -> bool:
+    def _ends(self, shift: _Shift) -> bool:
         """Whether no other task may be begun with this version, or on this device."""
-        return serving(self._store).name != batch.version.name or bool(self._jobs())
+        return serving(self._store).name != shift.version.name or bool(self._jobs())
 
     def _jobs(self) -> list[Job]:
-        """The jobs that have a right to the device before live play. A GPU is shared."""
+        """The jobs that live play must wait for; none if both may use the device at once."""
         return jobs_at_work(self._store, self._clock) if self._config.takes_turns else []
 
     def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
@@ -185,12 +186,12 @@ class Actor:
             self._loaded = version, model.load(version.name)
         return self._loaded
 
-    def _report(self, batch: _Batch) -> None:
+    def _report(self, shift: _Shift) -> None:
         """Say what is played; only every few seconds, since each time is a write."""
-        if batch.tasks and time.monotonic() - batch.reported_s > BEAT_S:
-            detail = f"with {batch.version}, up to {self._config.play.width} episodes at once; tasks so far: {batch.tasks}"
+        if shift.tasks and time.monotonic() - shift.reported_s > BEAT_S:
+            detail = f"with {shift.version}, up to {self._config.play.width} episodes at once; tasks so far: {shift.tasks}"
             self._pulse.say("playing", detail)
-            batch.reported_s = time.monotonic()
+            shift.reported_s = time.monotonic()
 
     def _attempts(self, task: Task, lease: Lease, groups: dict[int, _Group]) -> list[Attempt]:
         """The members of a task that are not completed yet. The task ends here if none is left or its environment cannot be made."""
@@ -203,7 +204,7 @@ class Actor:
         try:
             environment = self._environments.get(task.environment) or self._config.environment(task.environment)
         except Exception as error:  # noqa: BLE001 - an operator's environment may raise anything; the task is written down as failed
-            fail_task(self._store, lease, f"{task.environment} cannot be made: {error}")
+            retry_task(self._store, lease, f"{task.environment} cannot be made: {error}")
             return []
         self._environments[task.environment] = environment
         groups[task.id] = _Group(task=task, lease=lease, left=len(members), completed=len(done))
@@ -211,7 +212,7 @@ class Actor:
             Attempt(environment=environment, seed=task.seed, group=name, member=member, purpose="live", lease=lease) for member in members
         ]
 
-    def _settle(self, groups: dict[int, _Group], episode: Episode) -> None:
+    def _note_end(self, groups: dict[int, _Group], episode: Episode) -> None:
         """Note the end of an episode. The task ends with the last episode of its group."""
         assert episode.task is not None, "live episodes belong to a task"
         group = groups[episode.task]
@@ -219,12 +220,12 @@ class Actor:
         group.completed += episode.state == "completed"
         group.interrupted |= episode.state == "aborted"
         group.error = episode.error or group.error
-        if group.left or group.interrupted:
+        if group.left or group.interrupted:  # an interrupted group stays in `groups`, so that `_give_back` releases its task
             return
         if group.completed:
             finish_task(self._store, group.lease)
         else:
-            fail_task(self._store, group.lease, group.error or "the environment failed in every episode")
+            retry_task(self._store, group.lease, group.error or "the environment failed in every episode")
         del groups[group.task.id]
 
     def _give_back(self, groups: dict[int, _Group]) -> None:
@@ -234,8 +235,8 @@ class Actor:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Batch:
-    """What one version plays, until another one serves or another process needs the device."""
+class _Shift:
+    """What one version plays, until another one serves or a job needs the device."""
 
     version: VersionRef
     groups: dict[int, _Group] = field(default_factory=dict)

@@ -28,7 +28,7 @@ EXIT_CODES: dict[Cause, int] = {
 }
 
 TRANSIENT: frozenset[Cause] = frozenset({"stopped", "unavailable", "out of memory", "broken GPU", "killed"})
-"""These say nothing about the work itself: it may succeed when it is tried again."""
+"""Not the fault of the work (a full disk, a kill, ...): it may succeed when it is tried again."""
 
 LINE_LIMIT = 500
 

@@ -1,8 +1,8 @@
 """The process of one job: `python -m perdure.agent.processes.job --home DIR --job N`.
 
 It leases the job, takes the device, learns, gates the candidate, and promotes it if the verdict says so. An interrupted job goes back to
-the queue; any other error is written into the job, which is tried again if the cause says nothing about it. The exit code is 0 if the job
-is done or was interrupted, else that of its error (`exit_codes.py`).
+the queue; any other error is written into the job, which is tried again if the error was not its fault (a full disk, a kill, ...). The exit
+code is 0 if the job is done or was interrupted, else that of its error (`exit_codes.py`).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stop)
                     result, candidate = _carry_out(work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
-                    _settle(work, result)
+                    _apply_verdict(work, result)
                     finish_job(store, lease, result, candidate)
                 remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
@@ -203,8 +203,8 @@ def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
     return probe(work.player("probe"), version.name, environments, order.episodes, work.config.seed)
 
 
-def _settle(work: Work, result: Result) -> None:
-    """Write the verdict and, for a learning job, what it means for the candidate: it serves from now on, or never, or stays one."""
+def _apply_verdict(work: Work, result: Result) -> None:
+    """Write the verdict and, for a learning job, apply it: promoted, rejected, or still a candidate."""
     gate = result.gate if isinstance(result, LearnResult) else result
     if not isinstance(gate, GateResult):
         return

@@ -12,7 +12,7 @@ checked after every round (Waudby-Smith & Ramdas 2024); docs/learning.md ('Why t
 
 More rules: which environments are tested, from scores on dev seeds (`scope.py`); the order of the checks (`_decide`); how far past gates
 raise `nmax` (`gating.py`); too many void pairs end a gate (`pairs.py`); a wealth of 200 replaces an anchor (`promotion.py`); what a verdict
-does to the versions (`agent/processes/job.py:_settle`); the next job trains on from a candidate that lacks only the gain
+does to the versions (`agent/processes/job.py:_apply_verdict`); the next job trains on from a candidate that lacks only the gain
 (`agent/supervision/planner.py`).
 
 Left out: e-LOND, further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion. `evidence.py` reports a

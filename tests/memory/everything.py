@@ -166,7 +166,7 @@ def _live(store: Store) -> None:
     tasks.add_tasks(store, ADD, [9], 2, "person")
     for _ in range(3):
         ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)
-        tasks.fail_task(store, lease, "it cannot be made")
+        tasks.retry_task(store, lease, "it cannot be made")
     play(store, leased_task(store), "task-5", [0.0], state="running", turns=2)
     tasks.release_task(store, waiting)
 

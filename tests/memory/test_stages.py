@@ -43,10 +43,10 @@ def test_progress_is_counted_by_stage_and_environment(store: Store, clock) -> No
     assert [task.seed for task, _ in leased] == [5, 1, 2, 3]
     tasks.finish_task(store, leased[1][1])
     tasks.finish_task(store, leased[2][1])
-    tasks.fail_task(store, leased[3][1], "no")
+    tasks.retry_task(store, leased[3][1], "no")
     for _ in range(2):
         ((_, lease),) = tasks.lease_tasks(store, "actor", 1, 60, clock)
-        tasks.fail_task(store, lease, "no")
+        tasks.retry_task(store, lease, "no")
     assert progress(store) == {
         (None, ADD): StageProgress(drawn=1, ended=1),
         ("first", ADD): StageProgress(drawn=2, ended=2),

@@ -85,7 +85,7 @@ def test_a_lapsed_lease_is_taken_over_and_the_old_owner_writes_nothing(store: St
         lambda: writer.start([player.plan(old, "g", 1)]),
         lambda: tasks.finish_task(store, old),
         lambda: tasks.release_task(store, old),
-        lambda: tasks.fail_task(store, old, "x"),
+        lambda: tasks.retry_task(store, old, "x"),
         lambda: leases.renew(store, "task", old, 60, clock),
     ):
         with pytest.raises(LeaseLost, match=r"first lost its lease \(attempt 1; second holds it now, as attempt 2\)"):
@@ -115,10 +115,10 @@ def test_the_same_owner_under_an_older_attempt_is_fenced_too(store: Store, clock
 def test_after_three_failures_a_task_is_failed_with_the_reason(store: Store, clock, player) -> None:
     lease = player.task()
     for attempt in (1, 2):
-        tasks.fail_task(store, lease, f"failure {attempt}")
+        tasks.retry_task(store, lease, f"failure {attempt}")
         ((task, lease),) = tasks.lease_tasks(store, "actor", 1, 60, clock)
         assert task.attempt == attempt + 1
-    tasks.fail_task(store, lease, "failure 3")
+    tasks.retry_task(store, lease, "failure 3")
     assert tasks.lease_tasks(store, "actor", 1, 60, clock) == []
     (found,) = tasks.list_tasks(store)
     assert (found.task.state, found.task.error) == ("failed", "failure 3")

@@ -60,7 +60,7 @@ def test_a_home_computes_in_the_precision_that_it_began_with(tmp_path: Path) -> 
         assert store.rows("SELECT dtype FROM precision")[0]["dtype"] == other
 
 
-def test_what_says_nothing_about_a_job_lets_it_be_tried_again(tmp_path: Path) -> None:
+def test_a_job_is_tried_again_if_the_error_was_not_its_fault(tmp_path: Path) -> None:
     """A model whose files cannot be had is the job's own failure; a home that cannot be written is not."""
     config = Config(model=str(tiny_llama(tmp_path / "model")))
     with create_store(tmp_path / "home") as store:

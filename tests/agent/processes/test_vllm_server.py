@@ -303,9 +303,9 @@ def test_a_command_starts_a_server_for_its_job_and_ends_it(tmp_path: Path, files
     learn = cli(tmp_path, *words, *(part for option in options for part in ("--option", option)))
     out, err = learn.communicate(timeout=900)
     assert learn.returncode == 0, err
-    learnt = json.loads(out)
-    assert learnt["version"] == "v1"
-    assert abs(learnt["diagnostics"]["mismatch_kl"]) < 1e-4, "sampler and learner compute the same"
+    learned = json.loads(out)
+    assert learned["version"] == "v1"
+    assert abs(learned["diagnostics"]["mismatch_kl"]) < 1e-4, "sampler and learner compute the same"
     assert read_server(home) is None
     assert list((home / "run" / "steps").iterdir()) == []
     gate = cli(tmp_path, "gate", "v1", "--json")

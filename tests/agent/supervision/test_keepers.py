@@ -134,7 +134,7 @@ def see_through(store: Store, keeper: JobKeeper, ends: int = 99) -> Job:
     ],
     ids=["killed", "out of memory", "crashed", "crashed in C"],
 )
-def test_a_job_is_tried_again_if_its_death_says_nothing_about_it(place: Place, store: Store, body: str, attempts: int, error: str) -> None:
+def test_a_job_is_tried_again_if_its_death_was_not_its_fault(place: Place, store: Store, body: str, attempts: int, error: str) -> None:
     job = see_through(store, JobKeeper(store, place.learner(body), ["--home", str(place.home)], 60.0))
     assert job.state == "failed"
     assert (job.attempt, job.error is not None and job.error.startswith(error)) == (attempts, True), job.error

@@ -173,9 +173,9 @@ def test_learn_gate_probe_and_import_on_a_tiny_model(process: Call, tmp_path: Pa
     options = [part for option in ("updates=2", "prompts=4", "samples=8", "replay=0.5") for part in ("--option", option)]
     done = process("learn", "grpo", "--target", COIN, "--no-gate", *options)
     assert done.code == 0, done.err
-    learnt = json.loads(done.out)
-    assert (learnt["version"], learnt["verdict"]) == ("v1", None)
-    assert learnt["diagnostics"]["update"] == 2
+    learned = json.loads(done.out)
+    assert (learned["version"], learned["verdict"]) == ("v1", None)
+    assert learned["diagnostics"]["update"] == 2
 
     done = process("gate", "v1", "--target", COIN)
     judged = json.loads(done.out)

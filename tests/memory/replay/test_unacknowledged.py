@@ -153,7 +153,7 @@ def test_a_rollback_to_a_named_version_is_made_once(flaky: UnacknowledgedStore, 
     assert content(flaky) == before
 
 
-@pytest.mark.parametrize("end", [tasks.finish_task, tasks.release_task, lambda store, lease: tasks.fail_task(store, lease, "x")])
+@pytest.mark.parametrize("end", [tasks.finish_task, tasks.release_task, lambda store, lease: tasks.retry_task(store, lease, "x")])
 def test_the_end_of_a_task_is_written_once(flaky: UnacknowledgedStore, player, end: Callable[[Store, Lease], None]) -> None:
     lease = player.task()
     before = unacknowledged(flaky, lambda: end(flaky, lease))
