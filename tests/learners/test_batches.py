@@ -86,7 +86,7 @@ def test_only_successes_are_imitated() -> None:
     assert weights(lessons) == [(0, 0.7, 0.2)] * 2
 
 
-def test_replay_contrasts_mixed_groups_and_imitates_where_all_succeeded() -> None:
+def test_replay_compares_the_members_of_mixed_groups_and_imitates_groups_in_which_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
     lessons = replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.05))
     assert weights(lessons) == [(0.5, 0, 0.05), (-0.5, 0, 0.05)] + [(0, 0.3, 0.05)] * 2 + [(0, 0, 0.05)] * 2

@@ -29,7 +29,7 @@ EARLIER = replace(LATER, step=2, state=NO_STATE, counts=(0, 0))
 TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
-def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_back_and_replaced(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path, 1) is None
     write_checkpoint(tmp_path, 1, EARLIER)
     write_checkpoint(tmp_path, 1, LATER)
@@ -40,7 +40,7 @@ def test_what_is_kept_is_read_back_and_replaced(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["1.pt"]
 
 
-def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
+def test_only_jobs_that_have_not_ended_keep_a_checkpoint(tmp_path: Path) -> None:
     for job in (1, 2, 3):
         write_checkpoint(tmp_path, job, LATER)
     remove_other_checkpoints(tmp_path, [2, 9])
@@ -63,7 +63,7 @@ def test_only_jobs_that_are_not_over_keep_something(tmp_path: Path) -> None:
         lambda content: b"text\n" * 1000,
     ],
 )
-def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_checkpoint_is_an_error_that_says_so(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     write_checkpoint(tmp_path, 1, LATER)
     file = tmp_path / "run" / "jobs" / "1.pt"
     file.write_bytes(damage(file.read_bytes()))
@@ -77,7 +77,7 @@ class Runs:
 
 
 @pytest.mark.parametrize("content", [{"step": Runs()}, {"step": 1, "other": 2}, 7])
-def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
+def test_a_checkpoint_of_another_form_is_refused_and_no_code_in_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,7 +91,7 @@ def test_a_file_of_another_form_is_refused_and_nothing_in_it_is_run(
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(Unavailable, match="could not save the checkpoint of job 1 after update 3"):
         write_checkpoint(tmp_path, 1, LATER)

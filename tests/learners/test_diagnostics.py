@@ -44,7 +44,7 @@ def test_drift_is_the_mean_kl_from_the_present_weights_of_each_side(llama: Model
     assert len({round(value, 9) for value in asdict(found).values() if value is not None}) == 4
 
 
-def test_where_the_base_model_serves_both_kls_are_one_and_what_was_not_played_has_none(llama: ModelFiles) -> None:
+def test_if_the_base_model_serves_both_kls_are_equal_and_without_old_episodes_there_is_no_old_kl(llama: ModelFiles) -> None:
     found = drift_stats(random_adapter(trainee_of(llama), 8, 0.1), NEW, [], 1.0, budget_tokens=512)
     assert found.kl_serving_new == found.kl_base_new
     assert found.kl_base_old is found.kl_serving_old is None

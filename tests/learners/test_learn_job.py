@@ -66,7 +66,7 @@ def has_learned(learner: Learner, name: str, version: Version) -> bool:
 
 @pytest.mark.learning
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_learner_learns_what_is_easy(llama_learner: Learner, name: str) -> None:
+def test_each_learner_improves_on_an_easy_game(llama_learner: Learner, name: str) -> None:
     environments.register(llama_learner.store, TWO_TURNS)
     base_hash = resolve_model(str(llama_learner.files.path), Path(), print).hash
     said = llama_learner.engine
@@ -194,7 +194,9 @@ def test_an_environment_that_fails_half_of_the_time_is_learned_from_the_other_ha
     assert any(row["state"] == "env_error" for row in llama_learner.store.rows("SELECT state FROM episode")) != (name == "sft")
 
 
-def test_a_step_that_cannot_be_loaded_is_told_as_it_is(llama_learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_load_the_weights_fails_the_job_with_its_error(
+    llama_learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     load = llama_learner.engine.load
 
     def loads_the_first(sampler: Sampler, weights: Weights) -> None:
@@ -263,7 +265,7 @@ def test_a_job_that_lost_its_lease_writes_nothing_more(llama_learner: Learner) -
         ("py:tests.learners.easy:Nothing", "grpo", None, {}, UnknownError, "Nothing"),
     ],
 )
-def test_what_does_not_fit_is_named_before_anything_is_played(
+def test_wrong_input_is_an_error_before_anything_is_played(
     llama_learner: Learner,
     target: str | None,
     learner: str,
@@ -351,7 +353,7 @@ def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(ll
     ]
 
 
-def test_a_player_lets_go_of_the_version_that_it_used_longest_ago(llama_learner: Learner) -> None:
+def test_a_player_unloads_its_least_recently_used_version(llama_learner: Learner) -> None:
     store, job_lease = llama_learner.store, llama_learner.leased(EASY)[1]
     names = ["v0"]
     for _ in range(LOADED_AT_ONCE):

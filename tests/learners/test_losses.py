@@ -138,7 +138,7 @@ def test_gradients_of_the_kl_terms_equal_finite_differences() -> None:
     assert gradcheck(lambda x: kl_divergence(other_AV.log_softmax(-1), x.log_softmax(-1)), (logits_AV,))
 
 
-def test_cispo_is_the_importance_weighted_policy_gradient_where_nothing_is_capped() -> None:
+def test_cispo_is_the_importance_weighted_policy_gradient_if_no_ratio_is_capped() -> None:
     """d/dx sum(ratio A) = ratio A d log pi."""
     generator = torch.Generator().manual_seed(0)
     logits_AV = torch.randn(4, 5, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -52,7 +52,7 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
     ("name", "settings"),
     [("sft", {}), ("sft", {"style": "styled", "samples": 8}), ("self-sft", {}), ("trace-sft", {}), ("sft", {"tuning": "full"})],
 )
-def test_where_nothing_is_sampled_meanwhile_it_comes_to_the_same_weights(
+def test_a_resumed_job_on_fixed_data_ends_with_the_weights_of_an_uninterrupted_one(
     llama: ModelFiles, tmp_path: Path, name: str, settings: dict[str, Any]
 ) -> None:
     """The same demonstrations, the same start's answers, the same order; nothing of the start is played again."""
@@ -70,7 +70,7 @@ def test_where_nothing_is_sampled_meanwhile_it_comes_to_the_same_weights(
     assert counts[0] == counts[1]
 
 
-def test_it_goes_on_with_what_it_began_with_when_another_version_serves(llama: ModelFiles, tmp_path: Path) -> None:
+def test_a_resumed_job_keeps_its_data_and_its_serving_version_when_another_version_serves(llama: ModelFiles, tmp_path: Path) -> None:
     """Traces that came meanwhile are not learned, nor the old ones in another order, and KL is measured to the version that served then."""
     hashes, drift = [], []
     for n in range(2):

@@ -113,7 +113,7 @@ def test_steps_make_the_actions_likelier(files: ModelFiles) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_a_saved_adapter_goes_on_where_it_stopped_and_peft_reads_it(files: ModelFiles, tmp_path: Path) -> None:
+def test_a_saved_adapter_has_the_same_log_probs_when_loaded_again_and_in_peft(files: ModelFiles, tmp_path: Path) -> None:
     trainee = fresh(files)
     write_weights(tmp_path, trainee.weights(), files)
     turns = turns_of(300)

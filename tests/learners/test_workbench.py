@@ -232,7 +232,7 @@ def test_a_small_share_of_replay_adds_up_over_the_updates(make: Make, replay: fl
     assert len(workbench.old_group_numbers(4 * 32, 1 - stored)) == played, "as many where a round plays for all updates at once"
 
 
-def test_targets_take_turns_where_a_batch_is_too_small_for_all(make: Make) -> None:
+def test_targets_take_turns_if_a_batch_is_too_small_for_all(make: Make) -> None:
     names = [f"py:tests.learners.easy:Starts?letters={letters}" for letters in ("a", "b", "c")]
     workbench = make(targets=names, prompts=2, samples=4, replay=0.0)
     assert [group[0].environment for _ in range(3) for group in workbench.sample(2).target] == names * 2
@@ -275,7 +275,7 @@ def test_episodes_that_the_environment_spoilt_are_no_data(make: Make) -> None:
     assert workbench.updates[-1].groups.spoilt_episodes == 8
 
 
-def test_an_update_where_every_episode_was_spoilt_is_none(make: Make) -> None:
+def test_an_update_without_a_completed_episode_writes_no_manifest(make: Make) -> None:
     workbench = make(targets=[FAILS], old=(), prompts=2, samples=2)
     workbench.update([], workbench.sample(2), on_policy=True)
     assert workbench.step == 1

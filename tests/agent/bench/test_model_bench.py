@@ -66,7 +66,7 @@ def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFi
     json.dumps(found.as_json())
 
 
-def test_the_peer_ends_answers_where_the_model_does(llama: ModelFiles) -> None:
+def test_the_peer_ends_answers_at_the_models_end_tokens(llama: ModelFiles) -> None:
     peer = Peer(llama, device="cpu", dtype=torch.float32, table={})
     prompts = [(5, 6, 7), (8, 9)]
     torch.manual_seed(0)
@@ -79,7 +79,7 @@ def test_the_peer_ends_answers_where_the_model_does(llama: ModelFiles) -> None:
     torch.testing.assert_close(peer.logprobs(prompts[1], whole[1]), expected, atol=1e-4, rtol=0)
 
 
-def test_rewards_of_equal_work_differ_with_every_answer_and_are_those_of_the_task_otherwise(llama: ModelFiles) -> None:
+def test_equal_work_rewards_each_answer_differently_and_other_work_keeps_the_tasks_rewards(llama: ModelFiles) -> None:
     hashed, real = _environment(spec(llama)), _environment(spec(llama, work="as it runs"))
     answers = [str(n) for n in range(50)]
     assert len({play_scripted(hashed, 3, fixed(answer)).total_reward for answer in answers}) == 50

@@ -227,7 +227,7 @@ def test_a_wrong_answer_is_refused(engine: VllmEngine, speaker: Speaker, wrong: 
 
 
 @pytest.mark.parametrize("form", ["NaN", "refused"])
-def test_what_is_not_finite_is_asked_of_a_fresh_server_and_then_told(
+def test_log_probs_that_are_not_finite_are_asked_of_a_fresh_server_and_then_an_error(
     engine: VllmEngine, speaker: Speaker, home: Path, llama: ModelFiles, form: str
 ) -> None:
     """The NaN in the server's cache may come from another adapter."""
@@ -371,7 +371,7 @@ def test_a_sleeping_server_is_woken_before_it_is_asked(speaker: Speaker, home: P
     engine.close()
 
 
-def test_where_the_server_answers_is_told_to_its_user_alone(home: Path) -> None:
+def test_only_the_user_can_read_the_file_with_the_servers_address_and_key(home: Path) -> None:
     assert read_server(home) is None
     server = Server(url="http://127.0.0.1:1", key="secret", pid=7)
     write_server(home, server)

@@ -298,7 +298,7 @@ def test_a_critical_environment_has_the_tighter_margin_and_the_rounds_for_it() -
     assert 35 < sum(rounds) / len(rounds) < 75  # "about 60 pairs"
 
 
-def test_where_nobody_can_vote_nothing_is_promoted() -> None:
+def test_a_gate_is_inconclusive_if_no_environment_can_vote() -> None:
     gate = GateDecision(fix_scope(PROFILES["standard"], serving="v2", anchors={"a": "v1"}, anchor_scores={"a": 0.0}))
     assert gate.verdict == "inconclusive"
     assert not gate.open
@@ -344,7 +344,7 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
         GateSettings(profile="standard", pool_margin=0.07, task_margin=0.25, nmax=4)
 
 
-def test_more_rounds_are_taken_where_a_profile_would_refuse_too_many_good_candidates() -> None:
+def test_more_rounds_are_planned_if_a_profile_would_refuse_too_many_good_candidates() -> None:
     assert plan(scope_of(5), 0.10, runs=200).rounds() == 96
     refused = plan(scope_of(2), 0.10, runs=200)
     assert 0.2 < refused.false_rejection < 0.4

@@ -359,7 +359,7 @@ def test_dev_scores_are_means_on_dev_seeds(store: Store) -> None:
     assert {split_of(seed) for _, draws in play.asked for _, seed in draws} == {"dev"}
 
 
-def test_a_gate_has_more_rounds_where_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
+def test_a_gate_has_more_rounds_if_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
     assert past_q(store) is None
     shaky = Random(3)
 

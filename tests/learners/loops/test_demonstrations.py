@@ -93,7 +93,7 @@ def test_hinted_groups_never_come_back_as_traces(llama_learner: Learner) -> None
 @pytest.mark.parametrize(
     ("name", "settings"), [("iterative-sft", {"hints": True}), ("sft", {}), ("sft", {"style": "styled"}), ("sdft", {})]
 )
-def test_where_there_is_no_oracle_it_is_said_before_anything_is_played(llama_learner: Learner, name: str, settings: dict[str, Any]) -> None:
+def test_a_missing_oracle_is_an_error_before_anything_is_played(llama_learner: Learner, name: str, settings: dict[str, Any]) -> None:
     target = "py:tests.learners.easy:Silent"
     with pytest.raises(InputError, match=r"needs right answers, but .*Silent has no oracle\(\)"):
         llama_learner.learn(target, name, **settings)

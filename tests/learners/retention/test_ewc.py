@@ -71,7 +71,7 @@ def test_shares_of_the_batch_add_up_to_the_whole_penalty(llama: ModelFiles) -> N
     assert seen[1] == pytest.approx(0.01 / 2 * sum(p.numel() for p in trainee.parameters), rel=1e-3)
 
 
-def test_the_minimum_lies_where_two_quadratics_balance(llama: ModelFiles) -> None:
+def test_the_minimum_balances_two_quadratics(llama: ModelFiles) -> None:
     """1/2 (theta - t)^2 + w/2 F (theta - theta*)^2 has its minimum at (t + w F theta*) / (1 + w F)."""
     trainee = random_adapter(trainee_of(llama), 1)
     size = sum(p.numel() for p in trainee.parameters)

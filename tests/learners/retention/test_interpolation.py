@@ -25,7 +25,7 @@ def product(one: LoraPair | Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
-def test_products_are_interpolated_exactly_where_the_rank_allows(share: float) -> None:
+def test_products_are_interpolated_exactly_if_the_rank_is_large_enough(share: float) -> None:
     """A product of rank 2 and one of rank 2 in a pair of rank 4."""
     first, second = pair(12, 2, 10, 0, scale=3.0), pair(12, 4, 10, 1)
     second = LoraPair(down_RI=second.down_RI, up_OR=torch.cat([second.up_OR[:, :2], torch.zeros(12, 2)], 1), scale=2.0)

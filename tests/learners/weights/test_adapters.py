@@ -249,7 +249,7 @@ def test_settings_that_do_not_fit_are_named(foreign: Path, llama: ModelFiles, se
         (b"[" * 100_000, "not JSON"),
     ],
 )
-def test_a_config_that_is_none_is_refused(foreign: Path, llama: ModelFiles, content: bytes, names: str) -> None:
+def test_an_invalid_config_is_refused(foreign: Path, llama: ModelFiles, content: bytes, names: str) -> None:
     (foreign / "adapter_config.json").write_bytes(content)
     assert names in refused(foreign, llama)
 

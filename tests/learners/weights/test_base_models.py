@@ -70,7 +70,7 @@ def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["smollm", "./nowhere/model", "/nowhere/model", "~/nowhere", "a/b/c", ""])
-def test_a_name_that_nobody_knows_says_what_there_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_model_name_is_an_error_that_names_the_default_model(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as caught:
         resolve(name)

@@ -245,7 +245,7 @@ def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
 
 
 @pytest.mark.learning
-def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner, tmp_path: Path) -> None:
+def test_each_retention_option_adds_its_own_term(llama_learner: Learner, tmp_path: Path) -> None:
     """Each job is made once more by hand, with the term or the projection of that weight and no other."""
     for name in (MIXED, ALWAYS):
         llama_learner.play_live(name, 6)
@@ -286,7 +286,9 @@ def test_a_job_holds_on_by_the_term_that_its_option_names(llama_learner: Learner
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
-def test_the_candidate_stands_between_start_and_what_was_learned(llama_learner: Learner, tmp_path: Path, tuning: str) -> None:
+def test_the_candidate_is_interpolated_between_the_start_and_the_learned_weights(
+    llama_learner: Learner, tmp_path: Path, tuning: str
+) -> None:
     fixed = {**SETTINGS, "updates": 2, "replay": 0.0, "measure": 0, "tuning": tuning, "demos": demonstrations(tmp_path)}
     start = llama_learner.learn(TARGET, "sft", **fixed, seed=1)
 

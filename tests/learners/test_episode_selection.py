@@ -126,7 +126,7 @@ def test_traces_of_a_job_are_what_it_played_to_learn(llama_learner: Learner) -> 
         ("stream", RuntimeFailure, "no success among the traces of stream"),
     ],
 )
-def test_traces_that_there_are_not_are_named(llama_learner: Learner, traces: str, kind: type[PerdureError], names: str) -> None:
+def test_missing_traces_are_an_error_that_names_them(llama_learner: Learner, traces: str, kind: type[PerdureError], names: str) -> None:
     with pytest.raises(kind, match=names):
         llama_learner.learn(EASY, "trace-sft", traces=traces, updates=1)
     assert llama_learner.nothing_was_left()
@@ -177,7 +177,7 @@ def test_an_imported_turn_without_tokens_is_learned_from_its_texts_or_refused(ll
         llama_learner.learn(EASY, "trace-sft", traces="import:others", **SMALL)
 
 
-def test_of_an_imported_task_so_many_are_learned_and_of_unknown_tasks_all(llama_learner: Learner, tmp_path: Path) -> None:
+def test_per_task_limits_imported_episodes_except_those_of_unknown_tasks(llama_learner: Learner, tmp_path: Path) -> None:
     said = {"environment": "e", "success": True, "turns": [{"observation": "1?", "action": "a"}]}
     imported(llama_learner, tmp_path, *[{**said, "seed": 7}] * 5, {**said, "seed": 8}, *[said] * 3)
     llama_learner.learn(EASY, "trace-sft", traces="import:others", per_task=2, **SMALL)
@@ -192,7 +192,7 @@ def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learne
         llama_learner.learn(EASY, "trace-sft", traces="import:others", updates=1)
 
 
-def test_at_most_so_many_successes_of_a_task_are_imitated(llama_learner: Learner) -> None:
+def test_per_task_limits_the_successes_imitated_of_a_group(llama_learner: Learner) -> None:
     groups = llama_learner.workbench(EASY, samples=8).sample(6).target
     for most in (1, 3):
         kept = per_task(groups, most)
@@ -209,7 +209,7 @@ def test_with_restart_each_round_learns_from_the_start_at_the_full_rate(llama_le
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_round_that_is_taken_up_again_is_not_restarted_in_its_middle(llama_learner: Learner, after: int) -> None:
+def test_a_round_resumed_in_its_middle_is_not_restarted(llama_learner: Learner, after: int) -> None:
     """Two rounds of two updates: only an attempt that begins with the second round goes back to the start."""
     settings = {**SMALL, "updates": 4, "rounds": 2, "prompts": 8, "samples": 8}
     llama_learner.interrupted(EASY, "iterative-sft", after=after, **settings, restart=True)
@@ -230,7 +230,7 @@ def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: 
     assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))  # Adam begins anew as well
 
 
-def test_refill_plays_more_groups_where_rewards_were_equal(llama_learner: Learner) -> None:
+def test_refill_plays_more_groups_if_rewards_were_equal(llama_learner: Learner) -> None:
     workbench = llama_learner.workbench(EASY, samples=4)
     sampled = workbench.sample(8, refill=3)
     once = llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"]
@@ -250,34 +250,34 @@ def test_grpo_refills_as_often_as_its_option_says(llama_learner: Learner) -> Non
 
 def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
     workbench = llama_learner.workbench(EASY, samples=8)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:LongAnswers")
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:LongAnswers")
     for group in workbench.sample(4).target:
         for episode in group:
             assert episode.total_reward == len(episode.turns[0].action_ids) - 1
             assert episode.success == (episode.total_reward >= 1)
             assert get_episode(workbench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
-    llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_choices:LongAnswers")
+    llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_episode_selection:LongAnswers")
     assert llama_learner.steps(2)[0].groups.reward > 0  # where the environment never pays
 
 
 @pytest.mark.parametrize(
     ("rewards", "kind", "names"),
     [
-        ("py:tests.learners.test_choices", InputError, "name a class as py:package.module:Class"),
-        ("py:tests.learners.test_choices:Nobody", InputError, "cannot be loaded: AttributeError"),
-        ("py:tests.learners.test_choices:Mute", InputError, r"has no method rewards\(episodes\)"),
-        ("py:tests.learners.test_choices:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
-        ("py:tests.learners.test_choices:NoNumber", RuntimeFailure, "a reward must be a finite number"),
+        ("py:tests.learners.test_episode_selection", InputError, "name a class as py:package.module:Class"),
+        ("py:tests.learners.test_episode_selection:Nobody", InputError, "cannot be loaded: AttributeError"),
+        ("py:tests.learners.test_episode_selection:Mute", InputError, r"has no method rewards\(episodes\)"),
+        ("py:tests.learners.test_episode_selection:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
+        ("py:tests.learners.test_episode_selection:NoNumber", RuntimeFailure, "a reward must be a finite number"),
         ("anna", InputError, "this source has no rewards"),
     ],
 )
-def test_rewards_that_do_not_fit_are_named(llama_learner: Learner, rewards: str, kind: type[PerdureError], names: str) -> None:
+def test_wrong_rewards_are_an_error_that_names_them(llama_learner: Learner, rewards: str, kind: type[PerdureError], names: str) -> None:
     with pytest.raises(kind, match=names):
         llama_learner.learn(EASY, "grpo", **SMALL, rewards=rewards)
     assert llama_learner.nothing_was_left()
 
 
-def test_rewards_that_somebody_gave_decide_what_is_learned_of_traces(llama_learner: Learner) -> None:
+def test_stored_rewards_decide_which_traces_are_learned(llama_learner: Learner) -> None:
     store = llama_learner.store
     llama_learner.play_live(NEVER, 4)
     judged = [row["id"] for row in store.rows("SELECT id FROM episode ORDER BY id")][:10]
@@ -298,7 +298,7 @@ def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner
 
 def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> None:
     workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:LongAnswers")
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:LongAnswers")
     seen, spy = spied()
     reinforce(workbench, {"seen": spy})
     played = [get_episode(workbench.store, row["id"]) for row in workbench.store.rows("SELECT id FROM episode")]
@@ -307,9 +307,9 @@ def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> No
 
 
 @pytest.mark.parametrize("learner", [grpo, reinforce, iterative_sft])
-def test_kl_reaches_what_nothing_is_learned_from(llama_learner: Learner, learner: Callable[..., None]) -> None:
+def test_episodes_without_an_advantage_or_imitation_still_have_the_kl_term(llama_learner: Learner, learner: Callable[..., None]) -> None:
     workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_choices:SomeTasks")
+    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:SomeTasks")
     seen, spy = spied()
     learner(workbench, {"seen": spy})
     assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in workbench.store.rows("SELECT id FROM episode ORDER BY id")]
@@ -327,14 +327,14 @@ def test_fixed_data_makes_no_more_updates_than_it_has_lessons(llama_learner: Lea
     assert [step.lr for step in steps] == pytest.approx([0.01, 0.01 * 2 / 3, 0.01 / 3])
 
 
-def test_how_far_behind_fixed_data_are_is_told_where_it_is_known(llama_learner: Learner) -> None:
+def test_staleness_is_reported_if_it_is_known(llama_learner: Learner) -> None:
     llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
     assert [step.staleness for step in llama_learner.steps(1)] == [0, 1, 2]
     llama_learner.learn(EASY, "sft", **{**SMALL, "updates": 3})
     assert [step.staleness for step in llama_learner.steps(2)] == [None] * 3
 
 
-def test_the_first_update_tells_how_the_one_sample_of_self_sft_went(llama_learner: Learner) -> None:
+def test_the_first_update_of_self_sft_reports_the_statistics_of_its_sample(llama_learner: Learner) -> None:
     store = llama_learner.store
     llama_learner.learn(EASY, "self-sft", **{**SMALL, "updates": 3, "samples": 8})
     first, *others = llama_learner.steps(1)
@@ -387,7 +387,7 @@ def test_a_learner_says_that_there_is_nothing_to_learn_from(
     assert llama_learner.nothing_was_left()
 
 
-def test_kl_on_old_prompts_is_measured_on_what_was_played_live_where_nothing_is_replayed(llama_learner: Learner) -> None:
+def test_kl_on_old_prompts_is_measured_on_live_episodes_if_none_are_replayed(llama_learner: Learner) -> None:
     llama_learner.play_live(ALWAYS, 1)
     for learner, options in (("grpo", {"replay": 0.0}), ("sft", {"replay": 0.0}), ("grpo", {"replay": 0.5, "stored": 0.99})):
         llama_learner.learn(EASY, learner, **{**SMALL, "measure": 4, "lr": 0.01, **options})
