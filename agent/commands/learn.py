@@ -194,6 +194,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
     from perdure.agent.home import open_or_create
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
+    from perdure.memory.environments import list_environments
     from perdure.memory.stages import progress
 
     config = loaded.config
@@ -202,9 +203,11 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
     by_name = {environment.name: environment for environment in environments.values()}
     with open_or_create(home) as store:
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
+        critical = {row.name for row in list_environments(store) if row.critical}  # only a daemon takes this from an environment
+        critical.update(environments[name].name for name in config.gate.critical)
         yield _Prepared(
             store=store,
-            stream=register_environments(store, stream, [environments[name].name for name in config.gate.critical]),
+            stream=register_environments(store, stream, critical),
             targets=register_environments(store, [environments[name] for name in targets]),
         )
 

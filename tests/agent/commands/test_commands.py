@@ -106,6 +106,18 @@ def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Cal
     assert known() == [ADD, SORT, "perdure:copy-word"]
 
 
+def test_a_command_makes_environments_critical_and_never_takes_that_back(perdure: Call, home: Path, tmp_path: Path) -> None:
+    def critical(names: list[str]) -> list[str]:
+        (tmp_path / "perdure.toml").write_text(f"stream.environments = ['{ADD}', '{SORT}']\ngate.critical = {names}\n")
+        assert "no target was chosen" in perdure("learn", "grpo").err
+        with open_store(home) as store:
+            return [row.name for row in list_environments(store) if row.critical]
+
+    assert critical([SORT]) == [SORT]
+    assert critical([]) == [SORT]
+    assert critical([ADD]) == [ADD, SORT]
+
+
 def test_tasks_are_added_to_a_home_that_is_made_for_them(perdure: Call, tmp_path: Path) -> None:
     done = perdure("task", "add", f"{ADD}?highest=20", "--seed", "5", "--count", "3", "--json")
     found = json.loads(done.out)
