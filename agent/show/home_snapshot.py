@@ -1,7 +1,7 @@
 """What there is to see in a home at one moment, and what changed between two moments, a line for each.
 
 `observe` reads the database through short reads, so it sees only what is written down. `changes` is pure: the only place where changes
-become lines, for `perdure run` without a terminal and for commands that wait for their job. Left out: drawing a scene (`live_view.py`).
+become lines, for `perdure run` without a terminal and for commands that wait for their job. Left out: drawing a snapshot (`live_view.py`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATES_EVERY_EPISODES = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class HomeSnapshot:
     """What there is to see at one moment."""
 
     serving: str | None = None
@@ -62,12 +62,12 @@ def reporting_changes(home: Path, say: Callable[[str], None], job_id: int | None
         yield
 
 
-def observe(store: Store, job_id: int | None = None) -> Scene:
-    """Read the present scene, with the job that is worked on, or with `job_id` if that is given."""
+def observe(store: Store, job_id: int | None = None) -> HomeSnapshot:
+    """Read what there is to see now, with the job that is worked on, or with `job_id` if that is given."""
     version = next((row.name for row in list_versions(store) if row.state == "serving"), None)
     job = next(iter(unfinished_jobs(store)), None) if job_id is None else get_job(store, job_id)
     gate = open_gate_of(store, job.id) if job and job.state == "gating" else None
-    return Scene(
+    return HomeSnapshot(
         serving=version,
         environments=tuple(row.name for row in list_environments(store)),
         rates=episodes.success_rates(store, version) if version else {},
@@ -82,8 +82,8 @@ def observe(store: Store, job_id: int | None = None) -> Scene:
     )
 
 
-def changes(before: Scene, now: Scene) -> list[str]:
-    """What happened between two scenes, a line for each."""
+def changes(before: HomeSnapshot, now: HomeSnapshot) -> list[str]:
+    """What happened between two snapshots, a line for each."""
     lines = []
     if now.serving != before.serving:
         lines.append(f"{now.serving} serves")
@@ -104,8 +104,8 @@ def changes(before: Scene, now: Scene) -> list[str]:
     return lines
 
 
-def scenes(home: Path, ended: threading.Event, job_id: int | None = None) -> Iterator[Scene]:
-    """A scene every `POLL_S`, and a last one at the end. A moment when the store cannot be read is skipped."""
+def snapshots(home: Path, ended: threading.Event, job_id: int | None = None) -> Iterator[HomeSnapshot]:
+    """A snapshot every `POLL_S`, and a last one at the end. A moment when the store cannot be read is skipped."""
     store: Store | None = None
     try:
         last = False
@@ -113,10 +113,10 @@ def scenes(home: Path, ended: threading.Event, job_id: int | None = None) -> Ite
             last = ended.wait(POLL_S if store else 0.1)
             try:
                 store = store or open_store(home)
-                scene = observe(store, job_id)
+                snapshot = observe(store, job_id)
             except PerdureError:
                 continue
-            yield scene
+            yield snapshot
     finally:
         if store is not None:
             store.close()
@@ -136,17 +136,17 @@ def beside(show: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def _report_changes(home: Path, say: Callable[[str], None], job_id: int | None, ended: threading.Event) -> None:
-    before: Scene | None = None
-    for scene in scenes(home, ended, job_id):
+    before: HomeSnapshot | None = None
+    for snapshot in snapshots(home, ended, job_id):
         if before is None:  # what happened before is no news, except for the start of the run
-            known = scene.events if job_id is not None else scene.events[:-1]
-            before = Scene(events=known, episodes=scene.episodes, processes=scene.processes)
-        for line in changes(before, scene):
+            known = snapshot.events if job_id is not None else snapshot.events[:-1]
+            before = HomeSnapshot(events=known, episodes=snapshot.episodes, processes=snapshot.processes)
+        for line in changes(before, snapshot):
             say(line)
-        before = scene
+        before = snapshot
 
 
-def _is_news(process: Process, before: Scene, *, with_detail: bool) -> bool:
+def _is_news(process: Process, before: HomeSnapshot, *, with_detail: bool) -> bool:
     old = before.processes.get(process.name)
     return old is None or (old.pid, old.state) != (process.pid, process.state) or (with_detail and old.detail != process.detail)
 

@@ -1,6 +1,6 @@
 """What `perdure run` shows while it runs: a live view on a terminal, one line for each change elsewhere. All of it goes to stderr.
 
-`render` is pure: a scene in (`home_snapshot.py`), something to draw out. Left out: the summary at the end (`summary.py`).
+`render` is pure: a snapshot in (`home_snapshot.py`), something to draw out. Left out: the summary at the end (`summary.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, job_process
-from perdure.agent.show.home_snapshot import Scene, beside, event_line, process_line, reporting_changes, scenes
+from perdure.agent.show.home_snapshot import HomeSnapshot, beside, event_line, process_line, reporting_changes, snapshots
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory.contracts.orders import Job
@@ -41,14 +41,14 @@ def watching(home: Path) -> Iterator[None]:
             yield
 
 
-def render(scene: Scene) -> RenderableType:
+def render(snapshot: HomeSnapshot) -> RenderableType:
     """The live view."""
-    parts: list[RenderableType] = [_headline(scene), _environments(scene)]
-    if scene.job and scene.steps:
-        parts.append(_curve(scene.job, scene.steps))
-    if scene.gate:
-        parts.append(_gate(scene.gate, scene.pairs))
-    parts += [Text(f"  {event_line(event)}", style="dim", no_wrap=True, overflow="ellipsis") for event in scene.events]
+    parts: list[RenderableType] = [_headline(snapshot), _environments(snapshot)]
+    if snapshot.job and snapshot.steps:
+        parts.append(_curve(snapshot.job, snapshot.steps))
+    if snapshot.gate:
+        parts.append(_gate(snapshot.gate, snapshot.pairs))
+    parts += [Text(f"  {event_line(event)}", style="dim", no_wrap=True, overflow="ellipsis") for event in snapshot.events]
     return Group(*parts)
 
 
@@ -60,25 +60,25 @@ def spark(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> str:
 
 def _show_live(home: Path, console: Console, ended: threading.Event) -> None:
     with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False) as live:
-        for scene in scenes(home, ended):
-            live.update(render(scene), refresh=True)
+        for snapshot in snapshots(home, ended):
+            live.update(render(snapshot), refresh=True)
 
 
-def _headline(scene: Scene) -> Text:
-    line = Text(f"{scene.serving or 'no version'} serves", style="bold") if scene.serving else Text("starting", style="bold")
-    line.append(f"  {scene.episodes} episodes, {scene.queued} tasks queued", style="not bold")
-    for name in (SUPERVISOR, VLLM, ACTOR, *([job_process(scene.job.id)] if scene.job else [])):
-        if name in scene.processes:
-            line.append(f"\n  {process_line(scene.processes[name])}", style="not bold")
+def _headline(snapshot: HomeSnapshot) -> Text:
+    line = Text(f"{snapshot.serving or 'no version'} serves", style="bold") if snapshot.serving else Text("starting", style="bold")
+    line.append(f"  {snapshot.episodes} episodes, {snapshot.queued} tasks queued", style="not bold")
+    for name in (SUPERVISOR, VLLM, ACTOR, *([job_process(snapshot.job.id)] if snapshot.job else [])):
+        if name in snapshot.processes:
+            line.append(f"\n  {process_line(snapshot.processes[name])}", style="not bold")
     return line
 
 
-def _environments(scene: Scene) -> Table:
+def _environments(snapshot: HomeSnapshot) -> Table:
     table = Table(box=None, pad_edge=True, header_style="dim")
     for column, justify in (("environment", "left"), ("episodes", "right"), ("success", "right"), ("", "left"), ("mixed groups", "right")):
         table.add_column(column, justify="right" if justify == "right" else "left", overflow="fold")
-    for name in scene.environments:
-        row = scene.rates.get(name)
+    for name in snapshot.environments:
+        row = snapshot.rates.get(name)
         if row is None or not row.episodes:
             table.add_row(Text(visible(name)), "0", "-", "", "-")
             continue

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.results import TERMS, gate_result, learn_result, update
 
 from perdure.agent.show.gate_table import COLUMNS, gate_rows
-from perdure.agent.show.home_snapshot import Scene, changes, observe
+from perdure.agent.show.home_snapshot import HomeSnapshot, changes, observe
 from perdure.agent.show.live_view import render, spark, watching
 from perdure.agent.show.summary import LiveCount, Mark, Summary, about, mark, next_commands, show, summarise
 from perdure.agent.supervision.limits import Outcome
@@ -55,9 +55,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-def drawn(scene: Scene) -> str:
+def drawn(snapshot: HomeSnapshot) -> str:
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    console.print(render(scene))
+    console.print(render(snapshot))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -112,7 +112,7 @@ def test_job_its_curve_and_its_gate_are_seen(store: Store) -> None:
 def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: Store) -> None:
     add_initial(store, "tiny", "hash-of-tiny")
     job_id = add_job(store, "a", [ADD], LearnOrder(learner="sft"))
-    scenes = [observe(store, job_id)]
+    snapshots = [observe(store, job_id)]
     told = []
     for attempt, updates in ((1, (1, 2, 3)), (2, (3, 4)), (3, (1,))):
         leased = lease_job(store, "learner-1:5", 60, CLOCK)
@@ -121,14 +121,14 @@ def test_updates_of_an_attempt_that_goes_on_or_begins_anew_are_told_once(store: 
             add_step(store, leased[1], update(n, nll=2.0 / n))
         release_job(store, leased[1])
         assert leased[1].attempt == attempt
-        scenes.append(observe(store, job_id))
-        told.append([line for line in changes(scenes[-2], scenes[-1]) if "update" in line])
+        snapshots.append(observe(store, job_id))
+        told.append([line for line in changes(snapshots[-2], snapshots[-1]) if "update" in line])
     assert [[int(line.split()[3].rstrip(":")) for line in lines] for lines in told] == [[1, 2, 3], [3, 4], [1]]
     assert [line for lines in told for line in lines] == [
         f"job 1, update {n}: nll {nll}, tokens per s 1234, seconds 1"
         for n, nll in ((1, "2"), (2, "1"), (3, "0.667"), (3, "0.667"), (4, "0.5"), (1, "2"))
     ]
-    assert " nll █" in drawn(scenes[-1]), "a curve without success is one of what is imitated"
+    assert " nll █" in drawn(snapshots[-1]), "a curve without success is one of what is imitated"
 
 
 def test_every_change_is_one_line_and_nothing_is_said_twice(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_every_change_is_one_line_and_nothing_is_said_twice(store: Store) -> Non
 
 
 def test_success_rates_are_told_now_and_then() -> None:
-    before = Scene(serving="v0", episodes=63)
+    before = HomeSnapshot(serving="v0", episodes=63)
     now = replace(before, episodes=65, rates={ADD: RateRow(episodes=64, successes=48, groups=8, mixed_groups=3)})
     assert changes(before, now) == [f"65 episodes; success with v0: {ADD} 75%"]
     assert changes(now, replace(now, episodes=70)) == []
@@ -156,10 +156,10 @@ def test_success_rates_are_told_now_and_then() -> None:
 
 def test_text_from_outside_cannot_move_the_cursor() -> None:
     hostile = Process(name="actor", pid=1, state="idle", detail="\x1b[2J[bold]x[/bold]", beat=0.0, started=0.0)
-    scene = Scene(serving="v0", environments=("py:x:\x1b[2JY",), processes={"actor": hostile})
-    assert "\x1b[2J" not in drawn(scene)
-    assert "[bold]x[/bold]" in drawn(scene)
-    assert all("\x1b" not in line for line in changes(Scene(serving="v0"), scene))
+    snapshot = HomeSnapshot(serving="v0", environments=("py:x:\x1b[2JY",), processes={"actor": hostile})
+    assert "\x1b[2J" not in drawn(snapshot)
+    assert "[bold]x[/bold]" in drawn(snapshot)
+    assert all("\x1b" not in line for line in changes(HomeSnapshot(serving="v0"), snapshot))
 
 
 def test_curve_stays_within_its_bars() -> None:
