@@ -39,8 +39,8 @@ from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.leases import Clock
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
 
 Learner = Callable[[Workbench, Mapping[str, ExtraLoss], ProjectGradient | None], None]

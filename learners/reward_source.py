@@ -1,7 +1,7 @@
 """Sources of rewards for learning: the environment, people or programs that judged episodes afterwards, or a reward model.
 
-The environment's own rewards are never overwritten: a later reward is a row of its own with its source (`memory/replay/rewards.py`). The
-option `rewards` chooses the source; episodes without a reward of it are left out.
+The environment's own rewards are never overwritten: a later reward is a row of its own with its source
+(`memory/trajectories/rewards.py`). The option `rewards` chooses the source; episodes without a reward of it are left out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from perdure.learners.options import ENVIRONMENT
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode
-from perdure.memory.replay.rewards import rewards_from, sources
 from perdure.memory.store import Store
+from perdure.memory.trajectories.rewards import rewards_from, sources
 
 Rewarder = Callable[[Sequence[Episode]], list[Episode]]
 """Returns the same episodes with the rewards to learn from."""

@@ -32,9 +32,9 @@ from perdure.memory.contracts.results import Drift, GroupStats, Update
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.jobs import add_step, steps
 from perdure.memory.records import Episode, Lease, Purpose, StepRef
-from perdure.memory.replay.manifests import write_manifest
-from perdure.memory.replay.traces import episodes_of_step, recent_groups
 from perdure.memory.store import Store
+from perdure.memory.trajectories.manifests import write_manifest
+from perdure.memory.trajectories.traces import episodes_of_step, recent_groups
 from perdure.memory.versions import INITIAL
 
 STORED_GROUPS = 64

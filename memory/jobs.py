@@ -28,8 +28,8 @@ from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.records import Lease
-from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store
+from perdure.memory.trajectories.journal import abort_orphans
 
 ENDED = ("done", "failed")
 """The states that a job does not leave."""

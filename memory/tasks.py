@@ -17,8 +17,8 @@ from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, record_json
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
-from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store
+from perdure.memory.trajectories.journal import abort_orphans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,10 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.json_value import Document
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
-from perdure.memory.replay.episodes import count
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.tasks import add_tasks, anything_to_play, queued
+from perdure.memory.trajectories.episodes import count
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import add_initial
 
 WIDTH = 32

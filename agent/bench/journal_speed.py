@@ -26,10 +26,10 @@ from perdure.memory import environments, tasks, versions
 from perdure.memory.json_value import Document
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
-from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.replay.turns import insert_turns
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, open_store
+from perdure.memory.trajectories.journal import StoreJournal
+from perdure.memory.trajectories.turns import insert_turns
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""

@@ -12,11 +12,18 @@ from perdure.agent.stream.task_drawing import refill
 from perdure.agent.supervision.planner import choose_target, refusals
 from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
-from perdure.memory.replay.episodes import completed_members, get_episode, latest_episode_id, list_episodes, live_episodes, success_rates
-from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.stages import Stage, StageShare, progress
 from perdure.memory.store import Store
 from perdure.memory.tasks import lease_tasks, list_tasks, release_task
+from perdure.memory.trajectories.episodes import (
+    completed_members,
+    get_episode,
+    latest_episode_id,
+    list_episodes,
+    live_episodes,
+    success_rates,
+)
+from perdure.memory.trajectories.journal import abort_orphans
 from perdure.memory.versions import serving
 
 STAGE = Stage(name="all", environments=tuple(StageShare(name=name) for name in ENVIRONMENTS), members=MEMBERS)

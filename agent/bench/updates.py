@@ -167,8 +167,8 @@ def run_ours(spec: Spec) -> Side:
     from perdure.memory.contracts.orders import LearnOrder
     from perdure.memory.jobs import add_job, lease_job
     from perdure.memory.leases import BootClock
-    from perdure.memory.replay.journal import StoreJournal
     from perdure.memory.store import create_store
+    from perdure.memory.trajectories.journal import StoreJournal
     from perdure.memory.versions import add_initial
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)

@@ -41,8 +41,8 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
       perdure episode list --env 'perdure:largest-number?shots=3' --limit 5
     """
     from perdure.memory.environments import require
-    from perdure.memory.replay import episodes
     from perdure.memory.store import open_store
+    from perdure.memory.trajectories import episodes
     from perdure.memory.versions import get_version
 
     with open_store(home) as store:
@@ -71,9 +71,9 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
       perdure episode show LAST
       perdure episode show 17 --json | jq '.turns[0].action_ids'
     """
-    from perdure.memory.replay.episodes import get_episode
-    from perdure.memory.replay.rewards import rewards_of
     from perdure.memory.store import open_store
+    from perdure.memory.trajectories.episodes import get_episode
+    from perdure.memory.trajectories.rewards import rewards_of
 
     with open_store(home) as store:
         played = get_episode(store, _number(store, which))
@@ -104,8 +104,8 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
       perdure episode reward --file rewards.jsonl --source judge-2
       perdure learn trace-sft --option rewards=judge-2
     """
-    from perdure.memory.replay.rewards import add_rewards, read_rewards
     from perdure.memory.store import open_store
+    from perdure.memory.trajectories.rewards import add_rewards, read_rewards
 
     if (which is None) != (value is None) or (which is None) == (file is None):
         raise click.UsageError("Give an episode and its reward, or --file.", ctx)
@@ -126,7 +126,7 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
 
 def _number(store: Store, which: str) -> int:
     """The number of an episode, given as such or as LAST."""
-    from perdure.memory.replay.episodes import latest_episode_id
+    from perdure.memory.trajectories.episodes import latest_episode_id
 
     if which.upper() == "LAST":
         number = latest_episode_id(store)

@@ -214,7 +214,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
 
 def _choose(prepared: _Prepared) -> list[str]:
     from perdure.agent.supervision.planner import choose_target
-    from perdure.memory.replay.episodes import success_rates
+    from perdure.memory.trajectories.episodes import success_rates
     from perdure.memory.versions import serving
 
     rates = success_rates(prepared.store, serving(prepared.store).name)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
     from perdure.memory.processes import Event, Process
-    from perdure.memory.replay.episodes import RateRow
     from perdure.memory.store import Store
+    from perdure.memory.trajectories.episodes import RateRow
 
 SILENT_S = 60.0
 """A daemon that has written nothing for this long is reported as silent."""
@@ -94,8 +94,8 @@ def report(store: Store) -> Status:
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
     from perdure.memory.processes import last_event, processes
-    from perdure.memory.replay import episodes
     from perdure.memory.stages import list_stages, progress
+    from perdure.memory.trajectories import episodes
     from perdure.memory.versions import serving
 
     try:

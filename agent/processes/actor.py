@@ -35,10 +35,10 @@ from perdure.memory.jobs import jobs_at_work
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import take_device
 from perdure.memory.records import Episode, Lease, Task, VersionRef
-from perdure.memory.replay.episodes import completed_members
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
 from perdure.memory.tasks import anything_to_play, finish_task, lease_tasks, release_task, retry_task
+from perdure.memory.trajectories.episodes import completed_members
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import serving
 
 POLL_S = 0.2

@@ -42,8 +42,8 @@ from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, re
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Purpose, Version
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, open_store
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import add_initial, get_version, promote, reject, rolled_back_ancestor, serving, version_of_job
 
 

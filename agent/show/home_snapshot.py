@@ -23,9 +23,9 @@ from perdure.memory.gates import GateRow, open_gate_of, pairs_of
 from perdure.memory.jobs import Step, get_job, steps, unfinished_jobs
 from perdure.memory.processes import Event, Process, events, processes
 from perdure.memory.records import Pair
-from perdure.memory.replay import episodes
-from perdure.memory.replay.episodes import RateRow
 from perdure.memory.store import Store, open_store
+from perdure.memory.trajectories import episodes
+from perdure.memory.trajectories.episodes import RateRow
 from perdure.memory.versions import list_versions
 
 POLL_S = 1.0

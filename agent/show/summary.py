@@ -18,8 +18,8 @@ from perdure.memory.contracts.orders import Job
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import jobs_after, last_ended
-from perdure.memory.replay.episodes import LiveCount, latest_episode_id, played_after
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import LiveCount, latest_episode_id, played_after
 from perdure.memory.versions import serving
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from perdure.envs.seeds import draw_chance, place_in_order, train_seed
 from perdure.memory.errors import InputError, UnknownError
-from perdure.memory.replay.episodes import RateRow, success_rates
 from perdure.memory.stages import Drawn, Stage, StageShare, progress, waiting
 from perdure.memory.store import Store
 from perdure.memory.tasks import add_tasks
+from perdure.memory.trajectories.episodes import RateRow, success_rates
 from perdure.memory.versions import serving
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, list_jobs, unfinished_jobs
 from perdure.memory.processes import record_event
-from perdure.memory.replay.episodes import live_episodes, success_rates
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import live_episodes, success_rates
 from perdure.memory.versions import get_version, moves, serving
 
 LATEST_JOBS = 200

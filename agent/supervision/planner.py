@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from perdure.learners.gate.promotion import only_gain_missing
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
-from perdure.memory.replay.episodes import RateRow
+from perdure.memory.trajectories.episodes import RateRow
 
 MASTERED = 0.9
 """An environment that succeeds this often has no headroom worth a learning job."""

@@ -39,8 +39,8 @@ from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
 from perdure.memory.leases import end_all_leases, end_leases_of
 from perdure.memory.processes import record_event
-from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
+from perdure.memory.trajectories.journal import abort_orphans
 
 PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500

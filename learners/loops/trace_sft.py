@@ -25,8 +25,8 @@ from perdure.learners.options import ENVIRONMENT
 from perdure.learners.reward_source import rewarder
 from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.replay.episodes import episodes_by_id
-from perdure.memory.replay.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
+from perdure.memory.trajectories.episodes import episodes_by_id
+from perdure.memory.trajectories.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
 
 STREAM = "stream"
 IMPORT = "import:"

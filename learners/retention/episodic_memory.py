@@ -7,7 +7,7 @@ from itertools import islice
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.workbench import Workbench
 from perdure.memory.errors import InputError
-from perdure.memory.replay.traces import live_traces
+from perdure.memory.trajectories.traces import live_traces
 
 
 def episodic_memory(workbench: Workbench) -> list[list[Lesson]]:

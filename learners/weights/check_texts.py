@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 from perdure.learners.engines.chat import answer_text
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
-from perdure.memory.replay.turns import actions, valid_text
 from perdure.memory.store import Store
+from perdure.memory.trajectories.turns import actions, valid_text
 
 
 def differing_texts(store: Store, files: ModelFiles) -> Iterator[tuple[int, int, str, str]]:

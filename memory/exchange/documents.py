@@ -11,8 +11,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.json_value import to_json
-from perdure.memory.replay.turns import read_sampler, turn_rows
 from perdure.memory.store import Store
+from perdure.memory.trajectories.turns import read_sampler, turn_rows
 from perdure.memory.versions import INITIAL
 
 if TYPE_CHECKING:

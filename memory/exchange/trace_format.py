@@ -14,7 +14,7 @@ from pathlib import Path
 from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonObject, JsonValue, to_json
-from perdure.memory.replay.turns import valid_text
+from perdure.memory.trajectories.turns import valid_text
 
 EPISODE_KEYS = (
     "id",

@@ -19,9 +19,9 @@ from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.leases import Clock
-from perdure.memory.replay.episodes import counts
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store
+from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives
 from perdure.memory.versions import list_versions, moves

@@ -28,8 +28,8 @@ from perdure.memory.exchange.export import document_writer
 from perdure.memory.files import MAKING, making
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.processes import record_event
-from perdure.memory.replay.episodes import counts
 from perdure.memory.store import ARCHIVE, FILE_NAME, Store, checkpoint, give_back
+from perdure.memory.trajectories.episodes import counts
 
 KEEP_DAYS = 30.0
 KEEP_LIVE = 10_000

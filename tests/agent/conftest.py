@@ -16,9 +16,9 @@ from perdure.agent.cli import main
 from perdure.memory import environments, versions
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import create_store
 from perdure.memory.tasks import add_tasks, finish_task, lease_tasks
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 

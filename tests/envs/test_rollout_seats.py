@@ -21,10 +21,10 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Episode, Lease, Purpose, Sampler, Turn, VersionRef
-from perdure.memory.replay import manifests
-from perdure.memory.replay.episodes import get_episode, list_episodes, success_rates
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import create_store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.episodes import get_episode, list_episodes, success_rates
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.upkeep import integrity as check
 
 V0, V3 = VersionRef("v0"), VersionRef("v3")

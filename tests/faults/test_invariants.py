@@ -16,9 +16,9 @@ from perdure.memory import environments, gates, jobs, tasks, versions
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Lease, Pair, Purpose, Sampler, StepRef, Turn, VersionRef
-from perdure.memory.replay import manifests
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, create_store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 EPISODES = 'INSERT INTO episode (environment, seed, "group", member, purpose, task, attempt, version, temperature, state, started_at)'

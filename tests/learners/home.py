@@ -25,9 +25,9 @@ from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import Update
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease, Version
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
 from perdure.memory.tasks import add_tasks, lease_tasks
+from perdure.memory.trajectories.journal import StoreJournal
 
 EASY = "py:tests.learners.easy:Starts"
 SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}

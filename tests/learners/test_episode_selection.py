@@ -29,10 +29,10 @@ from perdure.memory import versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.manifests import manifests
-from perdure.memory.replay.rewards import add_rewards
-from perdure.memory.replay.traces import job_traces, live_traces
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.manifests import manifests
+from perdure.memory.trajectories.rewards import add_rewards
+from perdure.memory.trajectories.traces import job_traces, live_traces
 
 SMALL = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
 TOLD = "py:tests.learners.easy:Starts?instructions=Say a letter."

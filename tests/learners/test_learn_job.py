@@ -29,9 +29,9 @@ from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unav
 from perdure.memory.files import manifest_hash
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Sampler, StepRef, Version, VersionRef
-from perdure.memory.replay.episodes import get_episode, list_episodes
-from perdure.memory.replay.manifests import manifests
 from perdure.memory.store import create_store
+from perdure.memory.trajectories.episodes import get_episode, list_episodes
+from perdure.memory.trajectories.manifests import manifests
 
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
 NEVER = "py:tests.learners.easy:Never"

@@ -40,7 +40,7 @@ from perdure.learners.workbench import Workbench
 from perdure.memory import environments
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
-from perdure.memory.replay.episodes import get_episode
+from perdure.memory.trajectories.episodes import get_episode
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TARGET = f"py:tests.learners.easy:Starts?letters={LETTERS}"

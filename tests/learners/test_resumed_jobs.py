@@ -11,8 +11,8 @@ from tests.learners.home import EASY, Learner
 from perdure.learners.options import LEARNERS
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments
-from perdure.memory.replay.manifests import manifests
 from perdure.memory.store import create_store
+from perdure.memory.trajectories.manifests import manifests
 from perdure.memory.versions import promote
 
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"

@@ -11,11 +11,11 @@ from perdure.memory import environments, versions
 from perdure.memory.errors import InputError
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, VersionRef
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.replay.rewards import add_rewards
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, lease_tasks
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.journal import StoreJournal
+from perdure.memory.trajectories.rewards import add_rewards
 
 ADD = "perdure:add"
 

@@ -23,10 +23,10 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef, VersionRef
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.replay.manifests import manifests
 from perdure.memory.store import Store, create_store
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.journal import StoreJournal
+from perdure.memory.trajectories.manifests import manifests
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ONE = f"py:tests.learners.easy:Starts?letters={LETTERS}"

@@ -9,8 +9,8 @@ import pytest
 
 from perdure.memory import environments, tasks, versions
 from perdure.memory.records import Ending, EpisodePlan, Lease, Purpose, Sampler, Turn, VersionRef
-from perdure.memory.replay import journal
 from perdure.memory.store import Store, create_store
+from perdure.memory.trajectories import journal
 
 ADD = "perdure:add"
 SORT = "perdure:sort?numbers=3"

@@ -17,10 +17,10 @@ from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
-from perdure.memory.replay import manifests, rewards
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.stages import Stage, StageShare
 from perdure.memory.store import Store
+from perdure.memory.trajectories import manifests, rewards
+from perdure.memory.trajectories.journal import StoreJournal
 
 BASE = "tiny"
 BASE_HASH = "hash-of-tiny"

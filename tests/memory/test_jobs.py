@@ -9,10 +9,10 @@ from perdure.memory import jobs
 from perdure.memory.contracts.orders import LearnOrder, ProbeOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, StepRef
-from perdure.memory.replay import manifests
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 

@@ -11,8 +11,8 @@ from perdure.memory import environments, gates, jobs, processes, tasks, versions
 from perdure.memory.exchange.export import export
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.json_value import Document, to_json
-from perdure.memory.replay.episodes import list_episodes, success_rates
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import list_episodes, success_rates
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, plan

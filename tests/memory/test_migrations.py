@@ -19,11 +19,11 @@ from tests.memory.everything import CLOCK, fill
 
 from perdure.memory import environments, gates, jobs, processes, tasks, versions
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.replay import manifests
-from perdure.memory.replay.episodes import counts, get_episode, list_episodes, success_rates
-from perdure.memory.replay.rewards import rewards_of
 from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.episodes import counts, get_episode, list_episodes, success_rates
+from perdure.memory.trajectories.rewards import rewards_of
 from perdure.memory.upkeep.integrity import check
 
 DEVELOPMENT = Path(__file__).parent / "fixtures" / "development.sql"

@@ -10,9 +10,9 @@ import pytest
 from perdure.memory import leases, tasks
 from perdure.memory.errors import InputError, LeaseLost, UnknownError
 from perdure.memory.leases import BootClock
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 

@@ -22,8 +22,8 @@ from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import tasks
-from perdure.memory.replay.episodes import list_episodes
 from perdure.memory.store import open_store
+from perdure.memory.trajectories.episodes import list_episodes
 
 TASK = "perdure:copy-word?shots=1"
 

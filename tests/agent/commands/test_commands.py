@@ -22,10 +22,10 @@ from perdure.memory.environments import list_environments
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
 from perdure.memory.records import VersionRef
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.stages import Stage, StageShare, set_stages
 from perdure.memory.store import open_store
 from perdure.memory.tasks import add_tasks, lease_tasks
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import serving
 
 SORT = "perdure:sort-numbers"

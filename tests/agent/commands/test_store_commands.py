@@ -21,9 +21,9 @@ from perdure.learners.weights.base_models import find_model
 from perdure.memory import environments, versions
 from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.leases import end_all_leases
-from perdure.memory.replay.episodes import counts
-from perdure.memory.replay.journal import abort_orphans
 from perdure.memory.store import create_store, open_store
+from perdure.memory.trajectories.episodes import counts
+from perdure.memory.trajectories.journal import abort_orphans
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ DAEMON = """
 import itertools, os, sys
 from pathlib import Path
 from perdure.agent.home import HomeLock
-from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.store import checkpoint, create_store

@@ -23,9 +23,9 @@ from perdure.memory.jobs import add_job, lease_job
 from perdure.memory.leases import ATTEMPT_CAP, BootClock, end_all_leases
 from perdure.memory.processes import device_owner, processes
 from perdure.memory.records import Task, VersionRef
-from perdure.memory.replay.episodes import get_episode, list_episodes
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
+from perdure.memory.trajectories.episodes import get_episode, list_episodes
 from perdure.memory.versions import add_candidate, promote, serving
 
 pytestmark = pytest.mark.processes

@@ -20,9 +20,9 @@ from perdure.memory.jobs import add_job, finish_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import device_owner, processes
 from perdure.memory.records import VersionRef
-from perdure.memory.replay.episodes import EpisodeSummary, list_episodes
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, counts, list_tasks
+from perdure.memory.trajectories.episodes import EpisodeSummary, list_episodes
 from perdure.memory.versions import add_candidate, add_initial, promote
 
 pytestmark = pytest.mark.processes

@@ -29,9 +29,9 @@ from perdure.learners.engines.vllm_client import Server, read_server, restart_fi
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.processes import events
-from perdure.memory.replay.episodes import list_episodes
 from perdure.memory.store import open_store
 from perdure.memory.tasks import counts
+from perdure.memory.trajectories.episodes import list_episodes
 
 ROOT = Path(__file__).parents[3]
 TINY = "play.width = 8\nplay.members = 4\nlearn.every_episodes = 0\nstream.environments = ['perdure:copy-word', 'perdure:even-odd']"

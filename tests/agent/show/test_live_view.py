@@ -23,8 +23,8 @@ from perdure.memory.jobs import add_job, add_step, fail_job, finish_job, lease_j
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import Process, beat, record_event
 from perdure.memory.records import Decision, Pair
-from perdure.memory.replay.episodes import RateRow
 from perdure.memory.store import Store, create_store
+from perdure.memory.trajectories.episodes import RateRow
 from perdure.memory.versions import add_candidate, add_initial
 
 ADD = "perdure:add"

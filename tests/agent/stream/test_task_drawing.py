@@ -15,10 +15,10 @@ from perdure.envs.seeds import SPLITS, train_seed
 from perdure.memory.environments import list_environments, register
 from perdure.memory.errors import InputError
 from perdure.memory.leases import BootClock
-from perdure.memory.replay.episodes import RateRow
 from perdure.memory.stages import Order, Stage, StageProgress, StageShare, progress, waiting
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, finish_task, lease_tasks, list_tasks
+from perdure.memory.trajectories.episodes import RateRow
 
 ADD, SORT, COPY = "perdure:add", "perdure:sort-numbers", "perdure:copy-word"
 CLOCK = BootClock()

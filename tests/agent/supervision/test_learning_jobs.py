@@ -14,9 +14,9 @@ from perdure.memory.environments import register
 from perdure.memory.jobs import finish_job, get_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, finish_task, lease_tasks
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.versions import add_initial
 
 ADD, SORT = "perdure:add", "perdure:sort-numbers"

@@ -6,7 +6,7 @@ from perdure.agent.supervision.planner import MIN_EPISODES, choose_target, refus
 from perdure.memory.contracts.orders import Job, JobState, LearnOrder
 from perdure.memory.contracts.results import GateResult, Leg
 from perdure.memory.records import Decision
-from perdure.memory.replay.episodes import RateRow
+from perdure.memory.trajectories.episodes import RateRow
 
 ADD, SORT, SPELL = "perdure:add", "perdure:sort", "perdure:spell"
 

@@ -24,8 +24,8 @@ from perdure.learners.loops.sdft import sdft, teaching
 from perdure.learners.loops.sft import demonstrations, sft, tokens_of
 from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.traces import episodes_of_step, job_traces
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.traces import episodes_of_step, job_traces
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TWO = f"py:tests.learners.easy:Starts?letters={LETTERS}&rounds=2"

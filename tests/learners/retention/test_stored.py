@@ -9,7 +9,7 @@ from tests.learners.home import EASY, Learner
 
 from perdure.learners.retention.episodic_memory import episodic_memory
 from perdure.memory.errors import InputError
-from perdure.memory.replay.episodes import get_episode
+from perdure.memory.trajectories.episodes import get_episode
 
 OLD = "py:tests.learners.easy:Starts?letters=abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ&rounds=2"
 NEVER = "py:tests.learners.easy:Never"

@@ -18,8 +18,8 @@ from tests.memory.everything import leased_task, play
 from perdure.memory.errors import InputError
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.exchange.export import Format, export
-from perdure.memory.replay.episodes import get_episode
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import get_episode
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

@@ -18,9 +18,9 @@ from tests.memory.test_migrations import contents
 from perdure.memory import versions
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.processes import record_event
-from perdure.memory.replay.episodes import counts
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import FILE_NAME, Store, checkpoint, create_store, open_store
+from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.integrity import check
 

@@ -24,10 +24,10 @@ from perdure.memory.exchange.documents import read_documents
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.processes import events
 from perdure.memory.records import VersionRef
-from perdure.memory.replay import manifests
-from perdure.memory.replay.episodes import get_episode, live_episodes, success_rates
-from perdure.memory.replay.rewards import add_rewards, rewards_of, sources
 from perdure.memory.store import FILE_NAME, Store, checkpoint, create_store, open_store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.episodes import get_episode, live_episodes, success_rates
+from perdure.memory.trajectories.rewards import add_rewards, rewards_of, sources
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, archived_ids, archives, plan, prune

@@ -15,9 +15,9 @@ from perdure.memory import environments, gates, jobs, leases, tasks, versions
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.records import Lease, Pair
-from perdure.memory.replay import manifests
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.store import Store
+from perdure.memory.trajectories import manifests
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 T = TypeVar("T")

@@ -18,9 +18,9 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef
-from perdure.memory.replay.episodes import get_episode, list_episodes
-from perdure.memory.replay.journal import StoreJournal, abort_orphans
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import get_episode, list_episodes
+from perdure.memory.trajectories.journal import StoreJournal, abort_orphans
 
 ADD = "perdure:add"
 
@@ -252,7 +252,7 @@ ACTOR = """
 import os, sys
 from pathlib import Path
 from perdure.memory import tasks
-from perdure.memory.replay.journal import StoreJournal
+from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.leases import BootClock
 from perdure.memory.records import EpisodePlan, Turn, VersionRef
 from perdure.memory.store import open_store

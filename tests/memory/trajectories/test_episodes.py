@@ -14,10 +14,10 @@ from perdure.memory import jobs, tasks
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.records import VersionRef
-from perdure.memory.replay import episodes
-from perdure.memory.replay.journal import StoreJournal
 from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import Store
+from perdure.memory.trajectories import episodes
+from perdure.memory.trajectories.journal import StoreJournal
 
 ADD, SORT = "perdure:add", "perdure:sort?numbers=3"
 

@@ -19,8 +19,8 @@ from perdure.memory import faults, leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
-from perdure.memory.replay.turns import insert_turns, sampler_columns, turn_columns, valid_text
 from perdure.memory.store import Store
+from perdure.memory.trajectories.turns import insert_turns, sampler_columns, turn_columns, valid_text
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import UnknownError
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Lease, StepRef, VersionRef
-from perdure.memory.replay.traces import Trace, episodes_of_step, foreign_traces, job_traces, live_traces, recent_groups
 from perdure.memory.store import Store
+from perdure.memory.trajectories.traces import Trace, episodes_of_step, foreign_traces, job_traces, live_traces, recent_groups
 
 
 def staleness(traces: list[Trace]) -> dict[int, int]:

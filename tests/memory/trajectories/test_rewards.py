@@ -9,10 +9,10 @@ import pytest
 from tests.memory.conftest import Player
 
 from perdure.memory.errors import InputError
-from perdure.memory.replay.episodes import get_episode
-from perdure.memory.replay.journal import StoreJournal
-from perdure.memory.replay.rewards import NAMED, add_rewards, read_rewards, rewards_from, rewards_of, sources
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.journal import StoreJournal
+from perdure.memory.trajectories.rewards import NAMED, add_rewards, read_rewards, rewards_from, rewards_of, sources
 
 
 @pytest.fixture

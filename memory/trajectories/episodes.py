@@ -13,8 +13,8 @@ from typing import Any
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
-from perdure.memory.replay.turns import read_turns
 from perdure.memory.store import ARCHIVE, Store
+from perdure.memory.trajectories.turns import read_turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

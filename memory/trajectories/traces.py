@@ -14,8 +14,8 @@ from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import to_json
 from perdure.memory.records import Episode
-from perdure.memory.replay.episodes import episodes_by_id
 from perdure.memory.store import Params, Store
+from perdure.memory.trajectories.episodes import episodes_by_id
 
 Role = Literal["system", "user", "assistant"]
 
