@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database, Migrations
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions

@@ -33,7 +33,7 @@ class TokenTree:
     """For each sequence, its nodes, one for each token."""
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """`(input_ids_1N, position_ids_1N, visible_11NN)`; `visible` is True where a node attends to another."""
+        """`(input_ids_1N, position_ids_1N, visible_11NN)`; `visible` says which node attends to which."""
         ids = torch.tensor([self.ids], device=device)
         positions = torch.tensor([self.depths], device=device)
         visible = torch.eye(len(self.ids), dtype=torch.bool)

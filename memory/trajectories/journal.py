@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import faults, leases
 from perdure.memory.errors import RuntimeFailure

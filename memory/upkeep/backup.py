@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from os import getpid
 from pathlib import Path, PurePosixPath
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from sqlite_utils import Database
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 where it is installed
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure

@@ -126,7 +126,7 @@ def test_a_home_of_another_program_or_a_newer_one_is_left_as_it_is(tmp_path: Pat
         assert sorted(home.iterdir()) == before
 
 
-def test_a_store_is_made_where_there_is_none_and_opened_where_there_is_one(tmp_path: Path) -> None:
+def test_a_missing_store_is_made_and_an_existing_one_is_opened(tmp_path: Path) -> None:
     home = tmp_path / "home"
     open_or_create(home).close()
     assert not lock_is_held(home)

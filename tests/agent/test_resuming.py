@@ -68,7 +68,7 @@ def made(store: Store, job: int) -> list[tuple[int, int]]:
     return [(step.attempt, step.n) for step in steps(store, job)]
 
 
-def test_a_killed_job_goes_on_from_its_last_kept_update_and_from_where_it_began(tmp_path: Path) -> None:
+def test_a_killed_job_resumes_after_its_last_checkpoint_and_from_its_start_version(tmp_path: Path) -> None:
     """The third update is written down, but the process dies before its checkpoint is; meanwhile another version comes to serve."""
     config, home = configured(tmp_path), tmp_path / "home"
     with create_store(home) as store:

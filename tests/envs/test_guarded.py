@@ -41,7 +41,7 @@ def test_what_an_environment_does_wrong_is_said(kind: type[Counting], fault: str
     assert fault_of(kind) == fault
 
 
-def test_a_call_that_hangs_is_interrupted_even_where_it_swallows_exceptions() -> None:
+def test_a_call_that_hangs_is_interrupted_even_if_it_swallows_exceptions() -> None:
     started = time.monotonic()
     before = signal.getsignal(signal.SIGALRM)
     assert fault_of(faulty.Hangs) == "step took longer than 0.2 s"

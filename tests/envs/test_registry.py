@@ -29,7 +29,7 @@ def test_there_are_at_least_eight_builtins_and_each_is_listed_with_its_options()
     assert "shots" in COMMON
 
 
-def test_sources_are_listed_with_their_remedy_where_they_are_not_installed() -> None:
+def test_sources_are_listed_with_their_remedy_if_they_are_not_installed() -> None:
     by_name = {listing.name: listing for listing in listings()}
     assert by_name["textarena:ID"].installed
     for source, package in PACKAGES.items():

@@ -158,7 +158,7 @@ def test_an_environment_that_never_ends_is_stopped_by_its_turn_limit() -> None:
     assert (episode.success, episode.score) == (True, 0.625)
 
 
-def test_the_score_is_the_return_in_its_range_where_success_is_not_stated() -> None:
+def test_the_score_is_the_return_in_its_range_if_success_is_not_stated() -> None:
     [episode] = run([attempt(faulty.environment(faulty.Scored))], ScriptedPolicy(lambda text: "0.25", SERVING))
     assert (episode.success, episode.score, episode.total_reward) == (False, 0.25, 0.25)
 

@@ -136,5 +136,5 @@ def test_a_row_says_what_is_broken_and_the_table_sums_up(tmp_path: Path) -> None
     assert page.read_text() == f"before\n{BEGIN}\n\n{text}\n\n{END}\nafter\n"
 
 
-def test_serving_again_is_not_asked_for_in_time_where_no_limit_is_given() -> None:
+def test_serving_again_has_no_time_limit_if_none_is_given() -> None:
     assert Row("a", None, [100.0], [Findings()]).broken == []

@@ -352,7 +352,7 @@ def test_the_gate_tests_itself(perdure: Call) -> None:
 
 
 @pytest.mark.processes
-def test_doctor_reports_every_check_and_fails_where_something_is_missing(perdure: Call, home: Path, tmp_path: Path) -> None:
+def test_doctor_reports_every_check_and_fails_if_something_is_missing(perdure: Call, home: Path, tmp_path: Path) -> None:
     done = perdure("doctor", "--json")
     found = json.loads(done.out)
     names = [check["name"] for check in found["checks"]]

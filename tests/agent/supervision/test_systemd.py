@@ -47,7 +47,7 @@ def test_what_is_said_arrives_and_readiness_is_said_once(manager: socket.socket,
     assert heard(manager) == ["STATUS=playing: the next job comes soon", "READY=1", "WATCHDOG=1", "STOPPING=1"]
 
 
-def test_no_sign_of_life_is_given_where_none_was_asked_for(manager: socket.socket, tmp_path: Path) -> None:
+def test_no_sign_of_life_is_given_if_none_was_asked_for(manager: socket.socket, tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     for environment in ({}, {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid() + 1)}):
         systemd = Systemd({"NOTIFY_SOCKET": address, **environment})

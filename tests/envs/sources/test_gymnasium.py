@@ -138,7 +138,7 @@ def test_solved_toys_can_be_shown_before_the_task() -> None:
     assert load("gym:FrozenLake-v1?is_slippery=false&shots=1").examples[0] == ("[S]FFF\nFHFH\nFFFH\nHFFG", "down")
 
 
-def test_numbers_are_actions_where_the_space_is_a_box() -> None:
+def test_numbers_are_actions_if_the_space_is_a_box() -> None:
     environment = load("gym:Pendulum-v1?reward_low=-2000&reward_high=0")
     assert environment.instructions == "Reply with only a number from -2 to 2."
     env, first = started(environment)

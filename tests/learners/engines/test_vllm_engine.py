@@ -255,7 +255,7 @@ def test_log_probs_that_are_not_finite_are_asked_of_a_fresh_server_and_then_an_e
     keeper.start()
     with pytest.raises(RuntimeFailure, match="has diverged; learn with a smaller lr"):
         engine.policy(BASE).generate(ASK)
-    assert restart_file(home).read_text() == "3", "whoever comes next finds another one"
+    assert restart_file(home).read_text() == "3", "the next caller finds another one"
     keeper.join()
     other.stop()
     third.stop()

@@ -126,7 +126,7 @@ def test_a_game_that_the_script_loses_by_invalid_moves_is_an_error_of_the_enviro
         env.step("4")
 
 
-def test_more_players_may_be_asked_for_where_the_game_takes_them() -> None:
+def test_more_players_may_be_asked_for_if_the_game_takes_them() -> None:
     environment = load("textarena:Snake-v0?players=4&seat=3")
     assert environment.name == "textarena:Snake-v0?players=4&seat=3"
     played = play(environment, "Snake-v0", 2)
