@@ -24,7 +24,7 @@ LATEST_JOBS = 200
 
 
 class ScheduledLearning:
-    """Queues one learning job at a time, and counts into the tally of the run what became of it."""
+    """Queues one learning job at a time, and counts in the tally of the run how each job ended."""
 
     def __init__(self, store: Store, config: Config, environments: tuple[str, ...], tally: Tally, tries: int) -> None:
         self.why = ""
@@ -68,11 +68,10 @@ class ScheduledLearning:
                 record_event(self._store, "given up", "learning", self._obstacle(None))
         else:
             self._tally.failures = 0
-        judged = job.verdict
-        if judged is not None:
+        if job.gate is not None:
             self._tally.verdicts += 1
-            self._tally.last = f"{judged}, {job.gate.reason if job.gate else ''}"
-            if judged == "promote":
+            self._tally.last = f"{job.gate.verdict}, {job.gate.reason}"
+            if job.gate.verdict == "promote":
                 self._tally.promoted = self._tally.promoted or job.candidate
             record_event(self._store, "verdict", f"job {job.id}", f"{job.candidate}: {self._tally.last}")
 
