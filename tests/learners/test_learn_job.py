@@ -16,7 +16,6 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.learners.gate.engine_player import LOADED_AT_ONCE, EnginePlayer
-from perdure.learners.learn_job import run_learning
 from perdure.learners.loops.grpo import UPDATES_WITHOUT_SIGNAL
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.weights.adapters import load_version
@@ -24,10 +23,8 @@ from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, versions
-from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.files import manifest_hash
-from perdure.memory.leases import BootClock
 from perdure.memory.records import Sampler, StepRef, Version, VersionRef
 from perdure.memory.store import create_store
 from perdure.memory.trajectories.episodes import get_episode, list_episodes
@@ -282,20 +279,8 @@ def test_wrong_input_is_an_error_before_anything_is_played(
 
 def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -> None:
     job, lease = llama_learner.queued(TWO_TURNS)
-    assert isinstance(job.order, LearnOrder)
     with pytest.raises(UnknownError, match=r"no environment 'py:tests\.learners\.easy:Starts\?rounds=2' in this home"):
-        run_learning(
-            store=llama_learner.store,
-            clock=BootClock(),
-            lease=lease,
-            job=job,
-            order=job.order,
-            engine=llama_learner.engine,
-            device="cpu",
-            load=load,
-            width=8,
-            stop=never,
-        )
+        llama_learner.run(job, lease, never)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", float("nan"), float("inf")])
