@@ -31,3 +31,13 @@ def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[No
     yield
     if started and request.node.get_closest_marker("processes") is None:
         pytest.fail(f"it starts {started[0]} and is not marked: pytest.mark.processes")
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """A process in which an engine was opened may multiply fp32 tensors in bfloat16; the next test must not."""
+    yield
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_float32_matmul_precision("highest")

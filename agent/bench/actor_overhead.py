@@ -20,7 +20,8 @@ from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Policy, Request, Sample
 from perdure.envs.seeds import train_seed
 from perdure.learners.engines.serving_model import ServingModel
-from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.json_value import Document
 from perdure.memory.leases import BootClock

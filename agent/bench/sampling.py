@@ -23,7 +23,8 @@ from perdure.envs.guarded import open_episode
 from perdure.envs.policy import Chat, Ids, Request
 from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
-from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype, stop_ids
+from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
+from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.adapters import base_shapes
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights

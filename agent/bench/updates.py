@@ -160,7 +160,8 @@ def run_ours(spec: Spec) -> Side:
 
     from perdure.agent.stream.registering import register_environments
     from perdure.learners.batches import policy_gradient_lessons
-    from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
+    from perdure.learners.engines.transformers_engine import TransformersEngine
+    from perdure.learners.hardware import faster_dtype
     from perdure.learners.options import parse_options
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench

@@ -205,21 +205,3 @@ def stop_ids(*candidates: int | list[int] | None) -> frozenset[int]:
         if candidate is not None:
             ids |= set(candidate) if isinstance(candidate, list) else {candidate}
     return frozenset(ids)
-
-
-def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:
-    """bfloat16 or float32, whichever multiplies faster on this device; bfloat16 is slower on CPUs without bfloat16 units.
-
-    Takes about a tenth of a second. The fastest of several products counts, because other load on the machine only slows them.
-    """
-    seconds = {}
-    for dtype in (torch.bfloat16, torch.float32):
-        x = torch.ones(64, 1024, dtype=dtype, device=device)
-        w = torch.ones(4096, 1024, dtype=dtype, device=device)
-        times = []
-        for _ in range(repeats):
-            started = time.perf_counter()
-            float(torch.nn.functional.linear(x, w)[0, 0])  # reading a value waits for a GPU
-            times.append(time.perf_counter() - started)
-        seconds[dtype] = min(times)
-    return min(seconds, key=lambda dtype: seconds[dtype])

@@ -8,7 +8,8 @@ from safetensors import SafetensorError
 from perdure.envs.policy import Policy
 from perdure.envs.rollout import Opponents
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.transformers_engine import TransformersEngine, faster_dtype
+from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.hardware import faster_dtype, set_up_process
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
@@ -20,7 +21,7 @@ from perdure.memory.versions import get_version
 
 
 def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
-    """Load this model, in the precision that was faster when the home first used the device.
+    """Load this model, in the precision that was faster when the home first used the device; sets this process up for it (`hardware.py`).
 
     Raises `InputError` if there is no such device, or if the files do not load.
     """
@@ -28,7 +29,9 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
         name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
-        return TransformersEngine(files, device=device, dtype=getattr(torch, name), seed=seed)
+        dtype: torch.dtype = getattr(torch, name)
+        set_up_process(dtype)
+        return TransformersEngine(files, device=device, dtype=dtype, seed=seed)
     except InputError:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
