@@ -10,7 +10,8 @@ from perdure.envs.environment import Environment
 from perdure.envs.rollout import nothing
 from perdure.learners.checkpoint import Checkpoint, read_checkpoint
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.version_loading import version_opponents, version_weights
+from perdure.learners.engines.loaded_versions import LoadedVersions
+from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -116,7 +117,7 @@ def run_learning(
         each_round=each_round,
         parent=parent.name,
         serving=served.name,
-        opponents=version_opponents(store, engine, now_serving.name),
+        opponents=LoadedVersions(store, engine).opponents(now_serving.name),
         rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
     )
     extra_losses, project_gradient = _retention(workbench)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from perdure.agent.config import Config
@@ -24,7 +25,7 @@ from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
-from perdure.learners.engines.engine import Engine
+from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gate
 from perdure.learners.gate.probes import probe
@@ -53,7 +54,7 @@ class Work:
 
     store: Store
     config: Config
-    engine: Engine
+    versions: LoadedVersions
     job: Job
     lease: Lease
     pulse: Pulse
@@ -61,11 +62,10 @@ class Work:
 
     def player(self, purpose: Purpose) -> EnginePlayer:
         return EnginePlayer(
-            store=self.store,
-            engine=self.engine,
+            versions=self.versions,
             journal=StoreJournal(self.store, BootClock()),
             lease=self.lease,
-            load=self.config.environment,
+            load=cache(self.config.environment),
             purpose=purpose,
             width=self.config.play.width,
             stop=self.stop,
@@ -96,7 +96,9 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
-                    work = Work(store=store, config=config, engine=engine, job=job, lease=lease, pulse=pulse, stop=stop)
+                    work = Work(
+                        store=store, config=config, versions=LoadedVersions(store, engine), job=job, lease=lease, pulse=pulse, stop=stop
+                    )
                     result, candidate = _carry_out(work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
                     _apply_verdict(work, result)
@@ -142,7 +144,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
             lease=work.lease,
             job=work.job,
             order=order,
-            engine=work.engine,
+            engine=work.versions.engine,
             device=work.config.device,
             load=work.config.environment,
             width=work.config.play.width,

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 from perdure.envs.policy import Policy
 from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.version_loading import ensure_loaded
-from perdure.memory.records import VersionRef
+from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.memory.store import Store
 from perdure.memory.versions import add_initial
 
 
 class ServingModel:
-    """Keeps the serving version and its opponents loaded in an engine."""
+    """Keeps the serving version and its opponents loaded in an engine, and no other version."""
 
     def __init__(self, store: Store, engine: Engine) -> None:
         self.chat = engine.chat
         self.context_limit = engine.context_limit
-        self._store = store
         self._engine = engine
-        self._loaded: VersionRef | None = None
-        self._opponents: set[VersionRef] = set()
+        self._versions = LoadedVersions(store, engine, most=1)
 
     def load(self, version: str) -> Policy:
-        """The policy of this version; unloads the previous one. Raises `RuntimeFailure` if its files are missing or damaged."""
-        loaded = ensure_loaded(self._store, self._engine, version)
-        if self._loaded is not None and self._loaded != loaded and self._loaded not in self._opponents:
-            self._engine.unload(self._loaded)
-        self._loaded = loaded
-        return self._engine.policy(loaded)
+        """The policy of this version; unloads others if it was not loaded. Raises `RuntimeFailure` if its files are missing or damaged."""
+        self._versions.unpin()
+        return self.opponent(version)
 
     def opponent(self, version: str) -> Policy:
-        """The policy of this version, as an opponent. Each opponent stays in memory, and takes as much of it as the model.
+        """The policy of this version, beside the one that plays; it takes as much memory as the model, until another version serves.
 
         Raises `UnknownError` if there is no such version, and `RuntimeFailure` if its files are missing or damaged.
         """
-        loaded = ensure_loaded(self._store, self._engine, version)
-        self._opponents.add(loaded)
-        return self._engine.policy(loaded)
+        return self._engine.policy(self._versions.pin(version))
 
 
 def serve(store: Store, engine: Engine) -> ServingModel:

@@ -1,13 +1,10 @@
-"""Load engines and versions; the files of a version are checked against the hash in the database."""
+"""Open engines and read versions; the files of a version are checked against the hash in the database."""
 
 from __future__ import annotations
 
 import torch
 from safetensors import SafetensorError
 
-from perdure.envs.policy import Policy
-from perdure.envs.rollout import Opponents
-from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.hardware import faster_dtype, set_up_process
 from perdure.learners.weights.adapters import load_version
@@ -15,9 +12,8 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import InputError
 from perdure.memory.processes import precision_for
-from perdure.memory.records import Version, VersionRef
+from perdure.memory.records import Version
 from perdure.memory.store import Store
-from perdure.memory.versions import get_version
 
 
 def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
@@ -42,21 +38,3 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
 def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:
     """A version's weights, checked against its manifest; empty for the base model."""
     return {} if version.path is None else load_version(store.home, version.path, version.hash, files)
-
-
-def ensure_loaded(store: Store, engine: Engine, name: str) -> VersionRef:
-    """Load a version into the engine unless it is loaded."""
-    ref = VersionRef(name)
-    if ref not in engine:
-        engine.load(ref, version_weights(store, engine.files, get_version(store, name)))
-    return ref
-
-
-def version_opponents(store: Store, engine: Engine, serving: str) -> Opponents:
-    """Versions as opponents. The opponent 'serving' is always `serving`, even if another version serves later."""
-
-    def opponent(name: str) -> tuple[VersionRef, Policy]:
-        ref = ensure_loaded(store, engine, serving if name == "serving" else name)
-        return ref, engine.policy(ref)
-
-    return opponent

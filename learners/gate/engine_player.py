@@ -7,26 +7,19 @@ from dataclasses import dataclass, field
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
-from perdure.envs.policy import Policy
 from perdure.envs.rollout import Journal, Opponents, nothing, play
-from perdure.learners.engines.engine import Engine
-from perdure.learners.engines.version_loading import ensure_loaded, version_opponents
+from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.pairs import Draw
 from perdure.learners.workbench import Interrupted
-from perdure.memory.records import Lease, Purpose, Sampler, VersionRef
-from perdure.memory.store import Store
+from perdure.memory.records import Lease, Purpose
 from perdure.memory.versions import serving
-
-LOADED_AT_ONCE = 3
-"""Most versions that a player keeps loaded: merged weights are as large as the model, and a gate has a reference for each anchor."""
 
 
 @dataclass(slots=True, kw_only=True)
 class EnginePlayer:
     """The `Player` of the gate on an engine. Episodes are journaled under the job's lease."""
 
-    store: Store
-    engine: Engine
+    versions: LoadedVersions
     journal: Journal
     lease: Lease
     load: Callable[[str], Environment]
@@ -34,56 +27,37 @@ class EnginePlayer:
     width: int
     stop: Callable[[], bool]
     each_round: Callable[[], None] = nothing
-    _batches: int = 0
-    _environments: dict[str, Environment] = field(default_factory=dict)
-    _loaded: list[VersionRef] = field(default_factory=list)
-    """Loaded by this player, the last used at the end."""
     _opponents: Opponents = field(init=False)
-    """Versions in other seats, which stay loaded. `serving` is the one that served when this player was made: the same for both sides."""
+    """Versions in other seats. `serving` is the one that served when this player was made: the same for both sides."""
+    _batches: int = 0
 
     def __post_init__(self) -> None:
-        self._opponents = version_opponents(self.store, self.engine, serving(self.store).name)
+        self._opponents = self.versions.opponents(serving(self.versions.store).name)
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
         """One score in [0, 1] for each draw; None if the episode could not be scored. Raises `Interrupted`."""
-        for name in {name for name, _ in draws} - self._environments.keys():
-            self._environments[name] = self.load(name)
-        sampler = self._load(version)
+        environments = {name: self.load(name) for name in dict.fromkeys(name for name, _ in draws)}
+        engine = self.versions.engine
+        self.versions.unpin()
+        sampler = self.versions.pin(version)
         self._batches += 1
-        attempts = [self._attempt(self._environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
+        attempts = [self._attempt(environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
         episodes = play(
             attempts,
-            self.engine.policy(sampler),
-            self.engine.chat,
+            engine.policy(sampler),
+            engine.chat,
             sampler,
             self.journal,
             temperature=0.0,
             width=self.width,
-            context_limit=self.engine.context_limit,
+            context_limit=engine.context_limit,
             stop=self.stop,
             each_round=self.each_round,
-            opponents=self._opponent,
+            opponents=self._opponents,
         )
         if self.stop():
             raise Interrupted(f"job {self.lease.subject} was stopped while it played held-out tasks")
         return [episode.score if episode.state == "completed" else None for episode in episodes]
-
-    def _load(self, version: str) -> VersionRef:
-        """Load a version; if there are too many, unload this player's least recently used one."""
-        ref = VersionRef(version)
-        if ref in self._loaded:
-            self._loaded.remove(ref)
-        elif ref in self.engine:
-            return ref  # loaded elsewhere
-        elif len(self._loaded) == LOADED_AT_ONCE:
-            self.engine.unload(self._loaded.pop(0))
-        self._loaded.append(ensure_loaded(self.store, self.engine, version))
-        return ref
-
-    def _opponent(self, name: str) -> tuple[Sampler, Policy]:
-        ref, policy = self._opponents(name)
-        self._loaded = [loaded for loaded in self._loaded if loaded != ref]  # opponents stay loaded
-        return ref, policy
 
     def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
         group = f"job-{self.lease.subject}.{self.lease.attempt}-{self.purpose}-{self._batches}-{version}"

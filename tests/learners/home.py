@@ -14,8 +14,8 @@ from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, train_seed
+from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.engines.version_loading import ensure_loaded
 from perdure.learners.learn_job import run_learning
 from perdure.learners.options import LearnOptions
 from perdure.learners.weights.base_models import ModelFiles
@@ -125,7 +125,7 @@ class Learner:
     def play_live(self, target: str, tasks: int) -> None:
         """Play tasks of the stream with the version that serves, eight episodes each."""
         environments.register(self.store, target)
-        sampler = ensure_loaded(self.store, self.engine, versions.serving(self.store).name)
+        sampler = LoadedVersions(self.store, self.engine).load(versions.serving(self.store).name)
         made, attempts = load(target), []
         add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")
         for task, lease in lease_tasks(self.store, "me", tasks, 600.0, BootClock()):
@@ -150,7 +150,7 @@ class Learner:
     def success(self, version: str, environment: str, episodes: int = 48) -> float:
         """On dev seeds, which learning never plays, with an engine that has read the version from the disk."""
         engine = engine_of(self.files, seed=9)
-        sampler = ensure_loaded(self.store, engine, version)
+        sampler = LoadedVersions(self.store, engine).load(version)
         made, lease = load(environment), Lease(subject=1, owner="test", attempt=1)
         attempts = [
             Attempt(environment=made, seed=dev_seed(0, environment, r), group="g", member=r, purpose="probe", lease=lease)

@@ -10,7 +10,7 @@ from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
 from perdure.envs.policy import Request
-from perdure.learners.engines.version_loading import ensure_loaded
+from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.options import parse_options
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles
@@ -30,7 +30,7 @@ def test_a_full_version_is_written_read_served_and_learned_from(llama_learner: L
     names = {name for name, _ in trainee_of(files, tuning="full").model.named_parameters()}
     assert set(weights) == names
     assert all(isinstance(tensor, Tensor) for tensor in weights.values())
-    ensure_loaded(store, llama_learner.engine, version.name)
+    LoadedVersions(store, llama_learner.engine).load(version.name)
     asked = [Request(prompt_ids=TURNS[0][0], max_tokens=6, temperature=1.0)]
     (sample,) = llama_learner.engine.generate(VersionRef(version.name), asked)
     turn = (TURNS[0][0], sample.action_ids)

@@ -14,8 +14,8 @@ from tests.learners.home import EASY, Learner, never
 from perdure.envs.policy import Request
 from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
-from perdure.learners.engines.version_loading import ensure_loaded
-from perdure.learners.gate.engine_player import LOADED_AT_ONCE, EnginePlayer
+from perdure.learners.engines.loaded_versions import LoadedVersions
+from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.loops.grpo import UPDATES_WITHOUT_SIGNAL
 from perdure.learners.options import LEARNERS, parse_options
 from perdure.learners.weights.adapters import load_version
@@ -298,15 +298,16 @@ def test_options_come_as_text_too() -> None:
 def test_a_version_is_loaded_once(llama_learner: Learner) -> None:
     version = llama_learner.learn(updates=1)
     engine = engine_of(llama_learner.files)
-    assert ensure_loaded(llama_learner.store, engine, version.name) == VersionRef("v1")
+    loaded = LoadedVersions(llama_learner.store, engine)
+    assert loaded.load(version.name) == VersionRef("v1")
     weight = engine.model.get_submodule("model.layers.0.mlp.up_proj").weight
-    assert ensure_loaded(llama_learner.store, engine, version.name) == VersionRef("v1")
+    assert loaded.load(version.name) == VersionRef("v1")
     engine.generate(VersionRef("v1"), [Request(prompt_ids=(5, 6), max_tokens=1, temperature=0.0)])
-    ensure_loaded(llama_learner.store, engine, "v0")
+    loaded.load("v0")
     engine.generate(BASE, [Request(prompt_ids=(5, 6), max_tokens=1, temperature=0.0)])
     assert torch.equal(weight, engine_of(llama_learner.files).model.get_submodule("model.layers.0.mlp.up_proj").weight)
     with pytest.raises(UnknownError, match="v9"):
-        ensure_loaded(llama_learner.store, engine, "v9")
+        loaded.load("v9")
 
 
 def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(llama_learner: Learner) -> None:
@@ -323,7 +324,13 @@ def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(ll
     lease = llama_learner.leased(table)[1]
     journal = ListJournal()
     player = EnginePlayer(
-        store=store, engine=llama_learner.engine, journal=journal, lease=lease, load=load, purpose="gate", width=4, stop=never
+        versions=LoadedVersions(store, llama_learner.engine),
+        journal=journal,
+        lease=lease,
+        load=load,
+        purpose="gate",
+        width=4,
+        stop=never,
     )
     versions.promote(store, version.name, "the gate has begun already")
     for name in (version.name, "v0"):
@@ -336,18 +343,3 @@ def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(ll
         ("v0", 1),
         (version.name, 1),
     ]
-
-
-def test_a_player_unloads_its_least_recently_used_version(llama_learner: Learner) -> None:
-    store, job_lease = llama_learner.store, llama_learner.leased(EASY)[1]
-    names = ["v0"]
-    for _ in range(LOADED_AT_ONCE):
-        name = versions.next_name(store)
-        versions.add_candidate(store, None, name, "v0", "h", None, [], None)
-        names.append(name)
-    player = EnginePlayer(
-        store=store, engine=llama_learner.engine, journal=ListJournal(), lease=job_lease, load=load, purpose="probe", width=4, stop=never
-    )
-    for name in (*names[:-1], names[0], names[-1], names[1]):
-        assert player.scores(name, [(EASY, 2**31)]) != [None]
-    assert [name for name in names if VersionRef(name) in llama_learner.engine] == [names[0], *names[1:2], names[-1]]
