@@ -1,7 +1,7 @@
 """Which seeds may be trained on and which may only be probed: disjoint by construction.
 
     train  [0, 2**30)        played by the stream and the learners
-    dev    [2**30, 2**31)    for choices (reference scores, ceilings)
+    dev    [2**30, 2**31)    for choices (reference scores, ceilings, the step of a learning job that becomes its candidate)
     probe  [2**31, 2**32)    played by the gate, fresh for every gate
 
 Different seeds can still pose the same question, if an environment has few of them. The built-in ones therefore also split by content:
@@ -47,6 +47,11 @@ def probe_seed(root: int, environment: str, r: int) -> int:
 def dev_seed(root: int, environment: str, r: int) -> int:
     """The dev seed of draw `r`."""
     return _pick("dev", "dev", root, environment, r)
+
+
+def check_seed(root: int, job: int, environment: str, r: int) -> int:
+    """The dev seed of draw `r` in the checks of a learning job. Every job has its own, and `dev_seed` picks others."""
+    return _pick("dev", "check", root, job, environment, r)
 
 
 def train_seed(root: int, environment: str, i: int) -> int:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, LegState, Update
+from perdure.memory.contracts.results import (
+    Cost,
+    Evidence,
+    GateResult,
+    GateTerms,
+    GroupStats,
+    LearnResult,
+    Leg,
+    LegState,
+    Selection,
+    StepScore,
+    StepScores,
+    Update,
+)
 from perdure.memory.records import Decision
 
 TERMS = GateTerms(scope="{}", nmax=48, seeds_of=None)
@@ -39,12 +52,24 @@ def gate_result(
     )
 
 
+SELECTION = Selection(
+    step=3,
+    reason="the targets scored 0.75 there, 0.31 at the start and 0.06 at step 6",
+    ended_early="the targets collapsed: score 0.75 at step 3, 0.06 at step 6",
+    checks=tuple(
+        StepScores(step=step, targets={"c": StepScore(score=score, episodes=16)}, old={"a": StepScore(score=None, episodes=0)})
+        for step, score in ((0, 0.3125), (3, 0.75), (6, 0.0625))
+    ),
+)
+
+
 def learn_result(gate: GateResult | None, *, version: str = "v1") -> LearnResult:
     return LearnResult(
         version=version,
         verdict=gate.verdict if gate else None,
         reason=gate.reason if gate else "not gated",
-        diagnostics=update(1),
+        diagnostics=update(6),
+        selection=SELECTION,
         cost=Cost(updates=1, sampled_tokens=10, learned_tokens=8, sampling_s=0.5, learning_s=1.5),
         gate=gate,
         learn_s=2.0,

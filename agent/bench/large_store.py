@@ -25,6 +25,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
+from perdure.learners.best_step import unchecked
 from perdure.memory import environments, versions
 from perdure.memory.contracts.json_form import order_document, result_document, update_document
 from perdure.memory.contracts.orders import LearnOrder
@@ -187,7 +188,15 @@ def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
     )
     cost = Cost(updates=UPDATES, sampled_tokens=0, learned_tokens=0, sampling_s=0.0, learning_s=0.0)
     learned = LearnResult(
-        version="v1", verdict=gate.verdict, reason=gate.reason, diagnostics=None, cost=cost, gate=gate, learn_s=1.0, gate_s=1.0
+        version="v1",
+        verdict=gate.verdict,
+        reason=gate.reason,
+        diagnostics=None,
+        selection=unchecked(UPDATES),
+        cost=cost,
+        gate=gate,
+        learn_s=1.0,
+        gate_s=1.0,
     )
     evidence, result = to_json(result_document(gate)), to_json(result_document(learned))
     order = to_json(order_document(LearnOrder(learner="grpo")))

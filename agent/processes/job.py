@@ -23,6 +23,7 @@ from perdure.agent.processes.lease_renewal import holding_device, renewing, wait
 from perdure.agent.processes.open_engine import open_engine
 from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
+from perdure.learners.best_step import unchecked
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.loaded_versions import LoadedVersions
@@ -165,6 +166,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
         verdict=gate.verdict if gate else None,
         reason=reason,
         diagnostics=updates[-1] if updates else None,
+        selection=unchecked(len(updates)),
         cost=cost(updates),
         gate=gate,
         learn_s=learn_s,

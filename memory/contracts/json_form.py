@@ -22,6 +22,9 @@ from perdure.memory.contracts.results import (
     ProbeScore,
     RatioStats,
     Result,
+    Selection,
+    StepScore,
+    StepScores,
     Update,
 )
 from perdure.memory.json_value import Document
@@ -64,7 +67,8 @@ def result_document(result: Result) -> Document:
                 "version": result.version,
                 "verdict": result.verdict,
                 "reason": result.reason,
-                "diagnostics": {} if result.diagnostics is None else update_document(result.diagnostics),
+                "diagnostics": {} if result.diagnostics is None else _last_update(result.diagnostics, result.selection),
+                "selection": asdict(result.selection),
                 "cost": asdict(result.cost),
                 "gate": None if result.gate is None else _gate_document(result.gate),
                 "seconds": {"learn": round(result.learn_s, 1), "gate": round(result.gate_s, 1)},
@@ -84,6 +88,7 @@ def read_result(kind: JobKind, document: Document) -> Result:
                 verdict=document["verdict"],
                 reason=document["reason"],
                 diagnostics=read_update(document["diagnostics"]) if document["diagnostics"] else None,
+                selection=_read_selection(document["selection"]),
                 cost=Cost(**document["cost"]),
                 gate=None if document["gate"] is None else read_gate(document["gate"]),
                 learn_s=document["seconds"]["learn"],
@@ -139,6 +144,25 @@ def read_update(document: Document) -> Update:
         learning_s=document["learning_s"],
         lessons=document["lessons"],
         data_staleness=document["data_staleness"],
+    )
+
+
+def _last_update(update: Update, selection: Selection) -> Document:
+    """The numbers of the last update, and which step became the candidate."""
+    return {**update_document(update), "candidate_step": selection.step}
+
+
+def _read_selection(document: Document) -> Selection:
+    def scores(of: Mapping[str, Document]) -> dict[str, StepScore]:
+        return {name: StepScore(**score) for name, score in of.items()}
+
+    return Selection(
+        step=document["step"],
+        reason=document["reason"],
+        ended_early=document["ended_early"],
+        checks=tuple(
+            StepScores(step=check["step"], targets=scores(check["targets"]), old=scores(check["old"])) for check in document["checks"]
+        ),
     )
 
 

@@ -180,6 +180,37 @@ class GateTerms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepScore:
+    """Mean score of one step in one environment, sampled on dev seeds."""
+
+    score: float | None
+    """In [0, 1]; None if no episode could be scored."""
+    episodes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepScores:
+    """One check of a learning job, by environment."""
+
+    step: int
+    """Updates made so far; 0 is the start."""
+    targets: Mapping[str, StepScore]
+    old: Mapping[str, StepScore]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which step of a learning job became the candidate."""
+
+    step: int
+    reason: str
+    ended_early: str | None = None
+    """Why the job made fewer updates than it was to make; None if it made all."""
+    checks: tuple[StepScores, ...] = ()
+    """In order, the start first; empty if the job had none, and its last step is the candidate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LearnResult:
     """What a learning job came to."""
 
@@ -190,6 +221,7 @@ class LearnResult:
     reason: str
     diagnostics: Update | None
     """Of the last update."""
+    selection: Selection
     cost: Cost
     gate: GateResult | None
     learn_s: float

@@ -77,13 +77,14 @@ LEARNER = """
 import os, sys, time
 from pathlib import Path
 from perdure.agent.processes.exit_codes import die_of
-from perdure.memory.contracts.results import Cost, LearnResult
+from perdure.memory.contracts.results import Cost, LearnResult, Selection
 from perdure.memory.jobs import finish_job, lease_job, release_job, set_job_state
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
 
 NOT_GATED = LearnResult(
     version="v0", verdict=None, reason="not gated", diagnostics=None, gate=None, learn_s=0.0, gate_s=0.0,
+    selection=Selection(step=0, reason="nothing was learned"),
     cost=Cost(updates=0, sampled_tokens=0, learned_tokens=0, sampling_s=0.0, learning_s=0.0),
 )
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.envs.seeds import SPLITS, dev_seed, gate_seed, probe_seed, split_by_content, split_of, train_seed
+from perdure.envs.seeds import SPLITS, check_seed, dev_seed, gate_seed, probe_seed, split_by_content, split_of, train_seed
 from perdure.memory.errors import InputError
 
 
@@ -27,6 +27,7 @@ def test_each_kind_of_seed_lies_in_its_own_split() -> None:
         assert split_of(gate_seed(1, 2, "a", r)) == "probe"
         assert split_of(probe_seed(1, "a", r)) == "probe"
         assert split_of(dev_seed(1, "a", r)) == "dev"
+        assert split_of(check_seed(1, 2, "a", r)) == "dev"
         assert split_of(train_seed(1, "a", r)) == "train"
 
 
@@ -35,6 +36,15 @@ def test_gate_seeds_depend_on_root_gate_environment_and_draw() -> None:
     assert base == gate_seed(1, 2, "a", 3)
     others = [gate_seed(9, 2, "a", 3), gate_seed(1, 9, "a", 3), gate_seed(1, 2, "b", 3), gate_seed(1, 2, "a", 9), probe_seed(1, "a", 3)]
     assert len({base, *others}) == 6
+
+
+def test_checks_of_a_job_have_dev_seeds_of_their_own() -> None:
+    """A gate fixes from `dev_seed` who votes, which is to stay independent of the choice of the candidate's step."""
+    of_gates = {dev_seed(1, "a", r) for r in range(1000)}
+    of_jobs = [check_seed(1, job, "a", r) for job in range(10) for r in range(64)]
+    assert len(set(of_jobs)) == len(of_jobs)
+    assert not of_gates & set(of_jobs)
+    assert len({check_seed(1, 2, "a", 3), check_seed(9, 2, "a", 3), check_seed(1, 2, "b", 3)}) == 3
 
 
 def test_gate_seeds_stay_what_they_are() -> None:

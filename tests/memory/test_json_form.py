@@ -83,7 +83,14 @@ def test_an_update_is_read_as_it_was_written() -> None:
 
 def test_scripts_find_the_keys_that_were_promised() -> None:
     learned = result_document(learn_result(GATE))
-    assert list(learned) == ["version", "verdict", "reason", "diagnostics", "cost", "gate", "seconds"]
+    assert list(learned) == ["version", "verdict", "reason", "diagnostics", "selection", "cost", "gate", "seconds"]
+    assert (learned["diagnostics"]["update"], learned["diagnostics"]["candidate_step"]) == (6, 3)
+    assert set(learned["selection"]) == {"step", "reason", "ended_early", "checks"}
+    assert learned["selection"]["checks"][1] == {
+        "step": 3,
+        "targets": {"c": {"score": 0.75, "episodes": 16}},
+        "old": {"a": {"score": None, "episodes": 0}},
+    }
     assert set(learned["seconds"]) == {"learn", "gate"}
     assert set(learned["cost"]) == {"updates", "sampled_tokens", "learned_tokens", "sampling_s", "learning_s"}
     gate = result_document(GATE)
