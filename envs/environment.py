@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import gymnasium
 from gymnasium.spaces import Text
 
+from perdure.memory.environments import score_of_return
+
 TextEnv = gymnasium.Env[str, str]
 Info = dict[str, Any]
 """Gymnasium's `info`. Environments write it; `guarded.py` alone reads it, into a `StepOutcome`."""
@@ -139,8 +141,7 @@ class Environment:
         """Success and score in [0, 1] of an episode: from what the environment stated (`info["success"]`), else from its return."""
         if stated is not None:
             return stated, float(stated)
-        share = (total_reward - self.reward_low) / (self.reward_high - self.reward_low)
-        return total_reward >= self.threshold, min(1.0, max(0.0, share))
+        return total_reward >= self.threshold, score_of_return(total_reward, self.reward_low, self.reward_high)
 
 
 class AnyText(Text):

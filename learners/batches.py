@@ -5,11 +5,12 @@ A group is the episodes of one task under one sampler. Episodes that did not com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from perdure.envs.policy import Ids
-from perdure.learners.losses import VARIANTS, centred
+from perdure.learners.losses import VARIANTS, Aggregation, leave_one_out, token_weights
 from perdure.learners.options import LearnOptions
 from perdure.memory.records import Episode
 
@@ -24,11 +25,16 @@ class Lesson:
 
     episode: int | None
     """The id of the stored episode; None if it was imported or is a demonstration."""
+    environment: str
+    of_target: bool = True
+    """Whether the job learns to be better at its environment; if not, it is an old one that is replayed."""
     turns: Turns
     sampler_logprobs: tuple[float, ...] | None
     """Of all action tokens, laid end to end; None if no policy of this home sampled them."""
     advantage: float = 0.0
-    """Weight of each token in the policy gradient."""
+    """Weight of each token in the policy gradient, but for those of `cut_turns`."""
+    cut_turns: tuple[int, ...] = ()
+    """Numbers of the turns that are left out of the policy gradient."""
     imitation: float = 0.0
     """Weight of each token in the cross-entropy."""
     kl: float = 0.0
@@ -52,19 +58,29 @@ def completed(groups: Iterable[Group]) -> list[list[Episode]]:
 
 
 def is_mixed(group: Group) -> bool:
-    """Whether rewards differ; if not, the group has no policy gradient."""
-    return len({episode.total_reward for episode in group}) > 1
+    """Whether scores differ; if not, the group has no policy gradient."""
+    return len({episode.score for episode in group}) > 1
 
 
 def policy_gradient_lessons(
-    groups: Iterable[Group], kl: float, advantages: Callable[[Sequence[float]], list[float]] = centred
+    groups: Iterable[Group],
+    kl: float,
+    advantages: Callable[[Sequence[float]], list[float]] = leave_one_out,
+    *,
+    mask_truncated: bool = False,
 ) -> list[Lesson]:
-    """Policy-gradient lessons from mixed groups; groups with equal rewards are dropped before any forward pass."""
+    """Policy-gradient lessons from mixed groups; groups with equal scores are dropped before any forward pass.
+
+    With `mask_truncated`, answers cut off at the token limit have no policy gradient, though their scores count for the other members: the
+    overlong filtering of DAPO (Yu et al. 2025, section 3.4). An episode with nothing left is dropped if it has no KL term.
+    """
     lessons = []
     for group in groups:
         if is_mixed(group):
-            for episode, advantage in zip(group, advantages([episode.total_reward for episode in group]), strict=True):
-                lessons.append(lesson(episode, advantage=advantage, kl=kl))
+            for episode, advantage in zip(group, advantages([episode.score for episode in group]), strict=True):
+                cut = tuple(n for n, turn in enumerate(episode.turns) if turn.finish == "length") if mask_truncated else ()
+                if kl or len(cut) < len(episode.turns):
+                    lessons.append(replace(lesson(episode, advantage=advantage, kl=kl), cut_turns=cut))
     return lessons
 
 
@@ -75,8 +91,8 @@ def kl_only(groups: Iterable[Group], lessons: Iterable[Lesson], kl: float) -> li
 
 
 def imitation_lessons(groups: Iterable[Group], weight: float, kl: float) -> list[Lesson]:
-    """A cross-entropy lesson from every success."""
-    return [lesson(episode, imitation=weight, kl=kl) for group in groups for episode in group if episode.success]
+    """A cross-entropy lesson from every success; none if both weights are 0."""
+    return [lesson(episode, imitation=weight, kl=kl) for group in groups if weight or kl for episode in group if episode.success]
 
 
 def replay_lessons(groups: Sequence[Group], options: LearnOptions) -> list[Lesson]:
@@ -84,9 +100,42 @@ def replay_lessons(groups: Sequence[Group], options: LearnOptions) -> list[Lesso
 
     If all failed, only the KL term is left, if it has a weight.
     """
-    lessons = policy_gradient_lessons(groups, options.kl_old, VARIANTS[options.variant].advantages)
+    advantages = VARIANTS[options.variant].advantages
+    lessons = policy_gradient_lessons(groups, options.kl_old, advantages, mask_truncated=options.mask_truncated)
     lessons += imitation_lessons([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
-    return lessons + kl_only(groups, lessons, options.kl_old)
+    lessons += kl_only(groups, lessons, options.kl_old)
+    return [replace(one, of_target=False) for one in lessons]
+
+
+def lesson_weights(lessons: Sequence[Lesson], aggregation: Aggregation, most_tokens: int, replay: float) -> list[float]:
+    """The weight of one token of each lesson, in every term of the loss: a mean per environment, whatever number of tokens each has.
+
+    Targets have the share 1 - `replay` together, old environments `replay`; all of a side have the same. A side without lessons leaves its
+    share to the other. Within an environment the variant's `aggregation` decides. The weights of a batch add up to 1, but with `constant`
+    to what they would be for the targets alone (T / B L).
+    """
+    members: dict[tuple[bool, str], list[int]] = {}
+    for n, one in enumerate(lessons):
+        if one.tokens:
+            members.setdefault((one.of_target, one.environment), []).append(n)
+    if not members:
+        return [0.0] * len(lessons)
+    sides = Counter(of_target for of_target, _ in members)
+
+    def published(numbers: Sequence[int]) -> tuple[list[float], float]:
+        """The aggregation's own weights of these lessons, and their sum over all tokens."""
+        lengths = [lessons[n].tokens for n in numbers]
+        weights = token_weights(lengths, aggregation, most_tokens)
+        return weights, sum(weight * length for weight, length in zip(weights, lengths, strict=True))
+
+    _, total = published([n for (of_target, _), numbers in members.items() for n in numbers if of_target or len(sides) == 1])
+    found = [0.0] * len(lessons)
+    for (of_target, _), numbers in members.items():
+        share = (1.0 if len(sides) == 1 else 1 - replay if of_target else replay) / sides[of_target]
+        weights, own = published(numbers)
+        for n, weight in zip(numbers, weights, strict=True):
+            found[n] = total * share * weight / own
+    return found
 
 
 def sequences_of(turns: Turns) -> list[Ids]:
@@ -102,6 +151,7 @@ def lesson(episode: Episode, *, advantage: float = 0.0, imitation: float = 0.0, 
     """A lesson from an episode's tokens as they were sampled."""
     return Lesson(
         episode=episode.id,
+        environment=episode.environment,
         turns=turns_of(episode),
         sampler_logprobs=tuple(logp for turn in episode.turns for logp in turn.logprobs),
         advantage=advantage,

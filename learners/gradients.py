@@ -1,8 +1,8 @@
 """The gradient of one pass over a batch of lessons, accumulated over micro-batches.
 
 The loss is a sum over action tokens: the policy gradient of the variant with truncated importance sampling, cross-entropy, and a KL penalty
-to the serving version, each with its lesson's weight; and extra losses. Weights are normalised over the whole batch, so the split into
-micro-batches changes memory only.
+to the serving version, each with its lesson's weight; and extra losses. All of them use the token weights of the batch
+(`batches.py:lesson_weights`), so the split into micro-batches changes memory only.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from perdure.learners.batches import Lesson
+from perdure.learners.batches import Lesson, lesson_weights
 from perdure.learners.engines.tree import pack
-from perdure.learners.losses import VARIANTS, kl_penalty, token_weights, truncated_ratio
+from perdure.learners.losses import VARIANTS, kl_penalty, truncated_ratio
 from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Reference, Trainee
 
-ExtraLoss = Callable[[Trainee, Sequence[Lesson], float], Tensor]
-"""A further term of the loss, computed for each micro-batch from its lessons and its share of the batch; a term that does not depend on
-the lessons is multiplied by the share."""
+ExtraLoss = Callable[[Trainee, Sequence[Lesson], Sequence[float]], Tensor]
+"""A further term of the loss, computed for each micro-batch from its lessons and the weight of one token in each of them; a term that does
+not depend on the lessons is multiplied by `share_of_batch`."""
 
 ProjectGradient = Callable[[Trainee, Tensor], Tensor]
 """Replaces the gradient of an update, all parameters laid end to end, by another one. It may compute further gradients."""
@@ -55,36 +55,38 @@ def accumulate_gradient(
     fills it. Axes: A action tokens of a micro-batch.
     """
     variant = VARIANTS[options.variant]
-    weights = token_weights([lesson.tokens for lesson in lessons], variant.aggregation, most_tokens)
-    tokens = sum(lesson.tokens for lesson in lessons)
+    weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay)
     reference: Reference = "serving" if "serving" in trainee.references else "base"
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
     for batch in pack([lesson.sequences for lesson in lessons], options.budget_tokens):
-        part = [lessons[i] for i in batch]
+        part, part_weights = [lessons[i] for i in batch], [weights[i] for i in batch]
         turns = [turn for lesson in part for turn in lesson.turns]
         with torch.set_grad_enabled(any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)):
             logp_A = trainee.logprobs(turns, options.temperature)
         sampler_logp_A = _sampler_logprobs(part, logp_A)
         is_sampled_A = ~sampler_logp_A.isnan()
-        imitation_A = _per_token(part, (lesson.imitation for lesson in part), logp_A)
-        loss = -(imitation_A * logp_A).sum() / tokens
+        token_weight_A = per_token(part, part_weights, logp_A)
+        imitation_A = per_token(part, (lesson.imitation for lesson in part), logp_A)
+        loss = -(token_weight_A * imitation_A * logp_A).sum()
         seen.nll += (-logp_A.detach())[imitation_A > 0].tolist()
-        if any(lesson.advantage for lesson in part):
+        left = _with_policy_gradient(part)
+        if any(left):
             for lesson, own_logp in zip(part, logp_A.detach().split([lesson.tokens for lesson in part]), strict=True):
                 old_logprobs.setdefault(lesson, own_logp)
             old_logp_A = torch.cat([old_logprobs[lesson] for lesson in part])
-            advantage_A = _per_token(part, (lesson.advantage for lesson in part), logp_A)
-            sequence_A = _per_token(part, range(len(part)), logp_A).long()
-            value_A = variant.surrogate(logp_A, old_logp_A, advantage_A, sequence_A)
+            advantage_A = per_token(part, (lesson.advantage for lesson in part), logp_A)
+            sequence_A = per_token(part, range(len(part)), logp_A).long()
             correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.ratio_cap)
-            loss = loss - (_per_token(part, (weights[i] for i in batch), logp_A) * correction_A * value_A).sum()
+            left_A = torch.tensor(left, device=logp_A.device)
+            value_A = variant.surrogate(logp_A[left_A], old_logp_A[left_A], advantage_A[left_A], sequence_A[left_A])
+            loss = loss - ((token_weight_A * correction_A)[left_A] * value_A).sum()
         if any(lesson.kl for lesson in part):
-            weight_A = _per_token(part, (lesson.kl for lesson in part), logp_A)
+            kl_A = per_token(part, (lesson.kl for lesson in part), logp_A)
             penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.temperature, reference), options.kl_estimator)
-            loss = loss + (weight_A * penalty_A).sum() / tokens
-            seen.kl += penalty_A.detach()[weight_A > 0].tolist()
+            loss = loss + (token_weight_A * kl_A * penalty_A).sum()
+            seen.kl += penalty_A.detach()[kl_A > 0].tolist()
         for name, extra in extra_losses.items():
-            term = extra(trainee, part, sum(lesson.tokens for lesson in part) / tokens)
+            term = extra(trainee, part, part_weights)
             loss = loss + term
             seen.extra[name] += float(term.detach())
         if loss.requires_grad:
@@ -93,7 +95,22 @@ def accumulate_gradient(
     return seen
 
 
-def _per_token(lessons: Sequence[Lesson], values: Iterable[float], like: Tensor) -> Tensor:
+def share_of_batch(lessons: Sequence[Lesson], weights: Sequence[float]) -> float:
+    """The weight of all tokens of these lessons."""
+    return sum(lesson.tokens * weight for lesson, weight in zip(lessons, weights, strict=True))
+
+
+def _with_policy_gradient(lessons: Sequence[Lesson]) -> list[bool]:
+    """Which action tokens are in the policy gradient: those of lessons with an advantage, but for turns that are left out."""
+    return [
+        bool(lesson.advantage) and n not in lesson.cut_turns
+        for lesson in lessons
+        for n, (_, action) in enumerate(lesson.turns)
+        for _ in action
+    ]
+
+
+def per_token(lessons: Sequence[Lesson], values: Iterable[float], like: Tensor) -> Tensor:
     """Repeat each lesson's value for each of its action tokens."""
     return like.new_tensor([value for lesson, value in zip(lessons, values, strict=True) for _ in range(lesson.tokens)])
 

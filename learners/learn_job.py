@@ -118,7 +118,7 @@ def run_learning(
         parent=parent.name,
         serving=served.name,
         opponents=LoadedVersions(store, engine).opponents(now_serving.name),
-        rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment,
+        rewarder=judges if options.rewards == ENVIRONMENT or options.rewards.startswith(MODEL) else from_environment(store),
     )
     extra_losses, project_gradient = _retention(workbench)
     workbench.start(checkpoint)

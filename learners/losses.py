@@ -78,8 +78,8 @@ def sequence_clipped(low: float, high: float, *, geometric: bool) -> Surrogate:
 class Variant:
     """One member of the GRPO family.
 
-    The weight of a token, with T tokens in the batch and B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant`
-    1 / (B L) with L the most tokens of an answer. Episodes that are only imitated or have only a KL term count too; dropped groups do not.
+    The weight of a token, with T tokens in B sequences of |o| tokens: `token` 1 / T, `sequence` 1 / (B |o|), `constant` 1 / (B L) with L
+    the most tokens of an answer. `batches.py:lesson_weights` applies it in each environment.
     """
 
     advantages: Callable[[Sequence[float]], list[float]]
@@ -88,7 +88,7 @@ class Variant:
 
 
 VARIANTS: Mapping[str, Variant] = {
-    "centred": Variant(advantages=centred, surrogate=clipped(0.2, 0.2), aggregation="token"),
+    "centred": Variant(advantages=leave_one_out, surrogate=clipped(0.2, 0.2), aggregation="token"),
     "grpo": Variant(advantages=standardised, surrogate=clipped(0.2, 0.2), aggregation="sequence"),
     "dr_grpo": Variant(advantages=centred, surrogate=clipped(0.2, 0.2), aggregation="constant"),
     "dapo": Variant(advantages=standardised, surrogate=clipped(0.2, 0.28), aggregation="token"),
@@ -96,11 +96,12 @@ VARIANTS: Mapping[str, Variant] = {
     "cispo": Variant(advantages=standardised, surrogate=cispo(4.0), aggregation="token"),
     "gspo": Variant(advantages=standardised, surrogate=sequence_clipped(3e-4, 4e-4, geometric=True), aggregation="sequence"),
 }
-"""`centred` is the default: the advantage of Dr. GRPO with the token mean of DAPO."""
+"""`centred` is the default: the token mean of DAPO, and the advantage of Dr. GRPO without its bias: a mean that contains the episode
+shrinks it by (G - 1) / G, so that groups of 4 would weigh less than groups of 8."""
 
 
 def token_weights(lengths: Sequence[int], aggregation: Aggregation, most_tokens: int) -> list[float]:
-    """The weight of one token in each sequence, as in `Variant`. `lengths` are those of all sequences of the batch."""
+    """The weight of one token in each of these sequences, none of them empty, as in `Variant`."""
     total, sequences = sum(lengths), len(lengths)
     if aggregation == "token":
         return [1 / total] * sequences

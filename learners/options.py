@@ -55,6 +55,7 @@ class LearnOptions(BaseModel):
     variant: Literal["centred", "grpo", "dr_grpo", "dapo", "rloo", "cispo", "gspo"] = Field(
         "centred", description="policy gradients: centred, grpo, dr_grpo, dapo, rloo, cispo or gspo"
     )
+    mask_truncated: bool = Field(False, description="policy gradients: leave out answers cut off at max_tokens (DAPO's overlong filtering)")
     passes: int = Field(
         1, ge=1, description="policy gradients: optimiser steps on each batch; ratios are clipped only if there are several"
     )
@@ -108,7 +109,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "Every learner: trained weights and memory": (*("tuning", "rank", "alpha", "dtype", "quantized", "checkpointing", "budget_tokens"),),
     "Some learners, named first": (
-        *("variant", "passes", "refill", "rounds", "hints", "restart", "per_task", "epochs", "demos", "style"),
+        *("variant", "mask_truncated", "passes", "refill", "rounds", "hints", "restart", "per_task", "epochs", "demos", "style"),
         *("traces", "staleness", "teacher", "teacher_rate", "direction"),
     ),
 }

@@ -2,6 +2,10 @@
 
 The environment's own rewards are never overwritten: a later reward is a row of its own with its source
 (`memory/trajectories/rewards.py`). The option `rewards` chooses the source; episodes without a reward of it are left out.
+
+Learners use scores: returns in [0, 1] by the range that the environment states, so that no environment weighs more than another because
+its rewards are larger. Success that an environment states itself is what the gate judges, and is not used here: partial credit teaches.
+Rewards that replace the environment's own are on its scale too, but may leave its range: a bonus on top of it still counts.
 """
 
 from __future__ import annotations
@@ -14,14 +18,15 @@ from numbers import Real
 from typing import Protocol, cast
 
 from perdure.learners.options import ENVIRONMENT
-from perdure.memory.environments import list_environments
+from perdure.memory.environments import Registration, list_environments, score_of_return
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode
 from perdure.memory.store import Store
 from perdure.memory.trajectories.rewards import rewards_from, sources
 
 Rewarder = Callable[[Sequence[Episode]], list[Episode]]
-"""Returns the same episodes with the rewards to learn from."""
+"""Returns the same episodes with the rewards to learn from. Their `score` is the return by the environment's stated range, which is 0 and 1
+at its ends."""
 
 MODEL = "py:"
 
@@ -34,9 +39,18 @@ class RewardModel(Protocol):
         ...
 
 
-def from_environment(episodes: Sequence[Episode]) -> list[Episode]:
+def from_environment(store: Store) -> Rewarder:
     """The rewards that the environment gave during play."""
-    return list(episodes)
+    known = _registrations(store)
+
+    def scored(episodes: Sequence[Episode]) -> list[Episode]:
+        return [replace(episode, score=score(episode)) for episode in episodes]
+
+    def score(episode: Episode) -> float:
+        environment = known[episode.environment]
+        return score_of_return(episode.total_reward, environment.reward_low, environment.reward_high)
+
+    return scored
 
 
 def rewarder(store: Store, source: str, *, played_before: bool = True) -> Rewarder:
@@ -45,7 +59,7 @@ def rewarder(store: Store, source: str, *, played_before: bool = True) -> Reward
     Raises `InputError` if a reward model cannot be made, if the source has no rewards, or if it cannot have any.
     """
     if source == ENVIRONMENT:
-        return from_environment
+        return from_environment(store)
     if source.startswith(MODEL):
         return by_model(store, reward_model(source))
     known = sources(store)
@@ -91,10 +105,17 @@ def reward_model(name: str) -> RewardModel:
 
 def _with(store: Store, episodes: Sequence[Episode], rewards: dict[int, float]) -> list[Episode]:
     """The episodes with these returns; success is a return of at least the threshold. An episode without a return counts as aborted."""
-    thresholds = {row.name: row.threshold for row in list_environments(store)}
-    return [
-        replace(episode, total_reward=rewards[episode.id], success=rewards[episode.id] >= thresholds[episode.environment])
-        if episode.id in rewards
-        else replace(episode, state="aborted")
-        for episode in episodes
-    ]
+    known = _registrations(store)
+
+    def judged(episode: Episode) -> Episode:
+        if episode.id not in rewards:
+            return replace(episode, state="aborted")
+        total, environment = rewards[episode.id], known[episode.environment]
+        score = (total - environment.reward_low) / (environment.reward_high - environment.reward_low)
+        return replace(episode, total_reward=total, success=total >= environment.threshold, score=score)
+
+    return [judged(episode) for episode in episodes]
+
+
+def _registrations(store: Store) -> dict[str, Registration]:
+    return {row.name: row for row in list_environments(store)}

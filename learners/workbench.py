@@ -18,14 +18,13 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, no_opponents, nothing, play
 from perdure.envs.seeds import train_seed
-from perdure.learners.batches import Lesson, completed, is_mixed, policy_gradient_lessons
+from perdure.learners.batches import Lesson, completed, is_mixed, replay_lessons
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
 from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, spread_sample
 from perdure.learners.engines.engine import Engine
 from perdure.learners.gradients import ExtraLoss, PassStats, ProjectGradient, accumulate_gradient
-from perdure.learners.losses import VARIANTS
 from perdure.learners.options import LearnOptions
-from perdure.learners.reward_source import Rewarder, from_environment
+from perdure.learners.reward_source import Rewarder
 from perdure.learners.trainee import Trainee
 from perdure.memory import faults
 from perdure.memory.contracts.results import Drift, GroupStats, Update
@@ -107,7 +106,7 @@ class Workbench:
     serving: str = INITIAL
     """The version that served at the start; KL is measured to it throughout the job."""
     opponents: Opponents = no_opponents
-    rewarder: Rewarder = from_environment
+    rewarder: Rewarder
     """Rewards played episodes; `loops/trace_sft.py` uses stored rewards."""
     step: int = 0
     """The updates made so far."""
@@ -201,7 +200,7 @@ class Workbench:
                 self._recent[name] = [group for group in cut if is_mixed(group)]
             if groups := self._recent[name]:
                 group = groups[n // len(self.old) % len(groups)]
-                lessons += policy_gradient_lessons([group], options.kl_old, VARIANTS[options.variant].advantages)
+                lessons += replay_lessons([group], options)
         return lessons
 
     def play(self, attempts: Iterable[Attempt]) -> Sampled:

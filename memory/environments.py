@@ -57,6 +57,11 @@ def register(
         )
 
 
+def score_of_return(total_reward: float, low: float, high: float) -> float:
+    """A return as a score in [0, 1], by the range that its environment states; a return outside of it counts as the nearer end."""
+    return min(1.0, max(0.0, (total_reward - low) / (high - low)))
+
+
 def list_environments(store: Store) -> list[Registration]:
     """All environments, oldest first."""
     rows = store.rows("SELECT * FROM environment ORDER BY rowid")

@@ -163,6 +163,7 @@ def run_ours(spec: Spec) -> Side:
     from perdure.learners.engines.transformers_engine import TransformersEngine
     from perdure.learners.hardware import faster_dtype
     from perdure.learners.options import parse_options
+    from perdure.learners.reward_source import from_environment
     from perdure.learners.trainee import Trainee
     from perdure.learners.workbench import Workbench
     from perdure.memory.contracts.orders import LearnOrder
@@ -196,6 +197,7 @@ def run_ours(spec: Spec) -> Side:
             old=[],
             width=spec.prompts * spec.samples,
             stop=lambda: False,
+            rewarder=from_environment(store),
         )
         workbench.start()
         seconds, tokens, lengths, seeds = [], [], [], []

@@ -1,9 +1,10 @@
 """GRPO and its variants, on-policy: fresh groups for every update, one optimiser step on each batch unless `passes` is larger.
 
-The default, `variant=centred`: A = R - mean of the group (Shao et al. 2024, without the division by the standard deviation: Liu et al.
-2025), a token-level mean over the batch, and truncated importance sampling for differences between sampler and learner. The others are in
-`losses.py:VARIANTS`. With one pass, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value function, a KL penalty
-inside the reward, DAPO's penalty on answers that are nearly too long.
+The default, `variant=centred`: A = R - mean of the other members of the group, with R the score in [0, 1] (Shao et al. 2024, without the
+division by the standard deviation: Liu et al. 2025; without the episode in its own mean: Ahmadian et al. 2024), a mean over the tokens of
+each environment, and truncated importance sampling for differences between sampler and learner. The others are in `losses.py:VARIANTS`.
+With one pass, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value function, a KL penalty inside the reward,
+DAPO's penalty on answers that are nearly too long.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def grpo(
     advantages = VARIANTS[options.variant].advantages
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts, options.refill)
-        lessons = policy_gradient_lessons(sampled.target, options.kl, advantages)
+        lessons = policy_gradient_lessons(sampled.target, options.kl, advantages, mask_truncated=options.mask_truncated)
         workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replay_lessons(sampled.old, options)

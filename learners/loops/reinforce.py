@@ -1,7 +1,8 @@
-"""REINFORCE, on-policy and without a baseline: every token is weighted by the return of its episode (Williams 1992).
+"""REINFORCE, on-policy and without a baseline: every token is weighted by the score of its episode, its return between
+the ends of the stated range (Williams 1992).
 
 The paper behind Perdure uses this name for on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1 only
-successes teach, as in iterative SFT, but each updates the policy that sampled it. Without `kl`, episodes of return 0 cost no forward pass
+successes teach, as in iterative SFT, but each updates the policy that sampled it. Without `kl`, episodes of score 0 cost no forward pass
 and are not in the token mean. Left out: any baseline; grpo has one.
 """
 
@@ -26,8 +27,8 @@ def reinforce(
     options = workbench.options
     while workbench.step < options.updates:
         sampled = workbench.sample(options.prompts)
-        rewarded = [episode for group in sampled.target for episode in group if episode.total_reward]
-        lessons = [lesson(episode, advantage=episode.total_reward, kl=options.kl) for episode in rewarded]
+        rewarded = [episode for group in sampled.target for episode in group if episode.score]
+        lessons = [lesson(episode, advantage=episode.score, kl=options.kl) for episode in rewarded]
         workbench.learned |= bool(lessons)
         lessons += kl_only(sampled.target, lessons, options.kl)
         lessons += replay_lessons(sampled.old, options)

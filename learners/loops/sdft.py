@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from perdure.learners.batches import Group, Lesson, Turns, lesson, replay_lessons, sequences_of
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.gradients import ExtraLoss, ProjectGradient, per_token
 from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, with_prompt
 from perdure.learners.losses import kl_divergence
 from perdure.learners.options import LearnOptions
@@ -68,9 +68,9 @@ def teaching(workbench: Workbench, groups: Sequence[Group]) -> dict[Lesson, Turn
 
 
 def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> ExtraLoss:
-    """Mean KL between student and teacher over the action tokens of the batch."""
+    """Mean KL between student and teacher over the action tokens of the batch, by their weights."""
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
         students = [student for student in lessons if student in taught]
         if not students:
             return next(iter(trainee.parameters)).new_zeros(())
@@ -78,6 +78,7 @@ def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> Extra
         teacher_AV = trainee.distributions([turn for student in students for turn in taught[student]], options.temperature, "teacher")
         reverse = options.direction == "reverse"
         kl_A = kl_divergence(student_AV, teacher_AV) if reverse else kl_divergence(teacher_AV, student_AV)
-        return kl_A.sum() * share / sum(one.tokens for one in lessons)
+        student_weights = [weight for student, weight in zip(lessons, weights, strict=True) if student in taught]
+        return (per_token(students, student_weights, kl_A) * kl_A).sum()
 
     return loss

@@ -75,6 +75,6 @@ def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange
 
 def _lesson(workbench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
     turns = tokens_of(workbench.engine.chat, environment, exchanges)
-    made = Lesson(episode=None, turns=turns, sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
+    made = Lesson(episode=None, environment=environment.name, turns=turns, sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
     workbench.check_length(what, made.sequences)
     return made

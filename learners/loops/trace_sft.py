@@ -141,6 +141,13 @@ def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
             messages = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
             prompt = chat.prompt(messages or [Message(role="user", text=turn.observation or "")])
         turns.append((prompt, chat.answer(turn.action)))
-    made = Lesson(episode=None, turns=tuple(turns), sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
+    made = Lesson(
+        episode=None,
+        environment=trace.environment,
+        turns=tuple(turns),
+        sampler_logprobs=None,
+        imitation=1.0,
+        kl=workbench.options.kl,
+    )
     workbench.check_length(f"imported episode {trace.id}", made.sequences)
     return made

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss
+from perdure.learners.gradients import ExtraLoss, share_of_batch
 from perdure.learners.trainee import Trainee
 
 
@@ -31,8 +31,8 @@ def ewc(trainee: Trainee, fisher_P: Tensor, weight: float) -> ExtraLoss:
     """The penalty on changes from the trainee's current weights."""
     start_P = torch.cat([parameter.detach().float().flatten() for parameter in trainee.parameters])
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
         now_P = torch.cat([parameter.float().flatten() for parameter in trainee.parameters])
-        return share * weight / 2 * (fisher_P * (now_P - start_P).square()).sum()
+        return share_of_batch(lessons, weights) * weight / 2 * (fisher_P * (now_P - start_P).square()).sum()
 
     return loss

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss
+from perdure.learners.gradients import ExtraLoss, per_token
 from perdure.learners.losses import kl_divergence
 from perdure.learners.trainee import Trainee
 
@@ -19,11 +19,12 @@ SOFTNESS = 2.0
 
 
 def lwf(weight: float, temperature: float) -> ExtraLoss:
-    """Mean over the action tokens of the batch; the sampling `temperature` is multiplied by `SOFTNESS`."""
+    """Mean over the action tokens of the batch by their weights; the sampling `temperature` is multiplied by `SOFTNESS`."""
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
         turns = [turn for lesson in lessons for turn in lesson.turns]
         serving_AV = trainee.distributions(turns, SOFTNESS * temperature, "serving" if "serving" in trainee.references else "base")
-        return weight * share * kl_divergence(serving_AV, trainee.distributions(turns, SOFTNESS * temperature)).mean()
+        kl_A = kl_divergence(serving_AV, trainee.distributions(turns, SOFTNESS * temperature))
+        return weight * (per_token(lessons, weights, kl_A) * kl_A).sum()
 
     return loss

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss
+from perdure.learners.gradients import ExtraLoss, share_of_batch
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.weight_sets import LoraPair
 
@@ -25,7 +25,7 @@ def olora(trainee: Trainee, weight: float) -> ExtraLoss:
     """The penalty on overlap with the frozen adapter, on top of which the trainee trains a new one."""
     below = trainee.below()
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
-        return share * weight * overlap(below, trainee.above())
+    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
+        return share_of_batch(lessons, weights) * weight * overlap(below, trainee.above())
 
     return loss

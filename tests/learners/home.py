@@ -18,6 +18,7 @@ from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learn_job import run_learning
 from perdure.learners.options import LearnOptions
+from perdure.learners.reward_source import from_environment
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
@@ -118,6 +119,7 @@ class Learner:
             old=[load(name) for name in old],
             width=64,
             stop=never,
+            rewarder=from_environment(self.store),
         )
         workbench.start()
         return workbench

@@ -52,7 +52,7 @@ def lessons_of(*, turns: int, seed: int = 0) -> list[Lesson]:
                 said.append((prompt, action))
                 prompt = prompt + action + ids(generator, 3)
             advantage = (1.0, -0.75, 0.5)[member] * (1 + group)
-            made.append(Lesson(episode=len(made) + 1, turns=tuple(said), sampler_logprobs=None, advantage=advantage))
+            made.append(Lesson(episode=len(made) + 1, environment="e", turns=tuple(said), sampler_logprobs=None, advantage=advantage))
     return made
 
 
@@ -66,16 +66,19 @@ def near(values: Tensor, seed: int, size: float = 0.4) -> Tensor:
     return values.detach() + size * torch.randn(values.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def by_loops(name: str, lessons: Sequence[Lesson], logp: Sequence[Tensor], old: Sequence[Tensor]) -> Tensor:
-    """The loss as written in each paper, sequence by sequence and token by token."""
-    tokens = sum(len(one) for one in logp)
+def by_loops(
+    name: str, lessons: Sequence[Lesson], logp: Sequence[Tensor], old: Sequence[Tensor], lengths: Sequence[int] | None = None
+) -> Tensor:
+    """The loss as written in each paper, sequence by sequence and token by token; `lengths` count tokens that are left out too."""
+    lengths = lengths or [len(one) for one in logp]
+    tokens = sum(lengths)
     loss = torch.zeros(())
-    for lesson, mine, before in zip(lessons, logp, old, strict=True):
-        a, n = lesson.advantage, len(mine)
+    for lesson, mine, before, n in zip(lessons, logp, old, lengths, strict=True):
+        a = lesson.advantage
         share = {"grpo": 1 / (len(lessons) * n), "rloo": 1 / (len(lessons) * n), "gspo": 1 / (len(lessons) * n)}.get(name, 1 / tokens)
         share = 1 / (len(lessons) * MOST_TOKENS) if name == "dr_grpo" else share
         log_ratio = mine - before
-        for t in range(n):
+        for t in range(len(mine)):
             correction = 1.0
             if lesson.sampler_logprobs is not None:
                 correction = min(float(torch.exp(before[t] - lesson.sampler_logprobs[t])), CAP)
@@ -120,6 +123,7 @@ def sampled(lessons: Sequence[Lesson], logp: Sequence[Tensor]) -> list[Lesson]:
         if n % 3 == 2
         else Lesson(
             episode=lesson.episode,
+            environment=lesson.environment,
             turns=lesson.turns,
             sampler_logprobs=tuple(near(one, 10 + n).tolist()),
             advantage=lesson.advantage,
@@ -155,7 +159,7 @@ def test_gradients_are_the_same_with_checkpointing(llama: ModelFiles, tuning: st
 
 
 def fields(lesson: Lesson) -> dict[str, Any]:
-    return {name: getattr(lesson, name) for name in ("episode", "turns", "sampler_logprobs", "advantage", "imitation", "kl")}
+    return {name: getattr(lesson, name) for name in ("episode", "environment", "turns", "sampler_logprobs", "advantage", "imitation", "kl")}
 
 
 @pytest.mark.parametrize(("name", "size"), [("centred", 0.05), ("gspo", 1e-4)])
@@ -286,6 +290,14 @@ TRL: Mapping[str, dict[str, Any]] = {
     "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4},
     "rloo": {"epsilon": 0.2},
     "dapo with a KL term": {"loss_type": "dapo", "epsilon": 0.2, "epsilon_high": 0.28, "beta": 0.3, "use_bias_correction_kl": False},
+    "grpo with a KL term": {"loss_type": "grpo", "epsilon": 0.2, "beta": 0.3, "use_bias_correction_kl": False},
+    "dr_grpo with a KL term": {
+        "loss_type": "dr_grpo",
+        "epsilon": 0.2,
+        "max_completion_length": MOST_TOKENS,
+        "beta": 0.3,
+        "use_bias_correction_kl": False,
+    },
 }
 
 

@@ -55,28 +55,32 @@ TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 Weighed = tuple[float, float, float]
 """Advantage, imitation and KL of a lesson."""
 Weigh = Callable[[float, float], Weighed]
-"""From an episode's reward and the mean of its group to its weights."""
+"""From an episode's reward and the mean of the other members of its group to its weights."""
 
 
-def contrasted(reward: float, mean: float) -> Weighed:
-    return reward - mean, 0.0, KL
+def contrasted(reward: float, others: float) -> Weighed:
+    return reward - others, 0.0, KL
 
 
-def paid(reward: float, mean: float) -> Weighed:
+def paid(reward: float, others: float) -> Weighed:
     return reward, 0.0, KL
 
 
-def imitated(reward: float, mean: float) -> Weighed:
+def imitated(reward: float, others: float) -> Weighed:
     return 0.0, 1.0, KL
 
 
-def looked_at(reward: float, mean: float) -> Weighed:
+def looked_at(reward: float, others: float) -> Weighed:
     return 0.0, 0.0, KL
 
 
-def of_old(reward: float, mean: float, is_mixed: bool) -> Weighed:
+def of_old(reward: float, others: float, is_mixed: bool) -> Weighed:
     """As replay weighs what is played in old environments."""
-    return (reward - mean, 0.0, KL_OLD) if is_mixed else (0.0, REPLAY_WEIGHT * (reward == 1), KL_OLD)
+    return (reward - others, 0.0, KL_OLD) if is_mixed else (0.0, REPLAY_WEIGHT * (reward == 1), KL_OLD)
+
+
+def less_others(reward: float, rewards: Sequence[float]) -> float:
+    return reward - (sum(rewards) - reward) / (len(rewards) - 1)
 
 
 def bench_of(
@@ -92,7 +96,7 @@ def bench_of(
 def spy(lessons: list[Lesson]) -> dict[str, ExtraLoss]:
     """A loss of nothing that keeps the lessons it is shown."""
 
-    def loss(trainee: Trainee, shown: Sequence[Lesson], share: float) -> Tensor:
+    def loss(trainee: Trainee, shown: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
         lessons.extend(shown)
         return torch.zeros(())
 
@@ -167,13 +171,15 @@ def test_every_lesson_weighs_what_the_options_say(
         rewards = [episode.total_reward for episode in group]
         for episode in group:
             found = by_episode[episode.id]
+            others = (sum(rewards) - episode.total_reward) / (len(rewards) - 1) if len(rewards) > 1 else 0.0
+            assert (found.environment, found.of_target) == (episode.environment, episode.environment == TARGET)
             if episode.environment != TARGET:
-                expected = of_old(episode.total_reward, statistics.fmean(rewards), len(set(rewards)) > 1)
+                expected = of_old(episode.total_reward, others, len(set(rewards)) > 1)
                 kinds.add((episode.purpose, bool(found.advantage), bool(found.imitation)))
             elif weigh is imitated and not episode.success:
                 continue  # it may be looked at by a KL term
             else:
-                expected = weigh(episode.total_reward, statistics.fmean(rewards))
+                expected = weigh(episode.total_reward, others)
             assert (found.advantage, found.imitation, found.kl) == pytest.approx(expected), episode
     # stored mixed groups; and of replay those that are mixed, all won, and all lost
     assert kinds >= {("live", True, False), ("replay", True, False), ("replay", False, True), ("replay", False, False)}
@@ -188,9 +194,9 @@ def test_every_lesson_weighs_what_the_options_say(
 @pytest.mark.parametrize(
     ("variant", "by_hand"),
     [
-        ("centred", lambda r, rs: r - statistics.fmean(rs)),
+        ("centred", less_others),
         ("dr_grpo", lambda r, rs: r - statistics.fmean(rs)),
-        ("rloo", lambda r, rs: r - (sum(rs) - r) / (len(rs) - 1)),
+        ("rloo", less_others),
         *((name, lambda r, rs: (r - statistics.fmean(rs)) / (statistics.stdev(rs) + 1e-4)) for name in ("grpo", "dapo", "cispo", "gspo")),
     ],
 )

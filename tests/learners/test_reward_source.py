@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_rewards_of_a_source_stand_for_the_environments_and_what_is_not_judged_i
             ("aborted", 1.0, True),
         ]
         assert rewarder(store, "environment", played_before=False)(episodes) == episodes
+
+
+def test_learners_see_returns_by_the_stated_range_whoever_gave_them(tmp_path: Path) -> None:
+    """From -200 to 8: -200 is 0, -96 is .5, 8 is 1, and so is what an environment pays above; what others pay above counts.
+
+    Success that the environment stated is no score here.
+    """
+    with create_store(tmp_path) as store:
+        ids = played(store)
+        environments.register(store, ADD, 0.5, -200.0, 8.0)
+        returns = dict(zip(ids, (-200.0, -96.0, 60.0), strict=True))
+        episodes = [replace(get_episode(store, id_), total_reward=total, success=False, score=0.0) for id_, total in returns.items()]
+        assert [episode.score for episode in rewarder(store, "environment")(episodes)] == [0.0, 0.5, 1.0]
+        add_rewards(store, "anna", returns)
+        by_anna = rewarder(store, "anna")([get_episode(store, id_) for id_ in ids])
+        assert [(episode.score, episode.success) for episode in by_anna] == [(0.0, False), (0.5, False), (1.25, True)]
 
 
 def test_a_source_that_gave_nothing_or_cannot_have_is_bad_input(tmp_path: Path) -> None:

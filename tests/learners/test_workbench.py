@@ -15,6 +15,7 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.batches import Lesson, lesson, policy_gradient_lessons, replay_lessons
 from perdure.learners.options import LearnOptions
+from perdure.learners.reward_source import from_environment
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.workbench import Interrupted, Sampled, Workbench
@@ -76,6 +77,7 @@ def make(files: ModelFiles, tmp_path: Path) -> Iterator[Make]:
             old=[load(name) for name in old],
             width=width,
             stop=stop,
+            rewarder=from_environment(store),
         )
         workbench.start()
         return workbench
@@ -106,7 +108,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
     lessons = lessons_of(sampled)
     lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
     plain, base = moved(files), plain_model(files)
-    tokens = sum(one.tokens for one in lessons)
+    tokens = {name: sum(one.tokens for one in lessons if one.environment == name) for name in (ONE, TWO)}
     kl, ratios = [], []
     for one in lessons:
         logp = torch.cat([plain_logprobs(plain.model, *turn, 0.7) for turn in one.turns])
@@ -118,7 +120,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
         if one.kl:
             kl.append(squares.detach())
         loss = -(ratio.clamp(max=1.5) * one.advantage * logp).sum() - (one.imitation * logp).sum() + (one.kl * squares).sum()
-        (loss / tokens).backward()
+        (0.5 * loss / tokens[one.environment]).backward()  # the target and the old environment have a half each
     norm = plain.step(0.01, 0.05)
     workbench.update(lessons, sampled, on_policy=True)
     assert workbench.updates[-1].grad_norm == pytest.approx(norm, rel=1e-3)
@@ -126,7 +128,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make: Make, files: ModelF
     for found, expected in zip(workbench.trainee.parameters, plain.parameters, strict=True):
         torch.testing.assert_close(found, expected, atol=5e-4, rtol=0)
     ratio_A = torch.cat(ratios).double()
-    assert workbench.updates[-1].tokens == tokens
+    assert workbench.updates[-1].tokens == sum(tokens.values())
     assert workbench.updates[-1].lr == 0.01
     assert workbench.updates[-1].ratios.ratio_mean == pytest.approx(float(ratio_A.mean()), rel=1e-3)
     assert workbench.updates[-1].ratios.ratio_max == pytest.approx(float(ratio_A.max()), rel=1e-3)

@@ -211,7 +211,7 @@ def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Lear
     workbench.trainee.context_limit = max(lengths) - 1
     seen: list[str] = []
 
-    def spy(trainee: Trainee, lessons: Sequence[Lesson], share: float) -> Tensor:
+    def spy(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
         seen.extend(get_episode(workbench.store, one.episode or 0).environment for one in lessons)
         return torch.zeros(())
 

@@ -23,4 +23,9 @@ def imitated(n: int, *, seed: int = 0, turns: Sequence[Turns] | None = None) -> 
         if len(made) % 2:
             said.append((prompt + action + draw(3), draw(2)))
         made.append(tuple(said))
-    return [Lesson(episode=None, turns=one, sampler_logprobs=None, imitation=1.0) for one in made]
+    return [Lesson(episode=None, environment="e", turns=one, sampler_logprobs=None, imitation=1.0) for one in made]
+
+
+def even(lessons: Sequence[Lesson], share: float = 1.0) -> list[float]:
+    """Weights with which all tokens of these lessons weigh the same, and together `share`."""
+    return [share / sum(lesson.tokens for lesson in lessons)] * len(lessons)

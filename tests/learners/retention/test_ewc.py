@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
-from tests.learners.retention.lessons import imitated
+from tests.learners.retention.lessons import even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
 from perdure.learners.options import LearnOptions
@@ -45,11 +45,12 @@ def test_the_penalty_and_its_gradient_by_hand(llama: ModelFiles) -> None:
     trainee = random_adapter(trainee_of(llama), 1)
     weight_P = torch.rand(sum(p.numel() for p in trainee.parameters), generator=torch.Generator().manual_seed(0))
     loss = ewc(trainee, weight_P, 4.0)
-    assert float(loss(trainee, [], 1.0).detach()) == 0
+    part = imitated(2)
+    assert float(loss(trainee, part, even(part)).detach()) == 0
     with torch.no_grad():
         for parameter in trainee.parameters:
             parameter.add_(0.5)
-    found = loss(trainee, [], 0.25)  # a quarter of the batch
+    found = loss(trainee, part, even(part, 0.25))  # a quarter of the batch
     assert float(found.detach()) == pytest.approx(0.25 * 2 * 0.25 * float(weight_P.sum()), rel=1e-4)
     found.backward()
     torch.testing.assert_close(trainee.take_gradient(), 0.25 * 4 * weight_P * 0.5, rtol=1e-3, atol=1e-6)
@@ -79,9 +80,10 @@ def test_the_minimum_balances_two_quadratics(llama: ModelFiles) -> None:
     fisher_P = 3 * torch.rand(size, generator=torch.Generator().manual_seed(2))
     goal_P = start_P + 1
     loss = ewc(trainee, fisher_P, 2.0)
+    batch = imitated(1)
     for _ in range(200):
         now_P = torch.cat([p.flatten() for p in trainee.parameters])
-        (0.5 * (now_P - goal_P).square().sum() + loss(trainee, [], 1.0)).backward()
+        (0.5 * (now_P - goal_P).square().sum() + loss(trainee, batch, even(batch))).backward()
         with torch.no_grad():
             for parameter, step in zip(
                 trainee.parameters, trainee.take_gradient().split([p.numel() for p in trainee.parameters]), strict=True

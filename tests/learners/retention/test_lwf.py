@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.learners.conftest import plain_model, random_adapter, trainee_of
-from tests.learners.retention.lessons import imitated
+from tests.learners.retention.lessons import even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
 from perdure.learners.options import LearnOptions
@@ -18,7 +18,7 @@ def test_it_is_zero_at_the_serving_version_and_leads_back_to_it(llama: ModelFile
     serving = random_adapter(trainee_of(llama), 7, 0.1).weights() if serves == "another" else {}
     trainee = trainee_of(llama, start=serving, references={"serving": serving} if serving else {})
     loss, lessons = lwf(1.0, 1.0), imitated(4)
-    at_start = loss(trainee, lessons, 1.0)
+    at_start = loss(trainee, lessons, even(lessons))
     assert abs(float(at_start.detach())) < 1e-5
     at_start.backward()
     assert float(trainee.take_gradient().norm()) < 1e-4
@@ -28,7 +28,7 @@ def test_it_is_zero_at_the_serving_version_and_leads_back_to_it(llama: ModelFile
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     far = []
     for _ in range(12):
-        value = loss(trainee, lessons, 1.0)
+        value = loss(trainee, lessons, even(lessons))
         far.append(float(value.detach()))
         value.backward()
         trainee.step(0.02, 1e9)

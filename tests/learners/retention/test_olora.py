@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.learners.conftest import copied, engine_of, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
-from tests.learners.retention.lessons import imitated
+from tests.learners.retention.lessons import even, imitated
 
 from perdure.envs.policy import Request
 from perdure.learners.retention.olora import olora, overlap
@@ -19,7 +19,8 @@ from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
 
-TURNS = [turn for lesson in imitated(4) for turn in lesson.turns]
+LESSONS = imitated(4)
+TURNS = [turn for lesson in LESSONS for turn in lesson.turns]
 
 
 def old_weights(files: ModelFiles) -> Weights:
@@ -52,7 +53,7 @@ def test_only_the_new_adapter_moves_and_it_starts_as_the_old_one_alone(llama: Mo
     for _ in range(3):
         trainee.logprobs(TURNS, 1.0, "base")
         trainee.logprobs(TURNS, 1.0, "serving")
-        (-trainee.logprobs(TURNS, 1.0).mean() + loss(trainee, [], 1.0)).backward()
+        (-trainee.logprobs(TURNS, 1.0).mean() + loss(trainee, LESSONS, even(LESSONS))).backward()
         trainee.step(0.02, 1.0)
     moved = {name for name, p in trainee.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {name for name in before if ".default." in name}
@@ -66,13 +67,13 @@ def test_the_penalty_makes_what_they_read_orthogonal(llama: ModelFiles) -> None:
     loss = olora(trainee, 2.0)
     values = []
     for _ in range(20):
-        value = loss(trainee, [], 0.5)
+        value = loss(trainee, LESSONS, even(LESSONS, 0.5))
         values.append(float(value.detach()))
         value.backward()
         trainee.step(0.01, 1e9)
     by_hand = sum(float((trainee.below()[n].down_RI @ p.down_RI.T).abs().sum().detach()) for n, p in trainee.above().items())
     assert values[-1] < 0.5 * values[0]
-    assert float(loss(trainee, [], 0.5).detach()) == pytest.approx(by_hand, rel=1e-4)
+    assert float(loss(trainee, LESSONS, even(LESSONS, 0.5)).detach()) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_the_version_is_the_sum_of_both_in_the_engine_and_in_peft(llama: ModelFiles, tmp_path: Path) -> None:
