@@ -25,6 +25,8 @@ class Attempt:
     purpose: Purpose
     lease: Lease
     """Of the task (`live`) or of the job (every other purpose)."""
+    repeatable: bool = False
+    """Whether the answers are drawn from the seed too: the same policy then gives the same answers again."""
 
 
 @dataclass(slots=True, kw_only=True)

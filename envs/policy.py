@@ -23,6 +23,8 @@ class Request:
     max_tokens: int
     temperature: float
     """0 is greedy decoding; otherwise the softmax temperature, without top-p or top-k."""
+    seed: int | None = None
+    """In [0, 2**31): the answer is drawn from this seed, whatever else is in the batch. None: from the engine's own chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from perdure.envs.environment import Environment, StepOutcome
 from perdure.envs.guarded import EnvironmentFault, open_episode
 from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, settled_seats
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
+from perdure.envs.seeds import answer_seed
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.records import Ending, Episode, EpisodePlan, Sampler, Turn
 
@@ -235,9 +236,7 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
     for i, seat in enumerate(seats):
         batches.setdefault(seat.sampler, []).append(i)
     for sampler, batch in batches.items():
-        requests = [
-            Request(prompt_ids=seats[i].prompt_ids, max_tokens=attempts[i].environment.max_tokens, temperature=temperature) for i in batch
-        ]
+        requests = [_request(seats[i], attempts[i], temperature) for i in batch]
         answers = seats[batch[0]].policy.generate(requests)
         if len(answers) != len(requests):
             raise RuntimeFailure(f"the policy gave {len(answers)} answers to {len(requests)} requests")
@@ -250,6 +249,15 @@ def _generate(seats: Sequence[Seat], attempts: Sequence[Attempt], temperature: f
                 )
         samples.update(zip(batch, answers, strict=True))
     return [samples[i] for i in range(len(seats))]
+
+
+def _request(seat: Seat, attempt: Attempt, temperature: float) -> Request:
+    return Request(
+        prompt_ids=seat.prompt_ids,
+        max_tokens=attempt.environment.max_tokens,
+        temperature=temperature,
+        seed=answer_seed(attempt.seed, seat.number, len(seat.turns)) if attempt.repeatable else None,
+    )
 
 
 def _step(playing: Playing, sample: Sample, action: str) -> StepOutcome | None:

@@ -59,6 +59,11 @@ def train_seed(root: int, environment: str, i: int) -> int:
     return _pick("train", "train", root, environment, i)
 
 
+def answer_seed(seed: int, seat: int, turn: int) -> int:
+    """In [0, 2**31): the seed of one answer in a repeatable episode, which has this seed itself."""
+    return _hash("answer", seed, seat, turn) % 2**31
+
+
 def draw_chance(root: int, stage: str, n: int) -> float:
     """A number in [0, 1) that decides draw `n` of a stage of the stream with a drawn order."""
     return _hash("stage", root, stage, n) / 2**64

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Literal
 
 import torch
@@ -116,9 +117,10 @@ class TransformersEngine:
         actions: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
         finish: list[Literal["stop", "length"]] = ["length"] * len(requests)
+        chances = [None if request.seed is None else Random(request.seed) for request in requests]
         alive = list(range(len(requests)))
         while True:
-            token_R, logp_R = self._sample(sampler, logits_RV, temperature_R)
+            token_R, logp_R = self._sample(sampler, logits_RV, temperature_R, [chances[index] for index in alive])
             self.usage.sampled_tokens += len(alive)
             going = []
             for row, (index, token, logp) in enumerate(zip(alive, token_R.tolist(), logp_R.tolist(), strict=True)):
@@ -156,8 +158,11 @@ class TransformersEngine:
         logits_KV: Tensor = out.logits[0].float()
         return logits_KV
 
-    def _sample(self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw a token for each row, and its log-prob; temperature 0 is greedy, with log-probs at temperature 1.
+    def _sample(
+        self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor, chance_R: Sequence[Random | None]
+    ) -> tuple[Tensor, Tensor]:
+        """Draw a token for each row, and its log-prob; temperature 0 is greedy, with log-probs at temperature 1. A row with a chance of its
+        own draws from that.
 
         First a block of the vocabulary is drawn, then a token of the block: exact, and a tenth of the work of drawing from the whole row.
         Axes: B blocks, W tokens in each.
@@ -173,17 +178,20 @@ class TransformersEngine:
         total_R = weight_RB.double().sum(-1)
         if not bool(total_R.isfinite().all()):
             raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
-        block_R = self._draw(weight_RB)
-        token_R = block_R * _BLOCK + self._draw(weight_RBW[torch.arange(rows, device=self.device), block_R])
+        block_R = self._draw(weight_RB, chance_R)
+        token_R = block_R * _BLOCK + self._draw(weight_RBW[torch.arange(rows, device=self.device), block_R], chance_R)
         if bool(greedy_R.any()):
             token_R = torch.where(greedy_R, logits_RV.argmax(-1), token_R)
         logit_R = logits_RV.gather(1, token_R[:, None])[:, 0]
         return token_R, (logit_R - top_R) / scale_R - total_R.log().float()
 
-    def _draw(self, weight_RN: Tensor) -> Tensor:
+    def _draw(self, weight_RN: Tensor, chance_R: Sequence[Random | None]) -> Tensor:
         """Draw one index for each row, in proportion to the weights."""
         below_RN = weight_RN.double().cumsum(-1)
         share_R1 = torch.rand(len(weight_RN), 1, dtype=torch.double, device=self.device, generator=self._generator)
+        if own := [(row, chance.random()) for row, chance in enumerate(chance_R) if chance is not None]:
+            rows, shares = zip(*own, strict=True)
+            share_R1[list(rows), 0] = torch.tensor(shares, dtype=torch.double, device=self.device)
         return torch.searchsorted(below_RN, share_R1 * below_RN[:, -1:], right=True)[:, 0]
 
 

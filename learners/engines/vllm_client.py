@@ -34,6 +34,7 @@ class Completion(TypedDict):
     prompt: Sequence[Ids] | Sequence[int]
     max_tokens: int
     temperature: NotRequired[float]
+    seed: NotRequired[int | None]
     top_p: NotRequired[float]
     top_k: NotRequired[int]
     stop_token_ids: NotRequired[list[int]]

@@ -45,7 +45,7 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import Sampler, VersionRef
 
 CONCURRENT_REQUESTS = 8
-"""At most; requests of one batch that differ in length or temperature are sent separately."""
+"""At most; requests of one batch that differ in length, temperature or seed are sent separately."""
 NAN_IN_JSON = "Out of range float values"
 """In the server's error if a log-prob is NaN, which JSON cannot express."""
 TRIES = 3
@@ -174,10 +174,10 @@ class VllmEngine:
         """Continue each prompt. Raises `PolicyError` if vLLM cannot answer one, `RuntimeFailure` if the weights have diverged, and
         `Unavailable` if a lost server does not come back in time."""
         self._require(sampler)
-        groups: dict[tuple[int, float], list[int]] = {}
+        groups: dict[tuple[int, float, int | None], list[int]] = {}
         for i, request in enumerate(requests):
             require_room(request, self.context_limit)
-            groups.setdefault((request.max_tokens, request.temperature), []).append(i)
+            groups.setdefault((request.max_tokens, request.temperature, request.seed), []).append(i)
         if not groups:
             return []
         samples: dict[int, Sample] = {}
@@ -188,7 +188,7 @@ class VllmEngine:
         return [samples[i] for i in range(len(requests))]
 
     def _answer(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Answers to requests of one length and temperature. If one is not finite, a new server shows whether this adapter is at fault."""
+        """Answers to requests of one length, temperature and seed. If one is not finite, a new server shows if this adapter is at fault."""
         for fresh in (False, True):
             client = self._client
             try:
@@ -206,6 +206,7 @@ class VllmEngine:
             "prompt": [request.prompt_ids for request in requests],
             "max_tokens": requests[0].max_tokens,
             "temperature": requests[0].temperature,
+            "seed": requests[0].seed,
             "top_p": 1.0,
             "top_k": 0,
             "stop_token_ids": sorted(self.stop_ids),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from tests.envs import faulty
@@ -308,3 +309,18 @@ def test_nothing_to_play_is_nothing_written() -> None:
 def test_a_width_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="width=0"):
         run([attempt(faulty.environment(Counting))], width=0)
+
+
+def test_answers_of_a_repeatable_episode_are_drawn_from_its_seed() -> None:
+    """Each turn has a seed of its own, and the same ones each time; other episodes draw from the engine's chance."""
+    asked = []
+    for _ in range(2):
+        policy = ScriptedPolicy(add_one, SERVING)
+        run([replace(attempt(faulty.environment(Counting), seed=3), repeatable=True)], policy)
+        asked.append([request.seed for (request,) in policy.batches])
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == len(asked[0]) == 3
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in asked[0])
+    policy = ScriptedPolicy(add_one, SERVING)
+    run([attempt(faulty.environment(Counting), seed=3)], policy)
+    assert [request.seed for (request,) in policy.batches] == [None] * 3

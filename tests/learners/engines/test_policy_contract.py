@@ -224,6 +224,19 @@ def test_the_temperature_is_honoured(real: Case) -> None:
     assert len(answers(2.0)) > 8
 
 
+def test_a_seed_fixes_an_answer_whatever_else_is_in_the_batch(real: Case) -> None:
+    if not real.exact:
+        pytest.skip("in bf16 the same prompt is rounded in more than one way")
+    prompt_ids = prompt_of(real.engine, SAID[0])
+    seeded = [Request(prompt_ids=prompt_ids, max_tokens=6, temperature=2.0, seed=seed) for seed in range(16)]
+    together = real.ask(BASE, seeded)
+    assert len({sample.action_ids for sample in together}) > 8
+    unseeded = asked(real, temperature=2.0)
+    mixed = real.ask(BASE, [*unseeded, *reversed(seeded)])
+    assert [sample.action_ids for sample in mixed[: len(unseeded) - 1 : -1]] == [sample.action_ids for sample in together]
+    assert real.ask(BASE, seeded[3:4])[0].action_ids == together[3].action_ids
+
+
 def test_adapters_stand_side_by_side(case: Case) -> None:
     answers = {sampler: [sample.action_ids for sample in case.ask(sampler, asked(case))] for sampler in (BASE, V1, STEP)}
     assert answers[BASE] != answers[V1]
