@@ -14,7 +14,8 @@ from pydantic import Field, field_validator, model_validator
 
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
-from perdure.learners.options import LEARNERS, ORACLE, parse_options
+from perdure.learners.option_parsing import every_option, parse_options, read_by
+from perdure.learners.options import ORACLE, OWN
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -40,7 +41,7 @@ class LearnSection(Section):
     learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
     every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
     max_cycles: int = Field(default=3, ge=1, description="`perdure run --until-promoted` ends after this many verdicts")
-    options: Document = Field(default_factory=dict, description="options of the learner; `perdure learn --help` explains them")
+    options: Document = Field(default_factory=dict, description="options of learners; `perdure learn --help` explains them")
 
     @field_validator("learner")
     @classmethod
@@ -51,7 +52,7 @@ class LearnSection(Section):
     @field_validator("options")
     @classmethod
     def _checked(cls, options: Document) -> Document:
-        parse_options(options)
+        every_option(options)
         return options
 
 
@@ -198,26 +199,32 @@ class Config(Section):
 
         return Sandbox(**self.sandbox.model_dump())
 
-    def learner_options(self, given: Document | None = None) -> Document:
-        """The options of `[learn.options]`, replaced by those given. Raises `InputError` if the engine does not support them."""
-        chosen = {"seed": self.seed, **self.learn.options, **(given or {})}
-        options = parse_options(chosen)
-        if options.demos != ORACLE:  # a job reads it, perhaps one of a daemon in another folder
-            options = options.model_copy(update={"demos": str(Path(options.demos).expanduser().resolve())})
+    def learner_options(self, learner: str, given: Document | None = None) -> Document:
+        """Those of `[learn.options]` that this learner reads, replaced by those given.
+
+        Raises `InputError` if one of the given ones is not an option of this learner, or if the engine does not support them.
+        """
+        chosen = {"seed": self.seed, **read_by(learner, self.learn.options), **(given or {})}
+        options = parse_options(learner, chosen)
         if self.engine == "vllm":
-            if options.temperature > VLLM_TEMPERATURE:
-                raise InputError(f"temperature={options.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
-            if options.rank > self.vllm.max_rank:
-                raise InputError(f"rank={options.rank} is more than vllm.max_rank = {self.vllm.max_rank}: raise that, or lower the rank")
-            if options.tuning == "full":
+            if options.common.temperature > VLLM_TEMPERATURE:
+                raise InputError(f"temperature={options.common.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+            if options.tuning.rank > self.vllm.max_rank:
+                raise InputError(
+                    f"rank={options.tuning.rank} is more than vllm.max_rank = {self.vllm.max_rank}: raise that, or lower the rank"
+                )
+            if options.tuning.tuning == "full":
                 raise InputError("tuning=full changes all weights, and vLLM serves LoRA adapters only: set engine = 'transformers'")
-        return {name: getattr(options, name) for name in chosen}
+        values = options.flat()
+        if values.get("demos", ORACLE) != ORACLE:  # a job reads it, perhaps one of a daemon in another folder
+            values["demos"] = str(Path(str(values["demos"])).expanduser().resolve())
+        return {name: values[name] for name in chosen}
 
     @model_validator(mode="after")
     def _vllm_takes_it(self) -> Config:
         if self.engine == "vllm" and self.play.temperature > VLLM_TEMPERATURE:
             raise ValueError(f"play.temperature = {self.play.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
-        self.learner_options()
+        self.learner_options(self.learn.learner)
         return self
 
     @model_validator(mode="after")
@@ -230,6 +237,6 @@ class Config(Section):
 
 def check_learner(name: str) -> None:
     """Raise `InputError` if no learner has this name."""
-    if name not in LEARNERS:
-        near = get_close_matches(name, LEARNERS, n=1)
-        raise InputError(f"no learner {name!r}: there are {', '.join(LEARNERS)}" + (f"; did you mean {near[0]}?" if near else ""))
+    if name not in OWN:
+        near = get_close_matches(name, OWN, n=1)
+        raise InputError(f"no learner {name!r}: there are {', '.join(OWN)}" + (f"; did you mean {near[0]}?" if near else ""))

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from perdure.agent.config import Config
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
-from perdure.learners.options import LearnOptions, parse_options
+from perdure.learners.option_parsing import every_option, option_entries
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -94,9 +94,8 @@ def load_config(path: Path | None = None) -> LoadedConfig:
 
 def settings(loaded: LoadedConfig) -> list[Setting]:
     """Every setting, those of the learner's options included, in the order of the classes."""
-    options = parse_options(loaded.config.learn.options)
     values = {key: getattr(section, name) for key, name, section in _fields(loaded.config)}
-    values |= {f"{OPTIONS}.{name}": getattr(options, name) for name in LearnOptions.model_fields}
+    values |= {f"{OPTIONS}.{name}": value for name, value in every_option(loaded.config.learn.options).items()}
     return [
         Setting(
             key=key,
@@ -144,7 +143,7 @@ def _descriptions() -> list[tuple[str, str]]:
     descriptions = []
     for key, name, section in _fields(Config()):
         if name == "options":
-            descriptions += [(f"{key}.{option}", field.description or "") for option, field in LearnOptions.model_fields.items()]
+            descriptions += [(f"{key}.{option.name}", option.meaning) for option in option_entries()]
         else:
             descriptions.append((key, type(section).model_fields[name].description or ""))
     return descriptions

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from perdure.envs.policy import Ids
 from perdure.learners.losses import VARIANTS, Aggregation, leave_one_out, token_weights
-from perdure.learners.options import LearnOptions
+from perdure.learners.options import GrpoOptions, LearnOptions
 from perdure.memory.records import Episode
 
 Group = Sequence[Episode]
@@ -100,10 +100,10 @@ def replay_lessons(groups: Sequence[Group], options: LearnOptions) -> list[Lesso
 
     If all failed, only the KL term is left, if it has a weight.
     """
-    advantages = VARIANTS[options.variant].advantages
-    lessons = policy_gradient_lessons(groups, options.kl_old, advantages, mask_truncated=options.mask_truncated)
-    lessons += imitation_lessons([group for group in groups if not is_mixed(group)], options.replay_weight, options.kl_old)
-    lessons += kl_only(groups, lessons, options.kl_old)
+    replay, advantages = options.replay, VARIANTS[options.of(GrpoOptions).variant].advantages
+    lessons = policy_gradient_lessons(groups, replay.kl, advantages, mask_truncated=options.loss.mask_truncated)
+    lessons += imitation_lessons([group for group in groups if not is_mixed(group)], replay.weight, replay.kl)
+    lessons += kl_only(groups, lessons, replay.kl)
     return [replace(one, of_target=False) for one in lessons]
 
 

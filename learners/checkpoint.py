@@ -2,7 +2,7 @@
 
 It is one file in the home, `run/jobs/<number>.pt`, replaced with an atomic rename and removed when the job ends; if the process died, when
 the next job ends. It begins with a checksum, and reading it runs no code. A process that lost its job may still replace it once, with an
-earlier step of the same job. If it is damaged, the job starts over, and an event says why (`learn_job.py`).
+earlier step of the same job. If it is damaged, the job starts over, and an event says why (`run_learning.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import pickle
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +35,34 @@ class TrainingState:
     """Of a teacher that moves; otherwise empty."""
 
 
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a job is. It changes with every update; a resumed attempt continues from it."""
+
+    start: str
+    """The version that the job started from."""
+    serving: str
+    """The version that served at the start; KL is measured to it throughout the job."""
+    updates: int
+    """To be made in all; fewer than the option if fixed data do not suffice for more."""
+    step: int = 0
+    """The updates made so far."""
+    groups: int = 0
+    """Played so far, so that later ones have other tasks."""
+    target_groups: int = 0
+    """Those of targets, which take turns across batches."""
+    chosen: tuple[int, ...] = ()
+    """Stored episodes that the job learns from, newest first, if any."""
+    learned: bool = False
+    """Whether any update so far had something to learn from; set by the learner."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The progress of a job."""
+    """All that a job needs to resume."""
 
-    step: int
-    start: str
-    """The version that it started from."""
-    serving: str
-    """The version that served at the start of the job."""
+    progress: Progress
     state: TrainingState
-    counts: tuple[int, int]
-    """Groups so far, as the workbench counts them, so that later ones differ."""
-    chosen: tuple[int, ...]
-    """Stored episodes that it learns from, if any."""
-    learned: bool = False
-    """Whether any update so far had something to learn from."""
 
 
 def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:
@@ -62,14 +74,14 @@ def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:
         with _Summing(io.FileIO(made, "w")) as file:
             file.seek(CHECKSUM_BYTES)
             state = {field.name: getattr(checkpoint.state, field.name) for field in fields(checkpoint.state)}
-            torch.save({**{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}, "state": state}, file)
+            torch.save({"progress": asdict(checkpoint.progress), "state": state}, file)
             checksum = file.crc.to_bytes(CHECKSUM_BYTES)
             file.seek(0)
             file.write(checksum)
         publish(made, final)
     except OSError as error:
         raise Unavailable(
-            f"could not save the checkpoint of job {job} after update {checkpoint.step}: {error.strerror or error}"
+            f"could not save the checkpoint of job {job} after update {checkpoint.progress.step}: {error.strerror or error}"
         ) from error
 
 
@@ -83,7 +95,7 @@ def read_checkpoint(home: Path, job: int) -> Checkpoint | None:
         raise RuntimeFailure(f"{file} is damaged")
     try:
         found = torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True)
-        return Checkpoint(**{**found, "state": TrainingState(**found["state"])})
+        return Checkpoint(**{**found, "progress": Progress(**found["progress"]), "state": TrainingState(**found["state"])})
     except (RuntimeError, TypeError, KeyError, pickle.UnpicklingError) as error:
         raise RuntimeFailure(f"{file} was written by another release ({type(error).__name__})") from error
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from perdure.learners.batches import Lesson, lesson_weights
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import VARIANTS, kl_penalty, truncated_ratio
-from perdure.learners.options import LearnOptions
+from perdure.learners.options import GrpoOptions, LearnOptions
 from perdure.learners.trainee import Reference, Trainee
 
 ExtraLoss = Callable[[Trainee, Sequence[Lesson], Sequence[float]], Tensor]
@@ -54,15 +54,15 @@ def accumulate_gradient(
     `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which
     fills it. Axes: A action tokens of a micro-batch.
     """
-    variant = VARIANTS[options.variant]
-    weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay)
+    variant = VARIANTS[options.of(GrpoOptions).variant]
+    weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share)
     reference: Reference = "serving" if "serving" in trainee.references else "base"
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
-    for batch in pack([lesson.sequences for lesson in lessons], options.budget_tokens):
+    for batch in pack([lesson.sequences for lesson in lessons], options.tuning.budget_tokens):
         part, part_weights = [lessons[i] for i in batch], [weights[i] for i in batch]
         turns = [turn for lesson in part for turn in lesson.turns]
         with torch.set_grad_enabled(any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)):
-            logp_A = trainee.logprobs(turns, options.temperature)
+            logp_A = trainee.logprobs(turns, options.common.temperature)
         sampler_logp_A = _sampler_logprobs(part, logp_A)
         is_sampled_A = ~sampler_logp_A.isnan()
         token_weight_A = per_token(part, part_weights, logp_A)
@@ -76,13 +76,13 @@ def accumulate_gradient(
             old_logp_A = torch.cat([old_logprobs[lesson] for lesson in part])
             advantage_A = per_token(part, (lesson.advantage for lesson in part), logp_A)
             sequence_A = per_token(part, range(len(part)), logp_A).long()
-            correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.ratio_cap)
+            correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.loss.ratio_cap)
             left_A = torch.tensor(left, device=logp_A.device)
             value_A = variant.surrogate(logp_A[left_A], old_logp_A[left_A], advantage_A[left_A], sequence_A[left_A])
             loss = loss - ((token_weight_A * correction_A)[left_A] * value_A).sum()
         if any(lesson.kl for lesson in part):
             kl_A = per_token(part, (lesson.kl for lesson in part), logp_A)
-            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.temperature, reference), options.kl_estimator)
+            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.common.temperature, reference), options.loss.kl_estimator)
             loss = loss + (token_weight_A * kl_A * penalty_A).sum()
             seen.kl += penalty_A.detach()[kl_A > 0].tolist()
         for name, extra in extra_losses.items():

@@ -1,4 +1,4 @@
-"""The model that is trained: a LoRA adapter of a base model, or all of its weights (`options.tuning`).
+"""The model that is trained: a LoRA adapter of a base model, or all of its weights (option `tuning`).
 
 Forward passes run over token trees (`engines/tree.py`), so the prompt of a group and the solved examples of an environment are computed
 once, and logits only at positions that predict an action token. *References* have no gradients: the base model, the serving version, the
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from perdure.envs.policy import Ids
 from perdure.learners.checkpoint import TrainingState
 from perdure.learners.engines.tree import build_tree, context_of
-from perdure.learners.options import LearnOptions
+from perdure.learners.options import IterativeSftOptions, LearnOptions, SdftOptions
 from perdure.learners.weights.base_models import ModelFiles, four_bits
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights, merge
 from perdure.memory import faults
@@ -53,23 +53,23 @@ class Trainee:
         with_teacher: bool = False,
     ) -> None:
         self.device = torch.device(device)
-        self.is_lora = options.tuning == "lora"
+        self.is_lora = options.tuning.tuning == "lora"
         start, references = start or {}, references or {}
         base: Any = AutoModelForCausalLM.from_pretrained(
             files.path,
-            dtype=getattr(torch, options.dtype),
+            dtype=getattr(torch, options.tuning.dtype),
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation="sdpa",
-            quantization_config=four_bits() if options.quantized else None,
-            device_map={"": device} if options.quantized else None,
+            quantization_config=four_bits() if options.tuning.quantized else None,
+            device_map={"": device} if options.tuning.quantized else None,
         )
-        if not options.quantized:
+        if not options.tuning.quantized:
             base = base.to(self.device)
         self.vocabulary: int = base.config.vocab_size
         self.context_limit = context_of(base.config)
         self.references: frozenset[Reference] = frozenset({"base", *references, *([TEACHER] if with_teacher else [])})
-        self._is_followed = with_teacher and options.teacher == "slow"
+        self._is_followed = with_teacher and options.of(SdftOptions).teacher == "slow"
         self._tensors: dict[Reference, dict[str, Tensor]] = {}
         """Only with full tuning: the tensors of each reference."""
         self._active: list[str] = [LEARNS]
@@ -78,13 +78,13 @@ class Trainee:
         else:
             self.model = self._in_full(base, start, references)
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._start = [parameter.detach().clone() for parameter in self.parameters] if options.restart else []
+        self._start = [parameter.detach().clone() for parameter in self.parameters] if options.of(IterativeSftOptions).restart else []
         self._optimizer = torch.optim.AdamW(self.parameters, betas=(0.9, 0.95), weight_decay=0.0)
         _disable_dropout(self.model)
-        if options.checkpointing:
+        if options.tuning.checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        if options.checkpointing or options.quantized:
+        if options.tuning.checkpointing or options.tuning.quantized:
             # transformers recomputes activations only in training mode. Outside of it, bitsandbytes on a CPU packs weights for inference at
             # the first pass without gradients, and later gradients through packed weights are wrong.
             self.model.train()
@@ -126,7 +126,7 @@ class Trainee:
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def restart(self) -> None:
-        """Return to the weights and the optimiser of the start, which are stored if `options.restart` is set."""
+        """Return to the weights and the optimiser of the start, which are stored if the option `restart` is set."""
         with torch.no_grad():
             for parameter, first in zip(self.parameters, self._start, strict=True):
                 parameter.copy_(first)
@@ -216,9 +216,9 @@ class Trainee:
             raise InputError(
                 "an adapter cannot be trained on weights that were tuned in full: learn with tuning=full, or start from another version"
             )
-        stacked = bool(options.olora and start)
+        stacked = bool(options.retention.olora and start)
         own = {} if stacked else start
-        rank, alpha = _rank(own) or (options.rank, float(options.alpha))
+        rank, alpha = _rank(own) or (options.tuning.rank, float(options.tuning.alpha))
         below = _rank(start) if stacked else None
         if below is not None and below[0] + rank > MAX_RANK:
             raise InputError(

@@ -155,63 +155,46 @@ def _in_own_process(spec: Spec) -> Side:
 
 
 def run_ours(spec: Spec) -> Side:
-    """GRPO without replay, as a learning job runs it, in a temporary home."""
-    import torch
-
+    """A learning job of GRPO without replay, in a temporary home."""
     from perdure.agent.stream.registering import register_environments
-    from perdure.learners.batches import policy_gradient_lessons
+    from perdure.learners.engines.loaded_versions import LoadedVersions
     from perdure.learners.engines.transformers_engine import TransformersEngine
     from perdure.learners.hardware import faster_dtype
-    from perdure.learners.options import parse_options
-    from perdure.learners.reward_source import from_environment
-    from perdure.learners.trainee import Trainee
-    from perdure.learners.workbench import Workbench
+    from perdure.learners.learning_job import JobRun
+    from perdure.learners.run_learning import run_learning
     from perdure.memory.contracts.orders import LearnOrder
-    from perdure.memory.jobs import add_job, lease_job
+    from perdure.memory.jobs import add_job, lease_job, steps
     from perdure.memory.leases import BootClock
     from perdure.memory.store import create_store
     from perdure.memory.trajectories.journal import StoreJournal
+    from perdure.memory.trajectories.traces import episodes_of_step
     from perdure.memory.versions import add_initial
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
     environment = _environment(spec)
-    options = parse_options({"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "updates": spec.updates + 1})
-    torch.manual_seed(options.seed)
+    updates = spec.updates + 1
+    options = {"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "updates": updates}
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register_environments(store, [environment])
         add_initial(store, files.name, files.hash)
-        add_job(store, "bench", [environment.name], LearnOrder(learner="grpo"))
+        add_job(store, "bench", [environment.name], LearnOrder(learner="grpo", options=options))
         leased = lease_job(store, "bench", TIMEOUT_S, BootClock())
         assert leased is not None
+        job, lease = leased
         engine = TransformersEngine(files, device=spec.device, dtype=faster_dtype(spec.device), seed=0)
         if spec.work == "equal work":
             engine.stop_ids = frozenset()
-        workbench = Workbench(
-            store=store,
-            lease=leased[1],
-            journal=StoreJournal(store, BootClock()),
-            engine=engine,
-            trainee=Trainee(files, device=spec.device, options=options),
-            options=options,
-            targets=[environment],
-            old=[],
-            width=spec.prompts * spec.samples,
-            stop=lambda: False,
-            rewarder=from_environment(store),
-        )
-        workbench.start()
-        seconds, tokens, lengths, seeds = [], [], [], []
-        for _ in range(options.updates):
-            started = time.perf_counter()
-            sampled = workbench.sample(options.prompts)
-            workbench.update(policy_gradient_lessons(sampled.target, options.kl), sampled, on_policy=True)
-            seconds.append(time.perf_counter() - started)
-            turns = [turn for group in sampled.target for episode in group for turn in episode.turns]
-            tokens.append(sum(len(turn.action_ids) for turn in turns))
-            lengths += [len(turn.prompt_ids) for turn in turns]
-            seeds += [group[0].seed for group in sampled.target]
+        run = JobRun(store=store, lease=lease, journal=StoreJournal(store, BootClock()))
+        run_learning(run, job, LoadedVersions(store, engine), spec.device, lambda name: environment)
+        made = steps(store, job.id)
+        episodes = [episode for n in range(updates) for episode in episodes_of_step(store, job.id, n, hinted=False)]
+    lengths = [len(turn.prompt_ids) for episode in episodes for turn in episode.turns]
     return Side(
-        seconds=seconds[1:], tokens=tokens[1:], prompt_tokens=statistics.mean(lengths), peak_bytes=_peak_bytes(spec.device), seeds=seeds
+        seconds=[after.made - before.made for before, after in pairwise(made)],
+        tokens=[step.update.sampled_tokens for step in made[1:]],
+        prompt_tokens=statistics.mean(lengths),
+        peak_bytes=_peak_bytes(spec.device),
+        seeds=list({episode.group: episode.seed for episode in episodes}.values()),
     )
 
 
@@ -222,10 +205,10 @@ def run_trl(spec: Spec) -> Side:
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from perdure.learners.options import parse_options
+    from perdure.learners.option_parsing import parse_options
 
     environment = _environment(spec)
-    options = parse_options({})
+    options = parse_options("grpo", {})
     tokens: list[int] = []
     lengths: list[int] = []
     ends: list[float] = []
@@ -258,9 +241,9 @@ def run_trl(spec: Spec) -> Side:
             gradient_checkpointing=False,
             max_completion_length=spec.max_tokens,
             generation_kwargs={"min_new_tokens": spec.max_tokens} if spec.work == "equal work" else None,
-            temperature=options.temperature,
-            learning_rate=options.lr,
-            max_grad_norm=options.max_grad_norm,
+            temperature=options.common.temperature,
+            learning_rate=options.common.lr,
+            max_grad_norm=options.common.max_grad_norm,
             max_steps=spec.updates + 1,
             shuffle_dataset=False,
             save_strategy="no",
@@ -273,7 +256,9 @@ def run_trl(spec: Spec) -> Side:
             reward_funcs=rewards,
             args=settings,
             train_dataset=Dataset.from_dict({"prompt": conversations, "seed": spec.seeds}),
-            peft_config=LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
+            peft_config=LoraConfig(
+                r=options.tuning.rank, lora_alpha=options.tuning.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
             callbacks=[Watch()],
         )
         for conversation in conversations:

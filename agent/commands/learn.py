@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,11 @@ class _LearnCommand(click.Command):
     """Its help also lists the options of the learners, which are looked up only then."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from perdure.learners.options import GROUPS, LearnOptions
+        from perdure.learners.option_parsing import option_entries
 
-        fields = LearnOptions.model_fields
-        for title, names in GROUPS.items():
+        for title, entries in groupby(option_entries(), lambda entry: entry.section):
             with formatter.section(f"For --option. {title}"):
-                formatter.write_dl([(f"{name}={fields[name].default}", fields[name].description or "") for name in names])
+                formatter.write_dl([(f"{entry.name}={entry.default}", entry.meaning) for entry in entries])
 
 
 @click.command(cls=_LearnCommand)
@@ -76,7 +76,7 @@ def learn(
     check_learner(learner)
     loaded = load_config(config_path)
     asked = profile or loaded.config.gate.profile
-    chosen = loaded.config.learner_options(_pairs(options))
+    chosen = loaded.config.learner_options(learner, _pairs(options))
     order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
     with _prepared(home, loaded, targets) as prepared:
         if start is not None:

@@ -32,8 +32,8 @@ from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gat
 from perdure.learners.gate.probes import probe
 from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores
 from perdure.learners.gate.scope import PROFILES
-from perdure.learners.learn_job import run_learning
-from perdure.learners.workbench import Interrupted
+from perdure.learners.learning_job import Interrupted, JobRun
+from perdure.learners.run_learning import run_learning
 from perdure.memory import faults
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, ProbeOrder
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult, Result
@@ -139,19 +139,14 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        candidate = run_learning(
+        run = JobRun(
             store=work.store,
-            clock=BootClock(),
             lease=work.lease,
-            job=work.job,
-            order=order,
-            engine=work.versions.engine,
-            device=work.config.device,
-            load=work.config.environment,
-            width=work.config.play.width,
+            journal=StoreJournal(work.store, BootClock()),
             stop=work.stop,
             each_round=work.pulse.go_on,
         )
+        candidate = run_learning(run, work.job, work.versions, work.config.device, work.config.environment)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"

@@ -125,7 +125,8 @@ def queue_job_if_due(store: Store, config: Config, environments: tuple[str, ...]
 
 
 def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
-    order = LearnOrder(learner=config.learn.learner, options=config.learner_options(), profile=config.gate.profile, start=start)
+    learner = config.learn.learner
+    order = LearnOrder(learner=learner, options=config.learner_options(learner), profile=config.gate.profile, start=start)
     return add_job(store, f"schedule-{uuid4()}", [target], order)
 
 

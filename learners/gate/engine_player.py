@@ -10,7 +10,7 @@ from perdure.envs.playing import Attempt
 from perdure.envs.rollout import Journal, Opponents, nothing, play
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.pairs import Draw
-from perdure.learners.workbench import Interrupted
+from perdure.learners.learning_job import Interrupted
 from perdure.memory.records import Lease, Purpose
 from perdure.memory.versions import serving
 

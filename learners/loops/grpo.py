@@ -9,38 +9,32 @@ DAPO's penalty on answers that are nearly too long.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from perdure.learners.batches import kl_only, policy_gradient_lessons, replay_lessons
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.batch_sampling import refilled, sample
+from perdure.learners.batches import policy_gradient_lessons
+from perdure.learners.learning_job import LearningJob
+from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.losses import VARIANTS
-from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
-from perdure.memory.errors import RuntimeFailure
-
-UPDATES_WITHOUT_SIGNAL = 4
-"""A job fails if its first 4 updates saw no target group with unequal rewards (reinforce: no reward)."""
+from perdure.learners.old_lessons import with_other_lessons
+from perdure.learners.options import GrpoOptions
+from perdure.learners.updating import goes_on, update
 
 
-def grpo(
-    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
-) -> None:
+def grpo(job: LearningJob) -> None:
     """Learn from fresh groups, one batch for each update.
 
     Raises `RuntimeFailure` if there is nothing to learn from: every group of the targets had equal rewards.
     """
-    options = workbench.options
-    advantages = VARIANTS[options.variant].advantages
-    while workbench.step < options.updates:
-        sampled = workbench.sample(options.prompts, options.refill)
-        lessons = policy_gradient_lessons(sampled.target, options.kl, advantages, mask_truncated=options.mask_truncated)
-        workbench.learned |= bool(lessons)
-        lessons += kl_only(sampled.target, lessons, options.kl)
-        lessons += replay_lessons(sampled.old, options)
-        lessons += workbench.stored()
-        workbench.update(lessons, sampled, on_policy=True, extra_losses=extra_losses, project_gradient=project_gradient)
-        if not workbench.learned and workbench.step >= min(UPDATES_WITHOUT_SIGNAL, options.updates):
-            raise RuntimeFailure(
-                f"nothing to learn from in {workbench.names}: in {workbench.step} updates all members of each group had equal rewards "
-                f"(success {workbench.updates[-1].groups.success or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from "
-                "demonstrations (sft), or choose another target"
-            )
+    options, own = job.options, job.options.of(GrpoOptions)
+    advantages, mask_truncated = VARIANTS[own.variant].advantages, options.loss.mask_truncated
+    while goes_on(job):
+        sampled = sample(job, options.common.prompts)
+        sampled = refilled(job, sampled, options.common.prompts, own.refill)
+        lessons = policy_gradient_lessons(sampled.target, options.loss.kl, advantages, mask_truncated=mask_truncated)
+        job.progress.learned |= bool(lessons)
+        update(job, with_other_lessons(job, lessons, sampled), sampled)
+        require_signal(
+            job,
+            f"in {job.progress.step} updates all members of each group had equal rewards (success "
+            f"{job.tally.updates[-1].groups.success or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from demonstrations "
+            "(sft), or choose another target",
+        )

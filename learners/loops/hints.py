@@ -14,8 +14,9 @@ from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import opening
 from perdure.envs.scripted import ScriptedEpisode, by_oracle, has_oracle, play_scripted
+from perdure.learners.batch_sampling import fresh_group, play_attempts
 from perdure.learners.batches import Group, Lesson, Turns, lesson, turns_of
-from perdure.learners.workbench import Workbench
+from perdure.learners.learning_job import LearningJob
 from perdure.memory.errors import InputError
 from perdure.memory.records import Episode
 
@@ -58,41 +59,41 @@ def with_prompt(turns: Turns, first_prompt: Ids) -> Turns:
     return tuple((first_prompt + prompt[before:], action) for prompt, action in turns)
 
 
-def first_prompt(workbench: Workbench, environment: Environment, episode: Episode) -> Ids:
+def first_prompt(job: LearningJob, environment: Environment, episode: Episode) -> Ids:
     """The first prompt of an episode if it were played in this environment."""
-    return workbench.engine.chat.prompt(opening(environment, episode.turns[0].observation))
+    return job.engine.chat.prompt(opening(environment, episode.turns[0].observation))
 
 
-def retry_with_hints(workbench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+def retry_with_hints(job: LearningJob, groups: Sequence[Group]) -> list[Lesson]:
     """Retry the tasks that no member solved, with a hint; returns lessons from the successes, under the prompt without the hint."""
     failed = {(group[0].environment, group[0].seed) for group in groups if not any(episode.success for episode in group)}
-    return answers_in_own_words(workbench, sorted(failed))
+    return answers_in_own_words(job, sorted(failed))
 
 
-def answers_in_own_words(workbench: Workbench, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
+def answers_in_own_words(job: LearningJob, tasks: Sequence[tuple[str, int]]) -> list[Lesson]:
     """Play these tasks (environment, seed) with hints; returns an imitation lesson from the first success of each task.
 
     Raises `InputError` if an environment has no oracle.
     """
-    environments = {environment.name: environment for environment in workbench.targets}
+    environments = {environment.name: environment for environment in job.environments.targets}
     attempts = []
     for name, seed in tasks:
         played = solved(environments[name], seed)
         if played is not None:
             shown = hinted(environments[name], [action for _, action in played.exchanges])
-            tries = workbench.group(shown, "hinted", workbench.options.samples)
+            tries = fresh_group(job, shown, "hinted", job.options.common.samples)
             attempts += [replace(attempt, seed=seed) for attempt in tries]
-    return without_hint(workbench, workbench.play(attempts).target)
+    return without_hint(job, play_attempts(job, attempts).target)
 
 
-def without_hint(workbench: Workbench, groups: Sequence[Group]) -> list[Lesson]:
+def without_hint(job: LearningJob, groups: Sequence[Group]) -> list[Lesson]:
     """An imitation lesson from the first success of each task, under the prompt without the hint."""
-    environments = {environment.name: environment for environment in workbench.targets}
+    environments = {environment.name: environment for environment in job.environments.targets}
     lessons: dict[tuple[str, int], Lesson] = {}
     for group in groups:
         for episode in group:
             task = episode.environment, episode.seed
             if episode.success and task not in lessons:
-                plain = with_prompt(turns_of(episode), first_prompt(workbench, environments[episode.environment], episode))
-                lessons[task] = replace(lesson(episode, imitation=1.0, kl=workbench.options.kl), turns=plain, sampler_logprobs=None)
+                plain = with_prompt(turns_of(episode), first_prompt(job, environments[episode.environment], episode))
+                lessons[task] = replace(lesson(episode, imitation=1.0, kl=job.options.loss.kl), turns=plain, sampler_logprobs=None)
     return list(lessons.values())

@@ -9,50 +9,51 @@ falls within each round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
-from perdure.learners.batches import Lesson, imitation_lessons, kl_only, replay_lessons
+from perdure.learners.batch_sampling import sample
+from perdure.learners.batches import Lesson, imitation_lessons
 from perdure.learners.epochs import per_task
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.hints import check_oracle, retry_with_hints
-from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
-from perdure.memory.errors import RuntimeFailure
+from perdure.learners.loops.nothing_to_learn import nothing_to_learn
+from perdure.learners.old_lessons import with_other_lessons
+from perdure.learners.options import IterativeSftOptions
+from perdure.learners.updating import goes_on, update
 
 
-def iterative_sft(
-    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
-) -> None:
-    """Sample, then imitate the successes, in `options.rounds` rounds.
+def iterative_sft(job: LearningJob) -> None:
+    """Sample, then imitate the successes, in `rounds` rounds.
 
     Raises `RuntimeFailure` if no round had a success to learn from, `InputError` if hints need an oracle.
     """
-    options = workbench.options
-    rounds = min(options.rounds, options.updates)
-    each, more = divmod(options.updates, rounds)
-    ends = [n * each + min(n, more) for n in range(rounds + 1)]
-    if options.hints:
-        for target in workbench.targets:
+    options, own, progress = job.options, job.options.of(IterativeSftOptions), job.progress
+    if own.hints:
+        for target in job.environments.targets:
             check_oracle(target, "hints=true")
-    while workbench.step < options.updates:
-        begin, end = next((begin, end) for begin, end in pairwise(ends) if end > workbench.step)
-        updates = end - workbench.step
-        sampled = workbench.sample(options.prompts * updates)
-        hinted: list[Lesson] = retry_with_hints(workbench, sampled.target) if options.hints else []
+    while goes_on(job):
+        begin, end = round_at(progress.step, progress.updates, own.rounds)
+        first, updates = progress.step, end - progress.step
+        sampled = sample(job, options.common.prompts * updates)
+        hinted: list[Lesson] = retry_with_hints(job, sampled.target) if own.hints else []
         won = bool(hinted) or any(episode.success for group in sampled.target for episode in group)
-        workbench.learned |= won
-        if not workbench.learned:
-            raise RuntimeFailure(
-                f"nothing to learn from in {workbench.names}: no success in a round; make its tasks easier, add shots=3 to its name, or "
-                "give hints=true if it has an oracle"
+        progress.learned |= won
+        if not progress.learned:
+            raise nothing_to_learn(
+                job, "no success in a round; make its tasks easier, add shots=3 to its name, or give hints=true if it has an oracle"
             )
-        if options.restart and won and workbench.step == begin:
-            workbench.trainee.restart()
-        for n in range(updates):
-            share = sampled.part(n, updates)
-            lessons = imitation_lessons(per_task(share.target, options.per_task), 1.0, options.kl) + hinted[n::updates]
-            lessons += kl_only(share.target, lessons, options.kl)
-            lessons += replay_lessons(share.old, options)
-            lessons += workbench.stored()
-            done = (workbench.step - begin) / (end - begin) if options.restart else None
-            workbench.update(lessons, share, on_policy=n == 0, extra_losses=extra_losses, project_gradient=project_gradient, done=done)
+        if own.restart and won and first == begin:
+            job.trainee.restart()
+        while progress.step < end and goes_on(job):
+            n = progress.step - first
+            part = sampled.part(n, updates)
+            lessons = imitation_lessons(per_task(part.target, own.per_task), 1.0, options.loss.kl) + hinted[n::updates]
+            update(job, with_other_lessons(job, lessons, part), part, rate_span=(begin, end) if own.restart else None)
+
+
+def round_at(step: int, updates: int, rounds: int) -> tuple[int, int]:
+    """The first update of the round that has this step, and that of the next; the updates are spread evenly, at least one a round."""
+    rounds = min(rounds, updates)
+    each, more = divmod(updates, rounds)
+    ends = [n * each + min(n, more) for n in range(rounds + 1)]
+    return next((begin, end) for begin, end in pairwise(ends) if end > step)

@@ -6,28 +6,26 @@ for comparison. Replay is on-policy: old environments are played with the curren
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from perdure.learners.batches import lesson
+from perdure.learners.batch_sampling import sample_start
+from perdure.learners.batches import imitation_lessons
 from perdure.learners.epochs import imitation_epochs, per_task, target_episodes
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
-from perdure.memory.errors import RuntimeFailure
+from perdure.learners.learning_job import LearningJob
+from perdure.learners.loops.nothing_to_learn import nothing_to_learn
+from perdure.learners.options import SelfSftOptions
 
 
-def self_sft(
-    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
-) -> None:
+def self_sft(job: LearningJob) -> None:
     """Imitate the start's own successes.
 
     Raises `RuntimeFailure` if the start succeeds in none of the sampled tasks.
     """
-    options = workbench.options
-    start = workbench.sample_start(target_episodes(workbench))
-    lessons = [lesson(episode, imitation=1.0, kl=options.kl) for group in per_task(start.target, options.per_task) for episode in group]
+    own = job.options.of(SelfSftOptions)
+    start = sample_start(job, target_episodes(job))
+    lessons = imitation_lessons(per_task(start.target, own.per_task), 1.0, job.options.loss.kl)
     if not lessons:
-        raise RuntimeFailure(
-            f"nothing to learn from in {workbench.names}: the start succeeded in none of {len(start.target)} tasks; make them easier, add "
-            "shots=3 to its name, or learn from demonstrations (sft)"
+        raise nothing_to_learn(
+            job,
+            f"the start succeeded in none of {len(start.target)} tasks; make them easier, add shots=3 to its name, or learn from "
+            "demonstrations (sft)",
         )
-    imitation_epochs(workbench, lessons, extra_losses, project_gradient, start=start)
+    imitation_epochs(job, lessons, own.epochs, start=start)

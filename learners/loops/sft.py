@@ -7,58 +7,53 @@ target.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.envs.environment import Environment, Exchange
 from perdure.envs.policy import Chat
 from perdure.envs.rollout import opening
 from perdure.envs.shots import read_examples
+from perdure.learners.batch_sampling import played_by_start, task_seed
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.epochs import imitation_epochs, target_tasks
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.learning_job import LearningJob, check_length
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, solved, without_hint
-from perdure.learners.options import ORACLE
-from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.learners.loops.nothing_to_learn import nothing_to_learn
+from perdure.learners.options import ORACLE, SftOptions
+from perdure.memory.errors import InputError
 
 
-def sft(
-    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
-) -> None:
+def sft(job: LearningJob) -> None:
     """Imitate the demonstrations.
 
     Raises `InputError` if there is neither an oracle nor a readable file, `RuntimeFailure` if there is nothing to imitate.
     """
-    lessons = demonstrations(workbench)
+    lessons = demonstrations(job)
     if not lessons:
-        raise RuntimeFailure(
-            f"nothing to learn from in {workbench.names}: no demonstration is right by its own rewards; see `perdure env check`, or set "
-            "style=terse"
-        )
-    imitation_epochs(workbench, lessons, extra_losses, project_gradient)
+        raise nothing_to_learn(job, "no demonstration is right by its own rewards; see `perdure env check`, or set style=terse")
+    imitation_epochs(job, lessons, job.options.of(SftOptions).epochs)
 
 
-def demonstrations(workbench: Workbench) -> list[Lesson]:
+def demonstrations(job: LearningJob) -> list[Lesson]:
     """The lessons to imitate; the same after the job is resumed."""
-    options = workbench.options
-    if options.demos != ORACLE:
-        if options.style == "styled" or len(workbench.targets) != 1:
+    own, targets = job.options.of(SftOptions), job.environments.targets
+    if own.demos != ORACLE:
+        if own.style == "styled" or len(targets) != 1:
             raise InputError("demos=FILE has exact answers for one target: name one target, and leave style=styled out")
-        target = workbench.targets[0]
-        shown = read_examples(target.name, Path(options.demos))
-        return [_lesson(workbench, f"demonstration {n}", target, exchanges) for n, exchanges in enumerate(shown, start=1)]
-    for target in workbench.targets:
+        shown = read_examples(targets[0].name, Path(own.demos))
+        return [_lesson(job, f"demonstration {n}", targets[0], exchanges) for n, exchanges in enumerate(shown, start=1)]
+    for target in targets:
         check_oracle(target, "demos=oracle")
-    if options.style == "styled" and workbench.step:
-        return without_hint(workbench, workbench.played_by_start(hinted=True))
-    turn = [workbench.targets[n % len(workbench.targets)] for n in range(target_tasks(workbench))]
-    tasks = [(environment, workbench.task(environment, n)) for n, environment in enumerate(turn)]
-    if options.style == "styled":
-        return answers_in_own_words(workbench, [(environment.name, seed) for environment, seed in tasks])
+    if own.style == "styled" and job.progress.step:
+        return without_hint(job, played_by_start(job, hinted=True))
+    turn = [targets[n % len(targets)] for n in range(target_tasks(job))]
+    tasks = [(environment, task_seed(job, environment, n)) for n, environment in enumerate(turn)]
+    if own.style == "styled":
+        return answers_in_own_words(job, [(environment.name, seed) for environment, seed in tasks])
     answers = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [
-        _lesson(workbench, f"a right answer to {environment.name}", environment, played.exchanges)
+        _lesson(job, f"a right answer to {environment.name}", environment, played.exchanges)
         for environment, played in answers
         if played is not None
     ]
@@ -73,8 +68,8 @@ def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange
     return tuple(turns)
 
 
-def _lesson(workbench: Workbench, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
-    turns = tokens_of(workbench.engine.chat, environment, exchanges)
-    made = Lesson(episode=None, environment=environment.name, turns=turns, sampler_logprobs=None, imitation=1.0, kl=workbench.options.kl)
-    workbench.check_length(what, made.sequences)
+def _lesson(job: LearningJob, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
+    turns = tokens_of(job.engine.chat, environment, exchanges)
+    made = Lesson(episode=None, environment=environment.name, turns=turns, sampler_logprobs=None, imitation=1.0, kl=job.options.loss.kl)
+    check_length(job, what, made.sequences)
     return made

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -20,11 +20,11 @@ from perdure.envs.policy import Message
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.epochs import imitation_epochs, target_episodes
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
-from perdure.learners.options import ENVIRONMENT
+from perdure.learners.learning_job import LearningJob, check_length
+from perdure.learners.loops.nothing_to_learn import nothing_to_learn
+from perdure.learners.options import ENVIRONMENT, TraceSftOptions
 from perdure.learners.reward_source import rewarder
-from perdure.learners.workbench import NO_EXTRA_LOSSES, Workbench
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import InputError
 from perdure.memory.trajectories.episodes import episodes_by_id
 from perdure.memory.trajectories.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
 
@@ -34,64 +34,61 @@ IMPORT = "import:"
 AnyTrace = TypeVar("AnyTrace")
 
 
-def trace_sft(
-    workbench: Workbench, extra_losses: Mapping[str, ExtraLoss] = NO_EXTRA_LOSSES, project_gradient: ProjectGradient | None = None
-) -> None:
+def trace_sft(job: LearningJob) -> None:
     """Imitate the newest successes.
 
     Raises `RuntimeFailure` if no trace of the targets is a success, `InputError` or `UnknownError` if no such traces exist.
     """
-    options = workbench.options
-    lessons, staleness = _imported(workbench) if options.traces.startswith(IMPORT) else _own(workbench)
+    own = job.options.of(TraceSftOptions)
+    lessons, staleness = _imported(job, own) if own.traces.startswith(IMPORT) else _own(job, own)
     if not lessons:
-        raise RuntimeFailure(
-            f"nothing to learn from in {workbench.names}: no success among the traces of {options.traces}, at most "
-            f"{options.staleness} updates behind; play first, give other traces, or allow a larger staleness"
+        raise nothing_to_learn(
+            job,
+            f"no success among the traces of {own.traces}, at most {job.options.retention.staleness} updates behind; play first, give "
+            "other traces, or allow a larger staleness",
         )
-    imitation_epochs(workbench, lessons, extra_losses, project_gradient, staleness)
+    imitation_epochs(job, lessons, own.epochs, data_staleness=staleness)
 
 
-def _own(workbench: Workbench) -> tuple[list[Lesson], float | None]:
+def _own(job: LearningJob, own: TraceSftOptions) -> tuple[list[Lesson], float | None]:
     """Successes of this home and their mean staleness; a resumed job gets the same ones."""
-    options = workbench.options
-    names = [environment.name for environment in workbench.targets]
-    if workbench.chosen:
-        episodes = reversed(episodes_by_id(workbench.store, workbench.chosen))
-        return [lesson(episode, imitation=1.0, kl=options.kl) for episode in episodes], workbench.updates[-1].data_staleness
-    if options.traces == STREAM:
-        traces = live_traces(workbench.store, names, options.staleness)
-    elif options.traces.isdecimal():
-        traces = job_traces(workbench.store, int(options.traces), names, options.staleness)
+    store, kl, most_stale = job.run.store, job.options.loss.kl, job.options.retention.staleness
+    names = [environment.name for environment in job.environments.targets]
+    if job.progress.chosen:
+        episodes = reversed(episodes_by_id(store, job.progress.chosen))
+        return [lesson(episode, imitation=1.0, kl=kl) for episode in episodes], job.tally.updates[-1].data_staleness
+    if own.traces == STREAM:
+        traces = live_traces(store, names, most_stale)
+    elif own.traces.isdecimal():
+        traces = job_traces(store, int(own.traces), names, most_stale)
     else:
-        raise InputError(f"traces={options.traces}: give stream, the number of a job, or import:LABEL")
-    few = _few(_successes(workbench, traces), lambda trace: (trace.episode.environment, trace.episode.seed), options.per_task)
-    chosen = list(islice(few, target_episodes(workbench)))
-    workbench.chosen = tuple(trace.episode.id for trace in chosen)
+        raise InputError(f"traces={own.traces}: give stream, the number of a job, or import:LABEL")
+    few = _few(_successes(job, traces), lambda trace: (trace.episode.environment, trace.episode.seed), own.per_task)
+    chosen = list(islice(few, target_episodes(job)))
+    job.progress.chosen = tuple(trace.episode.id for trace in chosen)
     staleness = statistics.fmean(trace.staleness for trace in chosen) if chosen else None
-    return [lesson(trace.episode, imitation=1.0, kl=options.kl) for trace in chosen], staleness
+    return [lesson(trace.episode, imitation=1.0, kl=kl) for trace in chosen], staleness
 
 
-def _imported(workbench: Workbench) -> tuple[list[Lesson], None]:
+def _imported(job: LearningJob, own: TraceSftOptions) -> tuple[list[Lesson], None]:
     """Successes of another pipeline, whose staleness is unknown; a resumed job gets the same ones."""
-    options = workbench.options
-    if options.rewards != ENVIRONMENT:
-        raise InputError(
-            f"rewards={options.rewards} applies to episodes of this home, not to imported ones: leave it out with traces=import"
-        )
-    traces = foreign_traces(workbench.store, options.traces.removeprefix(IMPORT))
-    if workbench.chosen:
-        known = frozenset(workbench.chosen)
-        return [_foreign(workbench, trace) for trace in traces if trace.id in known], None
-    won = (trace for trace in traces if _won(workbench, trace))
-    few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), options.per_task)
-    chosen = list(islice(few, target_episodes(workbench)))
-    workbench.chosen = tuple(trace.id for trace in chosen)
-    return [_foreign(workbench, trace) for trace in chosen], None
+    rewards = job.options.common.rewards
+    if rewards != ENVIRONMENT:
+        raise InputError(f"rewards={rewards} applies to episodes of this home, not to imported ones: leave it out with traces=import")
+    traces = foreign_traces(job.run.store, own.traces.removeprefix(IMPORT))
+    if job.progress.chosen:
+        known = frozenset(job.progress.chosen)
+        return [_foreign(job, trace) for trace in traces if trace.id in known], None
+    won = (trace for trace in traces if _won(job, trace))
+    few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), own.per_task)
+    chosen = list(islice(few, target_episodes(job)))
+    job.progress.chosen = tuple(trace.id for trace in chosen)
+    return [_foreign(job, trace) for trace in chosen], None
 
 
-def _successes(workbench: Workbench, traces: Iterable[Trace]) -> Iterator[Trace]:
+def _successes(job: LearningJob, traces: Iterable[Trace]) -> Iterator[Trace]:
     """Successful traces, by the rewards that the job learns from."""
-    judges = rewarder(workbench.store, workbench.options.rewards)
+    judges = rewarder(job.run.store, job.options.common.rewards)
     for trace in traces:
         [episode] = judges([trace.episode])
         if episode.state == "completed" and episode.success:
@@ -108,24 +105,24 @@ def _few(traces: Iterable[AnyTrace], task_of: Callable[[AnyTrace], Hashable | No
             yield trace
 
 
-def _won(workbench: Workbench, trace: ForeignTrace) -> bool:
+def _won(job: LearningJob, trace: ForeignTrace) -> bool:
     if trace.success is not None:
         return trace.success
-    return trace.total_reward is not None and trace.total_reward >= workbench.targets[0].threshold
+    return trace.total_reward is not None and trace.total_reward >= job.environments.targets[0].threshold
 
 
-def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
+def _foreign(job: LearningJob, trace: ForeignTrace) -> Lesson:
     """A lesson from its tokens if this model's tokenizer made them, otherwise from its texts; targets use their own prompt template.
 
     Raises `InputError` if it has neither.
     """
-    files, chat = workbench.engine.files, workbench.engine.chat
-    targets = {environment.name: environment for environment in workbench.targets}
+    files, chat = job.engine.files, job.engine.chat
+    targets = {environment.name: environment for environment in job.environments.targets}
     is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, turn in enumerate(trace.turns):
         if is_ours and turn.prompt_ids and turn.action_ids:
-            if max(*turn.prompt_ids, *turn.action_ids, 0) >= workbench.trainee.vocabulary:
+            if max(*turn.prompt_ids, *turn.action_ids, 0) >= job.trainee.vocabulary:
                 raise InputError(f"imported episode {trace.id} has a token that {files.name} does not have: its ids are of another model")
             turns.append((turn.prompt_ids, turn.action_ids))
             continue
@@ -147,7 +144,7 @@ def _foreign(workbench: Workbench, trace: ForeignTrace) -> Lesson:
         turns=tuple(turns),
         sampler_logprobs=None,
         imitation=1.0,
-        kl=workbench.options.kl,
+        kl=job.options.loss.kl,
     )
-    workbench.check_length(f"imported episode {trace.id}", made.sequences)
+    check_length(job, f"imported episode {trace.id}", made.sequences)
     return made

@@ -22,7 +22,8 @@ from perdure.agent.cli import COMMANDS
 from perdure.agent.cli import perdure as group
 from perdure.agent.home import HomeLock
 from perdure.agent.show.terminal import rounded, visible
-from perdure.learners.options import GROUPS, LEARNERS, LearnOptions
+from perdure.learners.option_parsing import option_entries
+from perdure.learners.options import OWN
 from perdure.memory.schema import DEVELOPMENT_ID
 from perdure.memory.store import create_store
 
@@ -121,6 +122,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         (["learn", "grpo", "--target", ADD, "--option", "updates"], "write NAME=VALUE"),
         (["learn", "grpo", "--target", ADD, "--option", "updates=0"], "option updates='0'"),
         (["learn", "grpo", "--target", ADD, "--option", "x=1"], "no option 'x'"),
+        (["learn", "sft", "--option", "variant=dapo"], "option 'variant' belongs to grpo: sft does not read it"),
         (["learn", "grpo", "--target", ADD, "--option", "lr=.1", "--option", "lr=.2"], "given twice"),
         (["learn", "grpo", "--config", "none.toml"], "no configuration"),
         (["gate"], "Give the version to be gated, or --self-test"),
@@ -334,13 +336,10 @@ def test_config_show_prints_one_document(perdure: Call, tmp_path: Path) -> None:
 
 def test_help_of_learn_has_every_learner_and_every_option_once(perdure: Call) -> None:
     text = perdure("learn", "--help").out
-    assert all(name in text.split("Options:")[0] for name in LEARNERS)
-    named = [name for names in GROUPS.values() for name in names]
-    assert sorted(named) == sorted(LearnOptions.model_fields), "each in one group"
-    for name in named:
-        assert text.count(f"  {name}=") == 1
-    for title in GROUPS:
-        assert title in " ".join(text.split())
+    assert all(name in text.split("Options:")[0] for name in OWN)
+    for entry in option_entries():
+        assert text.count(f"  {entry.name}=") == 1
+        assert entry.section in " ".join(text.split())
 
 
 def test_numbers_have_three_digits_or_all_before_the_point() -> None:

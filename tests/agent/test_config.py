@@ -10,7 +10,7 @@ import pytest
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config, settings, template
 from perdure.envs.sandbox.sandbox_settings import Sandbox
-from perdure.learners.options import LearnOptions, parse_options
+from perdure.learners.option_parsing import every_option, option_entries
 from perdure.memory.errors import InputError
 
 
@@ -24,7 +24,7 @@ def test_the_template_sets_every_setting_to_its_default(tmp_path: Path) -> None:
     loaded = load_config(write(tmp_path, template()))
     assert loaded.config == Config()
     from_default = {key for key, origin in loaded.origins.items() if origin == "default"}
-    assert from_default == {"stream.stages", *(f"learn.options.{name}" for name in LearnOptions.model_fields)}
+    assert from_default == {"stream.stages", *(f"learn.options.{entry.name}" for entry in option_entries())}
 
 
 def test_the_stages_of_the_template_stand_in_place_of_its_environments(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_the_commented_options_of_the_template_are_the_defaults(tmp_path: Path) 
     head, options = template().split("[learn.options]\n")
     set_lines = [line.removeprefix("# ") for line in options.splitlines() if re.match(r"# \w+ = ", line)]
     loaded = load_config(write(tmp_path, head + "[learn.options]\n" + "\n".join(set_lines)))
-    assert parse_options(loaded.config.learn.options) == parse_options({})
-    assert len(set_lines) == len(LearnOptions.model_fields)
+    assert every_option(loaded.config.learn.options) == every_option({})
+    assert len(set_lines) == len(list(option_entries()))
 
 
 def test_every_setting_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +133,9 @@ def test_the_file_of_the_working_folder_is_found_and_named_in_full(tmp_path: Pat
         ("[learn]\nlearner = 'grop'", "did you mean grpo?"),
         ("[learn.options]\nupdate = 3", "no option 'update': there are updates"),
         ("[learn.options]\nlr = 'fast'", "option lr='fast'"),
+        ("[learn.options]\nvarant = 'dapo'", "did you mean variant?"),
+        ("[learn.options]\nteacher = 'fast'", "option teacher='fast'"),
+        ("[learn.options]\ntuning = 'full'\nolora = 0.1", "tuning=full trains all weights in float32"),
         ("[stream]\nenvironments = []", "stream: environments = [] leaves nothing to play"),
         ("[stream]\nenvironments = 3", "stream.environments = 3: input should be a valid list"),
         ("[stream]\nstages = 3", "stream.stages = 3: input should be a valid list"),
@@ -220,6 +223,19 @@ def test_what_environments_may_do_is_the_same_without_a_configuration() -> None:
 
 def test_a_file_of_demonstrations_is_where_the_command_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Config().learner_options({"demos": "mine.jsonl"})["demos"] == str(tmp_path / "mine.jsonl")
-    assert Config().learner_options({"demos": "oracle"})["demos"] == "oracle"
-    assert "demos" not in Config().learner_options()
+    assert Config().learner_options("sft", {"demos": "mine.jsonl"})["demos"] == str(tmp_path / "mine.jsonl")
+    assert Config().learner_options("sft", {"demos": "oracle"})["demos"] == "oracle"
+    assert "demos" not in Config().learner_options("sft")
+
+
+def test_options_of_other_learners_are_passed_over_in_the_file_and_refused_on_the_command_line(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "[learn.options]\nlr = 0.01\nvariant = 'dapo'\nepochs = 3\n")).config
+    assert config.learner_options("grpo", {"kl": "0.1"}) == {"seed": 0, "lr": 0.01, "variant": "dapo", "kl": 0.1}
+    assert config.learner_options("sft") == {"seed": 0, "lr": 0.01, "epochs": 3}
+    assert config.learner_options("reinforce") == {"seed": 0, "lr": 0.01}
+    with pytest.raises(InputError, match="option 'variant' belongs to grpo: sft does not read it; leave it out"):
+        config.learner_options("sft", {"variant": "dapo"})
+    with pytest.raises(InputError, match="option 'per_task' belongs to iterative-sft, self-sft, trace-sft: grpo does not read it"):
+        config.learner_options("grpo", {"per_task": 2})
+    with pytest.raises(InputError, match=r"no option 'varant': there are updates, .*; did you mean variant\?"):
+        config.learner_options("grpo", {"varant": "dapo"})

@@ -21,7 +21,7 @@ from tests.faults.invariants import Findings
 from tests.faults.place import Place
 from tests.faults.table import Condition
 
-from perdure.learners.options import LearnOptions
+from perdure.learners.option_parsing import parse_options
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
@@ -310,7 +310,7 @@ def _said(place: Place, words: str) -> bool:
 def _add_version(store: Store, model: ModelFiles) -> str:
     """A candidate whose adapter does nothing yet; gives its name."""
     name = versions.next_name(store)
-    trainee = Trainee(model, device="cpu", options=LearnOptions(rank=2, alpha=4))
+    trainee = Trainee(model, device="cpu", options=parse_options("grpo", {"rank": 2, "alpha": 4}))
     folder, digest = write_version(store.home, name, model, lambda folder: write_weights(folder, trainee.weights(), model))
     return versions.add_candidate(store, None, name, versions.INITIAL, digest, folder, [RIGGED], None).name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,27 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from perdure.envs.policy import Ids
+from perdure.envs.rollout import nothing
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.options import LearnOptions
+from perdure.learners.option_parsing import parse_options, read_by
+from perdure.learners.options import OWN, LearnOptions
 from perdure.learners.trainee import Reference, Trainee
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
-from perdure.memory.store import create_store
+from perdure.memory.records import VersionRef
+from perdure.memory.store import Store, create_store
 
 if TYPE_CHECKING:
     from tests.learners.home import Learner
+
+    from perdure.learners.learning_job import LearningJob
+
+MANY_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ONE = f"py:tests.learners.easy:Starts?letters={MANY_LETTERS}"
+TWO = f"py:tests.learners.easy:Starts?letters={MANY_LETTERS}&rounds=2"
+FAILS = "py:tests.learners.easy:Fails"
+
+MakeJob = Callable[..., "LearningJob"]
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +64,12 @@ def engine_of(files: ModelFiles, *, seed: int = 0, budget_tokens: int = 1536) ->
     return TransformersEngine(files, device="cpu", dtype=torch.float32, seed=seed, budget_tokens=budget_tokens)
 
 
+def options_of(**options: Any) -> LearnOptions:
+    """Of the first learner that reads all of them."""
+    learner = next(name for name in OWN if read_by(name, options) == options)
+    return parse_options(learner, options)
+
+
 def trainee_of(
     files: ModelFiles,
     *,
@@ -61,7 +79,7 @@ def trainee_of(
     **options: Any,
 ) -> Trainee:
     """One that learns on the CPU, with a small adapter unless the options say otherwise."""
-    made = LearnOptions(**{"rank": 4, "alpha": 8, **options})
+    made = options_of(**{"rank": 4, "alpha": 8, **options})
     return Trainee(files, device="cpu", options=made, start=start, references=references, with_teacher=with_teacher)
 
 
@@ -120,3 +138,34 @@ def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
 
     with create_store(tmp_path / "home") as store:
         yield Learner(store, llama)
+
+
+def moved(files: ModelFiles) -> Trainee:
+    """Away from the base, so that there is a KL to the version that serves."""
+    return random_adapter(trainee_of(files), 3, 0.1)
+
+
+@pytest.fixture
+def make_job(files: ModelFiles, tmp_path: Path) -> Iterator[MakeJob]:
+    """Makes jobs, each in a home of its own, at step 0, that learn ONE beside TWO with a trainee that has moved."""
+    from tests.learners.home import Learner, never  # it needs what stands above
+
+    stores: list[Store] = []
+
+    def make_job(
+        *,
+        stop: Callable[[], bool] = never,
+        each_round: Callable[[], None] = nothing,
+        targets: Sequence[str] = (ONE,),
+        old: Sequence[str] = (TWO,),
+        **options: Any,
+    ) -> LearningJob:
+        store = create_store(tmp_path / f"home-{len(stores)}")
+        stores.append(store)
+        learner = Learner(store, files, seed=1)
+        learner.engine.load(VersionRef("v0"), {})
+        return learner.job(targets, old, trainee=moved(files), stop=stop, each_round=each_round, **{"temperature": 0.7, **options})
+
+    yield make_job
+    for store in stores:
+        store.close()

@@ -7,20 +7,21 @@ from typing import Any
 
 import pytest
 from tests.fakes import ListJournal
-from tests.learners.conftest import engine_of, trainee_of
+from tests.learners.conftest import engine_of, options_of, trainee_of
 from tests.results import learn_result
 
 from perdure.envs.playing import Attempt
 from perdure.envs.registry import load_here as load
-from perdure.envs.rollout import play
+from perdure.envs.rollout import never, nothing, play
 from perdure.envs.seeds import dev_seed, train_seed
+from perdure.learners.checkpoint import Progress
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.engines.transformers_engine import TransformersEngine
-from perdure.learners.learn_job import run_learning
-from perdure.learners.options import LearnOptions
+from perdure.learners.learning_job import Interrupted, JobEnvironments, JobRun, LearningJob
 from perdure.learners.reward_source import from_environment
+from perdure.learners.run_learning import run_learning
+from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.workbench import Interrupted, Workbench
 from perdure.memory import environments, jobs, versions
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import Update
@@ -34,17 +35,13 @@ EASY = "py:tests.learners.easy:Starts"
 SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
 
 
-def never() -> bool:
-    return False
-
-
 class Learner:
     """A home with a tiny model that serves, and jobs that learn in it."""
 
-    def __init__(self, store: Store, files: ModelFiles) -> None:
+    def __init__(self, store: Store, files: ModelFiles, *, seed: int = 0) -> None:
         self.store = store
         self.files = files
-        self.engine: TransformersEngine = engine_of(files)
+        self.engine: TransformersEngine = engine_of(files, seed=seed)
         versions.add_initial(store, files.name, files.hash)
         environments.register(store, EASY)
 
@@ -89,40 +86,38 @@ class Learner:
         return self.run(*found, never)
 
     def run(self, job: Job, lease: Lease, stop: Callable[[], bool]) -> Version:
-        assert isinstance(job.order, LearnOrder)
-        version = run_learning(
-            store=self.store,
-            clock=BootClock(),
-            lease=lease,
-            job=job,
-            order=job.order,
-            engine=self.engine,
-            device="cpu",
-            load=load,
-            width=64,
-            stop=stop,
-        )
+        run = JobRun(store=self.store, lease=lease, journal=StoreJournal(self.store, BootClock()), stop=stop)
+        version = run_learning(run, job, LoadedVersions(self.store, self.engine), "cpu", load)
         jobs.finish_job(self.store, lease, learn_result(None, version=version.name), version.name)
         return version
 
-    def workbench(self, target: str, old: Sequence[str] = (), **options: Any) -> Workbench:
-        """A workbench of a job that learns a target, at step 0."""
-        _, lease = self.leased(target)
-        workbench = Workbench(
-            store=self.store,
-            lease=lease,
-            journal=StoreJournal(self.store, BootClock()),
+    def job(
+        self,
+        targets: Sequence[str],
+        old: Sequence[str] = (),
+        *,
+        trainee: Trainee | None = None,
+        with_teacher: bool = False,
+        stop: Callable[[], bool] = never,
+        each_round: Callable[[], None] = nothing,
+        **options: Any,
+    ) -> LearningJob:
+        """A job at step 0, with its weights in the engine. Its learner is the first that reads all the options."""
+        for name in {*targets, *old}:
+            environments.register(self.store, name)
+        _, lease = self.queued(targets[0])
+        made = options_of(**options)
+        job = LearningJob(
+            run=JobRun(store=self.store, lease=lease, journal=StoreJournal(self.store, BootClock()), stop=stop, each_round=each_round),
+            options=made,
             engine=self.engine,
-            trainee=trainee_of(self.files, **options),
-            options=LearnOptions(**options),
-            targets=[load(target)],
-            old=[load(name) for name in old],
-            width=64,
-            stop=never,
+            trainee=trainee or trainee_of(self.files, with_teacher=with_teacher, **options),
+            environments=JobEnvironments(targets=[load(name) for name in targets], old=[load(name) for name in old]),
+            progress=Progress(start="v0", serving="v0", updates=made.common.updates),
             rewarder=from_environment(self.store),
         )
-        workbench.start()
-        return workbench
+        self.engine.load(job.sampler, job.trainee.weights())
+        return job
 
     def play_live(self, target: str, tasks: int) -> None:
         """Play tasks of the stream with the version that serves, eight episodes each."""

@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from tests.learners.conftest import options_of
 
 from perdure.learners.batches import (
     Lesson,
@@ -17,7 +18,6 @@ from perdure.learners.batches import (
     policy_gradient_lessons,
     replay_lessons,
 )
-from perdure.learners.options import LearnOptions
 from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
 
 IDS = count(1000)
@@ -116,7 +116,7 @@ def test_answers_cut_off_at_the_limit_can_be_left_out_of_the_policy_gradient() -
         (3, (0,)),
         (4, ()),
     ]
-    options = LearnOptions(mask_truncated=True, kl_old=0.0)
+    options = options_of(mask_truncated=True, kl_old=0.0)
     assert [(lesson.episode, lesson.cut_turns) for lesson in replay_lessons([group], options)] == [(1, ()), (2, (1,)), (4, ())]
 
 
@@ -138,14 +138,14 @@ def test_only_successes_are_imitated() -> None:
 
 def test_replay_compares_the_members_of_mixed_groups_and_imitates_groups_in_which_all_succeeded() -> None:
     mixed, solved, failed = [episode(1), episode(0)], [episode(1), episode(1, turns=2)], [episode(0), episode(0)]
-    lessons = replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.05))
+    lessons = replay_lessons([failed, mixed, solved], options_of(replay_weight=0.3, kl_old=0.05))
     assert weights(lessons) == [(1, 0, 0.05), (-1, 0, 0.05)] + [(0, 0.3, 0.05)] * 2 + [(0, 0, 0.05)] * 2
     assert not any(lesson.of_target for lesson in lessons)
     assert (
-        weights(replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.3, kl_old=0.0)))
+        weights(replay_lessons([failed, mixed, solved], options_of(replay_weight=0.3, kl_old=0.0)))
         == [(1, 0, 0), (-1, 0, 0)] + [(0, 0.3, 0)] * 2
     )
-    assert weights(replay_lessons([failed, mixed, solved], LearnOptions(replay_weight=0.0, kl_old=0.0))) == [(1, 0, 0), (-1, 0, 0)]
+    assert weights(replay_lessons([failed, mixed, solved], options_of(replay_weight=0.0, kl_old=0.0))) == [(1, 0, 0), (-1, 0, 0)]
 
 
 def made(environment: str, tokens: int, *, of_target: bool) -> Lesson:

@@ -7,7 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from tests.learners.conftest import copied, random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.checkpoint import Checkpoint, TrainingState, read_checkpoint, remove_other_checkpoints, write_checkpoint
+from perdure.learners.checkpoint import Checkpoint, Progress, TrainingState, read_checkpoint, remove_other_checkpoints, write_checkpoint
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
@@ -24,8 +24,9 @@ from perdure.memory.errors import RuntimeFailure, Unavailable
 
 STATE = TrainingState(parameters=[torch.arange(6.0)], optimizer={}, teacher=[])
 NO_STATE = TrainingState(parameters=[], optimizer={}, teacher=[])
-LATER = Checkpoint(step=3, start="v1", serving="v2", state=STATE, counts=(7, 4), chosen=(9, 5))
-EARLIER = replace(LATER, step=2, state=NO_STATE, counts=(0, 0))
+PROGRESS = Progress(start="v1", serving="v2", updates=12, step=3, groups=7, target_groups=4, chosen=(9, 5))
+LATER = Checkpoint(progress=PROGRESS, state=STATE)
+EARLIER = Checkpoint(progress=replace(PROGRESS, step=2, groups=0, target_groups=0), state=NO_STATE)
 TURNS = [((5, 6, 7), (8, 9)), ((5, 6), (10, 11, 12))]
 
 
@@ -57,7 +58,7 @@ def test_only_jobs_that_have_not_ended_keep_a_checkpoint(tmp_path: Path) -> None
         lambda content: content[: len(content) // 2],
         lambda content: content[:-1],
         lambda content: b"\0" * len(content),
-        lambda content: content.replace(b"counts", b"c\0unts"),
+        lambda content: content.replace(b"chosen", b"ch\0sen"),
         lambda content: content[: len(content) // 2] + b"\0" * (len(content) - len(content) // 2),
         lambda content: content.replace(struct.pack("<f", 5.0), struct.pack("<f", 6.0)),
         lambda content: b"text\n" * 1000,
@@ -76,7 +77,16 @@ class Runs:
         return os.mkdir, ("ran",)
 
 
-@pytest.mark.parametrize("content", [{"step": Runs()}, {"step": 1, "other": 2}, 7])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"step": Runs()},
+        {"step": 1, "other": 2},
+        {"progress": {"step": 1}, "state": {}},
+        {"progress": asdict(PROGRESS), "state": {"parameters": [], "optimizer": {}, "teacher": []}, "other": 2},
+        7,
+    ],
+)
 def test_a_checkpoint_of_another_form_is_refused_and_no_code_in_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
 ) -> None:
@@ -123,7 +133,7 @@ def test_a_trainee_goes_on_with_its_optimiser_and_its_slow_teacher(
     whole, first, second = fresh(), fresh(), fresh()
     stepped(whole, 3)
     stepped(first, 1)
-    write_checkpoint(tmp_path, 1, replace(LATER, step=1, state=first.state()))
+    write_checkpoint(tmp_path, 1, replace(LATER, state=first.state()))
     checkpoint = read_checkpoint(tmp_path, 1)
     assert checkpoint is not None
     second.resume(checkpoint.state)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.learners.conftest import trainee_of
 from tests.learners.easy import Dries
 from tests.learners.home import EASY, Learner
 
 from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
+from perdure.learners.batch_sampling import refilled, sample
 from perdure.learners.batches import Lesson, imitation_lessons, is_mixed, policy_gradient_lessons, turns_of
 from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.epochs import per_task
-from perdure.learners.gradients import ExtraLoss
+from perdure.learners.learning_job import LearningJob, Retention
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.reinforce import reinforce
@@ -69,15 +72,20 @@ class Mute:
     """Judges nothing."""
 
 
-def spied() -> tuple[list[Lesson], ExtraLoss]:
-    """A term of the loss that is 0 and looks on, with the lessons that it has seen."""
+def spied(job: LearningJob) -> tuple[list[Lesson], LearningJob]:
+    """The job with a term of the loss that is 0 and looks on, and the lessons that it has seen."""
     seen: list[Lesson] = []
 
-    def spy(trainee: object, lessons: Sequence[Lesson], share: float) -> torch.Tensor:
+    def spy(trainee: object, lessons: Sequence[Lesson], weights: Sequence[float]) -> torch.Tensor:
         seen.extend(lessons)
         return torch.zeros(())
 
-    return seen, spy
+    return seen, replace(job, retention=Retention(extra_losses={"seen": spy}))
+
+
+def judged(job: LearningJob, model: str) -> LearningJob:
+    """The job with the rewards of a model of this file."""
+    return replace(job, rewarder=rewarder(job.run.store, f"py:tests.learners.test_episode_selection:{model}"))
 
 
 def learned(learner: Learner, job: int) -> list[int]:
@@ -151,8 +159,8 @@ def test_imported_episodes_are_learned_from_their_tokens_or_else_their_texts(lla
         {"environment": load(TOLD).name, "success": True, "turns": [{"observation": "1?", "action": "b"}]},
         {"environment": "e", "success": False, "turns": [{"observation": "1?", "action": "lost"}]},
     )
-    seen, spy = spied()
-    trace_sft(llama_learner.workbench(TOLD, traces="import:others", updates=1), {"seen": spy})
+    seen, job = spied(llama_learner.job([TOLD], traces="import:others", updates=1))
+    trace_sft(job)
     first = chat.prompt([Message(role="user", text="1?")])
     expected = {
         (((5, 6, 7), (8, 9)),),
@@ -193,7 +201,7 @@ def test_imported_tokens_of_another_model_without_texts_are_refused(llama_learne
 
 
 def test_per_task_limits_the_successes_imitated_of_a_group(llama_learner: Learner) -> None:
-    groups = llama_learner.workbench(EASY, samples=8).sample(6).target
+    groups = sample(llama_learner.job([EASY], samples=8), 6).target
     for most in (1, 3):
         kept = per_task(groups, most)
         assert [len(group) for group in kept] == [min(most, sum(episode.success for episode in group)) for group in groups]
@@ -217,8 +225,7 @@ def test_a_round_resumed_in_its_middle_is_not_restarted(llama_learner: Learner, 
 
 
 def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(EASY, restart=True)
-    trainee = workbench.trainee
+    trainee = trainee_of(llama_learner.files, restart=True)
     start = [parameter.detach().clone() for parameter in trainee.parameters]
     moved = []
     for _ in range(2):
@@ -231,31 +238,30 @@ def test_restart_goes_back_to_weights_and_optimiser_of_the_start(llama_learner: 
 
 
 def test_refill_plays_more_groups_if_rewards_were_equal(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(EASY, samples=4)
-    sampled = workbench.sample(8, refill=3)
+    job = llama_learner.job([EASY], samples=4)
+    sampled = refilled(job, sample(job, 8), 8, 3)
     once = llama_learner.store.rows("SELECT count(*) AS n FROM episode")[0]["n"]
     assert once == 4 * len(sampled.target) > 8 * 4  # those of equal rewards are still there, for what they tell
     assert sum(is_mixed(group) for group in sampled.target) >= 8 or once == 4 * (8 + 3 * 8)
     assert len({group[0].group for group in sampled.target}) == len(sampled.target)
-    assert all(len(llama_learner.workbench(EASY, samples=4).sample(n).target) == n for n in (1, 3))
+    assert all(len(sample(llama_learner.job([EASY], samples=4), n).target) == n for n in (1, 3))
 
 
 def test_grpo_refills_as_often_as_its_option_says(llama_learner: Learner) -> None:
     for refill in (0, 2):
-        workbench = llama_learner.workbench(ALWAYS, samples=4, prompts=3, updates=1, measure=0, refill=refill)
+        job = llama_learner.job([ALWAYS], samples=4, prompts=3, updates=1, measure=0, refill=refill)
         with pytest.raises(RuntimeFailure, match="nothing to learn from"):
-            grpo(workbench)
-        assert workbench.updates[-1].groups.groups == 3 * (1 + refill)
+            grpo(job)
+        assert job.tally.updates[-1].groups.groups == 3 * (1 + refill)
 
 
 def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(EASY, samples=8)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:LongAnswers")
-    for group in workbench.sample(4).target:
+    job = judged(llama_learner.job([EASY], samples=8), "LongAnswers")
+    for group in sample(job, 4).target:
         for episode in group:
             assert episode.total_reward == len(episode.turns[0].action_ids) - 1
             assert episode.success == (episode.total_reward >= 1)
-            assert get_episode(workbench.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
+            assert get_episode(job.run.store, episode.id).total_reward != episode.total_reward or episode.total_reward in (0, 1)
     llama_learner.learn(NEVER, "reinforce", **SMALL, rewards="py:tests.learners.test_episode_selection:LongAnswers")
     assert llama_learner.steps(2)[0].groups.reward > 0  # where the environment never pays
 
@@ -290,29 +296,25 @@ def test_stored_rewards_decide_which_traces_are_learned(llama_learner: Learner) 
 
 
 def test_one_member_alone_and_equal_rewards_teach_nothing(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(EASY, samples=2)
-    groups = workbench.sample(3).target
+    groups = sample(llama_learner.job([EASY], samples=2), 3).target
     assert policy_gradient_lessons([group[:1] for group in groups], 0.0) == []
     assert all(turns_of(episode) for group in groups for episode in group)
 
 
 def test_reinforce_weighs_each_token_by_the_return(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=8, temperature=1.0)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:LongAnswers")
-    seen, spy = spied()
-    reinforce(workbench, {"seen": spy})
-    played = [get_episode(workbench.store, row["id"]) for row in workbench.store.rows("SELECT id FROM episode")]
+    store = llama_learner.store
+    seen, job = spied(judged(llama_learner.job([EASY], updates=1, prompts=6, samples=8, temperature=1.0), "LongAnswers"))
+    reinforce(job)
+    played = [get_episode(store, row["id"]) for row in store.rows("SELECT id FROM episode")]
     assert {lesson.episode for lesson in seen} == {episode.id for episode in played if len(episode.turns[0].action_ids) > 1}
     assert all(lesson.advantage == lesson.tokens - 1 for lesson in seen)
 
 
 @pytest.mark.parametrize("learner", [grpo, reinforce, iterative_sft])
 def test_episodes_without_an_advantage_or_imitation_still_have_the_kl_term(llama_learner: Learner, learner: Callable[..., None]) -> None:
-    workbench = llama_learner.workbench(EASY, updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5)
-    workbench.rewarder = rewarder(workbench.store, "py:tests.learners.test_episode_selection:SomeTasks")
-    seen, spy = spied()
-    learner(workbench, {"seen": spy})
-    assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in workbench.store.rows("SELECT id FROM episode ORDER BY id")]
+    seen, job = spied(judged(llama_learner.job([EASY], updates=1, prompts=6, samples=4, temperature=1.0, kl=0.5), "SomeTasks"))
+    learner(job)
+    assert sorted(lesson.episode for lesson in seen) == [row["id"] for row in job.run.store.rows("SELECT id FROM episode ORDER BY id")]
     assert {lesson.kl for lesson in seen} == {0.5}
     assert {bool(lesson.advantage or lesson.imitation) for lesson in seen} == {True, False}
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from perdure.envs.policy import Request
 from perdure.learners.engines.loaded_versions import LoadedVersions
-from perdure.learners.options import parse_options
+from perdure.learners.option_parsing import parse_options
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
+from perdure.memory.contracts.orders import OptionValue
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
 
@@ -96,7 +97,7 @@ def test_a_slow_teacher_starts_as_the_learner_and_goes_part_of_the_way(llama: Mo
 
 
 @pytest.mark.parametrize("options", [{"quantized": True}, {"olora": 0.1}, {"dtype": "bfloat16"}])
-def test_what_is_for_adapters_only_is_refused(options: dict[str, object]) -> None:
-    assert parse_options(options).tuning == "lora"
+def test_what_is_for_adapters_only_is_refused(options: dict[str, OptionValue]) -> None:
+    assert parse_options("grpo", options).tuning.tuning == "lora"
     with pytest.raises(InputError, match="tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need"):
-        parse_options({"tuning": "full", **options})
+        parse_options("grpo", {"tuning": "full", **options})

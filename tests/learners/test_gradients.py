@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import engine_of, options_of, plain_logprobs, plain_model, random_adapter, trainee_of
 from tests.tiny_models import tiny_llama
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -20,7 +20,6 @@ from perdure.learners.batches import Lesson
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.gradients import PassStats, accumulate_gradient
 from perdure.learners.losses import VARIANTS
-from perdure.learners.options import LearnOptions
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair
@@ -103,7 +102,7 @@ def gathered(
     seen = accumulate_gradient(
         trainee,
         lessons,
-        LearnOptions(ratio_cap=CAP, **options),
+        options_of(ratio_cap=CAP, **options),
         most_tokens=MOST_TOKENS,
         old_logprobs={} if old is None else old,
         extra_losses={},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from perdure.learners.batches import Lesson
 from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.learning_job import LearningJob, Retention
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.reinforce import reinforce
@@ -36,7 +38,6 @@ from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.olora import olora
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
-from perdure.learners.workbench import Workbench
 from perdure.memory import environments
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
@@ -83,14 +84,19 @@ def less_others(reward: float, rewards: Sequence[float]) -> float:
     return reward - (sum(rewards) - reward) / (len(rewards) - 1)
 
 
-def bench_of(
+def job_of(
     learner: Learner, old: Sequence[str] = (), *, start: Weights | None = None, with_teacher: bool = False, **options: Any
-) -> Workbench:
-    """A workbench whose trainee starts as that of a job with these options does."""
-    workbench = learner.workbench(TARGET, old, **options)
+) -> LearningJob:
+    """A job whose trainee starts as it does when these options are ordered."""
     torch.manual_seed(0)
-    workbench.trainee = trainee_of(learner.files, start=start, with_teacher=with_teacher, **options)
-    return workbench
+    trainee = trainee_of(learner.files, start=start, with_teacher=with_teacher, **options)
+    return learner.job([TARGET], old, trainee=trainee, **options)
+
+
+def spied(job: LearningJob) -> tuple[list[Lesson], LearningJob]:
+    """The job with a loss of nothing, and the lessons that this is shown."""
+    lessons = list[Lesson]()
+    return lessons, replace(job, retention=replace(job.retention, extra_losses=spy(lessons)))
 
 
 def spy(lessons: list[Lesson]) -> dict[str, ExtraLoss]:
@@ -107,10 +113,10 @@ def flat(trainee: Trainee) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in trainee.parameters])
 
 
-def played(workbench: Workbench) -> list[Episode]:
+def played(job: LearningJob) -> list[Episode]:
     """What this job has played."""
-    rows = workbench.store.rows("SELECT id FROM episode WHERE job = ? ORDER BY id", (workbench.lease.subject,))
-    return [get_episode(workbench.store, row["id"]) for row in rows]
+    rows = job.run.store.rows("SELECT id FROM episode WHERE job = ? ORDER BY id", (job.id,))
+    return [get_episode(job.run.store, row["id"]) for row in rows]
 
 
 def groups_of(episodes: Sequence[Episode]) -> dict[str, list[Episode]]:
@@ -157,11 +163,13 @@ def test_every_lesson_weighs_what_the_options_say(
         (tmp_path / "rows.jsonl").write_text('{"environment": "e", "success": true, "turns": [{"observation": "1?", "action": "a"}]}\n')
         import_file(store, tmp_path / "rows.jsonl", "others")
     options = {**BATCH, "kl": KL, "kl_old": KL_OLD, "replay_weight": REPLAY_WEIGHT, **settings}
-    workbench = bench_of(llama_learner, [MIXED, ALWAYS, NEVER], with_teacher=learn is sdft, **options)
-    before, lessons = flat(workbench.trainee), list[Lesson]()
-    learn(workbench, spy(lessons), lambda trainee, gradient_P: torch.zeros_like(gradient_P))
-    assert workbench.step == 1
-    assert torch.equal(flat(workbench.trainee), before)
+    job = job_of(llama_learner, [MIXED, ALWAYS, NEVER], with_teacher=learn is sdft, **options)
+    before = flat(job.trainee)
+    still = Retention(project_gradient=lambda trainee, gradient_P: torch.zeros_like(gradient_P))
+    lessons, job = spied(replace(job, retention=still))
+    learn(job)
+    assert job.progress.step == 1
+    assert torch.equal(flat(job.trainee), before)
 
     assert {(one.advantage, one.imitation, one.kl) for one in lessons if one.episode is None} <= {(0.0, 1.0, KL)}
     by_episode = {one.episode: one for one in lessons if one.episode is not None}
@@ -183,7 +191,7 @@ def test_every_lesson_weighs_what_the_options_say(
             assert (found.advantage, found.imitation, found.kl) == pytest.approx(expected), episode
     # stored mixed groups; and of replay those that are mixed, all won, and all lost
     assert kinds >= {("live", True, False), ("replay", True, False), ("replay", False, True), ("replay", False, False)}
-    looked = [episode.id for episode in played(workbench) if episode.purpose == "replay" or weigh is not imitated]
+    looked = [episode.id for episode in played(job) if episode.purpose == "replay" or weigh is not imitated]
     assert set(looked) <= by_episode.keys()
     if weigh is imitated:
         assert any(one.imitation == 1.0 for one in lessons)
@@ -205,9 +213,8 @@ def test_grpo_has_the_advantages_of_its_variant(
 ) -> None:
     """In the target, in what is replayed and in what is stored."""
     llama_learner.play_live(MIXED, 2)
-    workbench = bench_of(llama_learner, [MIXED], **BATCH, variant=variant)
-    lessons = list[Lesson]()
-    grpo(workbench, spy(lessons))
+    lessons, job = spied(job_of(llama_learner, [MIXED], **BATCH, variant=variant))
+    grpo(job)
     found = {one.episode: one.advantage for one in lessons if one.episode is not None}
     episodes = [get_episode(llama_learner.store, id_) for id_ in found]
     assert {episode.purpose for episode in episodes if found[episode.id]} == {"learn", "replay", "live"}
@@ -219,23 +226,25 @@ def test_grpo_has_the_advantages_of_its_variant(
     assert found == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("learn", "passes", "steps"), [(grpo, 1, 2), (grpo, 3, 6), (reinforce, 2, 4), (iterative_sft, 2, 2)])
-def test_a_batch_of_a_policy_gradient_makes_as_many_steps_as_there_are_passes(
-    llama_learner: Learner, learn: Callable[..., None], passes: int, steps: int
+@pytest.mark.parametrize(
+    ("learn", "settings", "steps"),
+    [(grpo, {"passes": 1}, 2), (grpo, {"passes": 3}, 6), (reinforce, {}, 2), (iterative_sft, {"rounds": 2}, 2)],
+)
+def test_a_batch_of_grpo_makes_as_many_steps_as_there_are_passes(
+    llama_learner: Learner, learn: Callable[..., None], settings: dict[str, Any], steps: int
 ) -> None:
-    """Of two updates; what is imitated is imitated once. The episodes are the newest in any case."""
-    workbench = bench_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, passes=passes, rounds=2)
-    learn(workbench)
-    assert {int(state["step"]) for state in workbench.trainee.state().optimizer["state"].values()} == {steps}
-    assert [update.staleness for update in workbench.updates] == [0.0, 0.0]
+    """Of two updates; the other learners make one pass. The episodes are the newest in any case."""
+    job = job_of(llama_learner, **{**BATCH, "updates": 2, "prompts": 6}, **settings)
+    learn(job)
+    assert {int(state["step"]) for state in job.trainee.state().optimizer["state"].values()} == {steps}
+    assert [update.staleness for update in job.tally.updates] == [0.0, 0.0]
 
 
 def test_diagnostics_of_an_update_by_hand(llama_learner: Learner) -> None:
     environments.register(llama_learner.store, MIXED)
-    workbench = bench_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8})
-    lessons = list[Lesson]()
-    grpo(workbench, spy(lessons))
-    every, last = played(workbench), workbench.updates[-1]
+    lessons, job = spied(job_of(llama_learner, [MIXED], **{**BATCH, "stored": 0.0, "prompts": 8}))
+    grpo(job)
+    every, last = played(job), job.tally.updates[-1]
     target = [episode for episode in every if episode.purpose == "learn"]
     logprobs = [logp for episode in target for turn in episode.turns for logp in turn.logprobs]
     mixed = [len({episode.total_reward for episode in group}) > 1 for group in groups_of(target).values()]
@@ -259,28 +268,28 @@ def test_each_retention_option_adds_its_own_term(llama_learner: Learner, tmp_pat
     first = llama_learner.learn(TARGET, "sft", **fixed)
     start = version_weights(llama_learner.store, llama_learner.files, first)
 
-    def projected(workbench: Workbench, *, mean: bool) -> ProjectGradient:
-        return gradient_projection(episodic_memory(workbench), mean=mean, temperature=1.0, budget_tokens=512)
+    def projected(job: LearningJob, *, mean: bool) -> ProjectGradient:
+        return gradient_projection(episodic_memory(job), mean=mean, temperature=1.0, budget_tokens=512)
 
-    def held(workbench: Workbench) -> ExtraLoss:
-        memory = [one for memory in episodic_memory(workbench) for one in memory]
-        return ewc(workbench.trainee, fisher(workbench.trainee, memory, 1.0), 1000.0)
+    def held(job: LearningJob) -> ExtraLoss:
+        memory = [one for memory in episodic_memory(job) for one in memory]
+        return ewc(job.trainee, fisher(job.trainee, memory, 1.0), 1000.0)
 
-    by_hand: Mapping[str, tuple[dict[str, Any], Callable[[Workbench], tuple[dict[str, ExtraLoss], ProjectGradient | None]]]] = {
-        "nothing": ({}, lambda workbench: ({}, None)),
-        "ewc": ({"ewc": 1000.0}, lambda workbench: ({"ewc": held(workbench)}, None)),
-        "lwf": ({"lwf": 0.5}, lambda workbench: ({"lwf": lwf(0.5, 1.0)}, None)),
-        "olora": ({"olora": 0.1}, lambda workbench: ({"olora": olora(workbench.trainee, 0.1)}, None)),
-        "a-gem": ({"gem": "a-gem"}, lambda workbench: ({}, projected(workbench, mean=True))),
-        "gem": ({"gem": "gem"}, lambda workbench: ({}, projected(workbench, mean=False))),
+    by_hand: Mapping[str, tuple[dict[str, Any], Callable[[LearningJob], Retention]]] = {
+        "nothing": ({}, lambda job: Retention()),
+        "ewc": ({"ewc": 1000.0}, lambda job: Retention(extra_losses={"ewc": held(job)})),
+        "lwf": ({"lwf": 0.5}, lambda job: Retention(extra_losses={"lwf": lwf(0.5, 1.0)})),
+        "olora": ({"olora": 0.1}, lambda job: Retention(extra_losses={"olora": olora(job.trainee, 0.1)})),
+        "a-gem": ({"gem": "a-gem"}, lambda job: Retention(project_gradient=projected(job, mean=True))),
+        "gem": ({"gem": "gem"}, lambda job: Retention(project_gradient=projected(job, mean=False))),
     }
     found, expected = {}, {}
     for name, (settings, terms) in by_hand.items():
-        job = llama_learner.learn(TARGET, "sft", start=first.name, **fixed, **settings).job
-        assert job is not None
-        workbench = bench_of(llama_learner, [MIXED, ALWAYS], start=start, **fixed, **settings)
-        sft(workbench, *terms(workbench))
-        for updates, told in ((llama_learner.steps(job), found), (workbench.updates, expected)):
+        ordered = llama_learner.learn(TARGET, "sft", start=first.name, **fixed, **settings).job
+        assert ordered is not None
+        job = job_of(llama_learner, [MIXED, ALWAYS], start=start, **fixed, **settings)
+        sft(replace(job, retention=terms(job)))
+        for updates, told in ((llama_learner.steps(ordered), found), (job.tally.updates, expected)):
             for n, update in enumerate(updates):
                 told |= {(name, n, "nll"): update.nll, (name, n, "grad_norm"): update.grad_norm, (name, n, "kl"): update.kl_loss}
                 told |= {(name, n, key): value for key, value in update.extra_losses.items()}
@@ -330,8 +339,8 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
     """Both have the start's weights, which are not the base model's: by plain passes of it, one sequence at a time."""
     files = llama_learner.files
     start = copied(random_adapter(trainee_of(files), 3, 0.1).weights())
-    workbench = bench_of(llama_learner, start=start, with_teacher=True, **{**BATCH, "prompts": 3}, direction=direction)
-    sdft(workbench)
+    job = job_of(llama_learner, start=start, with_teacher=True, **{**BATCH, "prompts": 3}, direction=direction)
+    sdft(job)
     model: Any = plain_model(files)
     bank = WeightBank(model)
     bank.add("start", start)
@@ -343,15 +352,15 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
         return torch.cat(logits).log_softmax(-1)
 
     kl = []
-    for lesson, turns in teaching(workbench, list(groups_of(played(workbench)).values())).items():
+    for lesson, turns in teaching(job, list(groups_of(played(job)).values())).items():
         student_AV, teacher_AV = distributions(lesson.turns), distributions(turns)
         first_AV, second_AV = (student_AV, teacher_AV) if direction == "reverse" else (teacher_AV, student_AV)
         kl += (first_AV.exp() * (first_AV - second_AV)).sum(-1).tolist()
-    assert workbench.updates[-1].tokens == len(kl) > 0
-    assert workbench.updates[-1].extra_losses["distillation"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
+    assert job.tally.updates[-1].tokens == len(kl) > 0
+    assert job.tally.updates[-1].extra_losses["distillation"] == pytest.approx(statistics.fmean(kl), rel=1e-3)
 
 
-def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_learner: Learner) -> None:
+def test_a_slow_teacher_follows_each_update_before_the_next_and_a_frozen_one_never(llama_learner: Learner) -> None:
     seen: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def keep(trainee: Trainee, gradient_P: Tensor) -> Tensor:
@@ -359,15 +368,14 @@ def test_a_slow_teacher_goes_after_each_update_and_a_frozen_one_never(llama_lear
         seen.append(([one.clone() for one in state.teacher], [one.detach().clone() for one in state.parameters]))
         return gradient_P
 
-    settings = {**BATCH, "updates": 2, "prompts": 3, "lr": 0.01}
-    workbench = bench_of(llama_learner, with_teacher=True, **settings, teacher="frozen", teacher_rate=0.25)
-    before = workbench.trainee.logprobs(TURNS, 1.0, "teacher")
-    sdft(workbench)
-    assert torch.equal(workbench.trainee.logprobs(TURNS, 1.0, "teacher"), before)
+    settings = {**BATCH, "updates": 3, "prompts": 3, "lr": 0.01}
+    job = job_of(llama_learner, with_teacher=True, **settings, teacher="frozen", teacher_rate=0.25)
+    before = job.trainee.logprobs(TURNS, 1.0, "teacher")
+    sdft(job)
+    assert torch.equal(job.trainee.logprobs(TURNS, 1.0, "teacher"), before)
 
-    workbench = bench_of(llama_learner, with_teacher=True, **settings, teacher="slow", teacher_rate=0.25)
-    sdft(workbench, {}, keep)
-    keep(workbench.trainee, torch.zeros(()))
+    job = job_of(llama_learner, with_teacher=True, **settings, teacher="slow", teacher_rate=0.25)
+    sdft(replace(job, retention=Retention(project_gradient=keep)))
     assert len(seen) == 3
     for (teacher, _), (after, learner) in pairwise(seen):
         for was, is_, now in zip(teacher, after, learner, strict=True):

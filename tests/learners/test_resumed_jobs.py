@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
-from perdure.learners.options import LEARNERS
+from perdure.learners.loops.learner_table import LEARNERS
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments
 from perdure.memory.store import create_store
@@ -16,7 +16,7 @@ from perdure.memory.trajectories.manifests import manifests
 from perdure.memory.versions import promote
 
 TWO_TURNS = "py:tests.learners.easy:Starts?rounds=2"
-SMALL = {"updates": 6, "prompts": 2, "samples": 4, "replay_samples": 2, "rounds": 2, "measure": 0}
+SMALL = {"updates": 6, "prompts": 2, "samples": 4, "replay_samples": 2, "measure": 0}
 
 
 def played(learner: Learner) -> dict[str, int]:
@@ -30,7 +30,7 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
     environments.register(llama_learner.store, TWO_TURNS)
     if name == "trace-sft":
         llama_learner.play_live(EASY, 12)
-    settings = {"prompts": 8} if name == "self-sft" else {}
+    settings = {"self-sft": {"prompts": 8}, "iterative-sft": {"rounds": 2}}.get(name, {})
     llama_learner.interrupted(EASY, name, after=2, **{**SMALL, **settings})
     steps = llama_learner.steps(1)
     assert [step.update for step in steps] == [1, 2, 3, 4, 5, 6]

@@ -123,8 +123,8 @@ def test_options_that_vllm_cannot_work_with_are_refused_before_a_job(options: di
     with pytest.raises(ValueError, match=message):
         Config.model_validate({"engine": "vllm", "learn": {"options": options}})
     with pytest.raises(InputError, match=message):
-        Config(engine="vllm").learner_options(options)
-    assert Config().learner_options(options) == {"seed": Config().seed, **options}
+        Config(engine="vllm").learner_options("grpo", options)
+    assert Config().learner_options("grpo", options) == {"seed": Config().seed, **options}
 
 
 SPEAKS = """

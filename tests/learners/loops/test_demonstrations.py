@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
+from perdure.learners.batch_sampling import sample, task_seed
 from perdure.learners.batches import Lesson, turns_of
+from perdure.learners.learning_job import Retention
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, first_prompt, hinted, retry_with_hints, solved, with_prompt
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.sdft import sdft, teaching
@@ -37,20 +40,20 @@ def test_another_first_prompt_is_spliced_in_token_for_token() -> None:
 
 
 def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(TWO, samples=8)
-    target, chat = workbench.targets[0], workbench.engine.chat
-    lessons = answers_in_own_words(workbench, [(TWO, workbench.task(target, n)) for n in range(4)])
+    job = llama_learner.job([TWO], samples=8)
+    target, chat = job.environments.targets[0], job.engine.chat
+    lessons = answers_in_own_words(job, [(TWO, task_seed(job, target, n)) for n in range(4)])
     assert lessons
     shown = chat.prompt(opening(hinted(target, ["x"]), "?"))
     for lesson in lessons:
-        episode = get_episode(workbench.store, lesson.episode or 0)
+        episode = get_episode(job.run.store, lesson.episode or 0)
         assert episode.purpose == "hinted"
         assert episode.success
         sampled = turns_of(episode)
         played = solved(target, episode.seed)
         assert played is not None
         told_answers = [action for _, action in played.exchanges]
-        assert sampled[0][0] == first_prompt(workbench, hinted(target, told_answers), episode)
+        assert sampled[0][0] == first_prompt(job, hinted(target, told_answers), episode)
         assert len(sampled) == len(lesson.turns) == 2
         assert [action for _, action in lesson.turns] == [action for _, action in sampled]
         assert lesson.turns[0][0] == chat.prompt(opening(target, episode.turns[0].observation))
@@ -59,7 +62,7 @@ def test_what_is_learned_of_a_hinted_episode_stands_under_the_prompt_without_it(
         assert "A right answer is" not in llama_text(llama_learner, lesson.turns[1][0])
         assert "A right answer is" in llama_text(llama_learner, sampled[1][0])
     assert len(shown) > len(chat.prompt(opening(target, "?")))
-    tasks = [get_episode(workbench.store, lesson.episode or 0).seed for lesson in lessons]
+    tasks = [get_episode(job.run.store, lesson.episode or 0).seed for lesson in lessons]
     assert len(tasks) == len(set(tasks))  # at most one of a task
 
 
@@ -68,12 +71,12 @@ def llama_text(learner: Learner, ids: tuple[int, ...]) -> str:
 
 
 def test_only_tasks_that_nobody_won_are_tried_again(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(f"py:tests.learners.easy:Starts?letters={LETTERS}", samples=2)
-    groups = workbench.sample(12).target
+    job = llama_learner.job([f"py:tests.learners.easy:Starts?letters={LETTERS}"], samples=2)
+    groups = sample(job, 12).target
     failed = {group[0].seed for group in groups if not any(episode.success for episode in group)}
     assert 0 < len(failed) < 12
-    retry_with_hints(workbench, groups)
-    rows = workbench.store.rows("SELECT DISTINCT seed FROM episode WHERE purpose = 'hinted'")
+    retry_with_hints(job, groups)
+    rows = job.run.store.rows("SELECT DISTINCT seed FROM episode WHERE purpose = 'hinted'")
     assert {row["seed"] for row in rows} == failed
 
 
@@ -107,15 +110,15 @@ def test_a_missing_oracle_is_an_error_before_anything_is_played(llama_learner: L
 def test_right_answers_come_from_a_process_of_its_own_too(
     llama_learner: Learner, learn: Callable[..., None], settings: dict[str, Any]
 ) -> None:
-    workbench = llama_learner.workbench(EASY, **{"updates": 2, "prompts": 4, "samples": 4, "measure": 0, **settings})
+    fixed = {"updates": 2, "prompts": 4, "samples": 4, "measure": 0}
+    job = llama_learner.job([EASY], with_teacher=learn is sdft, **{**fixed, **settings})
     environment, host = start_sandboxed(EASY, Sandbox())
     try:
-        workbench.targets = [environment]
-        learn(workbench)
+        learn(replace(job, environments=replace(job.environments, targets=[environment])))
     finally:
         host.close()
-    assert workbench.step == 2
-    assert workbench.updates[-1].tokens > 0
+    assert job.progress.step == 2
+    assert job.tally.updates[-1].tokens > 0
     silent, host = start_sandboxed("py:tests.learners.easy:Silent", Sandbox())
     try:
         with pytest.raises(InputError, match=r"Silent has no oracle\(\)"):
@@ -125,16 +128,17 @@ def test_right_answers_come_from_a_process_of_its_own_too(
 
 
 def test_terse_demonstrations_are_the_oracles_answers_as_play_would_have_made_them(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(TWO, updates=1, prompts=4, samples=2)
-    lessons = demonstrations(workbench)
+    job = llama_learner.job([TWO], updates=1, prompts=4, samples=2)
+    target, chat = job.environments.targets[0], job.engine.chat
+    lessons = demonstrations(job)
     assert len(lessons) == 4
     for n, lesson in enumerate(lessons):
-        played = solved(workbench.targets[0], workbench.task(workbench.targets[0], n))
+        played = solved(target, task_seed(job, target, n))
         assert played is not None
-        assert lesson.turns == tokens_of(workbench.engine.chat, workbench.targets[0], played.exchanges)
-        assert [workbench.engine.chat.text(action) for _, action in lesson.turns] == [action for _, action in played.exchanges]
+        assert lesson.turns == tokens_of(chat, target, played.exchanges)
+        assert [chat.text(action) for _, action in lesson.turns] == [action for _, action in played.exchanges]
         assert lesson.turns[1][0][: len(lesson.turns[0][0])] == lesson.turns[0][0]
-    assert lessons == demonstrations(workbench)
+    assert lessons == demonstrations(job)
 
 
 def test_a_file_of_demonstrations_is_learned_from(llama_learner: Learner, tmp_path: Path) -> None:
@@ -144,10 +148,10 @@ def test_a_file_of_demonstrations_is_learned_from(llama_learner: Learner, tmp_pa
         [{"observation": "1?", "action": "b"}, {"observation": "2?", "action": "c"}],
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    workbench = llama_learner.workbench(EASY, demos=str(file))
-    lessons = demonstrations(workbench)
+    job = llama_learner.job([EASY], demos=str(file))
+    lessons = demonstrations(job)
     assert [len(lesson.turns) for lesson in lessons] == [1, 2]
-    assert lessons[0].turns[0][0] == workbench.engine.chat.prompt(opening(load(EASY), "Which?"))
+    assert lessons[0].turns[0][0] == job.engine.chat.prompt(opening(load(EASY), "Which?"))
     version = llama_learner.learn(EASY, "sft", demos=str(file), updates=3)
     assert version.name == "v1"
     steps = llama_learner.steps(2)
@@ -183,9 +187,9 @@ def test_a_broken_file_of_demonstrations_is_named(
 
 
 def test_the_teacher_sees_the_demonstration_and_the_student_does_not(llama_learner: Learner) -> None:
-    workbench = llama_learner.workbench(TWO, samples=2)
-    groups = workbench.sample(2).target
-    for lesson, turns in teaching(workbench, groups).items():
+    job = llama_learner.job([TWO], samples=2)
+    groups = sample(job, 2).target
+    for lesson, turns in teaching(job, groups).items():
         assert [action for _, action in turns] == [action for _, action in lesson.turns]
         asked = [llama_text(llama_learner, prompt).count("Which number is the largest?") for prompt, _ in (*turns, *lesson.turns)]
         assert asked == [2] * len(turns) + [1] * len(lesson.turns)  # the teacher has seen the task solved before it is asked
@@ -205,18 +209,17 @@ def test_sdft_comes_nearer_to_its_teacher(llama_learner: Learner, settings: dict
 
 def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Learner) -> None:
     """The one of two turns is longer than that of one."""
-    workbench = llama_learner.workbench(TWO, updates=2, prompts=8, samples=4, measure=0)
-    workbench.targets = [load(TWO), load(EASY)]
-    lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(workbench, workbench.sample(8).target).values()]
-    workbench.trainee.context_limit = max(lengths) - 1
+    job = llama_learner.job([TWO, EASY], with_teacher=True, updates=2, prompts=8, samples=4, measure=0)
+    lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(job, sample(job, 8).target).values()]
+    job.trainee.context_limit = max(lengths) - 1
     seen: list[str] = []
 
     def spy(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        seen.extend(get_episode(workbench.store, one.episode or 0).environment for one in lessons)
+        seen.extend(get_episode(job.run.store, one.episode or 0).environment for one in lessons)
         return torch.zeros(())
 
-    sdft(workbench, {"spy": spy})
-    assert workbench.step == 2
+    sdft(replace(job, retention=Retention(extra_losses={"spy": spy})))
+    assert job.progress.step == 2
     assert Counter(seen) == {EASY: 2 * 4 * 4}
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
+from tests.learners.conftest import options_of, plain_logprobs, random_adapter, trainee_of
 from tests.learners.retention.lessons import even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
-from perdure.learners.options import LearnOptions
 from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.weights.base_models import ModelFiles
 
@@ -64,7 +63,7 @@ def test_shares_of_the_batch_add_up_to_the_whole_penalty(llama: ModelFiles) -> N
             parameter.add_(0.1)
     seen = []
     for budget in (20, 10_000):
-        options = LearnOptions(budget_tokens=budget)
+        options = options_of(budget_tokens=budget)
         stats = accumulate_gradient(trainee, imitated(6), options, most_tokens=9, old_logprobs={}, extra_losses={"ewc": loss})
         seen.append(stats.extra["ewc"])
         trainee.take_gradient()

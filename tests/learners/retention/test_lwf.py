@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.learners.conftest import plain_model, random_adapter, trainee_of
+from tests.learners.conftest import options_of, plain_model, random_adapter, trainee_of
 from tests.learners.retention.lessons import even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
-from perdure.learners.options import LearnOptions
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.weights.base_models import ModelFiles
 
@@ -48,6 +47,6 @@ def test_it_is_the_mean_kl_of_softened_distributions_however_the_batch_is_split(
                 p, q = (m(input_ids=ids).logits[0, rows].div(1.4).log_softmax(-1) for m in (model, trainee.model))
             values += (p.exp() * (p - q)).sum(-1).tolist()
     for budget in (20, 10_000):
-        options = LearnOptions(budget_tokens=budget, temperature=0.7)
+        options = options_of(budget_tokens=budget, temperature=0.7)
         seen = accumulate_gradient(trainee, lessons, options, most_tokens=9, old_logprobs={}, extra_losses={"lwf": lwf(0.5, 0.7)})
         assert seen.extra["lwf"] == pytest.approx(0.5 * sum(values) / len(values), rel=1e-3)

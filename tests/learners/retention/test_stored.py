@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
+from perdure.learners.batch_sampling import replay_attempts
+from perdure.learners.old_lessons import stored_lessons
 from perdure.learners.retention.episodic_memory import episodic_memory
 from perdure.memory.errors import InputError
 from perdure.memory.trajectories.episodes import get_episode
@@ -19,7 +21,7 @@ ALWAYS = "py:tests.learners.easy:Always"
 def test_the_newest_successes_of_each_old_environment_are_episodic_memory(llama_learner: Learner) -> None:
     for name in (OLD, NEVER, ALWAYS):
         llama_learner.play_live(name, 6)
-    found = episodic_memory(llama_learner.workbench(EASY, [OLD, NEVER, ALWAYS], memory=5))
+    found = episodic_memory(llama_learner.job([EASY], [OLD, NEVER, ALWAYS], memory=5))
     episodes = [[get_episode(llama_learner.store, lesson.episode or 0) for lesson in memory] for memory in found]
     assert [{episode.environment for episode in memory} for memory in episodes] == [{OLD}, {ALWAYS}]
     assert all(episode.success and episode.purpose == "live" for memory in episodes for episode in memory)
@@ -33,7 +35,7 @@ def test_the_newest_successes_of_each_old_environment_are_episodic_memory(llama_
 def test_without_an_old_success_ewc_and_gem_say_so(llama_learner: Learner) -> None:
     llama_learner.play_live(NEVER, 2)
     with pytest.raises(InputError, match="there are none yet: let them be played first"):
-        episodic_memory(llama_learner.workbench(EASY, [NEVER]))
+        episodic_memory(llama_learner.job([EASY], [NEVER]))
     for settings in ({"ewc": 1.0}, {"gem": "gem"}):
         with pytest.raises(InputError, match="there are none yet"):
             llama_learner.learn(EASY, "grpo", updates=1, prompts=2, **settings)
@@ -43,8 +45,8 @@ def test_stored_replay_is_mixed_groups_as_they_were_sampled(llama_learner: Learn
     """Of 4 prompts x 8 samples half are replay, and half of that is stored: 8 episodes, two groups of 4."""
     llama_learner.play_live(EASY, 10)
     llama_learner.play_live(NEVER, 3)
-    workbench = llama_learner.workbench(EASY, [EASY, NEVER], prompts=4, samples=8, replay=0.5, replay_samples=4, stored=0.5, kl_old=0.1)
-    lessons = workbench.stored()
+    job = llama_learner.job([EASY], [EASY, NEVER], prompts=4, samples=8, replay=0.5, replay_samples=4, stored=0.5, kl_old=0.1)
+    lessons = stored_lessons(job)
     assert len(lessons) == 4  # the turn of an environment without a mixed group gives nothing
     episodes = [get_episode(llama_learner.store, lesson.episode or 0) for lesson in lessons]
     assert len({(episode.group, episode.environment, episode.purpose) for episode in episodes}) == 1
@@ -54,9 +56,9 @@ def test_stored_replay_is_mixed_groups_as_they_were_sampled(llama_learner: Learn
     for lesson, episode in zip(lessons, episodes, strict=True):
         assert lesson.kl == 0.1
         assert lesson.sampler_logprobs == tuple(logp for turn in episode.turns for logp in turn.logprobs)
-    workbench.step = 1
-    assert {lesson.episode for lesson in workbench.stored()} != {lesson.episode for lesson in lessons}
-    assert len(workbench._replay(4)) == 2 * 4  # what is played afresh is the other half
+    job.progress.step = 1
+    assert {lesson.episode for lesson in stored_lessons(job)} != {lesson.episode for lesson in lessons}
+    assert len(replay_attempts(job, 4)) == 2 * 4  # what is played afresh is the other half
 
 
 @pytest.mark.parametrize(

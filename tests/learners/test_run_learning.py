@@ -16,12 +16,14 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.engine_player import EnginePlayer
-from perdure.learners.loops.grpo import UPDATES_WITHOUT_SIGNAL
-from perdure.learners.options import LEARNERS, parse_options
+from perdure.learners.learning_job import Interrupted
+from perdure.learners.loops.learner_table import LEARNERS
+from perdure.learners.loops.nothing_to_learn import UPDATES_WITHOUT_SIGNAL
+from perdure.learners.option_parsing import parse_options
+from perdure.learners.options import IterativeSftOptions
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair, Weights
-from perdure.learners.workbench import Interrupted
 from perdure.memory import environments, versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.files import manifest_hash
@@ -287,12 +289,13 @@ def test_a_target_that_the_home_does_not_know_is_named(llama_learner: Learner) -
 @pytest.mark.parametrize("name", ["lr", "kl", "replay_weight", "temperature"])
 def test_options_are_finite(name: str, value: float | str) -> None:
     with pytest.raises(InputError, match=f"option {name}="):
-        parse_options({name: value})
+        parse_options("grpo", {name: value})
 
 
 def test_options_come_as_text_too() -> None:
-    options = parse_options({"lr": "0.01", "updates": "3", "replay": "0"})
-    assert (options.lr, options.updates, options.replay) == (0.01, 3, 0.0)
+    options = parse_options("iterative-sft", {"lr": "0.01", "updates": "3", "replay": "0", "hints": "true"})
+    assert (options.common.lr, options.common.updates, options.replay.share) == (0.01, 3, 0.0)
+    assert options.of(IterativeSftOptions).hints
 
 
 def test_a_version_is_loaded_once(llama_learner: Learner) -> None:

@@ -1,0 +1,20 @@
+"""The failure of a job that has nothing to learn from."""
+
+from __future__ import annotations
+
+from perdure.learners.learning_job import LearningJob
+from perdure.memory.errors import RuntimeFailure
+
+UPDATES_WITHOUT_SIGNAL = 4
+"""A job on fresh episodes fails if its first 4 updates had nothing to learn from."""
+
+
+def nothing_to_learn(job: LearningJob, reason: str) -> RuntimeFailure:
+    """The error that says why, and what to do."""
+    return RuntimeFailure(f"nothing to learn from in {job.environments.names}: {reason}")
+
+
+def require_signal(job: LearningJob, reason: str) -> None:
+    """Raise `RuntimeFailure` if no update had anything to learn from, and there were enough of them to say so."""
+    if not job.progress.learned and job.progress.step >= min(UPDATES_WITHOUT_SIGNAL, job.progress.updates):
+        raise nothing_to_learn(job, reason)

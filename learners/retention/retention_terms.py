@@ -1,0 +1,33 @@
+"""The terms and the projection that a job's options ask for."""
+
+from __future__ import annotations
+
+from perdure.learners.gradients import ExtraLoss
+from perdure.learners.learning_job import LearningJob, Retention
+from perdure.learners.retention.episodic_memory import episodic_memory
+from perdure.learners.retention.ewc import ewc, fisher
+from perdure.learners.retention.gradient_projection import gradient_projection
+from perdure.learners.retention.lwf import lwf
+from perdure.learners.retention.olora import olora
+
+
+def retention_terms(job: LearningJob) -> Retention:
+    """Extra losses and gradient projection, with the trainee at the job's start.
+
+    Raises `InputError` if they need old successes and there are none.
+    """
+    options, trainee = job.options.retention, job.trainee
+    temperature, budget_tokens = job.options.common.temperature, job.options.tuning.budget_tokens
+    losses: dict[str, ExtraLoss] = {}
+    memories = episodic_memory(job) if options.ewc or options.gem != "off" else []
+    if options.ewc:
+        every = [lesson for memory in memories for lesson in memory]
+        losses["ewc"] = ewc(trainee, fisher(trainee, every, temperature), options.ewc)
+    if options.lwf:
+        losses["lwf"] = lwf(options.lwf, temperature)
+    if options.olora and trainee.below():
+        losses["olora"] = olora(trainee, options.olora)
+    if options.gem == "off":
+        return Retention(extra_losses=losses)
+    projection = gradient_projection(memories, mean=options.gem == "a-gem", temperature=temperature, budget_tokens=budget_tokens)
+    return Retention(extra_losses=losses, project_gradient=projection)

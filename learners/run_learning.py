@@ -1,0 +1,141 @@
+"""One learning job, from its start version to the candidate. The gate follows it (`gate/gating.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from perdure.envs.environment import Environment
+from perdure.learners.checkpoint import Checkpoint, Progress, read_checkpoint
+from perdure.learners.engines.loaded_versions import LoadedVersions
+from perdure.learners.engines.version_loading import version_weights
+from perdure.learners.learning_job import JobEnvironments, JobRun, LearningJob
+from perdure.learners.loops.learner_table import LEARNERS, Learner
+from perdure.learners.option_parsing import parse_options
+from perdure.learners.options import ENVIRONMENT, LearnOptions
+from perdure.learners.retention.interpolation import interpolate
+from perdure.learners.retention.retention_terms import retention_terms
+from perdure.learners.reward_source import MODEL, Rewarder, from_environment, rewarder
+from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.weights.adapters import write_version, write_weights
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import Weights
+from perdure.memory import faults
+from perdure.memory.contracts.orders import Job, LearnOrder
+from perdure.memory.environments import list_environments, require
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.jobs import steps
+from perdure.memory.processes import record_event
+from perdure.memory.records import Version
+from perdure.memory.store import Store
+from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
+
+
+def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str, load: Callable[[str], Environment]) -> Version:
+    """Carry out the order of a learning job and add the candidate; `load` gives environments by name.
+
+    If an earlier attempt was interrupted, it resumes after its last update. Raises `UnknownError` if the learner or version does not exist,
+    `InputError` if options do not fit, `RuntimeFailure` if there is nothing to learn from, and `Interrupted` if the job is stopped.
+    """
+    store, engine, order = run.store, versions.engine, _order(queued)
+    learner = LEARNERS.get(order.learner)
+    if learner is None:
+        raise UnknownError(f"no learner {order.learner!r}: there are {', '.join(sorted(LEARNERS))}")
+    targets = [load(name) for name in queued.targets]
+    for environment in targets:
+        require(store, environment.name)
+    options = parse_options(order.learner, order.options)
+    checkpoint = _last_checkpoint(store, queued)
+    progress = _begun(store, order, options) if checkpoint is None else checkpoint.progress
+    start = version_weights(store, engine.files, get_version(store, progress.start))
+    torch.manual_seed(options.common.seed)
+    trainee = Trainee(
+        engine.files,
+        device=device,
+        options=options,
+        start=start,
+        references=_references(store, engine.files, get_version(store, progress.serving)),
+        with_teacher=learner.needs_teacher,
+    )
+    known = [row.name for row in list_environments(store)]
+    job = LearningJob(
+        run=run,
+        options=options,
+        engine=engine,
+        trainee=trainee,
+        environments=JobEnvironments(
+            targets=targets,
+            old=[load(name) for name in known if name not in queued.targets],
+            opponents=versions.opponents(serving(store).name),
+        ),
+        rewarder=_rewarder(store, options, learner),
+        progress=progress,
+    )
+    job = replace(job, retention=retention_terms(job))
+    if checkpoint is not None:
+        trainee.resume(checkpoint.state)
+        job.tally.updates = [step.update for step in steps(store, job.id) if step.n <= progress.step]
+    engine.load(job.sampler, trainee.weights())
+    try:
+        learner.run(job)
+    finally:
+        if job.sampler in engine:  # it is not if loading it failed
+            engine.unload(job.sampler)
+    return _add_candidate(job, queued, start)
+
+
+def _order(queued: Job) -> LearnOrder:
+    """The order of a learning job. Raises `InputError` if it is of another kind, or has no target."""
+    if not isinstance(queued.order, LearnOrder):
+        raise InputError(f"job {queued.id} is no learning job")
+    if not queued.targets:
+        raise InputError("a learning job needs a target: give --target ENV")
+    return queued.order
+
+
+def _begun(store: Store, order: LearnOrder, options: LearnOptions) -> Progress:
+    """A job before its first update."""
+    now_serving = serving(store).name
+    start = now_serving if order.start is None else get_version(store, order.start).name
+    return Progress(start=start, serving=now_serving, updates=options.common.updates)
+
+
+def _rewarder(store: Store, options: LearnOptions, learner: Learner) -> Rewarder:
+    """The rewarder of played episodes, which have no stored rewards."""
+    source = options.common.rewards
+    found = rewarder(store, source, played_before=learner.uses_stored_rewards)
+    return found if source == ENVIRONMENT or source.startswith(MODEL) else from_environment(store)
+
+
+def _add_candidate(job: LearningJob, queued: Job, start: Weights) -> Version:
+    """Write the learned weights as a version, interpolated with the start if the options say so."""
+    store, trainee, share = job.run.store, job.trainee, job.options.retention.interpolate
+    for parameter in trainee.parameters:
+        if not bool(torch.isfinite(parameter).all()):
+            raise RuntimeFailure(
+                f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {job.options.common.lr}"
+            )
+    weights: Weights = trainee.weights()
+    if share < 1:
+        weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, share)
+    name = reserve_name(store)
+    files = job.engine.files
+    path, hash_ = write_version(store.home, name, files, lambda folder: write_weights(folder, weights, files))
+    faults.point("between-file-and-row")
+    return add_candidate(store, job.run.lease, name, parent=job.progress.start, hash=hash_, path=path, targets=queued.targets, job=job.id)
+
+
+def _last_checkpoint(store: Store, job: Job) -> Checkpoint | None:
+    """The checkpoint of an earlier attempt; None if there is none, or if it is damaged, which is recorded."""
+    try:
+        return read_checkpoint(store.home, job.id)
+    except RuntimeFailure as error:
+        record_event(store, "damaged", f"job {job.id}", f"{error}: the job starts over")
+        return None
+
+
+def _references(store: Store, files: ModelFiles, served: Version) -> dict[Reference, Weights]:
+    """The weights that the learner is compared with, in addition to the base model."""
+    return {} if served.path is None else {"serving": version_weights(store, files, served)}

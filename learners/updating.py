@@ -1,0 +1,164 @@
+"""One update of a learning job, written out, and whether there is another."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from perdure.learners.batch_sampling import Sampled
+from perdure.learners.batches import Lesson
+from perdure.learners.checkpoint import Checkpoint, write_checkpoint
+from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, spread_sample
+from perdure.learners.gradients import ExtraLoss, PassStats, accumulate_gradient
+from perdure.learners.learning_job import LearningJob, check_lengths, check_stop
+from perdure.learners.options import GrpoOptions
+from perdure.memory import faults
+from perdure.memory.contracts.results import Drift, GroupStats, Update
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.jobs import add_step
+from perdure.memory.records import Episode
+from perdure.memory.trajectories.manifests import write_manifest
+from perdure.memory.trajectories.traces import recent_groups
+
+MEASURED_GROUPS = 2
+"""Groups of each old environment on which KL is measured if none is replayed."""
+NO_TERMS: Mapping[str, ExtraLoss] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedData:
+    """The data of a learner that uses fixed episodes."""
+
+    lessons: int
+    staleness: float | None
+    """How far behind the sampling policies were, on average; None if unknown."""
+    played: GroupStats | None = None
+    """Statistics of the episodes, if the job played them itself before this update."""
+
+
+def goes_on(job: LearningJob) -> bool:
+    """Whether there is a further update to make: the condition of every learner's loop."""
+    return job.progress.step < job.progress.updates
+
+
+def update(
+    job: LearningJob,
+    lessons: Sequence[Lesson],
+    sampled: Sampled,
+    *,
+    terms: Mapping[str, ExtraLoss] = NO_TERMS,
+    fixed: FixedData | None = None,
+    rate_span: tuple[int, int] | None = None,
+) -> None:
+    """Make one update from these lessons, load the new weights for sampling, and write the step and the checkpoint.
+
+    Without lessons the weights stay the same. `terms` are further terms of this update's loss, `fixed` describes the data of a learner on
+    fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`, `RuntimeFailure` if the
+    update diverged, `InputError` if an episode is longer than the model's context.
+    """
+    check_stop(job)
+    started = time.perf_counter()
+    options, progress, tally, trainee = job.options, job.progress, job.tally, job.trainee
+    job.engine.release_memory()
+    check_lengths(job, lessons)
+    _write_batch(job, lessons, sampled)
+    drift = _drift(job, lessons, sampled)
+
+    lr = learning_rate(job, rate_span)
+    norm, seen = 0.0, PassStats()
+    old_logprobs: dict[Lesson, Tensor] = {}
+    for nth in range(_passes(job, lessons)):
+        stats = accumulate_gradient(
+            trainee,
+            lessons,
+            options,
+            most_tokens=max(environment.max_tokens for environment in job.environments.targets),
+            old_logprobs=old_logprobs,
+            extra_losses={**terms, **job.retention.extra_losses},
+        )
+        seen = stats if nth == 0 else seen
+        if job.retention.project_gradient is not None:
+            trainee.put_gradient(job.retention.project_gradient(trainee, trainee.take_gradient()))
+        norm = trainee.step(lr, options.common.max_grad_norm)
+        if not math.isfinite(norm):
+            raise RuntimeFailure(
+                f"update {progress.step + 1} of job {job.id} has diverged (gradient norm {norm}): learn with a smaller lr than "
+                f"{options.common.lr}, or with smaller weights for KL and replay"
+            )
+
+    trainee.release_memory()
+    job.engine.unload(job.sampler)
+    progress.step += 1
+    job.engine.load(job.sampler, trainee.weights())
+    made = Update(
+        update=progress.step,
+        groups=fixed.played if fixed and fixed.played else group_stats(sampled.target, sampled.old, sampled.spoilt),
+        ratios=ratio_stats(seen.log_ratios),
+        drift=drift,
+        staleness=sampled.staleness,
+        nll=mean(seen.nll),
+        kl_loss=mean(seen.kl),
+        extra_losses=seen.extra,
+        tokens=sum(lesson.tokens for lesson in lessons),
+        sampled_tokens=tally.sampled_tokens,
+        grad_norm=norm,
+        lr=lr,
+        sampling_s=tally.sampling_s,
+        learning_s=time.perf_counter() - started,
+        lessons=fixed.lessons if fixed else None,
+        data_staleness=fixed.staleness if fixed else None,
+    )
+    tally.sampling_s, tally.sampled_tokens = 0.0, 0
+    tally.updates.append(made)
+    add_step(job.run.store, job.run.lease, made)
+    faults.point("between-step-and-checkpoint")
+    write_checkpoint(job.run.store.home, job.id, Checkpoint(progress=progress, state=trainee.state()))
+
+
+def learning_rate(job: LearningJob, span: tuple[int, int] | None = None) -> float:
+    """The rate of the next update: it falls linearly to zero over the updates of `span`, by default all."""
+    begin, end = span or (0, job.progress.updates)
+    return job.options.common.lr * (1 - (job.progress.step - begin) / (end - begin))
+
+
+def _passes(job: LearningJob, lessons: Sequence[Lesson]) -> int:
+    """Optimiser steps on these lessons: several only for a policy gradient."""
+    if not any(lesson.advantage for lesson in lessons):
+        return 1 if lessons else 0
+    return job.options.of(GrpoOptions).passes
+
+
+def _write_batch(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> None:
+    """Write the manifest of the update, unless no episode is in it."""
+    played = _ids(sampled)
+    reused = {lesson.episode for lesson in lessons if lesson.episode is not None} - played
+    if played or reused:
+        write_manifest(job.run.store, job.run.lease, job.progress.step + 1, sorted(played), sampled.on_policy, reused=sorted(reused))
+
+
+def _drift(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> Drift:
+    """KL to the references before the update, on some episodes of targets (played, else imitated) and of others (replayed, else live)."""
+    most = job.options.common.measure
+    if not most:
+        return Drift()
+    played = _ids(sampled)
+    imitated = [lesson.turns for lesson in lessons if lesson.imitation and lesson.episode not in played]
+    new = spread_sample(sampled.target, most) or imitated[:most]
+    old = spread_sample(sampled.old or _live_groups(job), most)
+    return drift_stats(job.trainee, new, old, job.options.common.temperature, job.options.tuning.budget_tokens)
+
+
+def _live_groups(job: LearningJob) -> list[list[Episode]]:
+    """Some groups of live play in each old environment."""
+    if job.tally.live_groups is None:
+        groups = [recent_groups(job.run.store, environment.name, MEASURED_GROUPS) for environment in job.environments.old]
+        job.tally.live_groups = [group for several in groups for group in several]
+    return job.tally.live_groups
+
+
+def _ids(sampled: Sampled) -> set[int]:
+    return {episode.id for group in (*sampled.target, *sampled.old) for episode in group}
