@@ -20,6 +20,9 @@ from perdure.learners.learning_job import LearningJob, check_stop
 from perdure.memory.records import Episode, Purpose
 from perdure.memory.trajectories.traces import episodes_of_step
 
+MOST_AT_ONCE = 256
+"""Episodes in play: a batch is played all at once, but each episode of an untrusted environment is a process."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
@@ -86,7 +89,7 @@ def played_by_start(job: LearningJob, *, hinted: bool) -> list[list[Episode]]:
 
 
 def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
-    """Play these attempts, if any, all at once, with the current weights. Raises `Interrupted`."""
+    """Play these attempts, if any, with the current weights. Raises `Interrupted`."""
     started = time.perf_counter()
     episodes = play(
         attempts,
@@ -95,7 +98,7 @@ def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
         job.sampler,
         job.run.journal,
         temperature=job.options.common.temperature,
-        width=max(1, len(attempts)),
+        width=MOST_AT_ONCE,
         context_limit=job.context_limit,
         stop=job.run.stop,
         each_round=job.run.each_round,

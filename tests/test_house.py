@@ -13,6 +13,7 @@ FOLDERS = ("memory", "envs", "learners", "agent")
 """Each may import those before it, and itself."""
 MOST_MODULES = 18
 MOST_LINES = 400
+MOST_FIELDS = 10
 
 
 def sources() -> list[Path]:
@@ -84,6 +85,18 @@ def test_no_two_classes_have_the_same_name() -> None:
     for name, place in classes():
         places.setdefault(name, []).append(place)
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_no_class_of_a_learner_has_more_than_ten_fields() -> None:
+    rooms = ("learners", "learners/loops", "learners/retention")
+    found = [
+        f"{node.name} in {file.relative_to(ROOT)}"
+        for room in rooms
+        for file in (ROOT / room).glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and sum(isinstance(line, ast.AnnAssign) for line in node.body) > MOST_FIELDS
+    ]
+    assert found == []
 
 
 def test_pytest_collects_no_class_of_the_product() -> None:
