@@ -1,7 +1,8 @@
 """The in-process engine: exact tokens and their log-probs from a transformers model.
 
-A batch is one token tree (`tree.py`). It is prefilled once; then each decoding step adds one token to every unfinished row, so rows share
-the keys and values of their common prefix. A finished row leaves the batch at once. Left out: top-p and top-k (learners need the log-probs
+Prompts become a token tree (`growing_tree.py`), in which what they share is computed once; then each decoding step adds one token to every
+unfinished row. A row that has ended leaves the batch at once, and its answer joins the tree: as long as the same sampler is asked, a
+prompt that continues a conversation is computed from its new tokens on. Left out: top-p and top-k (learners need the log-probs
 of the distribution that was really sampled from), speculative decoding, compilation.
 """
 
@@ -21,13 +22,15 @@ from transformers.utils import logging as transformers_logging
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
-from perdure.learners.engines.tree import build_tree, context_of, pack
+from perdure.learners.engines.tree import context_of, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import WeightBank, Weights
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Sampler
 
+MOST_NODES = 8192
+"""Of the tree of a sampler; beyond it everything is computed anew. A node of a 135M model takes 23 kB in bfloat16."""
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
 
@@ -67,16 +70,19 @@ class TransformersEngine:
         self._bank = WeightBank(self.model)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
+        self._memory: tuple[Sampler, TreeMemory] | None = None
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Merge the weights of a sampler; empty weights are the base model's."""
         self._bank.add(str(sampler), weights)
 
     def unload(self, sampler: Sampler) -> None:
+        self._memory = None
         self._bank.remove(str(sampler))
 
     def release_memory(self) -> None:
-        """Does nothing: the learner runs in this process, beside the weights."""
+        """Forget keys and values; the weights stay."""
+        self._memory = None
 
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._bank
@@ -95,24 +101,32 @@ class TransformersEngine:
             require_room(request, self.context_limit)
         self._bank.use(str(sampler))
         samples: list[Sample | None] = [None] * len(requests)
-        for batch in pack([[request.prompt_ids] for request in requests], self._budget_tokens):
-            for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch]), strict=True):
+        memory = self._take_memory(sampler)
+        for batch in pack([[memory.tree.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
+            if len(memory.tree) > MOST_NODES:
+                memory = TreeMemory(self.device)
+            for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch], memory), strict=True):
                 samples[index] = sample
+        self._memory = sampler, memory
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
 
-    def _generate_batch(self, sampler: Sampler, requests: list[Request]) -> list[Sample]:
-        """Axes: R rows alive, N nodes of the prefilled tree, V tokens of the vocabulary."""
-        tree = build_tree([request.prompt_ids for request in requests])
-        self.usage.prompt_tokens += sum(len(path) for path in tree.paths)
-        self.usage.prefilled_tokens += len(tree.ids)
-        memory = TreeMemory()
-        input_ids, positions, visible_11NN = tree.inputs(self.device)
-        ends = torch.tensor([path[-1] for path in tree.paths], device=self.device)
-        distinct, row_of = torch.unique(ends, return_inverse=True)
-        logits_RV = self._forward(input_ids, positions, visible_11NN, distinct, memory)[row_of]
-        memory.branch(visible_11NN[0, 0, ends])
-        position_R = positions[0, ends]
+    def _take_memory(self, sampler: Sampler) -> TreeMemory:
+        """What was computed for this sampler; it is put back after the next answers, unless they fail."""
+        remembered, self._memory = self._memory, None
+        return remembered[1] if remembered is not None and remembered[0] == sampler else TreeMemory(self.device)
+
+    def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:
+        """Axes: R rows that are decoded, V tokens of the vocabulary."""
+        tree = memory.tree
+        ends, computed = memory.begin([request.prompt_ids for request in requests])
+        self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
+        self.usage.prefilled_tokens += len(computed)
+        place = {node: n for n, node in enumerate(computed)}
+        distinct, row_of = torch.unique(torch.tensor([place[node] for node in ends], device=self.device), return_inverse=True)
+        logits_RV = self._forward([tree.ids[node] for node in computed], [tree.depths[node] for node in computed], distinct, memory)[row_of]
+        memory.branch(ends)
+        positions = [tree.depths[node] for node in ends]
         temperature_R = torch.tensor([request.temperature for request in requests], device=self.device)
         actions: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
@@ -134,25 +148,26 @@ class TransformersEngine:
                 break
             if len(going) < len(alive):
                 rows = torch.tensor(going, device=self.device)
-                token_R, position_R, temperature_R = token_R[rows], position_R[rows], temperature_R[rows]
-                alive = [alive[row] for row in going]
-                memory.keep(rows)
-            memory.steps += 1
-            position_R = position_R + 1
-            every = torch.arange(len(alive), device=self.device)
-            logits_RV = self._forward(token_R[None], position_R[None], None, every, memory)
+                token_R, temperature_R = token_R[rows], temperature_R[rows]
+                alive, positions = [alive[row] for row in going], [positions[row] for row in going]
+                memory.keep(going)
+            tokens = token_R.tolist()
+            memory.advance(tokens)
+            positions = [position + 1 for position in positions]
+            logits_RV = self._forward(tokens, positions, None, memory)
+        memory.finish()
         return [
             Sample(action_ids=tuple(a), logprobs=tuple(p), finish=f, sampler=sampler)
             for a, p, f in zip(actions, logprobs, finish, strict=True)
         ]
 
-    def _forward(self, ids: Tensor, positions: Tensor, visible: Tensor | None, wanted_K: Tensor, memory: TreeMemory | None) -> Tensor:
+    def _forward(self, ids: list[int], positions: list[int], wanted_K: Tensor | None, memory: TreeMemory) -> Tensor:
+        """Logits of some of these tokens, or of all."""
         out = self.model(
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=visible,
+            input_ids=torch.tensor([ids], device=self.device),
+            position_ids=torch.tensor([positions], device=self.device),
             use_cache=False,
-            logits_to_keep=wanted_K,
+            logits_to_keep=torch.arange(len(ids), device=self.device) if wanted_K is None else wanted_K,
             memory=memory,
         )
         logits_KV: Tensor = out.logits[0].float()

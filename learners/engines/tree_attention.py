@@ -1,83 +1,214 @@
-"""Attention for decoding from a token tree: keys and values of the prefilled tree are shared by all rows, those of sampled tokens are not.
+"""Attention on a growing token tree and for rows that continue it: keys and values are computed once for all rows and all later prompts.
 
-One packed sequence would make every row attend, masked, to every token that other rows sampled; so the shared and the own keys and values
-are stored apart. The products are in fp32 in every precision of the model: they are small. transformers calls `tree_attention` by the name
-that `register` returns.
+Tokens are computed in blocks; a block reads the keys of its own nodes and of their ancestors, not of the whole tree. While rows are
+decoded, those of a block share what they read of the tree, and each row has the keys of its own tokens. These join the tree later, where a
+prompt that continues the answer finds them. Scores and softmax are in fp32 in every precision of the model. transformers calls
+`tree_attention` by the name that `register` returns.
 
-Axes: H key heads, Q query heads of each, R rows alive, S shared keys, T own keys of each row, D features of a head.
+Axes: H key heads, Q query heads of each, G = H * Q; N tokens in a pass; B blocks of W, S = B * W places in them; U keys of a block; T own
+keys of each row; D features of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+from perdure.envs.policy import Ids
+from perdure.learners.engines.growing_tree import GrowingTree, NodeBlocks
+
 NAME = "perdure_tree"
+_ROW_WIDTH = 8
+"""Most rows in one block."""
+_LEAST_SHARED = 0.5
+"""Of what a row reads, the share that it has in common with its block; rows of different environments are in different blocks."""
 _ROOM = 32
 """Space is allocated for this number of decoding steps at a time."""
 
+KeyValue = tuple[Tensor, Tensor]
+
+
+@dataclass(slots=True)
+class DecodedRow:
+    """A row that continues a node of the tree with tokens of its own."""
+
+    end: int
+    tokens: list[int] = field(default_factory=list)
+    """Those that were computed, not the one that was sampled last."""
+
 
 class TreeMemory:
-    """The keys and values of every layer for one batch: those of its tree, and those of each row's own tokens."""
+    """The keys and values of one sampler for the tokens of `tree`.
 
-    def __init__(self) -> None:
+    Its use: `begin` and a pass, then `branch`, and a pass after each `advance`; at last `finish`. `width` is that of a block of the tree,
+    `most_scores` the number of scores of one layer that exist at the same time.
+    """
+
+    def __init__(self, device: torch.device, *, width: int = 128, most_scores: int = 2**24) -> None:
+        self.tree = GrowingTree()
         self.steps = 0
-        """Decoding steps so far, the current one included; 0 while the tree is prefilled."""
-        self._shared: dict[int, tuple[Tensor, Tensor]] = {}
-        self._own: dict[int, tuple[Tensor, Tensor]] = {}
-        self._bias_RS = torch.empty(0, 0)
+        """Decoding steps so far, the current one included; 0 while a part of the tree is computed."""
+        self._device = device
+        self._width = width
+        self._most_scores = most_scores
+        self._nodes: dict[int, KeyValue] = {}
+        """By layer, `(H, room, D)`, in the precision of the model."""
+        self._computed_N = torch.empty(0, dtype=torch.long)
+        self._blocks: NodeBlocks | None = None
+        self._place_N = self._row_S = self._computed_N
+        """For each place in the blocks, the token of a pass that is there; any, if the place is empty."""
+        self._shared: dict[int, KeyValue] = {}
+        """By layer, `(H * B, U, D)` in fp32: what rows read of the tree while they are decoded."""
+        self._own: dict[int, KeyValue] = {}
+        """By layer, `(room, H, S, D)` in fp32."""
+        self._rows: list[DecodedRow] = []
+        """In the order of the blocks, also those that have ended since these were made."""
+        self._alive: list[int] = []
+        """Which of them are still decoded."""
 
     @property
     def shared_keys(self) -> int:
-        return self._bias_RS.shape[1]
+        """Keys of the tree that are read in a pass."""
+        return 0 if self._blocks is None else self._blocks.keys_BU.numel()
 
-    def branch(self, visible_RS: Tensor) -> None:
-        """Begin decoding: `visible_RS` says to which nodes of the tree each row attends."""
-        self._bias_RS = torch.zeros(visible_RS.shape, device=visible_RS.device).masked_fill_(~visible_RS, -torch.inf)
-        for layer, (keys, values) in self._shared.items():
-            rows = len(visible_RS)
-            self._own[layer] = (keys.new_empty(0, len(keys), rows, keys.shape[2]), values.new_empty(0, len(values), rows, values.shape[2]))
+    def begin(self, prompts: Sequence[Ids]) -> tuple[list[int], list[int]]:
+        """Add prompts; returns the last node of each, and the nodes that the next pass must compute."""
+        ends, computed = self.tree.extend(prompts)
+        self._computed_N = torch.tensor(computed, device=self._device)
+        self._blocks = self.tree.blocks(computed, self._width, self._device)
+        self._place(range(len(computed)))
+        return ends, computed
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these. Shared keys that no row attends to are dropped too, once they are a third of all."""
-        self._own = {layer: (keys[:, :, rows], values[:, :, rows]) for layer, (keys, values) in self._own.items()}
-        self._bias_RS = self._bias_RS[rows]
-        needed_S = (self._bias_RS == 0).any(0)
-        if int(needed_S.sum()) * 3 <= 2 * len(needed_S):
-            needed = needed_S.nonzero()[:, 0]
-            self._shared = {layer: (keys[:, needed], values[:, needed]) for layer, (keys, values) in self._shared.items()}
-            self._bias_RS = self._bias_RS[:, needed]
+    def branch(self, ends: Sequence[int]) -> None:
+        """Begin to decode one row after each of these nodes."""
+        self._rows = [DecodedRow(end) for end in ends]
+        self._arrange()
 
-    def prefill(self, layer: int, key_1HSD: Tensor, value_1HSD: Tensor) -> None:
-        self._shared[layer] = (key_1HSD[0].float(), value_1HSD[0].float())
+    def advance(self, tokens: Sequence[int]) -> None:
+        """The next pass computes these tokens, one for each row."""
+        self.steps += 1
+        for row, token in zip(self._alive, tokens, strict=True):
+            self._rows[row].tokens.append(token)
 
-    def attend(self, layer: int, query_GRD: Tensor, key_HRD: Tensor, value_HRD: Tensor, scaling: float) -> Tensor:
-        """Add one token to each row; returns the attention output of its G = H * Q query heads, `(R, G, D)`."""
-        keys_THRD, values_THRD = self._grow(layer, key_HRD, value_HRD)
-        keys_HSD, values_HSD = self._shared[layer]
-        H, R, D = key_HRD.shape
-        T, S, Q = self.steps, keys_HSD.shape[1], len(query_GRD) // H
-        query_HRQD = (query_GRD.float() * scaling).view(H, Q, R, D).transpose(1, 2).contiguous()
-        shared = torch.bmm(query_HRQD.view(H, R * Q, D), keys_HSD.transpose(1, 2)).view(H, R, Q, S)
-        shared += self._bias_RS[:, None]
-        own = torch.bmm(query_HRQD.view(H * R, Q, D), keys_THRD.view(T, H * R, D).permute(1, 2, 0))
-        weights = torch.cat([shared, own.view(H, R, Q, T)], dim=-1).softmax(-1)
-        read = torch.bmm(weights.view(H, R * Q, S + T)[..., :S], values_HSD).view(H * R, Q, -1)
-        read += torch.bmm(weights.view(H * R, Q, S + T)[..., S:], values_THRD.view(T, H * R, -1).transpose(0, 1))
-        return read.view(H, R, Q, -1).transpose(0, 1).reshape(R, H * Q, -1)
+    def keep(self, rows: Sequence[int]) -> None:
+        """Continue with these rows only. When a third of the rows has ended, what no row reads is dropped."""
+        self._alive = [self._alive[row] for row in rows]
+        if 3 * len(self._alive) > 2 * len(self._rows):
+            self._place(self._alive)
+            return
+        assert self._blocks is not None
+        self._join_tree(sorted(set(range(len(self._rows))).difference(self._alive)))
+        before_R = self._blocks.place_N[self._alive]
+        self._rows = [self._rows[row] for row in self._alive]
+        self._arrange()
+        from_S = before_R[self._row_S]
+        self._own = {layer: (keys.index_select(2, from_S), values.index_select(2, from_S)) for layer, (keys, values) in self._own.items()}
 
-    def _grow(self, layer: int, key_HRD: Tensor, value_HRD: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self._own[layer]
+    def finish(self) -> None:
+        """All rows have ended."""
+        self._join_tree(range(len(self._rows)))
+        self.steps, self._blocks, self._shared, self._own = 0, None, {}, {}
+
+    def attend(self, layer: int, query_GND: Tensor, key_HND: Tensor, value_HND: Tensor, scaling: float) -> Tensor:
+        """Store the keys and values of a pass; returns its attention output `(N, G, D)`, in fp32."""
+        query_GSD = query_GND.float().mul(scaling).index_select(1, self._row_S)
+        query_HSQD = query_GSD.view(len(key_HND), -1, *query_GSD.shape[1:]).transpose(1, 2).contiguous()
+        if self.steps:
+            read_HSQD = self._read_rows(layer, query_HSQD, self._store_rows(layer, key_HND, value_HND))
+        else:
+            read_HSQD = self._read_tree(query_HSQD, self._store_nodes(layer, self._computed_N, key_HND, value_HND))
+        return read_HSQD.index_select(1, self._place_N).transpose(0, 1).flatten(1, 2)
+
+    def _read_tree(self, query_HSQD: Tensor, nodes: KeyValue) -> Tensor:
+        assert self._blocks is not None
+        (_, W, U), (H, _, Q, D) = self._blocks.bias_BWU.shape, query_HSQD.shape
+        at_once = max(1, self._most_scores // (H * W * Q * U))
+        parts = []
+        for start in range(0, len(self._blocks.keys_BU), at_once):
+            keys_BU, bias_BWU = self._blocks.keys_BU[start : start + at_once], self._blocks.bias_BWU[start : start + at_once]
+            keys, values = (_gathered(one, keys_BU) for one in nodes)
+            query = query_HSQD[:, start * W : (start + at_once) * W].reshape(len(keys), W * Q, D)
+            scores = torch.bmm(query, keys.mT).view(H, -1, W, Q, U).add_(bias_BWU[:, :, None])
+            parts.append(torch.bmm(scores.softmax(-1).view(len(keys), W * Q, U), values).view(H, -1, Q, values.shape[2]))
+        return torch.cat(parts, 1)
+
+    def _read_rows(self, layer: int, query_HSQD: Tensor, own: KeyValue) -> Tensor:
+        assert self._blocks is not None
+        (keys, values), (keys_THSD, values_THSD) = self._shared[layer], own
+        (B, W, U), (H, S, Q, D), T = self._blocks.bias_BWU.shape, query_HSQD.shape, self.steps
+        shared = torch.bmm(query_HSQD.view(H * B, W * Q, D), keys.mT).view(H, B, W, Q, U).add_(self._blocks.bias_BWU[:, :, None])
+        mine = torch.bmm(query_HSQD.view(H * S, Q, D), keys_THSD.view(T, H * S, D).permute(1, 2, 0))
+        weights = torch.cat([shared.view(H, S, Q, U), mine.view(H, S, Q, T)], -1).softmax(-1)
+        read = torch.bmm(weights.view(H * B, W * Q, U + T)[..., :U], values).view(H * S, Q, -1)
+        read += torch.bmm(weights.view(H * S, Q, U + T)[..., U:], values_THSD.view(T, H * S, -1).transpose(0, 1))
+        return read.view(H, S, Q, -1)
+
+    def _arrange(self) -> None:
+        """Put all rows into blocks, and gather what these read of the tree."""
+        self._blocks = blocks = self.tree.blocks([row.end for row in self._rows], _ROW_WIDTH, self._device, _LEAST_SHARED)
+        self._alive = list(range(len(self._rows)))
+        self._place(self._alive)
+        self._shared = {layer: (_gathered(k, blocks.keys_BU), _gathered(v, blocks.keys_BU)) for layer, (k, v) in self._nodes.items()}
+
+    def _place(self, alive: Sequence[int]) -> None:
+        """The tokens of the coming passes are at these of the places that are filled."""
+        assert self._blocks is not None
+        (B, W, _), device = self._blocks.bias_BWU.shape, self._device
+        self._place_N = self._blocks.place_N[torch.tensor(alive, device=device)]
+        self._row_S = torch.zeros(B * W, dtype=torch.long, device=device).index_copy_(
+            0, self._place_N, torch.arange(len(alive), device=device)
+        )
+
+    def _join_tree(self, rows: Sequence[int]) -> None:
+        """Add the tokens that these rows have computed to the tree."""
+        assert self._blocks is not None
+        places = self._blocks.place_N.tolist()
+        new = []
+        for row in rows:
+            node = self._rows[row].end
+            for step, token in enumerate(self._rows[row].tokens):
+                size = len(self.tree)
+                node = self.tree.add(node, token)
+                if node == size:
+                    new.append((node, step, places[row]))
+        if new:
+            node_N, step_N, place_N = torch.tensor(new, device=self._device).unbind(1)
+            for layer, (keys, values) in self._own.items():
+                self._store_nodes(layer, node_N, keys[step_N, :, place_N].transpose(0, 1), values[step_N, :, place_N].transpose(0, 1))
+
+    def _store_nodes(self, layer: int, node_N: Tensor, key_HND: Tensor, value_HND: Tensor) -> KeyValue:
+        keys, values = self._nodes.get(layer, (key_HND[:, :0], value_HND[:, :0]))
+        if (room := keys.shape[1]) < len(self.tree):
+            room = max(len(self.tree), room * 3 // 2)
+            keys, values = self._nodes[layer] = _with_room(keys, 1, room), _with_room(values, 1, room)
+        keys.index_copy_(1, node_N, key_HND.to(keys.dtype))
+        values.index_copy_(1, node_N, value_HND.to(values.dtype))
+        return keys, values
+
+    def _store_rows(self, layer: int, key_HND: Tensor, value_HND: Tensor) -> KeyValue:
+        key_HSD, value_HSD = key_HND.index_select(1, self._row_S).float(), value_HND.index_select(1, self._row_S).float()
+        keys, values = self._own.get(layer, (key_HSD.new_empty(0, *key_HSD.shape), value_HSD.new_empty(0, *value_HSD.shape)))
         if self.steps > len(keys):
-            keys = torch.cat([keys, keys.new_empty(_ROOM, *key_HRD.shape)])
-            values = torch.cat([values, values.new_empty(_ROOM, *value_HRD.shape)])
-            self._own[layer] = (keys, values)
-        keys[self.steps - 1] = key_HRD
-        values[self.steps - 1] = value_HRD
+            keys, values = self._own[layer] = _with_room(keys, 0, self.steps + _ROOM), _with_room(values, 0, self.steps + _ROOM)
+        keys[self.steps - 1], values[self.steps - 1] = key_HSD, value_HSD
         return keys[: self.steps], values[: self.steps]
+
+
+def _gathered(one_HCD: Tensor, keys_BU: Tensor) -> Tensor:
+    """The keys or values that blocks read, `(H * B, U, D)` in fp32."""
+    return one_HCD.index_select(1, keys_BU.flatten()).view(-1, keys_BU.shape[1], one_HCD.shape[2]).float()
+
+
+def _with_room(one: Tensor, axis: int, size: int) -> Tensor:
+    """The same with more room along an axis."""
+    shape = list(one.shape)
+    shape[axis] = size - shape[axis]
+    return torch.cat([one, one.new_empty(shape)], axis) if shape[axis] else one
 
 
 def tree_attention(
@@ -92,11 +223,8 @@ def tree_attention(
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """The attention that transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out; plain SDPA without a memory."""
-    layer = cast(int, module.layer_idx)
-    if memory is not None and memory.steps:
-        return memory.attend(layer, query[0], key[0], value[0], scaling).to(query.dtype)[None], None
     if memory is not None:
-        memory.prefill(layer, key, value)
+        return memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling).to(query.dtype)[None], None
     read: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
     return read
 
