@@ -78,7 +78,7 @@ def test_a_killed_job_resumes_after_its_last_checkpoint_and_from_its_start_versi
     killed(home, config, job, "between-step-and-checkpoint:3")
     checkpoint = read_checkpoint(home, job)
     assert checkpoint is not None
-    assert (checkpoint.step, checkpoint.start) == (2, "v0")
+    assert (checkpoint.progress.step, checkpoint.progress.start) == (2, "v0")
     with open_store(home) as store:
         assert made(store, job) == [(1, 1), (1, 2), (1, 3)]
         promote(store, "v1", "for the test")
@@ -123,13 +123,13 @@ def test_a_job_that_is_told_to_stop_goes_on_from_its_last_update(tmp_path: Path)
             assert process.wait(timeout=60) == 0
         checkpoint = read_checkpoint(home, job)
         assert checkpoint is not None
-        assert 1 <= checkpoint.step < 12
-        assert made(store, job) == [(1, n) for n in range(1, checkpoint.step + 1)]
+        assert 1 <= checkpoint.progress.step < 12
+        assert made(store, job) == [(1, n) for n in range(1, checkpoint.progress.step + 1)]
         assert (get_job(store, job).state, store.rows("SELECT spent FROM job")[0]["spent"]) == ("queued", 0)
     go_on(home, config, job)
     with open_store(home) as store:
         assert [n for _, n in made(store, job)] == list(range(1, 13))
-        assert {attempt for attempt, n in made(store, job) if n > checkpoint.step} == {2}
+        assert {attempt for attempt, n in made(store, job) if n > checkpoint.progress.step} == {2}
         assert [event.kind for event in events(store) if event.kind in ("interrupted", "damaged")] == ["interrupted"]
 
 
