@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import pickle
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from perdure.memory.errors import RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, publish
 
 CHECKSUM_BYTES = 4
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,8 @@ class Progress:
     """Stored episodes that the job learns from, newest first, if any."""
     learned: bool = False
     """Whether any update so far had something to learn from; set by the learner."""
+    checked: dict[str, int] = field(default_factory=dict)
+    """Episodes of each environment in a check, fixed at the start; empty without checks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,45 +71,59 @@ class Checkpoint:
 
 def write_checkpoint(home: Path, job: int, checkpoint: Checkpoint) -> None:
     """Write the checkpoint in place of the job's last one. Raises `Unavailable` if the disk is full."""
-    final = _file(home, job)
+    state = {field.name: getattr(checkpoint.state, field.name) for field in fields(checkpoint.state)}
+    document = {"progress": asdict(checkpoint.progress), "state": state}
+    write_checked(job_file(home, job, "pt"), document, f"the checkpoint of job {job} after update {checkpoint.progress.step}")
+
+
+def read_checkpoint(home: Path, job: int) -> Checkpoint | None:
+    """The job's last checkpoint; None before its first update. Raises `RuntimeFailure` for a damaged file."""
+    return read_checked(
+        job_file(home, job, "pt"),
+        lambda found: Checkpoint(**{**found, "progress": Progress(**found["progress"]), "state": TrainingState(**found["state"])}),
+    )
+
+
+def remove_other_checkpoints(home: Path, jobs: Iterable[int]) -> None:
+    """Remove the files of all jobs but these."""
+    wanted = {str(job) for job in jobs}
+    for file in job_file(home, 0, "pt").parent.glob("*.pt"):
+        if file.name.split(".")[0] not in wanted:
+            file.unlink(missing_ok=True)
+
+
+def job_file(home: Path, job: int, suffix: str) -> Path:
+    """A file that a job keeps until it ends; the suffix ends in `pt`."""
+    return home / "run" / "jobs" / f"{job}.{suffix}"
+
+
+def write_checked(final: Path, document: Mapping[str, Any], what: str) -> None:
+    """Write tensors and plain values with a checksum, in place of an older file. Raises `Unavailable` if the disk is full."""
     made = final.with_name(f"{MAKING}{final.name}")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _Summing(io.FileIO(made, "w")) as file:
             file.seek(CHECKSUM_BYTES)
-            state = {field.name: getattr(checkpoint.state, field.name) for field in fields(checkpoint.state)}
-            torch.save({"progress": asdict(checkpoint.progress), "state": state}, file)
+            torch.save(document, file)
             checksum = file.crc.to_bytes(CHECKSUM_BYTES)
             file.seek(0)
             file.write(checksum)
         publish(made, final)
     except OSError as error:
-        raise Unavailable(
-            f"could not save the checkpoint of job {job} after update {checkpoint.progress.step}: {error.strerror or error}"
-        ) from error
+        raise Unavailable(f"could not save {what}: {error.strerror or error}") from error
 
 
-def read_checkpoint(home: Path, job: int) -> Checkpoint | None:
-    """The job's last checkpoint; None before its first update. Raises `RuntimeFailure` for a damaged file."""
-    file = _file(home, job)
+def read_checked(file: Path, make: Callable[[dict[str, Any]], Made]) -> Made | None:
+    """What `make` makes of a file that `write_checked` wrote; None if there is none. Raises `RuntimeFailure` for a damaged file."""
     if not file.is_file():
         return None
     content = file.read_bytes()
     if content[:CHECKSUM_BYTES] != zlib.crc32(memoryview(content)[CHECKSUM_BYTES:]).to_bytes(CHECKSUM_BYTES):
         raise RuntimeFailure(f"{file} is damaged")
     try:
-        found = torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True)
-        return Checkpoint(**{**found, "progress": Progress(**found["progress"]), "state": TrainingState(**found["state"])})
+        return make(torch.load(io.BytesIO(content[CHECKSUM_BYTES:]), map_location="cpu", weights_only=True))
     except (RuntimeError, TypeError, KeyError, pickle.UnpicklingError) as error:
         raise RuntimeFailure(f"{file} was written by another release ({type(error).__name__})") from error
-
-
-def remove_other_checkpoints(home: Path, jobs: Iterable[int]) -> None:
-    """Remove the checkpoints of all jobs but these."""
-    wanted = {_file(home, job) for job in jobs}
-    for file in _file(home, 0).parent.glob("*.pt"):
-        if file not in wanted:
-            file.unlink(missing_ok=True)
 
 
 class _Summing(io.BufferedWriter):
@@ -116,7 +134,3 @@ class _Summing(io.BufferedWriter):
     def write(self, part: Any) -> int:
         self.crc = zlib.crc32(part, self.crc)
         return super().write(part)
-
-
-def _file(home: Path, job: int) -> Path:
-    return home / "run" / "jobs" / f"{job}.pt"

@@ -11,7 +11,8 @@ from perdure.learners.batches import Group, Lesson
 from perdure.learners.diagnostics import group_stats
 from perdure.learners.learning_job import LearningJob, check_lengths
 from perdure.learners.old_lessons import with_other_lessons
-from perdure.learners.updating import FixedData, goes_on, update
+from perdure.learners.selection.checking import check_and_go_on
+from perdure.learners.updating import FixedData, update
 from perdure.memory.records import Episode
 
 
@@ -32,7 +33,7 @@ def imitation_epochs(
     check_lengths(job, lessons)
     order = shuffled_epochs(len(lessons), epochs, job.options.common.seed)
     progress.updates = min(job.options.common.updates, len(order))
-    while goes_on(job):
+    while check_and_go_on(job):
         begin, end = (len(order) * n // progress.updates for n in (progress.step, progress.step + 1))
         fresh = replace(sample_replay(job), staleness=None if start is None else float(progress.step))
         played = None if start is None or progress.step else group_stats(start.target, fresh.old, start.spoilt + fresh.spoilt)

@@ -1,7 +1,7 @@
 """One running learning job: what it has at hand, and how far it is.
 
-A learner is a function of one job (`loops/grpo.py` is the shortest). While the job goes on, it samples episodes (`batch_sampling.py`),
-makes lessons of them, and makes an update (`updating.py`).
+A learner is a function of one job (`loops/grpo.py` is the shortest). While the job goes on (`selection/checking.py`), it samples episodes
+(`batch_sampling.py`), makes lessons of them, and makes an update (`updating.py`).
 """
 
 from __future__ import annotations
@@ -76,6 +76,10 @@ class JobTally:
     """Stored mixed groups by environment, read once."""
     live_groups: list[list[Episode]] | None = None
     """Live groups of old environments to measure on, read once."""
+    checked_step: int | None = None
+    """The last step that was checked (`selection/checking.py`)."""
+    ended_early: str | None = None
+    """Why the job makes no further update; None if it goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

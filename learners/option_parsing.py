@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from perdure.learners.options import (
     OWN,
     SHARED,
+    CheckOptions,
     CommonLearnOptions,
     Group,
     LearnOptions,
@@ -72,6 +73,7 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
             loss=read(LossOptions),
             replay=read(ReplayOptions),
             retention=read(RetentionOptions),
+            checks=read(CheckOptions),
             tuning=read(TuningOptions),
             own=read(OWN[learner]),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -116,6 +117,15 @@ class TuningOptions(OptionGroup):
     )
 
 
+class CheckOptions(OptionGroup):
+    """Checks on dev seeds, which choose the candidate's step (`learners/selection/`)."""
+
+    title = "Every learner: checks, which choose the best step"
+
+    every: int = Field(3, alias="check_every", ge=0, description="updates from one check on dev seeds to the next; 0 for none")
+    episodes: int = Field(16, alias="check_episodes", ge=1, description="episodes of each target in a check; old environments: a quarter")
+
+
 class GrpoOptions(OptionGroup):
     """Policy gradients of the GRPO family. Every other learner weighs mixed replayed groups with the default variant, in one pass."""
 
@@ -137,6 +147,13 @@ class IterativeSftOptions(OptionGroup):
     hints: bool = Field(False, description="retry failed tasks with the right answer as a hint (STaR)")
     restart: bool = Field(False, description="every round begins from the start's weights (ReST-EM)")
     per_task: PerTask = 8
+
+    def round_at(self, step: int, updates: int) -> tuple[int, int]:
+        """The first update of the round that has this step, and that of the next; the updates are spread evenly, at least one a round."""
+        rounds = min(self.rounds, updates)
+        each, more = divmod(updates, rounds)
+        ends = [n * each + min(n, more) for n in range(rounds + 1)]
+        return next((begin, end) for begin, end in pairwise(ends) if end > step)
 
 
 class SelfSftOptions(OptionGroup):
@@ -172,7 +189,7 @@ class SdftOptions(OptionGroup):
     )
 
 
-SHARED: tuple[type[OptionGroup], ...] = (CommonLearnOptions, LossOptions, ReplayOptions, RetentionOptions, TuningOptions)
+SHARED: tuple[type[OptionGroup], ...] = (CommonLearnOptions, LossOptions, ReplayOptions, RetentionOptions, CheckOptions, TuningOptions)
 OWN: Mapping[str, type[OptionGroup]] = {
     "grpo": GrpoOptions,
     "reinforce": ReinforceOptions,
@@ -195,6 +212,7 @@ class LearnOptions:
     loss: LossOptions
     replay: ReplayOptions
     retention: RetentionOptions
+    checks: CheckOptions
     tuning: TuningOptions
     own: OptionGroup
     """Of the job's learner."""
@@ -205,5 +223,5 @@ class LearnOptions:
 
     def flat(self) -> dict[str, OptionValue]:
         """All that the learner reads, by name."""
-        groups = (self.common, self.loss, self.replay, self.retention, self.tuning, self.own)
+        groups = (self.common, self.loss, self.replay, self.retention, self.checks, self.tuning, self.own)
         return {name: value for group in groups for name, value in group.model_dump(by_alias=True).items()}

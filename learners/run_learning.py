@@ -18,6 +18,8 @@ from perdure.learners.options import ENVIRONMENT, LearnOptions
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.retention_terms import retention_terms
 from perdure.learners.reward_source import MODEL, Rewarder, from_environment, rewarder
+from perdure.learners.selection.checking import choose_step
+from perdure.learners.selection.kept_step import write_choice
 from perdure.learners.trainee import Reference, Trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
@@ -25,7 +27,7 @@ from perdure.learners.weights.weight_sets import Weights
 from perdure.memory import faults
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.environments import list_environments, require
-from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
+from perdure.memory.errors import Diverged, InputError, RuntimeFailure, UnknownError
 from perdure.memory.jobs import steps
 from perdure.memory.processes import record_event
 from perdure.memory.records import Version
@@ -78,11 +80,15 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
         trainee.resume(checkpoint.state)
         job.tally.updates = [step.update for step in steps(store, job.id) if step.n <= progress.step]
     engine.load(job.sampler, trainee.weights())
+    failure: Diverged | None = None
     try:
         learner.run(job)
+    except Diverged as error:
+        failure = error
     finally:
         if job.sampler in engine:  # it is not if loading it failed
             engine.unload(job.sampler)
+    write_choice(store.home, job.id, choose_step(job, failure))
     return _add_candidate(job, queued, start)
 
 
@@ -110,13 +116,8 @@ def _rewarder(store: Store, options: LearnOptions, learner: Learner) -> Rewarder
 
 
 def _add_candidate(job: LearningJob, queued: Job, start: Weights) -> Version:
-    """Write the learned weights as a version, interpolated with the start if the options say so."""
+    """Write the trainee's weights as a version, interpolated with the start if the options say so."""
     store, trainee, share = job.run.store, job.trainee, job.options.retention.interpolate
-    for parameter in trainee.parameters:
-        if not bool(torch.isfinite(parameter).all()):
-            raise RuntimeFailure(
-                f"the weights of job {job.id} have values that are not finite: learn with a smaller lr than {job.options.common.lr}"
-            )
     weights: Weights = trainee.weights()
     if share < 1:
         weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, share)

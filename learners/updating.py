@@ -1,4 +1,4 @@
-"""One update of a learning job, written out, and whether there is another."""
+"""One update of a learning job, written out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure.learners.learning_job import LearningJob, check_lengths, check_stop
 from perdure.learners.options import GrpoOptions
 from perdure.memory import faults
 from perdure.memory.contracts.results import Drift, GroupStats, Update
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import Diverged
 from perdure.memory.jobs import add_step
 from perdure.memory.records import Episode
 from perdure.memory.trajectories.manifests import write_manifest
@@ -40,11 +40,6 @@ class FixedData:
     """Statistics of the episodes, if the job played them itself before this update."""
 
 
-def goes_on(job: LearningJob) -> bool:
-    """Whether there is a further update to make: the condition of every learner's loop."""
-    return job.progress.step < job.progress.updates
-
-
 def update(
     job: LearningJob,
     lessons: Sequence[Lesson],
@@ -57,8 +52,8 @@ def update(
     """Make one update from these lessons, load the new weights for sampling, and write the step and the checkpoint.
 
     Without lessons the weights stay the same. `terms` are further terms of this update's loss, `fixed` describes the data of a learner on
-    fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`, `RuntimeFailure` if the
-    update diverged, `InputError` if an episode is longer than the model's context.
+    fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`, `Diverged` if gradient
+    or weights are not finite, `InputError` if an episode is longer than the model's context.
     """
     check_stop(job)
     started = time.perf_counter()
@@ -84,8 +79,8 @@ def update(
         if job.retention.project_gradient is not None:
             trainee.put_gradient(job.retention.project_gradient(trainee, trainee.take_gradient()))
         norm = trainee.step(lr, options.common.max_grad_norm)
-        if not math.isfinite(norm):
-            raise RuntimeFailure(
+        if not (math.isfinite(norm) and all(bool(parameter.isfinite().all()) for parameter in trainee.parameters)):
+            raise Diverged(
                 f"update {progress.step + 1} of job {job.id} has diverged (gradient norm {norm}): learn with a smaller lr than "
                 f"{options.common.lr}, or with smaller weights for KL and replay"
             )

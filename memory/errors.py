@@ -5,6 +5,7 @@ PerdureError
 │   └── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
 └── RuntimeFailure (RuntimeError) the machine or the home prevents it        exit code 3
     ├── LeaseLost                 another process has taken over this work
+    ├── Diverged                  weights or gradients are not finite: learn with a smaller lr
     └── Unavailable               the disk is full or the store is locked: it may work later
 """
 
@@ -29,6 +30,10 @@ class RuntimeFailure(PerdureError, RuntimeError):
 
 class LeaseLost(RuntimeFailure):
     """The lease for a write is no longer held: nothing was written."""
+
+
+class Diverged(RuntimeFailure):
+    """Learning has left weights, gradients or logits that are not finite. An earlier step may still be good."""
 
 
 class Unavailable(RuntimeFailure):

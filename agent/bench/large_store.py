@@ -25,7 +25,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
-from perdure.learners.best_step import unchecked
+from perdure.learners.selection.best_step import unchecked
 from perdure.memory import environments, versions
 from perdure.memory.contracts.json_form import order_document, result_document, update_document
 from perdure.memory.contracts.orders import LearnOrder

@@ -272,6 +272,7 @@ def _self_test(runs: int, profile: str | None, as_json: bool) -> bool:
 
 
 def _print_learning(result: LearnResult, asked: str) -> None:
+    from perdure.agent.show.candidate_line import candidate_line
     from perdure.memory.contracts.json_form import update_document
 
     if result.gate is not None:
@@ -280,6 +281,7 @@ def _print_learning(result: LearnResult, asked: str) -> None:
         numbers = [(name, value) for name, value in update_document(result.diagnostics).items() if value is not None]
         print_table(("diagnostic of the last update", "value"), numbers)
     print_table(("cost of all updates", "value"), list(asdict(result.cost).items()))
+    click.echo(candidate_line(result))
     click.echo(f"{result.version}: {result.verdict or 'not gated'}. {result.reason}")
 
 

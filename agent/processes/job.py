@@ -23,7 +23,6 @@ from perdure.agent.processes.lease_renewal import holding_device, renewing, wait
 from perdure.agent.processes.open_engine import open_engine
 from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
-from perdure.learners.best_step import unchecked
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.loaded_versions import LoadedVersions
@@ -34,6 +33,8 @@ from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_s
 from perdure.learners.gate.scope import PROFILES
 from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.run_learning import run_learning
+from perdure.learners.selection.best_step import unchecked
+from perdure.learners.selection.kept_step import read_choice
 from perdure.memory import faults
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, ProbeOrder
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult, Result
@@ -161,7 +162,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
         verdict=gate.verdict if gate else None,
         reason=reason,
         diagnostics=updates[-1] if updates else None,
-        selection=unchecked(len(updates)),
+        selection=read_choice(work.store.home, work.job.id) or unchecked(len(updates)),
         cost=cost(updates),
         gate=gate,
         learn_s=learn_s,

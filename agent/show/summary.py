@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import click
 
+from perdure.agent.show.candidate_line import candidate_line
 from perdure.agent.show.gate_table import print_gate
 from perdure.agent.show.terminal import Cell, print_table, visible
 from perdure.agent.supervision.limits import Outcome
@@ -81,17 +82,19 @@ def about(job: Job) -> list[str]:
         return [f"{head} failed: {visible(job.error or 'no reason was written down')}"]
     if job.state != "done":
         return [f"{head} is {job.state}; the next run resumes it"]
+    details: list[str] = []
     match job.result:
         case ProbeResult(version=version, environments=environments):
             scores = (f"{visible(name)} {'-' if row.score is None else f'{row.score:.2f}'}" for name, row in environments.items())
             return [f"{head} of {version}: {', '.join(scores)}"]
-        case LearnResult(version=version, reason=reason):
+        case LearnResult(version=version, reason=reason) as learned:
             what = f"made {version}"
+            details.append(f"  {candidate_line(learned)}")
         case GateResult(candidate=version, reason=reason):
             what = f"of {version}"
         case None:
             return [f"{head} is done"]
-    lines = [f"{head} {what}: {job.verdict or 'not gated'}, {visible(reason).strip()}"]
+    lines = [f"{head} {what}: {job.verdict or 'not gated'}, {visible(reason).strip()}", *details]
     for name, leg in job.gate.evidence.trained.items() if job.gate else ():
         if leg.reference_score is not None and leg.candidate_score is not None:
             change = f"{leg.reference_score:.0%} -> {leg.candidate_score:.0%}"

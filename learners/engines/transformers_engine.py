@@ -26,7 +26,7 @@ from perdure.learners.engines.tree import context_of, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import WeightBank, Weights
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import Diverged
 from perdure.memory.records import Sampler
 
 MOST_NODES = 8192
@@ -192,7 +192,7 @@ class TransformersEngine:
         weight_RB = weight_RBW.sum(-1)
         total_R = weight_RB.double().sum(-1)
         if not bool(total_R.isfinite().all()):
-            raise RuntimeFailure(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+            raise Diverged(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
         block_R = self._draw(weight_RB, chance_R)
         token_R = block_R * _BLOCK + self._draw(weight_RBW[torch.arange(rows, device=self.device), block_R], chance_R)
         if bool(greedy_R.any()):

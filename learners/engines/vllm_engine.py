@@ -41,7 +41,7 @@ from perdure.learners.engines.vllm_client import (
 from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, Weights
-from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
+from perdure.memory.errors import Diverged, InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import Sampler, VersionRef
 
 CONCURRENT_REQUESTS = 8
@@ -197,7 +197,7 @@ class VllmEngine:
                 ask_for_restart(self._home, client.server)
                 if not fresh:
                     self._reconnect(client, "an answer was not finite", another=True)
-        raise RuntimeFailure(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+        raise Diverged(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
 
     def _answer_of(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
         served = self._require(sampler)

@@ -16,7 +16,8 @@ from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.losses import VARIANTS
 from perdure.learners.old_lessons import with_other_lessons
 from perdure.learners.options import GrpoOptions
-from perdure.learners.updating import goes_on, update
+from perdure.learners.selection.checking import check_and_go_on
+from perdure.learners.updating import update
 
 
 def grpo(job: LearningJob) -> None:
@@ -26,7 +27,7 @@ def grpo(job: LearningJob) -> None:
     """
     options, own = job.options, job.options.of(GrpoOptions)
     advantages, mask_truncated = VARIANTS[own.variant].advantages, options.loss.mask_truncated
-    while goes_on(job):
+    while check_and_go_on(job):
         sampled = sample(job, options.common.prompts)
         sampled = refilled(job, sampled, options.common.prompts, own.refill)
         lessons = policy_gradient_lessons(sampled.target, options.loss.kl, advantages, mask_truncated=mask_truncated)

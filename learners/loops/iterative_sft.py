@@ -9,8 +9,6 @@ falls within each round.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from perdure.learners.batch_sampling import sample
 from perdure.learners.batches import Lesson, imitation_lessons
 from perdure.learners.epochs import per_task
@@ -19,7 +17,8 @@ from perdure.learners.loops.hints import check_oracle, retry_with_hints
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.old_lessons import with_other_lessons
 from perdure.learners.options import IterativeSftOptions
-from perdure.learners.updating import goes_on, update
+from perdure.learners.selection.checking import check_and_go_on
+from perdure.learners.updating import update
 
 
 def iterative_sft(job: LearningJob) -> None:
@@ -31,8 +30,8 @@ def iterative_sft(job: LearningJob) -> None:
     if own.hints:
         for target in job.environments.targets:
             check_oracle(target, "hints=true")
-    while goes_on(job):
-        begin, end = round_at(progress.step, progress.updates, own.rounds)
+    while check_and_go_on(job):
+        begin, end = own.round_at(progress.step, progress.updates)
         first, updates = progress.step, end - progress.step
         sampled = sample(job, options.common.prompts * updates)
         hinted: list[Lesson] = retry_with_hints(job, sampled.target) if own.hints else []
@@ -44,16 +43,8 @@ def iterative_sft(job: LearningJob) -> None:
             )
         if own.restart and won and first == begin:
             job.trainee.restart()
-        while progress.step < end and goes_on(job):
+        while progress.step < end and check_and_go_on(job):
             n = progress.step - first
             part = sampled.part(n, updates)
             lessons = imitation_lessons(per_task(part.target, own.per_task), 1.0, options.loss.kl) + hinted[n::updates]
             update(job, with_other_lessons(job, lessons, part), part, rate_span=(begin, end) if own.restart else None)
-
-
-def round_at(step: int, updates: int, rounds: int) -> tuple[int, int]:
-    """The first update of the round that has this step, and that of the next; the updates are spread evenly, at least one a round."""
-    rounds = min(rounds, updates)
-    each, more = divmod(updates, rounds)
-    ends = [n * each + min(n, more) for n in range(rounds + 1)]
-    return next((begin, end) for begin, end in pairwise(ends) if end > step)

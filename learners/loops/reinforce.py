@@ -13,7 +13,8 @@ from perdure.learners.batches import lesson
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.old_lessons import with_other_lessons
-from perdure.learners.updating import goes_on, update
+from perdure.learners.selection.checking import check_and_go_on
+from perdure.learners.updating import update
 
 
 def reinforce(job: LearningJob) -> None:
@@ -22,7 +23,7 @@ def reinforce(job: LearningJob) -> None:
     Raises `RuntimeFailure` if there is nothing to learn from: no episode of the targets was rewarded.
     """
     options = job.options
-    while goes_on(job):
+    while check_and_go_on(job):
         sampled = sample(job, options.common.prompts)
         rewarded = [episode for group in sampled.target for episode in group if episode.score]
         lessons = [lesson(episode, advantage=episode.score, kl=options.loss.kl) for episode in rewarded]

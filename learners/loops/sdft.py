@@ -22,8 +22,9 @@ from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.losses import kl_divergence
 from perdure.learners.old_lessons import old_lessons
 from perdure.learners.options import LearnOptions, SdftOptions
+from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.trainee import Trainee
-from perdure.learners.updating import goes_on, update
+from perdure.learners.updating import update
 
 
 def sdft(job: LearningJob) -> None:
@@ -35,7 +36,7 @@ def sdft(job: LearningJob) -> None:
     options, own = job.options, job.options.of(SdftOptions)
     for target in job.environments.targets:
         check_oracle(target, "sdft")
-    while goes_on(job):
+    while check_and_go_on(job):
         if own.teacher == "slow" and job.progress.step:
             job.trainee.follow(own.teacher_rate)
         sampled = sample(job, options.common.prompts)

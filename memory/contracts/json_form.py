@@ -88,7 +88,7 @@ def read_result(kind: JobKind, document: Document) -> Result:
                 verdict=document["verdict"],
                 reason=document["reason"],
                 diagnostics=read_update(document["diagnostics"]) if document["diagnostics"] else None,
-                selection=_read_selection(document["selection"]),
+                selection=read_selection(document["selection"]),
                 cost=Cost(**document["cost"]),
                 gate=None if document["gate"] is None else read_gate(document["gate"]),
                 learn_s=document["seconds"]["learn"],
@@ -152,7 +152,7 @@ def _last_update(update: Update, selection: Selection) -> Document:
     return {**update_document(update), "candidate_step": selection.step}
 
 
-def _read_selection(document: Document) -> Selection:
+def read_selection(document: Document) -> Selection:
     def scores(of: Mapping[str, Document]) -> dict[str, StepScore]:
         return {name: StepScore(**score) for name, score in of.items()}
 

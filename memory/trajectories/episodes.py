@@ -132,6 +132,21 @@ def completed_members(store: Store, groups: Sequence[str]) -> dict[str, frozense
     return {group: frozenset(row["member"] for row in rows if row["group"] == group) for group in groups}
 
 
+def scores_of_groups(store: Store, job: int, groups: Sequence[str]) -> dict[str, dict[int, float | None]]:
+    """The scores of a job's episodes that have ended, by group and member; None if the environment failed. The last attempt counts."""
+    rows = store.rows(
+        """
+        SELECT "group", member, state, score FROM episode
+        WHERE job = ? AND "group" IN (SELECT value FROM json_each(?)) AND state IN ('completed', 'env_error') AND seat = 0 ORDER BY id
+        """,
+        (job, to_json(list(groups))),
+    )
+    scores: dict[str, dict[int, float | None]] = {group: {} for group in groups}
+    for row in rows:
+        scores[row["group"]][row["member"]] = row["score"] if row["state"] == "completed" else None
+    return scores
+
+
 def success_rates(store: Store, version: str) -> dict[str, RateRow]:
     """The results of `version` by environment, over all completed live episodes, also those that were pruned."""
     rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))

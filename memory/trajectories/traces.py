@@ -89,7 +89,7 @@ def job_traces(store: Store, job: int, environments: Sequence[str], staleness: i
     return _traces(
         store,
         """
-        SELECT e.id, (SELECT max(step_n) FROM episode WHERE job = :job) - e.step_n AS staleness
+        SELECT e.id, (SELECT max(step_n) FROM episode WHERE job = :job AND purpose <> 'probe') - e.step_n AS staleness
         FROM episode e WHERE e.job = :job AND e.purpose = 'learn' AND e.state = 'completed' AND e.seat = 0 AND e.turns > 0
           AND e.environment IN (SELECT value FROM json_each(:environments))
         ORDER BY e.id DESC LIMIT :most

@@ -53,6 +53,17 @@ class Dries(Starts):
         return "", float(Dries.left >= 0), True, False, {"success": Dries.left >= 0}
 
 
+class Fades(Starts):
+    """As `Starts` in the first `left` episodes of the process; then it cannot be won."""
+
+    left = 0
+
+    def step(self, action: str) -> Step:
+        Fades.left -= 1
+        observation, reward, ended, cut, info = super().step(action)
+        return observation, reward * (Fades.left >= 0), ended, cut, {"success": info["success"] and Fades.left >= 0}
+
+
 class Always(Starts):
     """Cannot be lost."""
 

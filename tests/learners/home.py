@@ -32,7 +32,8 @@ from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.trajectories.journal import StoreJournal
 
 EASY = "py:tests.learners.easy:Starts"
-SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16}
+SETTINGS = {"updates": 18, "prompts": 8, "lr": 0.01, "rank": 8, "alpha": 16, "check_every": 0}
+"""Without checks, which have tests of their own (`selection/`), a job makes all its updates and plays only to learn."""
 
 
 class Learner:
@@ -102,11 +103,11 @@ class Learner:
         each_round: Callable[[], None] = nothing,
         **options: Any,
     ) -> LearningJob:
-        """A job at step 0, with its weights in the engine. Its learner is the first that reads all the options."""
+        """A job at step 0, with its weights in the engine. Its learner is the first that reads all the options; without checks."""
         for name in {*targets, *old}:
             environments.register(self.store, name)
         _, lease = self.queued(targets[0])
-        made = options_of(**options)
+        made = options_of(**{"check_every": 0, **options})
         job = LearningJob(
             run=JobRun(store=self.store, lease=lease, journal=StoreJournal(self.store, BootClock()), stop=stop, each_round=each_round),
             options=made,

@@ -14,9 +14,11 @@ from typing import Literal
 import pytest
 import torch
 from tests.learners.conftest import copied, random_adapter, trainee_of
+from tests.results import SELECTION
 from torch import Tensor
 
 from perdure.learners.checkpoint import Checkpoint, Progress, TrainingState, read_checkpoint, remove_other_checkpoints, write_checkpoint
+from perdure.learners.selection.kept_step import KeptStep, read_choice, read_kept_step, write_choice, write_kept_step
 from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
@@ -44,9 +46,27 @@ def test_a_checkpoint_is_read_back_and_replaced(tmp_path: Path) -> None:
 def test_only_jobs_that_have_not_ended_keep_a_checkpoint(tmp_path: Path) -> None:
     for job in (1, 2, 3):
         write_checkpoint(tmp_path, job, LATER)
+        write_kept_step(tmp_path, job, KeptStep(step=3, attempt=1, parameters=[torch.arange(4.0)]))
+        write_choice(tmp_path, job, SELECTION)
     remove_other_checkpoints(tmp_path, [2, 9])
-    assert [file.name for file in (tmp_path / "run" / "jobs").iterdir()] == ["2.pt"]
+    assert sorted(file.name for file in (tmp_path / "run" / "jobs").iterdir()) == ["2.best.pt", "2.choice.pt", "2.pt"]
     remove_other_checkpoints(tmp_path / "elsewhere", [])
+
+
+def test_the_kept_step_and_the_choice_are_read_back_and_replaced(tmp_path: Path) -> None:
+    assert read_kept_step(tmp_path, 1) is None
+    assert read_choice(tmp_path, 1) is None
+    for step in (3, 6):
+        write_kept_step(tmp_path, 1, KeptStep(step=step, attempt=2, parameters=[torch.arange(float(step))]))
+    kept = read_kept_step(tmp_path, 1)
+    assert kept is not None
+    assert (kept.step, kept.attempt) == (6, 2)
+    assert torch.equal(kept.parameters[0], torch.arange(6.0))
+    write_choice(tmp_path, 1, SELECTION)
+    assert read_choice(tmp_path, 1) == SELECTION
+    (tmp_path / "run" / "jobs" / "1.choice.pt").write_bytes(b"text")
+    with pytest.raises(RuntimeFailure, match="is damaged"):
+        read_choice(tmp_path, 1)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from tests.learners.home import EASY, Learner
 
 from perdure.learners.loops.learner_table import LEARNERS
+from perdure.learners.selection.kept_step import read_choice
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments
 from perdure.memory.store import create_store
@@ -55,19 +56,22 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
 def test_a_resumed_job_on_fixed_data_ends_with_the_weights_of_an_uninterrupted_one(
     llama: ModelFiles, tmp_path: Path, name: str, settings: dict[str, Any]
 ) -> None:
-    """The same demonstrations, the same start's answers, the same order; nothing of the start is played again."""
-    hashes, counts = [], []
+    """The same demonstrations, the same start's answers, the same order, the same checks; nothing of the start is played again."""
+    hashes, counts, choices = [], [], []
     for n in range(2):
         with create_store(tmp_path / f"home-{n}") as store:
             learner = Learner(store, llama)
             if name == "trace-sft":
                 learner.play_live(EASY, 6)
-            small = {**SMALL, "updates": 4, "prompts": 4, **settings}
+            small = {**SMALL, "updates": 4, "prompts": 4, "check_every": 1, **settings}
             made = learner.interrupted(EASY, name, after=2, **small) if n else learner.learn(EASY, name, **small)
             hashes.append(made.hash)
             counts.append(played(learner))
+            choices.append(read_choice(store.home, 1))
     assert hashes[0] == hashes[1]
     assert counts[0] == counts[1]
+    assert counts[0]["probe"] % 16 == 0
+    assert choices[0] == choices[1] is not None
 
 
 def test_a_resumed_job_keeps_its_data_and_its_serving_version_when_another_version_serves(llama: ModelFiles, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from perdure.agent.processes.child import Stop
 from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
+from perdure.learners.selection.kept_step import write_choice
 from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.contracts.results import LearnResult
 from perdure.memory.errors import Unavailable, UnknownError
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.store import Store, create_store
@@ -34,12 +36,19 @@ def test_a_job_that_died_after_its_candidate_goes_on_with_it(tmp_path: Path) -> 
         job = queue(store, updates=1, rounds=1, prompts=2)
         run_job(store.home, config, job, Stop())
         first = get_job(store, job)
+        assert isinstance(first.result, LearnResult)
+        assert first.result.selection.step == 1
+        assert [check.step for check in first.result.selection.checks] == [0, 1]
+        assert list((store.home / "run" / "jobs").iterdir()) == []
+        write_choice(store.home, job, first.result.selection)
         with store.write() as conn:  # as if the machine had stopped between the candidate's row and the job's end
             conn.execute("UPDATE job SET state = 'queued', owner = NULL, result = NULL, candidate = NULL WHERE id = ?", (job,))
         run_job(store.home, config, job, Stop())
         again = get_job(store, job)
         assert again.attempt == 2
         assert again.candidate == first.candidate == "v1"
+        assert isinstance(again.result, LearnResult)
+        assert again.result.selection == first.result.selection
         assert [version.name for version in list_versions(store)] == ["v1", "v0"]
         assert len(steps(store, job)) == 1
         assert serving(store).name == "v0"

@@ -78,6 +78,26 @@ def test_failures_of_the_environment_and_interruptions_are_never_scored(store: S
     assert [found.state for found in episodes.list_episodes(store)] == ["aborted", "env_error", "completed"]
 
 
+def test_scores_of_a_group_are_those_of_its_last_ended_attempts(store: Store, clock, player) -> None:
+    jobs.add_job(store, "k", [ADD], LearnOrder(learner="grpo"))
+    found = jobs.lease_job(store, "me", 60, clock)
+    assert found is not None
+    lease, writer = found[1], StoreJournal(store, clock)
+    plans = [player.plan(lease, "check", member, purpose="probe") for member in (0, 1, 2, 1, 3)]
+    won, broken, cut, again, _ = writer.start(plans)
+    writer.finish(
+        [
+            player.ending(won),
+            dataclasses.replace(player.ending(broken), state="env_error", stop_reason="error"),
+            dataclasses.replace(player.ending(cut), state="aborted", stop_reason="interrupted"),
+        ]
+    )
+    assert episodes.scores_of_groups(store, lease.subject, ["check", "none"]) == {"check": {0: 1.0, 1: None}, "none": {}}
+    writer.finish([dataclasses.replace(player.ending(again), score=0.25)])
+    assert episodes.scores_of_groups(store, lease.subject, ["check"]) == {"check": {0: 1.0, 1: 0.25}}
+    assert episodes.scores_of_groups(store, lease.subject + 1, ["check"]) == {"check": {}}
+
+
 def test_live_episodes_are_counted_since_a_moment_and_since_the_last_learning_job(store: Store, clock, player) -> None:
     played(store, player, "a", [1.0, 0.0])
     assert episodes.live_episodes(store, "v0", 0.0) == 2

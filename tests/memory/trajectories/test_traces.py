@@ -88,6 +88,9 @@ def test_episodes_of_a_job_are_as_stale_as_updates_came_after(store: Store, cloc
     }
     assert [trace.episode.id for trace in list(job_traces(store, mine.subject, [ADD], 0))] == played[2][::-1]
     assert list(job_traces(store, mine.subject, [SORT], 9)) == [], "it has played, but not there"
+    player.group(mine, "check", [1.0], purpose="probe", sampler=StepRef(mine.subject, 3))
+    assert [trace.episode.id for trace in list(job_traces(store, mine.subject, [ADD], 0))] == played[2][::-1], "a check is no trace"
+    assert episodes_of_step(store, mine.subject, 3, hinted=False) == []
 
 
 def test_of_a_job_neither_hinted_replayed_nor_judging_episodes_are_traces(store: Store, clock: SetClock, player: Player) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from perdure.learners.best_step import (
+from perdure.learners.selection.best_step import (
     Scores,
     StepCheck,
     best_step,
