@@ -1,6 +1,6 @@
 """What depends on the machine that computes: the faster precision, products of fp32 tensors, and memory that the C library keeps.
 
-Left out: the number of threads, which is the user's (`OMP_NUM_THREADS`), and which device is used, which is configured.
+Left out: the most threads, which are the user's (`OMP_NUM_THREADS`), and which device is used, which is configured.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -55,3 +57,33 @@ def faster_dtype(device: str, repeats: int = 9) -> torch.dtype:
         seconds[dtype] = min(times)
     torch.set_float32_matmul_precision(before)
     return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute with this number of threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def faster_threads(step: Callable[[], None], repeats: int = 3) -> int:
+    """1 or the number of threads at present, whichever makes `step` faster.
+
+    A decoding step reads weights, which one core may do as fast as several, and has many small operations, in which threads wait for each
+    other.
+    """
+    most = torch.get_num_threads()
+    seconds = dict.fromkeys((1, most), float("inf"))
+    for n in range(repeats + 1):  # the first time kernels are made
+        for number in seconds:
+            with threads(number):
+                started = time.perf_counter()
+                step()
+                seconds[number] = min(seconds[number], time.perf_counter() - started)
+        if n and max(seconds.values()) > 2 * min(seconds.values()):
+            break
+    return min(seconds, key=lambda number: seconds[number])

@@ -24,6 +24,7 @@ from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
 from perdure.learners.engines.tree import context_of, pack
 from perdure.learners.engines.tree_attention import TreeMemory, register
+from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import WeightBank, Weights
 from perdure.memory.errors import Diverged
@@ -31,6 +32,7 @@ from perdure.memory.records import Sampler
 
 MOST_NODES = 8192
 """Of the tree of a sampler; beyond it everything is computed anew. A node of a 135M model takes 23 kB in bfloat16."""
+_ROWS_MEASURED = 16
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
 
@@ -71,6 +73,7 @@ class TransformersEngine:
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
         self._memory: tuple[Sampler, TreeMemory] | None = None
+        self._decoding_threads = torch.get_num_threads()
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Merge the weights of a sampler; empty weights are the base model's."""
@@ -83,6 +86,22 @@ class TransformersEngine:
     def release_memory(self) -> None:
         """Forget keys and values; the weights stay."""
         self._memory = None
+
+    @torch.inference_mode()
+    def choose_threads(self) -> None:
+        """Measure on how many threads of a CPU decoding is faster, and use these from now on. Takes about a second."""
+        if self.device.type != "cpu" or torch.get_num_threads() == 1:
+            return
+        memory = TreeMemory(self.device)
+        ends, computed = memory.begin([(token,) for token in range(_ROWS_MEASURED)])
+        self._forward(computed, [0] * len(computed), None, memory)
+        memory.branch(ends)
+
+        def step() -> None:
+            memory.advance(computed)
+            self._forward(computed, [memory.steps] * len(computed), None, memory)
+
+        self._decoding_threads = faster_threads(step)
 
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._bank
@@ -154,7 +173,8 @@ class TransformersEngine:
             tokens = token_R.tolist()
             memory.advance(tokens)
             positions = [position + 1 for position in positions]
-            logits_RV = self._forward(tokens, positions, None, memory)
+            with threads(self._decoding_threads):
+                logits_RV = self._forward(tokens, positions, None, memory)
         memory.finish()
         return [
             Sample(action_ids=tuple(a), logprobs=tuple(p), finish=f, sampler=sampler)

@@ -27,12 +27,14 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
         name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
         dtype: torch.dtype = getattr(torch, name)
         set_up_process(dtype)
-        return TransformersEngine(files, device=device, dtype=dtype, seed=seed)
+        engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed)
     except InputError:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the model in {files.path} cannot be loaded ({reason}): repair its files, or set another model") from error
+    engine.choose_threads()
+    return engine
 
 
 def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:

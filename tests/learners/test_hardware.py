@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import platform
 import resource
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from tests.learners.conftest import engine_of
 
+from perdure.envs.policy import Request
 from perdure.learners.engines.version_loading import open_transformers_engine
-from perdure.learners.hardware import faster_dtype, keep_freed_memory, set_up_process
+from perdure.learners.hardware import faster_dtype, faster_threads, keep_freed_memory, set_up_process, threads
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.processes import precision_for
+from perdure.memory.records import VersionRef
 from perdure.memory.store import create_store
 
 
@@ -44,6 +48,34 @@ def test_precisions_are_measured_in_full_and_the_setting_stays(before: str) -> N
     torch.set_float32_matmul_precision(before)
     assert faster_dtype("cpu", repeats=1) in (torch.bfloat16, torch.float32)
     assert products() == before
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_the_faster_number_of_threads_is_chosen_and_the_setting_stays(slow: int) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def step() -> None:
+        seen.append(torch.get_num_threads())
+        if seen[-1] == slow:
+            time.sleep(0.02)
+
+    with threads(2):
+        assert faster_threads(step) == 3 - slow
+        assert torch.get_num_threads() == 2
+        assert set(seen) == {1, 2}
+    with pytest.raises(ZeroDivisionError), threads(2):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == before
+
+
+def test_an_engine_that_was_measured_answers_the_same(llama: ModelFiles) -> None:
+    engine, asked = engine_of(llama), [Request(prompt_ids=(5, 6, 7), max_tokens=8, temperature=0.0)]
+    engine.load(VersionRef("v0"), {})
+    before = engine.generate(VersionRef("v0"), asked)
+    with threads(2):
+        engine.choose_threads()
+        assert engine.generate(VersionRef("v0"), asked)[0].action_ids == before[0].action_ids
+        assert torch.get_num_threads() == 2
 
 
 def test_freed_memory_is_used_again_without_new_pages() -> None:
