@@ -92,7 +92,7 @@ class TransformersEngine:
         """Measure on how many threads of a CPU decoding is faster, and use these from now on. Takes about a second."""
         if self.device.type != "cpu" or torch.get_num_threads() == 1:
             return
-        memory = TreeMemory(self.device)
+        memory = TreeMemory(self.device, self.dtype)
         ends, computed = memory.begin([(token,) for token in range(_ROWS_MEASURED)])
         self._forward(computed, [0] * len(computed), None, memory)
         memory.branch(ends)
@@ -123,7 +123,7 @@ class TransformersEngine:
         memory = self._take_memory(sampler)
         for batch in pack([[memory.tree.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
             if len(memory.tree) > MOST_NODES:
-                memory = TreeMemory(self.device)
+                memory = TreeMemory(self.device, self.dtype)
             for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch], memory), strict=True):
                 samples[index] = sample
         self._memory = sampler, memory
@@ -133,7 +133,7 @@ class TransformersEngine:
     def _take_memory(self, sampler: Sampler) -> TreeMemory:
         """What was computed for this sampler; it is put back after the next answers, unless they fail."""
         remembered, self._memory = self._memory, None
-        return remembered[1] if remembered is not None and remembered[0] == sampler else TreeMemory(self.device)
+        return remembered[1] if remembered is not None and remembered[0] == sampler else TreeMemory(self.device, self.dtype)
 
     def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:
         """Axes: R rows that are decoded, V tokens of the vocabulary."""

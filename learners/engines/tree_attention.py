@@ -45,25 +45,26 @@ class DecodedRow:
 class TreeMemory:
     """The keys and values of one sampler for the tokens of `tree`.
 
-    Its use: `begin` and a pass, then `branch`, and a pass after each `advance`; at last `finish`. `width` is that of a block of the tree,
-    `most_scores` the number of scores of one layer that exist at the same time.
+    Its use: `begin` and a pass, then `branch`, and a pass after each `advance`; at last `finish`. Keys and values are stored in `dtype`,
+    that of the model's products. A block of the tree has `width` nodes; of one layer at most `most_scores` exist at the same time.
     """
 
-    def __init__(self, device: torch.device, *, width: int = 128, most_scores: int = 2**24) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, width: int = 128, most_scores: int = 2**24) -> None:
         self.tree = GrowingTree()
         self.steps = 0
         """Decoding steps so far, the current one included; 0 while a part of the tree is computed."""
         self._device = device
+        self._dtype = dtype
         self._width = width
         self._most_scores = most_scores
         self._nodes: dict[int, KeyValue] = {}
-        """By layer, `(H, room, D)`, in the precision of the model."""
+        """By layer, `(H, room, D)`."""
         self._computed_N = torch.empty(0, dtype=torch.long)
         self._blocks: NodeBlocks | None = None
         self._place_N = self._row_S = self._computed_N
         """For each place in the blocks, the token of a pass that is there; any, if the place is empty."""
         self._shared: dict[int, KeyValue] = {}
-        """By layer, `(H * B, U, D)` in fp32: what rows read of the tree while they are decoded."""
+        """By layer, keys `(H * B, D, U)` and values `(H * B, U, D)` in fp32: what rows read of the tree while they are decoded."""
         self._own: dict[int, KeyValue] = {}
         """By layer, `(room, H, S, D)` in fp32."""
         self._rows: list[DecodedRow] = []
@@ -141,7 +142,7 @@ class TreeMemory:
         assert self._blocks is not None
         (keys, values), (keys_THSD, values_THSD) = self._shared[layer], own
         (B, W, U), (H, S, Q, D), T = self._blocks.bias_BWU.shape, query_HSQD.shape, self.steps
-        shared = torch.bmm(query_HSQD.view(H * B, W * Q, D), keys.mT).view(H, B, W, Q, U).add_(self._blocks.bias_BWU[:, :, None])
+        shared = torch.bmm(query_HSQD.view(H * B, W * Q, D), keys).view(H, B, W, Q, U).add_(self._blocks.bias_BWU[:, :, None])
         mine = torch.bmm(query_HSQD.view(H * S, Q, D), keys_THSD.view(T, H * S, D).permute(1, 2, 0))
         weights = torch.cat([shared.view(H, S, Q, U), mine.view(H, S, Q, T)], -1).softmax(-1)
         read = torch.bmm(weights.view(H * B, W * Q, U + T)[..., :U], values).view(H * S, Q, -1)
@@ -153,7 +154,10 @@ class TreeMemory:
         self._blocks = blocks = self.tree.blocks([row.end for row in self._rows], _ROW_WIDTH, self._device, _LEAST_SHARED)
         self._alive = list(range(len(self._rows)))
         self._place(self._alive)
-        self._shared = {layer: (_gathered(k, blocks.keys_BU), _gathered(v, blocks.keys_BU)) for layer, (k, v) in self._nodes.items()}
+        self._shared = {
+            layer: (_gathered(keys, blocks.keys_BU).mT.contiguous(), _gathered(values, blocks.keys_BU))
+            for layer, (keys, values) in self._nodes.items()
+        }
 
     def _place(self, alive: Sequence[int]) -> None:
         """The tokens of the coming passes are at these of the places that are filled."""
@@ -182,12 +186,12 @@ class TreeMemory:
                 self._store_nodes(layer, node_N, keys[step_N, :, place_N].transpose(0, 1), values[step_N, :, place_N].transpose(0, 1))
 
     def _store_nodes(self, layer: int, node_N: Tensor, key_HND: Tensor, value_HND: Tensor) -> KeyValue:
-        keys, values = self._nodes.get(layer, (key_HND[:, :0], value_HND[:, :0]))
+        keys, values = self._nodes.get(layer, (key_HND[:, :0].to(self._dtype), value_HND[:, :0].to(self._dtype)))
         if (room := keys.shape[1]) < len(self.tree):
             room = max(len(self.tree), room * 3 // 2)
             keys, values = self._nodes[layer] = _with_room(keys, 1, room), _with_room(values, 1, room)
-        keys.index_copy_(1, node_N, key_HND.to(keys.dtype))
-        values.index_copy_(1, node_N, value_HND.to(values.dtype))
+        keys.index_copy_(1, node_N, key_HND.to(self._dtype))
+        values.index_copy_(1, node_N, value_HND.to(self._dtype))
         return keys, values
 
     def _store_rows(self, layer: int, key_HND: Tensor, value_HND: Tensor) -> KeyValue:

@@ -62,14 +62,14 @@ class Sequences:
 @pytest.mark.parametrize("most_scores", [1, 2**24])  # 1: each block is a part of its own
 @pytest.mark.parametrize("width", [1, 3, 128])
 def test_every_token_of_a_tree_reads_its_ancestors(width: int, most_scores: int) -> None:
-    sequences, memory = Sequences(), TreeMemory(CPU, width=width, most_scores=most_scores)
+    sequences, memory = Sequences(), TreeMemory(CPU, torch.float32, width=width, most_scores=most_scores)
     sequences.check_prompts(memory, PROMPTS)
     sequences.check_prompts(memory, [(*prompt, 70, 71) for prompt in PROMPTS] + [PROMPTS[0]])
 
 
 @pytest.mark.parametrize("steps", [1, 3, 70])  # 70 needs more than one allocation
 def test_every_row_reads_its_part_of_the_tree_and_its_own_tokens(steps: int) -> None:
-    sequences, memory = Sequences(steps), TreeMemory(CPU)
+    sequences, memory = Sequences(steps), TreeMemory(CPU, torch.float32)
     memory.branch(sequences.check_prompts(memory, PROMPTS))
     assert memory.shared_keys >= 29
     rows = list(PROMPTS)
@@ -90,7 +90,7 @@ def test_every_row_reads_its_part_of_the_tree_and_its_own_tokens(steps: int) -> 
 
 
 def test_the_tokens_of_rows_join_the_tree() -> None:
-    sequences, memory = Sequences(), TreeMemory(CPU)
+    sequences, memory = Sequences(), TreeMemory(CPU, torch.float32)
     memory.branch(sequences.check_prompts(memory, PROMPTS))
     rows = list(PROMPTS)
     answers: list[tuple[int, ...]] = []
@@ -114,7 +114,7 @@ def test_the_tokens_of_rows_join_the_tree() -> None:
 
 
 def test_scores_are_in_fp32_whatever_the_model_is_in() -> None:
-    sequences, memory = Sequences(), TreeMemory(CPU)
+    sequences, memory = Sequences(), TreeMemory(CPU, torch.bfloat16)
     for prefix in [PROMPTS[1][: n + 1] for n in range(len(PROMPTS[1]))] + [(*PROMPTS[1], 5)]:
         query, key, value = sequences.token(prefix)
         sequences._drawn[prefix] = query.bfloat16().float(), key.bfloat16().float(), value.bfloat16().float()
