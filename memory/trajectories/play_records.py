@@ -1,0 +1,79 @@
+"""How an environment went: episodes, successes and tokens, of live play before a job and of the job itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
+
+from perdure.memory.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayRecord:
+    """Some completed episodes of one environment."""
+
+    groups: int
+    episodes: int
+    successes: int
+    tokens: int
+    """Of whole conversations: prompts, answers and all that was said between them."""
+
+    def __add__(self, other: PlayRecord) -> PlayRecord:
+        return PlayRecord(
+            groups=self.groups + other.groups,
+            episodes=self.episodes + other.episodes,
+            successes=self.successes + other.successes,
+            tokens=self.tokens + other.tokens,
+        )
+
+
+NOTHING_PLAYED = PlayRecord(groups=0, episodes=0, successes=0, tokens=0)
+
+_TOTALS = """
+count(DISTINCT "group") AS groups, count(*) AS episodes, sum(success) AS successes,
+sum((SELECT t.shared + (length(t.prompt_ids) + length(t.action_ids)) / 4 FROM turn t WHERE t.episode = played.id ORDER BY t.n DESC LIMIT 1))
+AS tokens
+"""
+
+
+def record_before_job(store: Store, environment: str, job: int, most: int) -> PlayRecord:
+    """The newest `most` live episodes of an environment that are older than the job's first episode, under any version."""
+    [row] = store.rows(
+        f"""
+        SELECT {_TOTALS} FROM (
+            SELECT id, "group", success FROM episode
+            WHERE environment = ? AND purpose = 'live' AND state = 'completed' AND seat = 0 AND turns > 0
+              AND id < coalesce((SELECT min(id) FROM episode WHERE job = ?), 9223372036854775807)
+            ORDER BY id DESC LIMIT ?
+        ) played
+        """,
+        (environment, job, most),
+    )
+    return _record(row)
+
+
+def records_of_job(store: Store, job: int, before_step: int) -> dict[str, list[PlayRecord]]:
+    """What a job played with the steps before this one, by environment: a record for each such step, oldest first.
+
+    Of a step that several attempts at the job played, the latest attempt counts.
+    """
+    rows = store.rows(
+        f"""
+        WITH own AS (
+            SELECT * FROM episode
+            WHERE job = :job AND step_n < :before AND purpose IN ('learn', 'replay') AND state = 'completed' AND seat = 0 AND turns > 0
+        ), latest AS (SELECT step_n, max(attempt) AS attempt FROM own GROUP BY step_n)
+        SELECT environment, {_TOTALS} FROM own played JOIN latest USING (step_n, attempt)
+        GROUP BY environment, step_n ORDER BY environment, step_n
+        """,
+        {"job": job, "before": before_step},
+    )
+    found: dict[str, list[PlayRecord]] = {}
+    for row in rows:
+        found.setdefault(row["environment"], []).append(_record(row))
+    return found
+
+
+def _record(row: sqlite3.Row) -> PlayRecord:
+    return PlayRecord(groups=row["groups"], episodes=row["episodes"], successes=row["successes"] or 0, tokens=row["tokens"] or 0)
