@@ -1,14 +1,15 @@
 """What a learning job plays: fresh groups of its targets and of old environments, with the current weights.
 
-Environments take turns over the whole job, and fractions of a group add up over updates; `Progress` has the counts. Every function here
-only chooses what to play, except `play_attempts`.
+Targets take turns over the whole job, and `Progress` has their count; `retention/replay_choice.py` chooses among old environments.
+Fractions of a group add up over updates. Every function here only chooses what to play, except `play_attempts`.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from perdure.envs.environment import Environment
@@ -17,11 +18,15 @@ from perdure.envs.rollout import play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import completed, is_mixed
 from perdure.learners.learning_job import LearningJob, check_stop
+from perdure.learners.retention.replay_choice import choose_replay, mean_tokens, replay_candidate
 from perdure.memory.records import Episode, Purpose
+from perdure.memory.trajectories.play_records import NOTHING_PLAYED, PlayRecord, record_before_job, records_of_job
 from perdure.memory.trajectories.traces import episodes_of_step
 
 MOST_AT_ONCE = 256
 """Episodes in play: a batch is played all at once, but each episode of an untrusted environment is a process."""
+LIVE_EPISODES = 48
+"""The newest of an environment, which say how it went before the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +59,7 @@ class Sampled:
 
 
 def sample(job: LearningJob, prompts: int) -> Sampled:
-    """Play fresh groups for a batch of this many prompts: targets in turn, and old environments in turn for the share of replay."""
+    """Play fresh groups for a batch of this many prompts: targets in turn, and old environments for the share of replay."""
     return play_attempts(job, [*target_attempts(job, target_groups(job, prompts)), *replay_attempts(job, prompts)])
 
 
@@ -135,10 +140,25 @@ def target_attempts(job: LearningJob, groups: int) -> list[Attempt]:
 
 
 def replay_attempts(job: LearningJob, prompts: int) -> list[Attempt]:
-    """Attempts at fresh tasks of old environments in turn, for a batch of this many prompts."""
-    replay, old = job.options.replay, job.environments.old
-    chosen = [old[n % len(old)] for n in old_group_numbers(job, prompts, 1 - replay.stored)]
-    return [attempt for environment in chosen for attempt in fresh_group(job, environment, "replay", replay.samples)]
+    """Attempts at fresh tasks of old environments for a batch of this many prompts, within the budgets of episodes and of tokens."""
+    replay, old = job.options.replay, {environment.name: environment for environment in job.environments.old}
+    groups = len(old_group_numbers(job, prompts, 1 - replay.stored))
+    played = records_of_job(job.run.store, job.id, job.progress.step)
+    candidates = [replay_candidate(name, _before(job, name), played.get(name, []), replay.samples) for name in old if groups]
+    chosen = choose_replay(candidates, groups, replay.tokens * _target_tokens(job, prompts, played))
+    return [attempt for name in chosen for attempt in fresh_group(job, old[name], "replay", replay.samples)]
+
+
+def _before(job: LearningJob, environment: str) -> PlayRecord:
+    """How live play of an environment went before the job."""
+    return record_before_job(job.run.store, environment, job.id, LIVE_EPISODES)
+
+
+def _target_tokens(job: LearningJob, prompts: int, played: Mapping[str, Sequence[PlayRecord]]) -> float:
+    """Expected tokens of the targets' episodes in a batch of this many prompts; infinite if a target was never played."""
+    targets = [environment.name for environment in job.environments.targets]
+    each = [mean_tokens(sum(played.get(name, []), NOTHING_PLAYED) if name in played else _before(job, name), math.inf) for name in targets]
+    return target_groups(job, prompts) * job.options.common.samples * statistics.fmean(each)
 
 
 def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:

@@ -46,6 +46,11 @@ class Lesson:
         return sum(len(action) for _, action in self.turns)
 
     @property
+    def has_policy_gradient(self) -> bool:
+        """Whether any of its tokens is in the policy gradient."""
+        return bool(self.advantage) and len(self.cut_turns) < len(self.turns)
+
+    @property
     def sequences(self) -> list[Ids]:
         """Each turn with its prompt; for played episodes a prompt begins with the conversation so far."""
         return sequences_of(self.turns)
@@ -82,6 +87,12 @@ def policy_gradient_lessons(
                 if kl or len(cut) < len(episode.turns):
                     lessons.append(replace(lesson(episode, advantage=advantage, kl=kl), cut_turns=cut))
     return lessons
+
+
+def taught_share(groups: Iterable[Group], lessons: Iterable[Lesson], wanted: int) -> float:
+    """How many groups have a policy gradient in these lessons, as a share of `wanted`; at most 1."""
+    taught = {one.episode for one in lessons if one.has_policy_gradient}
+    return min(1.0, sum(any(episode.id in taught for episode in group) for group in groups) / wanted)
 
 
 def kl_only(groups: Iterable[Group], lessons: Iterable[Lesson], kl: float) -> list[Lesson]:

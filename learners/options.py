@@ -41,6 +41,7 @@ class CommonLearnOptions(OptionGroup):
     prompts: int = Field(16, ge=1, description="tasks in one batch, including those of old environments")
     samples: int = Field(8, ge=2, description="episodes of each target task (the group size G)")
     lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")
+    warmup: int = Field(3, ge=0, description="first steps, over which the learning rate rises; at most a quarter of the updates")
     seed: int = Field(0, ge=0, description="seed of the tasks; by default that of the configuration")
     temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature while learning")
     rewards: str = Field(
@@ -74,6 +75,12 @@ class ReplayOptions(OptionGroup):
         0.5, alias="replay", ge=0, lt=1, description="share of a batch that replays old environments with the current weights"
     )
     samples: int = Field(4, alias="replay_samples", ge=2, description="episodes of each replayed task")
+    tokens: float = Field(
+        1.0,
+        alias="replay_tokens",
+        gt=0,
+        description="most tokens of replayed episodes in a batch, with prompts, as a multiple of the targets'",
+    )
     weight: float = Field(
         0.3, alias="replay_weight", ge=0, description="weight of the cross-entropy on replayed groups in which all episodes succeeded"
     )
@@ -133,7 +140,7 @@ class GrpoOptions(OptionGroup):
         "centred", description="centred, grpo, dr_grpo, dapo, rloo, cispo or gspo"
     )
     passes: int = Field(1, ge=1, description="optimiser steps on each batch; ratios are clipped only if there are several")
-    refill: int = Field(0, ge=0, description="times that groups with equal rewards are replaced by new groups (dynamic sampling)")
+    refill: int = Field(1, ge=0, description="times that groups with equal rewards are replaced by new groups (dynamic sampling)")
 
 
 class ReinforceOptions(OptionGroup):

@@ -45,25 +45,29 @@ def update(
     lessons: Sequence[Lesson],
     sampled: Sampled,
     *,
+    signal: float = 1.0,
     terms: Mapping[str, ExtraLoss] = NO_TERMS,
     fixed: FixedData | None = None,
     rate_span: tuple[int, int] | None = None,
 ) -> None:
     """Make one update from these lessons, load the new weights for sampling, and write the step and the checkpoint.
 
-    Without lessons the weights stay the same. `terms` are further terms of this update's loss, `fixed` describes the data of a learner on
-    fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`, `Diverged` if gradient
-    or weights are not finite, `InputError` if an episode is longer than the model's context.
+    `signal` is the share of the targets' data that teaches something, and the rate is proportional to it: AdamW makes every step equally
+    large, so that a batch with little to learn would move the weights as far as any other. If it is 0, or without lessons, weights and
+    optimiser stay as they are, and the rate is written down as 0. `terms` are further terms of this update's loss, `fixed` describes the
+    data of a learner on fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`,
+    `Diverged` if gradient or weights are not finite, `InputError` if an episode is longer than the model's context.
     """
     check_stop(job)
     started = time.perf_counter()
+    lr = signal * planned_rate(job, rate_span) if lessons else 0.0
+    lessons = lessons if lr else []
     options, progress, tally, trainee = job.options, job.progress, job.tally, job.trainee
     job.engine.release_memory()
     check_lengths(job, lessons)
     _write_batch(job, lessons, sampled)
     drift = _drift(job, lessons, sampled)
 
-    lr = learning_rate(job, rate_span)
     norm, seen = 0.0, PassStats()
     old_logprobs: dict[Lesson, Tensor] = {}
     for nth in range(_passes(job, lessons)):
@@ -114,10 +118,17 @@ def update(
     write_checkpoint(job.run.store.home, job.id, Checkpoint(progress=progress, state=trainee.state()))
 
 
-def learning_rate(job: LearningJob, span: tuple[int, int] | None = None) -> float:
-    """The rate of the next update: it falls linearly to zero over the updates of `span`, by default all."""
+def planned_rate(job: LearningJob, span: tuple[int, int] | None = None) -> float:
+    """The rate of the next update if all of its data teach something.
+
+    It falls linearly to zero over the updates of `span`, by default all. The first w = `warmup` steps have 1 / w, 2 / w and so on of it:
+    AdamW's first steps are as large for noise as for signal, because it does not know yet how much a gradient varies. w is at most a
+    quarter of the updates.
+    """
     begin, end = span or (0, job.progress.updates)
-    return job.options.common.lr * (1 - (job.progress.step - begin) / (end - begin))
+    steps = sum(bool(made.lr) for made in job.tally.updates[begin:])
+    rising = max(1, min(job.options.common.warmup, (end - begin) // 4))
+    return job.options.common.lr * min(1.0, (steps + 1) / rising) * (1 - (job.progress.step - begin) / (end - begin))
 
 
 def _passes(job: LearningJob, lessons: Sequence[Lesson]) -> int:

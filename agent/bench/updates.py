@@ -173,7 +173,7 @@ def run_ours(spec: Spec) -> Side:
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
     environment = _environment(spec)
     updates = spec.updates + 1
-    options = {"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "updates": updates}
+    options = {"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "refill": 0, "updates": updates}
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
         register_environments(store, [environment])
         add_initial(store, files.name, files.hash)

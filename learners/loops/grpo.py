@@ -3,14 +3,14 @@
 The default, `variant=centred`: A = R - mean of the other members of the group, with R the score in [0, 1] (Shao et al. 2024, without the
 division by the standard deviation: Liu et al. 2025; without the episode in its own mean: Ahmadian et al. 2024), a mean over the tokens of
 each environment, and truncated importance sampling for differences between sampler and learner. The others are in `losses.py:VARIANTS`.
-With one pass, the ratio of new to old policy is 1 and nothing is clipped. Left out: a value function, a KL penalty inside the reward,
-DAPO's penalty on answers that are nearly too long.
+With one pass, the ratio of new to old policy is 1 and nothing is clipped. The rate is proportional to the share of mixed groups; if none is
+mixed, there is no step. Left out: a value function, a KL penalty inside the reward, DAPO's penalty on answers that are nearly too long.
 """
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import refilled, sample
-from perdure.learners.batches import policy_gradient_lessons
+from perdure.learners.batch_sampling import refilled, sample, target_groups
+from perdure.learners.batches import policy_gradient_lessons, taught_share
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.losses import VARIANTS
@@ -32,7 +32,8 @@ def grpo(job: LearningJob) -> None:
         sampled = refilled(job, sampled, options.common.prompts, own.refill)
         lessons = policy_gradient_lessons(sampled.target, options.loss.kl, advantages, mask_truncated=mask_truncated)
         job.progress.learned |= bool(lessons)
-        update(job, with_other_lessons(job, lessons, sampled), sampled)
+        signal = taught_share(sampled.target, lessons, target_groups(job, options.common.prompts))
+        update(job, with_other_lessons(job, lessons, sampled), sampled, signal=signal)
         require_signal(
             job,
             f"in {job.progress.step} updates all members of each group had equal rewards (success "

@@ -47,4 +47,5 @@ def iterative_sft(job: LearningJob) -> None:
             n = progress.step - first
             part = sampled.part(n, updates)
             lessons = imitation_lessons(per_task(part.target, own.per_task), 1.0, options.loss.kl) + hinted[n::updates]
-            update(job, with_other_lessons(job, lessons, part), part, rate_span=(begin, end) if own.restart else None)
+            with_old = with_other_lessons(job, lessons, part)
+            update(job, with_old, part, signal=float(bool(lessons)), rate_span=(begin, end) if own.restart else None)

@@ -1,15 +1,15 @@
-"""REINFORCE, on-policy and without a baseline: every token is weighted by the score of its episode, its return between
-the ends of the stated range (Williams 1992).
+"""REINFORCE, on-policy and without a baseline: every token is weighted by the score of its episode (Williams 1992).
 
-The paper behind Perdure uses this name for on-policy data without GRPO's advantage (Chen et al. 2025). With rewards of 0 and 1 only
-successes teach, as in iterative SFT, but each updates the policy that sampled it. Without `kl`, episodes of score 0 cost no forward pass
-and are not in the token mean. Left out: any baseline; grpo has one.
+The paper behind Perdure uses this name for on-policy data without GRPO's advantage (Chen et al. 2025). Scores are in [0, 1]: with rewards
+of 0 and 1 only successes teach, as in iterative SFT, but each updates the policy that sampled it. Without `kl`, episodes of score 0 cost no
+forward pass and are not in the token mean. The rate is proportional to the share of groups with a score above 0; if there is none, there is
+no step. Left out: any baseline; grpo has one.
 """
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import sample
-from perdure.learners.batches import lesson
+from perdure.learners.batch_sampling import sample, target_groups
+from perdure.learners.batches import lesson, taught_share
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.old_lessons import with_other_lessons
@@ -28,7 +28,8 @@ def reinforce(job: LearningJob) -> None:
         rewarded = [episode for group in sampled.target for episode in group if episode.score]
         lessons = [lesson(episode, advantage=episode.score, kl=options.loss.kl) for episode in rewarded]
         job.progress.learned |= bool(lessons)
-        update(job, with_other_lessons(job, lessons, sampled), sampled)
+        signal = taught_share(sampled.target, lessons, target_groups(job, options.common.prompts))
+        update(job, with_other_lessons(job, lessons, sampled), sampled, signal=signal)
         require_signal(
             job,
             f"no episode was rewarded in {job.progress.step} updates; make its tasks easier, add shots=3 to its name, or learn from "

@@ -49,7 +49,7 @@ def sdft(job: LearningJob) -> None:
             solved_none = f"its oracle solved none of the {len(sampled.target)} tasks that were completed; see `perdure env check`"
             raise nothing_to_learn(job, solved_none)
         lessons = [*taught, *old_lessons(job, sampled)]
-        update(job, lessons, sampled, terms={"distillation": distillation(taught, options)})
+        update(job, lessons, sampled, signal=float(bool(taught)), terms={"distillation": distillation(taught, options)})
 
 
 def teaching(job: LearningJob, groups: Sequence[Group]) -> dict[Lesson, Turns]:

@@ -17,6 +17,7 @@ from perdure.learners.batches import (
     lesson_weights,
     policy_gradient_lessons,
     replay_lessons,
+    taught_share,
 )
 from perdure.memory.records import Episode, EpisodeState, Turn, VersionRef
 
@@ -118,6 +119,16 @@ def test_answers_cut_off_at_the_limit_can_be_left_out_of_the_policy_gradient() -
     ]
     options = options_of(mask_truncated=True, kl_old=0.0)
     assert [(lesson.episode, lesson.cut_turns) for lesson in replay_lessons([group], options)] == [(1, ()), (2, (1,)), (4, ())]
+
+
+def test_the_share_of_groups_that_teach_is_counted_against_what_was_wanted() -> None:
+    """Two of four groups are mixed; of the answers of one of them only a failure's was cut off, of the other's all."""
+    mixed, cut = [episode(1), episode(0, cut=(0,))], [episode(1, cut=(0,)), episode(0, cut=(0,))]
+    groups = [mixed, [episode(1), episode(1)], cut, [episode(0), episode(0)]]
+    lessons = policy_gradient_lessons(groups, 0.1)
+    assert [taught_share(groups, lessons, wanted) for wanted in (4, 2, 1)] == [0.5, 1.0, 1.0]
+    assert taught_share(groups, policy_gradient_lessons(groups, 0.1, mask_truncated=True), 4) == 0.25
+    assert taught_share(groups, imitation_lessons([mixed], 1.0, 0.1), 4) == 0
 
 
 def test_a_lesson_is_a_whole_episode_as_it_was_sampled() -> None:

@@ -35,7 +35,14 @@ def test_an_interrupted_job_goes_on_from_its_last_update(llama_learner: Learner,
     llama_learner.interrupted(EASY, name, after=2, **{**SMALL, **settings})
     steps = llama_learner.steps(1)
     assert [step.update for step in steps] == [1, 2, 3, 4, 5, 6]
-    assert [step.lr for step in steps] == pytest.approx([0.01 * (1 - n / 6) for n in range(6)])
+    # one group of targets in a batch: there is a step if it taught something
+    taught = {
+        "grpo": lambda groups: groups.groups > groups.dropped_groups,
+        "reinforce": lambda groups: groups.reward > 0,
+        "iterative-sft": lambda groups: groups.success > 0,
+    }.get(name, lambda groups: True)
+    assert [step.lr for step in steps] == pytest.approx([0.01 * (1 - n / 6) * taught(step.groups) for n, step in enumerate(steps)])
+    assert any(step.lr for step in steps)
     rows = llama_learner.store.rows("SELECT attempt, n FROM step WHERE job = 1 ORDER BY attempt, n")
     assert [tuple(row) for row in rows] == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
     written = manifests(llama_learner.store, 1)

@@ -45,6 +45,8 @@ def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
         learner.play_live(target, 96)
     if name == "sft":
         return {"lr": 0.03, "epochs": 8}
+    if name == "sdft":
+        return {"replay_tokens": 2.0}  # games of two turns are replayed: half of them would be noise beside a small term
     return {"lr": 0.03} if name in ("self-sft", "trace-sft") else {}
 
 
@@ -148,7 +150,7 @@ def test_learning_does_not_go_on_from_a_damaged_version(llama_learner: Learner) 
 @pytest.mark.parametrize("replay", [0.0, 0.5])
 def test_old_environments_are_played_by_the_share_that_is_asked_for(llama_learner: Learner, replay: float) -> None:
     environments.register(llama_learner.store, ALWAYS)
-    llama_learner.learn(updates=2, prompts=4, samples=4, replay_samples=2, replay=replay)
+    llama_learner.learn(updates=2, prompts=4, samples=4, replay_samples=2, replay=replay, refill=0)
     counts = {row["purpose"]: row["n"] for row in llama_learner.store.rows("SELECT purpose, count(*) AS n FROM episode GROUP BY purpose")}
     assert counts == ({"learn": 32} if replay == 0 else {"learn": 16, "replay": 16})
     assert {step.groups.old_success for step in llama_learner.steps(1)} == ({None} if replay == 0 else {1.0})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from tests.learners.conftest import FAILS, ONE, TWO, MakeJob, moved, options_of,
 
 from perdure.learners.batch_sampling import Sampled, sample
 from perdure.learners.batches import Lesson, lesson, policy_gradient_lessons, replay_lessons
+from perdure.learners.learning_job import LearningJob
 from perdure.learners.updating import update
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import jobs
@@ -33,7 +36,7 @@ def lessons_of(sampled: Sampled) -> list[Lesson]:
 
 @pytest.mark.parametrize("budget", [40, 100_000])
 def test_an_update_is_the_step_that_its_losses_ask_for(make_job: MakeJob, files: ModelFiles, budget: int) -> None:
-    job = make_job(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, updates=4, prompts=8)
+    job = make_job(budget_tokens=budget, kl=0.2, kl_old=0.1, ratio_cap=1.5, max_grad_norm=0.05, lr=0.01, warmup=0, updates=4, prompts=8)
     sampled = sample(job, 8)
     lessons = lessons_of(sampled)
     lessons.append(replace(lessons[0], advantage=0.0, imitation=0.4, kl=0.0))
@@ -78,13 +81,47 @@ def test_in_fp32_sampler_and_learner_agree(make_job: MakeJob) -> None:
         assert job.tally.updates[-1].ratios.mismatch_kl == pytest.approx(0, abs=1e-5)
 
 
+def rates_of(job: LearningJob, signals: Sequence[float]) -> list[float | None]:
+    """The rates of updates from the same lessons with these signals."""
+    lessons = [lesson(episode, imitation=1.0) for group in sample(job, 4).target for episode in group]
+    for signal in signals:
+        update(job, lessons, Sampled(target=[], old=[], spoilt=0, staleness=None), signal=signal)
+    return [made.lr for made in job.tally.updates]
+
+
 def test_the_rate_falls_linearly_to_zero(make_job: MakeJob) -> None:
-    job = make_job(updates=4, lr=0.02, prompts=1, samples=2, replay=0)
-    rates = []
-    for _ in range(4):
-        update(job, [], Sampled(target=[], old=[], spoilt=0, staleness=None))
-        rates.append(job.tally.updates[-1].lr)
-    assert rates == pytest.approx([0.02, 0.015, 0.01, 0.005])
+    assert rates_of(make_job(updates=4, lr=0.02, warmup=0, prompts=4, replay=0), [1.0] * 4) == pytest.approx([0.02, 0.015, 0.01, 0.005])
+
+
+def test_the_first_steps_have_a_smaller_rate(make_job: MakeJob) -> None:
+    """A third, two thirds and all of what falls linearly. An update without a step does not count as one."""
+    settings = {"lr": 0.12, "prompts": 4, "replay": 0}
+    assert rates_of(make_job(updates=12, **settings), [1.0] * 4) == pytest.approx([0.04, 0.22 / 3, 0.1, 0.09])
+    assert rates_of(make_job(updates=12, **settings), [0.0, 1.0, 0.0, 1.0]) == pytest.approx([0, 0.11 / 3, 0, 0.06])
+    assert rates_of(make_job(updates=8, **settings), [1.0] * 3) == pytest.approx([0.06, 0.105, 0.09]), "at most a quarter of the updates"
+
+
+def test_the_rate_is_proportional_to_the_signal(make_job: MakeJob) -> None:
+    found = rates_of(make_job(updates=4, lr=0.04, warmup=0, prompts=4, replay=0), [0.25, 1.0, 0.5])
+    assert found == pytest.approx([0.01, 0.03, 0.01])
+
+
+def test_without_signal_weights_and_optimiser_stay_whatever_is_replayed(make_job: MakeJob) -> None:
+    job = make_job(prompts=8, lr=0.01, kl_old=0.5)
+    for signal in (1.0, 0.0):
+        before = copy.deepcopy(job.trainee.state())
+        sampled = sample(job, 8)
+        lessons = replay_lessons(sampled.old, job.options)
+        assert any(one.advantage or one.kl for one in lessons)
+        update(job, lessons, sampled, signal=signal)
+        after = job.trainee.state()
+        same = [torch.equal(was, now) for was, now in zip(before.parameters, after.parameters, strict=True)]
+        assert same == [signal == 0] * len(same)
+    moments = zip(before.optimizer["state"].values(), after.optimizer["state"].values(), strict=True)
+    assert all(torch.equal(was[key], now[key]) for was, now in moments for key in was)
+    last = job.tally.updates[-1]
+    assert (last.lr, last.grad_norm, last.tokens, job.progress.step) == (0.0, 0.0, 0, 2)
+    assert manifests(job.run.store, 1)[-1].episodes == tuple(sorted(one.id for group in sampled.target + sampled.old for one in group))
 
 
 def test_without_lessons_the_weights_stay(make_job: MakeJob) -> None:
