@@ -98,7 +98,7 @@ def test_every_learner_is_checked_on_the_same_dev_seeds_at_each_step(llama_learn
 
 
 def test_a_late_collapse_leaves_the_step_before_it(llama_learner: Learner, fading: None) -> None:
-    version = llama_learner.learn(FADES, replay=0.0, updates=18, prompts=8, samples=4, check_every=3)
+    version = llama_learner.learn(FADES, replay=0.0, updates=18, prompts=8, samples=4, refill=0, check_every=3)
     chosen = choice(llama_learner)
     assert chosen.step in (3, 6)
     assert len(llama_learner.steps(1)) == 12
@@ -181,7 +181,7 @@ def test_if_an_update_diverges_before_anything_was_gained_the_job_fails(llama_le
 
 
 def test_if_the_kept_weights_are_lost_the_last_step_is_the_candidate(llama_learner: Learner, fading: None) -> None:
-    job = llama_learner.job([FADES], updates=18, prompts=8, samples=4, lr=0.01, rank=8, alpha=16, check_every=3, measure=0)
+    job = llama_learner.job([FADES], updates=18, prompts=8, samples=4, refill=0, lr=0.01, rank=8, alpha=16, check_every=3, measure=0)
     grpo(job)
     assert job.progress.step == 12
     last = [parameter.clone() for parameter in job.trainee.parameters]
