@@ -117,6 +117,7 @@ def bench_play(
 ) -> list[ActorTime]:
     """Play `batches` batches of `WIDTH` episodes, of these environments in turn, with each policy, in a home in `folder`."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
+    engine.choose_threads()
     ids = (*range(100, 99 + ANSWER), min(engine.stop_ids))
     at_once = AtOnce(Sample(action_ids=ids, logprobs=(-0.5,) * ANSWER, finish="stop", sampler=VersionRef("v0")))
     with _home(folder, files, environments) as store:
@@ -134,6 +135,7 @@ def bench_batch(
 ) -> ActorTime:
     """Play `BATCHES` batches of `AT_ONCE` episodes with the model."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
+    engine.choose_threads()
     with _home(folder, files, environments) as store:
         say(f"playing {BATCHES * AT_ONCE} episodes, {AT_ONCE} at once")
         return _play(store, files.name, engine, ServingModel(store, engine).load("v0"), environments, BATCHES, AT_ONCE)

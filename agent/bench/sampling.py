@@ -145,6 +145,7 @@ def bench_engine(
 ) -> EngineBench:
     """Measure both sides on `PROMPTS` first prompts of the environments, as they are and without their solved examples."""
     engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
+    engine.choose_threads()
     table = random_adapter(files, RANK, 0)  # so that weights are merged
     engine.load(_STEP, table)
     ends = engine.stop_ids
@@ -187,6 +188,7 @@ def _measure(
     stops = bool(engine.stop_ids)
 
     def ours() -> int:
+        engine.release_memory()  # or the prompts of the last run would be known
         return sum(len(sample.action_ids) for sample in engine.generate(_STEP, requests))
 
     def theirs() -> int:

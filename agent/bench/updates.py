@@ -182,6 +182,7 @@ def run_ours(spec: Spec) -> Side:
         assert leased is not None
         job, lease = leased
         engine = TransformersEngine(files, device=spec.device, dtype=faster_dtype(spec.device), seed=0)
+        engine.choose_threads()
         if spec.work == "equal work":
             engine.stop_ids = frozenset()
         run = JobRun(store=store, lease=lease, journal=StoreJournal(store, BootClock()))
