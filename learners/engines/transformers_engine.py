@@ -1,8 +1,8 @@
 """The in-process engine: exact tokens and their log-probs from a transformers model.
 
 Prompts become a token tree (`growing_tree.py`), in which what they share is computed once; then each decoding step adds one token to every
-unfinished row. A row that has ended leaves the batch at once, and its answer joins the tree: as long as the same sampler is asked, a
-prompt that continues a conversation is computed from its new tokens on. Left out: top-p and top-k (learners need the log-probs
+unfinished row. A row that has ended leaves the batch at once, and its answer joins the tree, which is kept for the next prompts to the same
+sampler: one that continues a conversation is computed from its new tokens on. Left out: top-p and top-k (learners need the log-probs
 of the distribution that was really sampled from), speculative decoding, compilation.
 """
 
@@ -30,8 +30,10 @@ from perdure.learners.weights.weight_sets import WeightBank, Weights
 from perdure.memory.errors import Diverged
 from perdure.memory.records import Sampler
 
-MOST_NODES = 8192
-"""Of the tree of a sampler; beyond it everything is computed anew. A node of a 135M model takes 23 kB in bfloat16."""
+MOST_TREES = 3
+"""Samplers whose keys and values are kept: a gate asks versions in turn."""
+MOST_NODES = 4096
+"""Of the tree of a sampler; a larger one is begun anew. A node of a 135M model takes 23 kB in bfloat16."""
 _ROWS_MEASURED = 16
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
@@ -72,7 +74,8 @@ class TransformersEngine:
         self._bank = WeightBank(self.model)
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
-        self._memory: tuple[Sampler, TreeMemory] | None = None
+        self._memories: dict[Sampler, TreeMemory] = {}
+        """The last used at the end."""
         self._decoding_threads = torch.get_num_threads()
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
@@ -80,12 +83,12 @@ class TransformersEngine:
         self._bank.add(str(sampler), weights)
 
     def unload(self, sampler: Sampler) -> None:
-        self._memory = None
+        self._memories.pop(sampler, None)
         self._bank.remove(str(sampler))
 
     def release_memory(self) -> None:
         """Forget keys and values; the weights stay."""
-        self._memory = None
+        self._memories.clear()
 
     @torch.inference_mode()
     def choose_threads(self) -> None:
@@ -120,20 +123,17 @@ class TransformersEngine:
             require_room(request, self.context_limit)
         self._bank.use(str(sampler))
         samples: list[Sample | None] = [None] * len(requests)
-        memory = self._take_memory(sampler)
+        memory = self._memories.pop(sampler, None) or TreeMemory(self.device, self.dtype)  # put back if all goes well
         for batch in pack([[memory.tree.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
             if len(memory.tree) > MOST_NODES:
                 memory = TreeMemory(self.device, self.dtype)
             for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch], memory), strict=True):
                 samples[index] = sample
-        self._memory = sampler, memory
+        self._memories[sampler] = memory
+        if len(self._memories) > MOST_TREES:
+            del self._memories[next(iter(self._memories))]
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
-
-    def _take_memory(self, sampler: Sampler) -> TreeMemory:
-        """What was computed for this sampler; it is put back after the next answers, unless they fail."""
-        remembered, self._memory = self._memory, None
-        return remembered[1] if remembered is not None and remembered[0] == sampler else TreeMemory(self.device, self.dtype)
 
     def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:
         """Axes: R rows that are decoded, V tokens of the vocabulary."""
