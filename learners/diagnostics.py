@@ -6,15 +6,13 @@ Plain functions from episodes and tensors to numbers; None if there is no data. 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from perdure.learners.batches import Group, Turns, is_mixed, sequences_of, turns_of
-from perdure.learners.engines.tree import pack
-from perdure.learners.losses import kl_divergence
-from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.batches import Group, Turns, is_mixed, turns_of
+from perdure.learners.trainees.trained_weights import Reference
 from perdure.memory.contracts.results import Cost, Drift, GroupStats, RatioStats, Update
 
 
@@ -48,31 +46,17 @@ def ratio_stats(log_ratios: Sequence[Tensor]) -> RatioStats:
     )
 
 
-@torch.no_grad()
-def drift_stats(trainee: Trainee, new: Sequence[Turns], old: Sequence[Turns], temperature: float, budget_tokens: int) -> Drift:
-    """KL(current weights || base) and KL(current weights || serving version), exact over the vocabulary, in nats per token.
+def drift_of(divergences: Mapping[tuple[Reference, bool], Sequence[float]], serving: Reference) -> Drift:
+    """Means of KL(current weights || base) and KL(current weights || serving version), exact over the vocabulary, in nats per token.
 
-    Means over the action tokens of some episodes of the targets, and of old environments. If the base model serves, both are equal.
+    If the base model serves, both are equal.
     """
-    episodes = [*new, *old]
-    references: list[Reference] = ["base", "serving"] if "serving" in trainee.references else ["base"]
-    kls: dict[tuple[Reference, str], list[float]] = {(name, side): [] for name in references for side in ("new", "old")}
-    for batch in pack([sequences_of(turns) for turns in episodes], budget_tokens):
-        turns = [turn for i in batch for turn in episodes[i]]
-        if not turns:
-            continue
-        sides = ["new" if i < len(new) else "old" for i in batch for _, action in episodes[i] for _ in action]
-        current_AV = trainee.distributions(turns, temperature)
-        for name in references:
-            kl_A = kl_divergence(current_AV, trainee.distributions(turns, temperature, name))
-            for side, kl in zip(sides, kl_A.tolist(), strict=True):
-                kls[name, side].append(kl)
-    serving = references[-1]
+
+    def of(reference: Reference, is_old: bool) -> float | None:
+        return mean(divergences.get((reference, is_old), ()))
+
     return Drift(
-        kl_base_new=mean(kls["base", "new"]),
-        kl_base_old=mean(kls["base", "old"]),
-        kl_serving_new=mean(kls[serving, "new"]),
-        kl_serving_old=mean(kls[serving, "old"]),
+        kl_base_new=of("base", False), kl_base_old=of("base", True), kl_serving_new=of(serving, False), kl_serving_old=of(serving, True)
     )
 
 

@@ -14,18 +14,53 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from perdure.learners.batches import Lesson, lesson_weights
+from perdure.envs.policy import Ids
+from perdure.learners.batches import Lesson, Turns, lesson_weights, sequences_of
 from perdure.learners.engines.tree import pack
-from perdure.learners.losses import VARIANTS, kl_penalty, truncated_ratio
+from perdure.learners.losses import VARIANTS, Variant, kl_penalty, truncated_ratio
 from perdure.learners.options import GrpoOptions, LearnOptions
-from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.trainees.trained_weights import Reference
+from perdure.learners.trainees.trainee import Trainee
+from perdure.learners.trainees.turn_tree import Predictions
 
-ExtraLoss = Callable[[Trainee, Sequence[Lesson], Sequence[float]], Tensor]
-"""A further term of the loss, computed for each micro-batch from its lessons and the weight of one token in each of them; a term that does
-not depend on the lessons is multiplied by `share_of_batch`."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """Some lessons of a batch, and what the learner predicts for their tokens; axis A: these tokens, laid end to end."""
+
+    trainee: Trainee
+    lessons: Sequence[Lesson]
+    weights: Sequence[float]
+    """Of one token of each lesson."""
+    policy: Predictions
+    """Its first A tokens are those of the lessons."""
+    tokens: int
+
+    def per_token(self, values: Iterable[float]) -> Tensor:
+        """Each lesson's value for each of its action tokens, `(A,)`."""
+        return per_token(self.lessons, values, self.policy.hidden_KC)
+
+    @property
+    def share(self) -> float:
+        """The weight of all its tokens."""
+        return sum(lesson.tokens * weight for lesson, weight in zip(self.lessons, self.weights, strict=True))
+
+
+ExtraLoss = Callable[[MicroBatch], Tensor]
+"""A further term of the loss for each micro-batch, by the weights of its tokens; a term that does not depend on the lessons is multiplied
+by their share of the batch."""
 
 ProjectGradient = Callable[[Trainee, Tensor], Tensor]
 """Replaces the gradient of an update, all parameters laid end to end, by another one. It may compute further gradients."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """An episode on which the distance to the references is measured."""
+
+    turns: Turns
+    is_old: bool
+    """Whether it is of an old environment."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,6 +73,8 @@ class PassStats:
     kl: list[float] = field(default_factory=list)
     """The KL penalty, unweighted, of each token that has one."""
     extra: dict[str, float] = field(default_factory=dict)
+    divergences: dict[tuple[Reference, bool], list[float]] = field(default_factory=dict)
+    """KL(learner || reference) over the vocabulary at each token of the measured episodes, by reference and by `is_old`."""
 
 
 def accumulate_gradient(
@@ -48,56 +85,107 @@ def accumulate_gradient(
     most_tokens: int,
     old_logprobs: dict[Lesson, Tensor],
     extra_losses: Mapping[str, ExtraLoss],
+    measured: Sequence[Measured] = (),
 ) -> PassStats:
     """Accumulate gradients in the trainee's parameters.
 
-    `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which
-    fills it. Axes: A action tokens of a micro-batch.
+    `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which fills it.
+    Measured episodes join the trees of the lessons, with which they mostly share their tokens.
     """
     variant = VARIANTS[options.of(GrpoOptions).variant]
     weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share)
-    reference: Reference = "serving" if "serving" in trainee.references else "base"
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
-    for batch in pack([lesson.sequences for lesson in lessons], options.tuning.budget_tokens):
-        part, part_weights = [lessons[i] for i in batch], [weights[i] for i in batch]
-        turns = [turn for lesson in part for turn in lesson.turns]
-        with torch.set_grad_enabled(any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)):
-            logp_A = trainee.logprobs(turns, options.common.temperature)
-        sampler_logp_A = _sampler_logprobs(part, logp_A)
-        is_sampled_A = ~sampler_logp_A.isnan()
-        token_weight_A = per_token(part, part_weights, logp_A)
-        imitation_A = per_token(part, (lesson.imitation for lesson in part), logp_A)
-        loss = -(token_weight_A * imitation_A * logp_A).sum()
-        seen.nll += (-logp_A.detach())[imitation_A > 0].tolist()
-        left = _with_policy_gradient(part)
-        if any(left):
-            for lesson, own_logp in zip(part, logp_A.detach().split([lesson.tokens for lesson in part]), strict=True):
-                old_logprobs.setdefault(lesson, own_logp)
-            old_logp_A = torch.cat([old_logprobs[lesson] for lesson in part])
-            advantage_A = per_token(part, (lesson.advantage for lesson in part), logp_A)
-            sequence_A = per_token(part, range(len(part)), logp_A).long()
-            correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.loss.ratio_cap)
-            left_A = torch.tensor(left, device=logp_A.device)
-            value_A = variant.surrogate(logp_A[left_A], old_logp_A[left_A], advantage_A[left_A], sequence_A[left_A])
-            loss = loss - ((token_weight_A * correction_A)[left_A] * value_A).sum()
-        if any(lesson.kl for lesson in part):
-            kl_A = per_token(part, (lesson.kl for lesson in part), logp_A)
-            penalty_A = kl_penalty(logp_A, trainee.logprobs(turns, options.common.temperature, reference), options.loss.kl_estimator)
-            loss = loss + (token_weight_A * kl_A * penalty_A).sum()
-            seen.kl += penalty_A.detach()[kl_A > 0].tolist()
-        for name, extra in extra_losses.items():
-            term = extra(trainee, part, part_weights)
-            loss = loss + term
-            seen.extra[name] += float(term.detach())
-        if loss.requires_grad:
-            loss.backward()
-        seen.log_ratios.append((logp_A.detach() - sampler_logp_A)[is_sampled_A])
+    items = [lesson.sequences for lesson in lessons] + [sequences_of(one.turns) for one in measured]
+    for places in pack(items, options.tuning.budget_tokens):
+        own = [i for i in places if i < len(lessons)]
+        also = [measured[i - len(lessons)] for i in places if i >= len(lessons)]
+        part = [lessons[i] for i in own]
+        turns = [turn for lesson in part for turn in lesson.turns] + [turn for one in also for turn in one.turns]
+        references = _reference_predictions(trainee, part, also)
+        is_trained = bool(extra_losses) or any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)
+        with torch.set_grad_enabled(is_trained):
+            batch = MicroBatch(
+                trainee=trainee,
+                lessons=part,
+                weights=[weights[i] for i in own],
+                policy=trainee.predict(trainee.tree(turns)),
+                tokens=sum(lesson.tokens for lesson in part),
+            )
+            if part:
+                loss = _loss(batch, variant, options, references, old_logprobs, extra_losses, seen)
+                if loss.requires_grad:
+                    loss.backward()
+        _measure(batch, also, references, options.common.temperature, seen)
     return seen
 
 
-def share_of_batch(lessons: Sequence[Lesson], weights: Sequence[float]) -> float:
-    """The weight of all tokens of these lessons."""
-    return sum(lesson.tokens * weight for lesson, weight in zip(lessons, weights, strict=True))
+def _loss(
+    batch: MicroBatch,
+    variant: Variant,
+    options: LearnOptions,
+    references: Mapping[Reference, Predictions],
+    old_logprobs: dict[Lesson, Tensor],
+    extra_losses: Mapping[str, ExtraLoss],
+    seen: PassStats,
+) -> Tensor:
+    """The loss of a micro-batch; adds to `seen` and `old_logprobs`."""
+    part, trainee = batch.lessons, batch.trainee
+    logp_A = batch.policy.logprobs(options.common.temperature)[: batch.tokens]
+    sampler_logp_A = _sampler_logprobs(part, logp_A)
+    is_sampled_A = ~sampler_logp_A.isnan()
+    seen.log_ratios.append((logp_A.detach() - sampler_logp_A)[is_sampled_A])
+    token_weight_A = batch.per_token(batch.weights)
+    imitation_A = batch.per_token(lesson.imitation for lesson in part)
+    loss = -(token_weight_A * imitation_A * logp_A).sum()
+    seen.nll += (-logp_A.detach())[imitation_A > 0].tolist()
+    left = _with_policy_gradient(part)
+    if any(left):
+        for lesson, own_logp in zip(part, logp_A.detach().split([lesson.tokens for lesson in part]), strict=True):
+            old_logprobs.setdefault(lesson, own_logp)
+        old_logp_A = torch.cat([old_logprobs[lesson] for lesson in part])
+        advantage_A = batch.per_token(lesson.advantage for lesson in part)
+        sequence_A = batch.per_token(range(len(part))).long()
+        correction_A = truncated_ratio(old_logp_A, torch.where(is_sampled_A, sampler_logp_A, old_logp_A), options.loss.ratio_cap)
+        left_A = torch.tensor(left, device=logp_A.device)
+        value_A = variant.surrogate(logp_A[left_A], old_logp_A[left_A], advantage_A[left_A], sequence_A[left_A])
+        loss = loss - ((token_weight_A * correction_A)[left_A] * value_A).sum()
+    kl_A = batch.per_token(lesson.kl for lesson in part)
+    has_kl_A = kl_A > 0
+    if bool(has_kl_A.any()):
+        tokens = sum(lesson.tokens for lesson in part if lesson.kl)
+        reference_logp = references[trainee.serving].logprobs(options.common.temperature)[:tokens]
+        penalty = kl_penalty(logp_A[has_kl_A], reference_logp, options.loss.kl_estimator)
+        loss = loss + ((token_weight_A * kl_A)[has_kl_A] * penalty).sum()
+        seen.kl += penalty.detach().tolist()
+    for name, extra in extra_losses.items():
+        term = extra(batch)
+        loss = loss + term
+        seen.extra[name] += float(term.detach())
+    return loss
+
+
+def _reference_predictions(trainee: Trainee, part: Sequence[Lesson], also: Sequence[Measured]) -> dict[Reference, Predictions]:
+    """Predictions of the references: of the serving version for lessons with a KL term, then for measured episodes; of the base model for
+    those alone if another version serves."""
+    held = [turn for lesson in part if lesson.kl for turn in lesson.turns]
+    measured = [turn for one in also for turn in one.turns]
+    wanted: dict[Reference, list[tuple[Ids, Ids]]] = {"base": measured, trainee.serving: [*held, *measured]}
+    return {reference: trainee.predict(trainee.tree(turns), reference) for reference, turns in wanted.items() if turns}
+
+
+@torch.no_grad()
+def _measure(
+    batch: MicroBatch, also: Sequence[Measured], references: Mapping[Reference, Predictions], temperature: float, seen: PassStats
+) -> None:
+    """Add the divergences at the tokens of measured episodes, which are the last of each tree."""
+    is_old = [one.is_old for one in also for _, action in one.turns for _ in action]
+    if not is_old:
+        return
+    head, own_KC = batch.policy.head, batch.policy.hidden_AC[-len(is_old) :]
+    for reference in {"base", batch.trainee.serving}:
+        kls = head.divergence(own_KC, references[reference].hidden_AC[-len(is_old) :], temperature).tolist()
+        for kl, old in zip(kls, is_old, strict=True):
+            seen.divergences.setdefault((reference, old), []).append(kl)
 
 
 def _with_policy_gradient(lessons: Sequence[Lesson]) -> list[bool]:

@@ -18,7 +18,7 @@ from perdure.learners.engines.engine import Engine
 from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.memory.contracts.results import Update
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode, Lease, StepRef

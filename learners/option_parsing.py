@@ -81,7 +81,7 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
         first = error.errors()[0]
         raise InputError(f"option {first['loc'][0]}={first['input']!r}: {first['msg'].lower()}") from error
     tuning = options.tuning
-    if tuning.tuning == "full" and (tuning.quantized or options.retention.olora or tuning.dtype != "float32"):
+    if tuning.tuning == "full" and (tuning.quantized or options.retention.olora or tuning.dtype == "bfloat16"):
         raise InputError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need tuning=lora")
     return options
 

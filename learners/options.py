@@ -116,11 +116,13 @@ class TuningOptions(OptionGroup):
     tuning: Literal["lora", "full"] = Field("lora", description="lora, or full for all weights")
     rank: int = Field(16, ge=1, le=256, description="rank of the LoRA adapter")
     alpha: int = Field(32, ge=1, description="numerator of the LoRA scale alpha / rank")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the base model in learning: float32 or bfloat16")
+    dtype: Literal["fastest", "float32", "bfloat16"] = Field(
+        "fastest", description="precision of products with the weights: float32, bfloat16, or fastest for the faster one on this machine"
+    )
     quantized: bool = Field(False, description="4-bit base model in learning (QLoRA; needs bitsandbytes)")
     checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     budget_tokens: int = Field(
-        512, ge=16, description="most tokens of one training pass, shared ones counted once; less takes less memory and more time"
+        2048, ge=16, description="most tokens of one training pass, shared ones counted once; less takes less memory and more time"
     )
 
 

@@ -9,8 +9,10 @@ import torch
 
 from perdure.envs.environment import Environment
 from perdure.learners.checkpoint import Checkpoint, Progress, read_checkpoint
+from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.loaded_versions import LoadedVersions
-from perdure.learners.engines.version_loading import version_weights
+from perdure.learners.engines.version_loading import home_dtype, version_weights
+from perdure.learners.hardware import set_up_process
 from perdure.learners.learning_job import JobEnvironments, JobRun, LearningJob
 from perdure.learners.loops.learner_table import LEARNERS, Learner
 from perdure.learners.option_parsing import parse_options
@@ -20,7 +22,8 @@ from perdure.learners.retention.retention_terms import retention_terms
 from perdure.learners.reward_source import MODEL, Rewarder, from_environment, rewarder
 from perdure.learners.selection.checking import choose_step
 from perdure.learners.selection.kept_step import write_choice
-from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.trainees.trained_weights import Reference
+from perdure.learners.trainees.trainee import open_trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
@@ -53,13 +56,15 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
     progress = _begun(store, order, options) if checkpoint is None else checkpoint.progress
     start = version_weights(store, engine.files, get_version(store, progress.start))
     torch.manual_seed(options.common.seed)
-    trainee = Trainee(
+    trainee = open_trainee(
         engine.files,
         device=device,
+        dtype=_dtype(run.store, engine, options, device),
         options=options,
         start=start,
         references=_references(store, engine.files, get_version(store, progress.serving)),
         with_teacher=learner.needs_teacher,
+        shared=engine.shared_model,
     )
     known = [row.name for row in list_environments(store)]
     job = LearningJob(
@@ -120,12 +125,25 @@ def _add_candidate(job: LearningJob, queued: Job, start: Weights) -> Version:
     store, trainee, share = job.run.store, job.trainee, job.options.retention.interpolate
     weights: Weights = trainee.weights()
     if share < 1:
-        weights = interpolate(start if trainee.is_lora else trainee.in_full(start), weights, share)
+        weights = interpolate(trainee.trained.in_full(start), weights, share)
     name = reserve_name(store)
     files = job.engine.files
     path, hash_ = write_version(store.home, name, files, lambda folder: write_weights(folder, weights, files))
     faults.point("between-file-and-row")
     return add_candidate(store, job.run.lease, name, parent=job.progress.start, hash=hash_, path=path, targets=queued.targets, job=job.id)
+
+
+def _dtype(store: Store, engine: Engine, options: LearnOptions, device: str) -> torch.dtype:
+    """The precision of the products in learning. The fastest one is that of an engine in this process."""
+    if options.tuning.tuning == "full":
+        return torch.float32
+    if options.tuning.dtype != "fastest":
+        return torch.float32 if options.tuning.dtype == "float32" else torch.bfloat16
+    if engine.shared_model is not None:
+        return engine.shared_model.dtype
+    dtype = home_dtype(store, device)
+    set_up_process(dtype)
+    return dtype
 
 
 def _last_checkpoint(store: Store, job: Job) -> Checkpoint | None:

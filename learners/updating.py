@@ -12,12 +12,12 @@ from torch import Tensor
 from perdure.learners.batch_sampling import Sampled
 from perdure.learners.batches import Lesson
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
-from perdure.learners.diagnostics import drift_stats, group_stats, mean, ratio_stats, spread_sample
-from perdure.learners.gradients import ExtraLoss, PassStats, accumulate_gradient
+from perdure.learners.diagnostics import drift_of, group_stats, mean, ratio_stats, spread_sample
+from perdure.learners.gradients import ExtraLoss, Measured, PassStats, accumulate_gradient
 from perdure.learners.learning_job import LearningJob, check_lengths, check_stop
 from perdure.learners.options import GrpoOptions
 from perdure.memory import faults
-from perdure.memory.contracts.results import Drift, GroupStats, Update
+from perdure.memory.contracts.results import GroupStats, Update
 from perdure.memory.errors import Diverged
 from perdure.memory.jobs import add_step
 from perdure.memory.records import Episode
@@ -66,7 +66,6 @@ def update(
     job.engine.release_memory()
     check_lengths(job, lessons)
     _write_batch(job, lessons, sampled)
-    drift = _drift(job, lessons, sampled)
 
     norm, seen = 0.0, PassStats()
     old_logprobs: dict[Lesson, Tensor] = {}
@@ -78,6 +77,7 @@ def update(
             most_tokens=max(environment.max_tokens for environment in job.environments.targets),
             old_logprobs=old_logprobs,
             extra_losses={**terms, **job.retention.extra_losses},
+            measured=_measured(job, lessons, sampled) if nth == 0 else (),
         )
         seen = stats if nth == 0 else seen
         if job.retention.project_gradient is not None:
@@ -97,7 +97,7 @@ def update(
         update=progress.step,
         groups=fixed.played if fixed and fixed.played else group_stats(sampled.target, sampled.old, sampled.spoilt),
         ratios=ratio_stats(seen.log_ratios),
-        drift=drift,
+        drift=drift_of(seen.divergences, trainee.serving),
         staleness=sampled.staleness,
         nll=mean(seen.nll),
         kl_loss=mean(seen.kl),
@@ -146,16 +146,14 @@ def _write_batch(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) 
         write_manifest(job.run.store, job.run.lease, job.progress.step + 1, sorted(played), sampled.on_policy, reused=sorted(reused))
 
 
-def _drift(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> Drift:
-    """KL to the references before the update, on some episodes of targets (played, else imitated) and of others (replayed, else live)."""
+def _measured(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> list[Measured]:
+    """Episodes on which KL to the references is measured: some of targets (played, else imitated) and of others (replayed, else live)."""
     most = job.options.common.measure
-    if not most:
-        return Drift()
     played = _ids(sampled)
     imitated = [lesson.turns for lesson in lessons if lesson.imitation and lesson.episode not in played]
     new = spread_sample(sampled.target, most) or imitated[:most]
-    old = spread_sample(sampled.old or _live_groups(job), most)
-    return drift_stats(job.trainee, new, old, job.options.common.temperature, job.options.tuning.budget_tokens)
+    old = spread_sample(sampled.old or _live_groups(job), most) if most else []
+    return [Measured(turns=turns, is_old=False) for turns in new] + [Measured(turns=turns, is_old=True) for turns in old]
 
 
 def _live_groups(job: LearningJob) -> list[list[Episode]]:

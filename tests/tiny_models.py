@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -77,6 +79,23 @@ def tiny_qwen(path: Path, *, seed: int = 0, context: int = 1024) -> Path:
     return _save(model, tokenizer, path)
 
 
+def tiny_gpt2(path: Path, *, seed: int = 0, context: int = 256) -> Path:
+    """A GPT-2 of two layers and 32 features, whose layers are Conv1D with biases, and whose positions are learned."""
+    tokenizer = _tokenizer()
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=context,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return _save(GPT2LMHeadModel(config), tokenizer, path)
+
+
 def _tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, so that every text can be said."""
     tokenizer = Tokenizer(models.BPE())
@@ -110,7 +129,7 @@ def sharpen(folder: Path, seed: int) -> Path:
     weights = load_file(file)
     for name, weight in sorted(weights.items()):
         noise = torch.randn(weight.shape, generator=generator)
-        if "norm" in name:
+        if "norm" in name or ".ln_" in name:
             weights[name] = 1 + 0.2 * noise
         else:
             weights[name] = noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)

@@ -27,7 +27,7 @@ from perdure.learners.engines.transformers_engine import TransformersEngine, sto
 from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.adapters import base_shapes
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
+from perdure.learners.weights.weight_sets import LoraPair, Weights, merge_into
 from perdure.memory.json_value import Document
 from perdure.memory.records import StepRef
 
@@ -103,9 +103,7 @@ class Peer:
         self.dtype = dtype
         self._device = device
         self._ends = stop_ids(self.model.generation_config.eos_token_id, AutoTokenizer.from_pretrained(files.path).eos_token_id)
-        bank = WeightBank(self.model)
-        bank.add("merged", table)
-        bank.use("merged")
+        merge_into(self.model, table)
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Ids], max_tokens: int, stops: bool) -> list[Ids]:

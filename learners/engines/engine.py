@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from perdure.envs.policy import Chat, Policy, PolicyError, Request
+from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.records import Sampler
@@ -25,6 +26,11 @@ class Engine(Protocol):
 
     @property
     def context_limit(self) -> int: ...
+
+    @property
+    def shared_model(self) -> AdaptedModel | None:
+        """The model in this process, if there is one; a learner may use it too."""
+        ...
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Load a sampler; empty weights are the base model's. Raises `InputError` for weights that the engine cannot serve, `ValueError` if

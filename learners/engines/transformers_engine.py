@@ -12,21 +12,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer
 
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
-from perdure.learners.engines.tree import context_of, pack
-from perdure.learners.engines.tree_attention import TreeMemory, register
+from perdure.learners.engines.tree import pack
+from perdure.learners.engines.tree_attention import TreeMemory
 from perdure.learners.hardware import faster_threads, threads
+from perdure.learners.model.adapted_model import AdaptedModel, Prepared
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.weight_sets import WeightBank, Weights
+from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged
 from perdure.memory.records import Sampler
 
@@ -52,26 +52,20 @@ class TokenUsage:
 
 
 class TransformersEngine:
-    """A model in this process, with the merged weights of several samplers side by side.
+    """A model in this process, with the adapters of several samplers side by side.
 
     `budget_tokens` bounds the nodes of one prefilled tree, and with it memory. `stop_ids` are the tokens that end an answer.
     """
 
     def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
-        transformers_logging.disable_progress_bar()
-        self.device = torch.device(device)
-        self.dtype = dtype
-        self.files = files
+        self.model = AdaptedModel(files, device=device, dtype=dtype)
+        self.files, self.device, self.dtype = files, self.model.device, dtype
         self.usage = TokenUsage()
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            files.path, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation=register()
-        )
-        self.model.requires_grad_(False).eval().to(self.device)
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-        self.context_limit = context_of(self.model.config)
-        self.stop_ids = stop_ids(self.model.generation_config.eos_token_id, tokenizer.eos_token_id)
+        self.context_limit = self.model.context_limit
+        self.stop_ids = stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)
-        self._bank = WeightBank(self.model)
+        self._loaded: dict[str, Prepared] = {}
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
         self._memories: dict[Sampler, TreeMemory] = {}
@@ -79,12 +73,18 @@ class TransformersEngine:
         self._decoding_threads = torch.get_num_threads()
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Merge the weights of a sampler; empty weights are the base model's."""
-        self._bank.add(str(sampler), weights)
+        """Prepare the weights of a sampler; empty weights are the base model's."""
+        if sampler in self:
+            raise ValueError(f"{sampler} is already loaded")
+        self._loaded[str(sampler)] = self.model.prepare(weights)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)
-        self._bank.remove(str(sampler))
+        del self._loaded[str(sampler)]
+
+    @property
+    def shared_model(self) -> AdaptedModel:
+        return self.model
 
     def release_memory(self) -> None:
         """Forget keys and values; the weights stay."""
@@ -107,7 +107,7 @@ class TransformersEngine:
         self._decoding_threads = faster_threads(step)
 
     def __contains__(self, sampler: Sampler) -> bool:
-        return str(sampler) in self._bank
+        return str(sampler) in self._loaded
 
     def policy(self, sampler: Sampler) -> EnginePolicy:
         """The `Policy` of a loaded sampler."""
@@ -115,13 +115,12 @@ class TransformersEngine:
             raise PolicyError(f"{sampler} is not loaded in this engine")
         return EnginePolicy(self, sampler)
 
-    @torch.inference_mode()
     def generate(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
         """Continue each prompt. Raises `PolicyError` if one does not fit into the context, `RuntimeFailure` if the weights diverged."""
         started = time.perf_counter()
         for request in requests:
             require_room(request, self.context_limit)
-        self._bank.use(str(sampler))
+        self.model.use(self._loaded[str(sampler)])
         samples: list[Sample | None] = [None] * len(requests)
         memory = self._memories.pop(sampler, None) or TreeMemory(self.device, self.dtype)  # put back if all goes well
         for batch in pack([[memory.tree.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
@@ -135,6 +134,7 @@ class TransformersEngine:
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
 
+    @torch.inference_mode()
     def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:
         """Axes: R rows that are decoded, V tokens of the vocabulary."""
         tree = memory.tree
@@ -183,15 +183,8 @@ class TransformersEngine:
 
     def _forward(self, ids: list[int], positions: list[int], wanted_K: Tensor | None, memory: TreeMemory) -> Tensor:
         """Logits of some of these tokens, or of all."""
-        out = self.model(
-            input_ids=torch.tensor([ids], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            use_cache=False,
-            logits_to_keep=torch.arange(len(ids), device=self.device) if wanted_K is None else wanted_K,
-            memory=memory,
-        )
-        logits_KV: Tensor = out.logits[0].float()
-        return logits_KV
+        hidden_NC = self.model.forward(ids, positions, memory=memory)
+        return self.model.head.logits(hidden_NC if wanted_K is None else hidden_NC[wanted_K])
 
     def _sample(
         self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor, chance_R: Sequence[Random | None]

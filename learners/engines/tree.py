@@ -23,7 +23,7 @@ from perdure.memory.errors import InputError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTree:
-    """Sequences merged on their common prefixes. Parents come before their children."""
+    """Sequences merged on their common prefixes, in depth-first order: the descendants of a node follow it at once."""
 
     ids: list[int]
     parents: list[int]
@@ -44,25 +44,22 @@ class TokenTree:
 
 
 def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
-    """Merge sequences of token ids into a tree. An empty sequence has an empty path."""
+    """Merge sequences of token ids into a tree, in depth-first order. An empty sequence has an empty path."""
     ids: list[int] = []
     parents: list[int] = []
     depths: list[int] = []
-    paths: list[list[int]] = []
-    children: dict[tuple[int, int], int] = {}
-    for sequence in sequences:
-        node = -1
-        path = []
-        for depth, token in enumerate(sequence):
-            child = children.get((node, token))
-            if child is None:
-                child = children[node, token] = len(ids)
-                ids.append(token)
-                parents.append(node)
-                depths.append(depth)
-            node = child
-            path.append(node)
-        paths.append(path)
+    paths: list[list[int]] = [[] for _ in sequences]
+    before: Sequence[int] = ()
+    path: list[int] = []
+    for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):  # neighbours share the longest prefixes
+        sequence = sequences[index]
+        del path[_common_prefix(before, sequence) :]
+        for depth in range(len(path), len(sequence)):
+            parents.append(path[-1] if path else -1)
+            path.append(len(ids))
+            ids.append(sequence[depth])
+            depths.append(depth)
+        paths[index], before = list(path), sequence
     return TokenTree(ids=ids, parents=parents, depths=depths, paths=paths)
 
 

@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterf
 
 from perdure.envs.policy import Ids
 from perdure.learners.engines.growing_tree import GrowingTree, NodeBlocks
+from perdure.learners.model.block_attention import TreeBlocks, block_attention
 
 NAME = "perdure_tree"
 _ROW_WIDTH = 8
@@ -224,11 +225,19 @@ def tree_attention(
     *,
     scaling: float,
     memory: TreeMemory | None = None,
+    blocks: TreeBlocks | None = None,
+    products: torch.dtype = torch.float32,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """The attention that transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out; plain SDPA without a memory."""
+    """The attention that transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out.
+
+    A memory or the blocks of a whole tree say what each token attends to; without both it is plain SDPA. `products` is the precision of
+    the products with gradients.
+    """
     if memory is not None:
         return memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling).to(query.dtype)[None], None
+    if blocks is not None:
+        return block_attention(query[0], key[0], value[0], blocks, scaling, products)[None], None
     read: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
     return read
 

@@ -24,8 +24,7 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
-        name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
-        dtype: torch.dtype = getattr(torch, name)
+        dtype = home_dtype(store, device)
         set_up_process(dtype)
         engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed)
     except InputError:
@@ -35,6 +34,13 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
         raise InputError(f"the model in {files.path} cannot be loaded ({reason}): repair its files, or set another model") from error
     engine.choose_threads()
     return engine
+
+
+def home_dtype(store: Store, device: str) -> torch.dtype:
+    """The precision that was faster when the home first used the device."""
+    name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def version_weights(store: Store, files: ModelFiles, version: Version) -> Weights:

@@ -107,6 +107,11 @@ class VllmEngine:
         self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._served: dict[Sampler, Served] = {}
 
+    @property
+    def shared_model(self) -> None:
+        """The model is in the server's process."""
+        return None
+
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Load a sampler into the server. A version's files must be in its folder.
 

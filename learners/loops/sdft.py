@@ -15,15 +15,13 @@ from torch import Tensor
 
 from perdure.learners.batch_sampling import sample
 from perdure.learners.batches import Group, Lesson, Turns, lesson, sequences_of
-from perdure.learners.gradients import ExtraLoss, per_token
+from perdure.learners.gradients import ExtraLoss, MicroBatch
 from perdure.learners.learning_job import LearningJob, check_length, fits
 from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, with_prompt
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
-from perdure.learners.losses import kl_divergence
 from perdure.learners.old_lessons import old_lessons
 from perdure.learners.options import LearnOptions, SdftOptions
 from perdure.learners.selection.checking import check_and_go_on
-from perdure.learners.trainee import Trainee
 from perdure.learners.updating import update
 
 
@@ -72,15 +70,16 @@ def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> Extra
     """Mean KL between student and teacher over the action tokens of the batch, by their weights."""
     temperature, direction = options.common.temperature, options.of(SdftOptions).direction
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        students = [student for student in lessons if student in taught]
+    def loss(batch: MicroBatch) -> Tensor:
+        is_student = [student in taught for student in batch.lessons]
+        students = [student for student in batch.lessons if student in taught]
         if not students:
-            return next(iter(trainee.parameters)).new_zeros(())
-        student_AV = trainee.distributions([turn for student in students for turn in student.turns], temperature)
-        teacher_AV = trainee.distributions([turn for student in students for turn in taught[student]], temperature, "teacher")
-        reverse = direction == "reverse"
-        kl_A = kl_divergence(student_AV, teacher_AV) if reverse else kl_divergence(teacher_AV, student_AV)
-        student_weights = [weight for student, weight in zip(lessons, weights, strict=True) if student in taught]
-        return (per_token(students, student_weights, kl_A) * kl_A).sum()
+            return batch.policy.hidden_KC.new_zeros(())
+        trainee, student_A = batch.trainee, batch.per_token(map(float, is_student)).bool()
+        teacher = trainee.predict(trainee.tree([turn for student in students for turn in taught[student]]), "teacher")
+        student_AC, teacher_AC = batch.policy.hidden_AC[: batch.tokens][student_A], teacher.hidden_AC
+        first, second = (student_AC, teacher_AC) if direction == "reverse" else (teacher_AC, student_AC)
+        kl_A = batch.policy.head.divergence(first, second, temperature)
+        return (batch.per_token(batch.weights)[student_A] * kl_A).sum()
 
     return loss

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss, share_of_batch
-from perdure.learners.trainee import Trainee
+from perdure.learners.gradients import ExtraLoss, MicroBatch
+from perdure.learners.trainees.trainee import Trainee
 
 
 def fisher(trainee: Trainee, memory: Sequence[Lesson], temperature: float) -> Tensor:
@@ -31,8 +31,8 @@ def ewc(trainee: Trainee, fisher_P: Tensor, weight: float) -> ExtraLoss:
     """The penalty on changes from the trainee's current weights."""
     start_P = torch.cat([parameter.detach().float().flatten() for parameter in trainee.parameters])
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        now_P = torch.cat([parameter.float().flatten() for parameter in trainee.parameters])
-        return share_of_batch(lessons, weights) * weight / 2 * (fisher_P * (now_P - start_P).square()).sum()
+    def loss(batch: MicroBatch) -> Tensor:
+        now_P = torch.cat([parameter.float().flatten() for parameter in batch.trainee.parameters])
+        return batch.share * weight / 2 * (fisher_P * (now_P - start_P).square()).sum()
 
     return loss

@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.learners.batches import Lesson
 from perdure.learners.engines.tree import pack
 from perdure.learners.gradients import ProjectGradient
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 
 SWEEPS = 500
 """At most, of coordinate descent; a handful of old environments converges in a few."""

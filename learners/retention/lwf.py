@@ -6,14 +6,9 @@ data. The terms of `kl` and `kl_old` use the sampled tokens only, and KL in the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss, per_token
-from perdure.learners.losses import kl_divergence
-from perdure.learners.trainee import Trainee
+from perdure.learners.gradients import ExtraLoss, MicroBatch
 
 SOFTNESS = 2.0
 
@@ -21,10 +16,10 @@ SOFTNESS = 2.0
 def lwf(weight: float, temperature: float) -> ExtraLoss:
     """Mean over the action tokens of the batch by their weights; the sampling `temperature` is multiplied by `SOFTNESS`."""
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        turns = [turn for lesson in lessons for turn in lesson.turns]
-        serving_AV = trainee.distributions(turns, SOFTNESS * temperature, "serving" if "serving" in trainee.references else "base")
-        kl_A = kl_divergence(serving_AV, trainee.distributions(turns, SOFTNESS * temperature))
-        return weight * (per_token(lessons, weights, kl_A) * kl_A).sum()
+    def loss(batch: MicroBatch) -> Tensor:
+        serving = batch.trainee.predict(batch.policy.on, batch.trainee.serving)
+        kl_K = batch.policy.head.divergence(serving.hidden_KC, batch.policy.hidden_KC, SOFTNESS * temperature)
+        kl_A = kl_K[batch.policy.on.row_A[: batch.tokens]]
+        return weight * (batch.per_token(batch.weights) * kl_A).sum()
 
     return loss

@@ -6,13 +6,12 @@ of both adapters, so ranks add up with every such job, to the largest allowed ra
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from perdure.learners.batches import Lesson
-from perdure.learners.gradients import ExtraLoss, share_of_batch
-from perdure.learners.trainee import Trainee
+from perdure.learners.gradients import ExtraLoss, MicroBatch
+from perdure.learners.trainees.lora_weights import LoraWeights
 from perdure.learners.weights.weight_sets import LoraPair
 
 
@@ -21,11 +20,11 @@ def overlap(old: Mapping[str, LoraPair], new: Mapping[str, LoraPair]) -> Tensor:
     return sum((old[name].down_RI @ new[name].down_RI.T).abs().sum() for name in old.keys() & new.keys())  # type: ignore[return-value]
 
 
-def olora(trainee: Trainee, weight: float) -> ExtraLoss:
-    """The penalty on overlap with the frozen adapter, on top of which the trainee trains a new one."""
-    below = trainee.below()
+def olora(adapter: LoraWeights, weight: float) -> ExtraLoss:
+    """The penalty on overlap with the frozen adapter below the one in training."""
+    below = adapter.below
 
-    def loss(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        return share_of_batch(lessons, weights) * weight * overlap(below, trainee.above())
+    def loss(batch: MicroBatch) -> Tensor:
+        return batch.share * weight * overlap(below, adapter.above)
 
     return loss

@@ -9,6 +9,7 @@ from perdure.learners.retention.ewc import ewc, fisher
 from perdure.learners.retention.gradient_projection import gradient_projection
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.olora import olora
+from perdure.learners.trainees.lora_weights import LoraWeights
 
 
 def retention_terms(job: LearningJob) -> Retention:
@@ -25,8 +26,8 @@ def retention_terms(job: LearningJob) -> Retention:
         losses["ewc"] = ewc(trainee, fisher(trainee, every, temperature), options.ewc)
     if options.lwf:
         losses["lwf"] = lwf(options.lwf, temperature)
-    if options.olora and trainee.below():
-        losses["olora"] = olora(trainee, options.olora)
+    if options.olora and isinstance(trainee.trained, LoraWeights) and trainee.trained.below:
+        losses["olora"] = olora(trainee.trained, options.olora)
     if options.gem == "off":
         return Retention(extra_losses=losses)
     projection = gradient_projection(memories, mean=options.gem == "a-gem", temperature=temperature, budget_tokens=budget_tokens)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
 
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
@@ -46,6 +48,7 @@ _UNSUPPORTED = (
 )
 _KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
 """Values of init_lora_weights that leave the base model unchanged; those for PiSSA, OLoRA, LoftQ and CorDA change it."""
+_MAY_BE_CONV1D = ("c_attn", "c_fc", "c_proj")
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
 
 
@@ -127,6 +130,7 @@ def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) 
         target_modules=_target_modules([name.removesuffix(".weight") for name in weights], base),
         task_type="CAUSAL_LM",
         lora_dropout=0.0,
+        fan_in_fan_out=bool(_conv1d(base, (name.removesuffix(".weight") for name in weights))),
         base_model_name_or_path=base.name,
         inference_mode=True,
     )
@@ -264,4 +268,15 @@ def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
                 shape = weights.get_slice(key).get_shape()
                 if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
                     shapes[key.removesuffix(".weight")] = (shape[0], shape[1])
+    for name in _conv1d(base, shapes):
+        shapes[name] = shapes[name][::-1]
     return shapes
+
+
+def _conv1d(base: ModelFiles, names: Iterable[str]) -> list[str]:
+    """The modules of a model that are Conv1D, whose weights are stored as (in, out), as in GPT-2."""
+    if not any(name.endswith(_MAY_BE_CONV1D) for name in names):
+        return []
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path))
+    return [name for name, module in model.named_modules() if isinstance(module, Conv1D)]

@@ -1,7 +1,6 @@
-"""Weights of a version or a step, as a LoRA adapter or as whole tensors, and several of them merged side by side.
+"""Weights of a version or a step: a LoRA adapter, or whole tensors.
 
-An adapter is merged into the original base weights in fp32 and cast once; a merge is never undone. Each sampler has its own merged
-tensors, so switching between samplers only changes pointers.
+An adapter is merged into base weights, in float32, only for a model that is exported or tuned in full.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 MAX_RANK = 256
 """Of an adapter, also of stacked ones together."""
@@ -31,48 +31,21 @@ Weights = Mapping[str, LoraPair | Tensor]
 """By the name of a base model's parameter, such as `model.layers.0.mlp.up_proj.weight`: its LoRA, or a tensor that replaces it."""
 
 
-class WeightBank:
-    """A model and the merged weights of each sampler, one of which the model uses."""
+def merge(base: Tensor, given: LoraPair | Tensor, *, transposed: bool = False) -> Tensor:
+    """A base model's parameter with these weights, in its dtype and on its device; always a new tensor.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._pristine: dict[str, Tensor] = {}
-        self._merged: dict[str, dict[str, Tensor]] = {"": {}}
-        self._in_use = ""
-
-    def add(self, key: str, weights: Weights) -> None:
-        """Merge weights and store them under a key. Raises `ValueError` if the key is taken."""
-        if key in self._merged:
-            raise ValueError(f"weights {key!r} are already loaded")
-        merged = {}
-        with torch.no_grad():
-            for name, given in weights.items():
-                base = self._pristine.setdefault(name, self._model.get_parameter(name).data)
-                merged[name] = merge(base, given)
-        self._merged[key] = merged
-
-    def remove(self, key: str) -> None:
-        """Remove merged weights; if they are in use, the model returns to the base."""
-        if key == self._in_use:
-            self.use("")
-        del self._merged[key]
-
-    def use(self, key: str) -> None:
-        """Make the model use these weights; '' is the base."""
-        if key == self._in_use:
-            return
-        merged = self._merged[key]
-        for name, base in self._pristine.items():
-            self._model.get_parameter(name).data = merged.get(name, base)
-        self._in_use = key
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._merged
-
-
-def merge(base: Tensor, given: LoraPair | Tensor) -> Tensor:
-    """A base model's parameter with these weights, in its dtype and on its device; always a new tensor."""
+    The sum is computed in float32. `transposed` is for a layer whose weight has the shape (in, out).
+    """
     if isinstance(given, Tensor):
         return given.to(base.device, base.dtype, copy=True)
-    update = given.up_OR.float() @ given.down_RI.float()
-    return (base.float() + given.scale * update.to(base.device)).to(base.dtype)
+    update = given.scale * (given.up_OR.float() @ given.down_RI.float()).to(base.device)
+    return (base.float() + (update.t() if transposed else update)).to(base.dtype)
+
+
+def merge_into(model: nn.Module, weights: Weights) -> None:
+    """Merge weights into a transformers model as it was loaded."""
+    with torch.no_grad():
+        for name, given in weights.items():
+            parameter = model.get_parameter(name)
+            is_transposed = isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D)
+            parameter.copy_(merge(parameter, given, transposed=is_transposed))

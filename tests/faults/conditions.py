@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import torch
 from sqlite_utils.utils import sqlite3
 from tests.faults.cases import rest, succeed
 from tests.faults.games import RIGGED
@@ -22,7 +23,7 @@ from tests.faults.place import Place
 from tests.faults.table import Condition
 
 from perdure.learners.option_parsing import parse_options
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import open_trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
@@ -310,7 +311,7 @@ def _said(place: Place, words: str) -> bool:
 def _add_version(store: Store, model: ModelFiles) -> str:
     """A candidate whose adapter does nothing yet; gives its name."""
     name = versions.next_name(store)
-    trainee = Trainee(model, device="cpu", options=parse_options("grpo", {"rank": 2, "alpha": 4}))
+    trainee = open_trainee(model, device="cpu", dtype=torch.float32, options=parse_options("grpo", {"rank": 2, "alpha": 4}))
     folder, digest = write_version(store.home, name, model, lambda folder: write_weights(folder, trainee.weights(), model))
     return versions.add_candidate(store, None, name, versions.INITIAL, digest, folder, [RIGGED], None).name
 

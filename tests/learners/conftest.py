@@ -10,16 +10,20 @@ import pytest
 import torch
 from tests.tiny_models import sharpen, tiny_llama, tiny_qwen
 from torch import Tensor
+from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import nothing
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.option_parsing import parse_options, read_by
 from perdure.learners.options import OWN, LearnOptions
-from perdure.learners.trainee import Reference, Trainee
+from perdure.learners.trainees.lora_weights import LoraWeights
+from perdure.learners.trainees.trained_weights import Reference
+from perdure.learners.trainees.trainee import Trainee, open_trainee
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
-from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
+from perdure.learners.weights.weight_sets import LoraPair, Weights, merge
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store, create_store
 
@@ -33,6 +37,8 @@ ONE = f"py:tests.learners.easy:Starts?letters={MANY_LETTERS}"
 TWO = f"py:tests.learners.easy:Starts?letters={MANY_LETTERS}&rounds=2"
 FAILS = "py:tests.learners.easy:Fails"
 
+Plain = Callable[..., Any]
+"""A transformers model, or a function that is called as one."""
 MakeJob = Callable[..., "LearningJob"]
 
 
@@ -80,20 +86,38 @@ def trainee_of(
 ) -> Trainee:
     """One that learns on the CPU, with a small adapter unless the options say otherwise."""
     made = options_of(**{"rank": 4, "alpha": 8, **options})
-    return Trainee(files, device="cpu", options=made, start=start, references=references, with_teacher=with_teacher)
+    dtype = torch.bfloat16 if made.tuning.dtype == "bfloat16" else torch.float32
+    return open_trainee(files, device="cpu", dtype=dtype, options=made, start=start, references=references, with_teacher=with_teacher)
+
+
+def with_weights(model: PreTrainedModel, weights: Weights) -> Plain:
+    """A plain model that computes with merged weights, with gradients by these."""
+    tensors = {
+        name: merge(model.get_parameter(name).detach(), given, transposed=isinstance(model.get_submodule(name.rpartition(".")[0]), Conv1D))
+        for name, given in weights.items()
+    }
+    return lambda input_ids: functional_call(model, tensors, kwargs={"input_ids": input_ids})
+
+
+def plain_of(trainee: Trainee) -> Plain:
+    """A plain model with the weights in training, which get its gradients."""
+    model = plain_model(trainee.model.files)
+    if isinstance(trainee.trained, LoraWeights):
+        for name, pair in trainee.trained.below.items():
+            model.get_parameter(name).data = merge(model.get_parameter(name).data, pair)
+        return with_weights(model, trainee.trained.above)
+    trained = dict(trainee.model.net.named_parameters())
+    return lambda input_ids: functional_call(model, trained, kwargs={"input_ids": input_ids})
 
 
 def merged_logprobs(files: ModelFiles, weights: Weights, turns: Sequence[tuple[Ids, Ids]], temperature: float = 1.0) -> Tensor:
     """Log-probs under merged weights, each sequence alone."""
-    model = plain_model(files)
-    bank = WeightBank(model)
-    bank.add("merged", weights)
-    bank.use("merged")
+    model = with_weights(plain_model(files), weights)
     with torch.no_grad():
         return torch.cat([plain_logprobs(model, prompt, action, temperature) for prompt, action in turns])
 
 
-def plain_logprobs(model: torch.nn.Module, prompt: Sequence[int], action: Sequence[int], temperature: float) -> Tensor:
+def plain_logprobs(model: Plain, prompt: Sequence[int], action: Sequence[int], temperature: float) -> Tensor:
     """Log-probs of the action's tokens by one ordinary causal forward pass over this sequence alone."""
     logits_TV = model(input_ids=torch.tensor([[*prompt, *action]])).logits[0].float() / temperature
     logp_TV = logits_TV.log_softmax(-1)

@@ -20,7 +20,7 @@ from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learning_job import Interrupted, JobEnvironments, JobRun, LearningJob
 from perdure.learners.reward_source import from_environment
 from perdure.learners.run_learning import run_learning
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments, jobs, versions
 from perdure.memory.contracts.orders import Job, LearnOrder

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from perdure.learners.checkpoint import Checkpoint, Progress, TrainingState, read_checkpoint, remove_other_checkpoints, write_checkpoint
 from perdure.learners.selection.kept_step import KeptStep, read_choice, read_kept_step, write_choice, write_kept_step
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import RuntimeFailure, Unavailable

@@ -21,6 +21,7 @@ from perdure.learners.batch_sampling import refilled, sample
 from perdure.learners.batches import Lesson, imitation_lessons, is_mixed, policy_gradient_lessons, turns_of
 from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.epochs import per_task
+from perdure.learners.gradients import MicroBatch
 from perdure.learners.learning_job import LearningJob, Retention
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -76,8 +77,8 @@ def spied(job: LearningJob) -> tuple[list[Lesson], LearningJob]:
     """The job with a term of the loss that is 0 and looks on, and the lessons that it has seen."""
     seen: list[Lesson] = []
 
-    def spy(trainee: object, lessons: Sequence[Lesson], weights: Sequence[float]) -> torch.Tensor:
-        seen.extend(lessons)
+    def spy(batch: MicroBatch) -> torch.Tensor:
+        seen.extend(batch.lessons)
         return torch.zeros(())
 
     return seen, replace(job, retention=Retention(extra_losses={"seen": spy}))
@@ -381,9 +382,7 @@ def test_a_late_update_without_a_right_answer_ends_no_self_distillation(llama_le
         ("sdft", {}, "its oracle solved none of the 2 tasks"),
     ],
 )
-def test_a_learner_says_that_there_is_nothing_to_learn_from(
-    llama_learner: Learner, learner: str, settings: dict[str, Any], reason: str
-) -> None:
+def test_a_learner_says_that_nothing_can_be_learned(llama_learner: Learner, learner: str, settings: dict[str, Any], reason: str) -> None:
     with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {NEVER}: {reason}"):
         llama_learner.learn(NEVER, learner, **{**SMALL, **settings})
     assert llama_learner.nothing_was_left()

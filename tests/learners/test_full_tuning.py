@@ -28,7 +28,7 @@ def test_a_full_version_is_written_read_served_and_learned_from(llama_learner: L
     version = llama_learner.learn(EASY, "grpo", **SMALL)
     assert version.path is not None
     weights = load_version(store.home, version.path, version.hash, files)
-    names = {name for name, _ in trainee_of(files, tuning="full").model.named_parameters()}
+    names = {name for name, _ in trainee_of(files, tuning="full").model.net.named_parameters()}
     assert set(weights) == names
     assert all(isinstance(tensor, Tensor) for tensor in weights.values())
     LoadedVersions(store, llama_learner.engine).load(version.name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import engine_of, options_of, plain_logprobs, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import engine_of, options_of, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of
 from tests.tiny_models import tiny_llama
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -20,7 +20,7 @@ from perdure.learners.batches import Lesson
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.gradients import PassStats, accumulate_gradient
 from perdure.learners.losses import VARIANTS
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError
@@ -57,7 +57,7 @@ def lessons_of(*, turns: int, seed: int = 0) -> list[Lesson]:
 
 def alone(trainee: Trainee, lesson: Lesson) -> Tensor:
     """Its log-probs, turn by turn, each by one ordinary causal pass."""
-    return torch.cat([plain_logprobs(trainee.model, prompt, action, 1.0) for prompt, action in lesson.turns])
+    return torch.cat([plain_logprobs(plain_of(trainee), prompt, action, 1.0) for prompt, action in lesson.turns])
 
 
 def near(values: Tensor, seed: int, size: float = 0.4) -> Tensor:
@@ -324,7 +324,7 @@ def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path,
         args=config(output_dir=str(tmp_path), **{**settings, "gradient_checkpointing": False, **TRL[name]}),
         train_dataset=datasets.Dataset.from_dict({"prompt": ["What comes next?"] * 6}),
     )
-    trainer.model.load_state_dict(trainee.model.state_dict())
+    trainer.model.load_state_dict({name: p.detach() for name, p in trainee.model.net.named_parameters()}, strict=False)
     trainer.model.eval()
     prompts, answers = [lesson.turns[0][0] for lesson in lessons], [lesson.turns[0][1] for lesson in lessons]
     long, wide = max(map(len, prompts)), max(map(len, answers))
@@ -343,7 +343,7 @@ def test_each_variant_has_the_gradient_of_trl(llama: ModelFiles, tmp_path: Path,
         inputs["ref_per_token_logps"] = padded([plain_logprobs(base, *lesson.turns[0], 1.0).detach() for lesson in lessons], wide)
     trainer._compute_loss(trainer.model, inputs).backward()
     theirs = dict(trainer.model.named_parameters())
-    names = [name for name, _ in trainee.model.named_parameters()]
+    names = [name for name, _ in trainee.model.net.named_parameters()]
     assert_near(found, torch.cat([theirs[name].grad.flatten() for name in names]))
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import copied, plain_model, random_adapter, trainee_of, with_weights
 from tests.learners.home import SETTINGS, Learner
+from tests.learners.retention.lessons import adapter_of
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
 from perdure.learners.engines.version_loading import version_weights
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
+from perdure.learners.gradients import ExtraLoss, MicroBatch, ProjectGradient
 from perdure.learners.learning_job import LearningJob, Retention
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.loops.iterative_sft import iterative_sft
@@ -36,8 +37,8 @@ from perdure.learners.retention.gradient_projection import gradient_projection
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.lwf import lwf
 from perdure.learners.retention.olora import olora
-from perdure.learners.trainee import Trainee
-from perdure.learners.weights.weight_sets import LoraPair, WeightBank, Weights
+from perdure.learners.trainees.trainee import Trainee
+from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory import environments
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Episode
@@ -102,8 +103,8 @@ def spied(job: LearningJob) -> tuple[list[Lesson], LearningJob]:
 def spy(lessons: list[Lesson]) -> dict[str, ExtraLoss]:
     """A loss of nothing that keeps the lessons it is shown."""
 
-    def loss(trainee: Trainee, shown: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        lessons.extend(shown)
+    def loss(batch: MicroBatch) -> Tensor:
+        lessons.extend(batch.lessons)
         return torch.zeros(())
 
     return {"spy": loss}
@@ -279,7 +280,7 @@ def test_each_retention_option_adds_its_own_term(llama_learner: Learner, tmp_pat
         "nothing": ({}, lambda job: Retention()),
         "ewc": ({"ewc": 1000.0}, lambda job: Retention(extra_losses={"ewc": held(job)})),
         "lwf": ({"lwf": 0.5}, lambda job: Retention(extra_losses={"lwf": lwf(0.5, 1.0)})),
-        "olora": ({"olora": 0.1}, lambda job: Retention(extra_losses={"olora": olora(job.trainee, 0.1)})),
+        "olora": ({"olora": 0.1}, lambda job: Retention(extra_losses={"olora": olora(adapter_of(job.trainee), 0.1)})),
         "a-gem": ({"gem": "a-gem"}, lambda job: Retention(project_gradient=projected(job, mean=True))),
         "gem": ({"gem": "gem"}, lambda job: Retention(project_gradient=projected(job, mean=False))),
     }
@@ -341,10 +342,7 @@ def test_the_student_follows_its_teacher_in_the_direction_that_is_asked_for(llam
     start = copied(random_adapter(trainee_of(files), 3, 0.1).weights())
     job = job_of(llama_learner, start=start, with_teacher=True, **{**BATCH, "prompts": 3}, direction=direction)
     sdft(job)
-    model: Any = plain_model(files)
-    bank = WeightBank(model)
-    bank.add("start", start)
-    bank.use("start")
+    model = with_weights(plain_model(files), start)
 
     def distributions(turns: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Tensor:
         with torch.no_grad():

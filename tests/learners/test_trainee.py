@@ -10,12 +10,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of
 
 from perdure.envs.policy import Request
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.adapters import read_table, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.records import VersionRef
@@ -40,7 +40,7 @@ def test_log_probs_are_those_of_each_sequence_alone(files: ModelFiles, temperatu
     turns = turns_of(300)
     with torch.no_grad():
         found = trainee.logprobs(turns, temperature)
-        expected = torch.cat([plain_logprobs(trainee.model, prompt, action, temperature) for prompt, action in turns])
+        expected = torch.cat([plain_logprobs(plain_of(trainee), prompt, action, temperature) for prompt, action in turns])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -70,7 +70,7 @@ def test_gradients_are_those_of_each_sequence_alone_however_the_batch_is_split(f
         assert (len(batches) > 2) == (budget < 100)
         return gradient([(batch, trainee.logprobs([turns[i] for i in batch], 1.0)) for batch in batches])
 
-    alone = gradient([([i], plain_logprobs(trainee.model, *turns[i], 1.0)) for i in range(len(turns))])
+    alone = gradient([([i], plain_logprobs(plain_of(trainee), *turns[i], 1.0)) for i in range(len(turns))])
     assert float(alone.norm()) > 0.1
     for budget in (30, 10_000):
         assert float((packed(budget) - alone).norm()) < 1e-4 * float(alone.norm())
@@ -87,7 +87,7 @@ def test_it_starts_as_the_base_model(files: ModelFiles) -> None:
 
 def test_only_the_adapter_moves_and_by_the_rate_that_is_asked_for(files: ModelFiles) -> None:
     trainee = fresh(files)
-    frozen = {name: p.clone() for name, p in trainee.model.named_parameters() if not p.requires_grad}
+    frozen = {name: p.clone() for name, p in trainee.model.net.named_parameters() if not p.requires_grad}
     before = [p.detach().clone() for p in trainee.parameters]
     turns = turns_of(300)
     (-trainee.logprobs(turns, 1.0).mean()).backward()
@@ -98,8 +98,8 @@ def test_only_the_adapter_moves_and_by_the_rate_that_is_asked_for(files: ModelFi
     clear = gradients.abs() > 1e-6
     torch.testing.assert_close(moved[clear], -1e-2 * gradients[clear].sign(), atol=2e-4, rtol=0)  # Adam's first step
     assert all(p.grad is None or not p.grad.any() for p in trainee.parameters)
-    assert all(torch.equal(p, frozen[name]) for name, p in trainee.model.named_parameters() if not p.requires_grad)
-    assert len(frozen) + len(trainee.parameters) == len(list(trainee.model.parameters()))
+    assert all(torch.equal(p, frozen[name]) for name, p in trainee.model.net.named_parameters() if not p.requires_grad)
+    assert frozen.keys() == {name for name, _ in plain_model(files).named_parameters()}
 
 
 def test_steps_make_the_actions_likelier(files: ModelFiles) -> None:
@@ -165,16 +165,18 @@ def test_a_model_with_dropout_learns_without_it(qwen: ModelFiles, tmp_path: Path
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (8, 4)])
-def test_the_table_is_what_peft_computes(files: ModelFiles, rank: int, alpha: int) -> None:
+def test_the_table_is_what_peft_computes(files: ModelFiles, tmp_path: Path, rank: int, alpha: int) -> None:
     trainee = random_adapter(trainee_of(files, rank=rank, alpha=alpha), 5)
     table = trainee.weights()
+    write_weights(tmp_path, table, files)
+    plain, peft = plain_model(files), PeftModel.from_pretrained(plain_model(files), str(tmp_path))
     assert len(table) == 2 * 7  # seven linear layers in each block, and not the head
     assert {pair.scale for pair in table.values()} == {alpha / rank}
     for name, pair in table.items():
-        layer = trainee.model.base_model.model.get_submodule(name.removesuffix(".weight"))
+        layer, base = (model.get_submodule(name.removesuffix(".weight")) for model in (peft.base_model.model, plain))
         with torch.no_grad():
-            x = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0))
-            by_table = layer.base_layer(x) + pair.scale * (x @ pair.down_RI.T) @ pair.up_OR.T
+            x = torch.randn(3, base.in_features, generator=torch.Generator().manual_seed(0))
+            by_table = base(x) + pair.scale * (x @ pair.down_RI.T) @ pair.up_OR.T
             torch.testing.assert_close(layer(x), by_table, atol=1e-4, rtol=0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.learners.conftest import FAILS, ONE, TWO, MakeJob, moved, options_of, plain_logprobs, plain_model
+from tests.learners.conftest import FAILS, ONE, TWO, MakeJob, moved, options_of, plain_logprobs, plain_model, plain_of
 
 from perdure.learners.batch_sampling import Sampled, sample
 from perdure.learners.batches import Lesson, lesson, policy_gradient_lessons, replay_lessons
@@ -44,7 +44,7 @@ def test_an_update_is_the_step_that_its_losses_ask_for(make_job: MakeJob, files:
     tokens = {name: sum(one.tokens for one in lessons if one.environment == name) for name in (ONE, TWO)}
     kl, ratios = [], []
     for one in lessons:
-        logp = torch.cat([plain_logprobs(plain.model, *turn, 0.7) for turn in one.turns])
+        logp = torch.cat([plain_logprobs(plain_of(plain), *turn, 0.7) for turn in one.turns])
         with torch.no_grad():
             reference = torch.cat([plain_logprobs(base, *turn, 0.7) for turn in one.turns])
         ratio = (logp.detach() - torch.tensor(one.sampler_logprobs)).exp()
@@ -186,8 +186,8 @@ def test_what_a_longer_engine_sampled_is_played_and_learned_only_as_far_as_the_l
     job = make_job()
     sampled = sample(job, 4)
     longest = max(len(turn.prompt_ids) + len(turn.action_ids) for group in sampled.target for one in group for turn in one.turns)
-    job.trainee.context_limit = longest - 1
+    job.trainee.model.context_limit = longest - 1
     with pytest.raises(InputError, match=f"episode [0-9]+ has {longest} tokens, but the context of .* only {longest - 1}: leave it out"):
         update(job, [lesson(one) for group in sampled.target for one in group], sampled)
-    job.trainee.context_limit = 1
+    job.trainee.model.context_limit = 1
     assert sample(job, 4).spoilt > 0

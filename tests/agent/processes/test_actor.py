@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.config import Config
 from perdure.agent.processes.actor import Actor, open_served, store_journal
 from perdure.learners.option_parsing import parse_options
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import open_trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import resolve_model
 from perdure.memory.contracts.orders import LearnOrder
@@ -181,7 +182,7 @@ def test_a_game_for_several_is_played_against_the_version_that_serves_or_a_fixed
 def promoted_version(store: Store) -> str:
     """Make a version whose adapter does nothing yet, and let it serve; gives its folder."""
     files = resolve_model(str(store.home.parent / "model"), store.home, print)
-    trainee = Trainee(files, device="cpu", options=parse_options("grpo", {"rank": 2, "alpha": 4}))
+    trainee = open_trainee(files, device="cpu", dtype=torch.float32, options=parse_options("grpo", {"rank": 2, "alpha": 4}))
     path, hash_ = write_version(store.home, "v1", files, lambda folder: write_weights(folder, trainee.weights(), files))
     add_candidate(store, None, "v1", "v0", hash_, path, [COIN], None)
     promote(store, "v1", "a test wants it")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.fakes import ScriptedEngine
-from tests.learners.conftest import plain_logprobs, plain_model, sharpen
+from tests.learners.conftest import plain_logprobs, plain_model, sharpen, with_weights
 from tests.tiny_models import tiny_llama
 from tests.vllm_servers import vllm_server, write_config
 from transformers import PreTrainedModel
@@ -28,7 +28,7 @@ from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.vllm_engine import VllmEngine
 from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
-from perdure.learners.weights.weight_sets import LoraPair, WeightBank
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Sampler, StepRef, VersionRef
 
@@ -62,15 +62,12 @@ class Case:
 
     def check_logprobs(self, weights: dict[str, LoraPair], requests: Sequence[Request], samples: Sequence[Sample]) -> None:
         assert self.plain is not None
-        bank = WeightBank(self.plain)
-        bank.add("these", weights)
-        bank.use("these")
+        model = with_weights(self.plain, weights)
         gaps = []
         for request, sample in zip(requests, samples, strict=True):
             with torch.no_grad():
-                wanted = plain_logprobs(self.plain, request.prompt_ids, sample.action_ids, request.temperature or 1.0)
+                wanted = plain_logprobs(model, request.prompt_ids, sample.action_ids, request.temperature or 1.0)
             gaps.append((torch.tensor(sample.logprobs) - wanted).abs())
-        bank.use("")
         gap_A = torch.cat(gaps)
         print(f"largest gap {float(gap_A.max()):.2g}, mean {float(gap_A.mean()):.2g} over {len(gap_A)} tokens")
         assert float(gap_A.max()) < FP32 if self.exact else float(gap_A.mean()) < MEAN_BF16

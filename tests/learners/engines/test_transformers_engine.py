@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.learners.conftest import branches, copied, engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
+from tests.learners.conftest import branches, copied, engine_of, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of
 from transformers import PreTrainedModel
 
 from perdure.agent.home import cache_dir
@@ -70,7 +70,7 @@ def test_greedy_tokens_are_those_of_transformers_when_rows_end_at_different_time
     def count(module: Any, arguments: Any, given: dict[str, Any]) -> None:
         seen.append(given["memory"].shared_keys)
 
-    engine.model.register_forward_pre_hook(count, with_kwargs=True)
+    engine.model.net.base_model.register_forward_pre_hook(count, with_kwargs=True)
     samples = engine.generate(BASE, requests(prompts, max_tokens=24))
     assert len({len(sample.action_ids) for sample in samples}) >= 4
     assert {sample.finish for sample in samples} == {"stop", "length"}
@@ -194,39 +194,23 @@ def test_members_of_a_group_are_drawn_independently(files: ModelFiles) -> None:
     assert len({sample.action_ids for sample in samples}) > 12
 
 
-def test_a_merged_adapter_samples_as_peft_computes(files: ModelFiles) -> None:
+def test_an_adapter_samples_as_merged_weights_do(files: ModelFiles) -> None:
     trainee = random_adapter(trainee_of(files, rank=4, alpha=8), 4)
     engine, step = loaded(files), StepRef(7, 2)
     engine.load(step, copied(trainee.weights()))
     prompts = branches(300)
     for prompt, sample in zip(prompts, engine.generate(step, requests(prompts)), strict=True):
-        trainee.model.eval()
         with torch.no_grad():
-            expected = plain_logprobs(trainee.model, prompt, sample.action_ids, 1.0)
-            logits_TV = trainee.model(input_ids=torch.tensor([[*prompt, *sample.action_ids]])).logits[0]
+            expected = plain_logprobs(plain_of(trainee), prompt, sample.action_ids, 1.0)
+            logits_TV = plain_of(trainee)(input_ids=torch.tensor([[*prompt, *sample.action_ids]])).logits[0]
         torch.testing.assert_close(torch.tensor(sample.logprobs), expected, atol=TOLERANCE, rtol=0)
         assert logits_TV[len(prompt) - 1 : -1].argmax(-1).tolist() == list(sample.action_ids)
         assert sample.sampler == step
 
 
-def test_an_adapter_is_merged_in_fp32_from_the_pristine_base_and_cast_once(files: ModelFiles) -> None:
-    engine = TransformersEngine(files, device="cpu", dtype=torch.bfloat16, seed=0)
-    name = "model.layers.1.mlp.down_proj.weight"
-    layer = engine.model.get_submodule(name.removesuffix(".weight"))
-    pristine = layer.weight.clone()
-    generator = torch.Generator().manual_seed(0)
-    outputs, inputs = pristine.shape
-    for n in range(3):
-        down, up = torch.randn(2, inputs, generator=generator) * 0.05, torch.randn(outputs, 2, generator=generator) * 0.05
-        engine.load(StepRef(1, n), {name: LoraPair(down_RI=down, up_OR=up, scale=0.7)})
-        engine.generate(StepRef(1, n), requests([[5, 6, 7]], max_tokens=1))
-        assert torch.equal(layer.weight, (pristine.float() + 0.7 * (up @ down)).to(torch.bfloat16))
-        assert not torch.equal(layer.weight, pristine)
-
-
 def test_the_base_is_bitwise_the_same_after_many_versions(files: ModelFiles) -> None:
     engine, trainee = loaded(files), trainee_of(files, rank=4, alpha=8)
-    before = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in engine.model.net.state_dict().items()}
     prompts = requests(branches(300), max_tokens=4)
     said = engine.generate(BASE, prompts)
     kept = StepRef(1, 0)
@@ -236,14 +220,14 @@ def test_the_base_is_bitwise_the_same_after_many_versions(files: ModelFiles) -> 
         if n % 2:
             engine.unload(StepRef(1, n))  # while it is in use
             assert StepRef(1, n) not in engine
-            assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
+            assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.net.state_dict().items())
     engine.release_memory()  # or keys that are kept would be used
     step_said = engine.generate(kept, prompts)
     assert engine.generate(BASE, prompts) == said
     engine.release_memory()
     assert engine.generate(kept, prompts) == step_said
     engine.generate(BASE, prompts)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in engine.model.net.state_dict().items())
 
 
 def test_samplers_with_adapters_on_different_layers_do_not_mix(files: ModelFiles) -> None:
@@ -297,7 +281,7 @@ def test_a_prompt_must_leave_room_for_its_answer(llama: ModelFiles, prompt: int,
 def test_weights_that_have_diverged_are_a_failure_that_says_so(llama: ModelFiles, temperature: float) -> None:
     engine = loaded(llama)
     name = "model.layers.0.mlp.up_proj.weight"
-    outputs, inputs = engine.model.get_parameter(name).shape
+    outputs, inputs = engine.model.net.get_parameter(name).shape
     pair = LoraPair(down_RI=torch.full((1, inputs), torch.nan), up_OR=torch.ones(outputs, 1), scale=1.0)
     engine.load(StepRef(3, 1), {name: pair})
     with pytest.raises(RuntimeFailure, match=r"job 3 step 1.*not finite"):

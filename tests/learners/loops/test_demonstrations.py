@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from perdure.envs.rollout import opening
 from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.learners.batch_sampling import sample, task_seed
-from perdure.learners.batches import Lesson, turns_of
+from perdure.learners.batches import turns_of
+from perdure.learners.gradients import MicroBatch
 from perdure.learners.learning_job import Retention
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, first_prompt, hinted, retry_with_hints, solved, with_prompt
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.sdft import sdft, teaching
 from perdure.learners.loops.sft import demonstrations, sft, tokens_of
-from perdure.learners.trainee import Trainee
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.trajectories.episodes import get_episode
 from perdure.memory.trajectories.traces import episodes_of_step, job_traces
@@ -211,11 +211,11 @@ def test_an_episode_that_its_teacher_cannot_read_is_left_out(llama_learner: Lear
     """The one of two turns is longer than that of one."""
     job = llama_learner.job([TWO, EASY], with_teacher=True, updates=2, prompts=8, samples=4, measure=0)
     lengths = [max(len(p) + len(a) for p, a in turns) for turns in teaching(job, sample(job, 8).target).values()]
-    job.trainee.context_limit = max(lengths) - 1
+    job.trainee.model.context_limit = max(lengths) - 1
     seen: list[str] = []
 
-    def spy(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> Tensor:
-        seen.extend(get_episode(job.run.store, one.episode or 0).environment for one in lessons)
+    def spy(batch: MicroBatch) -> Tensor:
+        seen.extend(get_episode(job.run.store, one.episode or 0).environment for one in batch.lessons)
         return torch.zeros(())
 
     sdft(replace(job, retention=Retention(extra_losses={"spy": spy})))

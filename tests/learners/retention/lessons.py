@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from perdure.learners.batches import Lesson, Turns
+from perdure.learners.gradients import MicroBatch
+from perdure.learners.trainees.lora_weights import LoraWeights
+from perdure.learners.trainees.trainee import Trainee
 
 
 def imitated(n: int, *, seed: int = 0, turns: Sequence[Turns] | None = None) -> list[Lesson]:
@@ -29,3 +32,16 @@ def imitated(n: int, *, seed: int = 0, turns: Sequence[Turns] | None = None) -> 
 def even(lessons: Sequence[Lesson], share: float = 1.0) -> list[float]:
     """Weights with which all tokens of these lessons weigh the same, and together `share`."""
     return [share / sum(lesson.tokens for lesson in lessons)] * len(lessons)
+
+
+def batch_of(trainee: Trainee, lessons: Sequence[Lesson], weights: Sequence[float]) -> MicroBatch:
+    """These lessons as one micro-batch."""
+    tree = trainee.tree([turn for lesson in lessons for turn in lesson.turns])
+    tokens = sum(lesson.tokens for lesson in lessons)
+    return MicroBatch(trainee=trainee, lessons=lessons, weights=weights, policy=trainee.predict(tree), tokens=tokens)
+
+
+def adapter_of(trainee: Trainee) -> LoraWeights:
+    """The adapter that a trainee trains."""
+    assert isinstance(trainee.trained, LoraWeights)
+    return trainee.trained

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.learners.conftest import options_of, plain_logprobs, random_adapter, trainee_of
-from tests.learners.retention.lessons import even, imitated
+from tests.learners.conftest import options_of, plain_logprobs, plain_of, random_adapter, trainee_of
+from tests.learners.retention.lessons import batch_of, even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
 from perdure.learners.retention.ewc import ewc, fisher
@@ -17,7 +17,7 @@ def test_the_fisher_is_the_mean_squared_gradient_of_each_episode_alone(llama: Mo
     memory = imitated(3)
     expected = torch.zeros(sum(parameter.numel() for parameter in trainee.parameters))
     for lesson in memory:
-        sum(plain_logprobs(trainee.model, prompt, action, 0.7).sum() for prompt, action in lesson.turns).backward()
+        sum(plain_logprobs(plain_of(trainee), prompt, action, 0.7).sum() for prompt, action in lesson.turns).backward()
         expected += trainee.take_gradient().square() / len(memory)
     found = fisher(trainee, memory, 0.7)
     assert float(expected.norm()) > 0.1
@@ -29,7 +29,7 @@ def test_over_all_answers_it_is_the_variance_of_the_score(llama: ModelFiles) -> 
     """The diagonal Fisher information of one token: the mean of its squared score over the model's own distribution."""
     trainee = random_adapter(trainee_of(llama), 1)
     (prompt, _), *_ = imitated(1)[0].turns
-    logp_V = trainee.distributions([(prompt, (5,))], 1.0)[0]
+    logp_V = plain_of(trainee)(input_ids=torch.tensor([[*prompt]])).logits[0, -1].log_softmax(-1)
     by_hand, by_fisher = torch.zeros(2, sum(parameter.numel() for parameter in trainee.parameters))
     chosen = logp_V.detach().topk(6).indices.tolist()
     for token in chosen:
@@ -45,11 +45,11 @@ def test_the_penalty_and_its_gradient_by_hand(llama: ModelFiles) -> None:
     weight_P = torch.rand(sum(p.numel() for p in trainee.parameters), generator=torch.Generator().manual_seed(0))
     loss = ewc(trainee, weight_P, 4.0)
     part = imitated(2)
-    assert float(loss(trainee, part, even(part)).detach()) == 0
+    assert float(loss(batch_of(trainee, part, even(part))).detach()) == 0
     with torch.no_grad():
         for parameter in trainee.parameters:
             parameter.add_(0.5)
-    found = loss(trainee, part, even(part, 0.25))  # a quarter of the batch
+    found = loss(batch_of(trainee, part, even(part, 0.25)))  # a quarter of the batch
     assert float(found.detach()) == pytest.approx(0.25 * 2 * 0.25 * float(weight_P.sum()), rel=1e-4)
     found.backward()
     torch.testing.assert_close(trainee.take_gradient(), 0.25 * 4 * weight_P * 0.5, rtol=1e-3, atol=1e-6)
@@ -82,7 +82,7 @@ def test_the_minimum_balances_two_quadratics(llama: ModelFiles) -> None:
     batch = imitated(1)
     for _ in range(200):
         now_P = torch.cat([p.flatten() for p in trainee.parameters])
-        (0.5 * (now_P - goal_P).square().sum() + loss(trainee, batch, even(batch))).backward()
+        (0.5 * (now_P - goal_P).square().sum() + loss(batch_of(trainee, batch, even(batch)))).backward()
         with torch.no_grad():
             for parameter, step in zip(
                 trainee.parameters, trainee.take_gradient().split([p.numel() for p in trainee.parameters]), strict=True

@@ -6,7 +6,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
-from tests.learners.conftest import plain_logprobs, random_adapter, trainee_of
+from tests.learners.conftest import plain_logprobs, plain_of, random_adapter, trainee_of
 from tests.learners.retention.lessons import imitated
 from torch import Tensor
 
@@ -72,7 +72,7 @@ def test_the_old_loss_does_not_rise_along_a_projected_gradient(llama: ModelFiles
     memories = [imitated(3, seed=1), imitated(4, seed=2)]
 
     def old_gradient(lessons: list[object]) -> Tensor:
-        logp = torch.cat([plain_logprobs(trainee.model, *turn, 1.0) for one in lessons for turn in one.turns])  # type: ignore[attr-defined]
+        logp = torch.cat([plain_logprobs(plain_of(trainee), *turn, 1.0) for one in lessons for turn in one.turns])  # type: ignore[attr-defined]
         (-logp.mean()).backward()
         return trainee.take_gradient()
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.learners.conftest import options_of, plain_model, random_adapter, trainee_of
-from tests.learners.retention.lessons import even, imitated
+from tests.learners.conftest import options_of, plain_model, plain_of, random_adapter, trainee_of
+from tests.learners.retention.lessons import batch_of, even, imitated
 
 from perdure.learners.gradients import accumulate_gradient
 from perdure.learners.retention.lwf import lwf
@@ -17,7 +17,7 @@ def test_it_is_zero_at_the_serving_version_and_leads_back_to_it(llama: ModelFile
     serving = random_adapter(trainee_of(llama), 7, 0.1).weights() if serves == "another" else {}
     trainee = trainee_of(llama, start=serving, references={"serving": serving} if serving else {})
     loss, lessons = lwf(1.0, 1.0), imitated(4)
-    at_start = loss(trainee, lessons, even(lessons))
+    at_start = loss(batch_of(trainee, lessons, even(lessons)))
     assert abs(float(at_start.detach())) < 1e-5
     at_start.backward()
     assert float(trainee.take_gradient().norm()) < 1e-4
@@ -27,7 +27,7 @@ def test_it_is_zero_at_the_serving_version_and_leads_back_to_it(llama: ModelFile
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     far = []
     for _ in range(12):
-        value = loss(trainee, lessons, even(lessons))
+        value = loss(batch_of(trainee, lessons, even(lessons)))
         far.append(float(value.detach()))
         value.backward()
         trainee.step(0.02, 1e9)
@@ -44,7 +44,7 @@ def test_it_is_the_mean_kl_of_softened_distributions_however_the_batch_is_split(
             ids = torch.tensor([[*prompt, *action]])
             rows = slice(len(prompt) - 1, len(prompt) + len(action) - 1)
             with torch.no_grad():  # temperature 0.7 of sampling, softened by 2
-                p, q = (m(input_ids=ids).logits[0, rows].div(1.4).log_softmax(-1) for m in (model, trainee.model))
+                p, q = (m(input_ids=ids).logits[0, rows].div(1.4).log_softmax(-1) for m in (model, plain_of(trainee)))
             values += (p.exp() * (p - q)).sum(-1).tolist()
     for budget in (20, 10_000):
         options = options_of(budget_tokens=budget, temperature=0.7)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from peft import PeftModel
 from tests.learners.conftest import copied, engine_of, merged_logprobs, plain_logprobs, plain_model, random_adapter, trainee_of
-from tests.learners.retention.lessons import even, imitated
+from tests.learners.retention.lessons import adapter_of, batch_of, even, imitated
 
 from perdure.envs.policy import Request
 from perdure.learners.retention.olora import olora, overlap
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.adapters import read_table, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
@@ -48,32 +48,35 @@ def test_only_the_new_adapter_moves_and_it_starts_as_the_old_one_alone(llama: Mo
     trainee, old = stacked(llama), old_weights(llama)
     with torch.no_grad():
         torch.testing.assert_close(trainee.logprobs(TURNS, 1.0), merged_logprobs(llama, old, TURNS), atol=1e-4, rtol=0)
-    loss = olora(trainee, 0.5)
-    before = {name: p.detach().clone() for name, p in trainee.model.named_parameters()}
+    loss = olora(adapter_of(trainee), 0.5)
+    before = {name: p.detach().clone() for name, p in trainee.model.net.named_parameters()}
+    new = [p.detach().clone() for p in trainee.parameters]
     for _ in range(3):
         trainee.logprobs(TURNS, 1.0, "base")
         trainee.logprobs(TURNS, 1.0, "serving")
-        (-trainee.logprobs(TURNS, 1.0).mean() + loss(trainee, LESSONS, even(LESSONS))).backward()
+        (-trainee.logprobs(TURNS, 1.0).mean() + loss(batch_of(trainee, LESSONS, even(LESSONS)))).backward()
         trainee.step(0.02, 1.0)
-    moved = {name for name, p in trainee.model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == {name for name in before if ".default." in name}
-    assert {name for name, p in trainee.model.named_parameters() if p.requires_grad} == moved
-    for name, pair in trainee.below().items():
+    assert all(torch.equal(p, before[name]) and not p.requires_grad for name, p in trainee.model.net.named_parameters())
+    assert all(len(p) == 4 or p.shape[1] == 4 for p in trainee.parameters)
+    assert not any(torch.equal(p, first) for p, first in zip(trainee.parameters, new, strict=True))
+    for name, pair in adapter_of(trainee).below.items():
         torch.testing.assert_close(pair.down_RI, old[name].down_RI)
 
 
 def test_the_penalty_makes_what_they_read_orthogonal(llama: ModelFiles) -> None:
     trainee = stacked(llama)
-    loss = olora(trainee, 2.0)
+    loss = olora(adapter_of(trainee), 2.0)
     values = []
     for _ in range(20):
-        value = loss(trainee, LESSONS, even(LESSONS, 0.5))
+        value = loss(batch_of(trainee, LESSONS, even(LESSONS, 0.5)))
         values.append(float(value.detach()))
         value.backward()
         trainee.step(0.01, 1e9)
-    by_hand = sum(float((trainee.below()[n].down_RI @ p.down_RI.T).abs().sum().detach()) for n, p in trainee.above().items())
+    by_hand = sum(
+        float((adapter_of(trainee).below[n].down_RI @ p.down_RI.T).abs().sum().detach()) for n, p in adapter_of(trainee).above.items()
+    )
     assert values[-1] < 0.5 * values[0]
-    assert float(loss(trainee, LESSONS, even(LESSONS, 0.5)).detach()) == pytest.approx(by_hand, rel=1e-4)
+    assert float(loss(batch_of(trainee, LESSONS, even(LESSONS, 0.5))).detach()) == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_the_version_is_the_sum_of_both_in_the_engine_and_in_peft(llama: ModelFiles, tmp_path: Path) -> None:
@@ -85,7 +88,7 @@ def test_the_version_is_the_sum_of_both_in_the_engine_and_in_peft(llama: ModelFi
     assert {(len(pair.down_RI), pair.scale) for pair in weights.values() if isinstance(pair, LoraPair)} == {(3 + 4, 2.0)}
     for name, pair in weights.items():
         assert isinstance(pair, LoraPair)
-        low, high = trainee.below()[name], trainee.above()[name]
+        low, high = adapter_of(trainee).below[name], adapter_of(trainee).above[name]
         both = sum(one.scale * one.up_OR.detach() @ one.down_RI.detach() for one in (low, high))
         torch.testing.assert_close(pair.scale * pair.up_OR @ pair.down_RI, both, atol=1e-5, rtol=1e-4)
     write_weights(tmp_path / "saved", weights, llama)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from perdure.envs.seeds import split_of
 from perdure.learners.engines.version_loading import version_weights
+from perdure.learners.gradients import MicroBatch
 from perdure.learners.learning_job import Interrupted, LearningJob, Retention
 from perdure.learners.loops.grpo import grpo
 from perdure.learners.options import OWN
 from perdure.learners.selection.checking import check_and_go_on, choose_step, read_checks
 from perdure.learners.selection.kept_step import read_choice, read_kept_step
-from perdure.learners.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory import environments, jobs
@@ -152,8 +152,8 @@ def test_a_check_that_was_interrupted_plays_only_what_is_missing(llama: ModelFil
 def exploding(job: LearningJob, step: int) -> LearningJob:
     """The same job, whose loss is not a number from this step on."""
 
-    def boom(trainee: Trainee, *_: object) -> Tensor:
-        return trainee.parameters[0].sum() * (float("nan") if job.progress.step >= step else 0.0)
+    def boom(batch: MicroBatch) -> Tensor:
+        return batch.trainee.parameters[0].sum() * (float("nan") if job.progress.step >= step else 0.0)
 
     return replace(job, retention=Retention(extra_losses={"boom": boom}))
 

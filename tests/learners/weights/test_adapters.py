@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import random_adapter, trainee_of
 from torch import Tensor
 
-from perdure.learners.trainee import Trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.adapters import check_foreign, load_version, write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import MAX_RANK

@@ -11,7 +11,7 @@ from tests.learners.conftest import plain_model
 
 from perdure.learners.weights.adapters import check_foreign, write_lora
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.weight_sets import LoraPair, WeightBank, merge
+from perdure.learners.weights.weight_sets import LoraPair, merge, merge_into
 from perdure.memory.errors import InputError
 
 Layers = dict[str, LoraPair]
@@ -51,9 +51,7 @@ def test_what_is_written_is_what_is_read(
         base = torch.zeros(len(pair.up_OR), pair.down_RI.shape[1])
         torch.testing.assert_close(merge(base, read[name]), merge(base, pair), atol=1e-5, rtol=1e-5)
     ours, theirs = plain_model(files), PeftModel.from_pretrained(plain_model(files), str(tmp_path))
-    bank = WeightBank(ours)
-    bank.add("these", written)
-    bank.use("these")
+    merge_into(ours, written)
     ids = torch.tensor([[3, 5, 7, 11, 13]])
     with torch.no_grad():
         torch.testing.assert_close(theirs(input_ids=ids).logits, ours(input_ids=ids).logits, atol=2e-3, rtol=1e-3)

@@ -1,0 +1,1 @@
+"""Models in training: an adapter, or all weights."""

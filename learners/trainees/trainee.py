@@ -1,0 +1,177 @@
+"""A model in training: its predictions on the turns of lessons, and steps of its weights.
+
+*References* have no gradients: the base model, the serving version, the teacher of a distillation. All use the same precision and the same
+base weights, so differences between them come from what was learned alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from perdure.envs.policy import Ids
+from perdure.learners.checkpoint import TrainingState
+from perdure.learners.model.adapted_model import AdaptedModel
+from perdure.learners.options import IterativeSftOptions, LearnOptions, SdftOptions
+from perdure.learners.trainees.full_weights import FullWeights
+from perdure.learners.trainees.lora_weights import LoraWeights
+from perdure.learners.trainees.trained_weights import Reference, TrainedWeights
+from perdure.learners.trainees.turn_tree import Predictions, TurnTree, turn_tree
+from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.weight_sets import LoraPair, Weights
+from perdure.memory import faults
+
+
+class Trainee:
+    """A model, what of it is trained, and the optimiser. `is_restartable` stores the first weights for `restart`."""
+
+    def __init__(self, model: AdaptedModel, trained: TrainedWeights, *, is_restartable: bool = False) -> None:
+        self.model, self.trained, self.device = model, trained, model.device
+        self._start = [parameter.detach().clone() for parameter in trained.parameters] if is_restartable else []
+        self._optimizer = torch.optim.AdamW(trained.parameters, betas=(0.9, 0.95), weight_decay=0.0)
+
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        return self.trained.parameters
+
+    @property
+    def references(self) -> frozenset[Reference]:
+        return self.trained.references
+
+    @property
+    def context_limit(self) -> int:
+        """The longest sequence, in tokens, that the model can learn from."""
+        return self.model.context_limit
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model knows."""
+        return self.model.vocabulary
+
+    def weights(self) -> dict[str, LoraPair | Tensor]:
+        """The current weights, not a copy, by the parameter names of the base model."""
+        return self.trained.weights()
+
+    def follow(self, rate: float) -> None:
+        """Move the teacher this share of the way to the current weights."""
+        self.trained.follow(rate)
+
+    @property
+    def serving(self) -> Reference:
+        """The version that served at the start; the base model if it was that."""
+        return "serving" if "serving" in self.references else "base"
+
+    def tree(self, turns: Sequence[tuple[Ids, Ids]]) -> TurnTree:
+        """The tree of each `(prompt_ids, action_ids)`."""
+        return turn_tree(turns, self.device)
+
+    def predict(self, tree: TurnTree, reference: Reference | None = None) -> Predictions:
+        """Predictions with gradients if they are enabled, or those of a reference, without."""
+        with torch.set_grad_enabled(reference is None and torch.is_grad_enabled()):
+            try:
+                self.model.use(self.trained.prepared(reference))
+                hidden_KC = self.model.hidden(tree.tree)[tree.node_K]
+                head = self.model.head if reference is None else self.model.head.detached()
+            finally:
+                self.model.use(self.trained.prepared(None))
+        return Predictions(on=tree, hidden_KC=hidden_KC, head=head)
+
+    def logprobs(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
+        """Log-probs of all action tokens of the turns, laid end to end."""
+        return self.predict(self.tree(turns), reference).logprobs(temperature)
+
+    def step(self, lr: float, max_grad_norm: float) -> float:
+        """One optimiser step with the accumulated gradient; returns its norm before clipping."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
+        faults.point("mid-optimiser-step")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return norm
+
+    def release_memory(self) -> None:
+        """Free memory that torch only keeps in reserve on a GPU: an engine may need it."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def take_gradient(self) -> Tensor:
+        """Take the accumulated gradient of all parameters, laid end to end in float32, and reset it."""
+        flat_P = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().flatten() for p in self.parameters])
+        self._optimizer.zero_grad()
+        return flat_P
+
+    def put_gradient(self, flat_P: Tensor) -> None:
+        """Set the accumulated gradient."""
+        for parameter, part in zip(self.parameters, flat_P.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+    def restart(self) -> None:
+        """Return to the weights and the optimiser of the start."""
+        self._copy(self._start)
+        self._optimizer.state.clear()
+
+    def state(self) -> TrainingState:
+        """All that is needed to resume: parameters, optimiser, and a teacher that moves."""
+        return TrainingState(parameters=self.parameters, optimizer=self._optimizer.state_dict(), teacher=self.trained.teacher())
+
+    def resume(self, state: TrainingState) -> None:
+        """Resume from the `state` of a trainee with the same options and start."""
+        self._copy((*state.parameters, *state.teacher))
+        self._optimizer.load_state_dict(state.optimizer)
+
+    def _copy(self, tensors: Sequence[Tensor]) -> None:
+        with torch.no_grad():
+            for own, saved in zip((*self.parameters, *self.trained.teacher()), tensors, strict=False):
+                own.copy_(saved)
+
+
+def open_trainee(
+    files: ModelFiles,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    options: LearnOptions,
+    start: Weights | None = None,
+    references: Mapping[Reference, Weights] | None = None,
+    with_teacher: bool = False,
+    shared: AdaptedModel | None = None,
+) -> Trainee:
+    """Train from `start`, in comparison with `references`; `base` is always one.
+
+    `dtype` is the precision of the products, and `shared` the engine's model, which an adapter shares if it has that precision. Raises
+    `InputError` as `AdaptedModel` and `LoraWeights` do.
+    """
+    start, references = start or {}, references or {}
+    moves = with_teacher and options.of(SdftOptions).teacher == "slow"
+    is_own = (
+        shared is None
+        or options.tuning.tuning == "full"
+        or options.tuning.quantized
+        or options.tuning.checkpointing
+        or shared.dtype != dtype
+    )
+    model = AdaptedModel(files, device=device, dtype=dtype, quantized=options.tuning.quantized) if is_own or shared is None else shared
+    if options.tuning.checkpointing:
+        model.recompute_activations()
+    elif options.tuning.quantized:
+        # Outside of training mode bitsandbytes on a CPU packs weights for inference at the first pass without gradients, and later
+        # gradients through packed weights are wrong.
+        model.net.train()
+    trained: TrainedWeights
+    if options.tuning.tuning == "full":
+        trained = FullWeights(model, start=start, references=references, with_teacher=with_teacher, moving_teacher=moves)
+    else:
+        trained = LoraWeights(
+            model,
+            rank=options.tuning.rank,
+            alpha=options.tuning.alpha,
+            start=start,
+            references=references,
+            stacked=bool(options.retention.olora and start),
+            with_teacher=with_teacher,
+            moving_teacher=moves,
+        )
+    return Trainee(model, trained, is_restartable=options.of(IterativeSftOptions).restart)
