@@ -49,7 +49,7 @@ def prepared(learner: Learner, name: str, target: str) -> dict[str, Any]:
         return {"lr": 0.02, "replay_tokens": 2.0}  # games of two turns are replayed: half of them would be noise beside a small term
     if name == "iterative-sft":
         return {"prompts": 12}  # with 8, one of four streams of sampled answers has too few successes in its first rounds
-    return {"lr": 0.03} if name in ("self-sft", "trace-sft") else {}
+    return {"lr": 0.03, "prompts": 12} if name in ("self-sft", "trace-sft") else {}
 
 
 def has_learned(learner: Learner, name: str, version: Version) -> bool:
