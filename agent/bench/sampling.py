@@ -25,8 +25,8 @@ from perdure.envs.rollout import opening
 from perdure.envs.seeds import dev_seed
 from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
 from perdure.learners.hardware import faster_dtype
-from perdure.learners.weights.adapters import base_shapes
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import base_shapes
 from perdure.learners.weights.weight_sets import LoraPair, Weights, merge_into
 from perdure.memory.json_value import Document
 from perdure.memory.records import StepRef

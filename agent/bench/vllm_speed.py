@@ -29,8 +29,8 @@ from perdure.agent.bench.sampling import first_prompts, random_adapter
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, Request
 from perdure.learners.engines.vllm_engine import VllmEngine
-from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import write_lora
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.json_value import Document
 from perdure.memory.records import Sampler, StepRef, VersionRef

@@ -178,8 +178,9 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give one with adapter_config.json and adapter_model.safetensors")
     say(f"reading {folder}")
-    from perdure.learners.weights.adapters import check_foreign, write_lora, write_version
+    from perdure.learners.weights.adapters import write_version
     from perdure.learners.weights.base_models import resolve_model
+    from perdure.learners.weights.peft_format import check_foreign, write_lora
 
     base = resolve_model(loaded.config.model, cache_dir(), say)
     weights = check_foreign(folder, base)

@@ -38,8 +38,8 @@ from perdure.learners.engines.vllm_client import (
     base_name,
     wait_for_server,
 )
-from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import write_lora
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import Diverged, InputError, RuntimeFailure, Unavailable
 from perdure.memory.records import Sampler, VersionRef

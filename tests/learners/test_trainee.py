@@ -16,8 +16,9 @@ from perdure.envs.policy import Request
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
 from perdure.learners.trainees.trainee import Trainee
-from perdure.learners.weights.adapters import read_table, write_weights
+from perdure.learners.weights.adapters import write_weights
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import read_table
 from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]

@@ -26,8 +26,8 @@ from perdure.envs.policy import Message, PolicyError, Request, Sample
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.vllm_engine import VllmEngine
-from perdure.learners.weights.adapters import write_lora
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.peft_format import write_lora
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Sampler, StepRef, VersionRef

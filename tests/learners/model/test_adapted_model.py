@@ -17,8 +17,9 @@ from perdure.learners.model.adapted_linear import LinearGroup
 from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.model.block_attention import block_attention, tree_blocks
 from perdure.learners.model.head import CHUNK, Head
-from perdure.learners.weights.adapters import read_table, write_weights
+from perdure.learners.weights.adapters import write_weights
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import read_table
 from perdure.learners.weights.weight_sets import LoraPair, merge
 from perdure.memory.errors import InputError
 

@@ -13,8 +13,9 @@ from tests.learners.retention.lessons import adapter_of, batch_of, even, imitate
 from perdure.envs.policy import Request
 from perdure.learners.retention.olora import olora, overlap
 from perdure.learners.trainees.trainee import Trainee
-from perdure.learners.weights.adapters import read_table, write_weights
+from perdure.learners.weights.adapters import write_weights
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import read_table
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef

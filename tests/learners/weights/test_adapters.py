@@ -18,8 +18,9 @@ from tests.learners.conftest import random_adapter, trainee_of
 from torch import Tensor
 
 from perdure.learners.trainees.trainee import Trainee
-from perdure.learners.weights.adapters import check_foreign, load_version, write_version, write_weights
+from perdure.learners.weights.adapters import load_version, write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import check_foreign
 from perdure.learners.weights.weight_sets import MAX_RANK
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.files import manifest_hash, sha256_of

@@ -9,8 +9,8 @@ import torch
 from peft import PeftModel
 from tests.learners.conftest import plain_model
 
-from perdure.learners.weights.adapters import check_foreign, write_lora
 from perdure.learners.weights.base_models import ModelFiles
+from perdure.learners.weights.peft_format import check_foreign, write_lora
 from perdure.learners.weights.weight_sets import LoraPair, merge, merge_into
 from perdure.memory.errors import InputError
 
