@@ -54,6 +54,8 @@ def choose_step(job: LearningJob, failure: Diverged | None = None) -> Selection:
     checks = read_checks(job)
     if failure is not None and not is_better_than_start(checks):
         raise failure
+    if failure is not None:
+        record_event(job.run.store, "ended early", f"job {job.id}", str(failure))
     if len(checks) < 2:
         return unchecked(job.progress.step)
     chosen = selection(checks, job.tally.ended_early if failure is None else str(failure))

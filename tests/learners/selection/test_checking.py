@@ -167,6 +167,7 @@ def test_if_an_update_diverges_the_best_step_stays_if_it_is_better_than_the_star
     chosen = choose_step(job, failure.value)
     assert chosen.step in (3, 6, 9)
     assert str(chosen.ended_early).startswith("update 10 of job 1 has diverged")
+    assert [event.message for event in events(job.run.store) if event.kind == "ended early"] == [chosen.ended_early]
     assert all(torch.equal(parameter, one) for parameter, one in zip(job.trainee.parameters, kept, strict=True))
 
 
