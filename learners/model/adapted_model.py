@@ -18,14 +18,20 @@ from transformers.utils import logging as transformers_logging
 
 from perdure.learners.engines.tree import TokenTree, context_of
 from perdure.learners.engines.tree_attention import TreeMemory, register
+from perdure.learners.losses import kl_divergence
 from perdure.learners.model.adapted_linear import AdaptedLinear, Columns, LinearGroup, columns_of
 from perdure.learners.model.beside import BesideLayer
 from perdure.learners.model.block_attention import TreeBlocks, tree_blocks
-from perdure.learners.model.head import Head
+from perdure.learners.model.head import head_of
 from perdure.learners.weights.base_models import ModelFiles, four_bits
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError
 
+CHECKED_TOKENS = 16
+MOST_KL = 0.3
+"""In nats. bfloat16 alone costs at most a tenth of it."""
+KEYS = 512
+"""Keys that a token of a tree attends to, about."""
 Group = LinearGroup | BesideLayer
 
 
@@ -59,18 +65,28 @@ class AdaptedModel:
         self.context_limit = context_of(self.net.config)
         self.vocabulary: int = self.net.config.vocab_size
         _disable_dropout(self.net.requires_grad_(False))
+        expected_TV = self._plain_logits()
         self.layers: dict[str, AdaptedLinear | BesideLayer] = {}
         self.transposed: set[str] = set()
         self._adapt()
         if not quantized:
             self.net.to(self.device)
-        self.head = _head_of(self.net)
+        self.head = head_of(self.net)
         self._groups: list[Group] = self._group()
         self._names = [[name for name, layer in self.layers.items() if layer in group.layers] for group in self._groups]
         self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
         self._base_tensors: dict[str, Tensor] = {}
         """The base model's own tensors that are replaced at present."""
         self._in_use = self._base
+        self._check(expected_TV)
+
+    @property
+    def bytes_per_node(self) -> int:
+        """What a pass with gradients stores for one token of a tree, about: what products need, and residuals, norms and attention."""
+        config, size = self.net.config, self.dtype.itemsize
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        wide = getattr(config, "intermediate_size", None) or 4 * hidden
+        return int(config.num_hidden_layers * (size * (6 * hidden + 5 * wide + heads * KEYS) + 4 * 4 * hidden))
 
     def prepare(self, weights: Weights) -> Prepared:
         """Make weights ready for use. Pairs that require gradients are in training, and are prepared again after each step.
@@ -190,21 +206,33 @@ class AdaptedModel:
         seen = {layer for layers in inputs.values() for layer in layers}
         return groups + [layer.group for layer in self.layers.values() if layer not in seen]
 
+    def _checked_ids(self) -> list[int]:
+        """Tokens from the whole vocabulary; the first ones are often control tokens, on which bfloat16 is far off."""
+        return [(300 + 997 * n) % self.vocabulary for n in range(CHECKED_TOKENS)]
+
+    @torch.no_grad()
+    def _plain_logits(self) -> Tensor:
+        """What the model itself computes for a few tokens."""
+        ids_1T = torch.tensor([self._checked_ids()], device=self.net.device)
+        logits: Tensor = self.net(input_ids=ids_1T, use_cache=False).logits[0].float().to(self.device)
+        return logits
+
+    @torch.no_grad()
+    def _check(self, expected_TV: Tensor) -> None:
+        """Raise `InputError` if the same tokens as a tree have other logits: the family does something that is not known here."""
+        chain = list(range(CHECKED_TOKENS))
+        hidden_TC = self.forward(self._checked_ids(), chain, blocks=tree_blocks([n - 1 for n in chain], self.device))
+        logits_TV = self.head.logits(hidden_TC)
+        kl = float(kl_divergence(expected_TV.log_softmax(-1), logits_TV.log_softmax(-1)).mean())
+        if not kl < MOST_KL:
+            raise InputError(
+                f"a {self.net.config.model_type} model computes its answers in a way that Perdure does not support (they differ by "
+                f"{kl:.2g} nats a token): choose another model"
+            )
+
     def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self.device, self.dtype if name in self.layers else torch.float32)
         return tensor.t().contiguous() if name in self.transposed else tensor
-
-
-def _head_of(net: Any) -> Head:
-    """The head, with what the families do to their logits."""
-    module, config = net.get_output_embeddings(), net.config
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    return Head(
-        weight_VC=module.weight,
-        bias_V=getattr(module, "bias", None),
-        scale=float(scale),
-        cap=getattr(config, "final_logit_softcapping", None),
-    )
 
 
 def _disable_dropout(model: nn.Module) -> None:

@@ -67,6 +67,18 @@ class Head:
         return kl_divergence(logp_KV, other_KV)
 
 
+def head_of(net: Any) -> Head:
+    """The head, with what the families do to their logits."""
+    module, config = net.get_output_embeddings(), net.config
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    return Head(
+        weight_VC=module.weight,
+        bias_V=getattr(module, "bias", None),
+        scale=float(scale),
+        cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax of `scale * hidden W'` at some tokens. exp(logits - top) of a single chunk is stored for the gradient."""
 

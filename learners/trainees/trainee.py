@@ -6,6 +6,7 @@ base weights, so differences between them come from what was learned alone.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from perdure.envs.policy import Ids
 from perdure.learners.checkpoint import TrainingState
+from perdure.learners.hardware import free_bytes
 from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.options import IterativeSftOptions, LearnOptions, SdftOptions
 from perdure.learners.trainees.full_weights import FullWeights
@@ -22,6 +24,10 @@ from perdure.learners.trainees.turn_tree import Predictions, TurnTree, turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory import faults
+
+MEMORY_SHARE = 0.8
+"""Of the free memory that a pass may take."""
+log = logging.getLogger("perdure.learners")
 
 
 class Trainee:
@@ -62,6 +68,14 @@ class Trainee:
     def serving(self) -> Reference:
         """The version that served at the start; the base model if it was that."""
         return "serving" if "serving" in self.references else "base"
+
+    def nodes_at_once(self, budget_tokens: int) -> int:
+        """Nodes of the largest tree of one pass: half of the budget in float32, which takes twice the memory, and no more than has room."""
+        wanted = budget_tokens * 2 // self.model.dtype.itemsize
+        fitting = int(MEMORY_SHARE * free_bytes(self.device)) // self.model.bytes_per_node
+        if fitting < wanted:
+            log.debug("%d instead of %d tokens at once: there is no memory for more", fitting, wanted)
+        return max(1, min(wanted, fitting))
 
     def tree(self, turns: Sequence[tuple[Ids, Ids]]) -> TurnTree:
         """The tree of each `(prompt_ids, action_ids)`."""

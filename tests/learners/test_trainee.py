@@ -15,10 +15,13 @@ from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_
 from perdure.envs.policy import Request
 from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
+from perdure.learners.model.adapted_model import AdaptedModel
+from perdure.learners.trainees.lora_weights import LoraWeights
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.adapters import write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.peft_format import read_table
+from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
 
 Turns = list[tuple[list[int], list[int]]]
@@ -200,3 +203,19 @@ def test_a_model_whose_tokenizer_has_no_pad_token_plays_and_learns_alike(llama: 
     assert engine_of(bare).chat.answer("a")
     assert found[0][0] == found[1][0]
     torch.testing.assert_close(found[0][1], found[1][1], atol=0, rtol=0)
+
+
+def test_a_tree_that_does_not_fit_into_memory_is_split_and_that_is_logged(llama: ModelFiles, caplog: pytest.LogCaptureFixture) -> None:
+    trainee = fresh(llama)
+    assert trainee.nodes_at_once(1536) == 768  # float32 takes twice the memory
+    with caplog.at_level("DEBUG", logger="perdure.learners"):
+        fitting = trainee.nodes_at_once(2**62)
+    assert 768 < fitting < 2**40
+    assert caplog.messages == [f"{fitting} instead of {2**61} tokens at once: there is no memory for more"]
+
+
+def test_a_model_without_linear_layers_carries_no_adapter(llama: ModelFiles) -> None:
+    model = AdaptedModel(llama, device="cpu", dtype=torch.float32)
+    model.layers.clear()
+    with pytest.raises(InputError, match="has no Linear or Conv1D layers, so it can carry no adapter: learn with tuning=full"):
+        LoraWeights(model, rank=4, alpha=8, start={}, references={}, stacked=False, with_teacher=False, moving_teacher=False)
