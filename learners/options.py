@@ -133,7 +133,7 @@ class CheckOptions(OptionGroup):
 
     title = "Every learner: checks, which choose the best step"
 
-    every: int = Field(3, alias="check_every", ge=0, description="updates from one check on dev seeds to the next; 0 for none")
+    every: int = Field(4, alias="check_every", ge=0, description="updates from one check on dev seeds to the next; 0 for none")
     episodes: int = Field(16, alias="check_episodes", ge=1, description="episodes of each target in a check; old environments: a quarter")
 
 
