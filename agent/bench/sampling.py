@@ -1,7 +1,8 @@
 """Tokens per second of the engine beside `generate` of transformers: same prompts, same merged weights, in turn in one process.
 
 The peer runs each case in bfloat16 or float32, whichever is faster for it, without top-k and without giving log-probs.
-In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Left out: serving.
+In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Each case says which
+share of the machine's bound it reached (`bound.py`). Left out: serving.
 """
 
 from __future__ import annotations
@@ -17,25 +18,21 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from perdure.agent.bench.measure import in_turn, median_ratio, timed
+from perdure.agent.bench.bench_tasks import LONG_PROMPT, first_prompts, random_adapter
+from perdure.agent.bench.bound import ModelPass, product_speed, size_of, watch_passes
+from perdure.agent.bench.measure import CaseProgress, Plan, in_turn, median_ratio, timed
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import open_episode
-from perdure.envs.policy import Chat, Ids, Request
-from perdure.envs.rollout import opening
-from perdure.envs.seeds import dev_seed
+from perdure.envs.policy import Ids, Request
 from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
-from perdure.learners.hardware import faster_dtype
+from perdure.learners.hardware import faster_dtype, set_up_process
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.peft_format import base_shapes
-from perdure.learners.weights.weight_sets import LoraPair, Weights, merge_into
+from perdure.learners.weights.weight_sets import Weights, merge_into
 from perdure.memory.json_value import Document
 from perdure.memory.records import StepRef
 
 PROMPTS = 8
 SAMPLES = 8
 RANK = 16
-LONG_PROMPT = 60
-"""The least tokens of a prompt without examples: it may hold several questions."""
 _FIRST_ID = 100
 """Prompts that share nothing begin with token ids from here on."""
 _STEP = StepRef(1, 1)
@@ -53,6 +50,13 @@ class SamplingSpeed:
     tokens: list[tuple[int, int]] = field(default_factory=list)
     """Sampled tokens of each run, ours and the peer's."""
     seconds: list[tuple[float, float]] = field(default_factory=list)
+    bound_s: list[float] = field(default_factory=list)
+    """What our matrix products of each run would take at the speed of a large product."""
+
+    @property
+    def share_of_bound(self) -> float:
+        """The bound over our seconds, the median over the runs."""
+        return median_ratio((bound, ours) for bound, (ours, _) in zip(self.bound_s, self.seconds, strict=True))
 
     @property
     def rates(self) -> list[tuple[float, float]]:
@@ -72,6 +76,7 @@ class SamplingSpeed:
             "peer_tokens_per_s": peer,
             "ratios": [a / b for a, b in self.rates],
             "ratio": self.ratio,
+            "share_of_bound": self.share_of_bound,
         }
 
 
@@ -83,6 +88,8 @@ class EngineBench:
     threads: int
     dtype: str
     peer: str
+    product_flop_s: float
+    """Floating-point operations per second of a large product in the engine's precision."""
     speeds: list[SamplingSpeed]
     logprob_mean_gap: float
     """Between the log-probs that the engine gave its tokens and those of one plain pass of transformers in float32: mean and largest."""
@@ -142,10 +149,14 @@ def bench_engine(
     files: ModelFiles, environments: Sequence[Environment], *, device: str, repeats: int, max_tokens: int, say: Callable[[str], None]
 ) -> EngineBench:
     """Measure both sides on `PROMPTS` first prompts of the environments, as they are and without their solved examples."""
-    engine = TransformersEngine(files, device=device, dtype=faster_dtype(device), seed=0)
+    dtype = faster_dtype(device)
+    set_up_process(dtype)  # as Perdure's own processes run, for both sides
+    flop_s = product_speed(dtype, device)
+    engine = TransformersEngine(files, device=device, dtype=dtype, seed=0)
     engine.choose_threads()
-    table = random_adapter(files, RANK, 0)  # so that weights are merged
+    table = random_adapter(files, RANK, 0)
     engine.load(_STEP, table)
+    passes = watch_passes(engine.model)
     ends = engine.stop_ids
     bare = [replace(environment, examples=()) for environment in environments]
     cases = {
@@ -155,14 +166,18 @@ def bench_engine(
         ],
     }
     say("loading the peer in both precisions")
-    peers = [Peer(files, device=device, dtype=dtype, table=table) for dtype in (torch.bfloat16, torch.float32)]
+    peers = [Peer(files, device=device, dtype=peer_dtype, table=table) for peer_dtype in (torch.bfloat16, torch.float32)]
+    plan = Plan(total=2 * len(cases) * (repeats + 1))
     speeds = []
     for work in ("equal work", "as it runs"):
         engine.stop_ids = ends if work == "as it runs" else frozenset()
         for name, prompts in cases.items():
-            speed = _measure(name, work, engine, peers, prompts, max_tokens, repeats)
-            say(f"{work}, {name}: {speed.ratio:.2f} times as fast")
+            ours = _Ours(engine, passes, prompts, max_tokens)
+            progress = CaseProgress(f"{work}, {name}", repeats, plan, say)
+            speed = _measure(name, work, ours, peers, max_tokens, progress)
+            speed.bound_s.extend(flop / flop_s for flop in ours.flop[1:])
             speeds.append(speed)
+            say(f"{work}, {name}: {speed.ratio:.2f} times as fast, {plan.left()}")
     same = next(peer for peer in peers if peer.dtype == engine.dtype)
     gaps, peer_gaps = _gaps(engine, peers[1], same, [prompt for prompts in cases.values() for prompt in prompts], max_tokens)
     return EngineBench(
@@ -170,6 +185,7 @@ def bench_engine(
         threads=torch.get_num_threads(),
         dtype=_named(engine.dtype),
         peer=f"transformers {transformers.__version__} generate",
+        product_flop_s=flop_s,
         speeds=speeds,
         logprob_mean_gap=float(gaps.mean()),
         logprob_max_gap=float(gaps.max()),
@@ -177,73 +193,57 @@ def bench_engine(
     )
 
 
-def _measure(
-    name: str, work: str, engine: TransformersEngine, peers: Sequence[Peer], prompts: Sequence[Ids], max_tokens: int, repeats: int
-) -> SamplingSpeed:
-    """Run both sides in turn, each first every other time. An uncounted run of each before that also chooses the faster peer."""
-    batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
-    requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in batch]
-    stops = bool(engine.stop_ids)
+class _Ours:
+    """The engine's side of a case: a run samples all requests; `flop` has the operations of its products, for each run."""
 
-    def ours() -> int:
-        engine.release_memory()  # or the prompts of the last run would be known
-        return sum(len(sample.action_ids) for sample in engine.generate(_STEP, requests))
+    def __init__(self, engine: TransformersEngine, passes: list[ModelPass], prompts: Sequence[Ids], max_tokens: int) -> None:
+        self.batch = [prompt for prompt in prompts for _ in range(SAMPLES)]
+        self.stops = bool(engine.stop_ids)
+        self.flop: list[int] = []
+        self._engine, self._passes, self._size = engine, passes, size_of(engine.model, RANK)
+        self._ends = len(set(prompts))
+        self._requests = [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in self.batch]
+
+    def run(self) -> int:
+        """Sample all requests; returns the number of tokens."""
+        self._engine.release_memory()  # or the prompts of the last run would be known
+        self._passes.clear()
+        sampled = sum(len(sample.action_ids) for sample in self._engine.generate(_STEP, self._requests))
+        self.flop.append(sum(one.flop(self._size) for one in self._passes) + self._size.forward_flop(0, 0, self._ends))
+        return sampled
+
+
+def _measure(name: str, work: str, ours: _Ours, peers: Sequence[Peer], max_tokens: int, progress: CaseProgress) -> SamplingSpeed:
+    """Run both sides in turn, each first every other time. An uncounted run of each before that also chooses the faster peer."""
 
     def theirs() -> int:
-        return sum(map(len, peer.generate(batch, max_tokens, stops)))
+        return sum(map(len, peer.generate(ours.batch, max_tokens, ours.stops)))
 
-    ours()
-    peer = min(peers, key=lambda peer: timed(lambda: peer.generate(batch, max_tokens, stops))[1])
-    speed = SamplingSpeed(prompts=name, work=work, prompt_tokens=statistics.mean(map(len, prompts)), peer_dtype=_named(peer.dtype))
-    for n in range(repeats):
-        (our_tokens, our_s), (peer_tokens, peer_s) = in_turn(ours, theirs, n)
+    ours.run()
+    peer = min(peers, key=lambda peer: timed(lambda: peer.generate(ours.batch, max_tokens, ours.stops))[1])
+    progress.made(1)
+    prompt_tokens = statistics.mean(map(len, ours.batch))
+    speed = SamplingSpeed(prompts=name, work=work, prompt_tokens=prompt_tokens, peer_dtype=_named(peer.dtype))
+    for n in range(progress.repeats):
+        (our_tokens, our_s), (peer_tokens, peer_s) = in_turn(ours.run, theirs, n)
         speed.tokens.append((our_tokens, peer_tokens))
         speed.seconds.append((our_s, peer_s))
+        progress.made(n + 2)
     return speed
 
 
 def _gaps(engine: TransformersEngine, plain: Peer, same: Peer, prompts: Sequence[Ids], max_tokens: int) -> tuple[Tensor, Tensor]:
     """How far log-probs of the same tokens are from a plain pass in float32: the engine's, and those of a plain pass in its precision."""
     samples = engine.generate(_STEP, [Request(prompt_ids=prompt, max_tokens=max_tokens, temperature=1.0) for prompt in prompts])
+    torch.set_float32_matmul_precision("highest")
     ours, rounded = [], []
     for prompt, sample in zip(prompts, samples, strict=True):
         exact = plain.logprobs(prompt, sample.action_ids)
         ours.append((torch.tensor(sample.logprobs) - exact).abs())
         rounded.append((same.logprobs(prompt, sample.action_ids) - exact).abs())
+    set_up_process(engine.dtype)
     return torch.cat(ours), torch.cat(rounded)
-
-
-def first_prompts(chat: Chat, environments: Sequence[Environment], n: int, at_least: int = 0) -> list[Ids]:
-    """The first prompts of `n` tasks, of the environments in turn."""
-    return [_first_prompt(chat, environments[draw % len(environments)], draw, at_least) for draw in range(n)]
-
-
-def _first_prompt(chat: Chat, environment: Environment, draw: int, at_least: int) -> Ids:
-    """The first prompt of a task; of several tasks in one if a single task has fewer than `at_least` tokens."""
-    questions: list[str] = []
-    while True:
-        env = open_episode(environment)
-        try:
-            questions.append(env.reset(dev_seed(draw, environment.name, len(questions))))
-        finally:
-            env.close()
-        prompt = chat.prompt(opening(environment, "\n".join(questions)))
-        if len(prompt) >= at_least:
-            return prompt
 
 
 def _named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def random_adapter(files: ModelFiles, rank: int, seed: int) -> dict[str, LoraPair]:
-    """A small random adapter on every linear layer but the last one."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        f"{module}.weight": LoraPair(
-            down_RI=torch.randn(rank, features, generator=generator) * 0.01,
-            up_OR=torch.randn(out, rank, generator=generator) * 0.01,
-            scale=1.0,
-        )
-        for module, (out, features) in base_shapes(files).items()
-    }

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
+    from perdure.agent.bench.learner_sides import UpdatePair
     from perdure.agent.bench.sampling import EngineBench
-    from perdure.agent.bench.updates import UpdatePair
     from perdure.agent.bench.upkeep_speed import UpkeepBench
     from perdure.agent.bench.vllm_speed import VllmBench
 
@@ -32,7 +32,11 @@ def print_engine(bench: EngineBench) -> None:
     title = f"tokens per second: perdure in {bench.dtype}, beside {bench.peer}, {bench.threads} threads"
     print_table(("work", "prompts", "their tokens", "perdure", "peer", "in", "ratio"), rows, title=title)
     for speed in bench.speeds:
-        click.echo(f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)})")
+        click.echo(
+            f"{speed.work}, {speed.prompts}: {speed.ratio:.2f} times as fast (median of {len(speed.seconds)}), "
+            f"{speed.share_of_bound:.0%} of the speed of products alone"
+        )
+    click.echo(f"products alone: {bench.product_flop_s / 1e9:.0f} GFLOP/s in {bench.dtype}")
     click.echo(
         f"log-probs: {bench.logprob_mean_gap:.4f} from those of a plain float32 pass on average, {bench.logprob_max_gap:.3f} at most; "
         f"a plain {bench.dtype} pass of transformers: {bench.peer_logprob_mean_gap:.4f}"
@@ -51,16 +55,32 @@ def print_vllm(bench: VllmBench) -> None:
 
 def print_learner(pairs: Sequence[UpdatePair]) -> None:
     rows = [
-        (pair.work, side, result.seconds_per_update, round(sum(result.tokens) / sum(result.seconds)), round(result.peak_bytes / 2**20))
+        (
+            pair.work,
+            pair.dtype,
+            side,
+            result.seconds_per_update,
+            round(sum(result.tokens) / sum(result.seconds)),
+            round(result.peak_bytes / 2**20),
+            None if result.share_of_bound is None else f"{result.share_of_bound:.0%}",
+        )
         for pair in pairs
         for side, result in (("perdure", pair.ours), ("TRL", pair.trl))
         if result is not None
     ]
-    title = f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples"
-    print_table(("work", "side", "seconds per update", "tokens/s", "peak MiB"), rows, title=title)
+    columns = ("work", "in", "side", "seconds per update", "tokens/s", "peak MiB", "of products alone")
+    print_table(
+        columns, rows, title=f"one GRPO update of {pairs[0].prompts} prompts x {pairs[0].samples} samples; a default job of its own"
+    )
     for pair in pairs:
+        ours = pair.ours
         if pair.ratio is not None:
-            click.echo(f"{pair.work}: {pair.ratio:.2f} times as fast")
+            click.echo(f"{pair.work}, {pair.dtype}: {pair.ratio:.2f} times as fast, {1 / pair.ratio:.3f} of TRL's time")
+        if pair.work == "default job":
+            sampling = f"{statistics.median(ours.episodes):.0f} episodes in {statistics.median(ours.sampling_s):.1f} s"
+            click.echo(f"{pair.work}, {pair.dtype}: {ours.seconds_per_update:.1f} s per update, of which sampling {sampling}")
+    speeds = {pair.dtype: max(other.ours.product_flop_s for other in pairs if other.dtype == pair.dtype) for pair in pairs}
+    click.echo("products alone: " + ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in speeds.items()))
     if all(pair.trl is None for pair in pairs):
         click.echo(NO_PEER)
 

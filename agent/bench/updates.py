@@ -1,111 +1,49 @@
-"""Seconds and memory of one GRPO update beside TRL's `GRPOTrainer`: the same model, tasks, rewards, LoRA rank and batch.
+"""Seconds and memory of one GRPO update beside TRL's `GRPOTrainer`: the same model, precision, tasks, rewards, LoRA rank and batch.
 
-Each side runs in a process of its own, so that its peak memory is its own; the first update is a warm-up. Both train in float32. TRL runs
-with its Dr. GRPO loss, without KL or vLLM, one `generate` for the whole batch, micro-batches of a group, and without recomputing
-activations. In `equal work` every answer has its full length and the members of every group differ in reward, so that nothing may be left
-out; `as it runs` has answers that end and groups without signal, which Perdure drops before any training pass.
+Each side runs in a process of its own, so that its peak memory is its own; the first update is a warm-up. In `equal work` every answer has
+its full length and the members of every group differ in reward, so that nothing may be left out; `as it runs` has answers that end and
+groups without signal, which Perdure drops before any training pass. A `default job` is Perdure's alone: the default batch on the stream's
+environments, half of it replay. No job checks steps on dev seeds or refills its batches, so every update is of one kind.
 
-    python -m perdure.agent.bench.updates SPEC RESULT     one side: a `Spec` as JSON in, a `Side` as JSON out
+    python -m perdure.agent.bench.updates SPEC RESULT     one side: a `SideSpec` as JSON in, a `LearnerSide` as JSON out
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
-from perdure.envs.environment import AnyText, Environment, TextEnv
+from perdure.agent.bench.bench_tasks import one_turn
+from perdure.agent.bench.bound import flop_between, product_speed, size_of, watch_passes
+from perdure.agent.bench.learner_sides import BatchSpec, Dtype, LearnerSide, LearnerWork, SideSpec, UpdatePair, peak_bytes
+from perdure.agent.bench.measure import Plan
+from perdure.envs.environment import Environment
 from perdure.envs.registry import load
-from perdure.envs.rollout import opening
-from perdure.envs.scripted import fixed, play_scripted
+from perdure.learners.batches import is_mixed
+from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.json_value import Document
+from perdure.memory.records import Episode
 
-Work = Literal["equal work", "as it runs"]
 BATCH = {"cpu": (8, 8), "cuda": (32, 16)}
 """Prompts, and samples of each, in one update on a device."""
 TIMEOUT_S = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
-    """The work of one side."""
-
-    side: Literal["ours", "trl"]
-    work: Work
-    model: str
-    """Folder of the base model."""
-    model_hash: str
-    environment: str
-    max_tokens: int
-    updates: int
-    """Beside the warm-up."""
-    device: str
-    prompts: int
-    samples: int
-    seeds: list[int]
-    """Of the tasks, one for each group; empty for the side that draws them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """The measurements of one side."""
-
-    seconds: list[float]
-    """Of each update, sampling included."""
-    tokens: list[int]
-    """Sampled in each update."""
-    prompt_tokens: float
-    """Mean length of a prompt."""
-    peak_bytes: int
-    """Resident memory, or that of the GPU."""
-    seeds: list[int]
-
-    @property
-    def seconds_per_update(self) -> float:
-        return statistics.median(self.seconds)
-
-    def as_json(self) -> Document:
-        per_s = sum(self.tokens) / sum(self.seconds)
-        return {**asdict(self), "seconds_per_update": self.seconds_per_update, "tokens_per_s": per_s}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpdatePair:
-    """Both sides at the same work; `trl` is None if it is not installed."""
-
-    work: Work
-    prompts: int
-    samples: int
-    ours: Side
-    trl: Side | None
-
-    @property
-    def ratio(self) -> float | None:
-        """The peer's seconds per update over ours."""
-        return self.trl.seconds_per_update / self.ours.seconds_per_update if self.trl else None
-
-    def as_json(self) -> Document:
-        return {
-            "work": self.work,
-            "prompts": self.prompts,
-            "samples": self.samples,
-            "ours": self.ours.as_json(),
-            "trl": self.trl.as_json() if self.trl else None,
-            "ratio": self.ratio,
-        }
+EXPECTED_S = {"ours": {"equal work": 8, "as it runs": 2, "default job": 10}, "trl": {"equal work": 50, "as it runs": 40}}
+"""Of one update in bfloat16, on two cores; only their ratios matter, for the time left. In float32 it is twice that."""
+START_S = 15
+"""Expected, of one side."""
+MADE = "updates made: "
+"""Begins the lines that a side prints as its progress."""
 
 
 def has_peer() -> bool:
@@ -114,214 +52,182 @@ def has_peer() -> bool:
 
 
 def bench_learner(
-    files: ModelFiles, environment: str, *, device: str, updates: int, max_tokens: int, say: Callable[[str], None]
+    files: ModelFiles, batch: BatchSpec, default_job: BatchSpec, *, device: str, updates: int, say: Callable[[str], None]
 ) -> list[UpdatePair]:
-    """Measure one update of each side. Raises `RuntimeFailure` if a side fails."""
-    pairs = []
-    works: tuple[Work, ...] = ("equal work", "as it runs")
-    for work in works:
-        spec = Spec(
+    """Measure updates of both sides: equal work in bfloat16 and float32, or float32 alone if bfloat16 is slower; the rest in the faster.
+
+    Raises `RuntimeFailure` if a side fails.
+    """
+    faster: Dtype = "bfloat16" if str(faster_dtype(device)) == "torch.bfloat16" else "float32"
+    works: list[tuple[LearnerWork, Dtype]] = [("equal work", "float32"), ("as it runs", faster), ("default job", faster)]
+    if faster == "bfloat16":
+        works.insert(0, ("equal work", faster))
+    specs = [
+        SideSpec(
             side="ours",
             work=work,
+            dtype=dtype,
+            device=device,
             model=str(files.path),
             model_hash=files.hash,
-            environment=environment,
-            max_tokens=max_tokens,
+            batch=default_job if work == "default job" else batch,
             updates=updates,
-            device=device,
-            prompts=BATCH[device][0],
-            samples=BATCH[device][1],
-            seeds=[],
         )
-        ours = _in_own_process(spec)
-        say(f"{work}: ours {ours.seconds_per_update:.1f} s per update")
-        trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds)) if has_peer() else None
-        if trl:
-            say(f"{work}: TRL {trl.seconds_per_update:.1f} s per update")
-        pairs.append(UpdatePair(work=work, prompts=spec.prompts, samples=spec.samples, ours=ours, trl=trl))
+        for work, dtype in works
+    ]
+    with_peer = has_peer()
+    peers = [replace(spec, side="trl") for spec in specs if with_peer and spec.work != "default job"]
+    plan = Plan(total=sum(map(_expected_s, [*specs, *peers])))
+    pairs = []
+    for spec in specs:
+        ours = _in_own_process(spec, plan, say)
+        is_compared = with_peer and spec.work != "default job"
+        trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds), plan, say) if is_compared else None
+        prompts, samples = spec.batch.prompts, spec.batch.samples
+        pairs.append(UpdatePair(work=spec.work, dtype=spec.dtype, prompts=prompts, samples=samples, ours=ours, trl=trl))
     return pairs
 
 
-def _in_own_process(spec: Spec) -> Side:
+def _expected_s(spec: SideSpec) -> float:
+    return START_S + (spec.updates + 1) * _expected_update_s(spec)
+
+
+def _expected_update_s(spec: SideSpec) -> float:
+    return EXPECTED_S[spec.side][spec.work] * (2 if spec.dtype == "float32" else 1)
+
+
+def _in_own_process(spec: SideSpec, plan: Plan, say: Callable[[str], None]) -> LearnerSide:
+    """Run one side, and say how far it is after each update."""
+    side = f"{spec.work}, {spec.dtype}: {'TRL' if spec.side == 'trl' else 'ours'}"
+    before = plan.done
+    say(f"{side} starts, {plan.left()}")
     with tempfile.TemporaryDirectory() as scratch:
         given, result = Path(scratch) / "spec.json", Path(scratch) / "result.json"
         given.write_text(json.dumps(asdict(spec)))
         command = [sys.executable, "-P", "-m", "perdure.agent.bench.updates", str(given), str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        if done.returncode != 0 or not result.exists():
-            last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise RuntimeFailure(f"the benchmark of {spec.side} at {spec.work} ended with {done.returncode}: {last}")
-        return Side(**json.loads(result.read_text()))
+        last: deque[str] = deque(["no output"], maxlen=1)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+            timer = threading.Timer(TIMEOUT_S, child.kill)
+            timer.start()
+            try:
+                assert child.stdout is not None
+                for line in child.stdout:
+                    if line.startswith(MADE):
+                        made = int(line.removeprefix(MADE))
+                        plan.done = before + START_S + made * _expected_update_s(spec)
+                        say(f"{side} {made} of {spec.updates + 1} updates, {plan.left()}")
+                    elif line.strip():
+                        last.append(line.strip())
+            except BaseException:
+                child.kill()
+                raise
+            finally:
+                timer.cancel()
+        if child.returncode != 0 or not result.exists():
+            raise RuntimeFailure(f"the benchmark of {spec.side} at {spec.work} ended with {child.returncode}: {last[0]}")
+        plan.done = before + _expected_s(spec)
+        found = LearnerSide(**json.loads(result.read_text()))
+    say(f"{side} {found.seconds_per_update:.1f} s per update, {plan.left()}")
+    return found
 
 
-def run_ours(spec: Spec) -> Side:
-    """A learning job of GRPO without replay, in a temporary home."""
+def run_ours(spec: SideSpec, made: Callable[[int], None]) -> LearnerSide:
+    """A learning job of GRPO in a temporary home; calls `made` with the number of updates before and after each."""
     from perdure.agent.stream.registering import register_environments
     from perdure.learners.engines.loaded_versions import LoadedVersions
-    from perdure.learners.engines.transformers_engine import TransformersEngine
-    from perdure.learners.hardware import faster_dtype
+    from perdure.learners.engines.version_loading import home_dtype, open_transformers_engine
     from perdure.learners.learning_job import JobRun
+    from perdure.learners.option_parsing import parse_options
     from perdure.learners.run_learning import run_learning
     from perdure.memory.contracts.orders import LearnOrder
     from perdure.memory.jobs import add_job, lease_job, steps
     from perdure.memory.leases import BootClock
+    from perdure.memory.processes import precision_for
     from perdure.memory.store import create_store
     from perdure.memory.trajectories.journal import StoreJournal
     from perdure.memory.trajectories.traces import episodes_of_step
     from perdure.memory.versions import add_initial
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
-    environment = _environment(spec)
-    updates = spec.updates + 1
-    options = {"prompts": spec.prompts, "samples": spec.samples, "replay": 0.0, "refill": 0, "updates": updates}
+    environments = {environment.name: environment for environment in _environments(spec)}
+    target, updates, batch = next(iter(environments)), spec.updates + 1, spec.batch
+    options = {"prompts": batch.prompts, "samples": batch.samples, "refill": 0, "check_every": 0, "updates": updates, "dtype": spec.dtype}
     with tempfile.TemporaryDirectory() as home, create_store(Path(home)) as store:
-        register_environments(store, [environment])
+        register_environments(store, list(environments.values()))
         add_initial(store, files.name, files.hash)
-        add_job(store, "bench", [environment.name], LearnOrder(learner="grpo", options=options))
+        precision_for(store, spec.device, lambda: spec.dtype)  # of the engine too
+        add_job(store, "bench", [target], LearnOrder(learner="grpo", options=options))
         leased = lease_job(store, "bench", TIMEOUT_S, BootClock())
         assert leased is not None
         job, lease = leased
-        engine = TransformersEngine(files, device=spec.device, dtype=faster_dtype(spec.device), seed=0)
-        engine.choose_threads()
+        speed = product_speed(home_dtype(store, spec.device), spec.device)
+        engine = open_transformers_engine(store, files, device=spec.device, seed=0)
+        passes = watch_passes(engine.model)
         if spec.work == "equal work":
             engine.stop_ids = frozenset()
-        run = JobRun(store=store, lease=lease, journal=StoreJournal(store, BootClock()))
+        known = 0
+
+        def each_round() -> None:
+            nonlocal known
+            if (now := len(steps(store, job.id))) > known:
+                known = now
+                made(now)
+
+        run = JobRun(store=store, lease=lease, journal=StoreJournal(store, BootClock()), each_round=each_round)
         try:
-            run_learning(run, job, LoadedVersions(store, engine), spec.device, lambda name: environment)
+            run_learning(run, job, LoadedVersions(store, engine), spec.device, environments.__getitem__)
         except RuntimeFailure:  # without a mixed group a job fails, but after its first updates, which took their time
             if len(steps(store, job.id)) < updates:
                 raise
-        made = steps(store, job.id)
-        episodes = [episode for n in range(updates) for episode in episodes_of_step(store, job.id, n, hinted=False)]
-    lengths = [len(turn.prompt_ids) for episode in episodes for turn in episode.turns]
-    return Side(
-        seconds=[after.made - before.made for before, after in pairwise(made)],
-        tokens=[step.update.sampled_tokens for step in made[1:]],
-        prompt_tokens=statistics.mean(lengths),
-        peak_bytes=_peak_bytes(spec.device),
-        seeds=list({episode.group: episode.seed for episode in episodes}.values()),
-    )
-
-
-def run_trl(spec: Spec) -> Side:
-    """The same by `GRPOTrainer`, on the same tasks in the same order."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
-
-    from perdure.learners.option_parsing import parse_options
-
-    environment = _environment(spec)
-    options = parse_options("grpo", {})
-    tokens: list[int] = []
-    lengths: list[int] = []
-    ends: list[float] = []
-
-    def rewards(prompts: Any, completions: Any, completion_ids: Any, seed: Any, **_: Any) -> list[float]:
-        tokens.append(sum(map(len, completion_ids)))
-        texts = [completion[0]["content"] for completion in completions]
-        return [play_scripted(environment, task_seed, fixed(text)).total_reward for task_seed, text in zip(seed, texts, strict=True)]
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, *arguments: Any, **given: Any) -> None:
-            ends.append(time.perf_counter())
-
-    conversations = [
-        [{"role": message.role, "content": message.text} for message in opening(environment, _observation(environment, seed))]
-        for seed in spec.seeds
+        rows = steps(store, job.id)
+        episodes = [episodes_of_step(store, job.id, n, hinted=False) for n in range(updates)]
+    speed = max(speed, product_speed(engine.dtype, spec.device))
+    size = size_of(engine.model, parse_options("grpo", options).tuning.rank)
+    bound_s = [
+        (flop_between(passes, size, before.made, after.made) + size.forward_flop(0, 0, K) + size.gradient_flop(0, 0, K)) / speed
+        for (before, after), K in zip(pairwise(rows), map(_predicting_rows, episodes[1:]), strict=True)
     ]
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = GRPOConfig(
-            output_dir=scratch,
-            model_init_kwargs={"dtype": "float32"},
-            bf16=False,
-            use_cpu=spec.device == "cpu",
-            loss_type="dr_grpo",
-            scale_rewards="none",
-            beta=0.0,
-            num_generations=spec.samples,
-            per_device_train_batch_size=spec.samples,
-            gradient_accumulation_steps=spec.prompts,
-            gradient_checkpointing=False,
-            max_completion_length=spec.max_tokens,
-            generation_kwargs={"min_new_tokens": spec.max_tokens} if spec.work == "equal work" else None,
-            temperature=options.common.temperature,
-            learning_rate=options.common.lr,
-            max_grad_norm=options.common.max_grad_norm,
-            max_steps=spec.updates + 1,
-            shuffle_dataset=False,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            seed=0,
-        )
-        trainer = GRPOTrainer(
-            model=spec.model,
-            reward_funcs=rewards,
-            args=settings,
-            train_dataset=Dataset.from_dict({"prompt": conversations, "seed": spec.seeds}),
-            peft_config=LoraConfig(
-                r=options.tuning.rank, lora_alpha=options.tuning.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
-            callbacks=[Watch()],
-        )
-        for conversation in conversations:
-            lengths.append(len(trainer.processing_class.apply_chat_template(conversation, add_generation_prompt=True)["input_ids"]))
-        trainer.train()
-    seconds = [after - before for before, after in pairwise(ends)]
-    return Side(
-        seconds=seconds,
-        tokens=tokens[1:],
-        prompt_tokens=statistics.mean(lengths),
-        peak_bytes=_peak_bytes(spec.device),
-        seeds=list(spec.seeds),
+    everything = [episode for played in episodes for episode in played]
+    return LearnerSide(
+        seconds=[after.made - before.made for before, after in pairwise(rows)],
+        tokens=[step.update.sampled_tokens for step in rows[1:]],
+        prompt_tokens=statistics.mean(len(turn.prompt_ids) for episode in everything for turn in episode.turns),
+        peak_bytes=peak_bytes(spec.device),
+        seeds=list({episode.group: episode.seed for episode in everything}.values()),
+        sampling_s=[step.update.sampling_s for step in rows[1:]],
+        episodes=[len(played) for played in episodes[1:]],
+        bound_s=bound_s,
+        product_flop_s=speed,
     )
 
 
-class _Hashed(TextEnv):
-    """The tasks of another environment; the reward is a hash of the answer, so that the members of a group differ."""
-
-    def __init__(self, inner: TextEnv) -> None:
-        self._inner = inner
-        self.observation_space = self.action_space = AnyText()
-
-    def reset(self, *, seed: int | None = None, options: Document | None = None) -> tuple[str, Document]:
-        return self._inner.reset(seed=seed, options=options)
-
-    def step(self, action: str) -> tuple[str, float, bool, bool, Document]:
-        reward = int.from_bytes(sha256(action.encode("utf-8", "surrogatepass")).digest()[:4], "big") / 2**32
-        return "", reward, True, False, {}
-
-    def close(self) -> None:
-        self._inner.close()
+def _environments(spec: SideSpec) -> list[Environment]:
+    """The target, then what is replayed."""
+    target = load(spec.batch.environment)
+    if spec.work != "default job":
+        target = one_turn(target, spec.batch.max_tokens, is_hashed=spec.work == "equal work")
+    return [target, *map(load, spec.batch.old)]
 
 
-def _environment(spec: Spec) -> Environment:
-    """The environment with answers of up to `max_tokens`, in one turn; for equal work with rewards that always differ."""
-    environment = replace(load(spec.environment), max_tokens=spec.max_tokens, turn_limit=1)
-    return environment if spec.work == "as it runs" else replace(environment, make=lambda: _Hashed(environment.make()))
-
-
-def _observation(environment: Environment, seed: int) -> str:
-    return play_scripted(environment, seed, fixed("")).exchanges[0][0]
-
-
-def _peak_bytes(device: str) -> int:
-    """Of this process, or of what torch had on the GPU."""
-    if device == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _predicting_rows(episodes: Sequence[Episode]) -> int:
+    """Rows that predict a learned token: distinct tokens before one, of replayed episodes and of groups whose scores differ."""
+    groups: dict[str, list[Episode]] = {}
+    for episode in episodes:
+        groups.setdefault(episode.group, []).append(episode)
+    learned = [episode for group in groups.values() if is_mixed(group) or group[0].purpose == "replay" for episode in group]
+    turns = [turn for episode in learned for turn in episode.turns]
+    return len({turn.prompt_ids + turn.action_ids[:n] for turn in turns for n in range(len(turn.action_ids))})
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run one side."""
+    from perdure.agent.bench.trl_updates import run_trl
+
     sys.path.append("")  # the working folder, last: as in `agent/cli.py`
     given, result = map(Path, arguments)
-    spec = Spec(**json.loads(given.read_text()))
-    side = {"ours": run_ours, "trl": run_trl}[spec.side](spec)
+    read = json.loads(given.read_text())
+    spec = SideSpec(**{**read, "batch": BatchSpec(**read["batch"])})
+    side = {"ours": run_ours, "trl": run_trl}[spec.side](spec, lambda made: print(f"{MADE}{made}", flush=True))
     result.write_text(json.dumps(asdict(side)))
 
 

@@ -24,8 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from transformers.utils.logging import disable_progress_bar
 
 from perdure.agent.bench import vllm_offline
+from perdure.agent.bench.bench_tasks import first_prompts, random_adapter
 from perdure.agent.bench.measure import median_ratio, timed
-from perdure.agent.bench.sampling import first_prompts, random_adapter
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, Request
 from perdure.learners.engines.vllm_engine import VllmEngine

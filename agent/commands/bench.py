@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, print_json, report_option, say
+from perdure.agent.show.terminal import config_option, print_json, report_option
+from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
+    from perdure.agent.bench.learner_sides import UpdatePair
     from perdure.agent.bench.sampling import EngineBench
-    from perdure.agent.bench.updates import UpdatePair
     from perdure.agent.bench.upkeep_speed import UpkeepBench
     from perdure.agent.bench.vllm_speed import VllmBench
     from perdure.agent.config_file import LoadedConfig
@@ -67,11 +68,13 @@ def bench(
     """Measure Perdure beside its peers on this machine.
 
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
-    learner (one GRPO update, beside TRL if it is installed), store (the journal, beside plain sqlite3, and a large store), play (an actor's
-    work between generations) or envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays).
-    Without a name all run, vllm only if it is the engine. Each takes some minutes and needs the machine for itself: only ratios from one
-    run mean anything. The store is measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB
-    free.
+    learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
+    plain sqlite3, and a large store), play (an actor's work between generations) or envs (environments with and without adapter and
+    sandbox, and how full a batch of 64 episodes stays). Without a name all run, vllm only if it is the engine. Engine and learner also say
+    which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a large product. Each takes
+    some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one run mean anything. How far
+    it is goes to stderr. The store is measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10
+    GB free.
 
     \b
     Example:
@@ -189,18 +192,20 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
 
 
 def _learner(loaded: LoadedConfig, target: str, updates: int, tokens: int) -> list[UpdatePair]:
-    from perdure.agent.bench.updates import bench_learner
-    from perdure.agent.home import cache_dir
+    from perdure.agent.bench.learner_sides import BatchSpec, default_batch
+    from perdure.agent.bench.updates import BATCH, bench_learner
     from perdure.envs.registry import load
-    from perdure.learners.weights.base_models import resolve_model
 
     environment = load(target)
     if environment.open_remote is not None:
         raise InputError(f"{target} runs in a process of its own, where rewards cannot be replaced for equal work: name one such as {TASK}")
     if environment.turn_limit > 1:
         raise InputError(f"{target} has more than one turn, which TRL plays differently: name one with one turn, such as {TASK}")
-    files = resolve_model(loaded.config.model, cache_dir(), say)
-    return bench_learner(files, target, device=loaded.config.device, updates=updates, max_tokens=tokens, say=say)
+    files, stream = _played(loaded)
+    device = loaded.config.device
+    prompts, samples = BATCH[device]
+    batch = BatchSpec(environment=target, max_tokens=tokens, prompts=prompts, samples=samples)
+    return bench_learner(files, batch, default_batch([one.name for one in stream]), device=device, updates=updates, say=say)
 
 
 def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, UpkeepBench]:

@@ -57,6 +57,11 @@ def say(line: str) -> None:
         click.echo(visible(line), err=True)
 
 
+def report_progress(line: str) -> None:
+    """Progress of a command that takes minutes: a line on stderr, also if that is a pipe or a file."""
+    click.echo(visible(line), err=True)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
     from perdure.memory.json_value import to_json

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import re
 from pathlib import Path
 
-import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,35 +13,21 @@ from tests.learners.conftest import plain_logprobs, plain_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.agent.bench.actor_overhead import MEMBERS, WIDTH, bench_play
-from perdure.agent.bench.sampling import LONG_PROMPT, PROMPTS, SAMPLES, Peer, bench_engine
-from perdure.agent.bench.updates import Spec, _environment, bench_learner, has_peer
+from perdure.agent.bench.bench_tasks import LONG_PROMPT, one_turn
+from perdure.agent.bench.learner_sides import BatchSpec
+from perdure.agent.bench.sampling import PROMPTS, SAMPLES, Peer, bench_engine
+from perdure.agent.bench.updates import bench_learner, has_peer
 from perdure.agent.bench.vllm_speed import shape_1b
 from perdure.agent.cli import perdure
 from perdure.envs.registry import load
 from perdure.envs.scripted import fixed, play_scripted
+from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import tasks
 from perdure.memory.store import open_store
 from perdure.memory.trajectories.episodes import list_episodes
 
 TASK = "perdure:copy-word?shots=1"
-
-
-def spec(files: ModelFiles, **changes: object) -> Spec:
-    plain = Spec(
-        side="ours",
-        work="equal work",
-        model=str(files.path),
-        model_hash=files.hash,
-        environment=TASK,
-        max_tokens=6,
-        updates=1,
-        device="cpu",
-        prompts=8,
-        samples=8,
-        seeds=[],
-    )
-    return replace(plain, **changes)  # type: ignore[arg-type]
 
 
 def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFiles) -> None:
@@ -62,7 +47,12 @@ def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFi
     assert found.logprob_mean_gap < (1e-4 if found.dtype == "float32" else 0.2)
     assert {speed.peer_dtype for speed in found.speeds} <= {"bfloat16", "float32"}
     assert found.speeds[1].prompt_tokens > LONG_PROMPT
-    assert len(lines) == 5
+    assert len(lines) == 1 + 4 * (1 + 2 + 1)
+    assert lines[1].startswith("equal work, with solved examples: 1 of 3 runs, about")
+    assert found.product_flop_s > 1e8
+    assert all(0 < speed.share_of_bound < 1 for speed in found.speeds)
+    # both sampled equally many tokens, but of prompts that share nothing more had to be computed
+    assert found.speeds[0].bound_s != found.speeds[1].bound_s
     json.dumps(found.as_json())
 
 
@@ -79,8 +69,8 @@ def test_the_peer_ends_answers_at_the_models_end_tokens(llama: ModelFiles) -> No
     torch.testing.assert_close(peer.logprobs(prompts[1], whole[1]), expected, atol=1e-4, rtol=0)
 
 
-def test_equal_work_rewards_each_answer_differently_and_other_work_keeps_the_tasks_rewards(llama: ModelFiles) -> None:
-    hashed, real = _environment(spec(llama)), _environment(spec(llama, work="as it runs"))
+def test_equal_work_rewards_each_answer_differently_and_other_work_keeps_the_tasks_rewards() -> None:
+    hashed, real = (one_turn(load(TASK), 6, is_hashed=is_hashed) for is_hashed in (True, False))
     answers = [str(n) for n in range(50)]
     assert len({play_scripted(hashed, 3, fixed(answer)).total_reward for answer in answers}) == 50
     assert {play_scripted(real, 3, fixed(answer)).total_reward for answer in answers} == {0.0}
@@ -115,7 +105,13 @@ def test_a_model_of_1b_shape_has_as_many_parameters_and_is_in_bfloat16(llama: Mo
 @pytest.mark.peers
 @pytest.mark.skipif(not has_peer(), reason="TRL is not installed")
 def test_trl_does_the_same_work(llama: ModelFiles) -> None:
-    for pair in bench_learner(llama, TASK, device="cpu", updates=1, max_tokens=6, say=click.echo):
+    batch = BatchSpec(environment=TASK, max_tokens=6, prompts=8, samples=8)
+    default_job = BatchSpec(environment=TASK, max_tokens=0, prompts=4, samples=4)
+    lines: list[str] = []
+    pairs = bench_learner(llama, batch, default_job, device="cpu", updates=1, say=lines.append)
+    assert any(re.fullmatch(r"equal work, float32: TRL 1 of 2 updates, about \d+ (s|min) left", line) for line in lines)
+    assert pairs[-1].trl is None
+    for pair in pairs[:-1]:
         assert pair.trl is not None
         assert pair.trl.prompt_tokens == pair.ours.prompt_tokens
         assert pair.trl.seeds == pair.ours.seeds
@@ -133,8 +129,16 @@ def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert len(found["engine"]["speeds"]) == 4
-    assert [row["work"] for row in found["learner"]["rows"]] == ["equal work", "as it runs"]
+    faster = str(faster_dtype("cpu")).removeprefix("torch.")
+    rows = [("equal work", faster), ("equal work", "float32"), ("as it runs", faster), ("default job", faster)]
+    assert [(row["work"], row["dtype"]) for row in found["learner"]["rows"]] == rows[faster == "float32" :]
+    assert "default job, " + faster + ": ours starts, " in done.stderr, "progress goes into a pipe too"
+    for row in found["learner"]["rows"]:
+        assert 0 < row["ours"]["share_of_bound"] < 1
+        assert all(0 < part < whole for part, whole in zip(row["ours"]["sampling_s"], row["ours"]["seconds"], strict=True))
+    assert found["learner"]["rows"][-1]["ours"]["episodes"] == [128] * 2
     ours = found["learner"]["rows"][0]["ours"]
+    assert ours["episodes"] == [64] * 2
     assert ours["tokens"] == [8 * 8 * 6] * 2
     assert len(ours["seconds"]) == 2
     assert len(set(ours["seeds"])) == 3 * 8

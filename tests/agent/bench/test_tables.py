@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from perdure.agent.bench import tables
 from perdure.agent.bench.actor_overhead import ActorTime
 from perdure.agent.bench.journal_speed import JournalBench, JournalSpeed, Run, Size
 from perdure.agent.bench.large_store import ScaleBench, Timing
-from perdure.agent.bench.updates import Side, UpdatePair
+from perdure.agent.bench.learner_sides import LearnerSide, LearnerWork, UpdatePair
+from perdure.agent.bench.sampling import EngineBench, SamplingSpeed
 from perdure.agent.bench.vllm_speed import VllmBench, VllmSpeed
 
 
@@ -27,18 +29,51 @@ def test_the_store_has_a_row_for_each_size_of_batch_and_each_query(capsys: pytes
     assert ["perdure", "status", "4", "4"] in lines
 
 
+def learner_side(seconds: list[float], **measured: object) -> LearnerSide:
+    side = LearnerSide(seconds=seconds, tokens=[300] * len(seconds), prompt_tokens=50.0, peak_bytes=2**30, seeds=[1])
+    return replace(side, **measured)  # type: ignore[arg-type]
+
+
+def learner_pair(ours: LearnerSide, trl: LearnerSide | None, work: LearnerWork = "equal work") -> UpdatePair:
+    return UpdatePair(work=work, dtype="bfloat16", prompts=8, samples=8, ours=ours, trl=trl)
+
+
 def test_the_learner_without_a_peer_says_how_to_get_one(capsys: pytest.CaptureFixture[str]) -> None:
-    side = Side(seconds=[2.0, 4.0], tokens=[300, 300], prompt_tokens=50.0, peak_bytes=2**30, seeds=[1])
-    alone = UpdatePair(work="equal work", prompts=8, samples=8, ours=side, trl=None)
-    tables.print_learner([alone])
+    side = learner_side([2.0, 4.0], bound_s=[1.0, 1.0], product_flop_s=9e11)
+    tables.print_learner([learner_pair(side, None)])
     out = capsys.readouterr().out
-    assert ["equal", "work", "perdure", "3", "100", "1024"] in [line.split() for line in out.splitlines()]
+    row = ["equal", "work", "bfloat16", "perdure", "3", "100", "1024", "38%"]  # the median of 1 / 2 and 1 / 4
+    assert row in [line.split() for line in out.splitlines()]
+    assert "products alone: 900 GFLOP/s in bfloat16" in out
     assert tables.NO_PEER in out
-    slow = Side(seconds=[6.0], tokens=[300], prompt_tokens=50.0, peak_bytes=2**30, seeds=[1])
-    tables.print_learner([UpdatePair(work="equal work", prompts=8, samples=8, ours=side, trl=slow)])
+    tables.print_learner([learner_pair(side, learner_side([6.0]))])
     out = capsys.readouterr().out
-    assert "equal work: 2.00 times as fast" in out
+    assert ["equal", "work", "bfloat16", "TRL", "6", "50", "1024", "-"] in [line.split() for line in out.splitlines()]
+    assert "equal work, bfloat16: 2.00 times as fast, 0.500 of TRL's time" in out
     assert tables.NO_PEER not in out
+
+
+def test_the_learner_says_how_long_a_default_job_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    side = learner_side([9.0, 11.0, 10.0], sampling_s=[3.0, 4.0, 3.5], episodes=[128, 128, 128])
+    tables.print_learner([learner_pair(side, None, "default job")])
+    assert "default job, bfloat16: 10.0 s per update, of which sampling 128 episodes in 3.5 s" in capsys.readouterr().out
+
+
+def test_the_engine_says_which_share_of_the_bound_it_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    speed = SamplingSpeed(
+        prompts="p",
+        work="equal work",
+        prompt_tokens=50.0,
+        peer_dtype="bfloat16",
+        tokens=[(80, 80)] * 3,
+        seconds=[(1.0, 2.0), (2.0, 5.0), (4.0, 12.0)],
+        bound_s=[0.5, 0.5, 0.5],
+    )
+    gaps = {"logprob_mean_gap": 0.01, "logprob_max_gap": 0.1, "peer_logprob_mean_gap": 0.01}
+    tables.print_engine(EngineBench(machine="m", threads=2, dtype="bfloat16", peer="peer", product_flop_s=9e11, speeds=[speed], **gaps))
+    out = capsys.readouterr().out
+    assert "equal work, p: 2.50 times as fast (median of 3), 25% of the speed of products alone" in out
+    assert "products alone: 900 GFLOP/s in bfloat16" in out
 
 
 def test_the_share_of_an_actors_own_work_is_a_percentage(capsys: pytest.CaptureFixture[str]) -> None:
