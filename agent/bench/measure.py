@@ -34,7 +34,7 @@ def median_ratio(pairs: Iterable[tuple[float, float]]) -> float:
 
 
 @dataclass(slots=True, kw_only=True)
-class Plan:
+class TimeLeft:
     """How much of a benchmark is done, in any unit of expected time, and how long the rest will take at the pace so far."""
 
     total: float
@@ -55,7 +55,7 @@ class CaseProgress:
 
     case: str
     repeats: int
-    plan: Plan
+    plan: TimeLeft
     say: Callable[[str], None]
 
     def made(self, runs: int) -> None:

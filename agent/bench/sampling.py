@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from perdure.agent.bench.bench_tasks import LONG_PROMPT, first_prompts, random_adapter
 from perdure.agent.bench.bound import ModelPass, product_speed, size_of, watch_passes
-from perdure.agent.bench.measure import CaseProgress, Plan, in_turn, median_ratio, timed
+from perdure.agent.bench.measure import CaseProgress, TimeLeft, in_turn, median_ratio, timed
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids, Request
 from perdure.learners.engines.transformers_engine import TransformersEngine, stop_ids
@@ -167,7 +167,7 @@ def bench_engine(
     }
     say("loading the peer in both precisions")
     peers = [Peer(files, device=device, dtype=peer_dtype, table=table) for peer_dtype in (torch.bfloat16, torch.float32)]
-    plan = Plan(total=2 * len(cases) * (repeats + 1))
+    plan = TimeLeft(total=2 * len(cases) * (repeats + 1))
     speeds = []
     for work in ("equal work", "as it runs"):
         engine.stop_ids = ends if work == "as it runs" else frozenset()

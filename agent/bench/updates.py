@@ -26,7 +26,7 @@ from pathlib import Path
 from perdure.agent.bench.bench_tasks import one_turn
 from perdure.agent.bench.bound import flop_between, product_speed, size_of, watch_passes
 from perdure.agent.bench.learner_sides import BatchSpec, Dtype, LearnerSide, LearnerWork, SideSpec, UpdatePair, peak_bytes
-from perdure.agent.bench.measure import Plan
+from perdure.agent.bench.measure import TimeLeft
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
 from perdure.learners.batches import is_mixed
@@ -77,7 +77,7 @@ def bench_learner(
     ]
     with_peer = has_peer()
     peers = [replace(spec, side="trl") for spec in specs if with_peer and spec.work != "default job"]
-    plan = Plan(total=sum(map(_expected_s, [*specs, *peers])))
+    plan = TimeLeft(total=sum(map(_expected_s, [*specs, *peers])))
     pairs = []
     for spec in specs:
         ours = _in_own_process(spec, plan, say)
@@ -96,7 +96,7 @@ def _expected_update_s(spec: SideSpec) -> float:
     return EXPECTED_S[spec.side][spec.work] * (2 if spec.dtype == "float32" else 1)
 
 
-def _in_own_process(spec: SideSpec, plan: Plan, say: Callable[[str], None]) -> LearnerSide:
+def _in_own_process(spec: SideSpec, plan: TimeLeft, say: Callable[[str], None]) -> LearnerSide:
     """Run one side, and say how far it is after each update."""
     side = f"{spec.work}, {spec.dtype}: {'TRL' if spec.side == 'trl' else 'ours'}"
     before = plan.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from perdure.agent.bench.measure import CaseProgress, Plan, in_turn, median_ratio, timed
+from perdure.agent.bench.measure import CaseProgress, TimeLeft, in_turn, median_ratio, timed
 
 
 def test_both_sides_run_once_and_the_peer_is_first_in_odd_runs() -> None:
@@ -32,9 +32,9 @@ def test_a_call_is_timed_with_its_result() -> None:
 
 
 def test_the_time_left_is_that_of_the_rest_at_the_pace_so_far() -> None:
-    plan = Plan(total=10.0)
+    plan = TimeLeft(total=10.0)
     assert plan.left() == "time left not yet known"
-    plan = Plan(total=10.0, done=4.0, _started=time.monotonic() - 160)
+    plan = TimeLeft(total=10.0, done=4.0, _started=time.monotonic() - 160)
     assert plan.left() == "about 4 min left"
     plan.done = 9.0
     assert plan.left() == "about 20 s left"
@@ -44,6 +44,6 @@ def test_the_time_left_is_that_of_the_rest_at_the_pace_so_far() -> None:
 
 def test_a_case_says_how_many_of_its_runs_are_made() -> None:
     lines: list[str] = []
-    plan = Plan(total=4.0, _started=time.monotonic() - 100)
+    plan = TimeLeft(total=4.0, _started=time.monotonic() - 100)
     CaseProgress("equal work", 2, plan, lines.append).made(1)
     assert lines == ["equal work: 1 of 3 runs, about 5 min left"]
