@@ -52,21 +52,27 @@ class AdaptedLinear(nn.Module):
         """Output and input features."""
         return self.weight.shape[0], self.weight.shape[1]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and of the products with them."""
+        return self.weight.dtype
+
     def forward(self, x: Tensor) -> Tensor:
         return self.group.output(self, x)
 
 
 class LinearGroup:
-    """Layers with the same input, computed by one product. If it `is_exact`, its output is in float32."""
+    """Layers with the same input, computed by one product; in float32 if they are exact. `gradient_dtype` is that of the gradient's products."""
 
     def __init__(self, layers: Sequence[AdaptedLinear], *, is_exact: bool = False) -> None:
         self.layers = tuple(layers)
-        self.is_exact = is_exact
+        self.gradient_dtype = layers[0].weight.dtype
         self.sizes = [len(layer.weight) for layer in layers]
         self.features = layers[0].weight.shape[1]
         self.columns: Sequence[Columns | None] = (None,) * len(layers)
         self._rank = 0
-        self._buffer_OIR = torch.cat([layer.weight.data for layer in layers]) if len(layers) > 1 else layers[0].weight.data
+        weight_OI = torch.cat([layer.weight.data for layer in layers]) if len(layers) > 1 else layers[0].weight.data
+        self._buffer_OIR = weight_OI.float() if is_exact else weight_OI
         self._down_RI = self._buffer_OIR[:0]
         self._has_own_weights = False
         self._input: Tensor | None = None
@@ -125,7 +131,7 @@ class LinearGroup:
         return self._with_bias(layer, y)
 
     def widened(self, x_NI: Tensor) -> Tensor:
-        """[x, xA'] in the precision of the products."""
+        """[x, xA'] in the precision of the weights."""
         wide = self._buffer_OIR.new_empty(len(x_NI), self.features + self._rank)
         wide[:, : self.features] = x_NI
         if self._rank:
@@ -167,8 +173,8 @@ class _Beside(torch.autograd.Function):
     def forward(ctx: Any, group: LinearGroup, x_NI: Tensor, *parts: Tensor) -> Tensor:
         wide = group.widened(x_NI)
         ctx.group, ctx.columns, ctx.dtype = group, group.columns, x_NI.dtype
-        ctx.save_for_backward(wide)
-        return wide.float() @ group.weights.float().t() if group.is_exact else wide @ group.weights.t()
+        ctx.save_for_backward(wide.to(group.gradient_dtype))
+        return wide @ group.weights.t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -176,16 +182,16 @@ class _Beside(torch.autograd.Function):
         if group.columns is not ctx.columns:
             raise RuntimeError("another adapter is in use than in the forward pass")
         (wide,) = ctx.saved_tensors
-        I, dy_NO = group.features, grads[0].to(wide.dtype)  # noqa: E741
+        I, dy_NO, weights = group.features, grads[0].to(wide.dtype), group.weights.to(wide.dtype)  # noqa: E741
         dx_NI = None
         if ctx.needs_input_grad[1]:
-            d_NIR = dy_NO @ group.weights
+            d_NIR = dy_NO @ weights
             dx_NI, dxa_NR = d_NIR[:, :I], d_NIR[:, I:]
             if len(group.down):
-                dx_NI = torch.addmm(dx_NI, dxa_NR, group.down)
+                dx_NI = torch.addmm(dx_NI, dxa_NR, group.down.to(wide.dtype))
             dx_NI = dx_NI.to(ctx.dtype)
         else:
-            dxa_NR = dy_NO @ group.weights[:, I:]
+            dxa_NR = dy_NO @ weights[:, I:]
         return None, dx_NI, *_of_parts(group, wide, dy_NO, dxa_NR)
 
 

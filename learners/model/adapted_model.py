@@ -100,7 +100,8 @@ class AdaptedModel:
         if unknown:
             raise InputError(f"{self.files.name} has no linear layer {unknown[0].removesuffix('.weight')!r} that could carry an adapter")
         columns = [
-            tuple(columns_of(pairs[name], self.dtype, self.device) if name in pairs else None for name in names) for names in self._names
+            tuple(columns_of(pairs[name], self.layers[name].dtype, self.device) if name in pairs else None for name in names)
+            for names in self._names
         ]
         tensors = {name: self._as_stored(name, tensor) for name, tensor in weights.items() if isinstance(tensor, Tensor)}
         return Prepared(columns=columns if pairs else (), tensors=tensors)
@@ -231,7 +232,7 @@ class AdaptedModel:
             )
 
     def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.to(self.device, self.dtype if name in self.layers else torch.float32)
+        tensor = tensor.to(self.device, self.net.get_parameter(name).dtype)
         return tensor.t().contiguous() if name in self.transposed else tensor
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from perdure.learners.model.adapted_linear import Columns
@@ -30,6 +31,11 @@ class BesideLayer(nn.Module):
     @property
     def layers(self) -> tuple[BesideLayer]:
         return (self,)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the adapter; each product is in the precision that the layer gives."""
+        return torch.float32
 
     def use(self, columns: Sequence[Columns | None]) -> None:
         """Compute with this adapter."""

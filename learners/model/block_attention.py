@@ -2,8 +2,8 @@
 
 In depth-first order the ancestors of a block's nodes are those of its first node and nodes of the block itself. So each block attends to
 these alone: N (block + depth) scores instead of N x N. The probabilities are stored for the gradient: four products with them take a
-quarter of the time of torch's own gradient on a CPU in bfloat16. Scores and softmax are in float32: rounded queries and keys would cost
-more precision than all else.
+quarter of the time of torch's own gradient on a CPU in bfloat16. The forward pass is in float32, since rounding here would cost more
+precision than all else; the gradient's products may be in bfloat16.
 
 Axes: B blocks of W nodes, P ancestors of a block (padded), K = P + W keys of a block; H key heads, Q query heads of each; D features.
 """
@@ -59,7 +59,7 @@ def tree_blocks(parents: Sequence[int], device: torch.device, width: int = WIDTH
 def block_attention(
     query_GND: Tensor, key_HND: Tensor, value_HND: Tensor, blocks: TreeBlocks, scaling: float, dtype: torch.dtype
 ) -> Tensor:
-    """Attention output `(N, G, D)` in `dtype`, the precision of the products; G = H * Q query heads."""
+    """Attention output `(N, G, D)` in float32; `dtype` is the precision of the products of the gradient. G = H * Q query heads."""
     read: Tensor = _BlockAttention.apply(query_GND, key_HND, value_HND, blocks, scaling, dtype)  # type: ignore[no-untyped-call]
     return read
 
@@ -72,12 +72,12 @@ class _BlockAttention(torch.autograd.Function):
         (B, W, K), H, G = blocks.bias_BWK.shape, len(key_HND), len(query_GND)
         Q = G // H
         query = _in_blocks(query_GND.float() * scaling, B, W).view(H, Q, B, W, -1).permute(2, 0, 1, 3, 4).reshape(B, H, Q * W, -1)
-        key, value = _with_ancestors(key_HND.float(), blocks), _with_ancestors(value_HND.to(dtype), blocks)
+        key, value = (_with_ancestors(one.float(), blocks) for one in (key_HND, value_HND))
         scores = query @ key.mT
         scores.view(B, H, Q, W, K).add_(blocks.bias_BWK[:, None, None])
-        share = torch.softmax(scores, -1).to(dtype)
+        share = torch.softmax(scores, -1)
         del scores
-        ctx.save_for_backward(query.to(dtype), key.to(dtype), value, share)
+        ctx.save_for_backward(*(one.to(dtype) for one in (query, key, value, share)))
         ctx.blocks, ctx.scaling, ctx.dtypes = blocks, scaling, (query_GND.dtype, key_HND.dtype, value_HND.dtype)
         read = (share @ value).view(B, H, Q, W, -1).permute(0, 3, 1, 2, 4).reshape(B * W, G, -1)
         return read[: blocks.nodes]
