@@ -4,6 +4,8 @@ One product gives both the layer and its adapter, and another the gradients by x
 rounded to bfloat16 would lose most of what an adapter changes. Layers with the same input (queries, keys and values of a block; the two
 halves of its MLP) are one group with one buffer `[W, room]`. The last columns of the buffer hold the scaled up matrices of the adapter in
 use, block by block; a plain layer is a view of the buffer without them. So W exists once, and exchanging adapters writes only the columns.
+The layers of attention are held and multiplied in float32: outputs rounded to bfloat16 would take most of the precision of log-probs and
+gradients. The products of the gradient are in the model's precision everywhere.
 
 Axes: N tokens, I input features, O output features of a group, R the ranks of the group's adapters together.
 """
@@ -62,7 +64,7 @@ class AdaptedLinear(nn.Module):
 
 
 class LinearGroup:
-    """Layers with the same input, computed by one product; in float32 if they are exact. `gradient_dtype` is that of the gradient's products."""
+    """Layers with the same input, computed by one product; `gradient_dtype` is for the products of the gradient."""
 
     def __init__(self, layers: Sequence[AdaptedLinear], *, is_exact: bool = False) -> None:
         self.layers = tuple(layers)
