@@ -16,8 +16,8 @@ from torch import Tensor
 
 from perdure.envs.policy import Ids
 from perdure.learners.batches import Lesson, Turns, lesson_weights, sequences_of
-from perdure.learners.engines.tree import pack
 from perdure.learners.losses import VARIANTS, Variant, kl_penalty, truncated_ratio
+from perdure.learners.model.tree import pack
 from perdure.learners.options import GrpoOptions, LearnOptions
 from perdure.learners.trainees.trained_weights import Reference
 from perdure.learners.trainees.trainee import Trainee

@@ -21,10 +21,10 @@ from transformers import AutoTokenizer
 from perdure.envs.policy import PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room
-from perdure.learners.engines.tree import pack
-from perdure.learners.engines.tree_attention import TreeMemory
 from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
+from perdure.learners.model.tree import pack
+from perdure.learners.model.tree_attention import TreeMemory
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged

@@ -16,13 +16,13 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from perdure.learners.engines.tree import TokenTree, context_of
-from perdure.learners.engines.tree_attention import TreeMemory, register
 from perdure.learners.losses import kl_divergence
 from perdure.learners.model.adapted_linear import AdaptedLinear, Columns, LinearGroup, columns_of
 from perdure.learners.model.beside import BesideLayer
 from perdure.learners.model.block_attention import TreeBlocks, tree_blocks
 from perdure.learners.model.head import head_of
+from perdure.learners.model.tree import TokenTree, context_of
+from perdure.learners.model.tree_attention import TreeMemory, register
 from perdure.learners.weights.base_models import ModelFiles, four_bits
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError

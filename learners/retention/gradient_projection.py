@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from perdure.learners.batches import Lesson
-from perdure.learners.engines.tree import pack
 from perdure.learners.gradients import ProjectGradient
+from perdure.learners.model.tree import pack
 from perdure.learners.trainees.trainee import Trainee
 
 SWEEPS = 500

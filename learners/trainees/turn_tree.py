@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from perdure.envs.policy import Ids
-from perdure.learners.engines.tree import TokenTree, build_tree
 from perdure.learners.model.head import Head
+from perdure.learners.model.tree import TokenTree, build_tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tests.learners.conftest import branches, engine_of, merged_logprobs, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of
 
 from perdure.envs.policy import Request
-from perdure.learners.engines.tree import pack
 from perdure.learners.losses import truncated_ratio
 from perdure.learners.model.adapted_model import AdaptedModel
+from perdure.learners.model.tree import pack
 from perdure.learners.trainees.lora_weights import LoraWeights
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.adapters import write_weights

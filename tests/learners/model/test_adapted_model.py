@@ -12,11 +12,11 @@ from tests.learners.conftest import Plain, branches, merged_logprobs, plain_logp
 from tests.tiny_models import sharpen, tiny_gpt2
 from torch import Tensor
 
-from perdure.learners.engines.tree import build_tree
 from perdure.learners.model.adapted_linear import LinearGroup
 from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.model.block_attention import block_attention, tree_blocks
 from perdure.learners.model.head import CHUNK, Head
+from perdure.learners.model.tree import build_tree
 from perdure.learners.weights.adapters import write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.peft_format import read_table

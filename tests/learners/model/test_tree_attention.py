@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perdure.learners.engines.tree_attention import TreeMemory
+from perdure.learners.model.tree_attention import TreeMemory
 
 H, Q, D = 2, 3, 4
 CPU = torch.device("cpu")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from perdure.envs.policy import Ids
-from perdure.learners.engines.growing_tree import GrowingTree, NodeBlocks
 from perdure.learners.model.block_attention import TreeBlocks, block_attention
+from perdure.learners.model.growing_tree import GrowingTree, NodeBlocks
 
 NAME = "perdure_tree"
 _ROW_WIDTH = 8

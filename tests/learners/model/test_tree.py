@@ -19,7 +19,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from perdure.learners.engines.tree import build_tree, context_of, pack
+from perdure.learners.model.tree import build_tree, context_of, pack
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
 

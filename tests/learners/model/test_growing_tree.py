@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from perdure.learners.engines.growing_tree import GrowingTree
+from perdure.learners.model.growing_tree import GrowingTree
 
 CPU = torch.device("cpu")
 
