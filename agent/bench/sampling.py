@@ -1,6 +1,6 @@
 """Tokens per second of the engine beside `generate` of transformers: same prompts, same merged weights, in turn in one process.
 
-The peer runs each case in bfloat16 or float32, whichever is faster for it, without top-k and without giving log-probs.
+The peer runs each case in bfloat16 or float32, whichever is faster in it, without top-k and without giving log-probs.
 In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Each case says which
 share of the machine's bound it reached (`bound.py`). Left out: serving.
 """
@@ -35,6 +35,7 @@ SAMPLES = 8
 RANK = 16
 _FIRST_ID = 100
 """Prompts that share nothing begin with token ids from here on."""
+_FEW_TOKENS = 5
 _STEP = StepRef(1, 1)
 
 
@@ -214,13 +215,13 @@ class _Ours:
 
 
 def _measure(name: str, work: str, ours: _Ours, peers: Sequence[Peer], max_tokens: int, progress: CaseProgress) -> SamplingSpeed:
-    """Run both sides in turn, each first every other time. An uncounted run of each before that also chooses the faster peer."""
+    """Run both sides in turn, each first every other time. An uncounted run of ours, and a few tokens that choose the peer, come before."""
 
     def theirs() -> int:
         return sum(map(len, peer.generate(ours.batch, max_tokens, ours.stops)))
 
     ours.run()
-    peer = min(peers, key=lambda peer: timed(lambda: peer.generate(ours.batch, max_tokens, ours.stops))[1])
+    peer = min(peers, key=lambda peer: timed(lambda: peer.generate(ours.batch, _FEW_TOKENS, ours.stops))[1])
     progress.made(1)
     prompt_tokens = statistics.mean(map(len, ours.batch))
     speed = SamplingSpeed(prompts=name, work=work, prompt_tokens=prompt_tokens, peer_dtype=_named(peer.dtype))
