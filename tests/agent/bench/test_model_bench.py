@@ -101,6 +101,7 @@ def test_a_model_of_1b_shape_has_as_many_parameters_and_is_in_bfloat16(llama: Mo
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.processes
 @pytest.mark.peers
 @pytest.mark.skipif(not has_peer(), reason="TRL is not installed")
@@ -119,6 +120,7 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
             assert pair.trl.tokens == pair.ours.tokens == [8 * 8 * 6]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.processes
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"
