@@ -34,6 +34,8 @@ from perdure.learners.hardware import faster_dtype
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Episode
+from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import episodes_by_id
 
 BATCH = {"cpu": (8, 8), "cuda": (32, 16)}
 """Prompts, and samples of each, in one update on a device."""
@@ -145,7 +147,6 @@ def run_ours(spec: SideSpec, made: Callable[[int], None]) -> LearnerSide:
     from perdure.memory.processes import precision_for
     from perdure.memory.store import create_store
     from perdure.memory.trajectories.journal import StoreJournal
-    from perdure.memory.trajectories.traces import episodes_of_step
     from perdure.memory.versions import add_initial
 
     files = ModelFiles(name=spec.model, path=Path(spec.model), hash=spec.model_hash)
@@ -180,7 +181,7 @@ def run_ours(spec: SideSpec, made: Callable[[int], None]) -> LearnerSide:
             if len(steps(store, job.id)) < updates:
                 raise
         rows = steps(store, job.id)
-        episodes = [episodes_of_step(store, job.id, n, hinted=False) for n in range(updates)]
+        episodes = [_played(store, n) for n in range(updates)]
     speed = max(speed, product_speed(engine.dtype, spec.device))
     size = size_of(engine.model, parse_options("grpo", options).tuning.rank)
     bound_s = [
@@ -193,12 +194,18 @@ def run_ours(spec: SideSpec, made: Callable[[int], None]) -> LearnerSide:
         tokens=[step.update.sampled_tokens for step in rows[1:]],
         prompt_tokens=statistics.mean(len(turn.prompt_ids) for episode in everything for turn in episode.turns),
         peak_bytes=peak_bytes(spec.device),
-        seeds=list({episode.group: episode.seed for episode in everything}.values()),
+        seeds=list({episode.group: episode.seed for episode in everything if episode.purpose == "learn"}.values()),
         sampling_s=[step.update.sampling_s for step in rows[1:]],
         episodes=[len(played) for played in episodes[1:]],
         bound_s=bound_s,
         product_flop_s=speed,
     )
+
+
+def _played(store: Store, n: int) -> list[Episode]:
+    """What the only job of a store played with the weights of its n-th step, replay included."""
+    sql = "SELECT id FROM episode WHERE step_n = ? AND state = 'completed' ORDER BY id"
+    return episodes_by_id(store, [row["id"] for row in store.rows(sql, (n,))])
 
 
 def _environments(spec: SideSpec) -> list[Environment]:

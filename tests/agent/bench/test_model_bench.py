@@ -28,11 +28,12 @@ from perdure.memory.store import open_store
 from perdure.memory.trajectories.episodes import list_episodes
 
 TASK = "perdure:copy-word?shots=1"
+OTHER = "perdure:last-word?shots=1"
 
 
 def test_engine_and_peer_sample_equally_many_tokens_in_equal_work(llama: ModelFiles) -> None:
     lines: list[str] = []
-    found = bench_engine(llama, [load(TASK), load("perdure:last-word?shots=1")], device="cpu", repeats=2, max_tokens=5, say=lines.append)
+    found = bench_engine(llama, [load(TASK), load(OTHER)], device="cpu", repeats=2, max_tokens=5, say=lines.append)
     assert [(speed.work, speed.prompts) for speed in found.speeds] == [
         ("equal work", "with solved examples"),
         ("equal work", "zero-shot, nothing shared"),
@@ -124,7 +125,7 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
 @pytest.mark.processes
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:
     config = tmp_path / "perdure.toml"
-    config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}']\n")
+    config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}', '{OTHER}']\n")
     small = ["--tokens", "6", "--repeats", "1", "--updates", "2", "--episodes", "100", "--target", TASK]
     arguments = ["bench", "--config", str(config), *small, "--json"]
     done = CliRunner().invoke(perdure, arguments)
@@ -138,7 +139,9 @@ def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path)
     for row in found["learner"]["rows"]:
         assert 0 < row["ours"]["share_of_bound"] < 1
         assert all(0 < part < whole for part, whole in zip(row["ours"]["sampling_s"], row["ours"]["seconds"], strict=True))
-    assert found["learner"]["rows"][-1]["ours"]["episodes"] == [128] * 2
+    default_job = found["learner"]["rows"][-1]["ours"]
+    assert default_job["episodes"] == [128] * 2, "half of them replay"
+    assert len(default_job["seeds"]) == 3 * 8
     ours = found["learner"]["rows"][0]["ours"]
     assert ours["episodes"] == [64] * 2
     assert ours["tokens"] == [8 * 8 * 6] * 2
