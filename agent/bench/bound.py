@@ -27,7 +27,7 @@ from perdure.learners.model.adapted_model import AdaptedModel
 
 SIZES = {"cpu": 2048, "cuda": 8192}
 """Rows, columns and depth of the large product on a device."""
-PRODUCTS = 9
+PRODUCTS = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from perdure.learners.options import CommonLearnOptions
@@ -124,6 +124,16 @@ class UpdatePair:
             "trl": self.trl.as_json() if self.trl else None,
             "ratio": self.ratio,
         }
+
+
+def at_fastest_products(pairs: Sequence[UpdatePair]) -> list[UpdatePair]:
+    """The same with bounds by the fastest product that any side measured in that precision."""
+    fastest = {pair.dtype: max(other.ours.product_flop_s for other in pairs if other.dtype == pair.dtype) for pair in pairs}
+    return [replace(pair, ours=_with_speed(pair.ours, fastest[pair.dtype])) for pair in pairs]
+
+
+def _with_speed(side: LearnerSide, flop_s: float) -> LearnerSide:
+    return replace(side, bound_s=[bound * side.product_flop_s / flop_s for bound in side.bound_s], product_flop_s=flop_s)
 
 
 def peak_bytes(device: str) -> int:

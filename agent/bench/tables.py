@@ -79,7 +79,7 @@ def print_learner(pairs: Sequence[UpdatePair]) -> None:
         if pair.work == "default job":
             sampling = f"{statistics.median(ours.episodes):.0f} episodes in {statistics.median(ours.sampling_s):.1f} s"
             click.echo(f"{pair.work}, {pair.dtype}: {ours.seconds_per_update:.1f} s per update, of which sampling {sampling}")
-    speeds = {pair.dtype: max(other.ours.product_flop_s for other in pairs if other.dtype == pair.dtype) for pair in pairs}
+    speeds = {pair.dtype: pair.ours.product_flop_s for pair in pairs}
     click.echo("products alone: " + ", ".join(f"{speed / 1e9:.0f} GFLOP/s in {dtype}" for dtype, speed in speeds.items()))
     if all(pair.trl is None for pair in pairs):
         click.echo(NO_PEER)

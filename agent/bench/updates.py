@@ -25,7 +25,16 @@ from pathlib import Path
 
 from perdure.agent.bench.bench_tasks import one_turn
 from perdure.agent.bench.bound import flop_between, product_speed, size_of, watch_passes
-from perdure.agent.bench.learner_sides import BatchSpec, Dtype, LearnerSide, LearnerWork, SideSpec, UpdatePair, peak_bytes
+from perdure.agent.bench.learner_sides import (
+    BatchSpec,
+    Dtype,
+    LearnerSide,
+    LearnerWork,
+    SideSpec,
+    UpdatePair,
+    at_fastest_products,
+    peak_bytes,
+)
 from perdure.agent.bench.measure import TimeLeft
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
@@ -87,7 +96,7 @@ def bench_learner(
         trl = _in_own_process(replace(spec, side="trl", seeds=ours.seeds), plan, say) if is_compared else None
         prompts, samples = spec.batch.prompts, spec.batch.samples
         pairs.append(UpdatePair(work=spec.work, dtype=spec.dtype, prompts=prompts, samples=samples, ours=ours, trl=trl))
-    return pairs
+    return at_fastest_products(pairs)
 
 
 def _expected_s(spec: SideSpec) -> float:

@@ -11,7 +11,7 @@ from perdure.agent.bench import tables
 from perdure.agent.bench.actor_overhead import ActorTime
 from perdure.agent.bench.journal_speed import JournalBench, JournalSpeed, Run, Size
 from perdure.agent.bench.large_store import ScaleBench, Timing
-from perdure.agent.bench.learner_sides import LearnerSide, LearnerWork, UpdatePair
+from perdure.agent.bench.learner_sides import LearnerSide, LearnerWork, UpdatePair, at_fastest_products
 from perdure.agent.bench.sampling import EngineBench, SamplingSpeed
 from perdure.agent.bench.vllm_speed import VllmBench, VllmSpeed
 
@@ -51,6 +51,14 @@ def test_the_learner_without_a_peer_says_how_to_get_one(capsys: pytest.CaptureFi
     assert ["equal", "work", "bfloat16", "TRL", "6", "50", "1024", "-"] in [line.split() for line in out.splitlines()]
     assert "equal work, bfloat16: 2.00 times as fast, 0.500 of TRL's time" in out
     assert tables.NO_PEER not in out
+
+
+def test_bounds_are_by_the_fastest_product_of_a_precision() -> None:
+    slow, fast = (learner_side([4.0], bound_s=[1.0], product_flop_s=speed) for speed in (1e11, 4e11))
+    other = replace(learner_pair(slow, None), dtype="float32")
+    found = at_fastest_products([learner_pair(slow, None), learner_pair(fast, None, "as it runs"), other])
+    assert [pair.ours.bound_s for pair in found] == [[0.25], [1.0], [1.0]]
+    assert [pair.ours.product_flop_s for pair in found] == [4e11, 4e11, 1e11]
 
 
 def test_the_learner_says_how_long_a_default_job_samples(capsys: pytest.CaptureFixture[str]) -> None:
