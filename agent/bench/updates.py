@@ -70,9 +70,8 @@ def bench_learner(
     Raises `RuntimeFailure` if a side fails.
     """
     faster: Dtype = "bfloat16" if str(faster_dtype(device)) == "torch.bfloat16" else "float32"
-    works: list[tuple[LearnerWork, Dtype]] = [("equal work", "float32"), ("as it runs", faster), ("default job", faster)]
-    if faster == "bfloat16":
-        works.insert(0, ("equal work", faster))
+    works: list[tuple[LearnerWork, Dtype]] = [("equal work", "bfloat16")] if faster == "bfloat16" else []
+    works += [("equal work", "float32"), ("as it runs", faster), ("default job", faster)]
     specs = [
         SideSpec(
             side="ours",
@@ -243,7 +242,7 @@ def main(arguments: Sequence[str]) -> None:
     given, result = map(Path, arguments)
     read = json.loads(given.read_text())
     spec = SideSpec(**{**read, "batch": BatchSpec(**read["batch"])})
-    side = {"ours": run_ours, "trl": run_trl}[spec.side](spec, lambda made: print(f"{MADE}{made}", flush=True))
+    side = (run_ours if spec.side == "ours" else run_trl)(spec, lambda made: print(f"{MADE}{made}", flush=True))
     result.write_text(json.dumps(asdict(side)))
 
 
