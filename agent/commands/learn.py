@@ -213,15 +213,26 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
 
 
 def _choose(prepared: _Prepared) -> list[str]:
-    from perdure.agent.supervision.planner import choose_target
-    from perdure.memory.trajectories.episodes import success_rates
-    from perdure.memory.versions import serving
+    """The most promising target by live episodes of the serving version, else by those of the versions before it too.
 
-    rates = success_rates(prepared.store, serving(prepared.store).name)
-    choice = choose_target(rates, prepared.stream)
+    What was trained since those episodes is chosen last. Raises `InputError` if nothing is learnable.
+    """
+    from perdure.agent.supervision.planner import JOBS_BEFORE_OTHERS, added_rates, choose_target
+    from perdure.memory.trajectories.episodes import success_rates
+    from perdure.memory.versions import get_version, serving
+
+    store, version = prepared.store, serving(prepared.store)
+    rates = success_rates(store, version.name)
+    first = choice = choose_target(rates, prepared.stream)
+    trained: set[str] = set()
+    while choice.target is None and version.parent is not None:
+        trained.update(version.targets)
+        version = get_version(store, version.parent)
+        rates = added_rates(rates, success_rates(store, version.name))
+        choice = choose_target(rates, prepared.stream, dict.fromkeys(trained, JOBS_BEFORE_OTHERS))
     if choice.target is None:
-        raise InputError(f"no target was chosen, because {choice.reason}; name one with --target, or let `perdure run` play more")
-    say(f"target {choice.reason}")
+        raise InputError(f"no target was chosen, because {first.reason}; name one with --target, or let `perdure run` play more")
+    say(f"target {choice.reason}" + (f" since {version.name}" if first.target is None else ""))
     return [choice.target]
 
 

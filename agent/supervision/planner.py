@@ -56,6 +56,21 @@ def choose_target(rates: Mapping[str, RateRow], environments: Sequence[str], ref
     return Choice(target=target, reason=f"{target} {_numbers(played[target])}{_tried(refused.get(target, 0))}")
 
 
+def added_rates(first: Mapping[str, RateRow], second: Mapping[str, RateRow]) -> dict[str, RateRow]:
+    """The rates of two versions' episodes together."""
+    none = RateRow(episodes=0, successes=0, groups=0, mixed_groups=0)
+    rows = {name: (first.get(name, none), second.get(name, none)) for name in (*first, *second)}
+    return {
+        name: RateRow(
+            episodes=a.episodes + b.episodes,
+            successes=a.successes + b.successes,
+            groups=a.groups + b.groups,
+            mixed_groups=a.mixed_groups + b.mixed_groups,
+        )
+        for name, (a, b) in rows.items()
+    }
+
+
 def refusals(jobs: Sequence[Job]) -> dict[str, int]:
     """For each target, how many of its latest learning jobs in a row led to no promotion.
 

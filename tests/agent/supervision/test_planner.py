@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from tests.results import gate_result, learn_result
 
-from perdure.agent.supervision.planner import MIN_EPISODES, choose_target, refusals, start_for
+from perdure.agent.supervision.planner import MIN_EPISODES, added_rates, choose_target, refusals, start_for
 from perdure.memory.contracts.orders import Job, JobState, LearnOrder
 from perdure.memory.contracts.results import GateResult, Leg
 from perdure.memory.records import Decision
@@ -99,3 +99,8 @@ def test_candidate_that_held_but_gained_nothing_yet_is_gone_on_from() -> None:
     assert start_for(ADD, [job(ADD, "inconclusive", id=8, gate=lost)]) is None
     assert start_for(ADD, [job(ADD, "reject", id=9), job(ADD, "inconclusive", id=8, gate=held)]) is None
     assert start_for(ADD, []) is None
+
+
+def test_rates_of_two_versions_add_up() -> None:
+    first, second = {ADD: rate(4, 2, 10, 5), SORT: rate(1, 0, 1, 1)}, {ADD: rate(3, 1, 6, 2), SPELL: rate(0, 0, 8, 4)}
+    assert added_rates(first, second) == {ADD: rate(7, 3, 16, 7), SORT: rate(1, 0, 1, 1), SPELL: rate(0, 0, 8, 4)}
