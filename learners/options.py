@@ -122,7 +122,7 @@ class TuningOptions(OptionGroup):
     quantized: bool = Field(False, description="4-bit base model in learning (QLoRA; needs bitsandbytes)")
     checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
     budget_tokens: int = Field(
-        1536,
+        1280,
         ge=16,
         description="most tokens of one training pass, shared ones counted once; half as many in float32; less takes less memory",
     )
