@@ -151,7 +151,7 @@ def bench_engine(
 ) -> EngineBench:
     """Measure both sides on `PROMPTS` first prompts of the environments, as they are and without their solved examples."""
     dtype = faster_dtype(device)
-    set_up_process(dtype)  # as Perdure's own processes run, for both sides
+    set_up_process(dtype, device)  # as Perdure's own processes run, for both sides
     flop_s = product_speed(dtype, device)
     engine = TransformersEngine(files, device=device, dtype=dtype, seed=0)
     engine.choose_threads()
@@ -242,7 +242,7 @@ def _gaps(engine: TransformersEngine, plain: Peer, same: Peer, prompts: Sequence
         exact = plain.logprobs(prompt, sample.action_ids)
         ours.append((torch.tensor(sample.logprobs) - exact).abs())
         rounded.append((same.logprobs(prompt, sample.action_ids) - exact).abs())
-    set_up_process(engine.dtype)
+    set_up_process(engine.dtype, engine.device.type)
     return torch.cat(ours), torch.cat(rounded)
 
 

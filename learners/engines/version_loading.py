@@ -25,7 +25,7 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
         dtype = home_dtype(store, device)
-        set_up_process(dtype)
+        set_up_process(dtype, device)
         engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed)
     except InputError:
         raise
