@@ -11,6 +11,7 @@ environments, half of it replay. No job checks steps on dev seeds or refills its
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from perdure.agent.bench.learner_sides import (
     peak_bytes,
 )
 from perdure.agent.bench.measure import TimeLeft
+from perdure.agent.supervision.children import CHILD_ENVIRONMENT
 from perdure.envs.environment import Environment
 from perdure.envs.registry import load
 from perdure.learners.batches import is_mixed
@@ -116,7 +118,10 @@ def _in_own_process(spec: SideSpec, plan: TimeLeft, say: Callable[[str], None]) 
         given.write_text(json.dumps(asdict(spec)))
         command = [sys.executable, "-P", "-m", "perdure.agent.bench.updates", str(given), str(result)]
         last: deque[str] = deque(["no output"], maxlen=1)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as child:
+        environment = {**CHILD_ENVIRONMENT, **os.environ} if spec.side == "ours" else None  # as a job runs
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
+        ) as child:
             timer = threading.Timer(TIMEOUT_S, child.kill)
             timer.start()
             try:
