@@ -134,14 +134,15 @@ def _add_candidate(job: LearningJob, queued: Job, start: Weights) -> Version:
 
 
 def _dtype(store: Store, engine: Engine, options: LearnOptions, device: str) -> torch.dtype:
-    """The precision of the products in learning; sets this process up for it. The fastest one is that of an engine in this process."""
+    """The precision of the products in learning; sets this process up for it, unless an engine did. The fastest one is the engine's."""
     if options.tuning.tuning == "full" or options.tuning.dtype == "float32":
         dtype = torch.float32
     elif options.tuning.dtype == "bfloat16":
         dtype = torch.bfloat16
     else:
         dtype = home_dtype(store, device) if engine.shared_model is None else engine.shared_model.dtype
-    set_up_process(dtype, device)
+    if engine.shared_model is None or engine.shared_model.dtype != dtype:
+        set_up_process(dtype, device)
     return dtype
 
 
