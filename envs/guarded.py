@@ -36,7 +36,7 @@ NO_ORACLE = "it has no oracle()"
 
 
 class EnvironmentFault(Exception):
-    """The environment failed, or returned something unusable. This says nothing about the policy."""
+    """The environment failed, or returned something unusable. The policy is not at fault."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}...")

@@ -49,7 +49,7 @@ class Policy(Protocol):
 
 
 class PolicyError(RuntimeError):
-    """The policy could not answer; this says nothing about the environment."""
+    """The policy could not answer; the environment is not at fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,9 +93,8 @@ def played_by_start(job: LearningJob, *, hinted: bool) -> list[list[Episode]]:
     return completed(_groups(job.rewarder(episodes_of_step(job.run.store, job.id, 0, hinted=hinted))).values())
 
 
-def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
+def play_episodes(job: LearningJob, attempts: Sequence[Attempt]) -> list[Episode]:
     """Play these attempts, if any, with the current weights. Raises `Interrupted`."""
-    started = time.perf_counter()
     episodes = play(
         attempts,
         job.engine.policy(job.sampler),
@@ -110,6 +109,13 @@ def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
         opponents=job.environments.opponents,
     )
     check_stop(job)
+    return episodes
+
+
+def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
+    """The groups of these attempts, played for the next update. Raises `Interrupted`."""
+    started = time.perf_counter()
+    episodes = play_episodes(job, attempts)
     job.tally.sampling_s += time.perf_counter() - started
     job.tally.sampled_tokens += sum(len(turn.action_ids) for episode in episodes for turn in episode.turns)
     groups = _groups(job.rewarder(episodes)).values()

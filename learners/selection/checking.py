@@ -12,10 +12,9 @@ from __future__ import annotations
 import torch
 
 from perdure.envs.playing import Attempt
-from perdure.envs.rollout import play
 from perdure.envs.seeds import check_seed
-from perdure.learners.batch_sampling import MOST_AT_ONCE
-from perdure.learners.learning_job import LearningJob, check_stop
+from perdure.learners.batch_sampling import play_episodes
+from perdure.learners.learning_job import LearningJob
 from perdure.learners.options import IterativeSftOptions
 from perdure.learners.selection.best_step import (
     StepCheck,
@@ -147,20 +146,7 @@ def _play_missing(job: LearningJob) -> None:
     ]
     if not attempts:
         return
-    play(
-        attempts,
-        job.engine.policy(job.sampler),
-        job.engine.chat,
-        job.sampler,
-        job.run.journal,
-        temperature=job.options.common.temperature,
-        width=MOST_AT_ONCE,
-        context_limit=job.context_limit,
-        stop=job.run.stop,
-        each_round=job.run.each_round,
-        opponents=job.environments.opponents,
-    )
-    check_stop(job)
+    play_episodes(job, attempts)
 
 
 def _episodes_of_each(job: LearningJob) -> dict[str, int]:

@@ -52,7 +52,7 @@ def test_rewards_of_a_source_stand_for_the_environments_and_what_is_not_judged_i
         assert rewarder(store, "environment", played_before=False)(episodes) == episodes
 
 
-def test_learners_see_returns_by_the_stated_range_whoever_gave_them(tmp_path: Path) -> None:
+def test_learners_see_returns_by_the_stated_range_from_every_source(tmp_path: Path) -> None:
     """From -200 to 8: -200 is 0, -96 is .5, 8 is 1, and so is what an environment pays above; what others pay above counts.
 
     Success that the environment stated is no score here.

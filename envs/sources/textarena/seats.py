@@ -5,7 +5,7 @@ policy's turn, and the game looks like one for one player. Or a version plays th
 states in `info["seat"]` whose turn it is, as docs/sources.md describes it for any game with several seats.
 
 In addition to the faults of games for one player: each seat can read an observation only once, a game that a script loses by invalid moves
-says nothing about the policy and is an error of the environment, and returns lie between -1 (lost) and 1 (won).
+is an error of the environment and not of the policy, and returns lie between -1 (lost) and 1 (won).
 """
 
 from __future__ import annotations
