@@ -1,4 +1,4 @@
-"""Tokens per second of the engine beside `generate` of transformers: same prompts, same merged weights, in turn in one process.
+"""Tokens per second of the engine beside `generate` of transformers: same prompts, same adapter, in turn in one process.
 
 The peer runs each case in bfloat16 or float32, whichever is faster in it, without top-k and without giving log-probs.
 In `equal work` neither side has end tokens, so that each samples every token that it may; `as it runs` keeps them. Each case says which

@@ -62,7 +62,7 @@ def learn(
 
     LEARNER is grpo, reinforce, iterative-sft or sdft, which learn from fresh answers of the agent (sdft needs right answers instead of
     rewards), or sft, self-sft or trace-sft, which learn from stored answers. Without a target one is chosen from the live episodes of the
-    serving version. Exit code 1 if the gate did not promote.
+    serving version, and of those before it if these are too few. Exit code 1 if the gate did not promote.
 
     \b
     Example:

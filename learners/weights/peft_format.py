@@ -111,7 +111,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
             for key in weights.keys():  # noqa: SIM118 - safe_open is not a dict
                 match = _KEY.match(key)
                 if match is None:
-                    raise InputError(f"{folder}: {key!r} is not a LoRA weight of a linear layer; only those can be merged")
+                    raise InputError(f"{folder}: {key!r} is not a LoRA weight of a linear layer; no other can be used")
                 module = match["module"]
                 if module not in shapes:
                     raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
