@@ -313,7 +313,34 @@ CREATE VIEW foreign_text AS
     FROM foreign_turn t;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1,)
+MIGRATION_2 = """
+ALTER TABLE environment ADD COLUMN chance REAL CHECK (chance BETWEEN 0 AND 1); -- mean score of a constant or a random answer; NULL: unknown
+ALTER TABLE environment ADD COLUMN changed_at REAL; -- when it was found to have changed; scores from before count no more
+
+CREATE TABLE dev_score (                        -- of a version on the first dev seeds of an environment
+    version         TEXT NOT NULL REFERENCES version (name),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    temperature     REAL NOT NULL,              -- at which the answers were sampled
+    seeds           INTEGER NOT NULL,           -- how many have been played
+    scored          INTEGER NOT NULL,           -- how many of them got a score
+    total           REAL NOT NULL,              -- of the scores
+    PRIMARY KEY (version, environment, temperature)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE watch (                            -- of live play after a promotion: an e-detector for each environment
+    version         TEXT NOT NULL REFERENCES version (name),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    expected        REAL NOT NULL,              -- the score that live play should have at least
+    tasks           INTEGER NOT NULL,           -- looked at so far
+    total           REAL NOT NULL,              -- of their mean scores
+    wealth          REAL NOT NULL,              -- of the detector
+    last_task       INTEGER NOT NULL,           -- the highest number of a task that was looked at
+    alarm_at        REAL,
+    PRIMARY KEY (version, environment)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

@@ -1,6 +1,7 @@
 """The records of `contracts/` as JSON documents, and back: the only place that knows their keys.
 
-A document is written once, to the store or by `--json`, and read once, when a row becomes a record.
+A document is written once, to the store or by `--json`, and read once, when a row becomes a record. Documents that an older program wrote
+lack the newer keys, and are read with the value that they stood for then.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from perdure.memory.json_value import Document
 
 Part = TypeVar("Part", GroupStats, RatioStats, Drift, Cost)
 
-DECODING = "greedy"
+GREEDY = "greedy"
 NO_POOL = {"state": "not asked", "note": "fewer than two earlier environments vote"}
 LOSS = "_loss"
 
@@ -39,7 +40,13 @@ LOSS = "_loss"
 def order_document(order: Order) -> Document:
     match order:
         case LearnOrder():
-            return {"learn": dict(order.options), "gate": order.gate, "profile": order.profile, "start": order.start}
+            return {
+                "learn": dict(order.options),
+                "gate": order.gate,
+                "profile": order.profile,
+                "start": order.start,
+                "why": order.why,
+            }
         case GateOrder() | ProbeOrder():
             return asdict(order)
 
@@ -53,6 +60,7 @@ def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
                 gate=document["gate"],
                 profile=document["profile"],
                 start=document["start"],
+                why=document.get("why"),
             )
         case "gate":
             return GateOrder(**document)
@@ -77,7 +85,7 @@ def result_document(result: Result) -> Document:
             return _gate_document(result)
         case ProbeResult():
             scores = {name: asdict(score) for name, score in result.environments.items()}
-            return {"version": result.version, "decoding": DECODING, "environments": scores}
+            return {"version": result.version, "decoding": GREEDY, "environments": scores}
 
 
 def read_result(kind: JobKind, document: Document) -> Result:
@@ -88,7 +96,7 @@ def read_result(kind: JobKind, document: Document) -> Result:
                 verdict=document["verdict"],
                 reason=document["reason"],
                 diagnostics=read_update(document["diagnostics"]) if document["diagnostics"] else None,
-                selection=read_selection(document["selection"]),
+                selection=read_selection(document["selection"]) if "selection" in document else _last_step(document),
                 cost=Cost(**document["cost"]),
                 gate=None if document["gate"] is None else read_gate(document["gate"]),
                 learn_s=document["seconds"]["learn"],
@@ -152,6 +160,11 @@ def _last_update(update: Update, selection: Selection) -> Document:
     return {**update_document(update), "candidate_step": selection.step}
 
 
+def _last_step(document: Document) -> Selection:
+    """Of a job from the time when the last step always became the candidate."""
+    return Selection(step=document["cost"]["updates"], reason="the last step")
+
+
 def read_selection(document: Document) -> Selection:
     def scores(of: Mapping[str, Document]) -> dict[str, StepScore]:
         return {name: StepScore(**score) for name, score in of.items()}
@@ -183,10 +196,13 @@ def read_gate(document: Document) -> GateResult:
             gain=_read_leg(gain),
             trained=_read_legs(trained),
             interval=document["interval"],
+            regressed=tuple(document.get("regressed", ())),
         ),
         continued_pairs=document["continued_pairs"],
         candidate_episodes=document["episodes"]["candidate"],
         anchor_episodes=document["episodes"]["anchor"],
+        new_anchors=tuple(document.get("new_anchors", ())),
+        **{name: document[name] for name in ("alpha", "samples", "temperature") if name in document},
     )
 
 
@@ -204,7 +220,12 @@ def _gate_document(result: GateResult) -> Document:
         "pooled": asdict(evidence.pooled) if evidence.pooled else NO_POOL,
         "gain": {**asdict(evidence.gain), "environments": {name: asdict(leg) for name, leg in evidence.trained.items()}},
         "interval": evidence.interval,
-        "decoding": DECODING,
+        "regressed": list(evidence.regressed),
+        "new_anchors": list(result.new_anchors),
+        "decoding": GREEDY if result.temperature == 0 else "sampled",
+        "temperature": result.temperature,
+        "samples": result.samples,
+        "alpha": result.alpha,
         "continued_pairs": result.continued_pairs,
         "episodes": {"candidate": result.candidate_episodes, "anchor": result.anchor_episodes},
     }

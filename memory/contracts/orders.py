@@ -12,6 +12,8 @@ from perdure.memory.records import Decision
 JobKind = Literal["learn", "gate", "probe"]
 JobState = Literal["queued", "leased", "running", "gating", "done", "failed"]
 OptionValue = str | int | float | bool
+Consequence = Literal["nothing", "promotion", "rollback"]
+"""Of a gate by itself, if its verdict is promote. A rollback makes the candidate, which served before, serve again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class LearnOrder:
     """Of the gate; None takes that of the configuration."""
     start: str | None = None
     """The version to train from; None takes the serving one."""
+    why: str | None = None
+    """In one sentence, if the planner asked for it; None if a person did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,9 @@ class GateOrder:
 
     candidate: str
     profile: str | None = None
+    leads_to: Consequence = "nothing"
+    why: str | None = None
+    """As in `LearnOrder`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,6 +121,8 @@ class Leg:
     """The e-value."""
     need: float | None = None
     """What the e-value had to reach."""
+    anchor_wealth: float | None = None
+    """The e-value that the candidate beats its anchor; None if the reference is no anchor."""
     note: str | None = None
     reference_score: float | None = None
     candidate_score: float | None = None
@@ -144,11 +146,13 @@ class Evidence:
     """Each trained environment by itself, which need not pass alone."""
     interval: str
     """What kind of intervals these are."""
+    regressed: tuple[str, ...] = ()
+    """After a rejection: the environments that fell, by e-BH at a false discovery rate of .10."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """What a gate came to. Play was greedy."""
+    """What a gate came to."""
 
     gate: int
     candidate: str
@@ -165,6 +169,14 @@ class GateResult:
     candidate_episodes: int
     anchor_episodes: int
     """Episodes played now, by the candidate and by all references."""
+    alpha: float = 0.05
+    """The largest probability of a false promotion."""
+    samples: int = 1
+    """Answers to each seed on each side."""
+    temperature: float = 0.0
+    """At which they were sampled; 0 is greedy."""
+    new_anchors: tuple[str, ...] = ()
+    """Environments in which the candidate beat its anchor clearly, and becomes the anchor if it is promoted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

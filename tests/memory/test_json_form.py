@@ -17,7 +17,7 @@ from perdure.memory.contracts.json_form import (
     update_document,
 )
 from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, ProbeOrder, kind_of, learner_of
-from perdure.memory.contracts.results import Drift, GateResult, LearnResult, Leg, ProbeResult, ProbeScore, RatioStats
+from perdure.memory.contracts.results import Drift, GateResult, LearnResult, Leg, ProbeResult, ProbeScore, RatioStats, Selection
 from perdure.memory.json_value import to_json
 
 LEG = Leg(
@@ -32,6 +32,7 @@ LEG = Leg(
     interval=(-0.25, 0.5),
     wealth=43.7,
     need=20.0,
+    anchor_wealth=0.25,
     note="trained: held outside the pool",
     reference_score=0.5,
     candidate_score=0.625,
@@ -47,7 +48,9 @@ PROBE = ProbeResult(version="v1", environments={"a": ProbeScore(score=None, low=
     [
         LearnOrder(learner="grpo", options={"lr": 1e-3, "hints": True, "variant": "dapo"}, gate=False, profile="strict", start="v3"),
         LearnOrder(learner="sft"),
+        LearnOrder(learner="grpo", why="door-code succeeds in 25 %"),
         GateOrder(candidate="v2", profile="economy"),
+        GateOrder(candidate="v2", leads_to="promotion", why="the gain was shown"),
         ProbeOrder(version="v2", episodes=7),
         ProbeOrder(),
     ],
@@ -62,6 +65,23 @@ def test_an_order_is_read_as_it_was_written(order: Order) -> None:
 def test_a_result_is_read_as_it_was_written(result: LearnResult | GateResult | ProbeResult) -> None:
     kind = {LearnResult: "learn", GateResult: "gate", ProbeResult: "probe"}[type(result)]
     assert read_result(kind, json.loads(to_json(result_document(result)))) == result  # type: ignore[arg-type]
+
+
+def test_documents_of_older_programs_are_read_with_what_they_stood_for() -> None:
+    order = order_document(LearnOrder(learner="grpo", start="v1", why="a reason"))
+    del order["why"]
+    assert read_order("learn", "grpo", order) == LearnOrder(learner="grpo", start="v1")
+    assert read_order("gate", None, {"candidate": "v2", "profile": None}) == GateOrder(candidate="v2")
+    gate = gate_result(environments={"a": replace(LEG, anchor_wealth=None)}, pooled=LEG, trained={"c": LEG})
+    learned = learn_result(gate)
+    older = json.loads(to_json(result_document(learned)))
+    del older["selection"]
+    for key in ("alpha", "samples", "temperature", "regressed", "new_anchors"):
+        del older["gate"][key]
+    for leg in older["gate"]["environments"].values():
+        del leg["anchor_wealth"]
+    last = Selection(step=learned.cost.updates, reason="the last step")
+    assert read_result("learn", older) == replace(learned, selection=last), "greedy, one answer, no anchors but those of the targets"
 
 
 def test_an_update_is_read_as_it_was_written() -> None:
@@ -96,7 +116,8 @@ def test_scripts_find_the_keys_that_were_promised() -> None:
     gate = result_document(GATE)
     assert gate == learned["gate"]
     promised = {"verdict", "reason", "environments", "pooled", "gain", "episodes"}
-    assert promised | {"gate", "candidate", "serving", "profile", "rounds", "interval", "decoding", "continued_pairs"} == set(gate)
+    more = {"gate", "candidate", "serving", "profile", "rounds", "interval", "decoding", "continued_pairs"}
+    assert promised | more | {"alpha", "samples", "temperature", "regressed", "new_anchors"} == set(gate)
     assert gate["episodes"] == {"candidate": 40, "anchor": 52}
     assert gate["gain"]["environments"]["c"]["wealth"] == 43.7
     without = replace(GATE, evidence=replace(GATE.evidence, pooled=None))

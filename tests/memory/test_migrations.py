@@ -1,7 +1,7 @@
 """Migrations: an older store is brought to the newest schema, with all that is in it, or stays as it was.
 
-There is one migration until the first release, so that an invented one is the second here. `fixtures/development.sql` is a store that
-the last development version made.
+The last migration here is invented. `fixtures/development.sql` is a store that the last development version made, `fixtures/schema-1.sql`
+one with a few rows of everything, as the last program with that schema wrote it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ UPDATE event SET severity = 1 WHERE kind = 'start';
 CREATE TABLE invented (x INTEGER NOT NULL) STRICT;
 INSERT INTO invented SELECT count(*) FROM episode;
 """
-TWO = (*MIGRATIONS, INVENTED)
+INVENTED_TOO = (*MIGRATIONS, INVENTED)
+SCHEMA_1 = Path(__file__).parent / "fixtures" / "schema-1.sql"
 
 
 def contents(store: Store) -> dict[str, object]:
@@ -70,12 +71,12 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
     with create_store(home) as store:
         fill(store)
         before = contents(store)
-    with pytest.raises(RuntimeFailure, match=f"has schema {len(MIGRATIONS)}, this program needs {len(TWO)}: start `perdure run` once"):
-        open_store(home, TWO)
+    with pytest.raises(RuntimeFailure, match=f"has schema {len(MIGRATIONS)}, this program needs {len(INVENTED_TOO)}: start `perdure run` once"):
+        open_store(home, INVENTED_TOO)
     for opens in (create_store, open_store, create_store):  # the second time there is nothing to migrate
-        with opens(home, TWO) as store:
+        with opens(home, INVENTED_TOO) as store:
             assert contents(store) == before
-            assert store.rows("PRAGMA user_version")[0][0] == len(TWO)
+            assert store.rows("PRAGMA user_version")[0][0] == len(INVENTED_TOO)
             assert store.rows("PRAGMA page_size")[0][0] == PAGE_SIZE_BYTES
             assert [row["severity"] for row in store.rows("SELECT severity FROM event WHERE kind = 'start'")] == [1]
             assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [counts(store)["episodes"]]
@@ -86,10 +87,25 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
             older(home)
 
 
+def test_a_home_of_schema_1_comes_to_todays_schema_with_all_that_is_in_it(tmp_path: Path) -> None:
+    home, fresh = tmp_path / "home", tmp_path / "fresh"
+    home.mkdir()
+    conn = sqlite3.connect(str(home / "perdure.db"), isolation_level=None)
+    conn.executescript(SCHEMA_1.read_text())
+    conn.close()
+    with create_store(home) as store, create_store(fresh) as newer:
+        fill(newer)
+        kept, wanted = contents(store), contents(newer)
+        assert kept == wanted, "the same functions wrote both, and what the older program did not write has the value of its time"
+        assert [row.name for row in environments.list_environments(store)] == [row.name for row in environments.list_environments(newer)]
+        assert [finding for finding in check(store, CLOCK) if finding.rule in ("integrity", "schema", "references")] == []
+        assert store.rows("PRAGMA user_version")[0][0] == len(MIGRATIONS)
+
+
 def test_a_new_store_goes_through_all_migrations(tmp_path: Path) -> None:
-    with create_store(tmp_path / "home", TWO) as store:
+    with create_store(tmp_path / "home", INVENTED_TOO) as store:
         fill(store)
-        assert store.rows("PRAGMA user_version")[0][0] == len(TWO)
+        assert store.rows("PRAGMA user_version")[0][0] == len(INVENTED_TOO)
         assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [0]
 
 
@@ -99,7 +115,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path) -> No
         fill(store)
         before = contents(store)
     with pytest.raises(sqlite3.OperationalError, match="no such table: missing"):
-        create_store(home, (*TWO, "INSERT INTO missing VALUES (1);"))
+        create_store(home, (*INVENTED_TOO, "INSERT INTO missing VALUES (1);"))
     with open_store(home) as store:
         assert contents(store) == before
         assert [finding for finding in check(store, CLOCK) if finding.rule == "schema"] == []
@@ -109,18 +125,18 @@ MIGRATE = """
 import sys
 from pathlib import Path
 from perdure.memory.store import create_store
-from tests.memory.test_migrations import TWO
-create_store(Path(sys.argv[1]), TWO).close()
+from tests.memory.test_migrations import INVENTED_TOO
+create_store(Path(sys.argv[1]), INVENTED_TOO).close()
 """
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 2), (1, 1)])
+@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 3), (1, 1), (2, 1)])
 def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, at: int) -> None:
-    """Of a store with `before` of the two migrations, in the `at`-th one that it still needs."""
+    """Of a store with `before` of the three migrations, in the `at`-th one that it still needs."""
     home = tmp_path / "home"
     if before:
-        create_store(home, TWO[:before]).close()
+        create_store(home, INVENTED_TOO[:before]).close()
     fault = {**os.environ, "PERDURE_FAULT": f"mid-migration:{at}"}
     done = subprocess.run([sys.executable, "-c", MIGRATE, str(home)], env=fault, timeout=60)
     assert done.returncode == -signal.SIGKILL
@@ -128,11 +144,11 @@ def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, 
     assert conn.execute("PRAGMA user_version").fetchone()[0] == before
     names = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
     conn.close()
-    assert ("episode" in names, "invented" in names) == (before == 1, False)
+    assert ("episode" in names, "invented" in names) == (before > 0, False)
     with create_store(home) as store:
         assert [finding for finding in check(store, CLOCK) if finding.rule in ("integrity", "schema")] == []
-    create_store(home, TWO).close()
-    with open_store(home, TWO) as store:
+    create_store(home, INVENTED_TOO).close()
+    with open_store(home, INVENTED_TOO) as store:
         assert [row["x"] for row in store.rows("SELECT x FROM invented")] == [0]
 
 
