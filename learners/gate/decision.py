@@ -1,28 +1,28 @@
 """The gate's decision: may this candidate serve? Pure code; `gating.py` plays and stores.
 
-    test            against              shows, at level alpha                           rejects if its wealth falls to
-    pool            anchors              the mean loss is below `pool_margin`            `futile_pool`
-    hold, for each  anchor, or serving   the loss is below `task_margin`,                `futile_task`
-    environment     (`scope.py`)         if critical below `critical_margin`
-    gain            serving              at least one trained environment has improved   `futile_gain`, in each of them
+    test            against              shows, at level alpha                              rejects if its wealth falls to
+    pool            anchors              the mean loss is below `pool_margin`               `FUTILE_POOL`
+    hold, for each  anchor, or serving   the loss is below its margin (`scope.margin_of`)   `FUTILE_TASK`
+    environment     (`scope.py`)
+    gain            serving              at least one trained environment has improved      `FUTILE_GAIN`, in each of them
 
 A test passes when its wealth reaches 1 / alpha, and then stays passed. From round `nmin` on, one rejection rejects the candidate, and it is
 promoted when all tests have passed. If neither happens in `nmax` rounds, the gate is inconclusive. The wealth is a bettor's, so it may be
 checked after every round (Waudby-Smith & Ramdas 2024); docs/learning.md ('Why the error rate holds') has the reasons.
 
 More rules: which environments are tested, from scores on dev seeds (`scope.py`); the order of the checks (`_decide`); how far past gates
-raise `nmax` (`gating.py`); too many void pairs end a gate (`pairs.py`); a wealth of 200 replaces an anchor (`promotion.py`); what a verdict
-does to the versions (`agent/processes/job.py:_apply_verdict`); the next job trains on from a candidate that lacks only the gain
-(`agent/supervision/planner.py`).
+raise `nmax` (`rates.plan`); too many void pairs end a gate (`scope.too_many_voids`); after a promotion, where the candidate becomes
+the anchor (`election.py`); after a rejection, which environments fell (`regressions.py`); the error of many gates (`lifetime.py`); what a
+verdict does to the versions (`agent/processes/job.py:_apply_verdict`) and what follows it (`promotion.py`).
 
-Left out: e-LOND, further candidates after a rejection, naming regressions by e-BH, and monitoring after promotion. `evidence.py` reports a
-gate's numbers; `rates.py` simulates its error rates and power.
+Left out: further candidates of one job after a rejection. `evidence.py` has the numbers of a gate, `rates.py` simulates errors and power.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import exp, log, log1p
+from typing import Protocol
 
 from perdure.learners.gate.scope import Comparison, Scope
 from perdure.memory.records import Decision
@@ -32,6 +32,25 @@ PRIOR_WEIGHT, PRIOR_SQUARE = 10, 0.25
 STAKE_CAP = 0.8
 """One pair can take at most this share of the wealth."""
 DESIGN_GAIN = 0.2
+FUTILE_POOL, FUTILE_TASK, FUTILE_GAIN = 0.02, 0.003, 0.02
+"""A test whose wealth has fallen this far rejects."""
+
+
+class Rounds(Protocol):
+    """What wants pairs round by round: the decision itself, and what is asked after it (`election.py`, `regressions.py`)."""
+
+    open: tuple[Comparison, ...]
+    """The comparisons that the next round needs a pair of; empty at the end."""
+    history: dict[Comparison, list[float]]
+    """The differences of each comparison so far, in order."""
+
+    def round(self, differences: Mapping[Comparison, float]) -> object:
+        """Add one round: the difference candidate - reference, in [-1, 1], of each open comparison. A failed candidate has -1."""
+        ...
+
+    def spoil(self, voids: Mapping[Comparison, int]) -> None:
+        """These environments failed too often to judge; the number of void pairs of each."""
+        ...
 
 
 class NonInferiority:
@@ -91,15 +110,10 @@ class GateDecision:
             self.end("inconclusive", "no environment is able to vote, so nothing could be shown")
 
     def round(self, differences: Mapping[Comparison, float]) -> Decision | None:
-        """Add one round: the difference candidate - reference, in [-1, 1], of each open comparison. A failed candidate has -1."""
+        """Add one round (`Rounds.round`) and say whether that ends the gate."""
         if self.verdict is not None:
             raise ValueError(f"this gate has ended: {self.verdict}")
-        if differences.keys() != set(self.open):
-            raise ValueError(f"a round needs one difference of each of {self.open}, not of {tuple(differences)}")
-        for comparison, d in differences.items():
-            if not -1 <= d <= 1:
-                raise ValueError(f"difference {d} of {comparison} is not in [-1, 1]")
-            self.history[comparison].append(d)
+        add_round(self, differences)
         self.rounds += 1
         self._bet(differences)
         if self.rounds >= self.scope.settings.nmin:
@@ -112,6 +126,10 @@ class GateDecision:
     def end(self, verdict: Decision, reason: str) -> None:
         """End with this verdict. Callers use it only to give up; promotions are decided in `round`."""
         self.verdict, self.reason, self.open = verdict, reason, ()
+
+    def spoil(self, voids: Mapping[Comparison, int]) -> None:
+        names = ", ".join(f"{c.environment} ({n} void pairs with {c.reference})" for c, n in voids.items())
+        self.end("inconclusive", f"the environment fails too often to judge: {names}")
 
     def _bet(self, differences: Mapping[Comparison, float]) -> None:
         if not self.pool_passed:
@@ -131,24 +149,32 @@ class GateDecision:
             if comparison not in self.passed:
                 if test.log_wealth >= need:
                     self.passed.add(comparison)
-                elif test.log_wealth <= log(settings.futile_task):
+                elif test.log_wealth <= log(FUTILE_TASK):
                     return self.end("reject", f"{self._mean_of(comparison)} fell against {comparison.reference}")
         if not self.pool_passed:
             if self.pool.log_wealth >= need:
                 self.pool_passed = True
-            elif self.pool.log_wealth <= log(settings.futile_pool):
+            elif self.pool.log_wealth <= log(FUTILE_POOL):
                 fell = [comparison for comparison in self.scope.pool if sum(self.history[comparison]) < 0]
                 worst = sorted(fell, key=lambda comparison: sum(self.history[comparison]))[:3]
                 return self.end("reject", f"the earlier environments fell together, most: {', '.join(map(self._mean_of, worst))}")
         if not self.gain_shown:
             # The mean of e-values is an e-value, whatever their dependence: at least one improved.
             self.gain_shown = self.gain_wealth() >= settings.need
-            if not self.gain_shown and all(gain.log_wealth <= log(settings.futile_gain) for gain in self.gain.values()):
+            if not self.gain_shown and all(gain.log_wealth <= log(FUTILE_GAIN) for gain in self.gain.values()):
                 return self.end("reject", f"no gain: {', '.join(map(self._mean_of, self.gain))}")
         if self.pool_passed and self.gain_shown and len(self.passed) == len(self.hold):
-            shown = "all held" if self.hold else "nothing earlier to hold"
-            self.end("promote", f"{shown}, gain shown" if self.gain else f"{shown}; no gain was asked for")
+            self._all_passed()
         return None
+
+    def _all_passed(self) -> None:
+        shown = "all held" if self.hold else "nothing earlier to hold"
+        if self.gain:
+            self.end("promote", f"{shown}, gain shown")
+        elif self.scope.at_ceiling:  # a copy would come this far too
+            self.end("inconclusive", f"{shown}, nothing left to gain")
+        else:
+            self.end("promote", f"{shown}; no gain was asked for")
 
     def _reopen(self) -> None:
         if self.verdict is not None:
@@ -175,6 +201,16 @@ class GateDecision:
     def gain_wealth(self) -> float:
         """The e-value of 'at least one trained environment improved'."""
         return sum(e_value(gain.log_wealth) for gain in self.gain.values()) / len(self.gain)
+
+
+def add_round(rounds: Rounds, differences: Mapping[Comparison, float]) -> None:
+    """Append one difference to the history of each open comparison. Raises `ValueError` if one is missing or out of range."""
+    if differences.keys() != set(rounds.open):
+        raise ValueError(f"a round needs one difference of each of {rounds.open}, not of {tuple(differences)}")
+    for comparison, d in differences.items():
+        if not -1 <= d <= 1:
+            raise ValueError(f"difference {d} of {comparison} is not in [-1, 1]")
+        rounds.history[comparison].append(d)
 
 
 def e_value(log_wealth: float) -> float:

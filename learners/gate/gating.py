@@ -65,8 +65,8 @@ class GateWork:
 def run_gate(case: GateCase, work: GateWork) -> GateResult:
     """Gate a candidate and store every pair. The caller writes the result (`gates.close_gate`) and its consequences.
 
-    If pairs of past gates differed often, `nmax` is raised. Raises `InputError` if even that is not enough, `LeaseLost` if another process
-    has the job; after any other interruption, the candidate's next gate continues with the stored pairs.
+    If pairs of past gates differed often, `nmax` is raised. Raises `LeaseLost` if another process has the job; after any other
+    interruption, the candidate's next gate continues with the stored pairs.
     """
     store, candidate = work.store, case.candidate.name
     if candidate == case.serving.name and case.trained:
@@ -129,15 +129,15 @@ def _scope(case: GateCase, former: list[gates.GateRow], work: GateWork) -> Scope
     if former and former[-1].result is None:
         return replace(scope, settings=replace(scope.settings, nmax=former[-1].terms.nmax))
     q = past_q(work.store)
-    return scope if q is None else _with_enough_rounds(scope, plan(scope, q), work.progress)
+    return scope if q is None else _with_enough_rounds(scope, plan(scope, {c.environment: q for c in scope.hold}), work.progress)
 
 
 def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], None]) -> Scope:
     """Raise `nmax` if the profile would refuse more than 20 % of the candidates that hold, as on a noisy stream."""
-    nmax = planned.rounds()
-    if nmax != scope.settings.nmax:
-        progress(f"up to {nmax} rounds instead of {scope.settings.nmax}: past gates differed in {planned.q:.0%} of their pairs")
-    return replace(scope, settings=replace(scope.settings, nmax=nmax))
+    sentence = planned.sentence()
+    if sentence is not None:
+        progress(sentence)
+    return replace(scope, settings=replace(scope.settings, nmax=planned.rounds()))
 
 
 def dev_scores(play: Player, versions: Mapping[str, str], *, root_seed: int, episodes: int = 16) -> dict[str, float]:

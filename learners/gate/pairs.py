@@ -12,7 +12,7 @@ from typing import Protocol
 
 from perdure.learners.gate.decision import GateDecision
 from perdure.learners.gate.evidence import PlayedScores
-from perdure.learners.gate.scope import Comparison, Scope
+from perdure.learners.gate.scope import Comparison, Scope, too_many_voids
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Pair, Role
 
@@ -87,10 +87,9 @@ class PairTable:
                     missing[c] = missing.get(c, 0) + 1
                 else:
                     ready.append((c, draw, seed, score))
-            spoilt = [c for c in missing if self._voids[c] > self._scope.settings.max_voids]
+            spoilt = {c: self._voids[c] for c in missing if too_many_voids(self._voids[c], self._voids[c] + len(self._valid[c]))}
             if spoilt:
-                names = ", ".join(f"{c.environment} ({self._voids[c]} void pairs with {c.reference})" for c in spoilt)
-                gate.end("inconclusive", f"the environment fails too often to judge: {names}")
+                gate.spoil(spoilt)
                 return pairs
         self._ask([(self._candidate, (c.environment, seed)) for c, _, seed, _ in ready])
         for c, draw, seed, score in ready:
