@@ -2,9 +2,10 @@
 
 An anchor holds the high-water mark of an environment, and incidental gains are what a home lives from. So this is asked in every
 environment with an anchor, trained or not, vacuous ones too. The candidate becomes the anchor if the wealth against 'it is no better than
-the anchor' reaches 200. The bets begin with the gate's own pairs and continue with up to 96 more. Where the candidate is no better, the
-wealth shrinks: from 24 pairs on, it is played on only while its wealth is above 1. (A bound of .05 elected hardly more often and took
-several times the pairs: docs/measurements.md, 'What moves an anchor'.) Where the anchor is above the ceiling nothing more is played.
+the anchor' reaches 200. The bets begin with the gate's own pairs and continue with up to 96 more. From 24 pairs on, a comparison is played
+on only while its wealth is above 2: where the candidate is not better, or hardly, more pairs would cost more than the gate itself
+(docs/measurements.md, 'What moves an anchor'), and a small gain that lasts is asked about again after the next promotion. Where the anchor
+is above the ceiling nothing more is played.
 
 The pairs that elected an anchor never judge a later candidate: every gate draws fresh seeds.
 """
@@ -21,6 +22,7 @@ REPLACES_ANCHOR = 200.0
 """The e-value with which a version replaces an anchor: alpha = .005."""
 MOST_MORE_PAIRS = 96
 PAIRS_BEFORE_STOPPING = 24
+HOPEFUL_WEALTH = 2.0
 
 
 class AnchorElection:
@@ -79,7 +81,7 @@ class AnchorTest:
     @property
     def hopeful(self) -> bool:
         """Whether more pairs may still show that the anchor is beaten."""
-        return not self.beaten and (self._gain.n < PAIRS_BEFORE_STOPPING or self._gain.log_wealth > 0)
+        return not self.beaten and (self._gain.n < PAIRS_BEFORE_STOPPING or self._gain.log_wealth > log(HOPEFUL_WEALTH))
 
 
 def anchor_wealth(differences: Iterable[float]) -> float:

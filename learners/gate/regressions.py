@@ -1,9 +1,10 @@
 """After a rejection: which environments fell? Pure code; `gating.py` plays and stores.
 
 A rejection says that one of many tests failed, or all together; a person, and the next job, need names. So each comparison has an e-value
-of 'it fell', the wealth of a bettor against 'the mean difference is 0 or more'. Those that look bad, with a loss so far, are played for up
-to ten more pairs. Then e-BH (Wang & Ramdas, 'False discovery rate control with e-values', 2022) at .10 names those that fell: on average
-at most a tenth of the names are wrong, whatever the dependence and wherever the gate stopped.
+of 'it fell', the wealth of a bettor against 'the mean difference is 0 or more'. Those that look bad, with an e-value above 1, are played
+for up to ten more pairs. (All with a loss so far would take twice the pairs for the same names.) Then e-BH (Wang & Ramdas, 'False discovery
+rate control with e-values', 2022) at .10 names those that fell: on average at most a tenth of the names are wrong, whatever the dependence
+and wherever the gate stopped.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class RegressionSearch:
         for comparison, differences in self.history.items():
             for d in differences:
                 self._tests[comparison].update(-d)
-        self._most = {c: len(past) + MOST_MORE_PAIRS for c, past in self.history.items() if sum(past) < 0}
+        self._most = {c: len(past) + MOST_MORE_PAIRS for c, past in self.history.items() if self.e_value(c) > 1}
         self.open = self._wanted()
 
     @property
