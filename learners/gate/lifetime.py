@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp, log
 
 from perdure.learners.gate.intervals import mean_interval
 from perdure.memory.contracts.results import GateResult
@@ -21,14 +22,15 @@ GAMMA_SUM = 2.2857657
 
 
 def e_lond_alpha(alpha: float, test: int, promotions: int) -> float:
-    """Alpha of the candidate number `test`, from 1, after so many promotions: alpha gamma_t (promotions + 1), gamma_t = t^-1.6 / 2.2858.
+    """Alpha of the candidate number t = `test`, from 1: alpha gamma_t (promotions + 1), with gamma_t = t^-1.6 / 2.2858.
 
-    Xu & Ramdas, 'Online multiple testing with e-values', 2024 (e-LOND); the gammas add up to 1. A candidate that is gated again keeps the
-    alpha of its first gate. Raises `ValueError` if the counts are impossible.
+    `promotions` counts those before it; the gammas add up to 1 (Xu & Ramdas, 'Online multiple testing with e-values', 2024: e-LOND). A
+    candidate that is gated again keeps the alpha of its first gate. Raises `ValueError` if the counts are impossible.
     """
     if test < 1 or not 0 <= promotions < test:
         raise ValueError(f"candidate {test} after {promotions} promotions: candidates count from 1, with fewer promotions before them")
-    return alpha * test**-GAMMA_POWER / GAMMA_SUM * (promotions + 1)
+    gamma = exp(-GAMMA_POWER * log(test)) / GAMMA_SUM
+    return alpha * gamma * (promotions + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

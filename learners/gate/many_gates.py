@@ -28,7 +28,7 @@ from perdure.memory.records import Decision
 Floats = NDArray[np.float64]
 Truths = NDArray[np.bool_]
 Differences = Callable[[Generator, int], Floats]
-"""So many independent differences of one comparison."""
+"""The wanted number of independent differences of one comparison."""
 
 
 def won_or_lost(mean: float, q: float) -> Differences:
@@ -54,7 +54,7 @@ def sampled(reference: float, candidate: float, samples: int) -> Differences:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManyGates:
-    """What so many gates came to."""
+    """What these gates came to."""
 
     verdicts: tuple[Decision, ...]
     rounds: tuple[int, ...]

@@ -71,7 +71,9 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
     with create_store(home) as store:
         fill(store)
         before = contents(store)
-    with pytest.raises(RuntimeFailure, match=f"has schema {len(MIGRATIONS)}, this program needs {len(INVENTED_TOO)}: start `perdure run` once"):
+    with pytest.raises(
+        RuntimeFailure, match=f"has schema {len(MIGRATIONS)}, this program needs {len(INVENTED_TOO)}: start `perdure run` once"
+    ):
         open_store(home, INVENTED_TOO)
     for opens in (create_store, open_store, create_store):  # the second time there is nothing to migrate
         with opens(home, INVENTED_TOO) as store:
