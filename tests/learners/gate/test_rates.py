@@ -11,7 +11,7 @@ import pytest
 from tests.learners.gate.streams import scope_of
 
 from perdure.learners.gate.decision import GateDecision
-from perdure.learners.gate.many_gates import ManyGates, decide, sampled, simulate, won_or_lost
+from perdure.learners.gate.many_gates import Differences, Floats, ManyGates, decide, sampled, simulate, won_or_lost
 from perdure.learners.gate.rates import operating_curve, plan, power, self_test
 from perdure.learners.gate.scope import PROFILES, Scope, fix_scope
 
@@ -141,3 +141,44 @@ def test_false_promotions_stay_within_their_bound_in_three_thousand_gates_each()
     rows = list(self_test(3000, earlier=(1, 3, 4, 7, 20), qs=(0.1, 0.3, 0.6, 1.0)))
     assert len(rows) == 3 * (4 * (4 * 4 + 4) + 2 * 4 + 3)
     assert [row for row in rows if not row.ok] == []
+
+
+@pytest.mark.simulation
+def test_false_promotions_stay_within_their_bound_in_special_cases_too() -> None:
+    """Four answers each: a critical environment, targets with an anchor or at their ceiling, and tasks of very different difficulty."""
+    runs, rng = 3000, np.random.default_rng(1)
+    anchors = {**{f"old{k}": "v1" for k in range(5)}, "own": "v2", "older": "v1"}
+    held, gain = sampled(0.6, 0.6, 4), sampled(0.2, 0.7, 4)
+
+    def lost(margin: float, reference: float = 0.8) -> Differences:
+        return sampled(reference, reference - margin, 4)
+
+    def mixed_tasks(margin: float) -> Differences:
+        def draw(rng: np.random.Generator, n: int) -> Floats:
+            reference = rng.choice([0.15, 0.5, 1.0], n)
+            return np.asarray((rng.binomial(4, reference - margin, n) - rng.binomial(4, reference, n)) / 4)
+
+        return draw
+
+    standard = PROFILES["standard"]
+    critical = fix_scope(standard, serving="v2", anchors=anchors, trained=["own"], critical=["old0"])
+    plain = fix_scope(standard, serving="v2", anchors=anchors, trained=["own"])
+    shared = fix_scope(standard, serving="v2", anchors=anchors, trained=["own", "older"])
+    ceiling = fix_scope(
+        standard, serving="v2", anchors=anchors, trained=["own", "older"], anchor_scores={"own": 0.05}, serving_scores={"own": 0.98}
+    )
+    cases = {
+        "critical": (critical, {"old0": lost(0.10)}),
+        "a target lost its own margin, another gains": (shared, {"older": lost(0.25), "own": gain}),
+        "a target that shares its pairs lost its margin": (shared, {"own": lost(0.25), "older": gain}),
+        "a target at its ceiling lost its margin": (ceiling, {"own": lost(0.25, 0.98), "older": gain}),
+        "tasks of different difficulty, the pool": (
+            plain,
+            {f"old{k}": mixed_tasks(0.07) for k in range(5)} | {"older": mixed_tasks(0.07)},
+        ),
+    }
+    for name, (scope, differences) in cases.items():
+        comparisons = dict.fromkeys((*scope.hold, *scope.gain))
+        sources = [differences.get(c.environment, gain if c in scope.gain else held) for c in comparisons]
+        rate = simulate(scope, sources, runs, rng).share("promote")
+        assert rate <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs), (name, rate)
