@@ -25,6 +25,10 @@ class Registration:
     anchor: str | None
     """Set by a promotion; `anchor_of` also finds the anchor of an environment that was never trained on."""
     registered: float
+    changed_at: float | None = None
+    """When it was found to have changed, in Unix seconds; None if it never was."""
+    changed_gate: int | None = None
+    """The gate that showed it. Scores and pairs of gates before it say nothing of this environment any more."""
 
     def as_json(self) -> Document:
         """The listing's keys."""
@@ -74,6 +78,8 @@ def list_environments(store: Store) -> list[Registration]:
             critical=bool(row["critical"]),
             anchor=row["anchor"],
             registered=row["registered_at"],
+            changed_at=row["changed_at"],
+            changed_gate=row["changed_gate"],
         )
         for row in rows
     ]
@@ -105,3 +111,16 @@ def anchor_of(store: Store, environment: str) -> str | None:
     )
     anchor: str | None = rows[0]["anchor"]
     return anchor
+
+
+def mark_changed(store: Store, environment: str, gate: int, anchor: str) -> None:
+    """Write down that an environment has changed, as this gate showed: what was measured before says nothing of it any more.
+
+    Its anchor begins anew with `anchor`, and its dev scores and success rates with what is played from now on.
+    """
+    with store.write() as conn:
+        require(store, environment)
+        sql = "UPDATE environment SET changed_at = ?, changed_gate = ?, anchor = ? WHERE name = ?"
+        conn.execute(sql, (time.time(), gate, anchor, environment))
+        conn.execute("DELETE FROM dev_score WHERE environment = ?", (environment,))
+        conn.execute("DELETE FROM rate WHERE environment = ?", (environment,))

@@ -315,7 +315,8 @@ CREATE VIEW foreign_text AS
 
 MIGRATION_2 = """
 ALTER TABLE environment ADD COLUMN chance REAL CHECK (chance BETWEEN 0 AND 1); -- mean score of a constant or a random answer; NULL: unknown
-ALTER TABLE environment ADD COLUMN changed_at REAL; -- when it was found to have changed; scores from before count no more
+ALTER TABLE environment ADD COLUMN changed_at REAL; -- when it was found to have changed
+ALTER TABLE environment ADD COLUMN changed_gate INTEGER REFERENCES gate (id); -- which showed it: scores of earlier gates count no more
 
 CREATE TABLE dev_score (                        -- of a version on the first dev seeds of an environment
     version         TEXT NOT NULL REFERENCES version (name),
@@ -327,15 +328,19 @@ CREATE TABLE dev_score (                        -- of a version on the first dev
     PRIMARY KEY (version, environment, temperature)
 ) STRICT, WITHOUT ROWID;
 
-CREATE TABLE watch (                            -- of live play after a promotion: an e-detector for each environment
+CREATE TABLE watch (                            -- of live play: what was expected of the serving version, and what has come since
     version         TEXT NOT NULL REFERENCES version (name),
     environment     TEXT NOT NULL REFERENCES environment (name),
-    expected        REAL NOT NULL,              -- the score that live play should have at least
-    tasks           INTEGER NOT NULL,           -- looked at so far
-    total           REAL NOT NULL,              -- of their mean scores
-    wealth          REAL NOT NULL,              -- of the detector
-    last_task       INTEGER NOT NULL,           -- the highest number of a task that was looked at
-    alarm_at        REAL,
+    temperature     REAL NOT NULL,              -- at which its gates sampled; live tasks at another one do not count
+    low             REAL NOT NULL,              -- the mean score that is expected is at least this,
+    high            REAL NOT NULL,              -- and at most this
+    tasks           INTEGER NOT NULL DEFAULT 0, -- looked at since the detectors began
+    total           REAL NOT NULL DEFAULT 0,    -- of their mean scores
+    squares         REAL NOT NULL DEFAULT 0,    -- of the same
+    fell            REAL NOT NULL DEFAULT 0,    -- evidence of the detector of a fall
+    rose            REAL NOT NULL DEFAULT 0,    -- and of that of a rise
+    last_task       INTEGER NOT NULL,           -- all tasks up to this one have been looked at
+    alarm_job       INTEGER REFERENCES job (id), -- the confirming gate; NULL if there was no alarm
     PRIMARY KEY (version, environment)
 ) STRICT, WITHOUT ROWID;
 """

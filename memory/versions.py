@@ -169,6 +169,12 @@ def serving(store: Store) -> Version:
     return _version(rows[0])
 
 
+def served_before(store: Store) -> Version | None:
+    """The version to which a rollback goes: the one that served before the serving one. None if there is none."""
+    stack = _stack(moves(store))
+    return get_version(store, stack[-2]) if len(stack) > 1 else None
+
+
 def moves(store: Store) -> list[Move]:
     """Every move of the serving pointer, oldest first."""
     return [

@@ -10,6 +10,7 @@ from perdure.agent.commands.status import report
 from perdure.agent.show.home_snapshot import observe
 from perdure.agent.stream.task_drawing import refill
 from perdure.agent.supervision.planner import choose_target, refusals
+from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
 from perdure.memory.jobs import list_jobs, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.stages import Stage, StageShare, progress
@@ -25,6 +26,7 @@ from perdure.memory.trajectories.episodes import (
 )
 from perdure.memory.trajectories.journal import abort_orphans
 from perdure.memory.versions import serving
+from perdure.memory.watches import finished_before, played_tasks, tasks_done
 
 STAGE = Stage(name="all", environments=tuple(StageShare(name=name) for name in ENVIRONMENTS), members=MEMBERS)
 
@@ -50,6 +52,7 @@ DAEMON: dict[str, Question] = {
     "the stream, to be filled": progress,
     "leasing eight tasks": lambda store: _lease(store),
     "members that are completed": lambda store: completed_members(store, [f"task-{n}" for n in range(1, 9)]),
+    "the watch": lambda store: _watch(store),
     "orphans": abort_orphans,
 }
 
@@ -67,3 +70,9 @@ def _lease(store: Store) -> None:
     with store.write():
         for _, lease in lease_tasks(store, "bench", 8, TTL_S, BootClock()):
             release_task(store, lease)
+
+
+def _watch(store: Store) -> object:
+    """A look of the watch that begins, and the tasks of a look that has much to catch up on."""
+    LiveWatch(store, temperature=0.0).tick()
+    return played_tasks(store, tasks_done(store, 0, finished_before(store), AT_ONCE))

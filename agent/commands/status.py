@@ -15,6 +15,7 @@ from perdure.agent.show.terminal import home_option, print_json, print_table, re
 
 if TYPE_CHECKING:
     from perdure.agent.stream.stage_report import StageReport, StreamReport
+    from perdure.agent.watching.watch_report import WatchReport
     from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
     from perdure.memory.processes import Event, Process
@@ -45,6 +46,7 @@ class Status:
     """Of the daemon."""
     environments: Mapping[str, RateRow]
     """Live episodes of the serving version."""
+    watch: WatchReport
     processes: Sequence[Process]
 
     def as_json(self) -> Document:
@@ -62,6 +64,7 @@ class Status:
             "last_death": self.last_death and self.last_death.as_json(),
             "uptime_s": self.uptime_s,
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
+            "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
         }
 
@@ -90,6 +93,7 @@ def status(home: Path, as_json: bool) -> None:
 def report(store: Store) -> Status:
     """The status of a home."""
     from perdure.agent.stream.stage_report import stream_report
+    from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
@@ -118,6 +122,7 @@ def report(store: Store) -> Status:
         last_death=last_event(store, "death"),
         uptime_s=None if started is None else round(time.time() - started, 1),
         environments=episodes.success_rates(store, version) if version else {},
+        watch=watch_report(store),
         processes=tuple(known.values()),
     )
 
@@ -157,6 +162,7 @@ def _print(shown: Status) -> None:
         "jobs": ", ".join(f"{n} {state}" for state, n in shown.jobs.items() if n) or "none",
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
+        "watch": shown.watch.line(),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }
     for name, text in lines.items():

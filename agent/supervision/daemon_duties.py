@@ -1,4 +1,4 @@
-"""What only a daemon does: it queues tasks and learning jobs, looks whether there is room, and reports how the run stands."""
+"""What only a daemon does: it queues tasks and learning jobs, watches live play and the disk, and reports how the run stands."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from perdure.agent.supervision.learning_jobs import ScheduledLearning
 from perdure.agent.supervision.limits import Limits, Tally
 from perdure.agent.supervision.reporting import Reporter
 from perdure.agent.supervision.ticker import Tick
+from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
@@ -41,6 +42,7 @@ class DaemonDuties:
         self._tally = tally
         self._feed = feed
         self._learning = ScheduledLearning(store, config, feed.environments, tally, limits.tries)
+        self._watch = LiveWatch(store, config.play.temperature)
         self._disk = DiskGauge(store.home, config.disk)
         self._reporter = Reporter(store, actor, server, jobs)
         self._tasks_before = _tasks_ended(store)
@@ -51,6 +53,7 @@ class DaemonDuties:
             "stream": self._refill,
             "learning": self._queue_learning,
             "learning by the clock": lambda: self._queue_learning(now=True),
+            "watch": self._watch.tick,
             "beat": self._beat,
         }
 

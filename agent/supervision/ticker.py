@@ -14,9 +14,9 @@ from apscheduler.triggers.cron import CronTrigger
 
 from perdure.agent.config import ScheduleSection
 
-Tick = Literal["stream", "learning", "learning by the clock", "beat", "checkpoint"]
+Tick = Literal["stream", "learning", "learning by the clock", "watch", "beat", "checkpoint"]
 
-EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "beat": 2.0, "checkpoint": 60.0}
+EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "watch": 5.0, "beat": 2.0, "checkpoint": 60.0}
 
 
 def start_ticker(schedule: ScheduleSection, due: Callable[[Tick], None]) -> BackgroundScheduler:

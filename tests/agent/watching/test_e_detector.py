@@ -1,0 +1,121 @@
+"""The e-detector: false alarms are as rare as stated, whatever the scores look like, and falls are found soon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import sqrt
+from random import Random
+from statistics import median
+
+import pytest
+
+from perdure.agent.watching.e_detector import RUN_LENGTH, Detector
+
+MEMBERS = 8
+TASKS = 60_000
+
+
+def independent(p: float, rng: Random) -> float:
+    """Eight members that do not depend on each other."""
+    return sum(rng.random() < p for _ in range(MEMBERS)) / MEMBERS
+
+
+def correlated(p: float, rng: Random) -> float:
+    """Eight members of a task that is easy or hard for all of them."""
+    ease = rng.betavariate(2 * p, 2 * (1 - p))
+    return sum(rng.random() < ease for _ in range(MEMBERS)) / MEMBERS
+
+
+def equal(p: float, rng: Random) -> float:
+    """Eight members that all win or all lose."""
+    return float(rng.random() < p)
+
+
+def graded(p: float, rng: Random) -> float:
+    """The mean of eight scores anywhere in [0, 1]."""
+    return sum(rng.betavariate(3 * p, 3 * (1 - p)) for _ in range(MEMBERS)) / MEMBERS
+
+
+Kind = Callable[[float, Random], float]
+KINDS: tuple[Kind, ...] = (independent, correlated, equal, graded)
+
+
+def alarms(detector: Detector, score: Callable[[], float], tasks: int) -> int:
+    """How many there are if the detector begins anew after each."""
+    found, now = 0, detector
+    for _ in range(tasks):
+        now = now.after(score())
+        if now.alarmed:
+            found, now = found + 1, detector
+    return found
+
+
+def delay(detector: Detector, score: Callable[[], float], most: int = 2000) -> int:
+    for n in range(1, most + 1):
+        detector = detector.after(score())
+        if detector.alarmed:
+            return n
+    return most
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
+def test_false_alarms_at_the_edge_are_no_more_often_than_stated(kind: Kind, p: float) -> None:
+    rng = Random(f"{kind.__name__} {p}")
+    allowed = TASKS / RUN_LENGTH
+    assert alarms(Detector(expected=p), lambda: kind(p, rng), TASKS) <= allowed + 3 * sqrt(allowed)
+
+
+def test_a_mean_that_moves_above_what_is_expected_gives_no_more_alarms() -> None:
+    """The level is conditional: nothing is assumed of how the mean moves, as long as it is not below."""
+    rng = Random(5)
+    ups = iter(range(TASKS))
+    found = alarms(Detector(expected=0.5), lambda: equal(0.5 + 0.3 * (next(ups) % 200 < 20), rng), TASKS)
+    assert found <= TASKS / RUN_LENGTH + 3 * sqrt(TASKS / RUN_LENGTH)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_fall_is_found_soon_and_a_larger_one_sooner(kind: Kind) -> None:
+    rng = Random(kind.__name__)
+
+    def typical(fall: float) -> float:
+        return median(delay(Detector(expected=0.7), lambda: kind(0.7 - fall, rng)) for _ in range(40))
+
+    small, large, whole = typical(0.1), typical(0.3), typical(0.69)
+    assert whole <= 12 < large <= 70 < 2 * small
+    assert large < small < RUN_LENGTH
+
+
+def test_a_fall_after_a_long_good_time_is_found_as_soon() -> None:
+    """Evidence does not sink below 1, so good times store nothing up against an alarm."""
+    rng = Random(3)
+    detector = Detector(expected=0.7)
+    for _ in range(500):
+        detector = detector.after(independent(0.85, rng))
+        assert not detector.alarmed
+    assert delay(detector, lambda: independent(0.4, rng)) <= 40
+
+
+def test_what_cannot_fall_gives_no_alarm() -> None:
+    detector = Detector(expected=0.0)
+    for _ in range(2 * RUN_LENGTH):
+        detector = detector.after(0.0)
+    assert not detector.alarmed
+    assert Detector(expected=1.0).after(0.0).stake() > 0
+
+
+def test_evidence_is_that_of_the_formula() -> None:
+    first = Detector(expected=0.6).after(0.0)
+    stake = 0.15 / (0.15**2 + 0.0625)
+    assert first.evidence == pytest.approx(1 + stake * 0.6)
+    assert first.mean == 0.0
+    second = first.after(1.0)
+    variance = (10 * 0.0625 + 0.0) / 11
+    stake = min(0.15 / (0.15**2 + variance), 0.8 / 0.4)
+    assert second.evidence == pytest.approx((1 - stake * 0.4) * (first.evidence + 1))
+
+
+@pytest.mark.parametrize("score", [-0.1, 1.1, float("nan")])
+def test_what_is_no_score_is_refused(score: float) -> None:
+    with pytest.raises(ValueError, match=r"is not in \[0, 1\]"):
+        Detector(expected=0.5).after(score)
