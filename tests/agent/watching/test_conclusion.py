@@ -15,6 +15,7 @@ from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import versions
 from perdure.memory.contracts.results import GateResult
 from perdure.memory.environments import Registration, anchor_of, list_environments
+from perdure.memory.jobs import finish_job
 from perdure.memory.processes import Event, events
 from perdure.memory.records import Lease
 from perdure.memory.store import create_store
@@ -35,7 +36,7 @@ def home(tmp_path: Path) -> Iterator[WatchedHome]:
 def alarm(home: WatchedHome, *environments: str) -> Lease:
     """Live play falls to nothing in these; the lease of the job that is to confirm it."""
     for name in environments:
-        home.play(name, 0.0, 15)
+        home.play(name, 0.0, 40)
     LiveWatch(home.store, 1.0).tick()
     (job,) = home.waiting()
     assert set(job.targets) == set(environments)
@@ -49,6 +50,7 @@ def confirm(
     scores = {name: (mean(serving, 96), mean(former, 96)) for name in environments}
     found = home.gate("v0", scores, under=lease, verdict="promote" if shown else "inconclusive", shown=shown)
     conclude(home.store, lease.subject, found)
+    finish_job(home.store, lease, found, "v0")
     return found
 
 

@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import sqrt
 from random import Random
 from statistics import median
 
 import pytest
 
+from perdure.agent.watching.detector_rates import KINDS, alarms, delay, delays, equal, false_alarms, independent
 from perdure.agent.watching.e_detector import RUN_LENGTH, Detector
 
-MEMBERS = 8
 TASKS = 60_000
 
 
-def independent(p: float, rng: Random) -> float:
-    """Eight members that do not depend on each other."""
-    return sum(rng.random() < p for _ in range(MEMBERS)) / MEMBERS
-
-
-def correlated(p: float, rng: Random) -> float:
-    """Eight members of a task that is easy or hard for all of them."""
-    ease = rng.betavariate(2 * p, 2 * (1 - p))
-    return sum(rng.random() < ease for _ in range(MEMBERS)) / MEMBERS
-
-
-def equal(p: float, rng: Random) -> float:
-    """Eight members that all win or all lose."""
-    return float(rng.random() < p)
-
-
-def graded(p: float, rng: Random) -> float:
-    """The mean of eight scores anywhere in [0, 1]."""
-    return sum(rng.betavariate(3 * p, 3 * (1 - p)) for _ in range(MEMBERS)) / MEMBERS
-
-
-Kind = Callable[[float, Random], float]
-KINDS: tuple[Kind, ...] = (independent, correlated, equal, graded)
-
-
-def alarms(detector: Detector, score: Callable[[], float], tasks: int) -> int:
-    """How many there are if the detector begins anew after each."""
-    found, now = 0, detector
-    for _ in range(tasks):
-        now = now.after(score())
-        if now.alarmed:
-            found, now = found + 1, detector
-    return found
-
-
-def delay(detector: Detector, score: Callable[[], float], most: int = 2000) -> int:
-    for n in range(1, most + 1):
-        detector = detector.after(score())
-        if detector.alarmed:
-            return n
-    return most
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-@pytest.mark.parametrize("p", [0.2, 0.5, 0.9])
-def test_false_alarms_at_the_edge_are_no_more_often_than_stated(kind: Kind, p: float) -> None:
-    rng = Random(f"{kind.__name__} {p}")
-    allowed = TASKS / RUN_LENGTH
-    assert alarms(Detector(expected=p), lambda: kind(p, rng), TASKS) <= allowed + 3 * sqrt(allowed)
+def test_false_alarms_at_the_edge_are_no_more_often_than_stated() -> None:
+    assert [row for row in false_alarms(TASKS) if not row.ok] == []
 
 
 def test_a_mean_that_moves_above_what_is_expected_gives_no_more_alarms() -> None:
@@ -74,12 +26,12 @@ def test_a_mean_that_moves_above_what_is_expected_gives_no_more_alarms() -> None
     assert found <= TASKS / RUN_LENGTH + 3 * sqrt(TASKS / RUN_LENGTH)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_fall_is_found_soon_and_a_larger_one_sooner(kind: Kind) -> None:
-    rng = Random(kind.__name__)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fall_is_found_soon_and_a_larger_one_sooner(kind: str) -> None:
+    rng = Random(kind)
 
     def typical(fall: float) -> float:
-        return median(delay(Detector(expected=0.7), lambda: kind(0.7 - fall, rng)) for _ in range(40))
+        return median(delay(Detector(expected=0.7), lambda: KINDS[kind](0.7 - fall, rng), 2000) for _ in range(40))
 
     small, large, whole = typical(0.1), typical(0.3), typical(0.69)
     assert whole <= 12 < large <= 70 < 2 * small
@@ -93,7 +45,14 @@ def test_a_fall_after_a_long_good_time_is_found_as_soon() -> None:
     for _ in range(500):
         detector = detector.after(independent(0.85, rng))
         assert not detector.alarmed
-    assert delay(detector, lambda: independent(0.4, rng)) <= 40
+    assert delay(detector, lambda: independent(0.4, rng), 100) <= 40
+
+
+def test_what_the_gate_saw_is_enough_to_notice_that_nothing_works_any_more() -> None:
+    found = delays("correlated", 0.8, 0.8, pairs=24, runs=40)
+    assert (found.noticed, found.nine_in_ten <= 15) == (1.0, True)
+    none = delays("correlated", 0.8, 0.0, pairs=24, runs=40, most=400)
+    assert none.noticed <= 0.1
 
 
 def test_what_cannot_fall_gives_no_alarm() -> None:

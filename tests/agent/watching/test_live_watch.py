@@ -158,8 +158,8 @@ def test_scores_from_before_an_environment_changed_do_not_count(watched: Watched
 
 
 def test_a_fall_queues_one_gate_of_the_version_before(watched: WatchedHome) -> None:
-    watched.play(WORDS, 0.0, 9)
-    watched.play(SUMS, 0.5, 9)
+    watched.play(WORDS, 0.0, 15)
+    watched.play(SUMS, 0.5, 15)
     look(watched)
     (job,) = watched.waiting()
     assert (job.targets, job.order) == ((WORDS,), GateOrder(candidate="v0", leads_to="rollback", why=job.order.why))  # type: ignore[union-attr]
@@ -196,7 +196,7 @@ def test_good_play_is_no_alarm(watched: WatchedHome) -> None:
 
 
 def test_a_confirming_gate_that_fails_ends_its_alarm(watched: WatchedHome) -> None:
-    watched.play(WORDS, 0.0, 9)
+    watched.play(WORDS, 0.0, 15)
     look(watched)
     (job,) = watched.waiting()
     fail_job(watched.store, watched.lease(job.id), "the learner crashed")
@@ -213,7 +213,7 @@ def test_an_alarm_that_no_gate_can_confirm_says_so(watched: WatchedHome) -> None
     found = watched.gate("v2", {WORDS: (mean(0.8), mean(0.9))})
     versions.promote(watched.store, "v2", "all held", gate=found.gate)
     look(watched)
-    watched.play(WORDS, 0.0, 9)
+    watched.play(WORDS, 0.0, 15)
     look(watched)
     assert watched.waiting() == []
     (said,) = told(watched)
@@ -242,7 +242,7 @@ def test_a_version_that_a_person_promoted_is_watched_as_soon_as_a_gate_has_score
     assert home.waiting() == []
     home.gate("v1", {WORDS: (mean(0.8), mean(0.8))})  # `perdure gate v1`: of a version that serves
     look(home)
-    home.play(WORDS, 0.0, 9)
+    home.play(WORDS, 0.0, 15)
     look(home)
     assert [job.targets for job in home.waiting()] == [(WORDS,)]
 
@@ -251,7 +251,7 @@ def test_a_version_that_was_gated_and_then_promoted_by_a_person_is_watched(home:
     home.gate("v1", GATE, verdict="inconclusive")
     versions.promote(home.store, "v1", "good enough for me")
     look(home)
-    home.play(WORDS, 0.0, 9)
+    home.play(WORDS, 0.0, 15)
     look(home)
     assert [job.targets for job in home.waiting()] == [(WORDS,)]
 

@@ -53,7 +53,11 @@ class WatchedHome:
         shown: Sequence[str] = (),
         temperature: float = 1.0,
     ) -> GateResult:
-        """A closed gate with these scores, of the reference and of the candidate, by environment; its gain is shown in `shown`."""
+        """A closed gate with these scores, of the reference and of the candidate, by environment; its gain is shown in `shown`.
+
+        Its job is done, unless it is that of `under`.
+        """
+        own = under is None
         under = under or self.leased_job(f"gate-{self._seeds}", GateOrder(candidate=candidate))
         reference = versions.serving(self.store).name
         number = gates.start_gate(self.store, under, candidate, reference, "standard", TERMS)
@@ -63,6 +67,8 @@ class WatchedHome:
         legs = {name: Leg(state="passed" if name in shown else "not shown", role="trained", reference=reference) for name in scores}
         found = replace(gate_result(verdict, gate=number, candidate=candidate, trained=legs), serving=reference, temperature=temperature)
         gates.close_gate(self.store, under, found)
+        if own:
+            jobs.finish_job(self.store, under, found, candidate)
         return found
 
     def promote_by_gate(self, scores: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, temperature: float = 1.0) -> GateResult:
