@@ -47,7 +47,7 @@ def confirm(
     home: WatchedHome, lease: Lease, *, serving: float, former: float, shown: Sequence[str] = (), environments: Sequence[str] = (WORDS,)
 ) -> GateResult:
     """Close the confirming gate with these scores, and conclude."""
-    scores = {name: (mean(serving, 96), mean(former, 96)) for name in environments}
+    scores = {name: (mean(serving, 100), mean(former, 100)) for name in environments}
     found = home.gate("v0", scores, under=lease, verdict="promote" if shown else "inconclusive", shown=shown)
     conclude(home.store, lease.subject, found)
     finish_job(home.store, lease, found, "v0")
@@ -72,7 +72,7 @@ def test_a_loss_that_is_shown_rolls_back_with_the_evidence_as_its_reason(home: W
     (*_, move) = versions.moves(home.store)
     assert (move.kind, move.to_version) == ("rollback", "v0")
     assert move.reason.startswith(f"live play in {WORDS} fell: 0.00 over ")
-    assert move.reason.endswith(f"gate {found.gate}: v1 scores 0.10 on 96 fresh tasks, 0.80 before; v0 scores 0.60, 0.30 before")
+    assert move.reason.endswith(f"gate {found.gate}: v1 scores 0.10 on 100 fresh tasks, 0.80 before; v0 scores 0.60, 0.30 before")
     assert versions.get_version(home.store, "v1").state == "retired"
     assert known(home).changed_at is None
     LiveWatch(home.store, 1.0).tick()
@@ -94,11 +94,11 @@ def test_an_environment_in_which_both_fall_has_changed(home: WatchedHome) -> Non
     event = latest(home, "changed")
     assert event.subject == WORDS
     assert event.message.endswith(
-        f"gate {found.gate}: v1 scores 0.00 on 96 fresh tasks, 0.80 before; v0 scores 0.00, 0.30 before: this environment has changed, "
+        f"gate {found.gate}: v1 scores 0.00 on 100 fresh tasks, 0.80 before; v0 scores 0.00, 0.30 before: this environment has changed, "
         "and v1 is its anchor from now on"
     )
     begun = row(home)
-    assert (begun.low, begun.high) == expected_range(mean(0.0, 96)), "what is expected now is what is seen now"
+    assert (begun.low, begun.high) == expected_range(mean(0.0, 100)), "what is expected now is what is seen now"
     assert (begun.seen.tasks, begun.alarm_job) == (0, None)
     shown = report(home.store)
     assert WORDS in shown.as_json()["watch"]["changed"]
@@ -121,17 +121,17 @@ def test_a_false_alarm_begins_anew_with_what_its_gate_saw(home: WatchedHome) -> 
     found = confirm(home, alarm(home, WORDS), serving=0.7, former=0.3)
     assert (serving(home.store).name, known(home).changed_at) == ("v1", None)
     assert latest(home, "watch").message.endswith(
-        f"gate {found.gate}: v1 scores 0.70 on 96 fresh tasks, 0.80 before; v0 scores 0.30, 0.30 before: no loss and no change was "
+        f"gate {found.gate}: v1 scores 0.70 on 100 fresh tasks, 0.80 before; v0 scores 0.30, 0.30 before: no loss and no change was "
         "shown; the watch begins anew"
     )
     begun = row(home)
-    assert (begun.low, begun.high) == expected_range([*mean(0.8), *mean(0.7, 96)])
+    assert (begun.low, begun.high) == expected_range([*mean(0.8), *mean(0.7, 100)])
     assert (begun.seen.tasks, begun.fell, begun.alarm_job) == (0, 0.0, None)
 
 
 def test_several_alarms_have_one_gate_and_a_finding_each(home: WatchedHome) -> None:
     lease = alarm(home, WORDS, SUMS)
-    scores = {WORDS: (mean(0.1, 96), mean(0.6, 96)), SUMS: (mean(0.0, 96), mean(0.0, 96))}
+    scores = {WORDS: (mean(0.1, 100), mean(0.6, 100)), SUMS: (mean(0.0, 100), mean(0.0, 100))}
     conclude(home.store, lease.subject, home.gate("v0", scores, under=lease, shown=[WORDS]))
     assert serving(home.store).name == "v0"
     assert (known(home, WORDS).changed_at, known(home, SUMS).anchor) == (None, "v0")
@@ -140,7 +140,7 @@ def test_several_alarms_have_one_gate_and_a_finding_each(home: WatchedHome) -> N
 
 def test_nothing_follows_if_another_version_serves_by_then(home: WatchedHome) -> None:
     lease = alarm(home, WORDS)
-    found = home.gate("v0", {WORDS: (mean(0.1, 96), mean(0.6, 96))}, under=lease, shown=[WORDS])
+    found = home.gate("v0", {WORDS: (mean(0.1, 100), mean(0.6, 100))}, under=lease, shown=[WORDS])
     versions.add_candidate(home.store, None, "v2", "v1", "hash-of-v2", None, [WORDS], None)
     versions.promote(home.store, "v2", "by hand")
     conclude(home.store, lease.subject, found)

@@ -11,14 +11,14 @@ from perdure.agent.watching.finding import CONFIRMING_ROUNDS, SideScores, confir
 from perdure.learners.gate.scope import PROFILES
 
 
-def side(known: float | None, fresh: float, pairs: int = 96) -> SideScores:
+def side(known: float | None, fresh: float, pairs: int = 100) -> SideScores:
     return SideScores(known=[] if known is None else mean(known), fresh=mean(fresh, pairs))
 
 
 def test_a_loss_that_is_shown_is_a_loss_if_the_version_scores_less_than_it_did() -> None:
     lost = judge(loss_shown=True, serving=side(0.8, 0.4), former=side(0.5, 0.8))
     assert lost.kind == "lost"
-    assert lost.why == ("the serving version scores 0.40 on 96 fresh tasks, 0.80 before; the version before scores 0.80, 0.50 before")
+    assert lost.why == ("the serving version scores 0.40 on 100 fresh tasks, 0.80 before; the version before scores 0.80, 0.50 before")
     assert judge(loss_shown=True, serving=side(0.4, 0.5), former=side(0.5, 0.8)).kind == "nothing"
 
 
@@ -59,7 +59,7 @@ def test_an_unchanged_environment_is_seldom_called_changed() -> None:
     """Both intervals cover with 95 %, so that they do not touch is rarer than either misses."""
     rng, changed = Random(1), 0
     for _ in range(200):
-        known, fresh, before, after = ([float(rng.random() < 0.7) for _ in range(n)] for n in (40, 96, 40, 96))
+        known, fresh, before, after = ([float(rng.random() < 0.7) for _ in range(n)] for n in (40, 100, 40, 100))
         found = judge(loss_shown=False, serving=SideScores(known=known, fresh=fresh), former=SideScores(known=before, fresh=after))
         changed += found.kind == "changed"
     assert changed <= 2
