@@ -149,13 +149,19 @@ def gated_scores(store: Store, version: str, environment: str, temperature: floa
     """
     rows = store.rows(
         """
-        WITH scored AS (
-            SELECT p.gate, p.draw, p.seed, CASE p.reference WHEN :version THEN p.reference_score ELSE p.candidate_score END AS score
-            FROM pair p JOIN gate g ON g.id = p.gate
-            WHERE p.environment = :environment AND :version IN (p.reference, g.candidate) AND g.verdict IS NOT NULL
-              AND g.id < coalesce(:before, 9223372036854775807)
-              AND g.id >= coalesce((SELECT changed_gate FROM environment WHERE name = :environment), 0)
-              AND coalesce(json_extract(g.evidence, '$.temperature'), 0.0) = :temperature
+        WITH closed AS MATERIALIZED (
+            SELECT id, candidate FROM gate
+            WHERE verdict IS NOT NULL AND id < coalesce(:before, 9223372036854775807)
+              AND id >= coalesce((SELECT changed_gate FROM environment WHERE name = :environment), 0)
+              AND coalesce(json_extract(evidence, '$.temperature'), 0.0) = :temperature
+        ), scored AS (
+            SELECT p.gate, p.draw, p.seed, p.candidate_score AS score
+            FROM closed c CROSS JOIN pair p ON p.gate = c.id AND p.environment = :environment
+            WHERE c.candidate = :version AND p.reference <> :version
+            UNION ALL
+            SELECT p.gate, p.draw, p.seed, p.reference_score
+            FROM pair p JOIN closed c ON c.id = p.gate
+            WHERE p.environment = :environment AND p.role IN ('earlier', 'trained') AND p.reference = :version
         )
         SELECT min(score) AS score FROM scored WHERE score IS NOT NULL GROUP BY gate, seed ORDER BY gate, min(draw)
         """,
