@@ -100,7 +100,7 @@ def test_a_task_that_takes_long_is_waited_for(watched: WatchedHome) -> None:
 
 def test_a_backlog_is_read_in_parts(watched: WatchedHome) -> None:
     with watched.store.write():
-        watched.play(WORDS, 1.0, AT_ONCE + 5)
+        watched.play(WORDS, 0.8, AT_ONCE + 5)
     look(watched)
     assert seen(watched)[0] == AT_ONCE
     look(watched)
