@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from random import Random
 from statistics import median, quantiles
@@ -81,9 +82,8 @@ def false_alarms(tasks: int, seed: int = 0, means: tuple[float, ...] = (0.2, 0.5
     for kind, score in KINDS.items():
         for mean in means:
             rng = Random(f"{seed} {kind} {mean}")
-            yield FalseAlarms(
-                kind=kind, mean=mean, tasks=tasks, alarms=alarms(Detector(expected=mean), lambda s=score, m=mean, r=rng: s(m, r), tasks)
-            )
+            found = alarms(Detector(expected=mean), partial(score, mean, rng), tasks)
+            yield FalseAlarms(kind=kind, mean=mean, tasks=tasks, alarms=found)
 
 
 def alarms(fresh: Detector, score: Callable[[], float], tasks: int) -> int:
@@ -102,7 +102,7 @@ def delays(kind: str, score: float, fall: float, pairs: int, runs: int, most: in
     found = []
     for _ in range(runs):
         low, _ = expected_range([_gated(score, rng) for _ in range(pairs)])
-        found.append(delay(Detector(expected=low), lambda: KINDS[kind](max(score - fall, 1e-9), rng), most))
+        found.append(delay(Detector(expected=low), partial(KINDS[kind], max(score - fall, 1e-9), rng), most))
     noticed = sum(n < most for n in found) / runs
     return Delays(kind=kind, fall=fall, pairs=pairs, noticed=noticed, median=median(found), nine_in_ten=quantiles(found, n=10)[-1])
 
