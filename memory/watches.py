@@ -30,7 +30,7 @@ class ScoreSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class EnvironmentWatch:
     """The watch on one environment."""
 
     version: str
@@ -62,17 +62,17 @@ class PlayedTask:
     """The mean over its completed episodes."""
 
 
-def watches(store: Store, version: str) -> list[Watch]:
+def watches(store: Store, version: str) -> list[EnvironmentWatch]:
     """The watches on a version, by environment."""
     return [_watch(row) for row in store.rows("SELECT * FROM watch WHERE version = ? ORDER BY environment", (version,))]
 
 
-def watches_of_job(store: Store, job: int) -> list[Watch]:
+def watches_of_job(store: Store, job: int) -> list[EnvironmentWatch]:
     """The watches whose alarm this job is to confirm."""
     return [_watch(row) for row in store.rows("SELECT * FROM watch WHERE alarm_job = ? ORDER BY environment", (job,))]
 
 
-def write_watch(store: Store, watch: Watch) -> None:
+def write_watch(store: Store, watch: EnvironmentWatch) -> None:
     """Write a watch, in place of the one on the same version and environment."""
     with store.write() as conn:
         conn.execute(
@@ -194,8 +194,8 @@ def live_temperature(store: Store, version: str) -> float | None:
     return rows[0]["temperature"] if rows else None
 
 
-def _watch(row: Any) -> Watch:
-    return Watch(
+def _watch(row: Any) -> EnvironmentWatch:
+    return EnvironmentWatch(
         version=row["version"],
         environment=row["environment"],
         temperature=row["temperature"],

@@ -15,7 +15,7 @@ from perdure.memory.environments import mark_changed
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 from perdure.memory.versions import rollback, serving
-from perdure.memory.watches import Watch, gated_scores, watches_of_job, write_watch
+from perdure.memory.watches import EnvironmentWatch, gated_scores, watches_of_job, write_watch
 
 
 def conclude(store: Store, job: int, result: GateResult) -> None:
@@ -42,7 +42,7 @@ def conclude(store: Store, job: int, result: GateResult) -> None:
             _write_down(store, row, findings[row.environment], result, now)
 
 
-def _finding(store: Store, row: Watch, result: GateResult) -> Finding:
+def _finding(store: Store, row: EnvironmentWatch, result: GateResult) -> Finding:
     def side(version: str) -> SideScores:
         known = gated_scores(store, version, row.environment, row.temperature, before=result.gate)
         scores = gated_scores(store, version, row.environment, row.temperature)
@@ -52,11 +52,11 @@ def _finding(store: Store, row: Watch, result: GateResult) -> Finding:
     return judge(loss_shown=leg is not None and leg.state == "passed", serving=side(row.version), former=side(result.candidate))
 
 
-def _why(finding: Finding, row: Watch, result: GateResult) -> str:
+def _why(finding: Finding, row: EnvironmentWatch, result: GateResult) -> str:
     return finding.why.replace("the serving version", row.version).replace("the version before", result.candidate)
 
 
-def _write_down(store: Store, row: Watch, finding: Finding, result: GateResult, now: str) -> None:
+def _write_down(store: Store, row: EnvironmentWatch, finding: Finding, result: GateResult, now: str) -> None:
     """Begin the watch anew, and say why; `now` is the version that serves after this."""
     evidence = f"{alarm_of(row)}; gate {result.gate}: {_why(finding, row, result)}"
     if finding.kind == "changed":

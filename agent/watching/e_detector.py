@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 RUN_LENGTH = 1000
-"""The average run length is at least this many scores: A. As a score is one task, and each task belongs to one environment, false alarms of
-a kind come at most once in so many tasks of a home, however many environments it has."""
+"""The average run length is at least this many scores: A. As a score is one task, and each task belongs to one environment, one kind of
+false alarm comes at most once in 1,000 tasks of a home, however many environments it has."""
 
 DESIGN_FALL = 0.15
 PRIOR_WEIGHT, PRIOR_VARIANCE = 10, 0.0625

@@ -22,9 +22,9 @@ from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 from perdure.memory.versions import require_files, served_before, serving
 from perdure.memory.watches import (
+    EnvironmentWatch,
     PlayedTask,
     ScoreSums,
-    Watch,
     finished_before,
     gated_scores,
     keep_watches,
@@ -71,7 +71,7 @@ class LiveWatch:
             for row in rows:
                 write_watch(self._store, replace(after_tasks(row, played), last_task=max(row.last_task, tasks[-1])))
 
-    def _tasks(self, rows: Sequence[Watch]) -> list[int]:
+    def _tasks(self, rows: Sequence[EnvironmentWatch]) -> list[int]:
         if not rows:
             return []
         return tasks_done(self._store, min(row.last_task for row in rows), finished_before(self._store), AT_ONCE)
@@ -98,8 +98,8 @@ class LiveWatch:
                 write_watch(self._store, row)
         self._known = known
 
-    def _new(self, version: str, environment: str, low: float, high: float) -> Watch:
-        return Watch(
+    def _new(self, version: str, environment: str, low: float, high: float) -> EnvironmentWatch:
+        return EnvironmentWatch(
             version=version,
             environment=environment,
             temperature=self._temperature,
@@ -133,14 +133,14 @@ class LiveWatch:
                 write_watch(self._store, replace(row, alarm_job=job))
             record_event(self._store, "watch", version, f"{why}: job {job} compares {former.name} with {version} there")
 
-    def _restart(self, rows: Sequence[Watch], why: str) -> None:
+    def _restart(self, rows: Sequence[EnvironmentWatch], why: str) -> None:
         with self._store.write():
             for row in rows:
                 write_watch(self._store, begun_anew(row, row.low, row.high))
                 record_event(self._store, "watch", row.version, f"{alarm_of(row) or row.environment}; {why}; the watch begins anew")
 
 
-def after_tasks(watch: Watch, played: Sequence[PlayedTask]) -> Watch:
+def after_tasks(watch: EnvironmentWatch, played: Sequence[PlayedTask]) -> EnvironmentWatch:
     """The watch after these tasks. Those of another version, environment or temperature do not count, nor any after an alarm."""
     for task in played:
         mine = (task.environment, task.version, task.temperature) == (watch.environment, watch.version, watch.temperature)
@@ -157,7 +157,7 @@ def after_tasks(watch: Watch, played: Sequence[PlayedTask]) -> Watch:
     return watch
 
 
-def detectors(watch: Watch) -> tuple[Detector, Detector]:
+def detectors(watch: EnvironmentWatch) -> tuple[Detector, Detector]:
     """Of a fall, and of a rise: that is a fall of 1 - score."""
     n, total, squares = watch.seen.tasks, watch.seen.total, watch.seen.squares
     return (
@@ -166,7 +166,7 @@ def detectors(watch: Watch) -> tuple[Detector, Detector]:
     )
 
 
-def alarm_of(watch: Watch) -> str | None:
+def alarm_of(watch: EnvironmentWatch) -> str | None:
     """The alarm in words; None without one."""
     fall, rise = detectors(watch)
     if fall.alarmed:
@@ -178,11 +178,11 @@ def alarm_of(watch: Watch) -> str | None:
     return f"live play in {watch.environment} {what}: {fall.mean:.2f} over {fall.scores} tasks, expected was {expected}"
 
 
-def narrowed(watch: Watch, low: float, high: float) -> Watch:
+def narrowed(watch: EnvironmentWatch, low: float, high: float) -> EnvironmentWatch:
     """The watch with a range that is no wider than before."""
     return replace(watch, low=max(watch.low, low), high=min(watch.high, high))
 
 
-def begun_anew(watch: Watch, low: float, high: float) -> Watch:
+def begun_anew(watch: EnvironmentWatch, low: float, high: float) -> EnvironmentWatch:
     """The watch without what it has seen."""
     return replace(watch, low=low, high=high, seen=ScoreSums(), fell=0.0, rose=0.0, alarm_job=None)

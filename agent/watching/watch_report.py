@@ -11,14 +11,14 @@ from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document, iso_utc
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
-from perdure.memory.watches import Watch, gate_temperatures, live_temperature, watches
+from perdure.memory.watches import EnvironmentWatch, gate_temperatures, live_temperature, watches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchReport:
     """The watch on the serving version."""
 
-    environments: tuple[Watch, ...]
+    environments: tuple[EnvironmentWatch, ...]
     off: str | None
     """Why nothing is watched; None if something is."""
     changed: Mapping[str, float]

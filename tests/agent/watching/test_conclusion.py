@@ -21,7 +21,7 @@ from perdure.memory.records import Lease
 from perdure.memory.store import create_store
 from perdure.memory.trajectories.episodes import success_rates
 from perdure.memory.versions import serving
-from perdure.memory.watches import Watch, watches
+from perdure.memory.watches import EnvironmentWatch, watches
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def known(home: WatchedHome, name: str = WORDS) -> Registration:
     return next(one for one in list_environments(home.store) if one.name == name)
 
 
-def row(home: WatchedHome, name: str = WORDS) -> Watch:
+def row(home: WatchedHome, name: str = WORDS) -> EnvironmentWatch:
     return next(watch for watch in watches(home.store, serving(home.store).name) if watch.environment == name)
 
 

@@ -19,7 +19,7 @@ from perdure.memory.leases import BootClock
 from perdure.memory.processes import events
 from perdure.memory.store import create_store
 from perdure.memory.tasks import finish_task, lease_tasks
-from perdure.memory.watches import ScoreSums, Watch, gated_scores, watches
+from perdure.memory.watches import EnvironmentWatch, ScoreSums, gated_scores, watches
 
 GATE = {WORDS: (mean(0.3), mean(0.8)), SUMS: (mean(0.5), mean(0.5))}
 
@@ -43,7 +43,7 @@ def look(home: WatchedHome, temperature: float = 1.0) -> None:
     LiveWatch(home.store, temperature).tick()
 
 
-def row(home: WatchedHome, environment: str = WORDS) -> Watch:
+def row(home: WatchedHome, environment: str = WORDS) -> EnvironmentWatch:
     return next(watch for watch in watches(home.store, "v1") if watch.environment == environment)
 
 
