@@ -29,6 +29,10 @@ class Registration:
     """When it was found to have changed, in Unix seconds; None if it never was."""
     changed_gate: int | None = None
     """The gate that showed it. Scores and pairs of gates before it say nothing of this environment any more."""
+    chance: float | None = None
+    """The share of tasks that a constant or a random answer solves; None: not known."""
+    oracle: bool | None = None
+    """Whether it has an `oracle()`; None: not known."""
 
     def as_json(self) -> Document:
         """The listing's keys."""
@@ -61,6 +65,12 @@ def register(
         )
 
 
+def set_measured(store: Store, name: str, chance: float | None, oracle: bool | None) -> None:
+    """Keep what was measured of an environment without the model when it was registered."""
+    with store.write() as conn:
+        conn.execute("UPDATE environment SET chance = ?, oracle = ? WHERE name = ?", (chance, oracle, name))
+
+
 def score_of_return(total_reward: float, low: float, high: float) -> float:
     """A return as a score in [0, 1], by the range that its environment states; a return outside of it counts as the nearer end."""
     return min(1.0, max(0.0, (total_reward - low) / (high - low)))
@@ -80,6 +90,8 @@ def list_environments(store: Store) -> list[Registration]:
             registered=row["registered_at"],
             changed_at=row["changed_at"],
             changed_gate=row["changed_gate"],
+            chance=row["chance"],
+            oracle=None if row["oracle"] is None else bool(row["oracle"]),
         )
         for row in rows
     ]

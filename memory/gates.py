@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -148,6 +148,32 @@ def gates_of(store: Store, candidate: str) -> list[GateRow]:
 def pairs_of(store: Store, gate: int) -> list[Pair]:
     """All pairs of a gate, by environment and draw."""
     return [_pair(row) for row in store.rows("SELECT * FROM pair WHERE gate = ? ORDER BY environment, role, draw", (gate,))]
+
+
+def differences_of(store: Store, version: str, references: Mapping[str, str]) -> dict[str, list[float]]:
+    """How a version differed from a reference, by environment, over all its gates, in the order in which the pairs were played."""
+    rows = store.rows(
+        """
+        SELECT p.environment, p.difference FROM pair p JOIN gate g ON g.id = p.gate JOIN json_each(?) r ON r.key = p.environment
+        WHERE g.candidate = ? AND p.reference = r.value AND p.difference IS NOT NULL ORDER BY p.gate, p.role, p.draw
+        """,
+        (to_json(dict(references)), version),
+    )
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["environment"], []).append(row["difference"])
+    return found
+
+
+def results_that_may_promote(store: Store) -> list[GateResult]:
+    """The results of all closed gates whose verdict may have changed what serves, the oldest first."""
+    rows = store.rows(
+        """
+        SELECT g.evidence FROM gate g JOIN job j ON j.id = g.job
+        WHERE g.verdict IS NOT NULL AND (j.kind = 'learn' OR json_extract(j.options, '$.leads_to') = 'promotion') ORDER BY g.id
+        """
+    )
+    return [read_gate(json.loads(row["evidence"])) for row in rows if row["evidence"] is not None]
 
 
 def open_gate_of(store: Store, job: int) -> GateRow | None:

@@ -115,6 +115,12 @@ def last_event(store: Store, kind: str) -> Event | None:
     return _event(rows[0]) if rows else None
 
 
+def events_since(store: Store, kind: str, other: str) -> int:
+    """How many events of a kind came after the latest of another kind."""
+    sql = "SELECT count(*) AS n FROM event WHERE kind = ? AND id > coalesce((SELECT max(id) FROM event WHERE kind = ?), 0)"
+    return int(store.rows(sql, (kind, other))[0]["n"])
+
+
 def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease | None:
     """Lease the device if it is free or its lease has lapsed; None if it is taken."""
     condition, parameters = leases.lapsed(clock)

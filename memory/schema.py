@@ -314,9 +314,10 @@ CREATE VIEW foreign_text AS
 """
 
 MIGRATION_2 = """
-ALTER TABLE environment ADD COLUMN chance REAL CHECK (chance BETWEEN 0 AND 1); -- mean score of a constant or a random answer; NULL: unknown
 ALTER TABLE environment ADD COLUMN changed_at REAL; -- when it was found to have changed
 ALTER TABLE environment ADD COLUMN changed_gate INTEGER REFERENCES gate (id); -- which showed it: scores of earlier gates count no more
+ALTER TABLE environment ADD COLUMN chance REAL CHECK (chance BETWEEN 0 AND 1); -- share of tasks that a constant or a random answer solves
+ALTER TABLE environment ADD COLUMN oracle INTEGER CHECK (oracle IN (0, 1)); -- whether it has right answers; NULL, of both: not known
 
 CREATE TABLE dev_score (                        -- of a version on the first dev seeds of an environment
     version         TEXT NOT NULL REFERENCES version (name),

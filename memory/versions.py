@@ -259,6 +259,11 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
         return get_version(store, version.name)
 
 
+def served_line(store: Store) -> list[str]:
+    """The versions that led to the serving one and served, the oldest first, without those that were rolled back; the last serves."""
+    return _stack(moves(store))
+
+
 def version_of_job(store: Store, job: int) -> Version | None:
     """The latest version that a job has made; None if it made none."""
     rows = store.rows("SELECT name FROM version WHERE job = ? ORDER BY rowid DESC LIMIT 1", (job,))

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from perdure.agent.bench.journal_speed import MEMBERS
 from perdure.agent.bench.large_store import EARLY, ENVIRONMENTS, QUEUED, RARE
 from perdure.agent.commands.status import report
+from perdure.agent.planning.life_from_store import read_life
+from perdure.agent.planning.next_step import next_step
 from perdure.agent.show.home_snapshot import observe
 from perdure.agent.stream.task_drawing import refill
-from perdure.agent.supervision.planner import choose_target, refusals
 from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
-from perdure.memory.jobs import list_jobs, unfinished_jobs
+from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.stages import Stage, StageShare, progress
 from perdure.memory.store import Store
@@ -22,7 +23,6 @@ from perdure.memory.trajectories.episodes import (
     latest_episode_id,
     list_episodes,
     live_episodes,
-    success_rates,
 )
 from perdure.memory.trajectories.journal import abort_orphans
 from perdure.memory.versions import serving
@@ -58,7 +58,8 @@ DAEMON: dict[str, Question] = {
 
 
 def _choose(store: Store) -> object:
-    return choose_target(success_rates(store, serving(store).name), ENVIRONMENTS, refusals(list_jobs(store, 200)))
+    life = read_life(store, ENVIRONMENTS)
+    return None if life is None else next_step(life)
 
 
 def _refill(store: Store) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.config_file import LoadedConfig
+    from perdure.agent.planning.step_kinds import LearnNext
     from perdure.memory.store import Store
 
 PROFILES = click.Choice(["economy", "standard", "strict"])
@@ -61,8 +62,8 @@ def learn(
     """Learn, gate, and promote if the gate says so.
 
     LEARNER is grpo, reinforce, iterative-sft or sdft, which learn from fresh answers of the agent (sdft needs right answers instead of
-    rewards), or sft, self-sft or trace-sft, which learn from stored answers. Without a target one is chosen from the live episodes of the
-    serving version, and of those before it if these are too few. Exit code 1 if the gate did not promote.
+    rewards), or sft, self-sft or trace-sft, which learn from stored answers. Without a target the planner chooses, as in a daemon: what
+    follows the last verdict, else the target that promises most. Exit code 1 if the gate did not promote.
 
     \b
     Example:
@@ -81,7 +82,12 @@ def learn(
     with _prepared(home, loaded, targets) as prepared:
         if start is not None:
             require_files(prepared.store, get_version(prepared.store, start))
-        aims = prepared.targets or _choose(prepared)
+        aims = prepared.targets
+        if not aims:
+            step = _choose(prepared, learner)
+            aims = list(step.targets)
+            if start is None:
+                order = replace(order, start=step.start, aim=step.aim, follows=step.follows)
     job = _see_through(home, loaded, aims, order, as_json)
     if isinstance(job.result, LearnResult) and not as_json:
         _print_learning(job.result, asked)
@@ -212,28 +218,41 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
         )
 
 
-def _choose(prepared: _Prepared) -> list[str]:
-    """The most promising target by live episodes of the serving version, else by those of the versions before it too.
+def _choose(prepared: _Prepared, learner: str) -> LearnNext:
+    """What the planner would learn next: by the live episodes of the serving version, else by those of the versions before it too.
 
-    What was trained since those episodes is chosen last. Raises `InputError` if nothing is learnable.
+    What was trained since those episodes is chosen last. Raises `InputError` if nothing is learnable, or only with another learner.
     """
-    from perdure.agent.supervision.planner import JOBS_BEFORE_OTHERS, added_rates, choose_target
-    from perdure.memory.trajectories.episodes import success_rates
-    from perdure.memory.versions import get_version, serving
+    from math import inf
 
-    store, version = prepared.store, serving(prepared.store)
-    rates = success_rates(store, version.name)
-    first = choice = choose_target(rates, prepared.stream)
-    trained: set[str] = set()
-    while choice.target is None and version.parent is not None:
-        trained.update(version.targets)
-        version = get_version(store, version.parent)
-        rates = added_rates(rates, success_rates(store, version.name))
-        choice = choose_target(rates, prepared.stream, dict.fromkeys(trained, JOBS_BEFORE_OTHERS))
-    if choice.target is None:
-        raise InputError(f"no target was chosen, because {first.reason}; name one with --target, or let `perdure run` play more")
-    say(f"target {choice.reason}" + (f" since {version.name}" if first.target is None else ""))
-    return [choice.target]
+    from perdure.agent.planning.life_from_store import read_life
+    from perdure.agent.planning.next_step import next_step, ordinary_step
+    from perdure.agent.planning.step_kinds import GateNext, LearnNext, NothingNext
+    from perdure.memory.versions import get_version, served_line, serving
+
+    store = prepared.store
+    serving(store)  # raises if none does
+    life = read_life(store, prepared.stream)
+    assert life is not None
+    step = next_step(life)
+    if isinstance(step, GateNext):
+        say(f"a daemon would first gate again: {step.why}")
+        step = ordinary_step(life)
+    first, since = step, ""
+    if isinstance(step, NothingNext):
+        trained = {name for version in served_line(store)[1:] for name in get_version(store, version).targets}
+        others = replace(life, environments=tuple(each for each in life.environments if each.name not in trained))
+        older = (ordinary_step(part, prior_episodes=inf) for part in (others, life))
+        step, since = next((found for found in older if isinstance(found, LearnNext)), step), f" since {life.serving}"
+    if isinstance(step, NothingNext) or (isinstance(first, NothingNext) and step.aim != "gain"):
+        raise InputError(f"no target was chosen: {first.why}; name one with --target, or let `perdure run` play more")
+    if step.learner is not None and step.learner != learner:
+        options = "".join(f" --option {name}={str(value).lower()}" for name, value in step.options.items())
+        raise InputError(f"no target was chosen: {step.why}; `perdure learn {step.learner}{options} --target {step.targets[0]}` does that")
+    if step.unfollowed:
+        say(step.unfollowed)
+    say(f"target {step.why}{since}")
+    return step
 
 
 def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: Order, as_json: bool) -> Job:

@@ -14,6 +14,7 @@ from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
+    from perdure.agent.show.life_report import LifeReport
     from perdure.agent.stream.stage_report import StageReport, StreamReport
     from perdure.agent.watching.watch_report import WatchReport
     from perdure.memory.gates import GateRow
@@ -48,6 +49,8 @@ class Status:
     """Live episodes of the serving version."""
     watch: WatchReport
     processes: Sequence[Process]
+    life: LifeReport | None
+    """None if no version serves yet."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -66,6 +69,7 @@ class Status:
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
             "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
+            **({"next": None, "anchors": {}, "life": None} if self.life is None else self.life.as_json()),
         }
 
 
@@ -92,6 +96,7 @@ def status(home: Path, as_json: bool) -> None:
 
 def report(store: Store) -> Status:
     """The status of a home."""
+    from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
     from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
@@ -124,6 +129,7 @@ def report(store: Store) -> Status:
         environments=episodes.success_rates(store, version) if version else {},
         watch=watch_report(store),
         processes=tuple(known.values()),
+        life=life_report(store),
     )
 
 
@@ -163,6 +169,8 @@ def _print(shown: Status) -> None:
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
         "watch": shown.watch.line(),
+        "next": shown.life.line() if shown.life else None,
+        "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }
     for name, text in lines.items():
@@ -179,6 +187,16 @@ def _print(shown: Status) -> None:
         ]
         columns = ("environment", "episodes", "success", "mixed groups", "groups")
         print_table(columns, rows, title=f"Live episodes of {shown.serving}")
+    if shown.life is not None and shown.life.anchors:
+        _print_anchors(shown.life, shown.serving)
+
+
+def _print_anchors(life: LifeReport, serving: str | None) -> None:
+    from perdure.agent.show.life_report import anchor_rows
+
+    click.echo()
+    columns = ("environment", "anchor", "difference", "pairs", "below by")
+    print_table(columns, anchor_rows(life), title=f"Anchors, the best versions so far, and {serving} against them")
 
 
 def _print_stage(stage: StageReport) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from perdure.agent.config import Config
-from perdure.agent.stream.registering import register_environments
+from perdure.agent.stream.registering import measure_new, register_environments
 from perdure.agent.stream.task_drawing import begun, refill, stages_of
+from perdure.envs.chance import ChanceLevel
 from perdure.envs.sandbox.sandbox_loading import without_process
 from perdure.memory.stages import Stage, progress, set_stages
 from perdure.memory.store import Store
@@ -15,11 +16,12 @@ class StreamFeed:
 
     def __init__(self, config: Config) -> None:
         """Load the environments of all stages, before anything is written. Raises `InputError` if one of them does not exist."""
-        loaded = {name: without_process(environment) for name, environment in config.environments(config.stream.names).items()}
+        loaded = config.environments(config.stream.names)
         self._config = config
         self._stages = stages_of(config, {name: environment.name for name, environment in loaded.items()})
         self._environments = {environment.name: environment for environment in loaded.values()}
         self._critical = {loaded[name].name for name in config.gate.critical}
+        self._measured: dict[str, ChanceLevel] = {}
         self.ended = False
         """Every stage has drawn all its tasks."""
 
@@ -29,8 +31,14 @@ class StreamFeed:
         return tuple(self._environments)
 
     def open(self, store: Store) -> None:
-        """Write down the stages, and make the environments known of those that have begun."""
+        """Write down the stages, and make the environments known of those that have begun.
+
+        All new ones are measured now, also those of later stages: when a stage begins, nothing is to wait for its environments. After
+        that only their descriptions are kept, and their processes end.
+        """
         set_stages(store, self._stages)
+        self._measured = measure_new(store, list(self._environments.values()))
+        self._environments = {name: without_process(environment) for name, environment in self._environments.items()}
         for stage in begun(self._stages, progress(store)):
             self._register(store, stage)
 
@@ -46,4 +54,4 @@ class StreamFeed:
         ).ended
 
     def _register(self, store: Store, stage: Stage) -> None:
-        register_environments(store, [self._environments[share.name] for share in stage.environments], self._critical)
+        register_environments(store, [self._environments[share.name] for share in stage.environments], self._critical, self._measured)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.agent.config import Config
+from perdure.agent.planning.life_so_far import may_promote
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.disk import DiskGauge, DiskLack
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
@@ -59,7 +60,7 @@ class DaemonDuties:
 
     def count(self, job: Job) -> None:
         """Take note of a job whose process has ended."""
-        if job.kind == "learn" and job.state in ENDED:
+        if may_promote(job) and job.state in ENDED:
             self._learning.count(job)
 
     def look_at_disk(self) -> None:

@@ -1,30 +1,34 @@
-"""Learning by schedule: when a job is queued, what is counted about how jobs end, and when learning is given up.
+"""Learning by schedule: when the planner is asked, what it queues, what is counted about how jobs end, and when learning is given up.
 
-Left out: the choice of a target (`planner.py`), and running the job (`keepers.py`).
+Left out: what is learned next (`agent/planning/next_step.py`), and running the job (`keepers.py`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import uuid4
 
 from perdure.agent.config import Config
+from perdure.agent.planning.life_from_store import LOOK, QUEUED, read_life
+from perdure.agent.planning.next_step import next_step
+from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.agent.supervision.limits import Tally
-from perdure.agent.supervision.planner import choose_target, refusals, start_for
-from perdure.memory.contracts.orders import Job, LearnOrder
+from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.errors import UnknownError
-from perdure.memory.jobs import add_job, list_jobs, unfinished_jobs
-from perdure.memory.processes import record_event
+from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
+from perdure.memory.processes import last_event, record_event
 from perdure.memory.store import Store
-from perdure.memory.trajectories.episodes import live_episodes, success_rates
-from perdure.memory.versions import get_version, moves, serving
+from perdure.memory.trajectories.episodes import live_episodes
+from perdure.memory.versions import serving
 
-LATEST_JOBS = 200
+UNFOLLOWED = "nothing follows"
+"""The kind of event that says why nothing follows a verdict."""
 
 
 class ScheduledLearning:
-    """Queues one learning job at a time, and counts in the tally of the run how each job ended."""
+    """Queues one job at a time, and counts in the tally of the run how each ended."""
 
     def __init__(self, store: Store, config: Config, environments: tuple[str, ...], tally: Tally, tries: int) -> None:
         self.why = ""
@@ -35,6 +39,10 @@ class ScheduledLearning:
         self._tally = tally
         self._tries = tries
         self._fruitless_at = 0.0
+        self._nothing = ""
+        """Why the last look found nothing to learn, until something is queued."""
+        self._looked_after = -1
+        """The last job that had ended when the planner was last asked whether a gate follows."""
 
     def tick(self, *, played_out: bool, lack: str | None, now: bool = False) -> None:
         """Queue a job if it is time, unless one is waiting already.
@@ -48,20 +56,25 @@ class ScheduledLearning:
         if self.why:
             self._tally.played_out = played_out and lack is None
             return
-        check = queue_job_if_due(self._store, self._config, self._environments, since=self._fruitless_at, now=now)
-        self.why = check.reason
+        ended = last_ended(self._store)
+        check = queue_job_if_due(
+            self._store, self._config, self._environments, since=self._fruitless_at, now=now, news=ended != self._looked_after
+        )
+        self._looked_after = ended
         self._tally.played_out = played_out and check.job is None
         if check.fruitless:
             self._fruitless_at = time.time()
             self._tally.fruitless += 1
-            self._tally.last = check.reason
-            record_event(self._store, "no learning", "planner", check.reason)
+            self._tally.last = self._nothing = check.reason
+            record_event(self._store, LOOK, "planner", check.reason)
         elif check.job is not None:
             self._tally.fruitless = 0
+            self._nothing = ""
+        self.why = f"{self._nothing}; {check.reason}" if self._nothing and not check.fruitless else check.reason
 
     def count(self, job: Job) -> None:
-        """Count a learning job that is done or has failed."""
-        if job.state == "failed":
+        """Count a job that was to lead to a promotion and is done or has failed."""
+        if job.state == "failed" and not job.found_nothing:
             self._tally.failures += 1
             self._tally.last = job.error or "no reason was given"
             if self._tally.failures == self._tries:
@@ -99,44 +112,72 @@ class LearningCheck:
     """Why a job was queued, or why not."""
 
 
-def queue_job_if_due(store: Store, config: Config, environments: tuple[str, ...], *, since: float, now: bool = False) -> LearningCheck:
-    """Queue a learning job if it is time for one and something is learnable.
+def queue_job_if_due(
+    store: Store, config: Config, environments: Collection[str], *, since: float, now: bool = False, news: bool = True
+) -> LearningCheck:
+    """Queue what the planner says, if it is time for it.
 
-    It is time after `learn.every_episodes` live episodes of the serving version that began after `since` (Unix seconds, of the last
-    fruitless check) and after the last learning job ended, or at once if `now`.
+    It is time to learn after `learn.every_episodes` live episodes of the serving version that began after `since` (Unix seconds, of the
+    last fruitless check) and after the last learning job ended, or at once if `now`. A gate that follows a verdict needs no new episodes:
+    it is queued at once, unless learning by schedule is off. `news`: whether a job has ended since the last check.
     """
     try:
         version = serving(store)
     except UnknownError:
         return LearningCheck(reason="no version serves yet: the model is being loaded")
-    played = live_episodes(store, version.name, since)
     wanted = config.learn.every_episodes
-    if not now and not wanted:
+    if not now and not wanted and not config.schedule.by_the_clock:
         return LearningCheck(reason="learn.every_episodes is 0: learning starts by the clock or by hand")
-    if not now and played < wanted:
-        return LearningCheck(reason=f"the next learning job comes after {wanted - played} more episodes of {version.name}")
-    jobs = _jobs_on(store)
-    choice = choose_target(success_rates(store, version.name), environments, refusals(jobs))
-    if choice.target is None:
-        return LearningCheck(fruitless=True, reason=choice.reason)
-    job = _queue(store, config, choice.target, _start(store, choice.target, jobs))
-    record_event(store, "learning", f"job {job}", choice.reason)
-    return LearningCheck(job=job, reason=choice.reason)
+    played = live_episodes(store, version.name, since)
+    due = now or (wanted > 0 and played >= wanted)
+    if due or news:
+        step = planned(store, environments)
+        if due or isinstance(step, GateNext):
+            return _queue(store, config, step)
+    if not wanted:
+        return LearningCheck(reason="learn.every_episodes is 0: learning starts by the clock or by hand")
+    return LearningCheck(reason=f"the next learning job comes after {wanted - played} more episodes of {version.name}")
 
 
-def _queue(store: Store, config: Config, target: str, start: str | None) -> int:
-    learner = config.learn.learner
-    order = LearnOrder(learner=learner, options=config.learner_options(learner), profile=config.gate.profile, start=start)
-    return add_job(store, f"schedule-{uuid4()}", [target], order)
+def planned(store: Store, environments: Collection[str] | None = None) -> NextStep:
+    """What the planner says now. `environments` are those of the stream; None: of the last daemon's."""
+    life = read_life(store, environments)
+    return NothingNext(why="no version serves yet: the model is being loaded") if life is None else next_step(life)
 
 
-def _start(store: Store, target: str, jobs: list[Job]) -> str | None:
-    """The candidate to continue training from, if it still is a candidate."""
-    start = start_for(target, jobs)
-    return start if start and get_version(store, start).state == "candidate" else None
+def _queue(store: Store, config: Config, step: NextStep) -> LearningCheck:
+    key, profile = f"schedule-{uuid4()}", config.gate.profile
+    match step:
+        case NothingNext():
+            _say_unfollowed(store, step.unfollowed)
+            return LearningCheck(fruitless=True, reason=step.why)
+        case GateNext():
+            order = GateOrder(candidate=step.candidate, profile=profile, leads_to="promotion", why=step.why, follows=step.follows)
+            job = add_job(store, key, step.targets, order)
+            record_event(store, "gate again", f"job {job}", step.why)
+        case LearnNext():
+            _say_unfollowed(store, step.unfollowed)
+            job = add_job(store, key, step.targets, learn_order(config, step))
+            record_event(store, QUEUED, f"job {job}", step.why)
+    return LearningCheck(job=job, reason=step.why)
 
 
-def _jobs_on(store: Store) -> list[Job]:
-    """The jobs since the serving version began to serve, the newest first."""
-    began = moves(store)[-1].moved
-    return [job for job in list_jobs(store, LATEST_JOBS) if job.created >= began]
+def learn_order(config: Config, step: LearnNext) -> LearnOrder:
+    """The order of a planned learning job."""
+    learner = step.learner or config.learn.learner
+    return LearnOrder(
+        learner=learner,
+        options=config.learner_options(learner, dict(step.options)),
+        profile=config.gate.profile,
+        start=step.start,
+        why=step.why,
+        aim=step.aim,
+        follows=step.follows,
+    )
+
+
+def _say_unfollowed(store: Store, why: str | None) -> None:
+    """Record once why nothing follows the last verdict."""
+    last = last_event(store, UNFOLLOWED)
+    if why is not None and (last is None or last.message != why):
+        record_event(store, UNFOLLOWED, "planner", why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from perdure.learners.learning_job import LearningJob
+from perdure.memory.contracts.orders import NOTHING_TO_LEARN
 from perdure.memory.errors import RuntimeFailure
 
 UPDATES_WITHOUT_SIGNAL = 4
@@ -11,7 +12,7 @@ UPDATES_WITHOUT_SIGNAL = 4
 
 def nothing_to_learn(job: LearningJob, reason: str) -> RuntimeFailure:
     """The error that says why, and what to do."""
-    return RuntimeFailure(f"nothing to learn from in {job.environments.names}: {reason}")
+    return RuntimeFailure(f"{NOTHING_TO_LEARN} in {job.environments.names}: {reason}")
 
 
 def require_signal(job: LearningJob, reason: str) -> None:

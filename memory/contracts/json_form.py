@@ -46,6 +46,8 @@ def order_document(order: Order) -> Document:
                 "profile": order.profile,
                 "start": order.start,
                 "why": order.why,
+                "aim": order.aim,
+                "follows": order.follows,
             }
         case GateOrder() | ProbeOrder():
             return asdict(order)
@@ -61,6 +63,8 @@ def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
                 profile=document["profile"],
                 start=document["start"],
                 why=document.get("why"),
+                aim=document.get("aim", "gain"),
+                follows=document.get("follows"),
             )
         case "gate":
             return GateOrder(**document)

@@ -15,6 +15,12 @@ OptionValue = str | int | float | bool
 Consequence = Literal["nothing", "promotion", "rollback"]
 """Of a gate by itself, if its verdict is promote. A rollback makes the candidate, which served before, serve again."""
 
+NOTHING_TO_LEARN = "nothing to learn from"
+"""How the error of a learning job begins whose episodes teach nothing."""
+Aim = Literal["gain", "continuation", "repair", "first success"]
+"""What a learning job is for: a gain in its targets; the same from a candidate whose gain was not shown yet; to win back what fell below
+its anchors; or a first success, where the agent never succeeds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnOrder:
@@ -31,6 +37,9 @@ class LearnOrder:
     """The version to train from; None takes the serving one."""
     why: str | None = None
     """In one sentence, if the planner asked for it; None if a person did."""
+    aim: Aim = "gain"
+    follows: int | None = None
+    """The job whose verdict it follows, if it follows one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +50,8 @@ class GateOrder:
     profile: str | None = None
     leads_to: Consequence = "nothing"
     why: str | None = None
-    """As in `LearnOrder`."""
+    follows: int | None = None
+    """Both as in `LearnOrder`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +114,11 @@ class Job:
             case GateResult():
                 return self.result
         return None
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether it failed because its episodes teach nothing: no fault of a program, and a reason to learn something else."""
+        return self.state == "failed" and (self.error or "").startswith(NOTHING_TO_LEARN)
 
     @property
     def verdict(self) -> Decision | None:

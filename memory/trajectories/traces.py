@@ -156,6 +156,18 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     ]
 
 
+def imports_with_successes(store: Store) -> dict[str, str]:
+    """The label of the latest import that has successes of an environment, by the environment's name."""
+    rows = store.rows(
+        """
+        SELECT f.environment, b.label FROM foreign_episode f JOIN import_batch b ON b.id = f.batch
+        LEFT JOIN environment e ON e.name = f.environment
+        WHERE coalesce(f.success, f.total_reward >= coalesce(e.threshold, 1.0)) ORDER BY f.id
+        """
+    )
+    return {row["environment"]: row["label"] for row in rows}
+
+
 def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Iterator[Trace]:
     """Reads episodes with their turns as the caller asks for them, `AT_A_TIME` at once."""
     behind = {row["id"]: int(row["staleness"]) for row in store.rows(sql, parameters) if row["staleness"] <= staleness}

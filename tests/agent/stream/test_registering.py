@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.stream.registering import register_environments
+from perdure.envs.chance import ChanceLevel
 from perdure.envs.registry import load
-from perdure.memory.environments import list_environments
+from perdure.envs.sandbox.sandbox_loading import without_process
+from perdure.memory.environments import list_environments, set_measured
 from perdure.memory.errors import InputError
 from perdure.memory.store import Store, create_store
 
@@ -53,6 +55,26 @@ def test_an_environment_that_is_known_takes_its_present_settings(store: Store) -
     (now,) = list_environments(store)
     assert (now.threshold, now.reward_low) == (0.5, -1.0)
     assert now.registered == before.registered  # the anchor depends on it
+
+
+def test_what_a_new_one_pays_for_no_skill_is_measured_once(store: Store) -> None:
+    register_environments(store, [ADD])
+    (row,) = list_environments(store)
+    assert row.oracle is True
+    assert row.chance is not None
+    assert row.chance < 0.3
+    set_measured(store, ADD.name, 0.9, None)
+    register_environments(store, [ADD, OPPOSITE])
+    (first, second) = list_environments(store)
+    assert (first.chance, first.oracle) == (0.9, None)
+    assert second.oracle is True
+
+
+def test_what_was_measured_before_is_taken_and_nothing_is_played(store: Store) -> None:
+    """The description alone cannot be played."""
+    register_environments(store, [without_process(ADD)], measured={ADD.name: ChanceLevel(success=0.25, oracle=False)})
+    register_environments(store, [without_process(OPPOSITE)], measured={})
+    assert [(row.chance, row.oracle) for row in list_environments(store)] == [(0.25, False), (None, None)]
 
 
 def test_all_become_known_or_none(store: Store) -> None:

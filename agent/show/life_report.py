@@ -1,0 +1,138 @@
+"""A home's life as `perdure status` shows it: what comes next and why, where each anchor stands, and how many errors to expect.
+
+It reads the store alone, with and without a daemon. Left out: the planner (`agent/planning/`), and what a statement says
+(`learners/gate/lifetime.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from perdure.agent.planning.life_from_store import read_life
+from perdure.agent.planning.life_so_far import Standing
+from perdure.agent.planning.next_step import next_step
+from perdure.agent.planning.repairs import shortfall
+from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
+from perdure.learners.gate.lifetime import LifeStatement, life_statement
+from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
+from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.gates import differences_of, results_that_may_promote
+from perdure.memory.jobs import unfinished_jobs
+from perdure.memory.json_value import Document
+from perdure.memory.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnchorRow:
+    """The anchor of one environment, and where the serving version stands against it."""
+
+    version: str
+    standing: Standing | None
+    """None if the serving version is the anchor, or was never compared with it."""
+
+    def as_json(self) -> Document:
+        return {
+            "version": self.version,
+            "difference": None if self.standing is None else self.standing.difference,
+            "pairs": 0 if self.standing is None else self.standing.pairs,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifeReport:
+    """What `perdure status` says about the life so far and what comes next."""
+
+    job: Job | None
+    """The job that waits or is worked on; None if there is none."""
+    step: NextStep
+    """What the planner says now: it is asked when no job waits."""
+    anchors: Mapping[str, AnchorRow]
+    statement: LifeStatement
+
+    def line(self) -> str:
+        """What comes next and why, in a sentence."""
+        if self.job is None:
+            return step_line(self.step)
+        return f"job {self.job.id}: {why_of(self.job) or 'a person asked for it'}"
+
+    def as_json(self) -> Document:
+        """The keys of `perdure status --json`."""
+        return {
+            "next": step_document(self.step) if self.job is None else job_step(self.job),
+            "anchors": {name: row.as_json() for name, row in self.anchors.items()},
+            "life": asdict(self.statement),
+        }
+
+
+def life_report(store: Store) -> LifeReport | None:
+    """None if no version serves yet."""
+    life = read_life(store)
+    if life is None:
+        return None
+    anchors = {row.name: anchor for row in list_environments(store) if (anchor := anchor_of(store, row.name)) is not None}
+    others = {name: anchor for name, anchor in anchors.items() if anchor != life.serving}
+    standings = {environment.name: environment.standing for environment in life.environments}
+    return LifeReport(
+        job=next(iter(unfinished_jobs(store)), None),
+        step=next_step(life),
+        anchors={name: AnchorRow(version=anchor, standing=standings.get(name)) for name, anchor in anchors.items()},
+        statement=life_statement(
+            results_that_may_promote(store),
+            differences=differences_of(store, life.serving, others),
+            own=[name for name, anchor in anchors.items() if anchor == life.serving],
+        ),
+    )
+
+
+def why_of(job: Job) -> str | None:
+    """Why the planner asked for a job; None if a person did."""
+    return job.order.why if isinstance(job.order, LearnOrder | GateOrder) else None
+
+
+def job_step(job: Job) -> Document:
+    """A job that waits or is worked on, with the keys of `step_document`."""
+    return {"step": job.kind, "why": why_of(job), "unfollowed": None, "targets": list(job.targets), "job": job.id}
+
+
+def step_document(step: NextStep) -> Document:
+    """A planned step with the keys of `perdure status --json`."""
+    match step:
+        case LearnNext():
+            return {
+                "step": "learn",
+                "why": step.why,
+                "unfollowed": step.unfollowed,
+                "targets": list(step.targets),
+                "aim": step.aim,
+                "start": step.start,
+            }
+        case GateNext():
+            return {"step": "gate", "why": step.why, "unfollowed": None, "targets": list(step.targets), "candidate": step.candidate}
+        case NothingNext():
+            return {"step": "nothing", "why": step.why, "unfollowed": step.unfollowed, "targets": []}
+
+
+def step_line(step: NextStep) -> str:
+    """A planned step in one sentence, with why nothing follows the last verdict if that is so."""
+    match step:
+        case LearnNext() if step.aim == "gain":
+            line = f"learn {', '.join(step.targets)}: {step.why}"
+        case _:
+            line = step.why
+    unfollowed = None if isinstance(step, GateNext) else step.unfollowed
+    return f"{line} ({unfollowed})" if unfollowed else line
+
+
+def anchor_rows(report: LifeReport) -> list[tuple[str, str, float | None, int, float | None]]:
+    """For a table: environment, anchor, difference of the serving version, pairs, and how far it counts as below, in points of score."""
+    return [
+        (
+            name,
+            row.version,
+            None if row.standing is None else row.standing.difference,
+            0 if row.standing is None else row.standing.pairs,
+            None if row.standing is None else shortfall(row.standing),
+        )
+        for name, row in report.anchors.items()
+    ]
