@@ -87,7 +87,8 @@ def learn(
             step = _choose(prepared, learner)
             aims = list(step.targets)
             if start is None:
-                order = replace(order, start=step.start, aim=step.aim, follows=step.follows)
+                given = {**step.options, **order.options}
+                order = replace(order, options=given, start=step.start, aim=step.aim, follows=step.follows)
     job = _see_through(home, loaded, aims, order, as_json)
     if isinstance(job.result, LearnResult) and not as_json:
         _print_learning(job.result, asked)

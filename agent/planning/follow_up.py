@@ -4,7 +4,8 @@
     all held, the gain was not shown                          training goes on from the candidate, at most 3 times in a row
     not shown to hold, the gain was shown or not asked for    the same candidate is gated once more, and its wealth goes on
     the same after the second gate                            as if something had fallen
-    something fell, or neither gain nor hold was shown        a repair: all that is below its anchor, with the old target
+    something fell, or neither gain nor hold was shown        a repair: all that is below its anchor, with the old target; from the
+                                                              candidate if its gain was shown and is more than it lost
     there is no gain, or nothing was left to gain             nothing: the choice of the next target counts it (`track_record.py`)
 
 A verdict is open until a job follows it, a later job has the same target, or a version is promoted. If nothing follows, it says why.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from perdure.agent.planning.life_so_far import LifeSoFar, followed_by, may_promote, root_of, since_promotion
-from perdure.agent.planning.repairs import MOST_REPAIRS, candidate_below, in_points, repairs_without_promotion, serving_below
+from perdure.agent.planning.repairs import MOST_REPAIRS, candidate_below, gained, in_points, repairs_without_promotion, serving_below
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, Unfollowed
 from perdure.learners.gate.promotion import all_held, fell, fell_together, gain_asked, gain_shown, not_shown_to_hold, pool_not_shown
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
@@ -114,14 +115,15 @@ def _repair(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
             job=job.id,
             why=f"{pair} and {what} could not be held together: {times} repairs led to no promotion, so no other is tried until one comes",
         )
-    known = [environment.name for environment in life.environments]
-    from_candidate = gain_shown(result) and candidate in life.usable
-    short = candidate_below(result, known) if from_candidate else serving_below(life)
+    lost = candidate_below(result, [environment.name for environment in life.environments])
+    from_candidate = gain_shown(result) and candidate in life.usable and gained(result) > sum(lost.values())
+    short = lost if from_candidate else serving_below(life)
     start = candidate if from_candidate else life.serving
     if not short:
         return Unfollowed(job=job.id, why=f"{happened}, and nothing is repaired: {start} is below no anchor as far as its pairs show")
+    again = [] if from_candidate or not _is_repair(job, life) else [name for name in fell(result) if name not in wanted]
     return LearnNext(
-        targets=tuple(dict.fromkeys([*wanted, *short])),
+        targets=tuple(dict.fromkeys([*wanted, *short, *again])),
         aim="repair",
         start=candidate if from_candidate else None,
         follows=job.id,
@@ -133,6 +135,14 @@ def _repair(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
 def _fell(result: GateResult) -> bool:
     """Whether an environment fell, or all together."""
     return bool(fell(result)) or fell_together(result)
+
+
+def _is_repair(job: Job, life: LifeSoFar) -> bool:
+    """Whether the candidate of this verdict was made by a repair."""
+    made: Job | None = job
+    while made is not None and isinstance(made.order, GateOrder):
+        made = followed_by(made, life)
+    return made is not None and isinstance(made.order, LearnOrder) and made.order.aim == "repair"
 
 
 def _missing(result: GateResult) -> list[str]:

@@ -13,7 +13,10 @@ from perdure.agent.planning.life_so_far import LifeSoFar
 from perdure.agent.planning.repairs import MOST_REPAIRS, in_points, repairs_without_promotion, serving_below
 from perdure.agent.planning.step_kinds import LearnNext, NextStep, NothingNext, Unfollowed
 from perdure.agent.planning.track_record import track_records
-from perdure.agent.planning.worth import PRIOR_EPISODES, Prospect, choose, obstacle, prospects, reason
+from perdure.agent.planning.worth import PRIOR_EPISODES, Prospect, choose, estimate, obstacle, prospects, reason
+
+CEILING = 0.95
+"""The gate asks for no gain above this score (`learners/gate/scope.py`)."""
 
 NOTHING_LEFT = "nothing left to learn"
 NOT_YET = "nothing is learnable yet"
@@ -40,12 +43,18 @@ def ordinary_step(life: LifeSoFar, prior_episodes: float = PRIOR_EPISODES, unfol
 
 
 def _left_to_repair(life: LifeSoFar) -> LearnNext | None:
-    """A repair of all that is below its anchor, except what could not be repaired since this version serves, or is set aside."""
+    """A repair of all that is below its anchor, except what could not be repaired since this version serves, or is set aside.
+
+    Where live play is above the gate's ceiling no gain could be shown.
+    """
     records = track_records(life)
+    seen = {environment.name: estimate(environment.rates) for environment in life.environments}
     short = {
         name: points
         for name, points in serving_below(life).items()
-        if repairs_without_promotion(life, [name]) < MOST_REPAIRS and not (name in records and records[name].set_aside)
+        if repairs_without_promotion(life, [name]) < MOST_REPAIRS
+        and not (name in records and records[name].set_aside)
+        and not ((found := seen[name]) is not None and found.success > CEILING)
     }
     if not short:
         return None

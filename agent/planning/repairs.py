@@ -24,7 +24,7 @@ MOST_REPAIRS = 2
 
 def shortfall(standing: Standing) -> float:
     """How far a version is below the anchor, in points of score: at least 0."""
-    return max(0.0, -standing.difference * standing.pairs / (standing.pairs + FIRST_GUESS_PAIRS))
+    return max(0.0, -standing.difference * _weight(standing))
 
 
 def below_anchors(standings: Mapping[str, Standing | None]) -> dict[str, float]:
@@ -43,12 +43,22 @@ def candidate_below(result: GateResult, known: Collection[str]) -> dict[str, flo
     return below_anchors({name: standing_of(leg) for name, leg in result.evidence.environments.items() if name in known})
 
 
+def gained(result: GateResult) -> float:
+    """How much a gated candidate won in its targets, in points of score, shrunk as a shortfall is."""
+    standings = [standing_of(leg) for leg in result.evidence.trained.values()]
+    return sum(standing.difference * _weight(standing) for standing in standings if standing is not None and standing.difference > 0)
+
+
 def repairs_without_promotion(life: LifeSoFar, targets: Collection[str]) -> int:
     """How many repairs of any of these targets have ended since the last promotion."""
     return sum(
         isinstance(job.order, LearnOrder) and job.order.aim == "repair" and not set(targets).isdisjoint(job.targets)
         for job in since_promotion(life)
     )
+
+
+def _weight(standing: Standing) -> float:
+    return standing.pairs / (standing.pairs + FIRST_GUESS_PAIRS)
 
 
 def in_points(short: Mapping[str, float]) -> str:

@@ -1,7 +1,9 @@
 """What learning jobs on an environment have brought over the home's life, and what they cost.
 
 With each learning job on an environment the numbers of its promotions and of its other verdicts fade, so that what is new counts most. A
-promotion of another environment forgets nothing. A job that failed, as one that found nothing to learn from, counts as another verdict.
+promotion of another environment forgets nothing. A job that failed, as one that found nothing to learn from, counts as another verdict; one
+whose gain was shown, though something else did not hold, counts as half of one. A repair that follows a verdict and is refused counts for
+the old target only: the others were in it because they had fallen.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from perdure.agent.planning.life_so_far import LifeSoFar, final_verdicts
-from perdure.learners.gate.promotion import improved
+from perdure.agent.planning.life_so_far import LifeSoFar, final_verdicts, root_of
+from perdure.learners.gate.promotion import gain_shown, improved
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import GateResult, LearnResult
 from perdure.memory.jobs import ENDED
@@ -24,6 +26,8 @@ SET_ASIDE_FROM = 3.2
 """About five refusals in a row: .8 + .8^2 + ... gives 1, 1.8, 2.44, 2.95, 3.36."""
 BARELY_PROMOTED = 0.3
 """A target with more than this of a promotion, as it has for five jobs after one, is not set aside."""
+GAINED = 0.5
+"""What a verdict counts as if the gain was shown and something else did not hold: it says little against the target."""
 COST_LIMITS = (0.25, 4.0)
 """Of a cost relative to the median, so that one odd job decides nothing."""
 
@@ -57,13 +61,12 @@ def track_records(life: LifeSoFar) -> dict[str, TrackRecord]:
         if result is None and job.state != "failed":
             continue  # it was not gated
         promoted = _promoted(job, result)
+        refused = () if promoted else root_of(job, life).targets
+        refusal = GAINED if result is not None and gain_shown(result) else 1.0
         for name in job.targets:
-            a, b = (FADES * number for number in numbers.get(name, (0.0, 0.0)))
-            if name in promoted:
-                a += 1
-            elif not promoted:
-                b += 1
-            numbers[name] = a, b
+            if name in promoted or name in refused:
+                a, b = (FADES * number for number in numbers.get(name, (0.0, 0.0)))
+                numbers[name] = (a + 1, b) if name in promoted else (a, b + refusal)
     faded = FADES_WHILE_IDLE**life.fruitless
     return {name: TrackRecord(promotions=a, refusals=b * faded) for name, (a, b) in numbers.items()}
 

@@ -64,7 +64,7 @@ class Prospect:
 
     @property
     def worth(self) -> float:
-        return self.learnability * self.record.hope / self.cost**COST_POWER
+        return self.learnability * self.record.hope / float(self.cost**COST_POWER)
 
 
 def prospects(life: LifeSoFar, prior_episodes: float = PRIOR_EPISODES) -> list[Prospect]:

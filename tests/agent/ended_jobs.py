@@ -62,8 +62,9 @@ def almost(environment: str) -> GateResult:
 
 def fallen(environment: str) -> GateResult:
     """The gain was shown, and this environment fell."""
-    leg = Leg(state="failed", role="earlier", reference="v0", n=10, mean_difference=-0.4)
-    return gate_result("reject", environments={environment: leg}, reason=f"{environment} fell against v0")
+    lost = Leg(state="failed", role="earlier", reference="v0", n=10, mean_difference=-0.4)
+    won = Leg(state="passed", role="trained", reference="v0", n=20, mean_difference=0.6)
+    return gate_result("reject", environments={environment: lost}, trained={"x": won}, reason=f"{environment} fell against v0")
 
 
 def play_tasks(store: Store, pulse: Pulse, rewards: Mapping[str, Sequence[float]]) -> None:

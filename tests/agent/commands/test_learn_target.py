@@ -6,10 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.agent.ended_jobs import almost, end_with, lease_next
+from tests.results import gate_result
 
 from perdure.agent.commands.learn import _choose, _Prepared
+from perdure.agent.planning.life_from_store import read_life
+from perdure.agent.planning.next_step import next_step
+from perdure.agent.planning.step_kinds import GateNext
 from perdure.memory import environments, versions
+from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.contracts.results import Leg
 from perdure.memory.errors import InputError
+from perdure.memory.jobs import add_job
 from perdure.memory.store import Store, create_store
 
 WORDS, SORT, SPELL = "perdure:words", "perdure:sort", "perdure:spell"
@@ -36,16 +44,46 @@ def test_after_a_promotion_the_episodes_of_the_version_before_count_and_what_was
     for environment, successes in ((WORDS, 20), (SORT, 6), (SPELL, 0)):
         played(prepared.store, "v0", environment, 64, successes)
     played(prepared.store, "v1", SORT, 8, 2)
-    assert _choose(prepared) == [SORT]
+    step = _choose(prepared, "grpo")
+    assert (step.targets, step.start, step.aim) == ((SORT,), None, "gain")
 
 
 def test_the_episodes_of_the_serving_version_come_first(prepared: _Prepared) -> None:
     played(prepared.store, "v0", SORT, 64, 20)
     played(prepared.store, "v1", WORDS, 16, 8)
-    assert _choose(prepared) == [WORDS]
+    assert _choose(prepared, "grpo").targets == (WORDS,)
 
 
 def test_if_nothing_was_ever_learnable_no_target_is_chosen(prepared: _Prepared) -> None:
     played(prepared.store, "v0", SORT, 8, 2)
-    with pytest.raises(InputError, match="no target was chosen, because the serving version has completed no episode yet; name one with"):
-        _choose(prepared)
+    wanted = "no target was chosen: nothing is learnable yet: the serving version has completed no episode yet; name one with"
+    with pytest.raises(InputError, match=wanted):
+        _choose(prepared, "grpo")
+
+
+def test_a_verdict_is_followed_as_a_daemon_would(prepared: _Prepared) -> None:
+    store = prepared.store
+    add_job(store, "first", [SORT], LearnOrder(learner="grpo"))
+    end_with(store, *lease_next(store), gate_result("inconclusive", environments={WORDS: Leg(state="passed")}, gain="not shown"))
+    step = _choose(prepared, "grpo")
+    assert (step.targets, step.start, step.aim, step.follows) == ((SORT,), "v2", "continuation", 1)
+
+
+def test_a_second_gate_is_left_to_a_daemon(prepared: _Prepared) -> None:
+    store = prepared.store
+    played(store, "v1", SPELL, 64, 20)
+    add_job(store, "first", [SORT], LearnOrder(learner="grpo"))
+    end_with(store, *lease_next(store), almost(WORDS))
+    assert _choose(prepared, "grpo").targets == (SPELL,)
+    life = read_life(store, prepared.stream)
+    assert life is not None
+    assert isinstance(next_step(life), GateNext)
+
+
+def test_where_only_right_answers_help_the_learner_that_gives_them_is_named(prepared: _Prepared) -> None:
+    with prepared.store.write() as db:
+        db.execute("INSERT INTO rate VALUES ('v1', ?, 64, 0, 8, 0)", (SPELL,))
+    wanted = f"`perdure learn iterative-sft --option hints=true --target {SPELL}` does that"
+    with pytest.raises(InputError, match=wanted):
+        _choose(prepared, "grpo")
+    assert _choose(prepared, "iterative-sft").aim == "first success"

@@ -136,13 +136,31 @@ def test_a_second_gate_that_promotes_ends_the_matter() -> None:
 
 def test_what_fell_is_repaired_from_the_candidate_if_its_gain_was_shown() -> None:
     """Spell is 4 points below by its pairs, -.04 x 40 / 50 = -.032; add, -.03 x 90 / 100 = -.027, is not."""
-    fell = verdict("reject", "v1", sort=LOST, spell=leg(-0.04, 40), add=leg(-0.03, 90))
+    fell = verdict("reject", "v1", sort=LOST, spell=leg(-0.04, 40), add=leg(-0.03, 90))  # it won 40 points and lost 23
     step = learns(follow_up(life(learned(7, [ADD], fell))))
     assert (step.targets, step.aim, step.start, step.follows) == ((ADD, SORT, SPELL), "repair", "v1", 7)
     assert step.why == (
         "perdure:sort fell with v1: the next job repairs what is below its anchor with v1: perdure:sort (20 points), perdure:spell (3); "
         "and keeps perdure:add as a target"
     )
+
+
+@pytest.mark.parametrize(("won", "start"), [(0.36, "v1"), (0.29, None)])
+def test_a_candidate_that_lost_more_than_it_gained_is_no_start(won: float, start: str | None) -> None:
+    """It lost 20 points; it won .36 x 20 / 30 = .24, or .193."""
+    fell = verdict("reject", "v1", sort=LOST, trained={ADD: leg(won, 20), SPELL: leg(-0.5, 20, "not shown")})
+    below = replace(environment(SPELL), standing=Standing(difference=-0.2, pairs=10))
+    step = learns(follow_up(life(learned(7, [ADD], fell), environments=[environment(ADD), environment(SORT), below])))
+    assert (step.start, step.targets) == (start, (ADD, SORT) if start else (ADD, SPELL))
+
+
+def test_a_repair_of_the_serving_version_is_not_tried_again_without_what_fell_with_it() -> None:
+    below = replace(environment(SPELL), standing=Standing(difference=-0.2, pairs=10))
+    lost = verdict("reject", "v1", gain="not shown", sort=LOST)
+    first, repair = learned(1, [ADD], lost), learned(2, [ADD, SPELL], replace(lost, candidate="v2"), aim="repair", follows=1)
+    environments = [environment(ADD), environment(SORT), below]
+    assert learns(follow_up(life(first, environments=environments))).targets == (ADD, SPELL)
+    assert learns(follow_up(life(repair, first, environments=environments))).targets == (ADD, SPELL, SORT)
 
 
 def test_without_a_gain_the_serving_version_is_repaired() -> None:

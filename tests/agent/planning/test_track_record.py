@@ -55,9 +55,22 @@ def test_the_last_verdict_on_a_candidate_counts_and_counts_once() -> None:
 def test_a_promotion_counts_for_the_targets_whose_gain_was_shown() -> None:
     trained = {ADD: leg(0.3, 20, "passed"), SORT: leg(0.0, 20, "not shown")}
     records = track_records(life(promoted(1, ADD, SORT, trained=trained)))
-    assert (records[ADD], records[SORT]) == (TrackRecord(promotions=1.0), TrackRecord())
+    assert records == {ADD: TrackRecord(promotions=1.0)}
     both = track_records(life(promoted(1, ADD, SORT, trained={ADD: leg(0.1, 20, "not shown"), SORT: leg(0.1, 20, "not shown")})))
     assert both[ADD] == both[SORT] == TrackRecord(promotions=1.0)
+
+
+def test_a_verdict_with_the_gain_shown_is_half_a_refusal() -> None:
+    fell = [learned(n, [ADD], verdict("reject", f"v{n}", sort=leg(-0.4, 10, "failed"))) for n in (2, 1)]
+    assert track_records(life(*fell))[ADD].refusals == pytest.approx(0.9)  # .5 x .8 + .5
+
+
+def test_a_repair_that_is_refused_counts_for_the_old_target_only() -> None:
+    first = learned(1, [ADD], verdict("reject", "v1", gain="not shown", sort=leg(-0.4, 10, "failed")))
+    repair = learned(2, [ADD, SORT], verdict("reject", "v2", gain="failed"), aim="repair", follows=1)
+    assert track_records(life(repair, first)) == {ADD: TrackRecord(refusals=1.8)}
+    by_itself = learned(1, [ADD, SORT], verdict("reject", "v1", gain="failed"), aim="repair")
+    assert track_records(life(by_itself)) == {ADD: TrackRecord(refusals=1.0), SORT: TrackRecord(refusals=1.0)}
 
 
 def test_refusals_fade_while_nothing_is_learned() -> None:
