@@ -14,9 +14,7 @@ from perdure.agent.planning.repairs import MOST_REPAIRS, in_points, repairs_with
 from perdure.agent.planning.step_kinds import LearnNext, NextStep, NothingNext, Unfollowed
 from perdure.agent.planning.track_record import track_records
 from perdure.agent.planning.worth import PRIOR_EPISODES, Prospect, choose, estimate, obstacle, prospects, reason
-
-CEILING = 0.95
-"""The gate asks for no gain above this score (`learners/gate/scope.py`)."""
+from perdure.learners.gate.scope import CEILING
 
 NOTHING_LEFT = "nothing left to learn"
 NOT_YET = "nothing is learnable yet"

@@ -113,7 +113,9 @@ def test_cycle_ends_with_a_verdict_and_a_summary(place: Place) -> None:
 def test_run_that_can_learn_nothing_ends_with_1_and_the_reason(place: Place) -> None:
     place.configure(("perdure:add",), every=16)
     assert place.run("--until-promoted").wait(timeout=2 * PATIENCE_S) == 1, place.output()
-    assert "nothing is learnable now: perdure:add has 0 mixed groups" in place.output()
+    said = place.output()
+    assert "learning (job 1): perdure:add succeeds in 0% of its live episodes" in said, "right answers as hints are tried once"
+    assert "nothing left to learn: perdure:add was given right answers since this version serves, and they led to no promotion" in said
 
 
 def test_model_that_is_not_there_ends_the_run_with_2_and_what_to_do(place: Place) -> None:
