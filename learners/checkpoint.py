@@ -20,6 +20,7 @@ from torch import Tensor
 
 from perdure.memory.errors import RuntimeFailure, Unavailable
 from perdure.memory.files import MAKING, publish
+from perdure.memory.trajectories.traces import NEWEST
 
 CHECKSUM_BYTES = 4
 
@@ -47,6 +48,8 @@ class Progress:
     """The version that served at the start; KL is measured to it throughout the job."""
     updates: int
     """To be made in all; fewer than the option if fixed data do not suffice for more."""
+    newest: int = NEWEST
+    """The id of the newest episode when the job began: live play that came later is not read, so that a resumed job reads the same."""
     step: int = 0
     """The updates made so far."""
     groups: int = 0
@@ -54,7 +57,7 @@ class Progress:
     target_groups: int = 0
     """Those of targets, which take turns across batches."""
     chosen: tuple[int, ...] = ()
-    """Stored episodes that the job learns from, newest first, if any."""
+    """Stored episodes that the job learns from, if any; those of `loops/trace_sft.py` newest first."""
     learned: bool = False
     """Whether any update so far had something to learn from; set by the learner."""
     checked: dict[str, int] = field(default_factory=dict)

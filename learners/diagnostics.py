@@ -28,6 +28,7 @@ def group_stats(target: Sequence[Group], old: Sequence[Group], spoilt: int) -> G
         groups=len(target),
         dropped_groups=sum(not is_mixed(group) for group in target),
         spoilt_episodes=spoilt,
+        live_groups=sum(group[0].purpose == "live" for group in (*target, *old)),
     )
 
 

@@ -6,11 +6,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from perdure.learners.batch_sampling import Sampled, sample_replay, target_share
 from perdure.learners.batches import Group, Lesson
 from perdure.learners.diagnostics import group_stats
 from perdure.learners.learning_job import LearningJob, check_lengths
 from perdure.learners.old_lessons import with_other_lessons
+from perdure.learners.sampling.batch_environments import share_of_targets
+from perdure.learners.sampling.batch_sampling import Sampled, sample_replay
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import FixedData, update
 from perdure.memory.records import Episode
@@ -54,7 +55,8 @@ def shuffled_epochs(lessons: int, epochs: int, seed: int) -> list[int]:
 def target_tasks(job: LearningJob) -> int:
     """The number of target tasks that a learner that samples for each update attempts in a whole job."""
     common = job.options.common
-    return max(1, round(common.prompts * target_share(job) * common.updates))
+    share = share_of_targets(job.options, with_old=bool(job.environments.old))
+    return max(1, round(common.prompts * share * common.updates))
 
 
 def target_episodes(job: LearningJob) -> int:

@@ -64,6 +64,16 @@ class Retention:
 
 
 @dataclass(slots=True, kw_only=True)
+class LiveSupply:
+    """Groups of live play to learn from, by environment (`live_batches.py`)."""
+
+    left: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    """Ids of the episodes of each group, newest group first."""
+    taken: dict[str, int] = field(default_factory=dict)
+    """How many the job has taken."""
+
+
+@dataclass(slots=True, kw_only=True)
 class JobTally:
     """What an attempt has in memory only."""
 
@@ -76,6 +86,8 @@ class JobTally:
     """Stored mixed groups by environment, read once."""
     live_groups: list[list[Episode]] | None = None
     """Live groups of old environments to measure on, read once."""
+    live_supply: LiveSupply | None = None
+    """Read once."""
     checked_step: int | None = None
     """The last step that was checked (`selection/checking.py`)."""
     ended_early: str | None = None

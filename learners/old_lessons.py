@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.learners.batch_sampling import Sampled, old_group_numbers
 from perdure.learners.batches import Lesson, completed, is_mixed, kl_only, replay_lessons
 from perdure.learners.learning_job import LearningJob
+from perdure.learners.sampling.batch_environments import old_group_numbers
+from perdure.learners.sampling.batch_sampling import Sampled
 from perdure.memory.records import Episode
 from perdure.memory.trajectories.traces import recent_groups
 
@@ -38,7 +39,7 @@ def _stored_groups(job: LearningJob, environment: str) -> list[list[Episode]]:
     """Stored mixed groups of an environment, cut to the size of replayed ones."""
     known = job.tally.stored_groups
     if environment not in known:
-        groups = recent_groups(job.run.store, environment, STORED_GROUPS)
+        groups = recent_groups(job.run.store, environment, STORED_GROUPS, until=job.progress.newest)
         cut = completed(job.rewarder(group)[: job.options.replay.samples] for group in groups)
         known[environment] = [group for group in cut if is_mixed(group)]
     return known[environment]

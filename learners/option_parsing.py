@@ -23,6 +23,7 @@ from perdure.learners.options import (
     OptionGroup,
     ReplayOptions,
     RetentionOptions,
+    SamplingOptions,
     TuningOptions,
 )
 from perdure.memory.contracts.orders import OptionValue
@@ -83,6 +84,8 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
     tuning = options.tuning
     if tuning.tuning == "full" and (tuning.quantized or options.retention.olora or tuning.dtype == "bfloat16"):
         raise InputError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need tuning=lora")
+    if isinstance(options.own, SamplingOptions) and options.own.source == "live" and options.replay.stored:
+        raise InputError("from=live takes all replay from stored episodes: leave stored out")
     return options
 
 

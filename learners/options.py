@@ -20,6 +20,8 @@ ENVIRONMENT = "environment"
 ORACLE = "oracle"
 """Demonstrations by the environment's own oracle."""
 
+Source = Literal["live", "fresh", "both"]
+"""Of the episodes of learners that sample for each update."""
 Epochs = Annotated[int, Field(ge=1, description="passes over the episodes")]
 PerTask = Annotated[int, Field(ge=1, description="most successes of one task that are imitated")]
 
@@ -103,7 +105,7 @@ class RetentionOptions(OptionGroup):
     staleness: int = Field(
         1000,
         ge=0,
-        description="ewc, gem, trace-sft: most promotions and rollbacks (or updates of a job) since an episode was sampled",
+        description="ewc, gem, trace-sft, from=live: most promotions and rollbacks (or updates of a job) since an episode was sampled",
     )
     interpolate: float = Field(1.0, gt=0, le=1, description="position of the candidate between the start (0) and the learned weights (1)")
 
@@ -137,7 +139,17 @@ class CheckOptions(OptionGroup):
     episodes: int = Field(16, alias="check_episodes", ge=1, description="episodes of each target in a check; old environments: a quarter")
 
 
-class GrpoOptions(OptionGroup):
+class SamplingOptions(OptionGroup):
+    """Of learners that sample for each update, or for a round of them."""
+
+    source: Source = Field(
+        "both",
+        alias="from",
+        description="both: live play of the start is the first batch, then fresh episodes; live: live play alone; fresh: none of it",
+    )
+
+
+class GrpoOptions(SamplingOptions):
     """Policy gradients of the GRPO family. Every other learner weighs mixed replayed groups with the default variant, in one pass."""
 
     variant: Literal["centred", "grpo", "dr_grpo", "dapo", "rloo", "cispo", "gspo"] = Field(
@@ -147,11 +159,11 @@ class GrpoOptions(OptionGroup):
     refill: int = Field(1, ge=0, description="times that groups with equal rewards are replaced by new groups (dynamic sampling)")
 
 
-class ReinforceOptions(OptionGroup):
-    """None: REINFORCE makes one pass over each batch, without a baseline."""
+class ReinforceOptions(SamplingOptions):
+    """No others: REINFORCE makes one pass over each batch, without a baseline."""
 
 
-class IterativeSftOptions(OptionGroup):
+class IterativeSftOptions(SamplingOptions):
     """Rounds of sampling."""
 
     rounds: int = Field(4, ge=1, description="rounds of sampling; the updates are spread over the rounds")
@@ -190,7 +202,7 @@ class SftOptions(OptionGroup):
     epochs: Epochs = 2
 
 
-class SdftOptions(OptionGroup):
+class SdftOptions(SamplingOptions):
     """The teacher of a self-distillation."""
 
     teacher: Literal["frozen", "slow"] = Field("frozen", description="frozen, or slow to follow the learner")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,8 @@ from perdure.learners.options import ENVIRONMENT, LearnOptions
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.retention_terms import retention_terms
 from perdure.learners.reward_source import MODEL, Rewarder, from_environment, rewarder
+from perdure.learners.sampling.batch_environments import groups_of_targets
+from perdure.learners.sampling.live_batches import choose_live
 from perdure.learners.selection.checking import choose_step
 from perdure.learners.selection.kept_step import write_choice
 from perdure.learners.trainees.trained_weights import Reference
@@ -35,6 +37,7 @@ from perdure.memory.jobs import steps
 from perdure.memory.processes import record_event
 from perdure.memory.records import Version
 from perdure.memory.store import Store
+from perdure.memory.trajectories.episodes import latest_episode_id
 from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
 
 
@@ -52,8 +55,9 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
     for environment in targets:
         require(store, environment.name)
     options = parse_options(order.learner, order.options)
+    old = [row.name for row in list_environments(store) if row.name not in queued.targets]
     checkpoint = _last_checkpoint(store, queued)
-    progress = _begun(store, order, options) if checkpoint is None else checkpoint.progress
+    progress = _begun(store, queued, order, options, old) if checkpoint is None else checkpoint.progress
     start = version_weights(store, engine.files, get_version(store, progress.start))
     torch.manual_seed(options.common.seed)
     trainee = open_trainee(
@@ -66,7 +70,6 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
         with_teacher=learner.needs_teacher,
         shared=engine.shared_model,
     )
-    known = [row.name for row in list_environments(store)]
     job = LearningJob(
         run=run,
         options=options,
@@ -74,7 +77,7 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
         trainee=trainee,
         environments=JobEnvironments(
             targets=targets,
-            old=[load(name) for name in known if name not in queued.targets],
+            old=[load(name) for name in old],
             opponents=versions.opponents(serving(store).name),
         ),
         rewarder=_rewarder(store, options, learner),
@@ -106,11 +109,14 @@ def _order(queued: Job) -> LearnOrder:
     return queued.order
 
 
-def _begun(store: Store, order: LearnOrder, options: LearnOptions) -> Progress:
-    """A job before its first update."""
+def _begun(store: Store, queued: Job, order: LearnOrder, options: LearnOptions, old: Sequence[str]) -> Progress:
+    """A job before its first update. Raises `RuntimeFailure` if it is to learn from live play alone and there is none of its targets."""
     now_serving = serving(store).name
     start = now_serving if order.start is None else get_version(store, order.start).name
-    return Progress(start=start, serving=now_serving, updates=options.common.updates)
+    groups = groups_of_targets(options, options.common.prompts, with_old=bool(old))
+    live = choose_live(store, queued.id, start, options, targets=queued.targets, old=old, target_groups=groups)
+    newest = latest_episode_id(store) or 0
+    return Progress(start=start, serving=now_serving, updates=live.updates, newest=newest, chosen=live.episodes)
 
 
 def _rewarder(store: Store, options: LearnOptions, learner: Learner) -> Rewarder:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from perdure.learners.batch_sampling import Sampled
 from perdure.learners.batches import Lesson
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
 from perdure.learners.diagnostics import drift_of, group_stats, mean, ratio_stats, spread_sample
 from perdure.learners.gradients import ExtraLoss, Measured, PassStats, accumulate_gradient
 from perdure.learners.learning_job import LearningJob, check_lengths, check_stop
 from perdure.learners.options import GrpoOptions
+from perdure.learners.sampling.batch_sampling import Sampled
 from perdure.memory import faults
 from perdure.memory.contracts.results import GroupStats, Update
 from perdure.memory.errors import Diverged
@@ -109,7 +109,7 @@ def update(
         sampling_s=tally.sampling_s,
         learning_s=time.perf_counter() - started,
         lessons=fixed.lessons if fixed else None,
-        data_staleness=fixed.staleness if fixed else None,
+        data_staleness=fixed.staleness if fixed else sampled.data_staleness,
     )
     tally.sampling_s, tally.sampled_tokens = 0.0, 0
     tally.updates.append(made)
@@ -159,8 +159,11 @@ def _measured(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> 
 def _live_groups(job: LearningJob) -> list[list[Episode]]:
     """Some groups of live play in each old environment."""
     if job.tally.live_groups is None:
-        groups = [recent_groups(job.run.store, environment.name, MEASURED_GROUPS) for environment in job.environments.old]
-        job.tally.live_groups = [group for several in groups for group in several]
+        job.tally.live_groups = [
+            group
+            for environment in job.environments.old
+            for group in recent_groups(job.run.store, environment.name, MEASURED_GROUPS, until=job.progress.newest)
+        ]
     return job.tally.live_groups
 
 

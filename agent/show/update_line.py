@@ -18,6 +18,7 @@ def update_line(update: Update) -> str:
         **{f"{name} loss": loss for name, loss in update.extra_losses.items()},
         "groups": groups.groups if played else None,
         "dropped groups": groups.dropped_groups if played else None,
+        "live groups": groups.live_groups or None,
         "mismatch kl": update.ratios.mismatch_kl,
         "grad norm": update.grad_norm,
         "tokens per s": update.tokens_per_s,

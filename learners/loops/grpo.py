@@ -9,13 +9,14 @@ mixed, there is no step. Left out: a value function, a KL penalty inside the rew
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import refilled, sample, target_groups
 from perdure.learners.batches import policy_gradient_lessons, taught_share
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.losses import VARIANTS
 from perdure.learners.old_lessons import with_other_lessons
 from perdure.learners.options import GrpoOptions
+from perdure.learners.sampling.batch_environments import target_groups
+from perdure.learners.sampling.batch_sampling import refilled, sample
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import update
 

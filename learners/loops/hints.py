@@ -14,9 +14,9 @@ from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import opening
 from perdure.envs.scripted import ScriptedEpisode, by_oracle, has_oracle, play_scripted
-from perdure.learners.batch_sampling import fresh_group, play_attempts
 from perdure.learners.batches import Group, Lesson, Turns, lesson, turns_of
 from perdure.learners.learning_job import LearningJob
+from perdure.learners.sampling.batch_sampling import fresh_group, play_attempts
 from perdure.memory.errors import InputError
 from perdure.memory.records import Episode
 

@@ -9,7 +9,6 @@ falls within each round.
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import sample
 from perdure.learners.batches import Lesson, imitation_lessons
 from perdure.learners.epochs import per_task
 from perdure.learners.learning_job import LearningJob
@@ -17,6 +16,7 @@ from perdure.learners.loops.hints import check_oracle, retry_with_hints
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.old_lessons import with_other_lessons
 from perdure.learners.options import IterativeSftOptions
+from perdure.learners.sampling.batch_sampling import sample
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import update
 

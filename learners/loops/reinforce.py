@@ -8,11 +8,12 @@ no step. Left out: any baseline; grpo has one.
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import sample, target_groups
 from perdure.learners.batches import lesson, taught_share
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import require_signal
 from perdure.learners.old_lessons import with_other_lessons
+from perdure.learners.sampling.batch_environments import target_groups
+from perdure.learners.sampling.batch_sampling import sample
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import update
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from perdure.learners.batch_sampling import sample
 from perdure.learners.batches import Group, Lesson, Turns, lesson, sequences_of
 from perdure.learners.gradients import ExtraLoss, MicroBatch
 from perdure.learners.learning_job import LearningJob, check_length, fits
@@ -21,6 +20,7 @@ from perdure.learners.loops.hints import check_oracle, demonstrated, first_promp
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.old_lessons import old_lessons
 from perdure.learners.options import LearnOptions, SdftOptions
+from perdure.learners.sampling.batch_sampling import sample
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import update
 

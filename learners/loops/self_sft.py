@@ -6,12 +6,12 @@ for comparison. Replay is on-policy: old environments are played with the curren
 
 from __future__ import annotations
 
-from perdure.learners.batch_sampling import sample_start
 from perdure.learners.batches import imitation_lessons
 from perdure.learners.epochs import imitation_epochs, per_task, target_episodes
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.options import SelfSftOptions
+from perdure.learners.sampling.batch_sampling import sample_start
 
 
 def self_sft(job: LearningJob) -> None:

@@ -14,13 +14,13 @@ from perdure.envs.environment import Environment, Exchange
 from perdure.envs.policy import Chat
 from perdure.envs.rollout import opening
 from perdure.envs.shots import read_examples
-from perdure.learners.batch_sampling import played_by_start, task_seed
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.epochs import imitation_epochs, target_tasks
 from perdure.learners.learning_job import LearningJob, check_length
 from perdure.learners.loops.hints import answers_in_own_words, check_oracle, solved, without_hint
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.options import ORACLE, SftOptions
+from perdure.learners.sampling.batch_sampling import played_by_start, task_seed
 from perdure.memory.errors import InputError
 
 

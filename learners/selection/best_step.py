@@ -145,9 +145,9 @@ def selection(checks: Sequence[StepCheck], ended_early: str | None = None) -> Se
     )
 
 
-def unchecked(step: int) -> Selection:
+def unchecked(step: int, ended_early: str | None = None) -> Selection:
     """The choice of a job without checks: its last step."""
-    return Selection(step=step, reason="it is the last step, and none was checked")
+    return Selection(step=step, reason="it is the last step, and none was checked", ended_early=ended_early)
 
 
 def is_due(step: int, every: int) -> bool:

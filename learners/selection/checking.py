@@ -13,9 +13,10 @@ import torch
 
 from perdure.envs.playing import Attempt
 from perdure.envs.seeds import check_seed
-from perdure.learners.batch_sampling import play_episodes
 from perdure.learners.learning_job import LearningJob
 from perdure.learners.options import IterativeSftOptions
+from perdure.learners.sampling.batch_sampling import play_episodes
+from perdure.learners.sampling.live_batches import used_up
 from perdure.learners.selection.best_step import (
     StepCheck,
     best_step,
@@ -42,6 +43,8 @@ def check_and_go_on(job: LearningJob) -> bool:
     if is_due(job, progress.step) and job.tally.checked_step != progress.step:
         _check(job)
         job.tally.checked_step = progress.step
+    if progress.step == progress.updates and job.tally.ended_early is None and (reason := used_up(job)):
+        _end_early(job, reason)
     return progress.step < progress.updates and job.tally.ended_early is None
 
 
@@ -56,7 +59,7 @@ def choose_step(job: LearningJob, failure: Diverged | None = None) -> Selection:
     if failure is not None:
         record_event(job.run.store, "ended early", f"job {job.id}", str(failure))
     if len(checks) < 2:
-        return unchecked(job.progress.step)
+        return unchecked(job.progress.step, job.tally.ended_early)
     chosen = selection(checks, job.tally.ended_early if failure is None else str(failure))
     if chosen.step == job.progress.step and failure is None:
         return chosen
@@ -68,7 +71,7 @@ def choose_step(job: LearningJob, failure: Diverged | None = None) -> Selection:
         record_event(job.run.store, "damaged", f"job {job.id}", f"{error}: its last step is the candidate")
         if failure is not None:
             raise failure from error
-        return unchecked(job.progress.step)
+        return unchecked(job.progress.step, job.tally.ended_early)
     with torch.no_grad():
         for parameter, kept in zip(job.trainee.parameters, best.parameters, strict=True):
             parameter.copy_(kept)
@@ -116,12 +119,16 @@ def _check(job: LearningJob) -> None:
     if progress.step in (0, progress.updates):
         return
     checks = read_checks(job)
-    job.tally.ended_early = early_end(checks)
-    if job.tally.ended_early is not None:
-        record_event(job.run.store, "ended early", f"job {job.id}", job.tally.ended_early)
+    if reason := early_end(checks):
+        _end_early(job, reason)
     elif best_step(checks).step == progress.step:
         best = KeptStep(step=progress.step, attempt=_attempts_of_steps(job)[progress.step], parameters=job.trainee.parameters)
         write_kept_step(job.run.store.home, job.id, best)
+
+
+def _end_early(job: LearningJob, reason: str) -> None:
+    job.tally.ended_early = reason
+    record_event(job.run.store, "ended early", f"job {job.id}", reason)
 
 
 def _play_missing(job: LearningJob) -> None:

@@ -141,7 +141,7 @@ def read_update(document: Document) -> Update:
     extra = {key.removesuffix(LOSS): value for key, value in document.items() if key.endswith(LOSS) and key != "kl_loss"}
     return Update(
         update=document["update"],
-        groups=_part(GroupStats, document),
+        groups=_part(GroupStats, {"live_groups": 0, **document}),
         ratios=_part(RatioStats, document),
         drift=_part(Drift, document),
         staleness=document["staleness"],

@@ -29,6 +29,8 @@ class GroupStats:
     """Those whose episodes had equal rewards."""
     spoilt_episodes: int = 0
     """Not completed, and so no data."""
+    live_groups: int = 0
+    """Of targets and old environments: read from live play, not played for this update."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +81,7 @@ class Update:
     lessons: int | None = None
     """Of a learner on fixed data: how many there are in all."""
     data_staleness: float | None = None
-    """Of a learner on stored traces: how far behind the policy was that played them, in the mean."""
+    """Of a learner on stored episodes: how far behind the policies were that played them, in the mean."""
 
     @property
     def seconds(self) -> float:

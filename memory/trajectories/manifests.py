@@ -1,7 +1,8 @@
 """Batch manifests: the exact episodes of each update, written before the update.
 
-No episode is in two on-policy batches, because an update is on-policy only for the step that sampled it. Other batches may share episodes.
-Episodes of gates and probes are in none, and neither are those of seats that played against the policy.
+No episode is in two on-policy batches, because an update is on-policy only for the step that sampled it; the first update of a job also
+for the version that it starts from. If a later attempt at the job makes that update anew, the mark of live episodes moves to its batch.
+Other batches may share episodes. Episodes of gates and probes are in none, and neither are those of seats that played against the policy.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Manifest:
 def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int], on_policy: bool, *, reused: Sequence[int] = ()) -> None:
     """Write which completed episodes the n-th update of a job learns from. Writing the same again changes nothing.
 
-    `on_policy` means that the current step sampled `episode_ids`; `reused` are other episodes, of any age. Raises `RuntimeFailure` if an
+    `on_policy` means that the current weights sampled `episode_ids`; `reused` are other episodes, of any age. Raises `RuntimeFailure` if an
     on-policy batch would use an episode of another one.
     """
     rows = sorted({(episode, int(on_policy)) for episode in episode_ids} | {(episode, 0) for episode in reused})
@@ -48,6 +49,13 @@ def write_manifest(store: Store, lease: Lease, n: int, episode_ids: Sequence[int
                 raise RuntimeFailure(f"the manifest of job {lease.subject}, step {n}, has other episodes already: it is not changed")
             return
         if on_policy:
+            conn.execute(
+                """
+                UPDATE manifest SET on_policy = 0 WHERE job = ? AND n = ? AND attempt < ? AND on_policy = 1
+                AND episode IN (SELECT id FROM episode WHERE purpose = 'live' AND id IN (SELECT value FROM json_each(?)))
+                """,
+                (lease.subject, n, lease.attempt, to_json(list(episode_ids))),
+            )
             _check_unused(store, episode_ids)
         conn.executemany(
             "INSERT INTO manifest (job, attempt, n, episode, on_policy) VALUES (?, ?, ?, ?, ?)",
@@ -74,6 +82,12 @@ def manifests(store: Store, job: int) -> list[Manifest]:
         )
         for row in rows
     ]
+
+
+def learned_elsewhere(store: Store, job: int, episode_ids: Sequence[int]) -> bool:
+    """Whether an on-policy batch of another job has one of these episodes."""
+    sql = "SELECT 1 FROM manifest WHERE on_policy = 1 AND job <> ? AND episode IN (SELECT value FROM json_each(?)) LIMIT 1"
+    return bool(store.rows(sql, (job, to_json(list(episode_ids)))))
 
 
 def _check_episodes(store: Store, ids: Sequence[int]) -> None:

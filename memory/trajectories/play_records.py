@@ -54,15 +54,19 @@ def record_before_job(store: Store, environment: str, job: int, most: int) -> Pl
 
 
 def records_of_job(store: Store, job: int, before_step: int) -> dict[str, list[PlayRecord]]:
-    """What a job played with the steps before this one, by environment: a record for each such step, oldest first.
+    """What a job learned from on-policy with the steps before this one, by environment: a record for each such step, oldest first.
 
-    Of a step that several attempts at the job played, the latest attempt counts.
+    That is what the step played, and live episodes of the version that the job starts from. Of a step that several attempts at the job
+    made, the latest attempt counts.
     """
     rows = store.rows(
         f"""
         WITH own AS (
-            SELECT * FROM episode
+            SELECT id, environment, "group", success, step_n, attempt FROM episode
             WHERE job = :job AND step_n < :before AND purpose IN ('learn', 'replay') AND state = 'completed' AND seat = 0 AND turns > 0
+            UNION ALL
+            SELECT e.id, e.environment, e."group", e.success, m.n - 1, m.attempt FROM manifest m JOIN episode e ON e.id = m.episode
+            WHERE m.job = :job AND m.n <= :before AND m.on_policy = 1 AND e.purpose = 'live'
         ), latest AS (SELECT step_n, max(attempt) AS attempt FROM own GROUP BY step_n)
         SELECT environment, {_TOTALS} FROM own played JOIN latest USING (step_n, attempt)
         GROUP BY environment, step_n ORDER BY environment, step_n

@@ -23,6 +23,8 @@ AT_A_TIME = 256
 """Episodes read at once."""
 MOST = 20_000
 """At most this many episodes are considered, newest first."""
+NEWEST = 2**63 - 1
+"""No episode has a higher id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +116,17 @@ def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Ep
     return episodes_by_id(store, [row["id"] for row in rows])
 
 
-def recent_groups(store: Store, environment: str, most: int) -> list[list[Episode]]:
-    """The newest groups of live episodes of an environment, newest first."""
+def recent_groups(store: Store, environment: str, most: int, *, until: int = NEWEST) -> list[list[Episode]]:
+    """The newest groups of live episodes of an environment, newest first; of episodes up to the id `until`."""
     rows = store.rows(
         """
         SELECT "group", json_group_array(id) AS ids FROM (
-            SELECT id, "group" FROM episode WHERE environment = ? AND purpose = 'live' AND state = 'completed' AND seat = 0 AND turns > 0
+            SELECT id, "group" FROM episode
+            WHERE environment = ? AND purpose = 'live' AND state = 'completed' AND seat = 0 AND turns > 0 AND id <= ?
             ORDER BY id DESC LIMIT ?
         ) GROUP BY "group" ORDER BY max(id) DESC LIMIT ?
         """,
-        (environment, MOST, most),
+        (environment, until, MOST, most),
     )
     return [episodes_by_id(store, json.loads(row["ids"])) for row in rows]
 

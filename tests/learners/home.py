@@ -28,7 +28,7 @@ from perdure.memory.contracts.results import Update
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease, Version
 from perdure.memory.store import Store
-from perdure.memory.tasks import add_tasks, lease_tasks
+from perdure.memory.tasks import add_tasks, finish_task, lease_tasks
 from perdure.memory.trajectories.journal import StoreJournal
 
 EASY = "py:tests.learners.easy:Starts"
@@ -121,12 +121,13 @@ class Learner:
         return job
 
     def play_live(self, target: str, tasks: int) -> None:
-        """Play tasks of the stream with the version that serves, eight episodes each."""
+        """Play tasks of the stream to their end with the version that serves, eight episodes each."""
         environments.register(self.store, target)
         sampler = LoadedVersions(self.store, self.engine).load(versions.serving(self.store).name)
         made, attempts = load(target), []
         add_tasks(self.store, target, [train_seed(5, target, r) for r in range(tasks)], 8, "person")
-        for task, lease in lease_tasks(self.store, "me", tasks, 600.0, BootClock()):
+        leased = lease_tasks(self.store, "me", tasks, 600.0, BootClock())
+        for task, lease in leased:
             attempts += [
                 Attempt(environment=made, seed=task.seed, group=f"task-{task.id}", member=n, purpose="live", lease=lease) for n in range(8)
             ]
@@ -141,6 +142,8 @@ class Learner:
             width=64,
             context_limit=self.engine.context_limit,
         )
+        for _, lease in leased:
+            finish_task(self.store, lease)
 
     def steps(self, job: int) -> list[Update]:
         return [step.update for step in jobs.steps(self.store, job)]

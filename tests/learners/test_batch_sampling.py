@@ -7,9 +7,10 @@ import torch
 from tests.learners.conftest import MANY_LETTERS, ONE, TWO, MakeJob
 
 from perdure.envs.seeds import split_of
-from perdure.learners.batch_sampling import old_group_numbers, sample
 from perdure.learners.batches import policy_gradient_lessons
 from perdure.learners.learning_job import Interrupted
+from perdure.learners.sampling.batch_environments import old_group_numbers
+from perdure.learners.sampling.batch_sampling import sample
 from perdure.learners.updating import update
 from perdure.memory.records import StepRef
 from perdure.memory.trajectories.episodes import get_episode

@@ -17,7 +17,6 @@ from tests.learners.home import EASY, Learner
 from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
-from perdure.learners.batch_sampling import refilled, sample
 from perdure.learners.batches import Lesson, imitation_lessons, is_mixed, policy_gradient_lessons, turns_of
 from perdure.learners.engines.version_loading import version_weights
 from perdure.learners.epochs import per_task
@@ -28,6 +27,7 @@ from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.reinforce import reinforce
 from perdure.learners.loops.trace_sft import trace_sft
 from perdure.learners.reward_source import rewarder
+from perdure.learners.sampling.batch_sampling import refilled, sample
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory import versions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError

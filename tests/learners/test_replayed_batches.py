@@ -9,8 +9,8 @@ import pytest
 from tests.learners.conftest import MANY_LETTERS, ONE, TWO, MakeJob
 from tests.learners.home import Learner
 
-from perdure.learners.batch_sampling import replay_attempts, sample
 from perdure.learners.learning_job import Interrupted, LearningJob
+from perdure.learners.sampling.batch_sampling import replay_attempts, sample
 from perdure.learners.updating import update
 from perdure.memory.records import Episode
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tests.learners.conftest import FAILS, ONE, TWO, MakeJob, moved, options_of, plain_logprobs, plain_model, plain_of
 
-from perdure.learners.batch_sampling import Sampled, sample
 from perdure.learners.batches import Lesson, lesson, policy_gradient_lessons, replay_lessons
 from perdure.learners.learning_job import LearningJob
+from perdure.learners.sampling.batch_sampling import Sampled, sample
 from perdure.learners.updating import update
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import jobs

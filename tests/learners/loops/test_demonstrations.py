@@ -18,7 +18,6 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
-from perdure.learners.batch_sampling import sample, task_seed
 from perdure.learners.batches import turns_of
 from perdure.learners.gradients import MicroBatch
 from perdure.learners.learning_job import Retention
@@ -26,6 +25,7 @@ from perdure.learners.loops.hints import answers_in_own_words, check_oracle, fir
 from perdure.learners.loops.iterative_sft import iterative_sft
 from perdure.learners.loops.sdft import sdft, teaching
 from perdure.learners.loops.sft import demonstrations, sft, tokens_of
+from perdure.learners.sampling.batch_sampling import sample, task_seed
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.trajectories.episodes import get_episode
 from perdure.memory.trajectories.traces import episodes_of_step, job_traces

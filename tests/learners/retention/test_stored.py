@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
-from perdure.learners.batch_sampling import replay_attempts
 from perdure.learners.old_lessons import stored_lessons
 from perdure.learners.retention.episodic_memory import episodic_memory
+from perdure.learners.sampling.batch_sampling import replay_attempts
 from perdure.memory.errors import InputError
 from perdure.memory.trajectories.episodes import get_episode
 

@@ -1,15 +1,12 @@
-"""What a learning job plays: fresh groups of its targets and of old environments, with the current weights.
+"""What a learning job learns from: groups of its targets and of old environments, most of them played with the current weights.
 
-Targets take turns over the whole job, and `Progress` has their count; `retention/replay_choice.py` chooses among old environments.
-Fractions of a group add up over updates. Every function here only chooses what to play, except `play_attempts`.
+`batch_environments.py` says of which environments, and `live_batches.py` has those that were played before the job.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from perdure.envs.environment import Environment
@@ -18,29 +15,29 @@ from perdure.envs.rollout import play
 from perdure.envs.seeds import train_seed
 from perdure.learners.batches import completed, is_mixed
 from perdure.learners.learning_job import LearningJob, check_stop
-from perdure.learners.retention.replay_choice import choose_replay, mean_tokens, replay_candidate
+from perdure.learners.sampling.batch_environments import next_old, next_targets, target_groups
+from perdure.learners.sampling.live_batches import is_of_start, is_on_policy, moves_behind, plays_fresh, take_live
 from perdure.memory.records import Episode, Purpose
-from perdure.memory.trajectories.play_records import NOTHING_PLAYED, PlayRecord, record_before_job, records_of_job
 from perdure.memory.trajectories.traces import episodes_of_step
 
 MOST_AT_ONCE = 256
 """Episodes in play: a batch is played all at once, but each episode of an untrusted environment is a process."""
-LIVE_EPISODES = 48
-"""The newest of an environment, which say how it went before the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """The episodes of one round, by group."""
+    """The episodes of one round, by group: played for it, or taken from live play."""
 
     target: list[list[Episode]]
     old: list[list[Episode]]
     spoilt: int
     """Episodes that did not complete; they are not used."""
     staleness: float | None
-    """How many updates the policy is behind that sampled the targets' episodes; None if no policy of this job did."""
+    """How many updates the policy is behind that sampled the targets' episodes; None if it was none of this job and not its start."""
     on_policy: bool = True
     """Whether the current weights sampled all of them."""
+    data_staleness: float | None = None
+    """With `from=live`: promotions and rollbacks since the versions served that played the targets' episodes, in the mean."""
 
     def part(self, n: int, of: int) -> Sampled:
         """The n-th of `of` parts, for the n-th update from now. Environments were played in turn, so each part of neighbouring groups has
@@ -55,24 +52,33 @@ class Sampled:
             spoilt=self.spoilt if n == 0 else 0,
             staleness=None if self.staleness is None else self.staleness + n,
             on_policy=self.on_policy and n == 0,
+            data_staleness=self.data_staleness,
         )
 
 
 def sample(job: LearningJob, prompts: int) -> Sampled:
-    """Play fresh groups for a batch of this many prompts: targets in turn, and old environments for the share of replay."""
-    return play_attempts(job, [*target_attempts(job, target_groups(job, prompts)), *replay_attempts(job, prompts)])
+    """Groups for a batch of this many prompts: targets in turn, and old environments for the share of replay.
+
+    They are taken from live play as the option `from` says; others are played. Raises `Interrupted`.
+    """
+    return _gathered(job, next_targets(job, target_groups(job, prompts)), next_old(job, prompts))
 
 
 def refilled(job: LearningJob, sampled: Sampled, prompts: int, times: int) -> Sampled:
     """The same, with new groups for those of equal rewards, up to `times` times (DAPO's dynamic sampling).
 
-    Groups of equal rewards stay in the statistics.
+    Groups of equal rewards stay in the statistics. Live play alone is not refilled: it would be used up sooner.
     """
-    for _ in range(times):
+    for _ in range(times if plays_fresh(job) else 0):
         lacking = target_groups(job, prompts) - sum(is_mixed(group) for group in sampled.target)
         if lacking > 0:
-            more = play_attempts(job, target_attempts(job, lacking))
-            sampled = replace(sampled, target=sampled.target + more.target, spoilt=sampled.spoilt + more.spoilt)
+            more = _gathered(job, next_targets(job, lacking), [])
+            sampled = replace(
+                sampled,
+                target=sampled.target + more.target,
+                spoilt=sampled.spoilt + more.spoilt,
+                on_policy=sampled.on_policy and more.on_policy,
+            )
     return sampled
 
 
@@ -91,6 +97,37 @@ def sample_start(job: LearningJob, episodes: int) -> Sampled:
 def played_by_start(job: LearningJob, *, hinted: bool) -> list[list[Episode]]:
     """Groups of targets from the store that the job played before its first update, with hints or without."""
     return completed(_groups(job.rewarder(episodes_of_step(job.run.store, job.id, 0, hinted=hinted))).values())
+
+
+def _gathered(job: LearningJob, targets: Sequence[Environment], old: Sequence[Environment]) -> Sampled:
+    """A group of each of these environments, in order: from live play as the option `from` says, else played, if the job plays at all."""
+    options, started = job.options, time.perf_counter()
+    groups: dict[str, list[Episode]] = {}
+    attempts: list[Attempt] = []
+
+    def named(environment: Environment, purpose: Purpose, members: int) -> str | None:
+        """The name of a group that is in `groups`, or will be when the attempts are played."""
+        live = take_live(job, environment.name, members)
+        if live is not None:
+            groups[live[0].group] = live
+            return live[0].group
+        fresh = fresh_group(job, environment, purpose, members) if plays_fresh(job) else []
+        attempts.extend(fresh)
+        return fresh[0].group if fresh else None
+
+    names = (
+        [named(environment, "learn", options.common.samples) for environment in targets],
+        [named(environment, "replay", options.replay.samples) for environment in old],
+    )
+    job.tally.sampling_s += time.perf_counter() - started
+    played = play_attempts(job, attempts)
+    groups |= {group[0].group: group for group in (*played.target, *played.old)}
+    target, others = ([groups[name] for name in side if name in groups] for side in names)
+    sampled = replace(played, target=target, old=others, on_policy=is_on_policy(job, target + others))
+    if plays_fresh(job):
+        return sampled
+    staleness = float(job.progress.step) if all(is_of_start(job, group) for group in target) else None
+    return replace(sampled, staleness=staleness, data_staleness=moves_behind(job, target))
 
 
 def play_episodes(job: LearningJob, attempts: Sequence[Attempt]) -> list[Episode]:
@@ -127,55 +164,16 @@ def play_attempts(job: LearningJob, attempts: Sequence[Attempt]) -> Sampled:
     )
 
 
-def target_groups(job: LearningJob, prompts: int) -> int:
-    """How many groups of a batch are of targets."""
-    return max(1, round(prompts * target_share(job)))
-
-
-def target_share(job: LearningJob) -> float:
-    """The share of a batch that is played on targets."""
-    return 1 - job.options.replay.share if job.environments.old else 1.0
-
-
 def target_attempts(job: LearningJob, groups: int) -> list[Attempt]:
     """Attempts at this many fresh tasks of the targets, in turn."""
-    targets, begun = job.environments.targets, job.progress.target_groups
-    job.progress.target_groups += groups
-    chosen = [targets[n % len(targets)] for n in range(begun, begun + groups)]
-    return [attempt for environment in chosen for attempt in fresh_group(job, environment, "learn", job.options.common.samples)]
+    members = job.options.common.samples
+    return [attempt for environment in next_targets(job, groups) for attempt in fresh_group(job, environment, "learn", members)]
 
 
 def replay_attempts(job: LearningJob, prompts: int) -> list[Attempt]:
-    """Attempts at fresh tasks of old environments for a batch of this many prompts, within the budgets of episodes and of tokens."""
-    replay, old = job.options.replay, {environment.name: environment for environment in job.environments.old}
-    groups = len(old_group_numbers(job, prompts, 1 - replay.stored))
-    played = records_of_job(job.run.store, job.id, job.progress.step)
-    candidates = [replay_candidate(name, _before(job, name), played.get(name, []), replay.samples) for name in old if groups]
-    chosen = choose_replay(candidates, groups, replay.tokens * _target_tokens(job, prompts, played))
-    return [attempt for name in chosen for attempt in fresh_group(job, old[name], "replay", replay.samples)]
-
-
-def _before(job: LearningJob, environment: str) -> PlayRecord:
-    """How live play of an environment went before the job."""
-    return record_before_job(job.run.store, environment, job.id, LIVE_EPISODES)
-
-
-def _target_tokens(job: LearningJob, prompts: int, played: Mapping[str, Sequence[PlayRecord]]) -> float:
-    """Expected tokens of the targets' episodes in a batch of this many prompts; infinite if a target was never played."""
-    targets = [environment.name for environment in job.environments.targets]
-    each = [mean_tokens(sum(played.get(name, []), NOTHING_PLAYED) if name in played else _before(job, name), math.inf) for name in targets]
-    return target_groups(job, prompts) * job.options.common.samples * statistics.fmean(each)
-
-
-def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:
-    """Which groups of old environments, numbered over the whole job, belong to this share of the replay for this many prompts.
-
-    Fractions of a group add up over updates.
-    """
-    common, replay = job.options.common, job.options.replay
-    each = common.samples * replay.share * share / replay.samples if job.environments.old else 0.0
-    before = common.prompts * job.progress.step
-    return range(math.floor(each * before + 0.5), math.floor(each * (before + prompts) + 0.5))
+    """Attempts at fresh tasks of old environments for a batch of this many prompts."""
+    members = job.options.replay.samples
+    return [attempt for environment in next_old(job, prompts) for attempt in fresh_group(job, environment, "replay", members)]
 
 
 def fresh_group(job: LearningJob, environment: Environment, purpose: Purpose, members: int) -> list[Attempt]:
