@@ -5,7 +5,7 @@
     not shown to hold, the gain was shown or not asked for    the same candidate is gated once more, and its wealth goes on
     the same after the second gate                            as if something had fallen
     something fell, or neither gain nor hold was shown        a repair: all that is below its anchor, with the old target; from the
-                                                              candidate if its gain was shown and is more than it lost
+                                                              candidate if its gain was shown and nothing collapsed with it
     there is no gain, or nothing was left to gain             nothing: the choice of the next target counts it (`track_record.py`)
 
 A verdict is open until a job follows it, a later job has the same target, or a version is promoted. If nothing follows, it says why.
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from perdure.agent.planning.life_so_far import LifeSoFar, followed_by, may_promote, root_of, since_promotion
-from perdure.agent.planning.repairs import MOST_REPAIRS, candidate_below, gained, in_points, repairs_without_promotion, serving_below
+from perdure.agent.planning.repairs import MOST_REPAIRS, candidate_below, collapsed, in_points, repairs_without_promotion, serving_below
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, Unfollowed
 from perdure.learners.gate.promotion import all_held, fell, fell_together, gain_asked, gain_shown, not_shown_to_hold, pool_not_shown
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
@@ -116,7 +116,7 @@ def _repair(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
             why=f"{pair} and {what} could not be held together: {times} repairs led to no promotion, so no other is tried until one comes",
         )
     lost = candidate_below(result, [environment.name for environment in life.environments])
-    from_candidate = gain_shown(result) and candidate in life.usable and gained(result) > sum(lost.values())
+    from_candidate = gain_shown(result) and candidate in life.usable and not collapsed(result, lost)
     short = lost if from_candidate else serving_below(life)
     start = candidate if from_candidate else life.serving
     if not short:

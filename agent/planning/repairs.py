@@ -18,6 +18,10 @@ REPAIR_FROM = 0.03
 FIRST_GUESS_PAIRS = 10
 """The first guess of a difference, none, weighs as much as this many pairs."""
 
+COLLAPSE = 0.2
+"""A candidate that lost more than this in one environment, and more than it won, is no start of a repair: it would cost more than another
+candidate. Many small losses are what a repair is for (docs/measurements.md)."""
+
 MOST_REPAIRS = 2
 """After this many repairs without a promotion, environments that cannot be held together are left as they are."""
 
@@ -47,6 +51,11 @@ def gained(result: GateResult) -> float:
     """How much a gated candidate won in its targets, in points of score, shrunk as a shortfall is."""
     standings = [standing_of(leg) for leg in result.evidence.trained.values()]
     return sum(standing.difference * _weight(standing) for standing in standings if standing is not None and standing.difference > 0)
+
+
+def collapsed(result: GateResult, lost: Mapping[str, float]) -> bool:
+    """Whether a candidate that lost this lost too much in one place to start a repair from it."""
+    return max(lost.values(), default=0.0) > max(COLLAPSE, gained(result))
 
 
 def repairs_without_promotion(life: LifeSoFar, targets: Collection[str]) -> int:

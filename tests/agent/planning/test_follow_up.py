@@ -136,7 +136,7 @@ def test_a_second_gate_that_promotes_ends_the_matter() -> None:
 
 def test_what_fell_is_repaired_from_the_candidate_if_its_gain_was_shown() -> None:
     """Spell is 4 points below by its pairs, -.04 x 40 / 50 = -.032; add, -.03 x 90 / 100 = -.027, is not."""
-    fell = verdict("reject", "v1", sort=LOST, spell=leg(-0.04, 40), add=leg(-0.03, 90))  # it won 40 points and lost 23
+    fell = verdict("reject", "v1", sort=LOST, spell=leg(-0.04, 40), add=leg(-0.03, 90))
     step = learns(follow_up(life(learned(7, [ADD], fell))))
     assert (step.targets, step.aim, step.start, step.follows) == ((ADD, SORT, SPELL), "repair", "v1", 7)
     assert step.why == (
@@ -145,10 +145,16 @@ def test_what_fell_is_repaired_from_the_candidate_if_its_gain_was_shown() -> Non
     )
 
 
-@pytest.mark.parametrize(("won", "start"), [(0.36, "v1"), (0.29, None)])
-def test_a_candidate_that_lost_more_than_it_gained_is_no_start(won: float, start: str | None) -> None:
-    """It lost 20 points; it won .36 x 20 / 30 = .24, or .193."""
-    fell = verdict("reject", "v1", sort=LOST, trained={ADD: leg(won, 20), SPELL: leg(-0.5, 20, "not shown")})
+@pytest.mark.parametrize(
+    ("lost", "won", "start"),
+    [
+        (0.4, 0.15, "v1"),  # .4 x 10 / 20 = .2
+        (0.44, 0.3, None),  # .22, and it won .3 x 20 / 30 = .2
+        (0.44, 0.36, "v1"),  # it won .24
+    ],
+)
+def test_a_candidate_that_collapsed_somewhere_is_no_start(lost: float, won: float, start: str | None) -> None:
+    fell = verdict("reject", "v1", sort=leg(-lost, 10, "failed"), trained={ADD: leg(won, 20), SPELL: leg(-0.5, 20, "not shown")})
     below = replace(environment(SPELL), standing=Standing(difference=-0.2, pairs=10))
     step = learns(follow_up(life(learned(7, [ADD], fell), environments=[environment(ADD), environment(SORT), below])))
     assert (step.start, step.targets) == (start, (ADD, SORT) if start else (ADD, SPELL))
@@ -161,6 +167,12 @@ def test_a_repair_of_the_serving_version_is_not_tried_again_without_what_fell_wi
     environments = [environment(ADD), environment(SORT), below]
     assert learns(follow_up(life(first, environments=environments))).targets == (ADD, SPELL)
     assert learns(follow_up(life(repair, first, environments=environments))).targets == (ADD, SPELL, SORT)
+
+
+def test_many_small_losses_are_repaired_from_the_candidate_though_they_add_up_to_more_than_its_gain() -> None:
+    lost = {name: leg(-0.3, 10) for name in ("sort", "spell", "add")}  # .15 each
+    step = learns(follow_up(life(learned(7, [ADD], verdict("reject", "v1", pooled="failed", **lost)))))
+    assert (step.start, step.targets) == ("v1", (ADD, SORT, SPELL))
 
 
 def test_without_a_gain_the_serving_version_is_repaired() -> None:
