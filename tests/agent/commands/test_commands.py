@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from tests.agent.conftest import ADD, Call
-from tests.agent.ended_jobs import almost, end_with, lease_next
 from tests.agent.timing import timed
 from tests.fakes import ByteChat, ScriptedPolicy
 
@@ -19,9 +18,7 @@ from perdure.envs.playing import Attempt
 from perdure.envs.registry import load
 from perdure.envs.rollout import play
 from perdure.memory import environments, versions
-from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import list_environments
-from perdure.memory.jobs import add_job
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import beat
 from perdure.memory.records import VersionRef
@@ -47,28 +44,6 @@ def test_status_without_a_daemon(perdure: Call, home: Path) -> None:
     assert found["last_verdict"] is None
     assert found["uptime_s"] is None
     assert found["environments"][ADD]["success_rate"] == 1.0
-
-
-def test_status_tells_what_comes_next_and_where_the_anchors_stand(perdure: Call, home: Path) -> None:
-    with open_store(home) as store:
-        set_stages(store, [Stage(name="all", environments=(StageShare(name=ADD),), members=1)])
-        found = json.loads(perdure("status").out)
-        assert found["next"] == {
-            "step": "nothing",
-            "why": f"nothing is learnable yet: {ADD} has only 1 episodes and needs 16",
-            "unfollowed": None,
-            "targets": [],
-        }
-        assert found["anchors"] == {ADD: {"version": "v1", "difference": None, "pairs": 0}}
-        assert (found["life"]["gates"], found["life"]["expected_false"], found["life"]["drift"]) == (0, 0, 0.0)
-        add_job(store, "one", [ADD], LearnOrder(learner="grpo", why="it promises most"))
-        job, lease = lease_next(store)
-        found = json.loads(perdure("status").out)
-        assert found["next"] == {"step": "learn", "why": "it promises most", "unfollowed": None, "targets": [ADD], "job": job.id}
-        end_with(store, job, lease, almost(ADD), {ADD: [0.0, 0.0]})
-    found = json.loads(perdure("status").out)
-    assert (found["next"]["step"], found["next"]["candidate"]) == ("gate", "v4")
-    assert (found["life"]["gates"], found["life"]["candidates"], found["life"]["expected_false"]) == (1, 1, 0.05)
 
 
 def test_status_tells_what_the_holder_of_the_lock_said(perdure: Call, home: Path) -> None:
