@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,7 +31,7 @@ class PlaySection(Section):
     """How live tasks are played."""
 
     width: int = Field(default=64, ge=1, le=4096, description="episodes played at once")
-    temperature: float = Field(default=1.0, gt=0, le=10, description="sampling temperature of live episodes (the gate plays greedily)")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="sampling temperature of live episodes, and of the gate's")
     members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; learning compares them")
 
 
@@ -60,10 +60,25 @@ class GateSection(Section):
     """How much a candidate must show before it serves."""
 
     profile: Literal["economy", "standard", "strict"] = Field(
-        default="economy", description="economy, standard or strict: each next one detects smaller losses, with more episodes"
+        default="standard", description="economy, standard or strict: each next one detects smaller losses, with more episodes"
+    )
+    temperature: float | Literal["play"] = Field(
+        default="play", description="sampling temperature of its answers: 'play' for that of live episodes, or a number; 0 is greedy"
+    )
+    samples: int = Field(default=4, ge=1, le=64, description="answers to each held-out task on each side; one if they are greedy")
+    over_time: Literal["each", "e-lond"] = Field(
+        default="each",
+        description="each: alpha bounds the errors of each gate; e-lond: it bounds the share of false ones among all promotions",
     )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="the highest probability of promoting a candidate that should be rejected")
     critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream with a tighter margin")
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _in_range(cls, value: Any) -> Any:
+        if value != "play" and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 10):
+            raise ValueError(f"{value!r} is neither 'play' nor a number from 0 (greedy) to 10")
+        return value
 
 
 class ScheduleSection(Section):
@@ -181,6 +196,12 @@ class Config(Section):
         """Whether live play and jobs use the device in turn: a CPU, or a GPU whose memory is not split between them."""
         return self.device == "cpu" or (self.engine == "vllm" and self.vllm.sleep)
 
+    @property
+    def gate_sampling(self) -> tuple[float, int]:
+        """The temperature of the gate's answers, and how many there are to each task: greedy ones are all the same."""
+        temperature = self.play.temperature if self.gate.temperature == "play" else self.gate.temperature
+        return temperature, self.gate.samples if temperature > 0 else 1
+
     def environment(self, name: str) -> Environment:
         """Load an environment, in a process of its own unless it is trusted. Raises as `envs/registry.py:load` does."""
         from perdure.envs.registry import load
@@ -222,8 +243,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _vllm_takes_it(self) -> Config:
-        if self.engine == "vllm" and self.play.temperature > VLLM_TEMPERATURE:
-            raise ValueError(f"play.temperature = {self.play.temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
+        if self.engine == "vllm":
+            for name, temperature in (("play", self.play.temperature), ("gate", self.gate_sampling[0])):
+                if temperature > VLLM_TEMPERATURE:
+                    raise ValueError(f"{name}.temperature = {temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
         self.learner_options(self.learn.learner)
         return self
 

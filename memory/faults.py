@@ -25,6 +25,7 @@ Point = Literal[
     "between-file-and-row",
     "mid-pairs",
     "mid-gate",
+    "mid-election",
     "between-verdict-and-promotion",
     "mid-promotion",
     "mid-rollback",

@@ -182,17 +182,13 @@ def open_gate_of(store: Store, job: int) -> GateRow | None:
     return _gate(rows[0]) if rows else None
 
 
-def squared_differences(store: Store) -> tuple[int, float]:
-    """Number and mean of the squared differences on environments that were not trained, over all gates that did not end with reject."""
-    (row,) = store.rows(
-        """
-        SELECT count(*) AS n, coalesce(avg(p.difference * p.difference), 0.0) AS q
-        FROM pair p JOIN gate g ON g.id = p.gate
-        WHERE p.difference IS NOT NULL AND p.role = 'earlier' AND g.verdict IN ('promote', 'inconclusive')
-          AND NOT EXISTS (SELECT 1 FROM pair t WHERE t.gate = p.gate AND t.environment = p.environment AND t.role = 'trained')
-        """
-    )
-    return int(row["n"]), float(row["q"])
+def candidate_gates(store: Store) -> list[GateRow]:
+    """All gates that could lead to a promotion, oldest first: not those that confirm a loss before a rollback."""
+    sql = """
+        SELECT g.* FROM gate g JOIN job j ON j.id = g.job
+        WHERE json_extract(j.options, '$.leads_to') IS NOT 'rollback' ORDER BY g.id
+    """
+    return [_gate(row) for row in store.rows(sql)]
 
 
 def last_verdict(store: Store) -> GateRow | None:

@@ -196,14 +196,13 @@ def promote(
     reason: str,
     gate: int | None = None,
     lease: Lease | None = None,
-    learned: Sequence[str] | None = None,
-    anchors: Sequence[str] = (),
+    anchors: Sequence[str] | None = None,
 ) -> Version:
     """Make a candidate, or a version that served before, the serving version.
 
     With a gate, its verdict must be promote, for this version and against the one that still serves, and the version's ancestor must not
     have been rolled back. Without a gate, a person takes the responsibility. The version becomes the anchor of the environments in
-    `anchors`, and of those in `learned` that have none yet: the targets that showed a gain; all targets by default.
+    `anchors`: those in which the gate showed that it beats the anchor. With None, of those of its targets that have no promoted one yet.
     """
     _check_reason(reason)
     with store.write() as conn:
@@ -220,9 +219,10 @@ def promote(
             _check_gate(store, gate, name, old.name)
         _move(store, "promote", old.name, name, gate, reason)
         faults.point("mid-promotion")
-        for target in version.targets if learned is None else learned:
-            conn.execute("UPDATE environment SET anchor = ? WHERE name = ? AND anchor IS NULL", (name, target))
-        for environment in anchors:
+        if anchors is None:
+            for target in version.targets:
+                conn.execute("UPDATE environment SET anchor = ? WHERE name = ? AND anchor IS NULL", (name, target))
+        for environment in anchors or ():
             conn.execute("UPDATE environment SET anchor = ? WHERE name = ?", (name, environment))
         return get_version(store, name)
 
@@ -297,9 +297,14 @@ def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
         return get_version(store, name)
 
 
+def has_files(store: Store, version: Version) -> bool:
+    """Whether the folder of a version is there; the base model needs none."""
+    return version.path is None or (store.home / version.path).is_dir()
+
+
 def require_files(store: Store, version: Version) -> None:
     """Raise `RuntimeFailure` if a version cannot be loaded because its files are gone, as after `perdure version gc`."""
-    if version.path is not None and not (store.home / version.path).is_dir():
+    if version.path is not None and not has_files(store, version):
         raise RuntimeFailure(f"the files of {version.name} are not in {store.home / version.path}: restore them, or name another version")
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.agent.show.gate_table import answers_drawn
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
@@ -157,10 +158,23 @@ def gate(
 @click.argument("version", metavar="[VERSION]", required=False)
 @click.option("--episodes", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Episodes of each environment.")
 @click.option("--target", "targets", multiple=True, metavar="ENV", help="Only this environment; may be repeated. [default: all]")
+@click.option(
+    "--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="At which answers are sampled; 0 is greedy."
+)
+@click.option("--samples", type=click.IntRange(1, 64), default=1, show_default=True, help="Answers to each seed; its score is their mean.")
 @home_option
 @config_option
 @report_option
-def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Path, config_path: Path | None, as_json: bool) -> None:
+def probe(
+    version: str | None,
+    episodes: int,
+    targets: tuple[str, ...],
+    temperature: float,
+    samples: int,
+    home: Path,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
     """Score a version on held-out seeds.
 
     The serving one by default, in every environment, greedily, on the same seeds each time, with 95 % intervals.
@@ -168,19 +182,27 @@ def probe(version: str | None, episodes: int, targets: tuple[str, ...], home: Pa
     \b
     Example:
       perdure probe v1 --episodes 100
+      perdure probe v1 --temperature 1 --samples 4
     """
+    from perdure.agent.config import VLLM_TEMPERATURE
     from perdure.agent.config_file import load_config
     from perdure.memory.versions import get_version, require_files
 
+    if temperature == 0 and samples > 1:
+        raise InputError(f"--samples {samples}: greedy answers to a seed are all the same; give --temperature too, such as 1")
     loaded = load_config(config_path)
+    if loaded.config.engine == "vllm" and temperature > VLLM_TEMPERATURE:
+        raise InputError(f"--temperature {temperature:g} is more than vLLM takes: {VLLM_TEMPERATURE:g} at most")
     with _prepared(home, loaded, targets) as prepared:
         if version is not None:
             require_files(prepared.store, get_version(prepared.store, version))
         aims = prepared.targets
-    job = _see_through(home, loaded, aims, ProbeOrder(version=version, episodes=episodes), as_json)
+    order = ProbeOrder(version=version, episodes=episodes, temperature=temperature, samples=samples)
+    job = _see_through(home, loaded, aims, order, as_json)
     if isinstance(job.result, ProbeResult) and not as_json:
         rows = [(name, row.score, row.low, row.high, row.episodes) for name, row in job.result.environments.items()]
-        print_table(("environment", "score", "from", "to", "episodes"), rows, title=f"{job.result.version} on held-out seeds, greedy")
+        title = f"{job.result.version} on held-out seeds: {answers_drawn(job.result.temperature, job.result.samples)}"
+        print_table(("environment", "score", "from", "to", "seeds"), rows, title=title)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
+from perdure.agent.processes.job_work import Work
+from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
 from perdure.agent.processes.open_engine import open_engine
 from perdure.agent.processes.process_names import job_process
@@ -26,53 +25,21 @@ from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
 from perdure.learners.diagnostics import cost
 from perdure.learners.engines.loaded_versions import LoadedVersions
-from perdure.learners.gate.engine_player import EnginePlayer
-from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, run_gate
+from perdure.learners.gate.player import Sampling
 from perdure.learners.gate.probes import probe
-from perdure.learners.gate.promotion import beaten_anchors, improved, need_dev_scores
-from perdure.learners.gate.scope import PROFILES
-from perdure.learners.learning_job import Interrupted, JobRun
+from perdure.learners.learning_job import Interrupted
 from perdure.learners.run_learning import run_learning
 from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
-from perdure.memory import faults
-from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, ProbeOrder
-from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult, Result
-from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, ProbeOrder
+from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
+from perdure.memory.environments import list_environments
 from perdure.memory.errors import LeaseLost, RuntimeFailure
-from perdure.memory.gates import close_gate
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import record_event
-from perdure.memory.records import Lease, Purpose, Version
-from perdure.memory.store import Store, open_store
-from perdure.memory.trajectories.journal import StoreJournal
-from perdure.memory.versions import add_initial, get_version, promote, reject, rolled_back_ancestor, serving, version_of_job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What a job has at hand."""
-
-    store: Store
-    config: Config
-    versions: LoadedVersions
-    job: Job
-    lease: Lease
-    pulse: Pulse
-    stop: Callable[[], bool]
-
-    def player(self, purpose: Purpose) -> EnginePlayer:
-        return EnginePlayer(
-            versions=self.versions,
-            journal=StoreJournal(self.store, BootClock()),
-            lease=self.lease,
-            load=cache(self.config.environment),
-            purpose=purpose,
-            width=self.config.play.width,
-            stop=self.stop,
-            each_round=self.pulse.go_on,
-        )
+from perdure.memory.store import open_store
+from perdure.memory.versions import add_initial, get_version, rolled_back_ancestor, serving, version_of_job
 
 
 def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
@@ -103,7 +70,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     )
                     result, candidate = _carry_out(work)
                 with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
-                    _apply_verdict(work, result)
+                    apply_verdict(work, result)
                     finish_job(store, lease, result, candidate)
                 remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
@@ -129,8 +96,8 @@ def _carry_out(work: Work) -> tuple[Result, str | None]:
         case LearnOrder() as order:
             learned = _learn(work, order)
             return learned, learned.version
-        case GateOrder(candidate=name, profile=profile):
-            return _gate_candidate(work, get_version(work.store, name), profile), name
+        case GateOrder(candidate=name) as order:
+            return judge(work, get_version(work.store, name), order), name
         case ProbeOrder() as order:
             return _probe(work, order), None
 
@@ -140,21 +107,14 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        run = JobRun(
-            store=work.store,
-            lease=work.lease,
-            journal=StoreJournal(work.store, BootClock()),
-            stop=work.stop,
-            each_round=work.pulse.go_on,
-        )
-        candidate = run_learning(run, work.job, work.versions, work.config.device, work.config.environment)
+        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.config.environment)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"
     if lost is not None:
         reason = f"not gated: {lost}, which it was trained from, was rolled back meanwhile"
     elif order.gate:
-        gate = _gate_candidate(work, candidate, order.profile)
+        gate = judge(work, candidate, order)
         reason = gate.reason
     updates = [step.update for step in steps(work.store, work.job.id)]
     return LearnResult(
@@ -170,54 +130,11 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     )
 
 
-def _gate_candidate(work: Work, candidate: Version, profile: str | None) -> GateResult:
-    set_job_state(work.store, work.lease, "gating")
-    store, config, targets = work.store, work.config, work.job.targets
-    now_serving = serving(store)
-    known = list_environments(store)
-    anchors = {row.name: anchor_of(store, row.name) or now_serving.name for row in known}
-    player = work.player("gate")
-    of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
-    anchor_scores = dev_scores(player, of_anchors, root_seed=config.seed)
-    serving_scores = anchor_scores | dev_scores(player, of_serving, root_seed=config.seed)
-    case = GateCase(
-        candidate=candidate,
-        serving=now_serving,
-        settings=replace(PROFILES[profile or config.gate.profile], alpha=config.gate.alpha),
-        anchors=anchors,
-        trained=targets,
-        critical=tuple(row.name for row in known if row.critical),
-        anchor_scores=anchor_scores,
-        serving_scores={name: serving_scores[name] for name in targets if name in serving_scores},
-    )
-
-    def progress(line: str) -> None:
-        work.pulse.say("gating", line)
-
-    return run_gate(case, GateWork(store=store, lease=work.lease, play=player, root_seed=config.seed, progress=progress))
-
-
 def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
     version = get_version(work.store, order.version) if order.version else serving(work.store)
     environments = work.job.targets or tuple(row.name for row in list_environments(work.store))
-    return probe(work.player("probe"), version.name, environments, order.episodes, work.config.seed)
-
-
-def _apply_verdict(work: Work, result: Result) -> None:
-    """Write the verdict and, for a learning job, apply it: promoted, rejected, or still a candidate."""
-    gate = result.gate if isinstance(result, LearnResult) else result
-    if not isinstance(gate, GateResult):
-        return
-    close_gate(work.store, work.lease, gate)
-    faults.point("between-verdict-and-promotion")
-    if not isinstance(result, LearnResult):
-        return
-    if gate.verdict == "promote":
-        improved_environments = improved(gate.evidence)
-        anchors = beaten_anchors(gate.evidence, {name: anchor_of(work.store, name) for name in improved_environments})
-        promote(work.store, result.version, gate.reason, gate=gate.gate, lease=work.lease, learned=improved_environments, anchors=anchors)
-    elif gate.verdict == "reject":
-        reject(work.store, result.version, work.lease)
+    player = work.player("probe", Sampling(temperature=order.temperature, samples=order.samples))
+    return probe(player, version.name, environments, order, work.config.seed)
 
 
 def main() -> int:

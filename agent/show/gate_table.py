@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from perdure.agent.show.terminal import Cell, print_table
+from perdure.agent.show.terminal import Cell, print_table, visible
 from perdure.memory.contracts.results import GateResult, Leg
 
 COLUMNS = ("environment", "role", "pairs", "candidate", "reference", "difference", "e-value", "verdict", "against")
@@ -12,9 +12,30 @@ COLUMNS = ("environment", "role", "pairs", "candidate", "reference", "difference
 
 def print_gate(result: GateResult) -> None:
     """The table, and what it cost."""
-    title = f"\nGate {result.gate} of {result.candidate}: profile {result.profile}, {result.rounds} rounds (greedy, held-out seeds)"
+    drawn = answers_drawn(result.temperature, result.samples)
+    title = f"\nGate {result.gate} of {result.candidate}: profile {result.profile}, {result.rounds} rounds (held-out seeds, {drawn})"
     print_table(COLUMNS, gate_rows(result), title=title)
+    for line in findings(result):
+        click.echo(line)
     click.echo(f"{result.candidate_episodes} episodes by the candidate, {result.anchor_episodes} by the references")
+
+
+def answers_drawn(temperature: float, samples: int) -> str:
+    """How answers were drawn, in words."""
+    if temperature == 0:
+        return "greedy"
+    sampled = f"sampled at temperature {temperature:g}"
+    return f"{samples} answers to each, {sampled}" if samples > 1 else sampled
+
+
+def findings(result: GateResult) -> list[str]:
+    """What was found after the verdict, a line each."""
+    lines = []
+    if result.new_anchors:
+        lines.append(f"{result.candidate} beat the anchors of {visible(', '.join(result.new_anchors))}, and takes their place there")
+    if result.evidence.regressed:
+        lines.append(f"shown to have fallen: {visible(', '.join(result.evidence.regressed))}")
+    return lines
 
 
 def gate_rows(result: GateResult) -> list[list[Cell]]:

@@ -1,7 +1,7 @@
 """The summary at the end of a run: what was played, what was learned, what the gate saw, and what to do next.
 
-Read from the database at the end of `perdure run`. Success before and after is that of the gate's pairs: greedy play on held-out seeds that
-neither version had seen, the same seeds for both.
+Read from the database at the end of `perdure run`. Success before and after is that of the gate's pairs: on held-out seeds that neither
+version had seen, the same for both.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ checked after every round (Waudby-Smith & Ramdas 2024); docs/learning.md ('Why t
 More rules: which environments are tested, from scores on dev seeds (`scope.py`); the order of the checks (`_decide`); how far past gates
 raise `nmax` (`rates.plan`); too many void pairs end a gate (`scope.too_many_voids`); after a promotion, where the candidate becomes
 the anchor (`election.py`); after a rejection, which environments fell (`regressions.py`); the error of many gates (`lifetime.py`); what a
-verdict does to the versions (`agent/processes/job.py:_apply_verdict`), and what follows it (`agent/planning/follow_up.py`).
+verdict does to the versions (`agent/processes/judging.py:apply_verdict`), and what follows it (`agent/planning/follow_up.py`).
 
 Left out: further candidates of one job after a rejection. `evidence.py` has the numbers of a gate, `rates.py` simulates errors and power.
 """

@@ -1,4 +1,4 @@
-"""Held-out episodes for the gate and for `perdure probe`: greedy, on the engine that serves."""
+"""Held-out episodes for the gate and for `perdure probe`, on the engine that serves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
-from perdure.envs.rollout import Journal, Opponents, nothing, play
+from perdure.envs.rollout import Opponents, play
 from perdure.learners.engines.loaded_versions import LoadedVersions
-from perdure.learners.gate.pairs import Draw
-from perdure.learners.learning_job import Interrupted
-from perdure.memory.records import Lease, Purpose
+from perdure.learners.gate.player import Draw, Sampling, Scores
+from perdure.learners.learning_job import Interrupted, JobRun
+from perdure.memory.records import Episode, Purpose
 from perdure.memory.versions import serving
 
 
@@ -20,13 +20,11 @@ class EnginePlayer:
     """The `Player` of the gate on an engine. Episodes are journaled under the job's lease."""
 
     versions: LoadedVersions
-    journal: Journal
-    lease: Lease
+    run: JobRun
     load: Callable[[str], Environment]
     purpose: Purpose
+    sampling: Sampling
     width: int
-    stop: Callable[[], bool]
-    each_round: Callable[[], None] = nothing
     _opponents: Opponents = field(init=False)
     """Versions in other seats. `serving` is the one that served when this player was made: the same for both sides."""
     _batches: int = 0
@@ -34,31 +32,56 @@ class EnginePlayer:
     def __post_init__(self) -> None:
         self._opponents = self.versions.opponents(serving(self.versions.store).name)
 
-    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
-        """One score in [0, 1] for each draw; None if the episode could not be scored. Raises `Interrupted`."""
-        environments = {name: self.load(name) for name in dict.fromkeys(name for name, _ in draws)}
+    def scores(self, version: str, draws: Sequence[Draw]) -> list[Scores]:
+        """The scores of the answers to each draw, each from draws of its own. Raises `Interrupted`.
+
+        An episode that failed is played once more before it counts, since a failure by chance would count as a loss.
+        """
+        samples = self.sampling.samples
+        wanted = [(draw, number) for draw in draws for number in range(samples)]
+        episodes = self._play(version, wanted)
+        failed = [n for n, episode in enumerate(episodes) if episode.state != "completed"]
+        for n, episode in zip(failed, self._play(version, [wanted[n] for n in failed]), strict=True):
+            episodes[n] = episode
+        scored = [episode.score if episode.state == "completed" else None for episode in episodes]
+        return [tuple(scored[n : n + samples]) for n in range(0, len(scored), samples)]
+
+    def _play(self, version: str, answers: Sequence[tuple[Draw, int]]) -> list[Episode]:
+        """One batch: answers to draws, each with its number. Those of one draw are a group, and share their prompt."""
+        if not answers:
+            return []
+        environments = {name: self.load(name) for name in dict.fromkeys(name for (name, _), _ in answers)}
         engine = self.versions.engine
         self.versions.unpin()
         sampler = self.versions.pin(version)
         self._batches += 1
-        attempts = [self._attempt(environments[name], version, seed, member) for member, (name, seed) in enumerate(draws)]
+        lease = self.run.lease
+        batch = f"job-{lease.subject}.{lease.attempt}-{self.purpose}-{self._batches}-{version}"
+        groups = {draw: f"{batch}-{n}" for n, draw in enumerate(dict.fromkeys(draw for draw, _ in answers))}
+        attempts = [
+            Attempt(
+                environment=environments[draw[0]],
+                seed=draw[1],
+                group=groups[draw],
+                member=number,
+                purpose=self.purpose,
+                lease=lease,
+            )
+            for draw, number in answers
+        ]
         episodes = play(
             attempts,
             engine.policy(sampler),
             engine.chat,
             sampler,
-            self.journal,
-            temperature=0.0,
+            self.run.journal,
+            temperature=self.sampling.temperature,
             width=self.width,
             context_limit=engine.context_limit,
-            stop=self.stop,
-            each_round=self.each_round,
+            stop=self.run.stop,
+            each_round=self.run.each_round,
             opponents=self._opponents,
         )
-        if self.stop():
-            raise Interrupted(f"job {self.lease.subject} was stopped while it played held-out tasks")
-        return [episode.score if episode.state == "completed" else None for episode in episodes]
-
-    def _attempt(self, environment: Environment, version: str, seed: int, member: int) -> Attempt:
-        group = f"job-{self.lease.subject}.{self.lease.attempt}-{self.purpose}-{self._batches}-{version}"
-        return Attempt(environment=environment, seed=seed, group=group, member=member, purpose=self.purpose, lease=self.lease)
+        if self.run.stop():
+            raise Interrupted(f"job {lease.subject} was stopped while it played held-out tasks")
+        return episodes

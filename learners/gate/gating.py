@@ -1,15 +1,11 @@
 """Running a gate: what is played, in which order, and what is stored. `decision.py` decides.
 
-Pairs are played in blocks, so that each side is one batch. Every pair is stored, also if the decision does not need it.
+    1. the gate itself                       until it has a verdict           `decision.py`
+    2. promote, if the version is to serve   where it becomes the anchor      `election.py`
+       reject                                which environments fell          `regressions.py`
 
-**A candidate's evidence is never restarted.** Gating it again first replays its stored pairs against the same references, in their order,
-so wealth continues and a rejection stands. After a closed gate, `nmax` more rounds on new seeds are allowed. An interrupted gate resumes
-with the rounds that were left, and with the same seeds if their outcomes were lost: a candidate cannot escape seeds on which it crashes
-the process.
-
-**Fresh seeds.** Seeds depend on the gate's number, so gates do not share them; a seed that repeats by chance is skipped.
-
-Play is greedy, so scores differ from those of live episodes, which are sampled.
+Both play pairs in blocks, so that each side is one batch. Every pair is stored as one of this gate, also if no decision needs it, and the
+second part goes on with the pairs of the first. So a gate that is interrupted anywhere resumes by replaying its pairs (`former_gates.py`).
 """
 
 from __future__ import annotations
@@ -18,20 +14,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from perdure.envs.seeds import dev_seed, gate_seed
-from perdure.learners.gate.decision import GateDecision
+from perdure.envs.seeds import gate_seed
+from perdure.learners.gate.decision import GateDecision, Rounds
+from perdure.learners.gate.election import AnchorElection
 from perdure.learners.gate.evidence import evidence
-from perdure.learners.gate.pairs import PairTable, Player, play_scores
-from perdure.learners.gate.rates import Plan, plan
+from perdure.learners.gate.former_gates import FormerGates, former_gates, gate_whose_seeds_repeat, sampling_of
+from perdure.learners.gate.pairs import PairTable
+from perdure.learners.gate.player import Player, Sampling
+from perdure.learners.gate.rates import plan
+from perdure.learners.gate.regressions import RegressionSearch
 from perdure.learners.gate.scope import GateSettings, Scope, fix_scope
 from perdure.memory import faults, gates
+from perdure.memory.contracts.orders import Consequence
 from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError
-from perdure.memory.records import Lease, Version
+from perdure.memory.evidence import past_pairs
+from perdure.memory.records import Decision, Lease, Version
 from perdure.memory.store import Store
 
 BLOCK_ROUNDS = 4
-ENOUGH_PAIRS_TO_PLAN = 100
+MOST_BLOCK_ROUNDS = 8
+BLOCK_PAIRS = 24
+QUESTIONS: dict[Decision | None, str] = {"promote": "where does it beat its anchors?", "reject": "which environments fell?"}
+ENOUGH_PAIRS_TO_PLAN = 30
+"""Of one environment, for its own q."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +52,12 @@ class GateCase:
     trained: tuple[str, ...] = ()
     critical: tuple[str, ...] = ()
     anchor_scores: Mapping[str, float] = field(default_factory=dict)
-    """Means on dev seeds (`dev_scores`); they decide which environments vote."""
+    """Mean scores of the anchors (`reference_scores.py`); they decide which environments vote."""
     serving_scores: Mapping[str, float] = field(default_factory=dict)
     """The same for the serving version in the trained environments; they decide which need a gain."""
+    leads_to: Consequence = "nothing"
+    """If a promotion follows by itself, the gate also finds where the candidate becomes the anchor. One that leads to a rollback asks for
+    today's loss: it continues only gates of its own job, and asks nothing further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,34 +80,32 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
     store, candidate = work.store, case.candidate.name
     if candidate == case.serving.name and case.trained:
         raise InputError(f"{candidate} is serving: there is no gain over itself to show; gate it without a target")
-    former = gates.gates_of(store, candidate)
+    former = _former(case, work)
     scope = _scope(case, former, work)
-    terms = GateTerms(scope=scope.text(), nmax=scope.settings.nmax, seeds_of=_gate_whose_seeds_repeat(former, work.lease, scope))
+    terms = GateTerms(scope=scope.text(), nmax=scope.settings.nmax, seeds_of=gate_whose_seeds_repeat(former, work.lease, scope))
     gate_id = gates.start_gate(store, work.lease, candidate, case.serving.name, scope.settings.profile, terms)
     seeds_of = terms.seeds_of or gate_id
     table = PairTable(scope, candidate, partial(gate_seed, work.root_seed, seeds_of), partial(gates.seed_used, store), work.play)
-    last_closed = max((gate.id for gate in former if gate.result is not None), default=0)
-    closed = [old for old in former if old.id <= last_closed]
-    interrupted = [old for old in former if old.id > last_closed]
-    for old in closed:
+    for old in former.closed:
         table.take(gates.pairs_of(store, old.id))
     gate = GateDecision(scope, limit=_rounds_stored(table, scope) + scope.settings.nmax)
-    for old in interrupted:
+    for old in former.interrupted:
         table.take(gates.pairs_of(store, old.id), same_gate=old.id >= seeds_of)
     table.feed(gate)
-    continued = sum(map(len, gate.history.values()))
+    continued, name = sum(map(len, gate.history.values())), f"gate {gate_id} of {candidate}"
     if continued:
-        work.progress(f"gate {gate_id} of {candidate}: continues with {continued} stored pairs, {gate.rounds} rounds")
+        work.progress(f"{name}: continues with {continued} stored pairs, {gate.rounds} rounds")
     while gate.open:
-        rounds = max(scope.settings.nmin - gate.rounds, BLOCK_ROUNDS)
-        pairs = table.play_block(gate, min(rounds, gate.limit - gate.rounds))
-        gates.add_pairs(store, work.lease, gate_id, pairs)
+        _play_block(gate, table, gate_id, work)
         faults.point("mid-gate")
-        table.feed(gate)
-        work.progress(
-            f"gate {gate_id} of {candidate}: round {gate.rounds} of at most {gate.limit}, {len(gate.open)} comparisons open, "
-            f"{table.candidate_episodes} + {table.reference_episodes} episodes"
-        )
+        work.progress(_now(gate, table, name, f"round {gate.rounds} of at most {gate.limit}"))
+    further = _further_question(gate, case)
+    if further is not None:
+        table.feed(further)
+        while further.open:
+            _play_block(further, table, gate_id, work)
+            faults.point("mid-election")
+            work.progress(_now(further, table, name, f"{gate.verdict}; {QUESTIONS[gate.verdict]}"))
     assert gate.verdict is not None
     return GateResult(
         gate=gate_id,
@@ -108,14 +115,67 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
         verdict=gate.verdict,
         reason=gate.reason,
         rounds=gate.rounds,
-        evidence=evidence(gate, table.played(gate)),
+        evidence=evidence(
+            gate,
+            table.played(gate.history),
+            history=further.history if further else None,
+            regressed=further.regressed if isinstance(further, RegressionSearch) else (),
+        ),
         continued_pairs=continued,
         candidate_episodes=table.candidate_episodes,
         anchor_episodes=table.reference_episodes,
+        alpha=scope.settings.alpha,
+        samples=scope.settings.samples,
+        temperature=scope.settings.temperature,
+        new_anchors=further.new_anchors if isinstance(further, AnchorElection) else (),
     )
 
 
-def _scope(case: GateCase, former: list[gates.GateRow], work: GateWork) -> Scope:
+def _further_question(gate: GateDecision, case: GateCase) -> AnchorElection | RegressionSearch | None:
+    """What is asked after the verdict, if anything."""
+    if gate.verdict == "promote" and case.leads_to == "promotion":
+        return AnchorElection(gate.scope, gate.history, case.anchor_scores)
+    if gate.verdict == "reject" and case.leads_to != "rollback":
+        return RegressionSearch(gate.scope, gate.history)
+    return None
+
+
+def _play_block(rounds: Rounds, table: PairTable, gate: int, work: GateWork) -> None:
+    """Play and store a block of pairs, and pass on the rounds that are whole."""
+    gates.add_pairs(work.store, work.lease, gate, table.play_block(rounds, _block(rounds)))
+    table.feed(rounds)
+
+
+def _now(rounds: Rounds, table: PairTable, gate: str, doing: str) -> str:
+    played = f"{table.candidate_episodes} + {table.reference_episodes} episodes"
+    return f"{gate}: {doing}, {len(rounds.open)} comparisons open, {played}"
+
+
+def _block(rounds: Rounds) -> int:
+    """How many rounds are played at once: more if few comparisons are open, since a batch of few episodes is slow."""
+    block = max(BLOCK_ROUNDS, min(MOST_BLOCK_ROUNDS, BLOCK_PAIRS // len(rounds.open)))
+    if isinstance(rounds, GateDecision):
+        return min(max(rounds.scope.settings.nmin - rounds.rounds, block), rounds.limit - rounds.rounds)
+    return block
+
+
+def _former(case: GateCase, work: GateWork) -> FormerGates:
+    settings = case.settings
+    of_candidate = gates.gates_of(work.store, case.candidate.name)
+    if case.leads_to == "rollback":
+        of_candidate = [gate for gate in of_candidate if gate.job == work.lease.subject]
+    former = former_gates(of_candidate, Sampling(temperature=settings.temperature, samples=settings.samples))
+    for gate in former.left_out:
+        if number := len(gates.pairs_of(work.store, gate.id)):
+            then = sampling_of(gate.terms)
+            work.progress(
+                f"the {number} pairs of gate {gate.id} do not count: it had {then.samples} answers to a seed at temperature "
+                f"{then.temperature:g}, this one has {settings.samples} at {settings.temperature:g}"
+            )
+    return former
+
+
+def _scope(case: GateCase, former: FormerGates, work: GateWork) -> Scope:
     """The scope of this gate: an interrupted one resumes with its own rounds, a new one gets enough of them."""
     scope = fix_scope(
         case.settings,
@@ -126,44 +186,21 @@ def _scope(case: GateCase, former: list[gates.GateRow], work: GateWork) -> Scope
         anchor_scores=case.anchor_scores,
         serving_scores=case.serving_scores,
     )
-    if former and former[-1].result is None:
-        return replace(scope, settings=replace(scope.settings, nmax=former[-1].terms.nmax))
-    q = past_q(work.store)
-    return scope if q is None else _with_enough_rounds(scope, plan(scope, {c.environment: q for c in scope.hold}), work.progress)
-
-
-def _with_enough_rounds(scope: Scope, planned: Plan, progress: Callable[[str], None]) -> Scope:
-    """Raise `nmax` if the profile would refuse more than 20 % of the candidates that hold, as on a noisy stream."""
-    sentence = planned.sentence()
-    if sentence is not None:
-        progress(sentence)
+    if former.interrupted:
+        return replace(scope, settings=replace(scope.settings, nmax=former.interrupted[-1].terms.nmax))
+    planned = plan(scope, past_q(work.store, scope.settings))
+    if (sentence := planned.sentence()) is not None:
+        work.progress(sentence)
     return replace(scope, settings=replace(scope.settings, nmax=planned.rounds()))
 
 
-def dev_scores(play: Player, versions: Mapping[str, str], *, root_seed: int, episodes: int = 16) -> dict[str, float]:
-    """Mean score of a version in each environment on its first dev seeds; decides before the gate which environments vote.
-
-    An environment that fails in half of them or more gets no score, and so votes.
-    """
-    scores = {}
-    for version in dict.fromkeys(versions.values()):
-        names = [name for name in versions if versions[name] == version]
-        draws = [(name, dev_seed(root_seed, name, r)) for name in names for r in range(episodes)]
-        played = play_scores(play, version, draws)
-        for name in names:
-            known = [score for draw, score in zip(draws, played, strict=True) if draw[0] == name and score is not None]
-            if 2 * len(known) > episodes:
-                scores[name] = sum(known) / len(known)
-    return scores
-
-
-def past_q(store: Store) -> float | None:
-    """The mean squared difference of pairs in earlier environments; None if there are too few pairs to plan with.
+def past_q(store: Store, settings: GateSettings) -> dict[str, float]:
+    """The mean squared difference of pairs, for each earlier environment that has enough of them to plan with.
 
     Rejected gates are left out, because q is meant for a candidate that holds.
     """
-    pairs, q = gates.squared_differences(store)
-    return q if pairs >= ENOUGH_PAIRS_TO_PLAN else None
+    found = past_pairs.squared_differences(store, settings.temperature, settings.samples)
+    return {name: q for name, (pairs, q) in found.items() if pairs >= ENOUGH_PAIRS_TO_PLAN}
 
 
 def _rounds_stored(table: PairTable, scope: Scope) -> int:
@@ -171,16 +208,3 @@ def _rounds_stored(table: PairTable, scope: Scope) -> int:
     gate = GateDecision(scope, limit=2**31)  # no limit: the stored pairs are to end it, or the verdict
     table.feed(gate)
     return gate.rounds
-
-
-def _gate_whose_seeds_repeat(former: list[gates.GateRow], lease: Lease, scope: Scope) -> int | None:
-    """The number of the gate whose seeds are played again: the candidate's last, if it was interrupted with the same scope.
-
-    None for the new gate's own seeds.
-    """
-    if not former or former[-1].result is not None or former[-1].terms.scope != scope.text():
-        return None
-    last = former[-1]
-    if (last.job, last.attempt) == (lease.subject, lease.attempt):
-        return last.terms.seeds_of  # the same gate resumes (`gates.start_gate`), and its terms must not change
-    return last.terms.seeds_of or last.id  # the seeds that it repeated itself, or its own

@@ -1,31 +1,19 @@
 """The pairs of one gate: stored ones, and drawing and playing new ones. `decision.py` judges them.
 
-The reference plays a seed first. If it gets no score, the pair is void and the next seed replaces it. Then the candidate plays the seed; if
-it gets no score, the difference is -1.
+The reference answers a seed first. If one of its answers gets no score, the pair is void and the next seed replaces it. Then the candidate
+answers the seed; the difference is the mean of its answers' scores less the reference's, and an answer without a score counts as -1.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
-from perdure.learners.gate.decision import GateDecision
+from perdure.learners.gate.decision import Rounds
 from perdure.learners.gate.evidence import PlayedScores
+from perdure.learners.gate.player import Draw, Player, Scores, play_scores
 from perdure.learners.gate.scope import Comparison, Scope, too_many_voids
-from perdure.memory.errors import RuntimeFailure
 from perdure.memory.records import Pair, Role
-
-Draw = tuple[str, int]
-"""An environment and a seed."""
-
-
-class Player(Protocol):
-    """Plays episodes with a version, greedily."""
-
-    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
-        """One batch: a score in [0, 1] for each draw, None if nothing could be scored (crash, time-out, nothing playable)."""
-        ...
 
 
 class PairTable:
@@ -39,17 +27,18 @@ class PairTable:
         seed_used: Callable[[str, Role, str, int], bool],
         play: Player,
     ) -> None:
-        self._scope = scope
         self._candidate = candidate
         self._seed_of = seed_of
         self._play = play
         self._seed_used = seed_used
-        self._comparisons = {(c.environment, c.reference): c for c in (*scope.hold, *scope.gain)}
+        self._comparisons = {(c.environment, c.reference): c for c in scope.comparisons}
         self._valid: dict[Comparison, list[Pair]] = {c: [] for c in self._comparisons.values()}
         self._drawn: dict[Comparison, set[int]] = {c: set() for c in self._valid}
         self._next_draw: Counter[Comparison] = Counter()
+        self._draws: Counter[Comparison] = Counter()
+        """Of this gate, before and after an interruption."""
         self._voids: Counter[Comparison] = Counter()
-        self._known: dict[tuple[str, Draw], float | None] = {}
+        self._known: dict[tuple[str, Draw], Scores] = {}
         self.candidate_episodes = 0
         self.reference_episodes = 0
 
@@ -60,19 +49,20 @@ class PairTable:
             comparison = self._comparisons.get((pair.environment, pair.reference))
             if comparison is None:
                 continue
+            self._draws[comparison] += same_gate
             if pair.difference is not None:
                 self._valid[comparison].append(pair)
             elif same_gate:
                 self._voids[comparison] += 1
 
-    def feed(self, gate: GateDecision) -> None:
-        """Pass whole rounds to the gate, as long as every open comparison has a pair for the next one."""
-        while gate.open and all(len(self._valid[c]) > len(gate.history[c]) for c in gate.open):
-            gate.round({c: _difference(self._valid[c][len(gate.history[c])]) for c in gate.open})
+    def feed(self, rounds: Rounds) -> None:
+        """Pass whole rounds on, as long as every open comparison has a pair for the next one."""
+        while rounds.open and all(len(self._valid[c]) > len(rounds.history[c]) for c in rounds.open):
+            rounds.round({c: _difference(self._valid[c][len(rounds.history[c])]) for c in rounds.open})
 
-    def play_block(self, gate: GateDecision, rounds: int) -> list[Pair]:
-        """Play the pairs that the open comparisons need for `rounds` more rounds; returns all new pairs, void ones included."""
-        missing = {c: len(gate.history[c]) + rounds - len(self._valid[c]) for c in gate.open}
+    def play_block(self, rounds: Rounds, number: int) -> list[Pair]:
+        """Play the pairs that the open comparisons need for `number` more rounds; returns all new pairs, void ones included."""
+        missing = {c: len(rounds.history[c]) + number - len(self._valid[c]) for c in rounds.open}
         pairs: list[Pair] = []
         ready: list[tuple[Comparison, int, int, float]] = []
         while missing:
@@ -80,17 +70,19 @@ class PairTable:
             self._ask([(c.reference, (c.environment, seed)) for c, _, seed in drawn])
             missing = {}
             for c, draw, seed in drawn:
-                score = self._known[c.reference, (c.environment, seed)]
+                score = _reference_score(self._known[c.reference, (c.environment, seed)])
                 if score is None:
-                    pairs.append(_pair(c, draw, seed, None, None))
+                    pairs.append(_void(c, draw, seed))
                     self._voids[c] += 1
                     missing[c] = missing.get(c, 0) + 1
                 else:
                     ready.append((c, draw, seed, score))
-            spoilt = {c: self._voids[c] for c in missing if too_many_voids(self._voids[c], self._voids[c] + len(self._valid[c]))}
+            spoilt = {c: self._voids[c] for c in missing if too_many_voids(self._voids[c], self._draws[c])}
             if spoilt:
-                gate.spoil(spoilt)
-                return pairs
+                rounds.spoil(spoilt)
+                if not rounds.open:
+                    return pairs
+                missing = {c: n for c, n in missing.items() if c in rounds.open}
         self._ask([(self._candidate, (c.environment, seed)) for c, _, seed, _ in ready])
         for c, draw, seed, score in ready:
             pair = _pair(c, draw, seed, score, self._known[self._candidate, (c.environment, seed)])
@@ -98,11 +90,11 @@ class PairTable:
             self._valid[c].append(pair)
         return pairs
 
-    def played(self, gate: GateDecision) -> dict[tuple[str, str], PlayedScores]:
-        """Mean scores of the pairs that the decision used, by environment and reference."""
+    def played(self, history: Mapping[Comparison, Sequence[float]]) -> dict[tuple[str, str], PlayedScores]:
+        """Mean scores of the pairs behind these differences, by environment and reference."""
         scores = {}
         for comparison, pairs in self._valid.items():
-            used = pairs[: len(gate.history[comparison])]
+            used = pairs[: len(history.get(comparison, ()))]
             scores[comparison.environment, comparison.reference] = PlayedScores(
                 reference_score=_mean([pair.reference_score or 0.0 for pair in used]),
                 candidate_score=_mean([pair.candidate_score or 0.0 for pair in used]),
@@ -119,37 +111,33 @@ class PairTable:
             seed = self._seed_of(comparison.environment, draw)
             if seed not in self._drawn[comparison] and not self._seed_used(*comparison, seed):
                 self._drawn[comparison].add(seed)
+                self._draws[comparison] += 1
                 return draw, seed
 
     def _ask(self, wanted: Sequence[tuple[str, Draw]]) -> None:
-        """Play the draws that have no score yet, one batch per version."""
+        """Play the draws that have no answers yet, one batch per version."""
         new = [key for key in dict.fromkeys(wanted) if key not in self._known]
         for version in dict.fromkeys(version for version, _ in new):
             draws = [draw for asked, draw in new if asked == version]
-            for draw, score in zip(draws, play_scores(self._play, version, draws), strict=True):
-                self._known[version, draw] = score
-            if version == self._candidate:
-                self.candidate_episodes += len(draws)
-            else:
-                self.reference_episodes += len(draws)
+            for draw, scores in zip(draws, play_scores(self._play, version, draws), strict=True):
+                self._known[version, draw] = scores
+                if version == self._candidate:
+                    self.candidate_episodes += len(scores)
+                else:
+                    self.reference_episodes += len(scores)
 
 
-def play_scores(play: Player, version: str, draws: Sequence[Draw]) -> list[float | None]:
-    """The player's scores; raises `RuntimeFailure` unless there is one in [0, 1], or None, for each draw."""
-    scores = play.scores(version, draws)
-    if len(scores) != len(draws):
-        raise RuntimeFailure(f"{version} was asked for {len(draws)} scores and gave {len(scores)}: this batch is discarded")
-    for (environment, seed), score in zip(draws, scores, strict=True):
-        if score is not None and not 0 <= score <= 1:
-            raise RuntimeFailure(
-                f"{version} scored {score} in {environment}, seed {seed}: a score must be in [0, 1]; this batch is discarded"
-            )
-    return scores
+def _reference_score(answers: Scores) -> float | None:
+    """The mean; None if an answer has no score, since leaving it out would compare with the answers that went well."""
+    known = [score for score in answers if score is not None]
+    return sum(known) / len(known) if len(known) == len(answers) else None
 
 
-def _pair(comparison: Comparison, draw: int, seed: int, reference_score: float | None, candidate_score: float | None) -> Pair:
-    """A void pair has no reference score and no difference; a failed candidate counts as a difference of -1."""
-    difference = None if reference_score is None else -1.0 if candidate_score is None else candidate_score - reference_score
+def _pair(comparison: Comparison, draw: int, seed: int, reference_score: float, answers: Scores) -> Pair:
+    """An answer of the candidate without a score is a difference of -1; with no score at all, so is the pair."""
+    known = [score for score in answers if score is not None]
+    failed = len(answers) - len(known)
+    difference = (sum(known) - failed) / len(answers) - reference_score * (len(known) / len(answers))
     return Pair(
         environment=comparison.environment,
         role=comparison.role,
@@ -157,8 +145,22 @@ def _pair(comparison: Comparison, draw: int, seed: int, reference_score: float |
         seed=seed,
         reference=comparison.reference,
         reference_score=reference_score,
-        candidate_score=candidate_score,
-        difference=difference,
+        candidate_score=sum(known) / len(answers) if known else None,
+        difference=max(-1.0, min(1.0, difference)),
+    )
+
+
+def _void(comparison: Comparison, draw: int, seed: int) -> Pair:
+    """A void pair has no scores and no difference."""
+    return Pair(
+        environment=comparison.environment,
+        role=comparison.role,
+        draw=draw,
+        seed=seed,
+        reference=comparison.reference,
+        reference_score=None,
+        candidate_score=None,
+        difference=None,
     )
 
 

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 
 from perdure.envs.seeds import probe_seed
 from perdure.learners.gate.intervals import score_interval
-from perdure.learners.gate.pairs import Player
+from perdure.learners.gate.player import Player, mean_score, play_scores
+from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.contracts.results import ProbeResult, ProbeScore
 
 
-def probe(player: Player, version: str, environments: Sequence[str], episodes: int, root_seed: int) -> ProbeResult:
-    """Scores of a version on `episodes` probe seeds of each environment, with 95 % intervals; all probes have the same seeds."""
+def probe(player: Player, version: str, environments: Sequence[str], order: ProbeOrder, root_seed: int) -> ProbeResult:
+    """Scores of a version on probe seeds of each environment, with 95 % intervals; all probes have the same seeds.
+
+    The player samples answers as the order says. The score of a seed is the mean of its answers.
+    """
     scores = {}
     for name in environments:
-        draws = [(name, probe_seed(root_seed, name, r)) for r in range(episodes)]
-        scored = [score for score in player.scores(version, draws) if score is not None]
+        draws = [(name, probe_seed(root_seed, name, r)) for r in range(order.episodes)]
+        means = [mean_score(answers) for answers in play_scores(player, version, draws)]
+        scored = [score for score in means if score is not None]
         low, high = score_interval(scored)
         scores[name] = ProbeScore(
             score=sum(scored) / len(scored) if scored else None,
@@ -24,4 +29,4 @@ def probe(player: Player, version: str, environments: Sequence[str], episodes: i
             episodes=len(scored),
             failed=len(draws) - len(scored),
         )
-    return ProbeResult(version=version, environments=scores)
+    return ProbeResult(version=version, environments=scores, temperature=order.temperature, samples=order.samples)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from perdure.learners.gate.election import REPLACES_ANCHOR
 from perdure.memory.contracts.results import Evidence, GateResult
 
 
@@ -20,15 +19,6 @@ def need_dev_scores(anchors: Mapping[str, str], trained: Collection[str], servin
 def improved(evidence: Evidence) -> list[str]:
     """The trained environments whose own gain was shown."""
     return [name for name, leg in evidence.trained.items() if leg.state == "passed"]
-
-
-def beaten_anchors(evidence: Evidence, anchors: Mapping[str, str | None]) -> list[str]:
-    """The improved environments whose anchor is replaced: the candidate was compared with that anchor, and beat it clearly."""
-    return [
-        name
-        for name in improved(evidence)
-        if (leg := evidence.trained[name]).reference == anchors.get(name) and (leg.wealth or 0.0) >= REPLACES_ANCHOR
-    ]
 
 
 def gain_asked(result: GateResult) -> bool:

@@ -89,7 +89,12 @@ def result_document(result: Result) -> Document:
             return _gate_document(result)
         case ProbeResult():
             scores = {name: asdict(score) for name, score in result.environments.items()}
-            return {"version": result.version, "decoding": GREEDY, "environments": scores}
+            return {
+                "version": result.version,
+                **_decoding(result.temperature),
+                "samples": result.samples,
+                "environments": scores,
+            }
 
 
 def read_result(kind: JobKind, document: Document) -> Result:
@@ -110,7 +115,12 @@ def read_result(kind: JobKind, document: Document) -> Result:
             return read_gate(document)
         case "probe":
             scores = {name: ProbeScore(**score) for name, score in document["environments"].items()}
-            return ProbeResult(version=document["version"], environments=scores)
+            return ProbeResult(
+                version=document["version"],
+                environments=scores,
+                temperature=document.get("temperature", 0.0),
+                samples=document.get("samples", 1),
+            )
 
 
 def update_document(update: Update) -> Document:
@@ -226,13 +236,16 @@ def _gate_document(result: GateResult) -> Document:
         "interval": evidence.interval,
         "regressed": list(evidence.regressed),
         "new_anchors": list(result.new_anchors),
-        "decoding": GREEDY if result.temperature == 0 else "sampled",
-        "temperature": result.temperature,
+        **_decoding(result.temperature),
         "samples": result.samples,
         "alpha": result.alpha,
         "continued_pairs": result.continued_pairs,
         "episodes": {"candidate": result.candidate_episodes, "anchor": result.anchor_episodes},
     }
+
+
+def _decoding(temperature: float) -> Document:
+    return {"decoding": GREEDY if temperature == 0 else "sampled", "temperature": temperature}
 
 
 def _read_legs(documents: Mapping[str, Document]) -> dict[str, Leg]:

@@ -62,6 +62,10 @@ class ProbeOrder:
     """None takes the serving one."""
     episodes: int = 50
     """Of each environment."""
+    temperature: float = 0.0
+    """At which answers are sampled; 0 is greedy."""
+    samples: int = 1
+    """Answers to each seed."""
 
 
 Order = LearnOrder | GateOrder | ProbeOrder

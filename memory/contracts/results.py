@@ -251,15 +251,21 @@ class ProbeScore:
     low: float
     high: float
     episodes: int
+    """Seeds that got a score."""
     failed: int
+    """Seeds that got none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeResult:
-    """What a probe job came to. Play was greedy."""
+    """What a probe job came to."""
 
     version: str
     environments: Mapping[str, ProbeScore]
+    temperature: float = 0.0
+    """At which answers were sampled; 0 is greedy."""
+    samples: int = 1
+    """Answers to each seed; the score of a seed is their mean."""
 
 
 Result = LearnResult | GateResult | ProbeResult

@@ -16,7 +16,8 @@ from perdure.envs.registry import load_here as load
 from perdure.envs.seeds import split_of
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.engine_player import EnginePlayer
-from perdure.learners.learning_job import Interrupted
+from perdure.learners.gate.player import Sampling
+from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.loops.learner_table import LEARNERS
 from perdure.learners.loops.nothing_to_learn import UPDATES_WITHOUT_SIGNAL
 from perdure.learners.option_parsing import parse_options
@@ -332,16 +333,15 @@ def test_learning_and_judging_a_game_for_several_meet_the_version_that_serves(ll
     journal = ListJournal()
     player = EnginePlayer(
         versions=LoadedVersions(store, llama_learner.engine),
-        journal=journal,
-        lease=lease,
+        run=JobRun(store=store, lease=lease, journal=journal),
         load=load,
         purpose="gate",
+        sampling=Sampling(temperature=0.0, samples=1),
         width=4,
-        stop=never,
     )
     versions.promote(store, version.name, "the gate has begun already")
     for name in (version.name, "v0"):
-        assert None not in player.scores(name, [(table, 2**31), (f"{table}?opponent={version.name}", 2**31)])
+        assert (None,) not in player.scores(name, [(table, 2**31), (f"{table}?opponent={version.name}", 2**31)])
     assert [(str(plan.sampler), plan.seat) for plan in journal.plans.values()] == [
         *[(version.name, 0)] * 2,
         ("v0", 1),

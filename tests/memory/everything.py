@@ -199,7 +199,7 @@ def _learn(store: Store) -> None:
     gates.add_pairs(store, lease, gate, [pair])
     result = gate_result(gate=gate, candidate=made)
     gates.close_gate(store, lease, result)
-    versions.promote(store, made, "all held", gate=gate, lease=lease, learned=[ADD])
+    versions.promote(store, made, "all held", gate=gate, lease=lease, anchors=[ADD])
     jobs.finish_job(store, lease, learn_result(result, version=made), made)
 
 

@@ -42,6 +42,8 @@ LEG = Leg(
 GATE = gate_result(environments={"a": LEG, "b": Leg(state="vacuous")}, pooled=LEG, trained={"c": LEG})
 PROBE = ProbeResult(version="v1", environments={"a": ProbeScore(score=None, low=0.0, high=1.0, episodes=0, failed=50)})
 
+SAMPLED = replace(PROBE, temperature=0.7, samples=4)
+
 
 @pytest.mark.parametrize(
     "order",
@@ -51,7 +53,7 @@ PROBE = ProbeResult(version="v1", environments={"a": ProbeScore(score=None, low=
         LearnOrder(learner="grpo", why="door-code succeeds in 25 %"),
         GateOrder(candidate="v2", profile="economy"),
         GateOrder(candidate="v2", leads_to="promotion", why="the gain was shown"),
-        ProbeOrder(version="v2", episodes=7),
+        ProbeOrder(version="v2", episodes=7, temperature=0.7, samples=4),
         ProbeOrder(),
     ],
 )
@@ -60,7 +62,7 @@ def test_an_order_is_read_as_it_was_written(order: Order) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [learn_result(GATE), learn_result(None), GATE, replace(GATE, evidence=replace(GATE.evidence, pooled=None)), PROBE]
+    "result", [learn_result(GATE), learn_result(None), GATE, replace(GATE, evidence=replace(GATE.evidence, pooled=None)), PROBE, SAMPLED]
 )
 def test_a_result_is_read_as_it_was_written(result: LearnResult | GateResult | ProbeResult) -> None:
     kind = {LearnResult: "learn", GateResult: "gate", ProbeResult: "probe"}[type(result)]
@@ -72,6 +74,8 @@ def test_documents_of_older_programs_are_read_with_what_they_stood_for() -> None
     del order["why"]
     assert read_order("learn", "grpo", order) == LearnOrder(learner="grpo", start="v1")
     assert read_order("gate", None, {"candidate": "v2", "profile": None}) == GateOrder(candidate="v2")
+    assert read_order("probe", None, {"version": "v1", "episodes": 50}) == ProbeOrder(version="v1")
+    assert read_result("probe", {"version": "v1", "environments": {}, "decoding": "greedy"}) == ProbeResult(version="v1", environments={})
     gate = gate_result(environments={"a": replace(LEG, anchor_wealth=None)}, pooled=LEG, trained={"c": LEG})
     learned = learn_result(gate)
     older = json.loads(to_json(result_document(learned)))
@@ -123,8 +127,11 @@ def test_scripts_find_the_keys_that_were_promised() -> None:
     without = replace(GATE, evidence=replace(GATE.evidence, pooled=None))
     assert result_document(without)["pooled"] == {"state": "not asked", "note": "fewer than two earlier environments vote"}
     probe = result_document(PROBE)
+    assert set(probe) == {"version", "decoding", "temperature", "samples", "environments"}
     assert (probe["version"], probe["decoding"], set(probe["environments"]["a"])) == (
         "v1",
         "greedy",
         {"score", "low", "high", "episodes", "failed"},
     )
+    sampled = result_document(replace(PROBE, temperature=0.7, samples=4))
+    assert (sampled["decoding"], sampled["temperature"], sampled["samples"]) == ("sampled", 0.7, 4)

@@ -274,8 +274,13 @@ def test_no_gate_promotes_what_was_trained_from_a_version_that_was_rolled_back(s
     assert versions.promote(store, child, "a person answers for it").state == "serving"
 
 
-def test_only_what_was_learned_gets_a_first_anchor(store: Store, add_version) -> None:
-    name = add_version(targets=(ADD, SORT))
-    versions.promote(store, name, "one of two rose", learned=[ADD])
-    assert store.rows("SELECT anchor FROM environment WHERE name = ?", (ADD,))[0]["anchor"] == name
-    assert store.rows("SELECT anchor FROM environment WHERE name = ?", (SORT,))[0]["anchor"] is None
+def test_a_gate_moves_the_anchors_that_it_names_and_no_others(store: Store, clock, add_version) -> None:
+    def anchors() -> list[str | None]:
+        return [row.anchor for row in environments.list_environments(store)]
+
+    versions.promote(store, "v1", "it holds", gate=gated(store, clock, add_version(targets=(ADD, SORT)), "promote"), anchors=[])
+    assert anchors() == [None, None], "not even those of its targets"
+    versions.promote(store, add_version("v1", targets=(ADD,)), "a person answers for it")
+    assert anchors() == ["v2", None]
+    versions.promote(store, add_version("v2", targets=(ADD,)), "it rose where it was not trained", anchors=[SORT])
+    assert anchors() == ["v2", "v3"]

@@ -12,6 +12,8 @@ from perdure.envs.registry import load_here
 from perdure.learners.engines.loaded_versions import MOST_LOADED, LoadedVersions
 from perdure.learners.engines.serving_model import ServingModel
 from perdure.learners.gate.engine_player import EnginePlayer
+from perdure.learners.gate.player import Sampling
+from perdure.learners.learning_job import JobRun
 from perdure.memory import versions
 from perdure.memory.errors import RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, StepRef, VersionRef
@@ -109,17 +111,16 @@ def test_the_actor_has_the_serving_version_and_its_opponents_loaded(store: Store
 def test_a_player_keeps_few_versions_and_all_opponents_of_a_batch(store: Store, engine: ScriptedEngine) -> None:
     player = EnginePlayer(
         versions=LoadedVersions(store, engine, most=2),
-        journal=ListJournal(),
-        lease=Lease(subject=1, owner="test", attempt=1),
+        run=JobRun(store=store, lease=Lease(subject=1, owner="test", attempt=1), journal=ListJournal()),
         load=load_here,
         purpose="probe",
+        sampling=Sampling(temperature=0.0, samples=1),
         width=4,
-        stop=lambda: False,
     )
     for version in ("v0", "v1", "v2", "v0"):
-        assert player.scores(version, [(LINES, 2**31)]) != [None]
+        assert player.scores(version, [(LINES, 2**31)]) != [(None,)]
     assert names(engine) == {"v0", "v2"}
-    assert None not in player.scores("v0", [(f"{TABLE}?opponent={name}", 2**31) for name in ("v1", "v2", "v3")])
+    assert (None,) not in player.scores("v0", [(f"{TABLE}?opponent={name}", 2**31) for name in ("v1", "v2", "v3")])
     assert names(engine) == {"v0", "v1", "v2", "v3"}
     player.scores("v4", [(LINES, 2**31)])
     assert names(engine) == {"v3", "v4"}

@@ -2,113 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import count
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
-from typing import Any
 
 import pytest
+from tests.learners.gate.gated_home import ANCHORS, OLD, ROOT, STANDARD, SkilledPlayer, gate_it, held, lease, stored
 
 from perdure.envs.seeds import gate_seed, split_of
-from perdure.learners.gate.gating import GateCase, GateWork, dev_scores, past_q, run_gate
-from perdure.learners.gate.pairs import Draw
-from perdure.learners.gate.scope import PROFILES, GateSettings
-from perdure.memory import environments, gates, jobs, versions
+from perdure.learners.gate.gating import past_q
+from perdure.learners.gate.player import Draw, Scores
+from perdure.learners.gate.scope import PROFILES
+from perdure.memory import gates, versions
 from perdure.memory.contracts.json_form import result_document
-from perdure.memory.contracts.orders import GateOrder
-from perdure.memory.contracts.results import GateResult
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
-from perdure.memory.leases import BootClock
-from perdure.memory.records import Lease
-from perdure.memory.store import Store, create_store
-
-ROOT = 7
-OLD = tuple(f"old{k}" for k in range(5))
-ANCHORS = dict.fromkeys(OLD, "v1")
-
-
-@dataclass
-class SkilledPlayer:
-    """Solves a task where its skill in that environment is above what the seed asks for: the same for every version."""
-
-    skill: Callable[[str, str], float]
-    """Of a version in an environment."""
-    broken: Callable[[str, str, int], bool] = lambda version, environment, seed: False
-    """Where nothing can be scored."""
-    asked: list[tuple[str, list[Draw]]] = field(default_factory=list)
-
-    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
-        self.asked.append((version, list(draws)))
-        return [
-            None if self.broken(version, name, seed) else float(Random(f"{name} {seed}").random() < self.skill(version, name))
-            for name, seed in draws
-        ]
-
-    def episodes(self, version: str) -> int:
-        return sum(len(draws) for asked, draws in self.asked if asked == version)
-
-
-def held(version: str, environment: str) -> float:
-    """Everybody solves nine in ten of the old ones; the new one is solved by the candidate only."""
-    return 0.9 if environment in OLD else float(version == "v2")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """v1 serves, v2 is a candidate, and six environments are known."""
-    with create_store(tmp_path / "home") as store:
-        for name in (*OLD, "new"):
-            environments.register(store, name)
-        versions.add_initial(store, "tiny", "abc")
-        versions.add_candidate(store, None, "v1", "v0", "h1", None, ["old0"], None)
-        versions.promote(store, "v1", "a first one")
-        versions.add_candidate(store, None, "v2", "v1", "h2", None, ["new"], None)
-        yield store
-
-
-numbers = count()
-
-
-def lease(store: Store) -> Lease:
-    job = jobs.add_job(store, f"gate {next(numbers)}", ["new"], GateOrder(candidate="v1"))
-    leased = jobs.lease_job(store, "me", 60.0, BootClock(), job)
-    assert leased is not None
-    return leased[1]
-
-
-def gate_it(
-    store: Store,
-    play: SkilledPlayer,
-    *,
-    under: Lease | None = None,
-    anchors: Mapping[str, str] = ANCHORS,
-    trained: Collection[str] = ("new",),
-    scores: Mapping[str, float] | None = None,
-    settings: GateSettings = PROFILES["standard"],
-    said: list[str] | None = None,
-) -> GateResult:
-    under = under or lease(store)
-    case = GateCase(
-        candidate=versions.get_version(store, "v2"),
-        serving=versions.serving(store),
-        settings=settings,
-        anchors=anchors,
-        trained=tuple(trained),
-        anchor_scores=scores or {},
-    )
-    lines = said if said is not None else []
-    result = run_gate(case, GateWork(store=store, lease=under, play=play, root_seed=ROOT, progress=lines.append))
-    gates.close_gate(store, under, result)
-    return result
-
-
-def stored(store: Store) -> list[Any]:
-    return [
-        tuple(row)
-        for row in store.rows("SELECT environment, role, draw, seed, difference FROM pair ORDER BY gate, environment, role, draw")
-    ]
+from perdure.memory.store import Store
 
 
 def test_a_candidate_that_holds_and_gains_is_promoted_and_every_pair_is_stored(store: Store) -> None:
@@ -206,10 +114,10 @@ def test_an_environment_that_fails_too_often_makes_the_gate_inconclusive(store: 
     assert play.episodes("v2") == 0
 
 
-@pytest.mark.parametrize("answer", [[1.0], [1.0] * 35 + [1.5], [1.0] * 35 + [float("nan")]])
-def test_an_answer_that_is_not_one_score_each_stops_the_gate(store: Store, answer: list[float]) -> None:
+@pytest.mark.parametrize("answer", [[(1.0,)], [(1.0,)] * 35 + [(1.5,)], [(1.0,)] * 35 + [(1.0, float("nan"))], [(1.0,)] * 35 + [()]])
+def test_an_answer_that_is_not_a_score_for_each_draw_stops_the_gate(store: Store, answer: list[Scores]) -> None:
     class Wrong(SkilledPlayer):
-        def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+        def scores(self, version: str, draws: Sequence[Draw]) -> list[Scores]:
             return super().scores(version, draws) if version == "v1" else [*answer]
 
     with pytest.raises(RuntimeFailure, match="this batch is discarded"):
@@ -221,7 +129,7 @@ def test_an_answer_that_is_not_one_score_each_stops_the_gate(store: Store, answe
 class Dying(SkilledPlayer):
     """Brings the process down at its third batch of the candidate."""
 
-    def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+    def scores(self, version: str, draws: Sequence[Draw]) -> list[Scores]:
         found = super().scores(version, draws)
         if version == "v2" and sum(asked == "v2" for asked, _ in self.asked) == 3:
             raise KeyboardInterrupt
@@ -312,7 +220,7 @@ def test_a_rejected_gate_tells_nothing_about_candidates_that_hold(store: Store) 
     result = gate_it(store, slipping, settings=replace(PROFILES["strict"], nmin=25))
     assert result.verdict == "reject"
     assert sum(pair.role == "earlier" for pair in gates.pairs_of(store, result.gate)) >= 100
-    assert past_q(store) is None
+    assert past_q(store, STANDARD) == {}
 
 
 def test_nobody_writes_without_the_lease(store: Store) -> None:
@@ -352,37 +260,25 @@ def test_the_serving_version_cannot_be_asked_for_a_gain_over_itself(store: Store
     assert gate_it(store, SkilledPlayer(held), trained=()).verdict == "promote"
 
 
-def test_dev_scores_are_means_on_dev_seeds(store: Store) -> None:
-    play = SkilledPlayer(lambda v, e: 0.0 if e == "old0" else 1.0, lambda v, e, seed: e == "old1")
-    found = dev_scores(play, {"old0": "v1", "old1": "v1", "new": "v0"}, root_seed=ROOT, episodes=8)
-    assert found == {"old0": 0.0, "new": 1.0}
-    assert [version for version, _ in play.asked] == ["v1", "v0"]
-    assert {split_of(seed) for _, draws in play.asked for _, seed in draws} == {"dev"}
-
-
 def test_a_gate_has_more_rounds_if_past_gates_show_that_it_would_refuse_good_candidates(store: Store) -> None:
-    assert past_q(store) is None
+    assert past_q(store, STANDARD) == {}
     shaky = Random(3)
 
     class Shaky(SkilledPlayer):
-        def scores(self, version: str, draws: Sequence[Draw]) -> list[float | None]:
+        def scores(self, version: str, draws: Sequence[Draw]) -> list[Scores]:
             self.asked.append((version, list(draws)))
-            return [float(shaky.random() < 0.8) for _ in draws]
+            return [(float(shaky.random() < (0.8 if name != "old4" else 1.0)),) for name, _ in draws]
 
-    assert gate_it(store, Shaky(held), trained=(), settings=PROFILES["economy"]).verdict == "promote"
-    q = past_q(store)
-    assert q is not None
-    assert 0.2 < q < 0.45
+    assert gate_it(store, Shaky(held), settings=PROFILES["strict"], trained=()).verdict != "reject"
+    q = past_q(store, STANDARD)
+    assert q.keys() == set(OLD)
+    assert q.pop("old4") == 0.0, "each environment has its own"
+    assert all(0.2 < of < 0.45 for of in q.values())
+    assert past_q(store, replace(STANDARD, samples=2)) == past_q(store, replace(STANDARD, temperature=0.5)) == {}
     versions.add_candidate(store, None, "v3", "v1", "h3", None, ["new"], None)
     play = SkilledPlayer(lambda version, environment: 0.9 if environment in OLD else float(version == "v3"))
-    short = replace(PROFILES["standard"], nmax=48)
-    case = GateCase(
-        candidate=versions.get_version(store, "v3"),
-        serving=versions.serving(store),
-        settings=short,
-        anchors=ANCHORS,
-        trained=("new",),
-    )
-    result = run_gate(case, GateWork(store=store, lease=lease(store), play=play, root_seed=ROOT, progress=print))
-    assert gates.get_gate(store, result.gate).terms.nmax > short.nmax
+    said: list[str] = []
+    result = gate_it(store, play, candidate="v3", settings=replace(STANDARD, nmax=48), said=said)
+    assert gates.get_gate(store, result.gate).terms.nmax > 48
+    assert "rounds" in said[0]
     assert result.verdict == "promote"

@@ -1,0 +1,53 @@
+"""What the process of a job has at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from perdure.agent.config import Config
+from perdure.agent.processes.pulse import Pulse
+from perdure.learners.engines.loaded_versions import LoadedVersions
+from perdure.learners.gate.engine_player import EnginePlayer
+from perdure.learners.gate.player import Sampling
+from perdure.learners.learning_job import JobRun
+from perdure.memory.contracts.orders import Job
+from perdure.memory.leases import BootClock
+from perdure.memory.records import Lease, Purpose
+from perdure.memory.store import Store
+from perdure.memory.trajectories.journal import StoreJournal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One attempt at a job."""
+
+    store: Store
+    config: Config
+    versions: LoadedVersions
+    job: Job
+    lease: Lease
+    pulse: Pulse
+    stop: Callable[[], bool]
+
+    def run(self) -> JobRun:
+        """What learners and players write to, and what stops them."""
+        return JobRun(
+            store=self.store,
+            lease=self.lease,
+            journal=StoreJournal(self.store, BootClock()),
+            stop=self.stop,
+            each_round=self.pulse.go_on,
+        )
+
+    def player(self, purpose: Purpose, sampling: Sampling) -> EnginePlayer:
+        """Plays held-out tasks, with answers sampled so."""
+        return EnginePlayer(
+            versions=self.versions,
+            run=self.run(),
+            load=cache(self.config.environment),
+            purpose=purpose,
+            sampling=sampling,
+            width=self.config.play.width,
+        )

@@ -1,0 +1,129 @@
+"""The gate of a job: what it compares in this home, and what its verdict leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from perdure.agent.processes.job_work import Work
+from perdure.learners.gate.former_gates import alpha_of, sampling_of
+from perdure.learners.gate.gating import GateCase, GateWork, run_gate
+from perdure.learners.gate.lifetime import e_lond_alpha
+from perdure.learners.gate.player import Sampling
+from perdure.learners.gate.promotion import need_dev_scores
+from perdure.learners.gate.reference_scores import ScoreSource, known_scores
+from perdure.learners.gate.scope import PROFILES, GateSettings
+from perdure.memory import faults
+from perdure.memory.contracts.orders import Consequence, GateOrder, LearnOrder
+from perdure.memory.contracts.results import GateResult, LearnResult, Result
+from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.gates import GateRow, candidate_gates, close_gate
+from perdure.memory.jobs import set_job_state
+from perdure.memory.processes import record_event
+from perdure.memory.records import Version
+from perdure.memory.store import Store
+from perdure.memory.versions import get_version, has_files, promote, reject, serving
+
+
+def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateResult:
+    """Gate a candidate; the job's targets are what it was trained for. Raises as `run_gate` does."""
+    set_job_state(work.store, work.lease, "gating")
+    settings = _settings(work, candidate, order.profile)
+    sampling = Sampling(temperature=settings.temperature, samples=settings.samples)
+    player = work.player("gate", sampling)
+    now_serving, targets = serving(work.store), work.job.targets
+    known = list_environments(work.store)
+    anchors = _anchors(work, now_serving)
+    of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
+    source = ScoreSource(store=work.store, lease=work.lease, play=player, temperature=settings.temperature, root_seed=work.config.seed)
+    scores = known_scores(source, dict.fromkeys([*of_anchors.items(), *of_serving.items()]), candidate.name)
+    case = GateCase(
+        candidate=candidate,
+        serving=now_serving,
+        settings=settings,
+        anchors=anchors,
+        trained=targets,
+        critical=tuple(row.name for row in known if row.critical),
+        anchor_scores=_by_environment(scores, anchors),
+        serving_scores=_by_environment(scores, dict.fromkeys(targets, now_serving.name)),
+        leads_to=_leads_to(order),
+    )
+
+    def progress(line: str) -> None:
+        work.pulse.say("gating", line)
+
+    return run_gate(case, GateWork(store=work.store, lease=work.lease, play=player, root_seed=work.config.seed, progress=progress))
+
+
+def apply_verdict(work: Work, result: Result) -> None:
+    """Close the gate and do what its verdict leads to: the candidate is promoted, rejected, or stays what it is."""
+    gate, order = result.gate if isinstance(result, LearnResult) else result, work.job.order
+    if not isinstance(gate, GateResult) or not isinstance(order, LearnOrder | GateOrder):
+        return
+    close_gate(work.store, work.lease, gate)
+    faults.point("between-verdict-and-promotion")
+    if _leads_to(order) != "promotion":
+        return
+    if gate.verdict == "promote":
+        # Where another version stood in for the anchor, the anchor itself was not beaten.
+        beaten = [name for name in gate.new_anchors if _playable_anchor(work.store, name) is not None]
+        promote(work.store, gate.candidate, gate.reason, gate=gate.gate, lease=work.lease, anchors=beaten)
+    elif gate.verdict == "reject" and get_version(work.store, gate.candidate).state == "candidate":
+        reject(work.store, gate.candidate, work.lease)
+
+
+def _leads_to(order: LearnOrder | GateOrder) -> Consequence:
+    return "promotion" if isinstance(order, LearnOrder) else order.leads_to
+
+
+def _settings(work: Work, candidate: Version, profile: str | None) -> GateSettings:
+    configured = work.config.gate
+    temperature, samples = work.config.gate_sampling
+    settings = replace(PROFILES[profile or configured.profile], alpha=configured.alpha, temperature=temperature, samples=samples)
+    if configured.over_time == "each":
+        return settings
+    return replace(settings, alpha=_alpha_over_time(work.store, candidate.name, settings))
+
+
+def _alpha_over_time(store: Store, candidate: str, settings: GateSettings) -> float:
+    """The alpha of a candidate by e-LOND; that of its first gate if it is gated again, whose wealth goes on.
+
+    Answers that are sampled otherwise begin new evidence, and so count as another candidate.
+    """
+    sampling = Sampling(temperature=settings.temperature, samples=settings.samples)
+    firsts: dict[tuple[str, Sampling], GateRow] = {}
+    promoted: set[tuple[str, Sampling]] = set()
+    for gate in candidate_gates(store):
+        test = (gate.candidate, sampling_of(gate.terms))
+        firsts.setdefault(test, gate)
+        if gate.verdict == "promote":
+            promoted.add(test)
+    own = (candidate, sampling)
+    if own in firsts and (alpha := alpha_of(firsts[own].terms)) is not None:
+        return alpha
+    return e_lond_alpha(settings.alpha, len(firsts) + 1, len(promoted))
+
+
+def _anchors(work: Work, now_serving: Version) -> dict[str, str]:
+    """The anchor of every environment. If the files of one are gone, the serving version stands in for it, and an event says so."""
+    anchors = {}
+    for row in list_environments(work.store):
+        anchors[row.name] = _playable_anchor(work.store, row.name) or now_serving.name
+        if (anchor := anchor_of(work.store, row.name)) not in (None, anchors[row.name]):
+            line = (
+                f"the files of its anchor {anchor} are gone: this gate compares with {now_serving.name}, which serves; put "
+                f"versions/{anchor} back from a backup, and the next gate compares with {anchor} again"
+            )
+            record_event(work.store, "anchor missing", row.name, line)
+            work.pulse.say("gating", f"{row.name}: {line}")
+    return anchors
+
+
+def _playable_anchor(store: Store, environment: str) -> str | None:
+    """The anchor of an environment; None if its files are gone."""
+    anchor = anchor_of(store, environment)
+    return anchor if anchor is not None and has_files(store, get_version(store, anchor)) else None
+
+
+def _by_environment(scores: Mapping[tuple[str, str], float], versions: Mapping[str, str]) -> dict[str, float]:
+    return {name: scores[name, version] for name, version in versions.items() if (name, version) in scores}

@@ -1,0 +1,1 @@
+"""What is known of versions from earlier gates, for the planning of the next one."""
