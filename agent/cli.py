@@ -36,6 +36,7 @@ COMMANDS: dict[str, str] = {
     "probe": "learn",
     "version": "version",
     "store": "replay_store",
+    "study": "study",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

@@ -49,6 +49,14 @@ class Step:
         return self.update.update
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTimes:
+    """When a job was first begun and when it ended, in Unix seconds; None if that has not come."""
+
+    started: float | None
+    finished: float | None
+
+
 def as_json(job: Job) -> Document:
     """The listing's keys."""
     return {
@@ -201,6 +209,12 @@ def add_step(store: Store, lease: Lease, update: Update) -> None:
             "INSERT OR REPLACE INTO step (job, attempt, n, diagnostics, made_at) VALUES (?, ?, ?, ?, ?)",
             (lease.subject, lease.attempt, update.update, to_json(update_document(update)), time.time()),
         )
+
+
+def job_times(store: Store) -> dict[int, JobTimes]:
+    """Of all jobs, by number."""
+    rows = store.rows("SELECT id, started_at, finished_at FROM job ORDER BY id")
+    return {row["id"]: JobTimes(started=row["started_at"], finished=row["finished_at"]) for row in rows}
 
 
 def steps(store: Store, job: int) -> list[Step]:

@@ -1,0 +1,140 @@
+"""`perdure study`: studies that come with Perdure, run cell by cell and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.agent.show.terminal import json_option, print_json, print_table, report_option
+from perdure.agent.show.terminal import report_progress as say
+from perdure.memory.errors import InputError
+
+if TYPE_CHECKING:
+    from perdure.agent.studies.catalogue import Prepared
+    from perdure.agent.studies.cells import CellResult
+
+NAMES = ("lives", "life")
+DEFAULT_FOLDER = Path("studies")
+
+keep_option = click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_FOLDER,
+    show_default=True,
+    help="Folder that keeps what is finished; a study has a folder of its own in it.",
+)
+
+
+@click.group()
+def study() -> None:
+    """Run studies: many runs under stated conditions, kept part by part.
+
+    \b
+    Example:
+      perdure study run lives
+    """
+
+
+@study.command()
+@click.argument("name", metavar="NAME", type=click.Choice(NAMES))
+@click.option("--small", is_flag=True, help="A short form, to see that it works.")
+@click.option("--hours", type=click.FloatRange(min=0.001, max=1000), help="life: how long the daemon runs. [default: 0.5]")
+@click.option("--seeds", type=click.IntRange(1, 10_000), help="life: how many lives [default: 3]. lives: how many a row [default: 100].")
+@keep_option
+@report_option
+@click.pass_context
+def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: int | None, keep: Path, as_json: bool) -> None:
+    """Run a study, or what is left of it.
+
+    lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
+    on the default stream in homes of its own, then probes every version, and does the same jobs naively (no gate, no replay) and all
+    environments in one joint job: two to three hours for each half hour of life, with the machine for itself. A study that is stopped
+    continues where it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result that must be reached is
+    not, 3 if a part failed.
+
+    \b
+    Example:
+      perdure study run lives --json
+      perdure study run life --hours 0.5 --seeds 3 --keep /var/lib/perdure-studies
+    """
+    from perdure.agent.studies.catalogue import STUDIES, StudySettings
+    from perdure.agent.studies.run_cells import run_study
+    from perdure.agent.studies.study_file import open_study
+
+    _, prepare = STUDIES[name]
+    prepared = prepare(StudySettings(hours=hours, seeds=seeds, small=small))
+    folder = keep.expanduser().absolute() / name
+    with open_study(folder) as file:
+        results = run_study(prepared.study, file, say)
+    done = {cell: result for cell, result in results.items() if result.error is None}
+    failed = {cell: result.error for cell, result in results.items() if result.error is not None}
+    document = {
+        **prepared.summarise(done),
+        "cells": {"done": len(done), "failed": failed},
+        "folder": str(folder),
+        "plots": [str(path) for path in _plots(prepared, done, folder)],
+    }
+    (folder / f"{name}.json").write_text(_indented(document))
+    if as_json:
+        print_json(document)
+    else:
+        prepared.show(document)
+        _tell_of(results, folder, document["plots"])
+    ctx.exit(3 if failed else 0 if document.get("ok", True) else 1)
+
+
+@study.command("list")
+@keep_option
+@json_option
+def list_(keep: Path, as_json: bool) -> None:
+    """List the studies, and what is finished of each.
+
+    \b
+    Example:
+      perdure study list
+    """
+    from perdure.agent.studies.catalogue import STUDIES
+    from perdure.agent.studies.study_file import FILE_NAME, read_study
+
+    listed = []
+    for name, (about, _) in STUDIES.items():
+        folder = keep.expanduser().absolute() / name
+        results = read_study(folder) if (folder / FILE_NAME).is_file() else {}
+        failed = sum(result.error is not None for result in results.values())
+        listed.append({"name": name, "about": about, "done": len(results) - failed, "failed": failed, "folder": str(folder)})
+    if as_json:
+        print_json(listed)
+        return
+    print_table(
+        ("study", "cells done", "failed", "what it is"), [(row["name"], row["done"], row["failed"], row["about"]) for row in listed]
+    )
+
+
+def _plots(prepared: Prepared, done: dict[str, CellResult], folder: Path) -> list[Path]:
+    """Draw what can be drawn; without matplotlib it is said, and the numbers stay."""
+    if prepared.plot is None or not done:
+        return []
+    try:
+        return prepared.plot(prepared.summarise(done), folder)
+    except InputError as error:
+        say(str(error))
+        return []
+
+
+def _tell_of(results: dict[str, CellResult], folder: Path, plots: list[str]) -> None:
+    from perdure.agent.studies.provenance import made_by
+
+    others = sorted({result.made_by for result in results.values()} - {made_by()})
+    if others:
+        click.echo(f"parts were made by {', '.join(others)}, and this program is {made_by()}: delete {folder} to make all anew")
+    for path in plots:
+        click.echo(f"plot: {path}")
+    click.echo(f"kept in {folder}")
+
+
+def _indented(document: object) -> str:
+    import json
+
+    return json.dumps(document, ensure_ascii=False, indent=1) + "\n"

@@ -1,0 +1,63 @@
+"""The studies that come with Perdure, by name: their cells, and how their results are shown. Each is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.agent.studies.cells import Finished, Study
+from perdure.memory.json_value import Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudySettings:
+    """What can be asked for; None for the study's own default."""
+
+    hours: float | None = None
+    seeds: int | None = None
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A study with its settings, ready to run."""
+
+    study: Study
+    summarise: Callable[[Finished], Document]
+    """Its `ok` is False if a result that must be reached is not; it may be left out."""
+    show: Callable[[Document], None]
+    plot: Callable[[Document, Path], list[Path]] | None = None
+
+
+def _lives(settings: StudySettings) -> Prepared:
+    from perdure.agent.studies.lives.lives_study import LIVES, SMALL_LIVES, lives_document, lives_study, print_lives
+    from perdure.memory.errors import InputError
+
+    if settings.hours is not None:
+        raise InputError("--hours is for the study life: simulated lives take no time")
+    lives = settings.seeds or (SMALL_LIVES if settings.small else LIVES)
+    return Prepared(study=lives_study(lives), summarise=lives_document, show=print_lives)
+
+
+def _life(settings: StudySettings) -> Prepared:
+    from perdure.agent.studies.life.life_plots import plot_life
+    from perdure.agent.studies.life.life_study import FULL, SMALL, LifeSize, life_study
+    from perdure.agent.studies.life.life_summary import life_summary
+    from perdure.agent.studies.life.life_table import print_life
+
+    usual = SMALL if settings.small else FULL
+    size = LifeSize(hours=settings.hours or usual.hours, seeds=settings.seeds or usual.seeds, tasks=usual.tasks)
+    return Prepared(
+        study=life_study(size),
+        summarise=lambda finished: life_summary(finished, size),
+        show=print_life,
+        plot=plot_life,
+    )
+
+
+STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], Prepared]]] = {
+    "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
+    "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
+}
+"""Each with one line about it."""

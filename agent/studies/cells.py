@@ -1,0 +1,69 @@
+"""What a study consists of: cells, each of which is done once and kept.
+
+A study is a function from the cells that are finished to all the cells that are known so far. A grid names all its cells at once; a study
+whose later parts depend on earlier ones (which versions a life made, which rate a pilot chose) names more as results come in.
+`run_cells.py` does the cells, and `study_file.py` keeps them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from perdure.memory.json_value import Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What a cell has at hand while it is done."""
+
+    folder: Path
+    """Of the study. A cell that takes long keeps its unfinished work there, under a name of its own, and continues with it."""
+    say: Callable[[str], None]
+
+
+CellWork = Callable[[Document, Desk], Iterable[Document]]
+"""From a cell's parameters to its rows. A function of a module, so that another process can run it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One part of a study."""
+
+    name: str
+    """Unique in its study; says what the part is."""
+    parameters: Document
+    """All that its rows depend on, apart from the program itself."""
+    work: CellWork
+    expected_s: float = 1.0
+    """Only for the time left."""
+    alone: bool = False
+    """Whether it uses the whole machine, so that nothing else runs beside it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """A cell that is done, or has failed."""
+
+    name: str
+    parameters: Document
+    made_by: str
+    """The commit of the program, or its version outside of a clone."""
+    seconds: float
+    rows: tuple[Document, ...] = ()
+    error: str | None = None
+    """None if it is done."""
+
+
+Finished = Mapping[str, CellResult]
+"""The cells that are done, by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A study under its conditions."""
+
+    name: str
+    cells: Callable[[Finished], Sequence[Cell]]
+    """All cells known so far, in the order in which they are to be done."""

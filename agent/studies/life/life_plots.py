@@ -1,0 +1,124 @@
+"""The curves of a life study as SVG: each environment over time, and the mean over all by updates. Text stays text: no font is embedded.
+
+The same document gives the same bytes with the same version of matplotlib, so that a plot in a repository changes only with its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from perdure.memory.errors import InputError
+from perdure.memory.json_value import Document
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LIFE, NAIVE, JOINT = "#0072b2", "#d55e00", "#009e73"
+"""Told apart by people who are colour-blind (Okabe & Ito 2008)."""
+COLUMNS = 4
+
+
+def plot_life(document: Document, folder: Path) -> list[Path]:
+    """Write the plots of a life study and give their paths. Raises `InputError` if matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError("plots need matplotlib: `pip install 'perdure[study]'` adds it, and the study then draws what it has") from error
+    matplotlib.use("svg")
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "perdure", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(settings):
+        return [_write(_by_environment(document), folder / "life-environments.svg"), _write(_means(document), folder / "life-means.svg")]
+
+
+def short_name(environment: str) -> str:
+    """'first-word' of 'perdure:first-word?shots=2'."""
+    return environment.split(":", 1)[-1].split("?", 1)[0]
+
+
+def _by_environment(document: Document) -> Figure:
+    from matplotlib.figure import Figure
+
+    names = document["environments"]
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(2.4 * COLUMNS, 1.9 * rows), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for place, name in enumerate(names):
+        axis = axes[place // COLUMNS][place % COLUMNS]
+        axis.set_title(short_name(name))
+        axis.set_ylim(-0.02, 1.02)
+        for life in document["lives"]:
+            _curve(axis, [(minute, means[name]) for minute, means in _served(life)], life["minutes"])
+        _joint_line(axis, [life["joint"][name] for life in document["lives"] if "joint" in life])
+    for place in range(len(names), rows * COLUMNS):
+        axes[place // COLUMNS][place % COLUMNS].set_axis_off()
+    figure.supxlabel("minutes of the life; each step is a promotion, each line a seed")
+    figure.supylabel("score on held-out tasks, sampled")
+    _legend(figure, {"the life": LIFE, "joint job, mean over seeds": JOINT})
+    return figure
+
+
+def _means(document: Document) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    axis = figure.subplots()
+    axis.set_ylim(-0.02, 1.02)
+    for life in document["lives"]:
+        points = [(updates, fmean(means.values())) for updates, means in _served_by_updates(life)]
+        _curve(axis, points, life["updates"])
+        made, naive = 0, []
+        for updates, means in zip([0, *life["naive_updates"]], life["naive_means"].values(), strict=False):
+            made += updates
+            naive.append((made, fmean(means.values())))
+        if len(naive) > 1:
+            axis.plot(*zip(*naive, strict=True), color=NAIVE, linewidth=1, marker=".", markersize=4, alpha=0.8)
+        if "joint" in life:
+            axis.plot([life["updates"]], [fmean(life["joint"].values())], color=JOINT, marker="D", markersize=5, linestyle="none")
+    axis.set_xlabel("updates made")
+    axis.set_ylabel("mean score over all environments")
+    _legend(figure, {"the life": LIFE, "naive life": NAIVE, "joint job": JOINT})
+    return figure
+
+
+def _curve(axis: Axes, points: Sequence[tuple[float, float]], end: float) -> None:
+    """A step at each promotion, up to the end."""
+    if points:
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        axis.step([*xs, max(end, xs[-1])], [*ys, ys[-1]], where="post", color=LIFE, linewidth=1.2, alpha=0.8)
+        axis.plot(xs, ys, color=LIFE, marker=".", markersize=4, linestyle="none")
+
+
+def _joint_line(axis: Axes, scores: Sequence[float]) -> None:
+    if scores:
+        axis.axhline(fmean(scores), color=JOINT, linewidth=1, linestyle="--")
+
+
+def _served(life: Document) -> list[tuple[float, dict[str, float]]]:
+    """The minute at which each probed version began to serve, with its means."""
+    return [(move["minute"], life["means"][move["version"]]) for move in life["served"] if move["version"] in life["means"]]
+
+
+def _served_by_updates(life: Document) -> list[tuple[int, dict[str, float]]]:
+    """The same by the updates of all jobs until then."""
+    learned = [job for job in life["jobs"] if job["kind"] == "learn"]
+
+    def made_until(minute: float) -> int:
+        return sum(job["updates"] for job in learned if job["ended"] is not None and job["ended"] <= minute + 0.01)
+
+    return [(made_until(minute), means) for minute, means in _served(life)]
+
+
+def _legend(figure: Figure, colours: dict[str, str]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=colour, label=label) for label, colour in colours.items()]
+    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return path

@@ -1,0 +1,149 @@
+"""Perdure's own commands, run as a person would run them: a process each, with a home and a configuration, and its output in a log.
+
+The daemon gets a time limit here, which it has not by itself: it is asked to end as by Ctrl-C. How long it has run is written down every
+few seconds, so that a life can be lived in several sittings.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from perdure.memory.errors import RuntimeFailure
+
+BEAT_S = 2.0
+SAY_EVERY_S = 60.0
+ORDERLY_END_S = 180.0
+"""After this time a daemon that was asked to end is asked again, which ends it at once."""
+AT_ONCE_S = 30.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a command works."""
+
+    home: Path
+    config: Path
+
+    @property
+    def log(self) -> Path:
+        return self.home.with_suffix(".log")
+
+    @property
+    def sittings(self) -> Path:
+        """When the daemon ran: a JSON list of pairs of Unix seconds."""
+        return self.home.with_suffix(".sittings.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Sitting:
+    """A stretch of time in which the daemon ran, in Unix seconds."""
+
+    began: float
+    ended: float
+
+
+def command(place: Place, *arguments: str) -> None:
+    """Run a command to its end. Raises `RuntimeFailure` with its last line if it fails; 1, 'the answer is no', is no failure."""
+    with place.log.open("a") as log:
+        process = _start(place, arguments, log.fileno())
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    if code not in (0, 1):
+        raise RuntimeFailure(f"`perdure {' '.join(arguments)}` ended with {code}: {_last_line(place.log)} ({place.log})")
+
+
+def run_daemon(place: Place, seconds: float, say: Say, progress: Callable[[], str]) -> None:
+    """Run the daemon until it has run for `seconds` in all sittings together, then end it in an orderly way.
+
+    A signal to this process ends it in the same way, and raises `KeyboardInterrupt`. Raises `RuntimeFailure` if it ends by itself.
+    """
+    before = read_sittings(place)
+    left_s = seconds - sum(sitting.ended - sitting.began for sitting in before)
+    if left_s <= 0:
+        return
+    with place.log.open("a") as log, _signals_as_interrupts():
+        began, began_s = time.time(), time.monotonic()
+        process = _start(place, ("run",), log.fileno())
+        said_s = began_s
+        try:
+            while (ran_s := time.monotonic() - began_s) < left_s:
+                if process.poll() is not None:
+                    raise RuntimeFailure(f"the daemon ended by itself with {process.returncode}: {_last_line(place.log)} ({place.log})")
+                _write_sittings(place, [*before, Sitting(began, began + ran_s)])
+                if time.monotonic() - said_s >= SAY_EVERY_S:
+                    said_s = time.monotonic()
+                    say(f"{(seconds - left_s + ran_s) / 60:.0f} of {seconds / 60:.0f} minutes; {progress()}")
+                time.sleep(min(BEAT_S, max(0.0, left_s - ran_s)))
+        finally:
+            _write_sittings(place, [*before, Sitting(began, began + time.monotonic() - began_s)])
+            _end(process)
+
+
+def read_sittings(place: Place) -> list[Sitting]:
+    return [Sitting(*pair) for pair in json.loads(place.sittings.read_text())] if place.sittings.exists() else []
+
+
+def minutes_run(sittings: Sequence[Sitting], moment: float) -> float:
+    """How many minutes the daemon had run at a moment (Unix seconds)."""
+    return sum(max(0.0, min(moment, sitting.ended) - sitting.began) for sitting in sittings) / 60
+
+
+def _write_sittings(place: Place, sittings: Sequence[Sitting]) -> None:
+    partial = place.sittings.with_suffix(".partial")
+    partial.write_text(json.dumps([[sitting.began, sitting.ended] for sitting in sittings]))
+    partial.replace(place.sittings)
+
+
+def _start(place: Place, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(place.home), *arguments, "--config", str(place.config)]
+    # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end as by Ctrl-C, then again, then end it."""
+    for patience_s in (ORDERLY_END_S, AT_ONCE_S):
+        if process.poll() is not None:
+            return
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            continue
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _signals_as_interrupts() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a sitting as Ctrl-C does, while this lasts: the daemon must not run on alone."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

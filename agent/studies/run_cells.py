@@ -1,0 +1,167 @@
+"""Doing the cells of a study: those that are not finished, several at once if the machine has room, each kept as soon as it ends.
+
+A cell that fails is marked with its error, and the rest goes on; the next run tries it again. A run that is killed loses only the cells
+that were being done, and those that take long continue where they stopped if they kept their work in the study's folder.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from perdure.agent.bench.measure import TimeLeft
+from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study
+from perdure.agent.studies.provenance import made_by
+from perdure.agent.studies.study_file import StudyFile
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+
+SAY_EVERY_S = 5.0
+MEMORY_OF_A_CELL_BYTES = 2**30
+ERRORS = "errors.log"
+"""In the study's folder: the tracebacks of cells that failed."""
+
+Say = Callable[[str], None]
+
+
+def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = None) -> dict[str, CellResult]:
+    """Do what is left of a study, and give the cells that it consists of: all are done, or have failed in this run.
+
+    `at_once` is how many cells may run beside each other; by default as many as the machine has room for. Raises `InputError` if the file
+    has a cell of the same name with other parameters.
+    """
+    tried: dict[str, CellResult] = {}
+    progress: _Progress | None = None
+    while True:
+        known = file.results()
+        done = {name: result for name, result in known.items() if result.error is None}
+        cells = study.cells(done)
+        _check(cells, done)
+        left = [cell for cell in cells if cell.name not in done and cell.name not in tried]
+        if not left:
+            return {cell.name: known[cell.name] for cell in cells}
+        if progress is None:
+            progress = _Progress(say, finished=len(cells) - len(left))
+        progress.plan(cells, left)
+        beside = [cell for cell in left if not cell.alone]
+        for result in _all_ends(beside, left, file.folder, say, at_once or room()):
+            file.keep(result)
+            tried[result.name] = result
+            progress.ended(next(cell for cell in left if cell.name == result.name), result)
+            if not beside:
+                break  # one that takes the whole machine may lead to more cells
+
+
+def room() -> int:
+    """How many cells fit on this machine at once: one a core, and a GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(cores, memory_bytes // MEMORY_OF_A_CELL_BYTES))
+
+
+def _check(cells: Sequence[Cell], done: Finished) -> None:
+    names = [cell.name for cell in cells]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two cells have one name: {names}")
+    for cell in cells:
+        if cell.name in done and done[cell.name].parameters != cell.parameters:
+            raise InputError(
+                f"cell {cell.name} was made with other parameters ({done[cell.name].parameters}, now {cell.parameters}): "
+                "name another folder with --keep"
+            )
+
+
+def _all_ends(beside: Sequence[Cell], left: Sequence[Cell], folder: Path, say: Say, at_once: int) -> Iterator[CellResult]:
+    """Do the cells that can run beside each other first, or, if there are none, the others in turn."""
+    if not beside:
+        yield from (do(cell, folder, say) for cell in left)
+    elif at_once == 1:
+        yield from (do(cell, folder, say) for cell in beside)
+    else:
+        yield from _in_processes(beside, folder, min(at_once, len(beside)))
+
+
+def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator[CellResult]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_leave_signals_to_the_parent) as pool:
+        waiting = iter(cells)
+        running: set[Future[CellResult]] = set()
+        try:
+            while True:
+                for cell in waiting:
+                    running.add(pool.submit(do, cell, folder, _silence))
+                    if len(running) >= 2 * at_once:  # each process has its next cell at hand
+                        break
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ended)
+        except BrokenProcessPool as error:
+            raise RuntimeFailure("a process of the study died (its memory, or a kill): what is finished is kept; run it again") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_signals_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _silence(line: str) -> None:
+    pass
+
+
+def do(cell: Cell, folder: Path, say: Say) -> CellResult:
+    """Do one cell, and time it."""
+    started = time.monotonic()
+    rows: Iterable[dict[str, object]] = ()
+    error: str | None = None
+    try:
+        rows = tuple(cell.work(cell.parameters, Desk(folder=folder, say=say)))
+    except Exception as failure:  # noqa: BLE001 - a cell that fails is written down as failed, whatever the error
+        error = str(failure) if isinstance(failure, PerdureError) else f"{type(failure).__name__}: {failure}"
+        with (folder / ERRORS).open("a") as log:
+            log.write(f"{cell.name}\n{traceback.format_exc()}\n")
+    return CellResult(
+        name=cell.name,
+        parameters=cell.parameters,
+        made_by=made_by(),
+        seconds=time.monotonic() - started,
+        rows=tuple(rows),
+        error=error,
+    )
+
+
+class _Progress:
+    """Says how far the study is, not more often than every few seconds, also into a pipe."""
+
+    def __init__(self, say: Say, finished: int) -> None:
+        self._say = say
+        self._before = finished
+        self._total = 0
+        self._ended = 0
+        self._time = TimeLeft(total=0.0)
+        self._said_s = 0.0
+        if finished:
+            say(f"{finished} cells were finished before")
+
+    def plan(self, cells: Sequence[Cell], left: Sequence[Cell]) -> None:
+        """The cells as they are known now, and those that are left."""
+        self._total = len(cells)
+        self._time.total = self._time.done + sum(cell.expected_s for cell in left)
+
+    def ended(self, cell: Cell, result: CellResult) -> None:
+        self._ended += 1
+        self._time.done += cell.expected_s
+        if result.error is not None:
+            self._say(f"{cell.name} failed: {result.error}")
+        now_s = time.monotonic()
+        last = self._before + self._ended >= self._total
+        if cell.alone or last or now_s - self._said_s >= SAY_EVERY_S:
+            self._said_s = now_s
+            self._say(f"{cell.name} done: {self._before + self._ended} of {self._total} cells, {self._time.left()}")

@@ -1,0 +1,48 @@
+"""Cells for tests of the runner. Each writes down that it was done, so that a test sees if it is done twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from perdure.agent.studies.cells import Cell, Desk, Finished, Study
+from perdure.memory.errors import InputError
+from perdure.memory.json_value import Document
+
+DIARY = "diary"
+
+
+def noted(parameters: Document, desk: Desk) -> Iterator[Document]:
+    with (desk.folder / DIARY).open("a") as diary:
+        diary.write(f"{parameters['n']}\n")
+    yield {"n": parameters["n"], "square": parameters["n"] ** 2}
+
+
+def slow(parameters: Document, desk: Desk) -> Iterator[Document]:
+    yield from noted(parameters, desk)
+    time.sleep(0.2)
+
+
+def failing(parameters: Document, desk: Desk) -> Iterator[Document]:
+    """Fails until the file `mended` lies in the study's folder."""
+    yield {"n": "unfinished"}
+    if not (desk.folder / "mended").exists():
+        raise InputError(f"cell {parameters['n']} cannot be done yet")
+
+
+def cells_of(n: int, work: object = noted) -> list[Cell]:
+    return [Cell(name=f"cell {k}", parameters={"n": k}, work=work) for k in range(n)]  # type: ignore[arg-type]
+
+
+def study_of(*cells: Cell) -> Study:
+    return Study(name="test", cells=lambda finished: cells)
+
+
+def growing(finished: Finished) -> list[Cell]:
+    """Two cells, and one more for each that is finished, up to five."""
+    return [Cell(name=f"cell {k}", parameters={"n": k}, work=noted, alone=True) for k in range(min(5, 2 + len(finished)))]
+
+
+def diary(folder: Path) -> list[str]:
+    return (folder / DIARY).read_text().split()

@@ -1,0 +1,254 @@
+"""The study of real lives: which parts follow from a life, what they come to, its plots, and a life of a tiny model from end to end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.tiny_models import tiny_llama
+
+from perdure.agent.studies.cells import Cell, CellResult
+from perdure.agent.studies.life.life_arms import learning_jobs
+from perdure.agent.studies.life.life_plots import plot_life, short_name
+from perdure.agent.studies.life.life_study import LifeSize, life_study
+from perdure.agent.studies.life.life_summary import dropped_verdicts, life_summary, seconds_by_activity
+from perdure.agent.studies.life.perdure_process import Place, Sitting, command, minutes_run, read_sittings, run_daemon
+from perdure.agent.studies.run_cells import run_study
+from perdure.agent.studies.study_file import open_study
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.json_value import Document
+
+NAMES = ["perdure:first-word?shots=2", "perdure:door-code?shots=3"]
+SIZE = LifeSize(hours=0.5, seeds=1, tasks=20)
+
+
+def job(number: int, verdict: str | None, **more: object) -> Document:
+    return {
+        "id": number,
+        "kind": "learn",
+        "state": "done",
+        "learner": "grpo",
+        "options": {"seed": 0, "updates": 12},
+        "targets": [NAMES[number % 2]],
+        "candidate": f"v{number}",
+        "verdict": verdict,
+        "reason": "all held, gain shown",
+        "updates": 12,
+        "queued": 2.0 * number,
+        "ended": 2.0 * number + 1.5,
+        "sampling_s": 20.0,
+        "updating_s": 30.0,
+        "learn_s": 55.0,
+        "gate_s": 30.0,
+        "follows": None,
+        **more,
+    }
+
+
+HISTORY: Document = {
+    "environments": NAMES,
+    "minutes": 30.0,
+    "live_episodes": 1000,
+    "served": [
+        {"version": "v0", "minute": 0.1, "kind": "initial"},
+        {"version": "v1", "minute": 3.5, "kind": "promote"},
+        {"version": "v3", "minute": 7.5, "kind": "promote"},
+    ],
+    "versions": [{"name": f"v{n}", "on_disk": n != 2} for n in range(4)],
+    "jobs": [job(1, "promote"), job(2, "reject", reason="first-word (-.30) fell against v1"), job(3, "promote")],
+}
+
+
+def results(size: LifeSize = SIZE) -> dict[str, CellResult]:
+    """A study in which everything is finished: each cell with rows made by hand."""
+    finished: dict[str, CellResult] = {}
+    study = life_study(size)
+    while left := [cell for cell in study.cells(finished) if cell.name not in finished]:
+        for cell in left:
+            finished[cell.name] = CellResult(name=cell.name, parameters=cell.parameters, made_by="abc", seconds=1.0, rows=rows_of(cell))
+    return finished
+
+
+def rows_of(cell: Cell) -> tuple[Document, ...]:
+    if "version" in cell.parameters:
+        arm, number = cell.parameters["arm"], int(cell.parameters["version"][1:])
+        rate = {"life": 0.3 + 0.2 * number, "naive": 0.9 - 0.2 * number, "joint": 0.6}[arm]
+        wins = [float(r % 10 < round(10 * rate)) for r in range(cell.parameters["tasks"])]
+        return tuple({"environment": name, "scores": wins} for name in NAMES)
+    if "jobs" in cell.parameters:
+        return tuple({"version": f"v{n + 1}", "updates": made["updates"]} for n, made in enumerate(cell.parameters["jobs"]))
+    return ({"version": "v1", "updates": 36},) if "updates" in cell.parameters else (HISTORY,)
+
+
+def test_what_is_done_follows_from_the_life() -> None:
+    study = life_study(SIZE)
+    assert [cell.name for cell in study.cells({})] == ["seed 0, 0.5 h: life"]
+    finished = results()
+    names = [name.split(": ")[1] for name in finished]
+    assert [name for name in names if " of the life arm" in name] == [f"v{n} of the life arm on 20 tasks" for n in (0, 1, 3)]
+    assert [name for name in names if " of the naive arm" in name] == [f"v{n} of the naive arm on 20 tasks" for n in (1, 2, 3)]
+    joint = next(result for name, result in finished.items() if name.endswith(": joint"))
+    assert joint.parameters["updates"] == 36
+    assert joint.parameters["targets"] == NAMES
+    assert "updates" not in joint.parameters["options"]
+
+
+def test_the_naive_life_repeats_the_jobs_that_made_a_version() -> None:
+    history = {**HISTORY, "jobs": [*HISTORY["jobs"], job(4, None, candidate=None, updates=3)]}
+    assert [made["targets"] for made in learning_jobs(history)] == [[NAMES[1]], [NAMES[0]], [NAMES[1]]]
+
+
+def test_the_summary_has_best_ever_against_present_and_the_arms_beside_it() -> None:
+    document = life_summary(results(), SIZE)
+    (life,) = document["lives"]
+    assert life["verdicts"] == {"promote": 2, "reject": 1}
+    assert life["updates"] == 36
+    assert life["means"]["v3"][NAMES[0]] == pytest.approx(0.9)
+    assert life["fell"][NAMES[0]]["fell"] is False
+    assert life["naive_fell"][NAMES[0]] | {"lost": None} == {"best": "v1", "lost": None, "fell": True}
+    assert life["life_minus_joint"]["mean"] == pytest.approx(0.3)
+    over = document["over_seeds"]
+    assert (over["start"], over["life"], over["joint"]) == pytest.approx((0.3, 0.9, 0.6))
+    assert (over["fell"], over["naive_fell"], over["dropped"]) == (0, 2, 1)
+
+
+def test_what_is_missing_is_left_out() -> None:
+    finished = results()
+    only_life = {name: result for name, result in finished.items() if name.endswith(": life")}
+    (life,) = life_summary(only_life, SIZE)["lives"]
+    assert "joint" not in life
+    assert "fell" not in life
+    assert life_summary({}, SIZE)["lives"] == []
+
+
+def test_a_verdict_is_dropped_if_it_cost_something_and_nothing_followed() -> None:
+    jobs = [
+        job(1, "reject", reason="no gain: first-word (+.01 over 80 pairs)"),
+        job(2, "inconclusive", reason="not shown to hold in 192 rounds"),
+        job(3, "reject", reason="door-code (-.3) fell against v0", follows=2),
+        job(4, "inconclusive", reason="all held, gain not shown yet"),
+        job(5, "promote"),
+        job(6, "reject", reason="door-code (-.3) fell against v5"),
+    ]
+    assert [one["job"] for one in dropped_verdicts({"jobs": jobs})] == [3, 4]
+
+
+def test_seconds_add_up_to_the_life() -> None:
+    seconds = seconds_by_activity(HISTORY)
+    parts = ("sampling to learn", "updates", "checks and loading", "gates", "live play and the rest")
+    assert sum(seconds[part] for part in parts) == pytest.approx(1800)
+    assert (seconds["gate_median"], seconds["gate_worst"], seconds["job_to_verdict_median"]) == (30.0, 30.0, pytest.approx(90.0))
+
+
+def test_minutes_count_only_while_the_daemon_runs() -> None:
+    sittings = [Sitting(1000.0, 1600.0), Sitting(5000.0, 5300.0)]
+    assert [minutes_run(sittings, moment) for moment in (900, 1300, 3000, 5120, 9000)] == pytest.approx([0, 5, 10, 12, 15])
+
+
+def test_plots_are_small_have_no_fonts_and_come_out_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    document = life_summary(results(), SIZE)
+    (tmp_path / "again").mkdir()
+    first, second = plot_life(document, tmp_path), plot_life(document, tmp_path / "again")
+    for one, other in zip(first, second, strict=True):
+        text = one.read_text()
+        assert text == other.read_text()
+        assert len(text) < 100_000
+        assert "<text" in text
+        assert "@font-face" not in text
+    assert "first-word" in first[0].read_text()
+
+
+def test_short_names() -> None:
+    assert short_name("textarena:GuessTheNumber-v0?max_number=10") == "GuessTheNumber-v0"
+
+
+def tiny(folder: Path) -> str:
+    """A model and a stream that make a life of seconds."""
+    coin = "py:tests.agent.coin:Coin"
+    return "\n".join(
+        (
+            f"model = '{tiny_llama(folder / 'model')}'",
+            f"[stream]\nenvironments = ['{coin}', '{coin}?side=1']",
+            "[learn]\nevery_episodes = 32",
+            "[learn.options]\nupdates = 1\nprompts = 2\nsamples = 4\nrank = 2",
+            f"[sandbox]\ntrusted = ['perdure:', '{coin}']\n",
+        )
+    )
+
+
+@pytest.mark.processes
+@pytest.mark.learning
+def test_a_life_of_seconds_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon, probes, the naive life and the joint job; what is finished is not done again."""
+    size = LifeSize(hours=40 / 3600, seeds=1, tasks=4)
+    study = life_study(size, tiny(tmp_path))
+    said: list[str] = []
+    folder = tmp_path / "study"
+    with open_study(folder) as file:
+        done = run_study(study, file, said.append, 1)
+    assert [result.error for result in done.values() if result.error] == []
+    (history,) = done[f"seed 0, {size.hours:g} h: life"].rows
+    assert history["minutes"] * 60 == pytest.approx(40, abs=8)
+    assert history["live_episodes"] > 0
+    (life,) = life_summary(done, size)["lives"]
+    assert life["means"]["v0"].keys() == set(history["environments"])
+    if life["updates"]:
+        assert f"seed 0, {size.hours:g} h: joint" in done
+    with open_study(folder) as file:
+        again = run_study(study, file, said.append, 1)
+    assert again == done
+
+
+@pytest.mark.processes
+def test_a_daemon_lives_in_several_sittings_and_ends_in_an_orderly_way(tmp_path: Path) -> None:
+    config = tmp_path / "perdure.toml"
+    config.write_text(f"seed = 0\n{tiny(tmp_path)}")
+    place = Place(home=tmp_path / "home", config=config)
+    said: list[str] = []
+    run_daemon(place, 6.0, said.append, str)
+    run_daemon(place, 5.0, said.append, str)  # it has lived longer already
+    assert len(read_sittings(place)) == 1
+    run_daemon(place, 9.0, said.append, str)
+    first, second = read_sittings(place)
+    assert first.ended - first.began == pytest.approx(6, abs=1)
+    assert second.ended - second.began == pytest.approx(3, abs=1)
+    command(place, "store", "check")
+
+
+@pytest.mark.processes
+def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Path) -> None:
+    config = tmp_path / "perdure.toml"
+    config.write_text("model = '/nowhere/at/all'\n")
+    place = Place(home=tmp_path / "home", config=config)
+    with pytest.raises(RuntimeFailure, match=r"the daemon ended by itself with 2: .*nowhere"):
+        run_daemon(place, 60.0, str, str)
+    with pytest.raises(RuntimeFailure, match=r"`perdure learn nonsense` ended with 2: .*no learner"):
+        command(place, "learn", "nonsense")
+
+
+@pytest.mark.processes
+def test_a_signal_ends_the_daemon_too(tmp_path: Path) -> None:
+    """A study that is asked to end must not leave its daemon behind."""
+    import subprocess
+
+    config = tmp_path / "perdure.toml"
+    config.write_text(f"seed = 0\n{tiny(tmp_path)}")
+    program = (
+        "import sys; from pathlib import Path; from perdure.agent.studies.life.perdure_process import Place, run_daemon\n"
+        "run_daemon(Place(home=Path(sys.argv[1]), config=Path(sys.argv[2])), 600.0, print, str)"
+    )
+    home = tmp_path / "home"
+    with subprocess.Popen([sys.executable, "-c", program, str(home), str(config)], stderr=subprocess.DEVNULL) as study:
+        deadline = time.monotonic() + 60
+        while not (home / "run" / "lock").exists() or not (home / "run" / "lock").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        study.send_signal(signal.SIGTERM)
+        study.wait(60)
+    assert (home / "run" / "lock").read_text() == ""
+    assert len(json.loads(home.with_suffix(".sittings.json").read_text())) == 1
