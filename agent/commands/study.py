@@ -14,6 +14,7 @@ from perdure.memory.errors import InputError
 if TYPE_CHECKING:
     from perdure.agent.studies.catalogue import Prepared
     from perdure.agent.studies.cells import CellResult
+    from perdure.memory.json_value import Document
 
 NAMES = ("lives", "life")
 DEFAULT_FOLDER = Path("studies")
@@ -50,8 +51,8 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
 
     lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
     on the default stream in homes of its own, then probes every version, and does the same jobs naively (no gate, no replay) and all
-    environments in one joint job: two to three hours for each half hour of life, with the machine for itself. A study that is stopped
-    continues where it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result that must be reached is
+    environments in one joint job: about three times the hours in all, and the machine for itself. A study that is stopped continues where
+    it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result that must be reached is
     not, 3 if a part failed.
 
     \b
@@ -70,13 +71,17 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
         results = run_study(prepared.study, file, say)
     done = {cell: result for cell, result in results.items() if result.error is None}
     failed = {cell: result.error for cell, result in results.items() if result.error is not None}
+    summary = prepared.summarise(done)
+    plots = _plots(prepared, summary, folder) if done else []
+    (folder / f"{name}.json").write_text(_indented(summary))
+    if prepared.page is not None and done:
+        (folder / f"{name}.md").write_text(prepared.page(summary, plots))
     document = {
-        **prepared.summarise(done),
+        **summary,
         "cells": {"done": len(done), "failed": failed},
         "folder": str(folder),
-        "plots": [str(path) for path in _plots(prepared, done, folder)],
+        "plots": [str(path) for path in plots],
     }
-    (folder / f"{name}.json").write_text(_indented(document))
     if as_json:
         print_json(document)
     else:
@@ -112,12 +117,12 @@ def list_(keep: Path, as_json: bool) -> None:
     )
 
 
-def _plots(prepared: Prepared, done: dict[str, CellResult], folder: Path) -> list[Path]:
+def _plots(prepared: Prepared, summary: Document, folder: Path) -> list[Path]:
     """Draw what can be drawn; without matplotlib it is said, and the numbers stay."""
-    if prepared.plot is None or not done:
+    if prepared.plot is None:
         return []
     try:
-        return prepared.plot(prepared.summarise(done), folder)
+        return prepared.plot(summary, folder)
     except InputError as error:
         say(str(error))
         return []

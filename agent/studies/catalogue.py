@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ class Prepared:
     """Its `ok` is False if a result that must be reached is not; it may be left out."""
     show: Callable[[Document], None]
     plot: Callable[[Document, Path], list[Path]] | None = None
+    page: Callable[[Document, Sequence[Path]], str] | None = None
+    """Markdown, with its plots."""
 
 
 def _lives(settings: StudySettings) -> Prepared:
@@ -41,6 +43,7 @@ def _lives(settings: StudySettings) -> Prepared:
 
 
 def _life(settings: StudySettings) -> Prepared:
+    from perdure.agent.studies.life.life_page import life_page
     from perdure.agent.studies.life.life_plots import plot_life
     from perdure.agent.studies.life.life_study import FULL, SMALL, LifeSize, life_study
     from perdure.agent.studies.life.life_summary import life_summary
@@ -53,6 +56,7 @@ def _life(settings: StudySettings) -> Prepared:
         summarise=lambda finished: life_summary(finished, size),
         show=print_life,
         plot=plot_life,
+        page=life_page,
     )
 
 

@@ -101,7 +101,8 @@ def _learn(home: SimulatedHome, step: LearnNext, counts: LifeCounts) -> str:
     by_chance = {one.name for one in home.model.environments if not one.learnable}
     counts.jobs_on_chance += not by_chance.isdisjoint(step.targets)
     candidate = f"v{len(home.skills)}"
-    home.skills[candidate] = after_job(home.skills[step.start or home.serving], step.targets, step.aim, home.model, home.rng)
+    start = home.skills[step.start or home.serving]
+    home.skills[candidate] = after_job(start, step.targets, step.aim, home.model, home.rng, known=home.anchors)
     return candidate
 
 

@@ -79,12 +79,19 @@ class LifeModel:
     """The share of the candidate's episodes that fail by chance, before they are played once more."""
 
 
-def after_job(skills: Skills, targets: Collection[str], aim: Aim, model: LifeModel, rng: Random) -> dict[str, float]:
-    """The skills of the candidate that a job with these targets makes of a version."""
+def after_job(
+    skills: Skills, targets: Collection[str], aim: Aim, model: LifeModel, rng: Random, *, known: Collection[str] | None = None
+) -> dict[str, float]:
+    """The skills of the candidate that a job with these targets makes of a version.
+
+    What is lost is lost in the environments in `known` (all by default): one that has not come yet begins as it is stated.
+    """
     effects = model.effects
     gain = {"repair": effects.repaired, "first success": effects.first_success}.get(aim, effects.gain)
     change = {environment.name: effects.elsewhere for environment in model.environments} | dict.fromkeys(targets, gain)
-    others = [environment.name for environment in model.environments if environment.learnable and environment.name not in targets]
+    learnable = [environment.name for environment in model.environments if environment.learnable]
+    learnable = [name for name in learnable if known is None or name in known]
+    others = [name for name in learnable if name not in targets]
     if others and effects.bad_share and rng.random() < effects.bad_share:
         change[rng.choice(others)] -= rng.uniform(*effects.bad_losses)
     if effects.rivals is not None:
@@ -93,7 +100,6 @@ def after_job(skills: Skills, targets: Collection[str], aim: Aim, model: LifeMod
                 change[other] -= gain
             elif one in targets:
                 change[one] = 0.0  # both at once gain nothing
-    learnable = {environment.name for environment in model.environments if environment.learnable}
     return {name: min(1.0, max(0.0, skill + change[name])) if name in learnable else skill for name, skill in skills.items()}
 
 

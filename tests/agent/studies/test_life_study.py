@@ -13,6 +13,7 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.studies.cells import Cell, CellResult
 from perdure.agent.studies.life.life_arms import learning_jobs
+from perdure.agent.studies.life.life_page import life_page
 from perdure.agent.studies.life.life_plots import plot_life, short_name
 from perdure.agent.studies.life.life_study import LifeSize, life_study
 from perdure.agent.studies.life.life_summary import dropped_verdicts, life_summary, seconds_by_activity
@@ -161,6 +162,14 @@ def test_plots_are_small_have_no_fonts_and_come_out_the_same(tmp_path: Path) -> 
         assert "<text" in text
         assert "@font-face" not in text
     assert "first-word" in first[0].read_text()
+
+
+def test_the_page_has_a_row_for_each_seed_environment_and_job() -> None:
+    page = life_page(life_summary(results(), SIZE), [Path("/somewhere/life-means.svg")])
+    assert "| 0 | 0.30 | 0.90 | 0.60 | 0.30 | +0.300 (+0.300 to +0.300) | 2 of 3 | 36 | none | first-word, door-code |" in page
+    assert "![life-means](life-means.svg)" in page
+    assert page.count("| first-word |") == 2
+    assert "| 2 learn | 5.5 | first-word | v2 | reject | first-word (-.30) fell against v1 |" in page
 
 
 def test_short_names() -> None:
