@@ -103,7 +103,7 @@ def list_(keep: Path, as_json: bool) -> None:
     from perdure.agent.studies.catalogue import STUDIES
     from perdure.agent.studies.study_file import FILE_NAME, read_study
 
-    listed = []
+    listed: list[Document] = []
     for name, (about, _) in STUDIES.items():
         folder = keep.expanduser().absolute() / name
         results = read_study(folder) if (folder / FILE_NAME).is_file() else {}

@@ -84,7 +84,7 @@ def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
     lines += ["", "| job | minute | targets | candidate | verdict | why |", "|---|---|---|---|---|---|"]
     for job in life["jobs"]:
         minute = "-" if job["ended"] is None else f"{job['ended']:.1f}"
-        cells = (
+        row = (
             f"{job['id']} {job['kind']}",
             minute,
             ", ".join(map(short_name, job["targets"])),
@@ -92,7 +92,7 @@ def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
             job["verdict"] or "-",
             job["reason"] or "-",
         )
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(row) + " |")
     return [*lines, ""]
 
 

@@ -46,10 +46,10 @@ def changing(to: float) -> tuple[SimulatedEnvironment, ...]:
     return (*EIGHT[:4], replace(EIGHT[4], changes_at=CHANGES_AT, changes_to=to), *EIGHT[5:])
 
 
-def _stages(loss: float, **limits: Mapping[str, float]) -> Condition:
+def _stages(loss: float, least: Mapping[str, float]) -> Condition:
     effects = JobEffects(gain=0.30, elsewhere=-loss)
     about = f"seven old environments off the stream, ten stages; every job loses {100 * loss:g} points elsewhere"
-    return Condition(model=LifeModel(environments=(*OLD, *STAGES), effects=effects), about=about, **limits)
+    return Condition(model=LifeModel(environments=(*OLD, *STAGES), effects=effects), about=about, least=least, most=NEVER_STALLED)
 
 
 def _on_stream(loss: float, q: float | None = None) -> Condition:
@@ -59,14 +59,22 @@ def _on_stream(loss: float, q: float | None = None) -> Condition:
     )
 
 
-def _games(n: int, known: bool, **limits: Mapping[str, float]) -> Condition:
+def _games(n: int, known: bool, *, is_limited: bool = False) -> Condition:
     what = "known" if known else "not known"
     about = f"six learnable environments and {n} game{'s' * (n != 1)} of chance (p = 1/3), what chance earns is {what}"
-    return Condition(model=LifeModel(environments=(*SIX, *chance_games(n, known)), effects=FIFTEEN_POINTS), about=about, **limits)
+    return Condition(
+        model=LifeModel(environments=(*SIX, *chance_games(n, known)), effects=FIFTEEN_POINTS),
+        about=about,
+        least=KEEPS_LEARNING if is_limited else {},
+        most=FEW_JOBS if is_limited else {},
+    )
 
 
 FALLING = JobEffects(bad_share=0.30)
 NEVER_STALLED = {"stalled": 0.0}
+OLD_ONES_KEPT = {"old_change": -0.01}
+KEEPS_LEARNING = {"end": 0.95}
+FEW_JOBS = {"jobs_on_chance": 8.0}
 
 CONDITIONS: Mapping[str, Condition] = {
     "falls": Condition(
@@ -77,15 +85,15 @@ CONDITIONS: Mapping[str, Condition] = {
     ),
     "falls, q .2": Condition(model=LifeModel(environments=EIGHT, effects=FALLING, q=0.2), about="the same, 20 % differ"),
     "falls, q .3": Condition(model=LifeModel(environments=EIGHT, effects=FALLING, q=0.3), about="the same, 30 % differ"),
-    "stages -0": _stages(0.0, most=NEVER_STALLED),
-    "stages -1": _stages(0.01, least={"old_change": -0.01}, most=NEVER_STALLED),
-    "stages -2": _stages(0.02, least={"old_change": -0.01}, most=NEVER_STALLED),
-    "stages -3": _stages(0.03, least={"old_change": -0.01}, most=NEVER_STALLED),
+    "stages -0": _stages(0.0, {}),
+    "stages -1": _stages(0.01, OLD_ONES_KEPT),
+    "stages -2": _stages(0.02, OLD_ONES_KEPT),
+    "stages -3": _stages(0.03, OLD_ONES_KEPT),
     "no game": _games(0, True),
-    "one game": _games(1, True, least={"end": 0.95}, most={"jobs_on_chance": 8.0}),
+    "one game": _games(1, True, is_limited=True),
     "two games": _games(2, True),
     "three games": _games(3, True),
-    "one game, not known": _games(1, False, least={"end": 0.95}, most={"jobs_on_chance": 8.0}),
+    "one game, not known": _games(1, False, is_limited=True),
     "three games, not known": _games(3, False),
     "on the stream -0": _on_stream(0.0),
     "on the stream -1": _on_stream(0.01),

@@ -87,11 +87,12 @@ def lives_table(results: Mapping[str, CellResult]) -> list[LivesRow]:
             if rows := [row for row in by_row.get(name, ()) if row["offer"] == offer]:
                 table.append(_offer_row(name, offer, rows))
     for name, condition in CONDITIONS.items():
-        if rows := by_row.get(name):
-            numbers = _numbers(rows, condition.looks)
+        lived = by_row.get(name)
+        if lived:
+            numbers = _numbers(lived, condition.looks)
             breaches = [f"{key} {numbers[key]:.3f} < {least:g}" for key, least in condition.least.items() if numbers[key] < least]
             breaches += [f"{key} {numbers[key]:.3f} > {most:g}" for key, most in condition.most.items() if numbers[key] > most]
-            table.append(LivesRow(row=name, about=condition.about, lives=len(rows), numbers=numbers, breaches=tuple(breaches)))
+            table.append(LivesRow(row=name, about=condition.about, lives=len(lived), numbers=numbers, breaches=tuple(breaches)))
     return table
 
 
@@ -186,4 +187,4 @@ def print_lives(document: Document) -> None:
 
 def _cell_of(row: Document, key: str) -> int | float | None:
     value = row.get(key)
-    return round(value) if key == "gate_episodes" else value
+    return round(value) if key == "gate_episodes" and value is not None else value
