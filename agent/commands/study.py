@@ -12,7 +12,7 @@ from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
-    from perdure.agent.studies.catalogue import Prepared
+    from perdure.agent.studies.catalogue import ReadyStudy
     from perdure.agent.studies.cells import CellResult
     from perdure.memory.json_value import Document
 
@@ -117,7 +117,7 @@ def list_(keep: Path, as_json: bool) -> None:
     )
 
 
-def _plots(prepared: Prepared, summary: Document, folder: Path) -> list[Path]:
+def _plots(prepared: ReadyStudy, summary: Document, folder: Path) -> list[Path]:
     """Draw what can be drawn; without matplotlib it is said, and the numbers stay."""
     if prepared.plot is None:
         return []

@@ -20,7 +20,7 @@ class StudySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class ReadyStudy:
     """A study with its settings, ready to run."""
 
     study: Study
@@ -32,17 +32,17 @@ class Prepared:
     """Markdown, with its plots."""
 
 
-def _lives(settings: StudySettings) -> Prepared:
+def _lives(settings: StudySettings) -> ReadyStudy:
     from perdure.agent.studies.lives.lives_study import LIVES, SMALL_LIVES, lives_document, lives_study, print_lives
     from perdure.memory.errors import InputError
 
     if settings.hours is not None:
         raise InputError("--hours is for the study life: simulated lives take no time")
     lives = settings.seeds or (SMALL_LIVES if settings.small else LIVES)
-    return Prepared(study=lives_study(lives), summarise=lives_document, show=print_lives)
+    return ReadyStudy(study=lives_study(lives), summarise=lives_document, show=print_lives)
 
 
-def _life(settings: StudySettings) -> Prepared:
+def _life(settings: StudySettings) -> ReadyStudy:
     from perdure.agent.studies.life.life_page import life_page
     from perdure.agent.studies.life.life_plots import plot_life
     from perdure.agent.studies.life.life_study import FULL, SMALL, LifeSize, life_study
@@ -51,7 +51,7 @@ def _life(settings: StudySettings) -> Prepared:
 
     usual = SMALL if settings.small else FULL
     size = LifeSize(hours=settings.hours or usual.hours, seeds=settings.seeds or usual.seeds, tasks=usual.tasks)
-    return Prepared(
+    return ReadyStudy(
         study=life_study(size),
         summarise=lambda finished: life_summary(finished, size),
         show=print_life,
@@ -60,7 +60,7 @@ def _life(settings: StudySettings) -> Prepared:
     )
 
 
-STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], Prepared]]] = {
+STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
     "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
     "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
 }

@@ -82,7 +82,7 @@ def student(level: float, freedom: int) -> float:
     """The two-sided quantile of Student's t, by the expansion of Abramowitz & Stegun (1964), 26.7.5; within .001 from 10 degrees on."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return sum(term / freedom**power for power, term in enumerate(terms))
+    return float(sum(term / freedom**power for power, term in enumerate(terms)))
 
 
 def _differences(first: TaskScores, second: TaskScores) -> list[float]:

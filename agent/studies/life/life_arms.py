@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perdure.agent.studies.cells import Desk
 from perdure.agent.studies.life.home_history import how_far, read_history, task_scores
-from perdure.agent.studies.life.perdure_process import Place, command, read_sittings, run_daemon
+from perdure.agent.studies.life.perdure_process import RunPlace, command, read_sittings, run_daemon
 from perdure.memory.contracts.results import LearnResult
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import list_jobs
@@ -77,28 +77,30 @@ def probe_version(parameters: Document, desk: Desk) -> Iterator[Document]:
     place = _place(parameters, parameters["arm"], desk.folder)
     version, tasks = parameters["version"], parameters["tasks"]
     targets = [word for name in parameters["environments"] for word in ("--target", name)]
-    command(place, "probe", version, "--episodes", str(tasks), "--temperature", "1", "--samples", "1", "--json", *targets)
+    command(
+        place, "probe", version, *place.configured, "--episodes", str(tasks), "--temperature", "1", "--samples", "1", "--json", *targets
+    )
     for name in parameters["environments"]:
         yield {"environment": name, "scores": task_scores(place.home, version, parameters["seed"], name, tasks)}
 
 
-def _learn(place: Place, learner: str, targets: list[str], options: Document) -> None:
+def _learn(place: RunPlace, learner: str, targets: list[str], options: Document) -> None:
     words = [word for name in targets for word in ("--target", name)]
     words += [word for name, value in options.items() for word in ("--option", f"{name}={_option(value)}")]
-    command(place, "learn", learner, "--no-gate", "--json", *words)
+    command(place, "learn", learner, *place.configured, "--no-gate", "--json", *words)
 
 
 def _option(value: object) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-def _place(parameters: Document, arm: str, folder: Path) -> Place:
+def _place(parameters: Document, arm: str, folder: Path) -> RunPlace:
     """The home of an arm, and its configuration: the seed, and what the study sets besides (by default nothing)."""
     own = folder / f"seed-{parameters['seed']}-{parameters['hours']:g}h"
     own.mkdir(exist_ok=True)
     config = own / "perdure.toml"
     config.write_text(f"seed = {parameters['seed']}\n{parameters.get('settings', '')}")
-    return Place(home=own / arm, config=config)
+    return RunPlace(home=own / arm, config=config)
 
 
 def _served_after(home: Path, n: int) -> str | None:

@@ -29,11 +29,16 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RunPlace:
     """Where a command works."""
 
     home: Path
     config: Path
+
+    @property
+    def configured(self) -> tuple[str, str]:
+        """The option of those commands that read a configuration."""
+        return "--config", str(self.config)
 
     @property
     def log(self) -> Path:
@@ -53,7 +58,7 @@ class Sitting:
     ended: float
 
 
-def command(place: Place, *arguments: str) -> None:
+def command(place: RunPlace, *arguments: str) -> None:
     """Run a command to its end. Raises `RuntimeFailure` with its last line if it fails; 1, 'the answer is no', is no failure."""
     with place.log.open("a") as log:
         process = _start(place, arguments, log.fileno())
@@ -66,7 +71,7 @@ def command(place: Place, *arguments: str) -> None:
         raise RuntimeFailure(f"`perdure {' '.join(arguments)}` ended with {code}: {_last_line(place.log)} ({place.log})")
 
 
-def run_daemon(place: Place, seconds: float, say: Say, progress: Callable[[], str]) -> None:
+def run_daemon(place: RunPlace, seconds: float, say: Say, progress: Callable[[], str]) -> None:
     """Run the daemon until it has run for `seconds` in all sittings together, then end it in an orderly way.
 
     A signal to this process ends it in the same way, and raises `KeyboardInterrupt`. Raises `RuntimeFailure` if it ends by itself.
@@ -77,7 +82,7 @@ def run_daemon(place: Place, seconds: float, say: Say, progress: Callable[[], st
         return
     with place.log.open("a") as log, _signals_as_interrupts():
         began, began_s = time.time(), time.monotonic()
-        process = _start(place, ("run",), log.fileno())
+        process = _start(place, ("run", *place.configured), log.fileno())
         said_s = began_s
         try:
             while (ran_s := time.monotonic() - began_s) < left_s:
@@ -93,7 +98,7 @@ def run_daemon(place: Place, seconds: float, say: Say, progress: Callable[[], st
             _end(process)
 
 
-def read_sittings(place: Place) -> list[Sitting]:
+def read_sittings(place: RunPlace) -> list[Sitting]:
     return [Sitting(*pair) for pair in json.loads(place.sittings.read_text())] if place.sittings.exists() else []
 
 
@@ -102,14 +107,14 @@ def minutes_run(sittings: Sequence[Sitting], moment: float) -> float:
     return sum(max(0.0, min(moment, sitting.ended) - sitting.began) for sitting in sittings) / 60
 
 
-def _write_sittings(place: Place, sittings: Sequence[Sitting]) -> None:
+def _write_sittings(place: RunPlace, sittings: Sequence[Sitting]) -> None:
     partial = place.sittings.with_suffix(".partial")
     partial.write_text(json.dumps([[sitting.began, sitting.ended] for sitting in sittings]))
     partial.replace(place.sittings)
 
 
-def _start(place: Place, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(place.home), *arguments, "--config", str(place.config)]
+def _start(place: RunPlace, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(place.home), *arguments]
     # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 

@@ -26,7 +26,7 @@ LIVES_OF_OFFERS = 3
 
 
 def lives_study(lives: int = LIVES) -> Study:
-    """So many lives under each condition, and three times as many in which bad candidates are offered."""
+    """`lives` lives under each condition, and three times as many in which bad candidates are offered."""
 
     def cells(finished: Finished) -> Sequence[Cell]:
         return [

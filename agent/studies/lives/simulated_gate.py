@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from perdure.learners.gate.election import AnchorElection
-from perdure.learners.gate.regressions import RegressionSearch
-
 from perdure.agent.studies.lives.simulated_home import ReferenceScores, SimulatedHome
 from perdure.agent.studies.lives.skill_model import PairSource, pair_source
 from perdure.learners.gate.decision import GateDecision, Rounds
+from perdure.learners.gate.election import AnchorElection
 from perdure.learners.gate.evidence import evidence
 from perdure.learners.gate.promotion import need_dev_scores
+from perdure.learners.gate.regressions import RegressionSearch
 from perdure.learners.gate.scope import PROFILES, Comparison, GateSettings, Scope, fix_scope
 from perdure.memory.contracts.results import GateResult
 

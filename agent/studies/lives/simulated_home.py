@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from perdure.agent.planning.life_so_far import EnvironmentNow, LifeSoFar, Standing
-
 from perdure.agent.studies.lives.skill_model import LifeModel, Skills, successes
 from perdure.memory.contracts.orders import Job
 from perdure.memory.trajectories.episodes import RateRow

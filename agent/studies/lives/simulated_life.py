@@ -8,7 +8,6 @@ from statistics import fmean
 
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.step_kinds import GateNext, LearnNext
-
 from perdure.agent.studies.lives.simulated_gate import gate
 from perdure.agent.studies.lives.simulated_home import SimulatedHome, begin_look, life_so_far, new_home
 from perdure.agent.studies.lives.skill_model import LifeModel, after_job
@@ -141,7 +140,7 @@ def _judge(home: SimulatedHome, order: Order, candidate: str, targets: tuple[str
 
 
 def _fall(home: SimulatedHome, best: dict[str, float]) -> float:
-    """How far the version that was just promoted is below the best promoted so far, which it becomes where it is better."""
+    """How far the version that was just promoted is below the best promoted so far, which it becomes if it is better."""
     deepest = 0.0
     for one in home.model.environments:
         if one.learnable and one.name in home.anchors and not one.changed(home.look):
