@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from perdure.agent.planning.life_so_far import LifeSoFar, followed_by, may_promote, root_of, since_promotion
 from perdure.agent.planning.repairs import MOST_REPAIRS, candidate_below, collapsed, in_points, repairs_without_promotion, serving_below
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, Unfollowed
+from perdure.agent.planning.track_record import track_records
 from perdure.learners.gate.promotion import all_held, fell, fell_together, gain_asked, gain_shown, not_shown_to_hold, pool_not_shown
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.contracts.results import GateResult
@@ -79,6 +80,9 @@ def _go_on(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
         )
     if candidate not in life.usable:
         return Unfollowed(job=job.id, why=f"training does not go on from {candidate}: {_unusable(candidate)}")
+    records = track_records(life)
+    if all(name in records and records[name].set_aside for name in job.targets):
+        return Unfollowed(job=job.id, why=f"training does not go on from {candidate}: {targets} is set aside after too many refusals")
     root = root_of(job, life).order
     same = root if isinstance(root, LearnOrder) and root.aim == "first success" else None
     return LearnNext(

@@ -15,7 +15,7 @@ from perdure.memory.stages import list_stages
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import RateRow, success_rates
 from perdure.memory.trajectories.traces import imports_with_successes
-from perdure.memory.versions import get_version, rolled_back_ancestor, served_line
+from perdure.memory.versions import get_version, moves, rolled_back_ancestor, served_line
 
 LATEST_JOBS = 200
 LATEST_VERSIONS = 4
@@ -50,6 +50,7 @@ def read_life(store: Store, streamed: Collection[str] | None = None) -> LifeSoFa
             for row in list_environments(store)
         ),
         jobs=tuple(list_jobs(store, LATEST_JOBS)),
+        rolled_back=frozenset(move.to_version for move in moves(store)) - set(line),
         fruitless=events_since(store, LOOK, QUEUED),
     )
     made = {job.candidate for job in since_promotion(life) if job.candidate is not None}

@@ -54,6 +54,8 @@ class LifeSoFar:
     """The newest first."""
     usable: frozenset[str] = frozenset()
     """The versions that can be trained from or gated: their files are there, and nothing that they were made from was rolled back."""
+    rolled_back: frozenset[str] = frozenset()
+    """The versions that served and were rolled back: their promotion brought nothing."""
     fruitless: int = 0
     """Looks in a row, since a job was queued, that found nothing to learn."""
 

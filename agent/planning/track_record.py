@@ -1,9 +1,9 @@
 """What learning jobs on an environment have brought over the home's life, and what they cost.
 
 With each learning job on an environment the numbers of its promotions and of its other verdicts fade, so that what is new counts most. A
-promotion of another environment forgets nothing. A job that failed, as one that found nothing to learn from, counts as another verdict; one
-whose gain was shown, though something else did not hold, counts as half of one. A repair that follows a verdict and is refused counts for
-the old target only: the others were in it because they had fallen.
+promotion of another environment forgets nothing. A job that failed, as one that found nothing to learn from, counts as another verdict, and
+so does a promotion that was rolled back; a verdict with the gain shown, though something else did not hold, counts as half of one. A repair
+that follows a verdict and is refused counts for the old target only: the others were in it because they had fallen.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def track_records(life: LifeSoFar) -> dict[str, TrackRecord]:
         result = verdicts.get(job.candidate) if job.candidate is not None else None
         if result is None and job.state != "failed":
             continue  # it was not gated
-        promoted = _promoted(job, result)
+        promoted = () if job.candidate in life.rolled_back else _promoted(job, result)
         refused = () if promoted else root_of(job, life).targets
-        refusal = GAINED if result is not None and gain_shown(result) else 1.0
+        refusal = GAINED if result is not None and gain_shown(result) and job.candidate not in life.rolled_back else 1.0
         for name in job.targets:
             if name in promoted or name in refused:
                 a, b = (FADES * number for number in numbers.get(name, (0.0, 0.0)))

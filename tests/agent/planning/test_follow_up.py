@@ -74,6 +74,13 @@ def test_a_gate_between_two_continuations_does_not_start_the_count_anew() -> Non
     assert isinstance(follow_up(life(*jobs)), Unfollowed)
 
 
+def test_training_does_not_go_on_for_what_is_set_aside() -> None:
+    """A game of chance always holds."""
+    jobs = [learned(n, [ADD], replace(NO_GAIN, candidate=f"v{n}")) for n in (4, 3, 2, 1)]
+    found = follow_up(life(learned(5, [ADD], replace(ALL_BUT_GAIN, candidate="v5")), *jobs))
+    assert found == Unfollowed(job=5, why="training does not go on from v5: perdure:add is set aside after too many refusals")
+
+
 def test_after_hints_training_goes_on_with_hints() -> None:
     first = learned(1, [ADD], ALL_BUT_GAIN, aim="first success", learner="iterative-sft", options={"hints": True})
     step = learns(follow_up(life(first)))

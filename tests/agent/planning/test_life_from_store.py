@@ -76,8 +76,10 @@ def test_rates_are_those_of_the_versions_that_led_to_the_serving_one(store: Stor
     play_one(store, SORT, [1.0, 1.0])
     assert (rates(store, ADD), rates(store, SORT)) == ([(2, 3), (0, 0)], [(0, 0), (2, 2)])
     assert read(store).environments[0].rates[0] == RateRow(episodes=3, successes=2, groups=1, mixed_groups=1)
+    assert read(store).rolled_back == frozenset()
     rollback(store, None, "a test wants it")
     assert rates(store, ADD) == [(2, 3)]
+    assert read(store).rolled_back == {"v1"}
 
 
 def test_the_serving_version_stands_where_its_own_pairs_put_it(store: Store) -> None:

@@ -60,6 +60,10 @@ def test_a_promotion_counts_for_the_targets_whose_gain_was_shown() -> None:
     assert both[ADD] == both[SORT] == TrackRecord(promotions=1.0)
 
 
+def test_a_promotion_that_was_rolled_back_is_a_refusal() -> None:
+    assert track_records(replace(life(promoted(1)), rolled_back=frozenset({"v1"}))) == {ADD: TrackRecord(refusals=1.0)}
+
+
 def test_a_verdict_with_the_gain_shown_is_half_a_refusal() -> None:
     fell = [learned(n, [ADD], verdict("reject", f"v{n}", sort=leg(-0.4, 10, "failed"))) for n in (2, 1)]
     assert track_records(life(*fell))[ADD].refusals == pytest.approx(0.9)  # .5 x .8 + .5
