@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from perdure.agent.processes.job_work import Work
+from perdure.agent.watching.conclusion import conclude
+from perdure.agent.watching.finding import confirming_settings
+from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.former_gates import alpha_of, sampling_of
 from perdure.learners.gate.gating import GateCase, GateWork, run_gate
 from perdure.learners.gate.lifetime import e_lond_alpha
@@ -28,26 +31,10 @@ from perdure.memory.versions import get_version, has_files, promote, reject, ser
 def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateResult:
     """Gate a candidate; the job's targets are what it was trained for. Raises as `run_gate` does."""
     set_job_state(work.store, work.lease, "gating")
-    settings = _settings(work, candidate, order.profile)
-    sampling = Sampling(temperature=settings.temperature, samples=settings.samples)
-    player = work.player("gate", sampling)
-    now_serving, targets = serving(work.store), work.job.targets
-    known = list_environments(work.store)
-    anchors = _anchors(work, now_serving)
-    of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
-    source = ScoreSource(store=work.store, lease=work.lease, play=player, temperature=settings.temperature, root_seed=work.config.seed)
-    scores = known_scores(source, dict.fromkeys([*of_anchors.items(), *of_serving.items()]), candidate.name)
-    case = GateCase(
-        candidate=candidate,
-        serving=now_serving,
-        settings=settings,
-        anchors=anchors,
-        trained=targets,
-        critical=tuple(row.name for row in known if row.critical),
-        anchor_scores=_by_environment(scores, anchors),
-        serving_scores=_by_environment(scores, dict.fromkeys(targets, now_serving.name)),
-        leads_to=_leads_to(order),
-    )
+    settings = _settings(work, candidate, order)
+    player = work.player("gate", Sampling(temperature=settings.temperature, samples=settings.samples))
+    confirms = _leads_to(order) == "rollback"
+    case = _confirming_case(work, candidate, settings) if confirms else _case(work, candidate, order, settings, player)
 
     def progress(line: str) -> None:
         work.pulse.say("gating", line)
@@ -62,25 +49,59 @@ def apply_verdict(work: Work, result: Result) -> None:
         return
     close_gate(work.store, work.lease, gate)
     faults.point("between-verdict-and-promotion")
-    if _leads_to(order) != "promotion":
-        return
-    if gate.verdict == "promote":
-        # Where another version stood in for the anchor, the anchor itself was not beaten.
-        beaten = [name for name in gate.new_anchors if _playable_anchor(work.store, name) is not None]
-        promote(work.store, gate.candidate, gate.reason, gate=gate.gate, lease=work.lease, anchors=beaten)
-    elif gate.verdict == "reject" and get_version(work.store, gate.candidate).state == "candidate":
-        reject(work.store, gate.candidate, work.lease)
+    match _leads_to(order), gate.verdict:
+        case "promotion", "promote":
+            # If another version stood in for an anchor, the anchor itself was not beaten.
+            beaten = [name for name in gate.new_anchors if _playable_anchor(work.store, name) is not None]
+            promote(work.store, gate.candidate, gate.reason, gate=gate.gate, lease=work.lease, anchors=beaten)
+        case "promotion", "reject" if get_version(work.store, gate.candidate).state == "candidate":
+            reject(work.store, gate.candidate, work.lease)
+        case "rollback", _:
+            conclude(work.store, work.job.id, gate)
+
+
+def _case(work: Work, candidate: Version, order: LearnOrder | GateOrder, settings: GateSettings, player: EnginePlayer) -> GateCase:
+    """What a gate of a new version compares. Plays dev seeds of its references, if too few scores are known."""
+    now_serving, targets = serving(work.store), work.job.targets
+    anchors = _anchors(work, now_serving)
+    of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
+    source = ScoreSource(store=work.store, lease=work.lease, play=player, temperature=settings.temperature, root_seed=work.config.seed)
+    work.pulse.say("gating", f"{candidate.name}: what its references score")
+    scores = known_scores(source, dict.fromkeys([*of_anchors.items(), *of_serving.items()]), candidate.name)
+    return GateCase(
+        candidate=candidate,
+        serving=now_serving,
+        settings=settings,
+        anchors=anchors,
+        trained=targets,
+        critical=tuple(row.name for row in list_environments(work.store) if row.critical),
+        anchor_scores=_by_environment(scores, anchors),
+        serving_scores=_by_environment(scores, dict.fromkeys(targets, now_serving.name)),
+        leads_to=_leads_to(order),
+    )
+
+
+def _confirming_case(work: Work, former: Version, settings: GateSettings) -> GateCase:
+    """Only whether the version before is better than the serving one today: no retention, and no score from before."""
+    return GateCase(
+        candidate=former,
+        serving=serving(work.store),
+        settings=confirming_settings(settings),
+        anchors={},
+        trained=work.job.targets,
+        leads_to="rollback",
+    )
 
 
 def _leads_to(order: LearnOrder | GateOrder) -> Consequence:
     return "promotion" if isinstance(order, LearnOrder) else order.leads_to
 
 
-def _settings(work: Work, candidate: Version, profile: str | None) -> GateSettings:
+def _settings(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateSettings:
     configured = work.config.gate
     temperature, samples = work.config.gate_sampling
-    settings = replace(PROFILES[profile or configured.profile], alpha=configured.alpha, temperature=temperature, samples=samples)
-    if configured.over_time == "each":
+    settings = replace(PROFILES[order.profile or configured.profile], alpha=configured.alpha, temperature=temperature, samples=samples)
+    if configured.over_time == "each" or _leads_to(order) == "rollback":
         return settings
     return replace(settings, alpha=_alpha_over_time(work.store, candidate.name, settings))
 
