@@ -15,7 +15,7 @@ from perdure.memory.environments import mark_changed
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 from perdure.memory.versions import rollback, serving
-from perdure.memory.watches import EnvironmentWatch, gated_scores, watches_of_job, write_watch
+from perdure.memory.watches import EnvironmentWatch, gated_scores, keep_watches, watches_of_job, write_watch
 
 
 def conclude(store: Store, job: int, result: GateResult) -> None:
@@ -40,6 +40,8 @@ def conclude(store: Store, job: int, result: GateResult) -> None:
             now = rollback(store, result.candidate, "; ".join(lost)).name
         for row in rows:
             _write_down(store, row, findings[row.environment], result, now)
+        if lost:
+            keep_watches(store, now, ())
 
 
 def _finding(store: Store, row: EnvironmentWatch, result: GateResult) -> Finding:

@@ -75,9 +75,10 @@ def test_a_loss_that_is_shown_rolls_back_with_the_evidence_as_its_reason(home: W
     assert move.reason.endswith(f"gate {found.gate}: v1 scores 0.10 on 100 fresh tasks, 0.80 before; v0 scores 0.60, 0.30 before")
     assert versions.get_version(home.store, "v1").state == "retired"
     assert known(home).changed_at is None
+    assert watches(home.store, "v1") == []
     LiveWatch(home.store, 1.0).tick()
-    assert {watch.version for watch in watches(home.store, "v0")} == {"v0"}
-    assert (watches(home.store, "v1"), home.waiting()) == ([], [])
+    assert [watch.environment for watch in watches(home.store, "v0")] == [SUMS, WORDS]
+    assert home.waiting() == []
 
 
 def test_an_environment_in_which_both_fall_has_changed(home: WatchedHome) -> None:

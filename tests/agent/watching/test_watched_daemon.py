@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.tiny_models import tiny_llama
+from tests.tiny_models import sharpen, tiny_llama
 
 from perdure.agent.commands.status import report
 from perdure.agent.config_file import load_config
@@ -27,6 +27,7 @@ from perdure.memory.jobs import add_job, get_job, list_jobs
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import events, last_event
 from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.trajectories.episodes import list_episodes
 from perdure.memory.upkeep.integrity import check
 from perdure.memory.versions import get_version, moves, serving
 from perdure.memory.watches import watches
@@ -96,18 +97,27 @@ class Life:
             pytest.fail(f"waited for {what}; {json.dumps(report(store).as_json())}; {[event.as_json() for event in events(store)]}")
 
 
-@pytest.fixture
-def life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Life]:
-    tiny_llama(tmp_path / "model")
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a home in which v1 serves; each test has a copy."""
+    folder = tmp_path_factory.mktemp("learned")
+    sharpen(tiny_llama(folder / "model"), 1)
     for name in ("switched.py", "coin.py"):
-        shutil.copy(HERE / name, tmp_path)
-    (tmp_path / "perdure.toml").write_text(CONFIG)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    for module in ("switched", "coin"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    life = Life(tmp_path)
-    life.learn()
+        shutil.copy(HERE / name, folder)
+    (folder / "perdure.toml").write_text(CONFIG)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(folder))
+        for module in ("switched", "coin"):
+            patch.delitem(sys.modules, module, raising=False)
+        Life(folder).learn()
+    return folder
+
+
+@pytest.fixture
+def life(learned: Path, tmp_path: Path) -> Iterator[Life]:
+    life = Life(tmp_path / "life")
+    shutil.copytree(learned, life.path)
     try:
         yield life
     finally:
@@ -146,7 +156,7 @@ def test_a_version_that_has_lost_its_skill_is_rolled_back_by_itself(life: Life) 
     life.wait("a watch that has looked at some tasks", has_watched(3))
     life.switch("others")
     life.wait("the rollback", lambda store: serving(store).name == "v0")
-    life.wait("play by the version before", lambda store: store.rows("SELECT 1 FROM task WHERE state = 'done' AND id > 50"))
+    life.wait("play by the version before", lambda store: [one for one in list_episodes(store, GAME, "v0") if one.purpose == "live"])
     life.stop()
     with open_store(life.home) as store:
         (*_, move) = moves(store)
