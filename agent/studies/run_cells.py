@@ -14,7 +14,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
 from pathlib import Path
+from threading import Thread
 
 from perdure.agent.bench.measure import TimeLeft
 from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study
@@ -89,7 +91,7 @@ def _all_ends(beside: Sequence[Cell], left: Sequence[Cell], folder: Path, say: S
 
 def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator[CellResult]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_leave_signals_to_the_parent) as pool:
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_follow_the_parent) as pool:
         waiting = iter(cells)
         running: set[Future[CellResult]] = set()
         try:
@@ -108,8 +110,17 @@ def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_signals_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """In a process of the pool: Ctrl-C is the parent's affair, and if the parent is killed nobody wants the rest."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=end_with_parent, daemon=True).start()
 
 
 def _silence(line: str) -> None:

@@ -11,17 +11,21 @@ from pathlib import Path
 import pytest
 from tests.tiny_models import tiny_llama
 
-from perdure.agent.studies.cells import Cell, CellResult
-from perdure.agent.studies.life.life_arms import learning_jobs
+from perdure.agent.studies.cells import Cell, CellResult, Desk
+from perdure.agent.studies.life.life_arms import learn_jointly, learning_jobs, live_naively, probe_version
 from perdure.agent.studies.life.life_page import life_page
 from perdure.agent.studies.life.life_plots import plot_life, short_name
-from perdure.agent.studies.life.life_study import LifeSize, life_study
+from perdure.agent.studies.life.life_study import LifeSize, cell_name, life_study
 from perdure.agent.studies.life.life_summary import dropped_verdicts, life_summary, seconds_by_activity
 from perdure.agent.studies.life.perdure_process import RunPlace, Sitting, command, minutes_run, read_sittings, run_daemon
 from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import open_study
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import RuntimeFailure
+from perdure.memory.jobs import list_jobs
 from perdure.memory.json_value import Document
+from perdure.memory.store import open_store
+from perdure.memory.versions import list_versions, moves, rollback
 
 NAMES = ["perdure:first-word?shots=2", "perdure:door-code?shots=3"]
 SIZE = LifeSize(hours=0.5, seeds=1, tasks=40)
@@ -191,27 +195,60 @@ def tiny(folder: Path) -> str:
     )
 
 
+COINS = ["py:tests.agent.coin:Coin", "py:tests.agent.coin:Coin?side=1"]
+
+
 @pytest.mark.processes
-@pytest.mark.learning
-def test_a_life_of_seconds_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon, probes, the naive life and the joint job; what is finished is not done again."""
+def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: Path) -> None:
     size = LifeSize(hours=40 / 3600, seeds=1, tasks=4)
     study = life_study(size, tiny(tmp_path))
     said: list[str] = []
-    folder = tmp_path / "study"
-    with open_study(folder) as file:
+    with open_study(tmp_path / "study") as file:
         done = run_study(study, file, said.append, 1)
     assert [result.error for result in done.values() if result.error] == []
-    (history,) = done[f"seed 0, {size.hours:g} h: life"].rows
-    assert history["minutes"] * 60 == pytest.approx(40, abs=8)
-    assert history["live_episodes"] > 0
+    (history,) = done[cell_name(0, size.hours, "life")].rows
+    assert history["minutes"] * 60 == pytest.approx(40, abs=15)
+    assert history["environments"] == COINS
+    assert (history["served"][0]["version"], history["served"][0]["kind"]) == ("v0", "initial")
+    assert 0 < history["served"][0]["minute"] < history["minutes"]
     (life,) = life_summary(done, size)["lives"]
-    assert life["means"]["v0"].keys() == set(history["environments"])
-    if life["updates"]:
-        assert f"seed 0, {size.hours:g} h: joint" in done
-    with open_study(folder) as file:
-        again = run_study(study, file, said.append, 1)
-    assert again == done
+    assert life["means"]["v0"].keys() == set(COINS)
+    with open_study(tmp_path / "study") as file:
+        assert run_study(study, file, said.append, 1) == done
+
+
+@pytest.mark.processes
+@pytest.mark.learning
+def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_path: Path) -> None:
+    """The naive life is called again after its first job, and after a job whose version does not serve yet."""
+    desk = Desk(folder=tmp_path, say=print)
+    options = {"prompts": 2, "samples": 4, "rank": 2, "updates": 9}
+    jobs = [{"learner": "grpo", "targets": [name], "options": options, "updates": 1} for name in COINS]
+    own = {"seed": 3, "hours": 0.1, "settings": tiny(tmp_path)}
+    (first,) = live_naively({**own, "jobs": jobs[:1]}, desk)
+    home = tmp_path / "seed-3-0.1h" / "naive"
+    with open_store(home) as store:
+        assert moves(store)[-1].to_version == first["version"] == "v1"
+        assert list_jobs(store)[0].order == LearnOrder(
+            learner="grpo", options={**options, "seed": 3, "updates": 1, "replay": 0.0}, gate=False, profile="standard"
+        )
+    rows = list(live_naively({**own, "jobs": jobs}, desk))
+    assert [row["version"] for row in rows] == ["v1", "v2"]
+    with open_store(home) as store:
+        assert [version.parent for version in list_versions(store)] == ["v1", "v0", None]
+        rollback(store, "v1", "a test: v2 is to be as if it had never served")
+        store.db.execute("UPDATE version SET state = 'candidate' WHERE name = 'v2'")
+        store.db.execute("DELETE FROM move WHERE id > 2")
+    assert list(live_naively({**own, "jobs": jobs}, desk)) == rows
+    with open_store(home) as store:
+        assert len(list_jobs(store)) == 2
+    joint = {**own, "learner": "grpo", "options": options, "targets": COINS, "updates": 2}
+    (made,) = learn_jointly(joint, desk)
+    assert (made["version"], made["updates"]) == ("v1", 2)
+    assert list(learn_jointly(joint, desk)) == [made]
+    probed = list(probe_version({**own, "arm": "joint", "version": "v1", "tasks": 4, "environments": COINS}, desk))
+    assert [row["environment"] for row in probed] == COINS
+    assert all(len(row["scores"]) == 4 and set(row["scores"]) <= {0.0, 1.0} for row in probed)
 
 
 @pytest.mark.processes

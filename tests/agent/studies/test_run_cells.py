@@ -96,6 +96,27 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_processes_of_a_killed_run_end_too(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
+        "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
+        "if __name__ == '__main__':\n"
+        "    with open_study(Path(sys.argv[1])) as file: run_study(study_of(*cells_of(400, slow)), file, print, 2)"
+    )
+    (tmp_path / "main.py").write_text(program)
+    words = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not ((tmp_path / FILE_NAME).exists() and len(read_study(tmp_path)) >= 3):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    time.sleep(1)
+    done = len(diary(tmp_path))
+    time.sleep(1)
+    assert len(diary(tmp_path)) == done
+
+
 def test_a_killed_run_loses_only_what_it_was_doing(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
