@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
@@ -29,7 +29,13 @@ def plot_life(document: Document, folder: Path) -> list[Path]:
     except ImportError as error:
         raise InputError("plots need matplotlib: `pip install 'perdure[study]'` adds it, and the study then draws what it has") from error
     matplotlib.use("svg")
-    settings = {"svg.fonttype": "none", "svg.hashsalt": "perdure", "font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "perdure",
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     with matplotlib.rc_context(settings):
         return [_write(_by_environment(document), folder / "life-environments.svg"), _write(_means(document), folder / "life-means.svg")]
 

@@ -93,7 +93,7 @@ CONDITIONS: Mapping[str, Condition] = {
     "one game": _games(1, True, is_limited=True),
     "two games": _games(2, True),
     "three games": _games(3, True),
-    "one game, not known": _games(1, False, is_limited=True),
+    "one game, not known": _games(1, False),
     "three games, not known": _games(3, False),
     "on the stream -0": _on_stream(0.0),
     "on the stream -1": _on_stream(0.01),

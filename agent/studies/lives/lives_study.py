@@ -89,7 +89,7 @@ def lives_table(results: Mapping[str, CellResult]) -> list[LivesRow]:
     for name, condition in CONDITIONS.items():
         lived = by_row.get(name)
         if lived:
-            numbers = _numbers(lived, condition.looks)
+            numbers = _numbers(lived)
             breaches = [f"{key} {numbers[key]:.3f} < {least:g}" for key, least in condition.least.items() if numbers[key] < least]
             breaches += [f"{key} {numbers[key]:.3f} > {most:g}" for key, most in condition.most.items() if numbers[key] > most]
             table.append(LivesRow(row=name, about=condition.about, lives=len(lived), numbers=numbers, breaches=tuple(breaches)))
@@ -112,7 +112,7 @@ def _offer_row(name: str, offer: str, rows: Sequence[Document]) -> LivesRow:
     )
 
 
-def _numbers(rows: Sequence[Document], looks: int) -> dict[str, float]:
+def _numbers(rows: Sequence[Document]) -> dict[str, float]:
     """Means over lives, unless the name says otherwise."""
     falls = sorted(row["deepest_fall"] for row in rows)
     numbers = {
@@ -129,9 +129,9 @@ def _numbers(rows: Sequence[Document], looks: int) -> dict[str, float]:
             "idle_looks",
             "gate_episodes",
             "above_anchors",
+            "stalled",
         )
     }
-    numbers["stalled"] = fmean(not any(look >= looks // 2 for look in row["promoted_at"]) for row in rows)
     numbers["fall_median"] = median(falls)
     numbers["fall_95"] = falls[min(len(falls) - 1, int(0.95 * len(falls)))]
     numbers["unfollowed"] = fmean(sum(row["unfollowed"].values()) for row in rows)

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.step_kinds import GateNext, LearnNext
+from perdure.agent.planning.worth import MASTERED
 from perdure.agent.studies.lives.simulated_gate import gate
 from perdure.agent.studies.lives.simulated_home import SimulatedHome, begin_look, life_so_far, new_home
 from perdure.agent.studies.lives.skill_model import LifeModel, after_job
@@ -87,9 +88,20 @@ def summary(home: SimulatedHome, counts: LifeCounts) -> Document:
         "end": fmean(end.values()),
         "worst": min(end.values()),
         "end_by_environment": end,
+        "stalled": _stalled(home, counts),
         "above_anchors": fmean(above),
         "most_above_anchor": max(above),
     }
+
+
+def _stalled(home: SimulatedHome, counts: LifeCounts) -> bool:
+    """Whether nothing was promoted in the second half of the life, though something on the stream can still be learned."""
+    left = [
+        one
+        for one in home.model.environments
+        if one.learnable and one.streamed(home.look) and not one.changed(home.look) and home.success(home.serving, one.name) < MASTERED
+    ]
+    return bool(left) and not any(2 * look > home.look for look in counts.promoted_at)
 
 
 def _learn(home: SimulatedHome, step: LearnNext, counts: LifeCounts) -> str:

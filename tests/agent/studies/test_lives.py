@@ -38,7 +38,7 @@ def test_after_thirty_good_cycles_what_loses_much_is_not_promoted() -> None:
 @pytest.mark.simulation
 def test_small_losses_in_each_stage_neither_add_up_nor_stop_the_life() -> None:
     found = lives("stages -2", 5)
-    assert all(any(look >= 25 for look in row["promoted_at"]) for row in found)
+    assert not any(row["stalled"] for row in found)
     old = [row["end_by_environment"][one.name] - OLD_START for row in found for one in OLD]
     assert fmean(old) >= -0.02
 
@@ -109,4 +109,11 @@ def test_every_life_of_the_study_is_a_cell_of_its_own() -> None:
 
 def _zeros() -> Document:
     names = ("promotions", "worst", "learning_jobs", "repairs", "continuations", "gated_again", "idle_looks", "gate_episodes")
-    return {**dict.fromkeys(names, 0.0), "above_anchors": 0.0, "deepest_fall": 0.0, "unfollowed": {}, "end_by_environment": {}}
+    return {
+        **dict.fromkeys(names, 0.0),
+        "above_anchors": 0.0,
+        "stalled": False,
+        "deepest_fall": 0.0,
+        "unfollowed": {},
+        "end_by_environment": {},
+    }
