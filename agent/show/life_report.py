@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.life_so_far import Standing
 from perdure.agent.planning.next_step import next_step
-from perdure.agent.planning.repairs import shortfall
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.learners.gate.lifetime import LifeStatement, life_statement
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
@@ -124,15 +123,14 @@ def step_line(step: NextStep) -> str:
     return f"{line} ({unfollowed})" if unfollowed else line
 
 
-def anchor_rows(report: LifeReport) -> list[tuple[str, str, float | None, int, float | None]]:
-    """For a table: environment, anchor, difference of the serving version, pairs, and how far it counts as below, in points of score."""
+def anchor_rows(report: LifeReport) -> list[tuple[str, str, float | None, int]]:
+    """For a table: environment, anchor, mean difference of the serving version from it, and over how many pairs."""
     return [
         (
             name,
             row.version,
             None if row.standing is None else row.standing.difference,
             0 if row.standing is None else row.standing.pairs,
-            None if row.standing is None else shortfall(row.standing),
         )
         for name, row in report.anchors.items()
     ]

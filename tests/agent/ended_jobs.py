@@ -56,7 +56,7 @@ def end_with(
 
 def almost(environment: str) -> GateResult:
     """The gain was shown, and this environment could not be shown to hold."""
-    leg = Leg(state="not shown", role="earlier", reference="v0", n=192, mean_difference=-0.04)
+    leg = Leg(state="not shown", role="earlier", reference="v0", n=192, mean_difference=-0.02)
     return gate_result("inconclusive", environments={environment: leg}, reason=f"not shown to hold in 192 rounds: {environment}")
 
 

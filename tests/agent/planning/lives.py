@@ -40,9 +40,9 @@ def verdict(
     reason: str = "as the test wants it",
     **environments: Leg,
 ) -> GateResult:
-    """The keywords that name environments are `add`, `sort` and `spell`. A gain that was shown is one of 40 points in `ADD`, shrunk."""
+    """The keywords that name environments are `add`, `sort` and `spell`. A gain that was shown is one of 40 points in `ADD`."""
     if trained is None and gain == "passed":
-        trained = {ADD: leg(0.6, 20)}  # .6 x 20 / 30
+        trained = {ADD: leg(0.4, 20)}
     legs = {f"perdure:{name}": leg for name, leg in environments.items()}
     made = gate_result(
         decision, candidate=candidate, environments=legs, pooled=Leg(state=pooled), gain=gain, trained=trained, reason=reason

@@ -39,7 +39,7 @@ def test_then_a_first_success_and_then_a_repair() -> None:
     assert learns(next_step(life(environments=[BELOW, STUCK]))).aim == "first success"
     step = learns(next_step(life(environments=[BELOW])))
     assert (step.targets, step.aim, step.start) == ((SORT,), "repair", None)
-    assert step.why == "no target is left, and v0 is below its anchors in perdure:sort (8 points)"  # .1 x 30 / 40 = .075
+    assert step.why == "no target is left, and v0 is below its anchors in perdure:sort (10 points)"
 
 
 def test_where_live_play_is_above_the_ceiling_no_repair_could_show_a_gain() -> None:
@@ -54,7 +54,7 @@ def test_a_repair_is_not_tried_a_third_time_while_a_version_serves() -> None:
     step = next_step(life(*repair, environments=[BELOW]))
     assert step == NothingNext(
         why="nothing left to learn: perdure:sort succeeds in 94%, which leaves too little to gain, "
-        "and is 8 points below its anchor and could not be repaired",
+        "and is 10 points below its anchor and could not be repaired",
         unfollowed="nothing follows the verdict on v2: as the test wants it",
     )
 

@@ -68,7 +68,7 @@ def test_what_fell_is_repaired_from_the_candidate(place: Place) -> None:
         assert (order.aim, order.start, order.follows) == ("repair", "v1", 1)
         assert get_job(store, 2).targets == (ADD, COMPARE)
         assert order.why == (
-            f"{COMPARE} fell with v1: the next job repairs what is below its anchor with v1: {COMPARE} (20 points); "
+            f"{COMPARE} fell with v1: the next job repairs what is below its anchor with v1: {COMPARE} (40 points); "
             f"and keeps {ADD} as a target"
         )
         assert serving(store).name == "v2"
