@@ -192,8 +192,12 @@ def candidate_gates(store: Store) -> list[GateRow]:
 
 
 def last_verdict(store: Store) -> GateRow | None:
-    """The gate that was closed last; None if there is none."""
-    rows = store.rows("SELECT * FROM gate WHERE verdict IS NOT NULL ORDER BY finished_at DESC, id DESC LIMIT 1")
+    """The newest of these that is closed; None if there is none."""
+    sql = """
+        SELECT g.* FROM gate g JOIN job j ON j.id = g.job
+        WHERE g.verdict IS NOT NULL AND json_extract(j.options, '$.leads_to') IS NOT 'rollback' ORDER BY g.id DESC LIMIT 1
+    """
+    rows = store.rows(sql)
     return _gate(rows[0]) if rows else None
 
 

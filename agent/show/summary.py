@@ -15,7 +15,7 @@ from perdure.agent.show.candidate_line import candidate_line
 from perdure.agent.show.gate_table import print_gate
 from perdure.agent.show.terminal import Cell, print_table, visible
 from perdure.agent.supervision.limits import Outcome
-from perdure.memory.contracts.orders import Job
+from perdure.memory.contracts.orders import GateOrder, Job
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import jobs_after, last_ended
@@ -90,6 +90,11 @@ def about(job: Job) -> list[str]:
         case LearnResult(version=version, reason=reason) as learned:
             what = f"made {version}"
             details.append(f"  {candidate_line(learned)}")
+        case GateResult(candidate=version) as confirming if isinstance(job.order, GateOrder) and job.order.leads_to == "rollback":
+            shown = (
+                f"{version} {'was' if confirming.verdict == 'promote' else 'was not'} shown to be better than {confirming.serving} there"
+            )
+            return [f"{head}: {visible(job.order.why or 'a loss was suspected')}; {shown}"]
         case GateResult(candidate=version, reason=reason):
             what = f"of {version}"
         case None:

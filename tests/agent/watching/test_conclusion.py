@@ -9,13 +9,15 @@ import pytest
 from tests.agent.watching.watched_home import SUMS, WORDS, WatchedHome, mean
 
 from perdure.agent.commands.status import report
+from perdure.agent.show.summary import about
 from perdure.agent.watching.conclusion import conclude
 from perdure.agent.watching.finding import expected_range
 from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import versions
 from perdure.memory.contracts.results import GateResult
 from perdure.memory.environments import Registration, anchor_of, list_environments
-from perdure.memory.jobs import finish_job
+from perdure.memory.gates import last_verdict
+from perdure.memory.jobs import finish_job, get_job
 from perdure.memory.processes import Event, events
 from perdure.memory.records import Lease
 from perdure.memory.store import create_store
@@ -79,6 +81,18 @@ def test_a_loss_that_is_shown_rolls_back_with_the_evidence_as_its_reason(home: W
     LiveWatch(home.store, 1.0).tick()
     assert [watch.environment for watch in watches(home.store, "v0")] == [SUMS, WORDS]
     assert home.waiting() == []
+
+
+def test_a_confirming_gate_is_no_verdict_on_a_candidate_and_is_told_as_what_it_is(home: WatchedHome) -> None:
+    before = last_verdict(home.store)
+    lease = alarm(home, WORDS)
+    found = confirm(home, lease, serving=0.1, former=0.6, shown=[WORDS])
+    assert before is not None
+    assert last_verdict(home.store) == before
+    assert before.id < found.gate
+    (line,) = about(get_job(home.store, lease.subject))
+    assert line.startswith(f"Job {lease.subject}: gate on {WORDS}: live play in {WORDS} fell: 0.00 over ")
+    assert line.endswith("; v0 was shown to be better than v1 there")
 
 
 def test_an_environment_in_which_both_fall_has_changed(home: WatchedHome) -> None:
