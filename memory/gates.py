@@ -151,11 +151,16 @@ def pairs_of(store: Store, gate: int) -> list[Pair]:
 
 
 def differences_of(store: Store, version: str, references: Mapping[str, str]) -> dict[str, list[float]]:
-    """How a version differed from a reference, by environment, over all its gates, in the order in which the pairs were played."""
+    """How a version differed from a reference, by environment, over its gates, in the order in which the pairs were played.
+
+    Pairs from before an environment was found to have changed do not count.
+    """
     rows = store.rows(
         """
         SELECT p.environment, p.difference FROM pair p JOIN gate g ON g.id = p.gate JOIN json_each(?) r ON r.key = p.environment
-        WHERE g.candidate = ? AND p.reference = r.value AND p.difference IS NOT NULL ORDER BY p.gate, p.role, p.draw
+        JOIN environment e ON e.name = p.environment
+        WHERE g.candidate = ? AND p.reference = r.value AND p.difference IS NOT NULL AND g.id >= coalesce(e.changed_gate, 0)
+        ORDER BY p.gate, p.role, p.draw
         """,
         (to_json(dict(references)), version),
     )
@@ -163,17 +168,6 @@ def differences_of(store: Store, version: str, references: Mapping[str, str]) ->
     for row in rows:
         found.setdefault(row["environment"], []).append(row["difference"])
     return found
-
-
-def results_that_may_promote(store: Store) -> list[GateResult]:
-    """The results of all closed gates whose verdict may have changed what serves, the oldest first."""
-    rows = store.rows(
-        """
-        SELECT g.evidence FROM gate g JOIN job j ON j.id = g.job
-        WHERE g.verdict IS NOT NULL AND (j.kind = 'learn' OR json_extract(j.options, '$.leads_to') = 'promotion') ORDER BY g.id
-        """
-    )
-    return [read_gate(json.loads(row["evidence"])) for row in rows if row["evidence"] is not None]
 
 
 def open_gate_of(store: Store, job: int) -> GateRow | None:

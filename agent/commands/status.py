@@ -195,7 +195,7 @@ def _print_anchors(life: LifeReport, serving: str | None) -> None:
     from perdure.agent.show.life_report import anchor_rows
 
     click.echo()
-    columns = ("environment", "anchor", "difference", "pairs")
+    columns = ("environment", "anchor", "its score", "difference", "pairs")
     print_table(columns, anchor_rows(life), title=f"Anchors, the best versions so far, and {serving} against them")
 
 

@@ -16,7 +16,9 @@ from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, Not
 from perdure.learners.gate.lifetime import LifeStatement, life_statement
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.gates import differences_of, results_that_may_promote
+from perdure.memory.evidence.dev_scores import KnownScores, known_dev_scores
+from perdure.memory.evidence.past_pairs import scores_of_references
+from perdure.memory.gates import candidate_gates, differences_of
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.json_value import Document
 from perdure.memory.store import Store
@@ -27,12 +29,15 @@ class AnchorRow:
     """The anchor of one environment, and where the serving version stands against it."""
 
     version: str
+    score: float | None
+    """Mean over the seeds that it played for gates, as the last one sampled; None if it played none."""
     standing: Standing | None
     """None if the serving version is the anchor, or was never compared with it."""
 
     def as_json(self) -> Document:
         return {
             "version": self.version,
+            "score": self.score,
             "difference": None if self.standing is None else self.standing.difference,
             "pairs": 0 if self.standing is None else self.standing.pairs,
         }
@@ -72,16 +77,28 @@ def life_report(store: Store) -> LifeReport | None:
     anchors = {row.name: anchor for row in list_environments(store) if (anchor := anchor_of(store, row.name)) is not None}
     others = {name: anchor for name, anchor in anchors.items() if anchor != life.serving}
     standings = {environment.name: environment.standing for environment in life.environments}
+    results = [gate.result for gate in candidate_gates(store) if gate.result is not None]
+    scores = _scores(store, results[-1].temperature) if results else {}
     return LifeReport(
         job=next(iter(unfinished_jobs(store)), None),
         step=next_step(life),
-        anchors={name: AnchorRow(version=anchor, standing=standings.get(name)) for name, anchor in anchors.items()},
+        anchors={
+            name: AnchorRow(version=anchor, score=scores.get((name, anchor)), standing=standings.get(name))
+            for name, anchor in anchors.items()
+        },
         statement=life_statement(
-            results_that_may_promote(store),
+            results,
             differences=differences_of(store, life.serving, others),
             own=[name for name, anchor in anchors.items() if anchor == life.serving],
         ),
     )
+
+
+def _scores(store: Store, temperature: float) -> dict[tuple[str, str], float | None]:
+    """Mean scores of versions as references, by environment and version, at the temperature at which gates sample."""
+    dev, pairs = known_dev_scores(store, temperature), scores_of_references(store, temperature, None)
+    none = KnownScores()
+    return {key: (dev.get(key, none) + pairs.get(key, none)).mean for key in (*dev, *pairs)}
 
 
 def why_of(job: Job) -> str | None:
@@ -123,12 +140,13 @@ def step_line(step: NextStep) -> str:
     return f"{line} ({unfollowed})" if unfollowed else line
 
 
-def anchor_rows(report: LifeReport) -> list[tuple[str, str, float | None, int]]:
-    """For a table: environment, anchor, mean difference of the serving version from it, and over how many pairs."""
+def anchor_rows(report: LifeReport) -> list[tuple[str, str, float | None, float | None, int]]:
+    """For a table: environment, anchor, its score, mean difference of the serving version from it, and over how many pairs."""
     return [
         (
             name,
             row.version,
+            row.score,
             None if row.standing is None else row.standing.difference,
             0 if row.standing is None else row.standing.pairs,
         )

@@ -24,7 +24,7 @@ def test_status_tells_what_comes_next_and_where_the_anchors_stand(perdure: Call,
             "unfollowed": None,
             "targets": [],
         }
-        assert found["anchors"] == {ADD: {"version": "v1", "difference": None, "pairs": 0}}
+        assert found["anchors"] == {ADD: {"version": "v1", "score": None, "difference": None, "pairs": 0}}
         assert (found["life"]["gates"], found["life"]["expected_false"], found["life"]["drift"]) == (0, 0, 0.0)
         add_job(store, "one", [ADD], LearnOrder(learner="grpo", why="it promises most"))
         job, lease = lease_next(store)
@@ -34,3 +34,7 @@ def test_status_tells_what_comes_next_and_where_the_anchors_stand(perdure: Call,
     found = json.loads(perdure("status").out)
     assert (found["next"]["step"], found["next"]["candidate"]) == ("gate", "v4")
     assert (found["life"]["gates"], found["life"]["candidates"], found["life"]["expected_false"]) == (1, 1, 0.05)
+    assert found["anchors"][ADD] == {"version": "v1", "score": None, "difference": None, "pairs": 0}, "no pair was with v1"
+    with open_store(home) as store, store.write() as db:
+        db.execute("INSERT INTO dev_score VALUES ('v1', ?, 0.0, 16, 16, 12.0)", (ADD,))
+    assert json.loads(perdure("status").out)["anchors"][ADD]["score"] == 0.75
