@@ -297,14 +297,9 @@ def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
         return get_version(store, name)
 
 
-def has_files(store: Store, version: Version) -> bool:
-    """Whether the folder of a version is there; the base model needs none."""
-    return version.path is None or (store.home / version.path).is_dir()
-
-
 def require_files(store: Store, version: Version) -> None:
     """Raise `RuntimeFailure` if a version cannot be loaded because its files are gone, as after `perdure version gc`."""
-    if version.path is not None and not has_files(store, version):
+    if version.path is not None and not (store.home / version.path).is_dir():
         raise RuntimeFailure(f"the files of {version.name} are not in {store.home / version.path}: restore them, or name another version")
 
 

@@ -20,12 +20,14 @@ from perdure.memory import faults
 from perdure.memory.contracts.orders import Consequence, GateOrder, LearnOrder
 from perdure.memory.contracts.results import GateResult, LearnResult, Result
 from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.errors import RuntimeFailure
+from perdure.memory.files import check_files
 from perdure.memory.gates import GateRow, candidate_gates, close_gate
 from perdure.memory.jobs import set_job_state
 from perdure.memory.processes import record_event
 from perdure.memory.records import Version
 from perdure.memory.store import Store
-from perdure.memory.versions import get_version, has_files, promote, reject, serving
+from perdure.memory.versions import get_version, promote, reject, serving
 
 
 def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateResult:
@@ -39,7 +41,11 @@ def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> Gate
     def progress(line: str) -> None:
         work.pulse.say("gating", line)
 
-    return run_gate(case, GateWork(store=work.store, lease=work.lease, play=player, root_seed=work.config.seed, progress=progress))
+    gating = GateWork(store=work.store, lease=work.lease, play=player, root_seed=work.config.seed, progress=progress)
+    result = run_gate(case, gating)
+    # If another version stood in for an anchor, the anchor itself was not beaten.
+    beaten = [name for name in result.new_anchors if case.anchors[name] == (anchor_of(work.store, name) or case.serving.name)]
+    return replace(result, new_anchors=tuple(beaten))
 
 
 def apply_verdict(work: Work, result: Result) -> None:
@@ -51,9 +57,7 @@ def apply_verdict(work: Work, result: Result) -> None:
     faults.point("between-verdict-and-promotion")
     match _leads_to(order), gate.verdict:
         case "promotion", "promote":
-            # If another version stood in for an anchor, the anchor itself was not beaten.
-            beaten = [name for name in gate.new_anchors if _playable_anchor(work.store, name) is not None]
-            promote(work.store, gate.candidate, gate.reason, gate=gate.gate, lease=work.lease, anchors=beaten)
+            promote(work.store, gate.candidate, gate.reason, gate=gate.gate, lease=work.lease, anchors=gate.new_anchors)
         case "promotion", "reject" if get_version(work.store, gate.candidate).state == "candidate":
             reject(work.store, gate.candidate, work.lease)
         case "rollback", _:
@@ -126,24 +130,30 @@ def _alpha_over_time(store: Store, candidate: str, settings: GateSettings) -> fl
 
 
 def _anchors(work: Work, now_serving: Version) -> dict[str, str]:
-    """The anchor of every environment. If the files of one are gone, the serving version stands in for it, and an event says so."""
-    anchors = {}
-    for row in list_environments(work.store):
-        anchors[row.name] = _playable_anchor(work.store, row.name) or now_serving.name
-        if (anchor := anchor_of(work.store, row.name)) not in (None, anchors[row.name]):
-            line = (
-                f"the files of its anchor {anchor} are gone: this gate compares with {now_serving.name}, which serves; put "
-                f"versions/{anchor} back from a backup, and the next gate compares with {anchor} again"
-            )
-            record_event(work.store, "anchor missing", row.name, line)
-            work.pulse.say("gating", f"{row.name}: {line}")
+    """The anchor of every environment. If the files of one are gone or damaged, the serving version stands in, and an event says so."""
+    anchors = {row.name: anchor_of(work.store, row.name) or now_serving.name for row in list_environments(work.store)}
+    lacks = {version: _lack(work.store, get_version(work.store, version)) for version in set(anchors.values())}
+    for name, anchor in anchors.items():
+        if (why := lacks[anchor]) is not None:
+            line = f"its anchor {anchor} cannot be played, so that this gate compares with {now_serving.name}, which serves: {why}"
+            record_event(work.store, "anchor missing", name, line)
+            work.pulse.say("gating", f"{name}: {line}")
+            anchors[name] = now_serving.name
     return anchors
 
 
-def _playable_anchor(store: Store, environment: str) -> str | None:
-    """The anchor of an environment; None if its files are gone."""
-    anchor = anchor_of(store, environment)
-    return anchor if anchor is not None and has_files(store, get_version(store, anchor)) else None
+def _lack(store: Store, version: Version) -> str | None:
+    """Why a version cannot be played, with the remedy; None if its files are whole."""
+    if version.path is None:
+        return None
+    folder = store.home / version.path
+    if not folder.is_dir():
+        return f"{folder} is gone; put it back from a backup, and the next gate compares with {version.name} again"
+    try:
+        check_files(folder, version.hash)
+    except RuntimeFailure as error:
+        return str(error)
+    return None
 
 
 def _by_environment(scores: Mapping[tuple[str, str], float], versions: Mapping[str, str]) -> dict[str, float]:

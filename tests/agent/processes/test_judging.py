@@ -171,11 +171,19 @@ def test_if_the_files_of_an_anchor_are_gone_the_serving_version_stands_in_and_th
     event = next(event for event in events(store) if event.kind == "anchor missing")
     assert event.subject == B
     assert event.message == (
-        "the files of its anchor v3 are gone: this gate compares with v0, which serves; put versions/v3 back from a backup, and the "
-        "next gate compares with v3 again"
+        f"its anchor v3 cannot be played, so that this gate compares with v0, which serves: {store.home / 'versions' / 'v3'} is gone; "
+        "put it back from a backup, and the next gate compares with v3 again"
     )
     assert anchor_of(store, B) == "v3", "v3 itself was not beaten"
-    assert anchor_of(store, A) == "v1"
+    assert (anchor_of(store, A), result.new_anchors) == ("v1", (A,))
+
+
+def test_an_anchor_with_damaged_files_is_one_whose_files_are_gone(store: Store) -> None:
+    remember(store, "v3", B)
+    (store.home / "versions" / "v3").mkdir()
+    assert gated(store, "v1").evidence.environments[B].reference == "v0"
+    event = next(event for event in events(store) if event.kind == "anchor missing")
+    assert event.message.endswith("restore it from a backup, or roll back")
 
 
 def test_anchors_in_a_restored_home(store: Store, tmp_path: Path) -> None:
