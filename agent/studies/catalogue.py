@@ -33,13 +33,14 @@ class ReadyStudy:
 
 
 def _lives(settings: StudySettings) -> ReadyStudy:
-    from perdure.agent.studies.lives.lives_study import LIVES, SMALL_LIVES, lives_document, lives_study, print_lives
+    from perdure.agent.studies.lives.lives_study import LIVES, SMALL_LIVES, lives_study
+    from perdure.agent.studies.lives.lives_table import lives_document, lives_page, print_lives
     from perdure.memory.errors import InputError
 
     if settings.hours is not None:
         raise InputError("--hours is for the study life: simulated lives take no time")
     lives = settings.seeds or (SMALL_LIVES if settings.small else LIVES)
-    return ReadyStudy(study=lives_study(lives), summarise=lives_document, show=print_lives)
+    return ReadyStudy(study=lives_study(lives), summarise=lives_document, show=print_lives, page=lives_page)
 
 
 def _life(settings: StudySettings) -> ReadyStudy:

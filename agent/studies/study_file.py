@@ -101,21 +101,23 @@ def read_study(folder: Path) -> dict[str, CellResult]:
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"no study in {folder}")
-    with closing(_connect(path)) as conn:
-        return StudyFile(folder, conn).results()
+    with closing(_connect(path, is_writer=False)) as conn:
+        has_begun = bool(conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        return StudyFile(folder, conn).results() if has_begun else {}
 
 
-def _connect(path: Path) -> Any:
+def _connect(path: Path, *, is_writer: bool = True) -> Any:
+    """Only the writer, who holds the study's lock, makes tables."""
     try:
         conn = sqlite3.connect(path, timeout=15)
         (found,) = conn.execute("PRAGMA application_id").fetchone()
-        if not found and not conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        if is_writer and not found and not conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             conn.executescript(f"PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION_ID}; BEGIN; {SCHEMA} COMMIT;")
             found = APPLICATION_ID
         conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;")
     except sqlite3.Error as error:
         raise RuntimeFailure(f"cannot use {path}: {error}; move it away, or name another folder with --keep") from error
-    if found != APPLICATION_ID:
+    if found != APPLICATION_ID and (is_writer or found):
         conn.close()
         raise InputError(f"{path} is not the file of a study: name another folder with --keep")
     return conn

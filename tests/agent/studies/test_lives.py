@@ -12,7 +12,8 @@ import pytest
 
 from perdure.agent.studies.cells import CellResult
 from perdure.agent.studies.lives.conditions import CONDITIONS, EIGHT, OLD, OLD_START
-from perdure.agent.studies.lives.lives_study import lives_document, lives_study, lives_table, one_life
+from perdure.agent.studies.lives.lives_study import lives_study, one_life
+from perdure.agent.studies.lives.lives_table import lives_document, lives_page, lives_table
 from perdure.agent.studies.lives.offers import OFFERS, offered
 from perdure.agent.studies.lives.simulated_life import LifeCounts, live, summary
 from perdure.agent.studies.lives.skill_model import JobEffects, LifeModel, after_job, pair_source
@@ -99,7 +100,9 @@ def test_the_table_says_what_is_not_reached() -> None:
     result = CellResult(name="one game, life 0", parameters={}, made_by="x", seconds=1.0, rows=(row,))
     (found,) = lives_table({result.name: result})
     assert found.breaches == ("jobs_on_chance 20.000 > 8",)
-    assert lives_document({result.name: result})["ok"] is False
+    document = lives_document({result.name: result})
+    assert document["ok"] is False
+    assert "| one game | 1 | 0.00 | 0.00 | 0.97 | 0.00 | 0.00 | 0.00 | 20.0 |" in lives_page(document, [])
 
 
 def test_every_life_of_the_study_is_a_cell_of_its_own() -> None:
