@@ -140,6 +140,15 @@ def test_learning_goes_on_from_the_version_that_serves(llama_learner: Learner) -
     assert llama_learner.steps(3)[0].groups.success < 0.35
 
 
+def test_a_repair_goes_on_from_a_rejected_candidate(llama_learner: Learner) -> None:
+    first = llama_learner.learn(updates=1)
+    versions.reject(llama_learner.store, first.name)
+    second = llama_learner.learn(start=first.name, updates=1)
+    assert (second.parent, second.state) == (first.name, "candidate")
+    assert versions.rolled_back_ancestor(llama_learner.store, second.name) is None
+    assert versions.promote(llama_learner.store, second.name, "a test wants it").state == "serving"
+
+
 def test_learning_does_not_go_on_from_a_damaged_version(llama_learner: Learner) -> None:
     first = llama_learner.learn(updates=1)
     file = llama_learner.store.home / "versions" / first.name / "adapter_model.safetensors"
