@@ -49,20 +49,21 @@ def _by_environment(document: Document) -> Figure:
     from matplotlib.figure import Figure
 
     names = document["environments"]
-    rows = -(-len(names) // COLUMNS)
-    figure = Figure(figsize=(2.4 * COLUMNS, 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, COLUMNS, sharex=True, sharey=True, squeeze=False)
+    columns = max(1, min(COLUMNS, len(names)))
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(2.4 * columns, 1.9 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for place, name in enumerate(names):
-        axis = axes[place // COLUMNS][place % COLUMNS]
+        axis = axes[place // columns][place % columns]
         axis.set_title(short_name(name))
         axis.set_ylim(-0.02, 1.02)
         for life in document["lives"]:
             _curve(axis, [(minute, means[name]) for minute, means in _served(life)], life["minutes"])
         _joint_line(axis, [life["joint"][name] for life in document["lives"] if "joint" in life])
-    for place in range(len(names), rows * COLUMNS):
-        axes[place // COLUMNS][place % COLUMNS].set_axis_off()
+    for place in range(len(names), rows * columns):
+        axes[place // columns][place % columns].set_axis_off()
     figure.supxlabel("minutes of the life; each step is a promotion, each line a seed")
-    figure.supylabel("score on held-out tasks, sampled")
+    figure.supylabel("score, sampled")
     _legend(figure, {"the life": LIFE, "joint job, mean over seeds": JOINT})
     return figure
 

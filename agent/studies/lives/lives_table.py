@@ -23,6 +23,7 @@ COLUMNS: Mapping[str, str] = {
     "worst": "worst",
     "fall_median": "fall, median",
     "fall_95": "fall, 95 %",
+    "fall_at_end": "fall at the end",
     "jobs_on_chance": "on chance",
     "repairs": "repairs",
     "gated_again": "gated again",
@@ -110,6 +111,7 @@ def _numbers(rows: Sequence[Document]) -> dict[str, float]:
             "gate_episodes",
             "above_anchors",
             "stalled",
+            "fall_at_end",
         )
     }
     numbers["fall_median"] = median(falls)

@@ -35,6 +35,8 @@ class LifeCounts:
     """The looks."""
     deepest_fall: float = 0.0
     """How far a promoted version was below the best promoted before it, in its worst environment."""
+    fall_at_end: float = 0.0
+    """How far the last version is below the best promoted ever, in its worst environment."""
     unfollowed: dict[str, int] = field(default_factory=dict)
     """Verdicts without promotion that nothing followed, by verdict."""
 
@@ -74,6 +76,7 @@ def live(model: LifeModel, looks: int, rng: Random) -> tuple[SimulatedHome, Life
         if result.verdict == "promote":
             counts.promoted_at.append(look)
             counts.deepest_fall = max(counts.deepest_fall, _fall(home, best))
+    counts.fall_at_end = max((skill - home.success(home.serving, name) for name, skill in best.items()), default=0.0)
     return home, counts
 
 
@@ -155,7 +158,7 @@ def _fall(home: SimulatedHome, best: dict[str, float]) -> float:
     """How far the version that was just promoted is below the best promoted so far, which it becomes if it is better."""
     deepest = 0.0
     for one in home.model.environments:
-        if one.learnable and one.name in home.anchors and not one.changed(home.look):
+        if one.learnable and one.name in home.anchors and one.changes_at is None:
             skill = home.success(home.serving, one.name)
             before = best.setdefault(one.name, home.success(home.led[-2], one.name))
             deepest = max(deepest, before - skill)

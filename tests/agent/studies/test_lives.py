@@ -102,7 +102,7 @@ def test_the_table_says_what_is_not_reached() -> None:
     assert found.breaches == ("jobs_on_chance 20.000 > 8",)
     document = lives_document({result.name: result})
     assert document["ok"] is False
-    assert "| one game | 1 | 0.00 | 0.00 | 0.97 | 0.00 | 0.00 | 0.00 | 20.0 |" in lives_page(document, [])
+    assert "| one game | 1 | 0.00 | 0.00 | 0.97 | 0.00 | 0.00 | 0.00 | 0.00 | 20.0 |" in lives_page(document, [])
 
 
 def test_every_life_of_the_study_is_a_cell_of_its_own() -> None:
@@ -117,6 +117,7 @@ def _zeros() -> Document:
         "above_anchors": 0.0,
         "stalled": False,
         "deepest_fall": 0.0,
+        "fall_at_end": 0.0,
         "unfollowed": {},
         "end_by_environment": {},
     }
