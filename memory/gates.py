@@ -150,6 +150,18 @@ def pairs_of(store: Store, gate: int) -> list[Pair]:
     return [_pair(row) for row in store.rows("SELECT * FROM pair WHERE gate = ? ORDER BY environment, role, draw", (gate,))]
 
 
+def pairs_that_count(store: Store, gate: int) -> list[Pair]:
+    """The same, without those from before an environment was found to have changed."""
+    rows = store.rows(
+        """
+        SELECT p.* FROM pair p JOIN environment e ON e.name = p.environment
+        WHERE p.gate = ? AND p.gate >= coalesce(e.changed_gate, 0) ORDER BY p.environment, p.role, p.draw
+        """,
+        (gate,),
+    )
+    return [_pair(row) for row in rows]
+
+
 def differences_of(store: Store, version: str, references: Mapping[str, str]) -> dict[str, list[float]]:
     """How a version differed from a reference, by environment, over its gates, in the order in which the pairs were played.
 

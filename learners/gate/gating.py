@@ -87,10 +87,10 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
     seeds_of = terms.seeds_of or gate_id
     table = PairTable(scope, candidate, partial(gate_seed, work.root_seed, seeds_of), partial(gates.seed_used, store), work.play)
     for old in former.closed:
-        table.take(gates.pairs_of(store, old.id))
+        table.take(gates.pairs_that_count(store, old.id))
     gate = GateDecision(scope, limit=_rounds_stored(table, scope) + scope.settings.nmax)
     for old in former.interrupted:
-        table.take(gates.pairs_of(store, old.id), same_gate=old.id >= seeds_of)
+        table.take(gates.pairs_that_count(store, old.id), same_gate=old.id >= seeds_of)
     table.feed(gate)
     continued, name = sum(map(len, gate.history.values())), f"gate {gate_id} of {candidate}"
     if continued:

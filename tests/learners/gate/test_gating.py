@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from tests.learners.gate.gated_home import ANCHORS, OLD, ROOT, STANDARD, SkilledPlayer, gate_it, held, lease, stored
+from tests.results import TERMS
 
 from perdure.envs.seeds import gate_seed, split_of
 from perdure.learners.gate.gating import past_q
@@ -15,6 +16,7 @@ from perdure.learners.gate.player import Draw, Scores
 from perdure.learners.gate.scope import PROFILES
 from perdure.memory import gates, versions
 from perdure.memory.contracts.json_form import result_document
+from perdure.memory.environments import mark_changed
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.store import Store
 
@@ -201,6 +203,17 @@ def test_gating_again_after_no_decision_goes_on_with_new_seeds(store: Store) -> 
     assert {seed for *_, seed, _ in stored(store)[: first.candidate_episodes]}.isdisjoint(
         {seed for *_, seed, _ in stored(store)[first.candidate_episodes :]}
     )
+
+
+def test_stored_pairs_of_an_environment_that_has_changed_since_do_not_count(store: Store) -> None:
+    gate_it(store, SkilledPlayer(lambda v, e: 0.9), settings=replace(PROFILES["economy"], nmax=48))
+    showing = gates.start_gate(store, lease(store), "v1", "v1", "economy", TERMS)
+    mark_changed(store, "old0", showing, "v1")
+    play = SkilledPlayer(held)
+    result = gate_it(store, play)
+    assert {name for name, _ in play.asked[0][1]} == {"old0"}, "only there pairs are missing"
+    assert result.evidence.environments["old0"].n == sum(pair.environment == "old0" for pair in gates.pairs_of(store, result.gate))
+    assert result.evidence.environments["old1"].n > sum(pair.environment == "old1" for pair in gates.pairs_of(store, result.gate))
 
 
 def test_a_new_serving_version_is_a_new_question_about_the_gain(store: Store) -> None:
