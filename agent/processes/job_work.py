@@ -49,5 +49,5 @@ class Work:
             load=cache(self.config.environment),
             purpose=purpose,
             sampling=sampling,
-            width=self.config.play.width,
+            width=self.config.play.width * sampling.samples,  # the answers to one task share its prompt
         )

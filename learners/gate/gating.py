@@ -35,6 +35,7 @@ from perdure.memory.store import Store
 BLOCK_ROUNDS = 4
 MOST_BLOCK_ROUNDS = 8
 BLOCK_PAIRS = 24
+"""Of one reference, at least, as far as the other two allow it."""
 QUESTIONS: dict[Decision | None, str] = {"promote": "where does it beat its anchors?", "reject": "which environments fell?"}
 ENOUGH_PAIRS_TO_PLAN = 30
 """Of one environment, for its own q."""
@@ -152,11 +153,13 @@ def _now(rounds: Rounds, table: PairTable, gate: str, doing: str) -> str:
 
 
 def _block(rounds: Rounds) -> int:
-    """How many rounds are played at once: more if few comparisons are open, since a batch of few episodes is slow."""
-    block = max(BLOCK_ROUNDS, min(MOST_BLOCK_ROUNDS, BLOCK_PAIRS // len(rounds.open)))
-    if isinstance(rounds, GateDecision):
-        return min(max(rounds.scope.settings.nmin - rounds.rounds, block), rounds.limit - rounds.rounds)
-    return block
+    """How many rounds are played at once: more if few comparisons are open against a reference, since a batch of few episodes is slow."""
+    references = len({comparison.reference for comparison in rounds.open})
+    block = max(BLOCK_ROUNDS, min(MOST_BLOCK_ROUNDS, BLOCK_PAIRS * references // len(rounds.open)))
+    if not isinstance(rounds, GateDecision):
+        return block
+    before_any_decision = rounds.scope.settings.nmin - rounds.rounds
+    return min(max(before_any_decision, BLOCK_ROUNDS) if before_any_decision > 0 else block, rounds.limit - rounds.rounds)
 
 
 def _former(case: GateCase, work: GateWork) -> FormerGates:

@@ -144,6 +144,11 @@ def test_the_file_of_the_working_folder_is_found_and_named_in_full(tmp_path: Pat
         ("[stream]\nenvironments = ['perdure:add', 'perdure:add']", "named 2 times"),
         ("[gate]\ncritical = ['perdure:add']", "gate.critical names 'perdure:add', which [stream] does not"),
         ("[gate]\nalpha = 0.5", "gate.alpha = 0.5"),
+        ("[gate]\ntemperature = 'hot'", "gate.temperature: 'hot' is neither 'play' nor a number from 0 (greedy) to 10"),
+        ("[gate]\ntemperature = -1", "gate.temperature: -1 is neither 'play' nor a number"),
+        ("[gate]\nsamples = 0", "gate.samples = 0"),
+        ("[gate]\nover_time = 'never'", "gate.over_time = 'never'"),
+        ("engine = 'vllm'\n[gate]\ntemperature = 3", "gate.temperature = 3"),
         ("[schedule]\ncron = 'daily'", "write five crontab fields"),
         ("[schedule]\ncron = '99 * * * *'", "write five crontab fields"),
         ("seed = ", "is not TOML"),
@@ -157,6 +162,19 @@ def test_a_wrong_setting_is_refused_in_one_line_that_names_it(tmp_path: Path, te
     assert message in str(refused.value)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sampling"),
+    [
+        ("", (1.0, 4)),
+        ("[play]\ntemperature = 0.5\n[gate]\nsamples = 2", (0.5, 2)),
+        ("[gate]\ntemperature = 0.7", (0.7, 4)),
+        ("[gate]\ntemperature = 0", (0.0, 1)),
+    ],
+)
+def test_the_gate_samples_as_play_does_unless_it_is_told_otherwise(tmp_path: Path, text: str, sampling: tuple[float, int]) -> None:
+    assert load_config(write(tmp_path, text)).config.gate_sampling == sampling
 
 
 ENDLESS = "[[stream.stages]]\nname = 'a'\nenvironments = ['perdure:add']\n"
