@@ -10,6 +10,7 @@ from perdure.envs.seeds import probe_seed
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.contracts.results import LearnResult
 from perdure.memory.environments import list_environments
+from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import JobTimes, job_times, list_jobs, steps
 from perdure.memory.json_value import Document
 from perdure.memory.store import Store, open_store
@@ -46,10 +47,13 @@ def read_history(home: Path, sittings: Sequence[Sitting]) -> Document:
 
 
 def how_far(home: Path) -> str:
-    """One line on a home while its daemon runs."""
-    with open_store(home) as store:
-        verdicts = [job.verdict for job in list_jobs(store, MOST_JOBS) if job.verdict is not None]
-        return f"{serving(store).name} serves after {len(verdicts)} verdicts, of which {verdicts.count('promote')} promoted"
+    """One line on a home while its daemon runs. It never fails: what is only told must not end a life."""
+    try:
+        with open_store(home) as store:
+            verdicts = [job.verdict for job in list_jobs(store, MOST_JOBS) if job.verdict is not None]
+            return f"{serving(store).name} serves after {len(verdicts)} verdicts, of which {verdicts.count('promote')} promoted"
+    except PerdureError as error:
+        return str(error)
 
 
 def task_scores(home: Path, version: str, root_seed: int, environment: str, tasks: int) -> list[float | None]:

@@ -27,13 +27,10 @@ def live_for_real(parameters: Document, desk: Desk) -> Iterator[Document]:
     """The life: one row, its history."""
     place = _place(parameters, LIFE, desk.folder)
 
-    def progress() -> str:
-        return how_far(place.home) if (place.home / FILE_NAME).exists() else "the model is being loaded"
-
     def say(line: str) -> None:
         desk.say(f"life, seed {parameters['seed']}: {line}")
 
-    run_daemon(place, parameters["hours"] * 3600, say, progress)
+    run_daemon(place, parameters["hours"] * 3600, say, lambda: how_far(place.home))
     yield read_history(place.home, read_sittings(place))
 
 

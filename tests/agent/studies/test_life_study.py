@@ -12,6 +12,7 @@ import pytest
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.studies.cells import Cell, CellResult, Desk
+from perdure.agent.studies.life.home_history import how_far
 from perdure.agent.studies.life.life_arms import learn_jointly, learning_jobs, live_naively, probe_version
 from perdure.agent.studies.life.life_page import life_page
 from perdure.agent.studies.life.life_plots import plot_life, short_name
@@ -24,7 +25,7 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import list_jobs
 from perdure.memory.json_value import Document
-from perdure.memory.store import open_store
+from perdure.memory.store import create_store, open_store
 from perdure.memory.versions import list_versions, moves, rollback
 
 NAMES = ["perdure:first-word?shots=2", "perdure:door-code?shots=3"]
@@ -152,6 +153,12 @@ def test_seconds_add_up_to_the_life() -> None:
 def test_minutes_count_only_while_the_daemon_runs() -> None:
     sittings = [Sitting(1000.0, 1600.0), Sitting(5000.0, 5300.0)]
     assert [minutes_run(sittings, moment) for moment in (900, 1300, 3000, 5120, 9000)] == pytest.approx([0, 5, 10, 12, 15])
+
+
+def test_how_far_a_home_is_never_fails(tmp_path: Path) -> None:
+    assert how_far(tmp_path).startswith("no store in")
+    with create_store(tmp_path):
+        assert "no version serves" in how_far(tmp_path)
 
 
 def test_plots_are_small_have_no_fonts_and_come_out_the_same(tmp_path: Path) -> None:
