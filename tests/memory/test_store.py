@@ -361,7 +361,8 @@ def show(write, *arguments):
     except (PerdureError, sqlite3.Error) as error:
         print(f"{type(error).__name__}: {error}")
 
-show(store.write, "INSERT INTO environment VALUES ('e', 1, 0, 1, 0, 'v99', 1)")
+columns = "name, threshold, reward_low, reward_high, anchor, registered_at"
+show(store.write, f"INSERT INTO environment ({columns}) VALUES ('e', 1, 0, 1, 'v99', 1)")
 show(store.write, insert, (None,))
 with store.write():
     show(other.write, insert, ("a",))
