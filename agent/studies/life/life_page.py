@@ -62,7 +62,8 @@ def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
         f"{life['minutes']:.0f} minutes, {life['live_episodes']} live episodes, "
         f"{', '.join(f'{n} {verdict}' for verdict, n in life['verdicts'].items()) or 'no verdict'}. Seconds: "
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())
-        + ".",
+        + "."
+        + _joint_job(life["joint_job"]),
         "",
         f"| environment | {first} | {now} | best ever | lost since | joint job | naive life | its best | lost since |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -94,6 +95,13 @@ def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
         )
         lines.append("| " + " | ".join(row) + " |")
     return [*lines, ""]
+
+
+def _joint_job(job: Document | None) -> str:
+    if job is None:
+        return ""
+    early = f", ended early: {job['ended_early']}" if job.get("ended_early") else ""
+    return f" The joint job was to make {job['updates']} updates{early}; the weights after update {job['step']} are its version."
 
 
 def _fallen(fell: Document | None) -> str:

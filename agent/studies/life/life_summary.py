@@ -42,7 +42,8 @@ def one_life_summary(finished: Finished, hours: float, seed: int, tasks: int) ->
     naive |= probed(finished, hours, seed, tasks, NAIVE)
     naive_served = [FIRST, *(row["version"] for row in naive_rows)]
     joint = probed(finished, hours, seed, tasks, JOINT)
-    (joint_version, *_) = [*(row["version"] for row in _rows(finished, cell_name(seed, hours, JOINT))), None]
+    (joint_job, *_) = [*_rows(finished, cell_name(seed, hours, JOINT)), None]
+    joint_version = None if joint_job is None else joint_job["version"]
     present, naive_present = served[-1], naive_served[-1]
     document: Document = {
         "seed": seed,
@@ -58,6 +59,7 @@ def one_life_summary(finished: Finished, hours: float, seed: int, tasks: int) ->
         "seconds": seconds_by_activity(history),
         "means": {version: means(scores) for version, scores in ours.items()},
         "naive_means": {version: means(naive[version]) for version in naive_served if version in naive},
+        "joint_job": joint_job,
         "naive_updates": [row["updates"] for row in naive_rows],
     }
     if present in ours:

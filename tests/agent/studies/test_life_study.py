@@ -87,7 +87,7 @@ def rows_of(cell: Cell) -> tuple[Document, ...]:
         return tuple({"environment": name, "scores": wins} for name in NAMES)
     if "jobs" in cell.parameters:
         return tuple({"version": f"v{n + 1}", "updates": made["updates"]} for n, made in enumerate(cell.parameters["jobs"]))
-    return ({"version": "v1", "updates": 36},) if "updates" in cell.parameters else (HISTORY,)
+    return ({"version": "v1", "updates": 36, "step": 33, "ended_early": None},) if "updates" in cell.parameters else (HISTORY,)
 
 
 def test_what_is_done_follows_from_the_life() -> None:
@@ -179,6 +179,7 @@ def test_the_page_has_a_row_for_each_seed_environment_and_job() -> None:
     page = life_page(life_summary(results(), SIZE), [Path("/somewhere/life-means.svg")])
     assert "| 0 | 0.30 | 0.90 | 0.60 | 0.30 | +0.300 (+" in page
     assert " | 2 of 3 | 36 | none | first-word, door-code |" in page
+    assert "The joint job was to make 36 updates; the weights after update 33 are its version." in page
     assert "![life-means](life-means.svg)" in page
     assert page.count("| first-word |") == 2
     assert "| 2 learn | 5.5 | first-word | v2 | reject | first-word (-.30) fell against v1 |" in page
