@@ -26,10 +26,10 @@ sys.addaudithook(_hear)
 
 @pytest.fixture(autouse=True)
 def marked_if_it_starts_a_process(request: pytest.FixtureRequest) -> Iterator[None]:
-    """`make check` leaves the tests that are marked `processes` out: each process takes seconds on a busy machine."""
+    """`make check` leaves the tests that are marked `processes` or `vllm` out: each process takes seconds on a busy machine."""
     started.clear()
     yield
-    if started and request.node.get_closest_marker("processes") is None:
+    if started and not any(request.node.get_closest_marker(mark) for mark in ("processes", "vllm")):
         pytest.fail(f"it starts {started[0]} and is not marked: pytest.mark.processes")
 
 
