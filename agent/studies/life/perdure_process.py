@@ -136,12 +136,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a sitting as Ctrl-C does, while this lasts: the daemon must not run on alone."""
+    """SIGTERM and SIGHUP end a sitting as Ctrl-C does, while this lasts: the daemon must not run on alone.
+
+    Ctrl-C itself is among them because a shell starts what it puts into the background with that signal ignored, and the daemon would
+    inherit this: it could not be ended before it has set its own handler.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

@@ -287,14 +287,16 @@ def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Pat
 
 
 @pytest.mark.processes
-def test_a_signal_ends_the_daemon_too(tmp_path: Path) -> None:
-    """A study that is asked to end must not leave its daemon behind."""
+@pytest.mark.parametrize("before", ["signal.SIG_DFL", "signal.SIG_IGN"])
+def test_a_signal_ends_the_daemon_too(tmp_path: Path, before: str) -> None:
+    """A study that is asked to end must not leave its daemon behind, also if it runs in the background, where shells have Ctrl-C ignored."""
     import subprocess
 
     config = tmp_path / "perdure.toml"
     config.write_text(f"seed = 0\n{tiny(tmp_path)}")
     program = (
-        "import sys; from pathlib import Path; from perdure.agent.studies.life.perdure_process import RunPlace, run_daemon\n"
+        f"import signal, sys; signal.signal(signal.SIGINT, {before}); from pathlib import Path\n"
+        "from perdure.agent.studies.life.perdure_process import RunPlace, run_daemon\n"
         "run_daemon(RunPlace(home=Path(sys.argv[1]), config=Path(sys.argv[2])), 600.0, print, str)"
     )
     home = tmp_path / "home"
