@@ -289,7 +289,7 @@ def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Pat
 @pytest.mark.processes
 @pytest.mark.parametrize("before", ["signal.SIG_DFL", "signal.SIG_IGN"])
 def test_a_signal_ends_the_daemon_too(tmp_path: Path, before: str) -> None:
-    """A study that is asked to end must not leave its daemon behind, also if it runs in the background, where shells have Ctrl-C ignored."""
+    """A study that is asked to end must not leave its daemon behind, also from the background, where shells ignore Ctrl-C."""
     import subprocess
 
     config = tmp_path / "perdure.toml"
