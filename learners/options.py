@@ -42,7 +42,7 @@ class CommonLearnOptions(OptionGroup):
     updates: int = Field(12, ge=1, description="number of updates")
     prompts: int = Field(16, ge=1, description="tasks in one batch, including those of old environments")
     samples: int = Field(8, ge=2, description="episodes of each target task (the group size G)")
-    lr: float = Field(1e-3, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")
+    lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")
     warmup: int = Field(3, ge=0, description="first steps, over which the learning rate rises; at most a quarter of the updates")
     seed: int = Field(0, ge=0, description="seed of the tasks; by default that of the configuration")
     temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature while learning")

@@ -65,6 +65,10 @@ class AdaptedModel:
         self.context_limit = context_of(self.net.config)
         self.vocabulary: int = self.net.config.vocab_size
         _disable_dropout(self.net.requires_grad_(False))
+        if quantized:
+            # Outside of training mode bitsandbytes on a CPU packs weights for inference at the first pass without gradients, and later
+            # gradients through packed weights are wrong.
+            self.net.train()
         expected_TV = self._plain_logits()
         self.layers: dict[str, AdaptedLinear | BesideLayer] = {}
         self.transposed: set[str] = set()

@@ -170,10 +170,6 @@ def open_trainee(
     model = AdaptedModel(files, device=device, dtype=dtype, quantized=options.tuning.quantized) if is_own or shared is None else shared
     if options.tuning.checkpointing:
         model.recompute_activations()
-    elif options.tuning.quantized:
-        # Outside of training mode bitsandbytes on a CPU packs weights for inference at the first pass without gradients, and later
-        # gradients through packed weights are wrong.
-        model.net.train()
     trained: TrainedWeights
     if options.tuning.tuning == "full":
         trained = FullWeights(model, start=start, references=references, with_teacher=with_teacher, moving_teacher=moves)
