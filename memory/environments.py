@@ -126,7 +126,7 @@ def anchor_of(store: Store, environment: str) -> str | None:
 
 
 def mark_changed(store: Store, environment: str, gate: int, anchor: str) -> None:
-    """Write down that an environment has changed, as this gate showed: what was measured before says nothing of it any more.
+    """Write down that an environment has changed, as this gate showed. What was measured before does not count any more.
 
     Its anchor begins anew with `anchor`, and its dev scores and success rates with what is played from now on.
     """

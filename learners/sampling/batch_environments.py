@@ -69,7 +69,7 @@ def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:
 
 
 def _live_candidates(job: LearningJob) -> list[ReplayCandidate]:
-    """Old environments that have live groups left. What was played before the job says nothing of a fall in it."""
+    """Old environments that have live groups left. Live play is older than the job, so it cannot show a fall in it."""
     supply, members = live_supply(job), job.options.replay.samples
     return [
         ReplayCandidate(
