@@ -14,7 +14,7 @@ def average_accuracy(matrix: ScoreMatrix) -> float | None:
 
 
 def average_incremental_accuracy(matrix: ScoreMatrix) -> float | None:
-    """AIA = (1/T) sum_i mean over the subjects j learned up to stage i of R[i][j] (Rebuffi et al. 2017, iCaRL, section 4)."""
+    """AIA = (1/T) sum_i mean over the subjects j learned up to stage i of R[i][j] (Rebuffi et al. 2017, iCaRL)."""
     stages = range(1, matrix.stages + 1)
     return mean_of(mean_of(matrix.at(i, subject) for subject, stage in matrix.first.items() if stage <= i) for i in stages)
 

@@ -52,7 +52,7 @@ def tradeoff_curve(book: ScoreBook, stage: int = 1) -> list[Tradeoff]:
 def drop_at_gain(curve: Sequence[Tradeoff], wanted: float) -> float | None:
     """The drop where the gain first reaches `wanted`, linear between checks; None if it never does: then it is not comparable.
 
-    Comparing at matched gain: 'RL's Razor' (2509.04259), section 3.
+    Comparing at matched gain: Shenfeld et al. 2025, 'RL's Razor' (2509.04259).
     """
     before: Tradeoff | None = None
     for point in curve:
