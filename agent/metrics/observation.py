@@ -18,6 +18,8 @@ OBSERVATION = "observation"
 FACTS = "facts"
 BASE = 0
 """The stage before any learning."""
+BASE_ARM = "base"
+"""The base may be observed once a seed, under this arm: a run without rows of stage 0 takes those."""
 
 
 class RunName(NamedTuple):
