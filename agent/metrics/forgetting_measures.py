@@ -45,8 +45,8 @@ def forgetting_since_learned(matrix: ScoreMatrix) -> float | None:
 def forgetting_by_chance(book: ScoreBook) -> float | None:
     """What `forgetting_from_best` comes to in the mean if no stage differs from another: its bias in an A/A comparison.
 
-    For each subject the scores of every item are shuffled over the stages 1..T, independently of other items, as in a permutation test: this
-    keeps how noisy each item is. If a run did change, the shuffles mix the change in, and the bias is overstated. Only items that were
+    For each subject the scores of every item are shuffled over the stages 1..T, independently of other items, as in a permutation test:
+    this keeps how noisy each item is. If a run did change, the shuffles mix the change in, and the bias is overstated. Only items that were
     scored at all stages of their subject count.
     """
     last = book.matrix.stages
