@@ -105,11 +105,6 @@ def details(summary: str, inside: Html) -> Html:
     return Html(f"<details><summary>{text(summary)}</summary>{inside}</details>\n")
 
 
-def legend(names: Sequence[tuple[str, Html]]) -> Html:
-    """What the colours mean: each name with its key."""
-    return Html('<ul class="legend">' + "".join(f"<li>{key}{text(name)}" for name, key in names) + "</ul>\n")
-
-
 def plots(figures: Sequence[Html]) -> Html:
     """Beside each other, as many as fit."""
     return Html(f'<div class="plots">{"".join(figures)}</div>\n')

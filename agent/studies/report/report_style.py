@@ -118,7 +118,7 @@ table.heat thead th{text-align:center}
 .bar u::before,.bar u::after{content:"";position:absolute;top:-.3rem;height:.45rem;border-left:2px solid var(--ink)}
 .bar u::before{left:0} .bar u::after{right:0}
 .bad{color:var(--bad);font-weight:600} .good{color:var(--good);font-weight:600}
-.key{display:inline-block;width:.75rem;height:.75rem;border-radius:2px;margin-right:.35rem;vertical-align:-.05rem}
+.key{margin-right:.35rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(22rem,100%),1fr));gap:1rem 1.5rem}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:.5rem 0;padding:0;list-style:none;font-size:.875rem}
 figure{margin:.75rem 0 1rem}

@@ -1,0 +1,146 @@
+"""What was gained against what it cost elsewhere, for each arm: at the end, on the way, and at matched gain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from perdure.agent.metrics.gain_and_drop import Tradeoff, drop_at_gain, tradeoff_curve
+from perdure.agent.metrics.measured_run import MeasuredRun
+from perdure.agent.metrics.metric_table import METRIC
+from perdure.agent.metrics.seed_intervals import Estimate, estimate
+from perdure.agent.studies.report.html_parts import NOTHING, Html, details, figure, heading, join, paragraph, section, table, text
+from perdure.agent.studies.report.report_data import MetricValues, ReportData, stream_of
+from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number
+from perdure.agent.studies.report.report_style import stand_in
+from perdure.agent.studies.report.sections.arm_legend import arm_legend
+from perdure.agent.studies.report.sections.curve_paths import curve_measure, is_one_stage
+from perdure.agent.studies.report.svg_panel import svg_panel, tell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PAIRS = (("gain", "drop"), ("learned", "forgetting_first"))
+"""What is gained, and what it costs; the second only over several stages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ArmPoint:
+    """Where an arm ends."""
+
+    x: Estimate
+    y: Estimate
+    runs: Sequence[tuple[float, float]]
+    path: Sequence[Tradeoff] = ()
+    """On the way, mean over its runs."""
+
+
+def tradeoff_section(data: ReportData, metrics: Mapping[str, MetricValues], *, with_plots: bool) -> Html:
+    """Empty if no run has both a target and something that is not learned. `metrics` are those of each stream."""
+    parts = [_of_stream(data, stream, metrics[stream], number, with_plots) for number, stream in enumerate(data.streams)]
+    return section("tradeoff", "Gain against drop", *parts) if any(parts) else NOTHING
+
+
+def _of_stream(data: ReportData, stream: str, values: MetricValues, place: int, with_plots: bool) -> Html:
+    runs = [run for run in data.runs if stream_of(run) == stream]
+    matched = matched_gain(data, stream)
+    parts: list[Html] = []
+    for x, y in PAIRS:
+        points = {
+            arm: point for arm in data.arms_of(stream) if (point := _point(data.of(stream, arm), values, x, y, runs)) is not None
+        }
+        if not points:
+            continue
+        wanted = matched if (x, y) == PAIRS[0] else None
+        if with_plots:
+            svg = svg_panel(f"tradeoff-{place}-{x}", _drawing(data, points, METRIC[x].name, METRIC[y].name, wanted), height_inches=3.0)
+            parts += [arm_legend(data, list(points)), figure(Html(svg), says=_words(points, x, y), caption=_caption(x, y, points, wanted))]
+        parts.append(_table(data, stream, points, x, y, wanted))
+    if not parts:
+        return NOTHING
+    return join(heading(stream) if len(data.streams) > 1 else NOTHING, *parts)
+
+
+def matched_gain(data: ReportData, stream: str) -> float | None:
+    """The gain at which the study compares its arms, if it says so."""
+    stated = data.study.summary.get("matched_gain")
+    found = stated.get(stream) if isinstance(stated, dict) else stated
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _point(own: Sequence[MeasuredRun], values: MetricValues, x: str, y: str, runs: Sequence[MeasuredRun]) -> _ArmPoint | None:
+    arm = own[0].name.arm
+    xs, ys = values.get(x, {}).get(arm, {}), values.get(y, {}).get(arm, {})
+    both = [key for key in xs if key in ys]
+    if not both:
+        return None
+    path = _mean_path(own, curve_measure(runs)) if (x, y) == PAIRS[0] and is_one_stage(runs) else []
+    return _ArmPoint(
+        x=estimate([xs[key] for key in both]), y=estimate([ys[key] for key in both]), runs=[(xs[key], ys[key]) for key in both], path=path
+    )
+
+
+def _mean_path(runs: Sequence[MeasuredRun], measure: str) -> list[Tradeoff]:
+    """Gain and drop at each check, over the checks that all runs have in this order."""
+    curves = [tradeoff_curve(book) for run in runs if (book := run.book(measure)) is not None]
+    curves = [curve for curve in curves if curve]
+    shortest = min(map(len, curves), default=0)
+    return [Tradeoff(fmean(curve[n].gain for curve in curves), fmean(curve[n].drop for curve in curves)) for n in range(shortest)]
+
+
+def _drawing(
+    data: ReportData, points: Mapping[str, _ArmPoint], x_name: str, y_name: str, matched: float | None
+) -> Callable[[Axes], None]:
+    def draw(axis: Axes) -> None:
+        axis.set_xlabel(f"{x_name} →")
+        axis.set_ylabel(f"{y_name} (lower is better)")
+        axis.axhline(0, color=stand_in("muted"), linewidth=0.8)
+        if matched is not None:
+            line = axis.axvline(matched, color=stand_in("muted"), linewidth=0.8, linestyle="--")
+            tell(line, f"matched gain {number(matched)}")
+        for arm, point in points.items():
+            look = data.look(arm)
+            if len(point.path) > 1:
+                axis.plot([at.gain for at in point.path], [at.drop for at in point.path], color=look.colour, linewidth=0.9, alpha=0.55)
+            for x, y in point.runs if len(point.runs) > 1 else ():
+                axis.plot([x], [y], color=look.colour, marker=look.marker, markersize=2.5, alpha=0.5, linestyle="none")
+            whiskers = {"color": look.colour, "linewidth": 0.9, "alpha": 0.8}
+            if point.x.low is not None and point.x.high is not None:
+                axis.plot([point.x.low, point.x.high], [point.y.value] * 2, **whiskers)
+            if point.y.low is not None and point.y.high is not None:
+                axis.plot([point.x.value] * 2, [point.y.low, point.y.high], **whiskers)
+            (mark,) = axis.plot([point.x.value], [point.y.value], color=look.colour, marker=look.marker, markersize=7, linestyle="none")
+            tell(mark, f"{arm}: {x_name} {estimate_text(point.x)}, {y_name} {estimate_text(point.y)}")
+
+    return draw
+
+
+def _table(data: ReportData, stream: str, points: Mapping[str, _ArmPoint], x: str, y: str, matched: float | None) -> Html:
+    columns = ["arm", METRIC[x].name, METRIC[y].name]
+    rows = [[text(arm), estimate_html(point.x, signed=True), estimate_html(point.y, signed=True)] for arm, point in points.items()]
+    if matched is not None:
+        columns += [f"drop where the gain is {number(matched)}", "runs that reach it"]
+        measure = curve_measure([run for run in data.runs if stream_of(run) == stream])
+        for row, arm in zip(rows, points, strict=True):
+            own = data.of(stream, arm)
+            books = [book for run in own if (book := run.book(measure)) is not None]
+            drops = [found for book in books if (found := drop_at_gain(tradeoff_curve(book), matched)) is not None]
+            row.append(estimate_html(estimate(drops) if drops else None, signed=True))
+            row.append(text(f"{len(drops)} of {len(own)}"))
+    return table(columns, rows, numbers=columns[1:], caption=f"{METRIC[x].name}: {METRIC[x].formula}. {METRIC[y].name}: {METRIC[y].formula}.")
+
+
+def _caption(x: str, y: str, points: Mapping[str, _ArmPoint], matched: float | None) -> str:
+    lines = ["Large marks are means over runs with their 95 % intervals, small ones are runs; to the right and low is better."]
+    if any(point.path for point in points.values()):
+        lines.append("A line is the way there, from the base at 0.")
+    if matched is not None:
+        lines.append("The dashed line is the matched gain: arms are compared there, since one that learns more forgets more.")
+    return " ".join(lines)
+
+
+def _words(points: Mapping[str, _ArmPoint], x: str, y: str) -> str:
+    ends = (f"{arm}: {METRIC[x].name} {estimate_text(point.x)}, {METRIC[y].name} {estimate_text(point.y)}" for arm, point in points.items())
+    return "; ".join(ends)
