@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perdure.agent.metrics import calibration, costs, flips, stability
 from perdure.agent.metrics import run_readings as read
+from perdure.agent.metrics.formulas import calibration, costs, flips, stability
 from perdure.agent.metrics.metric import Metric
 
 HARMON = "Harmon et al. 2025 (2510.17776)"

@@ -121,20 +121,32 @@ def to_document(row: Observation | StageFacts) -> Document:
 
 
 def from_document(document: Document) -> Observation | StageFacts:
-    """The row of a document. Raises `InputError` if it is of no known kind, lacks a key, has another one, or its score is not a number."""
+    """The row of a document. Raises `InputError` if its kind is unknown, a key is missing or unknown, or a value is of the wrong type."""
     values: dict[str, Any] = dict(document)
     kind = values.pop("kind", None)
     try:
         if kind == OBSERVATION:
             row = Observation(**values)
+            _check(row, texts=(row.arm, row.order, row.subject, row.item, row.measure), numbers=(row.seed, row.stage, row.update or 0))
             if isinstance(row.score, bool) or not isinstance(row.score, int | float) or not math.isfinite(row.score):
                 raise InputError(f"the score of {row.subject} {row.item} ({row.measure}) is {row.score!r}, not a finite number")
             return row
         if kind == FACTS:
-            return StageFacts(**{**values, "targets": tuple(values.get("targets", ()))})
+            fact = StageFacts(**{**values, "targets": tuple(values.get("targets", ()))})
+            _check(fact, texts=(fact.arm, fact.order, *fact.targets), numbers=(fact.seed, fact.stage, fact.updates, fact.tokens))
+            return fact
     except TypeError as error:
         raise InputError(f"a row of kind {kind} is damaged: {error}") from error
     raise InputError(f"a row has the kind {kind!r}, expected {OBSERVATION} or {FACTS}")
+
+
+def _check(row: Observation | StageFacts, texts: Iterable[object], numbers: Iterable[object]) -> None:
+    for value in texts:
+        if not isinstance(value, str):
+            raise InputError(f"a row of {row.arm} has {value!r} where a text is expected")
+    for value in numbers:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(f"a row of {row.arm} has {value!r} where a whole number from 0 on is expected")
 
 
 def read_table(documents: Iterable[Document]) -> ResultTable:

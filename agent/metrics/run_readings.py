@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from perdure.agent.metrics import flips
-from perdure.agent.metrics.accuracy import mean_of
-from perdure.agent.metrics.calibration import coverage
-from perdure.agent.metrics.forgetting_measures import intransigence
-from perdure.agent.metrics.learning_speed import area_under_curve, learning_curve_area, relearning_savings
+from perdure.agent.metrics.formulas import flips
+from perdure.agent.metrics.formulas.accuracy import mean_of
+from perdure.agent.metrics.formulas.calibration import coverage
+from perdure.agent.metrics.formulas.forgetting_measures import intransigence
+from perdure.agent.metrics.formulas.learning_speed import area_under_curve, learning_curve_area, relearning_savings
+from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Point
 from perdure.agent.metrics.observation import BASE
-from perdure.agent.metrics.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
 
 COVERAGE_ANSWERS = 4
 """As many as a gate samples by default."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perdure.agent.metrics import accuracy, forgetting_measures, gain_and_drop, transfer
 from perdure.agent.metrics import run_readings as read
+from perdure.agent.metrics.formulas import accuracy, forgetting_measures, gain_and_drop, transfer
 from perdure.agent.metrics.metric import Metric
 
 PAPER = "Chen et al. 2025 (2510.18874)"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from perdure.agent.metrics.accuracy import mean_of
+from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import ScoreBook, ScoreMatrix
 from perdure.agent.metrics.observation import BASE
 

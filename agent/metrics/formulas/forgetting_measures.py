@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from perdure.agent.metrics.accuracy import mean_of
+from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import ScoreBook, ScoreMatrix
 
 SHUFFLES = 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.agent.metrics.accuracy import mean_of
+from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import StageFacts
 
