@@ -41,16 +41,14 @@ def marked(value: str, kind: str) -> Html:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Html]], *, caption: str = "", numbers: Collection[str] = ()) -> Html:
     """A table whose first column names the rows; columns in `numbers` are right-aligned."""
-    right = [column in numbers for column in columns]
-    head = "".join(f'<th scope="col"{_kind("n" if to_right else "")}>{text(column)}' for column, to_right in zip(columns, right, strict=True))
+    head, right = _head(columns, numbers)
     return _table([_row(row, right) for row in rows], head, caption)
 
 
-def _row(cells: Sequence[Html], right: Sequence[bool]) -> str:
-    first, *others = (
-        f"{_kind('n' if to_right else '')}>{cell}" for cell, to_right in zip(cells, right, strict=True)
-    )
-    return f'<tr><th scope="row"{first}' + "".join(f"<td{cell}" for cell in others)
+def bar_table(columns: Sequence[str], rows: Sequence[Sequence[Html]], *, caption: str, numbers: Collection[str]) -> Html:
+    """A table whose last column has a `bar` in each row."""
+    head, right = _head(columns, numbers)
+    return _table([f'{_row(row[:-1], right[:-1])}<td class="bar">{row[-1]}' for row in rows], head, caption, "bars")
 
 
 def heat_table(corner: str, columns: Sequence[Html], rows: Sequence[tuple[Html, Sequence[Html]]], *, caption: str) -> Html:
@@ -62,10 +60,7 @@ def heat_table(corner: str, columns: Sequence[Html], rows: Sequence[tuple[Html, 
 def heat_cell(shown: Html, strength: float, *, is_loss: bool = False, is_target: bool = False) -> Html:
     """A cell whose background is as strong as `strength`, from 0 to 1; a loss has another colour, a target a frame."""
     opacity = 0.62 * min(1.0, max(0.0, strength))  # text stays readable on the strongest
-    return Html(
-        f"<td{_kind('target' if is_target else '')}>"
-        f'<i{_kind("down" if is_loss else "")} style="--o:{opacity:.2f}"></i>{shown}'
-    )
+    return Html(f'<td{_kind("target" if is_target else "")}><i{_kind("down" if is_loss else "")} style="--o:{opacity:.2f}"></i>{shown}')
 
 
 def bar(share: float, colour: str, low: float | None = None, high: float | None = None) -> Html:
@@ -81,17 +76,23 @@ def bar(share: float, colour: str, low: float | None = None, high: float | None 
     return Html(f'<span aria-hidden="true"><b style="width:{percent(share)};background:var(--{colour})"></b>{line}</span>')
 
 
-def bar_table(columns: Sequence[str], rows: Sequence[Sequence[Html]], *, caption: str, numbers: Collection[str]) -> Html:
-    """A table whose last column has bars."""
-    right = [column in numbers for column in columns[:-1]]
-    head = "".join(f'<th scope="col"{_kind("n" if to_right else "")}>{text(column)}' for column, to_right in zip(columns, [*right, False], strict=True))
-    return _table([f'{_row(row[:-1], right)}<td class="bar">{row[-1]}' for row in rows], head, caption, "bars")
+def _head(columns: Sequence[str], numbers: Collection[str]) -> tuple[str, list[bool]]:
+    right = [column in numbers for column in columns]
+    cells = (f'<th scope="col"{_kind("n" if to_right else "")}>{text(column)}' for column, to_right in zip(columns, right, strict=True))
+    return "".join(cells), right
+
+
+def _row(cells: Sequence[Html], right: Sequence[bool]) -> str:
+    first, *others = (f"{_kind('n' if to_right else '')}>{cell}" for cell, to_right in zip(cells, right, strict=True))
+    return f'<tr><th scope="row"{first}' + "".join(f"<td{cell}" for cell in others)
 
 
 def _table(rows: Sequence[str], head: str, caption: str, kind: str = "") -> Html:
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     body = "\n".join(rows)
-    return Html(f'<div class="scroll" tabindex="0"><table{_kind(kind)}>{title}<thead><tr>{head}</thead>\n<tbody>{body}</tbody></table></div>\n')
+    return Html(
+        f'<div class="scroll" tabindex="0"><table{_kind(kind)}>{title}<thead><tr>{head}</thead>\n<tbody>{body}</tbody></table></div>\n'
+    )
 
 
 def figure(plot: Html, *, says: str, caption: str = "", numbers: Html = NOTHING) -> Html:

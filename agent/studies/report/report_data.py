@@ -1,20 +1,19 @@
-"""What a report is made of: a study's rows, arranged by stream and arm, and the estimates over runs that all its sections show.
+"""What a report is made of: a study's rows, arranged by stream and arm, and the estimates over seeds that all its sections show.
 
 A study may have several *streams* (what an order is of: everything in its name before '/'), and each has a part of the page of its own.
-Orders of one stream are pooled: the unit of every interval is a run, one order with one seed. The base is the same for all orders of a
-seed, and counts once a seed. With one run an interval is over its items, and says so.
+The unit of every interval is the seed: orders of one stream are averaged first. With one seed an interval is over the items of its run, if
+there is one run, and says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from perdure.agent.metrics.arm_summary import MetricOfArm, metrics_by_arm
 from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun, ScoreBook, measured_runs
-from perdure.agent.metrics.metric_table import run_metrics
 from perdure.agent.metrics.observation import BASE, FACTS, OBSERVATION, ResultTable, read_table
-from perdure.agent.metrics.run_readings import RunsBeside
 from perdure.agent.metrics.seed_intervals import Estimate, estimate, estimate_over_items
 from perdure.agent.studies.cells import CellResult
 from perdure.agent.studies.life.life_rows import life_rows
@@ -23,13 +22,8 @@ from perdure.agent.studies.report.report_style import ArmLook, arm_look
 
 DEV_SUFFIX = "_dev"
 """Of measures on dev tasks, which choose rates and checkpoints."""
-JOINT, SINGLE, STATELESS = "joint", "single", "stateless"
-"""Arms of these names are what others are compared with in transfer and intransigence."""
-
-RunKey = tuple[str, int]
-"""Order and seed: what pairs the runs of two arms."""
-MetricValues = Mapping[str, Mapping[str, Mapping[RunKey, float]]]
-"""By metric, arm and run."""
+ArmMetrics = Mapping[str, Mapping[str, MetricOfArm]]
+"""By arm and metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,41 +79,43 @@ def stream_of(run: MeasuredRun) -> str:
     return run.name.order.split("/")[0]
 
 
-def key_of(run: MeasuredRun) -> RunKey:
-    return (run.name.order, run.name.seed)
+def metrics_of(data: ReportData, stream: str) -> ArmMetrics:
+    """Every metric of every arm on a stream."""
+    return metrics_by_arm([run for run in data.runs if stream_of(run) == stream])
+
+
+def over_seeds(values: Iterable[tuple[int, float]]) -> Estimate | None:
+    """The mean of values, each with the seed of its run; those of one seed are averaged first. None without any."""
+    by_seed: dict[int, list[float]] = {}
+    for seed, value in values:
+        by_seed.setdefault(seed, []).append(value)
+    return estimate([fmean(found) for found in by_seed.values()]) if by_seed else None
 
 
 def level(runs: Sequence[MeasuredRun], stage: int, subject: str, measure: str = MAIN) -> Estimate | None:
-    """The score of a subject after a stage, over runs; None if no run has it."""
-    found = [
-        (run, score) for run in runs if (book := run.book(measure)) is not None and (score := book.matrix.at(stage, subject)) is not None
-    ]
-    if not found:
-        return None
-    if stage == BASE:
-        by_seed: dict[int, list[float]] = {}
-        for run, score in found:
-            by_seed.setdefault(run.name.seed, []).append(score)
-        values = [fmean(scores) for scores in by_seed.values()]
-    else:
-        values = [score for _, score in found]
-    return estimate(values) if len(values) > 1 else _over_items(found[0][0], stage, subject, measure)
+    """The score of a subject after a stage; None if no run has it."""
+    found = [(run, score) for run, book in _books(runs, measure) if (score := book.matrix.at(stage, subject)) is not None]
+    if len(found) == 1:
+        return estimate_over_items([list(found[0][0].books[measure].items[stage, subject].values())])
+    return over_seeds((run.name.seed, score) for run, score in found)
 
 
-def change(runs: Sequence[MeasuredRun], stage: int, subject: str, measure: str = MAIN, since: int = BASE) -> Estimate | None:
-    """The score after a stage minus that after an earlier one, each run against itself; None if no run has both."""
-    found: list[tuple[ScoreBook, float]] = []
-    for run in runs:
-        book = run.book(measure)
-        if book is not None:
-            before, after = book.matrix.at(since, subject), book.matrix.at(stage, subject)
-            if before is not None and after is not None:
-                found.append((book, after - before))
-    if len(found) != 1:
-        return estimate([value for _, value in found]) if found else None
-    ((book, _),) = found
-    items_before, items_after = book.items[since, subject], book.items[stage, subject]
-    return estimate_over_items([[items_after[item] - items_before[item] for item in items_after if item in items_before]])
+def change(runs: Sequence[MeasuredRun], stage: int, subject: str, measure: str = MAIN) -> Estimate | None:
+    """The score after a stage minus that of the base, each run against itself; None if no run has both."""
+    found: list[tuple[int, ScoreBook, float]] = []
+    for run, book in _books(runs, measure):
+        before, after = book.matrix.at(BASE, subject), book.matrix.at(stage, subject)
+        if before is not None and after is not None:
+            found.append((run.name.seed, book, after - before))
+    if len(found) == 1:
+        items = found[0][1].items
+        before_items, after_items = items[BASE, subject], items[stage, subject]
+        return estimate_over_items([[after_items[item] - before_items[item] for item in after_items if item in before_items]])
+    return over_seeds((seed, difference) for seed, _, difference in found)
+
+
+def _books(runs: Sequence[MeasuredRun], measure: str) -> list[tuple[MeasuredRun, ScoreBook]]:
+    return [(run, book) for run in runs if (book := run.book(measure)) is not None]
 
 
 def last_stage(runs: Sequence[MeasuredRun]) -> int:
@@ -135,27 +131,3 @@ def subjects_of(runs: Sequence[MeasuredRun]) -> list[str]:
     measured = list(dict.fromkeys(subject for run in runs for subject in run.main.matrix.subjects()))
     targets = [subject for subject in sorted(learned, key=lambda subject: learned[subject]) if subject in measured]
     return [*targets, *(subject for subject in measured if subject not in learned)]
-
-
-def metric_values(data: ReportData, stream: str) -> MetricValues:
-    """Every metric of every run on a stream; what a run lacks is missing."""
-    found: dict[str, dict[str, dict[RunKey, float]]] = {}
-    runs = [run for run in data.runs if stream_of(run) == stream]
-    for run in runs:
-        for key, value in run_metrics(run, _beside(run, runs)).items():
-            if value is not None:
-                found.setdefault(key, {}).setdefault(run.name.arm, {})[key_of(run)] = value
-    return found
-
-
-def _beside(run: MeasuredRun, runs: Sequence[MeasuredRun]) -> RunsBeside:
-    same_seed = [other for other in runs if other.name.seed == run.name.seed and other.name.arm != run.name.arm]
-
-    def named(word: str) -> list[MeasuredRun]:
-        return [other for other in same_seed if other.name.arm.split(" ")[0] == word]
-
-    return RunsBeside(joint=named(JOINT), single=named(SINGLE), stateless=named(STATELESS))
-
-
-def _over_items(run: MeasuredRun, stage: int, subject: str, measure: str) -> Estimate | None:
-    return estimate_over_items([list(run.books[measure].items[stage, subject].values())])

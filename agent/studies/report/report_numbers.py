@@ -26,7 +26,7 @@ def interval(found: Estimate, *, signed: bool = False, digits: int = 2) -> str:
 
 
 def n_of(found: Estimate) -> str:
-    """'n 3' for runs, '200 items' for one run."""
+    """'n 3' for seeds, '200 items' for one run."""
     return f"{found.n} items" if found.of == "items" else f"n {found.n}"
 
 

@@ -72,9 +72,7 @@ def themed(svg: str) -> str:
 def style_sheet() -> str:
     """The whole CSS of a page."""
     light, dark = (
-        "".join(
-            f"--{name}:{colours[scheme]};" for name, colours in [*PAGE.items(), *((f"s{n}", pair) for n, pair in enumerate(SERIES))]
-        )
+        "".join(f"--{name}:{colours[scheme]};" for name, colours in [*PAGE.items(), *((f"s{n}", pair) for n, pair in enumerate(SERIES))])
         for scheme in (0, 1)
     )
     return f":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}" + " ".join(_RULES.split())

@@ -7,8 +7,8 @@ from statistics import fmean
 
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun
 from perdure.agent.metrics.observation import BASE
-from perdure.agent.metrics.seed_intervals import Estimate, estimate
-from perdure.agent.studies.report.report_data import DEV_SUFFIX, last_stage
+from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.studies.report.report_data import DEV_SUFFIX, last_stage, over_seeds
 
 Path = Mapping[float, float]
 """Score by place. In a stream with one stage a place is the number of updates, else the number of stages that have ended."""
@@ -51,13 +51,13 @@ def path_of_mean(run: MeasuredRun, subjects: Sequence[str], measure: str, *, by_
     return {place: fmean(path[place] for path in paths) for place in sorted(shared)}
 
 
-def over_runs(runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path]) -> dict[float, Estimate]:
-    """The estimate over runs at each place."""
-    found: dict[float, list[float]] = {}
+def along(runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path]) -> dict[float, Estimate]:
+    """The estimate over seeds at each place."""
+    found: dict[float, list[tuple[int, float]]] = {}
     for run in runs:
         for place, score in path(run).items():
-            found.setdefault(place, []).append(score)
-    return {place: estimate(found[place]) for place in sorted(found)}
+            found.setdefault(place, []).append((run.name.seed, score))
+    return {place: one for place in sorted(found) if (one := over_seeds(found[place])) is not None}
 
 
 def stage_length(run: MeasuredRun, stage: int, measure: str) -> int:

@@ -26,9 +26,9 @@ from perdure.agent.studies.report.report_style import SERIES, stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
 from perdure.agent.studies.report.sections.curve_paths import (
     Path,
+    along,
     curve_measure,
     is_one_stage,
-    over_runs,
     path_of_mean,
     path_of_subject,
 )
@@ -72,7 +72,12 @@ def _of_stream(data: ReportData, stream: str, number: int) -> Html:
         return NOTHING
     names = short_names(subjects)
     by_order = {order: [run for run in runs if run.name.order == order] for order in dict.fromkeys(run.name.order for run in runs)}
-    parts = [heading(stream) if len(data.streams) > 1 else NOTHING, paragraph(_about(measure, by_update)), arm_legend(data, arms), plots(means)]
+    parts = [
+        heading(stream) if len(data.streams) > 1 else NOTHING,
+        paragraph(_about(measure, by_update)),
+        arm_legend(data, arms),
+        plots(means),
+    ]
     for order, of_order in by_order.items():
         drawn = [
             panel
@@ -100,11 +105,9 @@ class _Panels:
         self._by_update = by_update
         self._drawn = 0
 
-    def draw(
-        self, title: str, runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path], shaded: Sequence[int] = ()
-    ) -> list[Html]:
+    def draw(self, title: str, runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path], shaded: Sequence[int] = ()) -> list[Html]:
         """A panel for every eight arms; none if no arm has two points."""
-        found = {arm: over_runs([run for run in runs if run.name.arm == arm], path) for arm in self._arms}
+        found = {arm: along([run for run in runs if run.name.arm == arm], path) for arm in self._arms}
         found = {arm: curve for arm, curve in found.items() if len(curve) > 1}
         drawn = []
         for first in range(0, len(found), len(SERIES)):
@@ -163,6 +166,10 @@ def _stages(runs: Sequence[MeasuredRun], subject: str) -> list[int]:
 
 
 def _about(measure: str, by_update: bool) -> str:
-    scale = "by updates" if by_update else "by stages, with the checks within a stage between its start and its end; shaded stages learn the subject"
+    scale = (
+        "by updates"
+        if by_update
+        else "by stages, with the checks within a stage between its start and its end; shaded stages learn the subject"
+    )
     scores = "the scores of the matrix" if measure == MAIN else f"scores on dev tasks ({measure}), which chose the checkpoints"
-    return f"Means over runs {scale}: {scores}. Bands are 95 % intervals over runs; without a band there is one run."
+    return f"Means over seeds {scale}: {scores}. Bands are 95 % intervals over seeds; without a band there is one."

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import StatisticsError, correlation
 from typing import TYPE_CHECKING
 
-from perdure.agent.metrics.accuracy import mean_of
+from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
 from perdure.agent.metrics.observation import BASE
-from perdure.agent.metrics.seed_intervals import estimate
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, figure, heading, join, paragraph, plots, section, table, text
-from perdure.agent.studies.report.report_data import ReportData, stream_of
+from perdure.agent.studies.report.report_data import ReportData, over_seeds, stream_of
 from perdure.agent.studies.report.report_numbers import estimate_html, number
 from perdure.agent.studies.report.report_style import stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
@@ -29,6 +28,7 @@ Check = tuple[int, int | None]
 """Stage, and update within it; None for its end."""
 Points = Sequence[tuple[float, float]]
 """KL and drop at each check of a run."""
+SeedPoints = tuple[int, Points]
 
 
 def divergence_section(data: ReportData, *, with_plots: bool) -> Html:
@@ -46,11 +46,11 @@ def _of_stream(data: ReportData, stream: str, place: int, with_plots: bool) -> H
     scores = curve_measure(runs)
     drawn, tables = [], []
     for measure, name in MEASURES.items():
-        by_arm: dict[str, list[Points]] = {}
+        by_arm: dict[str, list[SeedPoints]] = {}
         for run in runs:
             points = points_of(run, measure, scores)
             if points:
-                by_arm.setdefault(run.name.arm, []).append(points)
+                by_arm.setdefault(run.name.arm, []).append((run.name.seed, points))
         if not by_arm:
             continue
         tables.append(_table(by_arm, name))
@@ -105,39 +105,39 @@ def pearson(points: Points) -> float | None:
         return None
 
 
-def _pooled(by_arm: Mapping[str, Sequence[Points]]) -> str:
-    of_runs = [points for of_arm in by_arm.values() for points in of_arm]
+def _pooled(by_arm: Mapping[str, Sequence[SeedPoints]]) -> str:
+    of_runs = [points for of_arm in by_arm.values() for _, points in of_arm]
     every = [point for points in of_runs for point in points]
     r = pearson(every)
     return f"{len(every)} checks of {len(of_runs)} runs" + ("" if r is None else f", r {number(r)}")
 
 
-def _table(by_arm: Mapping[str, Sequence[Points]], name: str) -> Html:
+def _table(by_arm: Mapping[str, Sequence[SeedPoints]], name: str) -> Html:
     """The last check of each run, and the correlation within runs, which no difference between runs makes up."""
     columns = ["arm", "KL at the last check", "drop there", "r within a run, mean", "checks"]
     rows = []
     for arm, of_runs in by_arm.items():
-        within = [r for points in of_runs if (r := pearson(points)) is not None]
+        within = [(seed, r) for seed, points in of_runs if (r := pearson(points)) is not None]
         rows.append(
             [
                 text(arm),
-                estimate_html(estimate([points[-1][0] for points in of_runs]), digits=4),
-                estimate_html(estimate([points[-1][1] for points in of_runs]), signed=True, digits=3),
-                estimate_html(estimate(within) if within else None),
-                text(sum(map(len, of_runs))),
+                estimate_html(over_seeds((seed, points[-1][0]) for seed, points in of_runs), digits=4),
+                estimate_html(over_seeds((seed, points[-1][1]) for seed, points in of_runs), signed=True, digits=3),
+                estimate_html(over_seeds(within)),
+                text(sum(len(points) for _, points in of_runs)),
             ]
         )
     return details(f"Numbers: {name}", table(columns, rows, numbers=columns[1:], caption=f"{name}; over all: {_pooled(by_arm)}"))
 
 
-def _drawing(data: ReportData, by_arm: Mapping[str, Sequence[Points]], name: str) -> Callable[[Axes], None]:
+def _drawing(data: ReportData, by_arm: Mapping[str, Sequence[SeedPoints]], name: str) -> Callable[[Axes], None]:
     def draw(axis: Axes) -> None:
         axis.set_xlabel(f"{name}, nats a token")
         axis.set_ylabel("drop (lower is better)")
         axis.axhline(0, color=stand_in("muted"), linewidth=0.8)
         for arm, of_runs in by_arm.items():
             look = data.look(arm)
-            every = [point for points in of_runs for point in points]
+            every = [point for _, points in of_runs for point in points]
             (marks,) = axis.plot(
                 [x for x, _ in every],
                 [y for _, y in every],

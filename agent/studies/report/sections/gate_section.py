@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import StageFacts
-from perdure.agent.metrics.seed_intervals import estimate
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, section, small, table, text
-from perdure.agent.studies.report.report_data import ReportData
+from perdure.agent.studies.report.report_data import ReportData, over_seeds
 from perdure.agent.studies.report.report_numbers import estimate_html, short_names
 
 SHOWN = {"promote": ("✓ promoted", "good"), "reject": ("✗ refused", "bad"), "inconclusive": ("? not shown", "muted")}
@@ -32,10 +31,10 @@ def _counts(data: ReportData, gated: Sequence[MeasuredRun]) -> Html:
     columns = ["arm", "stages with a verdict", "promoted", "refused", "not shown", "promoted share"]
     rows = []
     for arm in data.arms:
-        of_arm = [[fact.verdict for fact in run.facts if fact.verdict is not None] for run in gated if run.name.arm == arm]
+        of_arm = [(run.name.seed, [fact.verdict for fact in run.facts if fact.verdict]) for run in gated if run.name.arm == arm]
         if of_arm:
-            counts = Counter(verdict for verdicts in of_arm for verdict in verdicts)
-            share = estimate([verdicts.count("promote") / len(verdicts) for verdicts in of_arm])
+            counts = Counter(verdict for _, verdicts in of_arm for verdict in verdicts)
+            share = over_seeds((seed, verdicts.count("promote") / len(verdicts)) for seed, verdicts in of_arm)
             numbers = (sum(counts.values()), counts["promote"], counts["reject"], counts["inconclusive"])
             rows.append([text(arm), *map(text, numbers), estimate_html(share)])
     return table(columns, rows, numbers=columns[1:])

@@ -23,7 +23,7 @@ def matrix_section(data: ReportData) -> Html:
         return NOTHING
     about = paragraph(
         "Mean score of each subject (column) after each stage (row). Blue is above the base, orange below, strongest from "
-        f"{FULL_COLOUR:g} on; a frame marks what the stage learned. Below each score: its interval and number of runs."
+        f"{FULL_COLOUR:g} on; a frame marks what the stage learned. Below each score: its 95 % interval and the number of seeds."
     )
     return section("matrix", "Scores after every stage (R)", about, *parts)
 
@@ -58,7 +58,9 @@ def _of_stream(data: ReportData, stream: str) -> Html:
 def _rows(runs: Sequence[MeasuredRun], subjects: Sequence[str], names: Mapping[str, str]) -> list[Row]:
     rows = []
     for stage in range(last_stage(runs) + 1):
-        targets = dict.fromkeys(names.get(target, target) for run in runs for fact in run.facts if fact.stage == stage for target in fact.targets)
+        targets = dict.fromkeys(
+            names.get(target, target) for run in runs for fact in run.facts if fact.stage == stage for target in fact.targets
+        )
         name = "base" if stage == BASE else f"{stage}: {', '.join(targets) or 'no target'}"
         rows.append((text(name), [_cell(runs, stage, subject) for subject in subjects]))
     return rows

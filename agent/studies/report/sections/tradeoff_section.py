@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from perdure.agent.metrics.gain_and_drop import Tradeoff, drop_at_gain, tradeoff_curve
+from perdure.agent.metrics.arm_summary import MetricOfArm
+from perdure.agent.metrics.formulas.gain_and_drop import Tradeoff, drop_at_gain, tradeoff_curve
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.metric_table import METRIC
-from perdure.agent.metrics.seed_intervals import Estimate, estimate
-from perdure.agent.studies.report.html_parts import NOTHING, Html, details, figure, heading, join, paragraph, section, table, text
-from perdure.agent.studies.report.report_data import MetricValues, ReportData, stream_of
+from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.studies.report.html_parts import NOTHING, Html, figure, heading, join, section, table, text
+from perdure.agent.studies.report.report_data import ArmMetrics, ReportData, over_seeds, stream_of
 from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number
 from perdure.agent.studies.report.report_style import stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
@@ -32,31 +33,31 @@ class _ArmPoint:
 
     x: Estimate
     y: Estimate
-    runs: Sequence[tuple[float, float]]
+    seeds: Sequence[tuple[float, float]]
     path: Sequence[Tradeoff] = ()
     """On the way, mean over its runs."""
 
 
-def tradeoff_section(data: ReportData, metrics: Mapping[str, MetricValues], *, with_plots: bool) -> Html:
+def tradeoff_section(data: ReportData, metrics: Mapping[str, ArmMetrics], *, with_plots: bool) -> Html:
     """Empty if no run has both a target and something that is not learned. `metrics` are those of each stream."""
     parts = [_of_stream(data, stream, metrics[stream], number, with_plots) for number, stream in enumerate(data.streams)]
     return section("tradeoff", "Gain against drop", *parts) if any(parts) else NOTHING
 
 
-def _of_stream(data: ReportData, stream: str, values: MetricValues, place: int, with_plots: bool) -> Html:
+def _of_stream(data: ReportData, stream: str, metrics: ArmMetrics, place: int, with_plots: bool) -> Html:
     runs = [run for run in data.runs if stream_of(run) == stream]
-    matched = matched_gain(data, stream)
+    matched, checked = matched_gain(data, stream), curve_measure(runs)
     parts: list[Html] = []
     for x, y in PAIRS:
-        points = {
-            arm: point for arm in data.arms_of(stream) if (point := _point(data.of(stream, arm), values, x, y, runs)) is not None
-        }
+        on_the_way = checked if (x, y) == PAIRS[0] and is_one_stage(runs) else None
+        found = {arm: _point(data.of(stream, arm), metrics.get(arm, {}), x, y, on_the_way) for arm in data.arms_of(stream)}
+        points = {arm: point for arm, point in found.items() if point is not None}
         if not points:
             continue
         wanted = matched if (x, y) == PAIRS[0] else None
         if with_plots:
             svg = svg_panel(f"tradeoff-{place}-{x}", _drawing(data, points, METRIC[x].name, METRIC[y].name, wanted), height_inches=3.0)
-            parts += [arm_legend(data, list(points)), figure(Html(svg), says=_words(points, x, y), caption=_caption(x, y, points, wanted))]
+            parts += [arm_legend(data, list(points)), figure(Html(svg), says=_words(points, x, y), caption=_caption(points, wanted))]
         parts.append(_table(data, stream, points, x, y, wanted))
     if not parts:
         return NOTHING
@@ -70,15 +71,16 @@ def matched_gain(data: ReportData, stream: str) -> float | None:
     return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
 
 
-def _point(own: Sequence[MeasuredRun], values: MetricValues, x: str, y: str, runs: Sequence[MeasuredRun]) -> _ArmPoint | None:
-    arm = own[0].name.arm
-    xs, ys = values.get(x, {}).get(arm, {}), values.get(y, {}).get(arm, {})
-    both = [key for key in xs if key in ys]
-    if not both:
+def _point(own: Sequence[MeasuredRun], metrics: Mapping[str, MetricOfArm], x: str, y: str, checked: str | None) -> _ArmPoint | None:
+    """`checked` is the measure of the way there; None if there are several stages."""
+    if x not in metrics or y not in metrics:
         return None
-    path = _mean_path(own, curve_measure(runs)) if (x, y) == PAIRS[0] and is_one_stage(runs) else []
+    xs, ys = metrics[x].by_seed, metrics[y].by_seed
     return _ArmPoint(
-        x=estimate([xs[key] for key in both]), y=estimate([ys[key] for key in both]), runs=[(xs[key], ys[key]) for key in both], path=path
+        x=metrics[x].estimate,
+        y=metrics[y].estimate,
+        seeds=[(xs[seed], ys[seed]) for seed in xs if seed in ys],
+        path=[] if checked is None else _mean_path(own, checked),
     )
 
 
@@ -90,9 +92,7 @@ def _mean_path(runs: Sequence[MeasuredRun], measure: str) -> list[Tradeoff]:
     return [Tradeoff(fmean(curve[n].gain for curve in curves), fmean(curve[n].drop for curve in curves)) for n in range(shortest)]
 
 
-def _drawing(
-    data: ReportData, points: Mapping[str, _ArmPoint], x_name: str, y_name: str, matched: float | None
-) -> Callable[[Axes], None]:
+def _drawing(data: ReportData, points: Mapping[str, _ArmPoint], x_name: str, y_name: str, matched: float | None) -> Callable[[Axes], None]:
     def draw(axis: Axes) -> None:
         axis.set_xlabel(f"{x_name} →")
         axis.set_ylabel(f"{y_name} (lower is better)")
@@ -104,7 +104,7 @@ def _drawing(
             look = data.look(arm)
             if len(point.path) > 1:
                 axis.plot([at.gain for at in point.path], [at.drop for at in point.path], color=look.colour, linewidth=0.9, alpha=0.55)
-            for x, y in point.runs if len(point.runs) > 1 else ():
+            for x, y in point.seeds if len(point.seeds) > 1 else ():
                 axis.plot([x], [y], color=look.colour, marker=look.marker, markersize=2.5, alpha=0.5, linestyle="none")
             whiskers = {"color": look.colour, "linewidth": 0.9, "alpha": 0.8}
             if point.x.low is not None and point.x.high is not None:
@@ -125,15 +125,17 @@ def _table(data: ReportData, stream: str, points: Mapping[str, _ArmPoint], x: st
         measure = curve_measure([run for run in data.runs if stream_of(run) == stream])
         for row, arm in zip(rows, points, strict=True):
             own = data.of(stream, arm)
-            books = [book for run in own if (book := run.book(measure)) is not None]
-            drops = [found for book in books if (found := drop_at_gain(tradeoff_curve(book), matched)) is not None]
-            row.append(estimate_html(estimate(drops) if drops else None, signed=True))
+            books = [(run.name.seed, book) for run in own if (book := run.book(measure)) is not None]
+            drops = [(seed, found) for seed, book in books if (found := drop_at_gain(tradeoff_curve(book), matched)) is not None]
+            row.append(estimate_html(over_seeds(drops), signed=True))
             row.append(text(f"{len(drops)} of {len(own)}"))
-    return table(columns, rows, numbers=columns[1:], caption=f"{METRIC[x].name}: {METRIC[x].formula}. {METRIC[y].name}: {METRIC[y].formula}.")
+    return table(
+        columns, rows, numbers=columns[1:], caption=f"{METRIC[x].name}: {METRIC[x].formula}. {METRIC[y].name}: {METRIC[y].formula}."
+    )
 
 
-def _caption(x: str, y: str, points: Mapping[str, _ArmPoint], matched: float | None) -> str:
-    lines = ["Large marks are means over runs with their 95 % intervals, small ones are runs; to the right and low is better."]
+def _caption(points: Mapping[str, _ArmPoint], matched: float | None) -> str:
+    lines = ["Large marks are means over seeds with their 95 % intervals, small ones are seeds; to the right and low is better."]
     if any(point.path for point in points.values()):
         lines.append("A line is the way there, from the base at 0.")
     if matched is not None:
