@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from perdure.agent.planning.life_so_far import LifeSoFar, since_promotion
 from perdure.learners.panel.panel_limits import below_base, refusal_of
 from perdure.memory.contracts.panel_results import PanelResult, SkillScores
+from perdure.memory.contracts.results import GateResult
 
 RAISE = 2.0
 MOST_RAISES = 3
@@ -30,14 +31,7 @@ class PanelCare:
 def panel_care(life: LifeSoFar) -> PanelCare:
     """What the stored scores ask for."""
     short = {} if life.panel is None else below_base(life.panel)
-    refused = [
-        job.gate.candidate
-        for job in since_promotion(life)
-        if job.gate is not None
-        and job.gate.panel is not None
-        and job.gate.serving == life.serving
-        and refusal_of(job.gate.panel) is not None
-    ]
+    refused = [gate.candidate for job in since_promotion(life) if (gate := job.gate) is not None and _refused(gate, life.serving)]
     raises = min(MOST_RAISES, bool(short) + len(refused))
     if not raises:
         return PanelCare()
@@ -46,12 +40,17 @@ def panel_care(life: LifeSoFar) -> PanelCare:
     return PanelCare(factor=RAISE**raises, why=" and ".join(reasons))
 
 
-def panel_line(panel: PanelResult, care: PanelCare) -> str:
+def standing_line(panel: PanelResult, care: PanelCare) -> str:
     """The serving version on the panel, and what follows, in a sentence."""
     short = below_base(panel)
     held = f"{panel.version} holds what the base model can in {len(panel.skills)} skills"
     line = f"{panel.version} is below the base model in {named(short)}" if short else held
     return f"{line}; kl_old of the next job is raised {care.factor:g} times" if care.factor > 1 else line
+
+
+def _refused(gate: GateResult, serving: str) -> bool:
+    """Whether the panel refused the candidate beside this serving version."""
+    return gate.panel is not None and gate.serving == serving and refusal_of(gate.panel) is not None
 
 
 def named(skills: Mapping[str, SkillScores]) -> str:

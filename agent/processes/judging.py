@@ -78,7 +78,7 @@ def _case(
     player: EnginePlayer,
     panel: PanelResult | None,
 ) -> GateCase:
-    """What a gate of a new version compares. If too few scores of its references are known, they play dev seeds; not if the panel refuses."""
+    """What a gate of a new version compares. References of which too few scores are known play dev seeds, unless the panel refuses."""
     now_serving, targets = serving(work.store), work.job.targets
     anchors = _anchors(work, now_serving)
     of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)

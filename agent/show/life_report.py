@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.life_so_far import Standing
 from perdure.agent.planning.next_step import next_step
-from perdure.agent.planning.panel_care import PanelCare, panel_care, panel_line
+from perdure.agent.planning.panel_care import PanelCare, panel_care, standing_line
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.learners.gate.lifetime import LifeStatement, life_statement
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
@@ -68,7 +68,7 @@ class LifeReport:
 
     def panel_line(self) -> str | None:
         """The serving version on the capability panel, in a sentence."""
-        return None if self.panel is None else panel_line(self.panel, self.care)
+        return None if self.panel is None else standing_line(self.panel, self.care)
 
     def as_json(self) -> Document:
         """The keys of `perdure status --json`."""

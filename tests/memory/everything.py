@@ -16,6 +16,7 @@ from perdure.memory import environments, gates, jobs, processes, stages, tasks, 
 from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.evidence.dev_scores import KnownScores, keep_dev_scores
+from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore, keep_panel_scores
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.stages import Stage, StageShare
@@ -29,6 +30,11 @@ BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
 V0 = VersionRef("v0")
 STAGE = "all"
+PANEL_SCORES: dict[ItemMeasure, PanelScore] = {
+    ("sums", "sums-1", "choice"): PanelScore(0.75, "abc"),
+    ("sums", "sums-1", "strict"): PanelScore(1.0, "abc"),
+    ("texts", "texts-1", "cross_entropy"): PanelScore(3.25, "def"),
+}
 DEV_SCORES = KnownScores(seeds=16, scored=15, total=7.5)
 WATCH = EnvironmentWatch(
     version="v1", environment=ADD, temperature=1.0, low=0.25, high=0.75, seen=ScoreSums(tasks=2, total=1.5, squares=1.25), last_task=1
@@ -206,6 +212,7 @@ def _learn(store: Store) -> None:
     )
     gates.add_pairs(store, lease, gate, [pair])
     keep_dev_scores(store, lease, 1.0, {(ADD, "v0"): DEV_SCORES})
+    keep_panel_scores(store, lease, "v0", PANEL_SCORES.items())
     result = gate_result(gate=gate, candidate=made)
     gates.close_gate(store, lease, result)
     versions.promote(store, made, "all held", gate=gate, lease=lease, anchors=[ADD])
