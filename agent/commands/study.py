@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.agent.commands.study_report import compare, keep_option, report
 from perdure.agent.show.terminal import json_option, print_json, print_table, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 NAMES = ("lives", "life")
-DEFAULT_FOLDER = Path("studies")
-
-keep_option = click.option(
-    "--keep",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_FOLDER,
-    show_default=True,
-    help="Folder that keeps what is finished; a study has a folder of its own in it.",
-)
 
 
 @click.group()
@@ -115,6 +107,10 @@ def list_(keep: Path, as_json: bool) -> None:
     print_table(
         ("study", "cells done", "failed", "what it is"), [(row["name"], row["done"], row["failed"], row["about"]) for row in listed]
     )
+
+
+study.add_command(report)
+study.add_command(compare)
 
 
 def _plots(prepared: ReadyStudy, summary: Document, folder: Path) -> list[Path]:

@@ -90,9 +90,9 @@ def _row(cells: Sequence[Html], right: Sequence[bool]) -> str:
 def _table(rows: Sequence[str], head: str, caption: str, kind: str = "") -> Html:
     title = f"<caption>{text(caption)}</caption>" if caption else ""
     body = "\n".join(rows)
-    return Html(
-        f'<div class="scroll" tabindex="0"><table{_kind(kind)}>{title}<thead><tr>{head}</thead>\n<tbody>{body}</tbody></table></div>\n'
-    )
+    inside = f"{title}<thead><tr>{head}</thead>\n<tbody>{body}</tbody>"
+    label = escape(visible(caption)) or "table"
+    return Html(f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table{_kind(kind)}>{inside}</table></div>\n')
 
 
 def figure(plot: Html, *, says: str, caption: str = "", numbers: Html = NOTHING) -> Html:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from perdure.agent.metrics.arm_summary import MetricOfArm, metrics_by_arm
+from perdure.agent.metrics.arm_summary import SINGLE, MetricOfArm, metrics_by_arm
 from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun, ScoreBook, measured_runs
 from perdure.agent.metrics.observation import BASE, FACTS, OBSERVATION, ResultTable, read_table
 from perdure.agent.metrics.seed_intervals import Estimate, estimate, estimate_over_items
@@ -19,6 +19,7 @@ from perdure.agent.studies.cells import CellResult
 from perdure.agent.studies.life.life_rows import life_rows
 from perdure.agent.studies.report.find_study import StoredStudy
 from perdure.agent.studies.report.report_style import ArmLook, arm_look
+from perdure.memory.errors import InputError
 
 DEV_SUFFIX = "_dev"
 """Of measures on dev tasks, which choose rates and checkpoints."""
@@ -33,6 +34,8 @@ class ReportData:
     study: StoredStudy
     table: ResultTable
     runs: Sequence[MeasuredRun]
+    references: Sequence[MeasuredRun]
+    """Runs on single subjects, which only stand beside others."""
     arms: Sequence[str]
     streams: Sequence[str]
 
@@ -56,14 +59,25 @@ def report_data(study: StoredStudy, measure: str | None = None) -> ReportData:
     Raises `InputError` if a row is damaged.
     """
     table = study_table(study.cells)
-    runs = measured_runs(table, MAIN_MEASURES if measure is None else (measure, *MAIN_MEASURES))
+    every = measured_runs(table, MAIN_MEASURES if measure is None else (measure, *MAIN_MEASURES))
+    runs = [run for run in every if run.name.arm != SINGLE] or every
     return ReportData(
         study=study,
         table=table,
         runs=runs,
+        references=[run for run in every if run.name not in {own.name for own in runs}],
         arms=list(dict.fromkeys(run.name.arm for run in runs)),
         streams=list(dict.fromkeys(map(stream_of, runs))),
     )
+
+
+def check_asked(data: ReportData, *, against: str | None, measure: str | None) -> None:
+    """Raise `InputError` if an arm or a measure that is asked for is not in the study."""
+    if against is not None and against not in data.arms:
+        raise InputError(f"no arm {against}: the study {data.study.name} has {', '.join(data.arms) or 'none'}")
+    measures = list(dict.fromkeys(name for run in data.runs for name in run.books if name != MAIN))
+    if measure is not None and measure not in measures:
+        raise InputError(f"no measure {measure}: the study {data.study.name} has {', '.join(measures) or 'none'}")
 
 
 def study_table(cells: Mapping[str, CellResult]) -> ResultTable:
@@ -81,7 +95,9 @@ def stream_of(run: MeasuredRun) -> str:
 
 def metrics_of(data: ReportData, stream: str) -> ArmMetrics:
     """Every metric of every arm on a stream."""
-    return metrics_by_arm([run for run in data.runs if stream_of(run) == stream])
+    own = [run for run in data.runs if stream_of(run) == stream]
+    found = metrics_by_arm([*own, *data.references])
+    return {arm: found[arm] for arm in data.arms_of(stream)}
 
 
 def over_seeds(values: Iterable[tuple[int, float]]) -> Estimate | None:
@@ -92,30 +108,32 @@ def over_seeds(values: Iterable[tuple[int, float]]) -> Estimate | None:
     return estimate([fmean(found) for found in by_seed.values()]) if by_seed else None
 
 
-def level(runs: Sequence[MeasuredRun], stage: int, subject: str, measure: str = MAIN) -> Estimate | None:
-    """The score of a subject after a stage; None if no run has it."""
-    found = [(run, score) for run, book in _books(runs, measure) if (score := book.matrix.at(stage, subject)) is not None]
+def level(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> Estimate | None:
+    """The score of a subject after a stage, or at the end of each run if that is None; None if no run has it."""
+    found = [(run, book, at) for run, book, at in _at_stage(runs, stage, measure) if (at, subject) in book.matrix.scores]
     if len(found) == 1:
-        return estimate_over_items([list(found[0][0].books[measure].items[stage, subject].values())])
-    return over_seeds((run.name.seed, score) for run, score in found)
+        ((_, book, at),) = found
+        return estimate_over_items([list(book.items[at, subject].values())])
+    return over_seeds((run.name.seed, book.matrix.scores[at, subject]) for run, book, at in found)
 
 
-def change(runs: Sequence[MeasuredRun], stage: int, subject: str, measure: str = MAIN) -> Estimate | None:
-    """The score after a stage minus that of the base, each run against itself; None if no run has both."""
-    found: list[tuple[int, ScoreBook, float]] = []
-    for run, book in _books(runs, measure):
-        before, after = book.matrix.at(BASE, subject), book.matrix.at(stage, subject)
-        if before is not None and after is not None:
-            found.append((run.name.seed, book, after - before))
+def change(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> Estimate | None:
+    """The same minus the score of the base, each run against itself; None if no run has both."""
+    found = [
+        (run, book, at)
+        for run, book, at in _at_stage(runs, stage, measure)
+        if (at, subject) in book.matrix.scores and (BASE, subject) in book.matrix.scores
+    ]
     if len(found) == 1:
-        items = found[0][1].items
-        before_items, after_items = items[BASE, subject], items[stage, subject]
-        return estimate_over_items([[after_items[item] - before_items[item] for item in after_items if item in before_items]])
-    return over_seeds((seed, difference) for seed, _, difference in found)
+        ((_, book, at),) = found
+        before, after = book.items[BASE, subject], book.items[at, subject]
+        return estimate_over_items([[after[item] - before[item] for item in after if item in before]])
+    return over_seeds((run.name.seed, book.matrix.scores[at, subject] - book.matrix.scores[BASE, subject]) for run, book, at in found)
 
 
-def _books(runs: Sequence[MeasuredRun], measure: str) -> list[tuple[MeasuredRun, ScoreBook]]:
-    return [(run, book) for run in runs if (book := run.book(measure)) is not None]
+def _at_stage(runs: Sequence[MeasuredRun], stage: int | None, measure: str) -> list[tuple[MeasuredRun, ScoreBook, int]]:
+    books = [(run, book) for run in runs if (book := run.book(measure)) is not None]
+    return [(run, book, book.matrix.stages if stage is None else stage) for run, book in books]
 
 
 def last_stage(runs: Sequence[MeasuredRun]) -> int:

@@ -35,8 +35,8 @@ def divergence_section(data: ReportData, *, with_plots: bool) -> Html:
     """Empty if no run has a KL and a drop at one check."""
     parts = [_of_stream(data, stream, number, with_plots) for number, stream in enumerate(data.streams)]
     about = paragraph(
-        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over all subjects that are never "
-        "learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
+        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over all subjects that are "
+        "never learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
     )
     return section("divergence", "KL against forgetting", about, *parts) if any(parts) else NOTHING
 

@@ -129,9 +129,7 @@ def _table(data: ReportData, stream: str, points: Mapping[str, _ArmPoint], x: st
             drops = [(seed, found) for seed, book in books if (found := drop_at_gain(tradeoff_curve(book), matched)) is not None]
             row.append(estimate_html(over_seeds(drops), signed=True))
             row.append(text(f"{len(drops)} of {len(own)}"))
-    return table(
-        columns, rows, numbers=columns[1:], caption=f"{METRIC[x].name}: {METRIC[x].formula}. {METRIC[y].name}: {METRIC[y].formula}."
-    )
+    return table(columns, rows, numbers=columns[1:], caption=". ".join(f"{METRIC[key].name}: {METRIC[key].formula}" for key in (x, y)))
 
 
 def _caption(points: Mapping[str, _ArmPoint], matched: float | None) -> str:

@@ -1,0 +1,118 @@
+"""What a study finds: its claims with their verdicts, every metric of every arm, and the arms against one of them, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from perdure.agent.metrics.arm_summary import ArmDifference, compare_arms
+from perdure.agent.metrics.metric import Metric
+from perdure.agent.metrics.metric_table import METRICS
+from perdure.agent.studies.report.html_parts import NOTHING, Html, heading, join, marked, paragraph, section, table, text
+from perdure.agent.studies.report.report_data import ArmMetrics, ReportData
+from perdure.agent.studies.report.report_numbers import differs, digits_of, estimate_html, number
+from perdure.memory.json_value import Document
+
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+COLOURS = {"holds": "good", "not shown": "muted", "refused": "muted", "refuted": "bad"}
+
+
+def claims_section(data: ReportData) -> Html:
+    """The claims that the study tested, in their order. Empty if it tested none."""
+    claims = data.study.summary.get("claims")
+    if not isinstance(claims, list) or not claims:
+        return NOTHING
+    columns = ["claim", "verdict", "difference", "interval", "n", "p", "why"]
+    rows = [_claim(claim) for claim in claims if isinstance(claim, dict)]
+    about = paragraph("Tested in this order, each at .05, and only while those before it hold; one with too few seeds is refused.")
+    return section("claims", "Claims", about, table(columns, rows, numbers=("difference", "interval", "n", "p")))
+
+
+def metrics_section(data: ReportData, metrics: Mapping[str, ArmMetrics], against: str | None) -> Html:
+    """Empty if nothing was measured. `against`: the arm that others are compared with; by default the first of each stream."""
+    parts = [_of_stream(data, stream, metrics[stream], against) for stream in data.streams]
+    if not any(parts):
+        return NOTHING
+    about = paragraph(
+        "Means over seeds, orders averaged first; below each its 95 % interval (Student's t, from ten seeds on the bootstrap) and n. "
+        "↑: higher is better, ↓: lower is better. The formulas are at the end."
+    )
+    return section("metrics", "Metrics", about, *parts)
+
+
+def glossary(metrics: Mapping[str, ArmMetrics]) -> Html:
+    """The formula and source of every metric that the page has."""
+    shown = _measured(list(metrics.values()))
+    rows = [[text(metric.name), text(metric.formula), text(metric.unit), text(metric.better), text(metric.source)] for metric in shown]
+    about = paragraph("R[i][j] is the score of subject j after stage i of T; stage 0 is the base.")
+    return section("formulas", "Formulas", about, table(["metric", "formula", "unit", "better", "source"], rows)) if rows else NOTHING
+
+
+def _claim(claim: Document) -> list[Html]:
+    low, high, p = claim.get("low"), claim.get("high"), claim.get("p")
+    estimate, verdict = claim.get("estimate"), str(claim.get("verdict", ""))
+    return [
+        text(claim.get("claim")),
+        marked(verdict, COLOURS.get(verdict, "muted")),
+        text(None if estimate is None else number(estimate, signed=True, digits=3)),
+        text(None if low is None or high is None else f"{number(low, signed=True, digits=3)} to {number(high, signed=True, digits=3)}"),
+        text(claim.get("n")),
+        text(None if p is None else number(p, digits=3)),
+        text(claim.get("why") or ""),
+    ]
+
+
+def _of_stream(data: ReportData, stream: str, metrics: ArmMetrics, against: str | None) -> Html:
+    shown = _measured([metrics])
+    arms = list(metrics)
+    if not shown:
+        return NOTHING
+    rows = [
+        [
+            text(metric.name + ARROWS[metric.better]),
+            *(
+                estimate_html(metrics[arm][metric.key].estimate if metric.key in metrics[arm] else None, digits=digits_of(metric))
+                for arm in arms
+            ),
+        ]
+        for metric in shown
+    ]
+    columns = ["metric", *arms]
+    title = heading(stream) if len(data.streams) > 1 else NOTHING
+    reference = against if against in arms else arms[0]
+    return join(title, table(columns, rows, numbers=arms), _differences(metrics, shown, reference))
+
+
+def _differences(metrics: ArmMetrics, shown: Sequence[Metric], reference: str) -> Html:
+    others = [arm for arm in metrics if arm != reference]
+    if not others:
+        return NOTHING
+    rows = []
+    for metric in shown:
+        found = [
+            compare_arms(metrics[arm][metric.key], metrics[reference][metric.key])
+            if metric.key in metrics[arm] and metric.key in metrics[reference]
+            else None
+            for arm in others
+        ]
+        if any(found):
+            rows.append([text(metric.name + ARROWS[metric.better]), *(_difference(one, metric) for one in found)])
+    about = paragraph(
+        f"Each arm minus {reference}, on the seeds that both have. Better or worse is said if the whole interval is on one side of 0: by "
+        "chance alone that is so of one interval in twenty. Only claims are tested in an order that was stated beforehand.",
+        "muted",
+    )
+    return join(heading(f"Against {reference}"), about, table(["metric", *others], rows, numbers=others)) if rows else NOTHING
+
+
+def _difference(found: ArmDifference | None, metric: Metric) -> Html:
+    if found is None:
+        return text(None)
+    shown = estimate_html(found.estimate, signed=True, digits=digits_of(metric))
+    if not differs(found.estimate) or metric.better == "neither":
+        return shown
+    is_better = (found.estimate.value > 0) == (metric.better == "higher")
+    return join(shown, marked("better" if is_better else "worse", "good" if is_better else "bad"))
+
+
+def _measured(all_metrics: Sequence[ArmMetrics]) -> list[Metric]:
+    return [metric for metric in METRICS if any(metric.key in of_arm for metrics in all_metrics for of_arm in metrics.values())]
