@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import Cell, json_option, print_json, print_table, report_option
+from perdure.agent.show.terminal import json_option, print_json, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError, RuntimeFailure
-
-if TYPE_CHECKING:
-    from perdure.agent.studies.report.comparison import StudyComparison
 
 DEFAULT_FOLDER = Path("studies")
 REPORT_FOLDER = "report"
 """In the study's folder."""
-MAIN_METRICS = (
-    "gain",
-    "drop",
-    "acc",
-    "bwt",
-    "fwt",
-    "forgetting_first",
-    "retention",
-    "recall",
-    "kl_new",
-    "cross_entropy",
-    "updates",
-    "seconds",
-)
 
 keep_option = click.option(
     "--keep",
@@ -60,6 +42,7 @@ def report(wanted: str, out: Path | None, against: str | None, measure: str | No
       perdure study report LAST
       perdure study report long-stream --against naive --out results
     """
+    from perdure.agent.studies.provenance import made_by
     from perdure.agent.studies.report.find_study import find_study, load_study
     from perdure.agent.studies.report.observation_files import write_rows
     from perdure.agent.studies.report.report_data import check_asked, report_data
@@ -83,7 +66,7 @@ def report(wanted: str, out: Path | None, against: str | None, measure: str | No
         raise RuntimeFailure(f"cannot write to {folder}: {error.strerror}; name another folder with --out") from error
     page = folder / f"{study.name}.html"
     with making(page, replace=True) as path:
-        path.write_text(report_page(data, with_plots=with_plots, against=against), encoding="utf-8")
+        path.write_text(report_page(data, with_plots=with_plots, made_by=made_by(), against=against), encoding="utf-8")
     files = write_rows(data.table, folder) if data.table.observations or data.table.facts else []
     failed = {name: result.error for name, result in study.cells.items() if result.error is not None}
     document = {
@@ -99,9 +82,8 @@ def report(wanted: str, out: Path | None, against: str | None, measure: str | No
     if as_json:
         print_json(document)
         return
-    click.echo(
-        f"{document['observations']} observations of {document['runs']} runs, {document['cells']['done']} cells done, {len(failed)} failed"
-    )
+    counts = f"{len(data.table.observations)} observations of {len(data.runs)} runs"
+    click.echo(f"{counts}, {len(study.cells) - len(failed)} cells done, {len(failed)} failed")
     for path in (page, *files):
         click.echo(str(path))
 
@@ -124,6 +106,7 @@ def compare(a: str, b: str, arms: tuple[str, str] | None, show_all: bool, keep: 
       perdure study compare long-stream /old/studies/long-stream
       perdure study compare LAST LAST --arms naive grpo --json
     """
+    from perdure.agent.show.comparison_table import print_comparison
     from perdure.agent.studies.report.comparison import as_document, compare_studies
     from perdure.agent.studies.report.find_study import find_study, load_study
     from perdure.agent.studies.report.report_data import study_table
@@ -141,41 +124,4 @@ def compare(a: str, b: str, arms: tuple[str, str] | None, show_all: bool, keep: 
         ]
         print_json({"a": about[0], "b": about[1], **as_document(found)})
         return
-    _show(found, show_all)
-
-
-def _show(found: StudyComparison, show_all: bool) -> None:
-    from perdure.agent.metrics.measured_run import MAIN_MEASURES
-    from perdure.agent.metrics.metric_table import METRIC
-    from perdure.agent.studies.report.report_numbers import digits_of, interval, n_of, number
-
-    click.echo(f"{found.runs} runs and {found.items} scored items in common")
-    if found.base_differs:
-        click.echo(f"{found.base_differs} of them differ at the base model already: not only the arms differ")
-    columns = ("arm", "what", "A", "B", "B - A", "95 % interval", "of", "B is", "seeds needed")
-    rows: list[tuple[Cell, ...]] = []
-    for metric in found.metrics:
-        if show_all or metric.metric in MAIN_METRICS:
-            digits = digits_of(METRIC[metric.metric])
-            a, b, difference = (number(value, digits=digits) for value in (metric.a, metric.b, metric.difference.value))
-            between = interval(metric.difference, signed=True, digits=digits) or "-"
-            rows.append(
-                (
-                    metric.arm,
-                    METRIC[metric.metric].name,
-                    a,
-                    b,
-                    difference,
-                    between,
-                    n_of(metric.difference),
-                    metric.verdict,
-                    metric.seeds_needed,
-                )
-            )
-    for score in found.scores:
-        if show_all or score.measure in (*MAIN_MEASURES, "cross_entropy"):
-            a, b, difference = (number(value, digits=3) for value in (score.a, score.b, score.difference.value))
-            between = interval(score.difference, signed=True, digits=3) or "-"
-            what = f"{score.subject} ({score.measure})"
-            rows.append((score.arm, what, a, b, difference, between, n_of(score.difference), score.verdict, score.seeds_needed))
-    print_table(columns, rows)
+    print_comparison(found, show_all=show_all)

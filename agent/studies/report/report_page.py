@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from perdure.agent.studies.provenance import made_by
 from perdure.agent.studies.report.html_parts import NOTHING, Html, paragraph, text
 from perdure.agent.studies.report.report_data import ReportData, metrics_of
 from perdure.agent.studies.report.report_style import style_sheet
@@ -20,8 +19,8 @@ from perdure.agent.studies.report.sections.study_section import overview, study_
 from perdure.agent.studies.report.sections.tradeoff_section import tradeoff_section
 
 
-def report_page(data: ReportData, *, with_plots: bool, against: str | None = None) -> Html:
-    """The whole page. `against`: the arm that others are compared with."""
+def report_page(data: ReportData, *, with_plots: bool, made_by: str, against: str | None = None) -> Html:
+    """The whole page. `made_by`: the program that writes it. `against`: the arm that others are compared with."""
     metrics = {stream: metrics_of(data, stream) for stream in data.streams}
     sections = [
         claims_section(data),
@@ -43,7 +42,7 @@ def report_page(data: ReportData, *, with_plots: bool, against: str | None = Non
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{name}: study report</title><style>{style_sheet()}</style></head>\n<body>"
         f"<header><h1>Study report: {name}</h1>{overview(data)}{note}</header>\n{_contents(present)}"
-        f"<main>{''.join(present)}</main>\n<footer>Made by perdure study report, {text(made_by())}.</footer></body></html>\n"
+        f"<main>{''.join(present)}</main>\n<footer>Made by perdure study report, {text(made_by)}.</footer></body></html>\n"
     )
 
 

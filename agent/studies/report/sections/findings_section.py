@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from perdure.agent.metrics.arm_summary import ArmDifference, compare_arms
+from perdure.agent.metrics.arm_summary import ArmDifference, MetricOfArm, compare_arms
 from perdure.agent.metrics.metric import Metric
 from perdure.agent.metrics.metric_table import METRICS
-from perdure.agent.studies.report.html_parts import NOTHING, Html, heading, join, marked, paragraph, section, table, text
+from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, paragraph, section, small, table, text
 from perdure.agent.studies.report.report_data import ArmMetrics, ReportData
 from perdure.agent.studies.report.report_numbers import differs, digits_of, estimate_html, number
 from perdure.memory.json_value import Document
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+FIRST = (
+    "gain",
+    "drop",
+    "acc",
+    "bwt",
+    "fwt",
+    "forgetting_first",
+    "retention",
+    "intransigence_joint",
+    "recall",
+    "kl_new",
+    "cross_entropy",
+    "updates",
+    "tokens",
+)
+"""Metrics that stand first; the others are folded."""
+BOUNDED = ("bwt", "drop", "forgetting_first", "forgetting_best", "retention")
+"""Metrics of retention, with the one-sided bound of their mean."""
 COLOURS = {"holds": "good", "not shown": "muted", "refused": "muted", "refuted": "bad"}
 
 
@@ -34,7 +52,9 @@ def metrics_section(data: ReportData, metrics: Mapping[str, ArmMetrics], against
         return NOTHING
     about = paragraph(
         "Means over seeds, orders averaged first; below each its 95 % interval (Student's t, from ten seeds on the bootstrap) and n. "
-        "↑: higher is better, ↓: lower is better. The formulas are at the end."
+        "↑: higher is better, ↓: lower is better. 'Not below' and 'not above' are one-sided bounds of 95 %. An arm is called better or "
+        "worse than another if the whole interval of their difference is on one side of 0: by chance alone that is so of one in twenty, "
+        "and only claims are tested in an order that was stated beforehand. The formulas are at the end."
     )
     return section("metrics", "Metrics", about, *parts)
 
@@ -63,45 +83,54 @@ def _claim(claim: Document) -> list[Html]:
 
 def _of_stream(data: ReportData, stream: str, metrics: ArmMetrics, against: str | None) -> Html:
     shown = _measured([metrics])
-    arms = list(metrics)
     if not shown:
         return NOTHING
+    reference = against if against in metrics else next(iter(metrics))
+    first = [metric for metric in shown if metric.key in FIRST]
+    rest = [metric for metric in shown if metric.key not in FIRST]
+    return join(
+        heading(stream) if len(data.streams) > 1 else NOTHING,
+        _arms(metrics, first),
+        _differences(metrics, first, reference),
+        details(f"{len(rest)} more metrics", join(_arms(metrics, rest), _differences(metrics, rest, reference))) if rest else NOTHING,
+    )
+
+
+def _arms(metrics: ArmMetrics, shown: Sequence[Metric]) -> Html:
+    """Every arm by itself."""
     rows = [
-        [
-            text(metric.name + ARROWS[metric.better]),
-            *(
-                estimate_html(metrics[arm][metric.key].estimate if metric.key in metrics[arm] else None, digits=digits_of(metric))
-                for arm in arms
-            ),
-        ]
-        for metric in shown
+        [text(metric.name + ARROWS[metric.better]), *(_of_arm(metrics[arm].get(metric.key), metric) for arm in metrics)] for metric in shown
     ]
-    columns = ["metric", *arms]
-    title = heading(stream) if len(data.streams) > 1 else NOTHING
-    reference = against if against in arms else arms[0]
-    return join(title, table(columns, rows, numbers=arms), _differences(metrics, shown, reference))
+    return table(["metric", *metrics], rows, numbers=list(metrics)) if rows else NOTHING
+
+
+def _of_arm(found: MetricOfArm | None, metric: Metric) -> Html:
+    if found is None:
+        return text(None)
+    shown = estimate_html(found.estimate, digits=digits_of(metric))
+    if found.bound is None or metric.key not in BOUNDED:
+        return shown
+    side = "not below" if metric.better == "higher" else "not above"
+    return join(shown, small(f"{side} {number(found.bound, digits=digits_of(metric))}"))
 
 
 def _differences(metrics: ArmMetrics, shown: Sequence[Metric], reference: str) -> Html:
+    """Every other arm against one, if a metric is in both."""
     others = [arm for arm in metrics if arm != reference]
-    if not others:
-        return NOTHING
     rows = []
     for metric in shown:
-        found = [
-            compare_arms(metrics[arm][metric.key], metrics[reference][metric.key])
-            if metric.key in metrics[arm] and metric.key in metrics[reference]
-            else None
-            for arm in others
-        ]
+        found = [_compared(metrics[arm].get(metric.key), metrics[reference].get(metric.key)) for arm in others]
         if any(found):
             rows.append([text(metric.name + ARROWS[metric.better]), *(_difference(one, metric) for one in found)])
-    about = paragraph(
-        f"Each arm minus {reference}, on the seeds that both have. Better or worse is said if the whole interval is on one side of 0: by "
-        "chance alone that is so of one interval in twenty. Only claims are tested in an order that was stated beforehand.",
-        "muted",
+    return (
+        table(["metric", *others], rows, numbers=others, caption=f"Each arm minus {reference}, on the seeds that both have")
+        if rows
+        else NOTHING
     )
-    return join(heading(f"Against {reference}"), about, table(["metric", *others], rows, numbers=others)) if rows else NOTHING
+
+
+def _compared(found: MetricOfArm | None, reference: MetricOfArm | None) -> ArmDifference | None:
+    return None if found is None or reference is None else compare_arms(found, reference)
 
 
 def _difference(found: ArmDifference | None, metric: Metric) -> Html:
