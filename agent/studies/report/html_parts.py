@@ -59,7 +59,7 @@ def heat_table(corner: str, columns: Sequence[Html], rows: Sequence[tuple[Html, 
 
 def heat_cell(shown: Html, strength: float, *, is_loss: bool = False, is_target: bool = False) -> Html:
     """A cell whose background is as strong as `strength`, from 0 to 1; a loss has another colour, a target a frame."""
-    opacity = 0.62 * min(1.0, max(0.0, strength))  # text stays readable on the strongest
+    opacity = 0.6 * min(1.0, max(0.0, strength))  # text stays readable on the strongest
     return Html(f'<td{_kind("target" if is_target else "")}><i{_kind("down" if is_loss else "")} style="--o:{opacity:.2f}"></i>{shown}')
 
 

@@ -99,6 +99,7 @@ caption{text-align:left;padding:.25rem 0;font-size:.875rem}
 th,td{padding:.3rem .7rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
 thead th{color:var(--muted);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:500}
+tbody th,thead th:first-child{position:sticky;left:0;background:var(--surface);z-index:1}
 td.n,th.n{text-align:right;white-space:nowrap}
 td small,th small{display:block;font-size:.75rem;line-height:1.25;font-weight:400}
 table.heat{border-collapse:separate;border-spacing:2px}
@@ -126,5 +127,6 @@ figcaption{font-size:.875rem;max-width:46rem}
 details{margin:.25rem 0} summary{cursor:pointer;color:var(--link);font-size:.875rem}
 footer{margin-top:3rem;padding-bottom:3rem;font-size:.875rem}
 code{font-size:.9em}
-@media print{details{display:block} h2{break-after:avoid} figure{break-inside:avoid}}
+@media(max-width:40rem){tbody th{max-width:9rem} dl{grid-template-columns:1fr} dd{margin-bottom:.4rem}}
+@media print{h2{break-after:avoid} figure{break-inside:avoid}}
 """

@@ -69,7 +69,7 @@ def svg_panel(name: str, draw: Callable[[Axes], None], *, height_inches: float =
 
 def tell(artist: Artist, values: str) -> None:
     """What is shown when the reader points at it."""
-    artist.set_gid(_TIP + values)
+    artist.set_gid(_TIP + values.replace('"', "'"))  # so that matplotlib writes it between double quotes
 
 
 def _embedded(svg: str) -> str:
