@@ -111,6 +111,11 @@ def plots(figures: Sequence[Html]) -> Html:
     return Html(f'<div class="plots">{"".join(figures)}</div>\n')
 
 
+def beside(plot: Html, numbers: Html) -> Html:
+    """A plot and its table, side by side if there is room."""
+    return Html(f'<div class="pair">{plot}<div>{numbers}</div></div>\n')
+
+
 def section(anchor: str, title: str, *parts: Html) -> Html:
     """A section that the contents link to."""
     return Html(f'<section id="{anchor}"><h2>{text(title)}</h2>\n{"".join(parts)}</section>\n')

@@ -96,9 +96,9 @@ dt{color:var(--muted)} dd{margin:0;overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:.5rem 0 1rem}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.25rem 0;font-size:.875rem}
-th,td{padding:.3rem .7rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
+th,td{padding:.3rem 1.1rem .3rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--grid)}
 thead th{color:var(--muted);font-weight:600;vertical-align:bottom}
-tbody th{font-weight:500}
+tbody th{font-weight:500;min-width:5.5rem}
 tbody th,thead th:first-child{position:sticky;left:0;background:var(--surface);z-index:1}
 td.n,th.n{text-align:right;white-space:nowrap}
 td small,th small{display:block;font-size:.75rem;line-height:1.25;font-weight:400}
@@ -110,16 +110,18 @@ table.heat td.target{outline:2px solid var(--ink);outline-offset:-2px}
 table.heat td small{color:inherit}
 table.heat th{border:0;padding:.3rem .4rem}
 table.heat thead th{text-align:center}
+.bars tbody th{white-space:nowrap;max-width:none}
 .bars td.bar{min-width:12rem;width:100%;padding-right:0}
 .bar span{display:block;position:relative;height:.8rem;margin:.1rem 0}
 .bar b{position:absolute;top:.1rem;bottom:.1rem;left:0;border-radius:0 3px 3px 0}
 .bar u{position:absolute;top:50%;height:0;border-top:2px solid var(--ink)}
 .bar u::before,.bar u::after{content:"";position:absolute;top:-.3rem;height:.45rem;border-left:2px solid var(--ink)}
 .bar u::before{left:0} .bar u::after{right:0}
-.bad{color:var(--bad);font-weight:600} .good{color:var(--good);font-weight:600}
+.bad{color:var(--bad)} .good{color:var(--good)} .bad,.good{font-weight:600}
 .key{margin-right:.35rem}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(22rem,100%),1fr));gap:1rem 1.5rem}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:.5rem 0;padding:0;list-style:none;font-size:.875rem}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(24rem,100%),1fr));gap:0 2rem;align-items:start}
 figure{margin:.75rem 0 1rem}
 figcaption{font-size:.875rem;max-width:46rem}
 .plot svg{display:block;width:100%;height:auto;max-width:34rem}

@@ -125,7 +125,8 @@ class _Panels:
     def _drawing(self, title: str, curves: Curves, shaded: Sequence[int]) -> Callable[[Axes], None]:
         def draw(axis: Axes) -> None:
             axis.set_title(title)
-            axis.set_xlabel("updates" if self._by_update else "stages")
+            axis.set_xlabel("updates" if self._by_update else "stage")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             for stage in shaded:
                 axis.axvspan(stage - 1, stage, color=stand_in("muted"), alpha=0.16, linewidth=0)
             for arm, curve in curves.items():
@@ -166,10 +167,6 @@ def _stages(runs: Sequence[MeasuredRun], subject: str) -> list[int]:
 
 
 def _about(measure: str, by_update: bool) -> str:
-    scale = (
-        "by updates"
-        if by_update
-        else "by stages, with the checks within a stage between its start and its end; shaded stages learn the subject"
-    )
-    scores = "the scores of the matrix" if measure == MAIN else f"scores on dev tasks ({measure}), which chose the checkpoints"
-    return f"Means over seeds {scale}: {scores}. Bands are 95 % intervals over seeds; without a band there is one."
+    scale = "by updates" if by_update else "after each stage, with the checks within it; shaded stages learn the subject"
+    tasks = "" if measure == MAIN else f" Scores are of dev tasks ({measure}), which chose rates and checkpoints."
+    return f"Means over seeds {scale}. Bands are 95 % intervals over seeds; without a band there is one seed.{tasks}"

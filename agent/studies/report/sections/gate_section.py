@@ -7,11 +7,18 @@ from collections.abc import Sequence
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import StageFacts
-from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, section, small, table, text
+from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, section, table, text
 from perdure.agent.studies.report.report_data import ReportData, over_seeds
 from perdure.agent.studies.report.report_numbers import estimate_html, short_names
 
-SHOWN = {"promote": ("✓ promoted", "good"), "reject": ("✗ refused", "bad"), "inconclusive": ("? not shown", "muted")}
+SHOWN = {
+    "promote": ("✓", "promoted", "good"),
+    "reject": ("✗", "refused", "bad"),
+    "inconclusive": ("?", "not shown", "muted"),
+}
+"""The sign of a verdict, its word and its colour."""
+FOLDED_FROM = 25
+"""Runs in the timeline."""
 
 
 def gate_section(data: ReportData) -> Html:
@@ -23,8 +30,10 @@ def gate_section(data: ReportData) -> Html:
     last = max(fact.stage for run in gated for fact in run.facts)
     columns = ["run", *(f"stage {stage}" for stage in range(1, last + 1))]
     rows = [[text(_name(run)), *(_verdict(run, stage, names) for stage in range(1, last + 1))] for run in gated]
-    timeline = table(columns, rows, caption="Verdicts in the order in which they came; below each, what the stage was to learn")
-    return section("gate", "The gate, stage by stage", _counts(data, gated), heading("Timeline"), timeline, _reasons(gated))
+    signs = ", ".join(f"{sign} {word}" for sign, word, _ in SHOWN.values())
+    timeline = table(columns, rows, caption=f"What each stage was to learn, and the verdict: {signs}, – no gate")
+    shown = join(heading("Timeline"), timeline) if len(rows) < FOLDED_FROM else details(f"Timeline of {len(rows)} runs", timeline)
+    return section("gate", "The gate, stage by stage", _counts(data, gated), shown, _reasons(gated))
 
 
 def _counts(data: ReportData, gated: Sequence[MeasuredRun]) -> Html:
@@ -44,10 +53,9 @@ def _verdict(run: MeasuredRun, stage: int, names: dict[str, str]) -> Html:
     fact = next((fact for fact in run.facts if fact.stage == stage), None)
     if fact is None:
         return NOTHING
-    learned = small(", ".join(names[target] for target in fact.targets))
-    if fact.verdict is None:
-        return join(text("no gate"), learned)
-    return join(marked(*SHOWN.get(fact.verdict, (fact.verdict, "muted"))), learned)
+    learned = ", ".join(names[target] for target in fact.targets)
+    sign, _, kind = SHOWN.get(fact.verdict or "", ("–", "", "muted"))
+    return marked(f"{sign} {learned}", kind)
 
 
 def _reasons(gated: Sequence[MeasuredRun]) -> Html:

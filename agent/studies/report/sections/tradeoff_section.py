@@ -12,7 +12,7 @@ from perdure.agent.metrics.formulas.gain_and_drop import Tradeoff, drop_at_gain,
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.metric_table import METRIC
 from perdure.agent.metrics.seed_intervals import Estimate
-from perdure.agent.studies.report.html_parts import NOTHING, Html, figure, heading, join, section, table, text
+from perdure.agent.studies.report.html_parts import NOTHING, Html, beside, figure, heading, join, section, table, text
 from perdure.agent.studies.report.report_data import ArmMetrics, ReportData, over_seeds, stream_of
 from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number
 from perdure.agent.studies.report.report_style import stand_in
@@ -46,19 +46,23 @@ def tradeoff_section(data: ReportData, metrics: Mapping[str, ArmMetrics], *, wit
 
 def _of_stream(data: ReportData, stream: str, metrics: ArmMetrics, place: int, with_plots: bool) -> Html:
     runs = [run for run in data.runs if stream_of(run) == stream]
-    matched, checked = matched_gain(data, stream), curve_measure(runs)
+    one_stage, checked = is_one_stage(runs), curve_measure(runs)
+    matched = matched_gain(data, stream) if one_stage else None
     parts: list[Html] = []
     for x, y in PAIRS:
-        on_the_way = checked if (x, y) == PAIRS[0] and is_one_stage(runs) else None
+        on_the_way = checked if (x, y) == PAIRS[0] and one_stage else None
         found = {arm: _point(data.of(stream, arm), metrics.get(arm, {}), x, y, on_the_way) for arm in data.arms_of(stream)}
         points = {arm: point for arm, point in found.items() if point is not None}
         if not points:
             continue
         wanted = matched if (x, y) == PAIRS[0] else None
+        numbers = _table(data, stream, points, x, y, wanted)
         if with_plots:
             svg = svg_panel(f"tradeoff-{place}-{x}", _drawing(data, points, METRIC[x].name, METRIC[y].name, wanted), height_inches=3.0)
-            parts += [arm_legend(data, list(points)), figure(Html(svg), says=_words(points, x, y), caption=_caption(points, wanted))]
-        parts.append(_table(data, stream, points, x, y, wanted))
+            plot = figure(Html(svg), says=_words(points, x, y), caption=_caption(points, wanted))
+            parts += [arm_legend(data, list(points)), beside(plot, numbers)]
+        else:
+            parts.append(numbers)
     if not parts:
         return NOTHING
     return join(heading(stream) if len(data.streams) > 1 else NOTHING, *parts)
@@ -95,7 +99,7 @@ def _mean_path(runs: Sequence[MeasuredRun], measure: str) -> list[Tradeoff]:
 def _drawing(data: ReportData, points: Mapping[str, _ArmPoint], x_name: str, y_name: str, matched: float | None) -> Callable[[Axes], None]:
     def draw(axis: Axes) -> None:
         axis.set_xlabel(f"{x_name} →")
-        axis.set_ylabel(f"{y_name} (lower is better)")
+        axis.set_ylabel(f"← {y_name}")
         axis.axhline(0, color=stand_in("muted"), linewidth=0.8)
         if matched is not None:
             line = axis.axvline(matched, color=stand_in("muted"), linewidth=0.8, linestyle="--")

@@ -130,7 +130,7 @@ def test_a_gate_has_its_verdicts_and_reasons(tmp_path: Path) -> None:
     page = page_of(tmp_path, stream_cells(ARMS))
     counts = {arm: row_of(page, "gate", arm)[1:5] for arm in ARMS}
     assert counts == {"naive": ["6", "3", "3", "0"], "replay": ["6", "6", "0", "0"], "gated": ["6", "6", "0", "0"]}
-    assert "✗ refused" in row_of(page, "gate", "naive, seed 0")[2]
+    assert row_of(page, "gate", "naive, seed 0")[1:] == ["✓ first-word", "✗ door-code"]
     assert "door-code (-.3) fell" in page
 
 
