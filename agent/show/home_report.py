@@ -69,7 +69,7 @@ def print_report(document: Document) -> None:
         print_table(columns, rows, title="\nScores of the versions that served (tasks); * is what a version learned")
     if document["metrics"]:
         print_table(
-            ("metric", "", "from", "to", "tasks", "unit", "better"),
+            ("metric", "", "from", "to", "not worse than", "tasks", "unit", "better"),
             [_metric_row(row) for row in document["metrics"].values()],
             title="\nMetrics, with 95 % intervals over tasks",
         )
@@ -117,8 +117,8 @@ def _score_document(run: MeasuredRun) -> Document:
 def _metric_document(run: MeasuredRun) -> Document:
     """By key; those that the home lacks the data for are missing."""
     return {
-        key: {"name": METRIC[key].name, **found.as_json(), "unit": METRIC[key].unit, "better": METRIC[key].better}
-        | {"formula": METRIC[key].formula, "source": METRIC[key].source}
+        key: {"name": METRIC[key].name, **found.estimate.as_json(), "bound": found.bound}
+        | {"unit": METRIC[key].unit, "better": METRIC[key].better, "formula": METRIC[key].formula, "source": METRIC[key].source}
         for key, found in metrics_over_items(run).items()
     }
 
@@ -189,6 +189,7 @@ def _metric_row(row: Document) -> tuple[Cell, ...]:
         value,
         f"{low:.3f}" if has_interval else None,
         f"{high:.3f}" if has_interval else None,
+        None if row["bound"] is None else f"{row['bound']:.3f}",
         row["n"] if has_interval else None,
         row["unit"],
         row["better"],
