@@ -59,7 +59,10 @@ def print_report(document: Document) -> None:
     """The same as tables."""
     stages: Sequence[Document] = document["stages"]
     shown = stages if len(stages) <= SHOWN_STAGES else [stages[0], *stages[1 - SHOWN_STAGES :]]
-    click.echo(f"{document['serving']} serves in {document['home']}, after {len(stages) - 1} moves of the serving version")
+    moved = len(stages) - 1
+    click.echo(
+        f"{document['serving']} serves in {document['home']}, after {moved} {'move' if moved == 1 else 'moves'} of the serving version"
+    )
     if document["scores"]:
         columns = ("", *(f"{stage['version']}{_of_rollback(stage)}" for stage in shown))
         rows = [
@@ -69,7 +72,7 @@ def print_report(document: Document) -> None:
         print_table(columns, rows, title="\nScores of the versions that served (tasks); * is what a version learned")
     if document["metrics"]:
         print_table(
-            ("metric", "", "from", "to", "not worse than", "tasks", "unit", "better"),
+            ("metric", "value", "from", "to", "not worse than", "tasks", "unit", "better"),
             [_metric_row(row) for row in document["metrics"].values()],
             title="\nMetrics, with 95 % intervals over tasks",
         )
