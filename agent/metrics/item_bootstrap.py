@@ -8,23 +8,33 @@ come out too high in it, as in the number itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 
 from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
 from perdure.agent.metrics.metric import Metric
-from perdure.agent.metrics.metric_table import METRICS, run_metrics
+from perdure.agent.metrics.metric_table import METRIC, METRICS, run_metrics
 from perdure.agent.metrics.seed_intervals import LEVEL, Estimate
 
 DRAWS = 200
 DRAW_SEED = 18
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricOfRun:
+    """One metric of one run, over items."""
+
+    estimate: Estimate
+    bound: float | None
+    """One-sided, 95 %: not worse than this. None without an interval."""
+
+
 Drawn = Mapping[str, Mapping[str, int]]
 """By subject: how often each item was drawn; the others are left out."""
 
 
-def metrics_over_items(run: MeasuredRun) -> dict[str, Estimate]:
+def metrics_over_items(run: MeasuredRun) -> dict[str, MetricOfRun]:
     """Every metric that the run has, by key. Only scores and shares have an interval."""
     values = {key: value for key, value in run_metrics(run).items() if value is not None}
     varied = [metric for metric in METRICS if metric.key in values and _is_of_items(metric)]
@@ -35,7 +45,7 @@ def metrics_over_items(run: MeasuredRun) -> dict[str, Estimate]:
             if value is not None:
                 found[key].append(value)
     n = sum(map(len, universe.values()))
-    return {key: _estimate(value, found.get(key, []), n) for key, value in values.items()}
+    return {key: _over_draws(METRIC[key], value, found.get(key, []), n) for key, value in values.items()}
 
 
 def _is_of_items(metric: Metric) -> bool:
@@ -43,12 +53,14 @@ def _is_of_items(metric: Metric) -> bool:
     return metric.unit in ("score", "share") and metric.better != "neither"
 
 
-def _estimate(value: float, drawn: list[float], n: int) -> Estimate:
+def _over_draws(metric: Metric, value: float, drawn: list[float], n: int) -> MetricOfRun:
+    """The quantiles of the draws. No interval if a draw lacked what the metric needs."""
     if len(drawn) < DRAWS or n < 2:
-        return Estimate(value=value, low=None, high=None, n=n, of="items")
+        return MetricOfRun(estimate=Estimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
     in_order = sorted(drawn)
-    outside = round(DRAWS * (1 - LEVEL) / 2)
-    return Estimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
+    outside, one_side = round(DRAWS * (1 - LEVEL) / 2), round(DRAWS * (1 - LEVEL))
+    found = Estimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
+    return MetricOfRun(estimate=found, bound=in_order[one_side] if metric.better == "higher" else in_order[-1 - one_side])
 
 
 def _items(run: MeasuredRun) -> dict[str, list[str]]:

@@ -59,7 +59,10 @@ def print_report(document: Document) -> None:
     """The same as tables."""
     stages: Sequence[Document] = document["stages"]
     shown = stages if len(stages) <= SHOWN_STAGES else [stages[0], *stages[1 - SHOWN_STAGES :]]
-    click.echo(f"{document['serving']} serves in {document['home']}, after {len(stages) - 1} moves of the serving version")
+    moved = len(stages) - 1
+    click.echo(
+        f"{document['serving']} serves in {document['home']}, after {moved} {'move' if moved == 1 else 'moves'} of the serving version"
+    )
     if document["scores"]:
         columns = ("", *(f"{stage['version']}{_of_rollback(stage)}" for stage in shown))
         rows = [
@@ -69,7 +72,7 @@ def print_report(document: Document) -> None:
         print_table(columns, rows, title="\nScores of the versions that served (tasks); * is what a version learned")
     if document["metrics"]:
         print_table(
-            ("metric", "", "from", "to", "tasks", "unit", "better"),
+            ("metric", "value", "from", "to", "not worse than", "tasks", "unit", "better"),
             [_metric_row(row) for row in document["metrics"].values()],
             title="\nMetrics, with 95 % intervals over tasks",
         )
@@ -117,8 +120,8 @@ def _score_document(run: MeasuredRun) -> Document:
 def _metric_document(run: MeasuredRun) -> Document:
     """By key; those that the home lacks the data for are missing."""
     return {
-        key: {"name": METRIC[key].name, **found.as_json(), "unit": METRIC[key].unit, "better": METRIC[key].better}
-        | {"formula": METRIC[key].formula, "source": METRIC[key].source}
+        key: {"name": METRIC[key].name, **found.estimate.as_json(), "bound": found.bound}
+        | {"unit": METRIC[key].unit, "better": METRIC[key].better, "formula": METRIC[key].formula, "source": METRIC[key].source}
         for key, found in metrics_over_items(run).items()
     }
 
@@ -189,6 +192,7 @@ def _metric_row(row: Document) -> tuple[Cell, ...]:
         value,
         f"{low:.3f}" if has_interval else None,
         f"{high:.3f}" if has_interval else None,
+        None if row["bound"] is None else f"{row['bound']:.3f}",
         row["n"] if has_interval else None,
         row["unit"],
         row["better"],
