@@ -25,16 +25,17 @@ def total_seconds(facts: Sequence[StageFacts]) -> float | None:
 
 
 def last_divergence(run: MeasuredRun, measure: str) -> float | None:
-    """The mean of `kl_new` or `kl_old` over subjects, at the last stage that has it, in nats a token.
+    """The mean of `kl_new` or `kl_old` over subjects in nats a token, at the last stage that has it: at its end, else at its last check.
 
     KL(policy || base), on the policy's own answers to prompts of the targets and of old environments. Shenfeld et al. 2025 (2509.04259)
     found that KL(base || policy) on new prompts predicts forgetting; in 2510.18874, table 2, it does so only weakly (r = .52).
     """
     book = run.book(measure)
-    if book is None or not book.matrix.scores:
+    if book is None:
         return None
-    last = max(stage for stage, _ in book.matrix.scores)
-    return mean_of(score for (stage, _), score in book.matrix.scores.items() if stage == last)
+    found = {place: points[-1].score for place, points in book.curves.items() if points} | dict(book.matrix.scores)
+    last = max((stage for stage, _ in found), default=None)
+    return mean_of(score for (stage, _), score in found.items() if stage == last)
 
 
 def change_of_measure(run: MeasuredRun, measure: str) -> float | None:

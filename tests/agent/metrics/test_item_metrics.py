@@ -128,3 +128,15 @@ def test_divergence_and_cross_entropy_of_a_run() -> None:
     assert metrics["kl_new"] == pytest.approx(0.3)
     assert metrics["kl_old"] is None
     assert metrics["cross_entropy"] == 0.25
+
+
+def test_divergence_is_that_of_the_last_check_if_the_end_has_none() -> None:
+    """Stage 2 was measured after 3 and 6 updates on a, and after 3 on b: .4 and .2."""
+    rows = [
+        observation(1, "a", 0.9, measure="kl_new"),
+        observation(2, "a", 0.1, measure="kl_new", update=3),
+        observation(2, "a", 0.4, measure="kl_new", update=6),
+        observation(2, "b", 0.2, measure="kl_new", update=3),
+    ]
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "a"), facts(2, "b"))))
+    assert run_metrics(run)["kl_new"] == pytest.approx(0.3)

@@ -85,7 +85,7 @@ def _of_stream(data: ReportData, stream: str, metrics: ArmMetrics, against: str 
     shown = _measured([metrics])
     if not shown:
         return NOTHING
-    reference = against if against in metrics else next(iter(metrics))
+    reference = against if against is not None and against in metrics else next(iter(metrics))
     first = [metric for metric in shown if metric.key in FIRST]
     rest = [metric for metric in shown if metric.key not in FIRST]
     return join(

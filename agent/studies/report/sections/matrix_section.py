@@ -56,7 +56,7 @@ def _of_stream(data: ReportData, stream: str) -> Html:
 
 
 def _rows(runs: Sequence[MeasuredRun], subjects: Sequence[str], names: Mapping[str, str]) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for stage in range(last_stage(runs) + 1):
         targets = dict.fromkeys(
             names.get(target, target) for run in runs for fact in run.facts if fact.stage == stage for target in fact.targets
