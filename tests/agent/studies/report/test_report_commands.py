@@ -72,7 +72,7 @@ def test_a_study_without_observations_cannot_be_compared(perdure: Call, tmp_path
 def test_a_report_of_a_hundred_thousand_observations_takes_seconds(perdure: Call, tmp_path: Path) -> None:
     """Seconds of the processor, so that other work on the machine does not count. Plots need the extra `study`."""
     arms = {f"arm {n}": n / 20 for n in range(8)}
-    keep_study(tmp_path / "studies" / "large", stream_cells(arms, items=70, orders=("s/order 1", "s/order 2")))
+    keep_study(tmp_path / "studies" / "large", stream_cells(arms, items=75, orders=("s/order 1", "s/order 2")))
     started_s = time.process_time()
     found = json.loads(perdure("study", "report", "large", "--json").out)
     assert found["observations"] > 100_000
