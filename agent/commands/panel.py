@@ -133,7 +133,7 @@ def _known(home: Path, order: PanelOrder) -> PanelResult | None:
     from perdure.learners.panel.panel_limits import compare, items_of
     from perdure.learners.panel.panel_pass import lacking
     from perdure.memory.errors import UnknownError
-    from perdure.memory.evidence.panel_scores import panel_scores
+    from perdure.memory.evidence.item_scores import panel_scores
     from perdure.memory.store import FILE_NAME, open_store
     from perdure.memory.versions import INITIAL, get_version, served_ancestor, serving
 

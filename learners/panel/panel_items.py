@@ -151,13 +151,15 @@ def read_skill(file: Path, *, named: bool = True) -> Skill:
     seen: dict[str, str] = {}
     questions, passages = [], []
     for where, document in rest:
-        asked: _QuestionLine | _PassageLine = _parsed(_PassageLine if "text" in document else _QuestionLine, document, where)
-        _check_new(asked.id, f"the id {asked.id!r}", where, seen)
         content = _hash(header, document)
-        if isinstance(asked, _PassageLine):
-            _check_new(f"text {plain(asked.text)}", "the text", where, seen)
-            passages.append(Passage(id=asked.id, text=asked.text, content=content))
+        if "text" in document:
+            passage = _parsed(_PassageLine, document, where)
+            _check_new(passage.id, f"the id {passage.id!r}", where, seen)
+            _check_new(f"text {plain(passage.text)}", "the text", where, seen)
+            passages.append(Passage(id=passage.id, text=passage.text, content=content))
         else:
+            asked = _parsed(_QuestionLine, document, where)
+            _check_new(asked.id, f"the id {asked.id!r}", where, seen)
             _check_new(f"prompt {plain(asked.prompt)}", "the prompt", where, seen)
             _check_question(asked, header, where)
             questions.append(_question(asked, header, content))

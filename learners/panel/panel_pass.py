@@ -19,7 +19,7 @@ from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import lenient_mark, strict_mark
 from perdure.learners.panel.panel_items import Passage, Question, Skill, with_form
 from perdure.memory.contracts.panel_results import Asked, Measure
-from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore, keep_panel_scores, panel_scores
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores, panel_scores
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store
 
@@ -27,7 +27,7 @@ PASSAGE_PROMPT = "Write a short text."
 SPARE_TOKENS = 16
 """A free answer may be twice as long as the longest of its choices, and longer by this."""
 
-Scored = list[tuple[ItemMeasure, PanelScore]]
+Scored = list[tuple[ItemMeasure, ItemScore]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacki
     scored: Scored = []
 
     def keep(item: Question | Passage, measure: Measure, score: float) -> None:
-        scored.append(((skill.name, item.id, measure), PanelScore(score, item.content)))
+        scored.append(((skill.name, item.id, measure), ItemScore(score, item.content)))
 
     for question, chance in zip(left.choice, _chances(work, sampler, left.choice), strict=True):
         if chance is not None:
@@ -166,5 +166,5 @@ def _example(skill: Skill) -> list[Message]:
     ]
 
 
-def _is_known(score: PanelScore | None, content: str) -> bool:
+def _is_known(score: ItemScore | None, content: str) -> bool:
     return score is not None and score.content == content

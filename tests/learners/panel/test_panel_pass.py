@@ -21,7 +21,7 @@ from perdure.learners.panel.panel_pass import PASSAGE_PROMPT, PanelWork, lacking
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.contracts.orders import PanelOrder
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.jobs import add_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef
