@@ -45,7 +45,7 @@ def test_a_candidate_is_refused_for_what_it_lost(skill: str, base: float, before
             3.0,
             3.04,
             3.06,
-            "text rose from 3.00 to 3.06 nats a token against the base model, more than .05, and is worse than with v1 (3.04)",
+            "t rose from 3.00 to 3.06 nats a token against the base model, more than .05, and is worse than with v1 (3.04)",
         ),
         (3.0, 3.08, 3.06, None),
     ],
