@@ -59,7 +59,7 @@ class SkilledEngine(ScriptedEngine):
     def liking(self, sampler: Sampler, prompt: Ids, action: Ids) -> float:
         said, answer = self.chat.messages(prompt)[-1].text, self.chat.text(action)
         self.scored.append((str(sampler), said))
-        yes = self.skill(sampler, said)
+        yes = min(max(self.skill(sampler, said), 1e-6), 1 - 1e-6)
         return log({"yes": yes, "no": 1 - yes}.get(answer, 0.5))
 
     def skill(self, sampler: Sampler, said: str) -> float:

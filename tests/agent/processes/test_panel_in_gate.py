@@ -18,7 +18,7 @@ from perdure.agent.stream.registering import register_environments
 from perdure.agent.supervision.learning_jobs import learn_order
 from perdure.learners.panel.panel_items import add_skill, load_panel, number_of_items
 from perdure.memory import versions
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import candidate_gates
 from perdure.memory.store import Store, create_store
 
@@ -38,14 +38,18 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
+def engine(skills: Skills) -> SkilledEngine:
+    """With room for every item of the panel."""
+    return SkilledEngine(skills=skills, context_limit=4096)
+
+
 def agreeing(**shares: float) -> Skills:
     """The skills of the versions, with how likely each says 'yes' to the second item of the panel; to the first all do so with .5."""
     return {name: {**SKILLS[name], FIRST: 0.5, SECOND: share} for name, share in shares.items()}
 
 
 def test_a_candidate_that_lost_a_skill_outside_of_the_stream_is_rejected_before_anything_is_played(store: Store) -> None:
-    engine = SkilledEngine(skills=agreeing(v0=0.9, v1=0.7))
-    result = gated(store, "v1", engine=engine)
+    result = gated(store, "v1", engine=engine(agreeing(v0=0.9, v1=0.7)))
     assert (result.verdict, result.rounds, result.candidate_episodes, result.anchor_episodes) == ("reject", 0, 0, 0)
     assert result.reason == "on the capability panel agreeing fell from .70 to .60 against v0, more than .05"
     assert result.panel is not None
@@ -59,14 +63,14 @@ def test_a_candidate_that_lost_a_skill_outside_of_the_stream_is_rejected_before_
 
 
 def test_what_is_known_is_not_scored_again(store: Store) -> None:
-    first = SkilledEngine(skills=agreeing(v0=0.9, v1=0.9))
+    first = engine(agreeing(v0=0.9, v1=0.9))
     assert gated(store, "v1", engine=first).verdict == "promote"
     assert {version for version, _ in first.scored} == {"v0", "v1"}
-    second = SkilledEngine(skills=agreeing(v0=0.9, v1=0.9, v2=0.5))
+    second = engine(agreeing(v0=0.9, v1=0.9, v2=0.5))
     result = gated(store, "v2", engine=second)
     assert {version for version, _ in second.scored} == {"v2"}
     assert (result.verdict, result.serving) == ("reject", "v1")
-    third = SkilledEngine(skills=agreeing(v0=0.9, v1=0.9, v2=0.5))
+    third = engine(agreeing(v0=0.9, v1=0.9, v2=0.5))
     again = gated(store, "v2", engine=third, leads_to="nothing")
     assert (again.reason, again.rounds, third.scored) == (result.reason, 0, [])
 
@@ -122,11 +126,10 @@ def test_a_refusal_by_the_panel_raises_kl_old_of_the_next_job_until_a_promotion(
 
 def test_the_panel_can_be_left_out_and_no_rollback_asks_it(store: Store) -> None:
     without = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"panel": False})})
-    engine = SkilledEngine(skills=agreeing(v0=0.9, v1=0.1))
-    result = gated(store, "v1", engine=engine, config=without)
-    assert (result.verdict, result.panel, engine.scored) == ("promote", None, [])
-    engine = SkilledEngine(skills={**agreeing(v0=0.9), "v1": {"else": 0.0, FIRST: 0.5, SECOND: 0.1}})
-    confirming = gated(store, "v0", engine=engine, leads_to="rollback", config=CONFIG)
-    assert (confirming.panel, engine.scored) == (None, [])
-    assert versions.serving(store).name == "v0"
+    unasked = engine(agreeing(v0=0.9, v1=0.1))
+    result = gated(store, "v1", engine=unasked, config=without)
+    assert (result.verdict, result.panel, unasked.scored) == ("promote", None, [])
+    unasked = engine({**agreeing(v0=0.9), "v1": {"else": 0.0, FIRST: 0.5, SECOND: 0.1}})
+    confirming = gated(store, "v0", engine=unasked, leads_to="rollback", config=CONFIG)
+    assert (confirming.panel, unasked.scored, confirming.rounds > 0) == (None, [], True)
     assert [gate.candidate for gate in candidate_gates(store)] == ["v1"]
