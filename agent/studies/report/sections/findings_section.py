@@ -36,13 +36,20 @@ COLOURS = {"holds": "good", "not shown": "muted", "refused": "muted", "refuted":
 
 def claims_section(data: ReportData) -> Html:
     """The claims that the study tested, in their order. Empty if it tested none."""
-    claims = data.study.summary.get("claims")
-    if not isinstance(claims, list) or not claims:
+    claims = tested_claims(data.study.summary)
+    if not claims:
         return NOTHING
     columns = ["claim", "verdict", "difference", "interval", "n", "p", "why"]
-    rows = [_claim(claim) for claim in claims if isinstance(claim, dict)]
+    rows = [_claim(claim) for claim in claims]
     about = paragraph("Tested in this order, each at .05, and only while those before it hold; one with too few seeds is refused.")
     return section("claims", "Claims", about, table(columns, rows, numbers=("difference", "interval", "n", "p")))
+
+
+def tested_claims(summary: Document) -> list[Document]:
+    """The claims of a summary, if each has its words and its verdict; a study may call other things so."""
+    claims = summary.get("claims")
+    is_tested = isinstance(claims, list) and all(isinstance(claim, dict) and {"claim", "verdict"} <= claim.keys() for claim in claims)
+    return list(claims) if isinstance(claims, list) and is_tested else []
 
 
 def metrics_section(data: ReportData, metrics: Mapping[str, ArmMetrics], against: str | None) -> Html:

@@ -9,6 +9,7 @@ from pathlib import Path
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, section, table, text
 from perdure.agent.studies.report.report_data import ReportData
 from perdure.agent.studies.report.report_numbers import number
+from perdure.agent.studies.report.sections.findings_section import tested_claims
 from perdure.memory.json_value import Document
 
 TOLD_ELSEWHERE = ("claims", "study", "made_by", "matched_gain", "ok")
@@ -53,19 +54,21 @@ def study_section(data: ReportData) -> Html:
         join(heading("Cells that failed"), table(["cell", "error"], failures)) if failures else NOTHING,
         join(heading("Notes of stages"), table(["arm", "order", "seed", "stage", "note"], notes)) if notes else NOTHING,
         *(_drawing(path) for path in sorted(data.study.folder.glob("*.svg"))),
-        *_summary(data.study.summary),
+        *_summary(data.study.summary, is_all=not data.runs),
     ]
     return section("study", "The study", *parts) if any(parts) else NOTHING
 
 
-def _summary(summary: Document) -> Iterator[Html]:
-    """The study's own summary as tables: its single values, then each list of rows."""
-    single = {key: value for key, value in summary.items() if key not in TOLD_ELSEWHERE and not isinstance(value, list | dict)}
+def _summary(summary: Document, *, is_all: bool) -> Iterator[Html]:
+    """The study's own summary as tables: its single values, then each list of rows, folded unless it `is_all` that there is."""
+    told = TOLD_ELSEWHERE if tested_claims(summary) else tuple(key for key in TOLD_ELSEWHERE if key != "claims")
+    single = {key: value for key, value in summary.items() if key not in told and not isinstance(value, list | dict)}
     if single:
         yield join(heading("Summary"), table(["what", "value"], [[text(key), _value(value)] for key, value in single.items()]))
     for key, value in summary.items():
-        if key not in TOLD_ELSEWHERE and isinstance(value, list | dict) and value:
-            yield details(f"Summary: {key.replace('_', ' ')}", _nested(value))
+        if key not in told and isinstance(value, list | dict) and value:
+            name = key.replace("_", " ")
+            yield join(heading(name.capitalize()), _nested(value)) if is_all else details(f"Summary: {name}", _nested(value))
 
 
 def _nested(value: list[object] | Mapping[str, object]) -> Html:
@@ -79,9 +82,23 @@ def _nested(value: list[object] | Mapping[str, object]) -> Html:
 
 
 def _rows(rows: Sequence[Mapping[str, object]]) -> Html:
-    columns = list(dict.fromkeys(key for row in rows[:MOST_ROWS] for key in row))
-    shown = table(columns, [[_value(row.get(column)) for column in columns] for row in rows[:MOST_ROWS]])
+    flat = [dict(_flattened(row)) for row in rows[:MOST_ROWS]]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    shown = table(columns, [[_value(row.get(column)) for column in columns] for row in flat])
     return shown if len(rows) <= MOST_ROWS else join(shown, text(f"and {len(rows) - MOST_ROWS} more rows"))
+
+
+def _flattened(row: Mapping[str, object], before: str = "") -> Iterator[tuple[str, object]]:
+    """What stands deeper gets a column of its own, but for means with their intervals."""
+    for key, value in row.items():
+        if isinstance(value, Mapping) and not _is_estimate(value):
+            yield from _flattened(value, f"{before}{key} ")
+        else:
+            yield f"{before}{key}".replace("_", " "), value
+
+
+def _is_estimate(value: Mapping[str, object]) -> bool:
+    return {"mean", "low", "high"} <= value.keys()
 
 
 def _value(value: object) -> Html:
@@ -94,6 +111,9 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return number(value, digits=3)
     if isinstance(value, Mapping):
+        if _is_estimate(value):
+            n = f", n {value['n']}" if "n" in value else ""
+            return f"{_plain(value['mean'])} ({_plain(value['low'])} to {_plain(value['high'])}{n})"
         return "; ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, list):
         return ", ".join(map(_plain, value))

@@ -73,7 +73,7 @@ def sections(page: str) -> list[str]:
 def row_of(page: str, section: str, name: str) -> list[str]:
     """The texts of the cells of the first row with this name in a section."""
     (inside,) = re.findall(rf'<section id="{section}">(.*?)</section>', page, re.DOTALL)
-    row = next(row for row in inside.split("<tr>") if re.match(rf'<th scope="row"[^>]*>{re.escape(name)}(<|$)', row))
+    row = next(row for row in re.split("<tr>|</tbody>", inside) if re.match(rf'<th scope="row"[^>]*>{re.escape(name)}(<|$)', row))
     return [re.sub(r"<[^>]*>", " ", cell).strip() for cell in re.split(r"<t[dh][^>]*>", row)[1:]]
 
 
@@ -164,12 +164,23 @@ def test_what_failed_and_what_was_noted_is_told(tmp_path: Path) -> None:
 
 
 def test_a_study_without_observations_shows_its_summary_and_its_drawings(tmp_path: Path) -> None:
-    summary = {"study": "lives", "lives": 10, "rows": [{"row": "good", "promotions": 27.8}, {"row": "bad", "promotions": 1.25}], "ok": True}
+    summary = {
+        "study": "lives",
+        "lives": 10,
+        "rows": [
+            {"row": "good", "promotions": 27.8},
+            {"row": "bad", "at_end": {"loss": {"mean": 0.25, "low": 0.125, "high": 0.5, "n": 4}}},
+        ],
+        "claims": [{"about": "good is better", "holds": True}],
+        "ok": True,
+    }
     folder = keep_study(tmp_path / "lives", {"good, life 0": [{"row": "good"}]}, summary)
     (folder / "curve.svg").write_text("<svg/>")
     page = report_page(report_data(load_study(folder)), with_plots=False, made_by="abc")
     assert sections(page) == ["study"]
-    assert "27.800" in page
+    assert row_of(page, "study", "good") == ["good", "27.800", "–"]
+    assert row_of(page, "study", "bad") == ["bad", "–", "0.250 (0.125 to 0.500, n 4)"]
+    assert row_of(page, "study", "good is better") == ["good is better", "yes"]
     assert 'alt="curve"' in page
     elements(page)
 
