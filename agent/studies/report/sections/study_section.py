@@ -15,6 +15,10 @@ from perdure.memory.json_value import Document
 TOLD_ELSEWHERE = ("claims", "study", "made_by", "matched_gain", "ok")
 MOST_ROWS = 400
 """Of a list in the study's own summary."""
+MOST_VALUES = 12
+"""In one cell of a table."""
+MOST_COLUMNS = 10
+"""A wider table is folded."""
 MOST_DRAWING_BYTES = 2_000_000
 
 
@@ -30,6 +34,8 @@ def overview(data: ReportData) -> Html:
     ]
     if failed:
         lines.append(("failed", marked(f"{len(failed)}: what they would have shown is missing below", "bad")))
+    if not data.study.summary:
+        lines.append(("so far", text("it has not come to its end, and has neither claims nor a summary yet")))
     if data.runs:
         lines += [
             ("arms", text(", ".join(data.arms))),
@@ -67,8 +73,9 @@ def _summary(summary: Document, *, is_all: bool) -> Iterator[Html]:
         yield join(heading("Summary"), table(["what", "value"], [[text(key), _value(value)] for key, value in single.items()]))
     for key, value in summary.items():
         if key not in told and isinstance(value, list | dict) and value:
-            name = key.replace("_", " ")
-            yield join(heading(name.capitalize()), _nested(value)) if is_all else details(f"Summary: {name}", _nested(value))
+            name, shown = key.replace("_", " "), _nested(value)
+            is_narrow = shown.count('<th scope="col"') <= MOST_COLUMNS
+            yield join(heading(name.capitalize()), shown) if is_all and is_narrow else details(f"Summary: {name}", shown)
 
 
 def _nested(value: list[object] | Mapping[str, object]) -> Html:
@@ -116,7 +123,7 @@ def _plain(value: object) -> str:
             return f"{_plain(value['mean'])} ({_plain(value['low'])} to {_plain(value['high'])}{n})"
         return "; ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_plain, value))
+        return ", ".join(map(_plain, value)) if len(value) <= MOST_VALUES else f"{len(value)} values"
     return str(value)
 
 

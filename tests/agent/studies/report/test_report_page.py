@@ -159,6 +159,7 @@ def test_what_failed_and_what_was_noted_is_told(tmp_path: Path) -> None:
     folder = keep_study(tmp_path / "made", {"one": [to_document(note)]}, failed="the machine has no memory left")
     page = report_page(report_data(load_study(folder)), with_plots=False, made_by="abc")
     assert "1: what they would have shown is missing below" in page
+    assert "it has not come to its end" in page
     assert "the machine has no memory left" in page
     assert "not comparable: it misses the matched gain" in page
 
