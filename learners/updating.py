@@ -114,6 +114,7 @@ def update(
     tally.sampling_s, tally.sampled_tokens = 0.0, 0
     tally.updates.append(made)
     add_step(job.run.store, job.run.lease, made)
+    job.run.keep_step(progress.step, trainee.weights())
     faults.point("between-step-and-checkpoint")
     write_checkpoint(job.run.store.home, job.id, Checkpoint(progress=progress, state=trainee.state()))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perdure.agent.studies.cells import CellResult
     from perdure.memory.json_value import Document
 
-NAMES = ("lives", "life")
+NAMES = ("lives", "life", "retaining-by-doing", "long-stream", "family")
 DEFAULT_FOLDER = Path("studies")
 
 keep_option = click.option(

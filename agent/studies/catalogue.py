@@ -61,8 +61,44 @@ def _life(settings: StudySettings) -> ReadyStudy:
     )
 
 
+def study_of_file(path: Path) -> ReadyStudy:
+    """The study that a TOML file describes. Raises `InputError` if the file is wrong."""
+    from perdure.agent.studies.grid.grid_arms import check_grid
+    from perdure.agent.studies.grid.grid_file import read_grid_file
+    from perdure.agent.studies.grid.grid_table import print_retaining, print_stream
+    from perdure.agent.studies.grid.retaining_study import retaining_study
+    from perdure.agent.studies.grid.retaining_summary import retaining_summary
+    from perdure.agent.studies.grid.stream_study import stream_study, stream_summary
+
+    file = read_grid_file(path)
+    check_grid(file)
+    if file.study.kind == "long-stream":
+        return ReadyStudy(study=stream_study(file), summarise=lambda finished: stream_summary(file, finished), show=print_stream)
+    return ReadyStudy(study=retaining_study(file), summarise=lambda finished: retaining_summary(file, finished), show=print_retaining)
+
+
+def _file_of(name: str) -> Callable[[StudySettings], ReadyStudy]:
+    """A study that comes as a file, with a small one beside it."""
+
+    def prepare(settings: StudySettings) -> ReadyStudy:
+        from perdure.agent.studies.grid.grid_file import built_in
+        from perdure.memory.errors import InputError
+
+        if settings.hours is not None or settings.seeds is not None:
+            raise InputError(f"--hours and --seeds are for life and lives: what {name} does is in its file, {built_in(name, small=False)}")
+        return study_of_file(built_in(name, small=settings.small))
+
+    return prepare
+
+
 STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
     "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
     "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
+    "retaining-by-doing": (
+        "what a learner's gain costs elsewhere: learners on and off their own answers, at one gain",
+        _file_of("retaining-by-doing"),
+    ),
+    "long-stream": ("eight stages whose environments leave the stream: naive, each way to keep old skills, live play alone, gated", _file_of("long-stream")),
+    "family": ("the same grid on a model of another family", _file_of("family")),
 }
 """Each with one line about it."""
