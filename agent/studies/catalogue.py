@@ -61,8 +61,28 @@ def _life(settings: StudySettings) -> ReadyStudy:
     )
 
 
+def _mode_seeking(settings: StudySettings) -> ReadyStudy:
+    from perdure.agent.studies.mode_seeking.mode_seeking_page import mode_seeking_page, print_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_study import SEEDS, SMALL_SEEDS, mode_seeking_study
+    from perdure.agent.studies.mode_seeking.mode_seeking_summary import mode_seeking_document
+    from perdure.memory.errors import InputError
+
+    if settings.hours is not None:
+        raise InputError("--hours is for the study life: mode-seeking takes less than a minute")
+    seeds = settings.seeds or (SMALL_SEEDS if settings.small else SEEDS)
+    return ReadyStudy(
+        study=mode_seeking_study(seeds, small=settings.small),
+        summarise=mode_seeking_document,
+        show=print_mode_seeking,
+        plot=plot_mode_seeking,
+        page=mode_seeking_page,
+    )
+
+
 STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
     "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
     "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
+    "mode-seeking": ("the paper's mixture of two modes, forward and reverse KL, and what its result rests on", _mode_seeking),
 }
 """Each with one line about it."""
