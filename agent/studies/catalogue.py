@@ -91,14 +91,52 @@ def _file_of(name: str) -> Callable[[StudySettings], ReadyStudy]:
     return prepare
 
 
+def _mode_seeking(settings: StudySettings) -> ReadyStudy:
+    from perdure.agent.studies.mode_seeking.mode_seeking_page import mode_seeking_page, print_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_study import SEEDS, SMALL_SEEDS, mode_seeking_study
+    from perdure.agent.studies.mode_seeking.mode_seeking_summary import mode_seeking_document
+    from perdure.memory.errors import InputError
+
+    if settings.hours is not None:
+        raise InputError("--hours is for the study life: mode-seeking takes less than a minute")
+    seeds = settings.seeds or (SMALL_SEEDS if settings.small else SEEDS)
+    return ReadyStudy(
+        study=mode_seeking_study(seeds, small=settings.small),
+        summarise=mode_seeking_document,
+        show=print_mode_seeking,
+        plot=plot_mode_seeking,
+        page=mode_seeking_page,
+    )
+
+
 STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
     "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
     "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
+    "mode-seeking": ("the paper's mixture of two modes, forward and reverse KL, and what its result rests on", _mode_seeking),
     "retaining-by-doing": (
-        "what a learner's gain costs elsewhere: learners on and off their own answers, at one gain",
+        "what a gain costs elsewhere: learners on and off their own answers, compared at one gain",
         _file_of("retaining-by-doing"),
     ),
-    "long-stream": ("eight stages whose environments leave the stream: naive, each way to keep old skills, live play alone, gated", _file_of("long-stream")),
-    "family": ("the same grid on a model of another family", _file_of("family")),
+    "long-stream": ("stages whose environments leave the stream: naive, with each way to keep old skills, gated", _file_of("long-stream")),
+    "family": ("the grid of retaining-by-doing on a model of another family", _file_of("family")),
 }
 """Each with one line about it."""
+
+
+def prepare_study(study: str, settings: StudySettings) -> ReadyStudy:
+    """The study of this name, or of the TOML file of this path. Raises `InputError` if there is none, or if its file is wrong."""
+    from difflib import get_close_matches
+
+    from perdure.memory.errors import InputError
+
+    if study in STUDIES:
+        _, prepare = STUDIES[study]
+        return prepare(settings)
+    if not study.endswith(".toml"):
+        near = get_close_matches(study, STUDIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STUDIES)}, or name a TOML file"
+        raise InputError(f"no study is named {study!r}; {hint}")
+    if settings != StudySettings():
+        raise InputError("--small, --hours and --seeds are for studies that come with Perdure: a file says itself what is done")
+    return study_of_file(Path(study).expanduser())
