@@ -110,7 +110,9 @@ class MeasureSection(Section):
     checkpoints: tuple[int, ...] = Field(default=(), strict=False, description="updates of a stage after which it is measured")
     curves: bool = Field(default=False, description="whether runs have dev scores of the other environments at checkpoints, as pilots do")
     last: bool = Field(default=False, description="retaining-by-doing: whether the last update is tested too")
-    panel: bool = Field(default=True, description="whether the capability panel is scored too")
+    panel: Literal["off", "choice", "all"] = Field(
+        default="choice", description="the capability panel: off, choice for what needs no sampling, or all for its greedy answers too"
+    )
     live: int = Field(default=2, ge=0, description="tasks of each environment that are played live before the first job, or each stage")
 
     @field_validator("checkpoints")

@@ -14,22 +14,19 @@ from pathlib import Path
 from perdure.agent.config import Config
 from perdure.agent.metrics.observation import BASE_ARM, StageFacts, to_document
 from perdure.agent.studies.cells import Desk
-from perdure.agent.studies.grid.panel_scores import panel_scores
-from perdure.agent.studies.grid.study_home import (
-    DEV,
-    TEST,
-    NothingLearned,
-    StudyHome,
-    job_of,
-    kept_versions,
-    know,
-    learn,
-    open_study_home,
-    play_live,
-    removed_if_it_fails,
-    score_tasks,
+from perdure.agent.studies.grid.study_home import DEV, TEST, StudyHome, know, open_study_home, play_live, removed_if_it_fails, score_tasks
+from perdure.agent.studies.grid.study_jobs import NothingLearned, job_of, kept_versions, learn, score_panel
+from perdure.agent.studies.grid.table_rows import (
+    CHECKPOINT,
+    FAILURE,
+    SAMPLED,
+    SAMPLED_DEV,
+    RowPlace,
+    drift_rows,
+    means,
+    panel_rows,
+    task_rows,
 )
-from perdure.agent.studies.grid.table_rows import CHECKPOINT, FAILURE, SAMPLED, SAMPLED_DEV, Place, drift_rows, means, panel_rows, task_rows
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.jobs import steps
 from perdure.memory.json_value import Document
@@ -45,15 +42,15 @@ def measure_base(parameters: Document, desk: Desk) -> Iterator[Document]:
 
     Parameters: folder, settings, seed, known (environments of the home), live (tasks of each), dev and test (tasks by environment), panel.
     """
-    seed, place = parameters["seed"], Place(arm=BASE_ARM, order="", seed=parameters["seed"], stage=0)
+    seed, place = parameters["seed"], RowPlace(arm=BASE_ARM, order="", seed=parameters["seed"], stage=0)
     with removed_if_it_fails(desk.folder / parameters["folder"]), _home(parameters, desk, seed) as home:
         know(home, parameters["known"])
         for name in parameters["known"] if parameters["live"] else ():
             play_live(home, name, parameters["live"], FIRST_LIVE, seed)
         for measure, tasks, seed_of in ((SAMPLED_DEV, parameters["dev"], DEV), (SAMPLED, parameters["test"], TEST)):
             yield from task_rows(place, measure, score_tasks(home, INITIAL, tasks, seed_of, seed))
-        if parameters["panel"]:
-            yield from panel_rows(place, panel_scores(home, INITIAL))
+        if parameters["panel"] != "off":
+            yield from panel_rows(place, score_panel(home, INITIAL, parameters["panel"]))
 
 
 def make_run(parameters: Document, desk: Desk) -> Iterator[Document]:
@@ -87,11 +84,11 @@ def score_version(parameters: Document, desk: Desk) -> Iterator[Document]:
     """
     reached = parameters["checkpoint"]
     update = None if parameters["delivered"] else reached["update"]
-    place = Place(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
+    place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
     with _home(parameters, desk, parameters["training_seed"]) as home:
         yield from task_rows(place, SAMPLED, score_tasks(home, reached["version"], parameters["test"], TEST, parameters["seed"]))
-        if parameters["panel"]:
-            yield from panel_rows(place, panel_scores(home, reached["version"]))
+        if parameters["panel"] != "off":
+            yield from panel_rows(place, score_panel(home, reached["version"], parameters["panel"]))
     if parameters["delivered"]:
         facts = StageFacts(
             arm=place.arm,
@@ -121,7 +118,7 @@ def _checkpoints(home: StudyHome, job: Job, parameters: Document) -> Iterator[Do
             "seconds": sum(one.seconds for one in past),
         }
         if not parameters["is_pilot"]:
-            place = Place(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
+            place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
             yield from task_rows(place, SAMPLED_DEV, scores)
             yield from drift_rows(place, past[-1], parameters["target"])
 

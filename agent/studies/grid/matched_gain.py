@@ -15,7 +15,7 @@ from statistics import fmean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class DevCheck:
     """A run after some updates, against the base, on dev tasks."""
 
     update: int
@@ -25,7 +25,7 @@ class Checkpoint:
     """Mean over the other environments; None if it was not measured."""
 
 
-Curve = Sequence[Checkpoint]
+Curve = Sequence[DevCheck]
 """Of one run, by update."""
 Pilots = Mapping[float, Sequence[Curve]]
 """The curves of an arm's pilots by learning rate, one a seed."""
@@ -35,12 +35,12 @@ Pilots = Mapping[float, Sequence[Curve]]
 class Chosen:
     """The checkpoint of a run."""
 
-    checkpoint: Checkpoint
+    checkpoint: DevCheck
     reached: bool
     """Whether it has the matched gain; if not, it is that of the best gain."""
 
 
-def mean_curve(curves: Sequence[Curve]) -> list[Checkpoint]:
+def mean_curve(curves: Sequence[Curve]) -> list[DevCheck]:
     """The mean over seeds at each update that all of them have."""
     by_update = [{one.update: one for one in curve} for curve in curves]
     shared = set.intersection(*map(set, by_update)) if by_update else set()
@@ -48,7 +48,7 @@ def mean_curve(curves: Sequence[Curve]) -> list[Checkpoint]:
     for update in sorted(shared):
         here = [one[update] for one in by_update]
         drops = [one.drop for one in here if one.drop is not None]
-        found.append(Checkpoint(update=update, gain=fmean(one.gain for one in here), drop=fmean(drops) if drops else None))
+        found.append(DevCheck(update=update, gain=fmean(one.gain for one in here), drop=fmean(drops) if drops else None))
     return found
 
 
@@ -84,6 +84,6 @@ def chosen_checkpoint(curve: Curve, gain: float, tolerance: float) -> Chosen:
     return Chosen(checkpoint=max(curve, key=lambda one: (one.gain, -one.update)), reached=False)
 
 
-def is_comparable(chosen: Sequence[Checkpoint], gain: float, tolerance: float) -> bool:
+def is_comparable(chosen: Sequence[DevCheck], gain: float, tolerance: float) -> bool:
     """Whether an arm has the matched gain: the mean over its runs, since by chance alone some run misses it in most arms."""
     return bool(chosen) and fmean(one.gain for one in chosen) >= gain - tolerance

@@ -13,9 +13,9 @@ from perdure.agent.studies.cells import CellResult, Finished, done
 from perdure.agent.studies.grid.grid_arms import GridRun, arms
 from perdure.agent.studies.grid.grid_file import GridFile
 from perdure.agent.studies.grid.matched_gain import (
-    Checkpoint,
     Chosen,
     Curve,
+    DevCheck,
     Pilots,
     best_gain,
     chosen_checkpoint,
@@ -82,7 +82,7 @@ def pilots_of(file: GridFile, finished: Finished, stream: str) -> dict[str, Pilo
     return {arm: dict(by_rate) for arm, by_rate in found.items()}
 
 
-def curve_of(result: CellResult | None, base: CellResult | None, target: str) -> list[Checkpoint]:
+def curve_of(result: CellResult | None, base: CellResult | None, target: str) -> list[DevCheck]:
     """The checkpoints of a run against the base, on dev tasks."""
     if result is None or base is None:
         return []
@@ -92,7 +92,7 @@ def curve_of(result: CellResult | None, base: CellResult | None, target: str) ->
         if row["kind"] == CHECKPOINT and target in row["means"] and target in before:
             drops = [before[name] - mean for name, mean in row["means"].items() if name != target and name in before]
             drop = sum(drops) / len(drops) if drops else None
-            curve.append(Checkpoint(update=row["update"], gain=row["means"][target] - before[target], drop=drop))
+            curve.append(DevCheck(update=row["update"], gain=row["means"][target] - before[target], drop=drop))
     return sorted(curve, key=lambda one: one.update)
 
 
@@ -116,7 +116,7 @@ def delivered(file: GridFile, decided: Decisions, run: GridRun, finished: Finish
     return chosen_checkpoint(curve, gain, file.match.tolerance)
 
 
-def run_curve(decided: Decisions, run: GridRun, finished: Finished) -> list[Checkpoint]:
+def run_curve(decided: Decisions, run: GridRun, finished: Finished) -> list[DevCheck]:
     """The checkpoints of a run."""
     if (run.arm.name, run.stream) not in decided.rates:
         return []

@@ -71,9 +71,9 @@ def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:
         "live": file.measure.live,
         "dev": dev,
         "test": test,
-        "panel": file.measure.panel and not is_pilot,
+        "panel": "off" if is_pilot else file.measure.panel,
     }
-    seconds = score_s(sum(dev.values()) + sum(test.values()) + 8 * file.measure.live * len(measured), panel=parameters["panel"])
+    seconds = score_s(sum(dev.values()) + sum(test.values()) + 8 * file.measure.live * len(measured), panel=parameters["panel"] != "off")
     return learner_cell(file, base_name(seed), parameters, measure_base, seconds)
 
 
@@ -158,5 +158,5 @@ def _tests(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finishe
             "test": test,
             "panel": file.measure.panel,
         }
-        seconds = score_s(sum(test.values()), panel=file.measure.panel)
+        seconds = score_s(sum(test.values()), panel=file.measure.panel != "off")
         yield learner_cell(file, name_of_test(cell.name, update, delivered=is_delivered), parameters, score_version, seconds)

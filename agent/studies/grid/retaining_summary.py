@@ -16,7 +16,7 @@ from perdure.agent.studies.cells import CellResult, Finished, done
 from perdure.agent.studies.grid.claims import RunKey, tested_claims
 from perdure.agent.studies.grid.grid_arms import GridRun, arms, runs
 from perdure.agent.studies.grid.grid_file import GridFile
-from perdure.agent.studies.grid.matched_gain import Checkpoint, is_comparable, mean_curve
+from perdure.agent.studies.grid.matched_gain import DevCheck, is_comparable, mean_curve
 from perdure.agent.studies.grid.retaining_choice import (
     Decisions,
     base_means,
@@ -114,7 +114,7 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
 
 def _not_comparable(file: GridFile, decided: Decisions, finished: Finished) -> list[Document]:
     """The arms that have not the matched gain of a stream, each with the reason."""
-    chosen: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
+    chosen: dict[tuple[str, str], list[DevCheck]] = defaultdict(list)
     for run in runs(file):
         one = delivered(file, decided, run, finished)
         if one is not None:

@@ -15,21 +15,9 @@ from pathlib import Path
 from perdure.agent.config import Config
 from perdure.agent.metrics.observation import StageFacts, to_document
 from perdure.agent.studies.cells import Desk
-from perdure.agent.studies.grid.panel_scores import panel_scores
-from perdure.agent.studies.grid.study_home import (
-    TEST,
-    NothingLearned,
-    StudyHome,
-    kept_versions,
-    know,
-    learn,
-    open_study_home,
-    play_live,
-    removed_if_it_fails,
-    score_tasks,
-    serve,
-)
-from perdure.agent.studies.grid.table_rows import SAMPLED, Place, drift_rows, panel_rows, task_rows
+from perdure.agent.studies.grid.study_home import TEST, StudyHome, know, open_study_home, play_live, removed_if_it_fails, score_tasks
+from perdure.agent.studies.grid.study_jobs import NothingLearned, kept_versions, learn, score_panel, serve
+from perdure.agent.studies.grid.table_rows import SAMPLED, RowPlace, drift_rows, panel_rows, task_rows
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import Update
 from perdure.memory.jobs import steps
@@ -84,10 +72,10 @@ def _stage(home: StudyHome, stage: int, parameters: Document) -> Iterator[Docume
         verdict, note = job.verdict, job.gate.reason if job.gate is not None and job.verdict != "promote" else None
         version = _what_comes_of(home, job, parameters)
         yield from _within(home, job, stage, made, parameters)
-    place = Place(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=stage)
+    place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=stage)
     yield from task_rows(place, SAMPLED, score_tasks(home, version, parameters["test"], TEST, parameters["seed"]))
-    if parameters["panel"] and stage == len(parameters["stages"]):
-        yield from panel_rows(place, panel_scores(home, version))
+    if parameters["panel"] != "off" and stage == len(parameters["stages"]):
+        yield from panel_rows(place, score_panel(home, version, parameters["panel"]))
     facts = StageFacts(
         arm=place.arm,
         order=place.order,
@@ -114,7 +102,7 @@ def _what_comes_of(home: StudyHome, job: Job, parameters: Document) -> str:
 def _within(home: StudyHome, job: Job, stage: int, made: list[Update], parameters: Document) -> Iterator[Document]:
     """The stage's own environments at its checkpoints, and KL to the base there."""
     for update, version in sorted(kept_versions(home.store, job).items()):
-        place = Place(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=stage, update=update)
+        place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=stage, update=update)
         yield from drift_rows(place, made[update - 1], job.targets[0])
         if version.name != job.candidate and update < len(made):
             tasks = {name: parameters["test"][name] for name in job.targets}

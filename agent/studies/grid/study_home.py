@@ -1,15 +1,15 @@
-"""A home that a cell of a study works in: the real store, learners, actor and gate, in this process and on one engine.
+"""A home that a cell of a study works in: the real store, actor and model, in this process and on one engine.
 
-What is learned and played live is in the home as in any other, so that a cell that was cut off continues: a job is known by its key, and
-resumes after its last update. What a study measures is not: the episodes of its probes are scored and forgotten.
+What is learned and played live is in the home as in any other, so that a cell that was cut off continues. What a study measures is not: the
+episodes of its probes are scored and forgotten. Left out: its jobs (`study_jobs.py`).
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,32 +18,27 @@ from perdure.agent.config import Config
 from perdure.agent.home import HomeLock
 from perdure.agent.studies.grid.table_rows import TaskScores
 from perdure.envs.playing import Attempt
-from perdure.envs.rollout import never, play
+from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, probe_seed, train_seed
-from perdure.memory.contracts.orders import NOTHING_TO_LEARN, Job, LearnOrder
 from perdure.memory.environments import list_environments, register
-from perdure.memory.errors import Diverged, LeaseLost, PerdureError, RuntimeFailure
-from perdure.memory.jobs import add_job, fail_job, get_job, lease_job, release_job, set_job_state, steps
-from perdure.memory.leases import TTL_S, BootClock, end_all_leases
-from perdure.memory.records import Ending, EpisodePlan, Lease, Turn, Version, VersionRef
+from perdure.memory.leases import end_all_leases
+from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, anything_to_play
-from perdure.memory.versions import add_candidate, add_initial, get_version, list_versions, serving
+from perdure.memory.versions import add_initial
 
 if TYPE_CHECKING:
     from perdure.learners.engines.loaded_versions import LoadedVersions
-    from perdure.learners.weights.weight_sets import Weights
 
 OWNER = f"study:{os.getpid()}"
 WIDTH = 128
 """Episodes that are measured at once."""
-UNGATED = "this arm has no gate"
 MEASURING = Lease(subject=0, owner=OWNER, attempt=1)
 """Of episodes that are not kept."""
 
 Say = Callable[[str], None]
 TaskSeed = Callable[[int, str, int], int]
-"""The seed of draw r of an environment: `dev_seed` or `probe_seed`."""
+"""The seed of draw r of an environment."""
 DEV: TaskSeed = dev_seed
 TEST: TaskSeed = probe_seed
 
@@ -57,14 +52,12 @@ class StudyHome:
     versions: LoadedVersions
 
 
-class NothingLearned(RuntimeFailure):
-    """A learner had nothing to learn from, or its weights diverged: a result, and no fault of this machine."""
-
-
 @contextmanager
 def removed_if_it_fails(folder: Path) -> Iterator[None]:
-    """Remove the folder of a cell if an error inside is of the cell's own making, so that the next try begins anew. After a full disk, an
-    interrupt or a kill it stays, and the next try continues."""
+    """Remove the folder of a cell if an error inside is of the cell's own making, so that the next try begins anew.
+
+    After a full disk, an interrupt or a kill it stays, and the next try continues.
+    """
     from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error
 
     try:
@@ -109,68 +102,6 @@ def play_live(home: StudyHome, name: str, tasks: int, occasion: str, training_se
     Actor(store, home.config, lambda: not anything_to_play(store), store_journal(store)).run(model)
 
 
-def learn(home: StudyHome, key: str, targets: Sequence[str], order: LearnOrder, keep: Collection[int] = ()) -> Job:
-    """Carry out a learning job, or what is left of it, and give it, done. The weights after the updates in `keep` become versions.
-
-    Raises `NothingLearned`, and whatever else stopped it.
-    """
-    from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
-    from perdure.agent.processes.job import carry_out
-    from perdure.agent.processes.job_work import Work
-    from perdure.agent.processes.pulse import Pulse
-
-    store, clock = home.store, BootClock()
-    job = get_job(store, add_job(store, key, targets, order))
-    if job.state == "done":
-        return job
-    if job.state == "failed":
-        raise NothingLearned(job.error or "")
-    leased = lease_job(store, OWNER, TTL_S, clock, job.id)
-    if leased is None:
-        raise RuntimeFailure(f"job {job.id} of {store.home} cannot be run: {job.error or job.state}")
-    job, lease = leased
-    set_job_state(store, lease, "running")
-    start = order.start or serving(store).name
-
-    def keep_step(update: int, weights: Weights) -> None:
-        if update in keep:
-            _keep(home, _kept_name(job.id, job.attempt, update), start, targets, weights)
-
-    work = Work(
-        store=store,
-        config=home.config,
-        versions=home.versions,
-        job=job,
-        lease=lease,
-        pulse=Pulse(store, OWNER),
-        stop=never,
-        keep_step=keep_step,
-    )
-    try:
-        carry_out(work)
-    except BaseException as error:  # also an interrupt gives the job back
-        with suppress(LeaseLost, PerdureError):
-            if isinstance(error, Exception) and cause_of_error(error) not in TRANSIENT:
-                fail_job(store, lease, one_line(error))
-            else:
-                release_job(store, lease)
-        if isinstance(error, Diverged) or str(error).startswith(NOTHING_TO_LEARN):
-            raise NothingLearned(one_line(error)) from error
-        raise
-    return get_job(store, job.id)
-
-
-def kept_versions(store: Store, job: Job) -> dict[int, Version]:
-    """The versions of a job by update: those that were kept, and its candidate as that of its last update, which it is without checks."""
-    found: dict[int, Version] = {}
-    for version in reversed(list_versions(store)):
-        if version.name.startswith(f"job{job.id}."):
-            found[int(version.name.rpartition("-")[2])] = version  # of several attempts the last one counts
-    if job.candidate is not None:
-        found.setdefault(len(steps(store, job.id)), get_version(store, job.candidate))
-    return found
-
-
 def score_tasks(home: StudyHome, version: str, tasks: Mapping[str, int], seed_of: TaskSeed, root_seed: int) -> dict[str, TaskScores]:
     """The scores of a version's sampled answers, one to each of this many tasks of each environment.
 
@@ -193,7 +124,7 @@ def score_tasks(home: StudyHome, version: str, tasks: Mapping[str, int], seed_of
         temperature=home.config.play.temperature,
         width=WIDTH,
         context_limit=engine.context_limit,
-        opponents=home.versions.opponents(VersionRef(version).name),
+        opponents=home.versions.opponents(version),
     )
     scores: dict[str, TaskScores] = {name: {} for name in tasks}
     for (name, seed), episode in zip(draws, episodes, strict=True):
@@ -217,15 +148,3 @@ class _Forgetful:
 
     def finish(self, endings: Sequence[Ending]) -> None:
         pass
-
-
-def _kept_name(job: int, attempt: int, update: int) -> str:
-    return f"job{job}.{attempt}-{update}"
-
-
-def _keep(home: StudyHome, name: str, parent: str, targets: Sequence[str], weights: Weights) -> None:
-    from perdure.learners.weights.adapters import write_version, write_weights
-
-    store, files = home.store, home.versions.engine.files
-    path, digest = write_version(store.home, name, files, lambda folder: write_weights(folder, weights, files))
-    add_candidate(store, None, name, parent=get_version(store, parent).name, hash=digest, path=path, targets=targets, job=None)

@@ -21,7 +21,7 @@ TaskScores = dict[int, float]
 """Of one environment, by seed; a task whose environment failed is missing."""
 
 
-class PanelScore(NamedTuple):
+class PanelRow(NamedTuple):
     """One score of one item of the capability panel."""
 
     skill: str
@@ -31,7 +31,7 @@ class PanelScore(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class RowPlace:
     """Where in a study something was measured."""
 
     arm: str
@@ -42,20 +42,20 @@ class Place:
     """None at the end of the stage."""
 
 
-def task_rows(place: Place, measure: str, scores: Mapping[str, TaskScores]) -> Iterator[Document]:
+def task_rows(place: RowPlace, measure: str, scores: Mapping[str, TaskScores]) -> Iterator[Document]:
     """A row for each task of each environment."""
     for name, found in scores.items():
         for seed, score in found.items():
             yield _row(place, name, str(seed), measure, score)
 
 
-def panel_rows(place: Place, scores: Iterable[PanelScore]) -> Iterator[Document]:
+def panel_rows(place: RowPlace, scores: Iterable[PanelRow]) -> Iterator[Document]:
     """A row for each score of the panel."""
     for one in scores:
         yield _row(place, one.skill, one.item, one.measure, one.score)
 
 
-def drift_rows(place: Place, made: Update, target: str) -> Iterator[Document]:
+def drift_rows(place: RowPlace, made: Update, target: str) -> Iterator[Document]:
     """KL to the base model that an update measured, in nats a token: on episodes of the target (`kl_new`) and of old ones (`kl_old`)."""
     for measure, value in (("kl_new", made.drift.kl_base_new), ("kl_old", made.drift.kl_base_old)):
         if value is not None:
@@ -67,7 +67,7 @@ def means(scores: Mapping[str, TaskScores]) -> dict[str, float]:
     return {name: sum(found.values()) / len(found) for name, found in scores.items() if found}
 
 
-def _row(place: Place, subject: str, item: str, measure: str, score: float) -> Document:
+def _row(place: RowPlace, subject: str, item: str, measure: str, score: float) -> Document:
     observation = Observation(
         arm=place.arm,
         order=place.order,
