@@ -28,7 +28,7 @@ ByRun = Mapping[str, Mapping[RunKey, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TestedClaim:
+class ClaimVerdict:
     """A claim and what became of it."""
 
     claim: str
@@ -60,11 +60,11 @@ def in_words(claim: ClaimSection) -> str:
     return f"{claim.first} - {claim.second} {sign} {bound:g} ({claim.of.replace('_', ' of the ')})"
 
 
-def tested_claims(
+def judge_claims(
     claims: Sequence[ClaimSection], values: Mapping[str, ByRun], left_out: Mapping[str, Collection[str]]
-) -> list[TestedClaim]:
+) -> list[ClaimVerdict]:
     """All claims in order. `values` has the arms' values for each `of`, `left_out` the streams on which an arm has not the matched gain."""
-    found: list[TestedClaim] = []
+    found: list[ClaimVerdict] = []
     stopped: str | None = None
     for claim in claims:
         made = _tested(claim, values.get(claim.of, {}), left_out, stopped)
@@ -74,7 +74,7 @@ def tested_claims(
     return found
 
 
-def _tested(claim: ClaimSection, values: ByRun, left_out: Mapping[str, Collection[str]], stopped: str | None) -> TestedClaim:
+def _tested(claim: ClaimSection, values: ByRun, left_out: Mapping[str, Collection[str]], stopped: str | None) -> ClaimVerdict:
     words, both = in_words(claim), (claim.first, claim.second)
     first, second = ({key: value for key, value in values.get(arm, {}).items() if _is_in(key, both, left_out)} for arm in both)
     by_seed: dict[int, list[float]] = {}
@@ -84,9 +84,9 @@ def _tested(claim: ClaimSection, values: ByRun, left_out: Mapping[str, Collectio
     n = len(differences)
     away = [arm for arm in both if left_out.get(arm)]
     if away and not n:
-        return TestedClaim(claim=words, verdict="refused", why=f"{' and '.join(away)}: not comparable at the matched gain", n=n)
+        return ClaimVerdict(claim=words, verdict="refused", why=f"{' and '.join(away)}: not comparable at the matched gain", n=n)
     if n < 2:
-        return TestedClaim(claim=words, verdict="refused", why=f"{n} seeds with both arms: it needs {LEAST_SEEDS} at least", n=n)
+        return ClaimVerdict(claim=words, verdict="refused", why=f"{n} seeds with both arms: it needs {LEAST_SEEDS} at least", n=n)
     shown, spread = estimate(differences), stdev(differences)
     needed = seeds_needed(spread, claim.effect)
     many = f"{max(needed, LEAST_SEEDS)} seeds" if needed is not None else "more seeds than 10,000"
@@ -101,7 +101,7 @@ def _tested(claim: ClaimSection, values: ByRun, left_out: Mapping[str, Collectio
             why = f"not tested: '{stopped}' comes before it and does not hold"
         elif verdict == "holds":
             why = f"p = {p:.3f}"
-    return TestedClaim(claim=words, verdict=verdict, why=why, estimate=shown.value, low=shown.low, high=shown.high, n=n, p=p)
+    return ClaimVerdict(claim=words, verdict=verdict, why=why, estimate=shown.value, low=shown.low, high=shown.high, n=n, p=p)
 
 
 def _is_in(key: RunKey, arms: Sequence[str], left_out: Mapping[str, Collection[str]]) -> bool:

@@ -13,7 +13,7 @@ from statistics import fmean
 from perdure.agent.metrics.observation import OBSERVATION
 from perdure.agent.metrics.seed_intervals import estimate
 from perdure.agent.studies.cells import CellResult, Finished, done
-from perdure.agent.studies.grid.claims import RunKey, tested_claims
+from perdure.agent.studies.grid.claims import RunKey, judge_claims
 from perdure.agent.studies.grid.grid_arms import GridRun, arms, runs
 from perdure.agent.studies.grid.grid_file import GridFile
 from perdure.agent.studies.grid.matched_gain import DevCheck, is_comparable, mean_curve
@@ -57,7 +57,7 @@ def retaining_summary(file: GridFile, finished: Finished) -> Document:
         "runs": made,
         "arms": _arm_documents(file, made, streams_left_out),
         "not_comparable": left_out,
-        "claims": [claim.as_json() for claim in tested_claims(file.claims, values, streams_left_out)],
+        "claims": [claim.as_json() for claim in judge_claims(file.claims, values, streams_left_out)],
         "failures": _failures(finished),
         "made_by": sorted({result.made_by for result in finished.values()}),
     }

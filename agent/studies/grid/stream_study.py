@@ -12,7 +12,7 @@ from perdure.agent.metrics.measured_run import measured_runs
 from perdure.agent.metrics.observation import read_table
 from perdure.agent.studies.cells import Cell, Finished, Study, done
 from perdure.agent.studies.grid.cell_plan import folder_of, learn_s, learner_cell, score_s
-from perdure.agent.studies.grid.claims import RunKey, tested_claims
+from perdure.agent.studies.grid.claims import RunKey, judge_claims
 from perdure.agent.studies.grid.grid_arms import GridRun, environments, home_document, runs
 from perdure.agent.studies.grid.grid_file import GridFile
 from perdure.agent.studies.grid.learner_cells import measure_base
@@ -62,7 +62,7 @@ def stream_summary(file: GridFile, finished: Finished) -> Document:
         "about": file.study.about,
         "arms": {name: {metric: of.as_json() for metric, of in by_arm[name].items()} for name in names if name in by_arm},
         "differences": differences,
-        "claims": [claim.as_json() for claim in tested_claims(file.claims, values, {})],
+        "claims": [claim.as_json() for claim in judge_claims(file.claims, values, {})],
         "failures": [{"cell": result.name, "error": result.error} for result in finished.values() if result.error is not None],
         "made_by": sorted({result.made_by for result in finished.values()}),
     }
