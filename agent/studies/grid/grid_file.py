@@ -102,8 +102,8 @@ class StagedStream(Section):
 class MeasureSection(Section):
     """What is measured, and how often."""
 
-    environments: tuple[str, ...] = Field(default=(), strict=False, description="that are no target, and that each home knows")
-    unseen: tuple[str, ...] = Field(default=(), strict=False, description="that are no target, and that no home knows: never replayed")
+    environments: tuple[str, ...] = Field(default=(), strict=False, description="that are no target; the homes of retaining-by-doing know them, so that an arm may replay them")
+    unseen: tuple[str, ...] = Field(default=(), strict=False, description="that are no target, and that no home knows")
     dev_target: int = Field(default=128, ge=1, description="dev tasks of each target at a checkpoint")
     dev_others: int = Field(default=64, ge=1, description="dev tasks of each other environment at a checkpoint of a pilot")
     test: int = Field(default=128, ge=1, description="test tasks of each environment")
@@ -113,7 +113,7 @@ class MeasureSection(Section):
     panel: Literal["off", "choice", "all"] = Field(
         default="choice", description="the capability panel: off, choice for what needs no sampling, or all for its greedy answers too"
     )
-    live: int = Field(default=2, ge=0, description="tasks of each environment that are played live before the first job, or each stage")
+    live: int = Field(default=2, ge=0, description="tasks of each environment that are played live before its job")
 
     @field_validator("checkpoints")
     @classmethod
