@@ -131,9 +131,9 @@ def _known(home: Path, order: PanelOrder) -> PanelResult | None:
     """The same from the store; None if something is still to be scored. Raises `InputError` for a bad item, `UnknownError`."""
     from perdure.learners.panel.panel_items import load_panel
     from perdure.learners.panel.panel_limits import compare, items_of
-    from perdure.learners.panel.panel_pass import lacking
+    from perdure.learners.panel.unscored import lacking
     from perdure.memory.errors import UnknownError
-    from perdure.memory.evidence.panel_scores import panel_scores
+    from perdure.memory.evidence.item_scores import panel_scores
     from perdure.memory.store import FILE_NAME, open_store
     from perdure.memory.versions import INITIAL, get_version, served_ancestor, serving
 

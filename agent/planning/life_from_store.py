@@ -11,7 +11,7 @@ from perdure.learners.panel.panel_limits import compare, items_scored
 from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import UnknownError
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import differences_of
 from perdure.memory.jobs import list_jobs
 from perdure.memory.processes import events_since

@@ -8,7 +8,7 @@ from perdure.learners.panel.panel_limits import compare, items_of
 from perdure.learners.panel.panel_pass import PanelWork, score_version
 from perdure.memory.contracts.orders import PanelOrder
 from perdure.memory.contracts.panel_results import Asked, PanelResult
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.records import Version
 from perdure.memory.versions import INITIAL, get_version, served_ancestor, serving
 

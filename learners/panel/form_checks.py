@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-WithoutParameter = Literal["all_capitals", "lower_case", "in_quotes", "no_commas", "json"]
-WithNumber = Literal["words_at_most", "words_exactly", "sentences_exactly", "items_exactly"]
-WithText = Literal["begins_with", "ends_with", "contains", "lacks"]
+Kind = Literal[
+    "all_capitals",
+    "lower_case",
+    "in_quotes",
+    "no_commas",
+    "json",
+    "words_at_most",
+    "words_exactly",
+    "sentences_exactly",
+    "items_exactly",
+    "begins_with",
+    "ends_with",
+    "contains",
+    "lacks",
+]
+WITH_NUMBER = ("words_at_most", "words_exactly", "sentences_exactly", "items_exactly")
+WITH_TEXT = ("begins_with", "ends_with", "contains", "lacks")
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
 _LIST_LINE = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+\S")
@@ -22,13 +36,13 @@ class FormCheck(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    kind: WithoutParameter | WithNumber | WithText
+    kind: Kind
     n: int | None = Field(default=None, ge=1)
     text: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _has_its_parameter(self) -> Self:
-        wanted = "n" if self.kind in get_args(WithNumber) else "text" if self.kind in get_args(WithText) else None
+        wanted = "n" if self.kind in WITH_NUMBER else "text" if self.kind in WITH_TEXT else None
         given = {name for name in ("n", "text") if getattr(self, name) is not None}
         if given != ({wanted} if wanted else set()):
             raise ValueError(f"the check {self.kind} has {f'the parameter {wanted} and no other' if wanted else 'no parameter'}")

@@ -10,16 +10,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perdure.learners.panel.answer_marks import is_json_form, plain, refuses, stands_in
 from perdure.learners.panel.form_checks import FormCheck, fulfils
+from perdure.learners.panel.item_lines import Example, ItemHeader, PassageLine, QuestionLine, documents, parsed
 from perdure.memory.errors import InputError
 from perdure.memory.files import making
 
@@ -28,7 +25,6 @@ FOLDER = "panel"
 """Of the home: the operator's own skills."""
 REVISION = 1
 """Goes up when the same item is to be scored anew, because it is shown or marked in another way."""
-Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +55,6 @@ class Passage:
     content: str
 
 
-class Example(BaseModel):
-    """A solved question, shown for the measure `cued`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    prompt: Text
-    right: Text
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skill:
     """One part of the panel: questions, or passages."""
@@ -78,37 +65,6 @@ class Skill:
     example: Example | None
     questions: tuple[Question, ...]
     passages: tuple[Passage, ...]
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Header(_Line):
-    skill: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
-    about: Text
-    form: str = ""
-    example: Example | None = None
-    answer_in_prompt: bool = False
-    licence: str = ""
-
-
-class _QuestionLine(_Line):
-    id: Text
-    prompt: Text
-    right: Text
-    wrong: tuple[Text, ...] = Field(min_length=1, max_length=3, strict=False)
-    accept: tuple[Text, ...] = Field(default=(), strict=False)
-    check: FormCheck | None = None
-    harmful: bool | None = None
-
-
-class _PassageLine(_Line):
-    id: Text
-    text: Text
-
-
-Model = TypeVar("Model", bound=_Line)
 
 
 def load_panel(home: Path | None = None) -> tuple[Skill, ...]:
@@ -139,11 +95,11 @@ def add_skill(home: Path, file: Path) -> Skill:
 
 def read_skill(file: Path, *, named: bool = True) -> Skill:
     """Read and check one file; `named`: its name must be that of the skill. Raises `InputError` naming file and line of a bad item."""
-    lines = _documents(file)
+    lines = documents(file)
     if not lines:
         raise InputError(f"{file} is empty: its first line must be the header, {{'skill': ..., 'about': ...}}")
     (first, head), *rest = lines
-    header = _parsed(_Header, head, first)
+    header = parsed(ItemHeader, head, first)
     if named and header.skill != file.stem:
         raise InputError(f"{first}: the skill is {header.skill}, so the file must be named {header.skill}.jsonl")
     if not rest:
@@ -151,13 +107,15 @@ def read_skill(file: Path, *, named: bool = True) -> Skill:
     seen: dict[str, str] = {}
     questions, passages = [], []
     for where, document in rest:
-        asked: _QuestionLine | _PassageLine = _parsed(_PassageLine if "text" in document else _QuestionLine, document, where)
-        _check_new(asked.id, f"the id {asked.id!r}", where, seen)
         content = _hash(header, document)
-        if isinstance(asked, _PassageLine):
-            _check_new(f"text {plain(asked.text)}", "the text", where, seen)
-            passages.append(Passage(id=asked.id, text=asked.text, content=content))
+        if "text" in document:
+            passage = parsed(PassageLine, document, where)
+            _check_new(passage.id, f"the id {passage.id!r}", where, seen)
+            _check_new(f"text {plain(passage.text)}", "the text", where, seen)
+            passages.append(Passage(id=passage.id, text=passage.text, content=content))
         else:
+            asked = parsed(QuestionLine, document, where)
+            _check_new(asked.id, f"the id {asked.id!r}", where, seen)
             _check_new(f"prompt {plain(asked.prompt)}", "the prompt", where, seen)
             _check_question(asked, header, where)
             questions.append(_question(asked, header, content))
@@ -187,7 +145,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.jsonl"))
 
 
-def _question(asked: _QuestionLine, header: _Header, content: str) -> Question:
+def _question(asked: QuestionLine, header: ItemHeader, content: str) -> Question:
     return Question(
         id=asked.id,
         prompt=with_form(asked.prompt, header.form),
@@ -200,7 +158,7 @@ def _question(asked: _QuestionLine, header: _Header, content: str) -> Question:
     )
 
 
-def _check_question(asked: _QuestionLine, header: _Header, where: str) -> None:
+def _check_question(asked: QuestionLine, header: ItemHeader, where: str) -> None:
     answers = [asked.right, *asked.wrong]
     if len({answer.strip() for answer in answers}) < len(answers):
         raise InputError(f"{where}: two of its answers are equal")
@@ -229,45 +187,7 @@ def _check_new(key: str, what: str, where: str, seen: dict[str, str]) -> None:
     seen[key] = re.sub(r".*, line", "line", where)
 
 
-def _documents(file: Path) -> list[tuple[str, dict[str, object]]]:
-    """The JSON objects of a file, each with where it stands."""
-    try:
-        text = file.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    found = []
-    for n, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            document = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{file}, line {n} is not JSON: {error}") from error
-        if not isinstance(document, dict):
-            raise InputError(f"{file}, line {n} is no JSON object")
-        found.append((f"{file}, line {n}", document))
-    return found
-
-
-def _parsed(model: type[Model], document: dict[str, object], where: str) -> Model:
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = get_close_matches(key, model.model_fields, n=1)
-            known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(model.model_fields)}"
-            raise InputError(f"{where}: no key {key!r}; {known}") from None
-        if first["type"] == "missing":
-            raise InputError(f"{where}: the key {key!r} is missing") from None
-        message = first["msg"].removeprefix("Value error, ")
-        raise InputError(f"{where}: {key}: {message[:1].lower()}{message[1:]}") from None
-
-
-def _hash(header: _Header, document: dict[str, object]) -> str:
+def _hash(header: ItemHeader, document: dict[str, object]) -> str:
     example = None if header.example is None else header.example.model_dump()
     whole = json.dumps([REVISION, header.form, example, document], sort_keys=True, ensure_ascii=False)
     return sha256(whole.encode()).hexdigest()[:16]

@@ -14,7 +14,7 @@ from math import fsum
 
 from perdure.learners.panel.panel_items import Skill
 from perdure.memory.contracts.panel_results import Compared, Measure, PanelResult, SampledScores, SkillScores
-from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore
 
 MOST_LOST = 0.05
 """Of a mean probability of the right answer."""
@@ -25,7 +25,7 @@ REFUSAL = "refusal"
 
 SAMPLED: tuple[Measure, ...] = ("strict", "lenient", "cued")
 
-Scores = Mapping[ItemMeasure, PanelScore]
+Scores = Mapping[ItemMeasure, ItemScore]
 """Of one version."""
 
 

@@ -9,7 +9,7 @@ Left out: items that do not fit into the context of the model. They get no score
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, fsum
 
@@ -18,16 +18,16 @@ from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import lenient_mark, strict_mark
 from perdure.learners.panel.panel_items import Passage, Question, Skill, with_form
+from perdure.learners.panel.unscored import Lacking, lacking
 from perdure.memory.contracts.panel_results import Asked, Measure
-from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore, keep_panel_scores, panel_scores
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.records import VersionRef
-from perdure.memory.store import Store
 
 PASSAGE_PROMPT = "Write a short text."
 SPARE_TOKENS = 16
 """A free answer may be twice as long as the longest of its choices, and longer by this."""
 
-Scored = list[tuple[ItemMeasure, PanelScore]]
+Scored = list[tuple[ItemMeasure, ItemScore]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,40 +37,6 @@ class PanelWork:
     run: JobRun
     versions: LoadedVersions
     say: Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lacking:
-    """The items of one skill without a score of a version, by how they are scored."""
-
-    choice: tuple[Question, ...]
-    passages: tuple[Passage, ...]
-    free: tuple[Question, ...]
-    """Of the marks `strict` and `lenient`, which need one answer."""
-    cued: tuple[Question, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.choice or self.passages or self.free or self.cued)
-
-
-def lacking(store: Store, version: str, skills: Iterable[Skill], asked: Asked) -> dict[str, Lacking]:
-    """What is still to be scored of a version, by skill. Skills of which all is known are left out."""
-    known = panel_scores(store, version)
-
-    def unknown(skill: Skill, measure: Measure) -> tuple[Question, ...]:
-        return tuple(one for one in skill.questions if not _is_known(known.get((skill.name, one.id, measure)), one.content))
-
-    found = {}
-    for skill in skills:
-        left = Lacking(
-            choice=unknown(skill, "choice"),
-            passages=tuple(one for one in skill.passages if not _is_known(known.get((skill.name, one.id, "cross_entropy")), one.content)),
-            free=unknown(skill, "strict") if asked == "all" else (),
-            cued=unknown(skill, "cued") if asked == "all" and skill.example is not None else (),
-        )
-        if left:
-            found[skill.name] = left
-    return found
 
 
 def score_version(work: PanelWork, version: str, skills: Sequence[Skill], asked: Asked) -> None:
@@ -92,7 +58,7 @@ def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacki
     scored: Scored = []
 
     def keep(item: Question | Passage, measure: Measure, score: float) -> None:
-        scored.append(((skill.name, item.id, measure), PanelScore(score, item.content)))
+        scored.append(((skill.name, item.id, measure), ItemScore(score, item.content)))
 
     for question, chance in zip(left.choice, _chances(work, sampler, left.choice), strict=True):
         if chance is not None:
@@ -164,7 +130,3 @@ def _example(skill: Skill) -> list[Message]:
         Message(role="user", text=with_form(skill.example.prompt, skill.form)),
         Message(role="assistant", text=skill.example.right),
     ]
-
-
-def _is_known(score: PanelScore | None, content: str) -> bool:
-    return score is not None and score.content == content

@@ -16,7 +16,7 @@ from perdure.memory import environments, gates, jobs, processes, stages, tasks, 
 from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.evidence.dev_scores import KnownScores, keep_dev_scores
-from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore, keep_panel_scores
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.stages import Stage, StageShare
@@ -30,10 +30,10 @@ BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
 V0 = VersionRef("v0")
 STAGE = "all"
-PANEL_SCORES: dict[ItemMeasure, PanelScore] = {
-    ("sums", "sums-1", "choice"): PanelScore(0.75, "abc"),
-    ("sums", "sums-1", "strict"): PanelScore(1.0, "abc"),
-    ("texts", "texts-1", "cross_entropy"): PanelScore(3.25, "def"),
+PANEL_SCORES: dict[ItemMeasure, ItemScore] = {
+    ("sums", "sums-1", "choice"): ItemScore(0.75, "abc"),
+    ("sums", "sums-1", "strict"): ItemScore(1.0, "abc"),
+    ("texts", "texts-1", "cross_entropy"): ItemScore(3.25, "def"),
 }
 DEV_SCORES = KnownScores(seeds=16, scored=15, total=7.5)
 WATCH = EnvironmentWatch(

@@ -22,7 +22,7 @@ from perdure.memory import environments, gates, jobs, processes, tasks, versions
 from perdure.memory.contracts.orders import PanelOrder
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.evidence.dev_scores import known_dev_scores
-from perdure.memory.evidence.panel_scores import keep_panel_scores, panel_scores
+from perdure.memory.evidence.item_scores import keep_panel_scores, panel_scores
 from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests

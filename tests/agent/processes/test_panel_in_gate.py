@@ -18,7 +18,7 @@ from perdure.agent.stream.registering import register_environments
 from perdure.agent.supervision.learning_jobs import learn_order
 from perdure.learners.panel.panel_items import add_skill, load_panel, number_of_items
 from perdure.memory import versions
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import candidate_gates
 from perdure.memory.store import Store, create_store
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.learners.panel.panel_files import EXAMPLE, HEADER, NOTES, SKY, SNOW, TEXTS, skill, written
 
+from perdure.learners.panel.answer_marks import is_json_form
 from perdure.learners.panel.panel_items import add_skill, load_panel, read_skill, skill_names
 from perdure.memory.errors import InputError
 
@@ -151,6 +151,6 @@ def test_the_skills_that_come_with_perdure() -> None:
         assert (one.example is None) == (name == "neutral_text"), name
     assert all(question.check is not None for question in panel["instruction_forms"].questions)
     assert sum(bool(question.harmful) for question in panel["refusal"].questions) * 2 == len(panel["refusal"].questions)
-    assert all(json.loads(question.right) for question in panel["tool_calls"].questions)
+    assert all(is_json_form(question.right) for question in panel["tool_calls"].questions)
     prompts = [question.prompt.casefold() for one in panel.values() for question in one.questions]
     assert len(set(prompts)) == len(prompts), "no skill asks what another asks"

@@ -8,7 +8,7 @@ import pytest
 
 from perdure.learners.panel.panel_limits import SkillItems, below_base, compare, items_scored, refusal_of, skill_scores
 from perdure.memory.contracts.panel_results import Measure, PanelResult
-from perdure.memory.evidence.panel_scores import ItemMeasure, PanelScore
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore
 
 
 def result(*, measure: Measure = "choice", skill: str = "sums", base: float, before: float, version: float) -> PanelResult:
@@ -45,7 +45,7 @@ def test_a_candidate_is_refused_for_what_it_lost(skill: str, base: float, before
             3.0,
             3.04,
             3.06,
-            "text rose from 3.00 to 3.06 nats a token against the base model, more than .05, and is worse than with v1 (3.04)",
+            "t rose from 3.00 to 3.06 nats a token against the base model, more than .05, and is worse than with v1 (3.04)",
         ),
         (3.0, 3.08, 3.06, None),
     ],
@@ -69,13 +69,13 @@ def test_all_reasons_are_told() -> None:
     assert reason.count("fell from") == 2
 
 
-def scores(**values: float) -> dict[ItemMeasure, PanelScore]:
+def scores(**values: float) -> dict[ItemMeasure, ItemScore]:
     """Of the items a, b and c by `choice`; `a_strict` is another measure, and an item whose name ends in `_old` was another one then."""
-    found: dict[ItemMeasure, PanelScore] = {}
+    found: dict[ItemMeasure, ItemScore] = {}
     for key, value in values.items():
         item, _, more = key.partition("_")
         measure: Measure = "strict" if more == "strict" else "choice"
-        found["sums", item, measure] = PanelScore(value, "old" if more == "old" else "now")
+        found["sums", item, measure] = ItemScore(value, "old" if more == "old" else "now")
     return found
 
 

@@ -17,11 +17,12 @@ from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import strict_mark
 from perdure.learners.panel.panel_items import Skill
-from perdure.learners.panel.panel_pass import PASSAGE_PROMPT, PanelWork, lacking, score_version
+from perdure.learners.panel.panel_pass import PASSAGE_PROMPT, PanelWork, score_version
+from perdure.learners.panel.unscored import lacking
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.contracts.orders import PanelOrder
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.jobs import add_job, lease_job
 from perdure.memory.leases import BootClock
 from perdure.memory.records import VersionRef

@@ -19,7 +19,7 @@ ItemMeasure = tuple[str, str, Measure]
 
 
 @dataclass(frozen=True, slots=True)
-class PanelScore:
+class ItemScore:
     """What a version scored on one item."""
 
     score: float
@@ -27,13 +27,13 @@ class PanelScore:
     """Of the item when it was scored."""
 
 
-def panel_scores(store: Store, version: str) -> dict[ItemMeasure, PanelScore]:
+def panel_scores(store: Store, version: str) -> dict[ItemMeasure, ItemScore]:
     """All that are kept of a version."""
     rows = store.rows("SELECT skill, item, measure, score, content FROM panel_score WHERE version = ?", (version,))
-    return {(row["skill"], row["item"], row["measure"]): PanelScore(row["score"], row["content"]) for row in rows}
+    return {(row["skill"], row["item"], row["measure"]): ItemScore(row["score"], row["content"]) for row in rows}
 
 
-def keep_panel_scores(store: Store, lease: Lease, version: str, scores: Iterable[tuple[ItemMeasure, PanelScore]]) -> None:
+def keep_panel_scores(store: Store, lease: Lease, version: str, scores: Iterable[tuple[ItemMeasure, ItemScore]]) -> None:
     """Keep these scores of a version, in place of those that were kept of the same items."""
     with store.write() as conn:
         leases.check(store, "job", lease)
