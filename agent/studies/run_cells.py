@@ -25,6 +25,7 @@ from perdure.agent.studies.study_file import StudyFile
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 
 SAY_EVERY_S = 5.0
+SAY_FIRST_S = 180.0
 GIB = 2**30
 ERRORS = "errors.log"
 """In the study's folder: the tracebacks of cells that failed."""
@@ -48,11 +49,12 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
         left = [cell for cell in cells if cell.name not in finished and cell.name not in tried]
         if not left:
             return {cell.name: known[cell.name] for cell in cells}
+        beside = [cell for cell in left if not cell.alone]
+        at_a_time = at_once or room(beside)
         if progress is None:
             progress = _Progress(say, finished=len(cells) - len(left))
-        progress.plan(cells, left)
-        beside = [cell for cell in left if not cell.alone]
-        for result in _all_ends(beside, left, file.folder, say, at_once or room(beside)):
+        progress.plan(cells, left, at_a_time if beside else 1)
+        for result in _all_ends(beside, left, file.folder, say, at_a_time):
             file.keep(result)
             tried[result.name] = result
             progress.ended(next(cell for cell in left if cell.name == result.name), result)
@@ -165,10 +167,14 @@ class _Progress:
         if finished:
             say(f"{finished} cells were finished before")
 
-    def plan(self, cells: Sequence[Cell], left: Sequence[Cell]) -> None:
-        """The cells as they are known now, and those that are left."""
+    def plan(self, cells: Sequence[Cell], left: Sequence[Cell], at_once: int) -> None:
+        """The cells as they are known now, and those that are left; says what begins if that takes more than a few minutes."""
+        expected_s = sum(cell.expected_s for cell in left)
         self._total = len(cells)
-        self._time.total = self._time.done + sum(cell.expected_s for cell in left)
+        self._time.total = self._time.done + expected_s
+        if expected_s / at_once > SAY_FIRST_S:
+            about = f"{expected_s / at_once / 60:.0f} minutes if each takes as long as expected"
+            self._say(f"{len(left)} cells to do now, {at_once} at a time: {about}")
 
     def ended(self, cell: Cell, result: CellResult) -> None:
         self._ended += 1
