@@ -102,7 +102,11 @@ class StagedStream(Section):
 class MeasureSection(Section):
     """What is measured, and how often."""
 
-    environments: tuple[str, ...] = Field(default=(), strict=False, description="that are no target; the homes of retaining-by-doing know them, so that an arm may replay them")
+    environments: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description="that are no target; the homes of retaining-by-doing know them, so that an arm may replay them",
+    )
     unseen: tuple[str, ...] = Field(default=(), strict=False, description="that are no target, and that no home knows")
     dev_target: int = Field(default=128, ge=1, description="dev tasks of each target at a checkpoint")
     dev_others: int = Field(default=64, ge=1, description="dev tasks of each other environment at a checkpoint of a pilot")

@@ -61,8 +61,8 @@ def _stage(home: StudyHome, stage: int, parameters: Document) -> Iterator[Docume
         profile=parameters["profile"],
         start=INITIAL if parameters["from_base"] else None,
     )
-    before, made, verdict, note = serving(home.store).name, list[Update](), None, None
-    version = before
+    made: list[Update] = []
+    version, verdict, note = serving(home.store).name, None, None
     try:
         job = learn(home, f"stage {stage}", targets, order, parameters["checkpoints"])
     except NothingLearned as error:
