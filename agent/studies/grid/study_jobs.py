@@ -15,7 +15,7 @@ from perdure.envs.rollout import never
 from perdure.memory.contracts.orders import NOTHING_TO_LEARN, Job, LearnOrder, Order, PanelOrder
 from perdure.memory.contracts.panel_results import Asked, PanelResult
 from perdure.memory.errors import Diverged, PerdureError, RuntimeFailure
-from perdure.memory.evidence.panel_scores import panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.jobs import add_job, fail_job, finish_job, get_job, lease_job, release_job, set_job_state, steps
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Version
