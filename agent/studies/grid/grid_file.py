@@ -91,7 +91,7 @@ class ArmHelper(Section):
 class StagedStream(Section):
     """What is learned, stage by stage."""
 
-    stages: tuple[str | tuple[str, ...], ...] = Field(min_length=1, strict=False, description="an environment, or a list of them, each")
+    stages: tuple[str | list[str], ...] = Field(min_length=1, strict=False, description="an environment, or a list of them, each")
 
     @property
     def targets(self) -> tuple[tuple[str, ...], ...]:
@@ -259,8 +259,9 @@ def _require(name: str, known: tuple[str, ...], complaint: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
+    """The first thing that is wrong, in one line: an unknown key before the one that is missing for it."""
+    found = error.errors(include_url=False)
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
     if first["type"] == "extra_forbidden":
