@@ -18,7 +18,7 @@ from perdure.agent.studies.catalogue import StudySettings, prepare_study
 from perdure.agent.studies.cells import CellResult
 from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
-from perdure.memory.store import FILE_NAME as STORE_NAME
+from perdure.memory.errors import PerdureError
 from perdure.memory.store import open_store
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -100,13 +100,15 @@ def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Pat
     with subprocess.Popen(
         words, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as first:
-        home = folder / "run-naive-on-two-0-seed-0" / "home"
-        deadline = time.monotonic() + 120
-        while _updates(home) < 3:
-            assert time.monotonic() < deadline
-            assert first.poll() is None
-            time.sleep(0.05)
-        os.killpg(first.pid, signal.SIGKILL)
+        try:
+            home = folder / "run-naive-on-two-0-seed-0" / "home"
+            deadline = time.monotonic() + 150
+            while _updates(home) < 3:
+                assert time.monotonic() < deadline
+                assert first.poll() is None
+                time.sleep(0.05)
+        finally:
+            os.killpg(first.pid, signal.SIGKILL)
     finished = read_study(folder) if (folder / FILE_NAME).exists() else {}
     assert "base, seed 0" in finished
     again = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=280, check=False)
@@ -120,7 +122,8 @@ def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Pat
 
 
 def _updates(home: Path) -> int:
-    if not (home / STORE_NAME).exists():
+    try:
+        with open_store(home) as store:
+            return int(store.rows("SELECT count(*) AS n FROM step")[0]["n"])
+    except PerdureError:  # there is no store yet
         return 0
-    with open_store(home) as store:
-        return int(store.rows("SELECT count(*) AS n FROM step")[0]["n"])
