@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from perdure.agent.config import Config
 from perdure.agent.metrics.metric_table import METRIC
 from perdure.agent.studies.grid.grid_file import PLAIN, ArmHelper, ArmLearner, GridFile
-from perdure.learners.option_parsing import read_by
-from perdure.learners.options import CommonLearnOptions
+from perdure.learners.option_parsing import parse_options, read_by
 from perdure.memory.contracts.orders import OptionValue
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
@@ -125,11 +124,11 @@ def check_grid(file: GridFile) -> None:
 
 
 def _check_options(file: GridFile, arm: Arm) -> None:
-    options = configuration(file, 0).learner_options(arm.learner, dict(arm.options))
-    updates = options.get("updates", CommonLearnOptions().updates)
-    if file.measure.checkpoints and file.measure.checkpoints[-1] > int(updates):
+    options = parse_options(arm.learner, configuration(file, 0).learner_options(arm.learner, dict(arm.options)))
+    updates = options.common.updates
+    if file.measure.checkpoints and file.measure.checkpoints[-1] > updates:
         raise InputError(f"measure.checkpoints has {file.measure.checkpoints[-1]}, and {arm.name} makes {updates} updates")
-    if file.study.kind == "retaining-by-doing" and options.get("interpolate", 1.0) != 1.0:
+    if file.study.kind == "retaining-by-doing" and options.retention.interpolate != 1:
         raise InputError(f"{arm.name}: interpolate changes only the last update, and retaining-by-doing may deliver an earlier one")
 
 
