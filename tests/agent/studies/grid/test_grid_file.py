@@ -75,7 +75,7 @@ def test_every_file_that_comes_with_perdure_is_right_and_says_how_long_it_takes(
     assert file.study.name == name
     assert file.study.hours is not None
     if name.endswith(SMALL):
-        assert file.study.hours < 2
+        assert file.study.hours < 2 or "model" in file.home
         assert len(file.grid.seeds) >= 3
     if file.study.kind == "retaining-by-doing":
         assert len(environments(file)) - 1 >= 9

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.studies.grid.small_grids import COIN, TAIL, retaining_coins, stream_coins, write
+from tests.tiny_models import tiny_qwen
 
 from perdure.agent.metrics.observation import read_table, runs
 from perdure.agent.studies.catalogue import StudySettings, prepare_study
@@ -62,6 +63,15 @@ def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None
     with open_store(tmp_path / "study" / "run-trace-sft-on-heads-at-0.001-seed-0" / "home") as store:
         assert [row["learner"] for row in store.rows("SELECT learner FROM job ORDER BY id")] == ["grpo", "trace-sft"]
     assert run(file, tmp_path / "study") == results
+
+
+def test_a_model_of_another_family_goes_through_the_same_grid(tmp_path: Path) -> None:
+    text = retaining_coins(tmp_path).replace('learners = ["grpo", "trace-sft"]', 'learners = ["iterative-sft"]')
+    text = text.replace(str(tmp_path / "model"), str(tiny_qwen(tmp_path / "qwen")))
+    results = run(write(tmp_path, text), tmp_path / "study")
+    assert {name: result.error for name, result in results.items() if result.error} == {}
+    table = read_table(row for result in results.values() for row in result.rows)
+    assert [fact.arm for fact in table.facts] == ["iterative-sft"]
 
 
 def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
