@@ -206,7 +206,7 @@ class GridFile(Section):
                 _require(stream, tuple(self.streams), f"learners.{name}.streams names {stream!r}, which [streams] does not have")
             for helper in learner.helpers:
                 _require(helper, (*self.helpers, PLAIN), f"learners.{name}.helpers names {helper!r}, which [helpers] does not have")
-            if learner.traces_of:
+            if learner.traces_of and name in self.grid.learners:
                 _require(learner.traces_of, self.grid.learners, f"learners.{name}.traces_of: the grid has no learner {learner.traces_of!r}")
         return self
 
