@@ -70,9 +70,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                         store=store, config=config, versions=LoadedVersions(store, engine), job=job, lease=lease, pulse=pulse, stop=stop
                     )
                     result, candidate = _carry_out(work)
-                with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
-                    apply_verdict(work, result)
-                    finish_job(store, lease, result, candidate)
+                _write_end(work, result, candidate)
                 remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
             except Interrupted as error:
@@ -89,6 +87,19 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 with suppress(OSError):
                     remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 raise
+
+
+def carry_out(work: Work) -> None:
+    """Do what a leased job's order says with an engine that is open, and write what it came to. Raises what stopped it."""
+    result, candidate = _carry_out(work)
+    _write_end(work, result, candidate)
+
+
+def _write_end(work: Work, result: Result, candidate: str | None) -> None:
+    """The verdict, what becomes of the candidate, and that the job is done are one fact."""
+    with work.store.write():
+        apply_verdict(work, result)
+        finish_job(work.store, work.lease, result, candidate)
 
 
 def _carry_out(work: Work) -> tuple[Result, str | None]:
