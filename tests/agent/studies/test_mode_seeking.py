@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.agent.conftest import Call
 
-from perdure.agent.studies.cells import CellResult
+from perdure.agent.studies.cells import CellResult, Desk
 from perdure.agent.studies.mode_seeking.exact_fit import ExactFit, fit_exactly
 from perdure.agent.studies.mode_seeking.mixture import GRID_POINTS, START, Floats, ModeReading, at_gain, grid, overlaps
 from perdure.agent.studies.mode_seeking.mode_seeking_arms import ListedNumbers, mode_seeking_arms
@@ -21,7 +21,6 @@ from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seek
 from perdure.agent.studies.mode_seeking.mode_seeking_study import mode_seeking_study
 from perdure.agent.studies.mode_seeking.mode_seeking_summary import claims, differences, mode_seeking_document
 from perdure.agent.studies.mode_seeking.sampled_fit import SAMPLES, Direction, SampledFit, fit
-from perdure.agent.studies.run_cells import do
 from perdure.memory.json_value import Document
 
 SHIFT = 1e-5
@@ -56,7 +55,13 @@ def results(arms: set[str], seeds: int = 3) -> dict[str, CellResult]:
     """Cells of the study that are done, of these parts."""
     parts = {arm.name: arm.part for arm in mode_seeking_arms()}
     cells = [cell for cell in mode_seeking_study(seeds).cells({}) if parts[cell.parameters["arm"]] in arms]
-    return {cell.name: do(cell, Path(), print) for cell in cells}
+    desk = Desk(folder=Path(), say=print)
+    return {
+        cell.name: CellResult(
+            name=cell.name, parameters=cell.parameters, made_by="here", seconds=1.0, rows=tuple(cell.work(cell.parameters, desk))
+        )
+        for cell in cells
+    }
 
 
 def test_overlaps_are_those_worked_by_hand() -> None:
@@ -143,7 +148,7 @@ def test_the_published_numbers_and_our_check_come_out() -> None:
 
 @pytest.mark.simulation
 def test_every_listed_number_comes_out_and_the_result_rests_on_the_slow_factor(tmp_path: Path) -> None:
-    document = mode_seeking_document(results({"slow factor", "farther modes", "baseline", "replay", "rates"}))
+    document = mode_seeking_document(results({"slow factor", "farther modes", "baseline", "replay", "rates"}, seeds=1))
     assert document["ok"]
     holds = {claim["about"]: claim["holds"] for claim in document["claims"]}
     assert holds["the same with slow factor 0.005, forward at rate 0.15"]
@@ -152,7 +157,7 @@ def test_every_listed_number_comes_out_and_the_result_rests_on_the_slow_factor(t
     assert holds["reverse, slow factor 0.005: a baseline forgets less than none, after 2000 updates"]
     assert all(holds[f"forward, slow factor {factor}: replay 0.5 forgets less than none"] for factor in ("0.005", "0.05", "0.2", "1"))
     page = mode_seeking_page(document, [])
-    assert "| bi-modal reverse, new mode at 6.5 | 6 |" in page
+    assert "| bi-modal reverse, new mode at 6.5 | 2 |" in page
     pytest.importorskip("matplotlib")
     for path in plot_mode_seeking(document, tmp_path):
         assert "<text" in path.read_text()
