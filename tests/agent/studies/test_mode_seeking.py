@@ -18,7 +18,7 @@ from perdure.agent.studies.mode_seeking.mixture import GRID_POINTS, START, Float
 from perdure.agent.studies.mode_seeking.mode_seeking_arms import ListedNumbers, mode_seeking_arms
 from perdure.agent.studies.mode_seeking.mode_seeking_page import mode_seeking_page
 from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seeking
-from perdure.agent.studies.mode_seeking.mode_seeking_study import mode_seeking_study
+from perdure.agent.studies.mode_seeking.mode_seeking_study import mode_seeking_study, thinned
 from perdure.agent.studies.mode_seeking.mode_seeking_summary import claims, differences, mode_seeking_document
 from perdure.agent.studies.mode_seeking.sampled_fit import SAMPLES, Direction, SampledFit, fit
 from perdure.memory.json_value import Document
@@ -133,6 +133,13 @@ def test_the_drop_is_read_when_the_gain_is_first_reached() -> None:
     assert at_gain(found[:1]) is None
 
 
+def test_a_curve_has_the_points_at_which_something_changes() -> None:
+    """Here also the first with gain .9, though it differs little, and the last."""
+    gains = [0.0, 0.5, 0.501, 0.5, 0.895, 0.901, 0.902, 0.903]
+    found = [ModeReading(update=n, gain=gain, drop=0.0, old_weight=0.5) for n, gain in enumerate(gains)]
+    assert [reading.update for reading in thinned(found)] == [0, 1, 4, 5, 7]
+
+
 def test_the_published_numbers_and_our_check_come_out() -> None:
     document = mode_seeking_document(results({"as published", "one exact rate"}))
     assert document["ok"]
@@ -154,6 +161,7 @@ def test_every_listed_number_comes_out_and_the_result_rests_on_the_slow_factor(t
     assert holds["the same with slow factor 0.005, forward at rate 0.15"]
     assert not holds["the same with slow factor 1, forward at rate 0.15"]
     assert not holds["the same after 2000 updates, forward at rate 0.01"]
+    assert holds["reverse with a baseline, slow factor 0.05: it forgets less than forward at rate 0.01"]
     assert holds["reverse, slow factor 0.005: a baseline forgets less than none, after 2000 updates"]
     assert all(holds[f"forward, slow factor {factor}: replay 0.5 forgets less than none"] for factor in ("0.005", "0.05", "0.2", "1"))
     page = mode_seeking_page(document, [])
