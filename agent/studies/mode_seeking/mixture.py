@@ -9,6 +9,7 @@ Axes: T updates, S seeds, N samples, X places of the grid, 5 parameters of a lea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import pi, sqrt
 from typing import Literal
@@ -81,7 +82,7 @@ def readings(path_T5: Floats, shape: Shape, new_mean: float = NEW_MEAN) -> list[
     ]
 
 
-def at_gain(found: list[ModeReading], gain: float = GAIN_READ) -> ModeReading | None:
+def at_gain(found: Sequence[ModeReading], gain: float = GAIN_READ) -> ModeReading | None:
     """The first one with this gain; None if it is never reached."""
     return next((reading for reading in found if reading.gain >= gain), None)
 

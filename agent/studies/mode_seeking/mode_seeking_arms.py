@@ -10,12 +10,13 @@ from perdure.agent.studies.mode_seeking.exact_fit import ExactFit, Target
 from perdure.agent.studies.mode_seeking.mixture import Shape
 from perdure.agent.studies.mode_seeking.sampled_fit import SLOW_FACTOR, Direction, SampledFit
 
-Part = Literal["as published", "farther modes", "slow factor", "rates", "replay", "one exact rate"]
+Part = Literal["as published", "farther modes", "slow factor", "rates", "baseline", "replay", "one exact rate"]
 PARTS: Mapping[Part, str] = {
     "as published": "the paper's settings",
     "farther modes": "the new mode farther away, 200 updates",
     "slow factor": "how slowly the old component and the weight learn, against the new component",
     "rates": "learning rates, with the paper's slow factor",
+    "baseline": "the mean reward subtracted, as the authors' docstring has it and their code does not",
     "replay": "a share of old samples, which the paper lacks",
     "one exact rate": "our own check: exact gradients, one rate of .02 for all parameters",
 }
@@ -59,9 +60,10 @@ class ModeSeekingArm:
     in_small: bool = False
 
 
-def bi_modal_name(rated: Rated, slow_factor: float = SLOW_FACTOR, replay: float = 0.0) -> str:
+def bi_modal_name(rated: Rated, slow_factor: float = SLOW_FACTOR, replay: float = 0.0, *, baseline: bool = False) -> str:
     """Of an arm that goes on after it has gained."""
-    return f"bi-modal {rated[0]}, rate {rated[1]:g}, slow factor {slow_factor:g}" + (f", replay {replay:g}" if replay else "")
+    name = f"bi-modal {rated[0]}, rate {rated[1]:g}, slow factor {slow_factor:g}"
+    return name + (f", replay {replay:g}" if replay else "") + (", baseline" if baseline else "")
 
 
 def published_name(shape: Shape, rated: Rated) -> str:
@@ -133,6 +135,7 @@ def mode_seeking_arms() -> Iterator[ModeSeekingArm]:
             yield _long("slow factor", rated, slow_factor, listed=_SLOW_FACTOR[rated, slow_factor])
     for direction, rates in _RATES.items():
         yield from (_long("rates", (direction, rate), SLOW_FACTOR) for rate in rates)
+    yield from (_long("baseline", REVERSE, slow_factor, baseline=True) for slow_factor in SLOW_FACTORS)
     for slow_factor in SLOW_FACTORS:
         for replay in REPLAY_SHARES:
             yield from (_long("replay", rated, slow_factor, replay) for rated in (FORWARD, REVERSE))
@@ -146,12 +149,28 @@ def mode_seeking_arms() -> Iterator[ModeSeekingArm]:
         )
 
 
-def _long(part: Part, rated: Rated, slow_factor: float, replay: float = 0.0, listed: ListedNumbers = NOTHING_LISTED) -> ModeSeekingArm:
+def _long(
+    part: Part,
+    rated: Rated,
+    slow_factor: float,
+    replay: float = 0.0,
+    *,
+    baseline: bool = False,
+    listed: ListedNumbers = NOTHING_LISTED,
+) -> ModeSeekingArm:
     direction, rate = rated
     return ModeSeekingArm(
-        name=bi_modal_name(rated, slow_factor, replay),
+        name=bi_modal_name(rated, slow_factor, replay, baseline=baseline),
         part=part,
-        fit=SampledFit(shape="bi-modal", direction=direction, rate=rate, updates=LONG, slow_factor=slow_factor, replay=replay),
+        fit=SampledFit(
+            shape="bi-modal",
+            direction=direction,
+            rate=rate,
+            updates=LONG,
+            slow_factor=slow_factor,
+            replay=replay,
+            baseline=baseline,
+        ),
         listed=listed,
         in_small=slow_factor in (SLOW_FACTOR, 1.0) and part != "rates",
     )

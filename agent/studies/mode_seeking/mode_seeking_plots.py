@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.agent.studies.mode_seeking.mixture import GAIN_READ
 from perdure.agent.studies.mode_seeking.mode_seeking_arms import (
     FORWARD,
-    REPLAY_SHARES,
     REVERSE,
     SLOW_FACTORS,
     SLOW_FORWARD,
@@ -25,8 +25,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PURPLE = "#cc79a7"
-FORWARD_REPLAYED = f"forward .15, replay {REPLAY_SHARES[-1]:g}"
+PURPLE, SKY = "#cc79a7", "#56b4e9"
+LINES: Mapping[str, tuple[Callable[[float], str], str]] = {
+    "forward .15": (lambda factor: bi_modal_name(FORWARD, factor), ORANGE),
+    "forward .01": (lambda factor: bi_modal_name(SLOW_FORWARD, factor), PURPLE),
+    "reverse .01": (lambda factor: bi_modal_name(REVERSE, factor), BLUE),
+    "reverse, baseline": (lambda factor: bi_modal_name(REVERSE, factor, baseline=True), SKY),
+    "forward .15, replay .5": (lambda factor: bi_modal_name(FORWARD, factor, 0.5), GREEN),
+}
+"""Lines over slow factors, each with the names of its arms and its colour."""
 CURVES = {
     "one mode, as published": {
         "forward": (published_name("uni-modal", UNI_FORWARD), ORANGE),
@@ -59,26 +66,20 @@ def plot_mode_seeking(document: Document, folder: Path) -> list[Path]:
 def _drop_by_slow_factor(arms: dict[str, Document]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axis = figure.subplots()
-    lines = {"forward .15": (FORWARD, 0.0, ORANGE), "forward .01": (SLOW_FORWARD, 0.0, PURPLE), "reverse .01": (REVERSE, 0.0, BLUE)}
-    lines[FORWARD_REPLAYED] = (FORWARD, REPLAY_SHARES[-1], GREEN)
-    for rated, replay, colour in lines.values():
-        drops = [
-            (factor, arms[name]["at_gain"]["drop"])
-            for factor in SLOW_FACTORS
-            if (name := bi_modal_name(rated, factor, replay)) in arms and arms[name]["at_gain"]["drop"] is not None
-        ]
-        if drops:
-            factors, means = [factor for factor, _ in drops], [drop["mean"] for _, drop in drops]
-            axis.plot(factors, means, color=colour, linewidth=1.2, marker=".", markersize=5)
-            axis.vlines(factors, [drop["low"] for _, drop in drops], [drop["high"] for _, drop in drops], color=colour, linewidth=1)
+    for name, colour in LINES.values():
+        drops = [(factor, arms[name(factor)]["at_gain"]["drop"]) for factor in SLOW_FACTORS if name(factor) in arms]
+        drops = [(factor, drop) for factor, drop in drops if drop is not None]
+        factors = [factor for factor, _ in drops]
+        axis.plot(factors, [drop["mean"] for _, drop in drops], color=colour, linewidth=1.2, marker=".", markersize=5)
+        axis.vlines(factors, [drop["low"] for _, drop in drops], [drop["high"] for _, drop in drops], color=colour, linewidth=1)
     axis.set_xscale("log")
     axis.set_xticks(SLOW_FACTORS, [f"{factor:g}" for factor in SLOW_FACTORS])
     axis.minorticks_off()
     axis.set_xlabel("slow factor: the rate of old component and weight, over that of the new component")
     axis.set_ylabel("drop at gain .9")
-    add_legend(figure, {label: colour for label, (_, _, colour) in lines.items()})
+    add_legend(figure, {label: colour for label, (_, colour) in LINES.items()})
     return figure
 
 

@@ -20,7 +20,8 @@ SMALL_SEEDS = 3
 """As many as the listed numbers have."""
 SEEDS_OF_FARTHER = 2
 """Times as many: there it is a matter of chance whether the old mode is lost."""
-CURVE_POINTS = 100
+CURVE_STEP = 0.01
+"""A curve has a point if gain or drop has changed by this much since the last one."""
 
 
 def mode_seeking_study(seeds: int = SEEDS, *, small: bool = False) -> Study:
@@ -60,7 +61,7 @@ def _row(arm: str, seed: int | None, path_T5: Floats, shape: Shape, new_mean: fl
     found = readings(path_T5, shape, new_mean)
     start_old, start_new = (float(covered[0]) for covered in overlaps(path_T5[:1], shape, new_mean))
     gained = at_gain(found)
-    curve = found[:: max(1, len(found) // CURVE_POINTS)]
+    curve = thinned(found)
     return {
         "kind": KIND,
         "arm": arm,
@@ -69,11 +70,21 @@ def _row(arm: str, seed: int | None, path_T5: Floats, shape: Shape, new_mean: fl
         "at_gain": None if gained is None else _reading_document(gained),
         "end": _reading_document(found[-1]),
         "curve": {
-            "update": [reading.update for reading in curve],
-            "gain": [round(reading.gain, 4) for reading in curve],
-            "drop": [round(reading.drop, 4) for reading in curve],
+            "update": [None, *(reading.update for reading in curve)],
+            "gain": [0.0, *(round(reading.gain, 4) for reading in curve)],
+            "drop": [0.0, *(round(reading.drop, 4) for reading in curve)],
         },
     }
+
+
+def thinned(found: Sequence[ModeReading]) -> list[ModeReading]:
+    """The readings that a curve needs: those that differ from the one before, the first with gain .9, and the last."""
+    gained, kept = at_gain(found), list[ModeReading]()
+    for reading in found:
+        moved = not kept or max(abs(reading.gain - kept[-1].gain), abs(reading.drop - kept[-1].drop)) >= CURVE_STEP
+        if moved or reading is gained or reading is found[-1]:
+            kept.append(reading)
+    return kept
 
 
 def _reading_document(reading: ModeReading) -> Document:

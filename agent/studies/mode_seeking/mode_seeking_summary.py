@@ -84,6 +84,18 @@ def claims() -> Iterator[LessForgetting]:
             more=bi_modal_name(forward),
             at="end",
         )
+    for slow_factor in SLOW_FACTORS:
+        yield LessForgetting(
+            about=f"reverse, slow factor {slow_factor:g}: a baseline forgets less than none, after 2000 updates",
+            less=bi_modal_name(REVERSE, slow_factor, baseline=True),
+            more=bi_modal_name(REVERSE, slow_factor),
+            at="end",
+        )
+        yield LessForgetting(
+            about=f"reverse with a baseline, slow factor {slow_factor:g}: it forgets less than forward at rate {SLOW_FORWARD[1]:g}",
+            less=bi_modal_name(REVERSE, slow_factor, baseline=True),
+            more=bi_modal_name(SLOW_FORWARD, slow_factor),
+        )
     yield LessForgetting(
         about="one exact rate: reverse to the new mode forgets less than forward to it",
         less=exact_name("reverse", "the new mode"),

@@ -5,7 +5,9 @@ What the published result rests on is stated as it is in the authors' program, a
 - The old component and the mixing weight learn 200 times slower than the new component (`slow_factor`), in both directions.
 - Forward: samples of the new mode alone; no old data.
 - Reverse: samples of the learner's own new component. The reward is log(p_new / q_new / .1) with p_new the new mode alone, normalised: the
-  old mode is never in it, so this is not reverse KL to the whole target. No baseline, though the authors' docstring has one.
+  old mode is never in it, so this is not reverse KL to the whole target.
+- No `baseline`, though the authors' docstring has one: the reward is far above 0 at its best, so that the new component goes on to gain
+  weight. With a baseline the mean reward of the batch is subtracted; with replay, that of the new and that of the old samples.
 - `replay`, which the paper lacks: this share of the samples is old. Forward, they come from the old mode. Reverse, they come from the
   learner's own old component and are rewarded for the old mode in the same way.
 """
@@ -53,6 +55,8 @@ class SampledFit:
     """Of the target's new mode."""
     replay: float = 0.0
     """The share of old samples."""
+    baseline: bool = False
+    """Reverse only."""
     drawn_before: int = 0
     """How many numbers of a seed's stream are left out: the authors' program makes its fits one after another on one stream."""
 
@@ -106,7 +110,11 @@ def _gradient(conditions: SampledFit, learner_5S: Floats, noise_SN: Floats) -> F
         own_SN = np.where(np.arange(SAMPLES) < first_new, q1_SN, q2_SN if conditions.shape == "bi-modal" else q1_SN)
         wanted_SN = density(x_SN, conditions.new_mean, NEW_DEVIATION)
         wanted_SN[:, :first_new] = density(x_SN[:, :first_new], OLD_MEAN, OLD_DEVIATION)
-        strength_SN = np.log(wanted_SN / own_SN / BETA + DENSITY_FLOOR) / (own_SN + floor)  # reward times importance weight over q
+        reward_SN = np.log(wanted_SN / own_SN / BETA + DENSITY_FLOOR)
+        if conditions.baseline:
+            for samples in (slice(0, first_new), slice(first_new, SAMPLES)):
+                reward_SN[:, samples] -= reward_SN[:, samples].sum(axis=1, keepdims=True) / max(1, samples.stop - samples.start)
+        strength_SN = reward_SN / (own_SN + floor)  # reward times importance weight, over q
     pull1_SN, pull2_SN = strength_SN * q1_SN, strength_SN * q2_SN
     return np.array(
         [

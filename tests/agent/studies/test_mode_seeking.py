@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 from tests.agent.conftest import Call
 
-from perdure.agent.studies.cells import CellResult
+from perdure.agent.studies.cells import CellResult, Desk
 from perdure.agent.studies.mode_seeking.exact_fit import ExactFit, fit_exactly
 from perdure.agent.studies.mode_seeking.mixture import GRID_POINTS, START, Floats, ModeReading, at_gain, grid, overlaps
 from perdure.agent.studies.mode_seeking.mode_seeking_arms import ListedNumbers, mode_seeking_arms
 from perdure.agent.studies.mode_seeking.mode_seeking_page import mode_seeking_page
 from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seeking
-from perdure.agent.studies.mode_seeking.mode_seeking_study import mode_seeking_study
+from perdure.agent.studies.mode_seeking.mode_seeking_study import mode_seeking_study, thinned
 from perdure.agent.studies.mode_seeking.mode_seeking_summary import claims, differences, mode_seeking_document
 from perdure.agent.studies.mode_seeking.sampled_fit import SAMPLES, Direction, SampledFit, fit
-from perdure.agent.studies.run_cells import do
 from perdure.memory.json_value import Document
 
 SHIFT = 1e-5
@@ -45,9 +44,9 @@ def slope(value: Callable[[Floats], float], learner: Floats) -> Floats:
     return np.array([(value(learner + shift) - value(learner - shift)) / (2 * SHIFT) for shift in shifts])
 
 
-def first_step(direction: Direction, replay: float, seed: int) -> tuple[Floats, Floats]:
+def first_step(direction: Direction, replay: float, seed: int, *, baseline: bool = False) -> tuple[Floats, Floats]:
     """What a fit changes in its first update, over its rate, and the standard normal numbers that it saw."""
-    conditions = SampledFit(shape="bi-modal", direction=direction, rate=NEAR, updates=1, slow_factor=1.0, replay=replay)
+    conditions = SampledFit(shape="bi-modal", direction=direction, rate=NEAR, updates=1, slow_factor=1.0, replay=replay, baseline=baseline)
     path = fit(conditions, [seed])[0]
     return (path[1] - path[0]) / NEAR, np.random.RandomState(seed).standard_normal(SAMPLES)
 
@@ -56,7 +55,13 @@ def results(arms: set[str], seeds: int = 3) -> dict[str, CellResult]:
     """Cells of the study that are done, of these parts."""
     parts = {arm.name: arm.part for arm in mode_seeking_arms()}
     cells = [cell for cell in mode_seeking_study(seeds).cells({}) if parts[cell.parameters["arm"]] in arms]
-    return {cell.name: do(cell, Path(), print) for cell in cells}
+    desk = Desk(folder=Path(), say=print)
+    return {
+        cell.name: CellResult(
+            name=cell.name, parameters=cell.parameters, made_by="here", seconds=1.0, rows=tuple(cell.work(cell.parameters, desk))
+        )
+        for cell in cells
+    }
 
 
 def test_overlaps_are_those_worked_by_hand() -> None:
@@ -81,10 +86,11 @@ def test_forward_steps_climb_the_mean_log_density_of_the_samples(replay: float) 
     assert found == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("baseline", [False, True])
 @pytest.mark.parametrize("replay", [0.0, 0.3])
-def test_reverse_steps_climb_the_weighted_reward(replay: float) -> None:
+def test_reverse_steps_climb_the_weighted_reward(replay: float, baseline: bool) -> None:
     """Reward and importance weight stay as they are while the log density is differentiated."""
-    found, noise = first_step("reverse", replay, seed=4)
+    found, noise = first_step("reverse", replay, seed=4, baseline=baseline)
     start = np.array(START["bi-modal"])
     weight, mean, deviation, second_mean, second_deviation = start
     old = round(replay * SAMPLES)
@@ -92,7 +98,10 @@ def test_reverse_steps_climb_the_weighted_reward(replay: float) -> None:
     first = np.log(weight) + log_normal(x, mean, deviation)
     own = np.where(np.arange(SAMPLES) < old, first, np.log(1 - weight) + log_normal(x, second_mean, second_deviation))
     wanted_mode = np.concatenate([log_normal(x[:old], -3.0, 1.0), log_normal(x[old:], 3.5, 0.7)])
-    factor = (wanted_mode - own - np.log(0.1)) * np.exp(log_mixture(x, start) - own)
+    reward = wanted_mode - own - np.log(0.1)
+    if baseline:
+        reward -= np.where(np.arange(SAMPLES) < old, reward[:old].mean() if old else 0.0, reward[old:].mean())
+    factor = reward * np.exp(log_mixture(x, start) - own)
     wanted = slope(lambda learner: float(np.mean(factor * log_mixture(x, learner))), start)
     assert found == pytest.approx(wanted, rel=0.01, abs=1e-3)
 
@@ -124,6 +133,13 @@ def test_the_drop_is_read_when_the_gain_is_first_reached() -> None:
     assert at_gain(found[:1]) is None
 
 
+def test_a_curve_has_the_points_at_which_something_changes() -> None:
+    """Here also the first with gain .9, though it differs little, and the last."""
+    gains = [0.0, 0.5, 0.501, 0.5, 0.895, 0.901, 0.902, 0.903]
+    found = [ModeReading(update=n, gain=gain, drop=0.0, old_weight=0.5) for n, gain in enumerate(gains)]
+    assert [reading.update for reading in thinned(found)] == [0, 1, 4, 5, 7]
+
+
 def test_the_published_numbers_and_our_check_come_out() -> None:
     document = mode_seeking_document(results({"as published", "one exact rate"}))
     assert document["ok"]
@@ -139,15 +155,17 @@ def test_the_published_numbers_and_our_check_come_out() -> None:
 
 @pytest.mark.simulation
 def test_every_listed_number_comes_out_and_the_result_rests_on_the_slow_factor(tmp_path: Path) -> None:
-    document = mode_seeking_document(results({"slow factor", "farther modes", "replay", "rates"}))
+    document = mode_seeking_document(results({"slow factor", "farther modes", "baseline", "replay", "rates"}, seeds=1))
     assert document["ok"]
     holds = {claim["about"]: claim["holds"] for claim in document["claims"]}
     assert holds["the same with slow factor 0.005, forward at rate 0.15"]
     assert not holds["the same with slow factor 1, forward at rate 0.15"]
     assert not holds["the same after 2000 updates, forward at rate 0.01"]
+    assert holds["reverse with a baseline, slow factor 0.05: it forgets less than forward at rate 0.01"]
+    assert holds["reverse, slow factor 0.005: a baseline forgets less than none, after 2000 updates"]
     assert all(holds[f"forward, slow factor {factor}: replay 0.5 forgets less than none"] for factor in ("0.005", "0.05", "0.2", "1"))
     page = mode_seeking_page(document, [])
-    assert "| bi-modal reverse, new mode at 6.5 | 6 |" in page
+    assert "| bi-modal reverse, new mode at 6.5 | 2 |" in page
     pytest.importorskip("matplotlib")
     for path in plot_mode_seeking(document, tmp_path):
         assert "<text" in path.read_text()

