@@ -51,18 +51,20 @@ def curve_section(data: ReportData, *, with_plots: bool) -> Html:
 
 def _of_stream(data: ReportData, stream: str, number: int) -> Html:
     runs = [run for run in data.runs if stream_of(run) == stream]
-    measure, by_update = curve_measure(runs), is_one_stage(runs)
+    by_update = is_one_stage(runs)
     subjects = subjects_of(runs)
     targets = [subject for subject in subjects if any(subject in run.main.matrix.learned for run in runs)]
     others = [subject for subject in subjects if subject not in targets]
     arms = data.arms_of(stream)
     panels = _Panels(data=data, stream=stream, prefix=f"curve-{number}", by_update=by_update)
 
+    measures = {subject: curve_measure(runs, [subject]) for subject in subjects}
+
     def mean_over(chosen: Sequence[str]) -> Callable[[MeasuredRun], Path]:
-        return lambda run: path_of_mean(run, chosen, measure, by_update=by_update)
+        return lambda run: path_of_mean(run, chosen, curve_measure(runs, chosen), by_update=by_update)
 
     def of_subject(subject: str) -> Callable[[MeasuredRun], Path]:
-        return lambda run: path_of_subject(run, subject, measure, by_update=by_update)
+        return lambda run: path_of_subject(run, subject, measures[subject], by_update=by_update)
 
     means = [
         *panels.draw("all that is learned, mean", runs, mean_over(targets)),
@@ -74,7 +76,7 @@ def _of_stream(data: ReportData, stream: str, number: int) -> Html:
     by_order = {order: [run for run in runs if run.name.order == order] for order in dict.fromkeys(run.name.order for run in runs)}
     parts = [
         heading(stream) if len(data.streams) > 1 else NOTHING,
-        paragraph(_about(measure, by_update)),
+        paragraph(_about(by_update, [subject for subject in subjects if measures[subject] != MAIN])),
         arm_legend(data, arms),
         plots(means),
     ]
@@ -166,7 +168,7 @@ def _stages(runs: Sequence[MeasuredRun], subject: str) -> list[int]:
     return sorted({fact.stage for run in runs for fact in run.facts if subject in fact.targets})
 
 
-def _about(measure: str, by_update: bool) -> str:
+def _about(by_update: bool, on_dev: Sequence[str]) -> str:
     scale = "by updates" if by_update else "after each stage, with the checks within it; shaded stages learn the subject"
-    tasks = "" if measure == MAIN else f" Scores are of dev tasks ({measure}), which chose rates and checkpoints."
+    tasks = f" Of {len(on_dev)} subjects the scores are of dev tasks, which chose rates and checkpoints." if on_dev else ""
     return f"Means over seeds {scale}. Bands are 95 % intervals over seeds; without a band there is one seed.{tasks}"

@@ -10,7 +10,7 @@ from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
 from perdure.agent.metrics.observation import BASE
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, figure, heading, join, paragraph, plots, section, table, text
-from perdure.agent.studies.report.report_data import ReportData, over_seeds, stream_of
+from perdure.agent.studies.report.report_data import ReportData, over_seeds, stream_of, subjects_of
 from perdure.agent.studies.report.report_numbers import estimate_html, number
 from perdure.agent.studies.report.report_style import stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
@@ -43,7 +43,7 @@ def divergence_section(data: ReportData, *, with_plots: bool) -> Html:
 
 def _of_stream(data: ReportData, stream: str, place: int, with_plots: bool) -> Html:
     runs = [run for run in data.runs if stream_of(run) == stream]
-    scores = curve_measure(runs)
+    scores = curve_measure(runs, subjects_of(runs))
     drawn, tables = [], []
     for measure, name in MEASURES.items():
         by_arm: dict[str, list[SeedPoints]] = {}

@@ -12,9 +12,11 @@ from perdure.agent.studies.report.report_numbers import number
 from perdure.agent.studies.report.sections.findings_section import tested_claims
 from perdure.memory.json_value import Document
 
-TOLD_ELSEWHERE = ("claims", "study", "made_by", "matched_gain", "ok")
+TOLD_ELSEWHERE = ("claims", "study", "made_by", "ok")
 MOST_ROWS = 400
 """Of a list in the study's own summary."""
+MEANS = ("mean", "value")
+"""What a summary calls the number that `low` and `high` go with."""
 MOST_VALUES = 12
 """In one cell of a table."""
 MOST_COLUMNS = 10
@@ -105,7 +107,7 @@ def _flattened(row: Mapping[str, object], before: str = "") -> Iterator[tuple[st
 
 
 def _is_estimate(value: Mapping[str, object]) -> bool:
-    return {"mean", "low", "high"} <= value.keys()
+    return {"low", "high"} < value.keys() and not value.keys().isdisjoint(MEANS)
 
 
 def _value(value: object) -> Html:
@@ -120,7 +122,8 @@ def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         if _is_estimate(value):
             n = f", n {value['n']}" if "n" in value else ""
-            return f"{_plain(value['mean'])} ({_plain(value['low'])} to {_plain(value['high'])}{n})"
+            mean = next(value[name] for name in MEANS if name in value)
+            return f"{_plain(mean)} ({_plain(value['low'])} to {_plain(value['high'])}{n})"
         return "; ".join(f"{key} {_plain(inner)}" for key, inner in value.items())
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) if len(value) <= MOST_VALUES else f"{len(value)} values"
