@@ -34,9 +34,11 @@ COMMANDS: dict[str, str] = {
     "learn": "learn",
     "gate": "learn",
     "probe": "learn",
+    "panel": "panel",
     "version": "version",
     "store": "replay_store",
     "study": "study",
+    "report": "report",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

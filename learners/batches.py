@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from perdure.envs.policy import Ids
 from perdure.learners.losses import VARIANTS, Aggregation, leave_one_out, token_weights
@@ -17,6 +18,9 @@ from perdure.memory.records import Episode
 Group = Sequence[Episode]
 Turns = tuple[tuple[Ids, Ids], ...]
 """Prompt and answer of each turn, as token ids."""
+Side = Literal["target", "old", "general"]
+GENERAL = "general prompts"
+"""In place of an environment's name, in lessons from answers to general prompts (`retention/general/`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +28,10 @@ class Lesson:
     """One episode, and its weights in the loss."""
 
     episode: int | None
-    """The id of the stored episode; None if it was imported or is a demonstration."""
+    """The id of the stored episode; None if it was imported, is a demonstration, or answers a general prompt."""
     environment: str
     of_target: bool = True
-    """Whether the job learns to be better at its environment; if not, it is an old one that is replayed."""
+    """Whether the job learns to be better at its environment; if not, it is an old one that is replayed, or a general prompt."""
     turns: Turns
     sampler_logprobs: tuple[float, ...] | None
     """Of all action tokens, laid end to end; None if no policy of this home sampled them."""
@@ -39,6 +43,13 @@ class Lesson:
     """Weight of each token in the cross-entropy."""
     kl: float = 0.0
     """Weight of each token in the KL term to the serving version."""
+
+    @property
+    def side(self) -> Side:
+        """Which part of the batch it belongs to."""
+        if self.of_target:
+            return "target"
+        return "general" if self.environment == GENERAL else "old"
 
     @property
     def tokens(self) -> int:
@@ -118,20 +129,24 @@ def replay_lessons(groups: Sequence[Group], options: LearnOptions) -> list[Lesso
     return [replace(one, of_target=False) for one in lessons]
 
 
-def lesson_weights(lessons: Sequence[Lesson], aggregation: Aggregation, most_tokens: int, replay: float) -> list[float]:
+def lesson_weights(
+    lessons: Sequence[Lesson], aggregation: Aggregation, most_tokens: int, replay: float, general: float = 0.0
+) -> list[float]:
     """The weight of one token of each lesson, in every term of the loss: a mean per environment, whatever number of tokens each has.
 
-    Targets have the share 1 - `replay` together, old environments `replay`; all of a side have the same. A side without lessons leaves its
-    share to the other. Within an environment the variant's `aggregation` decides. The weights of a batch add up to 1, but with `constant`
-    to what they would be for the targets alone (T / B L).
+    Targets have the share 1 - `replay` together; of `replay`, general prompts have the share `general` and old environments the rest. All
+    environments of a side have the same. A side without lessons leaves its share to the others. Within an environment the variant's
+    `aggregation` decides. The weights of a batch add up to 1, but with `constant` to what they would be for the targets alone (T / B L).
     """
-    members: dict[tuple[bool, str], list[int]] = {}
+    members: dict[tuple[Side, str], list[int]] = {}
     for n, one in enumerate(lessons):
         if one.tokens:
-            members.setdefault((one.of_target, one.environment), []).append(n)
+            members.setdefault((one.side, one.environment), []).append(n)
     if not members:
         return [0.0] * len(lessons)
-    sides = Counter(of_target for of_target, _ in members)
+    sides = Counter(side for side, _ in members)
+    shares: dict[Side, float] = {"target": 1 - replay, "old": replay * (1 - general), "general": replay * general}
+    present = sum(shares[side] for side in sides)
 
     def published(numbers: Sequence[int]) -> tuple[list[float], float]:
         """The aggregation's own weights of these lessons, and their sum over all tokens."""
@@ -139,10 +154,10 @@ def lesson_weights(lessons: Sequence[Lesson], aggregation: Aggregation, most_tok
         weights = token_weights(lengths, aggregation, most_tokens)
         return weights, sum(weight * length for weight, length in zip(weights, lengths, strict=True))
 
-    _, total = published([n for (of_target, _), numbers in members.items() for n in numbers if of_target or len(sides) == 1])
+    _, total = published([n for (side, _), numbers in members.items() for n in numbers if side == "target" or "target" not in sides])
     found = [0.0] * len(lessons)
-    for (of_target, _), numbers in members.items():
-        share = (1.0 if len(sides) == 1 else 1 - replay if of_target else replay) / sides[of_target]
+    for (side, _), numbers in members.items():
+        share = (1.0 if len(sides) == 1 else shares[side] / present) / sides[side]
         weights, own = published(numbers)
         for n, weight in zip(numbers, weights, strict=True):
             found[n] = total * share * weight / own

@@ -19,6 +19,7 @@ from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder
 from perdure.learners.trainees.trainee import Trainee
+from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.contracts.results import Update
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode, Lease, StepRef
@@ -27,6 +28,14 @@ from perdure.memory.store import Store
 
 class Interrupted(RuntimeFailure):
     """The job was asked to stop; it can be resumed."""
+
+
+KeepStep = Callable[[int, Weights], None]
+"""Gets the number of an update and the weights after it, which are not a copy."""
+
+
+def keep_no_step(update: int, weights: Weights) -> None:
+    """Keep no weights but the candidate's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,8 @@ class JobRun:
     stop: Callable[[], bool] = never
     each_round: Callable[[], None] = nothing
     """Called before each round of generation and before each update."""
+    keep_step: KeepStep = keep_no_step
+    """Called after each update, before its checkpoint: again for an update that an interrupted attempt has to repeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

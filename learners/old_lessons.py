@@ -1,4 +1,4 @@
-"""Lessons beside a learner's own: the KL term on the targets' other episodes, replayed old environments, and stored groups of them."""
+"""Lessons beside a learner's own: the KL term on the targets' other episodes, old environments as replayed or stored, general prompts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from perdure.learners.batches import Lesson, completed, is_mixed, kl_only, replay_lessons
 from perdure.learners.learning_job import LearningJob
+from perdure.learners.retention.general.general_lessons import general_lessons
 from perdure.learners.sampling.batch_environments import old_group_numbers
 from perdure.learners.sampling.batch_sampling import Sampled
 from perdure.memory.records import Episode
@@ -16,13 +17,13 @@ STORED_GROUPS = 64
 
 
 def with_other_lessons(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> list[Lesson]:
-    """These lessons of targets; the KL term alone on the targets' other episodes, if it has a weight; and those of old environments."""
+    """These lessons of targets; the KL term alone on the targets' other episodes, if it has a weight; and those of `old_lessons`."""
     return [*lessons, *kl_only(sampled.target, lessons, job.options.loss.kl), *old_lessons(job, sampled)]
 
 
 def old_lessons(job: LearningJob, sampled: Sampled) -> list[Lesson]:
-    """Lessons of old environments: replayed now, and stored."""
-    return [*replay_lessons(sampled.old, job.options), *stored_lessons(job)]
+    """Lessons of old environments, replayed now and stored, and of general prompts, which are answered now. Raises `Interrupted`."""
+    return [*replay_lessons(sampled.old, job.options), *stored_lessons(job), *general_lessons(job)]
 
 
 def stored_lessons(job: LearningJob) -> list[Lesson]:

@@ -86,7 +86,19 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
         raise InputError("tuning=full trains all weights in float32: quantized, olora and dtype=bfloat16 need tuning=lora")
     if isinstance(options.own, SamplingOptions) and options.own.source == "live" and options.replay.stored:
         raise InputError("from=live takes all replay from stored episodes: leave stored out")
+    _check_general(options)
     return options
+
+
+def _check_general(options: LearnOptions) -> None:
+    """Raise `InputError` if general prompts have a share, but of nothing, or in a loss without weight."""
+    if not options.retention.general:
+        return
+    if not options.replay.share:
+        raise InputError("general is a share of replay, and replay=0: set replay above 0, or leave general out")
+    loss, weight = options.retention.general_loss, "kl_old" if options.retention.general_loss == "kl" else "replay_weight"
+    if not options.flat()[weight]:
+        raise InputError(f"general_loss={loss} has the weight {weight}, which is 0: set it above 0, or leave general out")
 
 
 def read_by(learner: str, given: Mapping[str, OptionValue]) -> dict[str, OptionValue]:

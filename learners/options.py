@@ -107,6 +107,14 @@ class RetentionOptions(OptionGroup):
         ge=0,
         description="ewc, gem, trace-sft, from=live: most promotions and rollbacks (or updates of a job) since an episode was sampled",
     )
+    general: float = Field(
+        0.0, ge=0, le=1, description="share of replay that is answers to general prompts, of many kinds and outside all environments"
+    )
+    general_loss: Literal["kl", "base-answers"] = Field(
+        "kl",
+        description="kl for KL to the serving version on own answers (weight kl_old), base-answers for cross-entropy on the base model's "
+        "(weight replay_weight)",
+    )
     interpolate: float = Field(1.0, gt=0, le=1, description="position of the candidate between the start (0) and the learned weights (1)")
 
 

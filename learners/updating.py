@@ -114,6 +114,7 @@ def update(
     tally.sampling_s, tally.sampled_tokens = 0.0, 0
     tally.updates.append(made)
     add_step(job.run.store, job.run.lease, made)
+    job.run.keep_step(progress.step, trainee.weights())
     faults.point("between-step-and-checkpoint")
     write_checkpoint(job.run.store.home, job.id, Checkpoint(progress=progress, state=trainee.state()))
 
@@ -150,7 +151,7 @@ def _measured(job: LearningJob, lessons: Sequence[Lesson], sampled: Sampled) -> 
     """Episodes on which KL to the references is measured: some of targets (played, else imitated) and of others (replayed, else live)."""
     most = job.options.common.measure
     played = _ids(sampled)
-    imitated = [lesson.turns for lesson in lessons if lesson.imitation and lesson.episode not in played]
+    imitated = [lesson.turns for lesson in lessons if lesson.of_target and lesson.imitation and lesson.episode not in played]
     new = spread_sample(sampled.target, most) or imitated[:most]
     old = spread_sample(sampled.old or _live_groups(job), most) if most else []
     return [Measured(turns=turns, is_old=False) for turns in new] + [Measured(turns=turns, is_old=True) for turns in old]

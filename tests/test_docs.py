@@ -21,7 +21,20 @@ from perdure.agent.cli import perdure
 from perdure.agent.commands.replay_store import TOKENS_RULE
 from perdure.agent.config import Config
 from perdure.agent.config_file import OPTIONS, LoadedConfig, settings
+from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StageEnvironment, StageSection
+from perdure.agent.studies.grid.grid_file import (
+    AboutSection,
+    ArmHelper,
+    ArmLearner,
+    ClaimSection,
+    GridFile,
+    GridSection,
+    MatchSection,
+    MeasureSection,
+    PilotSection,
+    StagedStream,
+)
 from perdure.envs.check.checker import ELSEWHERE, FITS
 from perdure.envs.check.rules import RULES, check_rule
 from perdure.envs.common_options import COMMON
@@ -229,6 +242,27 @@ def test_every_key_of_a_stage_is_documented() -> None:
             wanted.append(row(f"`{name}`", default, field.description))
         assert "\n".join([*wanted, ""]) in text, "\n".join(wanted)
     assert [line.split("`")[1] for line in table(page, "| order | what comes next |")] == list(get_args(Order))
+
+
+def test_every_key_of_a_study_file_is_documented() -> None:
+    sections: dict[str, type[Section]] = {
+        "study": AboutSection,
+        "grid": GridSection,
+        "learners.NAME": ArmLearner,
+        "helpers.NAME": ArmHelper,
+        "streams.NAME": StagedStream,
+        "measure": MeasureSection,
+        "pilots": PilotSection,
+        "match": MatchSection,
+        "claims": ClaimSection,
+    }
+    assert {name.split(".")[0] for name in sections} | {"home", "options"} == set(GridFile.model_fields)
+    wanted = []
+    for section, model in sections.items():
+        for name, field in model.model_fields.items():
+            default = "-" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+            wanted.append(row(f"`{section}.{name}`", default, field.description))
+    check_table(ROOT / "docs/studies.md", "| key | default | meaning |", wanted)
 
 
 def test_every_option_of_the_learners_is_documented() -> None:

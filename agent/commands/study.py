@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from perdure.agent.commands.study_report import compare, keep_option, report
 from perdure.agent.show.terminal import json_option, print_json, print_table, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
@@ -15,17 +16,6 @@ if TYPE_CHECKING:
     from perdure.agent.studies.catalogue import ReadyStudy
     from perdure.agent.studies.cells import CellResult
     from perdure.memory.json_value import Document
-
-NAMES = ("lives", "life")
-DEFAULT_FOLDER = Path("studies")
-
-keep_option = click.option(
-    "--keep",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_FOLDER,
-    show_default=True,
-    help="Folder that keeps what is finished; a study has a folder of its own in it.",
-)
 
 
 @click.group()
@@ -39,33 +29,40 @@ def study() -> None:
 
 
 @study.command()
-@click.argument("name", metavar="NAME", type=click.Choice(NAMES))
-@click.option("--small", is_flag=True, help="A short form, to see that it works.")
+@click.argument("name", metavar="NAME|FILE")
+@click.option("--small", is_flag=True, help="The short form of a study that comes with Perdure, for two cores.")
 @click.option("--hours", type=click.FloatRange(min=0.001, max=1000), help="life: how long the daemon runs. [default: 0.5]")
-@click.option("--seeds", type=click.IntRange(1, 10_000), help="life: how many lives [default: 3]. lives: how many a row [default: 100].")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 10_000),
+    help="life: how many lives [default: 3]. lives: how many a row [default: 100]. mode-seeking: how many an arm [default: 5].",
+)
 @keep_option
 @report_option
 @click.pass_context
 def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: int | None, keep: Path, as_json: bool) -> None:
-    """Run a study, or what is left of it.
+    """Run a study that comes with Perdure, or of a TOML file, or what is left of it.
 
     lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
     on the default stream in homes of its own, then probes every version, and does the same jobs naively (no gate, no replay) and all
-    environments in one joint job: about three times the hours in all, and the machine for itself. A study that is stopped continues where
-    it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result that must be reached is
-    not, 3 if a part failed.
+    environments in one joint job: about three times the hours in all, and the machine for itself. mode-seeking fits the paper's mixture of
+    two modes with forward and reverse KL, and varies what its result rests on: less than a minute. retaining-by-doing, long-stream and
+    family run the real learners as a file says: hours on two cores with --small, else days or a GPU (docs/studies.md). A study that is
+    stopped continues where it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result that must be
+    reached is not, 3 if a part failed.
 
     \b
     Example:
       perdure study run lives --json
       perdure study run life --hours 0.5 --seeds 3 --keep /var/lib/perdure-studies
+      perdure study run my-grid.toml
     """
-    from perdure.agent.studies.catalogue import STUDIES, StudySettings
+    from perdure.agent.studies.catalogue import StudySettings, prepare_study
     from perdure.agent.studies.run_cells import run_study
     from perdure.agent.studies.study_file import open_study
 
-    _, prepare = STUDIES[name]
-    prepared = prepare(StudySettings(hours=hours, seeds=seeds, small=small))
+    prepared = prepare_study(name, StudySettings(hours=hours, seeds=seeds, small=small))
+    name = prepared.study.name
     folder = keep.expanduser().absolute() / name
     with open_study(folder) as file:
         results = run_study(prepared.study, file, say)
@@ -104,8 +101,10 @@ def list_(keep: Path, as_json: bool) -> None:
     from perdure.agent.studies.study_file import FILE_NAME, read_study
 
     listed: list[Document] = []
-    for name, (about, _) in STUDIES.items():
-        folder = keep.expanduser().absolute() / name
+    kept = keep.expanduser().absolute()
+    others = sorted(path.parent.name for path in kept.glob(f"*/{FILE_NAME}") if path.parent.name not in STUDIES)
+    for name in (*STUDIES, *others):
+        about, folder = STUDIES[name][0] if name in STUDIES else "of a file", kept / name
         results = read_study(folder) if (folder / FILE_NAME).is_file() else {}
         failed = sum(result.error is not None for result in results.values())
         listed.append({"name": name, "about": about, "done": len(results) - failed, "failed": failed, "folder": str(folder)})
@@ -115,6 +114,10 @@ def list_(keep: Path, as_json: bool) -> None:
     print_table(
         ("study", "cells done", "failed", "what it is"), [(row["name"], row["done"], row["failed"], row["about"]) for row in listed]
     )
+
+
+study.add_command(report)
+study.add_command(compare)
 
 
 def _plots(prepared: ReadyStudy, summary: Document, folder: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
 from perdure.agent.processes.open_engine import open_engine
+from perdure.agent.processes.panel_work import panel_of_order
 from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
@@ -31,7 +32,7 @@ from perdure.learners.learning_job import Interrupted
 from perdure.learners.run_learning import run_learning
 from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
-from perdure.memory.contracts.orders import GateOrder, LearnOrder, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, ProbeOrder
 from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import LeaseLost, RuntimeFailure
@@ -69,9 +70,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                         store=store, config=config, versions=LoadedVersions(store, engine), job=job, lease=lease, pulse=pulse, stop=stop
                     )
                     result, candidate = _carry_out(work)
-                with store.write():  # the verdict, what becomes of the candidate, and that the job is done are one fact
-                    apply_verdict(work, result)
-                    finish_job(store, lease, result, candidate)
+                _write_end(work, result, candidate)
                 remove_other_checkpoints(home, [job.id for job in unfinished_jobs(store)])
                 pulse.say("done", None)
             except Interrupted as error:
@@ -90,6 +89,19 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 raise
 
 
+def carry_out(work: Work) -> None:
+    """Do what a leased job's order says with an engine that is open, and write what it came to. Raises what stopped it."""
+    result, candidate = _carry_out(work)
+    _write_end(work, result, candidate)
+
+
+def _write_end(work: Work, result: Result, candidate: str | None) -> None:
+    """The verdict, what becomes of the candidate, and that the job is done are one fact."""
+    with work.store.write():
+        apply_verdict(work, result)
+        finish_job(work.store, work.lease, result, candidate)
+
+
 def _carry_out(work: Work) -> tuple[Result, str | None]:
     """Do what the job's order says; gives the result and the candidate that it is about."""
     match work.job.order:
@@ -100,6 +112,8 @@ def _carry_out(work: Work) -> tuple[Result, str | None]:
             return judge(work, get_version(work.store, name), order), name
         case ProbeOrder() as order:
             return _probe(work, order), None
+        case PanelOrder() as order:
+            return panel_of_order(work, order), None
 
 
 def _learn(work: Work, order: LearnOrder) -> LearnResult:

@@ -11,7 +11,7 @@ from perdure.agent.processes.pulse import Pulse
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.player import Sampling
-from perdure.learners.learning_job import JobRun
+from perdure.learners.learning_job import JobRun, KeepStep, keep_no_step
 from perdure.memory.contracts.orders import Job
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease, Purpose
@@ -30,6 +30,7 @@ class Work:
     lease: Lease
     pulse: Pulse
     stop: Callable[[], bool]
+    keep_step: KeepStep = keep_no_step
 
     def run(self) -> JobRun:
         """What learners and players write to, and what stops them."""
@@ -39,6 +40,7 @@ class Work:
             journal=StoreJournal(self.store, BootClock()),
             stop=self.stop,
             each_round=self.pulse.go_on,
+            keep_step=self.keep_step,
         )
 
     def player(self, purpose: Purpose, sampling: Sampling) -> EnginePlayer:

@@ -61,8 +61,82 @@ def _life(settings: StudySettings) -> ReadyStudy:
     )
 
 
+def study_of_file(path: Path) -> ReadyStudy:
+    """The study that a TOML file describes. Raises `InputError` if the file is wrong."""
+    from perdure.agent.studies.grid.grid_arms import check_grid
+    from perdure.agent.studies.grid.grid_file import read_grid_file
+    from perdure.agent.studies.grid.grid_table import print_retaining, print_stream
+    from perdure.agent.studies.grid.retaining_study import retaining_study
+    from perdure.agent.studies.grid.retaining_summary import retaining_summary
+    from perdure.agent.studies.grid.stream_study import stream_study, stream_summary
+
+    file = read_grid_file(path)
+    check_grid(file)
+    if file.study.kind == "long-stream":
+        return ReadyStudy(study=stream_study(file), summarise=lambda finished: stream_summary(file, finished), show=print_stream)
+    return ReadyStudy(study=retaining_study(file), summarise=lambda finished: retaining_summary(file, finished), show=print_retaining)
+
+
+def _file_of(name: str) -> Callable[[StudySettings], ReadyStudy]:
+    """A study that comes as a file, with a small one beside it."""
+
+    def prepare(settings: StudySettings) -> ReadyStudy:
+        from perdure.agent.studies.grid.grid_file import built_in
+        from perdure.memory.errors import InputError
+
+        if settings.hours is not None or settings.seeds is not None:
+            raise InputError(f"--hours and --seeds are for life and lives: what {name} does is in its file, {built_in(name, small=False)}")
+        return study_of_file(built_in(name, small=settings.small))
+
+    return prepare
+
+
+def _mode_seeking(settings: StudySettings) -> ReadyStudy:
+    from perdure.agent.studies.mode_seeking.mode_seeking_page import mode_seeking_page, print_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_plots import plot_mode_seeking
+    from perdure.agent.studies.mode_seeking.mode_seeking_study import SEEDS, SMALL_SEEDS, mode_seeking_study
+    from perdure.agent.studies.mode_seeking.mode_seeking_summary import mode_seeking_document
+    from perdure.memory.errors import InputError
+
+    if settings.hours is not None:
+        raise InputError("--hours is for the study life: mode-seeking takes less than a minute")
+    seeds = settings.seeds or (SMALL_SEEDS if settings.small else SEEDS)
+    return ReadyStudy(
+        study=mode_seeking_study(seeds, small=settings.small),
+        summarise=mode_seeking_document,
+        show=print_mode_seeking,
+        plot=plot_mode_seeking,
+        page=mode_seeking_page,
+    )
+
+
 STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
     "lives": ("homes over fifty jobs, simulated with the real planner and gate: what is kept, what is lost, where it stalls", _lives),
     "life": ("the daemon for some hours on the configured stream, beside a naive life and one joint job", _life),
+    "mode-seeking": ("the paper's mixture of two modes, forward and reverse KL, and what its result rests on", _mode_seeking),
+    "retaining-by-doing": (
+        "what a gain costs elsewhere: learners on and off their own answers, compared at one gain",
+        _file_of("retaining-by-doing"),
+    ),
+    "long-stream": ("stages whose environments leave the stream: naive, with each way to keep old skills, gated", _file_of("long-stream")),
+    "family": ("the grid of retaining-by-doing on a model of another family", _file_of("family")),
 }
 """Each with one line about it."""
+
+
+def prepare_study(study: str, settings: StudySettings) -> ReadyStudy:
+    """The study of this name, or of the TOML file of this path. Raises `InputError` if there is none, or if its file is wrong."""
+    from difflib import get_close_matches
+
+    from perdure.memory.errors import InputError
+
+    if study in STUDIES:
+        _, prepare = STUDIES[study]
+        return prepare(settings)
+    if not study.endswith(".toml"):
+        near = get_close_matches(study, STUDIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STUDIES)}, or name a TOML file"
+        raise InputError(f"no study is named {study!r}; {hint}")
+    if settings != StudySettings():
+        raise InputError("--small, --hours and --seeds are for studies that come with Perdure: a file says itself what is done")
+    return study_of_file(Path(study).expanduser())

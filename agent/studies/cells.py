@@ -1,6 +1,6 @@
 """What a study consists of: cells, each of which is done once and kept.
 
-A study is a function from the cells that are finished to all the cells that are known so far. A grid names all its cells at once; a study
+A study is a function from the cells that have ended to all the cells that are known so far. A grid names all its cells at once; a study
 whose later parts depend on earlier ones (which versions a life made, which rate a pilot chose) names more as results come in.
 `run_cells.py` does the cells, and `study_file.py` keeps them.
 """
@@ -40,6 +40,10 @@ class Cell:
     """Only for the time left."""
     alone: bool = False
     """Whether it uses the whole machine, so that nothing else runs beside it."""
+    cores: int = 1
+    """That it keeps busy; as many threads does torch get in it."""
+    memory_gib: float = 1.0
+    """That it takes at its peak, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,12 @@ class CellResult:
 
 
 Finished = Mapping[str, CellResult]
-"""The cells that are done, by name."""
+"""The cells that have ended, by name: those that are done, and those that have failed in this run, which have an error and no rows."""
+
+
+def done(finished: Finished) -> dict[str, CellResult]:
+    """Without those that have failed."""
+    return {name: result for name, result in finished.items() if result.error is None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

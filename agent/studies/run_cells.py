@@ -19,13 +19,14 @@ from pathlib import Path
 from threading import Thread
 
 from perdure.agent.bench.measure import TimeLeft
-from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study
+from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study, done
 from perdure.agent.studies.provenance import made_by
 from perdure.agent.studies.study_file import StudyFile
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 
 SAY_EVERY_S = 5.0
-MEMORY_OF_A_CELL_BYTES = 2**30
+SAY_FIRST_S = 180.0
+GIB = 2**30
 ERRORS = "errors.log"
 """In the study's folder: the tracebacks of cells that failed."""
 
@@ -42,17 +43,18 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
     progress: _Progress | None = None
     while True:
         known = file.results()
-        done = {name: result for name, result in known.items() if result.error is None}
-        cells = study.cells(done)
-        _check(cells, done)
-        left = [cell for cell in cells if cell.name not in done and cell.name not in tried]
+        finished = done(known)
+        cells = study.cells(finished | {name: result for name, result in tried.items() if result.error is not None})
+        _check(cells, finished)
+        left = [cell for cell in cells if cell.name not in finished and cell.name not in tried]
         if not left:
             return {cell.name: known[cell.name] for cell in cells}
+        beside = [cell for cell in left if not cell.alone]
+        at_a_time = at_once or room(beside)
         if progress is None:
             progress = _Progress(say, finished=len(cells) - len(left))
-        progress.plan(cells, left)
-        beside = [cell for cell in left if not cell.alone]
-        for result in _all_ends(beside, left, file.folder, say, at_once or room()):
+        progress.plan(cells, left, at_a_time if beside else 1)
+        for result in _all_ends(beside, left, file.folder, say, at_a_time):
             file.keep(result)
             tried[result.name] = result
             progress.ended(next(cell for cell in left if cell.name == result.name), result)
@@ -60,21 +62,23 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
                 break  # one that takes the whole machine may lead to more cells
 
 
-def room() -> int:
-    """How many cells fit on this machine at once: one a core, and a GiB of memory for each."""
+def room(cells: Sequence[Cell]) -> int:
+    """How many of these cells fit on this machine at once, each with the cores and the memory of the largest one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory_bytes // MEMORY_OF_A_CELL_BYTES))
+    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    most_cores = max((cell.cores for cell in cells), default=1)
+    most_gib = max((cell.memory_gib for cell in cells), default=1.0)
+    return max(1, min(cores // most_cores, int(memory_gib // most_gib)))
 
 
-def _check(cells: Sequence[Cell], done: Finished) -> None:
+def _check(cells: Sequence[Cell], finished: Finished) -> None:
     names = [cell.name for cell in cells]
     if len(set(names)) < len(names):
         raise ValueError(f"two cells have one name: {names}")
     for cell in cells:
-        if cell.name in done and done[cell.name].parameters != cell.parameters:
+        if cell.name in finished and finished[cell.name].parameters != cell.parameters:
             raise InputError(
-                f"cell {cell.name} was made with other parameters ({done[cell.name].parameters}, now {cell.parameters}): "
+                f"cell {cell.name} was made with other parameters ({finished[cell.name].parameters}, now {cell.parameters}): "
                 "name another folder with --keep"
             )
 
@@ -91,7 +95,8 @@ def _all_ends(beside: Sequence[Cell], left: Sequence[Cell], folder: Path, say: S
 
 def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator[CellResult]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_follow_the_parent) as pool:
+    cores = max(cell.cores for cell in cells)
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_begin_process, initargs=(cores,)) as pool:
         waiting = iter(cells)
         running: set[Future[CellResult]] = set()
         try:
@@ -110,8 +115,9 @@ def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _follow_the_parent() -> None:
-    """In a process of the pool: Ctrl-C is the parent's affair, and if the parent is killed nobody wants the rest."""
+def _begin_process(cores: int) -> None:
+    """In a process of the pool: torch gets so many threads, Ctrl-C is the parent's affair, and the process ends if the parent is killed."""
+    os.environ["OMP_NUM_THREADS"] = str(cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -161,10 +167,14 @@ class _Progress:
         if finished:
             say(f"{finished} cells were finished before")
 
-    def plan(self, cells: Sequence[Cell], left: Sequence[Cell]) -> None:
-        """The cells as they are known now, and those that are left."""
+    def plan(self, cells: Sequence[Cell], left: Sequence[Cell], at_once: int) -> None:
+        """The cells as they are known now, and those that are left; says what begins if that takes more than a few minutes."""
+        expected_s = sum(cell.expected_s for cell in left)
         self._total = len(cells)
-        self._time.total = self._time.done + sum(cell.expected_s for cell in left)
+        self._time.total = self._time.done + expected_s
+        if expected_s / at_once > SAY_FIRST_S:
+            about = f"{expected_s / at_once / 60:.0f} minutes if each takes as long as expected"
+            self._say(f"{len(left)} cells to do now, {at_once} at a time: {about}")
 
     def ended(self, cell: Cell, result: CellResult) -> None:
         self._ended += 1

@@ -106,6 +106,14 @@ def read_study(folder: Path) -> dict[str, CellResult]:
         return StudyFile(folder, conn).results() if has_begun else {}
 
 
+def last_finished(folder: Path) -> float | None:
+    """When the newest cell of a study ended, as Unix seconds; None if it has none yet."""
+    with closing(_connect(folder / FILE_NAME, is_writer=False)) as conn:
+        has_begun = bool(conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        found = conn.execute("SELECT max(finished_at) FROM cell").fetchone()[0] if has_begun else None
+        return None if found is None else float(found)
+
+
 def _connect(path: Path, *, is_writer: bool = True) -> Any:
     """Only the writer, who holds the study's lock, makes tables."""
     try:

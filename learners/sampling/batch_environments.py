@@ -54,7 +54,8 @@ def next_old(job: LearningJob, prompts: int) -> list[Environment]:
         candidates = [replay_candidate(name, _before(job, name), played.get(name, []), replay.samples) for name in old]
     else:
         candidates = _live_candidates(job)
-    return [old[name] for name in choose_replay(candidates, groups, replay.tokens * _target_tokens(job, prompts, played))]
+    tokens = replay.tokens * (1 - job.options.retention.general) * _target_tokens(job, prompts, played)
+    return [old[name] for name in choose_replay(candidates, groups, tokens)]
 
 
 def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:
@@ -63,7 +64,8 @@ def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:
     Fractions of a group add up over updates.
     """
     common, replay = job.options.common, job.options.replay
-    each = common.samples * replay.share * share / replay.samples if job.environments.old else 0.0
+    of_old = replay.share * (1 - job.options.retention.general)  # the rest of replay is general prompts
+    each = common.samples * of_old * share / replay.samples if job.environments.old else 0.0
     before = common.prompts * job.progress.step
     return range(math.floor(each * before + 0.5), math.floor(each * (before + prompts) + 0.5))
 

@@ -10,6 +10,7 @@ import pytest
 from tests.learners.conftest import options_of
 
 from perdure.learners.batches import (
+    GENERAL,
     Lesson,
     completed,
     imitation_lessons,
@@ -191,6 +192,16 @@ def test_a_side_without_lessons_leaves_its_share_to_the_other() -> None:
     assert lesson_weights([silent, *SHORT], "token", 8, 0.4) == pytest.approx([0] + [1 / 5] * 5)
     assert lesson_weights([silent], "token", 8, 0.4) == [0]
     assert lesson_weights([], "token", 8, 0.4) == []
+
+
+def test_general_prompts_have_their_share_of_replay() -> None:
+    """With replay = .4 and general = .25 it is .1 of the batch; without targets or old environments the others keep their proportions."""
+    asked = [made(GENERAL, 20, of_target=False), made(GENERAL, 5, of_target=False)]
+    found = lesson_weights(TARGET + SHORT + asked, "token", 8, 0.4, 0.25)
+    assert found == pytest.approx([0.6 / 5] * 2 + [0.3 / 5] * 5 + [0.1 / 25] * 2)
+    assert lesson_weights(SHORT + asked, "token", 8, 0.4, 0.25) == pytest.approx([0.75 / 5] * 5 + [0.25 / 25] * 2)
+    assert lesson_weights(TARGET + asked, "token", 8, 0.4, 0.25) == pytest.approx([6 / 7 / 5] * 2 + [1 / 7 / 25] * 2)
+    assert lesson_weights(asked, "token", 8, 0.4, 0.25) == pytest.approx([1 / 25] * 2)
 
 
 def test_a_variant_weighs_the_tokens_of_each_environment_in_its_own_way() -> None:

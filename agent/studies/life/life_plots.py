@@ -1,43 +1,30 @@
-"""The curves of a life study as SVG: each environment over time, and the mean over all by updates. Text stays text: no font is embedded.
-
-The same document gives the same bytes with the same version of matplotlib, so that a plot in a repository changes only with its numbers.
-"""
+"""The curves of a life study as SVG: each environment over time, and the mean over all by updates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from perdure.memory.errors import InputError
+from perdure.agent.studies.svg_figures import BLUE, GREEN, ORANGE, add_legend, svg_figures, write_svg
 from perdure.memory.json_value import Document
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LIFE, NAIVE, JOINT = "#0072b2", "#d55e00", "#009e73"
-"""Told apart by people who are colour-blind (Okabe & Ito 2008)."""
+LIFE, NAIVE, JOINT = BLUE, ORANGE, GREEN
 COLUMNS = 4
 
 
 def plot_life(document: Document, folder: Path) -> list[Path]:
     """Write the plots of a life study and give their paths. Raises `InputError` if matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError("plots need matplotlib: `pip install 'perdure[study]'` adds it, and the study then draws what it has") from error
-    matplotlib.use("svg")
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "perdure",
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    with matplotlib.rc_context(settings):
-        return [_write(_by_environment(document), folder / "life-environments.svg"), _write(_means(document), folder / "life-means.svg")]
+    with svg_figures():
+        return [
+            write_svg(_by_environment(document), folder / "life-environments.svg"),
+            write_svg(_means(document), folder / "life-means.svg"),
+        ]
 
 
 def short_name(environment: str) -> str:
@@ -64,7 +51,7 @@ def _by_environment(document: Document) -> Figure:
         axes[place // columns][place % columns].set_axis_off()
     figure.supxlabel("minutes of the life; each step is a promotion, each line a seed")
     figure.supylabel("score, sampled")
-    _legend(figure, {"the life": LIFE, "joint job, mean over seeds": JOINT})
+    add_legend(figure, {"the life": LIFE, "joint job, mean over seeds": JOINT})
     return figure
 
 
@@ -87,7 +74,7 @@ def _means(document: Document) -> Figure:
             axis.plot([life["updates"]], [fmean(life["joint"].values())], color=JOINT, marker="D", markersize=5, linestyle="none")
     axis.set_xlabel("updates made")
     axis.set_ylabel("mean score over all environments")
-    _legend(figure, {"the life": LIFE, "naive life": NAIVE, "joint job": JOINT})
+    add_legend(figure, {"the life": LIFE, "naive life": NAIVE, "joint job": JOINT})
     return figure
 
 
@@ -117,15 +104,3 @@ def _served_by_updates(life: Document) -> list[tuple[int, dict[str, float]]]:
         return sum(job["updates"] for job in learned if job["ended"] is not None and job["ended"] <= minute + 0.01)
 
     return [(made_until(minute), means) for minute, means in _served(life)]
-
-
-def _legend(figure: Figure, colours: dict[str, str]) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], color=colour, label=label) for label, colour in colours.items()]
-    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
-
-
-def _write(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    return path

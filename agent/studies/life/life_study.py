@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from perdure.agent.studies.cells import Cell, Finished, Study
+from perdure.agent.studies.cells import Cell, Finished, Study, done
 from perdure.agent.studies.life.life_arms import (
     JOINT,
     LIFE,
@@ -42,7 +42,7 @@ def life_study(size: LifeSize, settings: str = "") -> Study:
     """Lives with seeds 0, 1, ..., each beside a naive life and a joint job. `settings`: TOML that all of them have, without a seed."""
 
     def cells(finished: Finished) -> Sequence[Cell]:
-        return [cell for seed in range(size.seeds) for cell in _of_seed(seed, size, settings, finished)]
+        return [cell for seed in range(size.seeds) for cell in _of_seed(seed, size, settings, done(finished))]
 
     return Study(name=NAME, cells=cells)
 

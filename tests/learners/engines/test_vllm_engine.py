@@ -131,6 +131,9 @@ class Speaker:
                 "token_ids": [7] * n,
                 "logprobs": {"token_logprobs": [-0.5] * n},
                 "finish_reason": "length",
+                "prompt_logprobs": [None, *({str(token): {"logprob": -0.25 * token, "rank": 1}} for token in prompt[1:])]
+                if "prompt_logprobs" in asked
+                else None,
             }
             for i, prompt in enumerate(asked["prompt"])
         ]
@@ -224,6 +227,39 @@ def test_a_wrong_answer_is_refused(engine: VllmEngine, speaker: Speaker, wrong: 
     speaker.change, kind, message = WRONG[wrong]
     with pytest.raises(kind, match=message):
         engine.policy(BASE).generate(ASK)
+
+
+GIVEN = [((5, 6), (4, 8)), ((5, 6, 7), (1,))]
+
+
+def test_log_probs_of_given_answers_are_read_from_those_of_the_prompt(engine: VllmEngine, speaker: Speaker) -> None:
+    assert engine.logprobs(BASE, GIVEN) == [(-1.0, -2.0), (-0.25,)]
+    many = GIVEN * 200
+    assert engine.logprobs(BASE, many) == [(-1.0, -2.0), (-0.25,)] * 200
+    assert speaker.calls.count("/v1/completions") == 1 + 4
+    engine.load(STEP, weights())
+    speaker.adapters.clear()
+    assert engine.logprobs(STEP, GIVEN) == [(-1.0, -2.0), (-0.25,)], "a lost adapter is loaded once more"
+
+
+WRONG_GIVEN: dict[str, tuple[Change, str]] = {
+    "another version": (lambda a: a | {"model": "v7"}, "answered as 'v7', but 'base-"),
+    "no log-probs": (every(lambda c: c.update(prompt_logprobs=None)), "malformed"),
+    "too few log-probs": (every(lambda c: c["prompt_logprobs"].pop()), "malformed"),
+    "those of other tokens": (every(lambda c: c["prompt_logprobs"].reverse()), "malformed"),
+    "another prompt": (every(lambda c: c.update(prompt_token_ids=[1])), "another prompt"),
+    "too few answers": (lambda a: a | {"choices": a["choices"][:1]}, "malformed"),
+    "too many answers": (lambda a: a | {"choices": [*a["choices"], a["choices"][0] | {"index": 9}]}, "answers to"),
+    "no JSON": (lambda a: "<html>", "malformed"),
+    "a refusal": (lambda a: 400, r"status 400\): no"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_GIVEN)
+def test_wrong_log_probs_of_given_answers_are_refused(engine: VllmEngine, speaker: Speaker, wrong: str) -> None:
+    speaker.change, message = WRONG_GIVEN[wrong]
+    with pytest.raises(PolicyError, match=message):
+        engine.logprobs(BASE, GIVEN)
 
 
 @pytest.mark.parametrize("form", ["NaN", "refused"])

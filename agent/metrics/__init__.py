@@ -1,0 +1,1 @@
+"""Metrics over a sequence of updates: what was gained, what was lost, at what cost. Pure functions on one table of observations."""

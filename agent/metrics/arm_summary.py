@@ -1,0 +1,94 @@
+"""What the arms of a study come to: every metric over seeds with its interval, and two arms against each other, seed by seed.
+
+Runs that differ only in the order of their stages are averaged first, so that n counts seeds. Pure functions.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from perdure.agent.metrics.measured_run import MeasuredRun
+from perdure.agent.metrics.metric_table import METRIC, run_metrics
+from perdure.agent.metrics.run_readings import RunsBeside
+from perdure.agent.metrics.seed_intervals import Estimate, chance_of_more, estimate, one_sided_bound, paired_differences
+from perdure.memory.json_value import Document
+
+JOINT, SINGLE, STATELESS = "joint", "single", "stateless"
+"""Arms that others are measured against, if a study has arms of these names."""
+
+SeedValues = Mapping[int, float]
+"""By seed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricOfArm:
+    """One metric of one arm, over seeds."""
+
+    arm: str
+    metric: str
+    estimate: Estimate
+    bound: float | None
+    """One-sided, 95 %: the mean is not worse than this. None with one seed, or if neither direction is better."""
+    by_seed: SeedValues
+
+    def as_json(self) -> Document:
+        return {**self.estimate.as_json(), "bound": self.bound, "by_seed": {str(seed): value for seed, value in self.by_seed.items()}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmDifference:
+    """first - second of one metric, over the seeds that both arms have."""
+
+    first: str
+    second: str
+    metric: str
+    estimate: Estimate
+    p: float | None
+    """One-sided t test that the first is not above the second."""
+
+
+def metrics_by_arm(runs: Sequence[MeasuredRun]) -> dict[str, dict[str, MetricOfArm]]:
+    """By arm and metric, without the metrics that no run of the arm has."""
+    values: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for run in runs:
+        of_arm = values.setdefault(run.name.arm, {})
+        for key, value in run_metrics(run, runs_beside(run, runs)).items():
+            if value is not None:
+                of_arm.setdefault(key, defaultdict(list))[run.name.seed].append(value)
+    return {
+        arm: {key: _over_seeds(arm, key, {seed: fmean(found) for seed, found in by_seed.items()}) for key, by_seed in of_arm.items()}
+        for arm, of_arm in values.items()
+    }
+
+
+def runs_beside(run: MeasuredRun, runs: Sequence[MeasuredRun]) -> RunsBeside:
+    """The joint, single-task and stateless runs of the same seed; a stateless run also of the same order."""
+    others = [other for other in runs if other.name.seed == run.name.seed and other.name.arm != run.name.arm]
+    return RunsBeside(
+        joint=[other for other in others if other.name.arm == JOINT],
+        single=[other for other in others if other.name.arm == SINGLE],
+        stateless=[other for other in others if other.name.arm == STATELESS and other.name.order == run.name.order],
+    )
+
+
+def compare_arms(first: MetricOfArm, second: MetricOfArm) -> ArmDifference | None:
+    """The difference of two arms in one metric; None if they share no seed."""
+    differences = paired_differences(first.by_seed, second.by_seed)
+    if not differences:
+        return None
+    return ArmDifference(
+        first=first.arm,
+        second=second.arm,
+        metric=first.metric,
+        estimate=estimate(differences),
+        p=chance_of_more(differences),
+    )
+
+
+def _over_seeds(arm: str, key: str, by_seed: SeedValues) -> MetricOfArm:
+    better, found = METRIC[key].better, list(by_seed.values())
+    bound = None if better == "neither" else one_sided_bound(found, "lower" if better == "higher" else "upper")
+    return MetricOfArm(arm=arm, metric=key, estimate=estimate(found), bound=bound, by_seed=by_seed)

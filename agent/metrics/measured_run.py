@@ -1,0 +1,152 @@
+"""One run of a table, arranged so that metrics can read it: the R matrix, the items behind it, and the curves within its stages.
+
+The score of a subject is the mean over its items; an item with several answers has their mean. Left out: the metrics themselves.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+from perdure.agent.metrics.observation import BASE, BASE_ARM, Observation, ResultTable, RunName, StageFacts, runs
+
+MAIN_MEASURES = ("sampled", "success", "greedy", "choice")
+"""The score of a subject is that of the first of these that it has."""
+MAIN = "main"
+
+
+class Point(NamedTuple):
+    """One check within a stage."""
+
+    update: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreMatrix:
+    """R: the mean score of each subject after each stage. Stage 0 is the base, which has learned nothing."""
+
+    stages: int
+    """T, the number of the last stage."""
+    scores: Mapping[tuple[int, str], float]
+    """By stage and subject; what was not measured is missing."""
+    learned: Mapping[str, int]
+    """The stage that learned a subject, the last one if there are several; subjects that were never a target are missing."""
+    first: Mapping[str, int]
+    """The first stage that learned it."""
+
+    def at(self, stage: int, subject: str) -> float | None:
+        return self.scores.get((stage, subject))
+
+    def subjects(self) -> list[str]:
+        """All that were measured, in the order in which they first were."""
+        return list(dict.fromkeys(subject for _, subject in self.scores))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreBook:
+    """All scores of a run under one measure."""
+
+    matrix: ScoreMatrix
+    items: Mapping[tuple[int, str], Mapping[str, float]]
+    """At stage ends: the mean score of each item, by stage and subject."""
+    answers: Mapping[tuple[int, str], Mapping[str, Sequence[float]]]
+    """The same with every answer to an item."""
+    curves: Mapping[tuple[int, str], Sequence[Point]]
+    """Checks within a stage, by stage and subject, in order; its start is update 0, and its end the number of its updates if known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
+    """One run."""
+
+    name: RunName
+    books: Mapping[str, ScoreBook]
+    """By measure; `main` has the main measure of each subject."""
+    facts: Sequence[StageFacts]
+    """In the order of the stages."""
+
+    @property
+    def main(self) -> ScoreBook:
+        return self.books[MAIN]
+
+    def book(self, measure: str) -> ScoreBook | None:
+        return self.books.get(measure)
+
+
+def measured_runs(table: ResultTable, main_measures: Sequence[str] = MAIN_MEASURES) -> list[MeasuredRun]:
+    """All runs of a table, in the order in which they first appear; an arm `base` that has only stage 0 is no run of its own."""
+    rows: dict[RunName, list[Observation]] = defaultdict(list)
+    facts: dict[RunName, list[StageFacts]] = defaultdict(list)
+    for row in table.observations:
+        rows[row.run].append(row)
+    for fact in table.facts:
+        facts[fact.run].append(fact)
+    bases: dict[int, list[Observation]] = {}
+    for name, found in rows.items():
+        if name.arm == BASE_ARM:
+            bases.setdefault(name.seed, [row for row in found if row.stage == BASE])
+    found_runs = []
+    for name in runs(table):
+        own = rows[name]
+        if name.arm == BASE_ARM and not facts[name] and all(row.stage == BASE for row in own):
+            continue
+        if not any(row.stage == BASE for row in own):
+            own = [*bases.get(name.seed, ()), *own]
+        found_runs.append(measured_run(name, own, facts[name], main_measures))
+    return found_runs
+
+
+def measured_run(
+    name: RunName, rows: Iterable[Observation], facts: Sequence[StageFacts], main_measures: Sequence[str] = MAIN_MEASURES
+) -> MeasuredRun:
+    """One run from its rows."""
+    by_measure: dict[str, list[Observation]] = defaultdict(list)
+    for row in rows:
+        by_measure[row.measure].append(row)
+    main_of: dict[str, str] = {}
+    for measure in reversed(main_measures):
+        main_of.update({row.subject: measure for row in by_measure.get(measure, ())})
+    chosen = [row for measure in main_measures for row in by_measure.get(measure, ()) if main_of[row.subject] == measure]
+    in_order = sorted(facts, key=lambda fact: fact.stage)
+    books = {measure: score_book(found, in_order) for measure, found in by_measure.items()}
+    return MeasuredRun(name=name, books={**books, MAIN: score_book(chosen, in_order)}, facts=in_order)
+
+
+def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts]) -> ScoreBook:
+    """The scores of rows that have one measure, or one measure a subject."""
+    ends: dict[tuple[int, str], dict[str, list[float]]] = {}
+    checks: dict[tuple[int, str], dict[int, dict[str, list[float]]]] = {}
+    for row in rows:
+        place = (row.stage, row.subject)
+        answers = ends.setdefault(place, {}) if row.update is None else checks.setdefault(place, {}).setdefault(row.update, {})
+        answers.setdefault(row.item, []).append(row.score)
+    items = {place: {item: fmean(answers) for item, answers in found.items()} for place, found in ends.items()}
+    scores = {place: fmean(found.values()) for place, found in items.items()}
+    learned = {target: fact.stage for fact in facts for target in fact.targets}
+    first = {target: fact.stage for fact in reversed(facts) for target in fact.targets}
+    stages = max([stage for stage, _ in scores] + [fact.stage for fact in facts], default=BASE)
+    matrix = ScoreMatrix(stages=stages, scores=scores, learned=learned, first=first)
+    return ScoreBook(matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, facts))
+
+
+def _curves(
+    checks: Mapping[tuple[int, str], Mapping[int, Mapping[str, Sequence[float]]]],
+    scores: Mapping[tuple[int, str], float],
+    facts: Sequence[StageFacts],
+) -> dict[tuple[int, str], list[Point]]:
+    """The checks, completed by the ends of the stage before and of the stage itself, if these are known."""
+    updates = {fact.stage: fact.updates for fact in facts}
+    curves = {}
+    for (stage, subject), by_update in checks.items():
+        points = {update: fmean(fmean(answers) for answers in found.values()) for update, found in by_update.items()}
+        before, after = scores.get((stage - 1, subject)), scores.get((stage, subject))
+        if before is not None:
+            points.setdefault(0, before)
+        if after is not None and updates.get(stage, 0) > 0:
+            points.setdefault(updates[stage], after)
+        curves[stage, subject] = [Point(update, points[update]) for update in sorted(points)]
+    return curves

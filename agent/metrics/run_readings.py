@@ -1,0 +1,149 @@
+"""How each metric is read off a run: which scores, curves and items of it go into which formula. Pure functions.
+
+A metric reads one run and the runs beside it, those of the same seed in other arms: a joint run, single-task runs, a stateless one. It is
+None if the run lacks what it needs. `metric_table.py` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from perdure.agent.metrics.formulas import flips
+from perdure.agent.metrics.formulas.accuracy import mean_of
+from perdure.agent.metrics.formulas.calibration import coverage
+from perdure.agent.metrics.formulas.forgetting_measures import intransigence
+from perdure.agent.metrics.formulas.learning_speed import area_under_curve, learning_curve_area, relearning_savings
+from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
+from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Point
+from perdure.agent.metrics.observation import BASE
+
+COVERAGE_ANSWERS = 4
+"""As many as a gate samples by default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunsBeside:
+    """Runs of the same seed that a metric compares with; empty if there are none."""
+
+    joint: Sequence[MeasuredRun] = ()
+    """Learned all subjects at once."""
+    single: Sequence[MeasuredRun] = ()
+    """Learned one subject each, from the base."""
+    stateless: Sequence[MeasuredRun] = ()
+    """The same system without what it learned; without one the base stands for it."""
+
+
+def target_curves(run: MeasuredRun, *, last: bool = False) -> dict[str, Sequence[Point]]:
+    """The curve of each target within the first stage that learned it, or the last."""
+    matrix = run.main.matrix
+    stages = matrix.learned if last else matrix.first
+    return {subject: curve for subject, stage in stages.items() if (curve := run.main.curves.get((stage, subject)))}
+
+
+def final_scores(runs: Sequence[MeasuredRun]) -> dict[str, float]:
+    """What each subject scored at the end of the last stage that learned it, averaged over runs."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        matrix = run.main.matrix
+        for subject, stage in matrix.learned.items():
+            score = matrix.at(stage, subject)
+            if score is not None:
+                found.setdefault(subject, []).append(score)
+    return {subject: sum(scores) / len(scores) for subject, scores in found.items()}
+
+
+def _areas(run: MeasuredRun) -> dict[str, float]:
+    areas = {subject: area_under_curve(curve) for subject, curve in target_curves(run).items()}
+    return {subject: area for subject, area in areas.items() if area is not None}
+
+
+def read_area(run: MeasuredRun) -> float | None:
+    """Of each target in the first stage that learned it."""
+    return mean_of(_areas(run).values())
+
+
+def read_area_transfer(run: MeasuredRun, beside: RunsBeside) -> float | None:
+    """Against single-task runs."""
+    reference: dict[str, float] = {}
+    for other in beside.single:
+        reference.update(_areas(other))
+    return area_transfer(_areas(run), reference)
+
+
+def read_lca(run: MeasuredRun) -> float | None:
+    """Of each target in the first stage that learned it."""
+    return mean_of(learning_curve_area(curve) for curve in target_curves(run).values())
+
+
+def read_savings(run: MeasuredRun) -> float | None:
+    """Of the targets that two stages learned, the first against the last."""
+    matrix = run.main.matrix
+    again = target_curves(run, last=True)
+    return mean_of(
+        relearning_savings(curve, again[subject])
+        for subject, curve in target_curves(run).items()
+        if subject in again and matrix.learned[subject] > matrix.first[subject]
+    )
+
+
+def _stateless(run: MeasuredRun, beside: RunsBeside) -> tuple[list[float], list[float]]:
+    """The scores of the stream's tasks, and those of the stateless self on the same."""
+    stream = stream_scores(run.main.matrix)
+    others = [other.main.matrix for other in beside.stateless] or [run.main.matrix]
+    pairs = []
+    for (stage, subject), score in stream.items():
+        stateless = mean_of(other.at(stage if beside.stateless else BASE, subject) for other in others)
+        if stateless is not None:
+            pairs.append((score, stateless))
+    return [score for score, _ in pairs], [score for _, score in pairs]
+
+
+def read_stateless_gain(run: MeasuredRun, beside: RunsBeside) -> float | None:
+    """Over the targets after each stage, against a stateless run, else against the base."""
+    stateful, stateless = _stateless(run, beside)
+    return stateless_gain(stateful, stateless) if stateful else None
+
+
+def read_normalised_gain(run: MeasuredRun, beside: RunsBeside) -> float | None:
+    """The same, as a share of the room that the stateless self left."""
+    stateful, stateless = _stateless(run, beside)
+    return normalised_stateless_gain(stateful, stateless) if stateful else None
+
+
+def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
+    """Over all subjects: since the base, and for a target since it was last learned. None without items on both sides."""
+    book = run.book(measure)
+    found = {} if book is None else flips.flips_since_base(book)
+    return sum(found.values(), flips.FlipCounts()) if found else None
+
+
+def read_flips(run: MeasuredRun, value: Callable[[flips.FlipCounts], float | None], measure: str = MAIN) -> float | None:
+    """A number of the flips over all subjects, for instance `recall`."""
+    counts = flip_totals(run, measure)
+    return None if counts is None else value(counts)
+
+
+def read_intransigence(run: MeasuredRun, others: Sequence[MeasuredRun]) -> float | None:
+    """Against a joint run or single-task runs; None without them."""
+    return intransigence(run.main.matrix, final_scores(others)) if others else None
+
+
+def confidences(run: MeasuredRun) -> tuple[list[float], list[float]]:
+    """At the end: how sure the model was of its answers, and whether they were right, for items that have both."""
+    book = run.book("confidence")
+    if book is None:
+        return [], []
+    pairs = []
+    for (stage, subject), items in book.items.items():
+        if stage == book.matrix.stages:
+            rights = run.main.items.get((stage, subject), {})
+            pairs += [(sure, rights[item]) for item, sure in items.items() if item in rights]
+    return [sure for sure, _ in pairs], [float(right > flips.RIGHT) for _, right in pairs]
+
+
+def read_coverage(run: MeasuredRun) -> float | None:
+    """At the end, over the subjects whose items have several answers."""
+    matrix = run.main.matrix
+    found = [run.main.answers.get((matrix.stages, subject)) for subject in matrix.subjects()]
+    return mean_of(coverage(list(items.values()), COVERAGE_ANSWERS) for items in found if items)

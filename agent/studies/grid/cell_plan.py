@@ -1,0 +1,50 @@
+"""What the cells of learner studies have in common: their folders, what they take of the machine, and how long they take, about."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from perdure.agent.studies.cells import Cell, CellWork
+from perdure.agent.studies.grid.grid_file import GridFile
+from perdure.memory.contracts.orders import OptionValue
+from perdure.memory.json_value import Document
+
+CORES = 1
+"""Of one cell: two cells of one thread each do more than one of two threads."""
+MEMORY_GIB = 4.0
+OPEN_S = 8.0
+ANSWER_S = 0.03
+"""To sample one answer, and what is shared of it."""
+LESSON_S = 0.06
+"""To sample one episode and learn from it."""
+PANEL_S = 25.0
+
+
+def learner_cell(file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float) -> Cell:
+    """A cell that loads a model. On a GPU it has the machine for itself."""
+    on_gpu = file.home.get("device") == "cuda"
+    return Cell(
+        name=name,
+        parameters=parameters,
+        work=work,
+        expected_s=OPEN_S + seconds,
+        alone=on_gpu,
+        cores=CORES,
+        memory_gib=MEMORY_GIB,
+    )
+
+
+def folder_of(cell: str) -> str:
+    """The folder in which a cell works, by its name."""
+    return re.sub(r"[^a-z0-9.]+", "-", cell.lower()).strip("-")
+
+
+def learn_s(options: Mapping[str, OptionValue]) -> float:
+    """Seconds of a learning job on one core, about."""
+    return float(options.get("updates", 12)) * float(options.get("prompts", 16)) * float(options.get("samples", 8)) * LESSON_S
+
+
+def score_s(answers: int, *, panel: bool = False) -> float:
+    """Seconds of scoring so many answers, about."""
+    return answers * ANSWER_S + (PANEL_S if panel else 0.0)

@@ -1,0 +1,73 @@
+"""How a score moves through a run: the points of its curve, on one scale for all runs of a stream, and their estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+
+from perdure.agent.metrics.measured_run import MAIN, MeasuredRun
+from perdure.agent.metrics.observation import BASE
+from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.studies.report.report_data import DEV_SUFFIX, last_stage, over_seeds
+
+Path = Mapping[float, float]
+"""Score by place. In a stream with one stage a place is the number of updates, else the number of stages that have ended."""
+
+
+def curve_measure(runs: Sequence[MeasuredRun], subjects: Sequence[str]) -> str:
+    """The measure with the most scores of these subjects, within stages and at their ends: the main one, or one on dev tasks."""
+    measures = [MAIN, *dict.fromkeys(measure for run in runs for measure in run.books if measure.endswith(DEV_SUFFIX))]
+
+    def scores(measure: str) -> int:
+        books = [book for run in runs if (book := run.book(measure)) is not None]
+        within = sum(len(points) for book in books for (_, subject), points in book.curves.items() if subject in subjects)
+        return within + sum(subject in subjects for book in books for _, subject in book.matrix.scores)
+
+    return max(measures, key=scores)
+
+
+def path_of_subject(run: MeasuredRun, subject: str, measure: str, *, by_update: bool) -> Path:
+    """The points of one subject in one run, in order."""
+    book = run.book(measure)
+    if book is None:
+        return {}
+    points: dict[float, float] = {}
+    start = book.matrix.at(BASE, subject)
+    if start is not None:
+        points[0.0] = start
+    for stage in range(1, book.matrix.stages + 1):
+        length = stage_length(run, stage, measure)
+        for check in book.curves.get((stage, subject), ()):
+            points[float(check.update) if by_update else stage - 1 + check.update / length] = check.score
+        end = book.matrix.at(stage, subject)
+        if end is not None:
+            points[float(length) if by_update else float(stage)] = end
+    return dict(sorted(points.items()))
+
+
+def path_of_mean(run: MeasuredRun, subjects: Sequence[str], measure: str, *, by_update: bool) -> Path:
+    """The mean over subjects, at the places that all of them have."""
+    paths = [path for subject in subjects if (path := path_of_subject(run, subject, measure, by_update=by_update))]
+    shared = set.intersection(*(set(path) for path in paths)) if paths else set()
+    return {place: fmean(path[place] for path in paths) for place in sorted(shared)}
+
+
+def along(runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path]) -> dict[float, Estimate]:
+    """The estimate over seeds at each place."""
+    found: dict[float, list[tuple[int, float]]] = {}
+    for run in runs:
+        for place, score in path(run).items():
+            found.setdefault(place, []).append((run.name.seed, score))
+    return {place: one for place in sorted(found) if (one := over_seeds(found[place])) is not None}
+
+
+def stage_length(run: MeasuredRun, stage: int, measure: str) -> int:
+    """Updates of a stage: as its facts say, or up to its last check."""
+    stated = max((fact.updates for fact in run.facts if fact.stage == stage), default=0)
+    book = run.book(measure)
+    checked = [points[-1].update for (at, _), points in book.curves.items() if at == stage and points] if book is not None else []
+    return max([stated, *checked, 1])
+
+
+def is_one_stage(runs: Sequence[MeasuredRun]) -> bool:
+    return last_stage(runs) <= 1

@@ -1,0 +1,1 @@
+"""Prompts of many kinds, outside every environment, on which a job keeps what the model could do before."""

@@ -1,0 +1,106 @@
+"""Two studies side by side: differences by hand, and what cannot be compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.agent.metrics.observation import Observation, ResultTable, StageFacts
+from perdure.agent.studies.report.comparison import ComparedScore, as_document, compare_studies
+from perdure.memory.errors import InputError
+from perdure.memory.json_value import to_json
+
+
+def table(arm: str, by_seed: dict[int, list[float]], *, measure: str = "sampled", base: float = 0.0, order: str = "") -> ResultTable:
+    """One stage that learns `word`; these are the scores of its items at the end."""
+    rows = [
+        Observation(arm=arm, order=order, seed=seed, stage=stage, subject="word", item=str(item), measure=measure, score=score)
+        for seed, scores in by_seed.items()
+        for stage, at in ((0, [base] * len(scores)), (1, scores))
+        for item, score in enumerate(at)
+    ]
+    facts = [StageFacts(arm=arm, order=order, seed=seed, stage=1, targets=("word",), updates=10 * (1 + seed)) for seed in by_seed]
+    return ResultTable(observations=tuple(rows), facts=tuple(facts))
+
+
+def only_score(a: ResultTable, b: ResultTable) -> ComparedScore:
+    (score,) = compare_studies(a, b).scores
+    return score
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Differences .5, .25 and .75 have mean .5 and standard deviation .25; t(.975, 2) = 4.303, so the interval is +-.621."""
+    a = table("grpo", {0: [1.0, 0.0, 0.0, 0.0], 1: [0.0, 0.0, 0.0, 0.0], 2: [0.0, 0.0, 0.0, 0.0]})
+    b = table("grpo", {0: [1.0, 1.0, 1.0, 0.0], 1: [1.0, 0.0, 0.0, 0.0], 2: [1.0, 1.0, 1.0, 0.0]})
+    score = only_score(a, b)
+    assert (score.a, score.b, score.difference.value) == pytest.approx((1 / 12, 7 / 12, 0.5))
+    assert (score.difference.n, score.difference.of, score.difference.method) == (3, "seeds", "t")
+    assert (score.difference.low, score.difference.high) == pytest.approx((0.5 - 0.621, 0.5 + 0.621), abs=0.001)
+    assert score.verdict == "not shown"
+    assert score.seeds_needed == 4
+    assert score.flips is not None
+    assert (score.flips.lost, score.flips.gained, score.flips.kept) == (0, 6, 1)
+
+
+def test_with_one_run_items_are_paired() -> None:
+    score = only_score(table("grpo", {0: [1.0, 1.0, 0.0, 1.0]}), table("grpo", {0: [0.0, 1.0, 0.0, 0.0]}))
+    assert (score.difference.value, score.difference.of, score.difference.n) == (-0.5, "items", 4)
+    assert score.flips is not None
+    assert score.flips.lost == 2
+    assert score.seeds_needed is None
+
+
+def test_orders_of_one_seed_are_averaged_first() -> None:
+    def both(second: list[float]) -> ResultTable:
+        one, other = table("grpo", {0: [0.0, 0.0]}, order="s/order 1"), table("grpo", {0: second}, order="s/order 2")
+        return ResultTable(observations=one.observations + other.observations, facts=one.facts + other.facts)
+
+    score = only_score(both([0.0, 0.0]), both([1.0, 1.0]))
+    assert (score.difference.value, score.difference.n, score.verdict) == (0.5, 1, "not shown")
+
+
+@pytest.mark.parametrize(("measure", "verdict"), [("sampled", "better"), ("cross_entropy", "worse"), ("confidence", "differs")])
+def test_what_more_means_depends_on_the_measure(measure: str, verdict: str) -> None:
+    a = table("grpo", {seed: [0.1, 0.2] for seed in range(3)}, measure=measure)
+    b = table("grpo", {seed: [0.3, 0.4] for seed in range(3)}, measure=measure)
+    assert only_score(a, b).verdict == verdict
+
+
+def test_only_what_both_have_is_compared() -> None:
+    a = table("grpo", {0: [1.0, 0.0], 1: [1.0, 1.0]})
+    b = table("grpo", {1: [1.0, 0.0, 0.0], 2: [1.0, 1.0]})
+    found = compare_studies(a, b)
+    assert (found.runs, found.items, found.base_differs) == (1, 2, 0)
+    updates = next(one for one in found.metrics if one.metric == "updates")
+    assert (updates.a, updates.b, updates.difference.value) == (20, 20, 0)
+
+
+def test_another_base_is_told() -> None:
+    assert compare_studies(table("grpo", {0: [1.0, 1.0]}), table("grpo", {0: [1.0, 1.0]}, base=0.5)).base_differs == 2
+
+
+def test_two_arms_of_one_study() -> None:
+    one, other = table("naive", {0: [0.0], 1: [0.0]}), table("replay", {0: [1.0], 1: [1.0]})
+    both = ResultTable(observations=one.observations + other.observations, facts=one.facts + other.facts)
+    found = compare_studies(both, both, ("naive", "replay"))
+    assert found.arms == [("naive", "replay")]
+    assert [(score.arm, score.difference.value) for score in found.scores] == [("replay - naive", 1.0)]
+    gain = next(metric for metric in found.metrics if metric.metric == "gain")
+    assert (gain.a, gain.b, gain.verdict) == (0.0, 1.0, "better")
+
+
+def test_the_same_study_differs_in_nothing() -> None:
+    one = table("grpo", {seed: [1.0, 0.0, 1.0] for seed in range(3)})
+    found = compare_studies(one, one)
+    assert {score.verdict for score in found.scores} | {metric.verdict for metric in found.metrics} == {"not shown"}
+    assert {score.seeds_needed for score in found.scores} == {None}
+    assert to_json(as_document(found)).count('"difference"') == len(found.scores) + len(found.metrics)
+
+
+def test_what_cannot_be_compared_is_named() -> None:
+    one, other = table("grpo", {0: [1.0]}), table("sft", {1: [1.0]})
+    with pytest.raises(InputError, match=r"no arm in common: grpo in A, sft in B; --arms"):
+        compare_studies(one, other)
+    with pytest.raises(InputError, match="B has no arm grpo: it has sft"):
+        compare_studies(one, other, ("grpo", "grpo"))
+    with pytest.raises(InputError, match="no run in common"):
+        compare_studies(one, other, ("grpo", "sft"))
