@@ -82,14 +82,17 @@ def skill_names(home: Path) -> frozenset[str]:
     return frozenset(file.stem for file in (*_files(BUILT_IN), *_files(home / FOLDER)))
 
 
-def add_skill(home: Path, file: Path) -> Skill:
-    """Make an operator's file part of the panel of a home. A skill of that name is replaced.
-
-    Raises `InputError` if the file has a bad item, or the name of a skill that comes with Perdure.
-    """
+def operators_skill(file: Path) -> Skill:
+    """A file that may become part of a panel. Raises `InputError` if it has a bad item, or the name of a skill that comes with Perdure."""
     skill = read_skill(file, named=False)
     if skill.name in {one.name for one in _built_in()}:
         raise InputError(f"{file}, line 1: {skill.name} is a skill that comes with Perdure: give yours another name")
+    return skill
+
+
+def add_skill(home: Path, file: Path) -> Skill:
+    """Make an operator's file part of the panel of a home. A skill of that name is replaced. Raises as `operators_skill` does."""
+    skill = operators_skill(file)
     folder = home / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with making(folder / f"{skill.name}.jsonl", replace=True) as made:

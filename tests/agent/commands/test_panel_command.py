@@ -77,6 +77,8 @@ def test_an_operators_items_become_part_of_the_panel(perdure: Call, home: Path, 
     bad = perdure("panel", "add", str(written(tmp_path, [HEADER, SKY, {**SKY, "id": "colours-9"}], "mine")))
     assert bad.code == 2
     assert bad.err == f"perdure: {file}, line 3: the prompt is that of line 2 too\n"
+    assert perdure("--home", "other", "panel", "add", str(file)).code == 2
+    assert not Path("other").exists()
     (home / "panel" / "colours.jsonl").write_text("oops\n")
     broken = perdure("panel", "v2")
     assert broken.code == 2
