@@ -23,6 +23,7 @@ Point = Literal[
     "between-step-and-checkpoint",
     "mid-candidate-write",
     "between-file-and-row",
+    "mid-panel",
     "mid-pairs",
     "mid-gate",
     "mid-election",

@@ -101,11 +101,12 @@ def add(file: Path, home: Path, as_json: bool) -> None:
       perdure panel add my-items.jsonl
     """
     from perdure.agent.home import open_or_create
-    from perdure.learners.panel.panel_items import add_skill
+    from perdure.learners.panel.panel_items import add_skill, operators_skill
 
+    operators_skill(file)  # before a home is made
     open_or_create(home).close()
     skill = add_skill(home, file)
-    items = len(skill.questions) + len(skill.passages)
+    items = len(skill.items)
     if as_json:
         print_json({"skill": skill.name, "items": items})
         return

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -66,6 +65,11 @@ class Skill:
     questions: tuple[Question, ...]
     passages: tuple[Passage, ...]
 
+    @property
+    def items(self) -> tuple[Question | Passage, ...]:
+        """Questions or passages."""
+        return (*self.questions, *self.passages)
+
 
 def load_panel(home: Path | None = None) -> tuple[Skill, ...]:
     """All skills: those that come with Perdure, then those of the home. Raises `InputError` naming file and line of a bad item."""
@@ -78,14 +82,17 @@ def skill_names(home: Path) -> frozenset[str]:
     return frozenset(file.stem for file in (*_files(BUILT_IN), *_files(home / FOLDER)))
 
 
-def add_skill(home: Path, file: Path) -> Skill:
-    """Make an operator's file part of the panel of a home. A skill of that name is replaced.
-
-    Raises `InputError` if the file has a bad item, or the name of a skill that comes with Perdure.
-    """
+def operators_skill(file: Path) -> Skill:
+    """A file that may become part of a panel. Raises `InputError` if it has a bad item, or the name of a skill that comes with Perdure."""
     skill = read_skill(file, named=False)
     if skill.name in {one.name for one in _built_in()}:
         raise InputError(f"{file}, line 1: {skill.name} is a skill that comes with Perdure: give yours another name")
+    return skill
+
+
+def add_skill(home: Path, file: Path) -> Skill:
+    """Make an operator's file part of the panel of a home. A skill of that name is replaced. Raises as `operators_skill` does."""
+    skill = operators_skill(file)
     folder = home / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     with making(folder / f"{skill.name}.jsonl", replace=True) as made:
@@ -191,8 +198,3 @@ def _hash(header: ItemHeader, document: dict[str, object]) -> str:
     example = None if header.example is None else header.example.model_dump()
     whole = json.dumps([REVISION, header.form, example, document], sort_keys=True, ensure_ascii=False)
     return sha256(whole.encode()).hexdigest()[:16]
-
-
-def number_of_items(skills: Sequence[Skill]) -> int:
-    """Of all these skills together."""
-    return sum(len(skill.questions) + len(skill.passages) for skill in skills)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from perdure.memory import leases
+from perdure.memory import faults, leases
 from perdure.memory.contracts.panel_results import Measure
 from perdure.memory.records import Lease
 from perdure.memory.store import Store
@@ -44,3 +44,4 @@ def keep_panel_scores(store: Store, lease: Lease, version: str, scores: Iterable
             """,
             [(version, skill, item, measure, kept.score, kept.content) for (skill, item, measure), kept in scores],
         )
+        faults.point("mid-panel")
