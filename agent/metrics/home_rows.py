@@ -71,9 +71,9 @@ def _answers(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observatio
     for stage in stages:
         by_version.setdefault(stage.version, []).append(stage.stage)
     for answer in answer_scores(store, by_version):
-        for stage in by_version[answer.version]:
+        for number in by_version[answer.version]:
             measure = "sampled" if answer.temperature > 0 else "greedy"
-            yield _row(stage, answer.environment, str(answer.seed), measure, answer.score)
+            yield _row(number, answer.environment, str(answer.seed), measure, answer.score)
 
 
 def _panel(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]:

@@ -15,7 +15,7 @@ from statistics import fmean
 from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
 from perdure.agent.metrics.metric import Metric
 from perdure.agent.metrics.metric_table import METRIC, METRICS, run_metrics
-from perdure.agent.metrics.seed_intervals import LEVEL, Estimate
+from perdure.agent.metrics.seed_intervals import LEVEL, MeanEstimate
 
 DRAWS = 200
 DRAW_SEED = 18
@@ -25,7 +25,7 @@ DRAW_SEED = 18
 class MetricOfRun:
     """One metric of one run, over items."""
 
-    estimate: Estimate
+    estimate: MeanEstimate
     bound: float | None
     """One-sided, 95 %: not worse than this. None without an interval."""
 
@@ -56,10 +56,10 @@ def _is_of_items(metric: Metric) -> bool:
 def _over_draws(metric: Metric, value: float, drawn: list[float], n: int) -> MetricOfRun:
     """The quantiles of the draws. No interval if a draw lacked what the metric needs."""
     if len(drawn) < DRAWS or n < 2:
-        return MetricOfRun(estimate=Estimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
+        return MetricOfRun(estimate=MeanEstimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
     in_order = sorted(drawn)
     outside, one_side = round(DRAWS * (1 - LEVEL) / 2), round(DRAWS * (1 - LEVEL))
-    found = Estimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
+    found = MeanEstimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
     return MetricOfRun(estimate=found, bound=in_order[one_side] if metric.better == "higher" else in_order[-1 - one_side])
 
 

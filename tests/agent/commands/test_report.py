@@ -28,7 +28,7 @@ def lived(home: Path) -> Path:
     with open_store(home) as store:
         environments.register(store, OTHER)
         for key, result, differences in [
-            ("one", gate_result("reject"), {ADD: [-0.5, -0.5]}),
+            ("one", gate_result("reject"), {}),
             ("two", replace(gate_result("promote"), temperature=1.0), {ADD: [0.0, 0.5] * 8, OTHER: [-0.5] * 8}),
         ]:
             add_job(store, key, [ADD], LearnOrder(learner="grpo"))
@@ -53,7 +53,7 @@ def test_the_report_of_a_life(perdure: Call, lived: Path) -> None:
     assert metrics["gain"]["low"] < 0.25 < metrics["gain"]["high"]
     assert metrics["updates"]["value"] == 2, "the refused candidate was trained too"
     assert (metrics["tokens"]["value"], metrics["seconds"]["value"]) == (36, 4.0)
-    assert metrics["bwt"]["source"].startswith("Lopez-Paz")
+    assert metrics["acc"]["source"].startswith("Lopez-Paz")
     jobs = document["jobs"]
     assert [(job["verdict"], job["start"], job["best"], job["area"]) for job in jobs] == [
         (verdict, 0.3125, 0.75, pytest.approx((3 * (0.3125 + 0.75) / 2 + 3 * (0.75 + 0.0625) / 2) / 6)) for verdict in ("reject", "promote")
