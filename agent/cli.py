@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "learn": "learn",
     "gate": "learn",
     "probe": "learn",
+    "panel": "panel",
     "version": "version",
     "store": "replay_store",
     "study": "study",

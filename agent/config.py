@@ -72,6 +72,7 @@ class GateSection(Section):
     )
     alpha: float = Field(default=0.05, gt=0, lt=0.5, description="the highest probability of promoting a candidate that should be rejected")
     critical: tuple[str, ...] = Field(default=(), strict=False, description="environments of the stream with a tighter margin")
+    panel: bool = Field(default=True, description="whether the capability panel refuses candidates that lost a skill outside of the stream")
 
     @field_validator("temperature", mode="before")
     @classmethod

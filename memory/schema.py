@@ -346,7 +346,19 @@ CREATE TABLE watch (                            -- of live play: what was expect
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2)
+MIGRATION_3 = """
+CREATE TABLE panel_score (                      -- of a version on one item of the capability panel
+    version         TEXT NOT NULL REFERENCES version (name),
+    skill           TEXT NOT NULL,
+    item            TEXT NOT NULL,
+    measure         TEXT NOT NULL CHECK (measure IN ('choice', 'cross_entropy', 'strict', 'lenient', 'cued')),
+    score           REAL NOT NULL,              -- a probability, 0 or 1, or nats a token
+    content         TEXT NOT NULL,              -- hash of the item: one that was edited is scored anew
+    PRIMARY KEY (version, skill, item, measure)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

@@ -283,6 +283,16 @@ def rolled_back_ancestor(store: Store, name: str) -> str | None:
     return None
 
 
+def served_ancestor(store: Store, name: str) -> str:
+    """The last ancestor of a version that serves or served; of the base model itself. Candidates in between are skipped."""
+    version = get_version(store, name)
+    while version.parent is not None:
+        version = get_version(store, version.parent)
+        if version.state in ("serving", "retired"):
+            return version.name
+    return version.name
+
+
 def reject(store: Store, name: str, lease: Lease | None = None) -> Version:
     """Reject a candidate: it never serves."""
     with store.write() as conn:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
+from perdure.learners.engines.engine import require_turn_room
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.records import Ending, EpisodePlan, Sampler, Turn
 
@@ -94,6 +95,15 @@ class ScriptedEngine:
     def policy(self, sampler: Sampler) -> ScriptedSampler:
         self.require(sampler)
         return ScriptedSampler(self, sampler)
+
+    def logprobs(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        self.require(sampler)
+        require_turn_room(turns, self.context_limit)
+        return [(self.liking(sampler, prompt, action),) + (0.0,) * (len(action) - 1) for prompt, action in turns]
+
+    def liking(self, sampler: Sampler, prompt: Ids, action: Ids) -> float:
+        """The log-prob of a whole given answer."""
+        return -0.5 * len(action)
 
     def require(self, sampler: Sampler) -> str:
         if sampler not in self.loaded:

@@ -73,12 +73,14 @@ def learn(
     """
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
+    from perdure.agent.supervision.learning_jobs import step_options
     from perdure.memory.versions import get_version, require_files
 
     check_learner(learner)
     loaded = load_config(config_path)
     asked = profile or loaded.config.gate.profile
-    chosen = loaded.config.learner_options(learner, _pairs(options))
+    given = _pairs(options)
+    chosen = loaded.config.learner_options(learner, given)
     order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
     with _prepared(home, loaded, targets) as prepared:
         if start is not None:
@@ -88,8 +90,8 @@ def learn(
             step = _choose(prepared, learner)
             aims = list(step.targets)
             if start is None:
-                given = {**step.options, **order.options}
-                order = replace(order, options=given, start=step.start, aim=step.aim, follows=step.follows)
+                planned = {name: value for name, value in step_options(loaded.config, step).items() if name not in given}
+                order = replace(order, options={**chosen, **planned}, start=step.start, aim=step.aim, follows=step.follows)
     job = _see_through(home, loaded, aims, order, as_json)
     if isinstance(job.result, LearnResult) and not as_json:
         _print_learning(job.result, asked)

@@ -69,7 +69,7 @@ class Status:
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
             "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
-            **({"next": None, "anchors": {}, "life": None} if self.life is None else self.life.as_json()),
+            **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
 
@@ -169,6 +169,7 @@ def _print(shown: Status) -> None:
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
         "watch": shown.watch.line(),
+        "panel": shown.life.panel_line() if shown.life else None,
         "next": shown.life.line() if shown.life else None,
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),

@@ -6,8 +6,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from perdure.agent.planning.life_so_far import EnvironmentNow, LifeSoFar, Standing, since_promotion
+from perdure.learners.panel.panel_items import skill_names
+from perdure.learners.panel.panel_limits import compare, items_scored
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import UnknownError
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import differences_of
 from perdure.memory.jobs import list_jobs
 from perdure.memory.processes import events_since
@@ -15,7 +19,7 @@ from perdure.memory.stages import list_stages
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import RateRow, success_rates
 from perdure.memory.trajectories.traces import imports_with_successes
-from perdure.memory.versions import get_version, moves, rolled_back_ancestor, served_line
+from perdure.memory.versions import INITIAL, get_version, moves, rolled_back_ancestor, served_line
 
 LATEST_JOBS = 200
 LATEST_VERSIONS = 4
@@ -51,6 +55,7 @@ def read_life(store: Store, streamed: Collection[str] | None = None) -> LifeSoFa
         ),
         jobs=tuple(list_jobs(store, LATEST_JOBS)),
         rolled_back=frozenset(move.to_version for move in moves(store)) - set(line),
+        panel=_panel(store, line[-1]),
         fruitless=events_since(store, LOOK, QUEUED),
     )
     made = {job.candidate for job in since_promotion(life) if job.candidate is not None}
@@ -65,6 +70,13 @@ def _standings(store: Store, version: str) -> dict[str, Standing]:
         name: Standing(difference=sum(values) / len(values), pairs=len(values))
         for name, values in differences_of(store, version, others).items()
     }
+
+
+def _panel(store: Store, version: str) -> PanelResult | None:
+    """A version beside the base model, over the items that both were scored on as they are; None if there are none."""
+    scores = {name: panel_scores(store, name) for name in dict.fromkeys((INITIAL, version))}
+    result = compare(version, version, INITIAL, scores, items_scored(scores[version], skill_names(store.home)))
+    return result if result.skills else None
 
 
 def _usable(store: Store, name: str) -> bool:

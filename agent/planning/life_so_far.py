@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, Leg
 from perdure.memory.jobs import ENDED
 from perdure.memory.trajectories.episodes import RateRow
@@ -56,6 +57,8 @@ class LifeSoFar:
     """The versions that can be trained from or gated: their files are there, and nothing that they were made from was rolled back."""
     rolled_back: frozenset[str] = frozenset()
     """The versions that served and were rolled back: their promotion brought nothing."""
+    panel: PanelResult | None = None
+    """The serving version on the capability panel beside the base model; None if it was never scored."""
     fruitless: int = 0
     """Looks in a row, since a job was queued, that found nothing to learn."""
 

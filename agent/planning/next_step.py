@@ -7,9 +7,12 @@ Left out: when to ask, and queueing the step (`agent/supervision/learning_jobs.p
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perdure.agent.planning.first_success import first_success, no_help
 from perdure.agent.planning.follow_up import follow_up
 from perdure.agent.planning.life_so_far import LifeSoFar
+from perdure.agent.planning.panel_care import panel_care
 from perdure.agent.planning.repairs import MOST_REPAIRS, in_points, repairs_without_promotion, serving_below
 from perdure.agent.planning.step_kinds import LearnNext, NextStep, NothingNext, Unfollowed
 from perdure.agent.planning.track_record import track_records
@@ -24,7 +27,7 @@ def next_step(life: LifeSoFar, prior_episodes: float = PRIOR_EPISODES) -> NextSt
     """What to do next. `prior_episodes`: how much older versions' live play counts."""
     following = follow_up(life)
     if following is not None and not isinstance(following, Unfollowed):
-        return following
+        return with_care(following, life) if isinstance(following, LearnNext) else following
     return ordinary_step(life, prior_episodes, None if following is None else following.why)
 
 
@@ -32,12 +35,18 @@ def ordinary_step(life: LifeSoFar, prior_episodes: float = PRIOR_EPISODES, unfol
     """What to do next if no verdict is to be followed; `unfollowed` says why the last one is not."""
     able = prospects(life, prior_episodes)
     chosen = choose(able)
-    if chosen is not None:
-        return LearnNext(targets=(chosen.name,), why=reason(chosen), unfollowed=unfollowed)
-    step = first_success(life) or _left_to_repair(life)
+    step = LearnNext(targets=(chosen.name,), why=reason(chosen)) if chosen is not None else first_success(life) or _left_to_repair(life)
     if step is None:
         return NothingNext(why=_nothing(life, able), unfollowed=unfollowed)
-    return LearnNext(targets=step.targets, why=step.why, aim=step.aim, learner=step.learner, options=step.options, unfollowed=unfollowed)
+    return with_care(replace(step, unfollowed=unfollowed), life)
+
+
+def with_care(step: LearnNext, life: LifeSoFar) -> LearnNext:
+    """The same with the raised `kl_old` that the capability panel asks for, and why."""
+    care = panel_care(life)
+    if care.why is None:
+        return step
+    return replace(step, kl_old_factor=care.factor, why=f"{step.why}; kl_old is raised {care.factor:g} times, since {care.why}")
 
 
 def _left_to_repair(life: LifeSoFar) -> LearnNext | None:

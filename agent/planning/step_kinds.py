@@ -26,6 +26,8 @@ class LearnNext:
     """The job whose verdict this follows."""
     unfollowed: str | None = None
     """Why nothing follows the last verdict, if nothing does."""
+    kl_old_factor: float = 1.0
+    """By how much `kl_old` is multiplied (`panel_care.py`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
 from perdure.agent.processes.open_engine import open_engine
+from perdure.agent.processes.panel_work import panel_of_order
 from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
@@ -31,7 +32,7 @@ from perdure.learners.learning_job import Interrupted
 from perdure.learners.run_learning import run_learning
 from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
-from perdure.memory.contracts.orders import GateOrder, LearnOrder, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, ProbeOrder
 from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
 from perdure.memory.environments import list_environments
 from perdure.memory.errors import LeaseLost, RuntimeFailure
@@ -100,6 +101,8 @@ def _carry_out(work: Work) -> tuple[Result, str | None]:
             return judge(work, get_version(work.store, name), order), name
         case ProbeOrder() as order:
             return _probe(work, order), None
+        case PanelOrder() as order:
+            return panel_of_order(work, order), None
 
 
 def _learn(work: Work, order: LearnOrder) -> LearnResult:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from perdure.agent.processes.job_work import Work
+from perdure.agent.processes.panel_work import panel_of_candidate
 from perdure.agent.watching.conclusion import conclude
 from perdure.agent.watching.finding import confirming_settings
 from perdure.learners.gate.engine_player import EnginePlayer
@@ -16,8 +17,10 @@ from perdure.learners.gate.player import Sampling
 from perdure.learners.gate.promotion import need_dev_scores
 from perdure.learners.gate.reference_scores import ScoreSource, known_scores
 from perdure.learners.gate.scope import PROFILES, GateSettings
+from perdure.learners.panel.panel_limits import refusal_of
 from perdure.memory import faults
 from perdure.memory.contracts.orders import Consequence, GateOrder, LearnOrder
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, LearnResult, Result
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.errors import RuntimeFailure
@@ -35,8 +38,11 @@ def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> Gate
     set_job_state(work.store, work.lease, "gating")
     settings = _settings(work, candidate, order)
     player = work.player("gate", Sampling(temperature=settings.temperature, samples=settings.samples))
-    confirms = _leads_to(order) == "rollback"
-    case = _confirming_case(work, candidate, settings) if confirms else _case(work, candidate, order, settings, player)
+    if _leads_to(order) == "rollback":
+        case = _confirming_case(work, candidate, settings)
+    else:
+        panel = panel_of_candidate(work, candidate) if work.config.gate.panel else None
+        case = _case(work, candidate, order, settings, player, panel)
 
     def progress(line: str) -> None:
         work.pulse.say("gating", line)
@@ -64,14 +70,23 @@ def apply_verdict(work: Work, result: Result) -> None:
             conclude(work.store, work.job.id, gate)
 
 
-def _case(work: Work, candidate: Version, order: LearnOrder | GateOrder, settings: GateSettings, player: EnginePlayer) -> GateCase:
-    """What a gate of a new version compares. Plays dev seeds of its references, if too few scores are known."""
+def _case(
+    work: Work,
+    candidate: Version,
+    order: LearnOrder | GateOrder,
+    settings: GateSettings,
+    player: EnginePlayer,
+    panel: PanelResult | None,
+) -> GateCase:
+    """What a gate of a new version compares. References of which too few scores are known play dev seeds, unless the panel refuses."""
     now_serving, targets = serving(work.store), work.job.targets
     anchors = _anchors(work, now_serving)
     of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
     source = ScoreSource(store=work.store, lease=work.lease, play=player, temperature=settings.temperature, root_seed=work.config.seed)
-    work.pulse.say("gating", f"{candidate.name}: what its references score")
-    scores = known_scores(source, dict.fromkeys([*of_anchors.items(), *of_serving.items()]), candidate.name)
+    scores: dict[tuple[str, str], float] = {}
+    if panel is None or refusal_of(panel) is None:
+        work.pulse.say("gating", f"{candidate.name}: what its references score")
+        scores = known_scores(source, dict.fromkeys([*of_anchors.items(), *of_serving.items()]), candidate.name)
     return GateCase(
         candidate=candidate,
         serving=now_serving,
@@ -82,6 +97,7 @@ def _case(work: Work, candidate: Version, order: LearnOrder | GateOrder, setting
         anchor_scores=_by_environment(scores, anchors),
         serving_scores=_by_environment(scores, dict.fromkeys(targets, now_serving.name)),
         leads_to=_leads_to(order),
+        panel=panel,
     )
 
 

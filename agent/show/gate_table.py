@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from perdure.agent.show.terminal import Cell, print_table, visible
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, Leg
 
 COLUMNS = ("environment", "role", "pairs", "candidate", "reference", "difference", "e-value", "verdict", "against")
@@ -29,13 +30,22 @@ def answers_drawn(temperature: float, samples: int) -> str:
 
 
 def findings(result: GateResult) -> list[str]:
-    """What was found after the verdict, a line each."""
-    lines = []
+    """What was found beside the pairs, a line each."""
+    lines = [] if result.panel is None else [panel_line(result.panel)]
     if result.new_anchors:
         lines.append(f"{result.candidate} beat the anchors of {visible(', '.join(result.new_anchors))}, and takes their place there")
     if result.evidence.regressed:
         lines.append(f"shown to have fallen: {visible(', '.join(result.evidence.regressed))}")
     return lines
+
+
+def panel_line(panel: PanelResult) -> str:
+    """What the capability panel showed, in a sentence."""
+    lost = {name: skill for name, skill in panel.skills.items() if skill.lost_against}
+    if not lost:
+        return f"capability panel: {panel.version} holds all {len(panel.skills)} skills"
+    named = [f"{visible(name)} ({one.version:.2f}, {panel.before} {one.before:.2f}, base {one.base:.2f})" for name, one in lost.items()]
+    return f"capability panel: {panel.version} has forgotten {', '.join(named)}"
 
 
 def gate_rows(result: GateResult) -> list[list[Cell]]:

@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.life_so_far import Standing
 from perdure.agent.planning.next_step import next_step
+from perdure.agent.planning.panel_care import PanelCare, panel_care, standing_line
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.learners.gate.lifetime import LifeStatement, life_statement
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
+from perdure.memory.contracts.panel_json import panel_document
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.evidence.dev_scores import KnownScores, known_dev_scores
 from perdure.memory.evidence.past_pairs import scores_of_references
@@ -53,6 +56,9 @@ class LifeReport:
     """What the planner says now: it is asked when no job waits."""
     anchors: Mapping[str, AnchorRow]
     statement: LifeStatement
+    panel: PanelResult | None
+    """The serving version on the capability panel beside the base model; None if it was never scored."""
+    care: PanelCare
 
     def line(self) -> str:
         """What comes next and why, in a sentence."""
@@ -60,12 +66,17 @@ class LifeReport:
             return step_line(self.step)
         return f"job {self.job.id}: {why_of(self.job) or 'a person asked for it'}"
 
+    def panel_line(self) -> str | None:
+        """The serving version on the capability panel, in a sentence."""
+        return None if self.panel is None else standing_line(self.panel, self.care)
+
     def as_json(self) -> Document:
         """The keys of `perdure status --json`."""
         return {
             "next": step_document(self.step) if self.job is None else job_step(self.job),
             "anchors": {name: row.as_json() for name, row in self.anchors.items()},
             "life": asdict(self.statement),
+            "panel": None if self.panel is None else {**panel_document(self.panel), "kl_old_factor": self.care.factor},
         }
 
 
@@ -91,6 +102,8 @@ def life_report(store: Store) -> LifeReport | None:
             differences=differences_of(store, life.serving, others),
             own=[name for name, anchor in anchors.items() if anchor == life.serving],
         ),
+        panel=life.panel,
+        care=panel_care(life),
     )
 
 

@@ -16,6 +16,7 @@ from perdure.agent.show.gate_table import print_gate
 from perdure.agent.show.terminal import Cell, print_table, visible
 from perdure.agent.supervision.limits import Outcome
 from perdure.memory.contracts.orders import GateOrder, Job
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import jobs_after, last_ended
@@ -87,6 +88,10 @@ def about(job: Job) -> list[str]:
         case ProbeResult(version=version, environments=environments):
             scores = (f"{visible(name)} {'-' if row.score is None else f'{row.score:.2f}'}" for name, row in environments.items())
             return [f"{head} of {version}: {', '.join(scores)}"]
+        case PanelResult(version=version, skills=skills):
+            lost = [name for name, skill in skills.items() if skill.lost_against]
+            found = f"forgotten: {visible(', '.join(lost))}" if lost else "all held"
+            return [f"{head} of {version} on the capability panel: {found}"]
         case LearnResult(version=version, reason=reason) as learned:
             what = f"made {version}"
             details.append(f"  {candidate_line(learned)}")

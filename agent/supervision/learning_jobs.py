@@ -15,7 +15,8 @@ from perdure.agent.planning.life_from_store import LOOK, QUEUED, read_life
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.agent.supervision.limits import Tally
-from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
+from perdure.learners.option_parsing import every_option
+from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, OptionValue
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
 from perdure.memory.processes import last_event, record_event
@@ -167,13 +168,22 @@ def learn_order(config: Config, step: LearnNext) -> LearnOrder:
     learner = step.learner or config.learn.learner
     return LearnOrder(
         learner=learner,
-        options=config.learner_options(learner, dict(step.options)),
+        options=config.learner_options(learner, step_options(config, step)),
         profile=config.gate.profile,
         start=step.start,
         why=step.why,
         aim=step.aim,
         follows=step.follows,
     )
+
+
+def step_options(config: Config, step: LearnNext) -> dict[str, OptionValue]:
+    """The options of a planned learning job that differ from the home's; `kl_old` is raised from what is set, or from the default if that
+    is less."""
+    if step.kl_old_factor == 1:
+        return dict(step.options)
+    weights = [float(every_option(given)["kl_old"]) for given in (config.learn.options, {})]
+    return {**step.options, "kl_old": step.kl_old_factor * max(weights)}
 
 
 def _say_unfollowed(store: Store, why: str | None) -> None:

@@ -1,14 +1,15 @@
 """The interface of engines: several samplers over one base model, each loaded under a name that is used once.
 
-`TransformersEngine` runs in this process; `VllmEngine` asks a vLLM server on this machine. Left out: log-probs of given tokens; the
-learner computes them itself, in its own precision (`learners/trainee.py`).
+`TransformersEngine` runs in this process; `VllmEngine` asks a vLLM server on this machine. Left out: log-probs with gradients, which the
+learner computes itself, in its own precision (`learners/trainees/trainee.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from perdure.envs.policy import Chat, Policy, PolicyError, Request
+from perdure.envs.policy import Chat, Ids, Policy, PolicyError
 from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
@@ -51,11 +52,24 @@ class Engine(Protocol):
         """The policy of this sampler. Raises `PolicyError` if it is not loaded."""
         ...
 
+    def logprobs(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        """Log-probs of given answers, each `(prompt_ids, action_ids)`: natural log at temperature 1, one per action token.
 
-def require_room(request: Request, context_limit: int) -> None:
-    """Raise `PolicyError` if the prompt is empty, or if the context has no room for the answer."""
-    tokens = len(request.prompt_ids)
-    if not 0 < tokens <= context_limit - request.max_tokens:
+        Raises `PolicyError` if the sampler is not loaded, or if a turn with one more token does not fit into the context (vLLM needs it),
+        and `RuntimeFailure` if the weights have diverged.
+        """
+        ...
+
+
+def require_room(prompt_tokens: int, answer_tokens: int, context_limit: int) -> None:
+    """Raise `PolicyError` if prompt or answer are empty, or if the context has no room for both."""
+    if not (0 < prompt_tokens <= context_limit - answer_tokens and answer_tokens > 0):
         raise PolicyError(
-            f"a prompt of {tokens} tokens and an answer of {request.max_tokens} do not fit into a context of 1 to {context_limit}"
+            f"a prompt of {prompt_tokens} tokens and an answer of {answer_tokens} do not fit into a context of 1 to {context_limit}"
         )
+
+
+def require_turn_room(turns: Sequence[tuple[Ids, Ids]], context_limit: int) -> None:
+    """The same for given answers, with one token to spare."""
+    for prompt, action in turns:
+        require_room(len(prompt), len(action), context_limit - 1)

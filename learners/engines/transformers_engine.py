@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from perdure.envs.policy import PolicyError, Request, Sample
+from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
-from perdure.learners.engines.engine import require_room
+from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
 from perdure.learners.model.tree import pack
 from perdure.learners.model.tree_attention import TreeMemory
+from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged
@@ -119,7 +120,7 @@ class TransformersEngine:
         """Continue each prompt. Raises `PolicyError` if one does not fit into the context, `RuntimeFailure` if the weights diverged."""
         started = time.perf_counter()
         for request in requests:
-            require_room(request, self.context_limit)
+            require_room(len(request.prompt_ids), request.max_tokens, self.context_limit)
         self.model.use(self._loaded[str(sampler)])
         samples: list[Sample | None] = [None] * len(requests)
         memory = self._memories.pop(sampler, None) or TreeMemory(self.device, self.dtype)  # put back if all goes well
@@ -133,6 +134,24 @@ class TransformersEngine:
             del self._memories[next(iter(self._memories))]
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
+
+    @torch.no_grad()
+    def logprobs(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        """Log-probs of given answers (`Engine.logprobs`). Answers to one prompt share it, and only what predicts a token meets the head."""
+        if sampler not in self:
+            raise PolicyError(f"{sampler} is not loaded in this engine")
+        require_turn_room(turns, self.context_limit)
+        self.model.use(self._loaded[str(sampler)])
+        found: dict[int, tuple[float, ...]] = {}
+        for batch in pack([[prompt + action[:-1]] for prompt, action in turns], self._budget_tokens):
+            tree = turn_tree([turns[i] for i in batch], self.device)
+            hidden_KC = self.model.hidden(tree.tree)[tree.node_K]
+            logp_A = self.model.head.detached().logprobs(hidden_KC, tree.row_A, tree.token_A, 1.0)
+            if not bool(logp_A.isfinite().all()):
+                raise Diverged(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+            for i, logps in zip(batch, logp_A.split([len(turns[i][1]) for i in batch]), strict=True):
+                found[i] = tuple(logps.tolist())
+        return [found[i] for i in range(len(turns))]
 
     @torch.inference_mode()
     def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:

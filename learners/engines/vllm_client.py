@@ -41,6 +41,8 @@ class Completion(TypedDict):
     ignore_eos: NotRequired[bool]
     logprobs: NotRequired[int]
     """Alternatives of each token whose log-probs are wanted; 0 gives that of the sampled token alone."""
+    prompt_logprobs: NotRequired[int]
+    """The same of the tokens of the prompt."""
     return_token_ids: NotRequired[bool]
     return_tokens_as_token_ids: NotRequired[bool]
 

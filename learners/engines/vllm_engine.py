@@ -8,7 +8,6 @@ and watching the server (`agent/processes/vllm_server.py`), weights that replace
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections import deque
@@ -18,15 +17,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from perdure.envs.policy import PolicyError, Request, Sample
+from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.learners.engines.chat import TemplateChat
-from perdure.learners.engines.engine import require_room
+from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.engines.transformers_engine import stop_ids
+from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
 from perdure.learners.engines.vllm_client import (
     Answer,
     Body,
@@ -48,8 +48,13 @@ CONCURRENT_REQUESTS = 8
 """At most; requests of one batch that differ in length, temperature or seed are sent separately."""
 NAN_IN_JSON = "Out of range float values"
 """In the server's error if a log-prob is NaN, which JSON cannot express."""
+TURNS_AT_ONCE = 128
+"""Given answers in one request."""
 TRIES = 3
 """Attempts at one request, each after the server was lost."""
+
+
+Part = TypeVar("Part", Sample, tuple[float, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +78,6 @@ class Served:
     folder: Path | None = None
     scratch: bool = False
     """The folder is deleted when the sampler is unloaded."""
-
-
-class NotFinite(ArithmeticError):
-    """The server computed NaN or infinity."""
 
 
 def silent(line: str) -> None:
@@ -181,30 +182,44 @@ class VllmEngine:
         self._require(sampler)
         groups: dict[tuple[int, float, int | None], list[int]] = {}
         for i, request in enumerate(requests):
-            require_room(request, self.context_limit)
+            require_room(len(request.prompt_ids), request.max_tokens, self.context_limit)
             groups.setdefault((request.max_tokens, request.temperature, request.seed), []).append(i)
         if not groups:
             return []
         samples: dict[int, Sample] = {}
         with self._reporting(), ThreadPoolExecutor(min(CONCURRENT_REQUESTS, len(groups))) as pool:
-            answers = pool.map(lambda batch: self._answer(sampler, [requests[i] for i in batch]), groups.values())
+            answers = pool.map(
+                lambda batch: self._finite(sampler, lambda: self._samples_of(sampler, [requests[i] for i in batch])), groups.values()
+            )
             for batch, answer in zip(groups.values(), answers, strict=True):
                 samples.update(zip(batch, answer, strict=True))
         return [samples[i] for i in range(len(requests))]
 
-    def _answer(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
-        """Answers to requests of one length, temperature and seed. If one is not finite, a new server shows if this adapter is at fault."""
+    def logprobs(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        """Log-probs of given answers (`Engine.logprobs`). The server reads prompt and answer as one prompt. Raises as `generate` does."""
+        self._require(sampler)
+        require_turn_room(turns, self.context_limit)
+        if not turns:
+            return []
+        batches = [turns[start : start + TURNS_AT_ONCE] for start in range(0, len(turns), TURNS_AT_ONCE)]
+        with self._reporting(), ThreadPoolExecutor(min(CONCURRENT_REQUESTS, len(batches))) as pool:
+            answers = pool.map(lambda batch: self._finite(sampler, lambda: self._logprobs_of(sampler, batch)), batches)
+            return [logps for answer in answers for logps in answer]
+
+    def _finite(self, sampler: Sampler, ask: Callable[[], list[Part]]) -> list[Part]:
+        """What is asked for. If an answer is not finite, a new server shows if this adapter is at fault."""
         for fresh in (False, True):
             client = self._client
             try:
-                return self._answer_of(sampler, requests)
+                return ask()
             except NotFinite:
                 ask_for_restart(self._home, client.server)
                 if not fresh:
                     self._reconnect(client, "an answer was not finite", another=True)
         raise Diverged(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
 
-    def _answer_of(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
+    def _samples_of(self, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
+        """Answers to requests of one length, temperature and seed."""
         served = self._require(sampler)
         body: Completion = {
             "model": served.name,
@@ -220,6 +235,24 @@ class VllmEngine:
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,  # nothing is decoded here
         }
+        return samples_of(self._complete(sampler, served, body), served.name, sampler, requests, self.stop_ids)
+
+    def _logprobs_of(self, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        served = self._require(sampler)
+        body: Completion = {
+            "model": served.name,
+            "prompt": [prompt + action for prompt, action in turns],
+            "max_tokens": 1,  # it is sampled, and not looked at
+            "temperature": 0.0,
+            "ignore_eos": True,
+            "prompt_logprobs": 0,  # of the given token alone
+            "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        }
+        return given_logprobs(self._complete(sampler, served, body), served.name, turns)
+
+    def _complete(self, sampler: Sampler, served: Served, body: Completion) -> Any:
+        """The server's answer; an adapter that it has lost is loaded again. Raises `NotFinite`, and `PolicyError` for any other status."""
         answer = self._post("/v1/completions", body, again=(500, 503))
         if answer.status == 404 and served.folder is not None:
             self._failures.append(f"the server has lost {served.name}, as after a restart: loaded it again")
@@ -229,7 +262,7 @@ class VllmEngine:
             raise NotFinite
         if answer.status != 200:
             raise PolicyError(f"vLLM did not answer as {served.name} (status {answer.status}): {answer.message}")
-        return samples_of(answer.data, served.name, sampler, requests, self.stop_ids)
+        return answer.data
 
     def _serve(self, sampler: Sampler, served: Served) -> None:
         """Load an adapter into the server, unless it has it already: a name is never used for two adapters."""
@@ -320,35 +353,6 @@ class VllmPolicy:
 
     def generate(self, requests: Sequence[Request]) -> list[Sample]:
         return self.engine.generate(self.sampler, requests)
-
-
-def samples_of(data: Any, name: str, sampler: Sampler, requests: Sequence[Request], stops: frozenset[int]) -> list[Sample]:
-    """The samples in an answer, each checked against its request.
-
-    Raises `PolicyError` if the answer is another model's or malformed, `NotFinite` if a log-prob is not finite.
-    """
-    try:
-        if data["model"] != name:
-            raise PolicyError(f"vLLM answered as {data['model']!r}, but {name!r} was asked for: the answers are discarded")
-        choices = {choice["index"]: choice for choice in data["choices"]}
-        samples = []
-        for i, request in enumerate(requests):
-            choice = choices[i]
-            ids, logprobs, finish = tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"]), choice["finish_reason"]
-            if tuple(choice["prompt_token_ids"]) != request.prompt_ids:
-                raise PolicyError(f"vLLM answered another prompt than that of request {i}: the answers are discarded")
-            if not 1 <= len(ids) <= request.max_tokens or len(logprobs) != len(ids):
-                raise PolicyError(f"vLLM gave {len(ids)} tokens with {len(logprobs)} log-probs; {request.max_tokens} were asked for")
-            if finish not in ("stop", "length") or (finish == "stop") != (ids[-1] in stops):
-                raise PolicyError(f"vLLM ended an answer with token {ids[-1]}, but gives {finish!r} as the reason")
-            if not all(isinstance(logp, float | int) and math.isfinite(logp) for logp in logprobs):
-                raise NotFinite
-            samples.append(Sample(action_ids=ids, logprobs=tuple(map(float, logprobs)), finish=finish, sampler=sampler))
-    except (KeyError, TypeError, IndexError) as error:
-        raise PolicyError(f"vLLM's answer is malformed ({type(error).__name__}: {error}): use a supported version of vLLM") from error
-    if len(choices) != len(requests):
-        raise PolicyError(f"vLLM gave {len(choices)} answers to {len(requests)} requests")
-    return samples
 
 
 @contextmanager

@@ -1,11 +1,13 @@
 """Running a gate: what is played, in which order, and what is stored. `decision.py` decides.
 
+    0. the capability panel                  it can only reject               `learners/panel/panel_limits.py`
     1. the gate itself                       until it has a verdict           `decision.py`
     2. promote, if the version is to serve   where it becomes the anchor      `election.py`
        reject                                which environments fell          `regressions.py`
 
-Both play pairs in blocks, so that each side is one batch. Every pair is stored as one of this gate, also if no decision needs it, and the
-second part goes on with the pairs of the first. So a gate that is interrupted anywhere resumes by replaying its pairs (`former_gates.py`).
+The panel is scored before (`agent/processes/panel_work.py`). The others play pairs in blocks, so that each side is one batch. Every pair is
+stored as one of this gate, also if no decision needs it, and the last part goes on with the pairs of the one before. So a gate that is
+interrupted anywhere resumes by replaying its pairs (`former_gates.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from perdure.learners.gate.player import Player, Sampling
 from perdure.learners.gate.rates import plan
 from perdure.learners.gate.regressions import RegressionSearch
 from perdure.learners.gate.scope import GateSettings, Scope, fix_scope
+from perdure.learners.panel.panel_limits import refusal_of
 from perdure.memory import faults, gates
 from perdure.memory.contracts.orders import Consequence
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError
 from perdure.memory.evidence import past_pairs
@@ -59,6 +63,8 @@ class GateCase:
     leads_to: Consequence = "nothing"
     """If a promotion follows by itself, the gate also finds where the candidate becomes the anchor. One that leads to a rollback asks for
     today's loss: it continues only gates of its own job, and asks nothing further."""
+    panel: PanelResult | None = None
+    """The candidate on the capability panel beside the serving version; a refusal there ends the gate before the first pair."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +96,9 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
     for old in former.closed:
         table.take(gates.pairs_that_count(store, old.id))
     gate = GateDecision(scope, limit=_rounds_stored(table, scope) + scope.settings.nmax)
+    refused = None if case.panel is None else refusal_of(case.panel)
+    if refused is not None:
+        gate.end("reject", refused)
     for old in former.interrupted:
         table.take(gates.pairs_that_count(store, old.id), same_gate=old.id >= seeds_of)
     table.feed(gate)
@@ -100,7 +109,7 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
         _play_block(gate, table, gate_id, work)
         faults.point("mid-gate")
         work.progress(_now(gate, table, name, f"round {gate.rounds} of at most {gate.limit}"))
-    further = _further_question(gate, case)
+    further = None if refused is not None else _further_question(gate, case)
     if further is not None:
         table.feed(further)
         while further.open:
@@ -129,6 +138,7 @@ def run_gate(case: GateCase, work: GateWork) -> GateResult:
         samples=scope.settings.samples,
         temperature=scope.settings.temperature,
         new_anchors=further.new_anchors if isinstance(further, AnchorElection) else (),
+        panel=case.panel,
     )
 
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import TypeVar
 
-from perdure.memory.contracts.orders import GateOrder, JobKind, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, JobKind, LearnOrder, Order, PanelOrder, ProbeOrder
+from perdure.memory.contracts.panel_json import panel_document, read_panel
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import (
     Cost,
     Drift,
@@ -35,6 +37,8 @@ Part = TypeVar("Part", GroupStats, RatioStats, Drift, Cost)
 GREEDY = "greedy"
 NO_POOL = {"state": "not asked", "note": "fewer than two earlier environments vote"}
 LOSS = "_loss"
+PANEL = "panel"
+"""The key that tells a look at the capability panel from a probe of environments."""
 
 
 def order_document(order: Order) -> Document:
@@ -51,6 +55,8 @@ def order_document(order: Order) -> Document:
             }
         case GateOrder() | ProbeOrder():
             return asdict(order)
+        case PanelOrder():
+            return {PANEL: order.asked, "version": order.version}
 
 
 def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
@@ -68,6 +74,8 @@ def read_order(kind: JobKind, learner: str | None, document: Document) -> Order:
             )
         case "gate":
             return GateOrder(**document)
+        case "probe" if PANEL in document:
+            return PanelOrder(version=document["version"], asked=document[PANEL])
         case "probe":
             return ProbeOrder(**document)
 
@@ -95,6 +103,8 @@ def result_document(result: Result) -> Document:
                 "samples": result.samples,
                 "environments": scores,
             }
+        case PanelResult():
+            return panel_document(result)
 
 
 def read_result(kind: JobKind, document: Document) -> Result:
@@ -113,6 +123,8 @@ def read_result(kind: JobKind, document: Document) -> Result:
             )
         case "gate":
             return read_gate(document)
+        case "probe" if "skills" in document:
+            return read_panel(document)
         case "probe":
             scores = {name: ProbeScore(**score) for name, score in document["environments"].items()}
             return ProbeResult(
@@ -216,6 +228,7 @@ def read_gate(document: Document) -> GateResult:
         candidate_episodes=document["episodes"]["candidate"],
         anchor_episodes=document["episodes"]["anchor"],
         new_anchors=tuple(document.get("new_anchors", ())),
+        panel=None if document.get("panel") is None else read_panel(document["panel"]),
         **{name: document[name] for name in ("alpha", "samples", "temperature") if name in document},
     )
 
@@ -236,6 +249,7 @@ def _gate_document(result: GateResult) -> Document:
         "interval": evidence.interval,
         "regressed": list(evidence.regressed),
         "new_anchors": list(result.new_anchors),
+        "panel": None if result.panel is None else panel_document(result.panel),
         **_decoding(result.temperature),
         "samples": result.samples,
         "alpha": result.alpha,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from perdure.memory.contracts.panel_results import Asked
 from perdure.memory.contracts.results import GateResult, LearnResult, Result
 from perdure.memory.records import Decision
 
@@ -68,7 +69,16 @@ class ProbeOrder:
     """Answers to each seed."""
 
 
-Order = LearnOrder | GateOrder | ProbeOrder
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanelOrder:
+    """Which version is to be scored on the capability panel, beside the base model and the version that served before it."""
+
+    version: str | None = None
+    """None takes the serving one."""
+    asked: Asked = "choice"
+
+
+Order = LearnOrder | GateOrder | ProbeOrder | PanelOrder
 
 
 def kind_of(order: Order) -> JobKind:
@@ -77,7 +87,7 @@ def kind_of(order: Order) -> JobKind:
             return "learn"
         case GateOrder():
             return "gate"
-        case ProbeOrder():
+        case ProbeOrder() | PanelOrder():
             return "probe"
 
 

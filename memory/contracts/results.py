@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.records import Decision, Role
 
 LegState = Literal["passed", "failed", "not shown", "vacuous", "not asked"]
@@ -179,6 +180,8 @@ class GateResult:
     """At which they were sampled; 0 is greedy."""
     new_anchors: tuple[str, ...] = ()
     """Environments in which the candidate beat its anchor clearly, and becomes the anchor if it is promoted."""
+    panel: PanelResult | None = None
+    """The candidate on the capability panel; None if the gate did not look at it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,4 +271,4 @@ class ProbeResult:
     """Answers to each seed; the score of a seed is their mean."""
 
 
-Result = LearnResult | GateResult | ProbeResult
+Result = LearnResult | GateResult | ProbeResult | PanelResult

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from perdure.memory.contracts.orders import GateOrder, LearnOrder, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, ProbeOrder
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.records import Version
@@ -79,7 +79,7 @@ def _named_by_jobs(store: Store) -> set[str]:
     found: set[str] = set()
     for job in unfinished_jobs(store):
         match job.order:
-            case LearnOrder(start=name) | GateOrder(candidate=name) | ProbeOrder(version=name):
+            case LearnOrder(start=name) | GateOrder(candidate=name) | ProbeOrder(version=name) | PanelOrder(version=name):
                 found |= {name} if name else set()
         found |= {made["name"] for made in store.rows("SELECT name FROM version WHERE job = ?", (job.id,))}
     return found

@@ -12,27 +12,40 @@ from pathlib import Path
 from tests.memory.conftest import ADD, SORT, SetClock
 from tests.results import TERMS, gate_result, learn_result, update
 
-from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions
+from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions, watches
 from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
+from perdure.memory.evidence.dev_scores import KnownScores, keep_dev_scores
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.records import Ending, EpisodePlan, EpisodeState, Lease, Pair, Purpose, Sampler, StepRef, StopReason, Turn, VersionRef
 from perdure.memory.stages import Stage, StageShare
 from perdure.memory.store import Store
 from perdure.memory.trajectories import manifests, rewards
 from perdure.memory.trajectories.journal import StoreJournal
+from perdure.memory.watches import EnvironmentWatch, ScoreSums
 
 BASE = "tiny"
 BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
 V0 = VersionRef("v0")
 STAGE = "all"
+PANEL_SCORES: dict[ItemMeasure, ItemScore] = {
+    ("sums", "sums-1", "choice"): ItemScore(0.75, "abc"),
+    ("sums", "sums-1", "strict"): ItemScore(1.0, "abc"),
+    ("texts", "texts-1", "cross_entropy"): ItemScore(3.25, "def"),
+}
+DEV_SCORES = KnownScores(seeds=16, scored=15, total=7.5)
+WATCH = EnvironmentWatch(
+    version="v1", environment=ADD, temperature=1.0, low=0.25, high=0.75, seen=ScoreSums(tasks=2, total=1.5, squares=1.25), last_task=1
+)
 
 
 def fill(store: Store) -> None:
     """Fill a fresh store. Version v1 serves, v2 is rejected, v3 is a pinned candidate; task 3 and job 3 wait, task 5 is being played."""
     for name, low, critical in ((ADD, 0.0, False), (SORT, -1.0, True)):
         environments.register(store, name, 1.0, low, 1.0, critical)
+    environments.set_measured(store, ADD, 0.125, True)
     versions.add_initial(store, BASE, BASE_HASH)
     _live(store)
     _learn(store)
@@ -44,6 +57,7 @@ def fill(store: Store) -> None:
     stages.set_stages(
         store, [Stage(name=STAGE, environments=(StageShare(name=ADD, weight=2.0), StageShare(name=SORT)), members=2, order="shuffled")]
     )
+    watches.write_watch(store, WATCH)
     processes.beat(store, "supervisor", 4242, "playing", "a detail")
     processes.record_event(store, "start", "supervisor", "process 4242 — “as usual”")
     processes.take_device(store, "actor", 60.0, CLOCK)
@@ -197,6 +211,8 @@ def _learn(store: Store) -> None:
         difference=1.0,
     )
     gates.add_pairs(store, lease, gate, [pair])
+    keep_dev_scores(store, lease, 1.0, {(ADD, "v0"): DEV_SCORES})
+    keep_panel_scores(store, lease, "v0", PANEL_SCORES.items())
     result = gate_result(gate=gate, candidate=made)
     gates.close_gate(store, lease, result)
     versions.promote(store, made, "all held", gate=gate, lease=lease, anchors=[ADD])

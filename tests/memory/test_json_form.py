@@ -16,7 +16,8 @@ from perdure.memory.contracts.json_form import (
     result_document,
     update_document,
 )
-from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, ProbeOrder, kind_of, learner_of
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, PanelOrder, ProbeOrder, kind_of, learner_of
+from perdure.memory.contracts.panel_results import PanelResult, SampledScores, SkillScores
 from perdure.memory.contracts.results import Drift, GateResult, LearnResult, Leg, ProbeResult, ProbeScore, RatioStats, Selection
 from perdure.memory.json_value import to_json
 
@@ -43,6 +44,26 @@ GATE = gate_result(environments={"a": LEG, "b": Leg(state="vacuous")}, pooled=LE
 PROBE = ProbeResult(version="v1", environments={"a": ProbeScore(score=None, low=0.0, high=1.0, episodes=0, failed=50)})
 
 SAMPLED = replace(PROBE, temperature=0.7, samples=4)
+STRICT = SampledScores(items=3, base=0.5, before=0.25, version=0.75, kept=None)
+PANEL = PanelResult(
+    version="v2",
+    before="v1",
+    base="v0",
+    skills={
+        "sums": SkillScores(
+            measure="choice",
+            items=3,
+            limit=0.05,
+            base=0.5,
+            before=0.5,
+            version=0.25,
+            lost_against=("before", "base"),
+            sampled={"strict": STRICT},
+        ),
+        "texts": SkillScores(measure="cross_entropy", items=2, limit=0.05, base=3.5, before=3.25, version=3.25),
+    },
+    left_out=1,
+)
 
 
 @pytest.mark.parametrize(
@@ -55,6 +76,8 @@ SAMPLED = replace(PROBE, temperature=0.7, samples=4)
         GateOrder(candidate="v2", leads_to="promotion", why="the gain was shown"),
         ProbeOrder(version="v2", episodes=7, temperature=0.7, samples=4),
         ProbeOrder(),
+        PanelOrder(),
+        PanelOrder(version="v2", asked="all"),
     ],
 )
 def test_an_order_is_read_as_it_was_written(order: Order) -> None:
@@ -62,10 +85,20 @@ def test_an_order_is_read_as_it_was_written(order: Order) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [learn_result(GATE), learn_result(None), GATE, replace(GATE, evidence=replace(GATE.evidence, pooled=None)), PROBE, SAMPLED]
+    "result",
+    [
+        learn_result(GATE),
+        learn_result(None),
+        GATE,
+        replace(GATE, evidence=replace(GATE.evidence, pooled=None)),
+        PROBE,
+        SAMPLED,
+        PANEL,
+        replace(GATE, panel=PANEL),
+    ],
 )
-def test_a_result_is_read_as_it_was_written(result: LearnResult | GateResult | ProbeResult) -> None:
-    kind = {LearnResult: "learn", GateResult: "gate", ProbeResult: "probe"}[type(result)]
+def test_a_result_is_read_as_it_was_written(result: LearnResult | GateResult | ProbeResult | PanelResult) -> None:
+    kind = {LearnResult: "learn", GateResult: "gate", ProbeResult: "probe", PanelResult: "probe"}[type(result)]
     assert read_result(kind, json.loads(to_json(result_document(result)))) == result  # type: ignore[arg-type]
 
 
@@ -80,7 +113,7 @@ def test_documents_of_older_programs_are_read_with_what_they_stood_for() -> None
     learned = learn_result(gate)
     older = json.loads(to_json(result_document(learned)))
     del older["selection"]
-    for key in ("alpha", "samples", "temperature", "regressed", "new_anchors"):
+    for key in ("alpha", "samples", "temperature", "regressed", "new_anchors", "panel"):
         del older["gate"][key]
     for leg in older["gate"]["environments"].values():
         del leg["anchor_wealth"]
@@ -121,7 +154,7 @@ def test_scripts_find_the_keys_that_were_promised() -> None:
     assert gate == learned["gate"]
     promised = {"verdict", "reason", "environments", "pooled", "gain", "episodes"}
     more = {"gate", "candidate", "serving", "profile", "rounds", "interval", "decoding", "continued_pairs"}
-    assert promised | more | {"alpha", "samples", "temperature", "regressed", "new_anchors"} == set(gate)
+    assert promised | more | {"alpha", "samples", "temperature", "regressed", "new_anchors", "panel"} == set(gate)
     assert gate["episodes"] == {"candidate": 40, "anchor": 52}
     assert gate["gain"]["environments"]["c"]["wealth"] == 43.7
     without = replace(GATE, evidence=replace(GATE.evidence, pooled=None))

@@ -1,7 +1,7 @@
 """Migrations: an older store is brought to the newest schema, with all that is in it, or stays as it was.
 
-The last migration here is invented. `fixtures/development.sql` is a store that the last development version made, `fixtures/schema-1.sql`
-one with a few rows of everything, as the last program with that schema wrote it.
+The last migration here is invented. `fixtures/development.sql` is a store that the last development version made; `fixtures/schema-1.sql`
+and `fixtures/schema-2.sql` have a few rows of everything, as the last program with that schema wrote them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from pathlib import Path
 
 import pytest
 from sqlite_utils.utils import sqlite3
-from tests.memory.everything import CLOCK, fill
+from tests.memory.conftest import ADD
+from tests.memory.everything import CLOCK, DEV_SCORES, PANEL_SCORES, WATCH, fill, leased_job
 
-from perdure.memory import environments, gates, jobs, processes, tasks, versions
+from perdure.memory import environments, gates, jobs, processes, tasks, versions, watches
+from perdure.memory.contracts.orders import PanelOrder
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.evidence.dev_scores import known_dev_scores
+from perdure.memory.evidence.item_scores import keep_panel_scores, panel_scores
 from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests
@@ -34,7 +38,7 @@ CREATE TABLE invented (x INTEGER NOT NULL) STRICT;
 INSERT INTO invented SELECT count(*) FROM episode;
 """
 INVENTED_TOO = (*MIGRATIONS, INVENTED)
-SCHEMA_1 = Path(__file__).parent / "fixtures" / "schema-1.sql"
+OLDER = Path(__file__).parent / "fixtures"
 
 
 def contents(store: Store) -> dict[str, object]:
@@ -89,11 +93,12 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
             older(home)
 
 
-def test_a_home_of_schema_1_comes_to_todays_schema_with_all_that_is_in_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_home_of_an_older_schema_comes_to_todays_with_all_that_is_in_it(tmp_path: Path, schema: int) -> None:
     home, fresh = tmp_path / "home", tmp_path / "fresh"
     home.mkdir()
     conn = sqlite3.connect(str(home / "perdure.db"), isolation_level=None)
-    conn.executescript(SCHEMA_1.read_text())
+    conn.executescript((OLDER / f"schema-{schema}.sql").read_text())
     conn.close()
     with create_store(home) as store, create_store(fresh) as newer:
         fill(newer)
@@ -102,6 +107,12 @@ def test_a_home_of_schema_1_comes_to_todays_schema_with_all_that_is_in_it(tmp_pa
         assert [row.name for row in environments.list_environments(store)] == [row.name for row in environments.list_environments(newer)]
         assert [finding for finding in check(store, CLOCK) if finding.rule in ("integrity", "schema", "references")] == []
         assert store.rows("PRAGMA user_version")[0][0] == len(MIGRATIONS)
+        assert known_dev_scores(store, 1.0) == ({(ADD, "v0"): DEV_SCORES} if schema > 1 else {})
+        assert watches.watches(store, "v1") == ([WATCH] if schema > 1 else [])
+        assert (panel_scores(store, "v0"), panel_scores(newer, "v0")) == ({}, PANEL_SCORES)
+        lease = leased_job(store, "panel", PanelOrder())
+        keep_panel_scores(store, lease, "v0", PANEL_SCORES.items())
+        assert panel_scores(store, "v0") == PANEL_SCORES
 
 
 def test_a_new_store_goes_through_all_migrations(tmp_path: Path) -> None:
@@ -133,9 +144,9 @@ create_store(Path(sys.argv[1]), INVENTED_TOO).close()
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 3), (1, 1), (2, 1)])
+@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 4), (1, 1), (2, 1), (3, 1)])
 def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, at: int) -> None:
-    """Of a store with `before` of the three migrations, in the `at`-th one that it still needs."""
+    """Of a store with `before` of the four migrations, in the `at`-th one that it still needs."""
     home = tmp_path / "home"
     if before:
         create_store(home, INVENTED_TOO[:before]).close()

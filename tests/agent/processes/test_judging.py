@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import log
 from pathlib import Path
 from random import Random
 
@@ -18,7 +19,7 @@ from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.pulse import Pulse
 from perdure.agent.stream.registering import register_environments
-from perdure.envs.policy import Policy
+from perdure.envs.policy import Ids, Policy
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.player import Sampling
 from perdure.memory import versions
@@ -48,11 +49,23 @@ class SkilledEngine(ScriptedEngine):
 
     skills: Skills = field(default_factory=dict)
     chance: Random = field(default_factory=lambda: Random(0))
+    scored: list[tuple[str, str]] = field(default_factory=list)
+    """Version and prompt of each given answer that it scored."""
 
     def policy(self, sampler: Sampler) -> Policy:  # type: ignore[override]
         self.require(sampler)
-        skill = self.skills[str(sampler)]
-        return ScriptedPolicy(lambda said: "yes" if self.chance.random() < skill.get(said, skill["else"]) else "no", sampler)
+        return ScriptedPolicy(lambda said: "yes" if self.chance.random() < self.skill(sampler, said) else "no", sampler)
+
+    def liking(self, sampler: Sampler, prompt: Ids, action: Ids) -> float:
+        said, answer = self.chat.messages(prompt)[-1].text, self.chat.text(action)
+        self.scored.append((str(sampler), said))
+        yes = min(max(self.skill(sampler, said), 1e-6), 1 - 1e-6)
+        return log({"yes": yes, "no": 1 - yes}.get(answer, 0.5))
+
+    def skill(self, sampler: Sampler, said: str) -> float:
+        """The probability of 'yes'."""
+        skills = self.skills[str(sampler)]
+        return skills.get(said, skills["else"])
 
 
 @pytest.fixture
@@ -94,9 +107,10 @@ def gated(
     targets: list[str] | None = None,
     leads_to: Consequence = "promotion",
     config: Config = CONFIG,
+    engine: SkilledEngine | None = None,
 ) -> GateResult:
     """A whole job that gates a candidate."""
-    engine = SkilledEngine(skills=skills)
+    engine = engine or SkilledEngine(skills=skills)
     work = work_on(store, engine, candidate, [A] if targets is None else targets, leads_to, config)
     assert isinstance(work.job.order, GateOrder)
     result = judge(work, versions.get_version(store, candidate), work.job.order)

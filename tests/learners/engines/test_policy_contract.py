@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.open_engine import server_limits
-from perdure.envs.policy import Message, PolicyError, Request, Sample
+from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
 from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.engines.vllm_engine import VllmEngine
@@ -61,13 +61,25 @@ class Case:
         return self.engine.policy(sampler).generate(requests)
 
     def check_logprobs(self, weights: dict[str, LoraPair], requests: Sequence[Request], samples: Sequence[Sample]) -> None:
+        turns = [(request.prompt_ids, sample.action_ids) for request, sample in zip(requests, samples, strict=True)]
+        temperature = requests[0].temperature or 1.0
+        assert all((request.temperature or 1.0) == temperature for request in requests)
+        self.check_given(weights, turns, [sample.logprobs for sample in samples], temperature)
+
+    def check_given(
+        self,
+        weights: dict[str, LoraPair],
+        turns: Sequence[tuple[Ids, Ids]],
+        logprobs: Sequence[tuple[float, ...]],
+        temperature: float = 1.0,
+    ) -> None:
         assert self.plain is not None
         model = with_weights(self.plain, weights)
         gaps = []
-        for request, sample in zip(requests, samples, strict=True):
+        for (prompt, action), logps in zip(turns, logprobs, strict=True):
             with torch.no_grad():
-                wanted = plain_logprobs(model, request.prompt_ids, sample.action_ids, request.temperature or 1.0)
-            gaps.append((torch.tensor(sample.logprobs) - wanted).abs())
+                wanted = plain_logprobs(model, prompt, action, temperature)
+            gaps.append((torch.tensor(logps) - wanted).abs())
         gap_A = torch.cat(gaps)
         print(f"largest gap {float(gap_A.max()):.2g}, mean {float(gap_A.mean()):.2g} over {len(gap_A)} tokens")
         assert float(gap_A.max()) < FP32 if self.exact else float(gap_A.mean()) < MEAN_BF16
@@ -203,6 +215,44 @@ def test_lengths_and_temperatures_may_differ_in_one_batch(case: Case) -> None:
             assert sample.action_ids == case.ask(STEP, [request])[0].action_ids
 
 
+def given(case: Case) -> list[tuple[Ids, Ids]]:
+    """Several answers to each prompt, some of which begin alike, and one of a single token."""
+    answers = [case.engine.chat.answer(text) for text in ("yes", "yes, the dog", "The largest number is 12.", "no")]
+    turns = [(prompt_of(case.engine, said), answer) for said in SAID for answer in answers]
+    return [*turns, (turns[0][0], answers[0][:1]), turns[0]]
+
+
+def test_given_answers_get_a_log_prob_for_each_token_in_their_order(case: Case) -> None:
+    turns = given(case)
+    together = case.engine.logprobs(STEP, turns)
+    assert [len(logps) for logps in together] == [len(action) for _, action in turns]
+    assert all(logp <= 0 for logps in together for logp in logps)
+    if case.exact:
+        alone = [case.engine.logprobs(STEP, [turn])[0] for turn in turns]
+        assert all(logps == pytest.approx(by_itself, abs=FP32) for logps, by_itself in zip(together, alone, strict=True))
+    assert case.engine.logprobs(STEP, []) == []
+
+
+def test_log_probs_of_given_answers_are_those_that_the_learner_computes(real: Case, adapters: list[dict[str, LoraPair]]) -> None:
+    turns = given(real)
+    for sampler, weights in ((BASE, {}), (V1, adapters[0]), (STEP, adapters[1])):
+        real.check_given(weights, turns, real.engine.logprobs(sampler, turns))
+    sample = real.ask(V1, asked(real, temperature=1.0))[0]
+    (logps,) = real.engine.logprobs(V1, [(prompt_of(real.engine, SAID[0]), sample.action_ids)])
+    assert logps == pytest.approx(sample.logprobs, abs=FP32 if real.exact else 4 * MEAN_BF16)
+
+
+def test_given_answers_that_do_not_fit_are_refused_and_so_is_a_sampler_that_is_not_loaded(case: Case) -> None:
+    prompt, answer = given(case)[0]
+    longest = case.engine.context_limit - 1
+    for wrong in ((prompt, (5,) * (longest + 1 - len(prompt))), ((), answer), (prompt, ())):
+        with pytest.raises(PolicyError, match="context"):
+            case.engine.logprobs(BASE, [(prompt, answer), wrong])
+    assert len(case.engine.logprobs(BASE, [(prompt, (5,) * (longest - len(prompt)))])[0]) == longest - len(prompt)
+    with pytest.raises(PolicyError, match="not loaded"):
+        case.engine.logprobs(case.step(), [(prompt, answer)])
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0, 1.7])
 def test_log_probs_are_those_that_the_learner_computes(real: Case, adapters: list[dict[str, LoraPair]], temperature: float) -> None:
     requests = asked(real, temperature=temperature)
@@ -318,5 +368,7 @@ def test_an_adapter_that_overflows_is_an_error_and_the_server_goes_on(real: Case
     real.engine.load(step, huge)
     with pytest.raises((RuntimeFailure, PolicyError)):
         real.ask(step, asked(real, temperature=1.0))
+    with pytest.raises((RuntimeFailure, PolicyError)):
+        real.engine.logprobs(step, given(real))
     real.engine.unload(step)
     assert len(real.ask(BASE, asked(real))) == len(SAID)

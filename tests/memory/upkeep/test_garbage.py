@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from perdure.memory import jobs, versions
-from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, LearnOrder, Order, PanelOrder, ProbeOrder
 from perdure.memory.store import Store
 from perdure.memory.upkeep import garbage as keeping
 
@@ -80,6 +80,7 @@ def test_parents_of_what_is_kept_are_kept(store: Store, learn: Learn, add_versio
         lambda name: LearnOrder(learner="grpo", start=name),
         lambda name: GateOrder(candidate=name),
         lambda name: ProbeOrder(version=name),
+        lambda name: PanelOrder(version=name),
     ],
 )
 def test_what_a_job_is_about_to_use_is_kept(store: Store, clock, learn: Learn, order_of: Callable[[str], Order]) -> None:

@@ -1,0 +1,49 @@
+"""Which items of the panel are still to be scored of a version. Loads no torch: a command asks before it starts a job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from perdure.learners.panel.panel_items import Passage, Question, Skill
+from perdure.memory.contracts.panel_results import Asked, Measure
+from perdure.memory.evidence.item_scores import ItemScore, panel_scores
+from perdure.memory.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacking:
+    """The items of one skill without a score of a version, by how they are scored."""
+
+    choice: tuple[Question, ...]
+    passages: tuple[Passage, ...]
+    free: tuple[Question, ...]
+    """Of the marks `strict` and `lenient`, which need one answer."""
+    cued: tuple[Question, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.choice or self.passages or self.free or self.cued)
+
+
+def lacking(store: Store, version: str, skills: Iterable[Skill], asked: Asked) -> dict[str, Lacking]:
+    """What is still to be scored of a version, by skill. Skills of which all is known are left out."""
+    known = panel_scores(store, version)
+
+    def unknown(skill: Skill, measure: Measure) -> tuple[Question, ...]:
+        return tuple(one for one in skill.questions if not _is_known(known.get((skill.name, one.id, measure)), one.content))
+
+    found = {}
+    for skill in skills:
+        left = Lacking(
+            choice=unknown(skill, "choice"),
+            passages=tuple(one for one in skill.passages if not _is_known(known.get((skill.name, one.id, "cross_entropy")), one.content)),
+            free=unknown(skill, "strict") if asked == "all" else (),
+            cued=unknown(skill, "cued") if asked == "all" and skill.example is not None else (),
+        )
+        if left:
+            found[skill.name] = left
+    return found
+
+
+def _is_known(score: ItemScore | None, content: str) -> bool:
+    return score is not None and score.content == content
