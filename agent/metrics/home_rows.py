@@ -15,6 +15,7 @@ from perdure.agent.metrics.observation import Observation, ResultTable, StageFac
 from perdure.memory.contracts.orders import Job
 from perdure.memory.contracts.results import LearnResult
 from perdure.memory.evidence.answer_scores import answer_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.jobs import get_job, job_times, list_jobs, steps
 from perdure.memory.store import Store
 from perdure.memory.versions import Move, get_version, moves
@@ -71,18 +72,19 @@ def _answers(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observatio
     for stage in stages:
         by_version.setdefault(stage.version, []).append(stage.stage)
     for answer in answer_scores(store, by_version):
-        for stage in by_version[answer.version]:
+        for number in by_version[answer.version]:
             measure = "sampled" if answer.temperature > 0 else "greedy"
-            yield _row(stage, answer.environment, str(answer.seed), measure, answer.score)
+            yield _row(number, answer.environment, str(answer.seed), measure, answer.score)
 
 
 def _panel(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]:
-    """An item that was edited is another item."""
-    if not store.rows("SELECT 1 FROM sqlite_master WHERE name = 'panel_score'"):
-        return
+    """Items as the serving version was scored on them: scores of an older text of an item do not count."""
+    now = panel_scores(store, stages[-1].version)
     for stage in stages:
-        for row in store.rows("SELECT * FROM panel_score WHERE version = ? ORDER BY skill, item", (stage.version,)):
-            yield _row(stage.stage, row["skill"], f"{row['item']} {row['content'][:8]}", row["measure"], row["score"])
+        for key, scored in panel_scores(store, stage.version).items():
+            if key not in now or now[key].content == scored.content:
+                skill, item, measure = key
+                yield _row(stage.stage, skill, item, measure, scored.score)
 
 
 def _divergences(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]:

@@ -7,31 +7,33 @@ come out too high in it, as in the number itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
 
-from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
+from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, ScoreBook
 from perdure.agent.metrics.metric import Metric
 from perdure.agent.metrics.metric_table import METRIC, METRICS, run_metrics
-from perdure.agent.metrics.seed_intervals import LEVEL, Estimate
+from perdure.agent.metrics.seed_intervals import LEVEL, MeanEstimate
 
 DRAWS = 200
 DRAW_SEED = 18
+READ = (MAIN, "strict", "cued", "confidence")
+"""The measures of the metrics that get an interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricOfRun:
     """One metric of one run, over items."""
 
-    estimate: Estimate
+    estimate: MeanEstimate
     bound: float | None
     """One-sided, 95 %: not worse than this. None without an interval."""
 
 
-Drawn = Mapping[str, Mapping[str, int]]
-"""By subject: how often each item was drawn; the others are left out."""
+Drawn = Mapping[str, Mapping[str, Sequence[str]]]
+"""By subject: the items that were drawn, each with a name for every time."""
 
 
 def metrics_over_items(run: MeasuredRun) -> dict[str, MetricOfRun]:
@@ -56,10 +58,10 @@ def _is_of_items(metric: Metric) -> bool:
 def _over_draws(metric: Metric, value: float, drawn: list[float], n: int) -> MetricOfRun:
     """The quantiles of the draws. No interval if a draw lacked what the metric needs."""
     if len(drawn) < DRAWS or n < 2:
-        return MetricOfRun(estimate=Estimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
+        return MetricOfRun(estimate=MeanEstimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
     in_order = sorted(drawn)
     outside, one_side = round(DRAWS * (1 - LEVEL) / 2), round(DRAWS * (1 - LEVEL))
-    found = Estimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
+    found = MeanEstimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
     return MetricOfRun(estimate=found, bound=in_order[one_side] if metric.better == "higher" else in_order[-1 - one_side])
 
 
@@ -73,26 +75,28 @@ def _items(run: MeasuredRun) -> dict[str, list[str]]:
 
 
 def _draw(universe: Mapping[str, list[str]], rng: Random) -> Drawn:
-    drawn: dict[str, dict[str, int]] = {}
+    drawn: dict[str, dict[str, list[str]]] = {}
     for subject, items in universe.items():
-        counts: dict[str, int] = {}
-        for item in rng.choices(items, k=len(items)):
-            counts[item] = counts.get(item, 0) + 1
-        drawn[subject] = counts
+        names: dict[str, list[str]] = {}
+        for n, item in enumerate(rng.choices(items, k=len(items))):
+            names.setdefault(item, []).append(str(n))
+        drawn[subject] = names
     return drawn
 
 
 def _redrawn(run: MeasuredRun, drawn: Drawn) -> MeasuredRun:
-    return replace(run, books={measure: _redrawn_book(book, drawn) for measure, book in run.books.items()})
+    return replace(run, books={measure: _redrawn_book(book, drawn) for measure, book in run.books.items() if measure in READ})
 
 
 def _redrawn_book(book: ScoreBook, drawn: Drawn) -> ScoreBook:
-    """A copy whose items stand as often as they were drawn; their names get a number."""
+    """A copy whose items stand as often as they were drawn, under the names that `_draw` gives them."""
     items, answers = {}, {}
     for place, scores in book.items.items():
-        counts = [(item, copy) for item, n in drawn[place[1]].items() if item in scores for copy in range(n)]
-        if counts:
-            items[place] = {f"{item} {copy}": scores[item] for item, copy in counts}
-            answers[place] = {f"{item} {copy}": book.answers[place][item] for item, copy in counts}
+        of_subject = drawn[place[1]]
+        kept = [(name, item) for item in scores for name in of_subject.get(item, ())]
+        if kept:
+            given = book.answers[place]
+            items[place] = {name: scores[item] for name, item in kept}
+            answers[place] = {name: given[item] for name, item in kept}
     means = {place: fmean(found.values()) for place, found in items.items()}
     return replace(book, items=items, answers=answers, matrix=replace(book.matrix, scores=means))

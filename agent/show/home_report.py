@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 
 import click
 
-from perdure.agent.metrics.formulas.flips import count_flips
+from perdure.agent.metrics.formulas.flips import count_flips, gained_share, lost_share
 from perdure.agent.metrics.formulas.learning_speed import area_under_curve
 from perdure.agent.metrics.home_rows import ServedStage, home_table, served_stages
 from perdure.agent.metrics.item_bootstrap import metrics_over_items
@@ -20,13 +21,17 @@ from perdure.agent.metrics.metric_table import METRIC
 from perdure.agent.metrics.observation import BASE
 from perdure.agent.show.life_report import life_report
 from perdure.agent.show.terminal import Cell, print_table, rounded
+from perdure.learners.panel.panel_items import load_panel
+from perdure.learners.panel.panel_limits import skill_scores
 from perdure.memory.contracts.orders import Job
+from perdure.memory.contracts.panel_results import Measure
 from perdure.memory.contracts.results import LearnResult
 from perdure.memory.json_value import Document, iso_utc
 from perdure.memory.store import Store
 from perdure.memory.versions import serving
 
-PANEL_MEASURES = ("choice", "strict", "lenient", "cued", "cross_entropy")
+LIMITED: tuple[Measure, ...] = ("choice", "cross_entropy")
+PANEL_MEASURES: tuple[Measure, ...] = (*LIMITED, "strict", "lenient", "cued")
 SHOWN_STAGES = 8
 NOTES = {
     "seeds": "Gates draw fresh seeds: the scores of two versions are of different tasks, except on dev seeds, in probes and on the panel.",
@@ -48,7 +53,7 @@ def report_document(store: Store) -> Document:
         "stages": [_stage_document(stage) for stage in stages],
         "scores": _score_document(run),
         "metrics": _metric_document(run),
-        "panel": _panel_document(run),
+        "panel": _panel_document(run, _choices(store)),
         "jobs": [_job_document(job) for stage in stages for job in stage.jobs],
         "life": None if life is None else asdict(life.statement),
         "notes": list(NOTES.values()) if run.main.items else ["nothing was scored yet: a gate does it, and so does `perdure probe`"],
@@ -78,9 +83,9 @@ def print_report(document: Document) -> None:
         )
     if document["panel"]:
         print_table(
-            ("skill", "measure", "base", "before", "now", "items", "lost", "gained"),
+            ("skill", "measure", "base", "before", "now", "items", "lost", "gained", ""),
             _panel_rows(document["panel"]),
-            title="\nCapability panel",
+            title="\nCapability panel; lost and gained are items since the base",
         )
     if document["jobs"]:
         print_table(
@@ -126,26 +131,35 @@ def _metric_document(run: MeasuredRun) -> Document:
     }
 
 
-def _panel_document(run: MeasuredRun) -> Document:
-    """By skill and measure: the base, the version before and the serving one, and the items that changed sides since the base."""
+def _panel_document(run: MeasuredRun, choices: Mapping[str, float]) -> Document:
+    """By skill and measure: base, version before and serving version on the items that all have, and the items that changed sides."""
     found: dict[str, Document] = {}
     for measure in PANEL_MEASURES:
         book = run.books.get(measure)
-        if book is None:
-            continue
-        last = book.matrix.stages
-        for subject in book.matrix.subjects():
-            before, now = book.items.get((BASE, subject), {}), book.items.get((last, subject), {})
-            flips = count_flips(before, now)
-            found.setdefault(subject, {})[measure] = {
-                "base": book.matrix.at(BASE, subject),
-                "before": book.matrix.at(last - 1, subject) if last > BASE else None,
-                "now": book.matrix.at(last, subject),
-                "n": len(now),
-                "lost": None if measure == "cross_entropy" else flips.lost,
-                "gained": None if measure == "cross_entropy" else flips.gained,
-            }
+        for subject in book.matrix.subjects() if book is not None else ():
+            assert book is not None
+            base, now = book.items.get((BASE, subject), {}), book.items.get((book.matrix.stages, subject), {})
+            before = book.items.get((book.matrix.stages - 1, subject), {}) if book.matrix.stages > BASE else base
+            rows = [[base[item], before[item], now[item]] for item in now if item in base and item in before]
+            if not rows:
+                continue
+            scores = skill_scores(subject, measure, rows)
+            row: Document = {"base": scores.base, "before": scores.before, "now": scores.version, "n": scores.items}
+            if measure in LIMITED:
+                row["lost_against"] = list(scores.lost_against)
+            if measure != "cross_entropy":
+                flips = count_flips(base, now)
+                row |= {"lost": flips.lost, "gained": flips.gained}
+            if measure == "choice" and subject in choices:
+                row["lost_beyond_guessing"] = lost_share(flips, choices[subject])
+                row["gained_beyond_guessing"] = gained_share(flips, choices[subject])
+            found.setdefault(subject, {})[measure] = row
     return found
+
+
+def _choices(store: Store) -> dict[str, float]:
+    """How many answers an item of each skill has to choose from, in the mean."""
+    return {skill.name: fmean(1 + len(item.wrong) for item in skill.questions) for skill in load_panel(store.home) if skill.questions}
 
 
 def _job_document(job: Job) -> Document:
@@ -201,10 +215,14 @@ def _metric_row(row: Document) -> tuple[Cell, ...]:
 
 def _panel_rows(panel: Mapping[str, Document]) -> list[tuple[Cell, ...]]:
     return [
-        (skill, measure, row["base"], row["before"], row["now"], row["n"], row["lost"], row["gained"])
+        (skill, measure, row["base"], row["before"], row["now"], row["n"], row.get("lost"), row.get("gained"), _forgotten(row))
         for skill, by_measure in panel.items()
         for measure, row in by_measure.items()
     ]
+
+
+def _forgotten(row: Document) -> str:
+    return "FORGOTTEN" if row.get("lost_against") else ""
 
 
 def _job_row(job: Document) -> tuple[Cell, ...]:

@@ -79,9 +79,10 @@ def test_pairs_of_an_open_gate_do_not_count(store: Store, lease: Lease) -> None:
     assert found(store, "v0", "v1") == []
 
 
-def test_what_was_played_before_an_environment_changed_does_not_count(store: Store, player: Player, lease: Lease) -> None:
+def test_what_was_played_before_an_environment_changed_does_not_count(store: Store, player: Player, lease: Lease, add_version) -> None:
     play(player, lease, SEED, [1.0])
     close(store, lease, pair(1, 0.25, 0.5))
+    showed_it = gates.start_gate(store, lease, add_version(), "v0", "standard", TERMS)
     with store.write() as conn:
-        conn.execute("UPDATE environment SET changed_at = 9e9, changed_gate = 2 WHERE name = ?", (ADD,))
+        conn.execute("UPDATE environment SET changed_at = 9e9, changed_gate = ? WHERE name = ?", (showed_it, ADD))
     assert found(store, "v0", "v1") == []
