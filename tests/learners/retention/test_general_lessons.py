@@ -96,6 +96,7 @@ def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_jo
     assert [sample.action_ids for sample in job.engine.policy(job.sampler).generate(asked)] != greedy, "the learner has moved"
 
 
+@pytest.mark.learning
 @pytest.mark.parametrize("general_loss", ["kl", "base-answers"])
 def test_updates_on_answers_lead_back_to_the_base(make_job: MakeJob, general_loss: str) -> None:
     """The learner begins away from the base, which serves. The distance is KL(base || learner) on answers that it has not seen."""
