@@ -66,7 +66,7 @@ def plot_mode_seeking(document: Document, folder: Path) -> list[Path]:
 def _drop_by_slow_factor(arms: dict[str, Document]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
     axis = figure.subplots()
     for name, colour in LINES.values():
         drops = [(factor, arms[name(factor)]["at_gain"]["drop"]) for factor in SLOW_FACTORS if name(factor) in arms]
