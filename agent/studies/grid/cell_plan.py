@@ -46,5 +46,5 @@ def learn_s(options: Mapping[str, OptionValue]) -> float:
 
 
 def score_s(answers: int, *, panel: bool = False) -> float:
-    """Seconds of scoring so many answers, about."""
+    """Seconds of scoring this many answers, about."""
     return answers * ANSWER_S + (PANEL_S if panel else 0.0)
