@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "version": "version",
     "store": "replay_store",
     "study": "study",
+    "report": "report",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

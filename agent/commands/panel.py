@@ -105,7 +105,7 @@ def add(file: Path, home: Path, as_json: bool) -> None:
 
     open_or_create(home).close()
     skill = add_skill(home, file)
-    items = len(skill.questions) + len(skill.passages)
+    items = len(skill.items)
     if as_json:
         print_json({"skill": skill.name, "items": items})
         return

@@ -13,7 +13,7 @@ from statistics import fmean
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.metric_table import METRIC, run_metrics
 from perdure.agent.metrics.run_readings import RunsBeside
-from perdure.agent.metrics.seed_intervals import Estimate, chance_of_more, estimate, one_sided_bound, paired_differences
+from perdure.agent.metrics.seed_intervals import MeanEstimate, chance_of_more, estimate, one_sided_bound, paired_differences
 from perdure.memory.json_value import Document
 
 JOINT, SINGLE, STATELESS = "joint", "single", "stateless"
@@ -29,7 +29,7 @@ class MetricOfArm:
 
     arm: str
     metric: str
-    estimate: Estimate
+    estimate: MeanEstimate
     bound: float | None
     """One-sided, 95 %: the mean is not worse than this. None with one seed, or if neither direction is better."""
     by_seed: SeedValues
@@ -45,7 +45,7 @@ class ArmDifference:
     first: str
     second: str
     metric: str
-    estimate: Estimate
+    estimate: MeanEstimate
     p: float | None
     """One-sided t test that the first is not above the second."""
 

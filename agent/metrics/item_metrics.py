@@ -124,7 +124,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     Metric(
         key="kl_new",
         name="KL from the base, new prompts",
-        formula="mean KL(policy || base), on the policy's own answers to prompts of the targets",
+        formula="mean KL of the policy from the base, on its own answers to prompts of the targets",
         source=RAZOR,
         unit="nats a token",
         better="lower",

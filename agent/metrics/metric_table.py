@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from perdure.agent.metrics.item_metrics import ITEM_METRICS
 from perdure.agent.metrics.measured_run import MeasuredRun
@@ -14,7 +14,7 @@ METRICS: tuple[Metric, ...] = (*SEQUENCE_METRICS, *ITEM_METRICS)
 METRIC: Mapping[str, Metric] = {metric.key: metric for metric in METRICS}
 
 
-def run_metrics(run: MeasuredRun, beside: RunsBeside | None = None) -> dict[str, float | None]:
+def run_metrics(run: MeasuredRun, beside: RunsBeside | None = None, metrics: Sequence[Metric] = METRICS) -> dict[str, float | None]:
     """Every metric of one run, by key; None if the run lacks what it needs."""
     others = beside or RunsBeside()
-    return {metric.key: metric.of_run(run, others) for metric in METRICS}
+    return {metric.key: metric.of_run(run, others) for metric in metrics}

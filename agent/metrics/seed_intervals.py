@@ -28,7 +28,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class MeanEstimate:
     """A mean with a 95 % interval."""
 
     value: float
@@ -44,19 +44,19 @@ class Estimate:
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "of": self.of, "method": self.method}
 
 
-def estimate(values: Sequence[float], level: float = LEVEL) -> Estimate:
+def estimate(values: Sequence[float], level: float = LEVEL) -> MeanEstimate:
     """The mean over seeds. Raises `ValueError` without values."""
     mean, n = fmean(values), len(values)
     if n < 2:
-        return Estimate(value=mean, low=None, high=None, n=n)
+        return MeanEstimate(value=mean, low=None, high=None, n=n)
     if n < BOOTSTRAP_FROM:
         width = student_quantile((1 + level) / 2, n - 1) * stdev(values) / sqrt(n)
-        return Estimate(value=mean, low=mean - width, high=mean + width, n=n, method="t")
+        return MeanEstimate(value=mean, low=mean - width, high=mean + width, n=n, method="t")
     low, high = _bootstrap_quantiles(values, ((1 - level) / 2, (1 + level) / 2))
-    return Estimate(value=mean, low=low, high=high, n=n, method="bootstrap")
+    return MeanEstimate(value=mean, low=low, high=high, n=n, method="bootstrap")
 
 
-def paired_estimate(first: Mapping[Key, float], second: Mapping[Key, float], level: float = LEVEL) -> Estimate | None:
+def paired_estimate(first: Mapping[Key, float], second: Mapping[Key, float], level: float = LEVEL) -> MeanEstimate | None:
     """The mean of first - second over the seeds that both have; None if there are none."""
     differences = paired_differences(first, second)
     return estimate(differences, level) if differences else None
@@ -79,7 +79,7 @@ def one_sided_bound(values: Sequence[float], side: Literal["lower", "upper"], le
     return bound
 
 
-def estimate_over_items(by_subject: Sequence[Sequence[float]], level: float = LEVEL) -> Estimate | None:
+def estimate_over_items(by_subject: Sequence[Sequence[float]], level: float = LEVEL) -> MeanEstimate | None:
     """The mean over subjects of the mean over the items of each, for one run. None without items.
 
     Items are independent; the degrees of freedom are those of Satterthwaite 1946. No interval if a subject has a single item.
@@ -89,12 +89,12 @@ def estimate_over_items(by_subject: Sequence[Sequence[float]], level: float = LE
         return None
     value, n = fmean(map(fmean, found)), sum(map(len, found))
     if any(len(values) < 2 for values in found):
-        return Estimate(value=value, low=None, high=None, n=n, of="items")
+        return MeanEstimate(value=value, low=None, high=None, n=n, of="items")
     spreads = [variance(values) / len(values) for values in found]
     total = sum(spreads)
     freedom = total**2 / sum(s**2 / (len(values) - 1) for s, values in zip(spreads, found, strict=True)) if total else n - len(found)
     width = student_quantile((1 + level) / 2, freedom) * sqrt(total) / len(found)
-    return Estimate(value=value, low=value - width, high=value + width, n=n, of="items", method="t")
+    return MeanEstimate(value=value, low=value - width, high=value + width, n=n, of="items", method="t")
 
 
 def chance_of_more(values: Sequence[float], than: float = 0.0) -> float | None:

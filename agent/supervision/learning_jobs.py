@@ -16,7 +16,6 @@ from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.agent.supervision.limits import Tally
 from perdure.learners.option_parsing import every_option
-from perdure.learners.options import ReplayOptions
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, OptionValue
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
@@ -183,9 +182,8 @@ def step_options(config: Config, step: LearnNext) -> dict[str, OptionValue]:
     is less."""
     if step.kl_old_factor == 1:
         return dict(step.options)
-    configured = every_option(config.learn.options)["kl_old"]
-    assert isinstance(configured, int | float)
-    return {**step.options, "kl_old": step.kl_old_factor * max(configured, ReplayOptions().kl)}
+    weights = [float(every_option(given)["kl_old"]) for given in (config.learn.options, {})]
+    return {**step.options, "kl_old": step.kl_old_factor * max(weights)}
 
 
 def _say_unfollowed(store: Store, why: str | None) -> None:

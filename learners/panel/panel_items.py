@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -65,6 +64,11 @@ class Skill:
     example: Example | None
     questions: tuple[Question, ...]
     passages: tuple[Passage, ...]
+
+    @property
+    def items(self) -> tuple[Question | Passage, ...]:
+        """Questions or passages."""
+        return (*self.questions, *self.passages)
 
 
 def load_panel(home: Path | None = None) -> tuple[Skill, ...]:
@@ -191,8 +195,3 @@ def _hash(header: ItemHeader, document: dict[str, object]) -> str:
     example = None if header.example is None else header.example.model_dump()
     whole = json.dumps([REVISION, header.form, example, document], sort_keys=True, ensure_ascii=False)
     return sha256(whole.encode()).hexdigest()[:16]
-
-
-def number_of_items(skills: Sequence[Skill]) -> int:
-    """Of all these skills together."""
-    return sum(len(skill.questions) + len(skill.passages) for skill in skills)

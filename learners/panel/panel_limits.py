@@ -49,7 +49,7 @@ def compare(version: str, before: str, base: str, scores: Mapping[str, Scores], 
         left_out += len(items.contents) - len(rows)
         if rows:
             marks = {measure: _rows(name, measure, items.contents, three) for measure in SAMPLED}
-            sampled = {measure: _sampled(of_measure) for measure, of_measure in marks.items() if of_measure}
+            sampled: dict[str, SampledScores] = {measure: _sampled(of_measure) for measure, of_measure in marks.items() if of_measure}
             found[name] = skill_scores(name, items.measure, rows, sampled)
     return PanelResult(version=version, before=before, base=base, skills=found, left_out=left_out)
 
@@ -59,7 +59,7 @@ def items_of(skills: Iterable[Skill]) -> dict[str, SkillItems]:
     return {
         skill.name: SkillItems(
             measure="choice" if skill.questions else "cross_entropy",
-            contents={item.id: item.content for item in (*skill.questions, *skill.passages)},
+            contents={item.id: item.content for item in skill.items},
         )
         for skill in skills
     }

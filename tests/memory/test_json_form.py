@@ -154,7 +154,7 @@ def test_scripts_find_the_keys_that_were_promised() -> None:
     assert gate == learned["gate"]
     promised = {"verdict", "reason", "environments", "pooled", "gain", "episodes"}
     more = {"gate", "candidate", "serving", "profile", "rounds", "interval", "decoding", "continued_pairs"}
-    assert promised | more | {"alpha", "samples", "temperature", "regressed", "new_anchors"} == set(gate)
+    assert promised | more | {"alpha", "samples", "temperature", "regressed", "new_anchors", "panel"} == set(gate)
     assert gate["episodes"] == {"candidate": 40, "anchor": 52}
     assert gate["gain"]["environments"]["c"]["wealth"] == 43.7
     without = replace(GATE, evidence=replace(GATE.evidence, pooled=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from math import comb
 from statistics import fmean
 
@@ -41,4 +42,9 @@ def coverage(answers: Sequence[Sequence[float]], k: int) -> float | None:
     enough = [found for found in answers if len(found) >= k]
     if not enough:
         return None
-    return fmean(1 - comb(sum(score <= 0.5 for score in found), k) / comb(len(found), k) for found in enough)
+    return fmean(1 - _chance_of_all_wrong(sum(score <= 0.5 for score in found), len(found), k) for found in enough)
+
+
+@cache
+def _chance_of_all_wrong(wrong: int, n: int, k: int) -> float:
+    return comb(wrong, k) / comb(n, k)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import NormalDist, fmean, variance
+from statistics import fmean, variance
 
+from perdure.agent.metrics.seed_intervals import student_quantile
 from perdure.memory.json_value import Document
 
 TaskScores = Sequence[float | None]
@@ -78,13 +79,6 @@ def mean_difference(first: Mapping[str, TaskScores], second: Mapping[str, TaskSc
     return _with_interval(fmean(map(fmean, by_environment)), spread, sum(map(len, by_environment)))
 
 
-def student(level: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t, by the expansion of Abramowitz & Stegun (1964), 26.7.5; within .001 from 10 degrees on."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    terms = (z, (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
-    return float(sum(term / freedom**power for power, term in enumerate(terms)))
-
-
 def _differences(first: TaskScores, second: TaskScores) -> list[float]:
     return [a - b for a, b in zip(first, second, strict=True) if a is not None and b is not None]
 
@@ -94,7 +88,7 @@ def _variance_of_mean(differences: Sequence[float]) -> float:
 
 
 def _with_interval(mean: float, spread: float, n: int) -> Difference:
-    width = student(LEVEL, max(1, n - 1)) * sqrt(spread)
+    width = student_quantile((1 + LEVEL) / 2, max(1, n - 1)) * sqrt(spread)
     return Difference(mean=mean, low=mean - width, high=mean + width, n=n)
 
 

@@ -26,7 +26,7 @@ def know(home: Path, score: Known) -> None:
     with open_store(home) as store, store.write() as conn:
         for version in ("v0", "v1", "v2", "v3"):
             for skill in load_panel(home):
-                for item in (*skill.questions, *skill.passages):
+                for item in skill.items:
                     measure = "choice" if skill.questions else "cross_entropy"
                     row = (version, skill.name, item.id, measure, score(version, skill.name), item.content)
                     conn.execute("INSERT INTO panel_score VALUES (?, ?, ?, ?, ?, ?)", row)

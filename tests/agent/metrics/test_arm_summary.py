@@ -81,7 +81,7 @@ def everything(seed: int) -> ResultTable:
     rng = Random(seed)
     main = example_table(seed=seed)
     more = [
-        observation(stage, "a", rng.random(), item=str(item), seed=seed, **({"update": update} if update is not None else {}))
+        observation(stage, "a", rng.random(), item=str(item), seed=seed, update=update)
         for stage in range(5)
         for update in ((None, 0, 10) if stage in (1, 4) else (None,))
         for item in range(8)

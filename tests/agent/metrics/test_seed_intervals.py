@@ -22,7 +22,15 @@ from perdure.agent.metrics.seed_intervals import (
 
 @pytest.mark.parametrize(
     ("probability", "freedom", "quantile"),
-    [(0.975, 1, 12.7062), (0.975, 2, 4.3027), (0.975, 4, 2.7764), (0.95, 2, 2.9200), (0.95, 9, 1.8331), (0.975, 120, 1.9799)],
+    [
+        (0.975, 1, 12.7062),
+        (0.975, 2, 4.3027),
+        (0.975, 4, 2.7764),
+        (0.95, 2, 2.9200),
+        (0.95, 9, 1.8331),
+        (0.975, 30, 2.0423),
+        (0.975, 99, 1.9842),
+    ],
 )
 def test_quantiles_of_student(probability: float, freedom: int, quantile: float) -> None:
     """From tables."""

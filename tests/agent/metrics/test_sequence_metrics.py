@@ -166,7 +166,7 @@ def test_the_drop_at_matched_gain() -> None:
 
 def test_gain_and_drop_at_each_check() -> None:
     rows = [
-        observation(stage, subject, score, **({} if update is None else {"update": update}))
+        observation(stage, subject, score, update=update)
         for stage, update, scores in [(0, None, (0.2, 0.8)), (1, 5, (0.5, 0.7)), (1, None, (0.6, 0.5))]
         for subject, score in zip(("a", "other"), scores, strict=True)
     ]

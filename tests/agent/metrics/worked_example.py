@@ -22,18 +22,17 @@ UPDATES = 10
 
 
 def observation(
-    stage: int, subject: str, score: float, *, item: str = "1", measure: str = "sampled", arm: str = "x", **more: int
+    stage: int,
+    subject: str,
+    score: float,
+    *,
+    item: str = "1",
+    measure: str = "sampled",
+    arm: str = "x",
+    seed: int = 0,
+    update: int | None = None,
 ) -> Observation:
-    return Observation(
-        arm=arm,
-        seed=more.get("seed", 0),
-        stage=stage,
-        update=more.get("update"),
-        subject=subject,
-        item=item,
-        measure=measure,
-        score=score,
-    )
+    return Observation(arm=arm, seed=seed, stage=stage, update=update, subject=subject, item=item, measure=measure, score=score)
 
 
 def facts(stage: int, *targets: str, arm: str = "x", seed: int = 0) -> StageFacts:

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from perdure.agent.studies.life.best_ever import FALL, TaskScores, best_ever, mean_difference, paired_difference, student
+from perdure.agent.studies.life.best_ever import FALL, TaskScores, best_ever, mean_difference, paired_difference
 
 LIVES, ENVIRONMENTS, TASKS = 300, 8, 200
 
@@ -73,12 +73,6 @@ def test_the_mean_over_environments_adds_their_variances() -> None:
     both = mean_difference(first, second)
     assert both.mean == 0.5
     assert isclose(both.high - both.mean, (one.high - one.mean) / 2**0.5, rel_tol=0.02)
-
-
-@pytest.mark.parametrize(("freedom", "quantile"), [(3, 3.182), (10, 2.2281), (30, 2.0423), (99, 1.9842)])
-def test_quantiles_of_student(freedom: int, quantile: float) -> None:
-    """From tables."""
-    assert isclose(student(0.95, freedom), quantile, rel_tol=0.015 if freedom < 10 else 0.0005)
 
 
 def mean(values: TaskScores) -> float:

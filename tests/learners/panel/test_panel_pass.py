@@ -7,13 +7,14 @@ from math import exp
 from pathlib import Path
 
 import pytest
+from tests.fakes import ScriptedEngine
 from tests.learners.conftest import engine_of, merged_logprobs
 from tests.learners.panel.panel_files import EXAMPLE, HEADER, NOTES, SKY, SNOW, TEXTS, skill
 
 from perdure.envs.policy import Message, Request
 from perdure.envs.rollout import never
+from perdure.learners.engines.engine import Engine
 from perdure.learners.engines.loaded_versions import LoadedVersions
-from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import strict_mark
 from perdure.learners.panel.panel_items import Skill
@@ -44,7 +45,7 @@ def panel(tmp_path: Path) -> tuple[Skill, ...]:
     return skill(tmp_path, {**HEADER, "example": EXAMPLE}), skill(tmp_path, TEXTS, NOTES)
 
 
-def work_on(store: Store, engine: TransformersEngine, said: list[str] | None = None) -> PanelWork:
+def work_on(store: Store, engine: Engine, said: list[str] | None = None) -> PanelWork:
     number = add_job(store, f"panel {len(store.rows('SELECT id FROM job'))}", [], PanelOrder())
     leased = lease_job(store, "test", 600.0, BootClock(), number)
     assert leased is not None
@@ -110,19 +111,20 @@ def test_greedy_answers_are_marked_with_and_without_an_example(store: Store, lla
     assert lacking(store, "v0", panel, "all") == {}
 
 
-def test_greedy_answers_are_right_if_the_model_says_so(store: Store, llama: ModelFiles, tmp_path: Path) -> None:
-    engine = engine_of(llama)
-    engine.load(BASE, {})
-    asked = f"{SKY['prompt']} {HEADER['form']}"
-    (said,) = engine.generate(
-        BASE, [Request(prompt_ids=engine.chat.prompt([Message(role="user", text=asked)]), max_tokens=32, temperature=0.0)]
-    )
-    text = engine.chat.text(said.action_ids)
-    one = skill(tmp_path, HEADER, [{**SKY, "right": text, "wrong": ["red"], "accept": []}])
-    score_version(work_on(store, engine), "v0", [one], "all")
-    found = panel_scores(store, "v0")
-    assert found["colours", "colours-1", "lenient"].score == 1.0
-    assert ("colours", "colours-1", "cued") not in found, "without an example there is none"
+def test_an_answer_is_right_as_a_whole_or_somewhere(store: Store, tmp_path: Path) -> None:
+    """The scripted policy repeats what it was asked, after the name of its weights."""
+    header = {**HEADER, "answer_in_prompt": True}
+    whole = {**SKY, "right": f"Base {SKY['prompt']} {HEADER['form']}", "accept": []}
+    part = {**SNOW, "right": "snow"}
+    one = skill(tmp_path, header, [whole, part])
+    score_version(work_on(store, ScriptedEngine(context_limit=1024)), "v0", [one], "all")
+    found = {(item, measure): score.score for (_, item, measure), score in panel_scores(store, "v0").items() if measure != "choice"}
+    assert found == {
+        ("colours-1", "strict"): 1.0,
+        ("colours-1", "lenient"): 1.0,
+        ("colours-2", "strict"): 0.0,
+        ("colours-2", "lenient"): 1.0,
+    }, "without an example there is no mark 'cued'"
 
 
 def test_an_item_that_does_not_fit_into_the_context_gets_no_score(store: Store, llama: ModelFiles, tmp_path: Path) -> None:
