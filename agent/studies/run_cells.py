@@ -116,7 +116,7 @@ def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator
 
 
 def _begin_process(cores: int) -> None:
-    """In a process of the pool: torch gets this many threads, Ctrl-C is the parent's affair, and the process ends if the parent is killed."""
+    """In a process of the pool: torch gets this many threads, Ctrl-C is the parent's affair, and it ends if the parent is killed."""
     os.environ["OMP_NUM_THREADS"] = str(cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
