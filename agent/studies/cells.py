@@ -41,7 +41,7 @@ class Cell:
     alone: bool = False
     """Whether it uses the whole machine, so that nothing else runs beside it."""
     cores: int = 1
-    """That it keeps busy; as many threads does torch get in it."""
+    """That it keeps busy; torch has as many threads in it."""
     memory_gib: float = 1.0
     """That it takes at its peak, about."""
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 
@@ -96,7 +97,8 @@ def _all_ends(beside: Sequence[Cell], left: Sequence[Cell], folder: Path, say: S
 def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator[CellResult]:
     context = multiprocessing.get_context("spawn")
     cores = max(cell.cores for cell in cells)
-    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_begin_process, initargs=(cores,)) as pool:
+    line, line_end = context.Pipe(duplex=False)  # nothing is ever sent: it is closed when the processes are to end
+    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_begin_process, initargs=(cores, line)) as pool:
         waiting = iter(cells)
         running: set[Future[CellResult]] = set()
         try:
@@ -112,18 +114,19 @@ def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator
         except BrokenProcessPool as error:
             raise RuntimeFailure("a process of the study died (its memory, or a kill): what is finished is kept; run it again") from error
         finally:
+            line_end.close()  # after Ctrl-C a cell may have minutes to go; what takes long continues in the next run
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin_process(cores: int) -> None:
-    """In a process of the pool: torch gets so many threads, Ctrl-C is the parent's affair, and the process ends if the parent is killed."""
+def _begin_process(cores: int, line: Connection) -> None:
+    """In a process of the pool: torch gets this many threads, Ctrl-C is the parent's affair, and it ends if the parent says so or dies."""
     os.environ["OMP_NUM_THREADS"] = str(cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
+        connection.wait([parent.sentinel, line])
         os._exit(1)
 
     Thread(target=end_with_parent, daemon=True).start()

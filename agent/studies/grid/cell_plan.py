@@ -13,12 +13,12 @@ from perdure.memory.json_value import Document
 CORES = 1
 """Of one cell: two cells of one thread each do more than one of two threads."""
 MEMORY_GIB = 4.0
-OPEN_S = 8.0
-ANSWER_S = 0.03
-"""To sample one answer, and what is shared of it."""
-LESSON_S = 0.06
+OPEN_S = 5.0
+ANSWER_S = 0.025
+"""To sample one answer of the default model, and what is shared of it."""
+LESSON_S = 0.055
 """To sample one episode and learn from it."""
-PANEL_S = 25.0
+PANEL_S = {"off": 0.0, "choice": 30.0, "all": 80.0}
 
 
 def learner_cell(file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float) -> Cell:
@@ -45,6 +45,6 @@ def learn_s(options: Mapping[str, OptionValue]) -> float:
     return float(options.get("updates", 12)) * float(options.get("prompts", 16)) * float(options.get("samples", 8)) * LESSON_S
 
 
-def score_s(answers: int, *, panel: bool = False) -> float:
-    """Seconds of scoring so many answers, about."""
-    return answers * ANSWER_S + (PANEL_S if panel else 0.0)
+def score_s(answers: int, panel: str = "off") -> float:
+    """Seconds of scoring this many answers, and of the capability panel, about."""
+    return answers * ANSWER_S + PANEL_S[panel]

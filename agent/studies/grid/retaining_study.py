@@ -73,7 +73,7 @@ def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:
         "test": test,
         "panel": "off" if is_pilot else file.measure.panel,
     }
-    seconds = score_s(sum(dev.values()) + sum(test.values()) + 8 * file.measure.live * len(measured), panel=parameters["panel"] != "off")
+    seconds = score_s(sum(dev.values()) + sum(test.values()) + 8 * file.measure.live * len(measured), parameters["panel"])
     return learner_cell(file, base_name(seed), parameters, measure_base, seconds)
 
 
@@ -158,5 +158,5 @@ def _tests(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finishe
             "test": test,
             "panel": file.measure.panel,
         }
-        seconds = score_s(sum(test.values()), panel=file.measure.panel != "off")
+        seconds = score_s(sum(test.values()), file.measure.panel)
         yield learner_cell(file, name_of_test(cell.name, update, delivered=is_delivered), parameters, score_version, seconds)

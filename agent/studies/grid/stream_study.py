@@ -80,7 +80,7 @@ def _base(file: GridFile, seed: int) -> Cell:
         "test": test,
         "panel": file.measure.panel,
     }
-    seconds = score_s(sum(test.values()), panel=file.measure.panel != "off")
+    seconds = score_s(sum(test.values()), file.measure.panel)
     return learner_cell(file, f"base, seed {seed}", parameters, measure_base, seconds)
 
 
@@ -112,5 +112,5 @@ def _run(file: GridFile, run: GridRun) -> Cell:
     }
     answers = sum(test.values()) + 8 * file.measure.live + len(file.measure.checkpoints) * file.measure.test
     gate_s = 60.0 if helper.gate else 0.0
-    seconds = len(stages) * (learn_s(options) + score_s(answers) + gate_s) + score_s(0, panel=file.measure.panel != "off")
+    seconds = len(stages) * (learn_s(options) + score_s(answers) + gate_s) + score_s(0, file.measure.panel)
     return learner_cell(file, name, parameters, live_through_stages, seconds)

@@ -24,6 +24,11 @@ def slow(parameters: Document, desk: Desk) -> Iterator[Document]:
     time.sleep(0.2)
 
 
+def endless(parameters: Document, desk: Desk) -> Iterator[Document]:
+    yield from noted(parameters, desk)
+    time.sleep(3600)
+
+
 def failing(parameters: Document, desk: Desk) -> Iterator[Document]:
     """Fails until the file `mended` lies in the study's folder."""
     yield {"n": "unfinished"}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.agent.studies.study_cells import cells_of, diary, failing, growing, noted, slow, study_of
+from tests.agent.studies.study_cells import DIARY, cells_of, diary, failing, growing, noted, slow, study_of
 
 from perdure.agent.studies.cells import Cell, CellResult, Study
 from perdure.agent.studies.provenance import made_by
@@ -115,6 +115,26 @@ def test_processes_of_a_killed_run_end_too(tmp_path: Path) -> None:
     done = len(diary(tmp_path))
     time.sleep(1)
     assert len(diary(tmp_path)) == done
+
+
+def test_ctrl_c_ends_a_run_at_once_also_in_the_middle_of_long_cells(tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
+        "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
+        "if __name__ == '__main__':\n"
+        "    with open_study(Path(sys.argv[1])) as file: run_study(study_of(*cells_of(2, endless)), file, print, 2)"
+    )
+    (tmp_path / "main.py").write_text(program)
+    words = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / DIARY).exists() or len(diary(tmp_path)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_killed_run_loses_only_what_it_was_doing(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[4]
 pytestmark = [pytest.mark.processes, pytest.mark.learning]
 
 
-def run(file: Path, folder: Path) -> dict[str, CellResult]:
+def run(file: Path, folder: Path, at_once: int = 1) -> dict[str, CellResult]:
     prepared = prepare_study(str(file), StudySettings())
     with open_study(folder) as kept:
-        return run_study(prepared.study, kept, print, 1)
+        return run_study(prepared.study, kept, print, at_once)
 
 
 def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_model_of_another_family_goes_through_the_same_grid(tmp_path: Path) ->
 
 def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
     file = write(tmp_path, stream_coins(tmp_path))
-    results = run(file, tmp_path / "study")
+    results = run(file, tmp_path / "study", at_once=2)
     assert {name: result.error for name, result in results.items() if result.error} == {}
     table = read_table(row for result in results.values() for row in result.rows)
     facts = {(fact.arm, fact.stage): fact for fact in table.facts}
