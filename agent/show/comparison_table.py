@@ -6,7 +6,7 @@ import click
 
 from perdure.agent.metrics.measured_run import MAIN_MEASURES
 from perdure.agent.metrics.metric_table import METRIC
-from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.show.terminal import Cell, print_table
 from perdure.agent.studies.report.comparison import StudyComparison
 from perdure.agent.studies.report.report_numbers import digits_of, interval, n_of, number
@@ -32,7 +32,7 @@ def print_comparison(found: StudyComparison, *, show_all: bool) -> None:
     print_table(("arm", "what", "A", "B", "B - A", "95 % interval", "of", "B is", "seeds needed"), rows)
 
 
-def _numbers(a: float, b: float, difference: Estimate, digits: int) -> tuple[Cell, ...]:
+def _numbers(a: float, b: float, difference: MeanEstimate, digits: int) -> tuple[Cell, ...]:
     return (
         number(a, digits=digits),
         number(b, digits=digits),

@@ -17,7 +17,7 @@ from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun,
 from perdure.agent.metrics.metric import Better
 from perdure.agent.metrics.metric_table import METRIC
 from perdure.agent.metrics.observation import BASE, ResultTable
-from perdure.agent.metrics.seed_intervals import Estimate, estimate, estimate_over_items, seeds_needed
+from perdure.agent.metrics.seed_intervals import MeanEstimate, estimate, estimate_over_items, seeds_needed
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -38,7 +38,7 @@ class ComparedScore:
     measure: str
     a: float
     b: float
-    difference: Estimate
+    difference: MeanEstimate
     flips: FlipCounts | None
     """From A to B, over the items of all runs; None of a measure that is not right or wrong."""
     verdict: Verdict
@@ -53,7 +53,7 @@ class ComparedMetric:
     metric: str
     a: float
     b: float
-    difference: Estimate
+    difference: MeanEstimate
     verdict: Verdict
     """Of B."""
     seeds_needed: int | None
@@ -238,7 +238,7 @@ def _flips(scores: Sequence[tuple[float, float]]) -> FlipCounts:
     return count_flips(a, b)
 
 
-def _verdict(found: Estimate, better: Better) -> Verdict:
+def _verdict(found: MeanEstimate, better: Better) -> Verdict:
     if found.low is None or found.high is None or found.low <= 0 <= found.high:
         return "not shown"
     if better == "neither":
@@ -246,7 +246,7 @@ def _verdict(found: Estimate, better: Better) -> Verdict:
     return "better" if (found.value > 0) == (better == "higher") else "worse"
 
 
-def _needed(differences: Sequence[float], found: Estimate) -> int | None:
+def _needed(differences: Sequence[float], found: MeanEstimate) -> int | None:
     shown = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
     if shown or len(differences) < 2:
         return None

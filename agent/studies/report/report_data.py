@@ -14,7 +14,7 @@ from statistics import fmean
 from perdure.agent.metrics.arm_summary import SINGLE, MetricOfArm, metrics_by_arm
 from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun, ScoreBook, measured_runs
 from perdure.agent.metrics.observation import BASE, FACTS, OBSERVATION, ResultTable, read_table
-from perdure.agent.metrics.seed_intervals import Estimate, estimate, estimate_over_items
+from perdure.agent.metrics.seed_intervals import MeanEstimate, estimate, estimate_over_items
 from perdure.agent.studies.cells import CellResult
 from perdure.agent.studies.life.life_rows import life_rows
 from perdure.agent.studies.report.find_study import StoredStudy
@@ -100,7 +100,7 @@ def metrics_of(data: ReportData, stream: str) -> ArmMetrics:
     return {arm: found[arm] for arm in data.arms_of(stream)}
 
 
-def over_seeds(values: Iterable[tuple[int, float]]) -> Estimate | None:
+def over_seeds(values: Iterable[tuple[int, float]]) -> MeanEstimate | None:
     """The mean of values, each with the seed of its run; those of one seed are averaged first. None without any."""
     by_seed: dict[int, list[float]] = {}
     for seed, value in values:
@@ -108,7 +108,7 @@ def over_seeds(values: Iterable[tuple[int, float]]) -> Estimate | None:
     return estimate([fmean(found) for found in by_seed.values()]) if by_seed else None
 
 
-def level(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> Estimate | None:
+def level(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> MeanEstimate | None:
     """The score of a subject after a stage, or at the end of each run if that is None; None if no run has it."""
     found = [(run, book, at) for run, book, at in _at_stage(runs, stage, measure) if (at, subject) in book.matrix.scores]
     if len(found) == 1:
@@ -117,7 +117,7 @@ def level(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure:
     return over_seeds((run.name.seed, book.matrix.scores[at, subject]) for run, book, at in found)
 
 
-def change(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> Estimate | None:
+def change(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure: str = MAIN) -> MeanEstimate | None:
     """The same minus the score of the base, each run against itself; None if no run has both."""
     found = [
         (run, book, at)

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun
 from perdure.agent.metrics.observation import BASE
-from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.studies.report.report_data import DEV_SUFFIX, last_stage, over_seeds
 
 Path = Mapping[float, float]
@@ -52,7 +52,7 @@ def path_of_mean(run: MeasuredRun, subjects: Sequence[str], measure: str, *, by_
     return {place: fmean(path[place] for path in paths) for place in sorted(shared)}
 
 
-def along(runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path]) -> dict[float, Estimate]:
+def along(runs: Sequence[MeasuredRun], path: Callable[[MeasuredRun], Path]) -> dict[float, MeanEstimate]:
     """The estimate over seeds at each place."""
     found: dict[float, list[tuple[int, float]]] = {}
     for run in runs:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun
-from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.studies.report.html_parts import (
     NOTHING,
     Html,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 60
 """Of one stream; further subjects have their numbers in the matrix."""
-Curves = Mapping[str, Mapping[float, Estimate]]
+Curves = Mapping[str, Mapping[float, MeanEstimate]]
 """By arm and place."""
 
 

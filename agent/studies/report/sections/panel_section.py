@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import BASE
-from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.studies.report.html_parts import (
     NOTHING,
     Html,
@@ -64,7 +64,7 @@ def _of_stream(data: ReportData, stream: str) -> Html:
 
 
 def _bars(name: str, skill: str, measure: Measure, runs: Sequence[MeasuredRun], arms: Mapping[str, Sequence[MeasuredRun]]) -> Html:
-    levels: dict[str, Estimate | None] = {"base": level(runs, BASE, skill, measure)}
+    levels: dict[str, MeanEstimate | None] = {"base": level(runs, BASE, skill, measure)}
     levels |= {arm: level(own, None, skill, measure) for arm, own in arms.items()}
     known = {arm: found for arm, found in levels.items() if found is not None}
     whole = 1.0 if measure == "choice" else max(found.value if found.high is None else found.high for found in known.values()) or 1.0

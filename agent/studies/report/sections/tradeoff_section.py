@@ -11,7 +11,7 @@ from perdure.agent.metrics.arm_summary import MetricOfArm
 from perdure.agent.metrics.formulas.gain_and_drop import Tradeoff, drop_at_gain, tradeoff_curve
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.metric_table import METRIC
-from perdure.agent.metrics.seed_intervals import Estimate
+from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.studies.report.html_parts import NOTHING, Html, beside, figure, heading, join, marked, paragraph, section, table, text
 from perdure.agent.studies.report.report_data import ArmMetrics, ReportData, over_seeds, stream_of, subjects_of
 from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number
@@ -32,8 +32,8 @@ PAIRS = (("gain", "drop"), ("learned", "forgetting_first"))
 class _ArmPoint:
     """Where an arm ends."""
 
-    x: Estimate
-    y: Estimate
+    x: MeanEstimate
+    y: MeanEstimate
     seeds: Sequence[tuple[float, float]]
     path: Sequence[Tradeoff] = ()
     """On the way, mean over its runs."""
