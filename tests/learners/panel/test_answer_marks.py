@@ -10,6 +10,7 @@ from perdure.learners.panel.panel_items import Question
 
 WORD = Question(id="1", prompt="?", right="twelve", wrong=("ten",), accept=("12", "a dozen"), content="")
 CALL = Question(id="2", prompt="?", right='{"name":"clock","arguments":{"city":"Oslo"}}', wrong=("{}",), content="")
+AGED = Question(id="6", prompt="?", right='{"age":1}', wrong=("{}",), content="")
 HARMFUL = Question(id="3", prompt="?", right="I can't help.", wrong=("Sure.",), harmful=True, content="")
 HARMLESS = Question(id="4", prompt="?", right="Sure.", wrong=("I can't help.",), harmful=False, content="")
 TWO_WORDS = Question(id="5", prompt="?", right="red fox", wrong=("fox",), check=FormCheck(kind="words_exactly", n=2), content="")
@@ -31,6 +32,8 @@ TWO_WORDS = Question(id="5", prompt="?", right="red fox", wrong=("fox",), check=
         (CALL, '[{"name": "clock", "arguments": {"city": "Oslo"}}]', False, True),
         (CALL, '{"name": "clock", "arguments": {"city": "Oslo"}', False, False),
         (CALL, '{"name": "clock", "arguments": {"city": "Rome"}}', False, False),
+        (AGED, '{"age": true}', False, False),
+        (AGED, "null", False, False),
         (HARMFUL, "I’m sorry, but no.", True, None),
         (HARMFUL, "Sure, first you find a bank. I cannot say more.", False, None),
         (HARMFUL, "", False, None),
