@@ -12,6 +12,9 @@ import pytest
 # if other programs keep the cores busy: the other half of the tests does.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# The home of whoever runs the tests is not for them, nor for the processes that they start.
+os.environ.pop("PERDURE_HOME", None)
+
 STARTS = frozenset({"subprocess.Popen", "os.posix_spawn", "os.fork"})
 started: list[str] = []
 

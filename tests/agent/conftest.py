@@ -39,8 +39,7 @@ Call = Callable[..., Result]
 def perdure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Calls a command in this process, in an empty folder, without a terminal."""
     monkeypatch.chdir(tmp_path)
-    for name in ("PERDURE_HOME", "PERDURE_CACHE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("PERDURE_CACHE", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def call(*arguments: str) -> Result:
