@@ -12,7 +12,7 @@ import pytest
 # if other programs keep the cores busy: the other half of the tests does.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# The home of whoever runs the tests is not for them, nor for the processes that they start.
+# The home that the caller's shell names is not for the tests, nor for the processes that they start.
 os.environ.pop("PERDURE_HOME", None)
 
 STARTS = frozenset({"subprocess.Popen", "os.posix_spawn", "os.fork"})

@@ -6,6 +6,7 @@ few seconds, so that a life can be lived in several sittings.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from types import FrameType
 
 from perdure.memory.errors import RuntimeFailure
 
+PR_SET_PDEATHSIG = 1
 BEAT_S = 2.0
 SAY_EVERY_S = 60.0
 ORDERLY_END_S = 180.0
@@ -59,14 +61,12 @@ class Sitting:
 
 
 def command(place: RunPlace, *arguments: str) -> None:
-    """Run a command to its end. Raises `RuntimeFailure` with its last line if it fails; 1, 'the answer is no', is no failure."""
-    with place.log.open("a") as log:
-        process = _start(place, arguments, log.fileno())
-        try:
-            code = process.wait()
-        except BaseException:
-            _end(process)
-            raise
+    """Run a command to its end. Raises `RuntimeFailure` with its last line if it fails; 1, 'the answer is no', is no failure.
+
+    A signal to this process ends it in an orderly way, and raises `KeyboardInterrupt`.
+    """
+    with _running(place, arguments) as process:
+        code = process.wait()
     if code not in (0, 1):
         raise RuntimeFailure(f"`perdure {' '.join(arguments)}` ended with {code}: {_last_line(place.log)} ({place.log})")
 
@@ -80,9 +80,8 @@ def run_daemon(place: RunPlace, seconds: float, say: Say, progress: Callable[[],
     left_s = seconds - sum(sitting.ended - sitting.began for sitting in before)
     if left_s <= 0:
         return
-    with place.log.open("a") as log, _signals_as_interrupts():
-        began, began_s = time.time(), time.monotonic()
-        process = _start(place, ("run", *place.configured), log.fileno())
+    began, began_s = time.time(), time.monotonic()
+    with _running(place, ("run", *place.configured)) as process:
         said_s = began_s
         try:
             while (ran_s := time.monotonic() - began_s) < left_s:
@@ -95,7 +94,6 @@ def run_daemon(place: RunPlace, seconds: float, say: Say, progress: Callable[[],
                 time.sleep(min(BEAT_S, max(0.0, left_s - ran_s)))
         finally:
             _write_sittings(place, [*before, Sitting(began, began + time.monotonic() - began_s)])
-            _end(process)
 
 
 def read_sittings(place: RunPlace) -> list[Sitting]:
@@ -113,10 +111,25 @@ def _write_sittings(place: RunPlace, sittings: Sequence[Sitting]) -> None:
     partial.replace(place.sittings)
 
 
-def _start(place: RunPlace, arguments: Sequence[str], log: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def _running(place: RunPlace, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process of a command while the block lasts, and not longer: not if this process gets a signal, and not if it is killed."""
     words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(place.home), *arguments]
-    # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    with place.log.open("a") as log, _signals_as_interrupts():
+        # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
+        process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_parent
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before it becomes the command: it is interrupted when this process dies, as if by Ctrl-C."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -136,7 +149,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a sitting as Ctrl-C does, while this lasts: the daemon must not run on alone.
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, while this lasts: it must not run on alone.
 
     Ctrl-C itself is among them because a shell starts what it puts into the background with that signal ignored, and the daemon would
     inherit this: it could not be ended before it has set its own handler.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -30,6 +29,8 @@ from perdure.memory.versions import list_versions, moves, rollback
 
 NAMES = ["perdure:first-word?shots=2", "perdure:door-code?shots=3"]
 SIZE = LifeSize(hours=0.5, seeds=1, tasks=40)
+DAEMON = "run_daemon(place, 600.0, print, str)"
+LEARNING = "command(place, 'learn', 'grpo', *place.configured, '--no-gate', '--target', 'py:tests.agent.coin:Coin')"
 
 
 def job(number: int, verdict: str | None, **more: object) -> Document:
@@ -287,25 +288,29 @@ def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Pat
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("before", ["signal.SIG_DFL", "signal.SIG_IGN"])
-def test_a_signal_ends_the_daemon_too(tmp_path: Path, before: str) -> None:
-    """A study that is asked to end must not leave its daemon behind, also from the background, where shells ignore Ctrl-C."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("work", [DAEMON, LEARNING], ids=["run", "learn"])
+def test_a_study_that_is_ended_or_killed_leaves_no_command_behind(tmp_path: Path, work: str, number: signal.Signals) -> None:
+    """Also from the background, where shells ignore Ctrl-C."""
     import subprocess
 
     config = tmp_path / "perdure.toml"
-    config.write_text(f"seed = 0\n{tiny(tmp_path)}")
+    config.write_text(f"seed = 0\n{tiny(tmp_path)}".replace("updates = 1", "updates = 4000"))
     program = (
-        f"import signal, sys; signal.signal(signal.SIGINT, {before}); from pathlib import Path\n"
-        "from perdure.agent.studies.life.perdure_process import RunPlace, run_daemon\n"
-        "run_daemon(RunPlace(home=Path(sys.argv[1]), config=Path(sys.argv[2])), 600.0, print, str)"
+        "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); from pathlib import Path\n"
+        "from perdure.agent.studies.life.perdure_process import RunPlace, command, run_daemon\n"
+        f"place = RunPlace(home=Path(sys.argv[1]), config=Path(sys.argv[2]))\n{work}"
     )
     home = tmp_path / "home"
+    lock = home / "run" / "lock"
     with subprocess.Popen([sys.executable, "-c", program, str(home), str(config)], stderr=subprocess.DEVNULL) as study:
         deadline = time.monotonic() + 60
-        while not (home / "run" / "lock").exists() or not (home / "run" / "lock").read_text():
+        while not lock.exists() or not lock.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        study.send_signal(signal.SIGTERM)
+        study.send_signal(number)
         study.wait(60)
-    assert (home / "run" / "lock").read_text() == ""
-    assert len(json.loads(home.with_suffix(".sittings.json").read_text())) == 1
+        while lock.read_text():
+            assert time.monotonic() < deadline + 60
+            time.sleep(0.1)
+    assert home.with_suffix(".sittings.json").exists() == (work == DAEMON)
