@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "version": "version",
     "store": "replay_store",
     "study": "study",
+    "demo": "demo",
     "report": "report",
     "bench": "bench",
 }

@@ -35,15 +35,15 @@ def submit(home: Path, targets: Sequence[str], order: Order) -> int:
         return add_job(store, uuid4().hex, targets, order)
 
 
-def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
+def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say, *, goes_on_later: bool = False) -> Job:
     """Wait until a job has ended, and run it if no daemon does; `say` gets its progress. Gives the job, done or failed.
 
-    If the command is interrupted while it runs the job itself, it stops and fails the job; if it is interrupted while it follows, it
-    leaves the job to the daemon. Both raise `KeyboardInterrupt`.
+    If the command is interrupted while it runs the job itself, it stops and fails the job, or leaves it queued if it `goes_on_later`; if
+    it is interrupted while it follows, it leaves the job to the daemon. Both raise `KeyboardInterrupt`.
     """
     while True:
         try:
-            return _run(home, loaded, job_id, say)
+            return _run(home, loaded, job_id, say, goes_on_later)
         except HomeBusy:
             job = _follow(home, job_id, say)
         if job is not None:
@@ -58,7 +58,7 @@ def require_done(job: Job) -> Job:
     return job
 
 
-def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
+def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say, goes_on_later: bool) -> Job:
     """Supervise the process of the job, and the vLLM server if it needs one, until the job has ended."""
     limits = Limits(job=job_id, tries=loaded.config.supervise.tries)
     with supervising(home, loaded, limits, Programs(actor=None)) as supervisor:
@@ -69,7 +69,8 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say) -> Job:
         if job.state in ENDED:
             return job
         error = "interrupted" if ended.code == 0 else f"the vLLM server cannot be kept: {ended.reason}"
-        fail_orphan(supervisor.store, job_id, error, BootClock())
+        if ended.code != 0 or not goes_on_later:
+            fail_orphan(supervisor.store, job_id, error, BootClock())
     if ended.code == 0:
         raise KeyboardInterrupt
     raise RuntimeFailure(error)

@@ -20,6 +20,7 @@ from tests.agent.timing import timed
 
 from perdure.agent.cli import COMMANDS
 from perdure.agent.cli import perdure as group
+from perdure.agent.commands import panel
 from perdure.agent.home import HomeLock
 from perdure.agent.show.terminal import rounded, visible
 from perdure.learners.option_parsing import option_entries
@@ -68,7 +69,7 @@ def test_every_listing_has_json() -> None:
 
 
 def test_examples_are_commands_that_exist_with_options_that_exist() -> None:
-    known = {path: command for path, command, _ in all_commands()}
+    known = {path: command for path, command, _ in all_commands()} | {"perdure panel": panel.show}  # its default
     for _, command, _ in all_commands():
         for line in (command.help or "").split("Example:")[-1].splitlines():
             words = line.strip().split(" | ")[0].split(" && ")[0].split()

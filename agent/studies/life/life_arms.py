@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from perdure.agent.config_file import load_config
+from perdure.agent.home import open_or_create
+from perdure.agent.stream.registering import register_environments
 from perdure.agent.studies.cells import Desk
 from perdure.agent.studies.life.home_history import how_far, read_history, task_scores
 from perdure.agent.studies.life.perdure_process import RunPlace, command, read_sittings, run_daemon
+from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import LearnResult
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import list_jobs
-from perdure.memory.json_value import Document, to_json
+from perdure.memory.jobs import list_jobs, unfinished_jobs
+from perdure.memory.json_value import Document
 from perdure.memory.store import FILE_NAME, open_store
 from perdure.memory.versions import list_versions, moves, serving
 
@@ -82,13 +87,23 @@ def probe_version(parameters: Document, desk: Desk) -> Iterator[Document]:
 
 
 def _learn(place: RunPlace, learner: str, targets: list[str], options: Document) -> None:
-    words = [word for name in targets for word in ("--target", name)]
-    words += [word for name, value in options.items() for word in ("--option", f"{name}={_option(value)}")]
-    command(place, "learn", learner, *place.configured, "--no-gate", "--json", *words)
+    """Run a learning job without a gate, or what is left of the one that an earlier sitting has begun."""
+    loaded = load_config(place.config)
+    with open_or_create(place.home) as store:
+        begun = unfinished_jobs(store)
+        if not begun:
+            environments = loaded.config.environments((*loaded.config.stream.names, *targets))
+            register_environments(store, list(environments.values()))
+    if begun:
+        number = begun[0].id
+    else:
+        order = LearnOrder(learner=learner, options=loaded.config.learner_options(learner, options), gate=False)
+        number = submit(place.home, targets, order)
+    require_done(run_or_follow(place.home, loaded, number, _silence, goes_on_later=True))
 
 
-def _option(value: object) -> str:
-    return value if isinstance(value, str) else to_json(value)
+def _silence(line: str) -> None:
+    pass
 
 
 def _place(parameters: Document, arm: str, folder: Path) -> RunPlace:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from perdure.agent.studies.life.life_plots import short_name
+from perdure.agent.show.short_names import short_name
 from perdure.memory.json_value import Document
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from perdure.agent.show.short_names import short_name
 from perdure.agent.studies.svg_figures import BLUE, GREEN, ORANGE, add_legend, svg_figures, write_svg
 from perdure.memory.json_value import Document
 
@@ -25,11 +26,6 @@ def plot_life(document: Document, folder: Path) -> list[Path]:
             write_svg(_by_environment(document), folder / "life-environments.svg"),
             write_svg(_means(document), folder / "life-means.svg"),
         ]
-
-
-def short_name(environment: str) -> str:
-    """'first-word' of 'perdure:first-word?shots=2'."""
-    return environment.split(":", 1)[-1].split("?", 1)[0]
 
 
 def _by_environment(document: Document) -> Figure:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import click
 
+from perdure.agent.show.short_names import short_name
 from perdure.agent.show.terminal import Cell, print_table
-from perdure.agent.studies.life.life_plots import short_name
 from perdure.memory.json_value import Document
 
 

@@ -6,26 +6,19 @@ few seconds, so that a life can be lived in several sittings.
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from perdure.agent.processes.own_command import running_command
 from perdure.memory.errors import RuntimeFailure
 
-PR_SET_PDEATHSIG = 1
 BEAT_S = 2.0
 SAY_EVERY_S = 60.0
-ORDERLY_END_S = 180.0
-"""After this time a daemon that was asked to end is asked again, which ends it at once."""
-AT_ONCE_S = 30.0
 
 Say = Callable[[str], None]
 
@@ -113,57 +106,9 @@ def _write_sittings(place: RunPlace, sittings: Sequence[Sitting]) -> None:
 
 @contextmanager
 def _running(place: RunPlace, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process of a command while the block lasts, and not longer: not if this process gets a signal, and not if it is killed."""
-    words = [sys.executable, "-P", "-m", "perdure.agent.cli", "--home", str(place.home), *arguments]
-    with place.log.open("a") as log, _signals_as_interrupts():
-        # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
-        process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, preexec_fn=_end_with_parent
-        )
-        try:
-            yield process
-        finally:
-            _end(process)
-
-
-def _end_with_parent() -> None:
-    """Runs in the child before it becomes the command: it is interrupted when this process dies, as if by Ctrl-C."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask it to end as by Ctrl-C, then again, then end it."""
-    for patience_s in (ORDERLY_END_S, AT_ONCE_S):
-        if process.poll() is not None:
-            return
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            continue
-    if process.poll() is None:
-        process.kill()
-        process.wait()
-
-
-@contextmanager
-def _signals_as_interrupts() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, while this lasts: it must not run on alone.
-
-    Ctrl-C itself is among them because a shell starts what it puts into the background with that signal ignored, and the daemon would
-    inherit this: it could not be ended before it has set its own handler.
-    """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """The process of a command while the block lasts, with its output in the log."""
+    with place.log.open("ab") as log, running_command(place.home, arguments, stdout=log, stderr=log) as process:
+        yield process
 
 
 def _last_line(log: Path) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-
 from perdure.agent.metrics.metric import Metric, Unit
 from perdure.agent.metrics.seed_intervals import MeanEstimate
 from perdure.agent.studies.report.html_parts import Html, join, small, text
@@ -54,10 +51,3 @@ def digits_of(metric: Metric) -> int:
 def differs(found: MeanEstimate | None) -> bool:
     """Whether the interval has 0 outside."""
     return found is not None and found.low is not None and found.high is not None and (found.low > 0 or found.high < 0)
-
-
-def short_names(subjects: Sequence[str]) -> dict[str, str]:
-    """'first-word' for 'perdure:first-word?shots=2', and a skill's name in words; those that would read alike keep their whole name."""
-    short = {subject: subject.split(":", 1)[-1].split("?", 1)[0].replace("_", " ") for subject in subjects}
-    counts = Counter(short.values())
-    return {subject: name if counts[name] == 1 else subject for subject, name in short.items()}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -10,11 +12,13 @@ from pathlib import Path
 import pytest
 from tests.tiny_models import tiny_llama
 
+from perdure.agent.home import lock_is_held
+from perdure.agent.show.short_names import short_name
 from perdure.agent.studies.cells import Cell, CellResult, Desk
 from perdure.agent.studies.life.home_history import how_far
 from perdure.agent.studies.life.life_arms import learn_jointly, learning_jobs, live_naively, probe_version
 from perdure.agent.studies.life.life_page import life_page
-from perdure.agent.studies.life.life_plots import plot_life, short_name
+from perdure.agent.studies.life.life_plots import plot_life
 from perdure.agent.studies.life.life_study import LifeSize, cell_name, life_study
 from perdure.agent.studies.life.life_summary import dropped_verdicts, life_summary, seconds_by_activity
 from perdure.agent.studies.life.perdure_process import RunPlace, Sitting, command, minutes_run, read_sittings, run_daemon
@@ -22,7 +26,7 @@ from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import open_study
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import list_jobs
+from perdure.memory.jobs import list_jobs, steps
 from perdure.memory.json_value import Document
 from perdure.memory.store import create_store, open_store
 from perdure.memory.versions import list_versions, moves, rollback
@@ -239,7 +243,7 @@ def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_p
     with open_store(home) as store:
         assert moves(store)[-1].to_version == first["version"] == "v1"
         assert list_jobs(store)[0].order == LearnOrder(
-            learner="grpo", options={**options, "seed": 3, "updates": 1, "replay": 0.0}, gate=False, profile="standard"
+            learner="grpo", options={**options, "seed": 3, "updates": 1, "replay": 0.0}, gate=False
         )
     rows = list(live_naively({**own, "jobs": jobs}, desk))
     assert [row["version"] for row in rows] == ["v1", "v2"]
@@ -258,6 +262,40 @@ def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_p
     probed = list(probe_version({**own, "arm": "joint", "version": "v1", "tasks": 4, "environments": COINS}, desk))
     assert [row["environment"] for row in probed] == COINS
     assert all(len(row["scores"]) == 4 and set(row["scores"]) <= {0.0, 1.0} for row in probed)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_joint_job_that_is_cut_off_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:
+    options = {"prompts": 2, "samples": 4, "rank": 2}
+    joint = {"seed": 3, "hours": 0.1, "settings": tiny(tmp_path), "learner": "grpo", "options": options, "targets": COINS, "updates": 12}
+    program = (
+        "import json, sys; from pathlib import Path; from perdure.agent.studies.cells import Desk\n"
+        "from perdure.agent.studies.life.life_arms import learn_jointly\n"
+        "list(learn_jointly(json.loads(sys.argv[1]), Desk(folder=Path(sys.argv[2]), say=print)))"
+    )
+    home = tmp_path / "seed-3-0.1h" / "joint"
+    with subprocess.Popen([sys.executable, "-c", program, json.dumps(joint), str(tmp_path)], stderr=subprocess.DEVNULL) as study:
+        deadline = time.monotonic() + 60
+        while not lock_is_held(home) or updates_made(home) < 3:
+            assert study.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        study.send_signal(number)
+        study.wait(60)
+    while lock_is_held(home):
+        time.sleep(0.05)
+    assert 3 <= updates_made(home) < 12
+    (made,) = learn_jointly(joint, Desk(folder=tmp_path, say=print))
+    assert made["updates"] == 12
+    with open_store(home) as store:
+        (job,) = list_jobs(store)
+        assert [row["n"] for row in store.rows("SELECT n FROM step WHERE job = ? ORDER BY n", (job.id,))] == list(range(1, 13))
+
+
+def updates_made(home: Path) -> int:
+    with open_store(home) as store:
+        return len(steps(store, 1))
 
 
 @pytest.mark.processes
@@ -292,8 +330,6 @@ def test_a_daemon_that_cannot_run_and_a_command_that_fails_say_why(tmp_path: Pat
 @pytest.mark.parametrize("work", [DAEMON, LEARNING], ids=["run", "learn"])
 def test_a_study_that_is_ended_or_killed_leaves_no_command_behind(tmp_path: Path, work: str, number: signal.Signals) -> None:
     """Also from the background, where shells ignore Ctrl-C."""
-    import subprocess
-
     config = tmp_path / "perdure.toml"
     config.write_text(f"seed = 0\n{tiny(tmp_path)}".replace("updates = 1", "updates = 4000"))
     program = (

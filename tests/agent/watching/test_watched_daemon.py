@@ -46,6 +46,8 @@ environments = ["{GAME}", "{COIN}"]
 tasks_per_round = 4
 [learn]
 every_episodes = 0
+[gate]
+panel = false
 [sandbox]
 trusted = ["{GAME}", "{COIN}"]
 """

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun
 from perdure.agent.metrics.seed_intervals import MeanEstimate
+from perdure.agent.show.short_names import short_names
 from perdure.agent.studies.report.html_parts import (
     NOTHING,
     Html,
@@ -21,7 +22,7 @@ from perdure.agent.studies.report.html_parts import (
     text,
 )
 from perdure.agent.studies.report.report_data import ReportData, stream_of, subjects_of
-from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number, short_names
+from perdure.agent.studies.report.report_numbers import estimate_html, estimate_text, number
 from perdure.agent.studies.report.report_style import SERIES, stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
 from perdure.agent.studies.report.sections.curve_paths import (

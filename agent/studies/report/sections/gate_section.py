@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import StageFacts
+from perdure.agent.show.short_names import short_names
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, join, marked, section, table, text
 from perdure.agent.studies.report.report_data import ReportData, over_seeds
-from perdure.agent.studies.report.report_numbers import estimate_html, short_names
+from perdure.agent.studies.report.report_numbers import estimate_html
 
 SHOWN = {
     "promote": ("✓", "promoted", "good"),

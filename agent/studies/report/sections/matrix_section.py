@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import BASE
+from perdure.agent.show.short_names import short_names
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, heading, heat_cell, heat_table, join, paragraph, section, text
 from perdure.agent.studies.report.report_data import ReportData, change, last_stage, level, stream_of, subjects_of
-from perdure.agent.studies.report.report_numbers import estimate_html, short_names
+from perdure.agent.studies.report.report_numbers import estimate_html
 
 FULL_COLOUR = 0.3
 """A change this large has the strongest colour."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import BASE
 from perdure.agent.metrics.seed_intervals import MeanEstimate
+from perdure.agent.show.short_names import short_names
 from perdure.agent.studies.report.html_parts import (
     NOTHING,
     Html,
@@ -22,7 +23,7 @@ from perdure.agent.studies.report.html_parts import (
     text,
 )
 from perdure.agent.studies.report.report_data import ReportData, change, level, stream_of
-from perdure.agent.studies.report.report_numbers import estimate_html, short_names
+from perdure.agent.studies.report.report_numbers import estimate_html
 from perdure.learners.panel.panel_limits import limit_of
 from perdure.memory.contracts.panel_results import Measure
 
