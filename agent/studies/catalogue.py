@@ -119,6 +119,10 @@ STUDIES: Mapping[str, tuple[str, Callable[[StudySettings], ReadyStudy]]] = {
         _file_of("retaining-by-doing"),
     ),
     "long-stream": ("stages whose environments leave the stream: naive, with each way to keep old skills, gated", _file_of("long-stream")),
+    "general-prompts": (
+        "what eight environments cost outside of all of them, and what general prompts keep of it",
+        _file_of("general-prompts"),
+    ),
     "family": ("the grid of retaining-by-doing on a model of another family", _file_of("family")),
 }
 """Each with one line about it."""

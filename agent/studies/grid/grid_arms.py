@@ -101,8 +101,8 @@ def check_grid(file: GridFile) -> None:
     """Raise `InputError` for what the file alone does not show: options that do not fit, unknown environments, claims about nothing."""
     if file.study.kind == "retaining-by-doing":
         for name in file.grid.streams:
-            if [len(stage) for stage in file.streams[name].targets] != [1]:
-                raise InputError(f"streams.{name}: retaining-by-doing learns one environment; give one stage with one")
+            if len(file.streams[name].targets) != 1:
+                raise InputError(f"streams.{name}: retaining-by-doing has one stage; write several targets as a list in it")
     for name, environment in configuration(file, 0).environments(environments(file)).items():
         if environment.name != name:
             raise InputError(f"write {environment.name!r} for the environment {name!r}: rows name it so")

@@ -54,11 +54,11 @@ def measure_base(parameters: Document, desk: Desk) -> Iterator[Document]:
 
 
 def make_run(parameters: Document, desk: Desk) -> Iterator[Document]:
-    """Learn one target with one arm, and score the weights at its checkpoints on dev tasks: a row for each checkpoint.
+    """Learn the targets with one arm, and score the weights at its checkpoints on dev tasks: a row for each checkpoint.
 
     If there is nothing to learn from, or the weights diverge, a row says so. Parameters: folder, begins_from (the folder of the base, or of
-    the run whose traces it learns), settings, seed, training_seed, arm, order, learner, options, traces_of, target, checkpoints, dev (tasks
-    by environment), is_pilot (its home and single scores are not kept), keeps_home.
+    the run whose traces it learns), settings, seed, training_seed, arm, order, learner, options, traces_of, targets, checkpoints, dev
+    (tasks by environment), is_pilot (its home and single scores are not kept), keeps_home.
     """
     _begin_from(desk.folder / parameters["begins_from"], desk.folder / parameters["folder"])
     options = dict(parameters["options"])
@@ -67,7 +67,7 @@ def make_run(parameters: Document, desk: Desk) -> Iterator[Document]:
             options["traces"] = str(job_of(home.store, parameters["traces_of"]).id)
         order = LearnOrder(learner=parameters["learner"], options=options, gate=False, start=INITIAL)
         try:
-            job = learn(home, parameters["arm"], [parameters["target"]], order, parameters["checkpoints"])
+            job = learn(home, parameters["arm"], parameters["targets"], order, parameters["checkpoints"])
         except NothingLearned as error:
             yield {"kind": FAILURE, "error": str(error)}
         else:
@@ -79,7 +79,7 @@ def make_run(parameters: Document, desk: Desk) -> Iterator[Document]:
 def score_version(parameters: Document, desk: Desk) -> Iterator[Document]:
     """Score one version of a run on test tasks and on the panel: rows of stage 1.
 
-    Parameters: folder (of the run), settings, seed, training_seed, arm, order, target, checkpoint (its row), delivered (whether the run
+    Parameters: folder (of the run), settings, seed, training_seed, arm, order, targets, checkpoint (its row), delivered (whether the run
     comes to this version; the facts of the stage are then given too), test (tasks by environment), panel.
     """
     reached = parameters["checkpoint"]
@@ -95,7 +95,7 @@ def score_version(parameters: Document, desk: Desk) -> Iterator[Document]:
             order=place.order,
             seed=place.seed,
             stage=1,
-            targets=(parameters["target"],),
+            targets=tuple(parameters["targets"]),
             updates=reached["update"],
             tokens=reached["tokens"],
             seconds=reached["seconds"],
@@ -120,7 +120,7 @@ def _checkpoints(home: StudyHome, job: Job, parameters: Document) -> Iterator[Do
         if not parameters["is_pilot"]:
             place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
             yield from task_rows(place, SAMPLED_DEV, scores)
-            yield from drift_rows(place, past[-1], parameters["target"])
+            yield from drift_rows(place, past[-1], parameters["targets"][0])
 
 
 def _home(parameters: Document, desk: Desk, training_seed: int) -> AbstractContextManager[StudyHome]:

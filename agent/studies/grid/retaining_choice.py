@@ -5,8 +5,9 @@ Cells are found by their names, which say all in which they differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from perdure.agent.metrics.observation import BASE_ARM, OBSERVATION
 from perdure.agent.studies.cells import CellResult, Finished, done
@@ -71,28 +72,28 @@ def decisions(file: GridFile, finished: Finished) -> Decisions:
 def pilots_of(file: GridFile, finished: Finished, stream: str) -> dict[str, Pilots]:
     """The curves of the pilots of one stream that are done, by arm and rate."""
     assert file.pilots is not None
-    (target,) = file.streams[stream].targets[0]
+    targets = file.streams[stream].targets[0]
     found: dict[str, dict[float, list[Curve]]] = {}
     for arm in arms(file, stream):
         for rate in arm.rates or file.pilots.rates:
             for seed in file.pilots.seeds:
                 result = done(finished).get(run_name("pilot", arm.name, stream, rate, seed))
-                curve = curve_of(result, finished.get(base_name(seed)), target)
+                curve = curve_of(result, finished.get(base_name(seed)), targets)
                 found.setdefault(arm.name, {}).setdefault(rate, []).extend([curve] if curve else [])
     return {arm: dict(by_rate) for arm, by_rate in found.items()}
 
 
-def curve_of(result: CellResult | None, base: CellResult | None, target: str) -> list[DevCheck]:
-    """The checkpoints of a run against the base, on dev tasks."""
+def curve_of(result: CellResult | None, base: CellResult | None, targets: Sequence[str]) -> list[DevCheck]:
+    """The checkpoints of a run against the base, on dev tasks; the gain is the mean over its targets."""
     if result is None or base is None:
         return []
     before = base_means(base, SAMPLED_DEV)
     curve = []
     for row in result.rows:
-        if row["kind"] == CHECKPOINT and target in row["means"] and target in before:
-            drops = [before[name] - mean for name, mean in row["means"].items() if name != target and name in before]
-            drop = sum(drops) / len(drops) if drops else None
-            curve.append(DevCheck(update=row["update"], gain=row["means"][target] - before[target], drop=drop))
+        if row["kind"] == CHECKPOINT and all(name in row["means"] and name in before for name in targets):
+            gains = [row["means"][name] - before[name] for name in targets]
+            drops = [before[name] - mean for name, mean in row["means"].items() if name not in targets and name in before]
+            curve.append(DevCheck(update=row["update"], gain=fmean(gains), drop=fmean(drops) if drops else None))
     return sorted(curve, key=lambda one: one.update)
 
 
@@ -121,12 +122,12 @@ def run_curve(decided: Decisions, run: GridRun, finished: Finished) -> list[DevC
     if (run.arm.name, run.stream) not in decided.rates:
         return []
     name = run_name("run", run.arm.name, run.order, decided.rates[run.arm.name, run.stream], run.seed)
-    return curve_of(done(finished).get(name), finished.get(base_name(run.seed)), target_of(run))
+    return curve_of(done(finished).get(name), finished.get(base_name(run.seed)), targets_of(run))
 
 
-def target_of(run: GridRun) -> str:
-    (target,) = run.stages[0]
-    return target
+def targets_of(run: GridRun) -> tuple[str, ...]:
+    """What a run learns, all in one stage."""
+    return tuple(run.stages[0])
 
 
 def rate_of_best_gain(file: GridFile, finished: Finished, stream: str, arm: str) -> float | None:

@@ -1,4 +1,4 @@
-"""The kind `retaining-by-doing`: what one target costs elsewhere, arm by arm, at one gain.
+"""The kind `retaining-by-doing`: what it costs elsewhere to learn something, arm by arm, at one gain.
 
 Pilots on seeds of their own come first: each arm tries each rate. They give the matched gain of each stream, and the rate of each arm
 (`matched_gain.py`). Then each run learns, and its dev scores choose the checkpoint that it delivers, which is scored on test tasks and on
@@ -22,7 +22,7 @@ from perdure.agent.studies.grid.retaining_choice import (
     name_of_test,
     rate_of_best_gain,
     run_name,
-    target_of,
+    targets_of,
 )
 from perdure.agent.studies.grid.table_rows import CHECKPOINT
 from perdure.memory.json_value import Document
@@ -106,12 +106,12 @@ def _run(file: GridFile, run: GridRun, decided: Decisions) -> Cell:
 
 
 def _learning(file: GridFile, run: GridRun, rate: float | None, kind: str, source: str | None, *, keeps_home: bool) -> Cell:
-    """A cell that learns one target."""
-    name, target, measured = run_name(kind, run.arm.name, run.order, rate, run.seed), target_of(run), environments(file)
+    """A cell that learns the targets of a stream."""
+    name, learned, measured = run_name(kind, run.arm.name, run.order, rate, run.seed), targets_of(run), environments(file)
     is_pilot = kind == "pilot"
-    others = [one for one in measured if one != target] if is_pilot or file.measure.curves else []
+    others = [one for one in measured if one not in learned] if is_pilot or file.measure.curves else []
     targets = target_environments(file)
-    dev = {target: file.measure.dev_target}
+    dev = dict.fromkeys(learned, file.measure.dev_target)
     dev |= {one: file.measure.dev_target if one in targets else file.measure.dev_others for one in others}
     options = {"check_every": 0, **run.arm.options, "seed": run.training_seed, **({} if rate is None else {"lr": rate})}
     parameters: Document = {
@@ -125,7 +125,7 @@ def _learning(file: GridFile, run: GridRun, rate: float | None, kind: str, sourc
         "learner": run.arm.learner,
         "options": options,
         "traces_of": run.arm.traces_of,
-        "target": target,
+        "targets": list(learned),
         "checkpoints": list(file.measure.checkpoints),
         "dev": dev,
         "is_pilot": is_pilot,
@@ -152,7 +152,7 @@ def _tests(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finishe
             "training_seed": run.training_seed,
             "arm": run.arm.name,
             "order": run.order,
-            "target": target_of(run),
+            "targets": list(targets_of(run)),
             "checkpoint": {key: value for key, value in rows[update].items() if key not in ("kind", "means")},
             "delivered": is_delivered,
             "test": test,

@@ -26,7 +26,7 @@ from perdure.agent.studies.grid.retaining_choice import (
     name_of_test,
     pilots_of,
     run_name,
-    target_of,
+    targets_of,
 )
 from perdure.agent.studies.grid.table_rows import CHOICE, FAILURE, SAMPLED
 from perdure.memory.json_value import Document
@@ -93,7 +93,7 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
     test, base = done(finished).get(name), done(finished).get(base_name(run.seed))
     if test is None or base is None:
         return document
-    target = target_of(run)
+    targets = targets_of(run)
     before, now = base_means(base, SAMPLED), subject_means(test, SAMPLED)
     skills, skills_now = base_means(base, CHOICE), subject_means(test, CHOICE)
     drops = {subject: before[subject] - score for subject, score in now.items() if subject in before}
@@ -101,11 +101,11 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
     facts = next((row for row in test.rows if row["kind"] == "facts"), {})
     return {
         **document,
-        "gain": -drops[target] if target in drops else None,
-        "drop": _mean([drop for subject, drop in drops.items() if subject != target]),
+        "gain": _mean([-drops[name] for name in targets]) if all(name in drops for name in targets) else None,
+        "drop": _mean([drop for subject, drop in drops.items() if subject not in targets]),
         "drop_unseen": _mean(unseen),
         "panel_drop": _mean([skills[skill] - score for skill, score in skills_now.items() if skill in skills]),
-        "drops": {subject: drop for subject, drop in drops.items() if subject != target},
+        "drops": {subject: drop for subject, drop in drops.items() if subject not in targets},
         "panel_drops": {skill: skills[skill] - score for skill, score in skills_now.items() if skill in skills},
         "tokens": facts.get("tokens"),
         "seconds": facts.get("seconds"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from perdure.envs.policy import Message, Request
 from perdure.learners.batches import GENERAL, Lesson
 from perdure.learners.learning_job import Interrupted, LearningJob
 from perdure.learners.option_parsing import parse_options
+from perdure.learners.panel.panel_items import Passage, load_panel
 from perdure.learners.retention.general.general_lessons import MOST_TOKENS, general_lessons, general_numbers
 from perdure.learners.retention.general.general_prompts import general_prompts, in_turn
 from perdure.learners.sampling.batch_environments import old_group_numbers
@@ -34,6 +37,16 @@ def test_128_prompts_of_sixteen_kinds_come_with_it() -> None:
     assert len({one.id for one in prompts}) == len({one.prompt for one in prompts}) == 128
     assert set(Counter(one.id.rpartition("-")[0] for one in prompts).values()) == {8}
     assert all(0 < len(one.prompt.split()) <= 40 for one in prompts)
+
+
+def test_no_general_prompt_is_asked_by_the_panel(tmp_path: Path) -> None:
+    """Else the panel would measure what was learned by heart. Alike: most of the words of either are in the other."""
+    asked = {item.text if isinstance(item, Passage) else item.prompt for skill in load_panel(tmp_path) for item in skill.items}
+    words = {text: set(re.findall(r"\w+", text.casefold())) for text in asked}
+    for one in general_prompts():
+        own = set(re.findall(r"\w+", one.prompt.casefold()))
+        alike = [text for text, others in words.items() if 2 * len(own & others) / (len(own) + len(others)) > 0.7]
+        assert alike == [], one.prompt
 
 
 def test_all_prompts_are_answered_before_any_comes_again_in_an_order_of_the_seed() -> None:

@@ -42,7 +42,7 @@ def test_a_grid_that_is_right_is_read(tmp_path: Path) -> None:
         ('of = "bwt"\nmore_than', "more_than", "'bwt' is none of drop, panel_drop"),
         ("less_than = 0.0\nmore_than", "more_than", "give more_than or less_than, one of them"),
         ("perdure:ad?shots=3", "perdure:add?shots=3", "perdure:ad"),
-        ('"perdure:add?shots=3", "perdure:compare?shots=3"', '"perdure:add?shots=3"', "give one stage with one"),
+        ('"perdure:add?shots=3", "perdure:compare?shots=3"', '"perdure:add?shots=3"', "has one stage"),
         ("[home]\nseed = 3\n[grid]", "[grid]", "home.seed is decided by the study"),
         ("[home]\nmodle = 'x'\n[grid]", "[grid]", "modle: extra inputs are not permitted"),
         ("[options]\ninterpolate = 0.5", "[options]", "interpolate changes only the last update"),
@@ -77,7 +77,7 @@ def test_every_file_that_comes_with_perdure_is_right_and_says_how_long_it_takes(
     if name.endswith(SMALL):
         assert file.study.hours < 2 or "model" in file.home
         assert len(file.grid.seeds) >= 3
-    if file.study.kind == "retaining-by-doing":
+    if name.startswith(("retaining-by-doing", "family")):
         assert len(environments(file)) - 1 >= 9
     assert list(runs(file))
 

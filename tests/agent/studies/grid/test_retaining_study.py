@@ -14,6 +14,7 @@ from perdure.agent.metrics.observation import StageFacts, read_table, to_documen
 from perdure.agent.studies.cells import Cell, CellResult
 from perdure.agent.studies.grid.grid_file import GridFile, read_grid_file
 from perdure.agent.studies.grid.grid_table import print_retaining
+from perdure.agent.studies.grid.retaining_choice import curve_of
 from perdure.agent.studies.grid.retaining_study import retaining_study
 from perdure.agent.studies.grid.retaining_summary import retaining_summary
 from perdure.agent.studies.grid.table_rows import CHECKPOINT, FAILURE, SAMPLED, SAMPLED_DEV, RowPlace, task_rows
@@ -95,6 +96,20 @@ def test_bases_come_first_then_pilots_then_runs_then_tests(tmp_path: Path) -> No
     assert waves[4] == [*(f"run: trace-sft on addition at 0.001, seed {seed}" for seed in range(3)), *tests]
     assert waves[5] == [f"test of run: trace-sft on addition at 0.001, seed {seed}, update 6, delivered" for seed in range(3)]
     assert len(waves) == 6
+
+
+def test_the_gain_on_several_targets_is_the_mean_over_them(tmp_path: Path) -> None:
+    text = PLANNED.replace('stages = ["perdure:add?shots=3"]', f'stages = [["{ADD}", "{COMPARE}"]]').replace(
+        f'environments = ["{COMPARE}"]', ""
+    )
+    file = read_grid_file(write(tmp_path, text))
+    finished = carried_through(file)
+    (name,) = [name for name in finished if name.startswith("run: sft on addition at 0.001") and name.endswith("seed 0")]
+    assert finished[name].parameters["targets"] == [ADD, COMPARE]
+    curve = curve_of(finished[name], finished["base, seed 0"], (ADD, COMPARE))
+    assert [one.gain for one in curve] == pytest.approx([(0.15 - 0.1) / 2, (0.3 - 0.2) / 2])
+    ended = [row for row in retaining_summary(file, finished)["runs"] if row["arm"] == "sft"]
+    assert set(ended[0]["drops"]) == {EVEN}
 
 
 def test_an_arm_that_learns_from_traces_begins_from_the_home_that_has_them(tmp_path: Path) -> None:
