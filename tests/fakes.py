@@ -77,6 +77,7 @@ class ScriptedEngine:
     context_limit: int = 256
     loaded: dict[Sampler, str] = field(default_factory=dict)
     rests: int = 0
+    numerics: str = "scripted"
 
     def load(self, sampler: Sampler, weights: Mapping[str, Any]) -> None:
         if sampler in self.loaded:

@@ -41,7 +41,7 @@ class _WithDefault(click.Group):
 def panel() -> None:
     """Score a version on the capability panel: fixed skills outside of every stream.
 
-    The serving version by default, beside the base model and the version that served before it. What is known is not scored again. A skill
+    The serving version by default, beside the base model and the version that it was made from. What is known is not scored again. A skill
     that lost more than its limit is FORGOTTEN; exit code 1 then.
 
     \b
@@ -103,9 +103,9 @@ def add(file: Path, home: Path, as_json: bool) -> None:
     from perdure.agent.home import open_or_create
     from perdure.learners.panel.panel_items import add_skill, operators_skill
 
-    operators_skill(file)  # before a home is made
+    skill, content = operators_skill(file)  # before a home is made
     open_or_create(home).close()
-    skill = add_skill(home, file)
+    add_skill(home, skill, content)
     items = len(skill.items)
     if as_json:
         print_json({"skill": skill.name, "items": items})
@@ -149,6 +149,8 @@ def _known(home: Path, order: PanelOrder) -> PanelResult | None:
         version = get_version(store, order.version).name if order.version is not None else serving(store).name
         before = served_ancestor(store, version)
         three = dict.fromkeys((INITIAL, before, version))
-        if any(lacking(store, name, skills, order.asked) for name in three):
-            return None
-        return compare(version, before, INITIAL, {name: panel_scores(store, name) for name in three}, items_of(skills))
+        scores = {name: panel_scores(store, name) for name in three}
+        for numerics in {score.numerics for score in scores[version].values()}:
+            if not any(lacking(store, name, skills, order.asked, numerics) for name in three):
+                return compare(version, before, INITIAL, scores, items_of(skills))
+    return None

@@ -78,11 +78,12 @@ def _answers(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observatio
 
 
 def _panel(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]:
-    """Items as the serving version was scored on them: scores of an older text of an item do not count."""
+    """Items as the serving version was scored on them: scores of an older text of an item, or by another engine, do not count."""
     now = panel_scores(store, stages[-1].version)
     for stage in stages:
         for key, scored in panel_scores(store, stage.version).items():
-            if key not in now or now[key].content == scored.content:
+            same = key not in now or (now[key].content, now[key].numerics) == (scored.content, scored.numerics)
+            if same and scored.score is not None:
                 skill, item, measure = key
                 yield _row(stage.stage, skill, item, measure, scored.score)
 

@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from perdure.agent.planning.life_so_far import EnvironmentNow, LifeSoFar, Standing, since_promotion
-from perdure.learners.panel.panel_items import skill_names
-from perdure.learners.panel.panel_limits import compare, items_scored
+from perdure.learners.panel.panel_items import load_panel
+from perdure.learners.panel.panel_limits import compare, items_of
 from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.environments import anchor_of, list_environments
-from perdure.memory.errors import UnknownError
+from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.evidence.item_scores import panel_scores
-from perdure.memory.gates import differences_of
+from perdure.memory.gates import differences_of, last_verdict
 from perdure.memory.jobs import list_jobs
 from perdure.memory.processes import events_since
 from perdure.memory.stages import list_stages
@@ -73,9 +73,19 @@ def _standings(store: Store, version: str) -> dict[str, Standing]:
 
 
 def _panel(store: Store, version: str) -> PanelResult | None:
-    """A version beside the base model, over the items that both were scored on as they are; None if there are none."""
+    """A version beside the base model, over the items as they are; None if none of them was scored, or if the last gate left the panel out.
+
+    If a file of the home cannot be read, its own skills are left out: jobs say what is wrong with it.
+    """
+    last = last_verdict(store)
+    if last is not None and last.result is not None and last.result.panel is None:
+        return None
+    try:
+        skills = load_panel(store.home)
+    except InputError:
+        skills = load_panel()
     scores = {name: panel_scores(store, name) for name in dict.fromkeys((INITIAL, version))}
-    result = compare(version, version, INITIAL, scores, items_scored(scores[version], skill_names(store.home)))
+    result = compare(version, version, INITIAL, scores, items_of(skills))
     return result if result.skills else None
 
 

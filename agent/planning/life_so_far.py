@@ -58,7 +58,7 @@ class LifeSoFar:
     rolled_back: frozenset[str] = frozenset()
     """The versions that served and were rolled back: their promotion brought nothing."""
     panel: PanelResult | None = None
-    """The serving version on the capability panel beside the base model; None if it was never scored."""
+    """The serving version on the capability panel beside the base model; None if it was never scored, or the last gate left it out."""
     fruitless: int = 0
     """Looks in a row, since a job was queued, that found nothing to learn."""
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from perdure.agent.planning.life_so_far import LifeSoFar, since_promotion
-from perdure.learners.panel.panel_limits import below_base, refusal_of
+from perdure.learners.gate.promotion import lost_on_panel
+from perdure.learners.panel.panel_limits import below_base
 from perdure.memory.contracts.panel_results import PanelResult, SkillScores
 from perdure.memory.contracts.results import GateResult
 
@@ -30,8 +31,11 @@ class PanelCare:
 
 def panel_care(life: LifeSoFar) -> PanelCare:
     """What the stored scores ask for."""
-    short = {} if life.panel is None else below_base(life.panel)
-    refused = [gate.candidate for job in since_promotion(life) if (gate := job.gate) is not None and _refused(gate, life.serving)]
+    if life.panel is None:
+        return PanelCare()
+    short = below_base(life.panel)
+    gates = [job.gate for job in since_promotion(life) if job.gate is not None]
+    refused = list(dict.fromkeys(gate.candidate for gate in gates if _refused(gate, life.serving)))
     raises = min(MOST_RAISES, bool(short) + len(refused))
     if not raises:
         return PanelCare()
@@ -50,7 +54,7 @@ def standing_line(panel: PanelResult, care: PanelCare) -> str:
 
 def _refused(gate: GateResult, serving: str) -> bool:
     """Whether the panel refused the candidate beside this serving version."""
-    return gate.panel is not None and gate.serving == serving and refusal_of(gate.panel) is not None
+    return gate.serving == serving and lost_on_panel(gate)
 
 
 def named(skills: Mapping[str, SkillScores]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from perdure.agent.planning.life_so_far import LifeSoFar, final_verdicts, root_of
-from perdure.learners.gate.promotion import gain_shown, improved
+from perdure.learners.gate.promotion import gain_shown, improved, lost_on_panel
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import GateResult, LearnResult
 from perdure.memory.jobs import ENDED
@@ -27,7 +27,8 @@ SET_ASIDE_FROM = 3.2
 BARELY_PROMOTED = 0.3
 """A target with more than this of a promotion, as it has for five jobs after one, is not set aside."""
 GAINED = 0.5
-"""What a verdict counts as if the gain was shown and something else did not hold: it says little against the target."""
+"""What a verdict counts as if the gain was shown and something else did not hold, or if only the panel was asked: it says little against
+the target."""
 COST_LIMITS = (0.25, 4.0)
 """Of a cost relative to the median, so that one odd job decides nothing."""
 
@@ -62,7 +63,8 @@ def track_records(life: LifeSoFar) -> dict[str, TrackRecord]:
             continue  # it was not gated
         promoted = () if job.candidate in life.rolled_back else _promoted(job, result)
         refused = () if promoted else root_of(job, life).targets
-        refusal = GAINED if result is not None and gain_shown(result) and job.candidate not in life.rolled_back else 1.0
+        says_little = result is not None and (gain_shown(result) or lost_on_panel(result)) and job.candidate not in life.rolled_back
+        refusal = GAINED if says_little else 1.0
         for name in job.targets:
             if name in promoted or name in refused:
                 a, b = (FADES * number for number in numbers.get(name, (0.0, 0.0)))

@@ -29,6 +29,7 @@ from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.player import Sampling
 from perdure.learners.gate.probes import probe
 from perdure.learners.learning_job import Interrupted
+from perdure.learners.panel.panel_items import load_panel
 from perdure.learners.run_learning import run_learning
 from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
@@ -118,6 +119,8 @@ def _carry_out(work: Work) -> tuple[Result, str | None]:
 
 def _learn(work: Work, order: LearnOrder) -> LearnResult:
     """Learn, then gate unless the order says otherwise. An attempt that resumes keeps the candidate that the job made before."""
+    if order.gate and work.config.gate.panel:
+        load_panel(work.store.home)  # a file that is wrong is found before the work, not after it
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":

@@ -14,7 +14,7 @@ from perdure.learners.gate.former_gates import alpha_of, sampling_of
 from perdure.learners.gate.gating import GateCase, GateWork, run_gate
 from perdure.learners.gate.lifetime import e_lond_alpha
 from perdure.learners.gate.player import Sampling
-from perdure.learners.gate.promotion import need_dev_scores
+from perdure.learners.gate.promotion import lost_on_panel, need_dev_scores
 from perdure.learners.gate.reference_scores import ScoreSource, known_scores
 from perdure.learners.gate.scope import PROFILES, GateSettings
 from perdure.learners.panel.panel_limits import refusal_of
@@ -36,13 +36,13 @@ from perdure.memory.versions import get_version, promote, reject, serving
 def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateResult:
     """Gate a candidate; the job's targets are what it was trained for. Raises as `run_gate` does."""
     set_job_state(work.store, work.lease, "gating")
-    settings = _settings(work, candidate, order)
+    now_serving, settings = serving(work.store), _settings(work, candidate, order)
     player = work.player("gate", Sampling(temperature=settings.temperature, samples=settings.samples))
     if _leads_to(order) == "rollback":
-        case = _confirming_case(work, candidate, settings)
+        case = _confirming_case(work, candidate, now_serving, settings)
     else:
-        panel = panel_of_candidate(work, candidate) if work.config.gate.panel else None
-        case = _case(work, candidate, order, settings, player, panel)
+        panel = panel_of_candidate(work, candidate, now_serving) if work.config.gate.panel else None
+        case = _case(work, candidate, now_serving, order, settings, player, panel)
 
     def progress(line: str) -> None:
         work.pulse.say("gating", line)
@@ -73,13 +73,14 @@ def apply_verdict(work: Work, result: Result) -> None:
 def _case(
     work: Work,
     candidate: Version,
+    now_serving: Version,
     order: LearnOrder | GateOrder,
     settings: GateSettings,
     player: EnginePlayer,
     panel: PanelResult | None,
 ) -> GateCase:
     """What a gate of a new version compares. References of which too few scores are known play dev seeds, unless the panel refuses."""
-    now_serving, targets = serving(work.store), work.job.targets
+    targets = work.job.targets
     anchors = _anchors(work, now_serving)
     of_anchors, of_serving = need_dev_scores(anchors, targets, now_serving.name)
     source = ScoreSource(store=work.store, lease=work.lease, play=player, temperature=settings.temperature, root_seed=work.config.seed)
@@ -101,11 +102,11 @@ def _case(
     )
 
 
-def _confirming_case(work: Work, former: Version, settings: GateSettings) -> GateCase:
+def _confirming_case(work: Work, former: Version, now_serving: Version, settings: GateSettings) -> GateCase:
     """Only whether the version before is better than the serving one today: no retention, and no score from before."""
     return GateCase(
         candidate=former,
-        serving=serving(work.store),
+        serving=now_serving,
         settings=confirming_settings(settings),
         anchors={},
         trained=work.job.targets,
@@ -135,6 +136,8 @@ def _alpha_over_time(store: Store, candidate: str, settings: GateSettings) -> fl
     firsts: dict[tuple[str, Sampling], GateRow] = {}
     promoted: set[tuple[str, Sampling]] = set()
     for gate in candidate_gates(store):
+        if gate.result is not None and lost_on_panel(gate.result):
+            continue  # no test: nothing is left to chance there
         test = (gate.candidate, sampling_of(gate.terms))
         firsts.setdefault(test, gate)
         if gate.verdict == "promote":

@@ -44,4 +44,6 @@ def server_limits(config: Config) -> ServerLimits:
     from perdure.learners.engines.vllm_engine import ServerLimits
 
     vllm = config.vllm
-    return ServerLimits(max_rank=vllm.max_rank, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep)
+    return ServerLimits(
+        max_rank=vllm.max_rank, dtype=vllm.dtype, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep
+    )

@@ -13,9 +13,9 @@ from perdure.memory.records import Version
 from perdure.memory.versions import INITIAL, get_version, served_ancestor, serving
 
 
-def panel_of_candidate(work: Work, candidate: Version) -> PanelResult:
+def panel_of_candidate(work: Work, candidate: Version, now_serving: Version) -> PanelResult:
     """The scores that need no sampling, beside those of the serving version, for a gate. Raises `Interrupted`."""
-    return _beside(work, candidate.name, serving(work.store).name, load_panel(work.store.home), "choice", "gating")
+    return _beside(work, candidate.name, now_serving.name, load_panel(work.store.home), "choice", "gating")
 
 
 def panel_of_order(work: Work, order: PanelOrder) -> PanelResult:

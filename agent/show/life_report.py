@@ -15,6 +15,7 @@ from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.panel_care import PanelCare, panel_care, standing_line
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.learners.gate.lifetime import LifeStatement, life_statement
+from perdure.learners.gate.promotion import lost_on_panel
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.contracts.panel_json import panel_document
 from perdure.memory.contracts.panel_results import PanelResult
@@ -88,7 +89,7 @@ def life_report(store: Store) -> LifeReport | None:
     anchors = {row.name: anchor for row in list_environments(store) if (anchor := anchor_of(store, row.name)) is not None}
     others = {name: anchor for name, anchor in anchors.items() if anchor != life.serving}
     standings = {environment.name: environment.standing for environment in life.environments}
-    results = [gate.result for gate in candidate_gates(store) if gate.result is not None]
+    results = [gate.result for gate in candidate_gates(store) if gate.result is not None and not lost_on_panel(gate.result)]
     scores = _scores(store, results[-1].temperature) if results else {}
     return LifeReport(
         job=next(iter(unfinished_jobs(store)), None),

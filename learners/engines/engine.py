@@ -29,6 +29,11 @@ class Engine(Protocol):
     def context_limit(self) -> int: ...
 
     @property
+    def numerics(self) -> str:
+        """How it computes: engine, device, precision, longest sequence. Log-probs of two engines that differ in it differ a little."""
+        ...
+
+    @property
     def shared_model(self) -> AdaptedModel | None:
         """The model in this process, if there is one; a learner may use it too."""
         ...

@@ -84,6 +84,10 @@ class TransformersEngine:
         del self._loaded[str(sampler)]
 
     @property
+    def numerics(self) -> str:
+        return f"transformers, {self.device.type}, {str(self.dtype).removeprefix('torch.')}, {self.context_limit} tokens"
+
+    @property
     def shared_model(self) -> AdaptedModel:
         return self.model
 

@@ -62,6 +62,7 @@ class ServerLimits:
     """What the server was started with, and time limits."""
 
     max_rank: int = 16
+    dtype: str = "bfloat16"
     start_s: float = 600.0
     """Time to wait for a server that is starting."""
     answer_s: float = 300.0
@@ -107,6 +108,10 @@ class VllmEngine:
         self.stop_ids = stop_ids(_eos(files.path), tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._served: dict[Sampler, Served] = {}
+
+    @property
+    def numerics(self) -> str:
+        return f"vllm, {self._limits.dtype}, {self.context_limit} tokens"
 
     @property
     def shared_model(self) -> None:

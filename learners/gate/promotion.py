@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from perdure.learners.panel.panel_limits import refusal_of
 from perdure.memory.contracts.results import Evidence, GateResult
 
 
@@ -29,6 +30,11 @@ def gain_asked(result: GateResult) -> bool:
 def gain_shown(result: GateResult) -> bool:
     """Whether a trained environment had to improve, and did."""
     return result.evidence.gain.state == "passed"
+
+
+def lost_on_panel(result: GateResult) -> bool:
+    """Whether the capability panel refused the candidate, before any pair was played."""
+    return result.panel is not None and refusal_of(result.panel) is not None
 
 
 def all_held(result: GateResult) -> bool:

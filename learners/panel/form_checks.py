@@ -13,26 +13,27 @@ Kind = Literal[
     "lower_case",
     "in_quotes",
     "no_commas",
-    "json",
+    "json_with_key",
     "words_at_most",
     "words_exactly",
     "sentences_exactly",
-    "items_exactly",
+    "dashes_exactly",
+    "numbers_exactly",
     "begins_with",
     "ends_with",
     "contains",
     "lacks",
 ]
-WITH_NUMBER = ("words_at_most", "words_exactly", "sentences_exactly", "items_exactly")
-WITH_TEXT = ("begins_with", "ends_with", "contains", "lacks")
+WITH_NUMBER = ("words_at_most", "words_exactly", "sentences_exactly", "dashes_exactly", "numbers_exactly")
+WITH_TEXT = ("json_with_key", "begins_with", "ends_with", "contains", "lacks")
 
 _SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
-_LIST_LINE = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+\S")
+_DASH, _NUMBER = re.compile(r"\s*[-*•–]\s+\S"), re.compile(r"\s*\d+[.)]\s+\S")
 _QUOTES = {'"': '"', "“": "”", "'": "'"}
 
 
 class FormCheck(BaseModel):
-    """One check. `n` is the number of words, sentences or list lines; `text` what the answer begins with, ends with, contains or lacks."""
+    """One check. `n` counts words, sentences or lines; `text` is what the answer begins with, ends with, contains or lacks, or a key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -61,16 +62,18 @@ def fulfils(answer: str, check: FormCheck) -> bool:
             return len(answer) > 2 and _QUOTES.get(answer[0]) == answer[-1]
         case "no_commas":
             return bool(answer) and "," not in answer
-        case "json":
-            return _is_json(answer)
+        case "json_with_key":
+            return _has_key(answer, text)
         case "words_at_most":
             return n is not None and 0 < len(answer.split()) <= n
         case "words_exactly":
             return len(answer.split()) == n
         case "sentences_exactly":
             return bool(_SENTENCE_END.search(answer[-1:])) and len(_SENTENCE_END.findall(answer)) == n
-        case "items_exactly":
-            return sum(bool(_LIST_LINE.match(line)) for line in answer.splitlines()) == n
+        case "dashes_exactly" | "numbers_exactly":
+            form = _DASH if check.kind == "dashes_exactly" else _NUMBER
+            lines = [line for line in answer.splitlines() if line.strip()]
+            return len(lines) == n and all(form.match(line) for line in lines)
         case "begins_with":
             return answer.startswith(text)
         case "ends_with":
@@ -81,9 +84,10 @@ def fulfils(answer: str, check: FormCheck) -> bool:
             return bool(answer) and text.casefold() not in answer.casefold()
 
 
-def _is_json(answer: str) -> bool:
+def _has_key(answer: str, key: str) -> bool:
+    """Whether an answer is a JSON object with this key."""
     try:
-        json.loads(answer)
+        found = json.loads(answer)
     except ValueError:
         return False
-    return True
+    return isinstance(found, dict) and key in found

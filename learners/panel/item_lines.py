@@ -59,12 +59,18 @@ class PassageLine(_Line):
 Model = TypeVar("Model", bound=_Line)
 
 
-def documents(file: Path) -> list[tuple[str, dict[str, object]]]:
-    """The JSON objects of a file, each with where it stands. Raises `InputError`."""
+def read_bytes(file: Path) -> bytes:
+    """All of a file. Raises `InputError`."""
     try:
-        text = file.read_bytes().decode("utf-8")
+        return file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def documents(content: bytes, file: Path) -> list[tuple[str, dict[str, object]]]:
+    """The JSON objects that stand in a file, each with where. Raises `InputError`."""
+    try:
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     found = []
@@ -77,6 +83,8 @@ def documents(file: Path) -> list[tuple[str, dict[str, object]]]:
             raise InputError(f"{file}, line {n} is not JSON: {error}") from error
         if not isinstance(document, dict):
             raise InputError(f"{file}, line {n} is no JSON object")
+        if "\\ud" in line.casefold() and not _is_text(document):
+            raise InputError(f"{file}, line {n} has half of a surrogate pair, which is no character")
         found.append((f"{file}, line {n}", document))
     return found
 
@@ -96,3 +104,11 @@ def parsed(model: type[Model], document: dict[str, object], where: str) -> Model
             raise InputError(f"{where}: the key {key!r} is missing") from None
         message = first["msg"].removeprefix("Value error, ")
         raise InputError(f"{where}: {key}: {message[:1].lower()}{message[1:]}") from None
+
+
+def _is_text(document: object) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

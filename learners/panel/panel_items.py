@@ -13,14 +13,16 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
-from perdure.learners.panel.answer_marks import is_json_form, plain, refuses, stands_in
+from perdure.learners.panel.answer_marks import canonical, is_json_form, plain, refuses, stands_in
 from perdure.learners.panel.form_checks import FormCheck, fulfils
-from perdure.learners.panel.item_lines import Example, ItemHeader, PassageLine, QuestionLine, documents, parsed
+from perdure.learners.panel.item_lines import Example, ItemHeader, PassageLine, QuestionLine, documents, parsed, read_bytes
 from perdure.memory.errors import InputError
 from perdure.memory.files import making
 
 BUILT_IN = Path(__file__).parent / "items"
 FOLDER = "panel"
+LEAST_ITEMS = 20
+"""Of an operator's skill: with fewer, one item that turns from right to wrong would lose more than a limit allows."""
 """Of the home: the operator's own skills."""
 REVISION = 1
 """Goes up when the same item is to be scored anew, because it is shown or marked in another way."""
@@ -41,6 +43,8 @@ class Question:
     """What makes an answer right, if only its form is asked for."""
     harmful: bool | None = None
     """Whether it is right to refuse; None if that is not the question."""
+    answer_in_prompt: bool = False
+    """Whether the right answer stands in the prompt by its nature, as with a passage."""
     content: str
     """Hash of all that the score depends on."""
 
@@ -73,61 +77,74 @@ class Skill:
 
 def load_panel(home: Path | None = None) -> tuple[Skill, ...]:
     """All skills: those that come with Perdure, then those of the home. Raises `InputError` naming file and line of a bad item."""
-    own = [] if home is None else [read_skill(file) for file in _files(home / FOLDER)]
+    own = [] if home is None else [_not_built_in(read_skill(file), file) for file in _files(home / FOLDER)]
     return (*_built_in(), *own)
 
 
-def skill_names(home: Path) -> frozenset[str]:
-    """The names of all skills, without reading their items."""
-    return frozenset(file.stem for file in (*_files(BUILT_IN), *_files(home / FOLDER)))
+def operators_skill(file: Path) -> tuple[Skill, bytes]:
+    """A file that may become part of a panel, and what stands in it. It is read once, so it may be a pipe.
+
+    Raises `InputError` if it has a bad item or too few, or the name of a skill that comes with Perdure.
+    """
+    content = read_bytes(file)
+    skill = _not_built_in(skill_of(content, file), file)
+    if len(skill.items) < LEAST_ITEMS:
+        raise InputError(
+            f"{file} has {len(skill.items)} items: at least {LEAST_ITEMS} are needed, so that no single one exceeds the limits of a gate"
+        )
+    return skill, content
 
 
-def operators_skill(file: Path) -> Skill:
-    """A file that may become part of a panel. Raises `InputError` if it has a bad item, or the name of a skill that comes with Perdure."""
-    skill = read_skill(file, named=False)
+def add_skill(home: Path, skill: Skill, content: bytes) -> None:
+    """Make an operator's skill part of the panel of a home. A skill of that name is replaced."""
+    folder = home / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with making(folder / f"{skill.name}.jsonl", replace=True) as made:
+        made.write_bytes(content)
+
+
+def read_skill(file: Path) -> Skill:
+    """Read and check one file, whose name is that of the skill. Raises `InputError` naming file and line of a bad item."""
+    skill = skill_of(read_bytes(file), file)
+    if skill.name != file.stem:
+        raise InputError(f"{file}, line 1: the skill is {skill.name}, so the file must be named {skill.name}.jsonl")
+    return skill
+
+
+def _not_built_in(skill: Skill, file: Path) -> Skill:
     if skill.name in {one.name for one in _built_in()}:
         raise InputError(f"{file}, line 1: {skill.name} is a skill that comes with Perdure: give yours another name")
     return skill
 
 
-def add_skill(home: Path, file: Path) -> Skill:
-    """Make an operator's file part of the panel of a home. A skill of that name is replaced. Raises as `operators_skill` does."""
-    skill = operators_skill(file)
-    folder = home / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with making(folder / f"{skill.name}.jsonl", replace=True) as made:
-        made.write_bytes(file.read_bytes())
-    return skill
-
-
-def read_skill(file: Path, *, named: bool = True) -> Skill:
-    """Read and check one file; `named`: its name must be that of the skill. Raises `InputError` naming file and line of a bad item."""
-    lines = documents(file)
+def skill_of(content: bytes, file: Path) -> Skill:
+    """Check what stands in a file. Raises `InputError` naming file and line of a bad item."""
+    lines = documents(content, file)
     if not lines:
         raise InputError(f"{file} is empty: its first line must be the header, {{'skill': ..., 'about': ...}}")
     (first, head), *rest = lines
     header = parsed(ItemHeader, head, first)
-    if named and header.skill != file.stem:
-        raise InputError(f"{first}: the skill is {header.skill}, so the file must be named {header.skill}.jsonl")
     if not rest:
         raise InputError(f"{file} has a header and no item")
     seen: dict[str, str] = {}
     questions, passages = [], []
     for where, document in rest:
-        content = _hash(header, document)
+        hashed = _hash(header, document)
         if "text" in document:
             passage = parsed(PassageLine, document, where)
             _check_new(passage.id, f"the id {passage.id!r}", where, seen)
             _check_new(f"text {plain(passage.text)}", "the text", where, seen)
-            passages.append(Passage(id=passage.id, text=passage.text, content=content))
+            passages.append(Passage(id=passage.id, text=passage.text, content=hashed))
         else:
             asked = parsed(QuestionLine, document, where)
             _check_new(asked.id, f"the id {asked.id!r}", where, seen)
             _check_new(f"prompt {plain(asked.prompt)}", "the prompt", where, seen)
             _check_question(asked, header, where)
-            questions.append(_question(asked, header, content))
+            questions.append(_question(asked, header, hashed))
     if questions and passages:
         raise InputError(f"{file} mixes questions with passages of text: make a file of each")
+    if len({question.harmful for question in questions}) > 1:
+        raise InputError(f"{file} mixes questions to refuse with others, which would hide what is lost in one of them: make a file of each")
     return Skill(
         name=header.skill,
         about=header.about,
@@ -161,6 +178,7 @@ def _question(asked: QuestionLine, header: ItemHeader, content: str) -> Question
         accept=asked.accept,
         check=asked.check,
         harmful=asked.harmful,
+        answer_in_prompt=header.answer_in_prompt,
         content=content,
     )
 
@@ -178,7 +196,15 @@ def _check_question(asked: QuestionLine, header: ItemHeader, where: str) -> None
         for answer in answers:
             if refuses(answer) != (asked.harmful == (answer is asked.right)):
                 raise InputError(f"{where}: {answer!r} is {'no refusal' if not refuses(answer) else 'a refusal'}, and should be the other")
-    elif not is_json_form(asked.right):
+    elif is_json_form(asked.right):
+        taken = {canonical(answer) for answer in (asked.right, *asked.accept)}
+        if None in taken:
+            raise InputError(f"{where}: the right answer is JSON, and one under 'accept' is none")
+        if bad := [answer for answer in asked.wrong if canonical(answer) in taken]:
+            raise InputError(f"{where}: the wrong answer {bad[0]!r} is the same JSON as a right one")
+        if not header.answer_in_prompt and asked.right in asked.prompt:
+            raise InputError(f"{where}: the right answer {asked.right!r} stands in the prompt; if that is its nature, set answer_in_prompt")
+    else:
         taken = {plain(answer) for answer in (asked.right, *asked.accept)}
         if bad := [answer for answer in asked.wrong if plain(answer) in taken]:
             raise InputError(f"{where}: the wrong answer {bad[0]!r} differs from a right one in capitals or punctuation only")

@@ -4,7 +4,7 @@
 answer is the softmax over the sums of the log-probs of all choices of a question, each with the end of its turn. `strict`, `lenient` and
 `cued` mark greedy answers (`answer_marks.py`). The engine's chat renders all prompts, as in play; a passage is the answer to a fixed one.
 
-Left out: items that do not fit into the context of the model. They get no score.
+Items that do not fit into the context of the model are kept without a score.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class PanelWork:
 def score_version(work: PanelWork, version: str, skills: Sequence[Skill], asked: Asked) -> None:
     """Score what is lacking, and keep it skill by skill. Raises `Interrupted`, and `RuntimeFailure` if the weights have diverged."""
     run = work.run
-    left = lacking(run.store, version, skills, asked)
+    left = lacking(run.store, version, skills, asked, work.versions.engine.numerics)
     for skill in skills:
         if skill.name not in left:
             continue
@@ -57,23 +57,19 @@ def score_version(work: PanelWork, version: str, skills: Sequence[Skill], asked:
 def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacking) -> Scored:
     scored: Scored = []
 
-    def keep(item: Question | Passage, measure: Measure, score: float) -> None:
-        scored.append(((skill.name, item.id, measure), ItemScore(score, item.content)))
+    def keep(item: Question | Passage, measure: Measure, score: float | None) -> None:
+        scored.append(((skill.name, item.id, measure), ItemScore(score, item.content, work.versions.engine.numerics)))
 
     for question, chance in zip(left.choice, _chances(work, sampler, left.choice), strict=True):
-        if chance is not None:
-            keep(question, "choice", chance)
+        keep(question, "choice", chance)
     for passage, nats in zip(left.passages, _cross_entropies(work, sampler, left.passages), strict=True):
-        if nats is not None:
-            keep(passage, "cross_entropy", nats)
+        keep(passage, "cross_entropy", nats)
     for question, answer in zip(left.free, _answers(work, sampler, left.free, ()), strict=True):
-        if answer is not None:
-            keep(question, "strict", float(strict_mark(answer, question)))
-            if (lenient := lenient_mark(answer, question)) is not None:
-                keep(question, "lenient", float(lenient))
+        keep(question, "strict", None if answer is None else float(strict_mark(answer, question)))
+        if answer is not None and (lenient := lenient_mark(answer, question)) is not None:
+            keep(question, "lenient", float(lenient))
     for question, answer in zip(left.cued, _answers(work, sampler, left.cued, _example(skill)), strict=True):
-        if answer is not None:
-            keep(question, "cued", float(strict_mark(answer, question)))
+        keep(question, "cued", None if answer is None else float(strict_mark(answer, question)))
     return scored
 
 

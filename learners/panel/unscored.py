@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perdure.learners.panel.panel_items import Passage, Question, Skill
 from perdure.memory.contracts.panel_results import Asked, Measure
-from perdure.memory.evidence.item_scores import ItemScore, panel_scores
+from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.store import Store
 
 
@@ -25,25 +25,25 @@ class Lacking:
         return bool(self.choice or self.passages or self.free or self.cued)
 
 
-def lacking(store: Store, version: str, skills: Iterable[Skill], asked: Asked) -> dict[str, Lacking]:
-    """What is still to be scored of a version, by skill. Skills of which all is known are left out."""
+def lacking(store: Store, version: str, skills: Iterable[Skill], asked: Asked, numerics: str) -> dict[str, Lacking]:
+    """What is still to be scored of a version by an engine with these numerics, by skill. Skills of which all is known are left out."""
     known = panel_scores(store, version)
 
+    def is_known(skill: Skill, item: Question | Passage, measure: Measure) -> bool:
+        score = known.get((skill.name, item.id, measure))
+        return score is not None and (score.content, score.numerics) == (item.content, numerics)
+
     def unknown(skill: Skill, measure: Measure) -> tuple[Question, ...]:
-        return tuple(one for one in skill.questions if not _is_known(known.get((skill.name, one.id, measure)), one.content))
+        return tuple(one for one in skill.questions if not is_known(skill, one, measure))
 
     found = {}
     for skill in skills:
         left = Lacking(
             choice=unknown(skill, "choice"),
-            passages=tuple(one for one in skill.passages if not _is_known(known.get((skill.name, one.id, "cross_entropy")), one.content)),
+            passages=tuple(one for one in skill.passages if not is_known(skill, one, "cross_entropy")),
             free=unknown(skill, "strict") if asked == "all" else (),
             cued=unknown(skill, "cued") if asked == "all" and skill.example is not None else (),
         )
         if left:
             found[skill.name] = left
     return found
-
-
-def _is_known(score: ItemScore | None, content: str) -> bool:
-    return score is not None and score.content == content

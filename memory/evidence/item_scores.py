@@ -22,15 +22,18 @@ ItemMeasure = tuple[str, str, Measure]
 class ItemScore:
     """What a version scored on one item."""
 
-    score: float
+    score: float | None
+    """None if the item does not fit into the context of the model."""
     content: str
     """Of the item when it was scored."""
+    numerics: str
+    """Of the engine that scored it (`Engine.numerics`)."""
 
 
 def panel_scores(store: Store, version: str) -> dict[ItemMeasure, ItemScore]:
     """All that are kept of a version."""
-    rows = store.rows("SELECT skill, item, measure, score, content FROM panel_score WHERE version = ?", (version,))
-    return {(row["skill"], row["item"], row["measure"]): ItemScore(row["score"], row["content"]) for row in rows}
+    rows = store.rows("SELECT skill, item, measure, score, content, numerics FROM panel_score WHERE version = ?", (version,))
+    return {(row["skill"], row["item"], row["measure"]): ItemScore(row["score"], row["content"], row["numerics"]) for row in rows}
 
 
 def keep_panel_scores(store: Store, lease: Lease, version: str, scores: Iterable[tuple[ItemMeasure, ItemScore]]) -> None:
@@ -39,9 +42,10 @@ def keep_panel_scores(store: Store, lease: Lease, version: str, scores: Iterable
         leases.check(store, "job", lease)
         conn.executemany(
             """
-            INSERT INTO panel_score (version, skill, item, measure, score, content) VALUES (?, ?, ?, ?, ?, ?)
-            ON CONFLICT (version, skill, item, measure) DO UPDATE SET score = excluded.score, content = excluded.content
+            INSERT INTO panel_score (version, skill, item, measure, score, content, numerics) VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT (version, skill, item, measure) DO UPDATE SET
+                score = excluded.score, content = excluded.content, numerics = excluded.numerics
             """,
-            [(version, skill, item, measure, kept.score, kept.content) for (skill, item, measure), kept in scores],
+            [(version, skill, item, measure, kept.score, kept.content, kept.numerics) for (skill, item, measure), kept in scores],
         )
         faults.point("mid-panel")

@@ -31,9 +31,9 @@ CLOCK = SetClock()
 V0 = VersionRef("v0")
 STAGE = "all"
 PANEL_SCORES: dict[ItemMeasure, ItemScore] = {
-    ("sums", "sums-1", "choice"): ItemScore(0.75, "abc"),
-    ("sums", "sums-1", "strict"): ItemScore(1.0, "abc"),
-    ("texts", "texts-1", "cross_entropy"): ItemScore(3.25, "def"),
+    ("sums", "sums-1", "choice"): ItemScore(0.75, "abc", "scripted"),
+    ("sums", "sums-1", "strict"): ItemScore(1.0, "abc", "scripted"),
+    ("texts", "texts-1", "cross_entropy"): ItemScore(3.25, "def", "scripted"),
 }
 DEV_SCORES = KnownScores(seeds=16, scored=15, total=7.5)
 WATCH = EnvironmentWatch(

@@ -22,8 +22,8 @@ def test_scores_are_kept_by_version_and_a_newer_one_replaces_an_older_one(tmp_pa
         versions.add_initial(store, BASE, BASE_HASH)
         lease = leased_job(store, "one", PanelOrder(version="v0", asked="all"))
         keep_panel_scores(store, lease, "v0", PANEL_SCORES.items())
-        keep_panel_scores(store, lease, "v0", [(("sums", "sums-1", "choice"), ItemScore(0.5, "new"))])
-        assert panel_scores(store, "v0") == {**PANEL_SCORES, ("sums", "sums-1", "choice"): ItemScore(0.5, "new")}
+        keep_panel_scores(store, lease, "v0", [(("sums", "sums-1", "choice"), ItemScore(0.5, "new", "scripted"))])
+        assert panel_scores(store, "v0") == {**PANEL_SCORES, ("sums", "sums-1", "choice"): ItemScore(0.5, "new", "scripted")}
         assert panel_scores(store, "v1") == {}
         with pytest.raises(LeaseLost):
             keep_panel_scores(store, replace(lease, attempt=7), "v0", PANEL_SCORES.items())

@@ -64,7 +64,8 @@ def score_panel(home: StudyHome, version: str, asked: Asked) -> list[PanelRow]:
         finish_job(work.store, work.lease, PanelResult(version=version, before=INITIAL, base=INITIAL, skills={}), None)
 
     _carried_out(home, f"panel of {version}, {asked}", (), PanelOrder(version=version, asked=asked), score)
-    return [PanelRow(skill, item, measure, kept.score) for (skill, item, measure), kept in panel_scores(home.store, version).items()]
+    kept = panel_scores(home.store, version).items()
+    return [PanelRow(skill, item, measure, one.score) for (skill, item, measure), one in kept if one.score is not None]
 
 
 def kept_versions(store: Store, job: Job) -> dict[int, Version]:

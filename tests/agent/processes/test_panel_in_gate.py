@@ -14,10 +14,14 @@ from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.next_step import with_care
 from perdure.agent.planning.panel_care import panel_care
 from perdure.agent.planning.step_kinds import LearnNext
+from perdure.agent.planning.track_record import GAINED, track_records
+from perdure.agent.show.life_report import life_report
 from perdure.agent.stream.registering import register_environments
 from perdure.agent.supervision.learning_jobs import learn_order
-from perdure.learners.panel.panel_items import add_skill, load_panel
+from perdure.learners.gate.lifetime import e_lond_alpha
+from perdure.learners.panel.panel_items import load_panel
 from perdure.memory import versions
+from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import candidate_gates
 from perdure.memory.store import Store, create_store
@@ -34,7 +38,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         register_environments(store, [CONFIG.environment(name) for name in NAMES])
         for name, parent in (("v1", "v0"), ("v2", "v1")):
             versions.add_candidate(store, None, name, parent, f"hash of {name}", None, [A], None)
-        add_skill(store.home, written(tmp_path, [{"skill": "agreeing", "about": "It agrees."}, *ITEMS], "agreeing"))
+        written(store.home / "panel", [{"skill": "agreeing", "about": "It agrees."}, *ITEMS], "agreeing")
         yield store
 
 
@@ -94,10 +98,10 @@ def test_a_limit_that_is_spent_against_the_base_refuses_only_what_is_worse_and_r
     assert learn_order(CONFIG, raised).options["kl_old"] == pytest.approx(0.4)
     mine = CONFIG.model_copy(update={"learn": CONFIG.learn.model_copy(update={"options": {"kl_old": 1.0}})})
     assert learn_order(mine, raised).options["kl_old"] == 2.0
-    worse = gated(store, "v2", skills=agreeing(v0=0.9, v1=0.7, v2=0.68), leads_to="nothing")
+    worse = gated(store, "v2", skills=agreeing(v0=0.9, v1=0.7, v2=0.66), leads_to="nothing")
     assert (worse.verdict, worse.reason) == (
         "reject",
-        "on the capability panel agreeing fell from .70 to .59 against the base model, more than .05, and is worse than with v1 (.60)",
+        "on the capability panel agreeing fell from .70 to .58 against the base model, more than .05, and is worse than with v1 (.60)",
     )
 
 
@@ -117,7 +121,9 @@ def test_a_refusal_by_the_panel_raises_kl_old_of_the_next_job_until_a_promotion(
     assert life is not None
     care = panel_care(life)
     assert (care.factor, care.why) == (2.0, "the capability panel refused v1")
-    assert panel_care(replace(life, jobs=life.jobs * 9)).factor == 8.0, "not without end"
+    assert panel_care(replace(life, jobs=life.jobs * 9)).factor == 2.0, "a candidate counts once"
+    others = [replace(job, result=replace(result, candidate=f"v{n}")) for job in life.jobs for n in range(9) if (result := job.gate)]
+    assert panel_care(replace(life, jobs=tuple(others))).factor == 8.0, "not without end"
     assert gated(store, "v2", skills=agreeing(v0=0.9, v2=0.9)).verdict == "promote"
     life = read_life(store)
     assert life is not None
@@ -133,3 +139,34 @@ def test_the_panel_can_be_left_out_and_no_rollback_asks_it(store: Store) -> None
     confirming = gated(store, "v0", engine=unasked, leads_to="rollback", config=CONFIG)
     assert (confirming.panel, unasked.scored, confirming.rounds > 0) == (None, [], True)
     assert [gate.candidate for gate in candidate_gates(store)] == ["v1"]
+
+
+def test_once_the_panel_is_left_out_what_it_said_raises_nothing(store: Store) -> None:
+    assert gated(store, "v1", engine=engine(agreeing(v0=0.9, v1=0.5))).verdict == "reject"
+    life = read_life(store)
+    assert life is not None
+    assert panel_care(life).factor == 2.0
+    without = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"panel": False})})
+    gated(store, "v2", engine=engine(agreeing(v0=0.9, v2=0.5)), config=without, leads_to="nothing")
+    life = read_life(store)
+    assert life is not None
+    assert (life.panel, panel_care(life).factor) == (None, 1.0)
+
+
+def test_a_refusal_by_the_panel_is_no_statistical_test(store: Store) -> None:
+    over_time = CONFIG.model_copy(update={"gate": CONFIG.gate.model_copy(update={"over_time": "e-lond"})})
+    assert gated(store, "v1", engine=engine(agreeing(v0=0.9, v1=0.5)), config=over_time).verdict == "reject"
+    report = life_report(store)
+    assert report is not None
+    assert report.statement.candidates == 0
+    result = gated(store, "v2", engine=engine(agreeing(v0=0.9, v2=0.9)), config=over_time)
+    assert result.alpha == e_lond_alpha(CONFIG.gate.alpha, 1, 0), "as of the first candidate"
+
+
+def test_a_target_that_only_the_panel_refused_is_not_given_up_as_soon(store: Store) -> None:
+    assert gated(store, "v1", engine=engine(agreeing(v0=0.9, v1=0.5))).verdict == "reject"
+    life = read_life(store)
+    assert life is not None
+    (job,) = life.jobs
+    learned = replace(job, order=LearnOrder(learner="grpo"), targets=(A,))
+    assert track_records(replace(life, jobs=(learned,)))[A].refusals == GAINED

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from perdure.learners.panel.panel_limits import SkillItems, below_base, compare, items_scored, refusal_of, skill_scores
+from perdure.learners.panel.panel_limits import SkillItems, below_base, compare, refusal_of, skill_scores
 from perdure.memory.contracts.panel_results import Measure, PanelResult
 from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore
 
@@ -23,6 +23,7 @@ def result(*, measure: Measure = "choice", skill: str = "sums", base: float, bef
         ("sums", 0.5, 0.5, 0.44, "sums fell from .50 to .44 against v1, more than .05"),
         ("sums", 0.3, 0.6, 0.54, "sums fell from .60 to .54 against v1, more than .05"),
         ("sums", 0.6, 0.54, 0.52, "sums fell from .60 to .52 against the base model, more than .05, and is worse than with v1 (.54)"),
+        ("sums", 0.6, 0.54, 0.535, None),
         ("sums", 0.6, 0.52, 0.52, None),
         ("sums", 0.6, 0.5, 0.54, None),
         ("sums", 0.6, 0.6, 1.0, None),
@@ -75,7 +76,7 @@ def scores(**values: float) -> dict[ItemMeasure, ItemScore]:
     for key, value in values.items():
         item, _, more = key.partition("_")
         measure: Measure = "strict" if more == "strict" else "choice"
-        found["sums", item, measure] = ItemScore(value, "old" if more == "old" else "now")
+        found["sums", item, measure] = ItemScore(value, "old" if more == "old" else "now", "bf16" if more == "bf16" else "fp32")
     return found
 
 
@@ -103,8 +104,8 @@ def test_what_is_kept_is_the_share_of_what_the_base_model_had_right() -> None:
     assert compare("v2", "v1", "v0", none, ITEMS).skills["sums"].sampled["strict"].kept is None
 
 
-def test_items_are_known_from_the_scores_alone() -> None:
-    assert items_scored(scores(a=0.5, b_old=0.25, c_strict=1.0), {"sums"}) == {
-        "sums": SkillItems(measure="choice", contents={"a": "now", "b": "old"})
-    }
-    assert items_scored(scores(a=0.5), {"other"}) == {}
+def test_scores_of_two_engines_are_not_compared_and_neither_are_items_that_do_not_fit() -> None:
+    other = {"v0": scores(a=0.5, b=0.5, c=0.9), "v1": scores(a=0.25, b_bf16=0.75, c=0.1), "v2": scores(a=1.0, b=0.5, c=0.2)}
+    other["v2"]["sums", "c", "choice"] = ItemScore(None, "now", "fp32")
+    found = compare("v2", "v1", "v0", other, ITEMS)
+    assert (found.skills["sums"].items, found.left_out) == (1, 2)

@@ -81,19 +81,20 @@ def test_what_is_known_is_not_scored_again_and_an_edited_item_is(
     store: Store, llama: ModelFiles, panel: tuple[Skill, ...], tmp_path: Path
 ) -> None:
     said: list[str] = []
-    work = work_on(store, engine_of(llama), said)
+    engine = engine_of(llama)
+    work = work_on(store, engine, said)
     score_version(work, "v0", panel, "choice")
     before = panel_scores(store, "v0")
     assert said == ["v0 on the capability panel: colours", "v0 on the capability panel: notes"]
     score_version(work, "v0", panel, "choice")
     assert len(said) == 2
     edited = (skill(tmp_path / "new", {**HEADER, "example": EXAMPLE}, [SKY, {**SNOW, "wrong": ["black", "brown"]}]), panel[1])
-    (left,) = lacking(store, "v0", edited, "choice").values()
+    (left,) = lacking(store, "v0", edited, "choice", engine.numerics).values()
     assert [one.id for one in left.choice] == ["colours-2"]
     score_version(work, "v0", edited, "choice")
     after = panel_scores(store, "v0")
     assert {key for key in after if after[key] != before[key]} == {("colours", "colours-2", "choice")}
-    assert lacking(store, "v0", edited, "choice") == {}
+    assert lacking(store, "v0", edited, "choice", engine.numerics) == {}
 
 
 def test_greedy_answers_are_marked_with_and_without_an_example(store: Store, llama: ModelFiles, panel: tuple[Skill, ...]) -> None:
@@ -108,15 +109,14 @@ def test_greedy_answers_are_marked_with_and_without_an_example(store: Store, lla
         prompt = chat.prompt([*shown, Message(role="user", text=asked.prompt)])
         (sample,) = engine.generate(BASE, [Request(prompt_ids=prompt, max_tokens=64, temperature=0.0)])
         assert found["colours", asked.id, "cued"].score == float(strict_mark(chat.text(sample.action_ids), asked))
-    assert lacking(store, "v0", panel, "all") == {}
+    assert lacking(store, "v0", panel, "all", engine.numerics) == {}
 
 
 def test_an_answer_is_right_as_a_whole_or_somewhere(store: Store, tmp_path: Path) -> None:
     """The scripted policy repeats what it was asked, after the name of its weights."""
-    header = {**HEADER, "answer_in_prompt": True}
     whole = {**SKY, "right": f"Base {SKY['prompt']} {HEADER['form']}", "accept": []}
-    part = {**SNOW, "right": "snow"}
-    one = skill(tmp_path, header, [whole, part])
+    part = {**SNOW, "right": "base"}
+    one = skill(tmp_path, HEADER, [whole, part])
     score_version(work_on(store, ScriptedEngine(context_limit=1024)), "v0", [one], "all")
     found = {(item, measure): score.score for (_, item, measure), score in panel_scores(store, "v0").items() if measure != "choice"}
     assert found == {
@@ -130,10 +130,11 @@ def test_an_answer_is_right_as_a_whole_or_somewhere(store: Store, tmp_path: Path
 def test_an_item_that_does_not_fit_into_the_context_gets_no_score(store: Store, llama: ModelFiles, tmp_path: Path) -> None:
     long = {**SNOW, "prompt": "What colour is snow? " + "Say it. " * 100}
     one = skill(tmp_path, HEADER, [SKY, long])
-    score_version(work_on(store, engine_of(llama)), "v0", [one], "all")
-    assert {item for _, item, _ in panel_scores(store, "v0")} == {"colours-1"}
-    (left,) = lacking(store, "v0", [one], "choice").values()
-    assert [question.id for question in left.choice] == ["colours-2"]
+    engine = engine_of(llama)
+    score_version(work_on(store, engine), "v0", [one], "all")
+    assert {item for (_, item, _), kept in panel_scores(store, "v0").items() if kept.score is not None} == {"colours-1"}
+    assert lacking(store, "v0", [one], "all", engine.numerics) == {}, "it is not tried again"
+    assert list(lacking(store, "v0", [one], "all", "another engine")) == ["colours"]
 
 
 def test_a_job_that_is_stopped_keeps_the_skills_that_are_scored(store: Store, llama: ModelFiles, panel: tuple[Skill, ...]) -> None:
