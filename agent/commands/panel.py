@@ -131,12 +131,9 @@ def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
 def _known(home: Path, order: PanelOrder) -> PanelResult | None:
     """The same from the store; None if something is still to be scored. Raises `InputError` for a bad item, `UnknownError`."""
     from perdure.learners.panel.panel_items import load_panel
-    from perdure.learners.panel.panel_limits import compare, items_of
-    from perdure.learners.panel.unscored import lacking
     from perdure.memory.errors import UnknownError
-    from perdure.memory.evidence.item_scores import panel_scores
     from perdure.memory.store import FILE_NAME, open_store
-    from perdure.memory.versions import INITIAL, get_version, served_ancestor, serving
+    from perdure.memory.versions import get_version, serving
 
     skills = load_panel(home)
     if not (home / FILE_NAME).exists():
@@ -147,10 +144,4 @@ def _known(home: Path, order: PanelOrder) -> PanelResult | None:
         if order.version is None and not store.rows("SELECT 1 FROM version"):
             return None
         version = get_version(store, order.version).name if order.version is not None else serving(store).name
-        before = served_ancestor(store, version)
-        three = dict.fromkeys((INITIAL, before, version))
-        scores = {name: panel_scores(store, name) for name in three}
-        for numerics in {score.numerics for score in scores[version].values()}:
-            if not any(lacking(store, name, skills, order.asked, numerics) for name in three):
-                return compare(version, before, INITIAL, scores, items_of(skills))
-    return None
+        return known_result(store, version, skills, order.asked)

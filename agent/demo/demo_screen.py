@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from textwrap import wrap
 
 from perdure.agent.demo.demo_steps import DemoFacts
 from perdure.agent.show.panel_bars import FORGOTTEN
@@ -15,6 +16,9 @@ BAR = 10
 EIGHTHS = " ▏▎▍▌▋▊▉"
 PAIRS_SHOWN = 3
 WORST_ROLLBACK_S = 1.0
+REPEATED = 1
+"""The update that was being kept when its process died."""
+WIDTH = 118
 
 
 def demo_lines(facts: DemoFacts, home: str) -> list[str]:
@@ -32,7 +36,7 @@ def demo_lines(facts: DemoFacts, home: str) -> list[str]:
         "",
         *_about(f"{careless.version}, careless", careless, "sft at a large rate, without replay"),
         *_about(f"{default.version}, default", default, "grpo with replay"),
-        f"kill -9: {_crash(facts)}",
+        *wrap(f"kill -9: {_crash(facts)}", WIDTH, subsequent_indent="  "),
         f"rollback: {_rollback(facts)}",
         f"store check: {'; '.join(facts.breaches) or 'nothing wrong'}",
         f"more: perdure --home {home} status (or: report, panel {careless.version}, version show {careless.version})",
@@ -91,7 +95,8 @@ def _score(score: float | None, forgotten: bool) -> str:
 def _about(who: str, result: LearnResult, how: str) -> list[str]:
     """What an update was and what its gate said, with the pairs that said most."""
     verdict = {"promote": "promoted", "reject": "refused"}.get(result.verdict or "", "not promoted")
-    return [f"{who} ({how}): {verdict}. {visible(result.reason)}", *(f"  {line}" for line in _pairs(result.gate))]
+    said = wrap(f"{who} ({how}): {verdict}: {visible(result.reason)}", WIDTH, subsequent_indent="  ")
+    return [*said, *(f"  {line}" for line in _pairs(result.gate))]
 
 
 def _pairs(gate: GateResult | None) -> list[str]:
@@ -113,7 +118,7 @@ def _crash(facts: DemoFacts) -> str:
         return "the job was over before it could be killed"
     return (
         f"the process of {facts.default.version} died after update {crash.after_update} and went on from there: "
-        f"{crash.lost} of {crash.turns:,} turns lost, {crash.repeated} updates made twice"
+        f"{crash.lost} of {crash.turns:,} turns lost, {crash.repeated} of {crash.after_update} updates made again"
     )
 
 
@@ -131,7 +136,7 @@ def failures(facts: DemoFacts) -> list[str]:
         f"{facts.default.version} was not promoted": facts.default.verdict != "promote",
         "nothing was killed": crash is None,
         "turns were lost": crash is not None and crash.lost > 0,
-        "updates were made twice": crash is not None and crash.repeated > 0,
+        f"more than {REPEATED} update was made again": crash is not None and crash.repeated > REPEATED,
         f"the rollback took {facts.rollback_s:.2f} s": facts.rollback_s > WORST_ROLLBACK_S,
         "the store has errors": bool(facts.breaches),
     }

@@ -19,6 +19,8 @@ from shlex import join
 
 from perdure.agent.processes.own_command import running_command
 from perdure.agent.processes.process_names import job_process
+from perdure.learners.panel.panel_items import load_panel
+from perdure.learners.panel.stored_scores import known_result
 from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import LearnResult, ProbeResult
 from perdure.memory.errors import InputError, RuntimeFailure
@@ -69,7 +71,7 @@ class Crash:
     lost: int
     """Of those, the turns that are no longer there."""
     repeated: int
-    """Updates that were made twice."""
+    """Updates that were made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ class DemoFacts:
     default: LearnResult
     scores: Mapping[str, Mapping[str, float | None]]
     """By environment and version: greedy answers to the same held-out tasks."""
-    panels: Mapping[str, PanelResult]
+    panels: Mapping[str, PanelResult | None]
     """By version, without the base model."""
     crash: Crash | None
     """None if the job was over before it could be killed."""
@@ -121,7 +123,7 @@ def run_demo(folder: Path, say: Say, plan: DemoPlan = DemoPlan()) -> DemoFacts:
             careless=careless,
             default=default,
             scores={name: {version: of[name] for version, of in scores.items()} for name in scores[INITIAL]},
-            panels={job.result.version: job.result for job in reversed(list_jobs(store)) if isinstance(job.result, PanelResult)},
+            panels={one.version: known_result(store, one.version, load_panel(store.home), "choice") for one in (careless, default)},
             crash=crash,
             rollback_s=rollback_s,
             breaches=tuple(finding.message for finding in check(store, BootClock()) if finding.level == "error"),

@@ -18,7 +18,7 @@ from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import lenient_mark, strict_mark
 from perdure.learners.panel.panel_items import Passage, Question, Skill, with_form
-from perdure.learners.panel.unscored import Lacking, lacking
+from perdure.learners.panel.stored_scores import Lacking, lacking
 from perdure.memory.contracts.panel_results import Asked, Measure
 from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.records import VersionRef

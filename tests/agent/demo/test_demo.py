@@ -93,7 +93,8 @@ def test_the_screen_shows_what_was_forgotten_by_which_version() -> None:
     (forms,) = [line for line in lines if line.startswith("panel: instruction_forms")]
     assert forms.split() == ["panel:", "instruction_forms", ".65", "██████▌", ".50", "█████", "FORGOTTEN", ".64", "██████▍"]
     assert "  door-code: 1.00 against 0.40 over 14 pairs of the same task" in lines
-    assert "kill -9: the process of v2 died after update 4 and went on from there: 0 of 1,234 turns lost, 0 updates made twice" in lines
+    assert "kill -9: the process of v2 died after update 4 and went on from there: 0 of 1,234 turns lost, 0 of 4" in lines
+    assert "  updates made again" in lines
     assert max(map(len, lines)) <= 120
     assert len(lines) <= 40
 
@@ -105,7 +106,7 @@ def test_the_screen_shows_what_was_forgotten_by_which_version() -> None:
         (replace(FACTS, default=FACTS.careless), "v1 was not promoted"),
         (replace(FACTS, crash=None), "nothing was killed"),
         (replace(FACTS, crash=Crash(after_update=4, turns=9, lost=1, repeated=0)), "turns were lost"),
-        (replace(FACTS, crash=Crash(after_update=4, turns=9, lost=0, repeated=2)), "updates were made twice"),
+        (replace(FACTS, crash=Crash(after_update=4, turns=9, lost=0, repeated=2)), "more than 1 update was made again"),
         (replace(FACTS, rollback_s=1.5), "the rollback took 1.50 s"),
         (replace(FACTS, breaches=("a row is gone",)), "the store has errors"),
     ],
@@ -152,7 +153,7 @@ def test_all_steps_run_and_a_killed_job_goes_on(tmp_path: Path, monkeypatch: pyt
     assert 4 <= facts.crash.after_update < 18
     assert facts.crash.turns > 0
     assert facts.scores[game]["v2"] > facts.scores[game]["v0"]  # type: ignore[operator]
-    assert set(facts.panels) == {"v1", "v2"}
+    assert all(facts.panels[name] is not None for name in ("v1", "v2"))
     with open_store(work / "demo" / "home") as store:
         assert [(move.kind, move.to_version) for move in moves(store)] == [
             ("initial", "v0"),

@@ -19,7 +19,7 @@ from perdure.learners.learning_job import Interrupted, JobRun
 from perdure.learners.panel.answer_marks import strict_mark
 from perdure.learners.panel.panel_items import Skill
 from perdure.learners.panel.panel_pass import PASSAGE_PROMPT, PanelWork, score_version
-from perdure.learners.panel.unscored import lacking
+from perdure.learners.panel.stored_scores import lacking
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.contracts.orders import PanelOrder

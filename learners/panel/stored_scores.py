@@ -1,14 +1,16 @@
-"""Which items of the panel are still to be scored of a version. Loads no torch: a command asks before it starts a job."""
+"""What is stored of a version on the panel, and what is still to be scored. Loads no torch: a command asks before it starts a job."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from perdure.learners.panel.panel_items import Passage, Question, Skill
-from perdure.memory.contracts.panel_results import Asked, Measure
+from perdure.learners.panel.panel_limits import compare, items_of
+from perdure.memory.contracts.panel_results import Asked, Measure, PanelResult
 from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.store import Store
+from perdure.memory.versions import INITIAL, served_ancestor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +49,13 @@ def lacking(store: Store, version: str, skills: Iterable[Skill], asked: Asked, n
         if left:
             found[skill.name] = left
     return found
+
+
+def known_result(store: Store, version: str, skills: Sequence[Skill], asked: Asked) -> PanelResult | None:
+    """A version beside its served ancestor and the base model, if one engine has scored all of it; else None."""
+    before = served_ancestor(store, version)
+    scores = {name: panel_scores(store, name) for name in dict.fromkeys((INITIAL, before, version))}
+    for numerics in {score.numerics for score in scores[version].values()}:
+        if not any(lacking(store, name, skills, asked, numerics) for name in scores):
+            return compare(version, before, INITIAL, scores, items_of(skills))
+    return None
