@@ -131,6 +131,7 @@ def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
 def _known(home: Path, order: PanelOrder) -> PanelResult | None:
     """The same from the store; None if something is still to be scored. Raises `InputError` for a bad item, `UnknownError`."""
     from perdure.learners.panel.panel_items import load_panel
+    from perdure.learners.panel.stored_scores import known_result
     from perdure.memory.errors import UnknownError
     from perdure.memory.store import FILE_NAME, open_store
     from perdure.memory.versions import get_version, serving

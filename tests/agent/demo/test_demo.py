@@ -93,8 +93,8 @@ def test_the_screen_shows_what_was_forgotten_by_which_version() -> None:
     (forms,) = [line for line in lines if line.startswith("panel: instruction_forms")]
     assert forms.split() == ["panel:", "instruction_forms", ".65", "██████▌", ".50", "█████", "FORGOTTEN", ".64", "██████▍"]
     assert "  door-code: 1.00 against 0.40 over 14 pairs of the same task" in lines
-    assert "kill -9: the process of v2 died after update 4 and went on from there: 0 of 1,234 turns lost, 0 of 4" in lines
-    assert "  updates made again" in lines
+    told = "kill -9: the process of v2 died after update 4 and went on from there: 0 of 1,234 turns lost, 0 of 4 updates made again"
+    assert told in " ".join(" ".join(lines).split())
     assert max(map(len, lines)) <= 120
     assert len(lines) <= 40
 
