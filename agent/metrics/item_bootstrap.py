@@ -19,7 +19,7 @@ from perdure.agent.metrics.seed_intervals import LEVEL, MeanEstimate
 
 DRAWS = 200
 DRAW_SEED = 18
-READ = (MAIN, "strict", "cued", "confidence")
+READ = (MAIN, "choice", "strict", "cued", "confidence")
 """The measures of the metrics that get an interval."""
 
 

@@ -16,7 +16,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     Metric(
         key="recall",
         name="recall",
-        formula="right before and after / right before, over items",
+        formula="right before and after / right before, over tasks of environments",
         source=HARMON,
         unit="share",
         better="higher",
@@ -41,9 +41,18 @@ ITEM_METRICS: tuple[Metric, ...] = (
         of_run=lambda run, _: read.read_flips(run, flips.recall, "cued"),
     ),
     Metric(
+        key="recall_panel",
+        name="recall, panel",
+        formula="the same of `choice`: the right answer more likely than all others together",
+        source=HARMON,
+        unit="share",
+        better="higher",
+        of_run=lambda run, _: read.read_flips(run, flips.recall, "choice"),
+    ),
+    Metric(
         key="flips_lost",
         name="flips, right to wrong",
-        formula="items right before and wrong after / items",
+        formula="tasks right before and wrong after / tasks",
         source=HARMON,
         unit="share",
         better="lower",
@@ -52,7 +61,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     Metric(
         key="flips_gained",
         name="flips, wrong to right",
-        formula="items wrong before and right after / items",
+        formula="tasks wrong before and right after / tasks",
         source=HARMON,
         unit="share",
         better="higher",
@@ -88,7 +97,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     Metric(
         key="drawdown",
         name="drawdown",
-        formula="mean over subjects of the deepest fall from a peak, at any check",
+        formula="mean over environments of the deepest fall from a peak, at any check",
         source=DRAWDOWN,
         unit="score",
         better="lower",
@@ -96,7 +105,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         key="worst_drawdown",
-        name="drawdown, worst subject",
+        name="drawdown, worst environment",
         formula="the largest of them",
         source=DRAWDOWN,
         unit="score",

@@ -15,6 +15,10 @@ from perdure.agent.metrics.observation import BASE, BASE_ARM, Observation, Resul
 
 MAIN_MEASURES = ("sampled", "success", "greedy", "choice")
 """The score of a subject is that of the first of these that it has."""
+TASK_MEASURES = frozenset({"sampled", "success", "greedy"})
+"""Only environments have them."""
+PANEL_MEASURES = frozenset({"choice", "strict", "lenient", "cued", "cross_entropy"})
+"""Skills of the panel have them."""
 MAIN = "main"
 
 
@@ -37,6 +41,8 @@ class ScoreMatrix:
     """The stage that learned a subject, the last one if there are several; subjects that were never a target are missing."""
     first: Mapping[str, int]
     """The first stage that learned it."""
+    skills: frozenset[str] = frozenset()
+    """The subjects that are skills of the panel; all others are environments."""
 
     def at(self, stage: int, subject: str) -> float | None:
         return self.scores.get((stage, subject))
@@ -44,6 +50,14 @@ class ScoreMatrix:
     def subjects(self) -> list[str]:
         """All that were measured, in the order in which they first were."""
         return list(dict.fromkeys(subject for _, subject in self.scores))
+
+    def environments(self) -> list[str]:
+        """The same without the skills of the panel."""
+        return [subject for subject in self.subjects() if subject not in self.skills]
+
+    def is_non_target(self, subject: str) -> bool:
+        """Whether it is an environment that was never a target: what `drop` is about."""
+        return subject not in self.learned and subject not in self.skills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +125,21 @@ def measured_run(
     for measure in reversed(main_measures):
         main_of.update({row.subject: measure for row in by_measure.get(measure, ())})
     chosen = [row for measure in main_measures for row in by_measure.get(measure, ()) if main_of[row.subject] == measure]
-    in_order = sorted(facts, key=lambda fact: fact.stage)
-    books = {measure: score_book(found, in_order) for measure, found in by_measure.items()}
-    return MeasuredRun(name=name, books={**books, MAIN: score_book(chosen, in_order)}, facts=in_order)
+    in_order, skills = sorted(facts, key=lambda fact: fact.stage), _skills(by_measure)
+    books = {measure: score_book(found, in_order, skills) for measure, found in by_measure.items()}
+    return MeasuredRun(name=name, books={**books, MAIN: score_book(chosen, in_order, skills)}, facts=in_order)
 
 
-def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts]) -> ScoreBook:
-    """The scores of rows that have one measure, or one measure a subject."""
+def _skills(by_measure: Mapping[str, Sequence[Observation]]) -> frozenset[str]:
+    """The subjects with a score of the panel and none of a task."""
+    tasks, panel = (
+        {row.subject for measure in measures for row in by_measure.get(measure, ())} for measures in (TASK_MEASURES, PANEL_MEASURES)
+    )
+    return frozenset(panel - tasks)
+
+
+def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills: frozenset[str] = frozenset()) -> ScoreBook:
+    """The scores of rows that have one measure, or one measure a subject; `skills` are those of the panel."""
     ends: dict[tuple[int, str], dict[str, list[float]]] = {}
     checks: dict[tuple[int, str], dict[int, dict[str, list[float]]]] = {}
     for row in rows:
@@ -129,7 +151,7 @@ def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts]) -> Scor
     learned = {target: fact.stage for fact in facts for target in fact.targets}
     first = {target: fact.stage for fact in reversed(facts) for target in fact.targets}
     stages = max([stage for stage, _ in scores] + [fact.stage for fact in facts], default=BASE)
-    matrix = ScoreMatrix(stages=stages, scores=scores, learned=learned, first=first)
+    matrix = ScoreMatrix(stages=stages, scores=scores, learned=learned, first=first, skills=skills)
     return ScoreBook(matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, facts))
 
 

@@ -13,6 +13,7 @@ from perdure.agent.metrics.formulas import flips
 from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.formulas.calibration import coverage
 from perdure.agent.metrics.formulas.forgetting_measures import intransigence
+from perdure.agent.metrics.formulas.gain_and_drop import panel_drop
 from perdure.agent.metrics.formulas.learning_speed import area_under_curve, learning_curve_area, relearning_savings
 from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
 from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Point
@@ -112,10 +113,20 @@ def read_normalised_gain(run: MeasuredRun, beside: RunsBeside) -> float | None:
 
 
 def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
-    """Over all subjects: since the base, and for a target since it was last learned. None without items on both sides."""
+    """Over all environments, or, of a measure of the panel, its skills. None without items on both sides.
+
+    Since the base, and for a target since it was last learned.
+    """
     book = run.book(measure)
-    found = {} if book is None else flips.flips_since_base(book)
-    return sum(found.values(), flips.FlipCounts()) if found else None
+    counts = {} if book is None else flips.flips_since_base(book)
+    found = [one for subject, one in counts.items() if measure != MAIN or subject not in run.main.matrix.skills]
+    return sum(found, flips.FlipCounts()) if found else None
+
+
+def read_panel_drop(run: MeasuredRun) -> float | None:
+    """By the probability of the right answer; None without the panel's scores on both sides."""
+    book = run.book("choice")
+    return None if book is None else panel_drop(book.matrix)
 
 
 def read_flips(run: MeasuredRun, value: Callable[[flips.FlipCounts], float | None], measure: str = MAIN) -> float | None:

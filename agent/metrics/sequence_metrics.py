@@ -25,11 +25,20 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="drop",
         name="drop",
-        formula="mean over subjects that were never a target of R[0][j] - R[T][j]",
+        formula="mean over environments that were never a target of R[0][j] - R[T][j]",
         source=PAPER,
         unit="score",
         better="lower",
         of_run=lambda run, _: gain_and_drop.drop(run.main.matrix),
+    ),
+    Metric(
+        key="panel_drop",
+        name="drop of the panel",
+        formula="the same over the panel's skills, by `choice`",
+        source=PAPER,
+        unit="score",
+        better="lower",
+        of_run=lambda run, _: read.read_panel_drop(run),
     ),
     Metric(
         key="acc",

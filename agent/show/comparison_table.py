@@ -11,7 +11,20 @@ from perdure.agent.show.terminal import Cell, print_table
 from perdure.agent.studies.report.comparison import StudyComparison
 from perdure.agent.studies.report.report_numbers import digits_of, interval, n_of, number
 
-MAIN_METRICS = ("gain", "drop", "acc", "bwt", "fwt", "forgetting_first", "retention", "recall", "kl_new", "updates", "seconds")
+MAIN_METRICS = (
+    "gain",
+    "drop",
+    "panel_drop",
+    "acc",
+    "bwt",
+    "fwt",
+    "forgetting_first",
+    "retention",
+    "recall",
+    "kl_new",
+    "updates",
+    "seconds",
+)
 MEASURES = (*MAIN_MEASURES, "cross_entropy")
 
 

@@ -49,7 +49,10 @@ def count_flips(before: Mapping[str, float], after: Mapping[str, float]) -> Flip
 
 
 def flips_since_base(book: ScoreBook) -> dict[str, FlipCounts]:
-    """From the base to the end, by subject, for subjects that were never a target; a target's are those since it was learned."""
+    """From the base to the end, by subject, for subjects that were never a target; a target's are those since it was learned.
+
+    Skills of the panel are among them: leave them out where items of environments are counted.
+    """
     matrix = book.matrix
     found = {}
     for subject in matrix.subjects():

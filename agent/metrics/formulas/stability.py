@@ -45,15 +45,15 @@ def drawdown(scores: Sequence[float]) -> float:
 
 
 def mean_drawdown(book: ScoreBook) -> float | None:
-    """The mean drawdown over all subjects that were scored at least twice, from the base on, at every check."""
-    paths = [path_of(book, subject) for subject in book.matrix.subjects()]
+    """The mean drawdown over all environments that were scored at least twice, from the base on, at every check."""
+    paths = [path_of(book, subject) for subject in book.matrix.environments()]
     found = [drawdown(path) for path in paths if len(path) > 1]
     return fmean(found) if found else None
 
 
 def worst_drawdown(book: ScoreBook) -> float | None:
-    """The largest drawdown of any subject, from the base on, at every check."""
-    paths = [path_of(book, subject) for subject in book.matrix.subjects()]
+    """The largest drawdown of any environment, from the base on, at every check."""
+    paths = [path_of(book, subject) for subject in book.matrix.environments()]
     return max((drawdown(path) for path in paths if len(path) > 1), default=None)
 
 

@@ -35,8 +35,8 @@ def divergence_section(data: ReportData, *, with_plots: bool) -> Html:
     """Empty if no run has a KL and a drop at one check."""
     parts = [_of_stream(data, stream, number, with_plots) for number, stream in enumerate(data.streams)]
     about = paragraph(
-        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over all subjects that are "
-        "never learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
+        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over the environments "
+        "that are never learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
     )
     return section("divergence", "KL against forgetting", about, *parts) if any(parts) else NOTHING
 
@@ -65,7 +65,7 @@ def _of_stream(data: ReportData, stream: str, place: int, with_plots: bool) -> H
 
 
 def points_of(run: MeasuredRun, measure: str, scores: str) -> list[tuple[float, float]]:
-    """The mean KL over subjects, and the mean drop over those that are never learned, at each check that has both."""
+    """The mean KL over subjects, and the mean drop over environments that are never learned, at each check that has both."""
     kl_book, book = run.book(measure), run.book(scores)
     if kl_book is None or book is None:
         return []
@@ -92,7 +92,7 @@ def _as_it_is(book: ScoreBook, subject: str, score: float) -> float | None:
 
 def _drop(book: ScoreBook, subject: str, score: float) -> float | None:
     base = book.matrix.at(BASE, subject)
-    return None if base is None or subject in book.matrix.learned else base - score
+    return None if base is None or not book.matrix.is_non_target(subject) else base - score
 
 
 def pearson(points: Points) -> float | None:

@@ -16,6 +16,7 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 FIRST = (
     "gain",
     "drop",
+    "panel_drop",
     "acc",
     "bwt",
     "fwt",
@@ -29,7 +30,7 @@ FIRST = (
     "tokens",
 )
 """Metrics that stand first; the others are folded."""
-BOUNDED = ("bwt", "drop", "forgetting_first", "forgetting_best", "retention")
+BOUNDED = ("bwt", "drop", "panel_drop", "forgetting_first", "forgetting_best", "retention")
 """Metrics of retention, with the one-sided bound of their mean."""
 COLOURS = {"holds": "good", "not shown": "muted", "refused": "muted", "refuted": "bad"}
 
