@@ -20,6 +20,8 @@ TASK_MEASURES = frozenset({"sampled", "success", "greedy"})
 PANEL_MEASURES = frozenset({"choice", "strict", "lenient", "cued", "cross_entropy"})
 """Skills of the panel have them."""
 MAIN = "main"
+DEV_SUFFIX = "_dev"
+"""Of measures on dev tasks, which choose rates and checkpoints."""
 
 
 class Point(NamedTuple):
@@ -70,7 +72,15 @@ class ScoreBook:
     answers: Mapping[tuple[int, str], Mapping[str, Sequence[float]]]
     """The same with every answer to an item."""
     curves: Mapping[tuple[int, str], Sequence[Point]]
-    """Checks within a stage, by stage and subject, in order; its start is update 0, and its end the number of its updates if known."""
+    """Checks within a stage, by stage and subject, in order; its start is update 0, and its end the number of its updates if known.
+    Checks after that end are of updates that the run made and did not deliver."""
+    updates: Mapping[int, int]
+    """By stage: the number of updates of what the stage delivered, if known."""
+
+    def on_the_way(self, stage: int, subject: str) -> list[Point]:
+        """The checks within a stage up to the version that it delivered."""
+        points = self.curves.get((stage, subject), ())
+        return [point for point in points if stage not in self.updates or point.update <= self.updates[stage]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,24 +161,24 @@ def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills:
     learned = {target: fact.stage for fact in facts for target in fact.targets}
     first = {target: fact.stage for fact in reversed(facts) for target in fact.targets}
     stages = max([stage for stage, _ in scores] + [fact.stage for fact in facts], default=BASE)
+    updates = {fact.stage: fact.updates for fact in facts if fact.updates > 0}
     matrix = ScoreMatrix(stages=stages, scores=scores, learned=learned, first=first, skills=skills)
-    return ScoreBook(matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, facts))
+    return ScoreBook(matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, updates), updates=updates)
 
 
 def _curves(
     checks: Mapping[tuple[int, str], Mapping[int, Mapping[str, Sequence[float]]]],
     scores: Mapping[tuple[int, str], float],
-    facts: Sequence[StageFacts],
+    updates: Mapping[int, int],
 ) -> dict[tuple[int, str], list[Point]]:
     """The checks, completed by the ends of the stage before and of the stage itself, if these are known."""
-    updates = {fact.stage: fact.updates for fact in facts}
     curves = {}
     for (stage, subject), by_update in checks.items():
         points = {update: fmean(fmean(answers) for answers in found.values()) for update, found in by_update.items()}
         before, after = scores.get((stage - 1, subject)), scores.get((stage, subject))
         if before is not None:
             points.setdefault(0, before)
-        if after is not None and updates.get(stage, 0) > 0:
+        if after is not None and stage in updates:
             points.setdefault(updates[stage], after)
         curves[stage, subject] = [Point(update, points[update]) for update in sorted(points)]
     return curves

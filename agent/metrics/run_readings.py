@@ -16,7 +16,7 @@ from perdure.agent.metrics.formulas.forgetting_measures import intransigence
 from perdure.agent.metrics.formulas.gain_and_drop import panel_drop
 from perdure.agent.metrics.formulas.learning_speed import area_under_curve, learning_curve_area, relearning_savings
 from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
-from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Point
+from perdure.agent.metrics.measured_run import DEV_SUFFIX, MAIN, MeasuredRun, Point
 from perdure.agent.metrics.observation import BASE
 
 COVERAGE_ANSWERS = 4
@@ -36,10 +36,16 @@ class RunsBeside:
 
 
 def target_curves(run: MeasuredRun, *, last: bool = False) -> dict[str, Sequence[Point]]:
-    """The curve of each target within the first stage that learned it, or the last."""
+    """The curve of each target within the first stage that learned it, or the last.
+
+    On dev tasks if they were scored there: a study that chooses its checkpoints on dev tasks has these at
+    every check, and tests one or two.
+    """
     matrix = run.main.matrix
     stages = matrix.learned if last else matrix.first
-    return {subject: curve for subject, stage in stages.items() if (curve := run.main.curves.get((stage, subject)))}
+    books = [book for measure, book in run.books.items() if measure.endswith(DEV_SUFFIX)] + [run.main]
+    found = {subject: [curve for book in books if (curve := book.curves.get((stage, subject)))] for subject, stage in stages.items()}
+    return {subject: curves[0] for subject, curves in found.items() if curves}
 
 
 def final_scores(runs: Sequence[MeasuredRun]) -> dict[str, float]:

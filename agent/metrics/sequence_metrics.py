@@ -151,7 +151,7 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="auc",
         name="area under the learning curve (AUC)",
-        formula="mean height of the target's curve within its first stage, trapezoid rule",
+        formula="mean height of the target's curve within its first stage, trapezoid rule; on dev tasks if they were scored",
         source=WORLD,
         unit="score",
         better="higher",

@@ -31,7 +31,8 @@ def last_divergence(run: MeasuredRun, measure: str) -> float | None:
     """The mean of `kl_new` or `kl_old` over subjects in nats a token, of the version that the run came to.
 
     That is the last stage that the gate did not refuse: its KL at the end, else at the check of its last update; a check of another update
-    is of another version, and does not count. None if it has neither; 0 if all was refused. Without the number of its updates the last check is the end.
+    is of another version, and does not count. None if it has neither; 0 if all was refused. Without the number of its updates the last
+    check is the end.
     KL(policy || base), on the policy's own answers to prompts of the targets and of old environments. Shenfeld et al. 2025 (2509.04259)
     found that KL(base || policy) on new prompts predicts forgetting; in 2510.18874, table 2, it does so only weakly (r = .52).
     """
@@ -46,7 +47,9 @@ def last_divergence(run: MeasuredRun, measure: str) -> float | None:
     found = dict(book.matrix.scores)
     for place, points in book.curves.items():
         end = updates.get(place[0], 0) or points[-1].update
-        found |= {place: point.score for point in points if point.update == end and place not in found}
+        for point in points:
+            if point.update == end:
+                found.setdefault(place, point.score)
     return mean_of(score for (at, _), score in found.items() if at == stage)
 
 

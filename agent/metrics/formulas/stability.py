@@ -58,12 +58,15 @@ def worst_drawdown(book: ScoreBook) -> float | None:
 
 
 def path_of(book: ScoreBook, subject: str, since: int = BASE) -> list[float]:
-    """All scores of a subject in order of time, from the end of stage `since` on: the checks of each stage, then its end."""
+    """All scores of a subject in order of time, from the end of stage `since` on: the checks of each stage, then its end.
+
+    Checks after the update that a stage delivered are of versions that never served, and are left out.
+    """
     path = []
     for stage in range(since, book.matrix.stages + 1):
         end = book.matrix.at(stage, subject)
         if stage > since:
-            path += [point.score for point in book.curves.get((stage, subject), ())]
+            path += [point.score for point in book.on_the_way(stage, subject)]
         if end is not None:
             path.append(end)
     return path

@@ -21,8 +21,6 @@ from perdure.agent.studies.report.find_study import StoredStudy
 from perdure.agent.studies.report.report_style import ArmLook, arm_look
 from perdure.memory.errors import InputError
 
-DEV_SUFFIX = "_dev"
-"""Of measures on dev tasks, which choose rates and checkpoints."""
 ArmMetrics = Mapping[str, Mapping[str, MetricOfArm]]
 """By arm and metric."""
 
