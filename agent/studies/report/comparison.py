@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
-from perdure.agent.metrics.arm_summary import metrics_by_arm
+from perdure.agent.metrics.arm_summary import metrics_by_arm, seed_means
 from perdure.agent.metrics.formulas.flips import FlipCounts, count_flips
 from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun, measured_runs
 from perdure.agent.metrics.metric import Better
@@ -172,16 +172,16 @@ def _metrics(name: str, pairs: Sequence[Pair], runs_a: Sequence[MeasuredRun], ru
         by_side.append(metrics_by_arm([*paired, *(run for run in runs if run.name.arm != arm)])[arm])
     for key in by_side[0]:
         if key in by_side[1]:
-            a, b = by_side[0][key].by_seed, by_side[1][key].by_seed
-            seeds = [seed for seed in a if seed in b]
-            if seeds:
-                differences = [b[seed] - a[seed] for seed in seeds]
+            a, b = by_side[0][key].by_run, by_side[1][key].by_run
+            shared = [run for run in a if run in b]
+            if shared:
+                differences = list(seed_means({run: b[run] - a[run] for run in shared}).values())
                 found = estimate(differences)
                 yield ComparedMetric(
                     arm=name,
                     metric=key,
-                    a=fmean(a[seed] for seed in seeds),
-                    b=fmean(b[seed] for seed in seeds),
+                    a=fmean(seed_means({run: a[run] for run in shared}).values()),
+                    b=fmean(seed_means({run: b[run] for run in shared}).values()),
                     difference=found,
                     verdict=_verdict(found, METRIC[key].better),
                     seeds_needed=_needed(differences, found),

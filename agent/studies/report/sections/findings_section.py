@@ -131,7 +131,7 @@ def _differences(metrics: ArmMetrics, shown: Sequence[Metric], reference: str) -
         if any(found):
             rows.append([text(metric.name + ARROWS[metric.better]), *(_difference(one, metric) for one in found)])
     return (
-        table(["metric", *others], rows, numbers=others, caption=f"Each arm minus {reference}, on the seeds that both have")
+        table(["metric", *others], rows, numbers=others, caption=f"Each arm minus {reference}, on the runs (seed and order) that both have")
         if rows
         else NOTHING
     )
@@ -145,6 +145,8 @@ def _difference(found: ArmDifference | None, metric: Metric) -> Html:
     if found is None:
         return text(None)
     shown = estimate_html(found.estimate, signed=True, digits=digits_of(metric))
+    if found.runs != found.estimate.n:
+        shown = join(shown, small(f"{found.runs} pairs of runs"))
     if not differs(found.estimate) or metric.better == "neither":
         return shown
     is_better = (found.estimate.value > 0) == (metric.better == "higher")

@@ -58,6 +58,21 @@ def test_orders_of_one_seed_are_averaged_first() -> None:
     assert (score.difference.value, score.difference.n, score.verdict) == (0.5, 1, "not shown")
 
 
+def test_an_order_that_one_study_lacks_of_a_seed_is_left_out() -> None:
+    """B is .5 better in each run; its run on the easy order with seed 1 failed."""
+
+    def of(runs: dict[tuple[str, int], float]) -> ResultTable:
+        tables = [table("grpo", {seed: [score]}, order=order) for (order, seed), score in runs.items()]
+        return ResultTable(
+            observations=tuple(row for one in tables for row in one.observations), facts=tuple(row for one in tables for row in one.facts)
+        )
+
+    a = of({("hard", 0): 0.0, ("easy", 0): 0.4, ("hard", 1): 0.1, ("easy", 1): 0.5})
+    b = of({("hard", 0): 0.5, ("easy", 0): 0.9, ("hard", 1): 0.6})
+    gain = next(one for one in compare_studies(a, b).metrics if one.metric == "gain")
+    assert (gain.a, gain.b, gain.difference.value, gain.difference.n) == (pytest.approx(0.15), pytest.approx(0.65), pytest.approx(0.5), 2)
+
+
 @pytest.mark.parametrize(("measure", "verdict"), [("sampled", "better"), ("cross_entropy", "worse"), ("confidence", "differs")])
 def test_what_more_means_depends_on_the_measure(measure: str, verdict: str) -> None:
     a = table("grpo", {seed: [0.1, 0.2] for seed in range(3)}, measure=measure)
