@@ -14,16 +14,20 @@ Path = Mapping[float, float]
 """Score by place. In a stream with one stage a place is the number of updates, else the number of stages that have ended."""
 
 
+def score_measures(runs: Sequence[MeasuredRun]) -> list[str]:
+    """The main measure, and those on dev tasks."""
+    return [MAIN, *dict.fromkeys(measure for run in runs for measure in run.books if measure.endswith(DEV_SUFFIX))]
+
+
 def curve_measure(runs: Sequence[MeasuredRun], subjects: Sequence[str]) -> str:
     """The measure with the most scores of these subjects, within stages and at their ends: the main one, or one on dev tasks."""
-    measures = [MAIN, *dict.fromkeys(measure for run in runs for measure in run.books if measure.endswith(DEV_SUFFIX))]
 
     def scores(measure: str) -> int:
         books = [book for run in runs if (book := run.book(measure)) is not None]
         within = sum(len(points) for book in books for (_, subject), points in book.curves.items() if subject in subjects)
         return within + sum(subject in subjects for book in books for _, subject in book.matrix.scores)
 
-    return max(measures, key=scores)
+    return max(score_measures(runs), key=scores)
 
 
 def path_of_subject(run: MeasuredRun, subject: str, measure: str, *, by_update: bool) -> Path:
