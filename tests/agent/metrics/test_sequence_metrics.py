@@ -67,11 +67,14 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert metrics["bwt"] is metrics["gain"] is metrics["drop"] is None
 
 
-def by_chance(rates: list[float], items: int = 200) -> tuple[float | None, float | None]:
-    """Forgetting from the best, and its bias, of one subject whose items are right by chance with these rates after stages 1, 2, ..."""
-    rng = Random(18)
+def by_chance(rates: list[float], items: int = 200, shared: int = 200, seed: int = 18) -> tuple[float | None, float | None]:
+    """Forgetting from the best, and its bias, of one subject whose items are right by chance with these rates after stages 1, 2, ...
+
+    The first `shared` items are the same at all stages, and the others are of each stage alone.
+    """
+    rng = Random(seed)
     rows = [
-        observation(stage, "a", float(rng.random() < rate), item=str(item))
+        observation(stage, "a", float(rng.random() < rate), item=str(item if item < shared else 1000 * stage + item))
         for stage, rate in enumerate(rates, start=1)
         for item in range(items)
     ]
@@ -84,6 +87,30 @@ def test_the_bias_of_the_maximum_is_what_an_unchanged_version_shows() -> None:
     """The mean of the largest of 7 independent normal means is 1.352 standard deviations above their mean: here 1.352 x (.25 / 200)^.5."""
     _, bias = by_chance([0.5] * 8)
     assert bias == pytest.approx(1.352 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 100, 199])
+def test_the_bias_is_known_too_if_stages_scored_other_items(shared: int) -> None:
+    """A gate draws fresh tasks: with none or only some shared the means are as noisy, and so is their maximum."""
+    biases = [by_chance([0.5] * 8, shared=shared, seed=seed)[1] or 0.0 for seed in range(3)]
+    assert sum(biases) / 3 == pytest.approx(1.352 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
+def test_the_bias_follows_how_many_items_each_stage_has() -> None:
+    """Seven stages of 400 items that share none, and a last one of 50: its noise has mean 0, the others' maximum 1.352 x (.25 / 400)^.5."""
+    rng = Random(5)
+    rows = [
+        observation(stage, "a", float(rng.random() < 0.5), item=f"{stage}-{item}")
+        for stage in range(1, 9)
+        for item in range(50 if stage == 8 else 400)
+    ]
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "a"), facts(8, "b"))))
+    assert forgetting_by_chance(run.main) == pytest.approx(1.352 * (0.25 / 400) ** 0.5, rel=0.3)
+
+
+def test_two_versions_of_other_items_that_are_equally_good_have_no_bias() -> None:
+    """With one stage before the last there is no maximum, whichever items they have."""
+    assert by_chance([0.5, 0.5], shared=0)[1] == pytest.approx(0.0, abs=0.01)
 
 
 def test_greedy_answers_that_never_change_have_no_bias() -> None:
