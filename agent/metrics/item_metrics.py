@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from perdure.agent.metrics import run_readings as read
 from perdure.agent.metrics.formulas import calibration, costs, flips, stability
-from perdure.agent.metrics.metric import Metric
+from perdure.agent.metrics.measured_run import MAIN
+from perdure.agent.metrics.metric import Better, FlipReading, Metric
 
 HARMON = "Harmon et al. 2025 (2510.17776)"
 LANGE = "De Lange et al. 2023"
@@ -12,61 +15,34 @@ DRAWDOWN = "Magdon-Ismail & Atiya 2004"
 CL_BENCH = "CL-Bench 2026 (2606.05661)"
 RAZOR = "after Shenfeld et al. 2025 (2509.04259)"
 
+
+def _flips(key: str, name: str, formula: str, better: Better, measure: str, value: Callable[[flips.FlipCounts], float | None]) -> Metric:
+    return Metric(
+        key=key,
+        name=name,
+        formula=formula,
+        source=HARMON,
+        unit="share",
+        better=better,
+        of_run=lambda run, _: read.read_flips(run, value, measure),
+        flips=FlipReading(measure=measure, value=value),
+    )
+
+
 ITEM_METRICS: tuple[Metric, ...] = (
-    Metric(
-        key="recall",
-        name="recall",
-        formula="right before and after / right before, over tasks of environments",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall),
+    _flips("recall", "recall", "right before and after / right before, over tasks of environments", "higher", MAIN, flips.recall),
+    _flips("recall_free", "recall, free", "the same of `strict`: the asked form, nothing in sight", "higher", "strict", flips.recall),
+    _flips("recall_cued", "recall, cued", "the same of `cued`: one worked example in sight", "higher", "cued", flips.recall),
+    _flips(
+        "recall_panel",
+        "recall, panel",
+        "the same of `choice`: right is a probability above one half",
+        "higher",
+        "choice",
+        flips.recall,
     ),
-    Metric(
-        key="recall_free",
-        name="recall, free",
-        formula="the same of `strict`: the asked form, nothing in sight",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall, "strict"),
-    ),
-    Metric(
-        key="recall_cued",
-        name="recall, cued",
-        formula="the same of `cued`: one worked example in sight",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall, "cued"),
-    ),
-    Metric(
-        key="recall_panel",
-        name="recall, panel",
-        formula="the same of `choice`: the right answer more likely than all others together",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall, "choice"),
-    ),
-    Metric(
-        key="flips_lost",
-        name="flips, right to wrong",
-        formula="tasks right before and wrong after / tasks",
-        source=HARMON,
-        unit="share",
-        better="lower",
-        of_run=lambda run, _: read.read_flips(run, flips.lost_share),
-    ),
-    Metric(
-        key="flips_gained",
-        name="flips, wrong to right",
-        formula="tasks wrong before and right after / tasks",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.gained_share),
-    ),
+    _flips("flips_lost", "flips, right to wrong", "tasks right before and wrong after / tasks", "lower", MAIN, flips.lost_share),
+    _flips("flips_gained", "flips, wrong to right", "tasks wrong before and right after / tasks", "higher", MAIN, flips.gained_share),
     Metric(
         key="min_acc",
         name="minimum accuracy (min-ACC)",

@@ -24,6 +24,10 @@ DEV_SUFFIX = "_dev"
 """Of measures on dev tasks, which choose rates and checkpoints."""
 
 
+Place = tuple[int, str]
+"""Stage and subject."""
+
+
 class Point(NamedTuple):
     """One check within a stage."""
 
@@ -37,7 +41,7 @@ class ScoreMatrix:
 
     stages: int
     """T, the number of the last stage."""
-    scores: Mapping[tuple[int, str], float]
+    scores: Mapping[Place, float]
     """By stage and subject; what was not measured is missing."""
     learned: Mapping[str, int]
     """The stage that learned a subject, the last one if there are several; subjects that were never a target are missing."""
@@ -48,6 +52,12 @@ class ScoreMatrix:
 
     def at(self, stage: int, subject: str) -> float | None:
         return self.scores.get((stage, subject))
+
+    def change(self, subject: str, since: int, until: int) -> float | None:
+        """R[until][subject] - R[since][subject]; None unless both were measured."""
+        if (since, subject) not in self.scores or (until, subject) not in self.scores:
+            return None
+        return self.scores[until, subject] - self.scores[since, subject]
 
     def subjects(self) -> list[str]:
         """All that were measured, in the order in which they first were."""
@@ -67,11 +77,11 @@ class ScoreBook:
     """All scores of a run under one measure."""
 
     matrix: ScoreMatrix
-    items: Mapping[tuple[int, str], Mapping[str, float]]
+    items: Mapping[Place, Mapping[str, float]]
     """At stage ends: the mean score of each item, by stage and subject."""
-    answers: Mapping[tuple[int, str], Mapping[str, Sequence[float]]]
+    answers: Mapping[Place, Mapping[str, Sequence[float]]]
     """The same with every answer to an item."""
-    curves: Mapping[tuple[int, str], Sequence[Point]]
+    curves: Mapping[Place, Sequence[Point]]
     """Checks within a stage, by stage and subject, in order; its start is update 0, and its end the number of its updates if known.
     Checks after that end are of updates that the run made and did not deliver."""
     updates: Mapping[int, int]
@@ -150,8 +160,8 @@ def _skills(by_measure: Mapping[str, Sequence[Observation]]) -> frozenset[str]:
 
 def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills: frozenset[str] = frozenset()) -> ScoreBook:
     """The scores of rows that have one measure, or one measure a subject; `skills` are those of the panel."""
-    ends: dict[tuple[int, str], dict[str, list[float]]] = {}
-    checks: dict[tuple[int, str], dict[int, dict[str, list[float]]]] = {}
+    ends: dict[Place, dict[str, list[float]]] = {}
+    checks: dict[Place, dict[int, dict[str, list[float]]]] = {}
     for row in rows:
         place = (row.stage, row.subject)
         answers = ends.setdefault(place, {}) if row.update is None else checks.setdefault(place, {}).setdefault(row.update, {})
@@ -167,10 +177,10 @@ def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills:
 
 
 def _curves(
-    checks: Mapping[tuple[int, str], Mapping[int, Mapping[str, Sequence[float]]]],
-    scores: Mapping[tuple[int, str], float],
+    checks: Mapping[Place, Mapping[int, Mapping[str, Sequence[float]]]],
+    scores: Mapping[Place, float],
     updates: Mapping[int, int],
-) -> dict[tuple[int, str], list[Point]]:
+) -> dict[Place, list[Point]]:
     """The checks, completed by the ends of the stage before and of the stage itself, if these are known."""
     curves = {}
     for (stage, subject), by_update in checks.items():

@@ -118,15 +118,22 @@ def read_normalised_gain(run: MeasuredRun, beside: RunsBeside) -> float | None:
     return normalised_stateless_gain(stateful, stateless) if stateful else None
 
 
-def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
-    """Over all environments, or, of a measure of the panel, its skills. None without items on both sides.
+def flip_subjects(run: MeasuredRun, measure: str = MAIN) -> dict[str, int]:
+    """Over which subjects flips are counted, and since which stage: all environments, or, of a measure of the panel, its skills.
 
     Since the base, and for a target since it was last learned.
     """
     book = run.book(measure)
-    counts = {} if book is None else flips.flips_since_base(book)
-    found = [one for subject, one in counts.items() if measure != MAIN or subject not in run.main.matrix.skills]
-    return sum(found, flips.FlipCounts()) if found else None
+    starts = {} if book is None else flips.flip_starts(book)
+    return {subject: start for subject, start in starts.items() if measure != MAIN or subject not in run.main.matrix.skills}
+
+
+def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
+    """Over all subjects of `flip_subjects`; None without items on both sides."""
+    book, subjects = run.book(measure), flip_subjects(run, measure)
+    if book is None or not subjects:
+        return None
+    return sum(flips.flips_since(book, subjects).values(), flips.FlipCounts())
 
 
 def read_panel_drop(run: MeasuredRun) -> float | None:

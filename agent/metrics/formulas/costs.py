@@ -58,6 +58,4 @@ def change_of_measure(run: MeasuredRun, measure: str) -> float | None:
     book = run.book(measure)
     if book is None:
         return None
-    matrix = book.matrix
-    pairs = [(matrix.at(0, subject), matrix.at(matrix.stages, subject)) for subject in matrix.subjects()]
-    return mean_of(after - before for before, after in pairs if before is not None and after is not None)
+    return mean_of(book.matrix.change(subject, BASE, book.matrix.stages) for subject in book.matrix.subjects())

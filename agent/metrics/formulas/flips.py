@@ -48,18 +48,18 @@ def count_flips(before: Mapping[str, float], after: Mapping[str, float]) -> Flip
     return FlipCounts(kept=found[True, True], lost=found[True, False], gained=found[False, True], never=found[False, False])
 
 
-def flips_since_base(book: ScoreBook) -> dict[str, FlipCounts]:
-    """From the base to the end, by subject, for subjects that were never a target; a target's are those since it was learned.
+def flips_since(book: ScoreBook, starts: Mapping[str, int]) -> dict[str, FlipCounts]:
+    """From a stage to the end, by subject."""
+    last = book.matrix.stages
+    return {subject: count_flips(book.items[start, subject], book.items[last, subject]) for subject, start in starts.items()}
 
-    Skills of the panel are among them: leave them out where items of environments are counted.
-    """
-    matrix = book.matrix
-    found = {}
-    for subject in matrix.subjects():
-        start = matrix.learned.get(subject, BASE)
-        if start < matrix.stages and (start, subject) in book.items and (matrix.stages, subject) in book.items:
-            found[subject] = count_flips(book.items[start, subject], book.items[matrix.stages, subject])
-    return found
+
+def flip_starts(book: ScoreBook) -> dict[str, int]:
+    """Since which stage the flips of each subject count, of those that have items there and at the end: the base, or for a target the stage
+    that learned it."""
+    last, learned = book.matrix.stages, book.matrix.learned
+    starts = {subject: learned.get(subject, BASE) for subject in book.matrix.subjects()}
+    return {subject: at for subject, at in starts.items() if at < last and (at, subject) in book.items and (last, subject) in book.items}
 
 
 def recall(counts: FlipCounts) -> float | None:

@@ -39,12 +39,8 @@ def forgetting_from_best(matrix: ScoreMatrix) -> float | None:
 def forgetting_since_learned(matrix: ScoreMatrix) -> float | None:
     """Mean over j learned before T of R[j][j] - R[T][j], with j as it was first learned: the first score minus the last (Avalanche)."""
     last = matrix.stages
-
-    def one(subject: str, stage: int) -> float | None:
-        before, after = matrix.at(stage, subject), matrix.at(last, subject)
-        return None if before is None or after is None else before - after
-
-    return mean_of(one(subject, stage) for subject, stage in matrix.first.items() if stage < last)
+    change = mean_of(matrix.change(subject, stage, last) for subject, stage in matrix.first.items() if stage < last)
+    return None if change is None else -change
 
 
 def forgetting_by_chance(book: ScoreBook) -> float | None:

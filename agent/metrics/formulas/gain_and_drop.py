@@ -22,7 +22,7 @@ class Tradeoff(NamedTuple):
 
 def gain(matrix: ScoreMatrix) -> float | None:
     """Mean over the targets j of R[T][j] - R[0][j] (2510.18874, section 2.1, which has one target)."""
-    return mean_of(_change(matrix, subject) for subject in matrix.learned)
+    return mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.learned)
 
 
 def drop(matrix: ScoreMatrix) -> float | None:
@@ -30,13 +30,13 @@ def drop(matrix: ScoreMatrix) -> float | None:
 
     Negative: they improved. Skills of the panel are not among them: `panel_drop`.
     """
-    change = mean_of(_change(matrix, subject) for subject in matrix.subjects() if matrix.is_non_target(subject))
+    change = mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.subjects() if matrix.is_non_target(subject))
     return None if change is None else -change
 
 
 def panel_drop(matrix: ScoreMatrix) -> float | None:
     """The same over the skills of the panel, of the matrix of `choice`: the probability of the right answer among those listed."""
-    change = mean_of(_change(matrix, subject) for subject in matrix.subjects() if subject in matrix.skills)
+    change = mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.subjects() if subject in matrix.skills)
     return None if change is None else -change
 
 
@@ -72,8 +72,3 @@ def drop_at_gain(curve: Sequence[Tradeoff], wanted: float) -> float | None:
             return before.drop + share * (point.drop - before.drop)
         before = point
     return None
-
-
-def _change(matrix: ScoreMatrix, subject: str) -> float | None:
-    before, after = matrix.at(BASE, subject), matrix.at(matrix.stages, subject)
-    return None if before is None or after is None else after - before
