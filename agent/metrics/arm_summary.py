@@ -12,11 +12,12 @@ from statistics import fmean
 
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.metric_table import METRIC, run_metrics
+from perdure.agent.metrics.observation import SINGLE_ARM
 from perdure.agent.metrics.run_readings import RunsBeside
 from perdure.agent.metrics.seed_intervals import MeanEstimate, chance_of_more, estimate, one_sided_bound
 from perdure.memory.json_value import Document
 
-JOINT, SINGLE, STATELESS = "joint", "single", "stateless"
+JOINT, SINGLE, STATELESS = "joint", SINGLE_ARM, "stateless"
 """Arms that others are measured against, if a study has arms of these names."""
 
 SeedValues = Mapping[int, float]

@@ -31,6 +31,15 @@ def _flips(key: str, name: str, formula: str, better: Better, measure: str, valu
 
 ITEM_METRICS: tuple[Metric, ...] = (
     _flips("recall", "recall", "right before and after / right before, over tasks of environments", "higher", MAIN, flips.recall),
+    Metric(
+        key="recall_chance",
+        name="recall if nothing had changed",
+        formula="expected of tasks that are equally hard and right with p, the share on both sides: p (sampled answers), 1 (greedy)",
+        source="binomial null",
+        unit="share",
+        better="neither",
+        of_run=lambda run, _: read.read_recall_by_chance(run),
+    ),
     _flips("recall_free", "recall, free", "the same of `strict`: the asked form, nothing in sight", "higher", "strict", flips.recall),
     _flips("recall_cued", "recall, cued", "the same of `cued`: one worked example in sight", "higher", "cued", flips.recall),
     _flips(
@@ -43,6 +52,15 @@ ITEM_METRICS: tuple[Metric, ...] = (
     ),
     _flips("flips_lost", "flips, right to wrong", "tasks right before and wrong after / tasks", "lower", MAIN, flips.lost_share),
     _flips("flips_gained", "flips, wrong to right", "tasks wrong before and right after / tasks", "higher", MAIN, flips.gained_share),
+    Metric(
+        key="flips_chance",
+        name="flips either way if nothing had changed",
+        formula="expected as above: p (1 - p) of sampled answers, 0 of greedy ones",
+        source="binomial null",
+        unit="share",
+        better="neither",
+        of_run=lambda run, _: read.read_flips_by_chance(run),
+    ),
     Metric(
         key="min_acc",
         name="minimum accuracy (min-ACC)",

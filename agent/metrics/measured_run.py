@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from perdure.agent.metrics.observation import BASE, BASE_ARM, Observation, ResultTable, RunName, StageFacts, runs
+from perdure.agent.metrics.observation import BASE, BASE_ARM, SINGLE_ARM, Observation, ResultTable, RunName, StageFacts, runs
 
 MAIN_MEASURES = ("sampled", "success", "greedy", "choice")
 """The score of a subject is that of the first of these that it has."""
@@ -146,8 +146,10 @@ def measured_run(
         main_of.update({row.subject: measure for row in by_measure.get(measure, ())})
     chosen = [row for measure in main_measures for row in by_measure.get(measure, ()) if main_of[row.subject] == measure]
     in_order, skills = sorted(facts, key=lambda fact: fact.stage), _skills(by_measure)
-    books = {measure: score_book(found, in_order, skills) for measure, found in by_measure.items()}
-    return MeasuredRun(name=name, books={**books, MAIN: score_book(chosen, in_order, skills)}, facts=in_order)
+    rows_of = {**by_measure, MAIN: chosen}
+    from_base = name.arm == SINGLE_ARM
+    books = {measure: score_book(found, in_order, skills, from_base=from_base) for measure, found in rows_of.items()}
+    return MeasuredRun(name=name, books=books, facts=in_order)
 
 
 def _skills(by_measure: Mapping[str, Sequence[Observation]]) -> frozenset[str]:
@@ -158,8 +160,13 @@ def _skills(by_measure: Mapping[str, Sequence[Observation]]) -> frozenset[str]:
     return frozenset(panel - tasks)
 
 
-def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills: frozenset[str] = frozenset()) -> ScoreBook:
-    """The scores of rows that have one measure, or one measure a subject; `skills` are those of the panel."""
+def score_book(
+    rows: Iterable[Observation], facts: Sequence[StageFacts], skills: frozenset[str] = frozenset(), *, from_base: bool = False
+) -> ScoreBook:
+    """The scores of rows that have one measure, or one measure a subject.
+
+    `skills` are those of the panel; `from_base` says that every stage begins from the base, and not where the one before ended.
+    """
     ends: dict[Place, dict[str, list[float]]] = {}
     checks: dict[Place, dict[int, dict[str, list[float]]]] = {}
     for row in rows:
@@ -173,19 +180,23 @@ def score_book(rows: Iterable[Observation], facts: Sequence[StageFacts], skills:
     stages = max([stage for stage, _ in scores] + [fact.stage for fact in facts], default=BASE)
     updates = {fact.stage: fact.updates for fact in facts if fact.updates > 0}
     matrix = ScoreMatrix(stages=stages, scores=scores, learned=learned, first=first, skills=skills)
-    return ScoreBook(matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, updates), updates=updates)
+    return ScoreBook(
+        matrix=matrix, items=items, answers=ends, curves=_curves(checks, scores, updates, from_base=from_base), updates=updates
+    )
 
 
 def _curves(
     checks: Mapping[Place, Mapping[int, Mapping[str, Sequence[float]]]],
     scores: Mapping[Place, float],
     updates: Mapping[int, int],
+    *,
+    from_base: bool,
 ) -> dict[Place, list[Point]]:
-    """The checks, completed by the ends of the stage before and of the stage itself, if these are known."""
+    """The checks, completed by what the stage began from and by its own end, if these are known."""
     curves = {}
     for (stage, subject), by_update in checks.items():
         points = {update: fmean(fmean(answers) for answers in found.values()) for update, found in by_update.items()}
-        before, after = scores.get((stage - 1, subject)), scores.get((stage, subject))
+        before, after = scores.get((BASE if from_base else stage - 1, subject)), scores.get((stage, subject))
         if before is not None:
             points.setdefault(0, before)
         if after is not None and stage in updates:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from perdure.agent.metrics.formulas import flips
 from perdure.agent.metrics.formulas.accuracy import mean_of
@@ -19,6 +20,8 @@ from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_st
 from perdure.agent.metrics.measured_run import DEV_SUFFIX, MAIN, MeasuredRun, Point
 from perdure.agent.metrics.observation import BASE
 
+SAMPLED_MEASURES = ("sampled", "success")
+"""A version that is asked again gives another answer."""
 COVERAGE_ANSWERS = 4
 """As many as a gate samples by default."""
 
@@ -71,11 +74,10 @@ def read_area(run: MeasuredRun) -> float | None:
 
 
 def read_area_transfer(run: MeasuredRun, beside: RunsBeside) -> float | None:
-    """Against single-task runs."""
-    reference: dict[str, float] = {}
-    for other in beside.single:
-        reference.update(_areas(other))
-    return area_transfer(_areas(run), reference)
+    """Against single-task runs; if several learned a subject, their mean."""
+    areas = [_areas(other) for other in beside.single]
+    subjects = {subject for of_run in areas for subject in of_run}
+    return area_transfer(_areas(run), {subject: fmean(of_run[subject] for of_run in areas if subject in of_run) for subject in subjects})
 
 
 def read_lca(run: MeasuredRun) -> float | None:
@@ -140,6 +142,29 @@ def read_panel_drop(run: MeasuredRun) -> float | None:
     """By the probability of the right answer; None without the panel's scores on both sides."""
     book = run.book("choice")
     return None if book is None else panel_drop(book.matrix)
+
+
+def read_recall_by_chance(run: MeasuredRun) -> float | None:
+    """`recall` of all environments if nothing had changed; None if no answer was sampled, since it is 1 then."""
+    counts = _counts_by_chance(run)
+    right = sum(2 * one.kept + one.lost + one.gained for one, _ in counts) / 2
+    return sum(kept for _, kept in counts) / right if right else None
+
+
+def read_flips_by_chance(run: MeasuredRun) -> float | None:
+    """The share of flips in either direction if nothing had changed; None if no answer was sampled, since it is 0 then."""
+    counts = _counts_by_chance(run)
+    n = sum(one.n for one, _ in counts)
+    return sum((2 * one.kept + one.lost + one.gained) / 2 - kept for one, kept in counts) / n if n else None
+
+
+def _counts_by_chance(run: MeasuredRun) -> list[tuple[flips.FlipCounts, float]]:
+    """The flips of each environment, and how many items would be kept by chance; empty if no answer was sampled."""
+    sampled = {subject for measure in SAMPLED_MEASURES if (book := run.book(measure)) is not None for subject in book.matrix.subjects()}
+    found = flips.flips_since(run.main, flip_subjects(run))
+    if not sampled & found.keys():
+        return []
+    return [(one, flips.kept_by_chance(one, is_sampled=subject in sampled)) for subject, one in found.items()]
 
 
 def read_flips(run: MeasuredRun, value: Callable[[flips.FlipCounts], float | None], measure: str = MAIN) -> float | None:

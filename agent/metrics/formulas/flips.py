@@ -1,8 +1,8 @@
 """What happened item by item: what was right before and is wrong after, and the other way round. Means hide this. Pure functions.
 
 An item is right if its score is above one half: for one answer that it is right, for several that most are, for `choice` that the right
-answer is more likely than all others together. With sampled answers a version disagrees with itself too: the recall of two probes of one
-version is the number to compare with. With greedy answers and with `choice` that recall is 1.
+answer is more likely than all others together. With sampled answers a version disagrees with itself too, and `kept_by_chance` says how
+much. With greedy answers and with `choice` its recall is 1.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ def recall(counts: FlipCounts) -> float | None:
     """kept / (kept + lost): of what was right before, the share that is right after. None if nothing was."""
     right_before = counts.kept + counts.lost
     return counts.kept / right_before if right_before else None
+
+
+def kept_by_chance(counts: FlipCounts, *, is_sampled: bool) -> float:
+    """How many items would be right before and after if nothing had changed, p being the share of right answers on both sides together.
+
+    n p if the same version always gives the same answer. If its answers are sampled, n p^2 with items that are all equally hard; items
+    that differ are kept more often, so that this is the least.
+    """
+    p = (2 * counts.kept + counts.lost + counts.gained) / (2 * counts.n) if counts.n else 0.0
+    return counts.n * (p * p if is_sampled else p)
 
 
 def lost_share(counts: FlipCounts, choices: float | None = None) -> float | None:

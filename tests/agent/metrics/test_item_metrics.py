@@ -70,6 +70,39 @@ def test_recall_of_a_run_counts_a_target_since_it_was_learned_and_others_since_t
     assert metrics["recall_cued"] is None
 
 
+def two_probes(*, with_greedy: bool) -> dict[str, float | None]:
+    """A version with p = .3 that is asked ten tasks twice: right on 1, 2, 3 and on 3, 4, 5. Greedy answers are right on half both times."""
+    rights = {(0, "a", "sampled"): "123", (1, "a", "sampled"): "345"}
+    if with_greedy:
+        rights |= {(0, "b", "greedy"): "12345", (1, "b", "greedy"): "12345"}
+    rows = [
+        observation(stage, subject, float(item in right), item=item, measure=measure)
+        for (stage, subject, measure), right in rights.items()
+        for item in "0123456789"
+    ]
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "x"),)))
+    return run_metrics(run)
+
+
+def test_recall_and_flips_stand_beside_what_they_are_if_nothing_changed() -> None:
+    """Of 3 right before 1 is right after. By chance it is .3 x 3 = .9 of them, and .3 x .7 of ten tasks flip either way."""
+    metrics = two_probes(with_greedy=False)
+    assert (metrics["recall"], metrics["flips_lost"], metrics["flips_gained"]) == pytest.approx((1 / 3, 0.2, 0.2))
+    assert (metrics["recall_chance"], metrics["flips_chance"]) == pytest.approx((0.3, 0.21))
+
+
+def test_greedy_answers_of_an_unchanged_version_never_flip() -> None:
+    """.9 of 3 and all of 5 are kept by chance; .21 x 10 of 20 tasks flip."""
+    metrics = two_probes(with_greedy=True)
+    assert metrics["recall"] == 6 / 8
+    assert (metrics["recall_chance"], metrics["flips_chance"]) == pytest.approx((5.9 / 8, 2.1 / 20))
+
+
+def test_without_sampled_answers_there_is_no_chance_to_tell() -> None:
+    (run,) = measured_runs(ResultTable(observations=tuple(two_skills()), facts=(facts(1, "learned"), facts(2, "x"))))
+    assert run_metrics(run)["recall_chance"] is run_metrics(run)["flips_chance"] is None
+
+
 def test_the_deepest_fall() -> None:
     assert drawdown([0.2, 0.9, 0.5, 0.95, 0.6]) == pytest.approx(0.4)
     assert drawdown([0.1, 0.2, 0.3]) == drawdown([]) == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -154,6 +155,36 @@ def test_transfer_as_area() -> None:
     assert metrics["area_transfer"] == pytest.approx(1 / 3)
 
 
+def single_runs() -> list[MeasuredRun]:
+    """Two orders of a run that learns each subject from the base: b is learned in stage 2 of one, and in stage 1 of the other.
+
+    Its curves are .3, .5, 1 and .3, .7, 1, whatever the model of a scored on b.
+    """
+    found = []
+    for order, (first, second) in {"ab": ("a", "b"), "ba": ("b", "a")}.items():
+        rows = [(0, None, "a", 0.2), (0, None, "b", 0.3), (1, None, "b", 0.9 if first == "a" else 1.0), (2, None, "b", 1.0)]
+        rows += [(2, 5, "b", 0.5)] if second == "b" else [(1, 5, "b", 0.7)]
+        observations = [
+            replace(observation(stage, subject, score, arm="single", update=update), order=order) for stage, update, subject, score in rows
+        ]
+        stages = [replace(facts(n, name, arm="single"), order=order) for n, name in ((1, first), (2, second))]
+        found += measured_runs(ResultTable(observations=tuple(observations), facts=tuple(stages)))
+    return found
+
+
+def test_the_reference_of_a_single_task_begins_at_the_base_in_every_stage() -> None:
+    in_order_ab, in_order_ba = single_runs()
+    assert in_order_ab.main.curves[2, "b"] == [Point(0, 0.3), Point(5, 0.5), Point(10, 1.0)]
+    assert in_order_ba.main.curves[1, "b"] == [Point(0, 0.3), Point(5, 0.7), Point(10, 1.0)]
+
+
+def test_transfer_as_area_is_against_the_mean_of_the_orders() -> None:
+    """Areas of the references .575 and .675, in the mean .625; a curve .2, .8, 1 has .7: (.7 - .625) / (1 - .625)."""
+    run = run_that_learned("x", "b", 1.0, 0.8)
+    for references in (single_runs(), single_runs()[::-1]):
+        assert run_metrics(run, RunsBeside(single=references))["area_transfer"] == pytest.approx(0.075 / 0.375)
+
+
 CURVE = [Point(0, 0.0), Point(4, 0.8), Point(12, 1.0)]
 
 
@@ -171,7 +202,9 @@ def test_savings() -> None:
     assert updates_to_reach(CURVE, 0.9) == pytest.approx(8)
     assert relearning_savings(CURVE, [Point(0, 0.5), Point(2, 0.9)]) == pytest.approx(0.75)
     assert relearning_savings(CURVE, [Point(0, 0.95)]) == 1.0
-    assert relearning_savings(CURVE, [Point(0, 0.5), Point(30, 0.7)]) is None
+    assert relearning_savings(CURVE, [Point(0, 0.5), Point(12, 0.7)]) == pytest.approx(-0.5), "12 updates did not suffice"
+    assert relearning_savings(CURVE, [Point(0, 0.5), Point(4, 0.7)]) == 0.0, "4 updates did not suffice, which is no saving"
+    assert relearning_savings(CURVE, []) is None
     assert relearning_savings([Point(0, 0.5), Point(9, 0.4)], CURVE) is None
 
 

@@ -24,6 +24,8 @@ FIRST = (
     "retention",
     "intransigence_joint",
     "recall",
+    "recall_chance",
+    "recall_panel",
     "kl_new",
     "cross_entropy",
     "updates",
