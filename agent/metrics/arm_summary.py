@@ -18,6 +18,7 @@ from perdure.agent.metrics.seed_intervals import MeanEstimate, chance_of_more, e
 from perdure.memory.json_value import Document
 
 JOINT, SINGLE, STATELESS = "joint", SINGLE_ARM, "stateless"
+REFERENCES = (JOINT, SINGLE, STATELESS)
 """Arms that others are measured against, if a study has arms of these names."""
 
 SeedValues = Mapping[int, float]
@@ -57,12 +58,13 @@ class ArmDifference:
     """That were paired."""
 
 
-def metrics_by_arm(runs: Sequence[MeasuredRun]) -> dict[str, dict[str, MetricOfArm]]:
-    """By arm and metric, without the metrics that no run of the arm has."""
+def metrics_by_arm(runs: Sequence[MeasuredRun], beside: Sequence[MeasuredRun] = ()) -> dict[str, dict[str, MetricOfArm]]:
+    """By arm and metric, without the metrics that no run of the arm has. Runs `beside` them are only what they are measured against."""
+    references = [run for run in (*runs, *beside) if run.name.arm in REFERENCES]
     values: dict[str, dict[str, dict[tuple[int, str], float]]] = {}
     for run in runs:
         of_arm = values.setdefault(run.name.arm, {})
-        for key, value in run_metrics(run, runs_beside(run, runs)).items():
+        for key, value in run_metrics(run, runs_beside(run, references)).items():
             if value is not None:
                 of_arm.setdefault(key, {})[run.name.seed, run.name.order] = value
     return {arm: {key: _over_seeds(arm, key, by_run) for key, by_run in of_arm.items()} for arm, of_arm in values.items()}

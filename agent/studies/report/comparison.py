@@ -171,7 +171,7 @@ def _metrics(name: str, pairs: Sequence[Pair], runs_a: Sequence[MeasuredRun], ru
     by_side = []
     for side, runs in enumerate((runs_a, runs_b)):
         arm, paired = pairs[0][side].name.arm, [pair[side] for pair in pairs]
-        by_side.append(metrics_by_arm([*paired, *(run for run in runs if run.name.arm != arm)])[arm])
+        by_side.append(metrics_by_arm(paired, beside=[run for run in runs if run.name.arm != arm])[arm])
     for key in by_side[0]:
         if key in by_side[1]:
             a, b = by_side[0][key].by_run, by_side[1][key].by_run

@@ -97,7 +97,7 @@ def stream_of(run: MeasuredRun) -> str:
 def metrics_of(data: ReportData, stream: str) -> ArmMetrics:
     """Every metric of every arm on a stream."""
     own = [run for run in data.runs if stream_of(run) == stream]
-    found = metrics_by_arm([*own, *data.references])
+    found = metrics_by_arm(own, beside=data.references)
     return {arm: found[arm] for arm in data.arms_of(stream)}
 
 

@@ -88,6 +88,13 @@ def test_references_are_the_arms_of_these_names() -> None:
     assert "intransigence_joint" not in found["joint"]
 
 
+def test_runs_beside_are_only_measured_against() -> None:
+    joint = measured_runs(ResultTable(observations=(observation(1, "a", 0.5, arm="joint"),), facts=(facts(1, "a", arm="joint"),)))
+    found = metrics_by_arm(measured_runs(example_table()), beside=joint)
+    assert list(found) == ["x"]
+    assert found["x"]["intransigence_joint"].estimate.value == pytest.approx(-0.4)
+
+
 def everything(seed: int) -> ResultTable:
     """A run that has all that any metric needs, and its references."""
     rng = Random(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from perdure.agent.metrics.observation import Observation, ResultTable, StageFacts
@@ -100,6 +102,27 @@ def test_only_what_both_have_is_compared() -> None:
     assert (found.runs, found.items, found.base_differs) == (1, 2, 0)
     updates = next(one for one in found.metrics if one.metric == "updates")
     assert (updates.a, updates.b, updates.difference.value) == (20, 20, 0)
+
+
+def test_arms_are_measured_against_the_joint_arm_of_their_own_study() -> None:
+    def study(own: float, joint: float) -> ResultTable:
+        one, other = table("grpo", {0: [own], 1: [own]}), table("joint", {0: [joint], 1: [joint]})
+        return ResultTable(observations=one.observations + other.observations, facts=one.facts + other.facts)
+
+    found = compare_studies(study(0.5, 0.75), study(0.5, 1.0)).metrics
+    against = next(one for one in found if (one.arm, one.metric) == ("grpo", "intransigence_joint"))
+    assert (against.a, against.b) == (0.25, 0.5)
+
+
+def test_many_arms_are_compared_in_seconds() -> None:
+    """Fifteen arms, each with nine runs: every run is measured once a side, and not once for every other arm."""
+    arms = [table(f"arm {n}", {seed: [0.1, 0.5] * 20 for seed in range(9)}) for n in range(15)]
+    every = ResultTable(
+        observations=tuple(row for one in arms for row in one.observations), facts=tuple(row for one in arms for row in one.facts)
+    )
+    started_s = time.process_time()
+    assert compare_studies(every, every).runs == 135
+    assert time.process_time() - started_s < 4
 
 
 def test_another_base_is_told() -> None:
