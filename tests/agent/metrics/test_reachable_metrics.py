@@ -41,7 +41,7 @@ def base_rows(seed: int) -> Iterator[Document]:
 
 
 def run_rows(arm: str, seed: int, stages: Sequence[Sequence[str]]) -> Iterator[Document]:
-    """Within a stage KL at each kept update and the targets' scores at all but the last; at its end all environments; at the last the panel."""
+    """Within a stage KL at each kept update, and the targets' scores at all but the last; then all environments, and at last the panel."""
     rng = Random(f"{arm} {seed}")
     for stage, targets in enumerate(stages, start=1):
         for update in (4, 8, UPDATES):
