@@ -106,8 +106,8 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="forgetting_chance",
         name="the same if nothing had changed",
-        formula="its mean over shuffles of each item's scores over the stages: the bias of the line above",
-        source="permutation null",
+        formula="its mean if no stage differs, each item's scores shuffled, other items drawn anew: the bias of the line above",
+        source="permutation and bootstrap null",
         unit="score",
         better="neither",
         of_run=lambda run, _: forgetting_measures.forgetting_by_chance(run.main),
