@@ -61,7 +61,8 @@ def metrics_section(data: ReportData, metrics: Mapping[str, ArmMetrics], against
     if not any(parts):
         return NOTHING
     about = paragraph(
-        "Means over seeds, orders averaged first; below each its 95 % interval (Student's t, from ten seeds on the bootstrap) and n. "
+        "Means over seeds, orders averaged first; below each its 95 % interval (Student's t, from ten seeds on the bootstrap if that is "
+        "wider) and n. Values that are all the same have no interval: they do not say how much another seed would differ. "
         "↑: higher is better, ↓: lower is better. 'Not below' and 'not above' are one-sided bounds of 95 %. An arm is called better or "
         "worse than another if the whole interval of their difference is on one side of 0: by chance alone that is so of one in twenty, "
         "and only claims are tested in an order that was stated beforehand. The formulas are at the end."
