@@ -14,7 +14,7 @@ from perdure.agent.metrics.formulas.forgetting_measures import forgetting_since_
 from perdure.agent.metrics.formulas.learning_speed import area_under_curve
 from perdure.agent.metrics.formulas.transfer import backward_transfer, forward_transfer
 from perdure.agent.metrics.measured_run import Point
-from perdure.agent.metrics.seed_intervals import chance_of_more, estimate, student_quantile
+from perdure.agent.metrics.seed_intervals import chance_of_more, estimate, exact_share, student_quantile
 
 pytestmark = pytest.mark.peers
 
@@ -64,7 +64,12 @@ def test_intervals_and_tests_agree_with_scipy(seed: int) -> None:
     assert (found.low, found.high) == pytest.approx(tuple(peer.confidence_interval()))
     assert chance_of_more(few) == pytest.approx(stats.ttest_1samp(few, 0.0, alternative="greater").pvalue)
     boot, peer = estimate(many), stats.bootstrap((many,), lambda values, axis: values.mean(axis=axis), method="BCa", rng=seed)
-    assert (boot.low, boot.high) == pytest.approx(tuple(peer.confidence_interval), abs=0.05)
+    by_t = stats.ttest_1samp(many, 0.0).confidence_interval()
+    wider = (min(peer.confidence_interval.low, by_t.low), max(peer.confidence_interval.high, by_t.high))
+    assert (boot.low, boot.high) == pytest.approx(wider, abs=0.05)
+    right = rng.randrange(65)
+    exact = stats.binomtest(right, 64).proportion_ci(method="exact")
+    assert exact_share(right, 64) == pytest.approx(tuple(exact))
     for probability in (0.8, 0.95, 0.975, 0.9995):
         for freedom in (1, 2.5, 7, 200):
             assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom))
