@@ -156,9 +156,10 @@ def requeue_failed(store: Store, job: int) -> None:
 
 
 def release_all(store: Store) -> None:
-    """Queue again what processes had leased that have all ended, as after an orderly stop: no attempt counts as spent. End all other leases.
+    """Queue again what processes had leased that have all ended, as after an orderly stop, so that no attempt counts as spent.
 
-    Only for the holder of the home's lock, when it starts, and where an end of a process says nothing about its work.
+    It ends all other leases. Only for the holder of the home's lock, when it starts, and where the end of a process says nothing about its
+    work.
     """
     with store.write() as conn:
         for kind in ("task", "job"):

@@ -25,8 +25,10 @@ PANEL_S = {"off": 0.0, "choice": 30.0, "all": 80.0}
 def learner_cell(
     file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float, options: Mapping[str, OptionValue] | None = None
 ) -> Cell:
-    """A cell that loads a model, and learns with these options if it does. On a GPU it has the machine for itself, and a process of its own,
-    so that nothing stays on the GPU after it."""
+    """A cell that loads a model, and learns with these options if it does.
+
+    On a GPU it has the machine for itself, and a process of its own, so that nothing stays on the GPU after it.
+    """
     on_gpu = file.home.get("device") == "cuda"
     is_full = options is not None and options.get("tuning") == "full"
     return Cell(
