@@ -58,8 +58,9 @@ def _cells(file: GridFile, finished: Finished) -> Iterator[Cell]:
     for seed in file.grid.seeds:
         of_seed = list(_of_seed(file, seed, decided, finished)) if base_name(seed) in done(finished) else []
         yield from of_seed
-        if any(cell.name not in finished for cell in of_seed) or _awaits_traces(file, finished, decided):
-            return
+        has_open_runs = any(cell.work is make_run and cell.name not in finished for cell in of_seed)
+        if has_open_runs or _awaits_traces(file, finished, decided):
+            return  # the tests of a seed are done beside the runs of the next, so that no core is idle
 
 
 def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:

@@ -108,11 +108,11 @@ def test_bases_come_first_then_pilots_then_runs_then_tests(tmp_path: Path) -> No
     pilots = [f"pilot: trace-sft on addition at {rate} from traces at 0.001, seed 100" for rate in ("0.001", "0.002")]
     assert waves[2] == [*pilots, f"run: {sft}, seed 0", f"run: {grpo}, seed 0"]
     for seed in range(3):
-        runs, second, third = waves[2 + 3 * seed : 5 + 3 * seed]
+        runs, second, third = waves[2 + 2 * seed : 5 + 2 * seed]
         assert runs[-2:] == [f"run: {sft}, seed {seed}", f"run: {grpo}, seed {seed}"]
         assert second == [f"run: {trace}, seed {seed}", f"test of run: {sft}, seed {seed}, update 6"]
-        assert third == [f"test of run: {grpo}, seed {seed}, update 6", f"test of run: {trace}, seed {seed}, update 6"]
-    assert len(waves) == 11
+        assert third[:2] == [f"test of run: {grpo}, seed {seed}, update 6", f"test of run: {trace}, seed {seed}, update 6"]
+    assert len(waves) == 9
 
 
 def test_both_versions_of_a_run_are_scored_in_one_cell_once_nothing_copies_its_home(tmp_path: Path) -> None:
