@@ -3,7 +3,8 @@
 A stage's scores are all that its version scored on held-out seeds: in gates, on dev seeds, in probes, and on the capability panel. Gates
 draw fresh seeds, so that two versions share the dev seeds and the probes, and otherwise have tasks of their own; the scores of a version
 include those of the gate that promoted it, which are somewhat too high for its targets. A stage's costs are those of all learning jobs that
-led up to it, of refused candidates too.
+led up to it, of refused candidates too. What was learned in a version that was rolled back does not count as learned: it was given up
+on purpose, and is no forgetting.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class ServedStage:
     version: str
     move: Move
     targets: tuple[str, ...]
-    """What it learned since the stage before; none after a rollback."""
+    """What it learned since the stage before; none after a rollback, which learns nothing."""
+    undone: bool
+    """Whether a rollback gave it up, so that what serves now does not go on from it."""
     jobs: tuple[Job, ...]
     """Learning jobs that were begun before it was and have ended; for the last stage, also those since."""
 
@@ -43,7 +46,7 @@ def served_stages(store: Store) -> list[ServedStage]:
     """All stages of a home, the base first."""
     log, times = moves(store), job_times(store)
     learned = [job for job in reversed(list_jobs(store, MOST_JOBS)) if isinstance(job.result, LearnResult)]
-    stages = []
+    stages, standing = [], _standing(log)
     for n, move in enumerate(log):
         since = log[n - 1].moved if n else float("-inf")
         until = move.moved if n < len(log) - 1 else float("inf")
@@ -53,10 +56,21 @@ def served_stages(store: Store) -> list[ServedStage]:
                 version=move.to_version,
                 move=move,
                 targets=get_version(store, move.to_version).targets if move.kind == "promote" else (),
+                undone=n not in standing,
                 jobs=tuple(job for job in learned if since < (times[job.id].started or float("inf")) <= until),
             )
         )
     return stages
+
+
+def _standing(log: Sequence[Move]) -> set[int]:
+    """The moves that led to what serves now. A rollback goes back to those that had led to its version when it last served."""
+    led_to: dict[str, list[int]] = {}
+    now: list[int] = []
+    for n, move in enumerate(log):
+        now = [*(led_to.get(move.to_version, []) if move.kind == "rollback" else now), n]
+        led_to[move.to_version] = now
+    return set(now)
 
 
 def home_table(store: Store, stages: Sequence[ServedStage]) -> ResultTable:
@@ -88,9 +102,12 @@ def _panel(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]
 
 
 def _divergences(store: Store, stages: Sequence[ServedStage]) -> Iterator[Observation]:
-    """KL from the base at the step that became the version of a promotion, as its learning job measured it."""
-    for stage in stages:
-        job = get_version(store, stage.version).job if stage.move.kind == "promote" else None
+    """KL from the base at the step that became the version, as its learning job measured it; 0 if the first version serves again."""
+    for stage in stages[1:]:
+        if stage.version == stages[0].version:
+            yield _row(stage.stage, TARGETS, "the first version", "kl_new", 0.0)
+            yield _row(stage.stage, OLD, "the first version", "kl_old", 0.0)
+        job = get_version(store, stage.version).job
         result = None if job is None else get_job(store, job).result
         if job is None or not isinstance(result, LearnResult):
             continue
@@ -107,7 +124,7 @@ def _facts(stage: ServedStage) -> StageFacts:
         arm=HOME_ARM,
         seed=0,
         stage=stage.stage,
-        targets=stage.targets,
+        targets=() if stage.undone else stage.targets,
         updates=sum(cost.updates for cost in costs),
         tokens=sum(cost.sampled_tokens + cost.learned_tokens for cost in costs),
         seconds=sum(cost.sampling_s + cost.learning_s for cost in costs),

@@ -2,101 +2,90 @@
 
 An item is drawn with its scores at all stages and under all measures, so that what is common to them stays common. The interval says how
 much other tasks of the same kind would have changed the number, and nothing about another run; maxima (forgetting from the best, drawdown)
-come out too high in it, as in the number itself.
+come out too high in it, as in the number itself. The checks of curves are not drawn anew, so that metrics of curves have no interval.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from random import Random
-from statistics import fmean
 
-from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, ScoreBook
+from perdure.agent.metrics.item_draws import ItemDraws, draw_items, drawn_book, drawn_flips, drawn_means
+from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Place
 from perdure.agent.metrics.metric import Metric
 from perdure.agent.metrics.metric_table import METRIC, METRICS, run_metrics
+from perdure.agent.metrics.noted_reads import Reads, noting
+from perdure.agent.metrics.run_readings import RunsBeside, flip_subjects
 from perdure.agent.metrics.seed_intervals import LEVEL, MeanEstimate
 
 DRAWS = 200
-DRAW_SEED = 18
-READ = (MAIN, "strict", "cued", "confidence")
+READ = (MAIN, "choice", "strict", "cued", "confidence")
 """The measures of the metrics that get an interval."""
+Values = list[float | None]
+"""Of one metric, in each draw."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricOfRun:
-    """One metric of one run, over items."""
+    """One metric of one run, over the items that it reads."""
 
     estimate: MeanEstimate
     bound: float | None
     """One-sided, 95 %: not worse than this. None without an interval."""
 
 
-Drawn = Mapping[str, Mapping[str, Sequence[str]]]
-"""By subject: the items that were drawn, each with a name for every time."""
-
-
 def metrics_over_items(run: MeasuredRun) -> dict[str, MetricOfRun]:
     """Every metric that the run has, by key. Only scores and shares have an interval."""
-    values = {key: value for key, value in run_metrics(run).items() if value is not None}
-    varied = [metric for metric in METRICS if metric.key in values and _is_of_items(metric)]
-    rng, found = Random(DRAW_SEED), {metric.key: list[float]() for metric in varied}
-    universe = _items(run)
-    for _ in range(DRAWS):
-        for key, value in run_metrics(_redrawn(run, _draw(universe, rng)), metrics=varied).items():
-            if value is not None:
-                found[key].append(value)
-    n = sum(map(len, universe.values()))
-    return {key: _over_draws(METRIC[key], value, found.get(key, []), n) for key, value in values.items()}
+    values: dict[str, float] = {}
+    read: dict[str, Reads] = {}
+    for metric in METRICS:
+        noted, reads = noting(run)
+        value = metric.of_run(noted, RunsBeside())
+        if value is not None:
+            values[metric.key], read[metric.key] = value, reads
+    varied = [METRIC[key] for key, reads in read.items() if _is_of_items(METRIC[key]) and not reads.has_curves and len(reads.items) > 1]
+    books = [book for measure in READ if (book := run.book(measure)) is not None]
+    draws = draw_items(books, DRAWS)
+    drawn = {metric.key: _of_flips(run, metric, draws) for metric in varied if metric.flips is not None}
+    drawn |= _of_scores(run, [metric for metric in varied if metric.flips is None], read, draws)
+    return {key: _over_draws(METRIC[key], value, drawn.get(key, []), len(read[key].items)) for key, value in values.items()}
 
 
 def _is_of_items(metric: Metric) -> bool:
-    """The bias by chance is a mean over shuffles of the items already."""
+    """The biases by chance are means over draws already."""
     return metric.unit in ("score", "share") and metric.better != "neither"
 
 
-def _over_draws(metric: Metric, value: float, drawn: list[float], n: int) -> MetricOfRun:
-    """The quantiles of the draws. No interval if a draw lacked what the metric needs."""
-    if len(drawn) < DRAWS or n < 2:
+def _of_flips(run: MeasuredRun, metric: Metric, draws: ItemDraws) -> Values:
+    assert metric.flips is not None
+    book = run.book(metric.flips.measure)
+    assert book is not None, "the metric has a value"
+    return [metric.flips.value(counts) for counts in drawn_flips(book, flip_subjects(run, metric.flips.measure), draws)]
+
+
+def _of_scores(run: MeasuredRun, metrics: Sequence[Metric], read: Mapping[str, Reads], draws: ItemDraws) -> dict[str, Values]:
+    """The metrics of a run whose means are drawn, and of the single items those that they look at."""
+    books = {measure: book for measure in READ if (book := run.book(measure)) is not None}
+    means = {measure: drawn_means(book, draws) for measure, book in books.items()}
+    looked_at: dict[str, list[Place]] = {measure: [] for measure in books}
+    for measure, place in {found for metric in metrics for found in read[metric.key].places}:
+        looked_at[measure].append(place)
+    found: dict[str, Values] = {metric.key: [] for metric in metrics}
+    for draw in range(DRAWS):
+        made = {}
+        for measure, book in books.items():
+            scores = {place: score for place, of_draws in means[measure].items() if (score := of_draws[draw]) is not None}
+            made[measure] = drawn_book(book, scores, looked_at[measure], draws, draw)
+        for key, value in run_metrics(replace(run, books=made), metrics=metrics).items():
+            found[key].append(value)
+    return found
+
+
+def _over_draws(metric: Metric, value: float, drawn: Values, n: int) -> MetricOfRun:
+    """The quantiles of the draws. No interval if a draw lacked what the metric needs, or if all draws are the same."""
+    known = sorted(one for one in drawn if one is not None)
+    if len(known) < DRAWS or known[0] == known[-1]:
         return MetricOfRun(estimate=MeanEstimate(value=value, low=None, high=None, n=n, of="items"), bound=None)
-    in_order = sorted(drawn)
     outside, one_side = round(DRAWS * (1 - LEVEL) / 2), round(DRAWS * (1 - LEVEL))
-    found = MeanEstimate(value=value, low=in_order[outside], high=in_order[-1 - outside], n=n, of="items", method="bootstrap")
-    return MetricOfRun(estimate=found, bound=in_order[one_side] if metric.better == "higher" else in_order[-1 - one_side])
-
-
-def _items(run: MeasuredRun) -> dict[str, list[str]]:
-    """All items of each subject, under any measure."""
-    found: dict[str, dict[str, None]] = {}
-    for book in run.books.values():
-        for (_, subject), items in book.items.items():
-            found.setdefault(subject, {}).update(dict.fromkeys(items))
-    return {subject: list(items) for subject, items in found.items()}
-
-
-def _draw(universe: Mapping[str, list[str]], rng: Random) -> Drawn:
-    drawn: dict[str, dict[str, list[str]]] = {}
-    for subject, items in universe.items():
-        names: dict[str, list[str]] = {}
-        for n, item in enumerate(rng.choices(items, k=len(items))):
-            names.setdefault(item, []).append(str(n))
-        drawn[subject] = names
-    return drawn
-
-
-def _redrawn(run: MeasuredRun, drawn: Drawn) -> MeasuredRun:
-    return replace(run, books={measure: _redrawn_book(book, drawn) for measure, book in run.books.items() if measure in READ})
-
-
-def _redrawn_book(book: ScoreBook, drawn: Drawn) -> ScoreBook:
-    """A copy whose items stand as often as they were drawn, under the names that `_draw` gives them."""
-    items, answers = {}, {}
-    for place, scores in book.items.items():
-        of_subject = drawn[place[1]]
-        kept = [(name, item) for item in scores for name in of_subject.get(item, ())]
-        if kept:
-            given = book.answers[place]
-            items[place] = {name: scores[item] for name, item in kept}
-            answers[place] = {name: given[item] for name, item in kept}
-    means = {place: fmean(found.values()) for place, found in items.items()}
-    return replace(book, items=items, answers=answers, matrix=replace(book.matrix, scores=means))
+    found = MeanEstimate(value=value, low=known[outside], high=known[-1 - outside], n=n, of="items", method="bootstrap")
+    return MetricOfRun(estimate=found, bound=known[one_side] if metric.better == "higher" else known[-1 - one_side])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from perdure.agent.metrics import run_readings as read
 from perdure.agent.metrics.formulas import calibration, costs, flips, stability
-from perdure.agent.metrics.metric import Metric
+from perdure.agent.metrics.measured_run import MAIN
+from perdure.agent.metrics.metric import Better, FlipReading, Metric
 
 HARMON = "Harmon et al. 2025 (2510.17776)"
 LANGE = "De Lange et al. 2023"
@@ -12,51 +15,51 @@ DRAWDOWN = "Magdon-Ismail & Atiya 2004"
 CL_BENCH = "CL-Bench 2026 (2606.05661)"
 RAZOR = "after Shenfeld et al. 2025 (2509.04259)"
 
+
+def _flips(key: str, name: str, formula: str, better: Better, measure: str, value: Callable[[flips.FlipCounts], float | None]) -> Metric:
+    return Metric(
+        key=key,
+        name=name,
+        formula=formula,
+        source=HARMON,
+        unit="share",
+        better=better,
+        of_run=lambda run, _: read.read_flips(run, value, measure),
+        flips=FlipReading(measure=measure, value=value),
+    )
+
+
 ITEM_METRICS: tuple[Metric, ...] = (
+    _flips("recall", "recall", "right before and after / right before, over tasks of environments", "higher", MAIN, flips.recall),
     Metric(
-        key="recall",
-        name="recall",
-        formula="right before and after / right before, over items",
-        source=HARMON,
+        key="recall_chance",
+        name="recall if nothing had changed",
+        formula="expected of tasks that are equally hard and right with p, the share on both sides: p (sampled answers), 1 (greedy)",
+        source="binomial null",
         unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall),
+        better="neither",
+        of_run=lambda run, _: read.read_recall_by_chance(run),
     ),
-    Metric(
-        key="recall_free",
-        name="recall, free",
-        formula="the same of `strict`: the asked form, nothing in sight",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall, "strict"),
+    _flips("recall_free", "recall, free", "the same of `strict`: the asked form, nothing in sight", "higher", "strict", flips.recall),
+    _flips("recall_cued", "recall, cued", "the same of `cued`: one worked example in sight", "higher", "cued", flips.recall),
+    _flips(
+        "recall_panel",
+        "recall, panel",
+        "the same of `choice`: right is a probability above one half",
+        "higher",
+        "choice",
+        flips.recall,
     ),
+    _flips("flips_lost", "flips, right to wrong", "tasks right before and wrong after / tasks", "lower", MAIN, flips.lost_share),
+    _flips("flips_gained", "flips, wrong to right", "tasks wrong before and right after / tasks", "higher", MAIN, flips.gained_share),
     Metric(
-        key="recall_cued",
-        name="recall, cued",
-        formula="the same of `cued`: one worked example in sight",
-        source=HARMON,
+        key="flips_chance",
+        name="flips either way if nothing had changed",
+        formula="expected as above: p (1 - p) of sampled answers, 0 of greedy ones",
+        source="binomial null",
         unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.recall, "cued"),
-    ),
-    Metric(
-        key="flips_lost",
-        name="flips, right to wrong",
-        formula="items right before and wrong after / items",
-        source=HARMON,
-        unit="share",
-        better="lower",
-        of_run=lambda run, _: read.read_flips(run, flips.lost_share),
-    ),
-    Metric(
-        key="flips_gained",
-        name="flips, wrong to right",
-        formula="items wrong before and right after / items",
-        source=HARMON,
-        unit="share",
-        better="higher",
-        of_run=lambda run, _: read.read_flips(run, flips.gained_share),
+        better="neither",
+        of_run=lambda run, _: read.read_flips_by_chance(run),
     ),
     Metric(
         key="min_acc",
@@ -88,7 +91,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     Metric(
         key="drawdown",
         name="drawdown",
-        formula="mean over subjects of the deepest fall from a peak, at any check",
+        formula="mean over environments of the deepest fall from a peak, at any check",
         source=DRAWDOWN,
         unit="score",
         better="lower",
@@ -96,7 +99,7 @@ ITEM_METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         key="worst_drawdown",
-        name="drawdown, worst subject",
+        name="drawdown, worst environment",
         formula="the largest of them",
         source=DRAWDOWN,
         unit="score",

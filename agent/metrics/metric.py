@@ -6,12 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from perdure.agent.metrics.formulas.flips import FlipCounts
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.run_readings import RunsBeside
 
 Better = Literal["higher", "lower", "neither"]
 Unit = Literal["score", "share", "nats a token", "updates", "tokens", "seconds"]
 """A score lies in [0, 1], and so does a share of items."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlipReading:
+    """A number of the flips of one measure."""
+
+    measure: str
+    value: Callable[[FlipCounts], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,3 +36,5 @@ class Metric:
     better: Better
     of_run: Callable[[MeasuredRun, RunsBeside], float | None] = field(repr=False)
     """None if the run lacks what it needs."""
+    flips: FlipReading | None = field(default=None, repr=False)
+    """Of a metric of flips: which, so that an interval over items need not count them again."""

@@ -21,6 +21,9 @@ BASE = 0
 BASE_ARM = "base"
 """The base may be observed once a seed, under this arm: a run without rows of stage 0 takes those."""
 
+SINGLE_ARM = "single"
+"""An arm of this name learns each stage from the base, and others are measured against it."""
+
 
 class RunName(NamedTuple):
     """Which run a row belongs to."""

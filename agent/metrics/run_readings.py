@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from perdure.agent.metrics.formulas import flips
 from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.formulas.calibration import coverage
 from perdure.agent.metrics.formulas.forgetting_measures import intransigence
+from perdure.agent.metrics.formulas.gain_and_drop import panel_drop
 from perdure.agent.metrics.formulas.learning_speed import area_under_curve, learning_curve_area, relearning_savings
 from perdure.agent.metrics.formulas.transfer import area_transfer, normalised_stateless_gain, stateless_gain, stream_scores
-from perdure.agent.metrics.measured_run import MAIN, MeasuredRun, Point
+from perdure.agent.metrics.measured_run import DEV_SUFFIX, MAIN, MeasuredRun, Point
 from perdure.agent.metrics.observation import BASE
 
+SAMPLED_MEASURES = ("sampled", "success")
+"""A version that is asked again gives another answer."""
 COVERAGE_ANSWERS = 4
 """As many as a gate samples by default."""
 
@@ -35,10 +39,16 @@ class RunsBeside:
 
 
 def target_curves(run: MeasuredRun, *, last: bool = False) -> dict[str, Sequence[Point]]:
-    """The curve of each target within the first stage that learned it, or the last."""
+    """The curve of each target within the first stage that learned it, or the last.
+
+    On dev tasks if they were scored there: a study that chooses its checkpoints on dev tasks has these at
+    every check, and tests one or two.
+    """
     matrix = run.main.matrix
     stages = matrix.learned if last else matrix.first
-    return {subject: curve for subject, stage in stages.items() if (curve := run.main.curves.get((stage, subject)))}
+    books = [book for measure, book in run.books.items() if measure.endswith(DEV_SUFFIX)] + [run.main]
+    found = {subject: [curve for book in books if (curve := book.curves.get((stage, subject)))] for subject, stage in stages.items()}
+    return {subject: curves[0] for subject, curves in found.items() if curves}
 
 
 def final_scores(runs: Sequence[MeasuredRun]) -> dict[str, float]:
@@ -64,11 +74,10 @@ def read_area(run: MeasuredRun) -> float | None:
 
 
 def read_area_transfer(run: MeasuredRun, beside: RunsBeside) -> float | None:
-    """Against single-task runs."""
-    reference: dict[str, float] = {}
-    for other in beside.single:
-        reference.update(_areas(other))
-    return area_transfer(_areas(run), reference)
+    """Against single-task runs; if several learned a subject, their mean."""
+    areas = [_areas(other) for other in beside.single]
+    subjects = {subject for of_run in areas for subject in of_run}
+    return area_transfer(_areas(run), {subject: fmean(of_run[subject] for of_run in areas if subject in of_run) for subject in subjects})
 
 
 def read_lca(run: MeasuredRun) -> float | None:
@@ -111,11 +120,51 @@ def read_normalised_gain(run: MeasuredRun, beside: RunsBeside) -> float | None:
     return normalised_stateless_gain(stateful, stateless) if stateful else None
 
 
-def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
-    """Over all subjects: since the base, and for a target since it was last learned. None without items on both sides."""
+def flip_subjects(run: MeasuredRun, measure: str = MAIN) -> dict[str, int]:
+    """Over which subjects flips are counted, and since which stage: all environments, or, of a measure of the panel, its skills.
+
+    Since the base, and for a target since it was last learned.
+    """
     book = run.book(measure)
-    found = {} if book is None else flips.flips_since_base(book)
-    return sum(found.values(), flips.FlipCounts()) if found else None
+    starts = {} if book is None else flips.flip_starts(book)
+    return {subject: start for subject, start in starts.items() if measure != MAIN or subject not in run.main.matrix.skills}
+
+
+def flip_totals(run: MeasuredRun, measure: str = MAIN) -> flips.FlipCounts | None:
+    """Over all subjects of `flip_subjects`; None without items on both sides."""
+    book, subjects = run.book(measure), flip_subjects(run, measure)
+    if book is None or not subjects:
+        return None
+    return sum(flips.flips_since(book, subjects).values(), flips.FlipCounts())
+
+
+def read_panel_drop(run: MeasuredRun) -> float | None:
+    """By the probability of the right answer; None without the panel's scores on both sides."""
+    book = run.book("choice")
+    return None if book is None else panel_drop(book.matrix)
+
+
+def read_recall_by_chance(run: MeasuredRun) -> float | None:
+    """`recall` of all environments if nothing had changed; None if no answer was sampled, since it is 1 then."""
+    counts = _counts_by_chance(run)
+    right = sum(2 * one.kept + one.lost + one.gained for one, _ in counts) / 2
+    return sum(kept for _, kept in counts) / right if right else None
+
+
+def read_flips_by_chance(run: MeasuredRun) -> float | None:
+    """The share of flips in either direction if nothing had changed; None if no answer was sampled, since it is 0 then."""
+    counts = _counts_by_chance(run)
+    n = sum(one.n for one, _ in counts)
+    return sum((2 * one.kept + one.lost + one.gained) / 2 - kept for one, kept in counts) / n if n else None
+
+
+def _counts_by_chance(run: MeasuredRun) -> list[tuple[flips.FlipCounts, float]]:
+    """The flips of each environment, and how many items would be kept by chance; empty if no answer was sampled."""
+    sampled = {subject for measure in SAMPLED_MEASURES if (book := run.book(measure)) is not None for subject in book.matrix.subjects()}
+    found = flips.flips_since(run.main, flip_subjects(run))
+    if not sampled & found.keys():
+        return []
+    return [(one, flips.kept_by_chance(one, is_sampled=subject in sampled)) for subject, one in found.items()]
 
 
 def read_flips(run: MeasuredRun, value: Callable[[flips.FlipCounts], float | None], measure: str = MAIN) -> float | None:

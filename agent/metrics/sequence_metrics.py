@@ -25,11 +25,20 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="drop",
         name="drop",
-        formula="mean over subjects that were never a target of R[0][j] - R[T][j]",
+        formula="mean over environments that were never a target of R[0][j] - R[T][j]",
         source=PAPER,
         unit="score",
         better="lower",
         of_run=lambda run, _: gain_and_drop.drop(run.main.matrix),
+    ),
+    Metric(
+        key="panel_drop",
+        name="drop of the panel",
+        formula="the same over the panel's skills, by `choice`",
+        source=PAPER,
+        unit="score",
+        better="lower",
+        of_run=lambda run, _: read.read_panel_drop(run),
     ),
     Metric(
         key="acc",
@@ -97,8 +106,8 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="forgetting_chance",
         name="the same if nothing had changed",
-        formula="its mean over shuffles of each item's scores over the stages: the bias of the line above",
-        source="permutation null",
+        formula="its mean if no stage differs, each item's scores shuffled, other items drawn anew: the bias of the line above",
+        source="permutation and bootstrap null",
         unit="score",
         better="neither",
         of_run=lambda run, _: forgetting_measures.forgetting_by_chance(run.main),
@@ -142,7 +151,7 @@ SEQUENCE_METRICS: tuple[Metric, ...] = (
     Metric(
         key="auc",
         name="area under the learning curve (AUC)",
-        formula="mean height of the target's curve within its first stage, trapezoid rule",
+        formula="mean height of the target's curve within its first stage, trapezoid rule; on dev tasks if they were scored",
         source=WORLD,
         unit="score",
         better="higher",

@@ -11,8 +11,24 @@ from perdure.agent.show.terminal import Cell, print_table
 from perdure.agent.studies.report.comparison import StudyComparison
 from perdure.agent.studies.report.report_numbers import digits_of, interval, n_of, number
 
-MAIN_METRICS = ("gain", "drop", "acc", "bwt", "fwt", "forgetting_first", "retention", "recall", "kl_new", "updates", "seconds")
+MAIN_METRICS = (
+    "gain",
+    "drop",
+    "panel_drop",
+    "acc",
+    "bwt",
+    "fwt",
+    "forgetting_first",
+    "retention",
+    "recall",
+    "kl_new",
+    "updates",
+    "seconds",
+)
 MEASURES = (*MAIN_MEASURES, "cross_entropy")
+
+ABOUT = """B is better or worse if the whole interval is on one side of 0: by chance alone that is so of one row in twenty.
+Seeds needed: so that an interval shows a difference as large as the one found, four times in five. A smaller difference needs more."""
 
 
 def print_comparison(found: StudyComparison, *, show_all: bool) -> None:
@@ -30,6 +46,7 @@ def print_comparison(found: StudyComparison, *, show_all: bool) -> None:
             what = f"{score.subject} ({score.measure})"
             rows.append((score.arm, what, *_numbers(score.a, score.b, score.difference, 3), score.verdict, score.seeds_needed))
     print_table(("arm", "what", "A", "B", "B - A", "95 % interval", "of", "B is", "seeds needed"), rows)
+    click.echo(ABOUT)
 
 
 def _numbers(a: float, b: float, difference: MeanEstimate, digits: int) -> tuple[Cell, ...]:

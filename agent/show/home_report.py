@@ -39,6 +39,8 @@ NOTES = {
     "one life": "This is one life: the intervals are over tasks, and say nothing about another life (`perdure study` runs many).",
 }
 
+NOTHING_SCORED = "nothing was scored yet: a gate does it, and so does `perdure probe`"
+
 
 def report_document(store: Store) -> Document:
     """The keys of `perdure report --json`. Raises `UnknownError` if no version serves yet."""
@@ -56,8 +58,13 @@ def report_document(store: Store) -> Document:
         "panel": _panel_document(run, _choices(store)),
         "jobs": [_job_document(job) for stage in stages for job in stage.jobs],
         "life": None if life is None else asdict(life.statement),
-        "notes": list(NOTES.values()) if run.main.items else ["nothing was scored yet: a gate does it, and so does `perdure probe`"],
+        "notes": [*_rollback_notes(stages), *(NOTES.values() if run.main.items else (NOTHING_SCORED,))],
     }
+
+
+def _rollback_notes(stages: Sequence[ServedStage]) -> list[str]:
+    undone = list(dict.fromkeys(stage.version for stage in stages if stage.undone and stage.targets))
+    return [f"Rolled back: {', '.join(undone)}. What was learned there counts neither as learned nor as forgotten."] if undone else []
 
 
 def print_report(document: Document) -> None:
@@ -105,6 +112,7 @@ def _stage_document(stage: ServedStage) -> Document:
         "version": stage.version,
         "kind": stage.move.kind,
         "targets": list(stage.targets),
+        "rolled_back": stage.undone,
         "reason": stage.move.reason,
         "moved": iso_utc(stage.move.moved),
         "jobs": [job.id for job in stage.jobs],

@@ -29,6 +29,7 @@ def svg_figures() -> Iterator[None]:
     matplotlib.use("svg")
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name may have dollar signs
         "svg.hashsalt": "perdure",
         "font.size": 8,
         "axes.spines.top": False,

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from perdure.agent.metrics.formulas.accuracy import mean_of
 from perdure.agent.metrics.measured_run import MeasuredRun
-from perdure.agent.metrics.observation import StageFacts
+from perdure.agent.metrics.observation import BASE, StageFacts
+
+REFUSED = ("reject", "inconclusive")
+"""Verdicts after which the version before serves on."""
 
 
 def total_updates(facts: Sequence[StageFacts]) -> float | None:
@@ -25,17 +28,29 @@ def total_seconds(facts: Sequence[StageFacts]) -> float | None:
 
 
 def last_divergence(run: MeasuredRun, measure: str) -> float | None:
-    """The mean of `kl_new` or `kl_old` over subjects in nats a token, at the last stage that has it: at its end, else at its last check.
+    """The mean of `kl_new` or `kl_old` over subjects in nats a token, of the version that the run came to.
 
+    That is the last stage that the gate did not refuse: its KL at the end, else at the check of its last update; a check of another update
+    is of another version, and does not count. None if it has neither; 0 if all was refused. Without the number of its updates the last
+    check is the end.
     KL(policy || base), on the policy's own answers to prompts of the targets and of old environments. Shenfeld et al. 2025 (2509.04259)
     found that KL(base || policy) on new prompts predicts forgetting; in 2510.18874, table 2, it does so only weakly (r = .52).
     """
     book = run.book(measure)
     if book is None:
         return None
-    found = {place: points[-1].score for place, points in book.curves.items() if points} | dict(book.matrix.scores)
-    last = max((stage for stage, _ in found), default=None)
-    return mean_of(score for (stage, _), score in found.items() if stage == last)
+    updates = {fact.stage: fact.updates for fact in run.facts}
+    refused = {fact.stage for fact in run.facts if fact.verdict in REFUSED}
+    stage = max(stage for stage in {BASE, *updates, *(stage for stage, _ in [*book.curves, *book.matrix.scores])} - refused)
+    if stage == BASE:
+        return 0.0
+    found = dict(book.matrix.scores)
+    for place, points in book.curves.items():
+        end = updates.get(place[0], 0) or points[-1].update
+        for point in points:
+            if point.update == end:
+                found.setdefault(place, point.score)
+    return mean_of(score for (at, _), score in found.items() if at == stage)
 
 
 def change_of_measure(run: MeasuredRun, measure: str) -> float | None:
@@ -43,6 +58,4 @@ def change_of_measure(run: MeasuredRun, measure: str) -> float | None:
     book = run.book(measure)
     if book is None:
         return None
-    matrix = book.matrix
-    pairs = [(matrix.at(0, subject), matrix.at(matrix.stages, subject)) for subject in matrix.subjects()]
-    return mean_of(after - before for before, after in pairs if before is not None and after is not None)
+    return mean_of(book.matrix.change(subject, BASE, book.matrix.stages) for subject in book.matrix.subjects())

@@ -1,8 +1,8 @@
 """What happened item by item: what was right before and is wrong after, and the other way round. Means hide this. Pure functions.
 
 An item is right if its score is above one half: for one answer that it is right, for several that most are, for `choice` that the right
-answer is more likely than all others together. With sampled answers a version disagrees with itself too: the recall of two probes of one
-version is the number to compare with. With greedy answers and with `choice` that recall is 1.
+answer is more likely than all others together. With sampled answers a version disagrees with itself too, and `kept_by_chance` says how
+much. With greedy answers and with `choice` its recall is 1.
 """
 
 from __future__ import annotations
@@ -48,21 +48,34 @@ def count_flips(before: Mapping[str, float], after: Mapping[str, float]) -> Flip
     return FlipCounts(kept=found[True, True], lost=found[True, False], gained=found[False, True], never=found[False, False])
 
 
-def flips_since_base(book: ScoreBook) -> dict[str, FlipCounts]:
-    """From the base to the end, by subject, for subjects that were never a target; a target's are those since it was learned."""
-    matrix = book.matrix
-    found = {}
-    for subject in matrix.subjects():
-        start = matrix.learned.get(subject, BASE)
-        if start < matrix.stages and (start, subject) in book.items and (matrix.stages, subject) in book.items:
-            found[subject] = count_flips(book.items[start, subject], book.items[matrix.stages, subject])
-    return found
+def flips_since(book: ScoreBook, starts: Mapping[str, int]) -> dict[str, FlipCounts]:
+    """From a stage to the end, by subject."""
+    last = book.matrix.stages
+    return {subject: count_flips(book.items[start, subject], book.items[last, subject]) for subject, start in starts.items()}
+
+
+def flip_starts(book: ScoreBook) -> dict[str, int]:
+    """Since which stage the flips of each subject count, of those that have items there and at the end: the base, or for a target the stage
+    that learned it."""
+    last, learned = book.matrix.stages, book.matrix.learned
+    starts = {subject: learned.get(subject, BASE) for subject in book.matrix.subjects()}
+    return {subject: at for subject, at in starts.items() if at < last and (at, subject) in book.items and (last, subject) in book.items}
 
 
 def recall(counts: FlipCounts) -> float | None:
     """kept / (kept + lost): of what was right before, the share that is right after. None if nothing was."""
     right_before = counts.kept + counts.lost
     return counts.kept / right_before if right_before else None
+
+
+def kept_by_chance(counts: FlipCounts, *, is_sampled: bool) -> float:
+    """How many items would be right before and after if nothing had changed, p being the share of right answers on both sides together.
+
+    n p if the same version always gives the same answer. If its answers are sampled, n p^2 with items that are all equally hard; items
+    that differ are kept more often, so that this is the least.
+    """
+    p = (2 * counts.kept + counts.lost + counts.gained) / (2 * counts.n) if counts.n else 0.0
+    return counts.n * (p * p if is_sampled else p)
 
 
 def lost_share(counts: FlipCounts, choices: float | None = None) -> float | None:

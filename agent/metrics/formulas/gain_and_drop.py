@@ -22,17 +22,26 @@ class Tradeoff(NamedTuple):
 
 def gain(matrix: ScoreMatrix) -> float | None:
     """Mean over the targets j of R[T][j] - R[0][j] (2510.18874, section 2.1, which has one target)."""
-    return mean_of(_change(matrix, subject) for subject in matrix.learned)
+    return mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.learned)
 
 
 def drop(matrix: ScoreMatrix) -> float | None:
-    """(1/M) sum over the M subjects j that were never a target of R[0][j] - R[T][j] (2510.18874, section 2.1). Negative: they improved."""
-    change = mean_of(_change(matrix, subject) for subject in matrix.subjects() if subject not in matrix.learned)
+    """(1/M) sum over the M environments j that were never a target of R[0][j] - R[T][j] (2510.18874, section 2.1).
+
+    Negative: they improved. Skills of the panel are not among them: `panel_drop`.
+    """
+    change = mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.subjects() if matrix.is_non_target(subject))
+    return None if change is None else -change
+
+
+def panel_drop(matrix: ScoreMatrix) -> float | None:
+    """The same over the skills of the panel, of the matrix of `choice`: the probability of the right answer among those listed."""
+    change = mean_of(matrix.change(subject, BASE, matrix.stages) for subject in matrix.subjects() if subject in matrix.skills)
     return None if change is None else -change
 
 
 def tradeoff_curve(book: ScoreBook, stage: int = 1) -> list[Tradeoff]:
-    """Gain and drop against the base at each check of a stage, in order, over the subjects that have a check there."""
+    """Gain and drop against the base at each check of a stage, in order, over the environments that have a check there."""
     matrix = book.matrix
     by_update: dict[int, list[tuple[str, float]]] = {}
     for (at, subject), points in book.curves.items():
@@ -43,7 +52,7 @@ def tradeoff_curve(book: ScoreBook, stage: int = 1) -> list[Tradeoff]:
     curve = []
     for update in sorted(by_update):
         gained = mean_of(change for subject, change in by_update[update] if subject in matrix.learned)
-        kept = mean_of(change for subject, change in by_update[update] if subject not in matrix.learned)
+        kept = mean_of(change for subject, change in by_update[update] if matrix.is_non_target(subject))
         if gained is not None and kept is not None:
             curve.append(Tradeoff(gained, -kept))
     return curve
@@ -63,8 +72,3 @@ def drop_at_gain(curve: Sequence[Tradeoff], wanted: float) -> float | None:
             return before.drop + share * (point.drop - before.drop)
         before = point
     return None
-
-
-def _change(matrix: ScoreMatrix, subject: str) -> float | None:
-    before, after = matrix.at(BASE, subject), matrix.at(matrix.stages, subject)
-    return None if before is None or after is None else after - before

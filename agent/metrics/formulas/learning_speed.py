@@ -48,7 +48,8 @@ def relearning_savings(first: Sequence[Point], again: Sequence[Point], share: fl
     """(N_first - N_again) / N_first, N the updates to the criterion (savings: Ebbinghaus 1885).
 
     The criterion is `share` of the way from the start of the first curve to its highest check. 1: nothing had to be learned again; 0: as
-    slow as at first; below 0: slower. None if there is no gain to relearn, or if it is not reached again.
+    slow as at first; below 0: slower. If it is not reached again, N_again is the updates that were spent, and N_first at least, so that a
+    target that was not relearned is not left out of a mean and does not look like a saving. None if there is no gain to relearn.
     """
     if len(first) < 2:
         return None
@@ -57,7 +58,11 @@ def relearning_savings(first: Sequence[Point], again: Sequence[Point], share: fl
         return None
     criterion = start + share * (highest - start)
     needed, needed_again = updates_to_reach(first, criterion), updates_to_reach(again, criterion)
-    return None if not needed or needed_again is None else (needed - needed_again) / needed
+    if not needed or not again:
+        return None
+    if needed_again is None:
+        needed_again = max(float(again[-1].update), needed)
+    return (needed - needed_again) / needed
 
 
 def score_at(curve: Sequence[Point], update: float) -> float:

@@ -45,25 +45,28 @@ def drawdown(scores: Sequence[float]) -> float:
 
 
 def mean_drawdown(book: ScoreBook) -> float | None:
-    """The mean drawdown over all subjects that were scored at least twice, from the base on, at every check."""
-    paths = [path_of(book, subject) for subject in book.matrix.subjects()]
+    """The mean drawdown over all environments that were scored at least twice, from the base on, at every check."""
+    paths = [path_of(book, subject) for subject in book.matrix.environments()]
     found = [drawdown(path) for path in paths if len(path) > 1]
     return fmean(found) if found else None
 
 
 def worst_drawdown(book: ScoreBook) -> float | None:
-    """The largest drawdown of any subject, from the base on, at every check."""
-    paths = [path_of(book, subject) for subject in book.matrix.subjects()]
+    """The largest drawdown of any environment, from the base on, at every check."""
+    paths = [path_of(book, subject) for subject in book.matrix.environments()]
     return max((drawdown(path) for path in paths if len(path) > 1), default=None)
 
 
 def path_of(book: ScoreBook, subject: str, since: int = BASE) -> list[float]:
-    """All scores of a subject in order of time, from the end of stage `since` on: the checks of each stage, then its end."""
+    """All scores of a subject in order of time, from the end of stage `since` on: the checks of each stage, then its end.
+
+    Checks after the update that a stage delivered are of versions that never served, and are left out.
+    """
     path = []
     for stage in range(since, book.matrix.stages + 1):
         end = book.matrix.at(stage, subject)
         if stage > since:
-            path += [point.score for point in book.curves.get((stage, subject), ())]
+            path += [point.score for point in book.on_the_way(stage, subject)]
         if end is not None:
             path.append(end)
     return path

@@ -12,11 +12,7 @@ from perdure.agent.metrics.observation import BASE
 
 def backward_transfer(matrix: ScoreMatrix) -> float | None:
     """BWT = (1/(T-1)) sum over j learned before stage T of R[T][j] - R[j][j] (Lopez-Paz & Ranzato 2017, GEM). None if T is 1."""
-    return mean_of(
-        _difference(matrix.at(matrix.stages, subject), matrix.at(stage, subject))
-        for subject, stage in matrix.learned.items()
-        if stage < matrix.stages
-    )
+    return mean_of(matrix.change(subject, stage, matrix.stages) for subject, stage in matrix.learned.items() if stage < matrix.stages)
 
 
 def forward_transfer(matrix: ScoreMatrix) -> float | None:
@@ -24,9 +20,7 @@ def forward_transfer(matrix: ScoreMatrix) -> float | None:
 
     b_j is the score of the base model, as usual with pretrained models; GEM takes one at random.
     """
-    return mean_of(
-        _difference(matrix.at(stage - 1, subject), matrix.at(BASE, subject)) for subject, stage in matrix.first.items() if stage > 1
-    )
+    return mean_of(matrix.change(subject, BASE, stage - 1) for subject, stage in matrix.first.items() if stage > 1)
 
 
 def area_transfer(areas: Mapping[str, float], reference_areas: Mapping[str, float]) -> float | None:
@@ -63,7 +57,3 @@ def stream_scores(matrix: ScoreMatrix) -> dict[tuple[int, str], float]:
         for stage in range(1, matrix.stages + 1)
         if (score := matrix.at(stage, subject)) is not None
     }
-
-
-def _difference(after: float | None, before: float | None) -> float | None:
-    return None if after is None or before is None else after - before

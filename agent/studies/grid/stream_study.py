@@ -64,10 +64,7 @@ def stream_summary(file: GridFile, finished: Finished) -> Document:
         if (found := compare_arms(by_arm[name][metric], by_arm[first][metric])) is not None
     ]
     values: dict[str, dict[str, dict[RunKey, float]]] = {
-        claim.of: {
-            arm: {(seed, ""): value for seed, value in by_arm[arm][claim.of].by_seed.items()} for arm in by_arm if claim.of in by_arm[arm]
-        }
-        for claim in file.claims
+        claim.of: {arm: dict(by_arm[arm][claim.of].by_run) for arm in by_arm if claim.of in by_arm[arm]} for claim in file.claims
     }
     return {
         "study": file.study.name,

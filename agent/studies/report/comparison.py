@@ -6,18 +6,20 @@ tests of claims, which belong to a study that states them beforehand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean, stdev
 from typing import Literal
 
-from perdure.agent.metrics.arm_summary import metrics_by_arm
+from perdure.agent.metrics.arm_summary import metrics_by_arm, seed_means
 from perdure.agent.metrics.formulas.flips import FlipCounts, count_flips
 from perdure.agent.metrics.measured_run import MAIN, MAIN_MEASURES, MeasuredRun, measured_runs
 from perdure.agent.metrics.metric import Better
 from perdure.agent.metrics.metric_table import METRIC
 from perdure.agent.metrics.observation import BASE, ResultTable
-from perdure.agent.metrics.seed_intervals import MeanEstimate, estimate, estimate_over_items, seeds_needed
+from perdure.agent.metrics.seed_intervals import LEVEL, MeanEstimate, estimate, estimate_over_items, seeds_needed, varies
+from perdure.agent.studies.report.report_data import is_score
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -57,7 +59,7 @@ class ComparedMetric:
     verdict: Verdict
     """Of B."""
     seeds_needed: int | None
-    """To show a difference as large as the one found, with power .8; None if it is shown, or none can be told."""
+    """To show a difference as large as the one found by such an interval, with power .8; None if it is shown, or none can be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,19 +171,19 @@ def _metrics(name: str, pairs: Sequence[Pair], runs_a: Sequence[MeasuredRun], ru
     by_side = []
     for side, runs in enumerate((runs_a, runs_b)):
         arm, paired = pairs[0][side].name.arm, [pair[side] for pair in pairs]
-        by_side.append(metrics_by_arm([*paired, *(run for run in runs if run.name.arm != arm)])[arm])
+        by_side.append(metrics_by_arm(paired, beside=[run for run in runs if run.name.arm != arm])[arm])
     for key in by_side[0]:
         if key in by_side[1]:
-            a, b = by_side[0][key].by_seed, by_side[1][key].by_seed
-            seeds = [seed for seed in a if seed in b]
-            if seeds:
-                differences = [b[seed] - a[seed] for seed in seeds]
+            a, b = by_side[0][key].by_run, by_side[1][key].by_run
+            shared = [run for run in a if run in b]
+            if shared:
+                differences = list(seed_means({run: b[run] - a[run] for run in shared}).values())
                 found = estimate(differences)
                 yield ComparedMetric(
                     arm=name,
                     metric=key,
-                    a=fmean(a[seed] for seed in seeds),
-                    b=fmean(b[seed] for seed in seeds),
+                    a=fmean(seed_means({run: a[run] for run in shared}).values()),
+                    b=fmean(seed_means({run: b[run] for run in shared}).values()),
                     difference=found,
                     verdict=_verdict(found, METRIC[key].better),
                     seeds_needed=_needed(differences, found),
@@ -195,7 +197,7 @@ def _scores(name: str, pairs: Sequence[Pair]) -> Iterator[ComparedScore]:
         for seed, shared in items:
             by_seed.setdefault(seed, []).append(fmean(b - a for a, b in shared.values()))
         differences = [fmean(found) for found in by_seed.values()]
-        found = estimate(differences) if len(items) > 1 else estimate_over_items([[b - a for a, b in items[0][1].values()]])
+        found = estimate(differences) if len(items) > 1 else _over_items(measure, items[0][1].values())
         assert found is not None
         scores = [score for _, shared in items for score in shared.values()]
         better = BETTER.get(measure, "higher")
@@ -210,6 +212,11 @@ def _scores(name: str, pairs: Sequence[Pair]) -> Iterator[ComparedScore]:
             verdict=_verdict(found, better),
             seeds_needed=_needed(differences, found),
         )
+
+
+def _over_items(measure: str, scores: Collection[tuple[float, float]]) -> MeanEstimate | None:
+    most = 1.0 if is_score(measure, (score for pair in scores for score in pair)) else inf
+    return estimate_over_items([[b - a for a, b in scores]], least=-most, most=most)
 
 
 def _places(pair: Pair) -> list[tuple[str, str]]:
@@ -248,6 +255,6 @@ def _verdict(found: MeanEstimate, better: Better) -> Verdict:
 
 def _needed(differences: Sequence[float], found: MeanEstimate) -> int | None:
     shown = found.low is not None and found.high is not None and not found.low <= 0 <= found.high
-    if shown or len(differences) < 2:
+    if shown or not varies(differences):
         return None
-    return seeds_needed(stdev(differences), abs(found.value))
+    return seeds_needed(stdev(differences), abs(found.value), level=(1 + LEVEL) / 2)

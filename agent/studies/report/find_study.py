@@ -22,9 +22,11 @@ class StoredStudy:
     name: str
     folder: Path
     cells: Mapping[str, CellResult]
-    """All that were tried, those that failed too."""
+    """All of the study as it is now that were tried, those that failed too."""
     summary: Document
     """What `study run` wrote at its end; empty before."""
+    summary_is_old: bool = False
+    """Whether a cell has ended since it was written."""
 
 
 def find_study(wanted: str, keep: Path) -> Path:
@@ -51,15 +53,25 @@ def load_study(folder: Path) -> StoredStudy:
     cells = read_study(folder)
     if not cells:
         raise InputError(f"the study in {folder} has no cell yet: `perdure study run` makes them")
-    return StoredStudy(name=folder.name, folder=folder, cells=cells, summary=_summary(folder))
+    path, newest = _summary_path(folder), last_finished(folder)
+    return StoredStudy(
+        name=folder.name,
+        folder=folder,
+        cells=cells,
+        summary={} if path is None else _read_summary(path),
+        summary_is_old=path is not None and newest is not None and path.stat().st_mtime < newest,
+    )
 
 
-def _summary(folder: Path) -> Document:
+def _summary_path(folder: Path) -> Path | None:
     """A folder that was copied under another name keeps its summary, if that is the only JSON file there."""
     named, others = folder / f"{folder.name}.json", list(folder.glob("*.json"))
-    if not named.is_file() and len(others) != 1:
-        return {}
-    path = named if named.is_file() else others[0]
+    if named.is_file():
+        return named
+    return others[0] if len(others) == 1 else None
+
+
+def _read_summary(path: Path) -> Document:
     try:
         summary = json.loads(path.read_text())
     except ValueError as error:

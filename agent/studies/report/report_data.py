@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 from perdure.agent.metrics.arm_summary import SINGLE, MetricOfArm, metrics_by_arm
@@ -21,8 +22,8 @@ from perdure.agent.studies.report.find_study import StoredStudy
 from perdure.agent.studies.report.report_style import ArmLook, arm_look
 from perdure.memory.errors import InputError
 
-DEV_SUFFIX = "_dev"
-"""Of measures on dev tasks, which choose rates and checkpoints."""
+NATS = frozenset({"cross_entropy", "kl_new", "kl_old"})
+"""Measures in nats a token."""
 ArmMetrics = Mapping[str, Mapping[str, MetricOfArm]]
 """By arm and metric."""
 
@@ -96,7 +97,7 @@ def stream_of(run: MeasuredRun) -> str:
 def metrics_of(data: ReportData, stream: str) -> ArmMetrics:
     """Every metric of every arm on a stream."""
     own = [run for run in data.runs if stream_of(run) == stream]
-    found = metrics_by_arm([*own, *data.references])
+    found = metrics_by_arm(own, beside=data.references)
     return {arm: found[arm] for arm in data.arms_of(stream)}
 
 
@@ -113,7 +114,9 @@ def level(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure:
     found = [(run, book, at) for run, book, at in _at_stage(runs, stage, measure) if (at, subject) in book.matrix.scores]
     if len(found) == 1:
         ((_, book, at),) = found
-        return estimate_over_items([list(book.items[at, subject].values())])
+        scores = list(book.items[at, subject].values())
+        least, most = (0.0, 1.0) if is_score(measure, scores) else (-inf, inf)
+        return estimate_over_items([scores], least=least, most=most)
     return over_seeds((run.name.seed, book.matrix.scores[at, subject]) for run, book, at in found)
 
 
@@ -127,8 +130,14 @@ def change(runs: Sequence[MeasuredRun], stage: int | None, subject: str, measure
     if len(found) == 1:
         ((_, book, at),) = found
         before, after = book.items[BASE, subject], book.items[at, subject]
-        return estimate_over_items([[after[item] - before[item] for item in after if item in before]])
+        most = 1.0 if is_score(measure, [*before.values(), *after.values()]) else inf
+        return estimate_over_items([[after[item] - before[item] for item in after if item in before]], least=-most, most=most)
     return over_seeds((run.name.seed, book.matrix.scores[at, subject] - book.matrix.scores[BASE, subject]) for run, book, at in found)
+
+
+def is_score(measure: str, values: Iterable[float]) -> bool:
+    """Whether a measure lies in [0, 1], as these values of it do: then an interval of its mean ends there."""
+    return measure not in NATS and all(0 <= value <= 1 for value in values)
 
 
 def _at_stage(runs: Sequence[MeasuredRun], stage: int | None, measure: str) -> list[tuple[MeasuredRun, ScoreBook, int]]:

@@ -39,6 +39,7 @@ def svg_panel(name: str, draw: Callable[[Axes], None], *, height_inches: float =
     ink, muted, grid = stand_in("ink"), stand_in("muted"), stand_in("grid")
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",
+        "text.parse_math": False,  # a name may have dollar signs
         "svg.hashsalt": name,
         "font.size": 9,
         "axes.titlesize": 9.5,

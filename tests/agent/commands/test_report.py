@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 from tests.agent.conftest import ADD, Call
 from tests.agent.ended_jobs import end_with, lease_next
-from tests.results import gate_result
+from tests.results import SELECTION, gate_result, update
 
 from perdure.agent.metrics.home_rows import home_table, served_stages
 from perdure.agent.metrics.measured_run import measured_runs
 from perdure.memory import environments
 from perdure.memory.contracts.orders import LearnOrder
-from perdure.memory.jobs import add_job
+from perdure.memory.contracts.results import Drift
+from perdure.memory.jobs import add_job, add_step
 from perdure.memory.store import create_store, open_store
 from perdure.memory.versions import rollback
 
 OTHER = "perdure:sort"
+KL_NEW = 0.25
 
 
 @pytest.fixture
@@ -33,6 +35,7 @@ def lived(home: Path) -> Path:
         ]:
             add_job(store, key, [ADD], LearnOrder(learner="grpo"))
             job, lease = lease_next(store)
+            add_step(store, lease, replace(update(SELECTION.step), drift=Drift(kl_base_new=KL_NEW, kl_base_old=0.01)))
             end_with(store, job, lease, result, differences)
     return home
 
@@ -53,6 +56,7 @@ def test_the_report_of_a_life(perdure: Call, lived: Path) -> None:
     assert metrics["gain"]["low"] < 0.25 < metrics["gain"]["high"]
     assert metrics["updates"]["value"] == 2, "the refused candidate was trained too"
     assert (metrics["tokens"]["value"], metrics["seconds"]["value"]) == (36, 4.0)
+    assert (metrics["kl_new"]["value"], metrics["kl_old"]["value"]) == (KL_NEW, 0.01)
     assert metrics["acc"]["source"].startswith("Lopez-Paz")
     jobs = document["jobs"]
     assert [(job["verdict"], job["start"], job["best"], job["area"]) for job in jobs] == [
@@ -76,6 +80,31 @@ def test_after_a_rollback_the_old_version_is_a_stage_again(perdure: Call, lived:
     assert [(stage.version, stage.targets) for stage in stages] == [("v0", ()), ("v1", (ADD,)), ("v5", (ADD,)), ("v0", ())]
     assert run.main.matrix.at(3, OTHER) == run.main.matrix.at(0, OTHER) == 0.5
     assert "v0 (rollback)" in perdure("report").out
+
+
+def test_what_was_rolled_back_is_neither_learned_nor_forgotten(perdure: Call, lived: Path) -> None:
+    """v5 raised ADD from .5 to .75. Back at v1 that is no loss of .25 but what was asked for; its KL is not that of v5."""
+    with open_store(lived) as store:
+        rollback(store, "v0", "for the test")
+    document = json.loads(perdure("report", "--json").out)
+    assert [stage["rolled_back"] for stage in document["stages"]] == [False, True, True, False]
+    metrics = document["metrics"]
+    assert {"gain", "acc", "bwt", "forgetting_first"}.isdisjoint(metrics)
+    assert metrics["drop"]["value"] == 0.0
+    assert (metrics["kl_new"]["value"], metrics["kl_old"]["value"]) == (0.0, 0.0)
+    assert document["notes"][0].startswith("Rolled back: v1, v5.")
+
+
+def test_the_divergence_after_a_rollback_is_that_of_the_version_that_serves(perdure: Call, lived: Path) -> None:
+    with open_store(lived) as store:
+        rollback(store, "v1", "for the test")
+        assert [stage.undone for stage in served_stages(store)] == [False, False, True, False]
+    assert "kl_new" not in json.loads(perdure("report", "--json").out)["metrics"], "v1 was made without a learning job"
+    with open_store(lived) as store:
+        rollback(store, "v5", "for the test, forward again")
+        assert [stage.undone for stage in served_stages(store)] == [False, False, False, True, False]
+    metrics = json.loads(perdure("report", "--json").out)["metrics"]
+    assert (metrics["kl_new"]["value"], metrics["gain"]["value"]) == (KL_NEW, 0.25)
 
 
 def test_the_panel_is_part_of_the_report(perdure: Call, lived: Path) -> None:

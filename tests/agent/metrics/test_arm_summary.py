@@ -65,6 +65,18 @@ def test_two_arms_are_compared_over_the_seeds_of_both() -> None:
     assert compare_arms(found["x"]["gain"], metrics_by_arm(measured_runs(gains("z", {("", 9): 0.1})))["z"]["gain"]) is None
 
 
+def test_a_run_that_failed_is_left_out_of_the_other_arm_too() -> None:
+    """Order `ba` is .5 easier, and y is .1 worse in each run. Without y's run on `ba` with seed 1, its mean there is lower by .25."""
+    x = {("ab", 0): 0.2, ("ba", 0): 0.7, ("ab", 1): 0.3, ("ba", 1): 0.8}
+    y = {run: gain - 0.1 for run, gain in x.items() if run != ("ba", 1)}
+    found = metrics_by_arm(measured_runs(joined(gains("x", x), gains("y", y))))
+    difference = compare_arms(found["x"]["gain"], found["y"]["gain"])
+    assert difference is not None
+    assert difference.estimate.value == pytest.approx(0.1)
+    assert (difference.estimate.n, difference.runs) == (2, 3)
+    assert found["y"]["gain"].by_seed == pytest.approx({0: 0.35, 1: 0.2})
+
+
 def test_references_are_the_arms_of_these_names() -> None:
     """R[j][j] of the example is .9, .8, .9; the joint run of the same seed reached .5 of a."""
     joint = ResultTable(
@@ -74,6 +86,13 @@ def test_references_are_the_arms_of_these_names() -> None:
     found = metrics_by_arm(measured_runs(joined(example_table(), joint, other_seed)))
     assert found["x"]["intransigence_joint"].estimate.value == pytest.approx(-0.4)
     assert "intransigence_joint" not in found["joint"]
+
+
+def test_runs_beside_are_only_measured_against() -> None:
+    joint = measured_runs(ResultTable(observations=(observation(1, "a", 0.5, arm="joint"),), facts=(facts(1, "a", arm="joint"),)))
+    found = metrics_by_arm(measured_runs(example_table()), beside=joint)
+    assert list(found) == ["x"]
+    assert found["x"]["intransigence_joint"].estimate.value == pytest.approx(-0.4)
 
 
 def everything(seed: int) -> ResultTable:
@@ -94,6 +113,7 @@ def everything(seed: int) -> ResultTable:
         for stage in (0, 2, 4)
         for item in range(8)
     ]
+    ends += [observation(stage, "grammar", 0.9 - stage / 20, measure="choice", seed=seed) for stage in (0, 4)]
     learns = [observation(4, "b", float(rng.random() < 0.7), item=str(item), seed=seed) for item in range(8)]
     learns += [observation(4, "c", 0.5, seed=seed), observation(4, "other", 0.5, seed=seed)]
     for arm in ("joint", "single"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 from tests.agent.metrics.worked_example import facts, observation
 
@@ -11,7 +14,7 @@ from perdure.agent.metrics.formulas.stability import drawdown
 from perdure.agent.metrics.formulas.transfer import normalised_stateless_gain, stateless_gain
 from perdure.agent.metrics.measured_run import measured_runs
 from perdure.agent.metrics.metric_table import run_metrics
-from perdure.agent.metrics.observation import Observation, ResultTable
+from perdure.agent.metrics.observation import Observation, ResultTable, StageFacts
 from perdure.agent.metrics.run_readings import RunsBeside
 
 FLIPS = FlipCounts(kept=60, lost=12, gained=8, never=20)
@@ -65,6 +68,39 @@ def test_recall_of_a_run_counts_a_target_since_it_was_learned_and_others_since_t
     assert metrics["recall"] == metrics["recall_free"] == pytest.approx(3 / 5)
     assert (metrics["flips_lost"], metrics["flips_gained"]) == (2 / 8, 1 / 8)
     assert metrics["recall_cued"] is None
+
+
+def two_probes(*, with_greedy: bool) -> dict[str, float | None]:
+    """A version with p = .3 that is asked ten tasks twice: right on 1, 2, 3 and on 3, 4, 5. Greedy answers are right on half both times."""
+    rights = {(0, "a", "sampled"): "123", (1, "a", "sampled"): "345"}
+    if with_greedy:
+        rights |= {(0, "b", "greedy"): "12345", (1, "b", "greedy"): "12345"}
+    rows = [
+        observation(stage, subject, float(item in right), item=item, measure=measure)
+        for (stage, subject, measure), right in rights.items()
+        for item in "0123456789"
+    ]
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "x"),)))
+    return run_metrics(run)
+
+
+def test_recall_and_flips_stand_beside_what_they_are_if_nothing_changed() -> None:
+    """Of 3 right before 1 is right after. By chance it is .3 x 3 = .9 of them, and .3 x .7 of ten tasks flip either way."""
+    metrics = two_probes(with_greedy=False)
+    assert (metrics["recall"], metrics["flips_lost"], metrics["flips_gained"]) == pytest.approx((1 / 3, 0.2, 0.2))
+    assert (metrics["recall_chance"], metrics["flips_chance"]) == pytest.approx((0.3, 0.21))
+
+
+def test_greedy_answers_of_an_unchanged_version_never_flip() -> None:
+    """.9 of 3 and all of 5 are kept by chance; .21 x 10 of 20 tasks flip."""
+    metrics = two_probes(with_greedy=True)
+    assert metrics["recall"] == 6 / 8
+    assert (metrics["recall_chance"], metrics["flips_chance"]) == pytest.approx((5.9 / 8, 2.1 / 20))
+
+
+def test_without_sampled_answers_there_is_no_chance_to_tell() -> None:
+    (run,) = measured_runs(ResultTable(observations=tuple(two_skills()), facts=(facts(1, "learned"), facts(2, "x"))))
+    assert run_metrics(run)["recall_chance"] is run_metrics(run)["flips_chance"] is None
 
 
 def test_the_deepest_fall() -> None:
@@ -130,13 +166,38 @@ def test_divergence_and_cross_entropy_of_a_run() -> None:
     assert metrics["cross_entropy"] == 0.25
 
 
-def test_divergence_is_that_of_the_last_check_if_the_end_has_none() -> None:
-    """Stage 2 was measured after 3 and 6 updates on a, and after 3 on b: .4 and .2."""
-    rows = [
-        observation(1, "a", 0.9, measure="kl_new"),
-        observation(2, "a", 0.1, measure="kl_new", update=3),
-        observation(2, "a", 0.4, measure="kl_new", update=6),
-        observation(2, "b", 0.2, measure="kl_new", update=3),
-    ]
-    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "a"), facts(2, "b"))))
-    assert run_metrics(run)["kl_new"] == pytest.approx(0.3)
+def kl(stage: int, update: int | None, score: float, subject: str = "a") -> Observation:
+    return observation(stage, subject, score, measure="kl_new", update=update)
+
+
+def kl_new(rows: Sequence[Observation], *stages: StageFacts) -> float | None:
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=stages))
+    return run_metrics(run)["kl_new"]
+
+
+def test_divergence_is_that_of_the_update_that_was_delivered() -> None:
+    """As a grid writes it: KL at every checkpoint, and none at the end. The run delivers update 4 of 12, at the matched gain."""
+    checks = [kl(1, update, score) for update, score in ((2, 0.02), (4, 0.05), (8, 0.2), (12, 0.4))]
+    assert kl_new(checks, replace(facts(1, "a"), updates=4)) == 0.05
+    assert kl_new(checks, replace(facts(1, "a"), updates=12)) == 0.4
+    assert kl_new(checks, replace(facts(1, "a"), updates=6)) is None, "it was not measured there"
+    assert kl_new(checks, replace(facts(1, "a"), updates=0)) == 0.4, "no number of updates is known"
+
+
+def test_divergence_of_a_stage_is_averaged_over_its_subjects() -> None:
+    """Stage 2 was measured after 10 updates on a and on b: .4 and .2."""
+    rows = [kl(1, None, 0.9), kl(2, 3, 0.1), kl(2, 10, 0.4), kl(2, 10, 0.2, "b")]
+    assert kl_new(rows, facts(1, "a"), facts(2, "b")) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("verdict", ["reject", "inconclusive"])
+def test_divergence_of_a_refused_candidate_does_not_count(verdict: str) -> None:
+    """Stage 2 was refused, so that what stage 1 made serves on."""
+    rows = [kl(1, 10, 0.1), kl(2, 10, 0.7)]
+    assert kl_new(rows, facts(1, "a"), replace(facts(2, "b"), verdict=verdict)) == 0.1
+    assert kl_new(rows, facts(1, "a"), replace(facts(2, "b"), verdict="promote")) == 0.7
+    assert kl_new(rows[1:], replace(facts(2, "b"), verdict=verdict)) == 0.0, "the base serves"
+
+
+def test_divergence_of_a_later_version_that_was_not_measured_is_not_that_of_an_earlier_one() -> None:
+    assert kl_new([kl(1, None, 0.9)], facts(1, "a"), facts(2, "b")) is None

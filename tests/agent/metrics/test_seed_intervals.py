@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import isclose, sqrt
 from random import Random
+from statistics import stdev
 
 import pytest
 
@@ -58,12 +59,12 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_arms_are_compared_seed_by_seed() -> None:
-    """Seeds differ by far more than the arms; the differences are .1, .1, .1 and the fourth seed is in one arm only."""
-    found = paired_estimate({1: 0.9, 2: 0.5, 3: 0.2, 4: 0.7}, {3: 0.1, 1: 0.8, 2: 0.4})
+    """Seeds differ by far more than the arms; the differences are .1, .1, .13 and one seed is in one arm only. t(.975, 2) = 4.3027."""
+    found = paired_estimate({1: 0.9, 2: 0.5, 3: 0.2, 4: 0.7}, {3: 0.07, 1: 0.8, 2: 0.4})
     assert found is not None
-    assert (round(found.value, 9), found.n) == (0.1, 3)
+    assert (round(found.value, 9), found.n) == (0.11, 3)
     assert found.high is not None
-    assert found.high - found.value < 1e-9
+    assert isclose(found.high - found.value, 4.3027 * 0.01, rel_tol=1e-4)
     assert paired_estimate({1: 0.5}, {2: 0.5}) is None
 
 
@@ -95,8 +96,49 @@ def test_the_t_test_by_hand() -> None:
     """Mean 2, standard error 1 / sqrt 3: t = 3.4641 with 2 degrees, P(T > 3.4641) = .0371; against 2 it is one half."""
     assert isclose(chance_of_more([1.0, 2.0, 3.0]) or 0.0, 0.0371, abs_tol=1e-4)
     assert isclose(chance_of_more([1.0, 2.0, 3.0], than=2.0) or 0.0, 0.5)
-    assert chance_of_more([0.1, 0.1]) == 0.0
-    assert chance_of_more([0.1, 0.1], than=0.1) == 1.0
+
+
+@pytest.mark.parametrize("values", [[1 / 128] * 3, [0.9 - 0.8, 0.5 - 0.4, 0.2 - 0.1], [0.0] * 12, [24.0, 24.0]])
+def test_values_that_are_all_the_same_make_nothing_certain(values: list[float]) -> None:
+    """Three seeds of 128 tasks that all differ by one task: another seed may differ by another number."""
+    found = estimate(values)
+    assert (found.low, found.high, found.method, found.n) == (None, None, "none", len(values))
+    assert one_sided_bound(values, "lower") is chance_of_more(values) is None
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(0, 64, 0.0, 0.0560), (64, 64, 0.9440, 1.0), (1, 10, 0.0025, 0.4450), (5, 10, 0.1871, 0.8129)]
+)
+def test_a_share_of_one_run_has_an_exact_interval(right: int, n: int, low: float, high: float) -> None:
+    """From tables of Clopper & Pearson; none right of n has the upper end 1 - .025^(1/n)."""
+    found = estimate_over_items([[1.0] * right + [0.0] * (n - right)], least=0.0, most=1.0)
+    assert found is not None
+    assert (found.value, found.n, found.method) == (right / n, n, "exact")
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_an_interval_over_items_ends_where_scores_do() -> None:
+    """.9 and .95, .99: t alone would go above 1. Of a cross-entropy it may."""
+    scores = [0.9, 0.99, 0.99, 0.6]
+    inside, open_ended = estimate_over_items([scores], least=0.0, most=1.0), estimate_over_items([scores])
+    assert inside is not None
+    assert open_ended is not None
+    assert open_ended.high is not None
+    assert inside.high == 1.0 < open_ended.high
+    assert inside.low == open_ended.low
+
+
+def test_from_ten_seeds_on_an_interval_is_no_narrower_than_that_of_t() -> None:
+    """The bootstrap of ten values is about 18 % narrower; what it shows, the t test of a claim must show too."""
+    values = [0.03, -0.01, 0.05, 0.02, 0.0, 0.04, -0.02, 0.03, 0.01, 0.06]
+    found, bound = estimate(values), one_sided_bound(values, "lower")
+    width = student_quantile(0.975, 9) * stdev(values) / sqrt(10)
+    assert found.low is not None
+    assert found.high is not None
+    assert bound is not None
+    assert found.low <= 0.021 - width + 1e-12
+    assert found.high >= 0.021 + width - 1e-12
+    assert bound <= 0.021 - student_quantile(0.95, 9) * stdev(values) / sqrt(10) + 1e-12
 
 
 def test_as_many_seeds_as_are_needed_suffice_four_times_in_five() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -67,11 +68,14 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert metrics["bwt"] is metrics["gain"] is metrics["drop"] is None
 
 
-def by_chance(rates: list[float], items: int = 200) -> tuple[float | None, float | None]:
-    """Forgetting from the best, and its bias, of one subject whose items are right by chance with these rates after stages 1, 2, ..."""
-    rng = Random(18)
+def by_chance(rates: list[float], items: int = 200, shared: int = 200, seed: int = 18) -> tuple[float | None, float | None]:
+    """Forgetting from the best, and its bias, of one subject whose items are right by chance with these rates after stages 1, 2, ...
+
+    The first `shared` items are the same at all stages, and the others are of each stage alone.
+    """
+    rng = Random(seed)
     rows = [
-        observation(stage, "a", float(rng.random() < rate), item=str(item))
+        observation(stage, "a", float(rng.random() < rate), item=str(item if item < shared else 1000 * stage + item))
         for stage, rate in enumerate(rates, start=1)
         for item in range(items)
     ]
@@ -84,6 +88,30 @@ def test_the_bias_of_the_maximum_is_what_an_unchanged_version_shows() -> None:
     """The mean of the largest of 7 independent normal means is 1.352 standard deviations above their mean: here 1.352 x (.25 / 200)^.5."""
     _, bias = by_chance([0.5] * 8)
     assert bias == pytest.approx(1.352 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("shared", [0, 1, 100, 199])
+def test_the_bias_is_known_too_if_stages_scored_other_items(shared: int) -> None:
+    """A gate draws fresh tasks: with none or only some shared the means are as noisy, and so is their maximum."""
+    biases = [by_chance([0.5] * 8, shared=shared, seed=seed)[1] or 0.0 for seed in range(3)]
+    assert sum(biases) / 3 == pytest.approx(1.352 * (0.25 / 200) ** 0.5, rel=0.1)
+
+
+def test_the_bias_follows_how_many_items_each_stage_has() -> None:
+    """Seven stages of 400 items that share none, and a last one of 50: its noise has mean 0, the others' maximum 1.352 x (.25 / 400)^.5."""
+    rng = Random(5)
+    rows = [
+        observation(stage, "a", float(rng.random() < 0.5), item=f"{stage}-{item}")
+        for stage in range(1, 9)
+        for item in range(50 if stage == 8 else 400)
+    ]
+    (run,) = measured_runs(ResultTable(observations=tuple(rows), facts=(facts(1, "a"), facts(8, "b"))))
+    assert forgetting_by_chance(run.main) == pytest.approx(1.352 * (0.25 / 400) ** 0.5, rel=0.3)
+
+
+def test_two_versions_of_other_items_that_are_equally_good_have_no_bias() -> None:
+    """With one stage before the last there is no maximum, whichever items they have."""
+    assert by_chance([0.5, 0.5], shared=0)[1] == pytest.approx(0.0, abs=0.01)
 
 
 def test_greedy_answers_that_never_change_have_no_bias() -> None:
@@ -127,6 +155,36 @@ def test_transfer_as_area() -> None:
     assert metrics["area_transfer"] == pytest.approx(1 / 3)
 
 
+def single_runs() -> list[MeasuredRun]:
+    """Two orders of a run that learns each subject from the base: b is learned in stage 2 of one, and in stage 1 of the other.
+
+    Its curves are .3, .5, 1 and .3, .7, 1, whatever the model of a scored on b.
+    """
+    found = []
+    for order, (first, second) in {"ab": ("a", "b"), "ba": ("b", "a")}.items():
+        rows = [(0, None, "a", 0.2), (0, None, "b", 0.3), (1, None, "b", 0.9 if first == "a" else 1.0), (2, None, "b", 1.0)]
+        rows += [(2, 5, "b", 0.5)] if second == "b" else [(1, 5, "b", 0.7)]
+        observations = [
+            replace(observation(stage, subject, score, arm="single", update=update), order=order) for stage, update, subject, score in rows
+        ]
+        stages = [replace(facts(n, name, arm="single"), order=order) for n, name in ((1, first), (2, second))]
+        found += measured_runs(ResultTable(observations=tuple(observations), facts=tuple(stages)))
+    return found
+
+
+def test_the_reference_of_a_single_task_begins_at_the_base_in_every_stage() -> None:
+    in_order_ab, in_order_ba = single_runs()
+    assert in_order_ab.main.curves[2, "b"] == [Point(0, 0.3), Point(5, 0.5), Point(10, 1.0)]
+    assert in_order_ba.main.curves[1, "b"] == [Point(0, 0.3), Point(5, 0.7), Point(10, 1.0)]
+
+
+def test_transfer_as_area_is_against_the_mean_of_the_orders() -> None:
+    """Areas of the references .575 and .675, in the mean .625; a curve .2, .8, 1 has .7: (.7 - .625) / (1 - .625)."""
+    run = run_that_learned("x", "b", 1.0, 0.8)
+    for references in (single_runs(), single_runs()[::-1]):
+        assert run_metrics(run, RunsBeside(single=references))["area_transfer"] == pytest.approx(0.075 / 0.375)
+
+
 CURVE = [Point(0, 0.0), Point(4, 0.8), Point(12, 1.0)]
 
 
@@ -144,7 +202,9 @@ def test_savings() -> None:
     assert updates_to_reach(CURVE, 0.9) == pytest.approx(8)
     assert relearning_savings(CURVE, [Point(0, 0.5), Point(2, 0.9)]) == pytest.approx(0.75)
     assert relearning_savings(CURVE, [Point(0, 0.95)]) == 1.0
-    assert relearning_savings(CURVE, [Point(0, 0.5), Point(30, 0.7)]) is None
+    assert relearning_savings(CURVE, [Point(0, 0.5), Point(12, 0.7)]) == pytest.approx(-0.5), "12 updates did not suffice"
+    assert relearning_savings(CURVE, [Point(0, 0.5), Point(4, 0.7)]) == 0.0, "4 updates did not suffice, which is no saving"
+    assert relearning_savings(CURVE, []) is None
     assert relearning_savings([Point(0, 0.5), Point(9, 0.4)], CURVE) is None
 
 

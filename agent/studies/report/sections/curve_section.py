@@ -56,6 +56,8 @@ def _of_stream(data: ReportData, stream: str, number: int) -> Html:
     subjects = subjects_of(runs)
     targets = [subject for subject in subjects if any(subject in run.main.matrix.learned for run in runs)]
     others = [subject for subject in subjects if subject not in targets]
+    skills = frozenset(skill for run in runs for skill in run.main.matrix.skills)
+    kept_aside = [subject for subject in others if subject not in skills]
     arms = data.arms_of(stream)
     panels = _Panels(data=data, stream=stream, prefix=f"curve-{number}", by_update=by_update)
 
@@ -69,7 +71,7 @@ def _of_stream(data: ReportData, stream: str, number: int) -> Html:
 
     means = [
         *panels.draw("all that is learned, mean", runs, mean_over(targets)),
-        *(panels.draw("all that is never learned, mean", runs, mean_over(others)) if others else ()),
+        *(panels.draw("environments never learned, mean", runs, mean_over(kept_aside)) if kept_aside else ()),
     ]
     if not means:
         return NOTHING

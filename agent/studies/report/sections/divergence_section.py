@@ -7,14 +7,15 @@ from statistics import StatisticsError, correlation
 from typing import TYPE_CHECKING
 
 from perdure.agent.metrics.formulas.accuracy import mean_of
+from perdure.agent.metrics.formulas.costs import REFUSED
 from perdure.agent.metrics.measured_run import MeasuredRun, ScoreBook
 from perdure.agent.metrics.observation import BASE
 from perdure.agent.studies.report.html_parts import NOTHING, Html, details, figure, heading, join, paragraph, plots, section, table, text
-from perdure.agent.studies.report.report_data import ReportData, over_seeds, stream_of, subjects_of
+from perdure.agent.studies.report.report_data import ReportData, over_seeds, stream_of
 from perdure.agent.studies.report.report_numbers import estimate_html, number
 from perdure.agent.studies.report.report_style import stand_in
 from perdure.agent.studies.report.sections.arm_legend import arm_legend
-from perdure.agent.studies.report.sections.curve_paths import curve_measure
+from perdure.agent.studies.report.sections.curve_paths import score_measures
 from perdure.agent.studies.report.svg_panel import svg_panel, tell
 
 if TYPE_CHECKING:
@@ -35,17 +36,17 @@ def divergence_section(data: ReportData, *, with_plots: bool) -> Html:
     """Empty if no run has a KL and a drop at one check."""
     parts = [_of_stream(data, stream, number, with_plots) for number, stream in enumerate(data.streams)]
     about = paragraph(
-        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over all subjects that are "
-        "never learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
+        "Each point is a check of a run: KL(policy || base) in nats a token, and the drop there, the mean loss over the environments "
+        "that are never learned. RL's Razor (2509.04259) predicts forgetting from KL on new prompts; in 2510.18874, table 2, r is .52."
     )
     return section("divergence", "KL against forgetting", about, *parts) if any(parts) else NOTHING
 
 
 def _of_stream(data: ReportData, stream: str, place: int, with_plots: bool) -> Html:
     runs = [run for run in data.runs if stream_of(run) == stream]
-    scores = curve_measure(runs, subjects_of(runs))
     drawn, tables = [], []
     for measure, name in MEASURES.items():
+        scores = _most_points(runs, measure)
         by_arm: dict[str, list[SeedPoints]] = {}
         for run in runs:
             points = points_of(run, measure, scores)
@@ -64,13 +65,23 @@ def _of_stream(data: ReportData, stream: str, place: int, with_plots: bool) -> H
     return join(heading(stream) if len(data.streams) > 1 else NOTHING, legend, *tables)
 
 
+def _most_points(runs: Sequence[MeasuredRun], measure: str) -> str:
+    """The measure with a drop at most of the checks that have this KL: the main one, or one on dev tasks."""
+    return max(score_measures(runs), key=lambda scores: sum(len(points_of(run, measure, scores)) for run in runs))
+
+
 def points_of(run: MeasuredRun, measure: str, scores: str) -> list[tuple[float, float]]:
-    """The mean KL over subjects, and the mean drop over those that are never learned, at each check that has both."""
+    """The mean KL over subjects, and the mean drop over environments that are never learned, at each check that has both.
+
+    The check of the last update of a stage is its end. The end of a stage that the gate refused is no point: KL was measured of the
+    candidate, and the scores are of the version that serves on.
+    """
     kl_book, book = run.book(measure), run.book(scores)
     if kl_book is None or book is None:
         return []
     moved, lost = _mean_at_checks(kl_book, _as_it_is), _mean_at_checks(book, _drop)
-    return [(moved[check], lost[check]) for check in moved if check in lost]
+    refused = {(fact.stage, None) for fact in run.facts if fact.verdict in REFUSED}
+    return [(moved[check], lost[check]) for check in moved if check in lost and check not in refused]
 
 
 def _mean_at_checks(book: ScoreBook, read: Callable[[ScoreBook, str, float], float | None]) -> dict[Check, float]:
@@ -81,7 +92,9 @@ def _mean_at_checks(book: ScoreBook, read: Callable[[ScoreBook, str, float], flo
             found.setdefault((stage, None), []).append(read(book, subject, score))
     for (stage, subject), points in book.curves.items():
         for update, score in points:
-            found.setdefault((stage, update), []).append(read(book, subject, score))
+            is_end = update == book.updates.get(stage)
+            if not (is_end and (stage, subject) in book.matrix.scores):
+                found.setdefault((stage, None if is_end else update), []).append(read(book, subject, score))
     means = {check: mean_of(values) for check, values in found.items()}
     return {check: mean for check, mean in means.items() if mean is not None}
 
@@ -92,7 +105,7 @@ def _as_it_is(book: ScoreBook, subject: str, score: float) -> float | None:
 
 def _drop(book: ScoreBook, subject: str, score: float) -> float | None:
     base = book.matrix.at(BASE, subject)
-    return None if base is None or subject in book.matrix.learned else base - score
+    return None if base is None or not book.matrix.is_non_target(subject) else base - score
 
 
 def pearson(points: Points) -> float | None:

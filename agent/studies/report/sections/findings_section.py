@@ -16,6 +16,7 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 FIRST = (
     "gain",
     "drop",
+    "panel_drop",
     "acc",
     "bwt",
     "fwt",
@@ -23,13 +24,15 @@ FIRST = (
     "retention",
     "intransigence_joint",
     "recall",
+    "recall_chance",
+    "recall_panel",
     "kl_new",
     "cross_entropy",
     "updates",
     "tokens",
 )
 """Metrics that stand first; the others are folded."""
-BOUNDED = ("bwt", "drop", "forgetting_first", "forgetting_best", "retention")
+BOUNDED = ("bwt", "drop", "panel_drop", "forgetting_first", "forgetting_best", "retention")
 """Metrics of retention, with the one-sided bound of their mean."""
 COLOURS = {"holds": "good", "not shown": "muted", "refused": "muted", "refuted": "bad"}
 
@@ -130,7 +133,7 @@ def _differences(metrics: ArmMetrics, shown: Sequence[Metric], reference: str) -
         if any(found):
             rows.append([text(metric.name + ARROWS[metric.better]), *(_difference(one, metric) for one in found)])
     return (
-        table(["metric", *others], rows, numbers=others, caption=f"Each arm minus {reference}, on the seeds that both have")
+        table(["metric", *others], rows, numbers=others, caption=f"Each arm minus {reference}, on the runs (seed and order) that both have")
         if rows
         else NOTHING
     )
@@ -144,6 +147,8 @@ def _difference(found: ArmDifference | None, metric: Metric) -> Html:
     if found is None:
         return text(None)
     shown = estimate_html(found.estimate, signed=True, digits=digits_of(metric))
+    if found.runs != found.estimate.n:
+        shown = join(shown, small(f"{found.runs} pairs of runs"))
     if not differs(found.estimate) or metric.better == "neither":
         return shown
     is_better = (found.estimate.value > 0) == (metric.better == "higher")

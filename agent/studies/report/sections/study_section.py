@@ -38,6 +38,8 @@ def overview(data: ReportData) -> Html:
         lines.append(("failed", marked(f"{len(failed)}: what they would have shown is missing below", "bad")))
     if not data.study.summary:
         lines.append(("so far", text("it has not come to its end, and has neither claims nor a summary yet")))
+    if data.study.summary_is_old:
+        lines.append(("claims and summary", marked("older than the newest cell: `perdure study run` writes them again", "bad")))
     if data.runs:
         lines += [
             ("arms", text(", ".join(data.arms))),

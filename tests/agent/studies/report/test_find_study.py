@@ -9,6 +9,8 @@ import pytest
 from tests.agent.studies.report.made_studies import keep_study, stream_cells
 
 from perdure.agent.studies.report.find_study import find_study, load_study
+from perdure.agent.studies.report.report_data import report_data
+from perdure.agent.studies.report.report_page import report_page
 from perdure.agent.studies.study_file import FILE_NAME, open_study
 from perdure.memory.errors import InputError, UnknownError
 
@@ -51,6 +53,17 @@ def test_a_study_without_cells_or_with_a_damaged_summary_is_refused(tmp_path: Pa
     (made / "made.json").write_text('{"claims": [')
     with pytest.raises(InputError, match=r"made\.json is damaged"):
         load_study(made)
+
+
+def test_a_summary_from_before_the_newest_cell_is_told(tmp_path: Path) -> None:
+    made = keep_study(tmp_path / "made", stream_cells({"naive": 0.1}, seeds=1), {"claims": []})
+    page = report_page(report_data(load_study(made)), with_plots=False, made_by="abc")
+    assert "older than the newest cell" not in page
+    time.sleep(0.02)
+    keep_study(made, stream_cells({"naive": 0.1}, seeds=2))
+    assert load_study(made).summary_is_old
+    page = report_page(report_data(load_study(made)), with_plots=False, made_by="abc")
+    assert "older than the newest cell: `perdure study run` writes them again" in page
 
 
 def test_a_copy_under_another_name_keeps_its_summary(tmp_path: Path) -> None:

@@ -70,3 +70,16 @@ def test_a_panel_is_one_element_without_fonts_names_or_stand_ins() -> None:
     assert not re.search(r'font-family|<metadata|<g id=|<svg[^>]* width="', svg)
     assert svg == svg_panel("one", draw)
     assert set(re.findall(r' id="(\w+)"', svg)).isdisjoint(re.findall(r' id="(\w+)"', svg_panel("two", draw)))
+
+
+def test_dollar_signs_in_names_are_no_formulas() -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.axes import Axes
+
+    def draw(axis: Axes) -> None:
+        axis.set_title("cost $a_1$ of $b")
+        axis.set_xlabel("$\\frac$")
+
+    svg = svg_panel("one", draw)
+    assert "cost $a_1$ of $b" in svg
+    assert "$\\frac$" in svg
