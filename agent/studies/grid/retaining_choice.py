@@ -62,12 +62,12 @@ def _decided(file: GridFile, finished: Finished, before: Decisions, learns_from_
             if bool(arm.traces_of) == learns_from_traces and before.has_source(arm, stream):
                 ended = pilots_of(file, finished, arm, stream, before.source_rate(arm, stream))
                 pilots |= {} if ended is None else {(arm.name, stream): ended}
-        here = {arm: of_arm for (arm, where), of_arm in pilots.items() if where == stream}
+        here = {name: of_arm for (name, where), of_arm in pilots.items() if where == stream}
         gain = gains.get(stream) if learns_from_traces else matched_gain(here, file.match.least)
         gains |= {} if gain is None else {stream: gain}
-        for arm, of_arm in here.items():
+        for name, of_arm in here.items():
             rate = chosen_rate(of_arm, BEST if gain is None else gain, file.match.tolerance)
-            rates |= {} if rate is None else {(arm, stream): rate}
+            rates |= {} if rate is None else {(name, stream): rate}
     return Decisions(gains=gains, rates=rates, pilots={**before.pilots, **pilots})
 
 
