@@ -148,6 +148,26 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
         abort_orphans(store)
 
 
+def requeue_failed(store: Store, job: int) -> None:
+    """Queue a failed job again, with all its attempts before it. Nothing if it has not failed."""
+    sql = "UPDATE job SET state = 'queued', spent = 0, error = NULL, finished_at = NULL WHERE id = ? AND state = 'failed'"
+    with store.write() as conn:
+        conn.execute(sql, (job,))
+
+
+def release_all(store: Store) -> None:
+    """Queue again what processes had leased that have all ended, as after an orderly stop, so that no attempt counts as spent.
+
+    It ends all other leases. Only for the holder of the home's lock, when it starts, and where the end of a process says nothing about its
+    work.
+    """
+    with store.write() as conn:
+        for kind in ("task", "job"):
+            conn.execute(f"UPDATE {kind} SET state = 'queued', owner = NULL WHERE {HELD[kind]}")
+        leases.end_all_leases(store)
+        abort_orphans(store)
+
+
 def retry_job(store: Store, lease: Lease, error: str) -> None:
     """Queue a job again whose process ended for an outside reason, or fail it for good after `ATTEMPT_CAP` failures."""
     with store.write():

@@ -68,7 +68,7 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
         results = run_study(prepared.study, file, say)
     done = {cell: result for cell, result in results.items() if result.error is None}
     failed = {cell: result.error for cell, result in results.items() if result.error is not None}
-    summary = prepared.summarise(done)
+    summary = prepared.summarise(results)
     plots = _plots(prepared, summary, folder) if done else []
     (folder / f"{name}.json").write_text(_indented(summary))
     if prepared.page is not None and done:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perdure.agent.studies.cells import Finished, Study
+from perdure.agent.studies.cells import Finished, Study, done
 from perdure.memory.json_value import Document
 
 
@@ -25,7 +25,7 @@ class ReadyStudy:
 
     study: Study
     summarise: Callable[[Finished], Document]
-    """Its `ok` is False if a result that must be reached is not; it may be left out."""
+    """From the cells that have ended, those that failed too. Its `ok`, if it has one, is False if a result that must be reached is not."""
     show: Callable[[Document], None]
     plot: Callable[[Document, Path], list[Path]] | None = None
     page: Callable[[Document, Sequence[Path]], str] | None = None
@@ -40,7 +40,9 @@ def _lives(settings: StudySettings) -> ReadyStudy:
     if settings.hours is not None:
         raise InputError("--hours is for the study life: simulated lives take no time")
     lives = settings.seeds or (SMALL_LIVES if settings.small else LIVES)
-    return ReadyStudy(study=lives_study(lives), summarise=lives_document, show=print_lives, page=lives_page)
+    return ReadyStudy(
+        study=lives_study(lives), summarise=lambda finished: lives_document(done(finished)), show=print_lives, page=lives_page
+    )
 
 
 def _life(settings: StudySettings) -> ReadyStudy:
@@ -54,7 +56,7 @@ def _life(settings: StudySettings) -> ReadyStudy:
     size = LifeSize(hours=settings.hours or usual.hours, seeds=settings.seeds or usual.seeds, tasks=usual.tasks)
     return ReadyStudy(
         study=life_study(size),
-        summarise=lambda finished: life_summary(finished, size),
+        summarise=lambda finished: life_summary(done(finished), size),
         show=print_life,
         plot=plot_life,
         page=life_page,
@@ -103,7 +105,7 @@ def _mode_seeking(settings: StudySettings) -> ReadyStudy:
     seeds = settings.seeds or (SMALL_SEEDS if settings.small else SEEDS)
     return ReadyStudy(
         study=mode_seeking_study(seeds, small=settings.small),
-        summarise=mode_seeking_document,
+        summarise=lambda finished: mode_seeking_document(done(finished)),
         show=print_mode_seeking,
         plot=plot_mode_seeking,
         page=mode_seeking_page,

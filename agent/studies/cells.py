@@ -44,6 +44,8 @@ class Cell:
     """That it keeps busy; torch has as many threads in it."""
     memory_gib: float = 1.0
     """That it takes at its peak, about."""
+    own_process: bool = False
+    """Whether it is done in a process of its own even if it is alone: what it holds of a GPU goes with the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,11 @@ def done(finished: Finished) -> dict[str, CellResult]:
     return {name: result for name, result in finished.items() if result.error is None}
 
 
+def nothing_spent(finished: Finished) -> Iterable[str]:
+    """Of studies whose cells leave nothing behind, or remove it themselves."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
     """A study under its conditions."""
@@ -76,3 +83,5 @@ class Study:
     name: str
     cells: Callable[[Finished], Sequence[Cell]]
     """All cells known so far, in the order in which they are to be done."""
+    spent: Callable[[Finished], Iterable[str]] = nothing_spent
+    """Folders in the study's, by name, that no cell needs any more: they are removed."""

@@ -6,32 +6,23 @@ that were being done, and those that take long continue where they stopped if th
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import shutil
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from math import inf
 from pathlib import Path
-from threading import Thread
 
 from perdure.agent.bench.measure import TimeLeft
-from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study, done
-from perdure.agent.studies.provenance import made_by
+from perdure.agent.studies.cell_processes import Say, do, in_processes
+from perdure.agent.studies.cells import Cell, CellResult, Finished, Study, done
 from perdure.agent.studies.study_file import StudyFile
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.errors import InputError
 
 SAY_EVERY_S = 5.0
 SAY_FIRST_S = 180.0
 GIB = 2**30
-ERRORS = "errors.log"
-"""In the study's folder: the tracebacks of cells that failed."""
-
-Say = Callable[[str], None]
 
 
 def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = None) -> dict[str, CellResult]:
@@ -45,8 +36,12 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
     while True:
         known = file.results()
         finished = done(known)
-        cells = study.cells(finished | {name: result for name, result in tried.items() if result.error is not None})
+        ended = finished | {name: result for name, result in tried.items() if result.error is not None}
+        cells = study.cells(ended)
         _check(cells, finished)
+        file.plan([cell.name for cell in cells])
+        for spent in study.spent(ended):
+            shutil.rmtree(file.folder / spent, ignore_errors=True)
         left = [cell for cell in cells if cell.name not in finished and cell.name not in tried]
         if not left:
             return {cell.name: known[cell.name] for cell in cells}
@@ -66,10 +61,23 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
 def room(cells: Sequence[Cell]) -> int:
     """How many of these cells fit on this machine at once, each with the cores and the memory of the largest one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    memory_gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), group_memory()) / GIB
     most_cores = max((cell.cores for cell in cells), default=1)
     most_gib = max((cell.memory_gib for cell in cells), default=1.0)
     return max(1, min(cores // most_cores, int(memory_gib // most_gib)))
+
+
+def group_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The bytes that this process and those beside it may take by their control group (version 2) or one above it; infinite without any."""
+    try:
+        path = next(line for line in own.read_text().splitlines() if line.startswith("0::")).removeprefix("0::")
+    except (OSError, StopIteration):
+        return inf
+    found = []
+    for group in (mounted / path.strip("/"), *(mounted / path.strip("/")).parents):
+        with suppress(OSError, ValueError):  # no such file above the mount, or it says 'max'
+            found.append(int((group / "memory.max").read_text()))
+    return min(found, default=inf)
 
 
 def _check(cells: Sequence[Cell], finished: Finished) -> None:
@@ -86,75 +94,14 @@ def _check(cells: Sequence[Cell], finished: Finished) -> None:
 
 def _all_ends(beside: Sequence[Cell], left: Sequence[Cell], folder: Path, say: Say, at_once: int) -> Iterator[CellResult]:
     """Do the cells that can run beside each other first, or, if there are none, the others in turn."""
-    if not beside:
-        yield from (do(cell, folder, say) for cell in left)
-    elif at_once == 1:
-        yield from (do(cell, folder, say) for cell in beside)
-    else:
-        yield from _in_processes(beside, folder, min(at_once, len(beside)))
-
-
-def _in_processes(cells: Sequence[Cell], folder: Path, at_once: int) -> Iterator[CellResult]:
-    context = multiprocessing.get_context("spawn")
-    cores = max(cell.cores for cell in cells)
-    line, line_end = context.Pipe(duplex=False)  # nothing is ever sent: it is closed when the processes are to end
-    with ProcessPoolExecutor(at_once, mp_context=context, initializer=_begin_process, initargs=(cores, line)) as pool:
-        waiting = iter(cells)
-        running: set[Future[CellResult]] = set()
-        try:
-            while True:
-                for cell in waiting:
-                    running.add(pool.submit(do, cell, folder, _silence))
-                    if len(running) >= 2 * at_once:  # each process has its next cell at hand
-                        break
-                if not running:
-                    return
-                ended, running = wait(running, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in ended)
-        except BrokenProcessPool as error:
-            raise RuntimeFailure("a process of the study died (its memory, or a kill): what is finished is kept; run it again") from error
-        finally:
-            line_end.close()  # after Ctrl-C a cell may have minutes to go; what takes long continues in the next run
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin_process(cores: int, line: Connection) -> None:
-    """In a process of the pool: torch gets this many threads, Ctrl-C is the parent's affair, and it ends if the parent says so or dies."""
-    os.environ["OMP_NUM_THREADS"] = str(cores)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel, line])
-        os._exit(1)
-
-    Thread(target=end_with_parent, daemon=True).start()
-
-
-def _silence(line: str) -> None:
-    pass
-
-
-def do(cell: Cell, folder: Path, say: Say) -> CellResult:
-    """Do one cell, and time it."""
-    started = time.monotonic()
-    rows: Iterable[dict[str, object]] = ()
-    error: str | None = None
-    try:
-        rows = tuple(cell.work(cell.parameters, Desk(folder=folder, say=say)))
-    except Exception as failure:  # noqa: BLE001 - a cell that fails is written down as failed, whatever the error
-        error = str(failure) if isinstance(failure, PerdureError) else f"{type(failure).__name__}: {failure}"
-        with (folder / ERRORS).open("a") as log:
-            log.write(f"{cell.name}\n{traceback.format_exc()}\n")
-    return CellResult(
-        name=cell.name,
-        parameters=cell.parameters,
-        made_by=made_by(),
-        seconds=time.monotonic() - started,
-        rows=tuple(rows),
-        error=error,
-    )
+    if beside and at_once > 1:
+        yield from in_processes(beside, folder, min(at_once, len(beside)))
+        return
+    for cell in beside or left:
+        if cell.own_process:
+            yield from in_processes([cell], folder, 1)
+        else:
+            yield do(cell, folder, say)
 
 
 class _Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ CREATE TABLE result (
     PRIMARY KEY (cell, n)
 ) STRICT, WITHOUT ROWID;
 """
+PLANNED = """
+CREATE TABLE IF NOT EXISTS planned (            -- the cells that the study consists of now; others are of earlier plans
+    cell            TEXT PRIMARY KEY            -- done or not
+) STRICT, WITHOUT ROWID;
+"""
 
 
 class StudyFile:
@@ -63,6 +68,20 @@ class StudyFile:
                 "SELECT name, parameters, made_by, seconds, error FROM cell ORDER BY finished_at, rowid"
             )
         }
+
+    def plan(self, names: Sequence[str]) -> None:
+        """Write down which cells the study consists of now: if its file changes, or what earlier cells led to, others are superseded."""
+        before = {name for (name,) in self._conn.execute("SELECT cell FROM planned")}
+        if before != set(names):
+            with self._conn:
+                self._conn.execute("DELETE FROM planned")
+                self._conn.executemany("INSERT INTO planned (cell) VALUES (?)", [(name,) for name in names])
+
+    def current(self) -> dict[str, CellResult]:
+        """The cells that were tried and that the study consists of now: all of them if nothing was ever planned."""
+        has_plan = self._conn.execute("SELECT count(*) FROM sqlite_master WHERE name = 'planned'").fetchone()[0]
+        planned = {name for (name,) in self._conn.execute("SELECT cell FROM planned")} if has_plan else set()
+        return {name: result for name, result in self.results().items() if not planned or name in planned}
 
     def keep(self, result: CellResult) -> None:
         """Write a cell that has ended, in place of an earlier try of it. It survives a kill as soon as this returns."""
@@ -97,13 +116,13 @@ def open_study(folder: Path) -> Iterator[StudyFile]:
 
 
 def read_study(folder: Path) -> dict[str, CellResult]:
-    """What a study has come to so far, also while another process works on it."""
+    """What a study has come to so far, without superseded cells, also while another process works on it."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise InputError(f"no study in {folder}")
     with closing(_connect(path, is_writer=False)) as conn:
         has_begun = bool(conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-        return StudyFile(folder, conn).results() if has_begun else {}
+        return StudyFile(folder, conn).current() if has_begun else {}
 
 
 def last_finished(folder: Path) -> float | None:
@@ -122,6 +141,8 @@ def _connect(path: Path, *, is_writer: bool = True) -> Any:
         if is_writer and not found and not conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             conn.executescript(f"PRAGMA journal_mode = WAL; PRAGMA application_id = {APPLICATION_ID}; BEGIN; {SCHEMA} COMMIT;")
             found = APPLICATION_ID
+        if is_writer and found == APPLICATION_ID:
+            conn.executescript(PLANNED)
         conn.executescript("PRAGMA foreign_keys = ON; PRAGMA synchronous = FULL;")
     except sqlite3.Error as error:
         raise RuntimeFailure(f"cannot use {path}: {error}; move it away, or name another folder with --keep") from error

@@ -53,6 +53,12 @@ def record_before_job(store: Store, environment: str, job: int, most: int) -> Pl
     return _record(row)
 
 
+def tokens_of_gates(store: Store, job: int) -> int:
+    """Of all episodes that a job's gate played, finished or not."""
+    [row] = store.rows(f"SELECT {_TOTALS} FROM (SELECT * FROM episode WHERE job = ? AND purpose = 'gate' AND turns > 0) played", (job,))
+    return int(row["tokens"] or 0)
+
+
 def records_of_job(store: Store, job: int, before_step: int) -> dict[str, list[PlayRecord]]:
     """What a job learned from on-policy with the steps before this one, by environment: a record for each such step, oldest first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.results import gate_result, learn_result, update
 
-from perdure.memory import jobs
+from perdure.memory import jobs, leases
 from perdure.memory.contracts.orders import LearnOrder, ProbeOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
 from perdure.memory.records import Lease, StepRef
@@ -261,3 +261,34 @@ def test_nothing_held_out_or_unfinished_is_learned_from(store: Store, clock, pla
 def test_a_job_that_is_not_there(store: Store) -> None:
     with pytest.raises(UnknownError, match="no job 5"):
         jobs.get_job(store, 5)
+
+
+def test_a_failed_job_is_queued_again_with_all_its_attempts(store: Store, clock) -> None:
+    mine = lease(store, clock)
+    jobs.fail_job(store, mine, "out of luck")
+    jobs.requeue_failed(store, mine.subject)
+    job = jobs.get_job(store, mine.subject)
+    assert (job.state, job.error) == ("queued", None)
+    for _ in range(2):
+        again = jobs.lease_job(store, "learner", 60, clock)
+        assert again is not None
+        jobs.retry_job(store, again[1], "a full disk")
+    assert jobs.get_job(store, mine.subject).state == "queued"
+    done = jobs.lease_job(store, "learner", 60, clock)
+    assert done is not None
+    jobs.finish_job(store, done[1], learn_result(None), None)
+    jobs.requeue_failed(store, mine.subject)
+    assert jobs.get_job(store, mine.subject).state == "done"
+
+
+def test_what_was_leased_is_released_without_an_attempt_spent(store: Store, clock) -> None:
+    mine = lease(store, clock)
+    for _ in range(2 * leases.ATTEMPT_CAP):
+        jobs.release_all(store)
+        assert jobs.get_job(store, mine.subject).state == "queued"
+        again = jobs.lease_job(store, "learner", 60, clock)
+        assert again is not None
+        jobs.set_job_state(store, again[1], "running")
+    with pytest.raises(LeaseLost):
+        jobs.renew_job(store, mine, 60, clock)
+    assert jobs.get_job(store, mine.subject).attempt == 1 + 2 * leases.ATTEMPT_CAP

@@ -12,7 +12,8 @@ from perdure.memory.json_value import Document
 
 CORES = 1
 """Of one cell: two cells of one thread each do more than one of two threads."""
-MEMORY_GIB = 4.0
+FULL_TUNING = 2.0
+"""Times as much memory: all weights in float32, with their gradients and AdamW's two moments."""
 OPEN_S = 5.0
 ANSWER_S = 0.025
 """To sample one answer of the default model, and what is shared of it."""
@@ -21,9 +22,15 @@ LESSON_S = 0.055
 PANEL_S = {"off": 0.0, "choice": 30.0, "all": 80.0}
 
 
-def learner_cell(file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float) -> Cell:
-    """A cell that loads a model. On a GPU it has the machine for itself."""
+def learner_cell(
+    file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float, options: Mapping[str, OptionValue] | None = None
+) -> Cell:
+    """A cell that loads a model, and learns with these options if it does.
+
+    On a GPU it has the machine for itself, and a process of its own, so that nothing stays on the GPU after it.
+    """
     on_gpu = file.home.get("device") == "cuda"
+    is_full = options is not None and options.get("tuning") == "full"
     return Cell(
         name=name,
         parameters=parameters,
@@ -31,7 +38,8 @@ def learner_cell(file: GridFile, name: str, parameters: Document, work: CellWork
         expected_s=OPEN_S + seconds,
         alone=on_gpu,
         cores=CORES,
-        memory_gib=MEMORY_GIB,
+        memory_gib=file.study.memory_gib * (FULL_TUNING if is_full else 1),
+        own_process=on_gpu,
     )
 
 

@@ -101,6 +101,8 @@ def _tested(claim: ClaimSection, values: ByRun, left_out: Mapping[str, Collectio
             why = f"not tested: '{stopped}' comes before it and does not hold"
         elif verdict == "holds":
             why = f"p = {p:.3f}"
+        elif p is None:
+            why = "the seeds do not differ: there is no spread to judge by"
     return ClaimVerdict(claim=words, verdict=verdict, why=why, estimate=shown.value, low=shown.low, high=shown.high, n=n, p=p)
 
 

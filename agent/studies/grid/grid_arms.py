@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.agent.config import Config
 from perdure.agent.metrics.metric_table import METRIC
+from perdure.agent.studies.grid.cell_plan import folder_of
 from perdure.agent.studies.grid.grid_file import PLAIN, ArmHelper, ArmLearner, GridFile
 from perdure.learners.option_parsing import parse_options, read_by
 from perdure.memory.contracts.orders import OptionValue
@@ -111,7 +112,11 @@ def check_grid(file: GridFile) -> None:
         here = arms(file, stream)
         if len({arm.name for arm in here}) < len(here):
             raise InputError(f"two arms have one name: {', '.join(arm.name for arm in here)}")
+        for arm in here:
+            if arm.traces_of and arm.traces_of not in {other.name for other in here}:
+                raise InputError(f"{arm.name} learns from the traces of {arm.traces_of}, which {stream} does not have: run it there too")
         known |= {arm.name: arm for arm in here}
+    _check_folders([(arm, stream) for arm in known for stream in file.grid.streams])
     for arm in known.values():
         _check_options(file, arm)
     for claim in file.claims:
@@ -121,6 +126,16 @@ def check_grid(file: GridFile) -> None:
         of = ("drop", "panel_drop") if file.study.kind == "retaining-by-doing" else tuple(METRIC)
         if claim.of not in of:
             raise InputError(f"claims: of = {claim.of!r} is none of {', '.join(of)}")
+
+
+def _check_folders(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise `InputError` if two names of arms or streams differ only in what the names of folders leave out."""
+    found: dict[str, tuple[str, str]] = {}
+    for pair in pairs:
+        other = found.setdefault(folder_of(" on ".join(pair)), pair)
+        if other != pair:
+            first, second = next((a, b) for a, b in zip(other, pair, strict=True) if a != b)
+            raise InputError(f"{first!r} and {second!r} would share a folder: give one of them another name")
 
 
 def _check_options(file: GridFile, arm: Arm) -> None:

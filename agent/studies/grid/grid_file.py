@@ -36,6 +36,9 @@ class AboutSection(Section):
     about: str = Field(default="", description="one line, for listings")
     hours: float | None = Field(default=None, gt=0, description="how long it is estimated to take")
     machine: str = Field(default="", description="on what machine that is")
+    memory_gib: float = Field(
+        default=4.0, gt=0, description="of a cell at its peak, which says how many run at once; with tuning=full twice as much"
+    )
 
 
 class GridSection(Section):
@@ -80,6 +83,9 @@ class ArmHelper(Section):
     gate: bool = Field(default=False, description="long-stream: whether a gate decides what serves")
     at_once: bool = Field(default=False, description="long-stream: all stages in one job, with as many updates in all")
     from_base: bool = Field(default=False, description="long-stream: each stage begins from the base model")
+    live: int | None = Field(
+        default=None, ge=1, description="long-stream: in place of measure.live; from=live needs updates x prompts for all updates"
+    )
 
     @field_validator("options")
     @classmethod
@@ -114,6 +120,9 @@ class MeasureSection(Section):
     checkpoints: tuple[int, ...] = Field(default=(), strict=False, description="updates of a stage after which it is measured")
     curves: bool = Field(default=False, description="whether runs have dev scores of the other environments at checkpoints, as pilots do")
     last: bool = Field(default=False, description="retaining-by-doing: whether the last update is tested too")
+    keep_weights: bool = Field(
+        default=False, description="retaining-by-doing: whether the homes of runs stay after their tests, some 20 MB a checkpoint"
+    )
     panel: Literal["off", "choice", "all"] = Field(
         default="choice", description="the capability panel: off, choice for what needs no sampling, or all for its greedy answers too"
     )
@@ -137,8 +146,18 @@ class PilotSection(Section):
 class MatchSection(Section):
     """How runs are compared at one gain."""
 
-    tolerance: float = Field(default=0.05, ge=0, lt=1, description="how far below the matched gain a dev gain may be")
-    least: float = Field(default=0.1, ge=0, lt=1, description="an arm whose pilots gain less is not comparable, and does not count")
+    tolerance: float = Field(
+        default=0.04, ge=0, lt=1, description="how far above or below the matched gain a dev gain may be: a third of match.least at most"
+    )
+    least: float = Field(default=0.12, ge=0, lt=1, description="an arm whose pilots gain less is not comparable, and does not count")
+
+    @model_validator(mode="after")
+    def _tells_a_gain_from_none(self) -> MatchSection:
+        if self.tolerance > self.least / 3 + 1e-9:
+            raise ValueError(
+                f"tolerance = {self.tolerance:g} is more than a third of least = {self.least:g}: what hardly gained would count as matched"
+            )
+        return self
 
 
 class ClaimSection(Section):

@@ -21,7 +21,7 @@ def print_retaining(document: Document) -> None:
         (
             arm["arm"],
             arm["stream"],
-            arm["n"],
+            arm["n"] if arm["n"] == arm["planned"] else f"{arm['n']} of {arm['planned']}",
             _interval(arm["gain"]),
             _interval(arm["drop"]),
             _interval(arm["panel_drop"]),
@@ -33,6 +33,8 @@ def print_retaining(document: Document) -> None:
     ]
     columns = ("arm", "target", "seeds", "gain", "drop", "panel drop", "tokens", "seconds", "")
     print_table(columns, rows, title="At the matched gain: means over seeds on test tasks, with 95 % intervals")
+    for line in document["warnings"]:
+        click.echo(f"warning: {line}")
     for one in document["not_comparable"]:
         click.echo(f"not comparable: {one['arm']} on {one['stream']}: {one['why']}")
     print_claims(document["claims"])
@@ -42,10 +44,15 @@ def print_retaining(document: Document) -> None:
 def print_stream(document: Document) -> None:
     """Metrics of every arm, differences to the first, claims, failures."""
     rows: list[Sequence[Cell]] = [
-        (arm, max((of["n"] for of in metrics.values()), default=0), *(_interval(metrics.get(metric)) for metric in SHOWN))
+        (
+            arm,
+            max((of["n"] for of in metrics.values()), default=0),
+            _updates(document["updates"][arm]),
+            *(_interval(metrics.get(metric)) for metric in SHOWN),
+        )
         for arm, metrics in document["arms"].items()
     ]
-    print_table(("arm", "seeds", *(METRIC[metric].name for metric in SHOWN)), rows, title="Over the stages: means over seeds")
+    print_table(("arm", "seeds", "updates", *(METRIC[metric].name for metric in SHOWN)), rows, title="Over the stages: means over seeds")
     for one in document["differences"]:
         p = "" if one["p"] is None else f", p {one['p']:.3f}"
         click.echo(f"{one['first']} - {one['second']}, {METRIC[one['metric']].name}: {_interval(one)} over {one['n']} seeds{p}")
@@ -64,6 +71,11 @@ def print_failures(failures: Sequence[Document]) -> None:
     """Runs that came to nothing."""
     for one in failures:
         click.echo(f"failed: {one['cell']}: {one['error']}")
+
+
+def _updates(of: Document) -> str:
+    """'64', or '58 (41 to 64)' if runs differ."""
+    return f"{of['mean']:.0f}" if of["least"] == of["most"] else f"{of['mean']:.0f} ({of['least']} to {of['most']})"
 
 
 def _interval(of: Document | None) -> str | None:

@@ -28,6 +28,7 @@ from perdure.agent.studies.grid.table_rows import (
     task_rows,
 )
 from perdure.memory.contracts.orders import Job, LearnOrder
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.jobs import steps
 from perdure.memory.json_value import Document
 from perdure.memory.versions import INITIAL
@@ -76,31 +77,24 @@ def make_run(parameters: Document, desk: Desk) -> Iterator[Document]:
         shutil.rmtree(desk.folder / parameters["folder"], ignore_errors=True)
 
 
-def score_version(parameters: Document, desk: Desk) -> Iterator[Document]:
-    """Score one version of a run on test tasks and on the panel: rows of stage 1.
+def score_versions(parameters: Document, desk: Desk) -> Iterator[Document]:
+    """Score versions of a run on test tasks and on the panel: rows of stage 1, and its facts.
 
-    Parameters: folder (of the run), settings, seed, training_seed, arm, order, targets, checkpoint (its row), delivered (whether the run
-    comes to this version; the facts of the stage are then given too), test (tasks by environment), panel.
+    Parameters: folder (of the run), settings, seed, training_seed, arm, order, targets, versions (their checkpoints; the run comes to the
+    first of them), test (tasks by environment), panel. Raises `RuntimeFailure` if the weights are gone.
     """
-    reached = parameters["checkpoint"]
-    update = None if parameters["delivered"] else reached["update"]
-    place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=1, update=update)
+    delivered, *others = parameters["versions"]
+    own: Document = {key: parameters[key] for key in ("arm", "order", "seed")}
+    if not (desk.folder / parameters["folder"] / _HOME).exists():
+        raise RuntimeFailure("the weights of this run were removed after its test: name another folder with --keep to make it anew")
     with _home(parameters, desk, parameters["training_seed"]) as home:
-        yield from task_rows(place, SAMPLED, score_tasks(home, reached["version"], parameters["test"], TEST, parameters["seed"]))
-        if parameters["panel"] != "off":
-            yield from panel_rows(place, score_panel(home, reached["version"], parameters["panel"]))
-    if parameters["delivered"]:
-        facts = StageFacts(
-            arm=place.arm,
-            order=place.order,
-            seed=place.seed,
-            stage=1,
-            targets=tuple(parameters["targets"]),
-            updates=reached["update"],
-            tokens=reached["tokens"],
-            seconds=reached["seconds"],
-        )
-        yield to_document(facts)
+        for checkpoint in (delivered, *others):
+            place = RowPlace(**own, stage=1, update=None if checkpoint is delivered else checkpoint["update"])
+            yield from task_rows(place, SAMPLED, score_tasks(home, checkpoint["version"], parameters["test"], TEST, parameters["seed"]))
+            if parameters["panel"] != "off":
+                yield from panel_rows(place, score_panel(home, checkpoint["version"], parameters["panel"]))
+    costs: Document = {key: delivered[key] for key in ("tokens", "seconds")}
+    yield to_document(StageFacts(**own, stage=1, targets=tuple(parameters["targets"]), updates=delivered["update"], **costs))
 
 
 def _checkpoints(home: StudyHome, job: Job, parameters: Document) -> Iterator[Document]:

@@ -1,9 +1,10 @@
 """Comparing arms at one gain, by what dev tasks show: the gain, the rate of each arm, the checkpoint of each run. Pure.
 
-An arm that learns more forgets more, so drops are compared where all arms have gained the same (Shenfeld et al. 2025, 'RL's Razor', compare
-at matched accuracy on the new task). The matched gain is the smallest over the arms of the best that their pilots gained. At it an arm
-takes the rate of the lowest drop, and a run the first checkpoint that reaches it. A dev gain is noisy (its standard error is .06 with 128
-tasks), so `tolerance` below it counts as reached.
+An arm that learns more forgets more, so drops are compared where all arms have gained the same (Shenfeld et al. 2025, 'RL's Razor',
+compare at matched accuracy on the new task). The matched gain is the smallest over the arms of the best that their pilots gained. Where a
+curve first passes it, the nearer of the two checkpoints is taken: the first one above it would give steep curves more gain, and so more
+drop, than slow ones. At it an arm takes the rate of the lowest drop. A dev gain is noisy (its standard error is .06 with 128 tasks), so a
+gain within `tolerance` of it, above or below, counts as the matched gain.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class DevCheck:
     """Mean over the other environments; None if it was not measured."""
 
 
+ROUNDING = 1e-9
 Curve = Sequence[DevCheck]
 """Of one run, by update."""
 Pilots = Mapping[float, Sequence[Curve]]
@@ -36,8 +38,8 @@ class Chosen:
     """The checkpoint of a run."""
 
     checkpoint: DevCheck
-    reached: bool
-    """Whether it has the matched gain; if not, it is that of the best gain."""
+    matched: bool
+    """Whether its gain is the matched one, up to the tolerance."""
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[DevCheck]:
@@ -64,26 +66,31 @@ def matched_gain(pilots: Mapping[str, Pilots], least: float) -> float | None:
 
 
 def chosen_rate(pilots: Pilots, gain: float, tolerance: float) -> float | None:
-    """The rate whose drop at the matched gain is lowest, the smallest of equals; if none reaches it, that of the best gain."""
+    """The rate whose drop at the matched gain is lowest, the smallest of equals; if none has that gain, that of the nearest to it."""
     curves = {rate: curve for rate, of_rate in sorted(pilots.items()) if (curve := mean_curve(of_rate))}
     if not curves:
         return None
     at = {rate: chosen_checkpoint(curve, gain, tolerance) for rate, curve in curves.items()}
-    reached = {rate: one.checkpoint for rate, one in at.items() if one.reached}
-    if reached:
-        drops = {rate: inf if one.drop is None else one.drop for rate, one in reached.items()}
-        return min(reached, key=lambda rate: (drops[rate], rate))
-    return max(at, key=lambda rate: at[rate].checkpoint.gain)
+    matched = {rate: one.checkpoint for rate, one in at.items() if one.matched}
+    if matched:
+        drops = {rate: inf if one.drop is None else one.drop for rate, one in matched.items()}
+        return min(matched, key=lambda rate: (drops[rate], rate))
+    return min(at, key=lambda rate: (abs(at[rate].checkpoint.gain - gain), rate))
 
 
 def chosen_checkpoint(curve: Curve, gain: float, tolerance: float) -> Chosen:
-    """The first that reaches the matched gain; else that of the best gain, the earliest of equals. Raises `ValueError` without any."""
+    """Of the two around the first place where the curve reaches the matched gain the nearer one, the later of equals; if it never does,
+    that of the best gain, the earliest of equals. Raises `ValueError` without any."""
+    before: DevCheck | None = None
     for one in curve:
-        if one.gain >= gain - tolerance:
-            return Chosen(checkpoint=one, reached=True)
-    return Chosen(checkpoint=max(curve, key=lambda one: (one.gain, -one.update)), reached=False)
+        if one.gain >= gain:
+            nearer = one if before is None or one.gain - gain <= gain - before.gain else before
+            return Chosen(checkpoint=nearer, matched=is_matched(nearer.gain, gain, tolerance))
+        before = one
+    best = max(curve, key=lambda one: (one.gain, -one.update))
+    return Chosen(checkpoint=best, matched=is_matched(best.gain, gain, tolerance))
 
 
-def is_comparable(chosen: Sequence[DevCheck], gain: float, tolerance: float) -> bool:
-    """Whether an arm has the matched gain: the mean over its runs, since by chance alone some run misses it in most arms."""
-    return bool(chosen) and fmean(one.gain for one in chosen) >= gain - tolerance
+def is_matched(found: float, gain: float, tolerance: float) -> bool:
+    """Whether a gain is the matched one. Of an arm, this is asked of the mean over its runs: by chance alone some run misses it in most."""
+    return abs(found - gain) <= tolerance + ROUNDING

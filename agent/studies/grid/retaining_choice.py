@@ -1,119 +1,101 @@
 """What a study of the kind `retaining-by-doing` decides from its dev scores: the matched gain, the rates, what each run delivers. Pure.
 
-Cells are found by their names, which say all in which they differ.
+Cells are found by their names, which say all in which they differ. An arm that learns from another's traces has no part in the matched
+gain: what it learns from is a pilot of that arm at the rate that the matched gain gave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-from perdure.agent.metrics.observation import BASE_ARM, OBSERVATION
-from perdure.agent.studies.cells import CellResult, Finished, done
-from perdure.agent.studies.grid.grid_arms import GridRun, arms
+from perdure.agent.studies.cells import Finished, done
+from perdure.agent.studies.grid.grid_arms import Arm, GridRun, arms
 from perdure.agent.studies.grid.grid_file import GridFile
-from perdure.agent.studies.grid.matched_gain import (
-    Chosen,
-    Curve,
-    DevCheck,
-    Pilots,
-    best_gain,
-    chosen_checkpoint,
-    chosen_rate,
-    matched_gain,
-)
-from perdure.agent.studies.grid.table_rows import CHECKPOINT, SAMPLED_DEV
+from perdure.agent.studies.grid.matched_gain import Chosen, DevCheck, Pilots, chosen_checkpoint, chosen_rate, matched_gain
+from perdure.agent.studies.grid.pilots import base_means, base_name, curve_of, pilots_of, run_name
+from perdure.agent.studies.grid.table_rows import SAMPLED_DEV
 
-UNTUNED = "as given"
-"""In place of a rate, if the file has no pilots."""
+ArmOnStream = tuple[str, str]
+"""Their names."""
+BEST = 1.0
+"""No arm gains more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decisions:
-    """What the pilots came to."""
+    """What the pilots came to, by arm and stream."""
 
     gains: Mapping[str, float]
     """The matched gain by stream; a stream on which no arm learned has none."""
-    rates: Mapping[tuple[str, str], float | None]
-    """By arm and stream; None: that of its options. An arm whose pilots all failed is missing."""
-    best: Mapping[tuple[str, str], float]
-    """The best gain of the pilots, by arm and stream."""
+    rates: Mapping[ArmOnStream, float | None]
+    """None: that of its options. An arm whose pilots failed, came to nothing or have not ended is missing."""
+    pilots: Mapping[ArmOnStream, Pilots]
+    """Of the arms whose pilots have all ended well."""
 
+    def source_rate(self, arm: Arm, stream: str) -> float | None:
+        """The rate of the arm whose traces this one learns from; None if it learns from none, or that has no rate."""
+        return self.rates.get((arm.traces_of, stream))
 
-def base_name(seed: int) -> str:
-    return f"base, seed {seed}"
-
-
-def run_name(kind: str, arm: str, order: str, rate: float | None, seed: int) -> str:
-    return f"{kind}: {arm} on {order} at {UNTUNED if rate is None else f'{rate:g}'}, seed {seed}"
-
-
-def name_of_test(run: str, update: int, *, delivered: bool) -> str:
-    return f"test of {run}, update {update}{', delivered' if delivered else ''}"
+    def has_source(self, arm: Arm, stream: str) -> bool:
+        """Whether an arm learns from no traces, or from those of an arm that has a rate."""
+        return not arm.traces_of or (arm.traces_of, stream) in self.rates
 
 
 def decisions(file: GridFile, finished: Finished) -> Decisions:
-    """The matched gains and the rates, if all pilots have ended."""
+    """The matched gains and the rates, once all pilots of arms that learn from no traces have ended."""
     if file.pilots is None:
-        return Decisions(gains={}, rates={(arm.name, stream): None for stream in file.grid.streams for arm in arms(file, stream)}, best={})
-    pilots = {stream: pilots_of(file, finished, stream) for stream in file.grid.streams}
-    gains = {stream: gain for stream, found in pilots.items() if (gain := matched_gain(found, file.match.least)) is not None}
-    rates, best = {}, {}
-    for stream, found in pilots.items():
-        for arm, of_arm in found.items():
-            rate = chosen_rate(of_arm, gains.get(stream, 1.0), file.match.tolerance)
-            if rate is not None:
-                rates[arm, stream] = rate
-                best[arm, stream] = best_gain(of_arm) or 0.0
-    return Decisions(gains=gains, rates=rates, best=best)
+        rates = {(arm.name, stream): None for stream in file.grid.streams for arm in arms(file, stream)}
+        return Decisions(gains={}, rates=rates, pilots={})
+    found = Decisions(gains={}, rates={}, pilots={})
+    for learns_from_traces in (False, True):
+        found = _decided(file, finished, found, learns_from_traces)
+    return found
 
 
-def pilots_of(file: GridFile, finished: Finished, stream: str) -> dict[str, Pilots]:
-    """The curves of the pilots of one stream that are done, by arm and rate."""
-    assert file.pilots is not None
-    targets = file.streams[stream].targets[0]
-    found: dict[str, dict[float, list[Curve]]] = {}
-    for arm in arms(file, stream):
-        for rate in arm.rates or file.pilots.rates:
-            for seed in file.pilots.seeds:
-                result = done(finished).get(run_name("pilot", arm.name, stream, rate, seed))
-                curve = curve_of(result, finished.get(base_name(seed)), targets)
-                found.setdefault(arm.name, {}).setdefault(rate, []).extend([curve] if curve else [])
-    return {arm: dict(by_rate) for arm, by_rate in found.items()}
+def _decided(file: GridFile, finished: Finished, before: Decisions, learns_from_traces: bool) -> Decisions:
+    """With the arms that learn from traces, whose sources are decided, or with the others, which give the matched gains."""
+    pilots: dict[ArmOnStream, Pilots] = {}
+    gains, rates = dict(before.gains), dict(before.rates)
+    for stream in file.grid.streams:
+        for arm in arms(file, stream):
+            if bool(arm.traces_of) == learns_from_traces and before.has_source(arm, stream):
+                ended = pilots_of(file, finished, arm, stream, before.source_rate(arm, stream))
+                pilots |= {} if ended is None else {(arm.name, stream): ended}
+        here = {name: of_arm for (name, where), of_arm in pilots.items() if where == stream}
+        gain = gains.get(stream) if learns_from_traces else matched_gain(here, file.match.least)
+        gains |= {} if gain is None else {stream: gain}
+        for name, of_arm in here.items():
+            rate = chosen_rate(of_arm, BEST if gain is None else gain, file.match.tolerance)
+            rates |= {} if rate is None else {(name, stream): rate}
+    return Decisions(gains=gains, rates=rates, pilots={**before.pilots, **pilots})
 
 
-def curve_of(result: CellResult | None, base: CellResult | None, targets: Sequence[str]) -> list[DevCheck]:
-    """The checkpoints of a run against the base, on dev tasks; the gain is the mean over its targets."""
-    if result is None or base is None:
-        return []
-    before = base_means(base, SAMPLED_DEV)
-    curve = []
-    for row in result.rows:
-        if row["kind"] == CHECKPOINT and all(name in row["means"] and name in before for name in targets):
-            gains = [row["means"][name] - before[name] for name in targets]
-            drops = [before[name] - mean for name, mean in row["means"].items() if name not in targets and name in before]
-            curve.append(DevCheck(update=row["update"], gain=fmean(gains), drop=fmean(drops) if drops else None))
-    return sorted(curve, key=lambda one: one.update)
+def name_of_run(decided: Decisions, run: GridRun) -> str:
+    """The cell of a run. Raises `KeyError` if the arm has no rate."""
+    rate = decided.rates[run.arm.name, run.stream]
+    return run_name("run", run.arm.name, run.order, rate, run.seed, decided.source_rate(run.arm, run.stream))
 
 
-def base_means(base: CellResult, measure: str) -> dict[str, float]:
-    """The mean score of the base by environment or skill."""
-    found: dict[str, list[float]] = {}
-    for row in base.rows:
-        if row["kind"] == OBSERVATION and row["arm"] == BASE_ARM and row["measure"] == measure:
-            found.setdefault(row["subject"], []).append(row["score"])
-    return {name: sum(scores) / len(scores) for name, scores in found.items()}
+def name_of_test(run: str, updates: Sequence[int]) -> str:
+    """The cell that scores these updates of a run, of which the first is delivered."""
+    return f"test of {run}, update{'s' if len(updates) > 1 else ''} {' and '.join(map(str, updates))}"
+
+
+def tested_updates(file: GridFile, chosen: Chosen, updates: Collection[int]) -> list[int]:
+    """Which of a run's checkpoints are scored on test tasks: what it delivers, and the last one if the file asks for it."""
+    last = max(updates)
+    return list(dict.fromkeys([chosen.checkpoint.update, *([last] if file.measure.last else [])]))
 
 
 def delivered(file: GridFile, decided: Decisions, run: GridRun, finished: Finished) -> Chosen | None:
-    """The checkpoint that a run delivers: that of the matched gain, else the last one. None if it has not ended, or failed."""
+    """The checkpoint that a run delivers: that of the matched gain, else the last one. None if it has not ended, or came to nothing."""
     curve = run_curve(decided, run, finished)
     if not curve:
         return None
     gain = decided.gains.get(run.stream)
     if gain is None:
-        return Chosen(checkpoint=curve[-1], reached=file.pilots is None)
+        return Chosen(checkpoint=curve[-1], matched=file.pilots is None)
     return chosen_checkpoint(curve, gain, file.match.tolerance)
 
 
@@ -121,22 +103,10 @@ def run_curve(decided: Decisions, run: GridRun, finished: Finished) -> list[DevC
     """The checkpoints of a run."""
     if (run.arm.name, run.stream) not in decided.rates:
         return []
-    name = run_name("run", run.arm.name, run.order, decided.rates[run.arm.name, run.stream], run.seed)
-    return curve_of(done(finished).get(name), finished.get(base_name(run.seed)), targets_of(run))
+    ended = done(finished).get(name_of_run(decided, run))
+    return [] if ended is None else curve_of(ended, base_means(finished.get(base_name(run.seed)), SAMPLED_DEV), targets_of(run))
 
 
 def targets_of(run: GridRun) -> tuple[str, ...]:
     """What a run learns, all in one stage."""
     return tuple(run.stages[0])
-
-
-def rate_of_best_gain(file: GridFile, finished: Finished, stream: str, arm: str) -> float | None:
-    """The rate with the best gain among an arm's pilots; None before all have ended, or if all failed."""
-    assert file.pilots is not None
-    source = next(one for one in arms(file, stream) if one.name == arm)
-    names = [run_name("pilot", arm, stream, rate, seed) for rate in source.rates or file.pilots.rates for seed in file.pilots.seeds]
-    if any(name not in finished for name in names):
-        return None
-    of_arm = pilots_of(file, finished, stream).get(arm, {})
-    best = {rate: gain for rate, curves in of_arm.items() if (gain := best_gain({rate: curves})) is not None}
-    return max(best, key=lambda rate: best[rate], default=None)

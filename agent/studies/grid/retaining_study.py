@@ -1,28 +1,31 @@
 """The kind `retaining-by-doing`: what it costs elsewhere to learn something, arm by arm, at one gain.
 
 Pilots on seeds of their own come first: each arm tries each rate. They give the matched gain of each stream, and the rate of each arm
-(`matched_gain.py`). Then each run learns, and its dev scores choose the checkpoint that it delivers, which is scored on test tasks and on
-the panel. All runs of a seed have the same tasks and begin from copies of one home. Left out: several stages (`stream_study.py`).
+(`matched_gain.py`); arms that learn from another's traces come after that arm has its rate. Then each run learns, and its dev scores
+choose the checkpoint that it delivers, which is scored on test tasks and on the panel. All runs of a seed have the same tasks and begin
+from copies of one home, and seeds follow each other, so that a study that is stopped early has all arms on some seeds. A home is worked on
+by one cell at a time: a run is tested, in one cell, once those that copy its home have ended. Left out: several stages (`stream_study.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from perdure.agent.studies.cells import Cell, Finished, Study, done
 from perdure.agent.studies.grid.cell_plan import folder_of, learn_s, learner_cell, score_s
 from perdure.agent.studies.grid.grid_arms import GridRun, arms, environments, home_document, runs, target_environments, training_seed
 from perdure.agent.studies.grid.grid_file import GridFile
-from perdure.agent.studies.grid.learner_cells import make_run, measure_base, score_version
+from perdure.agent.studies.grid.learner_cells import make_run, measure_base, score_versions
+from perdure.agent.studies.grid.pilots import base_name, have_ended, pilot_name, pilot_names, why_failed
 from perdure.agent.studies.grid.retaining_choice import (
     Decisions,
-    base_name,
     decisions,
     delivered,
+    name_of_run,
     name_of_test,
-    rate_of_best_gain,
-    run_name,
     targets_of,
+    tested_updates,
 )
 from perdure.agent.studies.grid.table_rows import CHECKPOINT
 from perdure.memory.json_value import Document
@@ -34,7 +37,10 @@ def retaining_study(file: GridFile) -> Study:
     def cells(finished: Finished) -> Sequence[Cell]:
         return list(_cells(file, finished))
 
-    return Study(name=file.study.name, cells=cells)
+    def spent(finished: Finished) -> Sequence[str]:
+        return [] if file.measure.keep_weights else list(_spent(file, finished))
+
+    return Study(name=file.study.name, cells=cells, spent=spent)
 
 
 def _cells(file: GridFile, finished: Finished) -> Iterator[Cell]:
@@ -43,19 +49,18 @@ def _cells(file: GridFile, finished: Finished) -> Iterator[Cell]:
     yield from bases
     if any(base.name not in finished for base in bases):
         return
-    pilots = _pilots(file, finished)
+    pilots = list(_pilots(file, finished, None))
     yield from pilots
     if any(pilot.name not in finished for pilot in pilots):
         return
     decided = decisions(file, finished)
-    planned = [run for run in runs(file) if (run.arm.name, run.stream) in decided.rates and base_name(run.seed) in done(finished)]
-    cells = {(run.arm.name, run.order, run.seed): _run(file, run, decided) for run in planned}
-    for run in planned:
-        source = cells.get((run.arm.traces_of, run.order, run.seed))
-        if not run.arm.traces_of or (source is not None and source.name in done(finished)):
-            yield cells[run.arm.name, run.order, run.seed]
-    for run in planned:
-        yield from _tests(file, run, decided, cells[run.arm.name, run.order, run.seed], finished)
+    yield from _pilots(file, finished, decided)
+    for seed in file.grid.seeds:
+        of_seed = list(_of_seed(file, seed, decided, finished)) if base_name(seed) in done(finished) else []
+        yield from of_seed
+        has_open_runs = any(cell.work is make_run and cell.name not in finished for cell in of_seed)
+        if has_open_runs or _awaits_traces(file, finished, decided):
+            return  # the tests of a seed are done beside the runs of the next, so that no core is idle
 
 
 def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:
@@ -77,38 +82,66 @@ def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:
     return learner_cell(file, base_name(seed), parameters, measure_base, seconds)
 
 
-def _pilots(file: GridFile, finished: Finished) -> list[Cell]:
-    """The pilots that are known so far. One that learns from another arm's traces takes the run of its best rate, once that is known."""
+def _pilots(file: GridFile, finished: Finished, decided: Decisions | None) -> Iterator[Cell]:
+    """The pilots of arms that learn from traces if the rates of the others are decided, else those of the others."""
     if file.pilots is None:
-        return []
-    found, seeds = [], [seed for seed in file.pilots.seeds if base_name(seed) in done(finished)]
+        return
+    seeds = [seed for seed in file.pilots.seeds if base_name(seed) in done(finished)]
     for stream in file.grid.streams:
-        stages = file.streams[stream].targets
-        sources = {arm.traces_of for arm in arms(file, stream)}
-        for arm in arms(file, stream):
-            source_rate = rate_of_best_gain(file, finished, stream, arm.traces_of) if arm.traces_of else None
-            if arm.traces_of and source_rate is None:
+        here = arms(file, stream)
+        sources = {arm.traces_of for arm in here}
+        for arm in here:
+            if bool(arm.traces_of) != (decided is not None):
                 continue
+            if decided is not None and not decided.has_source(arm, stream):
+                continue
+            source_rate = None if decided is None else decided.source_rate(arm, stream)
             for rate in arm.rates or file.pilots.rates:
                 for seed in seeds:
-                    run = GridRun(arm=arm, stream=stream, order=stream, stages=stages, seed=seed, training_seed=training_seed(seed, 0))
-                    source = run_name("pilot", arm.traces_of, stream, source_rate, seed) if arm.traces_of else None
-                    found.append(_learning(file, run, rate, "pilot", source, keeps_home=arm.name in sources))
-    return found
+                    run = GridRun(
+                        arm=arm,
+                        stream=stream,
+                        order=stream,
+                        stages=file.streams[stream].targets,
+                        seed=seed,
+                        training_seed=training_seed(seed, 0),
+                    )
+                    source = None if decided is None else pilot_name(arm.traces_of, stream, source_rate, seed)
+                    name = pilot_name(arm.name, stream, rate, seed, source_rate)
+                    yield _learning(file, run, rate, name, source, is_pilot=True, keeps_home=arm.name in sources)
+
+
+def _of_seed(file: GridFile, seed: int, decided: Decisions, finished: Finished) -> Iterator[Cell]:
+    """The runs of a seed, those that learn from traces after those that have them, and the test of each."""
+    planned = [run for run in runs(file) if run.seed == seed and (run.arm.name, run.stream) in decided.rates]
+    for run in planned:
+        if not run.arm.traces_of or name_of_run(decided, _on_the_same_tasks(file, run, run.arm.traces_of)) in done(finished):
+            yield _run(file, run, decided)
+    for run in planned:
+        copied = all(name_of_run(decided, copy) in finished for copy in _copies(file, run, decided))
+        if copied and name_of_run(decided, run) in done(finished) and not _awaits_traces(file, finished, decided, run.arm.name):
+            yield from _test(file, run, decided, _run(file, run, decided), finished)
+
+
+def _awaits_traces(file: GridFile, finished: Finished, decided: Decisions, source: str | None = None) -> bool:
+    """Whether pilots of arms that learn from traces (of this arm) have yet to end."""
+    return file.pilots is not None and any(
+        not have_ended(file, finished, arm, stream, decided.source_rate(arm, stream))
+        for stream in file.grid.streams
+        for arm in arms(file, stream)
+        if arm.traces_of and decided.has_source(arm, stream) and source in (None, arm.traces_of)
+    )
 
 
 def _run(file: GridFile, run: GridRun, decided: Decisions) -> Cell:
+    source = name_of_run(decided, _on_the_same_tasks(file, run, run.arm.traces_of)) if run.arm.traces_of else None
     rate = decided.rates[run.arm.name, run.stream]
-    source = None
-    if run.arm.traces_of:
-        source = run_name("run", run.arm.traces_of, run.order, decided.rates.get((run.arm.traces_of, run.stream)), run.seed)
-    return _learning(file, run, rate, "run", source, keeps_home=True)
+    return _learning(file, run, rate, name_of_run(decided, run), source, is_pilot=False, keeps_home=True)
 
 
-def _learning(file: GridFile, run: GridRun, rate: float | None, kind: str, source: str | None, *, keeps_home: bool) -> Cell:
+def _learning(file: GridFile, run: GridRun, rate: float | None, name: str, source: str | None, *, is_pilot: bool, keeps_home: bool) -> Cell:
     """A cell that learns the targets of a stream."""
-    name, learned, measured = run_name(kind, run.arm.name, run.order, rate, run.seed), targets_of(run), environments(file)
-    is_pilot = kind == "pilot"
+    learned, measured = targets_of(run), environments(file)
     others = [one for one in measured if one not in learned] if is_pilot or file.measure.curves else []
     targets = target_environments(file)
     dev = dict.fromkeys(learned, file.measure.dev_target)
@@ -132,31 +165,60 @@ def _learning(file: GridFile, run: GridRun, rate: float | None, kind: str, sourc
         "keeps_home": keeps_home,
     }
     at = max(1, len(file.measure.checkpoints))
-    return learner_cell(file, name, parameters, make_run, learn_s(options) + at * score_s(sum(dev.values())))
+    return learner_cell(file, name, parameters, make_run, learn_s(options) + at * score_s(sum(dev.values())), options)
 
 
-def _tests(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finished: Finished) -> Iterator[Cell]:
-    """The test of what a run delivers, and of its last update if the file asks for it."""
+def _test(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finished: Finished) -> Iterator[Cell]:
+    """The test of what a run delivers, and of its last update if the file asks for it: one cell, since both are in one home."""
     chosen = delivered(file, decided, run, finished)
     if chosen is None:
         return
     rows = {row["update"]: row for row in done(finished)[cell.name].rows if row["kind"] == CHECKPOINT}
-    last = max(rows)
-    for update in [chosen.checkpoint.update, *([last] if file.measure.last and last != chosen.checkpoint.update else [])]:
-        is_delivered = update == chosen.checkpoint.update
-        test = dict.fromkeys(environments(file), file.measure.test)
-        parameters: Document = {
-            "folder": cell.parameters["folder"],
-            "settings": cell.parameters["settings"],
-            "seed": run.seed,
-            "training_seed": run.training_seed,
-            "arm": run.arm.name,
-            "order": run.order,
-            "targets": list(targets_of(run)),
-            "checkpoint": {key: value for key, value in rows[update].items() if key not in ("kind", "means")},
-            "delivered": is_delivered,
-            "test": test,
-            "panel": file.measure.panel,
-        }
-        seconds = score_s(sum(test.values()), file.measure.panel)
-        yield learner_cell(file, name_of_test(cell.name, update, delivered=is_delivered), parameters, score_version, seconds)
+    updates = tested_updates(file, chosen, rows)
+    test = dict.fromkeys(environments(file), file.measure.test)
+    parameters: Document = {
+        "folder": cell.parameters["folder"],
+        "settings": cell.parameters["settings"],
+        "seed": run.seed,
+        "training_seed": run.training_seed,
+        "arm": run.arm.name,
+        "order": run.order,
+        "targets": list(targets_of(run)),
+        "versions": [{key: value for key, value in rows[update].items() if key not in ("kind", "means")} for update in updates],
+        "test": test,
+        "panel": file.measure.panel,
+    }
+    seconds = len(updates) * score_s(sum(test.values()), file.measure.panel)
+    yield learner_cell(file, name_of_test(cell.name, updates), parameters, score_versions, seconds)
+
+
+def _spent(file: GridFile, finished: Finished) -> Iterator[str]:
+    """The homes of pilots and runs that no cell will open again. While a pilot has failed, all stay: once mended, it may change the matched
+    gain, and so which checkpoints are tested."""
+    decided, ended = decisions(file, finished), done(finished)
+    for stream in file.grid.streams if file.pilots is not None else ():
+        here = arms(file, stream)
+        if any(why_failed(file, finished, arm, stream, decided.source_rate(arm, stream)) for arm in here):
+            return
+        if _awaits_traces(file, finished, decided):
+            return
+        sources = {arm.traces_of for arm in here}
+        yield from (folder_of(name) for arm in here if arm.name in sources for name in pilot_names(file, arm, stream))
+    for run in runs(file):
+        if (run.arm.name, run.stream) in decided.rates and name_of_run(decided, run) in ended:
+            name, chosen = name_of_run(decided, run), delivered(file, decided, run, finished)
+            rows = {row["update"] for row in ended[name].rows if row["kind"] == CHECKPOINT}
+            is_tested = chosen is None or name_of_test(name, tested_updates(file, chosen, rows)) in ended
+            if is_tested and all(name_of_run(decided, copy) in ended for copy in _copies(file, run, decided)):
+                yield folder_of(name)
+
+
+def _copies(file: GridFile, run: GridRun, decided: Decisions) -> list[GridRun]:
+    """The runs that learn from the traces of this one."""
+    here = [arm for arm in arms(file, run.stream) if arm.traces_of == run.arm.name and (arm.name, run.stream) in decided.rates]
+    return [replace(run, arm=arm) for arm in here]
+
+
+def _on_the_same_tasks(file: GridFile, run: GridRun, name: str) -> GridRun:
+    """The run of another arm beside this one."""
+    return replace(run, arm=next(arm for arm in arms(file, run.stream) if arm.name == name))

@@ -16,19 +16,19 @@ from perdure.agent.studies.cells import CellResult, Finished, done
 from perdure.agent.studies.grid.claims import RunKey, judge_claims
 from perdure.agent.studies.grid.grid_arms import GridRun, arms, runs
 from perdure.agent.studies.grid.grid_file import GridFile
-from perdure.agent.studies.grid.matched_gain import DevCheck, is_comparable, mean_curve
+from perdure.agent.studies.grid.matched_gain import mean_curve
+from perdure.agent.studies.grid.pilots import base_means, base_name
 from perdure.agent.studies.grid.retaining_choice import (
     Decisions,
-    base_means,
-    base_name,
     decisions,
     delivered,
+    name_of_run,
     name_of_test,
-    pilots_of,
-    run_name,
     targets_of,
+    tested_updates,
 )
-from perdure.agent.studies.grid.table_rows import CHOICE, FAILURE, SAMPLED
+from perdure.agent.studies.grid.table_rows import CHECKPOINT, CHOICE, FAILURE, SAMPLED
+from perdure.agent.studies.grid.who_is_comparable import bases_out_of_range, not_comparable
 from perdure.memory.json_value import Document
 
 NUMBERS = ("gain", "drop", "drop_unseen", "panel_drop", "tokens", "seconds")
@@ -38,7 +38,7 @@ def retaining_summary(file: GridFile, finished: Finished) -> Document:
     """The document of what is finished."""
     decided = decisions(file, finished)
     made = [one for run in runs(file) if (one := _run_document(file, decided, run, finished)) is not None]
-    left_out = _not_comparable(file, decided, finished)
+    left_out = not_comparable(file, decided, finished)
     streams_left_out: dict[str, list[str]] = defaultdict(list)
     for one in left_out:
         streams_left_out[one["arm"]].append(one["stream"])
@@ -53,21 +53,22 @@ def retaining_summary(file: GridFile, finished: Finished) -> Document:
         "about": file.study.about,
         "matched_gain": dict(decided.gains),
         "rates": [{"arm": arm, "stream": stream, "rate": rate} for (arm, stream), rate in decided.rates.items()],
-        "pilots": _pilot_documents(file, finished),
+        "pilots": _pilot_documents(decided),
         "runs": made,
         "arms": _arm_documents(file, made, streams_left_out),
         "not_comparable": left_out,
+        "warnings": bases_out_of_range(file, finished),
         "claims": [claim.as_json() for claim in judge_claims(file.claims, values, streams_left_out)],
         "failures": _failures(finished),
         "made_by": sorted({result.made_by for result in finished.values()}),
     }
 
 
-def subject_means(result: CellResult, measure: str) -> dict[str, float]:
-    """The mean score of each subject among a cell's rows of one measure."""
+def delivered_means(result: CellResult, measure: str) -> dict[str, float]:
+    """The mean score of each subject among a test's rows of one measure and of the version that the run delivers."""
     found: dict[str, list[float]] = {}
     for row in result.rows:
-        if row["kind"] == OBSERVATION and row["measure"] == measure:
+        if row["kind"] == OBSERVATION and row["measure"] == measure and row["update"] is None:
             found.setdefault(row["subject"], []).append(row["score"])
     return {name: fmean(scores) for name, scores in found.items()}
 
@@ -77,7 +78,7 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
     chosen = delivered(file, decided, run, finished)
     if chosen is None:
         return None
-    rate, gain = decided.rates[run.arm.name, run.stream], decided.gains.get(run.stream)
+    rate, gain, found = decided.rates[run.arm.name, run.stream], decided.gains.get(run.stream), chosen.checkpoint.gain
     document: Document = {
         "arm": run.arm.name,
         "stream": run.stream,
@@ -85,17 +86,19 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
         "seed": run.seed,
         "rate": rate,
         "update": chosen.checkpoint.update,
-        "dev_gain": chosen.checkpoint.gain,
-        "reached": chosen.reached,
-        "note": None if chosen.reached or gain is None else f"its best dev gain is {chosen.checkpoint.gain:.2f}, less than {gain:.2f}",
+        "dev_gain": found,
+        "reached": chosen.matched,
+        "note": None if chosen.matched or gain is None else f"its dev gain nearest to {gain:.2f} is {found:.2f}",
     }
-    name = name_of_test(run_name("run", run.arm.name, run.order, rate, run.seed), chosen.checkpoint.update, delivered=True)
+    name = name_of_run(decided, run)
+    rows = [row["update"] for row in done(finished)[name].rows if row["kind"] == CHECKPOINT]
+    name = name_of_test(name, tested_updates(file, chosen, rows))
     test, base = done(finished).get(name), done(finished).get(base_name(run.seed))
     if test is None or base is None:
         return document
     targets = targets_of(run)
-    before, now = base_means(base, SAMPLED), subject_means(test, SAMPLED)
-    skills, skills_now = base_means(base, CHOICE), subject_means(test, CHOICE)
+    before, now = base_means(base, SAMPLED), delivered_means(test, SAMPLED)
+    skills, skills_now = base_means(base, CHOICE), delivered_means(test, CHOICE)
     drops = {subject: before[subject] - score for subject, score in now.items() if subject in before}
     unseen = [drops[name] for name in file.measure.unseen if name in drops]
     facts = next((row for row in test.rows if row["kind"] == "facts"), {})
@@ -112,38 +115,10 @@ def _run_document(file: GridFile, decided: Decisions, run: GridRun, finished: Fi
     }
 
 
-def _not_comparable(file: GridFile, decided: Decisions, finished: Finished) -> list[Document]:
-    """The arms that have not the matched gain of a stream, each with the reason."""
-    chosen: dict[tuple[str, str], list[DevCheck]] = defaultdict(list)
-    for run in runs(file):
-        one = delivered(file, decided, run, finished)
-        if one is not None:
-            chosen[run.arm.name, run.stream].append(one.checkpoint)
-    found = []
-    for stream in file.grid.streams:
-        gain = decided.gains.get(stream)
-        for arm in arms(file, stream) if file.pilots is not None else ():
-            here = chosen.get((arm.name, stream), [])
-            if (arm.name, stream) not in decided.rates:
-                why: str | None = "none of its pilots learned anything"
-            elif gain is None:
-                why = f"no arm gained {file.match.least:g} in its pilots"
-            elif here and not is_comparable(here, gain, file.match.tolerance):
-                why = f"its runs gained {fmean(one.gain for one in here):.2f} on dev tasks, and the matched gain is {gain:.2f}"
-            else:
-                why = None
-            if why is not None:
-                found.append({"arm": arm.name, "stream": stream, "why": why})
-    return found
-
-
-def _pilot_documents(file: GridFile, finished: Finished) -> list[Document]:
-    if file.pilots is None:
-        return []
+def _pilot_documents(decided: Decisions) -> list[Document]:
     return [
         {"arm": arm, "stream": stream, "rate": rate, "update": one.update, "gain": one.gain, "drop": one.drop, "seeds": len(curves)}
-        for stream in file.grid.streams
-        for arm, of_arm in pilots_of(file, finished, stream).items()
+        for (arm, stream), of_arm in decided.pilots.items()
         for rate, curves in of_arm.items()
         for one in mean_curve(curves)
     ]
@@ -161,6 +136,7 @@ def _arm_documents(file: GridFile, made: Sequence[Document], left_out: Mapping[s
                     "arm": arm.name,
                     "stream": stream,
                     "n": len(own),
+                    "planned": len([run for run in runs(file) if (run.arm.name, run.stream) == (arm.name, stream)]),
                     "comparable": stream not in left_out.get(arm.name, ()),
                     **{number: estimate(values).as_json() if values else None for number, values in numbers.items()},
                 }

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from perdure.agent.config import Config
 from perdure.agent.metrics.observation import StageFacts, to_document
@@ -19,12 +20,23 @@ from perdure.agent.studies.grid.study_home import TEST, StudyHome, know, open_st
 from perdure.agent.studies.grid.study_jobs import NothingLearned, kept_versions, learn, score_panel, serve
 from perdure.agent.studies.grid.table_rows import SAMPLED, RowPlace, drift_rows, panel_rows, task_rows
 from perdure.memory.contracts.orders import Job, LearnOrder
-from perdure.memory.contracts.results import Update
+from perdure.memory.contracts.results import LearnResult, Update
 from perdure.memory.jobs import steps
 from perdure.memory.json_value import Document, to_json
+from perdure.memory.trajectories.play_records import tokens_of_gates
 from perdure.memory.versions import INITIAL, list_versions, serving
 
 _HOME, _ROWS = "home", "rows.jsonl"
+
+
+class GateCost(NamedTuple):
+    """Of one gate."""
+
+    tokens: int
+    seconds: float
+
+
+NO_GATE = GateCost(0, 0.0)
 
 
 def live_through_stages(parameters: Document, desk: Desk) -> Iterator[Document]:
@@ -62,6 +74,7 @@ def _stage(home: StudyHome, stage: int, parameters: Document) -> Iterator[Docume
         start=INITIAL if parameters["from_base"] else None,
     )
     made: list[Update] = []
+    gate = NO_GATE
     version, verdict, note = serving(home.store).name, None, None
     try:
         job = learn(home, f"stage {stage}", targets, order, parameters["checkpoints"])
@@ -70,6 +83,7 @@ def _stage(home: StudyHome, stage: int, parameters: Document) -> Iterator[Docume
     else:
         made = [step.update for step in steps(home.store, job.id)]
         verdict, note = job.verdict, job.gate.reason if job.gate is not None and job.verdict != "promote" else None
+        gate = _cost_of_gate(home, job)
         version = _what_comes_of(home, job, parameters)
         yield from _within(home, job, stage, made, parameters)
     place = RowPlace(arm=parameters["arm"], order=parameters["order"], seed=parameters["seed"], stage=stage)
@@ -83,12 +97,19 @@ def _stage(home: StudyHome, stage: int, parameters: Document) -> Iterator[Docume
         stage=stage,
         targets=tuple(targets),
         updates=len(made),
-        tokens=sum(update.tokens + update.sampled_tokens for update in made),
-        seconds=sum(update.seconds for update in made),
+        tokens=sum(update.tokens + update.sampled_tokens for update in made) + gate.tokens,
+        seconds=sum(update.seconds for update in made) + gate.seconds,
         verdict=verdict,
         note=note,
     )
     yield to_document(facts)
+
+
+def _cost_of_gate(home: StudyHome, job: Job) -> GateCost:
+    """What the gate of a job cost; nothing if it had none."""
+    if not isinstance(job.result, LearnResult) or job.result.gate is None:
+        return NO_GATE
+    return GateCost(tokens=tokens_of_gates(home.store, job.id), seconds=job.result.gate_s)
 
 
 def _what_comes_of(home: StudyHome, job: Job, parameters: Document) -> str:

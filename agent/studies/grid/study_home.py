@@ -21,7 +21,7 @@ from perdure.envs.playing import Attempt
 from perdure.envs.rollout import play
 from perdure.envs.seeds import dev_seed, probe_seed, train_seed
 from perdure.memory.environments import list_environments, register
-from perdure.memory.leases import end_all_leases
+from perdure.memory.jobs import release_all
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, anything_to_play
@@ -75,7 +75,7 @@ def open_study_home(home: Path, config: Config, training_seed: int, say: Say) ->
     from perdure.learners.engines.loaded_versions import LoadedVersions
 
     with HomeLock(home), create_store(home) as store:
-        end_all_leases(store)  # of a process that died: only one process at a time works on a study
+        release_all(store)  # of a process that was ended, as Ctrl-C does: its work goes on, and no attempt is spent
         engine = open_engine(store, config, seed=training_seed, say=say)
         add_initial(store, engine.files.name, engine.files.hash)
         yield StudyHome(store=store, config=config, versions=LoadedVersions(store, engine))

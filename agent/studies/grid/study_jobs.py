@@ -1,6 +1,7 @@
 """The jobs of a study in one of its homes, in this process: learning with the weights of some updates kept, and the capability panel.
 
-A job is known by its key: one that was cut off continues, and one that is done is not done again.
+A job is known by its key: one that was cut off continues, one that is done is not done again, and one that failed is tried again, unless
+what it came to is a result: it had nothing to learn from, or its weights diverged.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from perdure.memory.contracts.orders import NOTHING_TO_LEARN, Job, LearnOrder, O
 from perdure.memory.contracts.panel_results import Asked, PanelResult
 from perdure.memory.errors import Diverged, PerdureError, RuntimeFailure
 from perdure.memory.evidence.item_scores import panel_scores
-from perdure.memory.jobs import add_job, fail_job, finish_job, get_job, lease_job, release_job, set_job_state, steps
+from perdure.memory.jobs import add_job, fail_job, finish_job, get_job, lease_job, release_job, requeue_failed, set_job_state, steps
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Version
 from perdure.memory.store import Store
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from perdure.learners.weights.weight_sets import Weights
 
 UNGATED = "this arm has no gate"
+DIVERGED = "diverged"
+RESULTS = (DIVERGED, NOTHING_TO_LEARN)
+"""Errors of learning jobs that begin so are results."""
 
 
 class NothingLearned(RuntimeFailure):
@@ -118,7 +122,9 @@ def _carried_out(
     if job.state == "done":
         return job
     if job.state == "failed":
-        raise NothingLearned(job.error or "")
+        if (job.error or "").startswith(RESULTS):
+            raise NothingLearned(job.error or "")
+        requeue_failed(store, job.id)
     leased = lease_job(store, OWNER, TTL_S, BootClock(), job.id)
     if leased is None:
         raise RuntimeFailure(f"job {job.id} of {store.home} cannot be run: it is {get_job(store, job.id).state}")
@@ -139,11 +145,13 @@ def _carried_out(
     except BaseException as error:  # also after an interrupt the job is given back
         with suppress(PerdureError):
             if isinstance(error, Exception) and cause_of_error(error) not in TRANSIENT:
-                fail_job(store, lease, one_line(error))
+                fail_job(store, lease, f"{DIVERGED}: {one_line(error)}" if isinstance(error, Diverged) else one_line(error))
             else:
                 release_job(store, lease)
-        if isinstance(error, Diverged) or str(error).startswith(NOTHING_TO_LEARN):
-            raise NothingLearned(str(error)) from error
+        if isinstance(error, Diverged):
+            raise NothingLearned(f"{DIVERGED}: {one_line(error)}") from error
+        if str(error).startswith(NOTHING_TO_LEARN):
+            raise NothingLearned(one_line(error)) from error
         raise
     return get_job(store, job.id)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +37,31 @@ def failing(parameters: Document, desk: Desk) -> Iterator[Document]:
     yield {"n": "unfinished"}
     if not (desk.folder / "mended").exists():
         raise InputError(f"cell {parameters['n']} cannot be done yet")
+
+
+def deadly(parameters: Document, desk: Desk) -> Iterator[Document]:
+    """Kills its process if its number is odd, until the file `mended` lies in the study's folder."""
+    yield from slow(parameters, desk)
+    if parameters["n"] % 2 and not (desk.folder / "mended").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def deadly_beside_another(parameters: Document, desk: Desk) -> Iterator[Document]:
+    """Kills its process if another such cell is being done, as two do that take too much memory together. The first waits for a second."""
+    (desk.folder / f"begun-{parameters['n']}").touch()
+    while len(list(desk.folder.glob("begun-*"))) < 2:
+        time.sleep(0.05)
+    with (desk.folder / "memory").open("w") as memory:
+        try:
+            fcntl.flock(memory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.3)
+    yield from noted(parameters, desk)
+
+
+def own_pid(parameters: Document, desk: Desk) -> Iterator[Document]:
+    yield {"pid": os.getpid()}
 
 
 def cells_of(n: int, work: object = noted) -> list[Cell]:

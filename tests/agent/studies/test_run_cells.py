@@ -11,11 +11,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.agent.studies.study_cells import DIARY, cells_of, diary, failing, growing, noted, slow, study_of
+from tests.agent.studies.study_cells import (
+    DIARY,
+    cells_of,
+    deadly,
+    deadly_beside_another,
+    diary,
+    failing,
+    growing,
+    noted,
+    own_pid,
+    slow,
+    study_of,
+)
 
 from perdure.agent.studies.cells import Cell, CellResult, Study
 from perdure.agent.studies.provenance import made_by
-from perdure.agent.studies.run_cells import run_study
+from perdure.agent.studies.run_cells import GIB, group_memory, room, run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
 from perdure.memory.errors import InputError
 
@@ -72,6 +84,76 @@ def test_several_cells_are_done_at_once(tmp_path: Path) -> None:
     assert len(results) == 12
     assert sorted(map(int, diary(tmp_path))) == list(range(12))
     assert read_study(tmp_path) == results
+
+
+def test_a_cell_that_kills_its_process_has_failed_and_the_rest_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    results = run(study_of(*cells_of(6, deadly)), tmp_path, said, at_once=2)
+    errors = {name: result.error for name, result in results.items() if result.error is not None}
+    assert list(errors) == ["cell 1", "cell 3", "cell 5"]
+    assert all(error.startswith("its process died twice") for error in errors.values())
+    assert [results[f"cell {n}"].rows for n in (0, 2, 4)] == [({"n": n, "square": n * n},) for n in (0, 2, 4)]
+    (tmp_path / "mended").touch()
+    results = run(study_of(*cells_of(6, deadly)), tmp_path, at_once=2)
+    assert not any(result.error for result in results.values())
+
+
+def test_cells_that_only_fit_one_at_a_time_are_done_one_at_a_time(tmp_path: Path) -> None:
+    results = run(study_of(*cells_of(3, deadly_beside_another)), tmp_path, at_once=2)
+    assert {name: result.error for name, result in results.items()} == {"cell 0": None, "cell 1": None, "cell 2": None}
+
+
+def test_a_cell_may_have_a_process_of_its_own(tmp_path: Path) -> None:
+    cells = [replace(cell, alone=True, own_process=cell.name == "cell 1") for cell in cells_of(2, own_pid)]
+    results = run(study_of(*cells), tmp_path)
+    assert results["cell 0"].rows == ({"pid": os.getpid()},)
+    assert results["cell 1"].rows != ({"pid": os.getpid()},)
+
+
+def test_superseded_cells_stay_in_the_file_and_are_read_no_more(tmp_path: Path) -> None:
+    run(study_of(*cells_of(3)), tmp_path)
+    run(study_of(*cells_of(4)[2:]), tmp_path)
+    assert list(read_study(tmp_path)) == ["cell 2", "cell 3"]
+    with open_study(tmp_path) as file:
+        assert list(file.results()) == ["cell 0", "cell 1", "cell 2", "cell 3"]
+    assert list(run(study_of(*cells_of(4)), tmp_path)) == ["cell 0", "cell 1", "cell 2", "cell 3"]
+    assert len(read_study(tmp_path)) == 4
+    assert diary(tmp_path) == ["0", "1", "2", "3"]
+
+
+def test_a_file_without_a_plan_has_all_its_cells(tmp_path: Path) -> None:
+    """As files have that an earlier version made."""
+    run(study_of(*cells_of(2)), tmp_path)
+    import sqlite3
+
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute("DROP TABLE planned")
+    connection.close()
+    assert list(read_study(tmp_path)) == ["cell 0", "cell 1"]
+    assert list(run(study_of(*cells_of(3)), tmp_path)) == ["cell 0", "cell 1", "cell 2"]
+
+
+def test_what_no_cell_needs_any_more_is_removed(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "home").mkdir(parents=True)
+    study = Study(name="test", cells=lambda finished: cells_of(2), spent=lambda finished: ["first"] if "cell 1" in finished else [])
+    run(study, tmp_path)
+    assert not (tmp_path / "first").exists()
+    assert (tmp_path / "second" / "home").exists()
+
+
+def test_room_is_that_of_the_control_group_if_it_has_less_than_the_machine(tmp_path: Path) -> None:
+    own, mounted = tmp_path / "cgroup", tmp_path / "mounted"
+    own.write_text("0::/users/study\n")
+    (mounted / "users" / "study").mkdir(parents=True)
+    assert group_memory(mounted, own) == float("inf")
+    (mounted / "users" / "study" / "memory.max").write_text("max\n")
+    (mounted / "users" / "memory.max").write_text(f"{3 * GIB}\n")
+    assert group_memory(mounted, own) == 3 * GIB
+    (mounted / "users" / "study" / "memory.max").write_text(f"{2 * GIB}\n")
+    assert group_memory(mounted, own) == 2 * GIB
+    assert group_memory(mounted, tmp_path / "absent") == float("inf")
+    assert room([Cell(name="large", parameters={}, work=noted, memory_gib=100_000)]) == 1
 
 
 def test_a_cell_with_other_parameters_is_refused(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from tests.learners.home import EASY, Learner
 
+from perdure.learners.learning_job import Retention
 from perdure.learners.old_lessons import stored_lessons
 from perdure.learners.retention.episodic_memory import episodic_memory
+from perdure.learners.retention.retention_terms import retention_terms
 from perdure.learners.sampling.batch_sampling import replay_attempts
 from perdure.memory.errors import InputError
 from perdure.memory.trajectories.episodes import get_episode
@@ -39,6 +41,14 @@ def test_without_an_old_success_ewc_and_gem_say_so(llama_learner: Learner) -> No
     for settings in ({"ewc": 1.0}, {"gem": "gem"}):
         with pytest.raises(InputError, match="there are none yet"):
             llama_learner.learn(EASY, "grpo", updates=1, prompts=2, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"ewc": 1.0}, {"gem": "gem"}, {"gem": "a-gem"}])
+def test_without_old_environments_ewc_and_gem_do_nothing(llama_learner: Learner, settings: dict[str, Any]) -> None:
+    """As in the first stage of a stream."""
+    job = llama_learner.job([EASY], [], **settings)
+    assert retention_terms(job) == Retention()
+    llama_learner.learn(EASY, "grpo", updates=1, prompts=2, samples=4, **settings)
 
 
 def test_stored_replay_is_mixed_groups_as_they_were_sampled(llama_learner: Learner) -> None:

@@ -92,6 +92,7 @@ dev_target = 8
 dev_others = 4
 test = 8
 last = true
+keep_weights = true
 panel = "off"
 
 [pilots]
@@ -100,6 +101,7 @@ seeds = [100]
 
 [match]
 least = 0.0
+tolerance = 0.0
 """
 
 
@@ -142,3 +144,19 @@ test = 6
 live = 2
 panel = "off"
 """
+
+
+def kept_coins(folder: Path) -> str:
+    """Two stages with each way to keep old skills, and with live play alone, which plays as much as two updates of two groups take."""
+    helpers = {
+        "ewc": "ewc = 10.0",
+        "gem": "gem = 'gem'",
+        "a-gem": "gem = 'a-gem'",
+        "lwf": "lwf = 0.3",
+        "o-lora": "olora = 0.5",
+        "stored": "replay = 0.5, stored = 0.9",
+        "live": "from = 'live'",
+    }
+    text = stream_coins(folder).replace('["naive", "gated", "joint", "single"]', str(list(helpers))).replace("updates = 4", "updates = 2")
+    sections = [f"[helpers.{name}]\narm = '{name}'\noptions = {{ {options} }}\n" for name, options in helpers.items()]
+    return "\n".join((text.replace("live = 2", "live = 3"), *sections, "live = 4")).replace("orders = 2\ncrossed = false\n", "")

@@ -75,3 +75,11 @@ def test_streams_are_averaged_within_a_seed_without_those_left_out() -> None:
     assert made.estimate == pytest.approx((0.3 + 0.3 + 0.3) / 3)
     (made,) = judge_claims([claim("sft", "grpo", more_than=0.0)], {"drop": both}, {"grpo": ["two"]})
     assert made.estimate == pytest.approx(0.2)
+
+
+def test_seeds_that_do_not_differ_show_nothing() -> None:
+    """Three of the same value have no spread: what a fourth would be is not known from them."""
+    same = {"sft": runs(0.25, 0.25, 0.25), "grpo": runs(0.0, 0.0, 0.0)}
+    (made,) = judge_claims([claim("sft", "grpo", more_than=0.0)], {"drop": same}, {})
+    assert (made.verdict, made.p, made.low) == ("not shown", None, None)
+    assert made.why == "the seeds do not differ: there is no spread to judge by"

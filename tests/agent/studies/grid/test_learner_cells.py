@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.agent.studies.grid.small_grids import COIN, TAIL, retaining_coins, stream_coins, write
+from tests.agent.studies.grid.small_grids import COIN, TAIL, kept_coins, retaining_coins, stream_coins, write
 from tests.tiny_models import tiny_qwen
 
 from perdure.agent.metrics.observation import read_table, runs
@@ -23,6 +23,7 @@ from perdure.memory.errors import PerdureError
 from perdure.memory.store import open_store
 
 ROOT = Path(__file__).resolve().parents[4]
+TRACES = "run: trace-sft on heads at 0.001 from traces at 0.001, seed 0"
 pytestmark = [pytest.mark.processes, pytest.mark.learning]
 
 
@@ -38,9 +39,9 @@ def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None
     assert {name: result.error for name, result in results.items() if result.error} == {}
     assert [name.split(",")[0] for name in results if name.startswith(("pilot", "run"))] == [
         "pilot: grpo on heads at 0.001",
-        "pilot: trace-sft on heads at 0.001",
+        "pilot: trace-sft on heads at 0.001 from traces at 0.001",
         "run: grpo on heads at 0.001",
-        "run: trace-sft on heads at 0.001",
+        "run: trace-sft on heads at 0.001 from traces at 0.001",
     ]
     table = read_table(row for result in results.values() for row in result.rows)
     assert {(name.arm, name.order, name.seed) for name in runs(table)} == {
@@ -60,9 +61,22 @@ def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None
     assert facts["grpo"].tokens > 0
     document = prepare_study(str(file), StudySettings()).summarise(results)
     assert {one["arm"] for one in document["runs"] if one["gain"] is not None} == {"grpo", "trace-sft"}
-    with open_store(tmp_path / "study" / "run-trace-sft-on-heads-at-0.001-seed-0" / "home") as store:
+    with open_store(tmp_path / "study" / results[TRACES].parameters["folder"] / "home") as store:
         assert [row["learner"] for row in store.rows("SELECT learner FROM job ORDER BY id")] == ["grpo", "trace-sft"]
     assert run(file, tmp_path / "study") == results
+
+
+def test_two_cells_at_once_never_work_in_one_home(tmp_path: Path) -> None:
+    """Runs have tests of two versions, and one run is copied by that which learns from its traces. In the end no home of a run is left."""
+    text = retaining_coins(tmp_path).replace("keep_weights = true", "")
+    results = run(write(tmp_path, text), tmp_path / "study", at_once=2)
+    assert {name: result.error for name, result in results.items() if result.error} == {}
+    tests = [result for name, result in results.items() if name.startswith("test of run")]
+    assert len(tests) == 2
+    assert max(len(result.parameters["versions"]) for result in tests) == 2
+    assert not list((tmp_path / "study").glob("run-*"))
+    assert not list((tmp_path / "study").glob("pilot-*"))
+    assert list((tmp_path / "study").glob("base-*/home"))
 
 
 def test_a_model_of_another_family_goes_through_the_same_grid(tmp_path: Path) -> None:
@@ -97,8 +111,21 @@ def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
     ends = [row for row in table.observations if row.arm == "naive" and row.update is None]
     assert {(row.stage, row.subject) for row in ends} == {(stage, name) for stage in (1, 2) for name in (COIN, TAIL)}
     document = prepare_study(str(file), StudySettings()).summarise(results)
-    assert set(document["arms"]) == {"naive", "gated", "joint", "single"}
+    assert set(document["arms"]) == {"naive", "gated", "joint"}
     assert not (tmp_path / "study" / "run-naive-on-two-0-seed-0" / "home").exists()
+    assert facts["gated", 1].tokens > facts["naive", 1].tokens  # the gate's episodes
+    assert document["updates"]["naive"]["mean"] == 8
+
+
+def test_every_way_to_keep_old_skills_goes_through_all_stages(tmp_path: Path) -> None:
+    """Also the first, which has no old environments; live play alone makes as many updates as the others."""
+    file = write(tmp_path, kept_coins(tmp_path))
+    results = run(file, tmp_path / "study")
+    assert {name: result.error for name, result in results.items() if result.error} == {}
+    facts = read_table(row for result in results.values() for row in result.rows).facts
+    assert {(fact.arm, fact.stage): (fact.updates, fact.note) for fact in facts} == {
+        (arm, stage): (2, None) for arm in ("ewc", "gem", "a-gem", "lwf", "o-lora", "stored", "live") for stage in (1, 2)
+    }
 
 
 def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Path) -> None:

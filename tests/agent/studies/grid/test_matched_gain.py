@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from perdure.agent.studies.grid.matched_gain import (
+    Chosen,
     DevCheck,
     best_gain,
     chosen_checkpoint,
     chosen_rate,
-    is_comparable,
+    is_matched,
     matched_gain,
     mean_curve,
 )
@@ -42,21 +43,34 @@ def test_the_matched_gain_is_the_smallest_of_the_arms_best() -> None:
 def test_the_rate_is_that_of_the_lowest_drop_at_the_matched_gain() -> None:
     assert chosen_rate({0.1: [SLOW], 0.2: [FAST]}, 0.30, 0.0) == 0.1
     assert chosen_rate({0.1: [SLOW], 0.2: [FAST]}, 0.40, 0.0) == 0.2
-    assert chosen_rate({0.1: [SLOW], 0.2: [FAST]}, 0.60, 0.0) == 0.2  # none reaches it: the best gain
+    assert chosen_rate({0.1: [SLOW], 0.2: [FAST]}, 0.60, 0.0) == 0.2  # none reaches it: the nearest
+    assert chosen_rate({0.1: [SLOW], 0.2: [FAST]}, 0.10, 0.05) == 0.1  # one jumps over it
+    assert chosen_rate({0.1: [curve((3, 0.90, 0.0))], 0.2: [FAST]}, 0.10, 0.05) == 0.2  # both do: the nearer
     assert chosen_rate({0.1: [SLOW], 0.2: []}, 0.60, 0.0) == 0.1
     assert chosen_rate({0.1: []}, 0.3, 0.0) is None
 
 
-def test_a_run_delivers_its_first_checkpoint_at_the_matched_gain() -> None:
+def test_a_run_delivers_the_checkpoint_nearest_to_where_it_passes_the_matched_gain() -> None:
     assert chosen_checkpoint(SLOW, 0.20, 0.0).checkpoint.update == 6
     assert chosen_checkpoint(SLOW, 0.24, 0.05).checkpoint.update == 6
+    assert chosen_checkpoint(SLOW, 0.26, 0.05).checkpoint.update == 9
+    assert chosen_checkpoint(SLOW, 0.32, 0.05) == Chosen(checkpoint=SLOW[2], matched=True)  # less by no more than the tolerance
     missed = chosen_checkpoint(FAST, 0.90, 0.05)
-    assert (missed.checkpoint.update, missed.reached) == (6, False)
+    assert (missed.checkpoint.update, missed.matched) == (6, False)
     with pytest.raises(ValueError, match="max"):
         chosen_checkpoint([], 0.1, 0.0)
 
 
-def test_an_arm_is_comparable_if_its_runs_have_the_gain_in_the_mean() -> None:
-    assert is_comparable([SLOW[1], SLOW[2]], 0.30, 0.05)
-    assert not is_comparable([SLOW[0], SLOW[2]], 0.30, 0.05)
-    assert not is_comparable([], 0.30, 0.05)
+def test_a_curve_that_jumps_over_the_matched_gain_has_not_matched_it() -> None:
+    """.05, then .50: neither is .15, on either side."""
+    steep = curve((2, 0.05, 0.0), (4, 0.50, 0.2))
+    assert chosen_checkpoint(steep, 0.15, 0.05) == Chosen(checkpoint=steep[0], matched=False)
+    assert chosen_checkpoint(steep, 0.40, 0.05) == Chosen(checkpoint=steep[1], matched=False)
+    assert not chosen_checkpoint(steep[1:], 0.15, 0.05).matched
+
+
+def test_a_gain_is_matched_within_the_tolerance_on_both_sides() -> None:
+    assert is_matched(0.25, 0.30, 0.05)
+    assert is_matched(0.35, 0.30, 0.05)
+    assert not is_matched(0.24, 0.30, 0.05)
+    assert not is_matched(0.36, 0.30, 0.05)

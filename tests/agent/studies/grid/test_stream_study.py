@@ -37,6 +37,7 @@ arm = "naive"
 [helpers.gated]
 arm = "gated"
 gate = true
+live = 7
 options = { replay = 0.5 }
 
 [helpers.joint]
@@ -76,7 +77,8 @@ def rows_of(cell: Cell) -> tuple[Document, ...]:
         learned = {name: score - lost for name, score in learned.items()} | dict.fromkeys(targets, 0.7)
         place = RowPlace(arm=own["arm"], order=own["order"], seed=own["seed"], stage=stage)
         rows += task_rows(place, SAMPLED, {name: scores(learned.get(name, 0.2)) for name in own["test"]})
-        facts = StageFacts(arm=place.arm, order=place.order, seed=place.seed, stage=stage, targets=tuple(targets), updates=4)
+        made = 4 if place.arm != "gated" or place.seed else 3
+        facts = StageFacts(arm=place.arm, order=place.order, seed=place.seed, stage=stage, targets=tuple(targets), updates=made)
         rows.append(to_document(facts))
     return tuple(rows)
 
@@ -89,22 +91,24 @@ def test_every_arm_runs_every_order_with_every_seed(tmp_path: Path) -> None:
     file = read_grid_file(write(tmp_path, TEXT))
     check_grid(file)
     cells = {cell.name: cell.parameters for cell in stream_study(file).cells({})}
-    assert len(cells) == 3 + 4 * 2 * 3
-    naive, gated, joint, single = (cells[f"run: {arm} on three/1, seed 2"] for arm in ("naive", "gated", "joint", "single"))
+    assert len(cells) == 3 + 2 * 2 * 3 + 2 * 3
+    naive, gated = (cells[f"run: {arm} on three/1, seed 2"] for arm in ("naive", "gated"))
+    joint, single = (cells[f"run: {arm} on three/0, seed 2"] for arm in ("joint", "single"))
     assert naive["stages"] == [
         ["perdure:opposite?shots=3"],
         ["perdure:compare?shots=3", "perdure:even-odd?shots=3"],
         ["perdure:add?shots=3"],
     ]
     assert (naive["gate"], gated["gate"], gated["options"]["replay"]) == (False, True, 0.5)
-    assert joint["stages"] == [[name for stage in naive["stages"] for name in stage]]
+    assert joint["stages"] == [[name for stage in reversed(naive["stages"]) for name in stage]]
     assert joint["options"]["updates"] == 12
     assert (single["from_base"], naive["from_base"]) == (True, False)
     assert naive["options"]["check_every"] == 0
+    assert (naive["live"], gated["live"]) == (2, 7)
     assert len({cell["training_seed"] for name, cell in cells.items() if name.startswith("run: naive")}) == 6
 
 
-def test_the_summary_compares_every_arm_with_the_first(tmp_path: Path) -> None:
+def test_the_summary_compares_every_arm_with_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = read_grid_file(write(tmp_path, TEXT))
     finished = {
         cell.name: CellResult(name=cell.name, parameters=cell.parameters, made_by="abc", seconds=1.0, rows=rows_of(cell))
@@ -120,5 +124,11 @@ def test_the_summary_compares_every_arm_with_the_first(tmp_path: Path) -> None:
     assert (difference["second"], difference["n"]) == ("naive", 3)
     assert difference["value"] > 0.2
     assert document["claims"][0]["verdict"] == "holds"
+    assert set(arms) == {"naive", "gated", "joint"}  # each stage of `single` is another model
+    assert {one["first"] for one in document["differences"]} == {"gated", "joint"}
+    assert arms["gated"]["intransigence_single"]["value"] == pytest.approx(0.0)  # but the others are measured against it
+    assert document["updates"]["naive"] == {"mean": 12, "least": 12, "most": 12}
+    assert document["updates"]["gated"] == {"mean": 11, "least": 9, "most": 12}
     print_stream(document)
+    assert "11 (9 to 12)" in capsys.readouterr().out
     assert stream_summary(file, {})["arms"] == {}

@@ -37,7 +37,9 @@ def test_a_learner_that_fails_is_marked_and_the_rest_goes_on(perdure: Call, tmp_
     assert failed[0] == "pilot: sft on heads at 0.001, seed 100"
     assert "has no oracle()" in failed[1]
     assert {run["arm"] for run in document["runs"]} == {"grpo"}
-    assert [one["why"] for one in document["not_comparable"] if one["arm"] == "sft"] == ["none of its pilots learned anything"]
+    (why,) = [one["why"] for one in document["not_comparable"] if one["arm"] == "sft"]
+    assert why == f"its pilots failed: {failed[0]}: {failed[1]}"
+    assert document["failures"] == [{"cell": failed[0], "error": failed[1]}]
     listed = {one["name"]: one for one in json.loads(perdure("study", "list", "--json").out)}
     assert listed["coins"]["failed"] == 1
     assert listed["coins"]["done"] == document["cells"]["done"]
