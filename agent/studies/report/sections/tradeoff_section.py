@@ -150,7 +150,7 @@ def _caption(points: Mapping[str, _ArmPoint], stated: StatedGain | None) -> str:
     if stated is not None and stated.gain is not None:
         lines.append("The dashed line is the matched gain: arms are compared there, since one that learns more forgets more.")
         if stated.reached:
-            lines.append("Each run delivers the first checkpoint that reaches it on dev tasks.")
+            lines.append("Of the two checkpoints around it on dev tasks each run delivers the nearer one.")
     return " ".join(lines)
 
 
