@@ -70,3 +70,12 @@ def test_a_copy_under_another_name_keeps_its_summary(tmp_path: Path) -> None:
     made = keep_study(tmp_path / "made", {"a": []}, {"claims": []})
     made.rename(tmp_path / "kept-aside")
     assert load_study(tmp_path / "kept-aside").summary == {"claims": []}
+
+
+def test_cells_that_a_study_no_longer_consists_of_are_not_read(tmp_path: Path) -> None:
+    made = keep_study(tmp_path / "made", stream_cells({"naive": 0.1}, seeds=2))
+    names = list(load_study(made).cells)
+    assert len(names) == 2
+    with open_study(made) as file:
+        file.plan(names[1:])
+    assert list(load_study(made).cells) == names[1:]
