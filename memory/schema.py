@@ -351,7 +351,7 @@ CREATE TABLE panel_score (                      -- of a version on one item of t
     version         TEXT NOT NULL REFERENCES version (name),
     skill           TEXT NOT NULL,
     item            TEXT NOT NULL,
-    measure         TEXT NOT NULL CHECK (measure IN ('choice', 'cross_entropy', 'strict', 'lenient', 'cued')),
+    measure         TEXT NOT NULL CHECK (measure IN ('choice', 'confidence', 'cross_entropy', 'strict', 'lenient', 'cued')),
     score           REAL,                       -- a probability, 0 or 1, or nats a token; NULL: it does not fit into the context
     content         TEXT NOT NULL,              -- hash of the item: one that was edited is scored anew
     numerics        TEXT NOT NULL,              -- engine, device, precision and context: scores of others are not compared

@@ -22,6 +22,8 @@ from perdure.agent.metrics.observation import BASE
 
 SAMPLED_MEASURES = ("sampled", "success")
 """A version that is asked again gives another answer."""
+SAME = 1e-9
+"""Two probabilities that differ by less are one."""
 COVERAGE_ANSWERS = 4
 """As many as a gate samples by default."""
 
@@ -179,16 +181,16 @@ def read_intransigence(run: MeasuredRun, others: Sequence[MeasuredRun]) -> float
 
 
 def confidences(run: MeasuredRun) -> tuple[list[float], list[float]]:
-    """At the end: how sure the model was of its answers, and whether they were right, for items that have both."""
-    book = run.book("confidence")
-    if book is None:
+    """At the end, on the panel: how sure the model was of the answer that it preferred, and whether that is the right one."""
+    sure_book, right_book = run.book("confidence"), run.book("choice")
+    if sure_book is None or right_book is None:
         return [], []
     pairs = []
-    for (stage, subject), items in book.items.items():
-        if stage == book.matrix.stages:
-            rights = run.main.items.get((stage, subject), {})
+    for (stage, subject), items in sure_book.items.items():
+        if stage == sure_book.matrix.stages:
+            rights = right_book.items.get((stage, subject), {})
             pairs += [(sure, rights[item]) for item, sure in items.items() if item in rights]
-    return [sure for sure, _ in pairs], [float(right > flips.RIGHT) for _, right in pairs]
+    return [sure for sure, _ in pairs], [float(right >= sure - SAME) for sure, right in pairs]
 
 
 def read_coverage(run: MeasuredRun) -> float | None:

@@ -1,6 +1,6 @@
 """Scores of a version on the capability panel. What is known of the same item is not scored again.
 
-`choice` and `cross_entropy` need no sampling: an engine gives the log-probs of answers that are there already. The probability of the right
+`choice`, `confidence` and `cross_entropy` need no sampling: an engine gives the log-probs of answers that are there already. The probability of the right
 answer is the softmax over the sums of the log-probs of all choices of a question, each with the end of its turn. `strict`, `lenient` and
 `cued` mark greedy answers (`answer_marks.py`). The engine's chat renders all prompts, as in play; a passage is the answer to a fixed one.
 
@@ -60,8 +60,9 @@ def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacki
     def keep(item: Question | Passage, measure: Measure, score: float | None) -> None:
         scored.append(((skill.name, item.id, measure), ItemScore(score, item.content, work.versions.engine.numerics)))
 
-    for question, chance in zip(left.choice, _chances(work, sampler, left.choice), strict=True):
-        keep(question, "choice", chance)
+    for question, chances in zip(left.choice, _chances(work, sampler, left.choice), strict=True):
+        keep(question, "choice", None if chances is None else chances[0])
+        keep(question, "confidence", None if chances is None else max(chances))
     for passage, nats in zip(left.passages, _cross_entropies(work, sampler, left.passages), strict=True):
         keep(passage, "cross_entropy", nats)
     for question, answer in zip(left.free, _answers(work, sampler, left.free, ()), strict=True):
@@ -73,14 +74,20 @@ def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacki
     return scored
 
 
-def _chances(work: PanelWork, sampler: VersionRef, questions: Sequence[Question]) -> list[float | None]:
-    """The probability of the right answer of each question among its choices; None if it does not fit."""
+def _chances(work: PanelWork, sampler: VersionRef, questions: Sequence[Question]) -> list[list[float] | None]:
+    """The probabilities of the choices of each question, the right one's first; None if it does not fit."""
     chat = work.versions.engine.chat
     turns = [
         [(chat.prompt(_asked(question)), chat.answer(answer)) for answer in (question.right, *question.wrong)] for question in questions
     ]
     sums = [None if found is None else [fsum(logps) for logps in found] for found in _logprobs(work, sampler, turns)]
-    return [None if found is None else 1 / fsum(exp(min(one - found[0], 700.0)) for one in found) for found in sums]
+    return [None if found is None else _softmax(found) for found in sums]
+
+
+def _softmax(sums: Sequence[float]) -> list[float]:
+    largest = max(sums)
+    weights = [exp(one - largest) for one in sums]
+    return [weight / fsum(weights) for weight in weights]
 
 
 def _cross_entropies(work: PanelWork, sampler: VersionRef, passages: Sequence[Passage]) -> list[float | None]:

@@ -113,7 +113,9 @@ def everything(seed: int) -> ResultTable:
         for stage in (0, 2, 4)
         for item in range(8)
     ]
-    ends += [observation(stage, "grammar", 0.9 - stage / 20, measure="choice", seed=seed) for stage in (0, 4)]
+    ends += [
+        observation(stage, "grammar", 0.9 - stage / 20, measure=one, seed=seed) for stage in (0, 4) for one in ("choice", "confidence")
+    ]
     learns = [observation(4, "b", float(rng.random() < 0.7), item=str(item), seed=seed) for item in range(8)]
     learns += [observation(4, "c", 0.5, seed=seed), observation(4, "other", 0.5, seed=seed)]
     for arm in ("joint", "single"):

@@ -120,7 +120,7 @@ def test_calibration_by_hand() -> None:
 
 def test_calibration_of_a_run_pairs_confidence_and_right_answers_at_the_end() -> None:
     rows = [
-        *(observation(stage, "a", score, item=item) for stage in (0, 1) for item, score in [("1", 1.0), ("2", 0.0), ("3", 1.0)]),
+        *(observation(n, "a", p, item=item, measure="choice") for n in (0, 1) for item, p in [("1", 0.9), ("2", 0.3), ("3", 1.0)]),
         *(observation(1, "a", sure, item=item, measure="confidence") for item, sure in [("1", 0.9), ("2", 0.4), ("other", 0.5)]),
         observation(0, "a", 0.1, item="1", measure="confidence"),
     ]

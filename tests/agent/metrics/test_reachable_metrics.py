@@ -13,8 +13,8 @@ from perdure.agent.studies.grid.table_rows import SAMPLED, PanelRow, RowPlace, d
 from perdure.memory.contracts.results import Drift, Update
 from perdure.memory.json_value import Document
 
-OTHER_ROWS = {"savings", "coverage", "ece", "brier"}
-"""A target that is learned twice, several answers to a task, confidences."""
+OTHER_ROWS = {"savings", "coverage"}
+"""A target that is learned twice, several answers to a task."""
 STAGES, TASKS, UPDATES = ("a", "b", "c"), 8, 12
 
 
@@ -27,7 +27,7 @@ def panel(place: RowPlace, rng: Random) -> Iterator[Document]:
         place,
         [
             PanelRow(skill, str(item), measure, rng.random())
-            for skill, measures in (("grammar", ("choice", "strict", "lenient", "cued")), ("text", ("cross_entropy",)))
+            for skill, measures in (("grammar", ("choice", "confidence", "strict", "lenient", "cued")), ("text", ("cross_entropy",)))
             for measure in measures
             for item in range(6)
         ],

@@ -59,8 +59,7 @@ def test_choices_and_texts_are_scored_exactly(store: Store, llama: ModelFiles, p
     score_version(work_on(store, engine), "v0", panel, "choice")
     found = panel_scores(store, "v0")
     assert set(found) == {
-        ("colours", "colours-1", "choice"),
-        ("colours", "colours-2", "choice"),
+        *(("colours", f"colours-{n}", measure) for n in (1, 2) for measure in ("choice", "confidence")),
         ("notes", "notes-1", "cross_entropy"),
         ("notes", "notes-2", "cross_entropy"),
     }
@@ -71,6 +70,7 @@ def test_choices_and_texts_are_scored_exactly(store: Store, llama: ModelFiles, p
         wanted = exp(sums[0]) / sum(map(exp, sums))
         assert found["colours", asked.id, "choice"].score == pytest.approx(wanted, rel=1e-3)
         assert found["colours", asked.id, "choice"].content == asked.content
+        assert found["colours", asked.id, "confidence"].score == pytest.approx(max(map(exp, sums)) / sum(map(exp, sums)), rel=1e-3)
     prompt = chat.prompt([Message(role="user", text=PASSAGE_PROMPT)])
     for passage in panel[1].passages:
         logps = merged_logprobs(llama, {}, [(prompt, chat.answer(passage.text)[:-1])])
@@ -93,7 +93,7 @@ def test_what_is_known_is_not_scored_again_and_an_edited_item_is(
     assert [one.id for one in left.choice] == ["colours-2"]
     score_version(work, "v0", edited, "choice")
     after = panel_scores(store, "v0")
-    assert {key for key in after if after[key] != before[key]} == {("colours", "colours-2", "choice")}
+    assert {key for key in after if after[key] != before[key]} == {("colours", "colours-2", one) for one in ("choice", "confidence")}
     assert lacking(store, "v0", edited, "choice", engine.numerics) == {}
 
 
@@ -101,7 +101,7 @@ def test_greedy_answers_are_marked_with_and_without_an_example(store: Store, lla
     engine = engine_of(llama)
     score_version(work_on(store, engine), "v0", panel, "all")
     found = panel_scores(store, "v0")
-    assert {measure for _, _, measure in found} == {"choice", "cross_entropy", "strict", "lenient", "cued"}
+    assert {measure for _, _, measure in found} == {"choice", "confidence", "cross_entropy", "strict", "lenient", "cued"}
     chat, example = engine.chat, panel[0].example
     assert example is not None
     shown = [Message(role="user", text=f"{example.prompt} {HEADER['form']}"), Message(role="assistant", text=example.right)]
@@ -118,7 +118,11 @@ def test_an_answer_is_right_as_a_whole_or_somewhere(store: Store, tmp_path: Path
     part = {**SNOW, "right": "base"}
     one = skill(tmp_path, HEADER, [whole, part])
     score_version(work_on(store, ScriptedEngine(context_limit=1024)), "v0", [one], "all")
-    found = {(item, measure): score.score for (_, item, measure), score in panel_scores(store, "v0").items() if measure != "choice"}
+    found = {
+        (item, measure): score.score
+        for (_, item, measure), score in panel_scores(store, "v0").items()
+        if measure in ("strict", "lenient", "cued")
+    }
     assert found == {
         ("colours-1", "strict"): 1.0,
         ("colours-1", "lenient"): 1.0,
