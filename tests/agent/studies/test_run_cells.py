@@ -201,6 +201,7 @@ def test_processes_of_a_killed_run_end_too(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_a_run_at_once_also_in_the_middle_of_long_cells(tmp_path: Path) -> None:
     program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whatever started the tests may ignore it
         "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
         "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
         "if __name__ == '__main__':\n"
