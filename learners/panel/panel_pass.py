@@ -1,8 +1,9 @@
 """Scores of a version on the capability panel. What is known of the same item is not scored again.
 
-`choice`, `confidence` and `cross_entropy` need no sampling: an engine gives the log-probs of answers that are there already. The probability of the right
-answer is the softmax over the sums of the log-probs of all choices of a question, each with the end of its turn. `strict`, `lenient` and
-`cued` mark greedy answers (`answer_marks.py`). The engine's chat renders all prompts, as in play; a passage is the answer to a fixed one.
+`choice`, `confidence` and `cross_entropy` need no sampling: an engine gives the log-probs of answers that are there already. The
+probability of the right answer is the softmax over the sums of the log-probs of all choices of a question, each with the end of its turn.
+`strict`, `lenient` and `cued` mark greedy answers (`answer_marks.py`). The engine's chat renders all prompts, as in play; a passage is the
+answer to a fixed one.
 
 Items that do not fit into the context of the model are kept without a score.
 """

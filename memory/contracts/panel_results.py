@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Measure = Literal["choice", "confidence", "cross_entropy", "strict", "lenient", "cued"]
-"""How an item is scored. `choice`: the probability of the right answer among those listed. `confidence`: that of the most
-probable of them, which is the same if the model is right. `cross_entropy`: nats a token of a text, where less is better. `strict`: whether the greedy answer is right and has the asked form. `lenient`: whether it is right somewhere in it. `cued`:
-as `strict`, with one solved example in sight."""
+"""How an item is scored. `choice`: the probability of the right answer among those listed. `confidence`: that of the most probable of
+them, which is the same if the model is right. `cross_entropy`: nats a token of a text, where less is better. `strict`: whether the greedy
+answer is right and has the asked form. `lenient`: whether it is right somewhere in it. `cued`: as `strict`, with one solved example in
+sight."""
 Asked = Literal["choice", "all"]
 """Which measures are taken: those that no sampling needs, or all."""
 Compared = Literal["before", "base"]
