@@ -34,7 +34,12 @@ def print_mode_seeking(document: Document) -> None:
 
 def mode_seeking_page(document: Document, plots: Sequence[Path]) -> str:
     """The same as Markdown, with the plots."""
-    lines = []
+    lines = [
+        "# The mixture of two modes",
+        "",
+        f"`perdure study run mode-seeking` at {', '.join(document['made_by'])}. Means over the seeds, with the lowest and the highest.",
+        "",
+    ]
     for part, about in PARTS.items():
         rows = [_arm_cells(arm) for arm in document["arms"] if arm["part"] == part]
         if rows:
