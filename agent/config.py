@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
@@ -27,6 +27,28 @@ VLLM_TEMPERATURE = 2.0
 """The highest temperature that vLLM's server takes."""
 
 
+def check_learner(name: str) -> None:
+    """Raise `InputError` if no learner has this name."""
+    if name not in OWN:
+        near = get_close_matches(name, OWN, n=1)
+        raise InputError(f"no learner {name!r}: there are {', '.join(OWN)}" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _known_learner(name: str) -> str:
+    check_learner(name)
+    return name
+
+
+def _known_options(options: Document) -> Document:
+    every_option(options)
+    return options
+
+
+LearnerName = Annotated[str, AfterValidator(_known_learner)]
+LearnerOptions = Annotated[Document, AfterValidator(_known_options)]
+"""Of whichever learners read them."""
+
+
 class PlaySection(Section):
     """How live tasks are played."""
 
@@ -38,22 +60,10 @@ class PlaySection(Section):
 class LearnSection(Section):
     """When and how a candidate is made."""
 
-    learner: str = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
+    learner: LearnerName = Field(default="grpo", description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
     every_episodes: int = Field(default=336, ge=0, description="learn after this many new episodes; 0 for never")
     max_cycles: int = Field(default=3, ge=1, description="`perdure run --until-promoted` ends after this many verdicts")
-    options: Document = Field(default_factory=dict, description="options of learners; `perdure learn --help` explains them")
-
-    @field_validator("learner")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        check_learner(name)
-        return name
-
-    @field_validator("options")
-    @classmethod
-    def _checked(cls, options: Document) -> Document:
-        every_option(options)
-        return options
+    options: LearnerOptions = Field(default_factory=dict, description="options of learners; `perdure learn --help` explains them")
 
 
 class GateSection(Section):
@@ -257,10 +267,3 @@ class Config(Section):
             if name not in self.stream.names:
                 raise ValueError(f"gate.critical names {name!r}, which [stream] does not; write it there in the same words")
         return self
-
-
-def check_learner(name: str) -> None:
-    """Raise `InputError` if no learner has this name."""
-    if name not in OWN:
-        near = get_close_matches(name, OWN, n=1)
-        raise InputError(f"no learner {name!r}: there are {', '.join(OWN)}" + (f"; did you mean {near[0]}?" if near else ""))

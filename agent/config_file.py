@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 from perdure.agent.config import Config
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
+from perdure.agent.toml_file import read_toml
 from perdure.learners.option_parsing import every_option, option_entries
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
@@ -75,16 +75,7 @@ def load_config(path: Path | None = None) -> LoadedConfig:
         if not path.exists():
             return LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)
     path = path.resolve()
-    try:
-        given = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no configuration {path}: `perdure init` writes one, or name it with --config") from None
-    except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}; name another with --config") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}; `perdure init` in an empty folder writes one to compare with") from error
+    given = read_toml(path, "configuration", missing="`perdure init` writes one, or name it with --config")
     try:
         config = Config.model_validate(given)
     except ValidationError as error:

@@ -158,8 +158,8 @@ def requeue_failed(store: Store, job: int) -> None:
 def release_all(store: Store) -> None:
     """Queue again what processes had leased that have all ended, as after an orderly stop, so that no attempt counts as spent.
 
-    It ends all other leases. Only for the holder of the home's lock, when it starts, and where the end of a process says nothing about its
-    work.
+    It ends all other leases. Only for the holder of the home's lock, when it starts, and only if its processes end by Ctrl-C as a rule:
+    then the death of one is no sign that its work is at fault.
     """
     with store.write() as conn:
         for kind in ("task", "job"):

@@ -6,14 +6,13 @@ import os
 from textwrap import wrap
 
 from perdure.agent.demo.demo_steps import DemoFacts
-from perdure.agent.show.panel_bars import FORGOTTEN
+from perdure.agent.show.panel_bars import FORGOTTEN, drawn
 from perdure.agent.show.short_names import short_name
 from perdure.agent.show.terminal import visible
 from perdure.memory.contracts.panel_results import SkillScores
 from perdure.memory.contracts.results import GateResult, LearnResult
 
 BAR = 10
-EIGHTHS = " ▏▎▍▌▋▊▉"
 PAIRS_SHOWN = 3
 WORST_ROLLBACK_S = 1.0
 REPEATED = 1
@@ -87,9 +86,7 @@ def _score(score: float | None, forgotten: bool) -> str:
     if score is None:
         return "-"
     number = "1.0" if score >= 0.995 else f"{score:.2f}".removeprefix("0")
-    eighths = round(8 * BAR * min(1.0, max(0.0, score)))
-    drawn = "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
-    return f"{number:<3} {drawn}{f' {FORGOTTEN}' if forgotten else ''}"
+    return f"{number:<3} {drawn(score, BAR)}{f' {FORGOTTEN}' if forgotten else ''}"
 
 
 def _about(who: str, result: LearnResult, how: str) -> list[str]:

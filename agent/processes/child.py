@@ -6,6 +6,7 @@ A child ends when it gets SIGTERM or SIGINT, and when the process that started i
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from types import FrameType
 from perdure.agent.processes.exit_codes import die_of
 
 PARENT_VARIABLE = "PERDURE_PARENT"
+PR_SET_PDEATHSIG = 1
 
 
 def child_parser(module: str, description: str | None) -> argparse.ArgumentParser:
@@ -70,6 +72,12 @@ class Stop:
         self.ask()
         if self._at_once:
             raise SystemExit(0)
+
+
+def signalled_if_parent_dies(number: signal.Signals) -> None:
+    """Runs in a program that is no child of ours in the above sense, before it begins: Linux sends it this signal when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def parent_pid() -> int:

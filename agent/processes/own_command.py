@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-PR_SET_PDEATHSIG = 1
+from perdure.agent.processes.child import signalled_if_parent_dies
+
 ORDERLY_END_S = 180.0
 """After this time a command that was asked to end is asked again, which ends it at once."""
 AT_ONCE_S = 30.0
@@ -31,18 +32,17 @@ def running_command(
     with _signals_as_interrupts():
         # A session of its own: Ctrl-C comes to this process only, which then ends it in an orderly way.
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True, preexec_fn=_end_with_parent
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=partial(signalled_if_parent_dies, signal.SIGINT),
         )
         try:
             yield process
         finally:
             _end(process)
-
-
-def _end_with_parent() -> None:
-    """Runs in the child before it becomes the command: it is interrupted when this process dies, as if by Ctrl-C."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

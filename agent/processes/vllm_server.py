@@ -8,7 +8,6 @@ by `learners/engines/vllm_engine.py`. Left out: servers on other machines, sever
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import secrets
@@ -19,12 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from perdure.agent.config import Config, VllmSection
 from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
-from perdure.agent.processes.child import Stop, child_parser, run_child
+from perdure.agent.processes.child import Stop, child_parser, run_child, signalled_if_parent_dies
 from perdure.agent.processes.installed_vllm import find_vllm
 from perdure.agent.processes.process_names import VLLM
 from perdure.agent.processes.pulse import BEAT_S, Pulse
@@ -45,7 +45,6 @@ from perdure.memory.errors import RuntimeFailure
 from perdure.memory.store import open_store
 
 POLL_S = 0.25
-PR_SET_PDEATHSIG = 1
 GRACE_S = 4.0
 """How long the server has to end by itself; this process has a little longer."""
 LOG_BYTES = 2**16
@@ -136,7 +135,10 @@ def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterat
     """The server's process while the block lasts, in the process group of this one."""
     port = int(server.url.rpartition(":")[2])
     process = subprocess.Popen(
-        command(settings, files, port), stdin=subprocess.DEVNULL, env=variables(settings, server.key), preexec_fn=_die_with_parent
+        command(settings, files, port),
+        stdin=subprocess.DEVNULL,
+        env=variables(settings, server.key),
+        preexec_fn=partial(signalled_if_parent_dies, signal.SIGKILL),
     )
     try:
         yield process
@@ -147,12 +149,6 @@ def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(GRACE_S)
-
-
-def _die_with_parent() -> None:
-    """Runs in the child before it becomes the server: it holds the memory of a GPU, and must not outlive this process."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _free_port() -> int:

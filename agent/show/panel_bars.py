@@ -46,7 +46,12 @@ def panel_lines(result: PanelResult) -> list[str]:
 def bar(skill: SkillScores, score: float) -> str:
     """A probability as a part of the whole width, a cross-entropy as a part of the largest of the three."""
     whole = 1.0 if skill.measure == "choice" else max(skill.base, skill.before, skill.version)
-    eighths = round(8 * WIDTH * min(1.0, max(0.0, score / whole))) if whole > 0 else 0
+    return drawn(score / whole if whole > 0 else 0.0, WIDTH)
+
+
+def drawn(share: float, width: int) -> str:
+    """A share of a width in characters, to the eighth of one; from 0 to the whole."""
+    eighths = round(8 * width * min(1.0, max(0.0, share)))
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
 

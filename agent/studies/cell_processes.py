@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 
-from perdure.agent.studies.cells import Cell, CellResult, Desk
+from perdure.agent.studies.cells import Cell, CellResult, Desk, silence
 from perdure.agent.studies.provenance import made_by
 from perdure.memory.errors import PerdureError
 
@@ -63,7 +63,7 @@ def _results(
     """The results of the cells that wait, as they end; `running` has those that are being done. Raises `BrokenProcessPool`."""
     while waiting or running:
         while waiting and len(running) < at_once:
-            running[pool.submit(do, waiting[0], folder, _silence)] = waiting[0]
+            running[pool.submit(do, waiting[0], folder, silence)] = waiting[0]
             waiting.popleft()
         ended, _ = wait(running, return_when=FIRST_COMPLETED)
         broken = {future for future in ended if isinstance(future.exception(), BrokenProcessPool)}
@@ -79,7 +79,7 @@ def _by_itself(cell: Cell, folder: Path) -> CellResult:
     started = time.monotonic()
     try:
         with _pool(1, cell.cores) as pool:
-            return pool.submit(do, cell, folder, _silence).result()
+            return pool.submit(do, cell, folder, silence).result()
     except BrokenProcessPool:
         return CellResult(
             name=cell.name,
@@ -102,10 +102,6 @@ def _begin_process(cores: int, line: Connection) -> None:
         os._exit(1)
 
     Thread(target=end_with_parent, daemon=True).start()
-
-
-def _silence(line: str) -> None:
-    pass
 
 
 def do(cell: Cell, folder: Path, say: Say) -> CellResult:

@@ -23,6 +23,10 @@ class Desk:
     say: Callable[[str], None]
 
 
+def silence(line: str) -> None:
+    """For work whose progress is told otherwise."""
+
+
 CellWork = Callable[[Document, Desk], Iterable[Document]]
 """From a cell's parameters to its rows. A function of a module, so that another process can run it."""
 

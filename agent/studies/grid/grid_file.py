@@ -7,16 +7,15 @@ An *arm* is a learner with a helper: the options of the file, then those of the 
 
 from __future__ import annotations
 
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from perdure.agent.config import Config, check_learner
+from perdure.agent.config import Config, LearnerName, LearnerOptions
 from perdure.agent.config_section import Section
-from perdure.learners.option_parsing import every_option
+from perdure.agent.toml_file import read_toml
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -55,30 +54,18 @@ class GridSection(Section):
 class ArmLearner(Section):
     """A learner with options of its own."""
 
-    learner: str = Field(description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
-    options: Document = Field(default_factory=dict, description="in place of those of the file")
+    learner: LearnerName = Field(description="grpo, reinforce, iterative-sft, self-sft, trace-sft, sft or sdft")
+    options: LearnerOptions = Field(default_factory=dict, description="in place of those of the file")
     rates: tuple[float, ...] = Field(default=(), strict=False, description="in place of pilots.rates")
     streams: tuple[str, ...] = Field(default=(), strict=False, description="only on these; empty for all")
     helpers: tuple[str, ...] = Field(default=(), strict=False, description="only with these; empty for all")
     traces_of: str = Field(default="", description="trace-sft: learns from the episodes of this learner's run")
 
-    @field_validator("learner")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        check_learner(name)
-        return name
-
-    @field_validator("options")
-    @classmethod
-    def _checked(cls, options: Document) -> Document:
-        every_option(options)
-        return options
-
 
 class ArmHelper(Section):
     """What is done for old skills."""
 
-    options: Document = Field(default_factory=dict, description="in place of those of the learner")
+    options: LearnerOptions = Field(default_factory=dict, description="in place of those of the learner")
     arm: str = Field(default="", description="name of the arm; empty for 'LEARNER + HELPER'")
     gate: bool = Field(default=False, description="long-stream: whether a gate decides what serves")
     at_once: bool = Field(default=False, description="long-stream: all stages in one job, with as many updates in all")
@@ -86,12 +73,6 @@ class ArmHelper(Section):
     live: int | None = Field(
         default=None, ge=1, description="long-stream: in place of measure.live; from=live needs updates x prompts for all updates"
     )
-
-    @field_validator("options")
-    @classmethod
-    def _checked(cls, options: Document) -> Document:
-        every_option(options)
-        return options
 
 
 class StagedStream(Section):
@@ -183,7 +164,7 @@ class GridFile(Section):
     study: AboutSection
     grid: GridSection
     home: Document = Field(default_factory=dict, description="settings of every home, as in perdure.toml")
-    options: Document = Field(default_factory=dict, description="options of all learners")
+    options: LearnerOptions = Field(default_factory=dict, description="options of all learners")
     learners: dict[str, ArmLearner] = Field(default_factory=dict)
     helpers: dict[str, ArmHelper] = Field(default_factory=dict)
     streams: dict[str, StagedStream]
@@ -191,12 +172,6 @@ class GridFile(Section):
     pilots: PilotSection | None = None
     match: MatchSection = MatchSection()
     claims: tuple[ClaimSection, ...] = Field(default=(), strict=False)
-
-    @field_validator("options")
-    @classmethod
-    def _checked(cls, options: Document) -> Document:
-        every_option(options)
-        return options
 
     @field_validator("home")
     @classmethod
@@ -239,16 +214,7 @@ class GridFile(Section):
 
 def read_grid_file(path: Path) -> GridFile:
     """Read a study's file. Raises `InputError` that names the file, the key and what to do."""
-    try:
-        given = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"no file {path}: name a study that comes with Perdure (`perdure study list`), or a TOML file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    given = read_toml(path, "file", missing="name a study that comes with Perdure (`perdure study list`), or a TOML file")
     try:
         return GridFile.model_validate(given)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 All runs of a seed have the same test tasks. The base model is scored once a seed. Rates are those of the options: there are no pilots. What
 learns all stages at once, or each from the base model, has no order: it has one run a seed, and the others of that seed are measured
-against it. An arm of the second kind is another model in each stage, so its accuracy over all stages says nothing, and is not shown.
+against it. An arm of the second kind is another model in each stage, so its accuracy over all stages is that of no model, and is not shown.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from perdure.agent.config_file import load_config
 from perdure.agent.home import open_or_create
 from perdure.agent.stream.registering import register_environments
-from perdure.agent.studies.cells import Desk
+from perdure.agent.studies.cells import Desk, silence
 from perdure.agent.studies.life.home_history import how_far, read_history, task_scores
 from perdure.agent.studies.life.perdure_process import RunPlace, command, read_sittings, run_daemon
 from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
@@ -99,11 +99,7 @@ def _learn(place: RunPlace, learner: str, targets: list[str], options: Document)
     else:
         order = LearnOrder(learner=learner, options=loaded.config.learner_options(learner, options), gate=False)
         number = submit(place.home, targets, order)
-    require_done(run_or_follow(place.home, loaded, number, _silence, goes_on_later=True))
-
-
-def _silence(line: str) -> None:
-    pass
+    require_done(run_or_follow(place.home, loaded, number, silence, goes_on_later=True))
 
 
 def _place(parameters: Document, arm: str, folder: Path) -> RunPlace:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from perdure.agent.metrics.measured_run import MeasuredRun
 from perdure.agent.metrics.observation import BASE
 from perdure.agent.metrics.seed_intervals import MeanEstimate
+from perdure.agent.show.panel_bars import FORGOTTEN
 from perdure.agent.show.short_names import short_names
 from perdure.agent.studies.report.html_parts import (
     NOTHING,
@@ -29,7 +30,6 @@ from perdure.memory.contracts.panel_results import Measure
 
 MEASURES: tuple[Measure, ...] = ("choice", "cross_entropy")
 SAMPLED = {"strict": "in the asked form", "lenient": "anywhere in the answer", "cued": "with an example in sight"}
-FORGOTTEN = "FORGOTTEN"
 
 
 def panel_section(data: ReportData) -> Html:
