@@ -13,7 +13,7 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.show.panel_bars import bar, panel_lines, print_panel
 from perdure.learners.panel.panel_items import load_panel
-from perdure.learners.panel.panel_limits import skill_scores
+from perdure.learners.panel.panel_limits import BOTH, skill_scores
 from perdure.memory.contracts.panel_results import PanelResult, SampledScores
 from perdure.memory.store import open_store
 
@@ -38,7 +38,7 @@ def test_a_version_whose_scores_are_known_is_shown_at_once(perdure: Call, home: 
     assert (held.code, held.err) == (0, "")
     found = json.loads(held.out)
     assert (found["version"], found["before"], found["base"], found["ok"], found["forgotten"]) == ("v1", "v0", "v0", True, [])
-    assert set(found["skills"]) == {skill.name for skill in load_panel()}
+    assert set(found["skills"]) == {*(skill.name for skill in load_panel()), BOTH}
     lost = perdure("panel", "v2", "--json")
     assert lost.code == 1
     found = json.loads(lost.out)

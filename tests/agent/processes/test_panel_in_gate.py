@@ -20,6 +20,7 @@ from perdure.agent.stream.registering import register_environments
 from perdure.agent.supervision.learning_jobs import learn_order
 from perdure.learners.gate.lifetime import e_lond_alpha
 from perdure.learners.panel.panel_items import load_panel
+from perdure.learners.panel.panel_limits import BOTH
 from perdure.memory import versions
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.evidence.item_scores import panel_scores
@@ -60,7 +61,7 @@ def test_a_candidate_that_lost_a_skill_outside_of_the_stream_is_rejected_before_
     skill = result.panel.skills["agreeing"]
     assert (skill.items, skill.lost_against) == (2, ("before", "base"))
     assert (skill.base, skill.before, skill.version) == (pytest.approx(0.7), pytest.approx(0.7), pytest.approx(0.6))
-    assert set(result.panel.skills) == {one.name for one in load_panel(store.home)}
+    assert set(result.panel.skills) == {*(one.name for one in load_panel(store.home)), BOTH}
     assert store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 0
     assert (versions.get_version(store, "v1").state, versions.serving(store).name) == ("rejected", "v0")
     scored = [measure for _, _, measure in panel_scores(store, "v1") if measure != "confidence"]
