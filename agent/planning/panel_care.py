@@ -47,7 +47,7 @@ def panel_care(life: LifeSoFar) -> PanelCare:
 def standing_line(panel: PanelResult, care: PanelCare) -> str:
     """The serving version on the panel, and what follows, in a sentence."""
     short = below_base(panel)
-    held = f"{panel.version} holds what the base model can in {len(panel.skills)} skills"
+    held = f"{panel.version} holds in every skill what the base model can"
     line = f"{panel.version} is below the base model in {named(short)}" if short else held
     return f"{line}; kl_old of the next job is raised {care.factor:g} times" if care.factor > 1 else line
 

@@ -43,7 +43,7 @@ def panel_line(panel: PanelResult) -> str:
     """What the capability panel showed, in a sentence."""
     lost = {name: skill for name, skill in panel.skills.items() if skill.lost_against}
     if not lost:
-        return f"capability panel: {panel.version} holds all {len(panel.skills)} skills"
+        return f"capability panel: {panel.version} holds every skill"
     named = [f"{visible(name)} ({one.version:.2f}, {panel.before} {one.before:.2f}, base {one.base:.2f})" for name, one in lost.items()]
     return f"capability panel: {panel.version} has forgotten {', '.join(named)}"
 
