@@ -47,7 +47,7 @@ def test_a_panel_that_failed_is_scored_again(home: StudyHome) -> None:
     fail(home, job, "CUDA error: out of luck")
     rows = score_panel(home, INITIAL, "choice")
     assert get_job(home.store, job).state == "done"
-    assert {row.measure for row in rows} == {"choice", "cross_entropy"}
+    assert {row.measure for row in rows} == {"choice", "confidence", "cross_entropy"}
 
 
 @pytest.mark.parametrize("error", [f"{NOTHING_TO_LEARN} in {COIN}: all succeeded", f"{DIVERGED}: the gradient is not finite"])
