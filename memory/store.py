@@ -21,6 +21,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
+from perdure.memory.digests import register_digests
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
@@ -192,6 +193,7 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
             conn.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_SIZE_BYTES}").fetchall()
             db = Database(conn, strict=True)
             register_functions(db)
+            register_digests(conn)
         except BaseException:
             conn.close()
             raise

@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import leases
+from perdure.memory.digests import register_digests
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
 from perdure.memory.json_value import Document, record_json, to_json
@@ -22,6 +23,7 @@ from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.episodes import counts
+from perdure.memory.upkeep.check_digests import Progress, changed_rows
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives
 from perdure.memory.versions import list_versions, moves
@@ -48,10 +50,15 @@ Breach = tuple[Literal["error", "warning"], str, str]
 """Level, subject and message."""
 
 
-def check(store: Store, clock: Clock) -> list[StoreFinding]:
+def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None) -> list[StoreFinding]:
     """All findings, errors first; of each rule at most `SHOWN`, and how many more."""
+
+    def _digests(store: Store, clock: Clock) -> Iterator[Breach]:
+        for row, message in changed_rows(store, progress):
+            yield "error", row, message
+
     findings: list[StoreFinding] = []
-    for rule in RULES:
+    for rule in (*RULES, _digests):
         name = rule.__name__.strip("_").replace("_", "-")
         try:
             breaches = list(rule(store, clock))
@@ -87,6 +94,7 @@ def _schema(store: Store, clock: Clock) -> Iterator[Breach]:
     existing = _objects(store.db)
     fresh = Database(memory=True)
     try:
+        register_digests(fresh.conn)
         for sql in MIGRATIONS:
             fresh.conn.executescript(sql)
         expected = _objects(fresh)

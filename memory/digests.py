@@ -1,0 +1,135 @@
+"""Digests of rows: each row of the store has one, written with it, so that `perdure store check` finds a value that was changed on the disk.
+
+A digest is sha256, cut to 16 bytes, over the canonical form of the row's columns in the order of the table, without the digest itself. The
+form of an integer is `i12;`, of a real number `f` and its 8 bytes (little-endian, -0.0 as 0.0, as SQLite stores it), of a text `t5:` and its
+UTF-8, of a blob `b5:` and its bytes, of NULL `n`. (blake2b takes twice the time on processors that have instructions for sha256.)
+
+They are chained: a turn's covers that of the turn before it, an episode's that of its last turn once it has ended, and a gate's those of its
+pairs once it has a verdict. The journal computes those of turns, which are many and large; triggers compute all others, so that no writer can
+forget them. Turns from before there were digests have none of their own: that of their episode covers them.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
+
+Value = int | float | str | bytes | None
+
+SIZE = 16
+"""Bytes of a digest."""
+
+TURN = "episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, finish, version, step_job, step_n, made_at"
+"""The columns of a turn; its digest covers them and then that of the turn before it."""
+
+ALSO = {
+    "episode": f"""CASE state WHEN 'running' THEN NULL ELSE coalesce(
+        (SELECT t.digest FROM turn t WHERE t.episode = episode.id ORDER BY t.n DESC LIMIT 1),
+        (SELECT turn_chain({TURN}) FROM (SELECT * FROM turn t WHERE t.episode = episode.id ORDER BY t.n))) END""",
+    "gate": """CASE WHEN verdict IS NOT NULL THEN (SELECT group_concat(hex(digest)) FROM
+        (SELECT p.digest FROM pair p WHERE p.gate = gate.id ORDER BY p.environment, p.role, p.draw)) END""",
+}
+"""What a digest covers beside the columns of its row."""
+
+KEYS = {
+    "step": ("job", "attempt", "n"),
+    "reward": ("episode", "source"),
+    "rate": ("version", "environment"),
+    "manifest": ("job", "attempt", "n", "episode"),
+    "pair": ("gate", "environment", "role", "draw"),
+    "dev_score": ("version", "environment", "temperature"),
+    "watch": ("version", "environment"),
+    "panel_score": ("version", "skill", "item", "measure"),
+}
+"""The keys of tables without row ids."""
+
+
+def canonical(values: Sequence[Value]) -> bytes:
+    """The canonical form of values: two different rows never have the same."""
+    parts: list[bytes] = []
+    add = parts.append
+    for value in values:
+        kind = type(value)
+        if kind is bytes:
+            add(b"b%d:%b" % (len(value), value))  # type: ignore[arg-type]
+        elif kind is str:
+            text = value.encode("utf-8", "surrogateescape")  # type: ignore[union-attr]
+            add(b"t%d:%b" % (len(text), text))
+        elif kind is int:
+            add(b"i%d;" % value)  # type: ignore[str-bytes-safe]
+        elif kind is float:
+            add(b"f" + _REAL(value + 0.0))  # type: ignore[operator]
+        elif value is None:
+            add(b"n")
+        else:  # a subclass, such as a bool
+            add(canonical([int(value) if isinstance(value, int) else float(value) if isinstance(value, float) else str(value)]))
+    return b"".join(parts)
+
+
+@contextmanager
+def raw_texts(conn: sqlite3.Connection) -> Iterator[None]:
+    """Read texts that are no UTF-8, as after a flipped bit, with those bytes as lone surrogates, which `digest_of` turns into them again."""
+    before = conn.text_factory
+    conn.text_factory = _text
+    try:
+        yield
+    finally:
+        conn.text_factory = before
+
+
+def digest_of(values: Sequence[Value]) -> bytes:
+    """The digest of a row. Bytes of a text that are no UTF-8 are given as lone surrogates (`surrogateescape`)."""
+    return sha256(canonical(values)).digest()[:SIZE]
+
+
+def register_digests(conn: sqlite3.Connection) -> None:
+    """Register the SQL function `row_digest(...)` and the aggregate `turn_chain(...)`, which the triggers call.
+
+    `turn_chain` takes the columns `TURN` of an episode's turns, in their order, and gives the digest of the last.
+    """
+    conn.create_function("row_digest", -1, lambda *values: digest_of(values), deterministic=True)
+    conn.create_aggregate("turn_chain", -1, _TurnChain)
+
+
+def sealed(table: str, columns: str) -> str:
+    """The SQL that seals the rows of a table, and makes the triggers which write their digests in place of those that it has.
+
+    `columns` are all columns of the table in its order, without `digest`.
+    """
+    seal = f"UPDATE {table} SET digest = row_digest({columns}{', ' + ALSO[table] if table in ALSO else ''})"
+    this_row = " AND ".join(f"{name} = NEW.{name}" for name in KEYS.get(table, ("rowid",)))
+    return f"""
+DROP TRIGGER IF EXISTS {table}_digest_new;
+DROP TRIGGER IF EXISTS {table}_digest_again;
+{seal};
+CREATE TRIGGER {table}_digest_new AFTER INSERT ON {table} BEGIN {seal} WHERE {this_row}; END;
+CREATE TRIGGER {table}_digest_again AFTER UPDATE OF {columns} ON {table} BEGIN {seal} WHERE {this_row}; END;
+"""
+
+
+def with_digests(**tables: str) -> str:
+    """The SQL that adds digests to tables, given with all of their columns. Turns are not sealed: the journal does that."""
+    added = "".join(f"ALTER TABLE {table} ADD COLUMN digest BLOB;\n" for table in tables)
+    return added + "".join(sealed(table, columns) for table, columns in tables.items() if table != "turn")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+class _TurnChain:
+    def __init__(self) -> None:
+        self._last: bytes | None = None
+
+    def step(self, *values: Value) -> None:
+        self._last = digest_of((*values, self._last))
+
+    def finalize(self) -> bytes | None:
+        return self._last
+
+
+_REAL: Callable[[float], bytes] = struct.Struct("<d").pack
