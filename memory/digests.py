@@ -14,7 +14,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import sha256
+from typing import Any
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
@@ -70,6 +72,33 @@ def canonical(values: Sequence[Value]) -> bytes:
     return b"".join(parts)
 
 
+def turn_digest(columns: Sequence[Any], before: bytes | None) -> bytes:
+    """The digest of a turn, given as its columns `TURN`, and that of the turn before it: `digest_of` of both, in half the time."""
+    episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, *sampled, made_at = columns
+    texts = observation.encode("utf-8", "surrogateescape"), action.encode("utf-8", "surrogateescape")
+    form = b"i%d;i%d;i%d;b%d:%bb%d:%bb%d:%bt%d:%bt%d:%b%bf%b%bf%b%b" % (
+        episode,
+        n,
+        shared,
+        len(prompt_ids),
+        prompt_ids,
+        len(action_ids),
+        action_ids,
+        len(logprobs),
+        logprobs,
+        len(texts[0]),
+        texts[0],
+        len(texts[1]),
+        texts[1],
+        b"n" if invalid is None else canonical((invalid,)),
+        _REAL(reward + 0.0),
+        _sampled(*sampled),
+        _REAL(made_at),
+        b"n" if before is None else b"b16:%b" % before,
+    )
+    return sha256(form).digest()[:SIZE]
+
+
 @contextmanager
 def raw_texts(conn: sqlite3.Connection) -> Iterator[None]:
     """Read texts that are no UTF-8, as after a flipped bit, with those bytes as lone surrogates, which `digest_of` turns into them again."""
@@ -117,6 +146,11 @@ def with_digests(**tables: str) -> str:
     return added + "".join(sealed(table, columns) for table, columns in tables.items() if table != "turn")
 
 
+@lru_cache
+def _sampled(finish: str, version: str | None, step_job: int | None, step_n: int | None) -> bytes:
+    return canonical((finish, version, step_job, step_n))
+
+
 def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
@@ -126,7 +160,7 @@ class _TurnChain:
         self._last: bytes | None = None
 
     def step(self, *values: Value) -> None:
-        self._last = digest_of((*values, self._last))
+        self._last = turn_digest(values, self._last)
 
     def finalize(self) -> bytes | None:
         return self._last

@@ -3,7 +3,7 @@
 Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer packs
 its blobs with `struct` and inserts rows, as any program with `sqlite3` would. It is also timed with rows that were ready before the clock
 ran, which is SQLite alone. Ours also renews the leases of its tasks, checks that each episode still runs and that each prompt continues the
-turn before, and counts turns. Left out: a large store (`large_store.py`).
+turn before, counts turns, and computes their digests. Left out: a large store (`large_store.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, open_store
 from perdure.memory.trajectories.journal import StoreJournal
-from perdure.memory.trajectories.turns import insert_turns
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""
@@ -41,6 +40,11 @@ PROMPT, ANSWER = 100, 128
 VOCABULARY = 49_152
 ENVIRONMENT = "perdure:bench"
 _SAMPLER = VersionRef("v0")
+_INSERT = """
+INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
+                  version, step_job, step_n, made_at, invalid)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _WORDS = ("the", "number", "is", "not", "larger", "than", "your", "last", "guess,", "so", "try", "again", "with", "word", "of", "list")
 
 
@@ -202,7 +206,7 @@ class Plain:
             for n, turns in enumerate(sets):
                 rows = made[n] if ready else _rows(numbers, n, turns)
                 self._conn.execute("BEGIN IMMEDIATE")
-                insert_turns(self._conn, rows)
+                self._conn.executemany(_INSERT, rows)
                 self._conn.execute("COMMIT")
         return seconds[0]
 
@@ -234,7 +238,7 @@ def _clock() -> Iterator[list[float]]:
 
 
 def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
-    """The rows of a batch for `insert_turns`, as a program would write them that needs nothing else."""
+    """The rows of a batch, as a program would write them that needs nothing else."""
     return [
         (
             episode,

@@ -14,7 +14,7 @@ from typing import Any
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
-from perdure.memory.digests import digest_of
+from perdure.memory.digests import turn_digest
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import to_json
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
@@ -57,7 +57,7 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: by
         *sampler_columns(turn.sampler),
         time.time(),
     )
-    return (*columns, digest_of((*columns, last)))
+    return (*columns, turn_digest(columns, last))
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:

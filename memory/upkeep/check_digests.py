@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from perdure.memory.digests import ALSO, TURN, digest_of, raw_texts
+from perdure.memory.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
 from perdure.memory.store import Store
 
 AT_ONCE = 200
@@ -49,7 +49,7 @@ def _changed_episodes(store: Store, progress: Progress) -> Iterator[Changed]:
             for *turn, digest in conn.execute(
                 f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between
             ):
-                computed = digest_of((*turn, ends.get(turn[0])))
+                computed = turn_digest(turn, ends.get(turn[0]))
                 if digest is not None and digest != computed:
                     found.append((f"episode {turn[0]} turn {turn[1]}", _DIFFERS))
                 ends[turn[0]] = computed if digest is None else digest
