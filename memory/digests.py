@@ -74,9 +74,16 @@ def canonical(values: Sequence[Value]) -> bytes:
 
 def turn_digest(columns: Sequence[Any], before: bytes | None) -> bytes:
     """The digest of a turn, given as its columns `TURN`, and that of the turn before it: `digest_of` of both, in half the time."""
+    try:
+        return sha256(_turn_form(columns, before)).digest()[:SIZE]
+    except (TypeError, AttributeError, struct.error):  # a value of another type, as only damage makes it
+        return digest_of((*columns, before))
+
+
+def _turn_form(columns: Sequence[Any], before: bytes | None) -> bytes:
     episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, *sampled, made_at = columns
     texts = observation.encode("utf-8", "surrogateescape"), action.encode("utf-8", "surrogateescape")
-    form = b"i%d;i%d;i%d;b%d:%bb%d:%bb%d:%bt%d:%bt%d:%b%bf%b%bf%b%b" % (
+    return b"i%d;i%d;i%d;b%d:%bb%d:%bb%d:%bt%d:%bt%d:%b%bf%b%bf%b%b" % (
         episode,
         n,
         shared,
@@ -96,7 +103,6 @@ def turn_digest(columns: Sequence[Any], before: bytes | None) -> bytes:
         _REAL(made_at),
         b"n" if before is None else b"b16:%b" % before,
     )
-    return sha256(form).digest()[:SIZE]
 
 
 @contextmanager

@@ -35,6 +35,8 @@ CHECKPOINT_PAGES = 512
 
 Params = Sequence[Any] | Mapping[str, Any]
 
+_DAMAGED = "{path} is damaged ({error}): restore a backup of {home}"
+
 _SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
     sqlite3.SQLITE_FULL: (Unavailable, "the disk of {home} is full: nothing was written; free some space and start again"),
     sqlite3.SQLITE_READONLY: (Unavailable, "cannot write to {path}: it is read-only; allow writing, or name another folder with --home"),
@@ -46,7 +48,7 @@ _SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
     sqlite3.SQLITE_LOCKED: (Unavailable, "{path} stays locked by another program: end that program, and try again"),
     sqlite3.SQLITE_IOERR: (Unavailable, "reading or writing {path} failed ({error}): check the disk and its free space"),
     sqlite3.SQLITE_NOTADB: (InputError, "{path} is not a database: move it away, or name another folder with --home"),
-    sqlite3.SQLITE_CORRUPT: (RuntimeFailure, "{path} is damaged ({error}): restore a backup of {home}"),
+    sqlite3.SQLITE_CORRUPT: (RuntimeFailure, _DAMAGED),
 }
 """SQLite's primary result codes, with our error for each. A code that is not here is a mistake of ours and stays as it is."""
 
@@ -269,6 +271,8 @@ def _plain_errors(home: Path) -> Iterator[None]:
         raise InputError("a number is too large for the store: integers go up to 2**63 - 1") from error
     except UnicodeEncodeError as error:
         raise InputError(f"a text is not valid Unicode ({error.reason}) and cannot be stored") from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes a damaged definition
+        raise RuntimeFailure(_DAMAGED.format(home=home, path=home / FILE_NAME, error="its schema cannot be read")) from error
     except sqlite3.Error as error:
         plain = _plain_error(home, error)
         if plain is None:
@@ -280,6 +284,8 @@ def _plain_error(home: Path, error: sqlite3.Error) -> PerdureError | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; an error that does not come from SQLite has none
     if code == sqlite3.SQLITE_CONSTRAINT and str(error).startswith("FOREIGN KEY"):  # pysqlite3 does not report the extended code
         return RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written")
+    if (code == 0 and "decode" in str(error)) or "unsupported file format" in str(error):  # Python's own, for a text that is no UTF-8
+        return RuntimeFailure(_DAMAGED.format(home=home, path=home / FILE_NAME, error=error))
     if code not in _SQLITE_ERRORS:
         return None
     kind, text = _SQLITE_ERRORS[code]

@@ -62,7 +62,7 @@ def check(store: Store, clock: Clock, progress: Progress = lambda done, total: N
         name = rule.__name__.strip("_").replace("_", "-")
         try:
             breaches = list(rule(store, clock))
-        except (PerdureError, sqlite3.Error) as error:  # too damaged to be read
+        except (PerdureError, sqlite3.Error, ValueError, LookupError, TypeError) as error:  # too damaged to be read
             breaches = [("error", "perdure.db", str(error))]
         findings += listed(name, breaches)
     return sorted(findings, key=lambda finding: finding.level)
@@ -244,8 +244,8 @@ RULES: tuple[Callable[[Store, Clock], Iterator[Breach]], ...] = (
 
 
 def _objects(db: Database) -> dict[str, str]:
-    """Tables, indexes and views by name, with the text that made them."""
-    sql = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'"
+    """Tables, indexes, views and triggers by name, with their kind and the text that made them."""
+    sql = "SELECT name, type || ' ' || sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'"
     return dict(db.execute(sql).fetchall())
 
 
