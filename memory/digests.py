@@ -1,12 +1,12 @@
-"""Digests of rows: each row of the store has one, written with it, so that `perdure store check` finds a value that was changed on the disk.
+"""Digests of rows: each row of the store has one, written with it, so that `perdure store check` finds a value changed on the disk.
 
-A digest is sha256, cut to 16 bytes, over the canonical form of the row's columns in the order of the table, without the digest itself. The
-form of an integer is `i12;`, of a real number `f` and its 8 bytes (little-endian, -0.0 as 0.0, as SQLite stores it), of a text `t5:` and its
-UTF-8, of a blob `b5:` and its bytes, of NULL `n`. (blake2b takes twice the time on processors that have instructions for sha256.)
+A digest is sha256, cut to 16 bytes, over the canonical form of the row's columns in the order of the table, without the digest itself.
+An integer is `i12;`, a real number `f` and its 8 bytes (little-endian, -0.0 as 0.0, as SQLite stores it), a text `t5:` and its UTF-8, a
+blob `b5:` and its bytes, NULL `n`. (blake2b takes twice the time on processors that have instructions for sha256.)
 
-They are chained: a turn's covers that of the turn before it, an episode's that of its last turn once it has ended, and a gate's those of its
-pairs once it has a verdict. The journal computes those of turns, which are many and large; triggers compute all others, so that no writer can
-forget them. Turns from before there were digests have none of their own: that of their episode covers them.
+They are chained: a turn's covers that of the turn before it, an episode's that of its last turn once it has ended, and a gate's those of
+its pairs once it has a verdict. The journal computes those of turns, which are many and large; triggers compute all others, so that no
+writer can forget them. Turns from before there were digests have none of their own: that of their episode covers them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ Value = int | float | str | bytes | None
 SIZE = 16
 """Bytes of a digest."""
 
-TURN = "episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, finish, version, step_job, step_n, made_at"
+TURN = (
+    "episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, finish, version, step_job, step_n, made_at"
+)
 """The columns of a turn; its digest covers them and then that of the turn before it."""
 
 ALSO = {

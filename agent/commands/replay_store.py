@@ -189,6 +189,8 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
         click.echo(f"{path} was imported before, as batch {came.batch} ({came.label}: {amount}); nothing was changed.")
         return
     over = "".join(f"; {number} {reason} were skipped" for reason, number in came.passed_over.items())
+    if came.mended:
+        over += f"; {came.mended} had half of a character in a text, which became '?'"
     click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
 
 

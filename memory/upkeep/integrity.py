@@ -25,7 +25,7 @@ from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.check_digests import Progress, changed_rows
 from perdure.memory.upkeep.garbage import needed_versions
-from perdure.memory.upkeep.prune import archived_ids, archives
+from perdure.memory.upkeep.prune import archived_ids, archives, changed_in_archive
 from perdure.memory.versions import list_versions, moves
 
 SHOWN = 20
@@ -217,6 +217,8 @@ def _archives(store: Store, clock: Clock) -> Iterator[Breach]:
     for path in archives(store.home):
         try:
             ids = archived_ids(path)
+            for part in changed_in_archive(path):
+                yield "error", f"{ARCHIVE}/{path.name}", f"{part} differs from its digest: restore the file from a copy"
         except RuntimeFailure as error:
             yield "error", f"{ARCHIVE}/{path.name}", str(error)
             continue
