@@ -109,7 +109,7 @@ def _turn_form(columns: Sequence[Any], before: bytes | None) -> bytes:
 
 @contextmanager
 def raw_texts(conn: sqlite3.Connection) -> Iterator[None]:
-    """Read texts that are no UTF-8, as after a flipped bit, with those bytes as lone surrogates, which `digest_of` turns into them again."""
+    """Read texts that are no UTF-8, as after a flipped bit, with those bytes as lone surrogates: `digest_of` makes them bytes again."""
     before = conn.text_factory
     conn.text_factory = _text
     try:

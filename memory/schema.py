@@ -65,7 +65,8 @@ CREATE TABLE panel_score (                      -- of a version on one item of t
 
 MIGRATION_4 = with_digests(
     environment="name, threshold, reward_low, reward_high, critical, anchor, registered_at, changed_at, changed_gate, chance, oracle",
-    task="id, environment, seed, members, source, stage, state, owner, attempt, spent, lease_until, boot_id, error, created_at, finished_at",
+    task="id, environment, seed, members, source, stage, state, owner, attempt, spent, lease_until, boot_id, error, "
+    "created_at, finished_at",
     stage="place, name, plan",
     version="name, parent, state, hash, path, base_model, base_hash, targets, job, pinned, created_at",
     move="id, kind, from_version, to_version, gate, reason, moved_at",
@@ -73,8 +74,8 @@ MIGRATION_4 = with_digests(
     "created_at, started_at, finished_at",
     step="job, attempt, n, diagnostics, made_at",
     turn=TURN,
-    episode='id, environment, seed, "group", member, seat, purpose, task, job, attempt, version, step_job, step_n, temperature, state, turns, '
-    "total_reward, success, score, stop_reason, error, started_at, finished_at",
+    episode='id, environment, seed, "group", member, seat, purpose, task, job, attempt, version, step_job, step_n, temperature, state, '
+    "turns, total_reward, success, score, stop_reason, error, started_at, finished_at",
     reward="episode, source, value, made_at",
     rate="version, environment, episodes, successes, groups, mixed_groups",
     manifest="job, attempt, n, episode, on_policy",

@@ -214,17 +214,17 @@ def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
         "job, attempt, n, diagnostics, made_at",
         ((n, 1, k, updates[k], _at(n / jobs)) for n in numbers for k in range(UPDATES)),
     )
+    _insert(  # before their gates, whose digests cover theirs
+        conn,
+        "pair",
+        "gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference",
+        ((n, ENVIRONMENTS[k % 7], "earlier", k, n * PAIRS + k, "v0", 1.0, 0.0, -1.0) for n in numbers for k in range(PAIRS)),
+    )
     _insert(
         conn,
         "gate",
         "id, job, attempt, candidate, serving, profile, settings, verdict, reason, evidence, started_at, finished_at",
         ((n, n, 1, f"v{n}", "v0", "economy", terms, "reject", "why", evidence, _at(n / jobs), _at(n / jobs)) for n in numbers),
-    )
-    _insert(
-        conn,
-        "pair",
-        "gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference",
-        ((n, ENVIRONMENTS[k % 7], "earlier", k, n * PAIRS + k, "v0", 1.0, 0.0, -1.0) for n in numbers for k in range(PAIRS)),
     )
     _insert(conn, "event", "kind, subject, message, happened_at", (("verdict", f"job {n}", "reject", _at(n / jobs)) for n in numbers))
 

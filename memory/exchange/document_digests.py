@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.blobs import pack_ids, pack_logprobs
@@ -16,29 +17,10 @@ from perdure.memory.digests import digest_of, turn_digest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COVERED = [
-    "id",
-    "environment",
-    "seed",
-    "group",
-    "member",
-    "seat",
-    "purpose",
-    "task",
-    "job",
-    "attempt",
-    "sampler",
-    "temperature",
-    "state",
-    "turns",
-    "total_reward",
-    "success",
-    "score",
-    "stop_reason",
-    "error",
-    "started_at",
-    "finished_at",
-]
+COVERED = (
+    *("id", "environment", "seed", "group", "member", "seat", "purpose", "task", "job", "attempt", "sampler", "temperature", "state"),
+    *("turns", "total_reward", "success", "score", "stop_reason", "error", "started_at", "finished_at"),
+)
 """The keys of a document that the digest of an episode covers, in the order of its columns; those that it does not have are left out."""
 
 _STEP = re.compile(r"job (\d+) step (\d+)")
@@ -64,7 +46,7 @@ def changed_in_table(table: pa.Table) -> Iterator[str]:
     rest = [name for name in (field.name for field in flat.type) if name not in packed]
     lists = [flat.field(name).to_pylist() for name in rest]
     every = [
-        {**dict(zip(rest, values, strict=True)), **{key: packed[key][n] for key in packed}}
+        {**dict(zip(rest, values, strict=True)), **{key: blobs[n] for key, blobs in packed.items()}}
         for n, values in enumerate(zip(*lists, strict=True))
     ]
     offsets = turns.offsets.to_pylist()
@@ -116,4 +98,4 @@ def _blobs(lists: pa.ListArray) -> list[bytes]:
     if not len(numbers):
         return [b""] * len(lists)
     data, start = memoryview(numbers.buffers()[1]), numbers.offset
-    return [bytes(data[4 * (start + begin) : 4 * (start + end)]) for begin, end in zip(offsets, offsets[1:], strict=False)]
+    return [bytes(data[4 * (start + begin) : 4 * (start + end)]) for begin, end in pairwise(offsets)]

@@ -247,7 +247,10 @@ RULES: tuple[Callable[[Store, Clock], Iterator[Breach]], ...] = (
 
 def _objects(db: Database) -> dict[str, str]:
     """Tables, indexes, views and triggers by name, with their kind and the text that made them."""
-    sql = "SELECT name, type || ' ' || sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'"
+    sql = """
+        SELECT name, type || ' ' || sql FROM sqlite_master
+        WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'
+    """
     return dict(db.execute(sql).fetchall())
 
 

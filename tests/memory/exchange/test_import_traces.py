@@ -284,7 +284,7 @@ def test_found_damaged_gzip_and_a_key_given_twice_are_named(store: Store, tmp_pa
     with pytest.raises(InputError, match="is a damaged gzip file"):
         import_file(store, tmp_path / "a", "bad")
     (tmp_path / "b").write_text('{"environment": "e", "environment": "f", "turns": []}')
-    with pytest.raises(InputError, match="row 1: is not JSON in UTF-8 .the key 'environment' is there twice"):
+    with pytest.raises(InputError, match=r"row 1: is not JSON in UTF-8 .the key 'environment' is there twice"):
         import_file(store, tmp_path / "b", "bad")
 
 
