@@ -8,41 +8,40 @@ decoded as it was when it was played.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import InputError
-from perdure.memory.store import Store
-from perdure.memory.trajectories.turns import actions, valid_text
+from perdure.memory.trajectories.turns import valid_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def differing_texts(
-    store: Store, files: ModelFiles, progress: Callable[[int], None] = lambda turns: None
-) -> Iterator[tuple[int, int, str, str]]:
-    """Each turn whose text differs: episode, number of the turn, its text, and the text of its tokens.
+def text_comparison(files: ModelFiles) -> Callable[[bytes, str], str | None]:
+    """A function of the packed token ids and the text of an answer: the text of the ids if it is another one, else None.
 
-    `progress` is told how many turns have been compared. Raises `InputError` if the tokenizer cannot be loaded.
+    Raises `InputError` if it needs the tokenizer, and that cannot be loaded.
     """
     spelled = _byte_table(files)
-    for turns, (episode, n, action_ids, action) in enumerate(actions(store)):
-        if turns % 2000 == 0:
-            progress(turns)
-        if spelled is not None and _joined(spelled, action_ids) == action.encode():
-            continue
+
+    def compare(action_ids: bytes, action: str) -> str | None:
+        if spelled is not None and _joined(spelled, action_ids) == action.encode("utf-8", "surrogateescape"):
+            return None
         decoded = valid_text(_decode(_tokenizer(files), action_ids))
-        if decoded != action:
-            yield episode, n, action, decoded
+        return None if decoded == action else decoded
+
+    return compare
 
 
 def _joined(spelled: list[bytes], packed: bytes) -> bytes | None:
+    ids = memoryview(packed[: len(packed) // 4 * 4]).cast("i")
     try:
-        return b"".join(map(spelled.__getitem__, memoryview(packed).cast("i")))
+        return b"".join(itemgetter(*ids)(spelled)) if len(ids) > 1 else b"".join(spelled[number] for number in ids)
     except IndexError:  # no token of this tokenizer
         return None
 

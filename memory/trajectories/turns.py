@@ -93,16 +93,6 @@ def turn_rows(store: Store, episodes: Sequence[int]) -> Iterator[tuple[Any, byte
         yield row, prompt
 
 
-def actions(store: Store, at_once: int = 2000) -> Iterator[tuple[int, int, bytes, str]]:
-    """Every answer in the store: episode, number of the turn, packed token ids, text."""
-    episode, n = -1, -1
-    sql = "SELECT episode, n, action_ids, action FROM turn WHERE (episode, n) > (?, ?) ORDER BY episode, n LIMIT ?"
-    while rows := store.rows(sql, (episode, n, at_once)):
-        for row in rows:
-            yield tuple(row)
-        episode, n = rows[-1]["episode"], rows[-1]["n"]
-
-
 def read_sampler(row: Any) -> Sampler:
     """The policy that sampled a turn or plays an episode, from its row."""
     if row["version"] is not None:

@@ -11,11 +11,14 @@ from typing import Any
 from perdure.memory.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
 from perdure.memory.store import Store
 
-AT_ONCE = 200
+AT_ONCE = 256
 """Episodes of one portion."""
 
 Progress = Callable[[int, int], None]
 """Is told how many episodes have been read, and how many there are."""
+
+Visit = Callable[[int, int, bytes, str], None]
+"""Is given each answer: episode, number of the turn, packed token ids, text."""
 
 Changed = tuple[str, str]
 """Which row, and what is wrong with it."""
@@ -23,16 +26,16 @@ Changed = tuple[str, str]
 _DIFFERS = "differs from its digest: a value of it was changed on the disk, or by another program"
 
 
-def changed_rows(store: Store, progress: Progress) -> Iterator[Changed]:
-    """All rows that differ from their digest."""
+def changed_rows(store: Store, progress: Progress, visit: Visit | None = None) -> Iterator[Changed]:
+    """All rows that differ from their digest. `visit` is given every answer meanwhile, so that turns are read once."""
     with raw_texts(store.db.conn):
-        yield from _changed_episodes(store, progress)
+        yield from _changed_episodes(store, progress, visit)
         for (table,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid"):
             if table not in ("turn", "episode") and "digest" in (columns := _columns(store, table)):
                 yield from _changed(store, table, columns)
 
 
-def _changed_episodes(store: Store, progress: Progress) -> Iterator[Changed]:
+def _changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> Iterator[Changed]:
     columns = ", ".join(f'"{name}"' for name in _columns(store, "episode") if name != "digest")
     ((total,),) = store.rows("SELECT count(*) FROM episode")
     done, first = 0, -(2**63)
@@ -53,6 +56,8 @@ def _changed_episodes(store: Store, progress: Progress) -> Iterator[Changed]:
                 if digest is not None and digest != computed:
                     found.append((f"episode {turn[0]} turn {turn[1]}", _DIFFERS))
                 ends[turn[0]] = computed if digest is None else digest
+                if visit is not None:
+                    visit(turn[0], turn[1], turn[4], turn[7])
         yield from found
         for id_, state, digest, *values in episodes:
             if digest != digest_of((*values, None if state == "running" else ends.get(id_))):

@@ -23,7 +23,7 @@ from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.episodes import counts
-from perdure.memory.upkeep.check_digests import Progress, changed_rows
+from perdure.memory.upkeep.check_digests import Progress, Visit, changed_rows
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives, changed_in_archive
 from perdure.memory.versions import list_versions, moves
@@ -50,11 +50,11 @@ Breach = tuple[Literal["error", "warning"], str, str]
 """Level, subject and message."""
 
 
-def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None) -> list[StoreFinding]:
-    """All findings, errors first; of each rule at most `SHOWN`, and how many more."""
+def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None, visit: Visit | None = None) -> list[StoreFinding]:
+    """All findings, errors first; of each rule at most `SHOWN`, and how many more. `visit` is given every answer on the way."""
 
     def _digests(store: Store, clock: Clock) -> Iterator[Breach]:
-        for row, message in changed_rows(store, progress):
+        for row, message in changed_rows(store, progress, visit):
             yield "error", row, message
 
     findings: list[StoreFinding] = []
