@@ -74,8 +74,11 @@ class Store:
     def read(self) -> Iterator[sqlite3.Connection]:
         """One transaction that locks nobody out: all that is read in it is of one moment. It may write to attached tables only.
 
-        Keep it short: until it ends, the write-ahead log cannot be reset.
+        Inside another transaction it joins that one. Keep it short: until it ends, the write-ahead log cannot be reset.
         """
+        if self.db.conn.in_transaction:
+            yield self.db.conn
+            return
         with self._transaction("BEGIN", "COMMIT", "ROLLBACK") as conn:
             yield conn
 

@@ -280,7 +280,7 @@ def _progress() -> Progress:
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if (now := time.monotonic()) - last >= PROGRESS_S and done < total:
+        if (now := time.monotonic()) - last >= PROGRESS_S and (now - began) * (total - done) > done:
             last = now
             report_progress(f"{done} of {total} episodes; about {(now - began) * (total - done) / done:.0f} s more")
 

@@ -29,13 +29,14 @@ _DIFFERS = "differs from its digest: a value of it was changed on the disk, or b
 def changed_rows(store: Store, progress: Progress, visit: Visit | None = None) -> Iterator[Changed]:
     """All rows that differ from their digest. `visit` is given every answer meanwhile, so that turns are read once."""
     with raw_texts(store.db.conn):
-        yield from _changed_episodes(store, progress, visit)
+        yield from changed_episodes(store, progress, visit)
         for (table,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid"):
-            if table not in ("turn", "episode") and "digest" in (columns := _columns(store, table)):
-                yield from _changed(store, table, columns)
+            if table not in ("turn", "episode"):
+                yield from changed_rows_of(store, table)
 
 
-def _changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> Iterator[Changed]:
+def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> Iterator[Changed]:
+    """The episodes and turns that differ."""
     columns = ", ".join(f'"{name}"' for name in _columns(store, "episode") if name != "digest")
     ((total,),) = store.rows("SELECT count(*) FROM episode")
     done, first = 0, -(2**63)
@@ -66,7 +67,11 @@ def _changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> 
         progress(done, total)
 
 
-def _changed(store: Store, table: str, columns: dict[str, int]) -> Iterator[Changed]:
+def changed_rows_of(store: Store, table: str) -> Iterator[Changed]:
+    """The rows of one of the other tables that differ; none of a table without digests, which another program has made."""
+    columns = _columns(store, table)
+    if "digest" not in columns:
+        return
     names = [name for name in columns if name != "digest"]
     keys = sorted((name for name in names if columns[name]), key=lambda name: columns[name])
     covered = ", ".join(f'"{name}"' for name in names) + (f", {ALSO[table]}" if table in ALSO else "")
