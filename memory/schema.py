@@ -359,7 +359,24 @@ CREATE TABLE panel_score (                      -- of a version on one item of t
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3)
+MIGRATION_5 = """
+ALTER TABLE environment ADD COLUMN retired_at REAL; -- no play, no replay, no gate since then; NULL: in use
+
+CREATE TABLE pause (                            -- what a person has stopped; nothing else resumes it
+    what            TEXT PRIMARY KEY CHECK (what IN ('play', 'learning')),
+    reason          TEXT NOT NULL,
+    paused_at       REAL NOT NULL
+) STRICT;
+
+CREATE TABLE alarm (                            -- learning at set times, as the last daemon read them from its settings
+    name            TEXT PRIMARY KEY CHECK (name IN ('cron', 'every_minutes')),
+    setting         TEXT NOT NULL,              -- another setting begins anew
+    next_at         REAL NOT NULL,              -- it has passed if the time was missed, or if something else works
+    rung_at         REAL                        -- when it last led to a look at what is to be learned
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_5)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

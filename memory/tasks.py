@@ -50,7 +50,7 @@ def add_tasks(
     if any(seed < 0 for seed in seeds):
         raise InputError(f"a seed cannot be negative: {min(seeds)}")
     with store.write():
-        environments.require(store, environment)
+        environments.require_in_use(store, environment)
         sql = "INSERT INTO task (environment, seed, members, source, stage, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
         return [int(store.rows(sql, (environment, seed, members, source, stage, time.time()))[0]["id"]) for seed in seeds]
 
