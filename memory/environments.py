@@ -137,6 +137,11 @@ def require(store: Store, name: str) -> None:
 def require_in_use(store: Store, name: str) -> None:
     """Raise `UnknownError` if no environment of that name is registered, and `InputError` if it is retired."""
     require(store, name)
+    refuse_retired(store, name)
+
+
+def refuse_retired(store: Store, name: str) -> None:
+    """Raise `InputError` if this environment is retired; not if it is unknown."""
     if store.rows("SELECT 1 FROM environment WHERE name = ? AND retired_at IS NOT NULL", (name,)):
         raise InputError(f"{name} is retired: `perdure env restore` brings it back")
 

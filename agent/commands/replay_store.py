@@ -52,7 +52,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
     from perdure.memory.upkeep import integrity as rules
 
     skipped: dict[str, str] = {}
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         say("reading the whole store")
         findings = rules.check(opened, BootClock())
         seen = rules.checked_counts(opened)
@@ -93,7 +93,7 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
     from perdure.memory.store import open_store
     from perdure.memory.upkeep.backup import backup as copy
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         made = copy(opened, path, replace=force)
     if as_json:
         print_json(made.as_json())
@@ -140,7 +140,7 @@ def export(
     from perdure.memory.store import open_store
     from perdure.memory.versions import get_version
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         if environment is not None:
             require(opened, environment)
         if version is not None:

@@ -7,6 +7,7 @@ ended too. Left out: why it ended (`causes.py`), whether it makes progress (`wat
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from perdure.agent.control_groups import cpu_quota, usable_cores
 from perdure.agent.processes.child import PARENT_VARIABLE
 from perdure.agent.supervision.causes import Exit
 
@@ -62,7 +64,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**CHILD_ENVIRONMENT, **os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={**CHILD_ENVIRONMENT, **_threads(), **os.environ, PARENT_VARIABLE: str(os.getpid())},
             )
         self.pid = self._process.pid
 
@@ -142,6 +144,11 @@ def on_signals(called: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _threads() -> dict[str, str]:
+    """As many threads as the control group lets run: with more, they wait for each other until the next period of their quota."""
+    return {"OMP_NUM_THREADS": str(usable_cores())} if math.isfinite(cpu_quota()) else {}
 
 
 def _leave_terminal() -> None:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
 AHEAD_DAYS = 41 * 366
-"""A 29th of February that must be a certain weekday comes at least once in so many."""
+"""A 29th of February that must be a certain weekday comes at least once in this time."""
 MINUTE = timedelta(minutes=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from perdure.agent.processes.process_names import SUPERVISOR
-from perdure.agent.supervision.disk import DiskLack
+from perdure.agent.supervision.disk import WAITS_FOR_ROOM, DiskLack
 from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
@@ -52,7 +52,7 @@ class Reporter:
     def room_changed(self, before: DiskLack, now: DiskLack) -> None:
         for what, was, reason in (("learning", before.learn, now.learn), ("play", before.play, now.play)):
             if (was is None) != (reason is None):
-                record_event(self._store, "disk", what, f"it waits for room: {reason}" if reason else "there is room again")
+                record_event(self._store, "disk", what, f"{WAITS_FOR_ROOM}: {reason}" if reason else "there is room again")
 
     def stopping(self) -> None:
         self._systemd.stopping()

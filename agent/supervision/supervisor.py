@@ -23,6 +23,7 @@ import click
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
+from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
@@ -77,6 +78,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     require_vllm(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
+        require_own_model(store, loaded.config)
         if feed is not None:
             feed.open(store)
         end_all_leases(store)  # the processes that held them are gone: the lock is ours

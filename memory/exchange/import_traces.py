@@ -220,10 +220,18 @@ def _json_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
 
 def _parse_line(line: bytes, place: Place) -> JsonValue:
     try:
-        document: JsonValue = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        document: JsonValue = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
         raise place.bad(f"is not JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
     return document
+
+
+def _no_key_twice(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"names {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+    return found
 
 
 def _no_constant(name: str) -> None:

@@ -30,6 +30,8 @@ EPISODE_KEYS = (
     "purpose",
     "turns",
 )
+ROUNDING = 1e-3
+"""How far above 0 rounding in low precision may bring a log-prob."""
 TURN_KEYS = ("messages", "observation", "prompt_ids", "action", "action_ids", "logprobs", "reward", "finish")
 NOT_KEPT = frozenset(
     {
@@ -119,7 +121,10 @@ def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
     total_reward = row.number("total_reward")
     rewards = [turn.reward for turn in turns if turn.reward is not None]
     if total_reward is None and turns and len(rewards) == len(turns):
-        total_reward = math.fsum(rewards)
+        try:
+            total_reward = math.fsum(rewards)
+        except OverflowError:
+            raise turns_at.bad("have rewards whose sum is no finite number: give total_reward, or smaller ones") from None
     return ForeignEpisode(
         name=row.name(),
         environment=environment,
@@ -174,7 +179,9 @@ class _Row:
     def name(self) -> str | None:
         """The `id` as a text: other pipelines number their episodes or name them."""
         value = self.values.get("id")
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return self.text("id")
 
@@ -232,6 +239,9 @@ class _Row:
         numbers = [value for value in values if type(value) is float]
         if len(numbers) < len(values) or not all(map(math.isfinite, numbers)):
             numbers = [_finite(value, at.at(n)) for n, value in enumerate(values)]
+        high = next((n for n, number in enumerate(numbers) if number > ROUNDING), None)
+        if high is not None:
+            raise at.at(high).bad(f"is {numbers[high]}: the logarithm of a probability is at most 0")
         if action_ids is None or len(action_ids) != 4 * len(numbers):
             tokens = "no action_ids" if action_ids is None else f"{len(action_ids) // 4} action_ids"
             raise at.bad(f"has {len(numbers)} values for {tokens}: give one per token")
