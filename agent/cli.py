@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import shell_complete
 
 from perdure import __version__
 from perdure.agent.home import DEFAULT_HOME, HOME_VARIABLE
@@ -28,6 +29,9 @@ COMMANDS: dict[str, str] = {
     "doctor": "setup",
     "run": "run",
     "status": "status",
+    "pause": "pausing",
+    "resume": "pausing",
+    "job": "job_queue",
     "task": "task",
     "episode": "episode",
     "env": "env",
@@ -43,6 +47,10 @@ COMMANDS: dict[str, str] = {
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""
+
+
+COMPLETE_VARIABLE = "_PERDURE_COMPLETE"
+"""What a shell sets when it asks for completions; `bash_source`, `zsh_source` or `fish_source` prints the script that does."""
 
 
 class Commands(click.Group):
@@ -65,7 +73,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=Commands)
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
     type=click.Path(path_type=Path),
@@ -89,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(sys, name) is None:  # the parent closed it: the next file that is opened would take its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
     sys.path.append("")  # the working folder, last: py:module:Class finds modules here, and none here hides another
+    asked = os.environ.get(COMPLETE_VARIABLE)
+    if asked is not None:
+        sys.exit(shell_complete(perdure, {}, "perdure", COMPLETE_VARIABLE, asked))
     context: click.Context | None = None
     try:
         context = perdure.make_context("perdure", list(sys.argv[1:] if arguments is None else arguments))

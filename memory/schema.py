@@ -7,7 +7,7 @@ log-probs are packed blobs (`memory/blobs.py`), and each token of a prompt is st
 
 from __future__ import annotations
 
-from perdure.memory.digests import TURN, with_digests
+from perdure.memory.digests import TURN, sealed, with_digests
 from perdure.memory.first_schema import MIGRATION_1
 
 APPLICATION_ID = 0x50445552
@@ -94,7 +94,31 @@ MIGRATION_4 = with_digests(
 )
 """A digest for each row (`digests.py`). A later migration that adds a column appends `sealed(...)` of its table."""
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4)
+MIGRATION_5 = (
+    """
+ALTER TABLE environment ADD COLUMN retired_at REAL; -- no play, no replay, no gate since then; NULL: in use
+
+CREATE TABLE pause (                            -- what a person has stopped; nothing else resumes it
+    what            TEXT PRIMARY KEY CHECK (what IN ('play', 'learning')),
+    reason          TEXT NOT NULL,
+    paused_at       REAL NOT NULL
+) STRICT;
+
+CREATE TABLE alarm (                            -- learning at set times, as the last daemon read them from its settings
+    name            TEXT PRIMARY KEY CHECK (name IN ('cron', 'every_minutes')),
+    setting         TEXT NOT NULL,              -- another setting begins anew
+    next_at         REAL NOT NULL,              -- it has passed if the time was missed, or if something else works
+    rung_at         REAL                        -- when it last led to a look at what is to be learned
+) STRICT;
+"""
+    + sealed(
+        "environment",
+        "name, threshold, reward_low, reward_high, critical, anchor, registered_at, changed_at, changed_gate, chance, oracle, retired_at",
+    )
+    + with_digests(pause="what, reason, paused_at", alarm="name, setting, next_at, rung_at")
+)
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

@@ -113,8 +113,8 @@ class Store:
                 raise
 
 
-def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
-    """Open the store of a home that has one, if it has the schema of this program.
+def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS, *, reading: bool = False) -> Store:
+    """Open the store of a home that has one, if it has the schema of this program. `reading`: also if it cannot be written.
 
     Raises `InputError` if there is no store or it is not ours, and `RuntimeFailure` if it cannot be written or needs a migration.
     """
@@ -122,14 +122,15 @@ def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     path = home / FILE_NAME
     if not path.is_file():
         raise InputError(f"no store in {home}: `perdure run` makes one; or name its folder with --home")
-    _check_writable(home, path)
-    store = _connect(home, mode="rw", autocheckpoint=0)
+    _check_not_emptied(home)
+    store = _connect_to_read(home) if reading else _connect_to_write(home)
     try:
         version = _schema_version(store, migrations)
         if version < len(migrations):
             raise RuntimeFailure(
                 f"the store in {home} has schema {version}, this program needs {len(migrations)}: start `perdure run` once to migrate it"
             )
+        _check_versions(store)
     except BaseException:
         store.close()
         raise
@@ -145,6 +146,7 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     except OSError as error:
         raise RuntimeFailure(f"cannot make the home {home}: {error.strerror}; name another folder with --home") from error
     _check_writable(home, home / FILE_NAME)
+    _check_not_emptied(home)
     store = _connect(home, mode="rwc", autocheckpoint=CHECKPOINT_PAGES)
     try:
         if _schema_version(store, migrations) < len(migrations):
@@ -152,6 +154,7 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
                 _migrations(migrations).apply(store.db)
             if (version := _schema_version(store, migrations)) != len(migrations):
                 raise RuntimeFailure(f"the store in {home} has schema {version} after its migrations: it is damaged; restore a backup")
+        _check_versions(store)
     except BaseException:
         store.close()
         raise
@@ -182,6 +185,22 @@ def refuse_inside(store: Store, path: Path) -> None:
         raise InputError(f"{path} is inside the home: name a file outside of {store.home}")
 
 
+def _connect_to_write(home: Path) -> Store:
+    _check_writable(home, home / FILE_NAME)
+    return _connect(home, mode="rw", autocheckpoint=0)
+
+
+def _connect_to_read(home: Path) -> Store:
+    """A connection that reads also on a disk that is full or became read-only."""
+    try:
+        return _connect_to_write(home)
+    except (Unavailable, RuntimeFailure):
+        log = home / f"{FILE_NAME}-wal"
+        # without a log nothing changes the file; with one SQLite reads both, if the files beside it are still there
+        unchanged = "" if log.exists() and log.stat().st_size else "&immutable=1"
+        return _connect(home, mode=f"ro{unchanged}", autocheckpoint=0)
+
+
 def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
     with _plain_errors(home):
         conn = sqlite3.connect(f"{(home / FILE_NAME).as_uri()}?mode={mode}", uri=True, isolation_level=None)
@@ -191,7 +210,8 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
             if mode == "rwc":  # the first table fixes both of these, and setting the second one writes
                 conn.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            conn.execute("PRAGMA journal_mode = WAL").fetchall()
+            if not mode.startswith("ro"):
+                conn.execute("PRAGMA journal_mode = WAL").fetchall()
             conn.execute("PRAGMA synchronous = FULL")
             conn.execute("PRAGMA foreign_keys = ON")
             conn.execute(f"PRAGMA wal_autocheckpoint = {autocheckpoint}").fetchall()
@@ -254,6 +274,28 @@ def _statements(sql: str) -> Iterator[str]:
             statement = ""
     if statement.strip():
         yield statement
+
+
+def _check_not_emptied(home: Path) -> None:
+    """Raise `RuntimeFailure` if there are versions, but a database of no bytes or none: to begin anew would hide the loss."""
+    file = home / FILE_NAME
+    if not (file.exists() and file.stat().st_size) and (kept := _kept(home)):
+        what = "is empty" if file.exists() else "is gone"
+        raise RuntimeFailure(
+            f"{file} {what}, though {kept} is there: restore a backup; or move both away, or name another folder with --home"
+        )
+
+
+def _check_versions(store: Store) -> None:
+    """Raise `RuntimeFailure` if there are folders of versions, but no rows."""
+    if not store.rows("SELECT 1 FROM version LIMIT 1") and (kept := _kept(store.home)):
+        raise RuntimeFailure(f"{store.home / FILE_NAME} knows no version, though {kept} is there: it is damaged; restore a backup")
+
+
+def _kept(home: Path) -> Path | None:
+    """A file of a version, or an archive; None if the home has neither."""
+    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"))
+    return min(found, default=None)
 
 
 def _check_writable(home: Path, path: Path) -> None:

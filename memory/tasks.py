@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import Document, record_json
+from perdure.memory.json_value import Document, iso_utc, record_json
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
 from perdure.memory.store import Store
@@ -30,10 +30,12 @@ class TaskSummary:
     stage: str | None
     """The stage that drew it; None if a person asked for it."""
     episodes: tuple[int, ...]
+    created: float
 
     def as_json(self) -> Document:
         """The listing's keys."""
-        return {**record_json(self.task), "source": self.source, "stage": self.stage, "episodes": list(self.episodes)}
+        more = {"source": self.source, "stage": self.stage, "episodes": list(self.episodes), "created": iso_utc(self.created)}
+        return {**record_json(self.task), **more}
 
 
 def add_tasks(
@@ -50,7 +52,7 @@ def add_tasks(
     if any(seed < 0 for seed in seeds):
         raise InputError(f"a seed cannot be negative: {min(seeds)}")
     with store.write():
-        environments.require(store, environment)
+        environments.require_in_use(store, environment)
         sql = "INSERT INTO task (environment, seed, members, source, stage, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
         return [int(store.rows(sql, (environment, seed, members, source, stage, time.time()))[0]["id"]) for seed in seeds]
 
@@ -115,6 +117,7 @@ def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
             source=row["source"],
             stage=row["stage"],
             episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
+            created=row["created_at"],
         )
         for row in rows
     ]

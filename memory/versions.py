@@ -72,10 +72,7 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
     with store.write() as conn:
         rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
         if rows and rows[0]["base_hash"] != base_hash:
-            raise InputError(
-                f"the versions in {store.home} belong to the model {rows[0]['base_model']!r}, not to {base_model!r}: "
-                "name the old model in the config, or another folder with --home"
-            )
+            raise refused_model(store, base_model)
         if not rows:
             now = time.time()
             conn.execute(
@@ -90,6 +87,15 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
                 (INITIAL, now),
             )
         return get_version(store, INITIAL)
+
+
+def refused_model(store: Store, base_model: str) -> InputError:
+    """The error for a model that is not the one of this home."""
+    own, _ = base_of(store, INITIAL)
+    return InputError(
+        f"the versions in {store.home} belong to the model {own!r}, not to {base_model!r}: "
+        "name the old model in the config, or another folder with --home"
+    )
 
 
 def next_name(store: Store) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -82,9 +82,12 @@ def learn(
     given = _pairs(options)
     chosen = loaded.config.learner_options(learner, given)
     order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
-    with _prepared(home, loaded, targets) as prepared:
+
+    def check(store: Store) -> None:
         if start is not None:
-            require_files(prepared.store, get_version(prepared.store, start))
+            require_files(store, get_version(store, start))
+
+    with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
         if not aims:
             step = _choose(prepared, learner)
@@ -143,11 +146,14 @@ def gate(
         ctx.exit(0 if _self_test(runs, profile, as_json) else 1)
     assert candidate is not None
     loaded = load_config(config_path)
-    with _prepared(home, loaded, targets) as prepared:
-        require_files(prepared.store, version := get_version(prepared.store, candidate))
-        aims = prepared.targets
-        if aims and version.state == "serving":
+
+    def check(store: Store) -> None:
+        require_files(store, version := get_version(store, candidate))
+        if targets and version.state == "serving":
             raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
+
+    with _prepared(home, loaded, targets, check) as prepared:
+        aims = prepared.targets
     asked = profile or loaded.config.gate.profile
     job = _see_through(home, loaded, aims, GateOrder(candidate=candidate, profile=asked), as_json)
     if isinstance(job.result, GateResult) and not as_json:
@@ -195,9 +201,12 @@ def probe(
     loaded = load_config(config_path)
     if loaded.config.engine == "vllm" and temperature > VLLM_TEMPERATURE:
         raise InputError(f"--temperature {temperature:g} is more than vLLM takes: {VLLM_TEMPERATURE:g} at most")
-    with _prepared(home, loaded, targets) as prepared:
+
+    def check(store: Store) -> None:
         if version is not None:
-            require_files(prepared.store, get_version(prepared.store, version))
+            require_files(store, get_version(store, version))
+
+    with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
     order = ProbeOrder(version=version, episodes=episodes, temperature=temperature, samples=samples)
     job = _see_through(home, loaded, aims, order, as_json)
@@ -217,15 +226,16 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Iterator[_Prepared]:
+def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: Callable[[Store], None]) -> Iterator[_Prepared]:
     """Open or make the home, and register the environments of the stages that have begun, and the targets.
 
-    All are loaded before anything is made.
+    All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
     """
     from perdure.agent.home import open_or_create
+    from perdure.agent.own_model import require_own_model
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
-    from perdure.memory.environments import list_environments
+    from perdure.memory.environments import list_environments, refuse_retired
     from perdure.memory.stages import progress
 
     config = loaded.config
@@ -233,6 +243,10 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Itera
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     by_name = {environment.name: environment for environment in environments.values()}
     with open_or_create(home) as store:
+        require_own_model(store, config)
+        check(store)
+        for name in targets:
+            refuse_retired(store, environments[name].name)
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
         critical = {row.name for row in list_environments(store) if row.critical}  # only a daemon takes this from an environment
         critical.update(environments[name].name for name in config.gate.critical)

@@ -56,7 +56,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
 
     skipped: dict[str, str] = {}
     differing: list[Breach] = []
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         visit: Visit | None = None
         if not tokens:
             skipped[TOKENS_RULE] = "--no-tokens was given"
@@ -100,7 +100,7 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
     from perdure.memory.store import open_store
     from perdure.memory.upkeep.backup import backup as copy
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         made = copy(opened, path, replace=force)
     if as_json:
         print_json(made.as_json())
@@ -147,7 +147,7 @@ def export(
     from perdure.memory.store import open_store
     from perdure.memory.versions import get_version
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         if environment is not None:
             require(opened, environment)
         if version is not None:

@@ -39,8 +39,10 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import open_or_create
+    from perdure.agent.own_model import require_own_model
     from perdure.agent.stream.registering import register_environments
     from perdure.envs.seeds import SPLITS
+    from perdure.memory.environments import refuse_retired
     from perdure.memory.tasks import add_tasks, list_tasks
 
     loaded = load_config(config_path)
@@ -57,6 +59,8 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
             "higher seeds are reserved for the gate and probes, which are never learned from"
         )
     with open_or_create(home) as store:
+        require_own_model(store, loaded.config)
+        refuse_retired(store, name)
         register_environments(store, [loaded_environment])
         with store.write():  # no other process adds tasks in between: the newest ones are ours
             ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
@@ -82,12 +86,12 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
     from perdure.memory.tasks import list_tasks
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         listed = [summary.as_json() for summary in list_tasks(store, limit)]
     if as_json:
         print_json(listed)
         return
-    columns = ["id", "environment", "seed", "state", "source", "stage", "episodes"]
+    columns = ["id", "created", "environment", "seed", "state", "source", "stage", "episodes"]
     if any(row["error"] for row in listed):
         columns.append("error")
     rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in listed]

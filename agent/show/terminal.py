@@ -43,11 +43,11 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 report_option = click.option(
-    "--json",
+    "--json/--table",
     "as_json",
-    is_flag=True,
-    callback=lambda ctx, param, value: bool(value) or not sys.stdout.isatty(),
-    help="Print one JSON document; the default if the output is not a terminal.",
+    default=None,
+    callback=lambda ctx, param, value: not sys.stdout.isatty() if value is None else value,
+    help="Print one JSON document, the default if the output is not a terminal; or a table.",
 )
 
 

@@ -52,7 +52,7 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
 
     Raises `UnknownError` if there is no such model, `InputError` if it has no safetensors weights, `RuntimeFailure` if fetching it failed.
     """
-    if _is_hub_id(model):
+    if is_hub_id(model):
         path = _fetch_from_hub(model, cache, say)
         return ModelFiles(name=model, path=path, hash=_hash_model(path))
     files = find_model(model, cache)
@@ -72,7 +72,7 @@ def find_model(model: str, cache: Path) -> ModelFiles | None:
     if model == DEFAULT_MODEL:
         path = _default_path(cache)
         return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path)) if (path / _MANIFEST).is_file() else None
-    if _is_hub_id(model):
+    if is_hub_id(model):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -99,7 +99,7 @@ def four_bits() -> BitsAndBytesConfig:
     )
 
 
-def _is_hub_id(model: str) -> bool:
+def is_hub_id(model: str) -> bool:
     """'owner/name', unless there is a folder of that name."""
     return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).is_dir()
 
@@ -108,7 +108,7 @@ def _default_path(cache: Path) -> Path:
     return cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
 
 
-def _model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer files. Raises `InputError` if there are no weights, or only pickled ones."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
@@ -123,7 +123,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 def _hash_model(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in _model_files(folder):
+    for file in model_files(folder):
         if file.name != _MANIFEST:
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()

@@ -8,7 +8,6 @@ those that did not complete, were played on held-out seeds, or had the right ans
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import json
 import os
@@ -225,8 +224,6 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
 
 def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[Place, JsonValue]]:
     for row, line in enumerate(lines, start=1):
-        if row == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             document = _parse_line(line, Place(file=path, row=row))
             yield Place(file=path, row=row, mended=b"\\u" in line and not _is_utf8(document)), document
@@ -234,7 +231,7 @@ def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[Place, Json
 
 def _parse_line(line: bytes, place: Place) -> JsonValue:
     try:
-        document: JsonValue = json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
+        document: JsonValue = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
         raise place.bad(f"is not JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
     return document
@@ -248,11 +245,12 @@ def _is_utf8(document: JsonValue) -> bool:
     return True
 
 
-def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise ValueError(f"the key {next(key for n, (key, _) in enumerate(pairs) if key in dict(pairs[:n]))!r} is there twice")
-    return document
+def _no_key_twice(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"names {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+    return found
 
 
 def _no_constant(name: str) -> None:

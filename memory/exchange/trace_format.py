@@ -15,7 +15,7 @@ from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.exchange.document_digests import changed_parts
 from perdure.memory.json_value import JsonObject, JsonValue, to_json
-from perdure.memory.trajectories.rewards import LARGEST
+from perdure.memory.trajectories.rewards import MOST_REWARD
 from perdure.memory.trajectories.turns import valid_text
 
 EPISODE_KEYS = (
@@ -54,7 +54,7 @@ NOT_KEPT = frozenset(
 """Keys of our own exports that are ignored: they mean something only in the home that they come from."""
 TURN_NOT_KEPT = frozenset({"n", "shared", "invalid", "sampler", "made_at", "digest"})
 ROUNDING = 1e-3
-"""A log-prob that is this little above 0 was rounded, and counts as 0."""
+"""How far above 0 rounding in low precision may bring a log-prob: it counts as 0."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -195,6 +195,8 @@ class _Row:
     def name(self) -> str | None:
         """The `id` as a text: other pipelines number their episodes or name them."""
         value = self.values.get("id")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return self.text("id")
@@ -226,8 +228,8 @@ class _Row:
         if value is None:
             return None
         number = _finite(value, self.place.at(key))
-        if abs(number) > LARGEST:
-            raise self.place.at(key).bad(f"is {number:g}: a reward is at most {LARGEST:g} in size, so that sums of them are numbers")
+        if abs(number) > MOST_REWARD:
+            raise self.place.at(key).bad(f"is {number:g}: a reward is at most {MOST_REWARD:g} in size, so that sums of them are numbers")
         return number
 
     def items(self, key: str) -> list[JsonValue] | None:

@@ -251,7 +251,7 @@ def test_nothing_is_left_beside_the_store(store: Store, tmp_path: Path) -> None:
         ),
         (
             {"turns": [{**GOOD["turns"][0], "reward": 1e308}] * 2},
-            r"row 1, turns\[0\]\.reward: is 1e\+308: a reward is at most 1e\+100 in size",
+            r"row 1, turns\[0\]\.reward: is 1e\+308: a reward is at most 1e\+12 in size",
         ),
         ({"total_reward": -1.7e308}, r"row 1, total_reward: is -1\.7e\+308: a reward is at most"),
     ],
@@ -284,7 +284,7 @@ def test_found_damaged_gzip_and_a_key_given_twice_are_named(store: Store, tmp_pa
     with pytest.raises(InputError, match="is a damaged gzip file"):
         import_file(store, tmp_path / "a", "bad")
     (tmp_path / "b").write_text('{"environment": "e", "environment": "f", "turns": []}')
-    with pytest.raises(InputError, match=r"row 1: is not JSON in UTF-8 .the key 'environment' is there twice"):
+    with pytest.raises(InputError, match=r"row 1: is not JSON in UTF-8 .names 'environment' twice in one object"):
         import_file(store, tmp_path / "b", "bad")
 
 
