@@ -29,7 +29,7 @@ from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 from perdure.memory.trajectories.journal import abort_orphans
 
 ENDED = ("done", "failed")
@@ -264,10 +264,11 @@ def steps(store: Store, job: int) -> list[Step]:
         """,
         (job,),
     )
-    return [
-        Step(job=row["job"], attempt=row["attempt"], update=read_update(json.loads(row["diagnostics"])), made=row["made_at"])
-        for row in rows
-    ]
+    with reading_row(f"a step of job {job}"):
+        return [
+            Step(job=row["job"], attempt=row["attempt"], update=read_update(json.loads(row["diagnostics"])), made=row["made_at"])
+            for row in rows
+        ]
 
 
 def _requeue_lapsed(store: Store, clock: Clock) -> None:
@@ -278,14 +279,15 @@ def _requeue_lapsed(store: Store, clock: Clock) -> None:
 
 
 def _job(row: Any) -> Job:
-    return Job(
-        id=row["id"],
-        order=read_order(row["kind"], row["learner"], json.loads(row["options"])),
-        targets=tuple(json.loads(row["targets"])),
-        state=row["state"],
-        attempt=row["attempt"],
-        candidate=row["candidate"],
-        result=None if row["result"] is None else read_result(row["kind"], json.loads(row["result"])),
-        error=row["error"],
-        created=row["created_at"],
-    )
+    with reading_row(f"job {row['id']}"):
+        return Job(
+            id=row["id"],
+            order=read_order(row["kind"], row["learner"], json.loads(row["options"])),
+            targets=tuple(json.loads(row["targets"])),
+            state=row["state"],
+            attempt=row["attempt"],
+            candidate=row["candidate"],
+            result=None if row["result"] is None else read_result(row["kind"], json.loads(row["result"])),
+            error=row["error"],
+            created=row["created_at"],
+        )

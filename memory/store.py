@@ -87,7 +87,12 @@ class Store:
         with _plain_errors(self.home):
             cursor = self.db.conn.cursor()
             cursor.row_factory = sqlite3.Row
-            return cursor.execute(sql, params).fetchall()
+            try:
+                return cursor.execute(sql, params).fetchall()
+            except sqlite3.OperationalError as error:
+                if str(error).startswith("no such "):  # a definition is damaged, or was changed by hand
+                    raise RuntimeFailure(_DAMAGED.format(home=self.home, path=self.home / FILE_NAME, error=error)) from error
+                raise
 
     def close(self) -> None:
         self.db.close()
@@ -159,6 +164,17 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
         store.close()
         raise
     return store
+
+
+@contextmanager
+def reading_row(what: str) -> Iterator[None]:
+    """Raise `RuntimeFailure` that names the row if the block cannot make sense of one, because it is damaged: no JSON, or another form."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RuntimeFailure(f"{what} is damaged ({type(error).__name__}: {error}): `perdure store check`, and restore a backup") from error
 
 
 def checkpoint(store: Store) -> None:

@@ -23,7 +23,7 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, Unkno
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 
 INITIAL = "v0"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -384,14 +384,15 @@ def _check_reason(reason: str) -> None:
 
 
 def _version(row: Any) -> Version:
-    return Version(
-        name=row["name"],
-        parent=row["parent"],
-        state=row["state"],
-        hash=row["hash"],
-        path=row["path"],
-        targets=tuple(json.loads(row["targets"])),
-        job=row["job"],
-        pinned=bool(row["pinned"]),
-        created=row["created_at"],
-    )
+    with reading_row(f"version {row['name']}"):
+        return Version(
+            name=row["name"],
+            parent=row["parent"],
+            state=row["state"],
+            hash=row["hash"],
+            path=row["path"],
+            targets=tuple(json.loads(row["targets"])),
+            job=row["job"],
+            pinned=bool(row["pinned"]),
+            created=row["created_at"],
+        )

@@ -76,7 +76,7 @@ def changed_rows_of(store: Store, table: str) -> Iterator[Changed]:
     keys = sorted((name for name in names if columns[name]), key=lambda name: columns[name])
     covered = ", ".join(f'"{name}"' for name in names) + (f", {ALSO[table]}" if table in ALSO else "")
     with store.read() as conn:
-        for digest, *values in conn.execute(f"SELECT digest, {covered} FROM {table}"):
+        for digest, *values in conn.execute(f'SELECT digest, {covered} FROM "{table}"'):
             if digest != digest_of(values):
                 row: Any = dict(zip(names, values, strict=False))
                 yield f"{table} {' '.join(str(row[key]) for key in keys)}", _DIFFERS
@@ -84,4 +84,4 @@ def changed_rows_of(store: Store, table: str) -> Iterator[Changed]:
 
 def _columns(store: Store, table: str) -> dict[str, int]:
     """The columns of a table in its order, each with its place in the key, from 1; 0 if it is not in it."""
-    return {row["name"]: row["pk"] for row in store.rows(f"PRAGMA table_info({table})")}
+    return {row["name"]: row["pk"] for row in store.rows(f'PRAGMA table_info("{table}")')}

@@ -14,7 +14,7 @@ import pytest
 from sqlite_utils.utils import sqlite3
 from tests.memory.everything import CLOCK, fill
 
-from perdure.memory import environments
+from perdure.memory import environments, processes
 from perdure.memory.digests import TURN, Value, canonical, digest_of, raw_texts, turn_digest
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
@@ -54,6 +54,8 @@ def test_the_digest_of_a_turn_is_that_of_its_columns_and_the_turn_before(before:
 
 
 def test_every_row_of_every_table_is_sealed(full: Store) -> None:
+    processes.pause(full, "learning", "a person said so")
+    processes.set_alarms(full, [processes.Alarm(name="cron", setting="0 3 * * 0", next=2e9)])
     for name in tables(full):
         assert full.rows(f"SELECT count(*) FROM {name}")[0][0] > 0, f"{name} is empty, so that this shows nothing of it"
         assert full.rows(f"SELECT count(*) FROM {name} WHERE length(digest) IS NOT 16")[0][0] == 0, name
@@ -84,6 +86,8 @@ def test_a_change_of_any_value_behind_the_back_of_the_store_is_found(full: Store
         conn.execute(f"DROP TRIGGER {trigger}")
     conn.execute("COMMIT")
     for table, columns in tables(full).items():
+        if not full.rows(f"SELECT 1 FROM {table} LIMIT 1"):
+            continue
         for column in columns:
             for flipped in _flips(full.rows(f'SELECT "{column}" FROM {table} ORDER BY "{column}" IS NULL LIMIT 1')[0][0]):
                 conn.execute("BEGIN")
