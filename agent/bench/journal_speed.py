@@ -23,6 +23,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
+from perdure.memory.digests import turn_digest
 from perdure.memory.json_value import Document
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
@@ -56,6 +57,8 @@ class Run:
     plain: float
     ready: float
     """The peer with its rows ready."""
+    digests: float
+    """Of ours, what the digests of the turns take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,11 @@ class JournalSpeed:
         """The same, over the peer with rows that were ready."""
         return median_ratio((run.ready, run.ours) for run in self.runs)
 
+    @property
+    def digests(self) -> float:
+        """The share of our time that goes into digests, the median over the runs."""
+        return median_ratio((run.digests, run.ours) for run in self.runs)
+
     def as_json(self) -> Document:
         return {
             "batch": self.batch,
@@ -101,6 +109,7 @@ class JournalSpeed:
             "ratio": self.ratio,
             "plain_ready": self.plain_ready,
             "ratio_ready": self.ratio_ready,
+            "digests": self.digests,
         }
 
 
@@ -271,7 +280,19 @@ def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
             seconds[which] += sides[which]()
         checkpoint(store)
         plain.checkpoint()
-    return Run(*seconds)
+    ours, peer, ready = seconds
+    return Run(ours, peer, ready, sum(_digests(batch) for _ in range(sets)))
+
+
+def _digests(batch: int) -> float:
+    """Compute the digests of a set of episodes; returns the seconds of it."""
+    made = [_rows(range(batch), n, turns) for n, turns in enumerate(_turns(batch))]
+    last: list[bytes | None] = [None] * batch
+    with _clock() as seconds:
+        for rows in made:
+            for k, (*head, reward, finish, version, step_job, step_n, made_at, invalid) in enumerate(rows):
+                last[k] = turn_digest((*head, invalid, reward, finish, version, step_job, step_n, made_at), last[k])
+    return seconds[0]
 
 
 def _ours(store: Store, batch: int) -> float:
