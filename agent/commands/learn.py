@@ -232,7 +232,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
     """
     from perdure.agent.home import open_or_create
-    from perdure.agent.own_model import require_own_model
+    from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
     from perdure.memory.environments import list_environments, refuse_retired
@@ -242,6 +242,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     environments = config.environments((*config.stream.names, *targets))
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     by_name = {environment.name: environment for environment in environments.values()}
+    require_room(config, [environments[name] for name in targets], with_prompt=True)
     with open_or_create(home) as store:
         require_own_model(store, config)
         check(store)
