@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.agent.planning.step_kinds import LearnNext
     from perdure.memory.store import Store
 
+IMPORT = "import:"
 PROFILES = click.Choice(["economy", "standard", "strict"])
 profile_option = click.option("--profile", type=PROFILES, help="How small a loss the gate catches. [default: gate.profile]")
 
@@ -86,6 +87,7 @@ def learn(
     def check(store: Store) -> None:
         if start is not None:
             require_files(store, get_version(store, start))
+        _check_sources(store, chosen)
 
     with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
@@ -214,6 +216,31 @@ def probe(
         rows = [(name, row.score, row.low, row.high, row.episodes) for name, row in job.result.environments.items()]
         title = f"{job.result.version} on held-out seeds: {answers_drawn(job.result.temperature, job.result.samples)}"
         print_table(("environment", "score", "from", "to", "seeds"), rows, title=title)
+
+
+def _check_sources(store: Store, options: Mapping[str, Any]) -> None:
+    """Raise if the order names rewards or traces that do not exist. The class of a reward model is made by its job: it may be large."""
+    from importlib.util import find_spec
+
+    from perdure.learners.options import ENVIRONMENT
+    from perdure.learners.reward_source import MODEL
+    from perdure.memory.trajectories.rewards import sources
+    from perdure.memory.trajectories.traces import require_import
+
+    traces, rewards = str(options.get("traces", "")), str(options.get("rewards", ENVIRONMENT))
+    if traces.startswith(IMPORT):
+        require_import(store, traces.removeprefix(IMPORT))
+    if rewards.startswith(MODEL):
+        module = rewards.removeprefix(MODEL).partition(":")[0]
+        try:
+            found = find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise InputError(f"rewards={rewards}: there is no module {module!r} here; name a class as py:package.module:Class")
+    elif rewards != ENVIRONMENT and rewards not in (known := sources(store)):
+        there = f"there are rewards of {', '.join(known)}" if known else "there are no stored rewards"
+        raise InputError(f"rewards={rewards}: this source has no rewards; {there}; see `perdure episode reward --help`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
