@@ -7,6 +7,7 @@ A command is imported when it is called, so that `perdure --help` loads neither 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -96,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent closed it: the next file that is opened would take its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the terminal knows ASCII only
     sys.path.append("")  # the working folder, last: py:module:Class finds modules here, and none here hides another
     asked = os.environ.get(COMPLETE_VARIABLE)
     if asked is not None:

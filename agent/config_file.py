@@ -83,13 +83,38 @@ def load_config(path: Path | None = None) -> LoadedConfig:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}; name another with --config") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be a configuration; `perdure init` in an empty folder writes one") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is not TOML: {error}; `perdure init` in an empty folder writes one to compare with") from error
+    if path.parent != Path.cwd():
+        given = _from_folder(given, path.parent)
     try:
         config = Config.model_validate(given)
     except ValidationError as error:
         raise InputError(_explain(path, error)) from error
     return LoadedConfig(config=config, origins=_origins(given, path.name), path=path)
+
+
+def _from_folder(given: Document, folder: Path) -> Document:
+    """The same with paths from the folder of the file, not from the working folder: the model, interpreters, and solved examples."""
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, str) or value.startswith(("~", "/")):
+            return value
+        return str(folder / value) if value.startswith(("./", "../")) or (value and (folder / value).exists()) else value
+
+    found = dict(given)
+    if "model" in found:
+        found["model"] = place(found["model"])
+    for section, inner in (("vllm", "python"), ("sandbox", "python"), ("learn", "options")):
+        table = found.get(section)
+        if isinstance(table, dict) and inner in table:
+            value = table[inner]
+            if isinstance(value, dict):
+                value = {key: place(each) if inner == "python" or key == "demos" else each for key, each in value.items()}
+            found[section] = {**table, inner: place(value)}
+    return found
 
 
 def settings(loaded: LoadedConfig) -> list[Setting]:

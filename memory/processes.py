@@ -136,6 +136,13 @@ def record_event(store: Store, kind: str, subject: str, message: str) -> None:
         conn.execute(sql, (kind, subject, message, time.time()))
 
 
+def keep_latest_events(store: Store, kind: str, keep: int) -> None:
+    """Delete the events of a kind but for the latest `keep`."""
+    sql = "DELETE FROM event WHERE kind = ? AND id NOT IN (SELECT id FROM event WHERE kind = ? ORDER BY id DESC LIMIT ?)"
+    with store.write() as conn:
+        conn.execute(sql, (kind, kind, keep))
+
+
 def events(store: Store, limit: int = 50) -> list[Event]:
     """The latest events, latest first."""
     return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]

@@ -63,7 +63,7 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
     Before that, tasks whose lease has lapsed are queued again and their running episodes aborted.
     """
     with store.write():
-        _requeue_lapsed(store, clock)
+        requeue_lapsed(store, clock)
         rows = store.rows(
             """
             UPDATE task SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
@@ -150,7 +150,7 @@ def leases_of(store: Store, owner: str) -> list[Lease]:
     return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
 
 
-def _requeue_lapsed(store: Store, clock: Clock) -> None:
+def requeue_lapsed(store: Store, clock: Clock) -> None:
     """Queue the tasks whose lease has lapsed again, or fail those that have failed too often."""
     with store.write():
         if leases.requeue_lapsed(store, "task", clock, "the process that played it died"):

@@ -169,4 +169,4 @@ def restore(environment: str, home: Path, as_json: bool) -> None:
     if as_json:
         print_json({"name": environment, "retired": False, "anchor": anchor})
         return
-    click.echo(f"{visible(environment)} is back. The gate compares with its anchor {anchor}.")
+    click.echo(f"{visible(environment)} is back." + (f" The gate compares with its anchor {anchor}." if anchor else ""))

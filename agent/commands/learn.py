@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.agent.planning.step_kinds import LearnNext
     from perdure.memory.store import Store
 
+IMPORT = "import:"
 PROFILES = click.Choice(["economy", "standard", "strict"])
 profile_option = click.option("--profile", type=PROFILES, help="How small a loss the gate catches. [default: gate.profile]")
 
@@ -86,6 +87,7 @@ def learn(
     def check(store: Store) -> None:
         if start is not None:
             require_files(store, get_version(store, start))
+        _check_sources(store, chosen)
 
     with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
@@ -216,6 +218,31 @@ def probe(
         print_table(("environment", "score", "from", "to", "seeds"), rows, title=title)
 
 
+def _check_sources(store: Store, options: Mapping[str, Any]) -> None:
+    """Raise if the order names rewards or traces that do not exist. The class of a reward model is made by its job: it may be large."""
+    from importlib.util import find_spec
+
+    from perdure.learners.options import ENVIRONMENT
+    from perdure.learners.reward_source import MODEL
+    from perdure.memory.trajectories.rewards import sources
+    from perdure.memory.trajectories.traces import require_import
+
+    traces, rewards = str(options.get("traces", "")), str(options.get("rewards", ENVIRONMENT))
+    if traces.startswith(IMPORT):
+        require_import(store, traces.removeprefix(IMPORT))
+    if rewards.startswith(MODEL):
+        module = rewards.removeprefix(MODEL).partition(":")[0]
+        try:
+            found = find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise InputError(f"rewards={rewards}: there is no module {module!r} here; name a class as py:package.module:Class")
+    elif rewards != ENVIRONMENT and rewards not in (known := sources(store)):
+        there = f"there are rewards of {', '.join(known)}" if known else "there are no stored rewards"
+        raise InputError(f"rewards={rewards}: this source has no rewards; {there}; see `perdure episode reward --help`")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
     """A home in which a job can be queued: its environments are registered."""
@@ -232,7 +259,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
     """
     from perdure.agent.home import open_or_create
-    from perdure.agent.own_model import require_own_model
+    from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
     from perdure.memory.environments import list_environments, refuse_retired
@@ -242,6 +269,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     environments = config.environments((*config.stream.names, *targets))
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     by_name = {environment.name: environment for environment in environments.values()}
+    require_room(config, [environments[name] for name in targets], with_prompt=True)
     with open_or_create(home) as store:
         require_own_model(store, config)
         check(store)

@@ -39,7 +39,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import open_or_create
-    from perdure.agent.own_model import require_own_model
+    from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
     from perdure.envs.seeds import SPLITS
     from perdure.memory.environments import refuse_retired
@@ -58,6 +58,7 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
             f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
             "higher seeds are reserved for the gate and probes, which are never learned from"
         )
+    require_room(loaded.config, [loaded_environment], with_prompt=True)
     with open_or_create(home) as store:
         require_own_model(store, loaded.config)
         refuse_retired(store, name)

@@ -66,6 +66,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 with holding_device(store, device, stop.ask):
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
+                    pulse.say("working", f"{job.learner or job.kind} {', '.join(job.targets)}".strip())
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
                     work = Work(
                         store=store, config=config, versions=LoadedVersions(store, engine), job=job, lease=lease, pulse=pulse, stop=stop

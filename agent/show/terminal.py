@@ -64,9 +64,16 @@ def report_progress(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    import json
+
     from perdure.memory.json_value import to_json
 
-    click.echo(to_json(value))
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    click.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:

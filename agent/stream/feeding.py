@@ -8,6 +8,7 @@ from perdure.agent.config import Config
 from perdure.agent.stream.registering import measure_new, register_environments
 from perdure.agent.stream.task_drawing import begun, refill, stages_of
 from perdure.envs.chance import ChanceLevel
+from perdure.envs.environment import Environment
 from perdure.envs.sandbox.sandbox_loading import without_process
 from perdure.memory.environments import list_environments
 from perdure.memory.stages import Stage, progress, set_stages
@@ -32,6 +33,11 @@ class StreamFeed:
     def environments(self) -> tuple[str, ...]:
         """The names of the environments of all stages."""
         return tuple(self._environments)
+
+    @property
+    def loaded(self) -> tuple[Environment, ...]:
+        """The environments of all stages."""
+        return tuple(self._environments.values())
 
     def open(self, store: Store) -> None:
         """Write down the stages, and make the environments known of those that have begun.

@@ -19,11 +19,13 @@ from perdure.learners.option_parsing import every_option
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, OptionValue
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
-from perdure.memory.processes import last_event, record_event
+from perdure.memory.processes import keep_latest_events, last_event, record_event
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import live_episodes
 from perdure.memory.versions import serving
 
+LOOKS_KEPT = 200
+"""Looks that found nothing, of which a quick model has one every other second: the planner's patience is at its end long before."""
 UNFOLLOWED = "nothing follows"
 """The kind of event that says why nothing follows a verdict."""
 
@@ -68,6 +70,7 @@ class ScheduledLearning:
             self._tally.fruitless += 1
             self._tally.last = self._nothing = check.reason
             record_event(self._store, LOOK, "planner", check.reason)
+            keep_latest_events(self._store, LOOK, LOOKS_KEPT)
         elif check.job is not None:
             self._tally.fruitless = 0
             self._nothing = ""

@@ -23,7 +23,7 @@ import click
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
-from perdure.agent.own_model import require_own_model
+from perdure.agent.own_model import require_own_model, require_room
 from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
@@ -39,9 +39,10 @@ from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
-from perdure.memory.leases import end_all_leases, end_leases_of
+from perdure.memory.leases import BootClock, end_all_leases, end_leases_of
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
+from perdure.memory.tasks import requeue_lapsed
 from perdure.memory.trajectories.journal import abort_orphans
 
 PATIENCE_MS = 2000
@@ -79,6 +80,8 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
         require_own_model(store, loaded.config)
+        if feed is not None:
+            require_room(loaded.config, feed.loaded)
         if feed is not None:
             feed.open(store)
         end_all_leases(store)  # the processes that held them are gone: the lock is ours
@@ -233,6 +236,7 @@ class Supervisor:
             for watched in self._samplers():
                 requeue_tasks(self.store, watched.owner)
                 end_leases_of(self.store, watched.owner)
+            requeue_lapsed(self.store, BootClock())  # of a process that died, and was to start again
             abort_orphans(self.store)
         checkpoint(self.store)
 

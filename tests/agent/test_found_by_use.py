@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from tests.agent.conftest import ADD, Call
 
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
-from perdure.agent.home import HomeLock
+from perdure.agent.home import NETWORK, HomeLock, cache_dir, file_system_of
+from perdure.learners.weights.base_models import find_model
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of, environments_in_use, list_environments
 from perdure.memory.jobs import add_job, get_job
@@ -241,3 +243,128 @@ def test_found_events_of_pauses_and_cancelled_jobs_are_kept(perdure: Call, home:
     with open_store(home) as store:
         kinds = [(event.kind, event.subject) for event in reversed(events(store))]
     assert kinds[-3:] == [("paused", "play"), ("resumed", "play"), ("cancelled", f"job {job}")]
+
+
+# --- what is refused before anything is written ---
+
+
+def test_found_a_home_on_a_network_file_system_is_seen(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n"
+        "40 22 0:40 / /mnt/my\\040files rw shared:2 - nfs4 server:/export rw\n"
+        "41 22 0:41 / /mnt/near rw - nfs4 server:/export rw\n"
+        "42 41 0:42 / /mnt/near rw - tmpfs none rw\n"
+    )
+    assert file_system_of(Path("/var/lib/perdure"), mounts) == "ext4"
+    assert file_system_of(Path("/mnt/my files/deep/home"), mounts) == "nfs4"
+    assert file_system_of(Path("/mnt/near/home"), mounts) == "tmpfs"
+    assert file_system_of(Path("/x"), tmp_path / "none") == ""
+    for kind, refused in (
+        ("nfs4", True),
+        ("nfs", True),
+        ("cifs", True),
+        ("fuse.sshfs", True),
+        ("ext4", False),
+        ("overlay", False),
+        ("9p", False),
+    ):
+        assert bool(NETWORK.fullmatch(kind)) == refused
+
+
+def test_found_a_configuration_that_is_nested_without_end_is_one_line(perdure: Call, tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text("x = " + "[" * 5000 + "]" * 5000)
+    done = perdure("config", "show")
+    assert (done.code, "nested too deeply" in done.err) == (2, True)
+
+
+def test_found_paths_count_from_the_folder_of_the_configuration(perdure: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "agent"
+    (folder / "m").mkdir(parents=True)
+    (folder / "solved.jsonl").touch()
+    (folder / "perdure.toml").write_text(
+        "model = 'm'\nvllm.python = './bin/python'\nsandbox.python = { gem = '../py', verifiers = 'python3' }\n"
+        "[learn.options]\ndemos = 'solved.jsonl'\n"
+    )
+    found = {row["key"]: row["value"] for row in json.loads(perdure("config", "show", "--config", "agent/perdure.toml", "--json").out)}
+    assert found["model"] == str(folder / "m")
+    assert Path(found["vllm.python"]) == folder / "bin/python"
+    assert found["sandbox.python"] == {"gem": f"{folder}/../py", "verifiers": "python3"}
+    assert found["learn.options.demos"] == str(folder / "solved.jsonl")
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["seed=99999999999999999999999", "temperature=1e-300", "kl=1e308", "samples=1000000000", "prompts=1000000", "updates=1000000000"],
+)
+def test_found_options_beyond_all_use_are_refused_at_once(perdure: Call, home: Path, option: str) -> None:
+    before = contents(home)
+    done = perdure("learn", "grpo", "--target", ADD, "--option", option)
+    assert (done.code, option.partition("=")[0] in done.err) == (2, True)
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize(("limit", "complaint"), [(30, "its first prompt has about"), (10_000, "")])
+def test_found_a_context_that_is_too_short_is_seen_before_a_job_is_queued(
+    perdure: Call, home: Path, tmp_path: Path, limit: int, complaint: str
+) -> None:
+    from tests.tiny_models import tiny_llama
+
+    folder = tiny_llama(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": limit}))
+    with open_store(home) as store, store.write() as conn:
+        conn.execute("UPDATE version SET base_model = ?, base_hash = ?", (str(folder), find_model(str(folder), tmp_path).hash))  # type: ignore[union-attr]
+    (tmp_path / "perdure.toml").write_text(f"model = '{folder}'\nstream.environments = ['{ADD}']\n")
+    before = contents(home)
+    done = perdure("task", "add", f"{ADD}?max_tokens=8")
+    assert done.code == (2 if complaint else 0), done.err
+    assert complaint in done.err
+    assert (contents(home) == before) == bool(complaint)
+
+
+# --- output ---
+
+
+@pytest.mark.processes
+def test_found_a_terminal_that_knows_ascii_only_shows_everything(process: Call, home: Path) -> None:
+    with open_store(home) as store:
+        record_event(store, "death", "actor", "Ende: \u00fc \u2588")
+    plain = ("env", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "PYTHONIOENCODING=ascii", "LC_ALL=C")
+    table = process("status", "--table", prefix=plain)
+    assert (table.code, "Ende: \\xfc \\u2588" in table.out) == (0, True), table.err
+    document = process("status", "--json", prefix=plain)
+    assert json.loads(document.out)["last_death"]["message"] == "Ende: \u00fc \u2588"
+
+
+def test_found_h_is_help_and_a_shell_completes(perdure: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert perdure("-h").out == perdure("--help").out
+    assert "--reason" in perdure("version", "rollback", "-h").out
+    assert "Usage" in perdure("bench").err
+    monkeypatch.setenv("_PERDURE_COMPLETE", "zsh_source")
+    assert "#compdef perdure" in perdure().out
+    monkeypatch.setenv("_PERDURE_COMPLETE", "zsh_complete")
+    monkeypatch.setenv("COMP_WORDS", "perdure job ca")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert "cancel" in perdure().out
+
+
+def test_found_a_user_without_a_home_folder_is_told_to_name_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PERDURE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_dir() == Path("/caches/perdure")
+    monkeypatch.setenv("PERDURE_CACHE", "/mine")
+    assert cache_dir() == Path("/mine")
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can become a user without a name")
+def test_found_a_user_without_a_name_is_no_bug(process: Call, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    nobody = ("setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "env", "-u", "HOME", "PYTHONDONTWRITEBYTECODE=1")
+    done = process("doctor", prefix=nobody)
+    if "Permission denied" in done.err and "No module named" not in done.err and "perdure" not in done.err:
+        pytest.skip("the Python of these tests is not for other users")
+    assert "This is a bug" not in done.err
+    assert done.code in (1, 2), done.err
