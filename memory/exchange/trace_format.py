@@ -263,7 +263,7 @@ class _Row:
         if any(number > 0 for number in numbers):
             for n, number in enumerate(numbers):
                 if number > ROUNDING:
-                    raise at.at(n).bad(f"is {number:g}: the logarithm of a probability is at most 0")
+                    raise at.at(n).bad(f"is {number}: the logarithm of a probability is at most 0")
             numbers = [min(number, 0.0) for number in numbers]
         if action_ids is None or len(action_ids) != 4 * len(numbers):
             tokens = "no action_ids" if action_ids is None else f"{len(action_ids) // 4} action_ids"

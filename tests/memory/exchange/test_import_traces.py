@@ -247,7 +247,7 @@ def test_nothing_is_left_beside_the_store(store: Store, tmp_path: Path) -> None:
     [
         (
             {"turns": [{**TOKENS, "logprobs": [5.0, -1.0]}]},
-            r"row 1, turns\[0\]\.logprobs\[0\]: is 5: the logarithm of a probability is at most 0",
+            r"row 1, turns\[0\]\.logprobs\[0\]: is 5\.0: the logarithm of a probability is at most 0",
         ),
         (
             {"turns": [{**GOOD["turns"][0], "reward": 1e308}] * 2},
