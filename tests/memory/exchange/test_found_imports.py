@@ -24,7 +24,10 @@ def row(*turns: dict[str, Any], **more: Any) -> str:
     [
         (row({**TOKENS, "logprobs": [5.0]}), "row 1, turns[0].logprobs[0]: is 5.0: the logarithm of a probability is at most 0"),
         (row({**TOKENS, "logprobs": [0.01]}), "at most 0"),
-        (row({**TOKENS, "reward": 1.7e308}, {**TOKENS, "reward": 1.7e308}), "row 1, turns[0].reward: is 1.7e+308: a reward is at most 1e+12 in size"),
+        (
+            row({**TOKENS, "reward": 1.7e308}, {**TOKENS, "reward": 1.7e308}),
+            "row 1, turns[0].reward: is 1.7e+308: a reward is at most 1e+12 in size",
+        ),
         ('{"environment": "e", "environment": "f", "turns": [{"observation": "a", "action": "b"}]}\n', "names 'environment' twice"),
     ],
 )
