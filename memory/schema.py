@@ -7,8 +7,8 @@ log-probs are packed blobs (`memory/blobs.py`), and each token of a prompt is st
 
 from __future__ import annotations
 
-from perdure.memory.digests import TURN, sealed, with_digests
-from perdure.memory.first_schema import MIGRATION_1
+from perdure.memory.layout.digests import TURN, sealed, with_digests
+from perdure.memory.layout.first_schema import MIGRATION_1
 
 APPLICATION_ID = 0x50445552
 """'PDUR' in the header of the file: tells our database from another program's."""
@@ -92,7 +92,7 @@ MIGRATION_4 = with_digests(
     watch="version, environment, temperature, low, high, tasks, total, squares, fell, rose, last_task, alarm_job",
     panel_score="version, skill, item, measure, score, content, numerics",
 )
-"""A digest for each row (`digests.py`). A later migration that adds a column appends `sealed(...)` of its table."""
+"""A digest for each row (`layout/digests.py`). A later migration that adds a column appends `sealed(...)` of its table."""
 
 MIGRATION_5 = (
     """

@@ -21,8 +21,8 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
-from perdure.memory.digests import register_digests
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.layout.digests import register_digests
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"

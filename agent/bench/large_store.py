@@ -30,9 +30,9 @@ from perdure.memory import environments, versions
 from perdure.memory.contracts.json_form import order_document, result_document, update_document
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, Update
-from perdure.memory.digests import TURN, turn_digest
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, to_json
+from perdure.memory.layout.digests import TURN, turn_digest
 from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 

@@ -1,4 +1,4 @@
-"""Documents of episodes against the digests in them (`memory/digests.py`): what of an export or archive was changed since it was written.
+"""Documents of episodes against the digests in them (`memory/layout/digests.py`): what of an export or archive was changed since.
 
 Each digest can be computed from the document alone: it is over the columns that the rows had in the store. A document of an older Perdure
 has none, and one whose store was older than digests has none for its turns: that of the episode covers them.
@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.blobs import pack_ids, pack_logprobs
-from perdure.memory.digests import digest_of, turn_digest
+from perdure.memory.layout.digests import digest_of, turn_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Every row against its digest (`memory/digests.py`): which rows hold a value that was changed behind the store's back.
+"""Every row against its digest (`memory/layout/digests.py`): which rows hold a value that was changed behind the store's back.
 
 Episodes and turns are read in portions, so that the write-ahead log is never held for long, each portion of one moment.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from perdure.memory.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
+from perdure.memory.layout.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
 from perdure.memory.store import Store
 
 AT_ONCE = 256

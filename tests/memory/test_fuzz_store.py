@@ -15,10 +15,10 @@ from tests.memory.everything import CLOCK, fill
 from tests.memory.test_digests import tables
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions
-from perdure.memory.digests import canonical, digest_of, register_digests
 from perdure.memory.errors import PerdureError
 from perdure.memory.exchange.documents import read_documents
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.digests import canonical, digest_of, register_digests
 from perdure.memory.store import Store, create_store
 from perdure.memory.trajectories.episodes import episodes_by_id, list_episodes, success_rates
 from perdure.memory.upkeep.integrity import check
