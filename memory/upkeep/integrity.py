@@ -28,6 +28,7 @@ from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives, changed_in_archive
 from perdure.memory.versions import list_versions, moves
 
+DIGESTS_RULE = "digests"
 SHOWN = 20
 """At most this many findings of one rule are shown."""
 
@@ -53,13 +54,12 @@ Breach = tuple[Literal["error", "warning"], str, str]
 def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None, visit: Visit | None = None) -> list[StoreFinding]:
     """All findings, errors first; of each rule at most `SHOWN`, and how many more. `visit` is given every answer on the way."""
 
-    def _digests(store: Store, clock: Clock) -> Iterator[Breach]:
+    def digests(store: Store, clock: Clock) -> Iterator[Breach]:
         for row, message in changed_rows(store, progress, visit):
             yield "error", row, message
 
     findings: list[StoreFinding] = []
-    for rule in (*RULES, _digests):
-        name = rule.__name__.strip("_").replace("_", "-")
+    for name, rule in (*((rule.__name__.strip("_").replace("_", "-"), rule) for rule in RULES), (DIGESTS_RULE, digests)):
         try:
             breaches = list(rule(store, clock))
         except (PerdureError, sqlite3.Error, ValueError, LookupError, TypeError) as error:  # too damaged to be read
