@@ -2,7 +2,7 @@
 
 A digest is sha256, cut to 16 bytes, over the canonical form of the row's columns in the order of the table, without the digest itself.
 An integer is `i12;`, a real number `f` and its 8 bytes (little-endian, -0.0 as 0.0, as SQLite stores it), a text `t5:` and its UTF-8, a
-blob `b5:` and its bytes, NULL `n`. (blake2b takes twice the time on processors that have instructions for sha256.)
+blob the same with its bytes, NULL `n`. (blake2b takes twice the time on processors that have instructions for sha256.)
 
 They are chained: a turn's covers that of the turn before it, an episode's that of its last turn once it has ended, and a gate's those of
 its pairs once it has a verdict. The journal computes those of turns, which are many and large; triggers compute all others, so that no
@@ -30,10 +30,16 @@ TURN = (
 )
 """The columns of a turn; its digest covers them and then that of the turn before it."""
 
+
+def _given(columns: str) -> str:
+    """Columns as arguments of our functions: texts as blobs, because some builds of SQLite's module end a text at its first NUL."""
+    return ", ".join(f"iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name})" for name in columns.split(", "))
+
+
 ALSO = {
     "episode": f"""CASE state WHEN 'running' THEN NULL ELSE coalesce(
         (SELECT t.digest FROM turn t WHERE t.episode = episode.id ORDER BY t.n DESC LIMIT 1),
-        (SELECT turn_chain({TURN}) FROM (SELECT * FROM turn t WHERE t.episode = episode.id ORDER BY t.n))) END""",
+        (SELECT turn_chain({_given(TURN)}) FROM (SELECT * FROM turn t WHERE t.episode = episode.id ORDER BY t.n))) END""",
     "gate": """CASE WHEN verdict IS NOT NULL THEN (SELECT group_concat(hex(digest)) FROM
         (SELECT p.digest FROM pair p WHERE p.gate = gate.id ORDER BY p.environment, p.role, p.draw)) END""",
 }
@@ -60,7 +66,7 @@ def canonical(values: Sequence[Value]) -> bytes:
         if value is None:
             add(b"n")
         elif isinstance(value, bytes):
-            add(b"b%d:%b" % (len(value), value))
+            add(b"t%d:%b" % (len(value), value))
         elif isinstance(value, str):
             text = value.encode("utf-8", "surrogateescape")
             add(b"t%d:%b" % (len(text), text))
@@ -82,7 +88,7 @@ def turn_digest(columns: Sequence[Any], before: bytes | None) -> bytes:
 def _turn_form(columns: Sequence[Any], before: bytes | None) -> bytes:
     episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, *sampled, made_at = columns
     texts = observation.encode("utf-8", "surrogateescape"), action.encode("utf-8", "surrogateescape")
-    return b"i%d;i%d;i%d;b%d:%bb%d:%bb%d:%bt%d:%bt%d:%b%bf%b%bf%b%b" % (
+    return b"i%d;i%d;i%d;t%d:%bt%d:%bt%d:%bt%d:%bt%d:%b%bf%b%bf%b%b" % (
         episode,
         n,
         shared,
@@ -100,7 +106,7 @@ def _turn_form(columns: Sequence[Any], before: bytes | None) -> bytes:
         _REAL(reward + 0.0),
         _sampled(*sampled),
         _REAL(made_at),
-        b"n" if before is None else b"b16:%b" % before,
+        b"n" if before is None else b"t16:%b" % before,
     )
 
 
@@ -134,7 +140,7 @@ def sealed(table: str, columns: str) -> str:
 
     `columns` are all columns of the table in its order, without `digest`.
     """
-    seal = f"UPDATE {table} SET digest = row_digest({columns}{', ' + ALSO[table] if table in ALSO else ''})"
+    seal = f"UPDATE {table} SET digest = row_digest({_given(columns)}{', ' + ALSO[table] if table in ALSO else ''})"
     this_row = " AND ".join(f"{name} = NEW.{name}" for name in KEYS.get(table, ("rowid",)))
     return f"""
 DROP TRIGGER IF EXISTS {table}_digest_new;
