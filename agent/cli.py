@@ -21,7 +21,7 @@ from click.shell_completion import shell_complete
 
 from perdure import __version__
 from perdure.agent.home import DEFAULT_HOME, HOME_VARIABLE
-from perdure.agent.show.terminal import HOME_KEY, visible
+from perdure.agent.show.terminal import HOME_KEY, SummaryGroup, visible
 from perdure.memory.errors import PerdureError, RuntimeFailure
 
 COMMANDS: dict[str, str] = {
@@ -54,7 +54,7 @@ COMPLETE_VARIABLE = "_PERDURE_COMPLETE"
 """What a shell sets when it asks for completions; `bash_source`, `zsh_source` or `fish_source` prints the script that does."""
 
 
-class Commands(click.Group):
+class Commands(SummaryGroup):
     """Commands by name, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

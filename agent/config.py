@@ -107,14 +107,13 @@ class ScheduleSection(Section):
                 raise ValueError(f"{error}; write five crontab fields, such as '0 3 * * *'") from error
         return cron
 
-    @field_validator("zone")
-    @classmethod
-    def _known_zone(cls, zone: str) -> str:
-        from perdure.agent.supervision.crontab import zone_named
+    @model_validator(mode="after")
+    def _known_zone(self) -> ScheduleSection:
+        if self.cron or self.zone:
+            from perdure.agent.supervision.crontab import zone_named
 
-        if zone:
-            zone_named(zone)
-        return zone
+            zone_named(self.zone)
+        return self
 
 
 class SandboxSection(Section):

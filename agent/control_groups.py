@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -18,7 +19,7 @@ NO_LIMIT_BYTES = 2**60
 
 def usable_cores(own: Path = OWN, mount: Path = MOUNT) -> int:
     """How many processors this process may keep busy at once, at least 1: those it may run on, and no more than its quota of time."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, cpu_quota(own, mount))))
 
 

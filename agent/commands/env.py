@@ -7,11 +7,21 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    json_option,
+    print_json,
+    print_table,
+    report_option,
+    say,
+    visible,
+)
 from perdure.memory.errors import RuntimeFailure
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def env() -> None:
     """List environments, check one, or play it yourself.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import home_option, json_option, print_json, print_table, visible
+from perdure.agent.show.terminal import SummaryGroup, home_option, json_option, print_json, print_table, visible
 from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from perdure.memory.store import Store
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def episode() -> None:
     """List episodes, show one turn by turn, and reward them.
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import home_option, json_option, print_json, print_table, visible
+from perdure.agent.show.terminal import SummaryGroup, home_option, json_option, print_json, print_table, visible
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def job() -> None:
     """List jobs, show one, or cancel one.
 

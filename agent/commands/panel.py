@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, report_option, say
+from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, report_option, say
 
 if TYPE_CHECKING:
     from perdure.agent.config_file import LoadedConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT = "show"
 
 
-class _WithDefault(click.Group):
+class _WithDefault(SummaryGroup):
     """A group in which whatever is no command of it belongs to its command `show`: `perdure panel v3` is `perdure panel show v3`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, print_json, print_table, report_option, report_progress, say
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    print_json,
+    print_table,
+    report_option,
+    report_progress,
+    say,
+)
 from perdure.memory.errors import InputError, PerdureError
 
 if TYPE_CHECKING:
@@ -28,7 +37,7 @@ file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def store() -> None:
     """Check the store, back it up, export, import and prune episodes.
 

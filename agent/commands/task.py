@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table
+from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, print_table
 from perdure.memory.errors import InputError
 
 MAX_COUNT = 100_000
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def task() -> None:
     """Queue tasks, and list them.
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    json_option,
+    print_json,
+    print_table,
+    report_option,
+    say,
+    visible,
+)
 from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
@@ -23,7 +33,7 @@ BEING_MADE_S = 3600.0
 reason_option = click.option("--reason", required=True, help="Why; it is kept in the log.")
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def version() -> None:
     """List versions, and choose which one serves.
 

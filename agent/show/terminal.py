@@ -51,6 +51,16 @@ report_option = click.option(
 )
 
 
+class SummaryGroup(click.Group):
+    """A group whose help shows the whole first sentence of each command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in found if command is not None and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def say(line: str) -> None:
     """Progress: a line on stderr, if that is a terminal."""
     if sys.stderr.isatty():

@@ -84,10 +84,13 @@ def zone_named(name: str) -> tzinfo:
     if not name:
         from tzlocal import get_localzone
 
-        return get_localzone()
+        try:
+            return get_localzone()
+        except (LookupError, ValueError, OSError) as error:
+            raise ValueError("the time zone of this machine is not known: name one in schedule.zone, such as 'Europe/Berlin'") from error
     try:
         return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
+    except (LookupError, ValueError, OSError) as error:
         raise ValueError(f"no time zone {name!r} on this machine: write one such as 'Europe/Berlin', or install tzdata with pip") from error
 
 
