@@ -7,6 +7,7 @@ A command is imported when it is called, so that `perdure --help` loads neither 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import traceback
@@ -16,10 +17,11 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import shell_complete
 
 from perdure import __version__
 from perdure.agent.home import DEFAULT_HOME, HOME_VARIABLE
-from perdure.agent.show.terminal import HOME_KEY, visible
+from perdure.agent.show.terminal import HOME_KEY, SummaryGroup, visible
 from perdure.memory.errors import PerdureError, RuntimeFailure
 
 COMMANDS: dict[str, str] = {
@@ -28,6 +30,9 @@ COMMANDS: dict[str, str] = {
     "doctor": "setup",
     "run": "run",
     "status": "status",
+    "pause": "pausing",
+    "resume": "pausing",
+    "job": "job_queue",
     "task": "task",
     "episode": "episode",
     "env": "env",
@@ -45,7 +50,11 @@ COMMANDS: dict[str, str] = {
 """For each command the module of `commands/` that has a function of its name."""
 
 
-class Commands(click.Group):
+COMPLETE_VARIABLE = "_PERDURE_COMPLETE"
+"""What a shell sets when it asks for completions; `bash_source`, `zsh_source` or `fish_source` prints the script that does."""
+
+
+class Commands(SummaryGroup):
     """Commands by name, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -65,7 +74,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(cls=Commands)
+@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
     type=click.Path(path_type=Path),
@@ -88,7 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the parent closed it: the next file that is opened would take its number
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # where the terminal knows ASCII only
     sys.path.append("")  # the working folder, last: py:module:Class finds modules here, and none here hides another
+    asked = os.environ.get(COMPLETE_VARIABLE)
+    if asked is not None:
+        sys.exit(shell_complete(perdure, {}, "perdure", COMPLETE_VARIABLE, asked))
     context: click.Context | None = None
     try:
         context = perdure.make_context("perdure", list(sys.argv[1:] if arguments is None else arguments))

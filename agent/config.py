@@ -96,7 +96,9 @@ class ScheduleSection(Section):
     """Learning at set times, beside `learn.every_episodes`."""
 
     cron: str = Field(default="", description="five crontab fields, such as '0 3 * * *' for every night at three; empty for never")
-    every_minutes: int = Field(default=0, ge=0, description="learn this often; 0 for never")
+    zone: str = Field(default="", description="the time zone of cron, such as 'Europe/Berlin'; empty for that of this machine")
+    every_minutes: int = Field(default=0, ge=0, le=527_040, description="learn this often; 0 for never")
+    make_up: bool = Field(default=True, description="whether a set time that passed while nothing ran, or something else, is made up for")
 
     @property
     def by_the_clock(self) -> bool:
@@ -107,13 +109,21 @@ class ScheduleSection(Section):
     @classmethod
     def _crontab(cls, cron: str) -> str:
         if cron:
-            from apscheduler.triggers.cron import CronTrigger
+            from perdure.agent.supervision.crontab import parse_crontab
 
             try:
-                CronTrigger.from_crontab(cron)
+                parse_crontab(cron)
             except ValueError as error:
                 raise ValueError(f"{error}; write five crontab fields, such as '0 3 * * *'") from error
         return cron
+
+    @model_validator(mode="after")
+    def _known_zone(self) -> ScheduleSection:
+        if self.cron or self.zone:
+            from perdure.agent.supervision.crontab import zone_named
+
+            zone_named(self.zone)
+        return self
 
 
 class SandboxSection(Section):

@@ -76,11 +76,34 @@ def load_config(path: Path | None = None) -> LoadedConfig:
             return LoadedConfig(config=Config(), origins=_origins({}, ""), path=None)
     path = path.resolve()
     given = read_toml(path, "configuration", missing="`perdure init` writes one, or name it with --config")
+    if path.parent != Path.cwd():
+        given = _from_folder(given, path.parent)
     try:
         config = Config.model_validate(given)
     except ValidationError as error:
         raise InputError(_explain(path, error)) from error
     return LoadedConfig(config=config, origins=_origins(given, path.name), path=path)
+
+
+def _from_folder(given: Document, folder: Path) -> Document:
+    """The same with paths from the folder of the file, not from the working folder: the model, interpreters, and solved examples."""
+
+    def place(value: Any) -> Any:
+        if not isinstance(value, str) or value.startswith(("~", "/")):
+            return value
+        return str(folder / value) if value.startswith(("./", "../")) or (value and (folder / value).exists()) else value
+
+    found = dict(given)
+    if "model" in found:
+        found["model"] = place(found["model"])
+    for section, inner in (("vllm", "python"), ("sandbox", "python"), ("learn", "options")):
+        table = found.get(section)
+        if isinstance(table, dict) and inner in table:
+            value = table[inner]
+            if isinstance(value, dict):
+                value = {key: place(each) if inner == "python" or key == "demos" else each for key, each in value.items()}
+            found[section] = {**table, inner: place(value)}
+    return found
 
 
 def settings(loaded: LoadedConfig) -> list[Setting]:

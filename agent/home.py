@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sys
 import time
 from contextlib import suppress
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 HOME_VARIABLE = "PERDURE_HOME"
 CACHE_VARIABLE = "PERDURE_CACHE"
 DEFAULT_HOME = ".perdure"
+NETWORK = re.compile(
+    r"nfs4?|cifs|smb3|smbfs|ncpfs|afs|coda|ceph|lustre|beegfs|gpfs|ocfs2|gfs2|davfs"
+    r"|fuse\.(sshfs|ceph|glusterfs|s3fs|gcsfuse|rclone|juicefs|davfs2)"
+)
+"""Kinds of file systems that several machines may write."""
 PROBE_PATIENCE_S = 0.5
 """A command that checks the lock holds it for a moment itself; taking the lock is tried for this long."""
 
@@ -37,8 +43,16 @@ def cache_dir() -> Path:
     if named:
         return Path(named).expanduser()
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "perdure"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perdure"
+        return _users_home() / "Library" / "Caches" / "perdure"
+    named = os.environ.get("XDG_CACHE_HOME")
+    return Path(named) / "perdure" if named else _users_home() / ".cache" / "perdure"
+
+
+def _users_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # no HOME, and a user number without a name, as in some containers
+        raise InputError(f"this user has no home folder: name one for models in {CACHE_VARIABLE}") from error
 
 
 class HomeBusy(InputError):
@@ -59,6 +73,7 @@ class HomeLock:
         cannot be written.
         """
         _refuse_foreign(self.home)
+        _refuse_network(self.home)
         path = _lock_path(self.home)
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,6 +161,30 @@ def _try_lock(descriptor: int, patience_s: float, kind: int = fcntl.LOCK_EX) -> 
             time.sleep(0.02)
         else:
             return True
+
+
+def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """The kind of file system of a folder, which need not exist yet, as in 'ext4'; empty if it is not known."""
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return ""
+    found: dict[Path, str] = {}
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), before.split()[4])  # a blank is written as \040
+        found[Path(point)] = after.split()[0]  # of several on one folder the last is seen
+    return next((found[place] for place in (folder, *folder.parents) if place in found), "")
+
+
+def _refuse_network(home: Path) -> None:
+    """Refuse a home on a network file system before anything is written: SQLite's log and our lock need memory that all processes share."""
+    kind = file_system_of(home)
+    if NETWORK.fullmatch(kind):
+        raise InputError(
+            f"{home} is on a network file system ({kind}), where databases and locks are not safe: "
+            "name a folder on a disk of this machine with --home; models may stay there"
+        )
 
 
 def _refuse_foreign(home: Path) -> None:

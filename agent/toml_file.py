@@ -19,5 +19,7 @@ def read_toml(path: Path, what: str, *, missing: str) -> dict[str, Any]:
         raise InputError(f"cannot read the {what} {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply to be a {what}") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"the {what} {path} is not TOML: {error}") from error

@@ -39,20 +39,22 @@ class CommonLearnOptions(OptionGroup):
 
     title = "Every learner"
 
-    updates: int = Field(12, ge=1, description="number of updates")
-    prompts: int = Field(16, ge=1, description="tasks in one batch, including those of old environments")
-    samples: int = Field(8, ge=2, description="episodes of each target task (the group size G)")
+    updates: int = Field(12, ge=1, le=100_000, description="number of updates")
+    prompts: int = Field(16, ge=1, le=4096, description="tasks in one batch, including those of old environments")
+    samples: int = Field(8, ge=2, le=1024, description="episodes of each target task (the group size G)")
     lr: float = Field(5e-4, gt=0, le=1, description="learning rate of AdamW; falls linearly to zero over the updates")
     warmup: int = Field(3, ge=0, description="first steps, over which the learning rate rises; at most a quarter of the updates")
-    seed: int = Field(0, ge=0, description="seed of the tasks; by default that of the configuration")
-    temperature: float = Field(1.0, gt=0, le=10, description="sampling temperature while learning")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the tasks; by default that of the configuration")
+    temperature: float = Field(1.0, ge=0.01, le=10, description="sampling temperature while learning")
     rewards: str = Field(
         ENVIRONMENT,
         min_length=1,
         description="source of rewards: environment, the name of a source of stored rewards, or a reward model py:MODULE:CLASS",
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="largest norm of the gradient; a larger one is scaled down")
-    measure: int = Field(8, ge=0, description="episodes on which each update measures KL to the base and serving versions; 0 for none")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="largest norm of the gradient; a larger one is scaled down")
+    measure: int = Field(
+        8, ge=0, le=4096, description="episodes on which each update measures KL to the base and serving versions; 0 for none"
+    )
 
 
 class LossOptions(OptionGroup):
@@ -60,11 +62,11 @@ class LossOptions(OptionGroup):
 
     title = "Every learner: the loss"
 
-    ratio_cap: float = Field(2.0, gt=0, description="upper limit of the importance ratio between learner and sampler")
+    ratio_cap: float = Field(2.0, gt=0, le=1e6, description="upper limit of the importance ratio between learner and sampler")
     mask_truncated: bool = Field(
         False, description="leave answers cut off at max_tokens out of policy gradients (DAPO's overlong filtering)"
     )
-    kl: float = Field(0.0, ge=0, description="weight of KL to the serving version on the targets' episodes, or on fixed data")
+    kl: float = Field(0.0, ge=0, le=1000, description="weight of KL to the serving version on the targets' episodes, or on fixed data")
     kl_estimator: Literal["k2", "k3"] = Field("k2", description="estimator of KL from samples: k2 or k3")
 
 
@@ -76,7 +78,7 @@ class ReplayOptions(OptionGroup):
     share: float = Field(
         0.5, alias="replay", ge=0, lt=1, description="share of a batch that replays old environments with the current weights"
     )
-    samples: int = Field(4, alias="replay_samples", ge=2, description="episodes of each replayed task")
+    samples: int = Field(4, alias="replay_samples", ge=2, le=1024, description="episodes of each replayed task")
     tokens: float = Field(
         1.0,
         alias="replay_tokens",
@@ -84,10 +86,14 @@ class ReplayOptions(OptionGroup):
         description="most tokens of replayed episodes in a batch, with prompts, as a multiple of the targets'",
     )
     weight: float = Field(
-        0.3, alias="replay_weight", ge=0, description="weight of the cross-entropy on replayed groups in which all episodes succeeded"
+        0.3,
+        alias="replay_weight",
+        ge=0,
+        le=1000,
+        description="weight of the cross-entropy on replayed groups in which all episodes succeeded",
     )
     stored: float = Field(0.0, ge=0, lt=1, description="share of the replay taken from stored episodes, with importance ratios")
-    kl: float = Field(0.2, alias="kl_old", ge=0, description="weight of KL to the serving version on episodes of old environments")
+    kl: float = Field(0.2, alias="kl_old", ge=0, le=1000, description="weight of KL to the serving version on episodes of old environments")
 
 
 class RetentionOptions(OptionGroup):
@@ -95,13 +101,15 @@ class RetentionOptions(OptionGroup):
 
     title = "Every learner: other ways to keep old skills"
 
-    ewc: float = Field(0.0, ge=0, description="weight of elastic weight consolidation (EWC) for old environments")
-    lwf: float = Field(0.0, ge=0, description="weight of learning without forgetting (LwF): KL from the serving version on the batch")
-    olora: float = Field(0.0, ge=0, description="weight of O-LoRA: trains a new adapter orthogonal to the old one; the rank grows")
+    ewc: float = Field(0.0, ge=0, le=1e9, description="weight of elastic weight consolidation (EWC) for old environments")
+    lwf: float = Field(
+        0.0, ge=0, le=1000, description="weight of learning without forgetting (LwF): KL from the serving version on the batch"
+    )
+    olora: float = Field(0.0, ge=0, le=1e6, description="weight of O-LoRA: trains a new adapter orthogonal to the old one; the rank grows")
     gem: Literal["off", "a-gem", "gem"] = Field(
         "off", description="off, a-gem or gem: project the gradient so that it does not raise the loss on old episodes"
     )
-    memory: int = Field(32, ge=1, description="stored successes of each old environment that ewc and gem use")
+    memory: int = Field(32, ge=1, le=100_000, description="stored successes of each old environment that ewc and gem use")
     staleness: int = Field(
         1000,
         ge=0,
@@ -125,7 +133,7 @@ class TuningOptions(OptionGroup):
 
     tuning: Literal["lora", "full"] = Field("lora", description="lora, or full for all weights")
     rank: int = Field(16, ge=1, le=256, description="rank of the LoRA adapter")
-    alpha: int = Field(32, ge=1, description="numerator of the LoRA scale alpha / rank")
+    alpha: int = Field(32, ge=1, le=65_536, description="numerator of the LoRA scale alpha / rank")
     dtype: Literal["fastest", "float32", "bfloat16"] = Field(
         "fastest", description="precision of products with the weights: float32, bfloat16, or fastest for the faster one on this machine"
     )

@@ -31,7 +31,7 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory import faults
 from perdure.memory.contracts.orders import Job, LearnOrder
-from perdure.memory.environments import list_environments, require
+from perdure.memory.environments import environments_in_use, require_in_use
 from perdure.memory.errors import Diverged, InputError, RuntimeFailure, UnknownError
 from perdure.memory.jobs import steps
 from perdure.memory.processes import record_event
@@ -53,9 +53,9 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
         raise UnknownError(f"no learner {order.learner!r}: there are {', '.join(sorted(LEARNERS))}")
     targets = [load(name) for name in queued.targets]
     for environment in targets:
-        require(store, environment.name)
+        require_in_use(store, environment.name)
     options = parse_options(order.learner, order.options)
-    old = [row.name for row in list_environments(store) if row.name not in queued.targets]
+    old = [row.name for row in environments_in_use(store) if row.name not in queued.targets]
     checkpoint = _last_checkpoint(store, queued)
     progress = _begun(store, queued, order, options, old) if checkpoint is None else checkpoint.progress
     start = version_weights(store, engine.files, get_version(store, progress.start))

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from perdure.memory.errors import InputError, UnknownError
-from perdure.memory.json_value import Document
+from perdure.memory.json_value import Document, iso_utc
 from perdure.memory.store import Store
 
 
@@ -33,6 +33,8 @@ class Registration:
     """The share of tasks that a constant or a random answer solves; None: not known."""
     oracle: bool | None = None
     """Whether it has an `oracle()`; None: not known."""
+    retired: float | None = None
+    """Since when it is out of play, replay and gate, in Unix seconds; None if it is in use."""
 
     def as_json(self) -> Document:
         """The listing's keys."""
@@ -43,6 +45,7 @@ class Registration:
             "reward_high": self.reward_high,
             "critical": self.critical,
             "anchor": self.anchor,
+            "retired": None if self.retired is None else iso_utc(self.retired),
         }
 
 
@@ -77,7 +80,7 @@ def score_of_return(total_reward: float, low: float, high: float) -> float:
 
 
 def list_environments(store: Store) -> list[Registration]:
-    """All environments, oldest first."""
+    """All environments, oldest first, also those that are retired."""
     rows = store.rows("SELECT * FROM environment ORDER BY rowid")
     return [
         Registration(
@@ -92,9 +95,36 @@ def list_environments(store: Store) -> list[Registration]:
             changed_gate=row["changed_gate"],
             chance=row["chance"],
             oracle=None if row["oracle"] is None else bool(row["oracle"]),
+            retired=row["retired_at"],
         )
         for row in rows
     ]
+
+
+def environments_in_use(store: Store) -> list[Registration]:
+    """Those that are played, replayed and judged, oldest first: all but the retired ones."""
+    return [row for row in list_environments(store) if row.retired is None]
+
+
+def retire(store: Store, name: str) -> int:
+    """Take an environment out of play, replay and gate. Its history stays, and its anchor. Its queued tasks fail; gives how many those are.
+
+    Raises `UnknownError`, and `InputError` if it is retired already.
+    """
+    with store.write() as conn:
+        require(store, name)
+        if conn.execute("UPDATE environment SET retired_at = ? WHERE name = ? AND retired_at IS NULL", (time.time(), name)).rowcount == 0:
+            raise InputError(f"{name} is retired already: `perdure env restore` brings it back")
+        sql = "UPDATE task SET state = 'failed', error = ?, finished_at = ? WHERE environment = ? AND state = 'queued'"
+        return conn.execute(sql, ("its environment was retired", time.time(), name)).rowcount
+
+
+def restore(store: Store, name: str) -> None:
+    """Bring a retired environment back, with the anchor that it had. Raises `UnknownError`, and `InputError` if it is in use."""
+    with store.write() as conn:
+        require(store, name)
+        if conn.execute("UPDATE environment SET retired_at = NULL WHERE name = ? AND retired_at IS NOT NULL", (name,)).rowcount == 0:
+            raise InputError(f"{name} is not retired: nothing was changed")
 
 
 def require(store: Store, name: str) -> None:
@@ -102,6 +132,18 @@ def require(store: Store, name: str) -> None:
     if not store.rows("SELECT 1 FROM environment WHERE name = ?", (name,)):
         known = ", ".join(row["name"] for row in store.rows("SELECT name FROM environment ORDER BY name LIMIT 8"))
         raise UnknownError(f"no environment {name!r} in this home; it has {known or 'none yet'}")
+
+
+def require_in_use(store: Store, name: str) -> None:
+    """Raise `UnknownError` if no environment of that name is registered, and `InputError` if it is retired."""
+    require(store, name)
+    refuse_retired(store, name)
+
+
+def refuse_retired(store: Store, name: str) -> None:
+    """Raise `InputError` if this environment is retired; not if it is unknown."""
+    if store.rows("SELECT 1 FROM environment WHERE name = ? AND retired_at IS NOT NULL", (name,)):
+        raise InputError(f"{name} is retired: `perdure env restore` brings it back")
 
 
 def anchor_of(store: Store, environment: str) -> str | None:

@@ -42,8 +42,10 @@ def making(final: Path, *, replace: bool) -> Iterator[Path]:
     """
     made = final.with_name(f"{MAKING}{final.name}-{os.getpid()}") if final.name else final
     try:
-        if final.is_dir():
+        if final.is_dir() and not final.is_symlink():
             raise InputError(f"{final} is a folder: name a file in it")
+        if final.is_symlink() or (final.exists() and not final.is_file()):  # renaming over it would destroy it: a device, a pipe, a link
+            raise InputError(f"{final} is no ordinary file, and is not replaced: name another one")
         if final.exists() and not replace:
             raise InputError(f"{final} exists already: name another file, or give --force to replace it")
         if not final.parent.is_dir():

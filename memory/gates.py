@@ -19,7 +19,7 @@ from perdure.memory.contracts.results import GateResult, GateTerms
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.records import Decision, Lease, Pair, Role
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,18 +223,19 @@ def _check_open(gate: GateRow) -> None:
 
 
 def _gate(row: Any) -> GateRow:
-    return GateRow(
-        id=row["id"],
-        job=row["job"],
-        attempt=row["attempt"],
-        candidate=row["candidate"],
-        serving=row["serving"],
-        profile=row["profile"],
-        terms=GateTerms(**json.loads(row["settings"])),
-        result=None if row["evidence"] is None else read_gate(json.loads(row["evidence"])),
-        started=row["started_at"],
-        finished=row["finished_at"],
-    )
+    with reading_row(f"gate {row['id']}"):
+        return GateRow(
+            id=row["id"],
+            job=row["job"],
+            attempt=row["attempt"],
+            candidate=row["candidate"],
+            serving=row["serving"],
+            profile=row["profile"],
+            terms=GateTerms(**json.loads(row["settings"])),
+            result=None if row["evidence"] is None else read_gate(json.loads(row["evidence"])),
+            started=row["started_at"],
+            finished=row["finished_at"],
+        )
 
 
 def _pair(row: Any) -> Pair:

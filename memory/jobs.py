@@ -22,13 +22,14 @@ from perdure.memory.contracts.json_form import (
     result_document,
     update_document,
 )
-from perdure.memory.contracts.orders import Job, Order, kind_of, learner_of
+from perdure.memory.contracts.orders import CANCELLED, Job, Order, kind_of, learner_of
 from perdure.memory.contracts.results import Result, Update
-from perdure.memory.errors import UnknownError
+from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
+from perdure.memory.processes import record_event
 from perdure.memory.records import Lease
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 from perdure.memory.trajectories.journal import abort_orphans
 
 ENDED = ("done", "failed")
@@ -148,6 +149,22 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
         abort_orphans(store)
 
 
+def cancel_job(store: Store, job: int, reason: str) -> Job:
+    """Fail a job that has not ended, because a person takes it back; a process that works on it loses its lease and writes nothing more.
+
+    Raises `UnknownError`, and `InputError` if it has ended.
+    """
+    with store.write() as conn:
+        found = get_job(store, job)
+        if found.state in ENDED:
+            raise InputError(f"job {job} is {found.state} already: nothing was changed")
+        sql = "UPDATE job SET state = 'failed', owner = NULL, error = ?, finished_at = ? WHERE id = ?"
+        conn.execute(sql, (CANCELLED + reason, time.time(), job))
+        record_event(store, "cancelled", f"job {job}", reason)
+        abort_orphans(store)
+        return get_job(store, job)
+
+
 def requeue_failed(store: Store, job: int) -> None:
     """Queue a failed job again, with all its attempts before it. Nothing if it has not failed."""
     sql = "UPDATE job SET state = 'queued', spent = 0, error = NULL, finished_at = NULL WHERE id = ? AND state = 'failed'"
@@ -179,7 +196,7 @@ def get_job(store: Store, job: int) -> Job:
     """Raises `UnknownError`."""
     rows = store.rows("SELECT * FROM job WHERE id = ?", (job,))
     if not rows:
-        raise UnknownError(f"no job {job}; `perdure status` shows how many there are")
+        raise UnknownError(f"no job {job}; `perdure job list` shows them")
     return _job(rows[0])
 
 
@@ -247,10 +264,11 @@ def steps(store: Store, job: int) -> list[Step]:
         """,
         (job,),
     )
-    return [
-        Step(job=row["job"], attempt=row["attempt"], update=read_update(json.loads(row["diagnostics"])), made=row["made_at"])
-        for row in rows
-    ]
+    with reading_row(f"a step of job {job}"):
+        return [
+            Step(job=row["job"], attempt=row["attempt"], update=read_update(json.loads(row["diagnostics"])), made=row["made_at"])
+            for row in rows
+        ]
 
 
 def _requeue_lapsed(store: Store, clock: Clock) -> None:
@@ -261,14 +279,15 @@ def _requeue_lapsed(store: Store, clock: Clock) -> None:
 
 
 def _job(row: Any) -> Job:
-    return Job(
-        id=row["id"],
-        order=read_order(row["kind"], row["learner"], json.loads(row["options"])),
-        targets=tuple(json.loads(row["targets"])),
-        state=row["state"],
-        attempt=row["attempt"],
-        candidate=row["candidate"],
-        result=None if row["result"] is None else read_result(row["kind"], json.loads(row["result"])),
-        error=row["error"],
-        created=row["created_at"],
-    )
+    with reading_row(f"job {row['id']}"):
+        return Job(
+            id=row["id"],
+            order=read_order(row["kind"], row["learner"], json.loads(row["options"])),
+            targets=tuple(json.loads(row["targets"])),
+            state=row["state"],
+            attempt=row["attempt"],
+            candidate=row["candidate"],
+            result=None if row["result"] is None else read_result(row["kind"], json.loads(row["result"])),
+            error=row["error"],
+            created=row["created_at"],
+        )

@@ -30,7 +30,10 @@ def record_json(record: DataclassInstance, times: Sequence[str] = ()) -> Documen
 
 def iso_utc(unix_s: float) -> str:
     """A time for people and scripts: '2026-11-23T08:15:00+00:00'."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):  # in no year that has a date: damaged
+        return f"{unix_s:g} s after 1970"
 
 
 def to_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Processes of this home, events, and the device lease.
+"""Processes of this home, events, the device lease, pauses and alarms.
 
 Each process writes from time to time what it is doing, so that `status` can show why nothing happens. On a machine that is too slow to play
 and learn at once, the holder of the device lease computes and the others wait.
@@ -7,9 +7,9 @@ and learn at once, the holder of the device lease computes and the others wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from perdure.memory import leases
 from perdure.memory.json_value import Document, record_json
@@ -49,6 +49,38 @@ class Event:
     def as_json(self) -> Document:
         """The listing's keys."""
         return record_json(self, times=("happened",))
+
+
+Pausable = Literal["play", "learning"]
+AlarmName = Literal["cron", "every_minutes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """What a person has stopped."""
+
+    what: Pausable
+    reason: str
+    paused: float
+
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self, times=("paused",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A set time of learning, as the last daemon read it from its settings. Times in Unix seconds."""
+
+    name: AlarmName
+    setting: str
+    next: float
+    """It has passed if it was missed, or if something else works."""
+    rung: float | None = None
+
+    def as_json(self) -> Document:
+        """The listing's keys."""
+        return record_json(self, times=("next", "rung"))
 
 
 def beat(store: Store, name: str, pid: int, state: str, detail: str | None = None) -> None:
@@ -104,6 +136,13 @@ def record_event(store: Store, kind: str, subject: str, message: str) -> None:
         conn.execute(sql, (kind, subject, message, time.time()))
 
 
+def keep_latest_events(store: Store, kind: str, keep: int) -> None:
+    """Delete the events of a kind but for the latest `keep`."""
+    sql = "DELETE FROM event WHERE kind = ? AND id NOT IN (SELECT id FROM event WHERE kind = ? ORDER BY id DESC LIMIT ?)"
+    with store.write() as conn:
+        conn.execute(sql, (kind, kind, keep))
+
+
 def events(store: Store, limit: int = 50) -> list[Event]:
     """The latest events, latest first."""
     return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
@@ -119,6 +158,43 @@ def events_since(store: Store, kind: str, other: str) -> int:
     """How many events of a kind came after the latest of another kind."""
     sql = "SELECT count(*) AS n FROM event WHERE kind = ? AND id > coalesce((SELECT max(id) FROM event WHERE kind = ?), 0)"
     return int(store.rows(sql, (kind, other))[0]["n"])
+
+
+def pauses(store: Store) -> list[Pause]:
+    """What is paused, by name."""
+    rows = store.rows("SELECT * FROM pause ORDER BY what")
+    return [Pause(what=row["what"], reason=row["reason"], paused=row["paused_at"]) for row in rows]
+
+
+def pause(store: Store, what: Pausable, reason: str) -> None:
+    """Pause it, or give the pause another reason."""
+    sql = "INSERT INTO pause (what, reason, paused_at) VALUES (?, ?, ?) ON CONFLICT (what) DO UPDATE SET reason = excluded.reason"
+    with store.write() as conn:
+        conn.execute(sql, (what, reason, time.time()))
+        record_event(store, "paused", what, reason)
+
+
+def resume(store: Store, what: Pausable) -> bool:
+    """End a pause; False if there was none."""
+    with store.write() as conn:
+        was = conn.execute("DELETE FROM pause WHERE what = ?", (what,)).rowcount == 1
+        if was:
+            record_event(store, "resumed", what, "by a person")
+    return was
+
+
+def alarms(store: Store) -> list[Alarm]:
+    """The set times, by name."""
+    rows = store.rows("SELECT * FROM alarm ORDER BY name")
+    return [Alarm(name=row["name"], setting=row["setting"], next=row["next_at"], rung=row["rung_at"]) for row in rows]
+
+
+def set_alarms(store: Store, alarms: Iterable[Alarm]) -> None:
+    """Replace them all."""
+    with store.write() as conn:
+        conn.execute("DELETE FROM alarm")
+        sql = "INSERT INTO alarm (name, setting, next_at, rung_at) VALUES (?, ?, ?, ?)"
+        conn.executemany(sql, [(one.name, one.setting, one.next, one.rung) for one in alarms])
 
 
 def take_device(store: Store, owner: str, ttl_s: float, clock: Clock) -> Lease | None:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from perdure.memory.json_value import Document, to_json
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 
 Order = Literal["interleaved", "shuffled", "sequential", "permuted"]
 
@@ -74,8 +74,10 @@ def set_stages(store: Store, stages: Sequence[Stage]) -> None:
 
 def list_stages(store: Store) -> list[Stage]:
     """The stages in their order; none if no daemon has run here yet."""
-    plans: list[Document] = [json.loads(row["plan"]) for row in store.rows("SELECT plan FROM stage ORDER BY place")]
-    return [Stage(**{**plan, "environments": tuple(StageShare(**share) for share in plan["environments"])}) for plan in plans]
+    rows = store.rows("SELECT plan FROM stage ORDER BY place")
+    with reading_row("a stage of the stream"):
+        plans: list[Document] = [json.loads(row["plan"]) for row in rows]
+        return [Stage(**{**plan, "environments": tuple(StageShare(**share) for share in plan["environments"])}) for plan in plans]
 
 
 def progress(store: Store) -> dict[tuple[str | None, str], StageProgress]:

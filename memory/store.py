@@ -22,6 +22,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.layout.digests import register_digests
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"
@@ -34,6 +35,8 @@ CHECKPOINT_PAGES = 512
 
 Params = Sequence[Any] | Mapping[str, Any]
 
+_DAMAGED = "{path} is damaged ({error}): restore a backup of {home}"
+
 _SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
     sqlite3.SQLITE_FULL: (Unavailable, "the disk of {home} is full: nothing was written; free some space and start again"),
     sqlite3.SQLITE_READONLY: (Unavailable, "cannot write to {path}: it is read-only; allow writing, or name another folder with --home"),
@@ -45,7 +48,7 @@ _SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
     sqlite3.SQLITE_LOCKED: (Unavailable, "{path} stays locked by another program: end that program, and try again"),
     sqlite3.SQLITE_IOERR: (Unavailable, "reading or writing {path} failed ({error}): check the disk and its free space"),
     sqlite3.SQLITE_NOTADB: (InputError, "{path} is not a database: move it away, or name another folder with --home"),
-    sqlite3.SQLITE_CORRUPT: (RuntimeFailure, "{path} is damaged ({error}): restore a backup of {home}"),
+    sqlite3.SQLITE_CORRUPT: (RuntimeFailure, _DAMAGED),
 }
 """SQLite's primary result codes, with our error for each. A code that is not here is a mistake of ours and stays as it is."""
 
@@ -71,8 +74,11 @@ class Store:
     def read(self) -> Iterator[sqlite3.Connection]:
         """One transaction that locks nobody out: all that is read in it is of one moment. It may write to attached tables only.
 
-        Keep it short: until it ends, the write-ahead log cannot be reset.
+        Inside another transaction it joins that one. Keep it short: until it ends, the write-ahead log cannot be reset.
         """
+        if self.db.conn.in_transaction:
+            yield self.db.conn
+            return
         with self._transaction("BEGIN", "COMMIT", "ROLLBACK") as conn:
             yield conn
 
@@ -81,7 +87,12 @@ class Store:
         with _plain_errors(self.home):
             cursor = self.db.conn.cursor()
             cursor.row_factory = sqlite3.Row
-            return cursor.execute(sql, params).fetchall()
+            try:
+                return cursor.execute(sql, params).fetchall()
+            except sqlite3.OperationalError as error:
+                if str(error).startswith("no such "):  # a definition is damaged, or was changed by hand
+                    raise RuntimeFailure(_DAMAGED.format(home=self.home, path=self.home / FILE_NAME, error=error)) from error
+                raise
 
     def close(self) -> None:
         self.db.close()
@@ -107,8 +118,8 @@ class Store:
                 raise
 
 
-def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
-    """Open the store of a home that has one, if it has the schema of this program.
+def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS, *, reading: bool = False) -> Store:
+    """Open the store of a home that has one, if it has the schema of this program. `reading`: also if it cannot be written.
 
     Raises `InputError` if there is no store or it is not ours, and `RuntimeFailure` if it cannot be written or needs a migration.
     """
@@ -116,14 +127,15 @@ def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     path = home / FILE_NAME
     if not path.is_file():
         raise InputError(f"no store in {home}: `perdure run` makes one; or name its folder with --home")
-    _check_writable(home, path)
-    store = _connect(home, mode="rw", autocheckpoint=0)
+    _check_not_emptied(home)
+    store = _connect_to_read(home) if reading else _connect_to_write(home)
     try:
         version = _schema_version(store, migrations)
         if version < len(migrations):
             raise RuntimeFailure(
                 f"the store in {home} has schema {version}, this program needs {len(migrations)}: start `perdure run` once to migrate it"
             )
+        _check_versions(store)
     except BaseException:
         store.close()
         raise
@@ -139,6 +151,7 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     except OSError as error:
         raise RuntimeFailure(f"cannot make the home {home}: {error.strerror}; name another folder with --home") from error
     _check_writable(home, home / FILE_NAME)
+    _check_not_emptied(home)
     store = _connect(home, mode="rwc", autocheckpoint=CHECKPOINT_PAGES)
     try:
         if _schema_version(store, migrations) < len(migrations):
@@ -146,10 +159,22 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
                 _migrations(migrations).apply(store.db)
             if (version := _schema_version(store, migrations)) != len(migrations):
                 raise RuntimeFailure(f"the store in {home} has schema {version} after its migrations: it is damaged; restore a backup")
+        _check_versions(store)
     except BaseException:
         store.close()
         raise
     return store
+
+
+@contextmanager
+def reading_row(what: str) -> Iterator[None]:
+    """Raise `RuntimeFailure` that names the row if the block cannot make sense of one, because it is damaged: no JSON, or another form."""
+    try:
+        yield
+    except PerdureError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RuntimeFailure(f"{what} is damaged ({type(error).__name__}: {error}): `perdure store check`, and restore a backup") from error
 
 
 def checkpoint(store: Store) -> None:
@@ -176,6 +201,22 @@ def refuse_inside(store: Store, path: Path) -> None:
         raise InputError(f"{path} is inside the home: name a file outside of {store.home}")
 
 
+def _connect_to_write(home: Path) -> Store:
+    _check_writable(home, home / FILE_NAME)
+    return _connect(home, mode="rw", autocheckpoint=0)
+
+
+def _connect_to_read(home: Path) -> Store:
+    """A connection that reads also on a disk that is full or became read-only."""
+    try:
+        return _connect_to_write(home)
+    except (Unavailable, RuntimeFailure):
+        log = home / f"{FILE_NAME}-wal"
+        # without a log nothing changes the file; with one SQLite reads both, if the files beside it are still there
+        unchanged = "" if log.exists() and log.stat().st_size else "&immutable=1"
+        return _connect(home, mode=f"ro{unchanged}", autocheckpoint=0)
+
+
 def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
     with _plain_errors(home):
         conn = sqlite3.connect(f"{(home / FILE_NAME).as_uri()}?mode={mode}", uri=True, isolation_level=None)
@@ -185,13 +226,15 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
             if mode == "rwc":  # the first table fixes both of these, and setting the second one writes
                 conn.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
                 conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            conn.execute("PRAGMA journal_mode = WAL").fetchall()
+            if not mode.startswith("ro"):
+                conn.execute("PRAGMA journal_mode = WAL").fetchall()
             conn.execute("PRAGMA synchronous = FULL")
             conn.execute("PRAGMA foreign_keys = ON")
             conn.execute(f"PRAGMA wal_autocheckpoint = {autocheckpoint}").fetchall()
             conn.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_SIZE_BYTES}").fetchall()
             db = Database(conn, strict=True)
             register_functions(db)
+            register_digests(conn)
         except BaseException:
             conn.close()
             raise
@@ -249,6 +292,28 @@ def _statements(sql: str) -> Iterator[str]:
         yield statement
 
 
+def _check_not_emptied(home: Path) -> None:
+    """Raise `RuntimeFailure` if there are versions, but a database of no bytes or none: to begin anew would hide the loss."""
+    file = home / FILE_NAME
+    if not (file.exists() and file.stat().st_size) and (kept := _kept(home)):
+        what = "is empty" if file.exists() else "is gone"
+        raise RuntimeFailure(
+            f"{file} {what}, though {kept} is there: restore a backup; or move both away, or name another folder with --home"
+        )
+
+
+def _check_versions(store: Store) -> None:
+    """Raise `RuntimeFailure` if there are folders of versions, but no rows."""
+    if not store.rows("SELECT 1 FROM version LIMIT 1") and (kept := _kept(store.home)):
+        raise RuntimeFailure(f"{store.home / FILE_NAME} knows no version, though {kept} is there: it is damaged; restore a backup")
+
+
+def _kept(home: Path) -> Path | None:
+    """A file of a version, or an archive; None if the home has neither."""
+    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"))
+    return min(found, default=None)
+
+
 def _check_writable(home: Path, path: Path) -> None:
     """Raise `RuntimeFailure` if the home is read-only. Asks the kernel, which also refuses root on a read-only mount."""
     for place in (home, path):
@@ -267,6 +332,8 @@ def _plain_errors(home: Path) -> Iterator[None]:
         raise InputError("a number is too large for the store: integers go up to 2**63 - 1") from error
     except UnicodeEncodeError as error:
         raise InputError(f"a text is not valid Unicode ({error.reason}) and cannot be stored") from error
+    except UnicodeDecodeError as error:  # SQLite's message quotes a damaged definition
+        raise RuntimeFailure(_DAMAGED.format(home=home, path=home / FILE_NAME, error="its schema cannot be read")) from error
     except sqlite3.Error as error:
         plain = _plain_error(home, error)
         if plain is None:
@@ -278,6 +345,8 @@ def _plain_error(home: Path, error: sqlite3.Error) -> PerdureError | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; an error that does not come from SQLite has none
     if code == sqlite3.SQLITE_CONSTRAINT and str(error).startswith("FOREIGN KEY"):  # pysqlite3 does not report the extended code
         return RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written")
+    if (code == 0 and "decode" in str(error)) or "unsupported file format" in str(error):  # Python's own, for a text that is no UTF-8
+        return RuntimeFailure(_DAMAGED.format(home=home, path=home / FILE_NAME, error=error))
     if code not in _SQLITE_ERRORS:
         return None
     kind, text = _SQLITE_ERRORS[code]

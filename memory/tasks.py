@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import Document, record_json
+from perdure.memory.json_value import Document, iso_utc, record_json
 from perdure.memory.leases import Clock
 from perdure.memory.records import Lease, Task
 from perdure.memory.store import Store
@@ -30,10 +30,12 @@ class TaskSummary:
     stage: str | None
     """The stage that drew it; None if a person asked for it."""
     episodes: tuple[int, ...]
+    created: float
 
     def as_json(self) -> Document:
         """The listing's keys."""
-        return {**record_json(self.task), "source": self.source, "stage": self.stage, "episodes": list(self.episodes)}
+        more = {"source": self.source, "stage": self.stage, "episodes": list(self.episodes), "created": iso_utc(self.created)}
+        return {**record_json(self.task), **more}
 
 
 def add_tasks(
@@ -50,7 +52,7 @@ def add_tasks(
     if any(seed < 0 for seed in seeds):
         raise InputError(f"a seed cannot be negative: {min(seeds)}")
     with store.write():
-        environments.require(store, environment)
+        environments.require_in_use(store, environment)
         sql = "INSERT INTO task (environment, seed, members, source, stage, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
         return [int(store.rows(sql, (environment, seed, members, source, stage, time.time()))[0]["id"]) for seed in seeds]
 
@@ -61,7 +63,7 @@ def lease_tasks(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock
     Before that, tasks whose lease has lapsed are queued again and their running episodes aborted.
     """
     with store.write():
-        _requeue_lapsed(store, clock)
+        requeue_lapsed(store, clock)
         rows = store.rows(
             """
             UPDATE task SET state = 'leased', owner = ?, attempt = attempt + 1, lease_until = ?, boot_id = ?
@@ -115,6 +117,7 @@ def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
             source=row["source"],
             stage=row["stage"],
             episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
+            created=row["created_at"],
         )
         for row in rows
     ]
@@ -147,7 +150,7 @@ def leases_of(store: Store, owner: str) -> list[Lease]:
     return [Lease(subject=row["id"], owner=owner, attempt=row["attempt"]) for row in rows]
 
 
-def _requeue_lapsed(store: Store, clock: Clock) -> None:
+def requeue_lapsed(store: Store, clock: Clock) -> None:
     """Queue the tasks whose lease has lapsed again, or fail those that have failed too often."""
     with store.write():
         if leases.requeue_lapsed(store, "task", clock, "the process that played it died"):

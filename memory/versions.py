@@ -23,7 +23,7 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, Unkno
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 
 INITIAL = "v0"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -72,10 +72,7 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
     with store.write() as conn:
         rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
         if rows and rows[0]["base_hash"] != base_hash:
-            raise InputError(
-                f"the versions in {store.home} belong to the model {rows[0]['base_model']!r}, not to {base_model!r}: "
-                "name the old model in the config, or another folder with --home"
-            )
+            raise refused_model(store, base_model)
         if not rows:
             now = time.time()
             conn.execute(
@@ -90,6 +87,15 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
                 (INITIAL, now),
             )
         return get_version(store, INITIAL)
+
+
+def refused_model(store: Store, base_model: str) -> InputError:
+    """The error for a model that is not the one of this home."""
+    own, _ = base_of(store, INITIAL)
+    return InputError(
+        f"the versions in {store.home} belong to the model {own!r}, not to {base_model!r}: "
+        "name the old model in the config, or another folder with --home"
+    )
 
 
 def next_name(store: Store) -> str:
@@ -378,14 +384,15 @@ def _check_reason(reason: str) -> None:
 
 
 def _version(row: Any) -> Version:
-    return Version(
-        name=row["name"],
-        parent=row["parent"],
-        state=row["state"],
-        hash=row["hash"],
-        path=row["path"],
-        targets=tuple(json.loads(row["targets"])),
-        job=row["job"],
-        pinned=bool(row["pinned"]),
-        created=row["created_at"],
-    )
+    with reading_row(f"version {row['name']}"):
+        return Version(
+            name=row["name"],
+            parent=row["parent"],
+            state=row["state"],
+            hash=row["hash"],
+            path=row["path"],
+            targets=tuple(json.loads(row["targets"])),
+            job=row["job"],
+            pinned=bool(row["pinned"]),
+            created=row["created_at"],
+        )

@@ -50,6 +50,7 @@ from perdure.memory.exchange.documents import document_schema
 from perdure.memory.records import Purpose
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.stages import Order
+from perdure.memory.upkeep.integrity import DIGESTS_RULE
 from perdure.memory.upkeep.integrity import RULES as STORE_RULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -305,7 +306,7 @@ def test_every_rule_of_the_check_is_documented() -> None:
 
 def test_every_rule_of_the_check_of_the_store_is_documented() -> None:
     rules = [rule.__name__.strip("_").replace("_", "-") for rule in STORE_RULES]
-    assert [line.split("`")[1] for line in table(ROOT / "docs/store.md", "| rule | looks for |")] == [*rules, TOKENS_RULE]
+    assert [line.split("`")[1] for line in table(ROOT / "docs/store.md", "| rule | looks for |")] == [*rules, DIGESTS_RULE, TOKENS_RULE]
 
 
 def test_every_column_of_an_export_is_documented() -> None:

@@ -3,7 +3,7 @@
 Both sides write the same turns in the same transactions, in turn, into databases of the same settings and the same table. The peer packs
 its blobs with `struct` and inserts rows, as any program with `sqlite3` would. It is also timed with rows that were ready before the clock
 ran, which is SQLite alone. Ours also renews the leases of its tasks, checks that each episode still runs and that each prompt continues the
-turn before, and counts turns. Left out: a large store (`large_store.py`).
+turn before, counts turns, and computes their digests. Left out: a large store (`large_store.py`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
 from perdure.memory.json_value import Document
+from perdure.memory.layout.digests import turn_digest
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, open_store
 from perdure.memory.trajectories.journal import StoreJournal
-from perdure.memory.trajectories.turns import insert_turns
 
 BATCHES = {1: 8, 8: 4, 64: 2}
 """Turns written at once, and how many sets of episodes make a run."""
@@ -41,6 +41,11 @@ PROMPT, ANSWER = 100, 128
 VOCABULARY = 49_152
 ENVIRONMENT = "perdure:bench"
 _SAMPLER = VersionRef("v0")
+_INSERT = """
+INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
+                  version, step_job, step_n, made_at, invalid)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _WORDS = ("the", "number", "is", "not", "larger", "than", "your", "last", "guess,", "so", "try", "again", "with", "word", "of", "list")
 
 
@@ -52,6 +57,8 @@ class Run:
     plain: float
     ready: float
     """The peer with its rows ready."""
+    digests: float
+    """Of ours, what the digests of the turns take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +95,11 @@ class JournalSpeed:
         """The same, over the peer with rows that were ready."""
         return median_ratio((run.ready, run.ours) for run in self.runs)
 
+    @property
+    def digests(self) -> float:
+        """The share of our time that goes into digests, the median over the runs."""
+        return median_ratio((run.digests, run.ours) for run in self.runs)
+
     def as_json(self) -> Document:
         return {
             "batch": self.batch,
@@ -97,6 +109,7 @@ class JournalSpeed:
             "ratio": self.ratio,
             "plain_ready": self.plain_ready,
             "ratio_ready": self.ratio_ready,
+            "digests": self.digests,
         }
 
 
@@ -202,7 +215,7 @@ class Plain:
             for n, turns in enumerate(sets):
                 rows = made[n] if ready else _rows(numbers, n, turns)
                 self._conn.execute("BEGIN IMMEDIATE")
-                insert_turns(self._conn, rows)
+                self._conn.executemany(_INSERT, rows)
                 self._conn.execute("COMMIT")
         return seconds[0]
 
@@ -234,7 +247,7 @@ def _clock() -> Iterator[list[float]]:
 
 
 def _rows(episodes: Sequence[int], n: int, turns: Sequence[Turn]) -> list[tuple[Any, ...]]:
-    """The rows of a batch for `insert_turns`, as a program would write them that needs nothing else."""
+    """The rows of a batch, as a program would write them that needs nothing else."""
     return [
         (
             episode,
@@ -267,7 +280,19 @@ def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
             seconds[which] += sides[which]()
         checkpoint(store)
         plain.checkpoint()
-    return Run(*seconds)
+    ours, peer, ready = seconds
+    return Run(ours, peer, ready, sum(_digests(batch) for _ in range(sets)))
+
+
+def _digests(batch: int) -> float:
+    """Compute the digests of a set of episodes; returns the seconds of it."""
+    made = [_rows(range(batch), n, turns) for n, turns in enumerate(_turns(batch))]
+    last: list[bytes | None] = [None] * batch
+    with _clock() as seconds:
+        for rows in made:
+            for k, (*head, reward, finish, version, step_job, step_n, made_at, invalid) in enumerate(rows):
+                last[k] = turn_digest((*head, invalid, reward, finish, version, step_job, step_n, made_at), last[k])
+    return seconds[0]
 
 
 def _ours(store: Store, batch: int) -> float:

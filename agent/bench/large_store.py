@@ -32,6 +32,7 @@ from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTerms, GroupStats, LearnResult, Leg, Update
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, to_json
+from perdure.memory.layout.digests import TURN, turn_digest
 from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 
@@ -135,8 +136,8 @@ def fill(home: Path, episodes: int) -> None:
         _fill_versions(conn, jobs, promoted)
         _fill_jobs(conn, jobs)
         _fill_tasks(conn, math.ceil(0.8 * episodes / MEMBERS))
+        _insert(conn, "turn", f"{TURN}, digest", _turns(episodes))  # before their episodes, whose digests cover theirs
         _insert(conn, "episode", _EPISODE, _episodes(episodes, promoted))
-        _insert(conn, "turn", _TURN, _turns(episodes))
         conn.execute(COUNT_RATES)
         conn.execute("COMMIT")
 
@@ -145,7 +146,6 @@ _EPISODE = (
     'id, environment, seed, "group", member, purpose, task, job, attempt, version, step_job, step_n, temperature, state, turns, '
     "total_reward, success, score, stop_reason, started_at, finished_at"
 )
-_TURN = "episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish, version, made_at"
 
 
 def _insert(conn: sqlite3.Connection, table: str, columns: str, rows: Iterable[tuple[Any, ...]]) -> None:
@@ -214,17 +214,17 @@ def _fill_jobs(conn: sqlite3.Connection, jobs: int) -> None:
         "job, attempt, n, diagnostics, made_at",
         ((n, 1, k, updates[k], _at(n / jobs)) for n in numbers for k in range(UPDATES)),
     )
+    _insert(  # before their gates, whose digests cover theirs
+        conn,
+        "pair",
+        "gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference",
+        ((n, ENVIRONMENTS[k % 7], "earlier", k, n * PAIRS + k, "v0", 1.0, 0.0, -1.0) for n in numbers for k in range(PAIRS)),
+    )
     _insert(
         conn,
         "gate",
         "id, job, attempt, candidate, serving, profile, settings, verdict, reason, evidence, started_at, finished_at",
         ((n, n, 1, f"v{n}", "v0", "economy", terms, "reject", "why", evidence, _at(n / jobs), _at(n / jobs)) for n in numbers),
-    )
-    _insert(
-        conn,
-        "pair",
-        "gate, environment, role, draw, seed, reference, reference_score, candidate_score, difference",
-        ((n, ENVIRONMENTS[k % 7], "earlier", k, n * PAIRS + k, "v0", 1.0, 0.0, -1.0) for n in numbers for k in range(PAIRS)),
     )
     _insert(conn, "event", "kind, subject, message, happened_at", (("verdict", f"job {n}", "reject", _at(n / jobs)) for n in numbers))
 
@@ -258,8 +258,9 @@ def _turns(episodes: int) -> Iterator[tuple[Any, ...]]:
     observations, actions = [words(PROMPT) for _ in range(_TEXTS)], [words(ANSWER) for _ in range(_TEXTS)]
     for episode in range(1, episodes + 1):
         made_at = _at(episode / episodes)
+        digest: bytes | None = None
         for n in range(TURNS):
-            yield (
+            columns = (
                 episode,
                 n,
                 n * (PROMPT + ANSWER),
@@ -268,11 +269,16 @@ def _turns(episodes: int) -> Iterator[tuple[Any, ...]]:
                 _random_logprobs(ANSWER),
                 random.choice(observations),
                 random.choice(actions),
+                None,
                 0.0,
                 "stop",
                 versions.INITIAL,
+                None,
+                None,
                 made_at,
             )
+            digest = turn_digest(columns, digest)
+            yield (*columns, digest)
 
 
 def _random_ids(tokens: int) -> bytes:

@@ -87,11 +87,14 @@ def print_learner(pairs: Sequence[UpdatePair]) -> None:
 
 def print_store(journal: JournalBench, scale: ScaleBench) -> None:
     rows = [
-        (speed.batch, round(speed.turns_per_second), round(speed.plain), round(speed.plain_ready), speed.ratio, speed.ratio_ready)
+        (
+            *(speed.batch, round(speed.turns_per_second), round(speed.plain), round(speed.plain_ready), speed.ratio, speed.ratio_ready),
+            f"{100 * speed.digests:.1f} %",
+        )
         for speed in journal.speeds
     ]
     title = f"turns per second through the journal, beside plain sqlite3 {journal.sqlite} with the same settings"
-    columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows")
+    columns = ("turns at once", "perdure", "sqlite3", "its rows ready", "ratio", "ratio to ready rows", "digests' share")
     print_table(columns, rows, title=title)
     size = journal.size.as_json()
     print_table(tuple(size), [[round(part) for part in size.values()]], title="\nbytes per turn: 100 new prompt tokens, 128 of answer")
@@ -101,7 +104,8 @@ def print_store(journal: JournalBench, scale: ScaleBench) -> None:
 
 
 def print_upkeep(upkeep: UpkeepBench) -> None:
-    click.echo(f"\nbackup: {upkeep.backup_bytes / 1e6:.0f} MB in {upkeep.backup_s:.1f} s, checked")
+    click.echo(f"\ncheck: {upkeep.check_s:.1f} s, every row against its digest")
+    click.echo(f"backup: {upkeep.backup_bytes / 1e6:.0f} MB in {upkeep.backup_s:.1f} s, checked")
     click.echo(
         f"prune: {upkeep.pruned_turns} turns in {upkeep.prune_s:.1f} s, to archives of {upkeep.archive_bytes / 1e6:.0f} MB; "
         f"the store is smaller by {upkeep.freed_bytes / 1e6:.0f} MB"

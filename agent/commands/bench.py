@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from perdure.learners.weights.base_models import ModelFiles
     from perdure.memory.json_value import Document
 
+ALL = "all"
 NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
@@ -37,7 +38,7 @@ JOURNAL_RUNS = 5
 
 
 @click.command()
-@click.argument("name", metavar="[NAME]", type=click.Choice(NAMES), required=False)
+@click.argument("name", metavar="[NAME]", type=click.Choice((*NAMES, ALL)), required=False)
 @click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each side, except in learner and play.")
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
@@ -54,7 +55,9 @@ JOURNAL_RUNS = 5
 @click.option("--target", metavar="ENV", default=TASK, show_default=True, help="learner: what is learned, in one turn.")
 @config_option
 @report_option
+@click.pass_context
 def bench(
+    ctx: click.Context,
     name: str | None,
     repeats: int,
     updates: int,
@@ -70,11 +73,11 @@ def bench(
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
     plain sqlite3, and a large store), play (an actor's work between generations) or envs (environments with and without adapter and
-    sandbox, and how full a batch of 64 episodes stays). Without a name all run, vllm only if it is the engine. Engine and learner also say
-    which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a large product. Each takes
-    some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one run mean anything. How far
-    it is goes to stderr. The store is measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10
-    GB free.
+    sandbox, and how full a batch of 64 episodes stays). all runs them one after the other, vllm only if it is the engine. Engine and
+    learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a large
+    product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one run
+    mean anything. How far it is goes to stderr. The store is measured in the folder for temporary files, which TMPDIR names: it should be
+    on a real disk with 10 GB free.
 
     \b
     Example:
@@ -87,43 +90,45 @@ def bench(
     from perdure.agent.config_file import load_config
     from perdure.agent.supervision.children import CHILD_ENVIRONMENT
 
+    if name is None:
+        raise click.exceptions.NoArgsIsHelpError(ctx)
     os.environ.setdefault("OMP_WAIT_POLICY", CHILD_ENVIRONMENT["OMP_WAIT_POLICY"])  # as Perdure's own processes run, for both sides
     loaded = load_config(config_path)
     document: Document = {}
-    if name in (None, "engine"):
+    if name in (ALL, "engine"):
         engine = _engine(loaded, repeats, tokens)
         document["engine"] = engine.as_json()
         if not as_json:
             tables.print_engine(engine)
-    if name == "vllm" or (name is None and loaded.config.engine == "vllm"):
+    if name == "vllm" or (name == ALL and loaded.config.engine == "vllm"):
         served = _vllm(loaded, shape, repeats, tokens)
         document["vllm"] = served.as_json()
         if not as_json:
             tables.print_vllm(served)
-    if name in (None, "learner"):
+    if name in (ALL, "learner"):
         pairs = _learner(loaded, target, updates, tokens)
         note = tables.NO_PEER if all(pair.trl is None for pair in pairs) else None
         document["learner"] = {"environment": target, "rows": [pair.as_json() for pair in pairs], "note": note}
         if not as_json:
             tables.print_learner(pairs)
-    if name in (None, "store"):
+    if name in (ALL, "store"):
         journal, scale, upkeep = _store(episodes, repeats)
         document["store"] = {"journal": journal.as_json(), "large": scale.as_json(), "upkeep": upkeep.as_json()}
         if not as_json:
             tables.print_store(journal, scale)
             tables.print_upkeep(upkeep)
-    if name in (None, "envs"):
+    if name in (ALL, "envs"):
         costs, batch = _envs(loaded, repeats)
         document["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
         if not as_json:
             tables.print_envs(costs, batch)
-    if name in (None, "play"):
+    if name in (ALL, "play"):
         times = _play(loaded)
         document["play"] = [time.as_json() for time in times]
         if not as_json:
             tables.print_play(times)
     if as_json:
-        print_json(document[name] if name else document)
+        print_json(document if name == ALL else document[name])
 
 
 def _played(loaded: LoadedConfig) -> tuple[ModelFiles, list[Environment]]:

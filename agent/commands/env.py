@@ -7,11 +7,21 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import config_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    json_option,
+    print_json,
+    print_table,
+    report_option,
+    say,
+    visible,
+)
 from perdure.memory.errors import RuntimeFailure
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def env() -> None:
     """List environments, check one, or play it yourself.
 
@@ -121,3 +131,52 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     if observation:
         click.echo(f"\n{visible(observation)}")
     click.echo(f"\nReturn {total:g}: " + ("success." if success else "no success."))
+
+
+@env.command()
+@click.argument("environment", metavar="ENV")
+@home_option
+@json_option
+def retire(environment: str, home: Path, as_json: bool) -> None:
+    """Take an environment of the home out of play, replay and gate. Its history and its anchor stay.
+
+    ENV is its full name, as `perdure status` shows it. Its tasks that wait fail; those in play are played to their end.
+
+    \b
+    Example:
+      perdure env retire perdure:largest-number
+    """
+    from perdure.memory.environments import retire as take_out
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        failed = take_out(store, environment)
+    if as_json:
+        print_json({"name": environment, "retired": True, "tasks_failed": failed})
+        return
+    tasks = f" {failed} of its tasks waited, and are not played." if failed else ""
+    click.echo(f"{visible(environment)} is retired.{tasks} `perdure env restore` brings it back.")
+
+
+@env.command()
+@click.argument("environment", metavar="ENV")
+@home_option
+@json_option
+def restore(environment: str, home: Path, as_json: bool) -> None:
+    """Bring a retired environment back into play, replay and gate, with the anchor that it had.
+
+    \b
+    Example:
+      perdure env restore perdure:largest-number
+    """
+    from perdure.memory.environments import anchor_of
+    from perdure.memory.environments import restore as bring_back
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        bring_back(store, environment)
+        anchor = anchor_of(store, environment)
+    if as_json:
+        print_json({"name": environment, "retired": False, "anchor": anchor})
+        return
+    click.echo(f"{visible(environment)} is back." + (f" The gate compares with its anchor {anchor}." if anchor else ""))

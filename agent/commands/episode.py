@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import home_option, json_option, print_json, print_table, visible
+from perdure.agent.show.terminal import SummaryGroup, home_option, json_option, print_json, print_table, visible
 from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from perdure.memory.store import Store
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def episode() -> None:
     """List episodes, show one turn by turn, and reward them.
 
@@ -45,7 +45,7 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
     from perdure.memory.trajectories import episodes
     from perdure.memory.versions import get_version
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         if environment is not None:
             require(store, environment)
         if version is not None:
@@ -54,8 +54,8 @@ def list_episodes(environment: str | None, version: str | None, limit: int, home
     if as_json:
         print_json(episodes_json)
         return
-    columns = ("id", "environment", "purpose", "state", "success", "return", "turns", "sampler")
-    keys = ("id", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
+    columns = ("id", "started", "environment", "purpose", "state", "success", "return", "turns", "sampler")
+    keys = ("id", "started", "environment", "purpose", "state", "success", "total_reward", "turns", "sampler")
     print_table(columns, [tuple(row[key] for key in keys) for row in episodes_json])
 
 
@@ -75,7 +75,7 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
     from perdure.memory.trajectories.episodes import get_episode
     from perdure.memory.trajectories.rewards import rewards_of
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         played = get_episode(store, _number(store, which))
         rewards = rewards_of(store, played.id)
     if as_json:

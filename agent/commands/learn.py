@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.agent.planning.step_kinds import LearnNext
     from perdure.memory.store import Store
 
+IMPORT = "import:"
 PROFILES = click.Choice(["economy", "standard", "strict"])
 profile_option = click.option("--profile", type=PROFILES, help="How small a loss the gate catches. [default: gate.profile]")
 
@@ -82,9 +83,13 @@ def learn(
     given = _pairs(options)
     chosen = loaded.config.learner_options(learner, given)
     order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
-    with _prepared(home, loaded, targets) as prepared:
+
+    def check(store: Store) -> None:
         if start is not None:
-            require_files(prepared.store, get_version(prepared.store, start))
+            require_files(store, get_version(store, start))
+        _check_sources(store, chosen)
+
+    with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
         if not aims:
             step = _choose(prepared, learner)
@@ -143,11 +148,14 @@ def gate(
         ctx.exit(0 if _self_test(runs, profile, as_json) else 1)
     assert candidate is not None
     loaded = load_config(config_path)
-    with _prepared(home, loaded, targets) as prepared:
-        require_files(prepared.store, version := get_version(prepared.store, candidate))
-        aims = prepared.targets
-        if aims and version.state == "serving":
+
+    def check(store: Store) -> None:
+        require_files(store, version := get_version(store, candidate))
+        if targets and version.state == "serving":
             raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
+
+    with _prepared(home, loaded, targets, check) as prepared:
+        aims = prepared.targets
     asked = profile or loaded.config.gate.profile
     job = _see_through(home, loaded, aims, GateOrder(candidate=candidate, profile=asked), as_json)
     if isinstance(job.result, GateResult) and not as_json:
@@ -195,9 +203,12 @@ def probe(
     loaded = load_config(config_path)
     if loaded.config.engine == "vllm" and temperature > VLLM_TEMPERATURE:
         raise InputError(f"--temperature {temperature:g} is more than vLLM takes: {VLLM_TEMPERATURE:g} at most")
-    with _prepared(home, loaded, targets) as prepared:
+
+    def check(store: Store) -> None:
         if version is not None:
-            require_files(prepared.store, get_version(prepared.store, version))
+            require_files(store, get_version(store, version))
+
+    with _prepared(home, loaded, targets, check) as prepared:
         aims = prepared.targets
     order = ProbeOrder(version=version, episodes=episodes, temperature=temperature, samples=samples)
     job = _see_through(home, loaded, aims, order, as_json)
@@ -205,6 +216,31 @@ def probe(
         rows = [(name, row.score, row.low, row.high, row.episodes) for name, row in job.result.environments.items()]
         title = f"{job.result.version} on held-out seeds: {answers_drawn(job.result.temperature, job.result.samples)}"
         print_table(("environment", "score", "from", "to", "seeds"), rows, title=title)
+
+
+def _check_sources(store: Store, options: Mapping[str, Any]) -> None:
+    """Raise if the order names rewards or traces that do not exist. The class of a reward model is made by its job: it may be large."""
+    from importlib.util import find_spec
+
+    from perdure.learners.options import ENVIRONMENT
+    from perdure.learners.reward_source import MODEL
+    from perdure.memory.trajectories.rewards import sources
+    from perdure.memory.trajectories.traces import require_import
+
+    traces, rewards = str(options.get("traces", "")), str(options.get("rewards", ENVIRONMENT))
+    if traces.startswith(IMPORT):
+        require_import(store, traces.removeprefix(IMPORT))
+    if rewards.startswith(MODEL):
+        module = rewards.removeprefix(MODEL).partition(":")[0]
+        try:
+            found = find_spec(module)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise InputError(f"rewards={rewards}: there is no module {module!r} here; name a class as py:package.module:Class")
+    elif rewards != ENVIRONMENT and rewards not in (known := sources(store)):
+        there = f"there are rewards of {', '.join(known)}" if known else "there are no stored rewards"
+        raise InputError(f"rewards={rewards}: this source has no rewards; {there}; see `perdure episode reward --help`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,22 +253,28 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str]) -> Iterator[_Prepared]:
+def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: Callable[[Store], None]) -> Iterator[_Prepared]:
     """Open or make the home, and register the environments of the stages that have begun, and the targets.
 
-    All are loaded before anything is made.
+    All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
     """
     from perdure.agent.home import open_or_create
+    from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
-    from perdure.memory.environments import list_environments
+    from perdure.memory.environments import list_environments, refuse_retired
     from perdure.memory.stages import progress
 
     config = loaded.config
     environments = config.environments((*config.stream.names, *targets))
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
     by_name = {environment.name: environment for environment in environments.values()}
+    require_room(config, [environments[name] for name in targets], with_prompt=True)
     with open_or_create(home) as store:
+        require_own_model(store, config)
+        check(store)
+        for name in targets:
+            refuse_retired(store, environments[name].name)
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
         critical = {row.name for row in list_environments(store) if row.critical}  # only a daemon takes this from an environment
         critical.update(environments[name].name for name in config.gate.critical)

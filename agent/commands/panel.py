@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, report_option, say
+from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, report_option, say
 
 if TYPE_CHECKING:
     from perdure.agent.config_file import LoadedConfig
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT = "show"
 
 
-class _WithDefault(click.Group):
+class _WithDefault(SummaryGroup):
     """A group in which whatever is no command of it belongs to its command `show`: `perdure panel v3` is `perdure panel show v3`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -115,6 +115,7 @@ def add(file: Path, home: Path, as_json: bool) -> None:
 
 def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
     """What the panel says of a version: by a job if something is to be scored, else from the store."""
+    from perdure.agent.own_model import require_model_of
     from perdure.agent.processes.installed_vllm import require_vllm
     from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
     from perdure.memory.contracts.panel_results import PanelResult
@@ -123,6 +124,7 @@ def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
     if known is not None:
         return known
     require_vllm(loaded.config)
+    require_model_of(home, loaded.config)
     job = require_done(run_or_follow(home, loaded, submit(home, [], order), say))
     assert isinstance(job.result, PanelResult)
     return job.result

@@ -9,23 +9,35 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, print_json, print_table, report_option, say
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    print_json,
+    print_table,
+    report_option,
+    report_progress,
+    say,
+)
 from perdure.memory.errors import InputError, PerdureError
 
 if TYPE_CHECKING:
     from perdure.memory.records import Purpose
     from perdure.memory.store import Store
-    from perdure.memory.upkeep.integrity import StoreFinding
+    from perdure.memory.upkeep.check_digests import Progress, Visit
+    from perdure.memory.upkeep.integrity import Breach
 
 TOKENS_RULE = "tokens-and-texts"
 PURPOSES = ("live", "learn", "hinted", "replay", "gate", "probe")
 DAY_S = 86400.0
+PROGRESS_S = 2.0
+"""How often a long check says how far it is."""
 
 file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def store() -> None:
     """Check the store, back it up, export, import and prune episodes.
 
@@ -52,19 +64,23 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
     from perdure.memory.upkeep import integrity as rules
 
     skipped: dict[str, str] = {}
-    with open_store(home) as opened:
-        say("reading the whole store")
-        findings = rules.check(opened, BootClock())
-        seen = rules.checked_counts(opened)
+    differing: list[Breach] = []
+    with open_store(home, reading=True) as opened:
+        visit: Visit | None = None
         if not tokens:
             skipped[TOKENS_RULE] = "--no-tokens was given"
-        elif all(finding.level != "error" for finding in findings):
+        else:
             try:
-                findings += _check_texts(opened)
+                visit = _text_visit(opened, differing)
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
-        else:
+        report_progress("reading the whole store")
+        findings = rules.check(opened, BootClock(), _progress(), visit)
+        seen = rules.checked_counts(opened)
+        if visit is not None and any(finding.level == "error" for finding in findings):
             skipped[TOKENS_RULE] = "mend the errors first"
+        else:
+            findings += rules.listed(TOKENS_RULE, differing)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings], "looked_at": seen, "skipped": skipped})
@@ -93,7 +109,7 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
     from perdure.memory.store import open_store
     from perdure.memory.upkeep.backup import backup as copy
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         made = copy(opened, path, replace=force)
     if as_json:
         print_json(made.as_json())
@@ -140,7 +156,7 @@ def export(
     from perdure.memory.store import open_store
     from perdure.memory.versions import get_version
 
-    with open_store(home) as opened:
+    with open_store(home, reading=True) as opened:
         if environment is not None:
             require(opened, environment)
         if version is not None:
@@ -189,6 +205,8 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
         click.echo(f"{path} was imported before, as batch {came.batch} ({came.label}: {amount}); nothing was changed.")
         return
     over = "".join(f"; {number} {reason} were skipped" for reason, number in came.passed_over.items())
+    if came.mended:
+        over += f"; {came.mended} had half of a character in a text, which became '?'"
     click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
 
 
@@ -243,11 +261,11 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
             click.echo(str(path))
 
 
-def _check_texts(opened: Store) -> list[StoreFinding]:
-    """Turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
+def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
+    """Appends the turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
     from perdure.agent.home import cache_dir
     from perdure.learners.weights.base_models import find_model
-    from perdure.memory.upkeep.integrity import listed
+    from perdure.learners.weights.check_texts import text_comparison
     from perdure.memory.versions import INITIAL, base_of
 
     name, digest = base_of(opened, INITIAL)
@@ -256,16 +274,26 @@ def _check_texts(opened: Store) -> list[StoreFinding]:
         raise InputError(f"the model {name} is not on this machine")
     if files.hash != digest:
         raise InputError(f"{files.path} is not the model of this home, though it has its name")
-    say("comparing texts with their tokens")
-    from perdure.learners.weights.check_texts import differing_texts
+    compare = text_comparison(files)
 
-    return listed(
-        TOKENS_RULE,
-        [
-            ("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}")
-            for episode, n, text, said in differing_texts(opened, files)
-        ],
-    )
+    def visit(episode: int, n: int, action_ids: bytes, text: str) -> None:
+        if (said := compare(action_ids, text)) is not None:
+            differing.append(("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}"))
+
+    return visit
+
+
+def _progress() -> Progress:
+    """Says every other second how far the check is, also to a pipe."""
+    began = last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= PROGRESS_S and (now - began) * (total - done) > done:
+            last = now
+            report_progress(f"{done} of {total} episodes; about {(now - began) * (total - done) / done:.0f} s more")
+
+    return progress
 
 
 def _size(size_bytes: int) -> str:

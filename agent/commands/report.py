@@ -26,7 +26,7 @@ def report(home: Path, as_json: bool) -> None:
     from perdure.agent.show.home_report import print_report, report_document
     from perdure.memory.store import open_store
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         document = report_document(store)
     if as_json:
         print_json(document)

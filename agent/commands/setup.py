@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table
+from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, print_table
 from perdure.memory.errors import InputError, RuntimeFailure
 
 
@@ -39,7 +39,7 @@ def init(folder: Path) -> None:
     click.echo(f"Wrote {path}. Next: {change}`perdure doctor` checks this machine, and `perdure run` starts.")
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def config() -> None:
     """Show the configuration.
 

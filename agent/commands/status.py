@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from perdure.agent.watching.watch_report import WatchReport
     from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
-    from perdure.memory.processes import Event, Process
+    from perdure.memory.processes import Alarm, Event, Pause, Process
     from perdure.memory.store import Store
     from perdure.memory.trajectories.episodes import RateRow
 
+SILENT = "has written nothing for"
+WATCH_S = 2.0
+LATEST_EVENTS = 500
 SILENT_S = 60.0
 """A daemon that has written nothing for this long is reported as silent."""
 
@@ -51,6 +55,13 @@ class Status:
     processes: Sequence[Process]
     life: LifeReport | None
     """None if no version serves yet."""
+    troubles: Sequence[str]
+    """Why a daemon that should run is not well; empty if it is."""
+    pauses: Sequence[Pause]
+    alarms: Sequence[Alarm]
+    """Learning at set times."""
+    sizes: Mapping[str, int]
+    """What the home takes on the disk, in bytes."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -69,29 +80,64 @@ class Status:
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
             "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
+            "healthy": not self.troubles,
+            "troubles": list(self.troubles),
+            "pauses": [one.as_json() for one in self.pauses],
+            "alarms": [one.as_json() for one in self.alarms],
+            "sizes": dict(self.sizes),
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
 
 @click.command()
+@click.option("--check", is_flag=True, help="Exit code 1 unless a daemon runs and is well; prints what is not.")
+@click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @home_option
 @report_option
-def status(home: Path, as_json: bool) -> None:
+@click.pass_context
+def status(ctx: click.Context, check: bool, watch: bool, home: Path, as_json: bool) -> None:
     """Show what is running, and why it is waiting.
 
     \b
     Example:
       perdure status
       perdure status --json | jq .idle_reason
+      perdure status --check || systemctl restart perdure
     """
+    if check and watch:
+        raise click.UsageError("--check and --watch exclude each other: give one of them", ctx)
+    if watch:
+        _watch(home, as_json)
+        return
+    shown = _read(home)
+    if check and not as_json:
+        for line in shown.troubles or (f"{shown.state}: {shown.idle_reason}" if shown.idle_reason else shown.state,):
+            click.echo(visible(line))
+    elif as_json:
+        print_json(shown.as_json())
+    else:
+        _print(shown)
+    ctx.exit(1 if check and shown.troubles else 0)
+
+
+def _read(home: Path) -> Status:
     from perdure.memory.store import open_store
 
-    with open_store(home) as store:
-        home_status = report(store)
-    if as_json:
-        print_json(home_status.as_json())
-    else:
-        _print(home_status)
+    with open_store(home, reading=True) as store:
+        return report(store)
+
+
+def _watch(home: Path, as_json: bool) -> None:
+    """The table in place on a terminal; elsewhere one after the other, or one JSON document a line."""
+    with suppress(KeyboardInterrupt):
+        while True:
+            shown = _read(home)
+            if as_json:
+                print_json(shown.as_json())
+            else:
+                click.clear()
+                _print(shown)
+            time.sleep(WATCH_S)
 
 
 def report(store: Store) -> Status:
@@ -102,7 +148,7 @@ def report(store: Store) -> Status:
     from perdure.memory import jobs, tasks
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
-    from perdure.memory.processes import last_event, processes
+    from perdure.memory.processes import alarms, last_event, pauses, processes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.trajectories import episodes
     from perdure.memory.versions import serving
@@ -130,7 +176,42 @@ def report(store: Store) -> Status:
         watch=watch_report(store),
         processes=tuple(known.values()),
         life=life_report(store),
+        troubles=_troubles(store, state, reason, started),
+        pauses=pauses(store),
+        alarms=alarms(store),
+        sizes=_sizes(store.home),
     )
+
+
+def _troubles(store: Store, state: str, reason: str | None, started: float | None) -> list[str]:
+    """Why the daemon of this home is not well: there is none, it is silent, its processes die, or it has no room or has given up."""
+    from perdure.agent.supervision.disk import WAITS_FOR_ROOM
+    from perdure.memory.processes import events
+
+    if started is None:
+        return [reason or state]
+    found = []
+    if state == "restarting" or (reason is not None and SILENT in reason):
+        found.append(reason or state)
+    latest: dict[tuple[str, str], Event] = {}
+    for event in reversed(events(store, LATEST_EVENTS)):
+        if event.kind == "start":
+            latest.clear()
+        latest[event.kind, event.subject] = event
+    found += [
+        f"{subject}: {event.message}"
+        for (kind, subject), event in latest.items()
+        if kind == "given up" or (kind == "disk" and event.message.startswith(WAITS_FOR_ROOM))
+    ]
+    return found
+
+
+def _sizes(home: Path) -> dict[str, int]:
+    from perdure.agent.supervision.disk import size_bytes
+    from perdure.memory.store import ARCHIVE, FILE_NAME
+
+    database = sum(file.stat().st_size for file in home.glob(f"{FILE_NAME}*"))
+    return {"database": database, **{name: size_bytes(home / name) for name in ("versions", ARCHIVE, "logs")}}
 
 
 def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None, float | None]:
@@ -141,9 +222,7 @@ def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None
     if held and supervisor is not None and supervisor.pid == holder:
         reason, silent_s = supervisor.detail, time.time() - supervisor.beat
         if silent_s > SILENT_S:
-            reason = (
-                f"the daemon (process {supervisor.pid}) has written nothing for {silent_s:.0f} s; its last log is in {store.home / 'logs'}"
-            )
+            reason = f"the daemon (process {supervisor.pid}) {SILENT} {silent_s:.0f} s; its last log is in {store.home / 'logs'}"
         return supervisor.state, reason, supervisor.started
     if held:
         return "busy", f"a command (process {holder}) works in this home, no daemon", None
@@ -172,6 +251,9 @@ def _print(shown: Status) -> None:
         "panel": shown.life.panel_line() if shown.life else None,
         "next": shown.life.line() if shown.life else None,
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
+        "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
+        "next time": "; ".join(f"{_local(one.next)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
+        "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }
     for name, text in lines.items():
@@ -206,6 +288,12 @@ def _print_stage(stage: StageReport) -> None:
         for name, share in stage.environments.items()
     ]
     print_table(("environment", "weight", "drawn", "of", "queued", "ended"), rows, title=f"Tasks of stage {stage.name}")
+
+
+def _local(unix_s: float) -> str:
+    """A time as the clock of this machine shows it."""
+    passed = " (passed, and is made up for)" if unix_s < time.time() else ""
+    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(unix_s)) + passed
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.agent.commands.study_report import compare, keep_option, report
-from perdure.agent.show.terminal import json_option, print_json, print_table, report_option
+from perdure.agent.show.terminal import SummaryGroup, json_option, print_json, print_table, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def study() -> None:
     """Run studies: many runs under stated conditions, kept part by part.
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table
+from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, print_table
 from perdure.memory.errors import InputError
 
 MAX_COUNT = 100_000
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def task() -> None:
     """Queue tasks, and list them.
 
@@ -39,8 +39,10 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import open_or_create
+    from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
     from perdure.envs.seeds import SPLITS
+    from perdure.memory.environments import refuse_retired
     from perdure.memory.tasks import add_tasks, list_tasks
 
     loaded = load_config(config_path)
@@ -56,7 +58,10 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
             f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
             "higher seeds are reserved for the gate and probes, which are never learned from"
         )
+    require_room(loaded.config, [loaded_environment], with_prompt=True)
     with open_or_create(home) as store:
+        require_own_model(store, loaded.config)
+        refuse_retired(store, name)
         register_environments(store, [loaded_environment])
         with store.write():  # no other process adds tasks in between: the newest ones are ours
             ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
@@ -82,12 +87,12 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
     from perdure.memory.tasks import list_tasks
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         listed = [summary.as_json() for summary in list_tasks(store, limit)]
     if as_json:
         print_json(listed)
         return
-    columns = ["id", "environment", "seed", "state", "source", "stage", "episodes"]
+    columns = ["id", "created", "environment", "seed", "state", "source", "stage", "episodes"]
     if any(row["error"] for row in listed):
         columns.append("error")
     rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in listed]

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import config_option, home_option, json_option, print_json, print_table, report_option, say, visible
+from perdure.agent.show.terminal import (
+    SummaryGroup,
+    config_option,
+    home_option,
+    json_option,
+    print_json,
+    print_table,
+    report_option,
+    say,
+    visible,
+)
 from perdure.memory.errors import InputError, RuntimeFailure
 
 if TYPE_CHECKING:
@@ -23,7 +33,7 @@ BEING_MADE_S = 3600.0
 reason_option = click.option("--reason", required=True, help="Why; it is kept in the log.")
 
 
-@click.group()
+@click.group(cls=SummaryGroup)
 def version() -> None:
     """List versions, and choose which one serves.
 
@@ -47,7 +57,7 @@ def list_(home: Path, as_json: bool) -> None:
     from perdure.memory.versions import as_json as version_json
     from perdure.memory.versions import list_versions
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         listed = [version_json(record) for record in list_versions(store)]
     if as_json:
         print_json(listed)
@@ -73,7 +83,7 @@ def show(name: str, home: Path, as_json: bool) -> None:
     from perdure.memory.versions import as_json as version_json
     from perdure.memory.versions import get_version, moves
 
-    with open_store(home) as store:
+    with open_store(home, reading=True) as store:
         record = get_version(store, name)
         facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
         gates = gates_of(store, name)
@@ -98,7 +108,8 @@ def show(name: str, home: Path, as_json: bool) -> None:
 @click.argument("name", metavar="VERSION")
 @reason_option
 @home_option
-def promote(name: str, reason: str, home: Path) -> None:
+@json_option
+def promote(name: str, reason: str, home: Path, as_json: bool) -> None:
     """Let a version serve without a gate.
 
     \b
@@ -112,6 +123,9 @@ def promote(name: str, reason: str, home: Path) -> None:
         versions.require_files(store, versions.get_version(store, name))
         before = versions.serving(store)
         now = versions.promote(store, name, reason)
+    if as_json:
+        print_json(versions.as_json(now))
+        return
     click.echo(f"{now.name} serves now, in place of {before.name}. `perdure version rollback --reason ...` goes back.")
 
 
@@ -119,7 +133,8 @@ def promote(name: str, reason: str, home: Path) -> None:
 @click.argument("name", metavar="[VERSION]", required=False)
 @reason_option
 @home_option
-def rollback(name: str | None, reason: str, home: Path) -> None:
+@json_option
+def rollback(name: str | None, reason: str, home: Path, as_json: bool) -> None:
     """Let an earlier version serve again: the previous one, or VERSION.
 
     \b
@@ -133,6 +148,9 @@ def rollback(name: str | None, reason: str, home: Path) -> None:
         before = versions.serving(store)
         now = versions.rollback(store, name, reason)
         versions.require_files(store, now)
+    if as_json:
+        print_json(versions.as_json(now))
+        return
     click.echo(f"{now.name} serves again, in place of {before.name}.")
 
 
@@ -140,7 +158,8 @@ def rollback(name: str | None, reason: str, home: Path) -> None:
 @click.argument("name", metavar="VERSION")
 @click.option("--off", is_flag=True, help="Remove the pin.")
 @home_option
-def pin(name: str, off: bool, home: Path) -> None:
+@json_option
+def pin(name: str, off: bool, home: Path, as_json: bool) -> None:
     """Protect the files of a version from `version gc`.
 
     \b
@@ -152,6 +171,10 @@ def pin(name: str, off: bool, home: Path) -> None:
 
     with open_store(home) as store:
         versions.pin(store, name, not off)
+        pinned = versions.get_version(store, name)
+    if as_json:
+        print_json(versions.as_json(pinned))
+        return
     click.echo(f"{name} is pinned." if not off else f"{name} is no longer pinned.")
 
 

@@ -9,7 +9,7 @@ from perdure.agent.planning.life_so_far import EnvironmentNow, LifeSoFar, Standi
 from perdure.learners.panel.panel_items import load_panel
 from perdure.learners.panel.panel_limits import compare, items_of
 from perdure.memory.contracts.panel_results import PanelResult
-from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.environments import anchor_of, environments_in_use
 from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.evidence.item_scores import panel_scores
 from perdure.memory.gates import differences_of, last_verdict
@@ -51,7 +51,7 @@ def read_life(store: Store, streamed: Collection[str] | None = None) -> LifeSoFa
                 traces=traces.get(row.name),
                 standing=standings.get(row.name),
             )
-            for row in list_environments(store)
+            for row in environments_in_use(store)
         ),
         jobs=tuple(list_jobs(store, LATEST_JOBS)),
         rolled_back=frozenset(move.to_version for move in moves(store)) - set(line),
@@ -64,7 +64,7 @@ def read_life(store: Store, streamed: Collection[str] | None = None) -> LifeSoFa
 
 def _standings(store: Store, version: str) -> dict[str, Standing]:
     """A version against the anchors of the environments that have another one."""
-    anchors = {row.name: anchor_of(store, row.name) for row in list_environments(store)}
+    anchors = {row.name: anchor_of(store, row.name) for row in environments_in_use(store)}
     others = {name: anchor for name, anchor in anchors.items() if anchor is not None and anchor != version}
     return {
         name: Standing(difference=sum(values) / len(values), pairs=len(values))

@@ -35,7 +35,7 @@ from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
 from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, ProbeOrder
 from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
-from perdure.memory.environments import list_environments
+from perdure.memory.environments import environments_in_use
 from perdure.memory.errors import LeaseLost, RuntimeFailure
 from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
@@ -66,6 +66,7 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                 with holding_device(store, device, stop.ask):
                     pulse.say("working", f"{job.kind} {job.learner or ''}".strip())
                     engine = open_engine(store, config, seed=config.seed + job_id, say=lambda line: pulse.say("working", line))
+                    pulse.say("working", f"{job.learner or job.kind} {', '.join(job.targets)}".strip())
                     add_initial(store, engine.files.name, engine.files.hash)  # only now: a home keeps its model for good
                     work = Work(
                         store=store, config=config, versions=LoadedVersions(store, engine), job=job, lease=lease, pulse=pulse, stop=stop
@@ -149,7 +150,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
 
 def _probe(work: Work, order: ProbeOrder) -> ProbeResult:
     version = get_version(work.store, order.version) if order.version else serving(work.store)
-    environments = work.job.targets or tuple(row.name for row in list_environments(work.store))
+    environments = work.job.targets or tuple(row.name for row in environments_in_use(work.store))
     player = work.player("probe", Sampling(temperature=order.temperature, samples=order.samples))
     return probe(player, version.name, environments, order, work.config.seed)
 

@@ -22,7 +22,7 @@ from perdure.memory import faults
 from perdure.memory.contracts.orders import Consequence, GateOrder, LearnOrder
 from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, LearnResult, Result
-from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.environments import anchor_of, environments_in_use
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.files import check_files
 from perdure.memory.gates import GateRow, candidate_gates, close_gate
@@ -94,7 +94,7 @@ def _case(
         settings=settings,
         anchors=anchors,
         trained=targets,
-        critical=tuple(row.name for row in list_environments(work.store) if row.critical),
+        critical=tuple(row.name for row in environments_in_use(work.store) if row.critical),
         anchor_scores=_by_environment(scores, anchors),
         serving_scores=_by_environment(scores, dict.fromkeys(targets, now_serving.name)),
         leads_to=_leads_to(order),
@@ -150,7 +150,7 @@ def _alpha_over_time(store: Store, candidate: str, settings: GateSettings) -> fl
 
 def _anchors(work: Work, now_serving: Version) -> dict[str, str]:
     """The anchor of every environment. If the files of one are gone or damaged, the serving version stands in, and an event says so."""
-    anchors = {row.name: anchor_of(work.store, row.name) or now_serving.name for row in list_environments(work.store)}
+    anchors = {row.name: anchor_of(work.store, row.name) or now_serving.name for row in environments_in_use(work.store)}
     lacks = {version: _lack(work.store, get_version(work.store, version)) for version in set(anchors.values())}
     for name, anchor in anchors.items():
         if (why := lacks[anchor]) is not None:

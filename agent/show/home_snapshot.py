@@ -17,7 +17,7 @@ from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
-from perdure.memory.environments import list_environments
+from perdure.memory.environments import environments_in_use
 from perdure.memory.errors import PerdureError
 from perdure.memory.gates import GateRow, open_gate_of, pairs_of
 from perdure.memory.jobs import Step, get_job, steps, unfinished_jobs
@@ -69,7 +69,7 @@ def observe(store: Store, job_id: int | None = None) -> HomeSnapshot:
     gate = open_gate_of(store, job.id) if job and job.state == "gating" else None
     return HomeSnapshot(
         serving=version,
-        environments=tuple(row.name for row in list_environments(store)),
+        environments=tuple(row.name for row in environments_in_use(store)),
         rates=episodes.success_rates(store, version) if version else {},
         queued=tasks.queued(store),
         episodes=episodes.count(store),

@@ -19,7 +19,7 @@ from perdure.learners.gate.promotion import lost_on_panel
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder
 from perdure.memory.contracts.panel_json import panel_document
 from perdure.memory.contracts.panel_results import PanelResult
-from perdure.memory.environments import anchor_of, list_environments
+from perdure.memory.environments import anchor_of, environments_in_use
 from perdure.memory.evidence.dev_scores import KnownScores, known_dev_scores
 from perdure.memory.evidence.past_pairs import scores_of_references
 from perdure.memory.gates import candidate_gates, differences_of
@@ -86,7 +86,7 @@ def life_report(store: Store) -> LifeReport | None:
     life = read_life(store)
     if life is None:
         return None
-    anchors = {row.name: anchor for row in list_environments(store) if (anchor := anchor_of(store, row.name)) is not None}
+    anchors = {row.name: anchor for row in environments_in_use(store) if (anchor := anchor_of(store, row.name)) is not None}
     others = {name: anchor for name, anchor in anchors.items() if anchor != life.serving}
     standings = {environment.name: environment.standing for environment in life.environments}
     results = [gate.result for gate in candidate_gates(store) if gate.result is not None and not lost_on_panel(gate.result)]

@@ -37,7 +37,7 @@ def watching(home: Path) -> Iterator[None]:
         with beside(lambda ended: _show_live(home, console, ended)):
             yield
     else:
-        with reporting_changes(home, lambda line: click.echo(f"{time.strftime('%H:%M:%S')} {line}", err=True)):
+        with reporting_changes(home, lambda line: click.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", err=True)):
             yield
 
 

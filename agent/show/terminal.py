@@ -43,12 +43,22 @@ config_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 report_option = click.option(
-    "--json",
+    "--json/--table",
     "as_json",
-    is_flag=True,
-    callback=lambda ctx, param, value: bool(value) or not sys.stdout.isatty(),
-    help="Print one JSON document; the default if the output is not a terminal.",
+    default=None,
+    callback=lambda ctx, param, value: not sys.stdout.isatty() if value is None else value,
+    help="Print one JSON document, the default if the output is not a terminal; or a table.",
 )
+
+
+class SummaryGroup(click.Group):
+    """A group whose help shows the whole first sentence of each command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(limit=1000)) for name, command in found if command is not None and not command.hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def say(line: str) -> None:
@@ -64,9 +74,16 @@ def report_progress(line: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    import json
+
     from perdure.memory.json_value import to_json
 
-    click.echo(to_json(value))
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(json.loads(text))
+    click.echo(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, title: str = "") -> None:

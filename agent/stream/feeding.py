@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from perdure.agent.config import Config
 from perdure.agent.stream.registering import measure_new, register_environments
 from perdure.agent.stream.task_drawing import begun, refill, stages_of
 from perdure.envs.chance import ChanceLevel
+from perdure.envs.environment import Environment
 from perdure.envs.sandbox.sandbox_loading import without_process
+from perdure.memory.environments import list_environments
 from perdure.memory.stages import Stage, progress, set_stages
 from perdure.memory.store import Store
 
@@ -30,6 +34,11 @@ class StreamFeed:
         """The names of the environments of all stages."""
         return tuple(self._environments)
 
+    @property
+    def loaded(self) -> tuple[Environment, ...]:
+        """The environments of all stages."""
+        return tuple(self._environments.values())
+
     def open(self, store: Store) -> None:
         """Write down the stages, and make the environments known of those that have begun.
 
@@ -43,10 +52,11 @@ class StreamFeed:
             self._register(store, stage)
 
     def refill(self, store: Store, most: int | None) -> None:
-        """Queue tasks, at most `most` if that is given."""
+        """Queue tasks of environments that are not retired, at most `most` if that is given."""
+        retired = {row.name for row in list_environments(store) if row.retired is not None}
         self.ended = refill(
             store,
-            self._stages,
+            [replace(stage, environments=tuple(each for each in stage.environments if each.name not in retired)) for stage in self._stages],
             per_environment=self._config.stream.tasks_per_round,
             root=self._config.seed,
             room=most,

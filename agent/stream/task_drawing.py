@@ -128,7 +128,7 @@ def refill(
     """Queue what the stream draws next. `begin(stage)` is called before tasks of that stage are queued, and registers its environments."""
     with store.write():
         wait = waiting(store)
-        if wait >= per_environment * max(len(stage.environments) for stage in stages):
+        if wait >= per_environment * max(1, *(len(stage.environments) for stage in stages)):
             return Refilled(added=0, ended=False)  # the usual case; what follows counts all tasks
         drawn = progress(store)
         draws = next_draws(stages, drawn, _rates(store, stages), per_environment=per_environment, waiting=wait, root=root, room=room)

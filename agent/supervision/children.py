@@ -7,9 +7,11 @@ ended too. Left out: why it ended (`causes.py`), whether it makes progress (`wat
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
+from perdure.agent.control_groups import cpu_quota, usable_cores
 from perdure.agent.processes.child import PARENT_VARIABLE
 from perdure.agent.supervision.causes import Exit
 
@@ -61,7 +64,7 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**CHILD_ENVIRONMENT, **os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={**CHILD_ENVIRONMENT, **_threads(), **os.environ, PARENT_VARIABLE: str(os.getpid())},
             )
         self.pid = self._process.pid
 
@@ -121,18 +124,41 @@ def end_children(children: Sequence[Child], grace_s: float, hurry: Callable[[], 
 
 
 @contextmanager
-def on_signals(called: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and SIGINT call `called`, and end nothing, while this lasts."""
+def on_signals(called: Callable[[int], None]) -> Iterator[None]:
+    """SIGTERM, SIGINT and SIGHUP call `called` with their number, and end nothing, while this lasts.
+
+    SIGHUP is left alone if it is ignored, as under nohup. After it nothing is written to the terminal any more, which is gone.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        called()
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        called(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _threads() -> dict[str, str]:
+    """As many threads as the control group lets run: with more, they wait for each other until the next period of their quota."""
+    return {"OMP_NUM_THREADS": str(usable_cores())} if math.isfinite(cpu_quota()) else {}
+
+
+def _leave_terminal() -> None:
+    """Send what this process prints to nowhere, if it goes to a terminal: writing to one that is gone fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 class Backoff:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from perdure.agent.config import Config
 from perdure.agent.planning.life_so_far import may_promote
 from perdure.agent.stream.feeding import StreamFeed
+from perdure.agent.supervision.alarms import Alarms
 from perdure.agent.supervision.disk import DiskGauge, DiskLack
+from perdure.agent.supervision.halts import Halts, halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.learning_jobs import ScheduledLearning
 from perdure.agent.supervision.limits import Limits, Tally
@@ -17,6 +19,7 @@ from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
+from perdure.memory.processes import pauses
 from perdure.memory.store import Store
 
 
@@ -35,14 +38,16 @@ class DaemonDuties:
         server: StandingKeeper | None,
         jobs: JobKeeper,
     ) -> None:
-        self.lack = DiskLack()
-        """What there was no room for at the last look."""
+        self.halted = Halts()
+        """What was paused, or had no room, at the last look."""
+        self._lack = DiskLack()
         self._store = store
         self._hang_s = config.supervise.hang_s
         self._limits = limits
         self._tally = tally
         self._feed = feed
         self._learning = ScheduledLearning(store, config, feed.environments, tally, limits.tries)
+        self._alarms = Alarms(store, config.schedule)
         self._watch = LiveWatch(store, config.play.temperature)
         self._disk = DiskGauge(store.home, config.disk)
         self._reporter = Reporter(store, actor, server, jobs)
@@ -53,7 +58,6 @@ class DaemonDuties:
         return {
             "stream": self._refill,
             "learning": self._queue_learning,
-            "learning by the clock": lambda: self._queue_learning(now=True),
             "watch": self._watch.tick,
             "beat": self._beat,
         }
@@ -63,9 +67,11 @@ class DaemonDuties:
         if may_promote(job) and job.state in ENDED:
             self._learning.count(job)
 
-    def look_at_disk(self) -> None:
-        before, self.lack = self.lack, self._disk.look()
-        self._reporter.room_changed(before, self.lack)
+    def look_at_halts(self) -> None:
+        """See what is paused, and what there is no room for."""
+        before, self._lack = self._lack, self._disk.look()
+        self.halted = halts(self._lack, pauses(self._store))
+        self._reporter.room_changed(before, self._lack)
 
     def report_start(self) -> None:
         self._reporter.started(self._hang_s)
@@ -84,12 +90,13 @@ class DaemonDuties:
             most = self._limits.tasks - self._tally.tasks - now["queued"] - now["running"]
         self._feed.refill(self._store, most)
 
-    def _queue_learning(self, now: bool = False) -> None:
-        self._learning.tick(played_out=self._played_out(), lack=self.lack.learn, now=now)
+    def _queue_learning(self) -> None:
+        if self._learning.tick(played_out=self._played_out(), halted=self.halted.learn, now=self._alarms.due()):
+            self._alarms.served()
 
     def _beat(self) -> None:
-        self.look_at_disk()
-        self._reporter.beat(self.lack, played_out=self._played_out(), no_learning=self._learning.why)
+        self.look_at_halts()
+        self._reporter.beat(self.halted, played_out=self._played_out(), no_learning=self._learning.why)
 
     def _played_out(self) -> bool:
         """Whether the stream has ended and all its tasks are played."""

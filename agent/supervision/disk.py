@@ -22,6 +22,8 @@ LEARNING_FLOOR = 2.0
 SLACK = 0.05
 """What has stopped continues when there is this much more room than it stopped at, so that it does not stop and go all the time."""
 WALK_S = 60.0
+WAITS_FOR_ROOM = "it waits for room"
+"""How the event begins that says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

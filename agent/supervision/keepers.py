@@ -122,6 +122,8 @@ class JobKeeper:
             return None
         end = self.watched.poll()
         if end is None:
+            if get_job(self._store, self.job.id).cancelled:
+                self.watched.ask_to_end(GRACE_S)
             return None
         end_leases_of(self._store, self.watched.owner)  # if that fails, the next poll tries again
         job = self._close(self.watched, self.job, end)
@@ -143,7 +145,7 @@ class JobKeeper:
             fail_orphan(self._store, job.id, f"its process died, {end}", BootClock(), again=end.cause in TRANSIENT)
             job = get_job(self._store, job.id)
         self.death = ""
-        if end.exit.code != 0 and not watched.asked:
+        if end.exit.code != 0 and not watched.asked and not job.cancelled:
             self.death = str(end)
             record_event(self._store, "death", watched.child.name, f"{end}; job {job.id} is {job.state}")
         if job.state not in ENDED:

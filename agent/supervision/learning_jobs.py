@@ -19,11 +19,13 @@ from perdure.learners.option_parsing import every_option
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, OptionValue
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
-from perdure.memory.processes import last_event, record_event
+from perdure.memory.processes import keep_latest_events, last_event, record_event
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import live_episodes
 from perdure.memory.versions import serving
 
+LOOKS_KEPT = 200
+"""Looks that found nothing, of which a quick model has one every other second: the planner's patience is at its end long before."""
 UNFOLLOWED = "nothing follows"
 """The kind of event that says why nothing follows a verdict."""
 
@@ -45,18 +47,18 @@ class ScheduledLearning:
         self._looked_after = -1
         """The last job that had ended when the planner was last asked whether a gate follows."""
 
-    def tick(self, *, played_out: bool, lack: str | None, now: bool = False) -> None:
-        """Queue a job if it is time, unless one is waiting already.
+    def tick(self, *, played_out: bool, halted: str | None, now: bool = False) -> bool:
+        """Queue a job if it is time, unless one is waiting already. Gives whether it was time and the planner was asked.
 
-        `played_out`: all is played and no task will come any more. `lack`: why there is no room to learn; None if there is.
+        `played_out`: all is played and no task will come any more. `halted`: why no job may be begun; None if one may.
         """
         if unfinished_jobs(self._store):
-            return
+            return False
         played_out = played_out and not self._config.schedule.by_the_clock
-        self.why = self._obstacle(lack)
+        self.why = self._obstacle(halted)
         if self.why:
-            self._tally.played_out = played_out and lack is None
-            return
+            self._tally.played_out = played_out and halted is None
+            return False
         ended = last_ended(self._store)
         check = queue_job_if_due(
             self._store, self._config, self._environments, since=self._fruitless_at, now=now, news=ended != self._looked_after
@@ -68,13 +70,17 @@ class ScheduledLearning:
             self._tally.fruitless += 1
             self._tally.last = self._nothing = check.reason
             record_event(self._store, LOOK, "planner", check.reason)
+            keep_latest_events(self._store, LOOK, LOOKS_KEPT)
         elif check.job is not None:
             self._tally.fruitless = 0
             self._nothing = ""
         self.why = f"{self._nothing}; {check.reason}" if self._nothing and not check.fruitless else check.reason
+        return check.fruitless or check.job is not None
 
     def count(self, job: Job) -> None:
         """Count a job that was to lead to a promotion and is done or has failed."""
+        if job.cancelled:
+            return
         if job.state == "failed" and not job.found_nothing:
             self._tally.failures += 1
             self._tally.last = job.error or "no reason was given"
@@ -89,10 +95,10 @@ class ScheduledLearning:
                 self._tally.promoted = self._tally.promoted or job.candidate
             record_event(self._store, "verdict", f"job {job.id}", f"{job.candidate}: {self._tally.last}")
 
-    def _obstacle(self, lack: str | None) -> str:
+    def _obstacle(self, halted: str | None) -> str:
         """Why no job may be queued, whatever there is to learn; empty if one may."""
-        if lack is not None:
-            return f"learning waits for room: {lack}"
+        if halted is not None:
+            return halted
         if self._tally.failures >= self._tries:
             return (
                 f"learning is given up after {self._tally.failures} jobs that failed in a row, the last: {self._tally.last}; "

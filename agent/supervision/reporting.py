@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from perdure.agent.processes.process_names import SUPERVISOR
-from perdure.agent.supervision.disk import DiskLack
+from perdure.agent.supervision.disk import WAITS_FOR_ROOM, DiskLack
+from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
 from perdure.memory.jobs import get_job, unfinished_jobs
@@ -38,9 +39,9 @@ class Reporter:
             )
             record_event(self._store, "warning", "systemd", message)
 
-    def beat(self, lack: DiskLack, *, played_out: bool, no_learning: str) -> None:
+    def beat(self, halted: Halts, *, played_out: bool, no_learning: str) -> None:
         """Report how the run stands now."""
-        state, why = condition(self._store, self._server, self._actor, self._jobs, lack, played_out=played_out, no_learning=no_learning)
+        state, why = condition(self._store, self._server, self._actor, self._jobs, halted, played_out=played_out, no_learning=no_learning)
         beat(self._store, SUPERVISOR, os.getpid(), state, why)
         self._systemd.status(f"{state}: {why}" if why else state)
         if state == "paused" or plays(self._actor):
@@ -51,7 +52,7 @@ class Reporter:
     def room_changed(self, before: DiskLack, now: DiskLack) -> None:
         for what, was, reason in (("learning", before.learn, now.learn), ("play", before.play, now.play)):
             if (was is None) != (reason is None):
-                record_event(self._store, "disk", what, f"it waits for room: {reason}" if reason else "there is room again")
+                record_event(self._store, "disk", what, f"{WAITS_FOR_ROOM}: {reason}" if reason else "there is room again")
 
     def stopping(self) -> None:
         self._systemd.stopping()
@@ -76,7 +77,7 @@ def condition(
     server: StandingKeeper | None,
     actor: StandingKeeper,
     jobs: JobKeeper,
-    lack: DiskLack,
+    halted: Halts,
     *,
     played_out: bool,
     no_learning: str,
@@ -88,14 +89,15 @@ def condition(
         job = get_job(store, jobs.job.id)
         doing = "gating" if job.state == "gating" else DOING[job.kind]
         return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}"
-    if lack.play is not None:
-        return "paused", f"play and learning wait for room: {lack.play}"
+    if halted.play is not None:
+        both = halted.job if halted.job != halted.play else None
+        return "paused", f"{halted.play}; {both}" if both else halted.play
     if actor.watched is None:
         return "restarting", f"the actor died, {actor.death}" if actor.death else None
     latest = actor.watched.report()
     if latest is None or not plays(actor):
         return "starting", latest.detail if latest else "the actor is being started"
-    why = _waiting(store, jobs, lack) or no_learning
+    why = _waiting(store, jobs, halted) or no_learning
     if latest.state == "idle" and played_out:
         return "idle", f"{STREAM_ENDED}; {why}"
     return ("playing", why) if latest.state in ("playing", "loading") else (latest.state, latest.detail)
@@ -107,11 +109,11 @@ def plays(actor: StandingKeeper) -> bool:
     return latest is not None and latest.state != "starting"
 
 
-def _waiting(store: Store, jobs: JobKeeper, lack: DiskLack) -> str:
+def _waiting(store: Store, jobs: JobKeeper, halted: Halts) -> str:
     """Why a queued job is not being run; empty if none is queued, or if it is about to start."""
     waiting = unfinished_jobs(store)
     if not waiting:
         return ""
-    if lack.learn is not None:
-        return f"job {waiting[0].id} waits for room: {lack.learn}"
+    if halted.learn is not None:
+        return f"job {waiting[0].id}: {halted.learn}"
     return f"job {waiting[0].id} is tried again soon, its process died: {jobs.death}" if jobs.death else ""

@@ -53,6 +53,8 @@ def run_or_follow(home: Path, loaded: LoadedConfig, job_id: int, say: Say, *, go
 def require_done(job: Job) -> Job:
     """The job itself if it is done. Raises `RuntimeFailure` with its error otherwise."""
     if job.state != "done" or job.result is None:
+        if job.cancelled:
+            raise RuntimeFailure(f"job {job.id} was {job.error}")
         reason = f": {job.error}" if job.error else " without giving a reason"
         raise RuntimeFailure(f"job {job.id} failed{reason}; its log is logs/{job_process(job.id)}.log in the home")
     return job
@@ -89,5 +91,5 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
                     return None
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
-        say(f"job {job_id} stays queued or goes on; `perdure status` shows it")
+        say(f"job {job_id} stays queued or goes on; `perdure job show {job_id}` shows it, and `perdure job cancel {job_id}` takes it back")
         raise

@@ -13,6 +13,7 @@ progress (`watch.py`), what is done about it (`keepers.py`), and showing any of 
 from __future__ import annotations
 
 import queue
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import click
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
+from perdure.agent.own_model import require_own_model, require_room
 from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
@@ -29,7 +31,7 @@ from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon_duties import DaemonDuties
-from perdure.agent.supervision.disk import DiskLack
+from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, delete_step_weights
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
@@ -37,14 +39,17 @@ from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
-from perdure.memory.leases import end_all_leases, end_leases_of
+from perdure.memory.leases import BootClock, end_all_leases, end_leases_of
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
+from perdure.memory.tasks import requeue_lapsed
 from perdure.memory.trajectories.journal import abort_orphans
 
 PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500
 """How long a write waits for a lock on the store: normally (the next tick tries again), and while shutting down."""
+
+HUNG_UP = "its terminal or connection closed (SIGHUP); nohup, tmux or a service manager keeps a run alive"
 
 WATCH_S = 0.1
 """How often the loop looks at the children; a tick or a signal is seen at least as soon."""
@@ -74,6 +79,9 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     require_vllm(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
+        require_own_model(store, loaded.config)
+        if feed is not None:
+            require_room(loaded.config, feed.loaded)
         if feed is not None:
             feed.open(store)
         end_all_leases(store)  # the processes that held them are gone: the lock is ours
@@ -94,7 +102,6 @@ class Supervisor:
             return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries)
 
         self.store = store
-        self._schedule = config.schedule
         self._limits = limits
         self._tally = Tally()
         self._server = standing(VLLM, programs.vllm) if config.engine == "vllm" else None
@@ -117,10 +124,10 @@ class Supervisor:
         if self._duties is not None:
             self._duties.report_start()
         with on_signals(self._on_signal):
-            ticker = start_ticker(self._schedule, self._due.put)
+            ticker = start_ticker(self._due.put)
             try:
                 if self._duties is not None:
-                    self._try("disk", self._duties.look_at_disk)
+                    self._try("disk", self._duties.look_at_halts)
                 watching = [("watching the actor", self._watch_standing), ("watching the jobs", self._watch_jobs)]
                 while self._outcome is None:
                     for what, action in [*self._ticks(), *watching]:
@@ -164,7 +171,7 @@ class Supervisor:
         """Keep the vLLM server and the actor running, if there are any."""
         standing = [keeper for keeper in (self._server, self._actor) if keeper is not None]
         for keeper in standing:
-            keeper.tick(wanted=keeper is not self._actor or self._lack.play is None)
+            keeper.tick(wanted=keeper is not self._actor or self._halted.play is None)
             if keeper.bad_configuration is not None and self._outcome is None:
                 self._outcome = Outcome(code=2, reason=keeper.bad_configuration)
         if standing:
@@ -176,10 +183,10 @@ class Supervisor:
         """Keep a process at the next job."""
         if self._jobs.watched is None:
             job = self._next_job()
-            if job is not None and self._lack.learn is None:
+            if job is not None and self._halted.learn is None:
                 self._jobs.start(job)
             return
-        if self._lack.play is not None:  # without room to learn a running job may finish; without room to play it must end too
+        if self._halted.job is not None:
             self._jobs.watched.ask_to_end(GRACE_S)
         ended = self._jobs.poll()
         if ended is not None and self._duties is not None:
@@ -193,9 +200,9 @@ class Supervisor:
         return None if self._tally.job_ended else job
 
     @property
-    def _lack(self) -> DiskLack:
-        """What there is no room for. Only a daemon looks at this: a single job runs because the user asked for it."""
-        return self._duties.lack if self._duties is not None else DiskLack()
+    def _halted(self) -> Halts:
+        """What may not go on. Only a daemon looks at this: a single job runs because the user asked for it."""
+        return self._duties.halted if self._duties is not None else Halts()
 
     def _checkpoint(self) -> None:
         checkpoint(self.store)
@@ -210,9 +217,9 @@ class Supervisor:
     def _servers(self) -> list[Watched]:
         return [self._server.watched] if self._server is not None and self._server.watched is not None else []
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
         self._signals += 1
-        self._outcome = self._outcome or Outcome(code=0, reason="stopped by a signal")
+        self._outcome = self._outcome or Outcome(code=0, reason=HUNG_UP if number == signal.SIGHUP else "stopped by a signal")
 
     def _stop_children(self) -> None:
         """End them, and give back the work that they could not give back themselves."""
@@ -229,6 +236,7 @@ class Supervisor:
             for watched in self._samplers():
                 requeue_tasks(self.store, watched.owner)
                 end_leases_of(self.store, watched.owner)
+            requeue_lapsed(self.store, BootClock())  # of a process that died, and was to start again
             abort_orphans(self.store)
         checkpoint(self.store)
 

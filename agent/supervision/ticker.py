@@ -1,7 +1,8 @@
 """A ticker that only says *when*: ticks are names in a queue.
 
 The work that they ask for is in the database, so a lost tick costs nothing. The APScheduler's own job stores are not used: a job in them
-can vanish with its process. Left out: what is done at a tick (`supervisor.py`, `daemon_duties.py`).
+can vanish with its process. Left out: what is done at a tick (`supervisor.py`, `daemon_duties.py`), learning at set times
+(`alarms.py`).
 """
 
 from __future__ import annotations
@@ -10,23 +11,16 @@ from collections.abc import Callable
 from typing import Literal
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
-from perdure.agent.config import ScheduleSection
-
-Tick = Literal["stream", "learning", "learning by the clock", "watch", "beat", "checkpoint"]
+Tick = Literal["stream", "learning", "watch", "beat", "checkpoint"]
 
 EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "watch": 5.0, "beat": 2.0, "checkpoint": 60.0}
 
 
-def start_ticker(schedule: ScheduleSection, due: Callable[[Tick], None]) -> BackgroundScheduler:
+def start_ticker(due: Callable[[Tick], None]) -> BackgroundScheduler:
     """Start a thread that calls `due(tick)` whenever a tick is due; `shutdown()` ends it."""
     ticker = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
     for tick, seconds in EVERY_S.items():
         ticker.add_job(due, "interval", args=[tick], seconds=seconds)
-    if schedule.cron:
-        ticker.add_job(due, CronTrigger.from_crontab(schedule.cron), args=["learning by the clock"])
-    if schedule.every_minutes:
-        ticker.add_job(due, "interval", args=["learning by the clock"], minutes=schedule.every_minutes)
     ticker.start()
     return ticker

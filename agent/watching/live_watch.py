@@ -15,7 +15,7 @@ from uuid import uuid4
 from perdure.agent.watching.e_detector import Detector
 from perdure.agent.watching.finding import expected_range
 from perdure.memory.contracts.orders import GateOrder
-from perdure.memory.environments import list_environments
+from perdure.memory.environments import environments_in_use
 from perdure.memory.errors import RuntimeFailure, UnknownError
 from perdure.memory.jobs import ENDED, add_job, get_job
 from perdure.memory.processes import record_event
@@ -84,7 +84,7 @@ class LiveWatch:
         with self._store.write():
             rows = {row.environment: row for row in watches(self._store, version) if row.temperature == self._temperature}
             ranges = {}
-            for environment in list_environments(self._store):
+            for environment in environments_in_use(self._store):
                 scores = gated_scores(self._store, version, environment.name, self._temperature)
                 if scores:
                     ranges[environment.name] = expected_range(scores)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
 
     Raises `UnknownError` if there is no such model, `InputError` if it has no safetensors weights, `RuntimeFailure` if fetching it failed.
     """
-    if _is_hub_id(model):
+    if is_hub_id(model):
         path = _fetch_from_hub(model, cache, say)
         return ModelFiles(name=model, path=path, hash=_hash_model(path))
     files = find_model(model, cache)
@@ -66,21 +67,29 @@ def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelF
 
 def find_model(model: str, cache: Path) -> ModelFiles | None:
     """The model if it is on this machine; nothing is fetched. Raises `InputError` for a folder that is not a model."""
+    path = model_folder(model, cache)
+    if path is None:
+        return None
+    in_cache = path == _default_path(cache) and not Path(model).expanduser().is_dir()
+    return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path) if in_cache else _hash_model(path))
+
+
+def model_folder(model: str, cache: Path) -> Path | None:
+    """The folder of a model that is on this machine; nothing is fetched or read."""
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return ModelFiles(name=model, path=folder.resolve(), hash=_hash_model(folder))
+        return folder.resolve()
     if model == DEFAULT_MODEL:
         path = _default_path(cache)
-        return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path)) if (path / _MANIFEST).is_file() else None
-    if _is_hub_id(model):
+        return path if (path / _MANIFEST).is_file() else None
+    if is_hub_id(model):
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         try:
-            path = Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
+            return Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
         except LocalEntryNotFoundError:
             return None
-        return ModelFiles(name=model, path=path, hash=_hash_model(path))
     return None
 
 
@@ -99,7 +108,7 @@ def four_bits() -> BitsAndBytesConfig:
     )
 
 
-def _is_hub_id(model: str) -> bool:
+def is_hub_id(model: str) -> bool:
     """'owner/name', unless there is a folder of that name."""
     return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).is_dir()
 
@@ -108,7 +117,7 @@ def _default_path(cache: Path) -> Path:
     return cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
 
 
-def _model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer files. Raises `InputError` if there are no weights, or only pickled ones."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
@@ -123,7 +132,7 @@ def _model_files(folder: Path) -> list[Path]:
 
 def _hash_model(folder: Path) -> str:
     digest = hashlib.sha256()
-    for file in _model_files(folder):
+    for file in model_files(folder):
         if file.name != _MANIFEST:
             digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
@@ -139,7 +148,13 @@ def _hash_of_manifest(folder: Path) -> str:
 
 
 def _fetch_default(path: Path, say: Callable[[str], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise InputError(f"the model cache {path.parent} cannot be written: allow writing there, or name another one in PERDURE_CACHE")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=MAKING) as scratch_name:
         scratch = Path(scratch_name)
         say(f"fetching the default model ({_REQUIREMENT}, 93 MB)")

@@ -16,6 +16,8 @@ OptionValue = str | int | float | bool
 Consequence = Literal["nothing", "promotion", "rollback"]
 """Of a gate by itself, if its verdict is promote. A rollback makes the candidate, which served before, serve again."""
 
+CANCELLED = "cancelled: "
+"""How the error of a job begins that a person took back."""
 NOTHING_TO_LEARN = "nothing to learn from"
 """How the error of a learning job begins whose episodes teach nothing."""
 Aim = Literal["gain", "continuation", "repair", "first success"]
@@ -133,6 +135,11 @@ class Job:
     def found_nothing(self) -> bool:
         """Whether it failed because its episodes teach nothing: no fault of a program, and a reason to learn something else."""
         return self.state == "failed" and (self.error or "").startswith(NOTHING_TO_LEARN)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a person took it back."""
+        return self.state == "failed" and (self.error or "").startswith(CANCELLED)
 
     @property
     def verdict(self) -> Decision | None:

@@ -30,6 +30,7 @@ def document_schema() -> pa.Schema:
     turn = pa.struct(
         [
             ("n", integer),
+            ("shared", integer),
             ("observation", text),
             ("prompt_ids", ids),
             ("action", text),
@@ -40,10 +41,11 @@ def document_schema() -> pa.Schema:
             ("invalid", text),
             ("sampler", text),
             ("made_at", real),
+            ("digest", text),
         ]
     )
-    batch = pa.struct([("job", integer), ("attempt", integer), ("n", integer), ("on_policy", flag)])
-    reward = pa.struct([("source", text), ("value", real), ("made_at", real)])
+    batch = pa.struct([("job", integer), ("attempt", integer), ("n", integer), ("on_policy", flag), ("digest", text)])
+    reward = pa.struct([("source", text), ("value", real), ("made_at", real), ("digest", text)])
     return pa.schema(
         [
             ("id", integer),
@@ -68,6 +70,7 @@ def document_schema() -> pa.Schema:
             ("error", text),
             ("started_at", real),
             ("finished_at", real),
+            ("digest", text),
             ("turns", pa.list_(turn)),
             ("batches", pa.list_(batch)),
             ("rewards", pa.list_(reward)),
@@ -117,12 +120,12 @@ WHERE e.id IN (SELECT value FROM json_each(:ids)) ORDER BY e.id
 """
 
 _BATCHES = """
-SELECT episode, job, attempt, n, on_policy FROM manifest
+SELECT episode, job, attempt, n, on_policy, digest FROM manifest
 WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, job, attempt, n
 """
 
 _REWARDS = """
-SELECT episode, source, value, made_at FROM reward
+SELECT episode, source, value, made_at, digest FROM reward
 WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, source
 """
 
@@ -140,6 +143,8 @@ def _column(field: pa.Field, rows: Sequence[Any]) -> pa.Array:
 
     if field.name == "sampler":
         return pa.array([str(read_sampler(row)) for row in rows], field.type)
+    if field.name == "digest":
+        return pa.array([None if row["digest"] is None else row["digest"].hex() for row in rows], field.type)
     if pa.types.is_boolean(field.type):
         return pa.array([bool(row[field.name]) for row in rows], field.type)
     return pa.array([row[field.name] for row in rows], field.type)

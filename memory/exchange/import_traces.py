@@ -8,12 +8,14 @@ those that did not complete, were played on held-out seeds, or had the right ans
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import tempfile
 import time
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.trace_format import ForeignEpisode, Place, parse_episode
 from perdure.memory.files import MAKING, sha256_of
-from perdure.memory.json_value import Document, JsonValue, record_json
+from perdure.memory.json_value import Document, JsonValue, record_json, to_json
 from perdure.memory.store import Store
 
 NOT_COMPLETED = "not completed"
@@ -43,6 +45,8 @@ class Imported:
     turns: int
     passed_over: dict[str, int]
     """How many episodes of the file were skipped, by reason."""
+    mended: int
+    """Rows with half of a character (a lone surrogate) in a text: it became '?'."""
 
     def as_json(self) -> Document:
         """The output of the command."""
@@ -57,9 +61,9 @@ def import_file(store: Store, path: Path, label: str) -> Imported:
         if known is not None:
             return known
         with _staged(store):
-            passed_over = _stage(store, path)
+            passed_over, mended = _stage(store, path)
             with store.write():
-                return _batch_of(store, digest) or _copy(store, path, digest, label, passed_over)
+                return _batch_of(store, digest) or _copy(store, path, digest, label, passed_over, mended)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; give a file of Parquet or JSON lines") from error
 
@@ -89,10 +93,10 @@ def _staged(store: Store) -> Iterator[None]:
         store.rows("DETACH staged")
 
 
-def _stage(store: Store, path: Path) -> dict[str, int]:
-    """Read and check the whole file. Returns how many episodes were skipped, by reason."""
+def _stage(store: Store, path: Path) -> tuple[dict[str, int], int]:
+    """Read and check the whole file. Returns how many episodes were skipped, by reason, and how many had a text mended."""
     passed_over: Counter[str] = Counter()
-    staged = 0
+    staged = mended = 0
     with store.read() as conn:
         for place, document in _documents(path):
             episode = parse_episode(document, place)
@@ -105,10 +109,11 @@ def _stage(store: Store, path: Path) -> dict[str, int]:
             else:
                 _insert(conn, place.row, episode)
                 staged += 1
+                mended += place.mended
     if not staged:
         why = ", ".join(f"{number} {reason}" for reason, number in passed_over.items())
         raise InputError(f"{path} has no episode to learn from" + (f" ({why})" if why else "") + ": docs/store.md shows the form")
-    return dict(passed_over)
+    return dict(passed_over), mended
 
 
 def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None:
@@ -155,7 +160,7 @@ def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None
     )
 
 
-def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[str, int]) -> Imported:
+def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[str, int], mended: int) -> Imported:
     """Copy the staged rows. An episode's id is its row in the file plus the largest id in use."""
     with store.write() as conn:
         (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM foreign_episode").fetchone()
@@ -170,7 +175,7 @@ def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[s
         turns = conn.execute(
             f"INSERT INTO foreign_turn (episode, {columns}) SELECT ? + episode, {columns} FROM staged.new_foreign_turn", (last,)
         ).rowcount
-    return Imported(batch=batch, label=label, new=True, episodes=episodes, turns=turns, passed_over=passed_over)
+    return Imported(batch=batch, label=label, new=True, episodes=episodes, turns=turns, passed_over=passed_over, mended=mended)
 
 
 def _batch_of(store: Store, digest: str) -> Imported | None:
@@ -186,14 +191,21 @@ def _batch_of(store: Store, digest: str) -> Imported | None:
     if not rows:
         return None
     (row,) = rows
-    return Imported(batch=row["id"], label=row["label"], new=False, episodes=row["episodes"], turns=row["turns"], passed_over={})
+    return Imported(batch=row["id"], label=row["label"], new=False, episodes=row["episodes"], turns=row["turns"], passed_over={}, mended=0)
 
 
 def _documents(path: Path) -> Iterator[tuple[Place, JsonValue]]:
     """The rows of a file, each with its place. The format is told by the first bytes, not by the name."""
     with path.open("rb") as stream:
         start = stream.read(4)
-    yield from _parquet_rows(path) if start == b"PAR1" else _json_rows(path)
+    if start == b"PAR1":
+        yield from _parquet_rows(path)
+        return
+    try:
+        with gzip.open(path) if start[:2] == b"\x1f\x8b" else path.open("rb") as lines:
+            yield from _json_rows(path, lines)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path} is a damaged gzip file ({_first_line(error)}): make it again") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
@@ -210,20 +222,35 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
         raise InputError(f"{path} is damaged or not a Parquet file, after row {row}: {_first_line(error)}") from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
-    with path.open("rb") as lines:
-        for row, line in enumerate(lines, start=1):
-            if line.strip():
-                place = Place(file=path, row=row)
-                yield place, _parse_line(line, place)
+def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[Place, JsonValue]]:
+    for row, line in enumerate(lines, start=1):
+        if line.strip():
+            document = _parse_line(line, Place(file=path, row=row))
+            yield Place(file=path, row=row, mended=b"\\u" in line and not _is_utf8(document)), document
 
 
 def _parse_line(line: bytes, place: Place) -> JsonValue:
     try:
-        document: JsonValue = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        document: JsonValue = json.loads(line.decode("utf-8-sig"), parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
     except (ValueError, RecursionError) as error:
         raise place.bad(f"is not JSON in UTF-8 ({_first_line(error)}); give JSON lines or Parquet, as docs/store.md shows") from error
     return document
+
+
+def _is_utf8(document: JsonValue) -> bool:
+    try:
+        to_json(document).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _no_key_twice(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"names {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+    return found
 
 
 def _no_constant(name: str) -> None:

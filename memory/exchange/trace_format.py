@@ -13,7 +13,9 @@ from pathlib import Path
 
 from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.errors import InputError
+from perdure.memory.exchange.document_digests import changed_parts
 from perdure.memory.json_value import JsonObject, JsonValue, to_json
+from perdure.memory.trajectories.rewards import MOST_REWARD
 from perdure.memory.trajectories.turns import valid_text
 
 EPISODE_KEYS = (
@@ -44,12 +46,15 @@ NOT_KEPT = frozenset(
         "error",
         "started_at",
         "finished_at",
+        "digest",
         "batches",
         "rewards",
     }
 )
 """Keys of our own exports that are ignored: they mean something only in the home that they come from."""
-TURN_NOT_KEPT = frozenset({"n", "invalid", "sampler", "made_at"})
+TURN_NOT_KEPT = frozenset({"n", "shared", "invalid", "sampler", "made_at", "digest"})
+ROUNDING = 1e-3
+"""How far above 0 rounding in low precision may bring a log-prob: it counts as 0."""
 ROLES = ("system", "user", "assistant")
 
 
@@ -93,6 +98,8 @@ class Place:
     file: Path
     row: int
     key: str = ""
+    mended: bool = False
+    """Whether a text of this row had half of a character, as JSON can write it, which became '?'."""
 
     def at(self, key: str | int) -> Place:
         inner = f"[{key}]" if isinstance(key, int) else f".{key}" if self.key else key
@@ -105,6 +112,7 @@ class Place:
 def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
     """Check one row of a file. Raises `InputError` that names the place."""
     row = _object(document, place, EPISODE_KEYS, NOT_KEPT)
+    _check_digests(row)
     turns_at = place.at("turns")
     state = row.choice("state", ("completed", "aborted", "env_error")) or "completed"
     turns = tuple(_parse_turn(turn, turns_at.at(n)) for n, turn in enumerate(row.items("turns") or ()))
@@ -116,7 +124,7 @@ def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
     environment = row.text("environment")
     if not environment:
         raise place.at("environment").bad("is missing: name what was attempted, in your own words")
-    total_reward = row.number("total_reward")
+    total_reward = row.reward("total_reward")
     rewards = [turn.reward for turn in turns if turn.reward is not None]
     if total_reward is None and turns and len(rewards) == len(turns):
         total_reward = math.fsum(rewards)
@@ -136,6 +144,19 @@ def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
     )
 
 
+def _check_digests(row: _Row) -> None:
+    """Refuse an episode of our own exports that was changed since."""
+    if row.text("digest") is None:
+        return
+    try:
+        changed = next(changed_parts(row.values), None)
+    except (KeyError, TypeError, ValueError, AttributeError, InputError):
+        changed = "its form"
+    if changed is not None:
+        why = f"differs from that of what it covers ({changed}): the file was damaged, or edited; take the digests out if that was meant"
+        raise row.place.at("digest").bad(why)
+
+
 def _parse_turn(document: JsonValue, place: Place) -> ForeignTurn:
     row = _object(document, place, TURN_KEYS, TURN_NOT_KEPT)
     messages, observation, prompt_ids = row.messages(), row.text("observation"), row.ids("prompt_ids")
@@ -151,7 +172,7 @@ def _parse_turn(document: JsonValue, place: Place) -> ForeignTurn:
         action=action,
         action_ids=action_ids,
         logprobs=row.logprobs(action_ids),
-        reward=row.number("reward"),
+        reward=row.reward("reward"),
         finish=row.choice("finish", ("stop", "length")),
     )
 
@@ -174,7 +195,9 @@ class _Row:
     def name(self) -> str | None:
         """The `id` as a text: other pipelines number their episodes or name them."""
         value = self.values.get("id")
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
         return self.text("id")
 
@@ -200,9 +223,14 @@ class _Row:
             raise self.place.at(key).bad(f"is {value}, which has more than 64 bits")
         return value
 
-    def number(self, key: str) -> float | None:
+    def reward(self, key: str) -> float | None:
         value = self.values.get(key)
-        return None if value is None else _finite(value, self.place.at(key))
+        if value is None:
+            return None
+        number = _finite(value, self.place.at(key))
+        if abs(number) > MOST_REWARD:
+            raise self.place.at(key).bad(f"is {number:g}: a reward is at most {MOST_REWARD:g} in size, so that sums of them are numbers")
+        return number
 
     def items(self, key: str) -> list[JsonValue] | None:
         value = self.values.get(key)
@@ -232,6 +260,11 @@ class _Row:
         numbers = [value for value in values if type(value) is float]
         if len(numbers) < len(values) or not all(map(math.isfinite, numbers)):
             numbers = [_finite(value, at.at(n)) for n, value in enumerate(values)]
+        if any(number > 0 for number in numbers):
+            for n, number in enumerate(numbers):
+                if number > ROUNDING:
+                    raise at.at(n).bad(f"is {number}: the logarithm of a probability is at most 0")
+            numbers = [min(number, 0.0) for number in numbers]
         if action_ids is None or len(action_ids) != 4 * len(numbers):
             tokens = "no action_ids" if action_ids is None else f"{len(action_ids) // 4} action_ids"
             raise at.bad(f"has {len(numbers)} values for {tokens}: give one per token")

@@ -31,6 +31,8 @@ class _Running:
     lease: Lease
     turns: int = 0
     last: Turn | None = None
+    digest: bytes | None = None
+    """Of the last turn."""
 
 
 class StoreJournal:
@@ -61,8 +63,8 @@ class StoreJournal:
             state = running.get(episode, self._running[episode])
             if n != state.turns:
                 raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {state.turns} comes next")
-            rows.append(turn_columns(episode, n, turn, state.last))
-            running[episode] = replace(state, turns=n + 1, last=turn)
+            rows.append(turn_columns(episode, n, turn, state.last, state.digest))
+            running[episode] = replace(state, turns=n + 1, last=turn, digest=rows[-1][-1])
         with self._store.write() as conn:
             self._renew(running.values())
             _check_running(conn, running.keys())

@@ -17,6 +17,9 @@ from perdure.memory.store import Store
 OURS = ("environment", "py:")
 """Names that no source may have: the environment's own rewards, and the prefix of reward models."""
 
+MOST_REWARD = 1e12
+"""A reward is at most this large in size, so that sums and squares of rewards stay exact enough to learn from."""
+
 NAMED = 5
 """How many bad lines of a file an error names."""
 
@@ -32,6 +35,10 @@ def add_rewards(store: Store, source: str, rewards: Mapping[int, float]) -> None
     for episode, reward in rewards.items():
         if not math.isfinite(reward):
             raise InputError(f"the reward of episode {episode} is {reward}: it must be a finite number")
+        if abs(reward) > MOST_REWARD:
+            raise InputError(
+                f"the reward of episode {episode} is {reward:g}: it is at most {MOST_REWARD:g} in size, so that sums are numbers"
+            )
     with store.write() as conn:
         if bad := not_judgeable(store, list(rewards)):
             raise InputError(next(iter(bad.values())))
@@ -127,6 +134,8 @@ def _judgement(line: str) -> tuple[int, float]:
         raise ValueError(f"episode {episode!r} is not the number of an episode")
     if type(reward) not in (int, float) or not -sys.float_info.max <= reward <= sys.float_info.max:  # an int can be larger than any float
         raise ValueError(f"reward {str(reward)[:40]} is not a finite number")
+    if abs(reward) > MOST_REWARD:
+        raise ValueError(f"reward {reward:g} is more than {MOST_REWARD:g} in size")
     return episode, float(reward)
 
 

@@ -131,15 +131,21 @@ def recent_groups(store: Store, environment: str, most: int, *, until: int = NEW
     return [episodes_by_id(store, json.loads(row["ids"])) for row in rows]
 
 
+def require_import(store: Store, label: str) -> None:
+    """Raise `UnknownError` if nothing was imported under this label."""
+    known = [row["label"] for row in store.rows("SELECT DISTINCT label FROM import_batch ORDER BY label")]
+    if label not in known:
+        there = ", ".join(known) or "no import yet: see `perdure store import`"
+        raise UnknownError(f"nothing was imported as {label!r}; there is {there}")
+
+
 def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     """The imported episodes of a label, newest first. Raises `UnknownError` if nothing was imported under it."""
     rows = store.rows(
         "SELECT f.* FROM foreign_episode f JOIN import_batch b ON b.id = f.batch WHERE b.label = ? ORDER BY f.id DESC LIMIT ?",
         (label, MOST),
     )
-    if not rows:
-        known = ", ".join(row["label"] for row in store.rows("SELECT DISTINCT label FROM import_batch ORDER BY label"))
-        raise UnknownError(f"nothing was imported as {label!r}; there is {known or 'no import yet: see `perdure store import`'}")
+    require_import(store, label)
     turns: dict[int, list[ForeignExchange]] = {row["id"]: [] for row in rows}
     sql = "SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
     for row in store.rows(sql, (to_json(list(turns)),)):

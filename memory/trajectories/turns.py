@@ -16,6 +16,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.digests import turn_digest
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
 from perdure.memory.store import Store
 
@@ -24,16 +25,16 @@ def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> N
     """Write turns, each as `turn_columns` returns it, in the current transaction."""
     conn.executemany(
         """
-        INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, reward, finish,
-                          version, step_job, step_n, made_at, invalid)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO turn (episode, n, shared, prompt_ids, action_ids, logprobs, observation, action, invalid, reward, finish,
+                          version, step_job, step_n, made_at, digest)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         rows,
     )
 
 
-def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple[Any, ...]:
-    """The columns of a turn; `before` is the turn before it in its episode.
+def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: bytes | None) -> tuple[Any, ...]:
+    """The columns of a turn, its digest last; `before` is the turn before it in its episode, and `last` the digest of that.
 
     Raises `InputError` if the log-probs are not one per token, or the prompt does not continue `before` as it says.
     """
@@ -41,7 +42,7 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple
         raise InputError(f"turn {n} of episode {episode} has {len(turn.action_ids)} tokens, but {len(turn.logprobs)} log-probs")
     if turn.shared and not _continues(before, turn):
         raise InputError(f"turn {n} of episode {episode} shares {turn.shared} tokens with the turn before it, but does not continue it")
-    return (
+    columns = (
         episode,
         n,
         turn.shared,
@@ -50,12 +51,13 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None) -> tuple
         pack_logprobs(turn.logprobs),
         valid_text(turn.observation),
         valid_text(turn.action),
+        None if turn.invalid is None else valid_text(turn.invalid),
         float(turn.reward),
         turn.finish,
         *sampler_columns(turn.sampler),
         time.time(),
-        None if turn.invalid is None else valid_text(turn.invalid),
     )
+    return (*columns, turn_digest(columns, last))
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
@@ -89,16 +91,6 @@ def turn_rows(store: Store, episodes: Sequence[int]) -> Iterator[tuple[Any, byte
         prompt = history[: 4 * row["shared"]] + row["prompt_ids"]
         history = prompt + row["action_ids"]
         yield row, prompt
-
-
-def actions(store: Store, at_once: int = 2000) -> Iterator[tuple[int, int, tuple[int, ...], str]]:
-    """Every answer in the store: episode, number of the turn, token ids, text."""
-    episode, n = -1, -1
-    sql = "SELECT episode, n, action_ids, action FROM turn WHERE (episode, n) > (?, ?) ORDER BY episode, n LIMIT ?"
-    while rows := store.rows(sql, (episode, n, at_once)):
-        for row in rows:
-            yield row["episode"], row["n"], unpack_ids(row["action_ids"]), row["action"]
-        episode, n = rows[-1]["episode"], rows[-1]["n"]
 
 
 def read_sampler(row: Any) -> Sampler:

@@ -115,6 +115,8 @@ def _copy_adapters(store: Store, folder: Path, replace: bool) -> tuple[tuple[str
             if version.state != "rejected":
                 lacks.append(Lack(version=version.name, why=str(error)))
             continue
+        if final.is_symlink() or folder.is_symlink():
+            raise InputError(f"{final} is or goes through a link, and is not replaced: name another file")
         if final.exists() and not _is_whole(final, version.hash):
             if not replace:
                 raise InputError(f"{final} exists with other content: name another file, or give --force to replace it")

@@ -18,14 +18,17 @@ from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
 from perdure.memory.json_value import Document, record_json, to_json
+from perdure.memory.layout.digests import register_digests
 from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.episodes import counts
+from perdure.memory.upkeep.check_digests import Progress, Visit, changed_rows
 from perdure.memory.upkeep.garbage import needed_versions
-from perdure.memory.upkeep.prune import archived_ids, archives
+from perdure.memory.upkeep.prune import archived_ids, archives, changed_in_archive
 from perdure.memory.versions import list_versions, moves
 
+DIGESTS_RULE = "digests"
 SHOWN = 20
 """At most this many findings of one rule are shown."""
 
@@ -48,14 +51,18 @@ Breach = tuple[Literal["error", "warning"], str, str]
 """Level, subject and message."""
 
 
-def check(store: Store, clock: Clock) -> list[StoreFinding]:
-    """All findings, errors first; of each rule at most `SHOWN`, and how many more."""
+def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None, visit: Visit | None = None) -> list[StoreFinding]:
+    """All findings, errors first; of each rule at most `SHOWN`, and how many more. `visit` is given every answer on the way."""
+
+    def digests(store: Store, clock: Clock) -> Iterator[Breach]:
+        for row, message in changed_rows(store, progress, visit):
+            yield "error", row, message
+
     findings: list[StoreFinding] = []
-    for rule in RULES:
-        name = rule.__name__.strip("_").replace("_", "-")
+    for name, rule in (*((rule.__name__.strip("_").replace("_", "-"), rule) for rule in RULES), (DIGESTS_RULE, digests)):
         try:
             breaches = list(rule(store, clock))
-        except (PerdureError, sqlite3.Error) as error:  # too damaged to be read
+        except (PerdureError, sqlite3.Error, ValueError, LookupError, TypeError) as error:  # too damaged to be read
             breaches = [("error", "perdure.db", str(error))]
         findings += listed(name, breaches)
     return sorted(findings, key=lambda finding: finding.level)
@@ -87,6 +94,7 @@ def _schema(store: Store, clock: Clock) -> Iterator[Breach]:
     existing = _objects(store.db)
     fresh = Database(memory=True)
     try:
+        register_digests(fresh.conn)
         for sql in MIGRATIONS:
             fresh.conn.executescript(sql)
         expected = _objects(fresh)
@@ -209,6 +217,8 @@ def _archives(store: Store, clock: Clock) -> Iterator[Breach]:
     for path in archives(store.home):
         try:
             ids = archived_ids(path)
+            for part in changed_in_archive(path):
+                yield "error", f"{ARCHIVE}/{path.name}", f"{part} differs from its digest: restore the file from a copy"
         except RuntimeFailure as error:
             yield "error", f"{ARCHIVE}/{path.name}", str(error)
             continue
@@ -236,8 +246,11 @@ RULES: tuple[Callable[[Store, Clock], Iterator[Breach]], ...] = (
 
 
 def _objects(db: Database) -> dict[str, str]:
-    """Tables, indexes and views by name, with the text that made them."""
-    sql = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'"
+    """Tables, indexes, views and triggers by name, with their kind and the text that made them."""
+    sql = """
+        SELECT name, type || ' ' || sql FROM sqlite_master
+        WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'
+    """
     return dict(db.execute(sql).fetchall())
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from perdure.memory import faults
 from perdure.memory.errors import RuntimeFailure
+from perdure.memory.exchange.document_digests import changed_in_table
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.exchange.export import document_writer
 from perdure.memory.files import MAKING, making
@@ -132,6 +133,13 @@ def archived_ids(path: Path) -> list[int]:
         return list(file.read(columns=["id"])["id"].to_pylist())
 
 
+def changed_in_archive(path: Path) -> Iterator[str]:
+    """The parts of the episodes in an archive that differ from their digests. Raises `RuntimeFailure` if the file is damaged."""
+    with _opened(path) as file:
+        for group in range(file.num_row_groups):
+            yield from changed_in_table(file.read_row_group(group))
+
+
 def _prunable(store: Store, keep: Keep) -> list[tuple[int, int]]:
     """The episodes that may go, oldest first, each with its number of turns. The docstring of this file says which stay."""
     rows = store.rows(
@@ -184,6 +192,8 @@ def _archived(store: Store, path: Path, candidates: Set[int]) -> list[int]:
 
     equal: list[int] = []
     with _opened(path) as file:
+        if file.schema_arrow.names != document_schema().names:
+            return []  # an older Perdure wrote it, without digests
         for group in range(file.num_row_groups):
             ours = sorted(candidates & set(file.read_row_group(group, columns=["id"])["id"].to_pylist()))
             if ours:

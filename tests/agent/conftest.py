@@ -76,6 +76,7 @@ def process(tmp_path: Path) -> Call:
 def home(tmp_path: Path) -> Path:
     """A home with versions v0 (retired), v1 (serving), v2 (candidate), v3 (rejected), and two tasks, one of them played."""
     home = tmp_path / ".perdure"
+    (tmp_path / "perdure.toml").write_text(f"model = 'tiny'\nstream.environments = ['{ADD}']\n")
     with create_store(home) as store:
         environments.register(store, ADD)
         versions.add_initial(store, "tiny", "hash-of-tiny")

@@ -136,7 +136,7 @@ class Place:
         **settings: Any,
     ) -> Outcome:
         """Run a supervisor in this process until it ends by itself, or until the store is so."""
-        config = Config.model_validate({"stream": {"environments": [ADD], "tasks_per_round": 1}, **settings})
+        config = Config.model_validate({"model": "tiny", "stream": {"environments": [ADD], "tasks_per_round": 1}, **settings})
         loaded = LoadedConfig(config=config, origins={}, path=None)
         ended = threading.Event()
         programs = Programs(actor=actor, learner=learner)
@@ -150,7 +150,7 @@ class Place:
                 thread.join()
 
     def daemon(self, actor: str, settings: str = "", **environment: str) -> subprocess.Popen[bytes]:
-        (self.path / "perdure.toml").write_text(f"[stream]\nenvironments = ['{ADD}']\n{settings}")
+        (self.path / "perdure.toml").write_text(f"model = 'tiny'\n[stream]\nenvironments = ['{ADD}']\n{settings}")
         process = subprocess.Popen(
             [sys.executable, "-c", DAEMON], cwd=self.path, stdin=subprocess.DEVNULL, env={**os.environ, **environment}
         )

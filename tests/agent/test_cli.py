@@ -33,7 +33,7 @@ HEAVY = ("torch", "transformers", "gymnasium", "textarena", "sqlite_utils", "pyd
 
 def configure(folder: Path) -> None:
     """A stream of one environment in this process. Those of the default stream have processes of their own, which take a second each."""
-    (folder / "perdure.toml").write_text(f"[stream]\nenvironments = ['{ADD}']\n")
+    (folder / "perdure.toml").write_text(f"model = 'tiny'\n[stream]\nenvironments = ['{ADD}']\n")
 
 
 def walk(command: click.Command, path: str, context: click.Context) -> Iterator[tuple[str, click.Command, click.Context]]:
@@ -231,7 +231,7 @@ def test_homes_that_are_not_ours_are_refused(perdure: Call, tmp_path: Path, argu
 
 @pytest.mark.processes
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere, and setpriv is not here")
-@pytest.mark.parametrize("arguments", [["status"], ["run"], ["task", "add", ADD], ["version", "rollback", "--reason", "r"]])
+@pytest.mark.parametrize("arguments", [["run"], ["task", "add", ADD], ["version", "rollback", "--reason", "r"], ["pause", "--reason", "r"]])
 def test_a_read_only_home_is_said_to_be_one(process: Call, home: Path, arguments: list[str]) -> None:
     before = sorted(home.rglob("*"))
     for path in (home, *before):
@@ -244,6 +244,31 @@ def test_a_read_only_home_is_said_to_be_one(process: Call, home: Path, arguments
     assert "cannot write to" in done.err
     assert "--home" in done.err
     assert len(done.err.strip().splitlines()) == 1
+    assert sorted(home.rglob("*")) == before
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere, and setpriv is not here")
+def test_found_a_read_only_home_can_be_read(process: Call, home: Path, tmp_path: Path) -> None:
+    before = sorted(home.rglob("*"))
+    for path in (home, *before):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner") if os.getuid() == 0 else ()
+    commands = (
+        ("status",),
+        ("episode", "show", "LAST"),
+        ("version", "list"),
+        ("job", "list"),
+        ("store", "check", "--no-tokens"),
+        ("store", "export", "--format", "jsonl", "--out", str(tmp_path / "out.jsonl")),
+        ("store", "backup", str(tmp_path / "copy.db")),
+    )
+    done = {command: process(*command, prefix=powerless) for command in commands}
+    for path in (home, *before):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert {command: (one.code, one.err) for command, one in done.items() if one.code not in (0, 1) or "cannot" in one.err} == {}
+    assert (tmp_path / "out.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "copy.db").stat().st_size > 0
     assert sorted(home.rglob("*")) == before
 
 

@@ -18,8 +18,8 @@ from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, plan
 
 KEYS = {
-    "environment": "name threshold reward_low reward_high critical anchor",
-    "task": "id environment seed state source stage members attempt error episodes",
+    "environment": "name threshold reward_low reward_high critical anchor retired",
+    "task": "id environment seed state source stage members attempt error episodes created",
     "job": "id kind learner targets options state attempt candidate result error created",
     "version": "name state parent created hash targets job pinned path",
     "move": "kind from to gate reason moved",
@@ -30,7 +30,7 @@ KEYS = {
     "event": "id kind subject message happened",
     "finding": "level rule subject message",
     "export": "path episodes turns size_bytes",
-    "import": "batch label new episodes turns passed_over",
+    "import": "batch label new episodes turns passed_over mended",
     "backup": "path size_bytes episodes turns versions lacks",
     "prune": "episodes turns kept archives freed_bytes",
 }

@@ -24,7 +24,7 @@ def quiet(line: str) -> None:
 def test_the_journal_and_plain_sqlite_write_the_same_turns(tmp_path: Path) -> None:
     found = bench_journal(tmp_path, batches={1: 1, 3: 2}, repeats=2, say=quiet)
     assert [(speed.batch, speed.turns, len(speed.runs)) for speed in found.speeds] == [(1, TURNS, 2), (3, 6 * TURNS, 2)]
-    assert all(seconds > 0 for speed in found.speeds for run in speed.runs for seconds in (run.ours, run.plain, run.ready))
+    assert all(seconds > 0 for speed in found.speeds for run in speed.runs for seconds in (run.ours, run.plain, run.ready, run.digests))
     assert all(speed.ratio > 0 and speed.ratio_ready > 0 for speed in found.speeds)
     columns = "count(*), sum(n), sum(shared), sum(length(prompt_ids)), sum(length(action_ids)), sum(length(logprobs)), count(version)"
     written = []

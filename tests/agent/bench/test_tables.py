@@ -18,13 +18,22 @@ from perdure.agent.bench.vllm_speed import VllmBench, VllmSpeed
 
 def test_the_store_has_a_row_for_each_size_of_batch_and_each_query(capsys: pytest.CaptureFixture[str]) -> None:
     size = Size(prompt_ids=400, answer_ids=512, logprobs=512, texts=900, rest=76, whole_prompts=4504)
-    speeds = [JournalSpeed(batch=8, turns=100, runs=[Run(0.5, 0.25, 0.125), Run(1.0, 1.0, 1.0)])]
+    speeds = [JournalSpeed(batch=8, turns=100, runs=[Run(0.5, 0.25, 0.125, 0.01), Run(1.0, 1.0, 1.0, 0.04)])]
     scale = ScaleBench(
         home=Path("large"), episodes=2, turns=20, size_bytes=3 * 10**6, fill_s=1.5, timings=[Timing(what="perdure status", seconds=[0.004])]
     )
     tables.print_store(JournalBench(sqlite="3.50", speeds=speeds, size=size), scale)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["8", "150", "250", "450", "0.75", "0.625"] in lines  # medians of 200 and 100, 400 and 100, 800 and 100 turns per second
+    assert [
+        "8",
+        "150",
+        "250",
+        "450",
+        "0.75",
+        "0.625",
+        "3.0",
+        "%",
+    ] in lines  # medians of 200 and 100, 400 and 100, 800 and 100 turns per second
     assert ["400", "512", "512", "900", "76", "2400", "4504"] in lines
     assert ["perdure", "status", "4", "4"] in lines
 

@@ -92,7 +92,8 @@ def test_status_tells_how_far_the_stream_is(perdure: Call, home: Path) -> None:
 
 def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Call, home: Path, tmp_path: Path) -> None:
     stages = [("first", SORT, "tasks = 2"), ("second", "perdure:copy-word", "")]
-    lines = [f"[[stream.stages]]\nname = '{name}'\nenvironments = ['{environment}']\n{more}\n" for name, environment, more in stages]
+    lines = ["model = 'tiny'\n"]
+    lines += [f"[[stream.stages]]\nname = '{name}'\nenvironments = ['{environment}']\n{more}\n" for name, environment, more in stages]
     (tmp_path / "perdure.toml").write_text("".join(lines))
 
     def known() -> list[str]:
@@ -108,7 +109,7 @@ def test_a_job_knows_the_environments_of_the_stages_that_have_begun(perdure: Cal
 
 def test_a_command_makes_environments_critical_and_never_takes_that_back(perdure: Call, home: Path, tmp_path: Path) -> None:
     def critical(names: list[str]) -> list[str]:
-        (tmp_path / "perdure.toml").write_text(f"stream.environments = ['{ADD}', '{SORT}']\ngate.critical = {names}\n")
+        (tmp_path / "perdure.toml").write_text(f"model = 'tiny'\nstream.environments = ['{ADD}', '{SORT}']\ngate.critical = {names}\n")
         assert "no target was chosen" in perdure("learn", "grpo").err
         with open_store(home) as store:
             return [row.name for row in list_environments(store) if row.critical]
@@ -141,10 +142,11 @@ def test_tasks_can_be_added_while_a_daemon_runs(perdure: Call, home: Path) -> No
 
 def test_task_list_is_a_plain_table_without_a_terminal(perdure: Call, home: Path) -> None:
     lines = perdure("task", "list").out.splitlines()
-    assert lines[0].split() == ["id", "environment", "seed", "state", "source", "stage", "episodes"], (
+    assert lines[0].split() == ["id", "created", "environment", "seed", "state", "source", "stage", "episodes"], (
         "a column of errors only if a task has one"
     )
-    assert lines[2].split()[:6] == ["1", ADD, "7", "done", "stream", "all"]
+    number, _, *rest = lines[2].split()[:7]
+    assert (number, rest) == ("1", [ADD, "7", "done", "stream", "all"])
     assert {row["stage"] for row in json.loads(perdure("task", "list", "--json").out)} == {"all"}
 
 

@@ -20,8 +20,9 @@ from perdure.agent.home import HomeLock
 from perdure.learners.weights.base_models import find_model
 from perdure.memory import environments, versions
 from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.digests import TURN
 from perdure.memory.leases import end_all_leases
-from perdure.memory.store import create_store, open_store
+from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories.episodes import counts
 from perdure.memory.trajectories.journal import abort_orphans
 
@@ -60,6 +61,12 @@ def test_a_broken_store_is_exit_code_1_and_a_warning_is_not(perdure: Call, full:
     assert "sha256 differs" in found["findings"][0]["message"]
 
 
+def seal(store: Store) -> None:
+    """Seal changed turns, each the first of its episode, as a program would that wrote them so."""
+    store.rows(f"UPDATE turn SET digest = row_digest({TURN}, NULL)")
+    store.rows("UPDATE episode SET state = state")
+
+
 def test_texts_are_held_against_their_tokens(perdure: Call, tmp_path: Path) -> None:
     model = tiny_llama(tmp_path / "model")
     files = find_model(str(model), tmp_path / "cache")
@@ -73,6 +80,7 @@ def test_texts_are_held_against_their_tokens(perdure: Call, tmp_path: Path) -> N
         ids.append(tokenizer.eos_token_id)
         sql = "UPDATE turn SET action_ids = ?, logprobs = ?, action = 'fish green'"
         store.rows(sql, (pack_ids(ids), pack_logprobs([-1.0] * len(ids))))
+        seal(store)
         store.rows("UPDATE task SET state = 'queued'")
         abort_orphans(store)
     done = perdure("store", "check")
@@ -80,6 +88,13 @@ def test_texts_are_held_against_their_tokens(perdure: Call, tmp_path: Path) -> N
     with open_store(tmp_path / ".perdure") as store:
         store.rows("UPDATE turn SET action = 'fish blue'")
     done = perdure("store", "check")
+    found = json.loads(done.out)
+    assert [(one["rule"], one["subject"]) for one in found["findings"]] == [("digests", "episode 1 turn 0")]
+    assert found["skipped"] == {"tokens-and-texts": "mend the errors first"}
+    with open_store(tmp_path / ".perdure") as store:
+        seal(store)
+    done = perdure("store", "check")
+    assert "reading the whole store" in done.err, "also where that is no terminal"
     (finding,) = json.loads(done.out)["findings"]
     assert (done.code, finding["rule"], finding["subject"]) == (1, "tokens-and-texts", "episode 1 turn 0")
     assert finding["message"] == "says 'fish blue', but its tokens say 'fish green'"

@@ -153,7 +153,7 @@ def test_waiting_unavailable_is_short_and_is_not_counted() -> None:
 def test_signals_are_handed_over_and_handlers_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     heard: list[str] = []
-    with on_signals(lambda: heard.append("x")):
+    with on_signals(lambda number: heard.append("x")):
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
     assert heard == ["x", "x"]

@@ -164,7 +164,7 @@ def test_learning_and_then_play_wait_for_room_and_go_on_by_themselves(place: Pla
     with open_store(place.home) as store:
         assert plays(store)
         job = add_job(store, "a", [ADD], LearnOrder(learner="grpo"))
-    place.wait("its reason", lambda store: f"job {job} waits for room" in str(report(store).idle_reason))
+    place.wait("its reason", lambda store: f"job {job}: learning waits for room" in str(report(store).idle_reason))
     with ballast.open("ab") as more:
         more.write(bytes(5 * 2**20))
     place.wait("play that waits", lambda store: report(store).state == "paused")

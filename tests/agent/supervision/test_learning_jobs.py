@@ -131,11 +131,11 @@ def test_nothing_left_to_learn_is_a_state_with_its_reason_and_looks_are_counted_
     for _ in range(2):
         play_one(store, ADD, [1.0] * 8)
         play_one(store, SORT, [1.0] * 8)
-    learning.tick(played_out=False, lack=None)
+    learning.tick(played_out=False, halted=None)
     full = "succeeds in 100%, which leaves too little to gain"
     why = f"nothing left to learn: {ADD} {full}; {SORT} {full}"
     assert learning.why == why
-    learning.tick(played_out=False, lack=None)
+    learning.tick(played_out=False, halted=None)
     assert learning.why == f"{why}; the next learning job comes after 16 more episodes of v0"
     assert (tally.fruitless, list_jobs(store), told(store, "no learning")) == (1, [], [why])
 
@@ -151,7 +151,7 @@ def test_a_job_that_found_nothing_to_learn_is_a_refusal_and_no_fault(store: Stor
         fail_job(store, lease, error)
         learning.count(get_job(store, job.id))
         assert tally.failures == failures
-    learning.tick(played_out=False, lack=None)
+    learning.tick(played_out=False, halted=None)
     assert learning.why.startswith("learning is given up after 2 jobs that failed in a row, the last: it broke")
 
 
@@ -160,10 +160,10 @@ def test_a_second_gate_counts_as_a_verdict_of_the_run(store: Store) -> None:
     learning = ScheduledLearning(store, CONFIG, (ADD, SORT), tally, tries=5)
     for _ in range(2):
         play_one(store, ADD, MIXED)
-    learning.tick(played_out=False, lack=None)
+    learning.tick(played_out=False, halted=None)
     for result in (almost(SORT), gate_result("promote")):
         job, lease = lease_next(store)
         end_with(store, job, lease, result)
         learning.count(get_job(store, job.id))
-        learning.tick(played_out=False, lack=None)
+        learning.tick(played_out=False, halted=None)
     assert (tally.verdicts, tally.promoted) == (2, "v1")

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import time
 
-from perdure.agent.config import ScheduleSection
 from perdure.agent.supervision.ticker import Tick, start_ticker
 
 
 def test_ticker_calls_and_stops() -> None:
     heard: list[Tick] = []
-    ticker = start_ticker(ScheduleSection(cron="0 3 * * *", every_minutes=5), heard.append)
-    assert {str(job.trigger).split("[")[0] for job in ticker.get_jobs()} == {"interval", "cron"}
+    ticker = start_ticker(heard.append)
     deadline = time.monotonic() + 5
     while "stream" not in heard and time.monotonic() < deadline:
         time.sleep(0.05)

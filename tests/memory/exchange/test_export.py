@@ -16,6 +16,7 @@ import pytest
 from tests.memory.everything import leased_task, play
 
 from perdure.memory.errors import InputError
+from perdure.memory.exchange.document_digests import changed_parts
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.exchange.export import Format, export
 from perdure.memory.store import Store
@@ -39,6 +40,7 @@ def test_what_is_exported_is_what_was_journalled(full: Store, tmp_path: Path, fo
         for key, value in asdict(kept).items():
             if key != "turns":
                 assert row[key] == value, key
+        assert list(changed_parts(row)) == [], "its digests can be computed from the document alone"
         assert (row["base_model"], row["base_hash"]) == ("tiny", "hash-of-tiny")
         assert row["sampler"] == str(kept.turns[0].sampler)
         for n, (turn, said) in enumerate(zip(row["turns"], kept.turns, strict=True)):
@@ -49,8 +51,10 @@ def test_what_is_exported_is_what_was_journalled(full: Store, tmp_path: Path, fo
             for key in ("observation", "action", "reward", "finish"):
                 assert turn[key] == getattr(said, key)
     assert found[2]["turns"][2]["prompt_ids"] == [1, 2, 3, 10, 256, 20, 11, 256, 21], "prompts are whole"
-    assert found[4]["batches"] == [{"job": 1, "attempt": 1, "n": 1, "on_policy": True}]
-    assert found[0]["batches"] == [{"job": 1, "attempt": 1, "n": 2, "on_policy": False}]
+    assert [{**batch, "digest": None} for batch in found[4]["batches"]] == [
+        {"job": 1, "attempt": 1, "n": 1, "on_policy": True, "digest": None}
+    ]
+    assert [(batch["n"], batch["on_policy"]) for batch in found[0]["batches"]] == [(2, False)]
     assert found[3]["batches"] == []
     judged = [(reward["source"], reward["value"]) for reward in found[0]["rewards"]]
     assert judged == [("anna", 0.25), ("judge-2", 1.0)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import pickle
 import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +55,7 @@ def test_the_example_in_the_documentation_comes_in(store: Store, tmp_path: Path)
     (example,) = re.findall(r"^```json\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "traces.jsonl").write_text(example)
     came = import_file(store, tmp_path / "traces.jsonl", "the docs")
-    assert came.as_json() == {"batch": 1, "label": "the docs", "new": True, "episodes": 3, "turns": 3, "passed_over": {}}
+    assert came.as_json() == {"batch": 1, "label": "the docs", "new": True, "episodes": 3, "turns": 3, "passed_over": {}, "mended": 0}
     listed = store.rows('SELECT label, row, name, environment, "group", sampler, total_reward, success, turns FROM foreign_list')
     assert [tuple(row) for row in listed] == [
         ("the docs", 1, None, "support-desk", None, None, 1.0, None, 1),
@@ -200,7 +203,7 @@ def test_a_file_without_episodes_to_learn_from_is_refused(full: Store, tmp_path:
 
 def test_lone_surrogates_and_strange_texts_come_in(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a").write_text('{"environment": "e", "turns": [{"observation": "\\ud800 \\u0000", "action": "\\u2028"}]}\n')
-    import_file(store, tmp_path / "a", "strange")
+    assert import_file(store, tmp_path / "a", "strange").mended == 1, "and it is said"
     (row,) = store.rows("SELECT observation, action FROM foreign_turn")
     assert tuple(row) == ("? \0", "\u2028")
 
@@ -237,3 +240,62 @@ def test_nothing_is_left_beside_the_store(store: Store, tmp_path: Path) -> None:
         import_file(store, jsonl(tmp_path / "bad", GOOD, {}), "bad")
     assert sorted(entry.name for entry in store.home.iterdir()) == before
     assert [row["name"] for row in store.rows("PRAGMA database_list")] == ["main"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (
+            {"turns": [{**TOKENS, "logprobs": [5.0, -1.0]}]},
+            r"row 1, turns\[0\]\.logprobs\[0\]: is 5\.0: the logarithm of a probability is at most 0",
+        ),
+        (
+            {"turns": [{**GOOD["turns"][0], "reward": 1e308}] * 2},
+            r"row 1, turns\[0\]\.reward: is 1e\+308: a reward is at most 1e\+12 in size",
+        ),
+        ({"total_reward": -1.7e308}, r"row 1, total_reward: is -1\.7e\+308: a reward is at most"),
+    ],
+)
+def test_found_numbers_that_would_spoil_what_is_learned_are_refused(
+    store: Store, tmp_path: Path, change: dict[str, Any], match: str
+) -> None:
+    path = jsonl(tmp_path / "a", {"environment": "e", "base_model": "m", "turns": GOOD["turns"], **change})
+    with pytest.raises(InputError, match=match):
+        import_file(store, path, "bad")
+    assert store.rows("SELECT count(*) FROM foreign_episode")[0][0] == 0
+
+
+def test_found_a_log_prob_that_rounding_made_positive_counts_as_zero(store: Store, tmp_path: Path) -> None:
+    row = {"environment": "e", "base_model": "m", "turns": [{**TOKENS, "logprobs": [1e-7, -1.0]}]}
+    import_file(store, jsonl(tmp_path / "a", row), "rounded")
+    assert unpack_logprobs(store.rows("SELECT logprobs FROM foreign_turn")[0][0]) == (0.0, -1.0)
+
+
+@pytest.mark.parametrize("write", [gzip.compress, lambda data: codecs.BOM_UTF8 + data, lambda data: data.replace(b"\n", b"\r\n")])
+def test_found_files_of_other_programs_come_in(store: Store, tmp_path: Path, write: Callable[[bytes], bytes]) -> None:
+    lines = "".join(json.dumps({"id": n + 0.5, "environment": "e", "turns": GOOD["turns"]}) + "\n" for n in range(2))
+    (tmp_path / "a").write_bytes(write(lines.encode()))
+    assert import_file(store, tmp_path / "a", "theirs").episodes == 2
+    assert [row["name"] for row in store.rows("SELECT name FROM foreign_episode ORDER BY row")] == ["0.5", "1.5"]
+
+
+def test_found_damaged_gzip_and_a_key_given_twice_are_named(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(gzip.compress(b'{"environment": "e"}' * 50)[:-12])
+    with pytest.raises(InputError, match="is a damaged gzip file"):
+        import_file(store, tmp_path / "a", "bad")
+    (tmp_path / "b").write_text('{"environment": "e", "environment": "f", "turns": []}')
+    with pytest.raises(InputError, match=r"row 1: is not JSON in UTF-8 .names 'environment' twice in one object"):
+        import_file(store, tmp_path / "b", "bad")
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_an_export_that_was_changed_since_is_refused(full: Store, tmp_path: Path, form: Format) -> None:
+    path = export(full, tmp_path / "e", form, purpose="learn").path
+    documents = [json.loads(line) for line in path.read_text().splitlines()] if form == "jsonl" else pq.read_table(path).to_pylist()
+    documents[1]["turns"][0]["reward"] = 0.5
+    again = jsonl(tmp_path / "again", *documents)
+    with pytest.raises(InputError, match=r"row 2, digest: differs from that of what it covers \(turn 0\): .* take the digests out"):
+        import_file(full, again, "changed")
+    for document in documents:
+        del document["digest"]
+    assert import_file(full, jsonl(tmp_path / "meant", *documents), "meant").episodes == len(documents)

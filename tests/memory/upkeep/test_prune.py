@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from tests.memory.everything import CLOCK, leased_job, leased_task, play
@@ -20,7 +21,7 @@ from tests.results import learn_result
 from perdure.memory import jobs, tasks
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
-from perdure.memory.exchange.documents import read_documents
+from perdure.memory.exchange.documents import document_schema, read_documents
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.processes import events
 from perdure.memory.records import VersionRef
@@ -325,3 +326,24 @@ def test_others_can_write_between_archives(store: Store) -> None:
         other.db.conn.execute("PRAGMA busy_timeout = 0")
         prune(store, NONE, lambda line: leased_task(other), file_turns=100)
     assert store.rows("SELECT count(*) FROM task WHERE state = 'leased'")[0][0] == len(archives(store.home)) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda row: row["turns"][0].update(reward=row["turns"][0]["reward"] + 1), "episode 1 turn 0"),
+        (lambda row: row["turns"][0].update(logprobs=[0.0] * len(row["turns"][0]["logprobs"])), "episode 1 turn 0"),
+        (lambda row: row.update(score=0.5), "episode 1"),
+        (lambda row: row["rewards"][0].update(value=9.0), "episode 1 reward of anna"),
+        (lambda row: row["batches"][0].update(on_policy=True), "episode 1 batch of job 1 step 2"),
+    ],
+    ids=["reward", "log-probs", "score", "judgement", "batch"],
+)
+def test_an_archive_that_was_changed_since_is_found(full: Store, change: Callable[[dict[str, Any]], None], part: str) -> None:
+    """Parquet's own checksums see damage of its pages, not another program's writing."""
+    (path,) = prune(full, Keep(episodes=1, live=0), lambda line: None).archives
+    assert [finding for finding in check(full, CLOCK) if finding.rule == "archives"] == []
+    rows = pq.read_table(path).to_pylist()
+    change(rows[0])
+    pq.write_table(pa.Table.from_pylist(rows, document_schema()), path)
+    assert [(one.level, one.message.partition(" differs")[0]) for one in check(full, CLOCK) if one.rule == "archives"] == [("error", part)]

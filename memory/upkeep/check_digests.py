@@ -1,0 +1,87 @@
+"""Every row against its digest (`memory/layout/digests.py`): which rows hold a value that was changed behind the store's back.
+
+Episodes and turns are read in portions, so that the write-ahead log is never held for long, each portion of one moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from perdure.memory.layout.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
+from perdure.memory.store import Store
+
+AT_ONCE = 256
+"""Episodes of one portion."""
+
+Progress = Callable[[int, int], None]
+"""Is told how many episodes have been read, and how many there are."""
+
+Visit = Callable[[int, int, bytes, str], None]
+"""Is given each answer: episode, number of the turn, packed token ids, text."""
+
+Changed = tuple[str, str]
+"""Which row, and what is wrong with it."""
+
+_DIFFERS = "differs from its digest: a value of it was changed on the disk, or by another program"
+
+
+def changed_rows(store: Store, progress: Progress, visit: Visit | None = None) -> Iterator[Changed]:
+    """All rows that differ from their digest. `visit` is given every answer meanwhile, so that turns are read once."""
+    with raw_texts(store.db.conn):
+        yield from changed_episodes(store, progress, visit)
+        for (table,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid"):
+            if table not in ("turn", "episode"):
+                yield from changed_rows_of(store, table)
+
+
+def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> Iterator[Changed]:
+    """The episodes and turns that differ."""
+    columns = ", ".join(f'"{name}"' for name in _columns(store, "episode") if name != "digest")
+    ((total,),) = store.rows("SELECT count(*) FROM episode")
+    done, first = 0, -(2**63)
+    while True:
+        with store.read() as conn:
+            episodes = conn.execute(
+                f"SELECT id, state, digest, {columns} FROM episode WHERE id >= ? ORDER BY id LIMIT ?", (first, AT_ONCE)
+            ).fetchall()
+            if not episodes:
+                return
+            ends: dict[int, bytes | None] = {}
+            found: list[Changed] = []
+            between = (episodes[0][0], episodes[-1][0])
+            for *turn, digest in conn.execute(
+                f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between
+            ):
+                computed = turn_digest(turn, ends.get(turn[0]))
+                if digest is not None and digest != computed:
+                    found.append((f"episode {turn[0]} turn {turn[1]}", _DIFFERS))
+                ends[turn[0]] = computed if digest is None else digest
+                if visit is not None:
+                    visit(turn[0], turn[1], turn[4], turn[7])
+        yield from found
+        for id_, state, digest, *values in episodes:
+            if digest != digest_of((*values, None if state == "running" else ends.get(id_))):
+                yield f"episode {id_}", f"{_DIFFERS}; or one of its turns was" if id_ in ends else _DIFFERS
+        done, first = done + len(episodes), episodes[-1][0] + 1
+        progress(done, total)
+
+
+def changed_rows_of(store: Store, table: str) -> Iterator[Changed]:
+    """The rows of one of the other tables that differ; none of a table without digests, which another program has made."""
+    columns = _columns(store, table)
+    if "digest" not in columns:
+        return
+    names = [name for name in columns if name != "digest"]
+    keys = sorted((name for name in names if columns[name]), key=lambda name: columns[name])
+    covered = ", ".join(f'"{name}"' for name in names) + (f", {ALSO[table]}" if table in ALSO else "")
+    with store.read() as conn:
+        for digest, *values in conn.execute(f'SELECT digest, {covered} FROM "{table}"'):
+            if digest != digest_of(values):
+                row: Any = dict(zip(names, values, strict=False))
+                yield f"{table} {' '.join(str(row[key]) for key in keys)}", _DIFFERS
+
+
+def _columns(store: Store, table: str) -> dict[str, int]:
+    """The columns of a table in its order, each with its place in the key, from 1; 0 if it is not in it."""
+    return {row["name"]: row["pk"] for row in store.rows(f'PRAGMA table_info("{table}")')}
