@@ -38,8 +38,8 @@ GIVES_BACK = """
 
 
 def condition(store: Store) -> tuple[str, str]:
-    found = next(process for process in processes(store) if process.name == "supervisor")
-    return found.state, found.detail or ""
+    found = next((process for process in processes(store) if process.name == "supervisor"), None)
+    return ("", "") if found is None else (found.state, found.detail or "")
 
 
 def step_by_step(place: Place, *steps: tuple[Callable[[Store], bool], Callable[[Store], object]]) -> Callable[[Store], bool]:
