@@ -47,7 +47,7 @@ SLOW_S = 0.1
 """A step that takes longer on average delays a generation batch."""
 
 TEMPLATE = re.compile(r"<\|[a-zA-Z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|\ufffd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

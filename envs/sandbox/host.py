@@ -53,6 +53,9 @@ GRACE_S = 2.0
 IDLE_S = 60.0
 """A worker that has been idle for this long is ended."""
 
+AGAIN_S = 60.0
+"""How long a host that could not be started again is not tried again: each try may take as long as loading may."""
+
 CLOSING_S = 0.05
 """How long to wait for a worker that is closing its last episode, before another is forked."""
 
@@ -68,6 +71,8 @@ class Host:
         self._sandbox = sandbox
         self._hash_seed = hash_seed
         self._workers: list[Worker] = []
+        self._refused: tuple[float, str] | None = None
+        """When it last could not be started again, and why."""
         self.limit_s = 0.0
         """How long one call of the environment may take."""
 
@@ -109,9 +114,12 @@ class Host:
             return self._fork()
         except (WireError, OSError):
             self.close()
+        if self._refused is not None and time.monotonic() - self._refused[0] < AGAIN_S:
+            raise EnvironmentFault(self._refused[1])
         description = self.start()
         if isinstance(description, LoadFailure):
-            raise EnvironmentFault(f"its process died and cannot be started again: {description.reason}")
+            self._refused = time.monotonic(), f"its process died and cannot be started again: {description.reason}"
+            raise EnvironmentFault(self._refused[1])
         try:
             return self._fork()
         except (WireError, OSError) as error:

@@ -191,7 +191,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
             document = answer(question)
         except EnvironmentFault as fault:
             document = write_fault(str(fault))
-        except Exception as error:  # noqa: BLE001 - the episode ends with it
+        except BaseException as error:  # noqa: BLE001 - the episode ends with it
             document = write_fault(describe_error(error))
         if os.getpid() != own:
             os._exit(0)  # a process that the environment has forked

