@@ -117,6 +117,9 @@ class SandboxSection(Section):
     memory_mib: int = Field(default=2048, ge=64, description="MiB of address space for each process")
     cpu_s: int = Field(default=300, ge=1, description="seconds of processor time for one episode")
     network: bool = Field(default=False, description="whether environments may use the network, including this machine's own")
+    unconfined: bool = Field(
+        default=False, description="whether they may run on a machine that gives no namespaces: they can then change what you can"
+    )
     variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that they get")
     python: dict[str, str] = Field(default_factory=dict, description="another interpreter for a source: { gem = '.venv-gem/bin/python' }")
 

@@ -87,6 +87,6 @@ def _whole(name: str, key: str, value: object, lowest: int, highest: int) -> int
 
 
 def _finite(name: str, key: str, value: object) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value) or abs(value) > MOST_REWARD:
+    if not isinstance(value, Real) or not math.isfinite(value) or abs(float(value)) > MOST_REWARD:
         raise InputError(f"{name}: {key}={value!r} must be a finite number, at most {MOST_REWARD:g} above or below 0")
     return float(value)

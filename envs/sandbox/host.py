@@ -217,6 +217,7 @@ class Host:
                 memory_mib=sandbox.memory_mib,
                 cpu_s=sandbox.cpu_s,
                 network=sandbox.network,
+                unconfined=sandbox.unconfined,
             )
         )
 

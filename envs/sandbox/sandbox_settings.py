@@ -17,6 +17,8 @@ class Sandbox:
     cpu_s: int = 300
     """Processor time of one episode."""
     network: bool = False
+    unconfined: bool = False
+    """Whether environments that are not trusted may run where the machine gives no namespaces: they can then change what you can."""
     variables: tuple[str, ...] = ()
     """Environment variables that are passed on in addition to those that every program needs."""
     python: Mapping[str, str] = field(default_factory=dict)

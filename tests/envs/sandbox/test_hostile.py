@@ -241,13 +241,14 @@ def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, mo
 
 
 def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> None:
-    (tmp_path / "hangs.py").write_text("import time\nopen('here', 'w').close()\ntime.sleep(600)\n")
+    (tmp_path / "hangs.py").write_text("import time\nfrom pathlib import Path\n(Path.home() / 'here').touch()\ntime.sleep(600)\n")
     code = (
         "import signal\nfrom perdure.envs.registry import load\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\nload('py:hangs:X')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    assert wait_for((tmp_path / "here").exists)
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL, env=variables)
+    assert wait_for(lambda: any(tmp_path.glob("perdure-env-*/here")))
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait()

@@ -82,7 +82,7 @@ def test_an_outcome_arrives_as_it_was_and_is_checked_again() -> None:
 
 
 def test_orders_and_answers_of_a_host_arrive_as_they_were() -> None:
-    order = StartOrder(name="py:a:B", parent=3, path=("/a", "/b"), memory_mib=4, cpu_s=5, network=True)
+    order = StartOrder(name="py:a:B", parent=3, path=("/a", "/b"), memory_mib=4, cpu_s=5, network=True, unconfined=True)
     assert host_messages.read_start(host_messages.write_start(order)) == order
     end = EndOrder(worker=9, patience_s=0.5)
     assert host_messages.read_end(sent(host_messages.write_end(end))) == end
