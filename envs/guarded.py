@@ -24,7 +24,7 @@ from typing import TypeVar, cast
 import numpy as np
 
 from perdure.envs.environment import Environment, Guarded, StepOutcome, TextEnv
-from perdure.memory.storable_text import storable
+from perdure.memory.json_value import storable
 
 T = TypeVar("T")
 log = logging.getLogger("perdure.envs")

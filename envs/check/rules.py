@@ -25,6 +25,7 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from perdure.envs.check.hack_rules import resists_copying, resists_farming, resists_wild_answers
 from perdure.envs.check.sample_episodes import (
     EPISODES,
     PATIENCE_S,
@@ -324,6 +325,9 @@ RULES: Mapping[str, Callable[[Environment], LevelsAndMessages]] = {
     "keeps-its-range": _keeps_its_range,
     "oracle-succeeds": _oracle_succeeds,
     "has-a-floor": _has_a_floor,
+    "resists-wild-answers": resists_wild_answers,
+    "resists-copying": resists_copying,
+    "resists-farming": resists_farming,
     "stays-ended": _stays_ended,
     "carries-nothing-over": _carries_nothing_over,
     "splits-its-tasks": _splits_its_tasks,

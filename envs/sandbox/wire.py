@@ -20,8 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from perdure.memory.json_value import JsonObject, JsonValue
-from perdure.memory.storable_text import storable
+from perdure.memory.json_value import JsonObject, JsonValue, storable
 
 MOST_BYTES = 16 * 2**20
 """Of one line: the longest text of an environment (`guarded.py:MOST_CHARACTERS`), every character of it escaped."""
