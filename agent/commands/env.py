@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -50,9 +52,15 @@ def list_environments(as_json: bool) -> None:
 @env.command()
 @click.argument("environment", metavar="ENV")
 @config_option
+@click.option(
+    "--answers",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="Answers of your own to try as the only ones: one a line; a line in double quotes is read as JSON text.",
+)
 @report_option
 @click.pass_context
-def check(ctx: click.Context, environment: str, config_path: Path | None, as_json: bool) -> None:
+def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, as_json: bool) -> None:
     """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 if one is broken.
 
     \b
@@ -67,7 +75,9 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
 
     config = load_config(config_path).config
     say(f"playing a few hundred episodes of {environment}")
-    loaded, findings = check_environment(environment, config.allowed(), length_of(find_model(config.model, cache_dir())))
+    length = length_of(find_model(config.model, cache_dir()))
+    own = [] if answers is None else [_answer(line.rstrip("\n")) for line in answers if line.strip()]
+    loaded, findings = check_environment(environment, config.allowed(), length, answers=own)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
@@ -77,6 +87,16 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
         kept = "breaks no rule; judge the warnings yourself." if findings else "keeps every rule."
         click.echo(f"{loaded.name} " + (kept if ok else "breaks a rule: mend it before you learn from it."))
     ctx.exit(0 if ok else 1)
+
+
+def _answer(line: str) -> str:
+    """A line as it is, or the JSON text that it is."""
+    if line.startswith('"'):
+        try:
+            return str(json.loads(line))
+        except ValueError:
+            return line
+    return line
 
 
 @env.command()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.envs.sandbox.confinement import Confined, as_ended, begin_episode, die_with, enter, keep_to_folder, limit, obstacle, stay
+from perdure.envs.sandbox.hints import with_hint
 from perdure.envs.sandbox.host_messages import (
     Forked,
     ForkRefused,
@@ -119,7 +120,7 @@ def _loaded(name: str) -> tuple[Environment | None, JsonObject]:
     try:
         environment = load_here(name)
     except PerdureError as error:
-        return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=str(error)))
+        return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=with_hint(str(error))))
     return environment, write_description(environment)
 
 
@@ -187,11 +188,14 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
             case CloseQuestion():
                 env.close()
                 return {}
-            case RuleQuestion(rule=rule):
-                return {"findings": [finding.as_json() for finding in check_rule(environment, rule)]}
+            case RuleQuestion(rule=rule, answers=answers):
+                _print_nowhere()
+                return {"findings": [finding.as_json() for finding in check_rule(environment, rule, answers)]}
             case DigestQuestion():
-                return write_digest(digest(environment))
+                _print_nowhere()
+                return write_digest(*digest(environment))
             case LongestQuestion():
+                _print_nowhere()
                 return write_texts(longest_texts(environment))
 
     while True:
@@ -199,7 +203,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
         try:
             document = answer(question)
         except EnvironmentFault as fault:
-            document = write_fault(str(fault))
+            document = write_fault(with_hint(str(fault)))
         except BaseException as error:  # noqa: BLE001 - the episode ends with it
             document = write_fault(describe_error(error))
         if os.getpid() != own:
@@ -213,6 +217,14 @@ def _start_clean(folder: Path) -> None:
     os.chdir(folder)
     with suppress(OSError):
         os.ftruncate(1, 0)
+
+
+def _print_nowhere() -> None:
+    """Drop what is printed from now on: many episodes are played, and the size of a file is limited."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
 
 
 def _allow(cpu_s: int) -> None:
