@@ -89,6 +89,15 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, answer
     ctx.exit(0 if ok else 1)
 
 
+def _typed() -> str:
+    """An answer of one line, or of several: each but the last ends with a backslash. Raises `EOFError`."""
+    lines = [input("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input(". "))
+    return "\n".join(lines)
+
+
 def _answer(line: str) -> str:
     """A line as it is, or the JSON text that it is."""
     if line.startswith('"'):
@@ -104,7 +113,7 @@ def _answer(line: str) -> str:
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Which task. [default: at random]")
 @config_option
 def play(environment: str, seed: int | None, config_path: Path | None) -> None:
-    """Play one task of an environment yourself: type an answer after each '>'.
+    """Play one task of an environment yourself: type an answer after each '>'. A line that ends with a backslash goes on in the next.
 
     \b
     Example:
@@ -125,7 +134,7 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
         for _ in range(loaded.turn_limit):
             click.echo(f"\n{visible(observation)}")
             try:
-                action = input("> ")
+                action = _typed()
             except EOFError:
                 click.echo("\nThe game ended early.")
                 return

@@ -68,7 +68,7 @@ class Host:
 
     def __init__(self, name: str, sandbox: Sandbox, hash_seed: int) -> None:
         self._name = name
-        self._sandbox = sandbox
+        self._sandbox = sandbox.of(name)
         self._hash_seed = hash_seed
         self._workers: list[Worker] = []
         self._refused: tuple[float, str] | None = None

@@ -13,7 +13,9 @@ from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.registry import load_here
 from perdure.envs.sandbox import host_messages, worker_messages
 from perdure.envs.sandbox.description import read_description, write_description
+from perdure.envs.sandbox.hints import with_hint
 from perdure.envs.sandbox.host_messages import EndOrder, Forked, ForkRefused, LoadFailure, StartOrder
+from perdure.envs.sandbox.sandbox_settings import Allowance, Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError
 from perdure.envs.sandbox.worker_messages import (
     CloseQuestion,
@@ -118,3 +120,31 @@ def test_a_description_has_all_of_an_environment_but_its_code() -> None:
     for name in document:
         with pytest.raises(WireDocumentError, match=name):
             read_description({key: value for key, value in document.items() if key != name}, environment.make, not_opened)
+
+
+def test_one_environment_may_have_other_limits_than_its_source_and_the_rest() -> None:
+    only = {"py:": Allowance(memory_mib=4096, variables=("A",)), "py:shop:Shop": Allowance(network=True, cpu_s=9, variables=("B",))}
+    sandbox = Sandbox(variables=("C",), only=only)
+    shop, other, gym = (sandbox.of(name) for name in ("py:shop:Shop?x=1", "py:shop:Other", "gym:X-v0"))
+    assert (shop.memory_mib, shop.network, shop.cpu_s, shop.variables) == (4096, True, 9, ("C", "A", "B"))
+    assert (other.memory_mib, other.network, other.cpu_s, other.variables) == (4096, False, 300, ("C", "A"))
+    assert (gym.memory_mib, gym.network, gym.variables) == (2048, False, ("C",))
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("being made raised FileNotFoundError: [Errno 2] No such file or directory: 'tickets.csv'", "Path(__file__).parent"),
+        ("reset raised OperationalError: no such table: item", "Path(__file__).parent"),
+        ("step raised OSError: [Errno 30] Read-only file system: 'log'", "only in its working folder"),
+        ("X cannot be made: RuntimeError: set MY_API_KEY", "[sandbox] variables"),
+        ("textarena:Wordle-v0 does not work here: LookupError: Resource 'words' not found.", "NLTK_DATA"),
+        ("reset raised ConnectionError: Connection refused. Is it running?", "network = true"),
+        ("b'Error occurred during initialization of VM\\n'", "sandbox.memory_mib"),
+        ("SyntaxError: f-string: unmatched '['", "newer Python"),
+    ],
+)
+def test_an_error_of_the_sandbox_says_what_to_do(reason: str, hint: str) -> None:
+    assert hint in with_hint(reason)
+    assert with_hint(reason).startswith(reason)
+    assert with_hint("step raised IndexError: list index out of range") == "step raised IndexError: list index out of range"
