@@ -15,9 +15,9 @@ from perdure.envs.check.rules import GIVEN, RULES, EnvFinding
 from perdure.envs.check.sample_episodes import difference
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import EnvironmentFault
-from perdure.envs.sandbox.hints import with_hint
 from perdure.envs.sandbox.host import Host
 from perdure.envs.sandbox.remote import DYING_S
+from perdure.envs.sandbox.sandbox_hints import with_hint
 from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError, WireError, WireTimeout, list_field

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.envs.sandbox.confinement import Confined, as_ended, begin_episode, die_with, enter, keep_to_folder, limit, obstacle, stay
-from perdure.envs.sandbox.hints import with_hint
 from perdure.envs.sandbox.host_messages import (
     Forked,
     ForkRefused,
@@ -34,6 +33,7 @@ from perdure.envs.sandbox.host_messages import (
     write_fork_answer,
     write_status,
 )
+from perdure.envs.sandbox.sandbox_hints import with_hint
 from perdure.envs.sandbox.wire import Wire, WireError, process_descriptor
 from perdure.memory.json_value import JsonObject
 

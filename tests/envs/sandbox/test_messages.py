@@ -13,8 +13,8 @@ from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.registry import load_here
 from perdure.envs.sandbox import host_messages, worker_messages
 from perdure.envs.sandbox.description import read_description, write_description
-from perdure.envs.sandbox.hints import with_hint
 from perdure.envs.sandbox.host_messages import EndOrder, Forked, ForkRefused, LoadFailure, StartOrder
+from perdure.envs.sandbox.sandbox_hints import with_hint
 from perdure.envs.sandbox.sandbox_settings import Allowance, Sandbox
 from perdure.envs.sandbox.wire import WireDocumentError
 from perdure.envs.sandbox.worker_messages import (
