@@ -31,6 +31,7 @@ import perdure
 from perdure.envs.environment import TextEnv
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.sandbox.host_messages import (
+    LOAD_TIMEOUT_S,
     EndOrder,
     ForkRefused,
     LoadFailure,
@@ -47,7 +48,6 @@ from perdure.envs.sandbox.worker_handle import END_S, Worker
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonObject
 
-LOAD_TIMEOUT_S = 120.0
 GRACE_S = 2.0
 """What a worker gets beyond the environment's own time limit, which it enforces itself, before it is killed."""
 IDLE_S = 60.0
@@ -177,7 +177,7 @@ class Host:
         try:
             document = self._wire.receive(LOAD_TIMEOUT_S)
         except WireTimeout:
-            reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s"
+            reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s{self._place()}"
         except WireError:
             reason = f"its process died: {self._last_line() or 'it printed nothing'}"
         finally:
@@ -237,11 +237,19 @@ class Host:
 
     def _last_line(self) -> str:
         """The last line that the process printed."""
+        return next((line.strip() for line in reversed(self._last_lines()) if line.strip()), "")
+
+    def _last_lines(self) -> list[str]:
         with suppress(OSError), (self.folder / "output").open("rb") as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = output.read().decode("utf-8", "replace").splitlines()
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return ""
+            return output.read().decode("utf-8", "replace").splitlines()
+        return []
+
+    def _place(self) -> str:
+        """Where its code hangs while it is loaded: the process prints its stack shortly before its time is over."""
+        frames = [line.strip() for line in self._last_lines() if line.strip().startswith('File "')]
+        own = [frame for frame in frames if "/lib/python" not in frame] or frames
+        return f"; it was at {own[0]}" if own else ""
 
     def refuse(self) -> TextEnv:
         """In the place of `Environment.make`."""

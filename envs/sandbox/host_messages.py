@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from perdure.envs.sandbox.wire import WireDocumentError, count_field, float_field
 from perdure.memory.json_value import JsonObject
 
+LOAD_TIMEOUT_S = 120.0
+"""How long a host may take to import its environment and to make it once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:

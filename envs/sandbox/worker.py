@@ -7,6 +7,7 @@ forked after the import, so that it costs a few milliseconds and shares most of 
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from perdure.envs.sandbox.confinement import Confined, as_ended, begin_episode, die_with, enter, keep_to_folder, limit, obstacle, stay
 from perdure.envs.sandbox.host_messages import (
+    LOAD_TIMEOUT_S,
     Forked,
     ForkRefused,
     LoadFailure,
@@ -40,6 +42,8 @@ from perdure.memory.json_value import JsonObject
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
 
+STACK_S = 1.0
+"""How long before the time of loading is over its stack is printed, for the other side to say where it hangs."""
 REMEDY = "set unconfined = true in [sandbox] if you trust it with all that you may change, or run where user namespaces are allowed"
 
 
@@ -117,10 +121,13 @@ def _loaded(name: str) -> tuple[Environment | None, JsonObject]:
     from perdure.envs.sandbox.description import write_description
     from perdure.memory.errors import PerdureError, UnknownError
 
+    faulthandler.dump_traceback_later(LOAD_TIMEOUT_S - STACK_S)
     try:
         environment = load_here(name)
     except PerdureError as error:
         return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=with_hint(str(error))))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return environment, write_description(environment)
 
 
