@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -126,6 +126,18 @@ class ScheduleSection(Section):
         return self
 
 
+_Names = TypeVar("_Names", tuple[str, ...], dict[str, "AllowanceSection"])
+
+
+class AllowanceSection(Section):
+    """What one environment or source may use, where that differs from the rest."""
+
+    memory_mib: int | None = Field(default=None, ge=64, description="MiB of address space for each process")
+    cpu_s: int | None = Field(default=None, ge=1, description="seconds of processor time for one episode")
+    network: bool | None = Field(default=None, description="whether it may use the network")
+    variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that it gets beside those of all")
+
+
 class SandboxSection(Section):
     """Environments run in separate processes with these limits, unless they are trusted."""
 
@@ -137,12 +149,18 @@ class SandboxSection(Section):
     memory_mib: int = Field(default=2048, ge=64, description="MiB of address space for each process")
     cpu_s: int = Field(default=300, ge=1, description="seconds of processor time for one episode")
     network: bool = Field(default=False, description="whether environments may use the network, including this machine's own")
+    unconfined: bool = Field(
+        default=False, description="whether they may run on a machine that gives no namespaces: they can then change what you can"
+    )
     variables: tuple[str, ...] = Field(default=(), strict=False, description="environment variables that they get")
     python: dict[str, str] = Field(default_factory=dict, description="another interpreter for a source: { gem = '.venv-gem/bin/python' }")
+    only: dict[str, AllowanceSection] = Field(
+        default_factory=dict, description="other limits for a source or a name without options: { 'py:shop:Shop' = { network = true } }"
+    )
 
-    @field_validator("trusted")
+    @field_validator("trusted", "only")
     @classmethod
-    def _named(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _named(cls, names: _Names) -> _Names:
         for name in names:
             if ":" not in name or "?" in name:
                 raise ValueError(f"{name!r} is neither a source, such as 'textarena:', nor a name without options, such as 'gym:Taxi-v4'")
@@ -237,9 +255,10 @@ class Config(Section):
 
     def allowed(self) -> Sandbox:
         """What environments may do."""
-        from perdure.envs.sandbox.sandbox_settings import Sandbox
+        from perdure.envs.sandbox.sandbox_settings import Allowance, Sandbox
 
-        return Sandbox(**self.sandbox.model_dump())
+        only = {name: Allowance(**allowed.model_dump()) for name, allowed in self.sandbox.only.items()}
+        return Sandbox(**self.sandbox.model_dump(exclude={"only"}), only=only)
 
     def learner_options(self, learner: str, given: Document | None = None) -> Document:
         """Those of `[learn.options]` that this learner reads, replaced by those given.

@@ -24,6 +24,7 @@ from perdure.agent.home import cache_dir, lock_holder, lock_is_held
 from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
+from perdure.envs.sandbox.confinement import obstacle
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import FILE_NAME, open_store
 
@@ -60,6 +61,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         *_disks(home),
         _home(home, config),
         loaded,
+        _confinement(config),
         *([_room(home, config)] if config else []),
         *([_model(config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
@@ -267,6 +269,16 @@ def _environments(loaded: LoadedConfig) -> list[Check]:
             failed.append(Check(name="environments", level="error", found=str(error), remedy="`perdure env list` shows all"))
     names = loaded.config.stream.names
     return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be loaded")]
+
+
+def _confinement(config: LoadedConfig | None) -> Check:
+    reason = obstacle()
+    if not reason:
+        return Check(name="sandbox", level="ok", found="environments are confined: no capabilities, all files but their own read-only")
+    allowed = config is not None and config.config.sandbox.unconfined
+    says = "sandbox.unconfined = true: environments run without, and can change what you can" if allowed else "only trusted ones can run"
+    remedy = "" if allowed else "run where user namespaces are allowed, or set unconfined = true in [sandbox]"
+    return Check(name="sandbox", level="warning", found=f"environments cannot be confined here ({reason}); {says}", remedy=remedy)
 
 
 def _extras() -> Check:

@@ -126,11 +126,11 @@ def _word_of_observation(random: Random) -> Answer:
 def _offered(environment: Environment, seen: Sequence[Sequence[Exchange]]) -> list[str]:
     """Without an oracle: the answers of the solved examples and those that the texts name, else the most frequent words of the texts."""
     texts = [environment.instructions, *(environment.first_message(exchanges[0][0]) for exchanges in seen if exchanges)]
-    named = [*(action for _, action in environment.examples), *(choice for text in texts for choice in _choices(text))]
+    named = [*(action for _, action in environment.examples), *(choice for text in texts for choice in choices(text))]
     return _by_frequency(named or (word for text in texts for word in WORD.findall(text))) or ["1"]
 
 
-def _choices(text: str) -> list[str]:
+def choices(text: str) -> list[str]:
     """The answers that a text names: a list after 'one of', brackets, quotes, and the numbers of a range."""
     listed = [part.strip(" .:'\"`") for found in ONE_OF.findall(text) for part in SEPARATOR.split(found)]
     ranged = [str(number) for one, other, high in RANGE.findall(text) for number in _some_of(int(one or other), int(high))]

@@ -9,6 +9,7 @@ from numbers import Real
 
 from perdure.envs.environment import DEFAULT_MAX_TOKENS, DEFAULT_STEP_TIMEOUT_S, DEFAULT_TURN_LIMIT, OBSERVATION
 from perdure.envs.environment_names import Options
+from perdure.envs.guarded import MOST_REWARD
 from perdure.memory.errors import InputError
 
 MAX_SHOTS = 100
@@ -86,6 +87,6 @@ def _whole(name: str, key: str, value: object, lowest: int, highest: int) -> int
 
 
 def _finite(name: str, key: str, value: object) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name}: {key}={value!r} must be a finite number")
+    if not isinstance(value, Real) or not math.isfinite(value) or abs(float(value)) > MOST_REWARD:
+        raise InputError(f"{name}: {key}={value!r} must be a finite number, at most {MOST_REWARD:g} above or below 0")
     return float(value)

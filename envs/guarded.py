@@ -10,17 +10,21 @@ import logging
 import math
 import signal
 import sys
+import sysconfig
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from types import FrameType
 from typing import TypeVar, cast
 
 import numpy as np
 
 from perdure.envs.environment import Environment, Guarded, StepOutcome, TextEnv
+from perdure.memory.json_value import storable
 
 T = TypeVar("T")
 log = logging.getLogger("perdure.envs")
@@ -28,8 +32,14 @@ log = logging.getLogger("perdure.envs")
 MOST_CHARACTERS = 1_000_000
 """Of one observation. No model here reads a hundredth of that."""
 
+MOST_REWARD = 1e12
+"""Of one reward and of a stated range: sums and squares of larger ones overflow, or lose all others beside them."""
+
 MOST_WORDS = 2000
 """Characters of a fault's message, which may quote the environment."""
+
+MOST_ERROR, MOST_SHOWN = 1500, 80
+"""Characters of an error's own message; of one answer or line of code beside it."""
 
 NO_ORACLE = "it has no oracle()"
 """How the fault of an environment without `oracle()` begins."""
@@ -39,7 +49,7 @@ class EnvironmentFault(Exception):
     """The environment failed, or returned something unusable. The policy is not at fault."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}...")
+        super().__init__(storable(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}..."))
 
 
 class OverTime(BaseException):
@@ -79,6 +89,7 @@ class GuardedEnv(Guarded):
         self._ended = True
         self._seed = 0
         self._action = ""
+        self._steps = 0
 
     @property
     def seat(self) -> int:
@@ -94,7 +105,7 @@ class GuardedEnv(Guarded):
         answer = self._call("reset", lambda: env.reset(seed=seed))
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
-        self._ended = False
+        self._ended, self._steps = False, 0
         self._turn.begin(checked_seat(answer[1].get("seat", 0) if isinstance(answer[1], dict) else 0))
         return checked_text("reset", answer[0])
 
@@ -105,6 +116,7 @@ class GuardedEnv(Guarded):
         env, action = self._env, self._action
         if env is None or self._ended:
             raise EnvironmentFault("step was called before reset or after the end of the episode")
+        self._steps += 1
         answer = self._call("step", lambda: env.step(action))
         if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], dict)):
             raise EnvironmentFault(f"step returned {type(answer).__name__}, not (observation, reward, terminated, truncated, info)")
@@ -145,18 +157,45 @@ class GuardedEnv(Guarded):
         try:
             with redirect_stdout(sys.stderr), _alarm(timeout_s):
                 return function()
-        except OverTime:
-            raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s") from None
-        except (Exception, SystemExit) as error:
-            raise EnvironmentFault(f"{what} raised {describe_error(error)}") from error
+        except OverTime as late:
+            raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s{self._asked(what)}{place_of(late)}") from None
+        except KeyboardInterrupt:  # of this process; a worker makes a fault of it
+            raise
+        except BaseException as error:  # such as CancelledError, which is no Exception
+            raise EnvironmentFault(f"{what} raised {describe_error(error)}{self._asked(what)}{place_of(error)}") from error
+
+    def _asked(self, what: str) -> str:
+        """Which answer a step was given, in which turn."""
+        return f" (turn {self._steps}, answer {shortened(self._action)})" if what == "step" else ""
 
 
 def describe_error(error: BaseException) -> str:
     """The type and message of an error of foreign code; the type alone if its own `__str__` fails."""
     try:
-        return f"{type(error).__name__}: {error}".removesuffix(": ")
+        message = f"{type(error).__name__}: {error}".removesuffix(": ")
     except Exception:  # noqa: BLE001 - a foreign __str__
         return type(error).__name__
+    return storable(message if len(message) <= MOST_ERROR else f"{message[:MOST_ERROR]}...")
+
+
+def place_of(error: BaseException) -> str:
+    """Where foreign code raised: the last line of the traceback outside of installed packages, else the last of all; or nothing."""
+    try:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    except Exception:  # noqa: BLE001 - a source that cannot be read
+        return ""
+    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    own = [frame for frame in frames if not frame.filename.startswith((*installed, "<"))] or frames
+    if not own:
+        return ""
+    last = own[-1]
+    line = f": {last.line[:MOST_SHOWN]}" if last.line else ""
+    return f" at {Path(last.filename).name}:{last.lineno} in {last.name}{line}"
+
+
+def shortened(text: str) -> str:
+    """The text in quotes, cut to what a line can show."""
+    return ascii(text) if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]!a}... of {len(text)} characters"
 
 
 def _oracle_of(env: TextEnv) -> Callable[[], str] | None:
@@ -218,12 +257,12 @@ def checked_text(what: str, text: object) -> str:
         raise EnvironmentFault(f"{what} returned text of type {type(text).__name__}, not str")
     if len(text) > MOST_CHARACTERS:
         raise EnvironmentFault(f"{what} returned {len(text)} characters; at most {MOST_CHARACTERS} are read")
-    return str(text)
+    return storable(str(text))
 
 
 def _invalid(stated: object) -> str | None:
     if isinstance(stated, str):
-        return stated[:MOST_WORDS] or None
+        return storable(stated[:MOST_WORDS]) or None
     return "not an action" if isinstance(stated, (bool, np.bool_)) and stated else None
 
 
@@ -246,4 +285,6 @@ def _finite(reward: object) -> float:
     value = float(reward)
     if not math.isfinite(value):
         raise EnvironmentFault(f"the reward is {value}, not a finite number")
+    if abs(value) > MOST_REWARD:
+        raise EnvironmentFault(f"the reward is {value:g}; at most {MOST_REWARD:g} is taken, above or below 0")
     return value

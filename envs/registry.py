@@ -131,6 +131,10 @@ def _builtin(id_: str) -> EnvironmentFactory:
 
 def _python(id_: str) -> EnvironmentFactory:
     module, _, attribute = id_.partition(":")
+    if not attribute:
+        before, _, last = module.rpartition(".")
+        nearest = f"py:{before}:{last}" if before else f"py:{module}:CLASS"
+        raise UnknownError(f"py:{id_} cannot be imported: it names no class. Write two colons: {nearest}")
     try:
         make = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:

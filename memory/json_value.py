@@ -1,9 +1,10 @@
-"""JSON: its types, records as JSON objects, and JSON text."""
+"""JSON: its types, records as JSON objects, and JSON text; and text that can be stored."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 JsonValue = bool | int | float | str | None | list["JsonValue"] | dict[str, "JsonValue"]
 """What `json.loads` returns."""
 JsonObject = dict[str, JsonValue]
+_HALVES = re.compile("[\ud800-\udfff]")
 Document = dict[str, Any]
 """A JSON object that is only passed on, as to `--json`."""
 
@@ -42,6 +44,12 @@ def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):  # checking every number first would cost more than the writing
         return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD in the place of each half of a surrogate pair, which foreign code can make: those have no UTF-8, so that no
+    file, store or tokenizer takes them."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def _plain(value: Any) -> Any:

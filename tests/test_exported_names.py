@@ -42,6 +42,8 @@ EXPORTED = [
     "load",
     "open_store",
     "play",
+    "split_by_content",
+    "split_of",
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -60,9 +62,15 @@ def list_environments(as_json: bool) -> None:
 @env.command()
 @click.argument("environment", metavar="ENV")
 @config_option
+@click.option(
+    "--answers",
+    type=click.File("r", encoding="utf-8"),
+    metavar="FILE",
+    help="Answers of your own to try as the only ones: one a line; a line in double quotes is read as JSON text.",
+)
 @report_option
 @click.pass_context
-def check(ctx: click.Context, environment: str, config_path: Path | None, as_json: bool) -> None:
+def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, as_json: bool) -> None:
     """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 if one is broken.
 
     \b
@@ -77,7 +85,9 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
 
     config = load_config(config_path).config
     say(f"playing a few hundred episodes of {environment}")
-    loaded, findings = check_environment(environment, config.allowed(), length_of(find_model(config.model, cache_dir())))
+    length = length_of(find_model(config.model, cache_dir()))
+    own = [] if answers is None else [_answer(line.rstrip("\n")) for line in answers if line.strip()]
+    loaded, findings = check_environment(environment, config.allowed(), length, answers=own)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
@@ -89,12 +99,31 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, as_jso
     ctx.exit(0 if ok else 1)
 
 
+def _typed() -> str:
+    """An answer of one line, or of several: each but the last ends with a backslash. Raises `EOFError`."""
+    lines = [input("> ")]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input(". "))
+    return "\n".join(lines)
+
+
+def _answer(line: str) -> str:
+    """A line as it is, or the JSON text that it is."""
+    if line.startswith('"'):
+        try:
+            return str(json.loads(line))
+        except ValueError:
+            return line
+    return line
+
+
 @env.command()
 @click.argument("environment", metavar="ENV")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Which task. [default: at random]")
 @config_option
 def play(environment: str, seed: int | None, config_path: Path | None) -> None:
-    """Play one task of an environment yourself: type an answer after each '>'.
+    """Play one task of an environment yourself: type an answer after each '>'. A line that ends with a backslash goes on in the next.
 
     \b
     Example:
@@ -115,7 +144,7 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
         for _ in range(loaded.turn_limit):
             click.echo(f"\n{visible(observation)}")
             try:
-                action = input("> ")
+                action = _typed()
             except EOFError:
                 click.echo("\nThe game ended early.")
                 return

@@ -8,46 +8,58 @@ plays as many episodes as its time allows.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from itertools import pairwise, product
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
+from perdure.envs.check.hack_rules import resists_answers, resists_copying, resists_farming, resists_wild_answers
 from perdure.envs.check.sample_episodes import (
     EPISODES,
     PATIENCE_S,
     SCRIPT,
     common_answers,
+    difference,
     first_seeds,
     in_time,
     sample_episodes,
     script,
+    transcript,
 )
 from perdure.envs.environment import Environment
-from perdure.envs.guarded import EnvironmentFault, describe_error
+from perdure.envs.guarded import EnvironmentFault, describe_error, place_of
 from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS
 from perdure.memory.json_value import JsonObject
 
 OVERLAP_EPISODES = 200
 """Train tasks and probe tasks that are compared with each other."""
+LONG, PARTS, OFTEN = "a very long answer", ("1", "yes", "[1]", "up "), 0.25
+"""If an answer consists of parts of which one succeeds often by itself, its length is not what succeeds."""
+GIVEN = "resists-given-answers"
+"""The rule that tries the answers of the file that was given to the check."""
 SLOW_S = 0.1
 """A step that takes longer on average delays a generation batch."""
 
+NO_RIGHT_MOVES = (
+    ", as far as answers show that know nothing of it: there may be only one task, or right moves may be needed to see others "
+    "(with an oracle() this could be told)"
+)
+
 TEMPLATE = re.compile(r"<\|[a-zA-Z_]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|[\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|\ufffd")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,15 +78,16 @@ LevelsAndMessages = Iterator[tuple[Literal["error", "warning"], str]]
 """Of the findings of a rule."""
 
 
-def check_rule(environment: Environment, rule: str) -> list[EnvFinding]:
-    """The findings of one of `RULES`. An exception of the environment is an error."""
+def check_rule(environment: Environment, rule: str, answers: Sequence[str] = ()) -> list[EnvFinding]:
+    """The findings of one of `RULES`, or of `GIVEN` with these answers. An exception of the environment is an error."""
     findings: list[EnvFinding] = []
+    judged = RULES[rule](environment) if rule != GIVEN else resists_answers(environment, answers)
     try:
         with redirect_stdout(sys.stderr):
-            for level, message in RULES[rule](environment):
+            for level, message in judged:
                 findings.append(EnvFinding(level=level, rule=rule, message=message))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a finding
-        message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {describe_error(error)}"
+        message = str(error) if isinstance(error, EnvironmentFault) else f"it raised {describe_error(error)}{place_of(error)}"
         findings.append(EnvFinding(level="error", rule=rule, message=message))
     return findings
 
@@ -83,6 +96,8 @@ def _runs(environment: Environment) -> LevelsAndMessages:
     """It can be made, reset, stepped and closed, each within its time limit."""
     for seed in first_seeds("train", 3):
         play_scripted(environment, seed, fixed("1"))
+    if has_oracle(environment):
+        play_scripted(environment, first_seeds("train", 1)[0], by_oracle)
     env = environment.make()
     env.reset(seed=0)
     try:
@@ -116,7 +131,8 @@ def _is_deterministic(environment: Environment) -> LevelsAndMessages:
             np.random.seed(noise)
             played = play_scripted(environment, seed, scripted)
             if first.setdefault(seed, played) != played:
-                yield "error", f"seed {seed} played twice with the same actions gave different episodes"
+                where = difference(transcript(first[seed]), transcript(played))
+                yield "error", f"seed {seed} played twice with the same actions gave different episodes: {where}"
                 return
 
 
@@ -133,8 +149,11 @@ def _leaves_random_alone(environment: Environment) -> LevelsAndMessages:
 
 def _varies(environment: Environment) -> LevelsAndMessages:
     """Different seeds are different tasks."""
-    if len({played.exchanges for played in sample_episodes(environment, in_time(first_seeds("train", 8)))}) == 1:
-        yield "warning", "eight seeds gave the same episode: there is only one task to learn, and none to hold out"
+    if len({(played.exchanges, played.last) for played in sample_episodes(environment, in_time(first_seeds("train", 8)))}) == 1:
+        if has_oracle(environment):
+            yield "warning", "eight seeds gave the same episode: there is only one task to learn, and none to hold out"
+        else:
+            yield "warning", f"eight seeds gave the same episode{NO_RIGHT_MOVES}"
 
 
 def _keeps_its_range(environment: Environment) -> LevelsAndMessages:
@@ -173,7 +192,7 @@ def _has_a_floor(environment: Environment) -> LevelsAndMessages:
     probes: list[tuple[Literal["error", "warning"], str, Answer]] = [
         ("error", "an empty answer", fixed("")),
         ("error", "a non-ASCII answer", fixed("ответ 答案 🙂")),
-        ("error", "a very long answer", fixed("1 yes [1] up " * 1000)),
+        ("error", LONG, fixed(" ".join(PARTS) * 1000)),
         ("warning", "an echo of the observation", lambda observation, _: observation),
     ]
     seen = sample_episodes(environment, in_time(seeds))
@@ -192,9 +211,11 @@ def _has_a_floor(environment: Environment) -> LevelsAndMessages:
         *((try_answer(answer), level, what) for level, what, answer in in_time(probes)),
         (worst[0], "warning", f"always answering {worst[1]!r}"),
     ):
-        if succeeded > of * (0.25 if level == "error" else 0.75):
+        if succeeded > of * (OFTEN if level == "error" else 0.75):
+            if what == LONG and any(try_answer(fixed(text))[0] > OFTEN * EPISODES for text in PARTS):
+                level = "warning"
             yield level, f"{what} succeeds in {succeeded} of {of} episodes"
-        elif paid > 0.5 and succeeded < of * 0.25:
+        elif paid > 0.5 and succeeded < of * OFTEN:
             yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {succeeded} of {of} successes"
 
 
@@ -219,7 +240,8 @@ def _stays_ended(environment: Environment) -> LevelsAndMessages:
                 yield "warning", f"a step after the end gave reward {reward:g}: it would change the result"
                 return
     finally:
-        env.close()
+        with suppress(Exception, SystemExit):  # `runs` reports it
+            env.close()
 
 
 def _carries_nothing_over(environment: Environment) -> LevelsAndMessages:
@@ -232,9 +254,10 @@ def _carries_nothing_over(environment: Environment) -> LevelsAndMessages:
         env.step(SCRIPT[0])
         again, _ = env.reset(seed=second)
     except Exception as error:
-        raise EnvironmentFault(f"a second episode on one object raised {describe_error(error)}") from error
+        raise EnvironmentFault(f"a second episode on one object raised {describe_error(error)}{place_of(error)}") from error
     finally:
-        env.close()
+        with suppress(Exception, SystemExit):  # `runs` reports it
+            env.close()
     if again != fresh:
         yield "warning", f"after another episode, seed {second} begins differently: {again[:80]!r}, not {fresh[:80]!r}"
 
@@ -249,8 +272,12 @@ def _splits_its_tasks(environment: Environment) -> LevelsAndMessages:
         probe.append(repr(play_scripted(environment, SPLITS["probe"][n], scripted)))
     shared = sum(task in train for task in probe)
     if shared:
-        message = f"{shared} of {len(probe)} probe tasks also came up among as many train tasks: probes then test memory rather than skill"
-        yield "warning", message
+        message = f"{shared} of {len(probe)} probe tasks also came up among as many train tasks"
+        if shared == len(probe) and len(train) == 1 and not has_oracle(environment):
+            yield "warning", f"{message}{NO_RIGHT_MOVES}"
+            return
+        remedy = "hold some out: choose the task by `perdure.split_of(seed)` and `perdure.split_by_content(text)` (docs/environments.md)"
+        yield "warning", f"{message}: probes then test memory rather than skill; {remedy}"
 
 
 def _is_plain_text(environment: Environment) -> LevelsAndMessages:
@@ -281,6 +308,7 @@ def _keeps_to_itself(environment: Environment) -> LevelsAndMessages:
     """It does not print, write, start programs or connect. In the sandbox these fail, or stay in a folder of its own."""
     seen: dict[str, str] = {}
     own = os.getcwd()
+    logging.getLogger("perdure").addHandler(logging.NullHandler())  # what we say of it is not what it prints
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         what = _ACTS.get(event)
@@ -299,7 +327,7 @@ def _keeps_to_itself(environment: Environment) -> LevelsAndMessages:
     sample_episodes(environment, in_time(first_seeds("dev", 3)))
     sys.stdout.flush()
     sys.stderr.flush()
-    text = Path("printed").read_text(errors="replace").strip()
+    text = os.pread(printed, 2**16, 0).decode(errors="replace").strip()  # its name may lead elsewhere by now
     if text:
         yield "warning", f"it prints, such as {text.splitlines()[0][:60]!a}"
     for what, example in seen.items():
@@ -324,6 +352,9 @@ RULES: Mapping[str, Callable[[Environment], LevelsAndMessages]] = {
     "keeps-its-range": _keeps_its_range,
     "oracle-succeeds": _oracle_succeeds,
     "has-a-floor": _has_a_floor,
+    "resists-wild-answers": resists_wild_answers,
+    "resists-copying": resists_copying,
+    "resists-farming": resists_farming,
     "stays-ended": _stays_ended,
     "carries-nothing-over": _carries_nothing_over,
     "splits-its-tasks": _splits_its_tasks,

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import TypeVar
 
-from perdure.envs.environment import Environment
-from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, has_oracle, play_scripted
+from perdure.envs.chance import choices
+from perdure.envs.environment import Environment, Guarded
+from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 from perdure.envs.seeds import SPLITS, Split
 
 T = TypeVar("T")
@@ -19,6 +20,8 @@ EPISODES = 20
 """Episodes for each kind of answer, on dev seeds."""
 PATIENCE_S = 5.0
 """How long a rule plays; then it reports what it has seen."""
+MOST_TOLD = 100_000
+"""Characters of one episode's transcript that another process is told."""
 MOST_CONSTANTS = 8
 """How many answers are tried as the only one."""
 
@@ -32,25 +35,57 @@ def sample_episodes(environment: Environment, seeds: Iterable[int]) -> list[Scri
     return [play_scripted(environment, seed, scripted) for seed in seeds]
 
 
-def digest(environment: Environment) -> str:
-    """A hash over whole episodes of a few seeds: equal wherever the environment behaves the same."""
-    episodes = sample_episodes(environment, first_seeds("dev", 3))
-    return sha256(json.dumps([[played.exchanges, played.last, played.rewards] for played in episodes]).encode()).hexdigest()
+def digest(environment: Environment) -> tuple[str, list[str]]:
+    """A hash over whole episodes of a few seeds, equal wherever the environment behaves the same; and the beginnings of their texts."""
+    told = [transcript(played) for played in sample_episodes(environment, first_seeds("dev", 3))]
+    return sha256(json.dumps(told).encode()).hexdigest(), [text[:MOST_TOLD] for text in told]
+
+
+def transcript(played: ScriptedEpisode) -> str:
+    """All that an episode consists of, a turn a line."""
+    turns = [
+        f"{observation!r} > {action!r} > {reward:g}" for (observation, action), reward in zip(played.exchanges, played.rewards, strict=True)
+    ]
+    return "\n".join((*turns, repr(played.last)))
+
+
+def difference(one: str, other: str) -> str:
+    """Where two transcripts part, for a message; empty if they do not."""
+    same = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    if one == other:
+        return ""
+    begin = max(0, same - 20, one.rfind("\n", 0, same) + 1)
+    return f"turn {one.count(chr(10), 0, same) + 1}: {one[begin : same + 40]!r}, then {other[begin : same + 40]!r}"
 
 
 def longest_texts(environment: Environment) -> tuple[str, ...]:
-    """The texts of the longest conversation of a few episodes, instructions and solved examples included."""
-    played = sample_episodes(environment, in_time(first_seeds("dev", EPISODES)))
+    """The texts of the longest conversation of a few episodes, instructions and solved examples included.
+
+    Each answer that its texts offer is also given all the time: some of them play on until the turn limit.
+    """
+    played = sample_episodes(environment, in_time(first_seeds("dev", EPISODES), PATIENCE_S / 2))
+    always = [fixed(text) for text in offered(environment, played[0].exchanges[0][0])[:MOST_CONSTANTS]]
+    played += [play_scripted(environment, first_seeds("dev", 1)[0], answer) for answer in in_time(always, PATIENCE_S / 2)]
     most = max((episode.exchanges for episode in played), key=lambda exchanges: sum(len(observation) for observation, _ in exchanges))
     texts = [text for exchange in (*environment.examples, *most) for text in exchange]
     return (environment.instructions, *texts[:-1])
 
 
 def script(environment: Environment) -> Answer:
-    """The oracle if there is one, so that whole episodes are seen; otherwise a fixed cycle of answers."""
+    """The oracle if there is one, so that whole episodes are seen; otherwise answers in turn that its texts offer, or a fixed cycle."""
     if has_oracle(environment):
         return by_oracle
-    return lambda observation, env: SCRIPT[len(observation) % len(SCRIPT)]
+
+    def answer(observation: str, env: Guarded) -> str:
+        answers = offered(environment, observation)
+        return answers[len(observation) % len(answers)]
+
+    return answer
+
+
+def offered(environment: Environment, observation: str) -> list[str]:
+    """The answers that the instructions and an observation name, the observation's first; a fixed few if they name none."""
+    return list(dict.fromkeys((*choices(observation), *choices(environment.instructions)))) or list(SCRIPT)
 
 
 def common_answers(episodes: Iterable[ScriptedEpisode]) -> list[str]:

@@ -1,12 +1,15 @@
 """Limits and Linux namespaces for the process of an environment, set before any code of the environment runs in it.
 
-    outside                      namespace of the environment      namespace of an episode
-    -------                      ----------------------------      -----------------------
-    process that was started ->  first process -> host         ->  first process -> worker
+    outside                      namespaces of the environment      namespaces of an episode
+    -------                      -----------------------------      ------------------------
+    process that was started ->  first process -> host -> process ->  first process -> worker
 
 The first process of a namespace for processes only waits: when it ends, the kernel ends all others in it. Those cannot name any process
-outside, and cannot signal it. What the system does not offer is left out (`docs/environments.md` says what that means): without namespaces
-for processes, the process that was started is the host, and its children are workers.
+outside, and cannot signal it. Host and workers have no capabilities, and see all files of the machine read-only (`mounts.py`). A worker's
+user namespace is below its host's, where the kernel locks these mounts.
+
+Where namespaces cannot be had, `obstacle` says why. The process that was started is then the host, its children are workers, and nothing
+of this holds: only `sandbox.unconfined` allows that.
 """
 
 from __future__ import annotations
@@ -16,20 +19,26 @@ import fcntl
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import struct
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from perdure.envs.sandbox.id_maps import FIRST, SEPARATED, ask, channel, serve, write_ids
+from perdure.envs.sandbox.mounts import close_proc, make_read_only, new_shared_memory, show_own_processes
+from perdure.envs.sandbox.system_calls import drop_capabilities, filter_calls, keep_to, libc, require
+
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
-CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
-MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE, MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+CLONE_ALL = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID
 
 MOST_FILE_BYTES = 256 * 2**20
 """Of a file that an environment writes; its output is one."""
@@ -52,67 +61,117 @@ def limit(memory_mib: int) -> None:
         _set_limit(what, value)
 
 
-def enter(parent: int, network: bool) -> tuple[int | None, Callable[[], None]]:
-    """Continue in namespaces of the environment's own. The process that was started stays behind, and ends as this one does.
-
-    Returns the descriptor of the process namespace, or None if there is none; and a function to call when this process notices by itself
-    that its parent has ended: until then the kernel ends it with its parent.
-    """
+def obstacle() -> str:
+    """Why processes cannot be confined on this machine, tried in a child; empty if they can."""
     if sys.platform != "linux":
-        return None, lambda: None
-    library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        return "only Linux has namespaces"
+    here, there = os.pipe()
+    folder = Path(tempfile.mkdtemp(prefix="perdure-env-"))
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours, theirs = channel()
+            libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            _separate(CLONE_ALL | CLONE_NEWNET)
+            if (first := os.fork()) == 0:
+                ours.close()
+                _confine(folder)
+                if os.fork() == 0:
+                    _separate_below(theirs)
+                    if os.fork() == 0:
+                        _begin_as_first(theirs)
+                        os._exit(0)
+                _exit_as_child()
+            theirs.close()
+            serve(ours, _most_in_episode(), None, _outlive)
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]))
+        except BaseException as error:  # noqa: BLE001 - the answer
+            os.write(there, str(error.strerror if isinstance(error, OSError) else error).encode())
+        finally:
+            os._exit(1)
+    os.close(there)
+    with os.fdopen(here) as reason:
+        said = reason.read()
+    failed = os.waitpid(pid, 0)[1] != 0
+    for left in (folder / "dev", folder):
+        with suppress(OSError):
+            left.rmdir()
+    return (said or "its first process ended") if failed else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confined:
+    """What a confined process can ask for."""
+
+    ids: socket.socket
+    outlive: Callable[[], None]
+    """To call when this process notices by itself that its parent has ended: until then the kernel ends it with its parent."""
+
+
+def enter(parent: int, network: bool, folder: Path) -> Confined:
+    """Continue in namespaces of the environment's own, with all files read-only but those in `folder`. The process that was started stays
+    behind, and ends as this one does. Raises `OSError` where `obstacle` would name one."""
+    ours, theirs = channel()
+    libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     die_with(parent)
-    user, group = os.getuid(), os.getgid()
-    if library.unshare(CLONE_NEWUSER | (0 if network else CLONE_NEWNET)) == 0:
-        for file, line in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with suppress(OSError):
-                Path(f"/proc/self/{file}").write_text(line)
-        if not network:
-            _bring_loopback_up()
-        if _kernel() >= (5, 14):  # before, all other processes of the user count too
-            _set_limit(resource.RLIMIT_NPROC, MOST_IN_ALL)
-    if library.unshare(CLONE_NEWPID) != 0:
-        library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        return None, _outlive
+    _separate(CLONE_ALL | (0 if network else CLONE_NEWNET))
+    if not network:
+        _bring_loopback_up()
+    _limit_processes(MOST_IN_ALL)
     here, there = os.pipe()
     first = os.fork()
     if first:
         os.close(there)
-        if os.read(here, 1):
-            _outlive()
-        _end_as(first)
-    _be_first(MOST_IN_ALL)
-    library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        theirs.close()
+        serve(ours, _most_in_episode(), here, _outlive)
+        _end_as(first, folder)  # the host cannot remove it: there it is a mount
+    ours.close()
+    die_with(0)
+    _confine(folder)
+    _wait_for_child()
+    libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.close(here)
 
     def outlive() -> None:
         os.write(there, b"1")
         os.close(there)
 
-    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), outlive
+    return Confined(ids=theirs, outlive=outlive)
 
 
-def forked(namespace: int | None) -> int:
-    """Fork, as `os.fork` does. If this process has a process namespace the child gets one too; the number is that of its first process.
+def stay(parent: int) -> Callable[[], None]:
+    """Instead of `enter`: continue with the limits alone."""
+    if sys.platform != "linux":
+        return lambda: None
+    libc().prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    die_with(parent)
+    libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return _outlive
 
-    Raises `OSError` if there can be no other process.
-    """
-    if namespace is None:
-        return os.fork()
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.unshare(CLONE_NEWPID) != 0:
-        raise OSError(ctypes.get_errno(), "a namespace for its processes cannot be made")
-    own = os.getpid()
+
+def begin_episode(host: int, ids: socket.socket) -> None:
+    """Continue in namespaces of an episode, in a child of its host that has forked nothing yet. This child stays behind, and ends as the
+    worker does. Ends with 1 if there can be no other process."""
     try:
-        pid = os.fork()
-    finally:
-        if os.getpid() == own and library.setns(namespace, CLONE_NEWPID) != 0:  # back to the own one, for the next fork
-            raise OSError(ctypes.get_errno(), "the namespace of its processes cannot be left")
-    if pid == 0:
         os.setsid()
-        _be_first(MOST_IN_EPISODE)
-    return pid
+        die_with(host)
+        _separate_below(ids)
+        _limit_processes(MOST_IN_EPISODE)
+        first = os.fork()
+        if first:
+            _end_as(first)
+        die_with(0)
+        _begin_as_first(ids)
+        ids.close()
+        _wait_for_child()
+    except OSError as error:
+        os.write(2, f"{error}\n".encode())
+        os._exit(1)
+
+
+def keep_to_folder(folder: Path) -> None:
+    """Let this process write to no pipes and sockets of the machine, and to no files but these, if the kernel offers that (Landlock)."""
+    keep_to((folder, Path("/dev/shm"), Path("/dev/pts")), Path("/dev"))
 
 
 def as_ended(status: int) -> int:
@@ -128,32 +187,52 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def write_only_to(folder: Path, namespace: int | None) -> None:
-    """Make all other files read-only, if the kernel allows that; shared memory is new, and /proc shows the own namespace."""
-    if sys.platform != "linux":
-        return
-    library = ctypes.CDLL(None)
-    if library.unshare(CLONE_NEWNS) or library.mount(None, b"/", None, MS_REC | MS_PRIVATE, None):
-        return
-    path = bytes(folder)
-
-    def set_attributes(place: bytes, flags: int, on: int, off: int) -> bool:
-        attributes = struct.pack("4Q", on, off, 0, 0)
-        return bool(library.syscall(MOUNT_SETATTR, AT_FDCWD, place, flags, attributes, ctypes.c_size_t(len(attributes))) == 0)
-
-    if library.mount(path, path, None, MS_BIND, None) == 0 and set_attributes(b"/", AT_RECURSIVE, MOUNT_ATTR_RDONLY, 0):
-        set_attributes(path, 0, 0, MOUNT_ATTR_RDONLY)
-        library.mount(b"tmpfs", b"/dev/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"size=256m")
-        if namespace is not None:
-            library.mount(b"proc", b"/proc", b"proc", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+def _separate(namespaces: int) -> None:
+    """Continue in new namespaces, as the same user; the next child is the first process of the one for processes."""
+    user, group = os.getuid(), os.getgid()  # without ids the namespace has nobody
+    require(libc().unshare(namespaces), "namespaces cannot be had")
+    write_ids(Path("/proc/self"), user, group)
 
 
-def _be_first(most: int) -> None:
-    """Become the first process of a namespace with at most `most` processes. Only its child returns."""
-    die_with(0)
-    if os.getuid() == 0 and _kernel() >= (6, 14):  # before, this limit held for the whole machine
-        with suppress(OSError):
-            Path("/proc/sys/kernel/pid_max").write_text(str(most))
+def _separate_below(ids: socket.socket) -> None:
+    """The same, below a namespace whose /proc is read-only."""
+    require(libc().unshare(CLONE_ALL), "namespaces for an episode cannot be had")
+    ask(ids, SEPARATED)
+
+
+def _begin_as_first(ids: socket.socket) -> None:
+    """As the first process of an episode."""
+    show_own_processes()
+    new_shared_memory()
+    if _most_in_episode() is not None:
+        ask(ids, FIRST)
+    drop_capabilities()
+
+
+def _most_in_episode() -> int | None:
+    """The limit on processes by namespace, if there is one: before, it held for the whole machine."""
+    return MOST_IN_EPISODE if os.getuid() == 0 and _kernel() >= (6, 14) else None
+
+
+def _exit_as_child() -> NoReturn:
+    """Wait for the only child, and end as it did."""
+    os._exit(min(abs(os.waitstatus_to_exitcode(os.wait()[1])), 255))
+
+
+def _confine(folder: Path) -> None:
+    """As the first process: files, processes, capabilities, system calls."""
+    require(libc().unshare(CLONE_NEWNS), "mounts cannot be had")  # the process that was started keeps its own, with a /proc to write to
+    make_read_only(folder)
+    show_own_processes(read_only=False)
+    if _most_in_episode() is not None:
+        Path("/proc/sys/kernel/pid_max").write_text(str(MOST_IN_ALL))
+    close_proc()
+    drop_capabilities()
+    filter_calls()
+
+
+def _wait_for_child() -> None:
+    """Become a process that only waits. Only its child returns."""
     try:
         pid = os.fork()
     except OSError:  # the callers must not continue as if this were the child
@@ -162,8 +241,14 @@ def _be_first(most: int) -> None:
         _end_as(pid)
 
 
-def _end_as(child: int) -> NoReturn:
-    """Wait for this child, and for orphans that the kernel hands over, and end as it does, with all descriptors closed."""
+def _limit_processes(most: int) -> None:
+    if _kernel() >= (5, 14):  # before, all other processes of the user count too
+        _set_limit(resource.RLIMIT_NPROC, most)
+
+
+def _end_as(child: int, folder: Path | None = None) -> NoReturn:
+    """Wait for this child, and for orphans that the kernel hands over, and end as it does, with all descriptors closed and this folder
+    removed."""
     os.closerange(0, 2**20)
     for number in signal.valid_signals():
         with suppress(OSError, ValueError):
@@ -172,6 +257,8 @@ def _end_as(child: int) -> NoReturn:
     with suppress(ChildProcessError):
         while ended != child:
             ended, status = os.wait()
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else BY_SIGNAL + os.WTERMSIG(status))
 
 

@@ -31,6 +31,7 @@ import perdure
 from perdure.envs.environment import TextEnv
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.sandbox.host_messages import (
+    LOAD_TIMEOUT_S,
     EndOrder,
     ForkRefused,
     LoadFailure,
@@ -47,11 +48,13 @@ from perdure.envs.sandbox.worker_handle import END_S, Worker
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonObject
 
-LOAD_TIMEOUT_S = 120.0
 GRACE_S = 2.0
 """What a worker gets beyond the environment's own time limit, which it enforces itself, before it is killed."""
 IDLE_S = 60.0
 """A worker that has been idle for this long is ended."""
+
+AGAIN_S = 60.0
+"""How long a host that could not be started again is not tried again: each try may take as long as loading may."""
 
 CLOSING_S = 0.05
 """How long to wait for a worker that is closing its last episode, before another is forked."""
@@ -65,9 +68,11 @@ class Host:
 
     def __init__(self, name: str, sandbox: Sandbox, hash_seed: int) -> None:
         self._name = name
-        self._sandbox = sandbox
+        self._sandbox = sandbox.of(name)
         self._hash_seed = hash_seed
         self._workers: list[Worker] = []
+        self._refused: tuple[float, str] | None = None
+        """When it last could not be started again, and why."""
         self.limit_s = 0.0
         """How long one call of the environment may take."""
 
@@ -109,9 +114,12 @@ class Host:
             return self._fork()
         except (WireError, OSError):
             self.close()
+        if self._refused is not None and time.monotonic() - self._refused[0] < AGAIN_S:
+            raise EnvironmentFault(self._refused[1])
         description = self.start()
         if isinstance(description, LoadFailure):
-            raise EnvironmentFault(f"its process died and cannot be started again: {description.reason}")
+            self._refused = time.monotonic(), f"its process died and cannot be started again: {description.reason}"
+            raise EnvironmentFault(self._refused[1])
         try:
             return self._fork()
         except (WireError, OSError) as error:
@@ -169,7 +177,7 @@ class Host:
         try:
             document = self._wire.receive(LOAD_TIMEOUT_S)
         except WireTimeout:
-            reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s"
+            reason = f"that takes longer than {LOAD_TIMEOUT_S:g} s{self._place()}"
         except WireError:
             reason = f"its process died: {self._last_line() or 'it printed nothing'}"
         finally:
@@ -209,6 +217,7 @@ class Host:
                 memory_mib=sandbox.memory_mib,
                 cpu_s=sandbox.cpu_s,
                 network=sandbox.network,
+                unconfined=sandbox.unconfined,
             )
         )
 
@@ -228,11 +237,19 @@ class Host:
 
     def _last_line(self) -> str:
         """The last line that the process printed."""
+        return next((line.strip() for line in reversed(self._last_lines()) if line.strip()), "")
+
+    def _last_lines(self) -> list[str]:
         with suppress(OSError), (self.folder / "output").open("rb") as output:
             output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = output.read().decode("utf-8", "replace").splitlines()
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return ""
+            return output.read().decode("utf-8", "replace").splitlines()
+        return []
+
+    def _place(self) -> str:
+        """Where its code hangs while it is loaded: the process prints its stack shortly before its time is over."""
+        frames = [line.strip() for line in self._last_lines() if line.strip().startswith('File "')]
+        own = [frame for frame in frames if "/lib/python" not in frame] or frames
+        return f"; it was at {own[0]}" if own else ""
 
     def refuse(self) -> TextEnv:
         """In the place of `Environment.make`."""

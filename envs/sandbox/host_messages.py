@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from perdure.envs.sandbox.wire import WireDocumentError, count_field, float_field
 from perdure.memory.json_value import JsonObject
 
+LOAD_TIMEOUT_S = 120.0
+"""How long a host may take to import its environment and to make it once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:
@@ -29,6 +32,8 @@ class StartOrder:
     memory_mib: int
     cpu_s: int
     network: bool
+    unconfined: bool
+    """Whether it may run where it cannot be confined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,7 @@ def write_start(order: StartOrder) -> str:
             "memory_mib": order.memory_mib,
             "cpu_s": order.cpu_s,
             "network": order.network,
+            "unconfined": order.unconfined,
         }
     )
 
@@ -84,9 +90,12 @@ def read_start(text: str) -> StartOrder:
             "memory_mib": int(memory_mib),
             "cpu_s": int(cpu_s),
             "network": bool(network),
+            "unconfined": bool(unconfined),
         }:
             folders = tuple(str(folder) for folder in path)
-            return StartOrder(name=name, parent=parent, path=folders, memory_mib=memory_mib, cpu_s=cpu_s, network=network)
+            return StartOrder(
+                name=name, parent=parent, path=folders, memory_mib=memory_mib, cpu_s=cpu_s, network=network, unconfined=unconfined
+            )
     raise WireDocumentError("it is not a start order")
 
 

@@ -62,6 +62,9 @@ def _environment(host: Host, name: str, description: JsonObject | LoadFailure) -
     except WireDocumentError as wrong:
         host.close()
         raise InputError(f"{name} cannot be loaded: its process sent an unreadable description of the environment ({wrong})") from wrong
+    if environment.name.partition("?")[0] != name.partition("?")[0]:
+        host.close()
+        raise InputError(f"{name} cannot be loaded: its process described another environment, {environment.name!r:.80}")
     host.limit_s = environment.step_timeout_s
     return environment
 

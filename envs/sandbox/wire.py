@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from perdure.memory.json_value import JsonObject, JsonValue
+from perdure.memory.json_value import JsonObject, JsonValue, storable
 
 MOST_BYTES = 16 * 2**20
 """Of one line: the longest text of an environment (`guarded.py:MOST_CHARACTERS`), every character of it escaped."""
@@ -145,7 +145,19 @@ class Wire:
             raise WireDocumentError(f"its process wrote a line that is not JSON: {line[:40]!r}") from error
         if not isinstance(document, dict):
             raise WireDocumentError(f"its process wrote {line[:40]!r}, not a JSON object")
-        return cast("JsonObject", document)
+        return cast("JsonObject", _storable(document) if b"\\u" in line or b"\xed" in line else document)
+
+
+def _storable(value: JsonValue) -> JsonValue:
+    """The value with texts that can be stored."""
+    match value:
+        case str():
+            return storable(value)
+        case list():
+            return [_storable(item) for item in value]
+        case dict():
+            return {storable(key): _storable(item) for key, item in value.items()}
+    return value
 
 
 def process_descriptor(pid: int) -> int | None:

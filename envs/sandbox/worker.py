@@ -7,6 +7,7 @@ forked after the import, so that it costs a few milliseconds and shares most of 
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import random
@@ -22,8 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.envs.sandbox.confinement import as_ended, die_with, enter, forked, limit, write_only_to
+from perdure.envs.sandbox.confinement import Confined, as_ended, begin_episode, die_with, enter, keep_to_folder, limit, obstacle, stay
 from perdure.envs.sandbox.host_messages import (
+    LOAD_TIMEOUT_S,
     Forked,
     ForkRefused,
     LoadFailure,
@@ -33,11 +35,16 @@ from perdure.envs.sandbox.host_messages import (
     write_fork_answer,
     write_status,
 )
+from perdure.envs.sandbox.sandbox_hints import with_hint
 from perdure.envs.sandbox.wire import Wire, WireError, process_descriptor
 from perdure.memory.json_value import JsonObject
 
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
+
+STACK_S = 1.0
+"""How long before the time of loading is over its stack is printed, for the other side to say where it hangs."""
+REMEDY = "set unconfined = true in [sandbox] if you trust it with all that you may change, or run where user namespaces are allowed"
 
 
 def main() -> None:
@@ -45,7 +52,12 @@ def main() -> None:
     sys.path += [path for path in start.path if path not in sys.path]
     wire = Wire(socket.socket(fileno=descriptor))
     limit(start.memory_mib)
-    namespace, outlive = enter(start.parent, start.network)
+    reason = obstacle()
+    if reason and not start.unconfined:
+        wire.send(write_failure(LoadFailure(unknown=False, reason=f"{start.name} cannot be confined here: {reason}; {REMEDY}")))
+        return
+    confined = None if reason else enter(start.parent, start.network, folder)
+    outlive = stay(start.parent) if confined is None else confined.outlive
     own = os.getpid()
     environment, description = _loaded(start.name)
     if os.getpid() != own:
@@ -57,10 +69,10 @@ def main() -> None:
     outlive()  # from here on it notices by itself that the other side has closed, and removes its folder
     gc.collect()
     gc.freeze()  # a collection would write to every object, and unshare its memory
-    host(wire, folder, environment, start.cpu_s, namespace)
+    host(wire, folder, environment, start.cpu_s, confined)
 
 
-def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
+def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, confined: Confined | None) -> None:
     """Fork and end workers as asked, until the other side closes."""
     workers: dict[int, Path] = {}
     shared = _children()  # started by the imported code: they serve all episodes
@@ -70,16 +82,17 @@ def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespa
             order, descriptor = wire.receive_with_descriptor()
             if descriptor is not None:
                 count += 1
+                parent = os.getpid()
                 own = folder / f"worker-{count}"
                 try:
-                    pid = forked(namespace)
+                    pid = os.fork()
                 except OSError as error:  # too many processes: the others play on
                     os.close(descriptor)
                     wire.send(write_fork_answer(ForkRefused(reason=str(error))))
                     continue
                 if pid == 0:
                     wire.close()
-                    _work(socket.socket(fileno=descriptor), own, environment, cpu_s, namespace)
+                    _work(socket.socket(fileno=descriptor), parent, own, environment, cpu_s, confined)
                 os.close(descriptor)
                 workers[pid] = own
                 wire.send(write_fork_answer(Forked(pid=pid)), process := process_descriptor(pid))
@@ -89,15 +102,15 @@ def host(wire: Wire, folder: Path, environment: Environment, cpu_s: int, namespa
             end = read_end(order)
             status = 0
             if end.worker in workers:
-                status = _end(end.worker, end.patience_s)
+                status = _end(end.worker, confined is not None, end.patience_s)
                 shutil.rmtree(workers.pop(end.worker), ignore_errors=True)
-                if namespace is None:
+                if confined is None:
                     _end_strays(workers.keys() | shared)
             wire.send(write_status(status))
     except (WireError, OSError):
         for pid in workers:
-            _end(pid)
-        if namespace is None:
+            _end(pid, confined is not None)
+        if confined is None:
             _end_strays(set())
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -108,23 +121,27 @@ def _loaded(name: str) -> tuple[Environment | None, JsonObject]:
     from perdure.envs.sandbox.description import write_description
     from perdure.memory.errors import PerdureError, UnknownError
 
+    faulthandler.dump_traceback_later(LOAD_TIMEOUT_S - STACK_S)
     try:
         environment = load_here(name)
     except PerdureError as error:
-        return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=str(error)))
+        return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=with_hint(str(error))))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return environment, write_description(environment)
 
 
-def _work(socket_: socket.socket, folder: Path, environment: Environment, cpu_s: int, namespace: int | None) -> None:
+def _work(socket_: socket.socket, parent: int, folder: Path, environment: Environment, cpu_s: int, confined: Confined | None) -> None:
     """Be a worker, until the other side closes. Does not return."""
     try:
+        if confined is not None:
+            begin_episode(parent, confined.ids)
         os.setsid()
         if sys.platform == "linux":
             die_with(os.getppid())
         folder.mkdir()
-        write_only_to(folder.parent, namespace)
-        if namespace is not None:
-            os.close(namespace)
+        if confined is not None:
+            keep_to_folder(folder.parent)
         os.chdir(folder)
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         output = os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -178,11 +195,14 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
             case CloseQuestion():
                 env.close()
                 return {}
-            case RuleQuestion(rule=rule):
-                return {"findings": [finding.as_json() for finding in check_rule(environment, rule)]}
+            case RuleQuestion(rule=rule, answers=answers):
+                _print_nowhere()
+                return {"findings": [finding.as_json() for finding in check_rule(environment, rule, answers)]}
             case DigestQuestion():
-                return write_digest(digest(environment))
+                _print_nowhere()
+                return write_digest(*digest(environment))
             case LongestQuestion():
+                _print_nowhere()
                 return write_texts(longest_texts(environment))
 
     while True:
@@ -190,8 +210,8 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
         try:
             document = answer(question)
         except EnvironmentFault as fault:
-            document = write_fault(str(fault))
-        except Exception as error:  # noqa: BLE001 - the episode ends with it
+            document = write_fault(with_hint(str(fault)))
+        except BaseException as error:  # noqa: BLE001 - the episode ends with it
             document = write_fault(describe_error(error))
         if os.getpid() != own:
             os._exit(0)  # a process that the environment has forked
@@ -204,6 +224,14 @@ def _start_clean(folder: Path) -> None:
     os.chdir(folder)
     with suppress(OSError):
         os.ftruncate(1, 0)
+
+
+def _print_nowhere() -> None:
+    """Drop what is printed from now on: many episodes are played, and the size of a file is limited."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for standard in (1, 2):
+        os.dup2(nowhere, standard)
+    os.close(nowhere)
 
 
 def _allow(cpu_s: int) -> None:
@@ -221,11 +249,14 @@ def _scramble() -> None:
     np.random.seed()
 
 
-def _end(pid: int, patience_s: float = 0.0) -> int:
-    """End a worker with its process group, after `patience_s` in which it may end by itself; returns its wait status."""
-    until_s = time.monotonic() + patience_s
-    while time.monotonic() < until_s and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-        time.sleep(0.005)
+def _end(pid: int, confined: bool, patience_s: float = 0.0) -> int:
+    """End a worker with all that it started, after `patience_s` in which it may end by itself; returns its wait status."""
+    _wait_for_end(pid, patience_s)
+    if confined and (first := _children(pid)):  # with the first process of a namespace the kernel ends all others in it
+        for number in first:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        _wait_for_end(pid, 5.0)
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
     with suppress(ProcessLookupError):
@@ -235,16 +266,27 @@ def _end(pid: int, patience_s: float = 0.0) -> int:
     return 0
 
 
+def _wait_for_end(pid: int, seconds: float) -> None:
+    until_s = time.monotonic() + seconds
+    with suppress(ChildProcessError):
+        while time.monotonic() < until_s and not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            time.sleep(0.001)
+
+
 def _end_strays(spared: Set[int]) -> None:
     """End processes that dead workers have left behind outside their groups: this process inherits them."""
     while strays := _children() - spared:
         for pid in strays:
-            _end(pid)
+            _end(pid, confined=False)
 
 
-def _children() -> set[int]:
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    return {int(pid) for pid in children.read_text().split()} if children.exists() else set()
+def _children(pid: int | None = None) -> set[int]:
+    """Of this process, or of another."""
+    number = pid or os.getpid()
+    children = Path(f"/proc/{number}/task/{number}/children")
+    with suppress(OSError):
+        return {int(child) for child in children.read_text().split()}
+    return set()
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ class Worker:
         self.asked_s = time.monotonic()
         self.wire.send(write_question(self.asked, question))
 
-    def answer(self, timeout_s: float) -> JsonObject:
-        """The answer to the last question; those to earlier ones are dropped. Raises as `Wire.receive` does."""
+    def answer(self, limit_s: float) -> JsonObject:
+        """The answer to the last question; those to earlier ones are dropped. Raises as `Wire.receive` does.
+
+        The time counts from the question on, so that many workers that hang together cost one limit and not one each.
+        """
         answer: JsonObject = {}
+        timeout_s = max(0.0, self.asked_s + limit_s - time.monotonic())
         while self.answered < self.asked:
             answer = self._next(timeout_s)
         return answer

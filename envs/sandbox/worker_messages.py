@@ -44,6 +44,8 @@ class RuleQuestion:
     """Return the findings of one rule of the check."""
 
     rule: str
+    answers: tuple[str, ...] = ()
+    """Those that the rule for given answers is to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ def write_question(n: int, question: Question) -> JsonObject:
             return {"n": n, "oracle": True}
         case CloseQuestion():
             return {"n": n, "close": True}
-        case RuleQuestion(rule=rule):
-            return {"n": n, "rule": rule}
+        case RuleQuestion(rule=rule, answers=answers):
+            return {"n": n, "rule": rule, "answers": list(answers)}
         case DigestQuestion():
             return {"n": n, "digest": True}
         case LongestQuestion():
@@ -88,8 +90,8 @@ def read_question(document: JsonObject) -> tuple[int, Question]:
             return n, OracleQuestion()
         case {"n": int(n), "close": _}:
             return n, CloseQuestion()
-        case {"n": int(n), "rule": str(rule)}:
-            return n, RuleQuestion(rule=rule)
+        case {"n": int(n), "rule": str(rule), "answers": [*answers]}:
+            return n, RuleQuestion(rule=rule, answers=tuple(str(answer) for answer in answers))
         case {"n": int(n), "digest": _}:
             return n, DigestQuestion()
         case {"n": int(n), "longest": _}:
@@ -148,12 +150,13 @@ def read_action(document: JsonObject) -> str:
     return checked_text("oracle", field(document, "action"))
 
 
-def write_digest(digest: str) -> JsonObject:
-    return {"digest": digest}
+def write_digest(digest: str, told: Sequence[str]) -> JsonObject:
+    return {"digest": digest, "told": list(told)}
 
 
-def read_digest(document: JsonObject) -> str:
-    return text_field(document, "digest")
+def read_digest(document: JsonObject) -> tuple[str, list[str]]:
+    """The hash of a few episodes, and the beginnings of their texts."""
+    return text_field(document, "digest"), [str(text) for text in list_field(document, "told")]
 
 
 def write_texts(texts: Sequence[str]) -> JsonObject:

@@ -1,7 +1,7 @@
 """Which of Gymnasium's spaces can be text, and their observations written out.
 
-`Text`, `Discrete`, `MultiDiscrete`, `MultiBinary` and `Box`, and `Dict` and `Tuple` of these, nested too, with at most `MOST_NUMBERS`
-numbers in all. `refuse` gives the reason for any other. Answers are read by `envs/sources/actions.py`.
+`Text` and other spaces of strings, `Discrete`, `MultiDiscrete`, `MultiBinary` and `Box`, and `Dict` and `Tuple` of these, nested too, with
+at most `MOST_NUMBERS` numbers in all. `refuse` gives the reason for any other. Answers are read by `envs/sources/actions.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gymnasium import Space, spaces
 from perdure.envs.sources.ansi import unescaped
 from perdure.memory.errors import InputError
 
-MOST_NUMBERS = 128
+MOST_NUMBERS = 160
 """An observation or an answer with more numbers is too long for a language model, such as an image."""
 TEXT_NUMBERS = 4
 
@@ -37,7 +37,7 @@ def count_numbers(space: Space[Any]) -> int:
     match space:
         case spaces.Dict() | spaces.Tuple():
             return sum(count_numbers(space[key]) for key in keys(space))
-        case spaces.Text():
+        case _ if says_text(space):
             return TEXT_NUMBERS
         case _:
             return math.prod(space.shape or ())
@@ -64,8 +64,15 @@ def _obstacle(space: Space[Any]) -> str | None:
             return next((reason for key in keys(space) if (reason := _obstacle(space[key]))), None)
         case spaces.Text() | spaces.Discrete() | spaces.MultiDiscrete() | spaces.MultiBinary() | spaces.Box():
             return None
+        case _ if says_text(space):
+            return None
         case _:
             return f"a {type(space).__name__} has no fixed form"
+
+
+def says_text(space: Space[Any]) -> bool:
+    """Whether its values are text: Gymnasium's own, or a space of another package for strings, such as the missions of minigrid."""
+    return isinstance(space, spaces.Text) or (space.dtype is not None and space.dtype.kind == "U")
 
 
 def keys(space: spaces.Dict | spaces.Tuple[Any]) -> Sequence[Any]:
@@ -95,7 +102,7 @@ def is_row(space: spaces.Tuple[Any], value: Any) -> bool:
 
 
 def _shown(space: Space[Any], value: Any) -> str:
-    if isinstance(space, spaces.Text):
+    if says_text(space):
         if not isinstance(value, str):
             raise _misfit(space, value)
         return unescaped(value)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perdure.envs.policy import Chat, Message, Policy, PolicyError, Request, Sample
     from perdure.envs.registry import load
     from perdure.envs.rollout import Journal, play
+    from perdure.envs.seeds import split_by_content, split_of
     from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, UnknownError
     from perdure.memory.records import Ending, Episode, EpisodePlan, Lease, Sampler, Turn, VersionRef
     from perdure.memory.store import Store, open_store
@@ -48,6 +49,8 @@ __all__ = [
     "load",
     "open_store",
     "play",
+    "split_by_content",
+    "split_of",
 ]
 
 _MODULES = {
@@ -56,6 +59,7 @@ _MODULES = {
     "perdure.envs.policy": ("Chat", "Message", "Policy", "PolicyError", "Request", "Sample"),
     "perdure.envs.registry": ("load",),
     "perdure.envs.rollout": ("Journal", "play"),
+    "perdure.envs.seeds": ("split_by_content", "split_of"),
     "perdure.memory.errors": ("InputError", "PerdureError", "RuntimeFailure", "UnknownError"),
     "perdure.memory.records": ("Ending", "Episode", "EpisodePlan", "Lease", "Sampler", "Turn", "VersionRef"),
     "perdure.memory.store": ("Store", "open_store"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from perdure.agent.config import Config
-from perdure.envs.chance import EPISODES, ChanceLevel, _choices, measure_chance
+from perdure.envs.chance import EPISODES, ChanceLevel, choices, measure_chance
 from perdure.envs.registry import load_here as load
 
 
@@ -175,7 +175,7 @@ def test_an_environment_in_a_process_of_its_own_is_measured_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "choices"),
+    ("text", "expected"),
     [
         ("Reply with only one of: up, down or left.", ["up", "down", "left"]),
         ("A number between 3 and 5", ["3", "4", "5"]),
@@ -187,5 +187,5 @@ def test_an_environment_in_a_process_of_its_own_is_measured_there() -> None:
         ("9-2", []),
     ],
 )
-def test_answers_are_read_from_the_words_of_the_environment(text: str, choices: list[str]) -> None:
-    assert _choices(text) == choices
+def test_answers_are_read_from_the_words_of_the_environment(text: str, expected: list[str]) -> None:
+    assert choices(text) == expected

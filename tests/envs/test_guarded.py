@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import re
 import signal
 import threading
 import time
@@ -38,13 +40,55 @@ def fault_of(kind: type[Counting]) -> str:
     ],
 )
 def test_what_an_environment_does_wrong_is_said(kind: type[Counting], fault: str) -> None:
-    assert fault_of(kind) == fault
+    said = fault_of(kind)
+    assert said.partition(" (turn ")[0].partition(" at ")[0] == fault
+    if kind is faulty.FailsAtStep:
+        assert re.fullmatch(r".* \(turn 1, answer 'x'\) at faulty\.py:\d+ in step: raise ValueError\(.*", said)
+
+
+def test_what_it_says_or_raises_is_always_text_that_can_be_stored() -> None:
+    class Half(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            if action == "raise":
+                raise ValueError("\udc80 half")
+            return "\ud800", 0.0, False, False, {"invalid_action": "\udfff"}
+
+    env = GuardedEnv(faulty.environment(Half))
+    env.reset(1)
+    outcome = env.step("x")
+    assert (outcome.observation, outcome.invalid) == ("\ufffd", "\ufffd")
+    with pytest.raises(EnvironmentFault, match="\ufffd half"):
+        env.step("raise")
+
+
+@pytest.mark.parametrize("reward", [1e308, -1e13])
+def test_a_reward_whose_sum_could_overflow_is_a_fault(reward: float) -> None:
+    class Rich(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            return "", reward, False, False, {}
+
+    env = GuardedEnv(faulty.environment(Rich))
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match="at most 1e\\+12 is taken"):
+        env.step("x")
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, BaseException])
+def test_errors_that_are_no_exceptions_are_faults_too(error: type[BaseException]) -> None:
+    class Cancels(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            raise error("the judge timed out")
+
+    env = GuardedEnv(faulty.environment(Cancels))
+    env.reset(1)
+    with pytest.raises(EnvironmentFault, match=f"{error.__name__}: the judge timed out"):
+        env.step("x")
 
 
 def test_a_call_that_hangs_is_interrupted_even_if_it_swallows_exceptions() -> None:
     started = time.monotonic()
     before = signal.getsignal(signal.SIGALRM)
-    assert fault_of(faulty.Hangs) == "step took longer than 0.2 s"
+    assert fault_of(faulty.Hangs).startswith("step took longer than 0.2 s (turn 1, answer 'x') at faulty.py:")
     assert time.monotonic() - started < 5
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
@@ -89,7 +133,8 @@ def test_a_failing_close_is_logged_and_done_once(caplog: pytest.LogCaptureFixtur
     env.reset(1)
     env.close()
     env.close()
-    assert [record.message for record in caplog.records] == ["py:tests.envs.faulty:FailsAtClose: close raised OSError: already gone"]
+    [record] = caplog.records
+    assert record.message.startswith("py:tests.envs.faulty:FailsAtClose: close raised OSError: already gone at faulty.py:")
 
 
 def test_success_and_score_come_from_what_is_stated_else_from_the_return() -> None:

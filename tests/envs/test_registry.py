@@ -85,7 +85,8 @@ def test_common_options_set_limits_and_scale() -> None:
         ("elsewhere:add", "a name is SOURCE:ID"),
         ("py:no.such.module:Class", "cannot be imported"),
         ("py:tests.envs.faulty:Nothing", "cannot be imported"),
-        ("py:tests.envs.faulty", "cannot be imported"),
+        ("py:tests.envs.faulty.Counting", "Write two colons: py:tests.envs.faulty:Counting"),
+        ("py:faulty", "Write two colons: py:faulty:CLASS"),
         ("plugin:nothing", "no environment of the entry-point group perdure.envs is named 'nothing'"),
     ],
 )

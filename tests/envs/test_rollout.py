@@ -150,7 +150,9 @@ def test_an_environment_that_cannot_be_made_is_data() -> None:
         raise ImportError("no such module")
 
     [episode] = run([attempt(faulty.environment(Counting, make=make))])
-    assert (episode.state, episode.error) == ("env_error", "being made raised ImportError: no such module")
+    assert episode.state == "env_error"
+    assert episode.error is not None
+    assert episode.error.startswith("being made raised ImportError: no such module at test_rollout.py:")
 
 
 def test_an_environment_that_never_ends_is_stopped_by_its_turn_limit() -> None:
@@ -324,3 +326,27 @@ def test_answers_of_a_repeatable_episode_are_drawn_from_its_seed() -> None:
     policy = ScriptedPolicy(add_one, SERVING)
     run([attempt(faulty.environment(Counting), seed=3)], policy)
     assert [request.seed for (request,) in policy.batches] == [None] * 3
+
+
+@pytest.mark.parametrize("words", ["\ud800", "x" * 10_000, "\x00"])
+def test_whatever_an_error_says_can_be_stored(words: str) -> None:
+    """Half of a surrogate pair has no UTF-8: the store, and with it the process that plays, would fail of it."""
+
+    class Odd(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            raise ValueError(words)
+
+    [episode] = run([attempt(faulty.environment(Odd))])
+    assert episode.state == "env_error"
+    assert episode.error is not None
+    assert len(episode.error.encode()) < 2_010
+
+
+def test_two_rewards_that_overflow_together_cost_their_own_episode() -> None:
+    class Rich(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            self.steps += 1
+            return "x", 1e308, self.steps == 2, False, {}
+
+    odd, good = run([attempt(faulty.environment(Rich)), attempt(faulty.environment(Counting))])
+    assert (odd.state, good.state) == ("env_error", "completed")

@@ -51,7 +51,7 @@ def test_a_good_environment_breaks_no_rule(rule: str) -> None:
         (faulty.Remembers, "carries-nothing-over", "warning", "begins differently"),
         (faulty.SpeaksTemplate, "is-plain-text", "warning", "tokens of chat templates, such as '<|im_end|>'"),
         (faulty.Escapes, "is-plain-text", "warning", "control characters, such as '\\x1b'"),
-        (faulty.Surrogates, "is-plain-text", "warning", "control characters, such as '\\ud800'"),
+        (faulty.Surrogates, "is-plain-text", "warning", "control characters, such as '\\ufffd'"),
         (faulty.RepeatsHistory, "is-plain-text", "warning", "observations repeat earlier ones"),
         (faulty.Slow, "is-quick", "warning", "a step takes 0.1"),
     ],

@@ -24,7 +24,7 @@ from tests.envs.sandbox.test_sandbox import has_namespace, processes, wait_for, 
 from perdure.envs.environment import Environment
 from perdure.envs.guarded import MOST_WORDS, EnvironmentFault, GuardedEnv, open_episode
 from perdure.envs.registry import load
-from perdure.envs.sandbox.host import Host
+from perdure.envs.sandbox.host import GRACE_S, Host
 from perdure.envs.sandbox.sandbox_loading import start_sandboxed
 from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import Wire, WireClosed
@@ -241,13 +241,14 @@ def test_an_episode_writes_to_its_own_folder_and_nowhere_else(tmp_path: Path, mo
 
 
 def test_an_interrupt_while_it_is_imported_ends_it_at_once(tmp_path: Path) -> None:
-    (tmp_path / "hangs.py").write_text("import time\nopen('here', 'w').close()\ntime.sleep(600)\n")
+    (tmp_path / "hangs.py").write_text("import time\nfrom pathlib import Path\n(Path.home() / 'here').touch()\ntime.sleep(600)\n")
     code = (
         "import signal\nfrom perdure.envs.registry import load\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\nload('py:hangs:X')"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    assert wait_for((tmp_path / "here").exists)
+    variables = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL, env=variables)
+    assert wait_for(lambda: any(tmp_path.glob("perdure-env-*/here")))
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     process.wait()
@@ -308,3 +309,31 @@ def test_an_alarm_just_before_the_end_of_a_call_leaves_none_behind() -> None:
         with suppress(EnvironmentFault):
             env.step("x")
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_members_that_hang_together_cost_one_time_limit() -> None:
+    """They swallow the alarm, so that each has to be killed."""
+    environment, host = start_sandboxed("py:tests.envs.harmful:HangsForGood?step_timeout_s=0.2", Sandbox())
+    episodes = [open_episode(environment) for _ in range(6)]
+    for env in episodes:
+        env.reset(1)
+    for env in episodes:
+        env.send("x")
+    begun = time.monotonic()
+    for env in episodes:
+        with pytest.raises(EnvironmentFault, match="had to be killed"):
+            env.receive()
+    assert time.monotonic() - begun < 2 * (0.2 + GRACE_S)
+    host.close()
+
+
+def test_a_description_of_another_environment_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    description = (
+        "json.dumps({'name': 'perdure:copy-word?shots=3', 'instructions': '', 'template': '{observation}', 'examples': [], "
+        "'threshold': 0.0, 'reward_low': 0.0, 'reward_high': 1.0, 'turn_limit': 1, 'max_tokens': 8, 'step_timeout_s': 1.0, "
+        "'opponent': ''})"
+    )
+    (tmp_path / "forges.py").write_text(f"import json, os, sys\nos.write(int(sys.argv[1]), ({description} + chr(10)).encode())\nF = 1\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="described another environment, 'perdure:copy-word"):
+        load("py:forges:F")
