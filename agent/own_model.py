@@ -85,8 +85,9 @@ def _first_prompt_tokens(environment: Environment, folder: Path) -> int:
     game = open_episode(environment)
     try:
         observation = environment.first_message(game.reset(SPLITS["train"][0]))
+        instructions = environment.instructions if game.instructions is None else game.instructions
     except EnvironmentFault:
         return 0
     finally:
         game.close()
-    return length.tokens([text for text in (environment.instructions, observation) if text])
+    return length.tokens([text for text in (instructions, observation) if text])

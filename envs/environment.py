@@ -6,6 +6,8 @@ The environment itself is a `gymnasium.Env` whose observations and actions are `
 A game with several seats states in `info["seat"]`, with each observation, whose turn it is: that seat reads the observation. Seat 0 is
 judged: the steps report its reward and its success. With the last step, `info["rewards"]` has the return of each seat. The game's
 attribute `opponent` names who plays the other seats.
+
+A task may have a system message of its own, in `info["instructions"]` of its reset: it replaces the environment's `instructions`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, Protocol
 import gymnasium
 from gymnasium.spaces import Text
 
-from perdure.memory.environments import score_of_return
+from perdure.memory.records import score_of_return
 
 TextEnv = gymnasium.Env[str, str]
 Info = dict[str, Any]
@@ -67,6 +69,11 @@ class Guarded(Protocol):
     @property
     def seat(self) -> int:
         """Whose turn it is in a game for several players; otherwise 0."""
+        ...
+
+    @property
+    def instructions(self) -> str | None:
+        """The system message of the task, from `info["instructions"]` of its reset; None: that of the environment."""
         ...
 
     def begin(self, seed: int) -> None:
@@ -130,6 +137,8 @@ class Environment:
     """How long making, reset or one step may take."""
     opponent: str = "serving"
     """Who plays the other seats of a game for several players, if the game states whose turn it is: `serving`, or a version's name."""
+    code: str = ""
+    """What its code is (`source_code.py`); empty: not known."""
     open_remote: Callable[[], Guarded] | None = None
     """Opens an episode in another process, for an environment that is not trusted in this one; `make` then refuses."""
 

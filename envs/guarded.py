@@ -12,6 +12,7 @@ import signal
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -37,6 +38,12 @@ MOST_REWARD = 1e12
 
 MOST_WORDS = 2000
 """Characters of a fault's message, which may quote the environment."""
+
+LATE_S = 0.5
+"""What a call of a trusted environment may take at least, if its time ran out while another episode of the environment hung."""
+
+_hung_at: dict[str, float] = {}
+"""When a call of each environment in this process last took too long, on the monotonic clock."""
 
 MOST_ERROR, MOST_SHOWN = 1500, 80
 """Characters of an error's own message; of one answer or line of code beside it."""
@@ -90,13 +97,19 @@ class GuardedEnv(Guarded):
         self._seed = 0
         self._action = ""
         self._steps = 0
+        self._asked_s = 0.0
+        self._instructions: str | None = None
 
     @property
     def seat(self) -> int:
         return self._turn.seat
 
+    @property
+    def instructions(self) -> str | None:
+        return self._instructions
+
     def begin(self, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._asked_s = seed, time.monotonic()
 
     def first(self) -> str:
         seed = self._seed
@@ -106,11 +119,14 @@ class GuardedEnv(Guarded):
         if not (isinstance(answer, tuple) and len(answer) == 2):
             raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
         self._ended, self._steps = False, 0
-        self._turn.begin(checked_seat(answer[1].get("seat", 0) if isinstance(answer[1], dict) else 0))
+        info = answer[1] if isinstance(answer[1], dict) else {}
+        self._turn.begin(checked_seat(info.get("seat", 0)))
+        own = checked_instructions(info.get("instructions"))
+        self._instructions = None if own == self._environment.instructions else own
         return checked_text("reset", answer[0])
 
     def send(self, action: str) -> None:
-        self._action = action
+        self._action, self._asked_s = action, time.monotonic()
 
     def receive(self) -> StepOutcome:
         env, action = self._env, self._action
@@ -153,16 +169,25 @@ class GuardedEnv(Guarded):
                 log.warning("%s: %s", self._environment.name, fault)
 
     def _call(self, what: str, function: Callable[[], T]) -> T:
-        timeout_s = self._environment.step_timeout_s
+        timeout_s = self._timeout_s()
         try:
             with redirect_stdout(sys.stderr), _alarm(timeout_s):
                 return function()
         except OverTime as late:
+            _hung_at[self._environment.name] = time.monotonic()
             raise EnvironmentFault(f"{what} took longer than {timeout_s:g} s{self._asked(what)}{place_of(late)}") from None
         except KeyboardInterrupt:  # of this process; a worker makes a fault of it
             raise
         except BaseException as error:  # such as CancelledError, which is no Exception
             raise EnvironmentFault(f"{what} raised {describe_error(error)}{self._asked(what)}{place_of(error)}") from error
+
+    def _timeout_s(self) -> float:
+        """How long a call may take. If another episode of this environment has hung since this one was asked, the time counts from then on,
+        so that many that hang together cost about one limit, as they do in processes of their own."""
+        limit_s = self._environment.step_timeout_s
+        if _hung_at.get(self._environment.name, -math.inf) < self._asked_s:
+            return limit_s
+        return min(limit_s, max(LATE_S, self._asked_s + limit_s - time.monotonic()))
 
     def _asked(self, what: str) -> str:
         """Which answer a step was given, in which turn."""
@@ -258,6 +283,15 @@ def checked_text(what: str, text: object) -> str:
     if len(text) > MOST_CHARACTERS:
         raise EnvironmentFault(f"{what} returned {len(text)} characters; at most {MOST_CHARACTERS} are read")
     return storable(str(text))
+
+
+def checked_instructions(stated: object) -> str | None:
+    """The system message of a task, as stated in `info["instructions"]`. Raises `EnvironmentFault`."""
+    if stated is None:
+        return None
+    if not isinstance(stated, str):
+        raise EnvironmentFault(f"info['instructions'] is of type {type(stated).__name__}, not str")
+    return checked_text("reset", stated)
 
 
 def _invalid(stated: object) -> str | None:

@@ -92,7 +92,14 @@ def end(playing: Playing, state: Literal["completed", "aborted", "env_error"], r
         stated = None if seat.number else playing.stated
         success, score = playing.attempt.environment.judge(total_reward, stated) if state == "completed" else (False, 0.0)
         seat.ending = Ending(
-            episode=seat.id, state=state, stop_reason=reason, total_reward=total_reward, success=success, score=score, error=error
+            episode=seat.id,
+            state=state,
+            stop_reason=reason,
+            total_reward=total_reward,
+            success=success,
+            score=score,
+            error=error,
+            instructions=playing.env.instructions,
         )
 
 
@@ -119,4 +126,6 @@ def episode_of(playing: Playing, temperature: float) -> Episode:
         task=attempt.lease.subject if live else None,
         job=None if live else attempt.lease.subject,
         error=ending.error,
+        code=attempt.environment.code or None,
+        instructions=ending.instructions,
     )

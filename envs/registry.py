@@ -22,8 +22,10 @@ from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
+from perdure.envs import builtin
 from perdure.envs.builtin import BUILTINS
 from perdure.envs.common_options import COMMON, check_common, own_defaults
 from perdure.envs.environment import Environment, TextEnv
@@ -33,8 +35,9 @@ from perdure.envs.listings import ENTRY_POINTS, builtin_names
 from perdure.envs.sandbox.sandbox_loading import load_all_sandboxed, load_sandboxed
 from perdure.envs.sandbox.sandbox_settings import DEFAULT, Sandbox
 from perdure.envs.shots import hashed_path, solved_examples
+from perdure.envs.source_code import code_of, code_of_folder, version_of
 from perdure.envs.sources.factory import EnvironmentFactory, signature_options
-from perdure.envs.sources.packages import unknown
+from perdure.envs.sources.packages import PACKAGES, unknown
 from perdure.memory.errors import InputError, PerdureError, UnknownError
 
 
@@ -98,6 +101,7 @@ def load_here(name: str) -> Environment:
         max_tokens=common.max_tokens,
         step_timeout_s=common.step_timeout_s,
         opponent=opponent,
+        code=factory.code or (version_of(PACKAGES[source].distribution) if source in PACKAGES else ""),
     )
     return replace(environment, examples=solved_examples(environment, common.shots, common.examples))
 
@@ -125,8 +129,9 @@ def _made(name: str, make: Callable[[], TextEnv]) -> TextEnv:
 def _builtin(id_: str) -> EnvironmentFactory:
     if id_ not in BUILTINS:
         raise unknown("built-in environment", f"perdure:{id_}", builtin_names())
-    options, _ = signature_options(BUILTINS[id_])
-    return EnvironmentFactory(make=BUILTINS[id_], options=options)
+    game = BUILTINS[id_]
+    options, _ = signature_options(game)
+    return EnvironmentFactory(make=game, options=options, code=code_of_folder(game.__module__, Path(builtin.__file__).parent.absolute()))
 
 
 def _python(id_: str) -> EnvironmentFactory:
@@ -139,20 +144,21 @@ def _python(id_: str) -> EnvironmentFactory:
         make = getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise UnknownError(f"py:{id_} cannot be imported: {error}. It is py:package.module:Class, importable from here") from error
-    return _callable(make)
+    return _callable(make, module)
 
 
 def _plugin(id_: str) -> EnvironmentFactory:
     entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
     if id_ not in entries:
         raise unknown(f"environment of the entry-point group {ENTRY_POINTS}", id_, entries)
-    return _callable(entries[id_].load())
+    return _callable(entries[id_].load(), entries[id_].module)
 
 
-def _callable(make: Callable[..., Any]) -> EnvironmentFactory:
+def _callable(make: Callable[..., Any], module: str) -> EnvironmentFactory:
+    """What an attribute of this module makes."""
     from perdure.envs.sources.gymnasium import text_factory
 
-    return text_factory(make, *signature_options(make))
+    return replace(text_factory(make, *signature_options(make)), code=code_of(module, str(getattr(make, "__module__", module))))
 
 
 def _gymnasium(id_: str) -> EnvironmentFactory:

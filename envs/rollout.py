@@ -168,9 +168,10 @@ def play(
     return [episode_of(playing, temperature) for playing in begun]
 
 
-def opening(environment: Environment, observation: str) -> list[Message]:
-    """The first messages to a policy: instructions, solved examples, the first observation."""
-    messages = [Message(role="system", text=environment.instructions)] if environment.instructions else []
+def opening(environment: Environment, observation: str, instructions: str | None = None) -> list[Message]:
+    """The first messages to a policy: instructions, those of the task if it has any; solved examples; the first observation."""
+    system = environment.instructions if instructions is None else instructions
+    messages = [Message(role="system", text=system)] if system else []
     for observed, action in environment.examples:
         messages += [Message(role="user", text=observed), Message(role="assistant", text=action)]
     return [*messages, Message(role="user", text=environment.first_message(observation))]
@@ -214,6 +215,7 @@ def _start(seated: Sequence[tuple[Attempt, Seat]], journal: Journal, temperature
             temperature=temperature,
             lease=attempt.lease,
             seat=seat.number,
+            code=attempt.environment.code or None,
         )
         for attempt, seat in seated
     ]
@@ -312,7 +314,7 @@ def _prompt(playing: Playing, number: int, observation: str, chat: Chat, context
     playing.acting, seat = number, playing.seats[number]
     previous_ids: Ids = ()
     if not seat.turns:
-        prompt_ids = chat.prompt(opening(environment, observation))
+        prompt_ids = chat.prompt(opening(environment, observation, playing.env.instructions))
         if len(prompt_ids) + environment.max_tokens > context_limit:
             reason = f"the first prompt has {len(prompt_ids)} tokens; with {environment.max_tokens} to answer it exceeds {context_limit}"
             return end(playing, "env_error", "context_limit", reason)

@@ -25,6 +25,8 @@ class ScriptedEpisode:
     score: float
     several: bool
     """Whether other seats had a turn too: all gave the same answers."""
+    instructions: str | None = None
+    """The system message of the task; None: that of the environment."""
 
 
 def play_scripted(environment: Environment, seed: int, answer: Answer) -> ScriptedEpisode:
@@ -55,6 +57,7 @@ def play_scripted(environment: Environment, seed: int, answer: Answer) -> Script
         success=success,
         score=score,
         several=several,
+        instructions=env.instructions,
     )
 
 

@@ -18,9 +18,9 @@ from numbers import Real
 from typing import Protocol, cast
 
 from perdure.learners.options import ENVIRONMENT
-from perdure.memory.environments import Registration, list_environments, score_of_return
+from perdure.memory.environments import Registration, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.records import Episode
+from perdure.memory.records import Episode, score_of_return
 from perdure.memory.store import Store
 from perdure.memory.trajectories.rewards import rewards_from, sources
 

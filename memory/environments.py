@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from perdure.memory.errors import InputError, UnknownError
+from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
+
+from perdure.memory.errors import InputError, Unavailable, UnknownError
 from perdure.memory.json_value import Document, iso_utc
+from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 
 
@@ -28,13 +31,17 @@ class Registration:
     changed_at: float | None = None
     """When it was found to have changed, in Unix seconds; None if it never was."""
     changed_gate: int | None = None
-    """The gate that showed it. Scores and pairs of gates before it say nothing of this environment any more."""
+    """The gate that showed it; None if its code changed, or if it never changed."""
     chance: float | None = None
     """The share of tasks that a constant or a random answer solves; None: not known."""
     oracle: bool | None = None
     """Whether it has an `oracle()`; None: not known."""
     retired: float | None = None
     """Since when it is out of play, replay and gate, in Unix seconds; None if it is in use."""
+    first_gate: int = 0
+    """Scores and pairs of gates before this one say nothing of this environment any more."""
+    code: str | None = None
+    """What its code was when it was loaded last (`envs/source_code.py`); None: not known."""
 
     def as_json(self) -> Document:
         """The listing's keys."""
@@ -46,13 +53,21 @@ class Registration:
             "critical": self.critical,
             "anchor": self.anchor,
             "retired": None if self.retired is None else iso_utc(self.retired),
+            "code": self.code,
+            "changed": None if self.changed_at is None else iso_utc(self.changed_at),
         }
 
 
 def register(
-    store: Store, name: str, threshold: float = 1.0, reward_low: float = 0.0, reward_high: float = 1.0, critical: bool = False
+    store: Store,
+    name: str,
+    threshold: float = 1.0,
+    reward_low: float = 0.0,
+    reward_high: float = 1.0,
+    critical: bool = False,
+    code: str | None = None,
 ) -> None:
-    """Register an environment. Registering it again replaces its settings; its anchor stays."""
+    """Register an environment. Registering it again replaces its settings; its anchor and its code stay (`note_code`)."""
     if not name.strip():
         raise InputError("an environment needs a name, such as 'perdure:largest-number'")
     if not reward_low < reward_high:
@@ -60,11 +75,11 @@ def register(
     with store.write() as conn:
         conn.execute(
             """
-            INSERT INTO environment (name, threshold, reward_low, reward_high, critical, registered_at) VALUES (?, ?, ?, ?, ?, ?)
+            INSERT INTO environment (name, threshold, reward_low, reward_high, critical, registered_at, code) VALUES (?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (name) DO UPDATE SET threshold = excluded.threshold, reward_low = excluded.reward_low,
                 reward_high = excluded.reward_high, critical = excluded.critical
             """,
-            (name, float(threshold), float(reward_low), float(reward_high), int(critical), time.time()),
+            (name, float(threshold), float(reward_low), float(reward_high), int(critical), time.time(), code),
         )
 
 
@@ -72,11 +87,6 @@ def set_measured(store: Store, name: str, chance: float | None, oracle: bool | N
     """Keep what was measured of an environment without the model when it was registered."""
     with store.write() as conn:
         conn.execute("UPDATE environment SET chance = ?, oracle = ? WHERE name = ?", (chance, oracle, name))
-
-
-def score_of_return(total_reward: float, low: float, high: float) -> float:
-    """A return as a score in [0, 1], by the range that its environment states; a return outside of it counts as the nearer end."""
-    return min(1.0, max(0.0, (total_reward - low) / (high - low)))
 
 
 def list_environments(store: Store) -> list[Registration]:
@@ -96,6 +106,8 @@ def list_environments(store: Store) -> list[Registration]:
             chance=row["chance"],
             oracle=None if row["oracle"] is None else bool(row["oracle"]),
             retired=row["retired_at"],
+            first_gate=row["first_gate"],
+            code=row["code"],
         )
         for row in rows
     ]
@@ -174,7 +186,58 @@ def mark_changed(store: Store, environment: str, gate: int, anchor: str) -> None
     """
     with store.write() as conn:
         require(store, environment)
-        sql = "UPDATE environment SET changed_at = ?, changed_gate = ?, anchor = ? WHERE name = ?"
-        conn.execute(sql, (time.time(), gate, anchor, environment))
-        conn.execute("DELETE FROM dev_score WHERE environment = ?", (environment,))
-        conn.execute("DELETE FROM rate WHERE environment = ?", (environment,))
+        _begin_anew(conn, environment, anchor, changed_gate=gate, first_gate=gate)
+
+
+def note_code(store: Store, environment: str, code: str | None) -> bool:
+    """Take note of the code that an environment was loaded with just now; gives whether it is another one than before.
+
+    If it is, what was measured before does not count any more, its anchor begins anew with the version that serves, and an event says so.
+    An environment that the home does not know, and a code that is not known, change nothing.
+    """
+    if not code or code_of_environment(store, environment) == code:
+        return False
+    with store.write() as conn:
+        before = code_of_environment(store, environment)  # read again in the transaction
+        if before is None:
+            conn.execute("UPDATE environment SET code = ? WHERE name = ?", (code, environment))
+        if before in (None, code):
+            return False
+        old = anchor_of(store, environment)
+        serves = next((row["name"] for row in store.rows("SELECT name FROM version WHERE state = 'serving'")), None)
+        (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM gate").fetchone()
+        _begin_anew(conn, environment, serves, changed_gate=None, first_gate=last + 1)
+        conn.execute("UPDATE environment SET code = ? WHERE name = ?", (code, environment))
+        conn.execute("DELETE FROM watch WHERE environment = ?", (environment,))
+        former = f" ({old} was before)" if old not in (None, serves) else ""
+        anchor = "" if serves is None else f": {serves} is its anchor from now on{former}"
+        line = f"its code has changed ({before}, now {code}){anchor}; its earlier scores count no more"
+        record_event(store, "changed", environment, line)
+        return True
+
+
+def check_code(store: Store, environment: str, code: str | None) -> None:
+    """Raise `Unavailable` if another process has loaded another code of this environment since this one was loaded.
+
+    A code that is the first to be known of it is noted.
+    """
+    known = code_of_environment(store, environment)
+    if not code or known == code:
+        return
+    if known is None:
+        note_code(store, environment, code)
+        return
+    raise Unavailable(f"the code of {environment} has changed since this process loaded it: it is played no more until it is loaded anew")
+
+
+def code_of_environment(store: Store, name: str) -> str | None:
+    """What the code of an environment was when it was loaded last; None if that is not known, or if the home does not know it."""
+    return next((row["code"] for row in store.rows("SELECT code FROM environment WHERE name = ?", (name,))), None)
+
+
+def _begin_anew(conn: sqlite3.Connection, environment: str, anchor: str | None, *, changed_gate: int | None, first_gate: int) -> None:
+    """What was measured of an environment before does not count any more, and `anchor` is its anchor."""
+    sql = "UPDATE environment SET changed_at = ?, changed_gate = ?, first_gate = ?, anchor = ? WHERE name = ?"
+    conn.execute(sql, (time.time(), changed_gate, first_gate, anchor, environment))
+    conn.execute("DELETE FROM dev_score WHERE environment = ?", (environment,))
+    conn.execute("DELETE FROM rate WHERE environment = ?", (environment,))

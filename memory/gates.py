@@ -155,7 +155,7 @@ def pairs_that_count(store: Store, gate: int) -> list[Pair]:
     rows = store.rows(
         """
         SELECT p.* FROM pair p JOIN environment e ON e.name = p.environment
-        WHERE p.gate = ? AND p.gate >= coalesce(e.changed_gate, 0) ORDER BY p.environment, p.role, p.draw
+        WHERE p.gate = ? AND p.gate >= e.first_gate ORDER BY p.environment, p.role, p.draw
         """,
         (gate,),
     )
@@ -171,7 +171,7 @@ def differences_of(store: Store, version: str, references: Mapping[str, str]) ->
         """
         SELECT p.environment, p.difference FROM pair p JOIN gate g ON g.id = p.gate JOIN json_each(?) r ON r.key = p.environment
         JOIN environment e ON e.name = p.environment
-        WHERE g.candidate = ? AND p.reference = r.value AND p.difference IS NOT NULL AND g.id >= coalesce(e.changed_gate, 0)
+        WHERE g.candidate = ? AND p.reference = r.value AND p.difference IS NOT NULL AND g.id >= e.first_gate
         ORDER BY p.gate, p.role, p.draw
         """,
         (to_json(dict(references)), version),

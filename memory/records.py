@@ -17,6 +17,8 @@ VersionState = Literal["candidate", "serving", "retired", "rejected"]
 Decision = Literal["promote", "reject", "inconclusive"]
 Role = Literal["earlier", "trained"]
 """Whose pairs a comparison uses: `trained` those against the serving version, `earlier` those against an anchor."""
+StageOrder = Literal["interleaved", "shuffled", "sequential", "permuted"]
+"""How the environments of a stage of the stream follow each other."""
 StopReason = Literal["terminated", "truncated", "turn_limit", "context_limit", "interrupted", "error"]
 
 
@@ -113,6 +115,10 @@ class Episode:
     error: str | None = None
     seat: int = 0
     """In a game with several players: 0 is the seat that counts; the others play against it and are never scored."""
+    code: str | None = None
+    """What the code of the environment was (`envs/source_code.py`); None: not known."""
+    instructions: str | None = None
+    """The system message of its task; None: that of the environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +135,8 @@ class EpisodePlan:
     lease: Lease
     """Of the task (`live`) or of the job (every other purpose) under which it is played."""
     seat: int = 0
+    code: str | None = None
+    """What the code of the environment is, as it is loaded; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +150,8 @@ class Ending:
     success: bool
     score: float
     error: str | None = None
+    instructions: str | None = None
+    """The system message of its task, if the environment gave it one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,3 +188,8 @@ class Pair:
     candidate_score: float | None
     """None if the candidate's side failed: it counts as a difference of -1."""
     difference: float | None
+
+
+def score_of_return(total_reward: float, low: float, high: float) -> float:
+    """A return as a score in [0, 1], by the range that its environment states; a return outside of it counts as the nearer end."""
+    return min(1.0, max(0.0, (total_reward - low) / (high - low)))

@@ -118,7 +118,32 @@ CREATE TABLE alarm (                            -- learning at set times, as the
     + with_digests(pause="what, reason, paused_at", alarm="name, setting, next_at, rung_at")
 )
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5)
+MIGRATION_6 = (
+    """
+ALTER TABLE environment ADD COLUMN first_gate INTEGER NOT NULL DEFAULT 0; -- scores of gates before this one count no more
+ALTER TABLE environment ADD COLUMN code TEXT;   -- what `envs/source_code.py` says of it as it was loaded last; NULL: not known
+ALTER TABLE episode ADD COLUMN code TEXT;       -- the same when it was played
+ALTER TABLE episode ADD COLUMN instructions TEXT; -- the system message of its task; NULL: that of the environment
+ALTER TABLE foreign_episode ADD COLUMN instructions TEXT; -- the same, as an export says it
+UPDATE environment SET first_gate = coalesce(changed_gate, 0);
+"""
+    + sealed(
+        "environment",
+        "name, threshold, reward_low, reward_high, critical, anchor, registered_at, changed_at, changed_gate, chance, oracle, retired_at, "
+        "first_gate, code",
+    )
+    + sealed(
+        "episode",
+        'id, environment, seed, "group", member, seat, purpose, task, job, attempt, version, step_job, step_n, temperature, state, '
+        "turns, total_reward, success, score, stop_reason, error, started_at, finished_at, code, instructions",
+    )
+    + sealed(
+        "foreign_episode",
+        'id, batch, "row", name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions',
+    )
+)
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from perdure.memory.json_value import Document, to_json
+from perdure.memory.records import StageOrder
 from perdure.memory.store import Store, reading_row
-
-Order = Literal["interleaved", "shuffled", "sequential", "permuted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +37,7 @@ class Stage:
     """Episodes of each task."""
     tasks: int = 0
     """The stage ends after this many tasks; 0 for no limit but those of its environments."""
-    order: Order = "interleaved"
+    order: StageOrder = "interleaved"
     curriculum: bool = False
 
     @property

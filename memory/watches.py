@@ -152,7 +152,7 @@ def gated_scores(store: Store, version: str, environment: str, temperature: floa
         WITH closed AS MATERIALIZED (
             SELECT id, candidate FROM gate
             WHERE verdict IS NOT NULL AND id < coalesce(:before, 9223372036854775807)
-              AND id >= coalesce((SELECT changed_gate FROM environment WHERE name = :environment), 0)
+              AND id >= coalesce((SELECT first_gate FROM environment WHERE name = :environment), 0)
               AND coalesce(json_extract(evidence, '$.temperature'), 0.0) = :temperature
         ), scored AS (
             SELECT p.gate, p.draw, p.seed, p.candidate_score AS score

@@ -47,9 +47,8 @@ from perdure.learners.options import OWN
 from perdure.memory.contracts.json_form import update_document
 from perdure.memory.contracts.results import Update
 from perdure.memory.exchange.documents import document_schema
-from perdure.memory.records import Purpose
+from perdure.memory.records import Purpose, StageOrder
 from perdure.memory.schema import MIGRATIONS
-from perdure.memory.stages import Order
 from perdure.memory.upkeep.integrity import DIGESTS_RULE
 from perdure.memory.upkeep.integrity import RULES as STORE_RULES
 
@@ -242,7 +241,7 @@ def test_every_key_of_a_stage_is_documented() -> None:
             default = "-" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
             wanted.append(row(f"`{name}`", default, field.description))
         assert "\n".join([*wanted, ""]) in text, "\n".join(wanted)
-    assert [line.split("`")[1] for line in table(page, "| order | what comes next |")] == list(get_args(Order))
+    assert [line.split("`")[1] for line in table(page, "| order | what comes next |")] == list(get_args(StageOrder))
 
 
 def test_every_key_of_a_study_file_is_documented() -> None:

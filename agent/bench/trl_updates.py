@@ -95,5 +95,6 @@ def run_trl(spec: SideSpec, made: Callable[[int], None]) -> LearnerSide:
 
 
 def _conversation(environment: Environment, seed: int) -> list[dict[str, str]]:
-    observation = play_scripted(environment, seed, fixed("")).exchanges[0][0]
-    return [{"role": message.role, "content": message.text} for message in opening(environment, observation)]
+    played = play_scripted(environment, seed, fixed(""))
+    messages = opening(environment, played.exchanges[0][0], played.instructions)
+    return [{"role": message.role, "content": message.text} for message in messages]

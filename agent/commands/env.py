@@ -135,12 +135,12 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
     loaded = load_config(config_path).config.environment(environment)
     seed = random.randrange(2**30) if seed is None else seed
     click.echo(f"{loaded.name}, seed {seed}; Ctrl-D ends the game.")
-    if loaded.instructions:
-        click.echo(f"\n{visible(loaded.instructions)}")
     game = open_episode(loaded)
     total, stated = 0.0, None
     try:
         observation = loaded.first_message(game.reset(seed))
+        if instructions := loaded.instructions if game.instructions is None else game.instructions:
+            click.echo(f"\n{visible(instructions)}")
         for _ in range(loaded.turn_limit):
             click.echo(f"\n{visible(observation)}")
             try:

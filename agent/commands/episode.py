@@ -157,6 +157,8 @@ def _episode_json(played: Episode, rewards: Mapping[str, float]) -> Document:
         "task": played.task,
         "job": played.job,
         "error": played.error,
+        "code": played.code,
+        "instructions": played.instructions,
         "turns": [
             {
                 "n": n,
@@ -186,6 +188,8 @@ def _print_episode(played: Episode, rewards: Mapping[str, float]) -> None:
         click.echo(f"seat {played.seat}: it played against seat 0 of the same task, and is not counted")
     if played.error:
         click.echo(f"error: {visible(played.error)}")
+    if played.instructions is not None:
+        click.echo(f"instructions of its task: {visible(played.instructions)}")
     for n, turn in enumerate(played.turns):
         click.echo(f"\nturn {n}, sampled by {turn.sampler}, ended by {'itself' if turn.finish == 'stop' else 'the token limit'}")
         click.echo(_indented("observation", turn.observation))

@@ -254,20 +254,23 @@ class _Prepared:
 
 @contextmanager
 def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: Callable[[Store], None]) -> Iterator[_Prepared]:
-    """Open or make the home, and register the environments of the stages that have begun, and the targets.
+    """Open or make the home, and register the environments of the stages that have begun, and the targets. The default environments stay
+    out of a home that has its own (`stream/own_stream.py`).
 
     All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
     """
     from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_own_model, require_room
+    from perdure.agent.stream.own_stream import own_stream
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
     from perdure.memory.environments import list_environments, refuse_retired
     from perdure.memory.stages import progress
 
     config = loaded.config
-    environments = config.environments((*config.stream.names, *targets))
-    stages = stages_of(config, {name: environment.name for name, environment in environments.items()})
+    own = own_stream(home, loaded)
+    environments = config.environments((*(config.stream.names if own is None else ()), *targets))
+    stages = stages_of(config, {name: environment.name for name, environment in environments.items()}) if own is None else ()
     by_name = {environment.name: environment for environment in environments.values()}
     require_room(config, [environments[name] for name in targets], with_prompt=True)
     with open_or_create(home) as store:
@@ -277,10 +280,10 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
             refuse_retired(store, environments[name].name)
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
         critical = {row.name for row in list_environments(store) if row.critical}  # only a daemon takes this from an environment
-        critical.update(environments[name].name for name in config.gate.critical)
+        critical.update(environments[name].name for name in config.gate.critical if name in environments)
         yield _Prepared(
             store=store,
-            stream=register_environments(store, stream, critical),
+            stream=register_environments(store, stream, critical) if own is None else own,
             targets=register_environments(store, [environments[name] for name in targets]),
         )
 

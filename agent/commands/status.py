@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,10 @@ class Status:
     """Learning at set times."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
+    codes: Mapping[str, str | None]
+    """What the code of each environment was when it was loaded last."""
+    obstacle: str
+    """Why environments cannot be confined on this machine; empty if they can."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -85,6 +90,8 @@ class Status:
             "pauses": [one.as_json() for one in self.pauses],
             "alarms": [one.as_json() for one in self.alarms],
             "sizes": dict(self.sizes),
+            "codes": dict(self.codes),
+            "confinement": {"possible": not self.obstacle, "obstacle": self.obstacle or None},
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
@@ -113,6 +120,8 @@ def status(ctx: click.Context, check: bool, watch: bool, home: Path, as_json: bo
     if check and not as_json:
         for line in shown.troubles or (f"{shown.state}: {shown.idle_reason}" if shown.idle_reason else shown.state,):
             click.echo(visible(line))
+        if shown.obstacle:
+            click.echo(visible(f"confinement: {_confinement(shown.obstacle)}"))
     elif as_json:
         print_json(shown.as_json())
     else:
@@ -146,6 +155,7 @@ def report(store: Store) -> Status:
     from perdure.agent.stream.stage_report import stream_report
     from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
+    from perdure.memory.environments import environments_in_use
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
     from perdure.memory.processes import alarms, last_event, pauses, processes
@@ -180,7 +190,23 @@ def report(store: Store) -> Status:
         pauses=pauses(store),
         alarms=alarms(store),
         sizes=_sizes(store.home),
+        codes={row.name: row.code for row in environments_in_use(store)},
+        obstacle=_obstacle(),
     )
+
+
+@cache
+def _obstacle() -> str:
+    """Tried once, also if the status is shown again and again."""
+    from perdure.envs.sandbox.confinement import obstacle
+
+    return obstacle()
+
+
+def _confinement(obstacle: str) -> str:
+    if not obstacle:
+        return "environments that are not trusted are confined"
+    return f"none on this machine: {obstacle}; only with sandbox.unconfined = true do environments run that are not trusted"
 
 
 def _troubles(store: Store, state: str, reason: str | None, started: float | None) -> list[str]:
@@ -253,6 +279,7 @@ def _print(shown: Status) -> None:
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
         "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
         "next time": "; ".join(f"{_local(one.next)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
+        "confinement": _confinement(shown.obstacle),
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }

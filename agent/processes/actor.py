@@ -30,6 +30,7 @@ from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.rollout import Journal, play
 from perdure.memory.contracts.orders import Job
+from perdure.memory.environments import code_of_environment, note_code
 from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.jobs import jobs_at_work
 from perdure.memory.leases import TTL_S, BootClock
@@ -202,15 +203,26 @@ class Actor:
             finish_task(self._store, lease)
             return []
         try:
-            environment = self._environments.get(task.environment) or self._config.environment(task.environment)
+            environment = self._environment(task.environment)
+        except Unavailable:  # it has other code now than this process has imported
+            raise
         except Exception as error:  # noqa: BLE001 - an operator's environment may raise anything; the task is written down as failed
             retry_task(self._store, lease, f"{task.environment} cannot be made: {error}")
             return []
-        self._environments[task.environment] = environment
         groups[task.id] = _Group(task=task, lease=lease, left=len(members), completed=len(done))
         return [
             Attempt(environment=environment, seed=task.seed, group=name, member=member, purpose="live", lease=lease) for member in members
         ]
+
+    def _environment(self, name: str) -> Environment:
+        """An environment, loaded unless it is already; loaded anew if another process has found its code changed."""
+        loaded = self._environments.get(name)
+        if loaded is None or (loaded.code and code_of_environment(self._store, name) not in (None, loaded.code)):
+            self._environments.pop(name, None)
+            loaded = self._config.environment(name)
+            note_code(self._store, name, loaded.code)
+            self._environments[name] = loaded
+        return loaded
 
     def _note_end(self, groups: dict[int, _Group], episode: Episode) -> None:
         """Note the end of an episode. The task ends with the last episode of its group."""
@@ -225,6 +237,7 @@ class Actor:
         if group.completed:
             finish_task(self._store, group.lease)
         else:
+            self._environments.pop(group.task.environment, None)  # it may work if it is loaded anew
             retry_task(self._store, group.lease, group.error or "the environment failed in every episode")
         del groups[group.task.id]
 

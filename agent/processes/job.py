@@ -125,7 +125,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.config.environment)
+        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"

@@ -8,11 +8,13 @@ from functools import cache
 
 from perdure.agent.config import Config
 from perdure.agent.processes.pulse import Pulse
+from perdure.envs.environment import Environment
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.player import Sampling
 from perdure.learners.learning_job import JobRun, KeepStep, keep_no_step
 from perdure.memory.contracts.orders import Job
+from perdure.memory.environments import note_code
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Lease, Purpose
 from perdure.memory.store import Store
@@ -43,12 +45,18 @@ class Work:
             keep_step=self.keep_step,
         )
 
+    def load(self, name: str) -> Environment:
+        """An environment, with its code noted: what was measured with another code does not count."""
+        environment = self.config.environment(name)
+        note_code(self.store, environment.name, environment.code)
+        return environment
+
     def player(self, purpose: Purpose, sampling: Sampling) -> EnginePlayer:
         """Plays held-out tasks, with answers sampled so."""
         return EnginePlayer(
             versions=self.versions,
             run=self.run(),
-            load=cache(self.config.environment),
+            load=cache(self.load),
             purpose=purpose,
             sampling=sampling,
             width=self.config.play.width * sampling.samples,  # the answers to one task share its prompt

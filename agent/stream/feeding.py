@@ -48,8 +48,11 @@ class StreamFeed:
         set_stages(store, self._stages)
         self._measured = measure_new(store, list(self._environments.values()))
         self._environments = {name: without_process(environment) for name, environment in self._environments.items()}
-        for stage in begun(self._stages, progress(store)):
-            self._register(store, stage)
+        now = {share.name for stage in begun(self._stages, progress(store)) for share in stage.environments}
+        now |= {row.name for row in list_environments(store)} & self._environments.keys()
+        register_environments(store, [each for name, each in self._environments.items() if name in now], self._critical, self._measured)
+        # when a later stage begins, they may have been loaded with other code by other processes
+        self._environments = {name: replace(environment, code="") for name, environment in self._environments.items()}
 
     def refill(self, store: Store, most: int | None) -> None:
         """Queue tasks of environments that are not retired, at most `most` if that is given."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from perdure.envs.chance import ChanceLevel, measure_chance
 from perdure.envs.environment import Environment
-from perdure.memory.environments import list_environments, register, set_measured
+from perdure.memory.environments import list_environments, note_code, register, set_measured
 from perdure.memory.store import Store
 
 
@@ -25,6 +25,7 @@ def register_environments(
 
     `critical` names those with the tighter margin. If it is None, as for a caller that does not know, those that are critical stay so.
     `measured` is what `measure_new` gave; None: it is measured now, before anything is written, so the environments must be playable.
+    What was loaded with other code than before begins anew (`memory/environments.py:note_code`): they must have been loaded just now.
     """
     if measured is None:
         measured = measure_new(store, environments)
@@ -35,13 +36,19 @@ def register_environments(
         new = {environment.name for environment in environments} - {row.name for row in known}
         for environment in environments:
             name = environment.name
-            register(store, name, environment.threshold, environment.reward_low, environment.reward_high, name in critical)
-            if name in new and (level := measured.get(name)) is not None:
+            scale = environment.threshold, environment.reward_low, environment.reward_high
+            register(store, name, *scale, name in critical, environment.code or None)
+            recoded = note_code(store, name, environment.code)
+            if (name in new or recoded) and (level := measured.get(name)) is not None:
                 set_measured(store, name, level.success, level.oracle)
     return [environment.name for environment in environments]
 
 
 def measure_new(store: Store, environments: Sequence[Environment]) -> dict[str, ChanceLevel]:
-    """What those of the environments that the home does not know pay for no skill. Each takes about a second at most."""
-    known = {row.name for row in list_environments(store)}
-    return {environment.name: measure_chance(environment) for environment in environments if environment.name not in known}
+    """What those of the environments pay for no skill that the home does not know, or with other code. Each takes a second at most."""
+    known = {row.name: row.code for row in list_environments(store)}
+
+    def is_new(environment: Environment) -> bool:
+        return environment.name not in known or bool(environment.code and known[environment.name] not in (None, environment.code))
+
+    return {environment.name: measure_chance(environment) for environment in environments if is_new(environment)}

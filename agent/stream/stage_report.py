@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from perdure.agent.stream.task_drawing import present
-from perdure.memory.stages import Drawn, Order, Stage, StageProgress
+from perdure.memory.records import StageOrder
+from perdure.memory.stages import Drawn, Stage, StageProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class StageReport:
     """A stage. Tasks of environments that it no longer has are counted too."""
 
     name: str
-    order: Order
+    order: StageOrder
     curriculum: bool
     members: int
     tasks: int

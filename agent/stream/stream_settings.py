@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from perdure.agent.config_section import Section
 from perdure.memory.json_value import Document
-from perdure.memory.stages import Order
+from perdure.memory.records import StageOrder
 
 ONLY_STAGE = "all"
 """The name of the stage that the environments make if no stages are configured."""
@@ -91,7 +91,7 @@ class StageSection(Section):
         strict=False, min_length=1, description="names, or tables with name, options, weight and tasks"
     )
     tasks: int = Field(default=0, ge=0, description="the stage ends after this many; 0 to end when its environments have had theirs")
-    order: Order = Field(default="interleaved", description=f"how environments follow each other: {WAYS}")
+    order: StageOrder = Field(default="interleaved", description=f"how environments follow each other: {WAYS}")
     members: int = Field(default=0, ge=0, le=256, description="episodes of each task; 0 for play.members")
     curriculum: bool = Field(default=False, description="draw environments more often if they are neither always won nor always lost")
 

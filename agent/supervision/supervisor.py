@@ -28,6 +28,7 @@ from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
+from perdure.agent.stream.own_stream import require_own_stream
 from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon_duties import DaemonDuties
@@ -81,6 +82,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     with HomeLock(home), create_store(home) as store:
         require_own_model(store, loaded.config)
         if feed is not None:
+            require_own_stream(store, loaded)
             require_room(loaded.config, feed.loaded)
         if feed is not None:
             feed.open(store)

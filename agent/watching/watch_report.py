@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from perdure.agent.watching.live_watch import alarm_of
@@ -23,6 +23,8 @@ class WatchReport:
     """Why nothing is watched; None if something is."""
     changed: Mapping[str, float]
     """When each environment that has changed was found to have (Unix seconds)."""
+    recoded: Collection[str] = ()
+    """Those of them whose code changed; the others were found by a gate."""
 
     def line(self) -> str:
         """In a sentence or two."""
@@ -34,7 +36,10 @@ class WatchReport:
             else "; ".join(alarms)
             or (f"{len(self.environments)} environments, {seen} tasks of {self.environments[0].version}: as its gates said")
         )
-        changed = [f"{name} has changed ({iso_utc(at)}): its anchor began anew" for name, at in self.changed.items()]
+        changed = [
+            f"{name} has changed ({iso_utc(at)}{', its code' if name in self.recoded else ''}): its anchor began anew"
+            for name, at in self.changed.items()
+        ]
         return "; ".join([line, *changed])
 
     def as_json(self) -> Document:
@@ -63,12 +68,13 @@ def watch_report(store: Store) -> WatchReport:
         version = serving(store).name
     except UnknownError:
         return WatchReport(environments=(), off="no version serves yet", changed={})
-    live = live_temperature(store, version)
+    live, known = live_temperature(store, version), list_environments(store)
     rows = [row for row in watches(store, version) if live in (None, row.temperature)]
     return WatchReport(
         environments=tuple(rows),
         off=None if rows else _why_off(store, version, live),
-        changed={row.name: row.changed_at for row in list_environments(store) if row.changed_at is not None},
+        changed={row.name: row.changed_at for row in known if row.changed_at is not None},
+        recoded=[row.name for row in known if row.changed_at is not None and row.changed_gate is None],
     )
 
 

@@ -1,8 +1,13 @@
 """`perdure env check`: whether an environment keeps the rules that learning and the gate rely on.
 
-The environment is loaded in a process of its own, and each rule (`rules.py`) runs in a fork of that, all at once, or one by one if its
-episodes are costly: if the environment hangs, crashes or uses up the memory in one rule, that is one finding, and the others go on. A rule
-that was not finished in time is a warning: nothing is known of it. The rules that need a second process or a model are here.
+The environment is loaded in a process of its own, and each rule (`rules.py`) runs in a fork of that: if the environment hangs, crashes or
+uses up the memory in one rule, that is one finding, and the others go on. A rule that was not finished in time is a warning: nothing is
+known of it. The rules that need a second process or a model are here.
+
+    the first few episodes take    rules run
+    a blink (QUICK_S)              one after the other in a few forks, since a fork costs more than a rule
+    longer                         at once, each in a fork of its own
+    seconds (COSTLY_S)             one by one, each in a fork of its own
 """
 
 from __future__ import annotations
@@ -35,6 +40,14 @@ CHECK_S, COSTLY_CHECK_S = 80.0, 600.0
 """The time limit of the whole check after loading; and if its rules run one by one."""
 COSTLY_S = 2.0
 """An environment whose first few episodes take longer than this is costly: its rules would only slow each other down."""
+QUICK_S = 0.2
+"""The same, with the fork in which they are played: of one that is so quick, a whole rule seldom takes longer than a fork."""
+FEW, SOON_S = 2, 3.0
+"""Forks for the rules of a quick environment, and how long one of them may take there."""
+LAST = "keeps-to-itself"
+"""The rule that watches its process for good, so that no other can follow there."""
+AROUND = 8
+"""Tokens that a chat template puts around a message, about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +87,18 @@ def check(
     limits = CheckTime(rule_s)
     try:
         begun_s = time.monotonic()
-        findings = _judge(host, ["runs"], limits, at_once=True)
+        findings = _judge(host, ["runs"], limits)
         if not any(finding.level == "error" for finding in findings):
-            if costly := time.monotonic() - begun_s > COSTLY_S:
+            taken_s = time.monotonic() - begun_s
+            if taken_s > COSTLY_S:
                 limits.allow_costly()
-            rules = [*(rule for rule in RULES if rule != "runs"), *([GIVEN] if answers else [])]
-            findings += _judge(host, rules, limits, at_once=not costly, answers=tuple(answers))
+            rules = [*(rule for rule in RULES if rule not in ("runs", LAST)), *([GIVEN] if answers else []), LAST]
+            if taken_s < QUICK_S:
+                found, rules = _judge_quickly(host, rules, limits, tuple(answers))
+                findings += found
+            at_once = 1 if taken_s > COSTLY_S else max(1, len(rules))
+            for n in range(0, len(rules), at_once):
+                findings += _judge(host, rules[n : n + at_once], limits, tuple(answers))
             findings += _is_the_same_elsewhere(name, sandbox, host, limits)
             findings += _fits_the_model(host, environment, length, limits)
     finally:
@@ -88,25 +107,61 @@ def check(
     return environment, sorted(hinted, key=lambda finding: finding.level)
 
 
-def _judge(host: Host, rules: Sequence[str], limits: CheckTime, at_once: bool, answers: tuple[str, ...] = ()) -> list[EnvFinding]:
-    """The findings of these rules, each in a process of its own."""
-    if not at_once:
-        return [finding for rule in rules for finding in _judge(host, [rule], limits, at_once=True, answers=answers)]
-    asked: list[tuple[str, Worker | None]] = []
-    for rule in rules:
-        try:
-            worker = host.take_worker()
-            worker.ask(RuleQuestion(rule=rule, answers=answers if rule == GIVEN else ()))
-        except (EnvironmentFault, WireError):
-            worker = None
-        asked.append((rule, worker))
+def _judge(host: Host, rules: Sequence[str], limits: CheckTime, answers: tuple[str, ...] = ()) -> list[EnvFinding]:
+    """The findings of these rules, at once, each in a process of its own."""
+    asked = [(rule, _asked(host, rule, answers)) for rule in rules]
     return [finding for rule, worker in asked for finding in _findings(host, rule, worker, limits)]
 
 
+def _judge_quickly(host: Host, rules: Sequence[str], limits: CheckTime, answers: tuple[str, ...]) -> tuple[list[EnvFinding], list[str]]:
+    """The findings of these rules in turn, in a few processes; one in which something failed takes no other rule.
+
+    Gives also the rules that are left if one is not finished soon: perhaps a call hangs, and the others are not to wait for it.
+    """
+    findings: list[EnvFinding] = []
+    left, late = list(rules), list[str]()
+    used: list[Worker] = []
+    while left and not late:
+        asked, left = [(rule, _asked(host, rule, answers)) for rule in left[:FEW]], left[FEW:]
+        for rule, worker in asked:
+            found = _answered(host, rule, worker, min(SOON_S, 0.0 if worker is None else limits.left_s(worker.asked_s)))
+            if found is None:
+                late.append(rule)
+                continue
+            findings += found
+            if worker is not None and not any(finding.level == "error" for finding in found):
+                worker.playing = False
+                used.append(worker)
+    for worker in used:
+        worker.playing = True  # whatever comes next begins in a process of its own
+    return findings, [*late, *left]
+
+
+def _asked(host: Host, rule: str, answers: tuple[str, ...]) -> Worker | None:
+    """The process that was asked for the findings of a rule; None if it died."""
+    try:
+        worker = host.take_worker()
+        worker.ask(RuleQuestion(rule=rule, answers=answers if rule == GIVEN else ()))
+    except (EnvironmentFault, WireError):
+        return None
+    return worker
+
+
 def _findings(host: Host, rule: str, worker: Worker | None, limits: CheckTime) -> list[EnvFinding]:
+    limit_s = 0.0 if worker is None else limits.left_s(worker.asked_s) + time.monotonic() - worker.asked_s
+    found = _answered(host, rule, worker, limit_s)
+    if found is not None:
+        return found
+    if rule == "runs":
+        return [EnvFinding(level="error", rule=rule, message=f"a few episodes did not end in {limit_s:.0f} s: a call hangs, or is slow")]
+    message = f"it was not finished in {limit_s:.0f} s, so that nothing is known of it: a call hangs with these answers, or is slow"
+    return [EnvFinding(level="warning", rule=rule, message=message)]
+
+
+def _answered(host: Host, rule: str, worker: Worker | None, limit_s: float) -> list[EnvFinding] | None:
+    """What a process found, from when it was asked on; None if it was not finished in time, and was ended."""
     if worker is None:
         return [EnvFinding(level="error", rule=rule, message="its process died")]
-    limit_s = limits.left_s(worker.asked_s) + time.monotonic() - worker.asked_s
     try:
         answer = worker.answer(limit_s)
         if (fault := read_fault(answer)) is not None:
@@ -114,12 +169,7 @@ def _findings(host: Host, rule: str, worker: Worker | None, limits: CheckTime) -
         return [_read_finding(finding) for finding in list_field(answer, "findings")]
     except WireTimeout:
         host.end(worker)
-        if rule == "runs":
-            return [
-                EnvFinding(level="error", rule=rule, message=f"a few episodes did not end in {limit_s:.0f} s: a call hangs, or is slow")
-            ]
-        message = f"it was not finished in {limit_s:.0f} s, so that nothing is known of it: a call hangs with these answers, or is slow"
-        return [EnvFinding(level="warning", rule=rule, message=message)]
+        return None
     except WireError:
         return [EnvFinding(level="error", rule=rule, message=host.end(worker, DYING_S))]
 
@@ -183,6 +233,8 @@ def _fits_the_model(host: Host, environment: Environment, length: Length, limits
         return [EnvFinding(level="warning", rule=FITS, message="it is so slow that there was no time to see how long episodes are")]
     except (EnvironmentFault, WireError):
         return []  # other rules report what fails
+    if sum(len(text.encode()) for text in texts) + environment.max_tokens <= length.limit / 2 - AROUND * len(texts):
+        return []  # a token has at least one byte: they need not be counted
     tokens = length.tokens(texts) + environment.max_tokens
     if tokens <= length.limit / 2:
         return []

@@ -149,7 +149,7 @@ def _leaves_random_alone(environment: Environment) -> LevelsAndMessages:
 
 def _varies(environment: Environment) -> LevelsAndMessages:
     """Different seeds are different tasks."""
-    if len({(played.exchanges, played.last) for played in sample_episodes(environment, in_time(first_seeds("train", 8)))}) == 1:
+    if len({transcript(played) for played in sample_episodes(environment, in_time(first_seeds("train", 8)))}) == 1:
         if has_oracle(environment):
             yield "warning", "eight seeds gave the same episode: there is only one task to learn, and none to hold out"
         else:
@@ -285,6 +285,7 @@ def _is_plain_text(environment: Environment) -> LevelsAndMessages:
     played = sample_episodes(environment, in_time(first_seeds("dev", EPISODES)))
     texts = [
         environment.instructions,
+        *(episode.instructions for episode in played if episode.instructions is not None),
         *(text for episode in played for text in (*(observation for observation, _ in episode.exchanges), episode.last)),
     ]
     for what, pattern in (("tokens of chat templates", TEMPLATE), ("control characters", CONTROL)):

@@ -46,7 +46,8 @@ def transcript(played: ScriptedEpisode) -> str:
     turns = [
         f"{observation!r} > {action!r} > {reward:g}" for (observation, action), reward in zip(played.exchanges, played.rewards, strict=True)
     ]
-    return "\n".join((*turns, repr(played.last)))
+    own = [] if played.instructions is None else [f"instructions {played.instructions!r}"]
+    return "\n".join((*own, *turns, repr(played.last)))
 
 
 def difference(one: str, other: str) -> str:
@@ -66,9 +67,9 @@ def longest_texts(environment: Environment) -> tuple[str, ...]:
     played = sample_episodes(environment, in_time(first_seeds("dev", EPISODES), PATIENCE_S / 2))
     always = [fixed(text) for text in offered(environment, played[0].exchanges[0][0])[:MOST_CONSTANTS]]
     played += [play_scripted(environment, first_seeds("dev", 1)[0], answer) for answer in in_time(always, PATIENCE_S / 2)]
-    most = max((episode.exchanges for episode in played), key=lambda exchanges: sum(len(observation) for observation, _ in exchanges))
-    texts = [text for exchange in (*environment.examples, *most) for text in exchange]
-    return (environment.instructions, *texts[:-1])
+    most = max(played, key=lambda episode: sum(map(len, (episode.instructions or "", *(seen for seen, _ in episode.exchanges)))))
+    texts = [text for exchange in (*environment.examples, *most.exchanges) for text in exchange]
+    return (environment.instructions if most.instructions is None else most.instructions, *texts[:-1])
 
 
 def script(environment: Environment) -> Answer:

@@ -39,7 +39,8 @@ OPPOSITES |= {back: there for there, back in OPPOSITES.items() if back not in OP
 
 def constants(environment: Environment, seen: Sequence[ScriptedEpisode]) -> list[str]:
     """Texts that are given whatever was asked; the last ones are made of the words of the environment."""
-    texts = [environment.instructions, *(played.exchanges[0][0] for played in seen if played.exchanges)]
+    own = dict.fromkeys(played.instructions for played in seen if played.instructions is not None)
+    texts = [environment.instructions, *own, *(played.exchanges[0][0] for played in seen if played.exchanges)]
     tables = _first(MOST_TABLES, (name for text in texts for pattern in (TABLE, RELATION) for name in pattern.findall(text)))
     labels = _first(MOST_LABELS, (action for played in seen for _, action in played.exchanges if len(action) <= 40))
     joined = [between.join(labels) for between in (" ", ", ", "\n")] if len(labels) > 1 else []

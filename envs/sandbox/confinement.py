@@ -65,8 +65,11 @@ def obstacle() -> str:
     """Why processes cannot be confined on this machine, tried in a child; empty if they can."""
     if sys.platform != "linux":
         return "only Linux has namespaces"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="perdure-env-"))
+    except OSError as error:
+        return f"no temporary folder can be made: {error.strerror}"
     here, there = os.pipe()
-    folder = Path(tempfile.mkdtemp(prefix="perdure-env-"))
     pid = os.fork()
     if pid == 0:
         try:

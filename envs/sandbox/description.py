@@ -9,6 +9,9 @@ from perdure.envs.environment import Environment, Exchange, Guarded, TextEnv
 from perdure.envs.sandbox.wire import WireDocumentError, count_field, float_field, list_field, text_field
 from perdure.memory.json_value import JsonObject, JsonValue
 
+MOST_CODE = 200
+"""Characters."""
+
 
 def write_description(environment: Environment) -> JsonObject:
     return {
@@ -23,6 +26,7 @@ def write_description(environment: Environment) -> JsonObject:
         "max_tokens": environment.max_tokens,
         "step_timeout_s": environment.step_timeout_s,
         "opponent": environment.opponent,
+        "code": environment.code,
     }
 
 
@@ -40,8 +44,15 @@ def read_description(document: JsonObject, make: Callable[[], TextEnv], open_rem
         max_tokens=count_field(document, "max_tokens"),
         step_timeout_s=float_field(document, "step_timeout_s"),
         opponent=text_field(document, "opponent"),
+        code=_code(text_field(document, "code")),
         open_remote=open_remote,
     )
+
+
+def _code(text: str) -> str:
+    if len(text) > MOST_CODE or not text.isprintable():
+        raise WireDocumentError(f"{text!r:.40} is not what the code of an environment can be")
+    return text
 
 
 def _exchange(pair: JsonValue) -> Exchange:

@@ -46,7 +46,7 @@ from perdure.envs.sandbox.sandbox_settings import Sandbox
 from perdure.envs.sandbox.wire import SEND_S, Wire, WireError, WireTimeout, process_descriptor
 from perdure.envs.sandbox.worker_handle import END_S, Worker
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import JsonObject
+from perdure.memory.json_value import JsonObject, JsonValue
 
 GRACE_S = 2.0
 """What a worker gets beyond the environment's own time limit, which it enforces itself, before it is killed."""
@@ -75,6 +75,8 @@ class Host:
         """When it last could not be started again, and why."""
         self.limit_s = 0.0
         """How long one call of the environment may take."""
+        self.code: JsonValue = None
+        """What the code of the environment was when it was loaded."""
 
     @property
     def pid(self) -> int:
@@ -119,6 +121,10 @@ class Host:
         description = self.start()
         if isinstance(description, LoadFailure):
             self._refused = time.monotonic(), f"its process died and cannot be started again: {description.reason}"
+            raise EnvironmentFault(self._refused[1])
+        if description.get("code") != self.code:
+            self._refused = time.monotonic(), f"its process died, and its code has changed since (now {description.get('code')!s:.100})"
+            self.close()
             raise EnvironmentFault(self._refused[1])
         try:
             return self._fork()

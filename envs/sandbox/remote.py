@@ -37,12 +37,17 @@ class RemoteEnv(Guarded):
         self._limit_s = host.limit_s
         self._worker: Worker | None = None
         self._turn = SeatTurn()
+        self._instructions: str | None = None
         self._fault = ""
         """Why the last question could not be sent."""
 
     @property
     def seat(self) -> int:
         return self._turn.seat
+
+    @property
+    def instructions(self) -> str | None:
+        return self._instructions
 
     def begin(self, seed: int) -> None:
         self.close()
@@ -55,7 +60,7 @@ class RemoteEnv(Guarded):
         self._ask(ResetQuestion(seed=seed))
 
     def first(self) -> str:
-        observation, seat = self._answer("reset", read_first, calls=2)
+        observation, seat, self._instructions = self._answer("reset", read_first, calls=2)
         self._turn.begin(seat)
         return observation
 

@@ -65,7 +65,7 @@ def _environment(host: Host, name: str, description: JsonObject | LoadFailure) -
     if environment.name.partition("?")[0] != name.partition("?")[0]:
         host.close()
         raise InputError(f"{name} cannot be loaded: its process described another environment, {environment.name!r:.80}")
-    host.limit_s = environment.step_timeout_s
+    host.limit_s, host.code = environment.step_timeout_s, environment.code
     return environment
 
 

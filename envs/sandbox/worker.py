@@ -189,7 +189,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
                 env.close()
                 _start_clean(folder)
                 _allow(cpu_s)
-                return write_first(env.reset(seed), env.seat)
+                return write_first(env.reset(seed), env.seat, env.instructions)
             case OracleQuestion():
                 return write_action(env.oracle())
             case CloseQuestion():

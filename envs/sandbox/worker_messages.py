@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from perdure.envs.environment import StepOutcome
-from perdure.envs.guarded import checked_outcome, checked_seat, checked_text
+from perdure.envs.guarded import checked_instructions, checked_outcome, checked_seat, checked_text
 from perdure.envs.sandbox.wire import WireDocumentError, field, list_field, text_field
 from perdure.memory.json_value import JsonObject
 
@@ -99,13 +99,14 @@ def read_question(document: JsonObject) -> tuple[int, Question]:
     raise WireDocumentError("it is not a question")
 
 
-def write_first(observation: str, seat: int) -> JsonObject:
-    return {"observation": observation, "seat": seat}
+def write_first(observation: str, seat: int, instructions: str | None) -> JsonObject:
+    return {"observation": observation, "seat": seat, "instructions": instructions}
 
 
-def read_first(document: JsonObject) -> tuple[str, int]:
-    """The first observation, and whose turn it is."""
-    return checked_text("reset", field(document, "observation")), checked_seat(field(document, "seat"))
+def read_first(document: JsonObject) -> tuple[str, int, str | None]:
+    """The first observation, whose turn it is, and the system message of the task if it has one of its own."""
+    observation, seat = checked_text("reset", field(document, "observation")), checked_seat(field(document, "seat"))
+    return observation, seat, checked_instructions(field(document, "instructions"))
 
 
 def write_outcome(outcome: StepOutcome) -> JsonObject:

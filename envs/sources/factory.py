@@ -23,6 +23,8 @@ class EnvironmentFactory:
     """Whether `make` takes other options too."""
     shared: tuple[str, ...] = ()
     """Common options that `make` takes as well, if they are given."""
+    code: str = ""
+    """What the code of the environment is (`source_code.py`); empty: not known."""
 
 
 def signature_options(function: Callable[..., Any]) -> tuple[Options, bool]:

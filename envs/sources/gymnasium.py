@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib import import_module
 from numbers import Real
@@ -36,6 +36,7 @@ from perdure.envs.environment import (
     TextEnv,
 )
 from perdure.envs.environment_names import Options
+from perdure.envs.source_code import code_of
 from perdure.envs.sources.actions import NoAnswer, answer, check_names, how_to_answer, parse
 from perdure.envs.sources.ansi import unescaped
 from perdure.envs.sources.bare_class import BareClass
@@ -125,7 +126,8 @@ def find(id_: str) -> EnvironmentFactory:
 
     options, open_ended = signature_options(creator)
     defaults = {name: registered_default(value) for name, value in spec.kwargs.items()}
-    return text_factory(make, {**options, **defaults}, open_ended)
+    code = code_of(*([module] if module else []), str(getattr(creator, "__module__", "gymnasium")))
+    return replace(text_factory(make, {**options, **defaults}, open_ended), code=code)
 
 
 def text_factory(make: Callable[..., Any], options: Options, open_ended: bool) -> EnvironmentFactory:

@@ -24,6 +24,8 @@ class Package:
     module: str
     summary: str
     remedy: str
+    distribution: str = ""
+    """The name under which it is installed, if the code of its environments is all in it."""
 
     @property
     def installed(self) -> bool:
@@ -33,9 +35,18 @@ class Package:
 
 PACKAGES: Mapping[str, Package] = {
     "gym": Package(module="gymnasium", summary="an environment that is registered with Gymnasium", remedy="pip install gymnasium"),
-    "textarena": Package(module="textarena", summary="a game of TextArena", remedy="pip install textarena==0.7.4"),
-    "reasoning_gym": Package(module="reasoning_gym", summary="a dataset of Reasoning Gym", remedy="pip install 'perdure[envs]'"),
-    "gem": Package(module="gem", summary="an environment of GEM", remedy=f"pip install gem-llm==0.1.0 {OF_ITS_OWN}"),
+    "textarena": Package(
+        module="textarena", summary="a game of TextArena", remedy="pip install textarena==0.7.4", distribution="textarena"
+    ),
+    "reasoning_gym": Package(
+        module="reasoning_gym",
+        summary="a dataset of Reasoning Gym",
+        remedy="pip install 'perdure[envs]'",
+        distribution="reasoning-gym",
+    ),
+    "gem": Package(
+        module="gem", summary="an environment of GEM", remedy=f"pip install gem-llm==0.1.0 {OF_ITS_OWN}", distribution="gem-llm"
+    ),
     "verifiers": Package(module="verifiers", summary="a taskset of verifiers", remedy=f"pip install verifiers==0.4.0 {OF_ITS_OWN}"),
     "openenv": Package(module="websockets", summary="a server that speaks OpenEnv, by its URL", remedy="pip install 'perdure[openenv]'"),
 }

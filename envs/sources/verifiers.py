@@ -34,6 +34,7 @@ from perdure.envs.environment import AnyText, Info, ResetResult, StepResult
 from perdure.envs.environment_names import Options
 from perdure.envs.guarded import describe_error
 from perdure.envs.seeds import SPLITS, Split, split_by_content, split_of
+from perdure.envs.source_code import code_of, version_of
 from perdure.envs.sources.factory import EnvironmentFactory, plain_default
 from perdure.envs.sources.packages import does_not_work, imported
 from perdure.envs.sources.random_state import Generators
@@ -65,7 +66,8 @@ def find(id_: str) -> EnvironmentFactory:
     """
     library = _library()
     try:
-        fields = library.taskset_config_type(id_).model_fields
+        settings = library.taskset_config_type(id_)
+        fields = settings.model_fields
         roles = _roles(id_)
     except ModuleNotFoundError as error:
         raise UnknownError(f"verifiers:{id_}: no taskset of that name can be imported: {error.name} is missing") from error
@@ -79,7 +81,8 @@ def find(id_: str) -> EnvironmentFactory:
         for name, field in fields.items()
         if name not in OURS
     }
-    return EnvironmentFactory(make=lambda **given: Conversation(id_, given), options=options)
+    code = ", ".join(filter(None, (code_of(settings.__module__), version_of("verifiers"))))
+    return EnvironmentFactory(make=lambda **given: Conversation(id_, given), options=options, code=code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

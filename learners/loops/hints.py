@@ -61,7 +61,7 @@ def with_prompt(turns: Turns, first_prompt: Ids) -> Turns:
 
 def first_prompt(job: LearningJob, environment: Environment, episode: Episode) -> Ids:
     """The first prompt of an episode if it were played in this environment."""
-    return job.engine.chat.prompt(opening(environment, episode.turns[0].observation))
+    return job.engine.chat.prompt(opening(environment, episode.turns[0].observation, episode.instructions))
 
 
 def retry_with_hints(job: LearningJob, groups: Sequence[Group]) -> list[Lesson]:

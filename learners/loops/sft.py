@@ -53,23 +53,25 @@ def demonstrations(job: LearningJob) -> list[Lesson]:
         return answers_in_own_words(job, [(environment.name, seed) for environment, seed in tasks])
     answers = [(environment, solved(environment, seed)) for environment, seed in tasks]
     return [
-        _lesson(job, f"a right answer to {environment.name}", environment, played.exchanges)
+        _lesson(job, f"a right answer to {environment.name}", environment, played.exchanges, played.instructions)
         for environment, played in answers
         if played is not None
     ]
 
 
-def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange]) -> Turns:
-    """The token ids of a given conversation, as if it had been played."""
+def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange], instructions: str | None = None) -> Turns:
+    """The token ids of a given conversation, as if it had been played; `instructions` are those of its task, if it has any."""
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, (observation, action) in enumerate(exchanges):
-        prompt = chat.follow(*turns[-1], observation) if n else chat.prompt(opening(environment, observation))
+        prompt = chat.follow(*turns[-1], observation) if n else chat.prompt(opening(environment, observation, instructions))
         turns.append((prompt, chat.answer(action)))
     return tuple(turns)
 
 
-def _lesson(job: LearningJob, what: str, environment: Environment, exchanges: Sequence[Exchange]) -> Lesson:
-    turns = tokens_of(job.engine.chat, environment, exchanges)
+def _lesson(
+    job: LearningJob, what: str, environment: Environment, exchanges: Sequence[Exchange], instructions: str | None = None
+) -> Lesson:
+    turns = tokens_of(job.engine.chat, environment, exchanges, instructions)
     made = Lesson(episode=None, environment=environment.name, turns=turns, sampler_logprobs=None, imitation=1.0, kl=job.options.loss.kl)
     check_length(job, what, made.sequences)
     return made

@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
+from perdure.envs.environment import Environment
 from perdure.envs.policy import Message
 from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
@@ -135,8 +136,7 @@ def _foreign(job: LearningJob, trace: ForeignTrace) -> Lesson:
         elif n:
             prompt = chat.follow(*turns[-1], turn.observation or "")
         else:
-            messages = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
-            prompt = chat.prompt(messages or [Message(role="user", text=turn.observation or "")])
+            prompt = chat.prompt(_opening(targets.get(trace.environment), trace, turn.observation or ""))
         turns.append((prompt, chat.answer(turn.action)))
     made = Lesson(
         episode=None,
@@ -148,3 +148,11 @@ def _foreign(job: LearningJob, trace: ForeignTrace) -> Lesson:
     )
     check_length(job, f"imported episode {trace.id}", made.sequences)
     return made
+
+
+def _opening(target: Environment | None, trace: ForeignTrace, observation: str) -> list[Message]:
+    """The first messages of an imported episode that has texts only; those of a target have its own prompt template."""
+    if target is not None:
+        return opening(target, observation, trace.instructions)
+    system = [Message(role="system", text=trace.instructions)] if trace.instructions else []
+    return [*system, Message(role="user", text=observation)]

@@ -52,7 +52,7 @@ def answer_scores(store: Store, versions: Collection[str]) -> list[AnswerScore]:
         )
         SELECT s.version, s.environment, s.seed, s.temperature, s.score
         FROM json_each(?) v JOIN side s ON s.version = v.value JOIN environment e ON e.name = s.environment
-        WHERE s.score IS NOT NULL AND s.id >= coalesce(e.changed_gate, 0)
+        WHERE s.score IS NOT NULL AND s.id >= e.first_gate
         ORDER BY s.id, s.environment, s.seed
         """,
         (names,),

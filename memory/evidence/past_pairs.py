@@ -24,7 +24,7 @@ def squared_differences(store: Store, temperature: float, samples: int) -> dict[
         )
         SELECT p.environment, count(*) AS n, avg(p.difference * p.difference) AS q
         FROM closed c JOIN pair p ON p.gate = c.id JOIN environment e ON e.name = p.environment
-        WHERE p.difference IS NOT NULL AND p.role = 'earlier' AND p.gate >= coalesce(e.changed_gate, 0)
+        WHERE p.difference IS NOT NULL AND p.role = 'earlier' AND p.gate >= e.first_gate
           AND NOT EXISTS (SELECT 1 FROM pair t WHERE t.gate = p.gate AND t.environment = p.environment AND t.role = 'trained')
         GROUP BY p.environment
         """,
@@ -40,7 +40,7 @@ def scores_of_references(store: Store, temperature: float, before: int | None) -
         WITH closed AS MATERIALIZED ({SAMPLED_AT} AND id < :before)
         SELECT p.environment, p.reference, count(*) AS seeds, count(p.reference_score) AS scored, total(p.reference_score) AS total
         FROM closed c JOIN pair p ON p.gate = c.id JOIN environment e ON e.name = p.environment
-        WHERE p.gate >= coalesce(e.changed_gate, 0)
+        WHERE p.gate >= e.first_gate
         GROUP BY p.environment, p.reference
         """,
         {"temperature": temperature, "before": 2**62 if before is None else before},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 COVERED = (
     *("id", "environment", "seed", "group", "member", "seat", "purpose", "task", "job", "attempt", "sampler", "temperature", "state"),
     *("turns", "total_reward", "success", "score", "stop_reason", "error", "started_at", "finished_at"),
+    *("code", "instructions"),
 )
 """The keys of a document that the digest of an episode covers, in the order of its columns; those that it does not have are left out."""
 

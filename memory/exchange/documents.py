@@ -70,6 +70,8 @@ def document_schema() -> pa.Schema:
             ("error", text),
             ("started_at", real),
             ("finished_at", real),
+            ("code", text),
+            ("instructions", text),
             ("digest", text),
             ("turns", pa.list_(turn)),
             ("batches", pa.list_(batch)),

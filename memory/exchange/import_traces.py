@@ -120,8 +120,8 @@ def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None
     conn.execute(
         """
         INSERT INTO staged.new_foreign_episode
-            (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         (
             row,
@@ -134,6 +134,7 @@ def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None
             episode.base_hash,
             episode.total_reward,
             episode.success,
+            episode.instructions,
         ),
     )
     conn.executemany(
@@ -166,7 +167,7 @@ def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[s
         (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM foreign_episode").fetchone()
         sql = "INSERT INTO import_batch (path, sha256, label, imported_at) VALUES (?, ?, ?, ?) RETURNING id"
         batch = int(store.rows(sql, (str(path), digest, label, time.time()))[0]["id"])
-        columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success'
+        columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions'
         episodes = conn.execute(
             f"INSERT INTO foreign_episode (id, batch, {columns}) SELECT ? + row, ?, {columns} FROM staged.new_foreign_episode",
             (last, batch),

@@ -30,6 +30,7 @@ EPISODE_KEYS = (
     "success",
     "state",
     "purpose",
+    "instructions",
     "turns",
 )
 TURN_KEYS = ("messages", "observation", "prompt_ids", "action", "action_ids", "logprobs", "reward", "finish")
@@ -46,6 +47,7 @@ NOT_KEPT = frozenset(
         "error",
         "started_at",
         "finished_at",
+        "code",
         "digest",
         "batches",
         "rewards",
@@ -88,6 +90,8 @@ class ForeignEpisode:
     state: str
     """As in our exports; 'completed' if the file does not say."""
     purpose: str | None
+    instructions: str | None
+    """The system message of its task, if that differs from the environment's."""
     turns: tuple[ForeignTurn, ...]
 
 
@@ -140,6 +144,7 @@ def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
         success=row.flag("success"),
         state=state,
         purpose=row.text("purpose"),
+        instructions=row.text("instructions"),
         turns=turns,
     )
 

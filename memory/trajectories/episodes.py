@@ -225,4 +225,6 @@ def _episode(row: Any, turns: tuple[Turn, ...]) -> Episode:
         job=row["job"],
         error=row["error"],
         seat=row["seat"],
+        code=row["code"],
+        instructions=row["instructions"],
     )

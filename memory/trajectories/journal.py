@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
-from perdure.memory import faults, leases
+from perdure.memory import environments, faults, leases
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
@@ -45,10 +45,13 @@ class StoreJournal:
         self._running: dict[int, _Running] = {}
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
-        """Write the rows of episodes about to be played and return their ids. Refuses a member that its group has completed."""
+        """Write the rows of episodes about to be played and return their ids. Refuses a member that its group has completed, and an
+        environment whose code was loaded anew by another process and differs (`environments.py:check_code`)."""
         started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
         with self._store.write():
             self._renew(started)
+            for environment, code in {(plan.environment, plan.code) for plan in plans}:
+                environments.check_code(self._store, environment, code)
             ids = [_insert_episode(self._store, plan) for plan in plans]
         self._running.update(zip(ids, started, strict=True))
         return ids
@@ -122,8 +125,8 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
     rows = store.rows(
         """
         INSERT INTO episode (environment, seed, "group", member, purpose, task, job, attempt,
-                             version, step_job, step_n, temperature, started_at, seat)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+                             version, step_job, step_n, temperature, started_at, seat, code)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
         """,
         (
             plan.environment,
@@ -138,6 +141,7 @@ def _insert_episode(store: Store, plan: EpisodePlan) -> int:
             float(plan.temperature),
             time.time(),
             plan.seat,
+            plan.code,
         ),
     )
     return int(rows[0]["id"])
@@ -168,8 +172,8 @@ def _finish_episode(store: Store, ending: Ending) -> None:
             )
         conn.execute(
             """
-            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?,
-                               turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
+            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, instructions = ?,
+                               finished_at = ?, turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
             WHERE id = ?
             """,
             (
@@ -179,6 +183,7 @@ def _finish_episode(store: Store, ending: Ending) -> None:
                 int(ending.success),
                 float(ending.score),
                 None if ending.error is None else valid_text(ending.error),
+                None if ending.instructions is None else valid_text(ending.instructions),
                 time.time(),
                 ending.episode,
             ),

@@ -48,6 +48,8 @@ class ForeignTrace:
     success: bool | None
     total_reward: float | None
     turns: tuple[ForeignExchange, ...]
+    instructions: str | None = None
+    """The system message of its task; None: that of the environment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +162,7 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
             success=None if row["success"] is None else bool(row["success"]),
             total_reward=row["total_reward"],
             turns=tuple(turns[row["id"]]),
+            instructions=row["instructions"],
         )
         for row in rows
     ]

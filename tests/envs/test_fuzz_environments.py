@@ -12,7 +12,7 @@ from tests.envs import faulty
 
 from perdure.envs.guarded import MOST_REWARD, EnvironmentFault, GuardedEnv
 from perdure.envs.sandbox import worker_messages
-from perdure.memory.environments import score_of_return
+from perdure.memory.records import score_of_return
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.binary() | st.text(st.characters()),

@@ -13,7 +13,7 @@ from tests.envs import faulty
 from tests.envs.faulty import Counting, environment
 
 from perdure.envs.environment import AnyText
-from perdure.envs.guarded import EnvironmentFault, GuardedEnv
+from perdure.envs.guarded import LATE_S, EnvironmentFault, GuardedEnv
 
 
 def fault_of(kind: type[Counting]) -> str:
@@ -152,3 +152,38 @@ def test_any_text_holds_every_string_and_nothing_else() -> None:
     assert all(text in space for text in ("", "a b", "é答🙂", "\n"))
     assert all(thing not in space for thing in (1, None, b"a", "x" * 11))
     assert space.sample() in space
+
+
+def test_members_in_this_process_that_hang_together_cost_about_one_time_limit() -> None:
+    class Hangs(Counting):
+        def step(self, action: str) -> faulty.Stepped:
+            if action == "hang":
+                time.sleep(60)
+            if action == "slow":
+                time.sleep(0.3)
+            return super().step(action)
+
+    hanging = environment(Hangs, name="py:tests:HangsTogether", step_timeout_s=3.0)
+    other = environment(Counting, name="py:tests:Another", step_timeout_s=3.0)
+    envs = [GuardedEnv(hanging) for _ in range(5)]
+    for env in (*envs, beside := GuardedEnv(other)):
+        env.reset(1)
+    since = time.monotonic()
+    for env, action in zip(envs, ("hang", "hang", "slow", "hang", "hang"), strict=True):
+        env.send(action)
+    beside.send("x")
+    faults = 0
+    for env in envs:
+        try:
+            env.receive()
+        except EnvironmentFault:
+            faults += 1
+    assert faults == 4, "one that is slow and does not hang has time to answer"
+    assert time.monotonic() - since < 3.0 + 4 * LATE_S + 1.0, "five limits are 15 s"
+    assert beside.receive().observation, "the time of other environments is their own"
+    asked_later = GuardedEnv(hanging)
+    asked_later.reset(1)
+    since = time.monotonic()
+    with pytest.raises(EnvironmentFault, match="step took longer than 3 s"):
+        asked_later.step("hang")
+    assert time.monotonic() - since > 2.5, "what is asked later has the whole limit again"

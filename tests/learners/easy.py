@@ -109,3 +109,12 @@ class Wordy(Starts):
 
     def oracle(self) -> str:
         return "a" * 300
+
+
+class Tells(Starts):
+    """As `Starts`, with a system message of its own for each task."""
+
+    instructions = "Answer."
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return super().reset(seed=seed)[0], {"instructions": f"Task {seed}."}

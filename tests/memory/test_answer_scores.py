@@ -84,5 +84,5 @@ def test_what_was_played_before_an_environment_changed_does_not_count(store: Sto
     close(store, lease, pair(1, 0.25, 0.5))
     showed_it = gates.start_gate(store, lease, add_version(), "v0", "standard", TERMS)
     with store.write() as conn:
-        conn.execute("UPDATE environment SET changed_at = 9e9, changed_gate = ? WHERE name = ?", (showed_it, ADD))
+        conn.execute("UPDATE environment SET changed_at = 9e9, first_gate = ? WHERE name = ?", (showed_it, ADD))
     assert found(store, "v0", "v1") == []

@@ -15,7 +15,8 @@ from perdure.envs.seeds import SPLITS, train_seed
 from perdure.memory.environments import list_environments, register
 from perdure.memory.errors import InputError
 from perdure.memory.leases import BootClock
-from perdure.memory.stages import Order, Stage, StageProgress, StageShare, progress, waiting
+from perdure.memory.records import StageOrder
+from perdure.memory.stages import Stage, StageProgress, StageShare, progress, waiting
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, finish_task, lease_tasks, list_tasks
 from perdure.memory.trajectories.episodes import RateRow
@@ -89,7 +90,7 @@ def test_stages_follow_each_other_and_each_ends_with_its_tasks_or_those_of_its_e
 
 
 @pytest.mark.parametrize("order", ["interleaved", "shuffled", "sequential", "permuted"])
-def test_the_same_seed_gives_the_same_stream_drawn_at_once_or_with_restarts(order: Order) -> None:
+def test_the_same_seed_gives_the_same_stream_drawn_at_once_or_with_restarts(order: StageOrder) -> None:
     shares = [StageShare(name=f"perdure:e{n}", tasks=20 + n) for n in range(4)]
     stages = [stage("first", *shares, order=order), stage("second", *shares[:2])]
     one_by_one = draws(stages, 100)

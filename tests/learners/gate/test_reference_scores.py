@@ -60,7 +60,7 @@ def test_scores_from_before_an_environment_changed_do_not_count(store: Store) ->
     assert {name for name, _ in past_pairs.scores_of_references(store, 1.0, None)} == {*OLD, "new"}
     second = gate_it(store, SkilledPlayer(held))
     with store.write() as conn:
-        conn.execute("UPDATE environment SET changed_gate = ? WHERE name = 'old1'", (second.gate,))
+        conn.execute("UPDATE environment SET first_gate = ? WHERE name = 'old1'", (second.gate,))
     assert first.gate < second.gate
     assert {name for name, _ in past_pairs.scores_of_references(store, 1.0, None)} == {*OLD, "new"} - {"old1"}
     assert past_pairs.squared_differences(store, 1.0, 4).keys() == {*OLD} - {"old1"}
