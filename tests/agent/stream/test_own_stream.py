@@ -11,7 +11,7 @@ from perdure.agent.commands.learn import _prepared
 from perdure.agent.config import Config
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.stream.own_stream import names_no_stream, own_stream, require_own_stream
-from perdure.agent.stream.stream_settings import DEFAULT_ENVIRONMENTS
+from perdure.agent.stream.stream_settings import DEFAULT_ENVIRONMENTS, default_environments
 from perdure.envs.registry import load_all
 from perdure.memory.environments import list_environments, register
 from perdure.memory.errors import InputError
@@ -32,9 +32,11 @@ def staged(store: Store, *names: str) -> None:
     set_stages(store, [Stage(name="all", environments=tuple(StageShare(name=name) for name in names), members=2)])
 
 
+@pytest.mark.processes
 def test_the_names_of_the_default_ones_are_canonical() -> None:
     """They are compared with names in the store."""
-    assert list(DEFAULT_ENVIRONMENTS) == [environment.name for environment in load_all(DEFAULT_ENVIRONMENTS).values()]
+    names = default_environments()
+    assert list(names) == [environment.name for environment in load_all(names).values()]
 
 
 def test_a_configuration_names_no_stream_only_if_it_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,6 +80,7 @@ def test_a_command_without_a_stream_of_its_own_takes_that_of_the_home(tmp_path: 
         assert own_stream(home, DEFAULTS) == list(DEFAULT_ENVIRONMENTS)
 
 
+@pytest.mark.processes
 def test_a_daemon_in_another_folder_changes_nothing(perdure: Call, home: Path, tmp_path: Path) -> None:
     with open_store(home) as store:
         staged(store, ADD)
@@ -97,7 +100,8 @@ def test_a_job_adds_its_targets_and_its_own_stream_only(home: Path, tmp_path: Pa
     assert known(home) == [ADD, "perdure:opposite"]
 
 
+@pytest.mark.processes
 def test_a_job_in_a_new_home_begins_the_stream_of_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with _prepared(tmp_path / "home", load_config(), [], lambda store: None) as prepared:
-        assert prepared.stream == list(DEFAULT_ENVIRONMENTS)
+        assert prepared.stream == list(default_environments())
