@@ -5,7 +5,7 @@ uses up the memory in one rule, that is one finding, and the others go on. A rul
 known of it. The rules that need a second process or a model are here.
 
     the first few episodes take    rules run
-    a blink (QUICK_S)              one after the other in a few forks, since a fork costs more than a rule
+    a blink (QUICK_S)              one after the other in one fork, since a fork costs more than a rule
     longer                         at once, each in a fork of its own
     seconds (COSTLY_S)             one by one, each in a fork of its own
 """
@@ -42,8 +42,8 @@ COSTLY_S = 2.0
 """An environment whose first few episodes take longer than this is costly: its rules would only slow each other down."""
 QUICK_S = 0.2
 """The same, with the fork in which they are played: of one that is so quick, a whole rule seldom takes longer than a fork."""
-FEW, SOON_S = 2, 3.0
-"""Forks for the rules of a quick environment, and how long one of them may take there."""
+SOON_S = 3.0
+"""How long a rule of a quick environment may take before the others do not wait for it any more."""
 LAST = "keeps-to-itself"
 """The rule that watches its process for good, so that no other can follow there."""
 AROUND = 8
@@ -96,6 +96,7 @@ def check(
             if taken_s < QUICK_S:
                 found, rules = _judge_quickly(host, rules, limits, tuple(answers))
                 findings += found
+                host.end_idle()  # whatever comes next begins in a process of its own
             at_once = 1 if taken_s > COSTLY_S else max(1, len(rules))
             for n in range(0, len(rules), at_once):
                 findings += _judge(host, rules[n : n + at_once], limits, tuple(answers))
@@ -114,27 +115,20 @@ def _judge(host: Host, rules: Sequence[str], limits: CheckTime, answers: tuple[s
 
 
 def _judge_quickly(host: Host, rules: Sequence[str], limits: CheckTime, answers: tuple[str, ...]) -> tuple[list[EnvFinding], list[str]]:
-    """The findings of these rules in turn, in a few processes; one in which something failed takes no other rule.
+    """The findings of these rules in turn, in one process as long as nothing fails there, and in another one then.
 
     Gives also the rules that are left if one is not finished soon: perhaps a call hangs, and the others are not to wait for it.
     """
     findings: list[EnvFinding] = []
-    left, late = list(rules), list[str]()
-    used: list[Worker] = []
-    while left and not late:
-        asked, left = [(rule, _asked(host, rule, answers)) for rule in left[:FEW]], left[FEW:]
-        for rule, worker in asked:
-            found = _answered(host, rule, worker, min(SOON_S, 0.0 if worker is None else limits.left_s(worker.asked_s)))
-            if found is None:
-                late.append(rule)
-                continue
-            findings += found
-            if worker is not None and not any(finding.level == "error" for finding in found):
-                worker.playing = False
-                used.append(worker)
-    for worker in used:
-        worker.playing = True  # whatever comes next begins in a process of its own
-    return findings, [*late, *left]
+    for n, rule in enumerate(rules):
+        worker = _asked(host, rule, answers)
+        found = _answered(host, rule, worker, SOON_S if worker is None else min(SOON_S, limits.left_s(worker.asked_s)))
+        if found is None:
+            return findings, list(rules[n:])
+        findings += found
+        if worker is not None:
+            worker.playing = worker.spent = any(finding.level == "error" for finding in found)
+    return findings, []
 
 
 def _asked(host: Host, rule: str, answers: tuple[str, ...]) -> Worker | None:
@@ -217,6 +211,7 @@ def _digest(host: Host, limits: CheckTime) -> tuple[str, list[str]]:
     worker = host.take_worker()
     worker.ask(DigestQuestion())
     answer = worker.answer(limits.left_s(since_s))
+    worker.playing = False
     if (fault := read_fault(answer)) is not None:
         raise EnvironmentFault(fault)
     return read_digest(answer)

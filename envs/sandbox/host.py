@@ -131,6 +131,11 @@ class Host:
         except (WireError, OSError) as error:
             raise EnvironmentFault(f"its process died: {self._last_line() or 'it printed nothing'}") from error
 
+    def end_idle(self) -> None:
+        """End the workers that play nothing, so that the next episode begins in a new one."""
+        for worker in [worker for worker in self._workers if not worker.playing]:
+            self.end(worker)
+
     def end(self, worker: Worker, patience_s: float = 0.0) -> str:
         """End a worker and all that it started, after `patience_s` in which it may end by itself; returns how it ended."""
         worker.wire.close()

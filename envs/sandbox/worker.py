@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Set
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,8 @@ from perdure.memory.json_value import JsonObject
 if TYPE_CHECKING:
     from perdure.envs.environment import Environment
 
+FOR_WORKERS = ("perdure.envs.check.rules", "perdure.envs.sandbox.worker_messages")
+"""Modules that every worker needs: imported once, before the forks."""
 STACK_S = 1.0
 """How long before the time of loading is over its stack is printed, for the other side to say where it hangs."""
 REMEDY = "set unconfined = true in [sandbox] if you trust it with all that you may change, or run where user namespaces are allowed"
@@ -124,6 +127,8 @@ def _loaded(name: str) -> tuple[Environment | None, JsonObject]:
     faulthandler.dump_traceback_later(LOAD_TIMEOUT_S - STACK_S)
     try:
         environment = load_here(name)
+        for module in FOR_WORKERS:
+            import_module(module)
     except PerdureError as error:
         return None, write_failure(LoadFailure(unknown=isinstance(error, UnknownError), reason=with_hint(str(error))))
     finally:
@@ -196,6 +201,7 @@ def _serve(wire: Wire, environment: Environment, folder: Path, cpu_s: int) -> No
                 env.close()
                 return {}
             case RuleQuestion(rule=rule, answers=answers):
+                _start_clean(folder)  # an episode of the rule before may have left it
                 _print_nowhere()
                 return {"findings": [finding.as_json() for finding in check_rule(environment, rule, answers)]}
             case DigestQuestion():
