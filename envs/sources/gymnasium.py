@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property, partial
 from importlib import import_module
 from numbers import Real
@@ -166,7 +167,7 @@ class AsText(gymnasium.Env[str, str]):
         spec = getattr(own, "spec", None)  # a wrapper would copy it deeply, and a bare class has none
         toy = TOYS.get(spec.name) if spec is not None and spec.namespace is None else None
         self._toy = toy
-        self._names = toy.actions if toy else getattr(own, "action_names", ())
+        self._names = toy.actions if toy else getattr(own, "action_names", None) or _enumerated(own, inner.action_space)
         refuse(inner.action_space, inner, "actions")
         if toy is None:
             check_names(inner.action_space, self._names)
@@ -245,6 +246,15 @@ class AsText(gymnasium.Env[str, str]):
             if isinstance(rendered, str) and rendered.strip():
                 return unescaped(rendered)
         return written(self._inner.observation_space, observation, self._toy.parts if self._toy else ())
+
+
+def _enumerated(own: object, space: spaces.Space[Any]) -> tuple[str, ...]:
+    """The names of actions that the environment has as an enumeration `actions` of all numbers of its space, as minigrid does; or none."""
+    actions = getattr(own, "actions", None)
+    if not (isinstance(space, spaces.Discrete) and isinstance(actions, type) and issubclass(actions, IntEnum)):
+        return ()
+    names = {int(action): action.name for action in actions}
+    return tuple(names[n] for n in sorted(names)) if sorted(names) == list(range(int(space.start), int(space.start + space.n))) else ()
 
 
 def _instructions(space: spaces.Space[Any], names: Any) -> str:

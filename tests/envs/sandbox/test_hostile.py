@@ -331,7 +331,7 @@ def test_a_description_of_another_environment_is_refused(tmp_path: Path, monkeyp
     description = (
         "json.dumps({'name': 'perdure:copy-word?shots=3', 'instructions': '', 'template': '{observation}', 'examples': [], "
         "'threshold': 0.0, 'reward_low': 0.0, 'reward_high': 1.0, 'turn_limit': 1, 'max_tokens': 8, 'step_timeout_s': 1.0, "
-        "'opponent': ''})"
+        "'opponent': '', 'code': ''})"
     )
     (tmp_path / "forges.py").write_text(f"import json, os, sys\nos.write(int(sys.argv[1]), ({description} + chr(10)).encode())\nF = 1\n")
     monkeypatch.chdir(tmp_path)

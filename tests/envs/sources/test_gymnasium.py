@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import gymnasium
@@ -78,6 +79,40 @@ def test_other_discrete_actions_go_by_number() -> None:
     environment = load("gym:CartPole-v1")
     assert environment.instructions == "Reply with only one of 0, 1."
     assert len(started(environment)[1].split()) == 4
+
+
+class Moves(IntEnum):
+    turn_left = 0
+    turn_right = 1
+    forward = 2
+
+
+class Enumerated(gymnasium.Env[int, int]):
+    """As minigrid's: the actions have names."""
+
+    actions = Moves
+    observation_space = Discrete(3)
+    action_space = Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        return int(action), float(action == Moves.forward), True, False, {}
+
+
+class OtherEnumeration(Enumerated):
+    """The enumeration is not of its actions."""
+
+    action_space = Discrete(4)
+
+
+def test_actions_of_an_enumeration_go_by_their_names() -> None:
+    environment = load("py:tests.envs.sources.test_gymnasium:Enumerated")
+    assert environment.instructions == "Reply with only one of turn_left, turn_right, forward."
+    assert [started(environment)[0].step(answer).reward for answer in ("forward", "turn_left")] == [1, 0]
+    assert load("py:tests.envs.sources.test_gymnasium:OtherEnumeration").instructions == "Reply with only one of 0, 1, 2, 3."
 
 
 @pytest.mark.parametrize("name", ["gym:FrozenLak-v1", "gym:Taxi-v3", "gym:no.module:ns/X-v0", "gym:FrozenLake-v99"])
