@@ -191,13 +191,13 @@ def report(store: Store) -> Status:
         alarms=alarms(store),
         sizes=_sizes(store.home),
         codes={row.name: row.code for row in environments_in_use(store)},
-        obstacle=_obstacle(),
+        obstacle=obstacle_here(),
     )
 
 
 @cache
-def _obstacle() -> str:
-    """Tried once, also if the status is shown again and again."""
+def obstacle_here() -> str:
+    """Why environments cannot be confined on this machine; empty if they can. Tried once, also if the status is shown again and again."""
     from perdure.envs.sandbox.confinement import obstacle
 
     return obstacle()
