@@ -6,11 +6,11 @@ Answers are tried on a few tasks first; what pays there is tried on more, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from perdure.envs.check.sample_episodes import EPISODES, PATIENCE_S, common_answers, first_seeds, in_time, sample_episodes
-from perdure.envs.check.wild_answers import constants, copies, farms, given
+from perdure.envs.check.wild_answers import constants, copies, farms, given, joined, labels
 from perdure.envs.environment import Environment
 from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
 
@@ -20,6 +20,8 @@ SCREENED, SEEN = 4, 6
 """Tasks on which each answer is tried first; tasks whose right answers are known to those that try."""
 OFTEN, MOSTLY, PAID = 0.25, 0.75, 0.5 - 1e-9
 """Shares of successes, and of the highest return."""
+NEAR = 0.15
+"""Shares of successes that are no further apart are the same on so few tasks."""
 
 
 def resists_wild_answers(environment: Environment) -> LevelsAndMessages:
@@ -28,7 +30,8 @@ def resists_wild_answers(environment: Environment) -> LevelsAndMessages:
     if any(played.several for played in seen):
         return
     tried = [(f"the answer {text[:60]!r}", fixed(text)) for text in constants(environment, seen)]
-    yield from _tried(environment, tried, "error")
+    parts = {f"the answer {text[:60]!r}": labels(seen) for text in joined(labels(seen))}
+    yield from _tried(environment, tried, "error", parts)
 
 
 def resists_copying(environment: Environment) -> LevelsAndMessages:
@@ -62,8 +65,13 @@ def resists_answers(environment: Environment, texts: Sequence[str]) -> LevelsAnd
     yield from _tried(environment, given(texts), "error")
 
 
-def _tried(environment: Environment, answers: Sequence[tuple[str, Answer]], level: Level) -> LevelsAndMessages:
-    """The answer that does best, if it does too well; and how many there was no time for."""
+def _tried(
+    environment: Environment, answers: Sequence[tuple[str, Answer]], level: Level, parts: Mapping[str, Sequence[str]] | None = None
+) -> LevelsAndMessages:
+    """The answer that does best, if it does too well; and how many there was no time for.
+
+    It is a warning if one of its `parts` does as well by itself: then its length is not what succeeds, and `has-a-floor` judges the part.
+    """
     until = time.monotonic() + PATIENCE_S
     seeds = first_seeds("dev", EPISODES)
     tried = 0
@@ -80,11 +88,18 @@ def _tried(environment: Environment, answers: Sequence[tuple[str, Answer]], leve
     if worst is not None:
         success, paid, what = worst
         if success > (OFTEN if level == "error" else MOSTLY):
-            yield level, f"{what} succeeds in {success:.0%} of tasks"
+            alone = _best(environment, (parts or {}).get(what, ()))
+            yield ("warning" if alone >= success - NEAR else level), f"{what} succeeds in {success:.0%} of tasks"
         else:
             yield "warning", f"{what} is paid {paid:.2f} of the highest return, with {success:.0%} successes"
     if tried < len(answers):
         yield "warning", f"it is so slow that only {tried} of {len(answers)} answers were tried"
+
+
+def _best(environment: Environment, texts: Sequence[str]) -> float:
+    """The largest share of successes of one of these answers; 0 without any."""
+    played = in_time([fixed(text) for text in texts], PATIENCE_S / 4)
+    return max((_result(environment, first_seeds("dev", 2 * SCREENED), answer)[0] for answer in played), default=0.0)
 
 
 def _result(environment: Environment, seeds: Sequence[int], answer: Answer) -> tuple[float, float, list[ScriptedEpisode]]:

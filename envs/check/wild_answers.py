@@ -37,15 +37,23 @@ OPPOSITES = {
 OPPOSITES |= {back: there for there, back in OPPOSITES.items() if back not in OPPOSITES}
 
 
+def labels(seen: Sequence[ScriptedEpisode]) -> list[str]:
+    """The short answers of these episodes."""
+    return _first(MOST_LABELS, (action for played in seen for _, action in played.exchanges if len(action) <= 40))
+
+
+def joined(texts: Sequence[str]) -> list[str]:
+    """Several texts as one answer."""
+    return [between.join(texts) for between in (" ", ", ", "\n")] if len(texts) > 1 else []
+
+
 def constants(environment: Environment, seen: Sequence[ScriptedEpisode]) -> list[str]:
     """Texts that are given whatever was asked; the last ones are made of the words of the environment."""
     own = dict.fromkeys(played.instructions for played in seen if played.instructions is not None)
     texts = [environment.instructions, *own, *(played.exchanges[0][0] for played in seen if played.exchanges)]
     tables = _first(MOST_TABLES, (name for text in texts for pattern in (TABLE, RELATION) for name in pattern.findall(text)))
-    labels = _first(MOST_LABELS, (action for played in seen for _, action in played.exchanges if len(action) <= 40))
-    joined = [between.join(labels) for between in (" ", ", ", "\n")] if len(labels) > 1 else []
     words = " ".join(_first(MOST_WORDS, WORD.findall(environment.instructions)))
-    return [*CONSTANTS, *(f"select * from {table}" for table in tables), *joined, *([words] if words else [])]
+    return [*CONSTANTS, *(f"select * from {table}" for table in tables), *joined(labels(seen)), *([words] if words else [])]
 
 
 def copies() -> list[tuple[str, Answer]]:

@@ -144,3 +144,21 @@ class Cancelled(faulty.Counting):
 def test_a_cancelled_step_is_said() -> None:
     [finding] = check_rule(faulty.environment(Cancelled), "runs")
     assert "CancelledError: the judge timed out (turn 1, answer '1')" in finding.message
+
+
+class OneLabelWins(hacked.Number):
+    """As a game in which one move, given again and again, mostly wins: the environment reads the first label of an answer."""
+
+    def oracle(self) -> str:
+        return ("left", "right", "up")[self.n % 3]
+
+    def step(self, answer: str) -> tuple[str, float, bool]:
+        chosen = next((word for word in answer.split() if word in ("left", "right", "up")), "")
+        return "", float(bool(chosen) and self.n % 5 > 0), True
+
+
+def test_labels_in_a_row_that_do_no_better_than_one_of_them_are_a_warning() -> None:
+    name = "py:tests.envs.check.test_hack_rules:OneLabelWins"
+    (finding,) = found(name, "resists-wild-answers")
+    assert finding.level == "warning"
+    assert "succeeds in" in finding.message
