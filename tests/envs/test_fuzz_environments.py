@@ -74,3 +74,31 @@ def test_any_values_in_a_step_of_the_right_form(text: str, reward: Any, terminat
 @given(any_text, any_text, st.sampled_from([ValueError, KeyError, OSError, SystemExit, GeneratorExit, BaseException]))
 def test_any_error_with_any_words_to_any_answer(words: str, action: str, kind: type[BaseException]) -> None:
     stepped(error=kind(words), action=action)
+
+
+class Begins(faulty.Counting):
+    answer: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return self.answer  # type: ignore[no-any-return]
+
+
+@bounded
+@given(anything | st.tuples(any_text | anything, st.dictionaries(st.sampled_from(["instructions", "seat"]), any_text | anything)))
+def test_any_object_from_a_reset(answer: Any) -> None:
+    class One(Begins):
+        pass
+
+    One.answer = answer
+    env = GuardedEnv(faulty.environment(One))
+    said = ""
+    try:
+        first = env.reset(1), env.seat, env.instructions
+    except EnvironmentFault as fault:
+        said = str(fault)
+    if said:
+        assert len(said.encode()) < 10_000
+        return
+    first[0].encode()
+    (first[2] or "").encode()
+    assert worker_messages.read_first(json.loads(json.dumps(worker_messages.write_first(*first)))) == first
