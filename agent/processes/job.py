@@ -129,7 +129,11 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"
-    if lost is not None:
+    in_use = {row.name for row in environments_in_use(work.store)}
+    retired = [name for name in work.job.targets if name not in in_use]
+    if retired:
+        reason = f"not gated: {', '.join(retired)} was retired meanwhile"
+    elif lost is not None:
         reason = f"not gated: {lost}, which it was trained from, was rolled back meanwhile"
     elif order.gate:
         gate = judge(work, candidate, order)
