@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,8 +155,10 @@ def test_found_play_and_learning_are_paused_and_resumed(perdure: Call, home: Pat
 def test_found_an_environment_is_retired_and_brought_back_with_its_anchor(perdure: Call, home: Path) -> None:
     with open_store(home) as store, store.write() as conn:
         conn.execute("UPDATE environment SET anchor = 'v1' WHERE name = ?", (ADD,))
+        job = add_job(store, "waits", [ADD], ORDER)
     done = perdure("env", "retire", ADD)
     assert (done.code, "1 of its tasks waited" in done.out) == (0, True)
+    assert f"Job {job} has it as a target: `perdure job cancel {job}` takes it back." in done.out
     with open_store(home) as store:
         assert [row.name for row in environments_in_use(store)] == []
         assert counts(store)["queued"] == 0
@@ -204,8 +208,40 @@ def test_found_status_shows_set_times_sizes_and_a_table(perdure: Call, home: Pat
     assert found["sizes"]["database"] > 0
     assert found["sizes"]["versions"] > 0
     text = perdure("status", "--table").out
-    assert "cron = 0 3 * * 0 (UTC)" in text
+    assert "2026-12-06 03:00 UTC (cron = 0 3 * * 0 (UTC))" in text
     assert "database" in text
+    with open_store(home) as store:
+        set_alarms(store, [Alarm(name="cron", setting="0 4 * * 0 (Europe/Berlin)", next=1796526000.0)])
+    assert "2026-12-06 04:00 CET (cron = 0 4 * * 0 (Europe/Berlin))" in perdure("status", "--table").out
+    with open_store(home) as store:
+        set_alarms(store, [Alarm(name="every_minutes", setting="60", next=1000.0)])
+    assert "(passed, and is made up for) (every_minutes = 60)" in perdure("status", "--table").out
+
+
+def test_found_status_names_what_works_what_is_retired_and_the_confinement(perdure: Call, home: Path) -> None:
+    found = json.loads(perdure("status").out)
+    assert (found["doing"], found["retired"], found["sandbox"]) == (None, [], None)
+    perdure("env", "retire", ADD)
+    with HomeLock(home), open_store(home) as store:
+        record_event(
+            store, "start", "supervisor", "process 1, environments cannot be confined here (no namespaces); only trusted ones can run"
+        )
+        beat(store, "supervisor", os.getpid(), "learning", "job 3: grpo perdure:add, 5 updates so far")
+        found = json.loads(perdure("status").out)
+        assert (found["doing"], found["idle_reason"]) == ("job 3: grpo perdure:add, 5 updates so far", None)
+        assert found["retired"] == [ADD]
+        assert found["sandbox"] == "environments cannot be confined here (no namespaces); only trusted ones can run"
+        text = perdure("status", "--table").out
+    for line in ("doing  job 3: grpo perdure:add, 5 updates so far", f"retired  {ADD}", "sandbox  environments cannot be confined"):
+        assert line in text
+
+
+def test_found_the_zone_of_the_machine_is_not_needed_to_tick() -> None:
+    code = "from perdure.agent.supervision.ticker import start_ticker\nstart_ticker(print).shutdown()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "TZ": "Nowhere/Town"}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- the limits of a container ---
