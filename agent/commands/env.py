@@ -25,7 +25,7 @@ from perdure.memory.errors import RuntimeFailure
 
 @click.group(cls=SummaryGroup)
 def env() -> None:
-    """List environments, check one, or play it yourself.
+    """List environments, check one, play it yourself, or retire it from the home.
 
     \b
     Example:

@@ -97,7 +97,7 @@ class Status:
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit code 1 unless a daemon runs and is well; prints what is not.")
+@click.option("--check", is_flag=True, help="Exit code 1 unless a daemon runs and is well. Prints lines; all with --json.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @home_option
 @report_option
@@ -117,7 +117,8 @@ def status(ctx: click.Context, check: bool, watch: bool, home: Path, as_json: bo
         _watch(home, as_json)
         return
     shown = _read(home)
-    if check and not as_json:
+    asked = ctx.get_parameter_source("as_json") is not click.core.ParameterSource.DEFAULT
+    if check and not (as_json and asked):
         for line in shown.troubles or (f"{shown.state}: {shown.idle_reason}" if shown.idle_reason else shown.state,):
             click.echo(visible(line))
     elif as_json:
