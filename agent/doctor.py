@@ -21,12 +21,12 @@ from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.confinement_report import CONFINED, unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
-from perdure.agent.home import cache_dir, lock_holder, lock_is_held
+from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_network
 from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
-from perdure.memory.errors import PerdureError
-from perdure.memory.store import FILE_NAME, open_store
+from perdure.memory.errors import NeedsMigration, PerdureError
+from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 
 NEEDED_DISK_BYTES = 2 * GIB
 NEEDED_MEMORY_BYTES = 4 * GIB
@@ -191,13 +191,17 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
 
 
 def _home(home: Path, loaded: LoadedConfig | None) -> Check:
-    if not (home / FILE_NAME).exists():
-        return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
     try:
+        refuse_network(home.resolve())
+        require_not_lost(home.resolve())
+        if not (home / FILE_NAME).exists():
+            return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
         with open_store(home) as store:
             if loaded is not None:
                 require_own_model(store, loaded.config)
         holder = f"in use by process {lock_holder(home)}" if lock_is_held(home) else "nothing runs in it"
+    except NeedsMigration as error:
+        return Check(name="home", level="warning", found=str(error))
     except PerdureError as error:
         return Check(name="home", level="error", found=str(error))
     return Check(name="home", level="ok", found=f"{home.resolve()}, {holder}")

@@ -74,6 +74,22 @@ def test_found_a_lost_database_is_no_new_home(perdure: Call, home: Path, lost: s
         assert not (home / FILE_NAME).exists() or (home / FILE_NAME).stat().st_size == 0
 
 
+def test_found_doctor_says_of_a_home_what_a_run_would(perdure: Call, home: Path) -> None:
+    def said() -> tuple[str, str]:
+        checks = json.loads(perdure("doctor", "--json").out)["checks"]
+        return next((check["level"], check["found"]) for check in checks if check["name"] == "home")
+
+    assert said()[0] == "ok"
+    with open_store(home) as store:
+        store.db.conn.execute("PRAGMA user_version = 1")
+    assert said()[0] == "warning"
+    assert "start `perdure run` once to migrate it" in said()[1]
+    for file in home.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    assert said()[0] == "error"
+    assert "restore a backup" in said()[1]
+
+
 def test_found_a_database_without_versions_is_damaged(perdure: Call, home: Path) -> None:
     with open_store(home) as store:
         conn = store.db.conn
