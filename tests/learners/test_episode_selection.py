@@ -69,18 +69,6 @@ class NoNumber(LongAnswers):
         return [float("nan")] * len(episodes)
 
 
-class TooLarge(LongAnswers):
-    def rewards(self, episodes: Sequence[Episode]) -> list[float]:
-        return [1e308] * len(episodes)
-
-
-class SkipsFirst(LongAnswers):
-    """Judges all but the first episode."""
-
-    def rewards(self, episodes: Sequence[Episode]) -> list[float | None]:  # type: ignore[override]
-        return [None, *super().rewards(episodes)[1:]]
-
-
 class Mute:
     """Judges nothing."""
 
@@ -279,13 +267,6 @@ def test_a_reward_model_is_what_is_learned_from(llama_learner: Learner) -> None:
     assert llama_learner.steps(2)[0].groups.reward > 0  # where the environment never pays
 
 
-def test_found_an_episode_that_a_reward_model_does_not_judge_is_left_out(llama_learner: Learner) -> None:
-    job = judged(llama_learner.job([EASY], samples=4), "SkipsFirst")
-    groups = sample(job, 2).target
-    assert sorted(len(group) for group in groups) == [3, 4]
-    assert all(episode.total_reward == len(episode.turns[0].action_ids) - 1 for group in groups for episode in group)
-
-
 @pytest.mark.parametrize(
     ("rewards", "kind", "names"),
     [
@@ -294,7 +275,6 @@ def test_found_an_episode_that_a_reward_model_does_not_judge_is_left_out(llama_l
         ("py:tests.learners.test_episode_selection:Mute", InputError, r"has no method rewards\(episodes\)"),
         ("py:tests.learners.test_episode_selection:Wrong", RuntimeFailure, "gave 1 rewards for 16 episodes"),
         ("py:tests.learners.test_episode_selection:NoNumber", RuntimeFailure, "a reward must be a finite number"),
-        ("py:tests.learners.test_episode_selection:TooLarge", RuntimeFailure, "gave 1e[+]308 for episode 1: a reward must be"),
         ("anna", InputError, "this source has no rewards"),
     ],
 )
