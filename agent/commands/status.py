@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,7 +123,8 @@ def status(ctx: click.Context, check: bool, watch: bool, home: Path, as_json: bo
     shown = _read(home)
     asked = ctx.get_parameter_source("as_json") is not click.core.ParameterSource.DEFAULT
     if check and not (as_json and asked):
-        for line in shown.troubles or (f"{shown.state}: {shown.idle_reason}" if shown.idle_reason else shown.state,):
+        why = shown.idle_reason or shown.doing
+        for line in shown.troubles or (f"{shown.state}: {why}" if why else shown.state,):
             click.echo(visible(line))
     elif as_json:
         print_json(shown.as_json())
@@ -142,10 +147,26 @@ def _watch(home: Path, as_json: bool) -> None:
             shown = _read(home)
             if as_json:
                 print_json(shown.as_json())
-            else:
+            elif sys.stdout.isatty():
+                text = io.StringIO()
+                with redirect_stdout(text):
+                    _print(shown)
+                size = shutil.get_terminal_size()
                 click.clear()
+                click.echo(fitting(text.getvalue(), size.columns, size.lines - 1))
+            else:
                 _print(shown)
             time.sleep(WATCH_S)
+
+
+def fitting(text: str, columns: int, rows: int) -> str:
+    """The first lines of a text that fit on a screen, on which a long line takes several rows; the last row says if some are left out."""
+    lines = text.splitlines()
+    taken = list(accumulate(max(1, -(-len(line) // columns)) for line in lines))
+    if not taken or taken[-1] <= rows:
+        return "\n".join(lines)
+    fits = sum(total < rows for total in taken)
+    return "\n".join([*lines[:fits], f"... {len(lines) - fits} more lines"])
 
 
 def report(store: Store) -> Status:
@@ -214,6 +235,7 @@ def _print(shown: Status) -> None:
         "state": shown.state,
         "doing": shown.doing,
         "why": shown.idle_reason,
+        "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
         "serving": shown.serving,
         "stream": stream_line(shown.stream),
         "tasks": ", ".join(f"{n} {state}" for state, n in shown.tasks.items()),
@@ -225,7 +247,6 @@ def _print(shown: Status) -> None:
         "panel": shown.life.panel_line() if shown.life else None,
         "next": shown.life.line() if shown.life else None,
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
-        "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
         "next time": "; ".join(f"{_time_of(one)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
         "retired": ", ".join(shown.retired) or None,
         "sandbox": shown.sandbox,

@@ -37,7 +37,18 @@ from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, P
 from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
 from perdure.memory.environments import environments_in_use
 from perdure.memory.errors import LeaseLost, RuntimeFailure
-from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
+from perdure.memory.jobs import (
+    fail_job,
+    finish_job,
+    get_job,
+    lease_job,
+    release_job,
+    renew_job,
+    retry_job,
+    set_job_state,
+    steps,
+    unfinished_jobs,
+)
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import record_event
 from perdure.memory.store import open_store
@@ -80,7 +91,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     release_job(store, lease)
                 record_event(store, "interrupted", name, str(error))
             except LeaseLost as error:
-                record_event(store, "lease lost", name, str(error))
+                if not get_job(store, job_id).cancelled:  # that is an event already
+                    record_event(store, "lease lost", name, str(error))
                 raise
             except Exception as error:  # a job that fails is written down as failed, whatever the error
                 end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
