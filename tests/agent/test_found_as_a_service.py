@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.agent.conftest import ADD, Call
 
+from perdure.agent.commands.status import fitting
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import HomeLock
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
@@ -96,7 +97,8 @@ def test_found_status_checks_the_health_of_a_daemon(perdure: Call, home: Path) -
         record_event(store, "start", "supervisor", "process 1")
         beat(store, "supervisor", os.getpid(), "playing", "3 more episodes")
         assert perdure("status", "--check").code == 0
-        assert perdure("status", "--check", "--table").out == "playing: 3 more episodes\n"
+        assert perdure("status", "--check").out == perdure("status", "--check", "--table").out == "playing: 3 more episodes\n"
+        assert json.loads(perdure("status", "--check", "--json").out)["healthy"]
         record_event(store, "given up", "learning", "after 5 jobs")
         given_up = perdure("status", "--check", "--table")
         assert (given_up.code, given_up.out) == (1, "learning: after 5 jobs\n")
@@ -154,6 +156,15 @@ def test_found_the_zone_of_the_machine_is_not_needed_to_tick() -> None:
         [sys.executable, "-c", code], env={**os.environ, "TZ": "Nowhere/Town"}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_found_status_on_a_small_screen_begins_with_what_matters_and_says_what_is_left_out() -> None:
+    text = "state  playing\n" + "x" * 25 + "\n\nlast\n"
+    assert fitting(text, 80, 4) == text.rstrip("\n")
+    assert fitting(text, 10, 6) == "state  playing\n" + "x" * 25 + "\n... 2 more lines"
+    assert fitting(text, 10, 5) == "state  playing\n... 3 more lines"
+    assert fitting(text, 10, 7) == text.rstrip("\n")
+    assert fitting("", 80, 24) == ""
 
 
 # --- the limits of a container ---
