@@ -5,8 +5,6 @@ from __future__ import annotations
 from perdure.agent.config import Config
 from perdure.envs.sandbox.confinement import obstacle
 
-CONFINED = "environments are confined: no capabilities, all files but their own read-only"
-
 
 def unconfined(config: Config | None) -> str:
     """Why environments cannot be confined here, and what that leads to with this configuration; empty if they can be."""

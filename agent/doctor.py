@@ -19,13 +19,14 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLi
 
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
-from perdure.agent.confinement_report import CONFINED, unconfined
+from perdure.agent.confinement_report import unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_network
 from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.memory.errors import NeedsMigration, PerdureError
+from perdure.memory.processes import CONFINED
 from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 
 NEEDED_DISK_BYTES = 2 * GIB

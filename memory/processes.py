@@ -22,6 +22,10 @@ START, GIVEN_UP, GOES_ON, DISK = "start", "given up", "goes on", "disk"
 """Kinds of events: of a daemon, that it gave something up, that this is over, and that it has no room or has it again."""
 
 
+CONFINED = "environments are confined: no capabilities, all files but their own read-only"
+"""What a daemon says of that at its start, after the number of its process."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """What a process last wrote about itself."""

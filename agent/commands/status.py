@@ -66,8 +66,8 @@ class Status:
     """Learning at set times."""
     retired: Sequence[str]
     """The environments that are out of play, replay and gate."""
-    sandbox: str | None
-    """Whether the environments of the last daemon are confined; None if none ever started."""
+    confinement: str | None
+    """Whether the environments of the last daemon are confined, as it noted when it started; None if it is not known."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
 
@@ -94,7 +94,7 @@ class Status:
             "pauses": [one.as_json() for one in self.pauses],
             "alarms": [one.as_json() for one in self.alarms],
             "retired": list(self.retired),
-            "sandbox": self.sandbox,
+            "confinement": _confinement(self.confinement),
             "sizes": dict(self.sizes),
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
@@ -213,9 +213,15 @@ def report(store: Store) -> Status:
         pauses=pauses(store),
         alarms=alarms(store),
         retired=[row.name for row in list_environments(store) if row.retired is not None],
-        sandbox=None if start is None else start.message.partition(", ")[2] or None,
+        confinement=None if start is None else start.message.partition(", ")[2] or None,
         sizes=_sizes(store.home),
     )
+
+
+def _confinement(said: str | None) -> Document | None:
+    from perdure.memory.processes import CONFINED
+
+    return None if said is None else {"possible": said == CONFINED, "obstacle": None if said == CONFINED else said}
 
 
 def _sizes(home: Path) -> dict[str, int]:
@@ -249,7 +255,7 @@ def _print(shown: Status) -> None:
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
         "next time": "; ".join(f"{_time_of(one)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
         "retired": ", ".join(shown.retired) or None,
-        "sandbox": shown.sandbox,
+        "confinement": shown.confinement,
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }

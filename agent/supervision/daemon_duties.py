@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.agent.config import Config
-from perdure.agent.confinement_report import CONFINED, unconfined
+from perdure.agent.confinement_report import unconfined
 from perdure.agent.planning.life_so_far import may_promote
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.alarms import Alarms
@@ -20,7 +20,7 @@ from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
-from perdure.memory.processes import pauses
+from perdure.memory.processes import CONFINED, pauses
 from perdure.memory.store import Store
 
 

@@ -79,7 +79,7 @@ class LiveWatch:
     def _expect(self, version: str) -> None:
         """Watch what gates have scored. More scores narrow what is expected, and never widen it, which would hide a slow fall."""
         in_use = [row.name for row in environments_in_use(self._store)]
-        known = (version, last_closed_gate(self._store), *in_use)
+        known: tuple[str | int, ...] = (version, last_closed_gate(self._store), *in_use)
         if known == self._known:
             return
         with self._store.write():

@@ -25,8 +25,6 @@ from perdure.envs.sandbox.worker_messages import (
 from perdure.memory.json_value import JsonObject
 
 T = TypeVar("T")
-THREADS = "; if it uses threads, as torch does, none may be started while its module is imported"
-"""What is said of a call that did not come back to Python either: a process of an episode is a fork, which has no threads."""
 DYING_S = 0.2
 """How long a process that closed its socket may take to end by itself, so that the reason can be reported."""
 
@@ -112,7 +110,7 @@ class RemoteEnv(Guarded):
             raise
         except WireTimeout:
             self._end()
-            raise EnvironmentFault(f"{what} took longer than {limit_s:g} s, and its process had to be killed{THREADS}") from None
+            raise EnvironmentFault(f"{what} took longer than {limit_s:g} s, and its process had to be killed") from None
         except WireClosed:
             raise EnvironmentFault(f"in {what} {self._end(DYING_S)}") from None
         except WireDocumentError:

@@ -17,7 +17,7 @@ from perdure.agent.home import HomeLock
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of, environments_in_use
 from perdure.memory.jobs import add_job, get_job
-from perdure.memory.processes import Alarm, beat, events, record_event, set_alarms
+from perdure.memory.processes import CONFINED, Alarm, beat, events, record_event, set_alarms
 from perdure.memory.store import open_store
 from perdure.memory.tasks import counts
 
@@ -133,7 +133,7 @@ def test_found_status_shows_set_times_sizes_and_a_table(perdure: Call, home: Pat
 
 def test_found_status_names_what_works_what_is_retired_and_the_confinement(perdure: Call, home: Path) -> None:
     found = json.loads(perdure("status").out)
-    assert (found["doing"], found["retired"], found["sandbox"]) == (None, [], None)
+    assert (found["doing"], found["retired"], found["confinement"]) == (None, [], None)
     perdure("env", "retire", ADD)
     with HomeLock(home), open_store(home) as store:
         record_event(
@@ -143,9 +143,13 @@ def test_found_status_names_what_works_what_is_retired_and_the_confinement(perdu
         found = json.loads(perdure("status").out)
         assert (found["doing"], found["idle_reason"]) == ("job 3: grpo perdure:add, 5 updates so far", None)
         assert found["retired"] == [ADD]
-        assert found["sandbox"] == "environments cannot be confined here (no namespaces); only trusted ones can run"
+        says = "environments cannot be confined here (no namespaces); only trusted ones can run"
+        assert found["confinement"] == {"possible": False, "obstacle": says}
+        record_event(store, "start", "supervisor", f"process 2, {CONFINED}")
+        assert json.loads(perdure("status").out)["confinement"] == {"possible": True, "obstacle": None}
+        record_event(store, "start", "supervisor", f"process 3, {says}")
         text = perdure("status", "--table").out
-    for line in ("doing  job 3: grpo perdure:add, 5 updates so far", f"retired  {ADD}", "sandbox  environments cannot be confined"):
+    for line in ("doing  job 3: grpo perdure:add, 5 updates so far", f"retired  {ADD}", "confinement  environments cannot be confined"):
         assert line in text
 
 
