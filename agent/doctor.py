@@ -19,14 +19,15 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLi
 
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
+from perdure.agent.confinement_report import unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
-from perdure.agent.home import cache_dir, lock_holder, lock_is_held
+from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_network
 from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
-from perdure.envs.sandbox.confinement import obstacle
-from perdure.memory.errors import PerdureError
-from perdure.memory.store import FILE_NAME, open_store
+from perdure.memory.errors import NeedsMigration, PerdureError
+from perdure.memory.processes import CONFINED
+from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 
 NEEDED_DISK_BYTES = 2 * GIB
 NEEDED_MEMORY_BYTES = 4 * GIB
@@ -191,13 +192,17 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
 
 
 def _home(home: Path, loaded: LoadedConfig | None) -> Check:
-    if not (home / FILE_NAME).exists():
-        return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
     try:
+        refuse_network(home.resolve())
+        require_not_lost(home.resolve())
+        if not (home / FILE_NAME).exists():
+            return Check(name="home", level="ok", found=f"{home.resolve()} has no store yet: `perdure run` makes it")
         with open_store(home) as store:
             if loaded is not None:
                 require_own_model(store, loaded.config)
         holder = f"in use by process {lock_holder(home)}" if lock_is_held(home) else "nothing runs in it"
+    except NeedsMigration as error:
+        return Check(name="home", level="warning", found=str(error))
     except PerdureError as error:
         return Check(name="home", level="error", found=str(error))
     return Check(name="home", level="ok", found=f"{home.resolve()}, {holder}")
@@ -271,14 +276,14 @@ def _environments(loaded: LoadedConfig) -> list[Check]:
     return failed or [Check(name="environments", level="ok", found=f"all {len(names)} of the stream can be loaded")]
 
 
-def _confinement(config: LoadedConfig | None) -> Check:
-    reason = obstacle()
-    if not reason:
-        return Check(name="sandbox", level="ok", found="environments are confined: no capabilities, all files but their own read-only")
-    allowed = config is not None and config.config.sandbox.unconfined
-    says = "sandbox.unconfined = true: environments run without, and can change what you can" if allowed else "only trusted ones can run"
+def _confinement(loaded: LoadedConfig | None) -> Check:
+    config = None if loaded is None else loaded.config
+    found = unconfined(config)
+    if not found:
+        return Check(name="sandbox", level="ok", found=CONFINED)
+    allowed = config is not None and config.sandbox.unconfined
     remedy = "" if allowed else "run where user namespaces are allowed, or set unconfined = true in [sandbox]"
-    return Check(name="sandbox", level="warning", found=f"environments cannot be confined here ({reason}); {says}", remedy=remedy)
+    return Check(name="sandbox", level="warning", found=found, remedy=remedy)
 
 
 def _extras() -> Check:

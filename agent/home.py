@@ -73,7 +73,7 @@ class HomeLock:
         cannot be written.
         """
         _refuse_foreign(self.home)
-        _refuse_network(self.home)
+        refuse_network(self.home)
         path = _lock_path(self.home)
         try:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def file_system_of(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) ->
     return next((found[place] for place in (folder, *folder.parents) if place in found), "")
 
 
-def _refuse_network(home: Path) -> None:
+def refuse_network(home: Path) -> None:
     """Refuse a home on a network file system before anything is written: SQLite's log and our lock need memory that all processes share."""
     kind = file_system_of(home)
     if NETWORK.fullmatch(kind):

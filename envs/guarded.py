@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import sysconfig
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar, cast
 
 import numpy as np
 
 from perdure.envs.environment import Environment, Guarded, StepOutcome, TextEnv
+from perdure.envs.time_limit import OverTime, time_limit
 from perdure.memory.json_value import storable
 
 T = TypeVar("T")
@@ -48,6 +46,9 @@ _hung_at: dict[str, float] = {}
 MOST_ERROR, MOST_SHOWN = 1500, 80
 """Characters of an error's own message; of one answer or line of code beside it."""
 
+OURS = (__file__, str(Path(__file__).with_name("time_limit.py")))
+"""Files that are no place in an environment."""
+
 NO_ORACLE = "it has no oracle()"
 """How the fault of an environment without `oracle()` begins."""
 
@@ -57,10 +58,6 @@ class EnvironmentFault(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(storable(message if len(message) <= MOST_WORDS else f"{message[:MOST_WORDS]}..."))
-
-
-class OverTime(BaseException):
-    """A call took too long. Not an `Exception`, so that an environment that catches those does not swallow it."""
 
 
 @dataclass(slots=True)
@@ -83,14 +80,15 @@ class SeatTurn:
 
 def open_episode(environment: Environment) -> Guarded:
     """A new episode of an environment, in this process or in the environment's own."""
-    return GuardedEnv(environment) if environment.open_remote is None else environment.open_remote()
+    return GuardedEnv(environment, second_alarm=True) if environment.open_remote is None else environment.open_remote()
 
 
 class GuardedEnv(Guarded):
-    """An episode in this process."""
+    """An episode in this process. It has a second alarm if nothing outside of this process would end a call that hangs."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, *, second_alarm: bool = False) -> None:
         self._environment = environment
+        self._second_alarm = second_alarm
         self._env: TextEnv | None = None
         self._turn = SeatTurn()
         self._ended = True
@@ -117,7 +115,8 @@ class GuardedEnv(Guarded):
         env = self._env
         answer = self._call("reset", lambda: env.reset(seed=seed))
         if not (isinstance(answer, tuple) and len(answer) == 2):
-            raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info)")
+            older = ": write `return observation, {}`, since the older form of Gym is not taken" if isinstance(answer, str) else ""
+            raise EnvironmentFault(f"reset returned {type(answer).__name__}, not (observation, info){older}")
         self._ended, self._steps = False, 0
         info = answer[1] if isinstance(answer[1], dict) else {}
         self._turn.begin(checked_seat(info.get("seat", 0)))
@@ -135,7 +134,8 @@ class GuardedEnv(Guarded):
         self._steps += 1
         answer = self._call("step", lambda: env.step(action))
         if not (isinstance(answer, tuple) and len(answer) == 5 and isinstance(answer[4], dict)):
-            raise EnvironmentFault(f"step returned {type(answer).__name__}, not (observation, reward, terminated, truncated, info)")
+            wanted = "(observation, reward, terminated, truncated, info)"
+            raise EnvironmentFault(f"step returned {_kinds(answer)}, not {wanted}{_older(answer)}")
         observation, reward, terminated, truncated, info = answer
         try:
             outcome = checked_outcome(
@@ -171,7 +171,7 @@ class GuardedEnv(Guarded):
     def _call(self, what: str, function: Callable[[], T]) -> T:
         timeout_s = self._timeout_s()
         try:
-            with redirect_stdout(sys.stderr), _alarm(timeout_s):
+            with redirect_stdout(sys.stderr), time_limit(timeout_s, second=self._second_alarm):
                 return function()
         except OverTime as late:
             _hung_at[self._environment.name] = time.monotonic()
@@ -206,7 +206,7 @@ def describe_error(error: BaseException) -> str:
 def place_of(error: BaseException) -> str:
     """Where foreign code raised: the last line of the traceback outside of installed packages, else the last of all; or nothing."""
     try:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in OURS]
     except Exception:  # noqa: BLE001 - a source that cannot be read
         return ""
     installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
@@ -223,31 +223,19 @@ def shortened(text: str) -> str:
     return ascii(text) if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]!a}... of {len(text)} characters"
 
 
+def _kinds(answer: object) -> str:
+    return f"({', '.join(type(each).__name__ for each in answer)})" if isinstance(answer, tuple) else type(answer).__name__
+
+
+def _older(answer: object) -> str:
+    """What to write, if a step returned the four values of older versions of Gym."""
+    is_older = isinstance(answer, tuple) and len(answer) == 4 and isinstance(answer[3], dict)
+    return ": write `return observation, reward, done, False, info`, since the older form of Gym is not taken" if is_older else ""
+
+
 def _oracle_of(env: TextEnv) -> Callable[[], str] | None:
     """The environment's `oracle`; None if it has none."""
     return cast("Callable[[], str] | None", getattr(env.unwrapped, "oracle", None))
-
-
-@contextmanager
-def _alarm(timeout_s: float) -> Iterator[None]:
-    """Raises `OverTime` inside the block when it has run too long, and again each second if the block catches that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(signum: int, frame: FrameType | None) -> None:
-        raise OverTime
-
-    before = signal.signal(signal.SIGALRM, ring)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s, 1.0)
-        yield
-    finally:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:  # the alarm may ring once more just before
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
 
 
 def checked_outcome(

@@ -22,7 +22,7 @@ from perdure.memory.environments import Registration, list_environments
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import Episode, score_of_return
 from perdure.memory.store import Store
-from perdure.memory.trajectories.rewards import rewards_from, sources
+from perdure.memory.trajectories.rewards import MOST_REWARD, rewards_from, sources
 
 Rewarder = Callable[[Sequence[Episode]], list[Episode]]
 """Returns the same episodes with the rewards to learn from. Their `score` is the return by the environment's stated range, which is 0 and 1
@@ -34,8 +34,8 @@ MODEL = "py:"
 class RewardModel(Protocol):
     """Judges episodes. Its class is named `py:package.module:Class` and made without arguments."""
 
-    def rewards(self, episodes: Sequence[Episode]) -> Sequence[float]:
-        """A finite return for each episode, in order."""
+    def rewards(self, episodes: Sequence[Episode]) -> Sequence[float | None]:
+        """A finite return for each episode, in order; None for one that it cannot judge, which is left out."""
         ...
 
 
@@ -81,10 +81,14 @@ def by_model(store: Store, model: RewardModel) -> Rewarder:
             raise RuntimeFailure(
                 f"the reward model gave {len(rewards)} rewards for {len(shown)} episodes: it must give one reward per episode"
             )
-        for episode, reward in zip(shown, rewards, strict=True):
-            if not isinstance(reward, Real) or not isfinite(reward):
-                raise RuntimeFailure(f"the reward model gave {reward!r} for episode {episode.id}: a reward must be a finite number")
-        return _with(store, episodes, {episode.id: float(reward) for episode, reward in zip(shown, rewards, strict=True)})
+        found = {episode.id: reward for episode, reward in zip(shown, rewards, strict=True) if reward is not None}
+        for number, reward in found.items():
+            if not isinstance(reward, Real) or not isfinite(reward) or abs(reward) > MOST_REWARD:
+                raise RuntimeFailure(
+                    f"the reward model gave {reward!r} for episode {number}: a reward must be a finite number of at most "
+                    f"{MOST_REWARD:g} in size, or None if it cannot judge the episode"
+                )
+        return _with(store, episodes, {number: float(reward) for number, reward in found.items()})
 
     return judged
 

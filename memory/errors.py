@@ -6,6 +6,7 @@ PerdureError
 └── RuntimeFailure (RuntimeError) the machine or the home prevents it        exit code 3
     ├── LeaseLost                 another process has taken over this work
     ├── Diverged                  weights or gradients are not finite: learn with a smaller lr
+    ├── NeedsMigration            the store has an older schema: the next `perdure run` migrates it
     └── Unavailable               the disk is full or the store is locked: it may work later
 """
 
@@ -34,6 +35,10 @@ class LeaseLost(RuntimeFailure):
 
 class Diverged(RuntimeFailure):
     """Learning has left weights, gradients or logits that are not finite. An earlier step may still be good."""
+
+
+class NeedsMigration(RuntimeFailure):
+    """The store has an older schema, which the next `perdure run` migrates."""
 
 
 class Unavailable(RuntimeFailure):

@@ -18,6 +18,12 @@ from perdure.memory.records import Lease
 from perdure.memory.store import Store
 
 DEVICE = "device"
+START, GIVEN_UP, GOES_ON, DISK = "start", "given up", "goes on", "disk"
+"""Kinds of events: of a daemon, that it gave something up, that this is over, and that it has no room or has it again."""
+
+
+CONFINED = "environments are confined: no capabilities, all files but their own read-only"
+"""What a daemon says of that at its start, after the number of its process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +152,15 @@ def keep_latest_events(store: Store, kind: str, keep: int) -> None:
 def events(store: Store, limit: int = 50) -> list[Event]:
     """The latest events, latest first."""
     return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
+
+
+def since_start(store: Store, *kinds: str) -> list[Event] | None:
+    """The events of these kinds since a daemon last started, oldest first; None if none ever did."""
+    start = last_event(store, START)
+    if start is None:
+        return None
+    marks = ", ".join("?" * len(kinds))
+    return [_event(row) for row in store.rows(f"SELECT * FROM event WHERE id > ? AND kind IN ({marks}) ORDER BY id", (start.id, *kinds))]
 
 
 def last_event(store: Store, kind: str) -> Event | None:

@@ -21,7 +21,7 @@ from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.errors import InputError, NeedsMigration, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.layout.digests import register_digests
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
@@ -127,12 +127,12 @@ def open_store(home: Path, migrations: Sequence[str] = MIGRATIONS, *, reading: b
     path = home / FILE_NAME
     if not path.is_file():
         raise InputError(f"no store in {home}: `perdure run` makes one; or name its folder with --home")
-    _check_not_emptied(home)
+    require_not_lost(home)
     store = _connect_to_read(home) if reading else _connect_to_write(home)
     try:
         version = _schema_version(store, migrations)
         if version < len(migrations):
-            raise RuntimeFailure(
+            raise NeedsMigration(
                 f"the store in {home} has schema {version}, this program needs {len(migrations)}: start `perdure run` once to migrate it"
             )
         _check_versions(store)
@@ -151,7 +151,7 @@ def create_store(home: Path, migrations: Sequence[str] = MIGRATIONS) -> Store:
     except OSError as error:
         raise RuntimeFailure(f"cannot make the home {home}: {error.strerror}; name another folder with --home") from error
     _check_writable(home, home / FILE_NAME)
-    _check_not_emptied(home)
+    require_not_lost(home)
     store = _connect(home, mode="rwc", autocheckpoint=CHECKPOINT_PAGES)
     try:
         if _schema_version(store, migrations) < len(migrations):
@@ -193,6 +193,16 @@ def give_back(store: Store, pages: int) -> int:
     with _plain_errors(store.home):
         store.db.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
     return int(store.rows("PRAGMA freelist_count")[0][0])
+
+
+def require_not_lost(home: Path) -> None:
+    """Raise `RuntimeFailure` if there are versions, but a database of no bytes or none: to begin anew would hide the loss."""
+    file = home / FILE_NAME
+    if not (file.exists() and file.stat().st_size) and (kept := _kept(home)):
+        what = "is empty" if file.exists() else "is gone"
+        raise RuntimeFailure(
+            f"{file} {what}, though {kept} is there: restore a backup; or move both away, or name another folder with --home"
+        )
 
 
 def refuse_inside(store: Store, path: Path) -> None:
@@ -290,16 +300,6 @@ def _statements(sql: str) -> Iterator[str]:
             statement = ""
     if statement.strip():
         yield statement
-
-
-def _check_not_emptied(home: Path) -> None:
-    """Raise `RuntimeFailure` if there are versions, but a database of no bytes or none: to begin anew would hide the loss."""
-    file = home / FILE_NAME
-    if not (file.exists() and file.stat().st_size) and (kept := _kept(home)):
-        what = "is empty" if file.exists() else "is gone"
-        raise RuntimeFailure(
-            f"{file} {what}, though {kept} is there: restore a backup; or move both away, or name another folder with --home"
-        )
 
 
 def _check_versions(store: Store) -> None:

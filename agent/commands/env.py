@@ -25,7 +25,7 @@ from perdure.memory.errors import RuntimeFailure
 
 @click.group(cls=SummaryGroup)
 def env() -> None:
-    """List environments, check one, or play it yourself.
+    """List environments, check one, play it yourself, or retire it from the home.
 
     \b
     Example:
@@ -169,22 +169,25 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
 def retire(environment: str, home: Path, as_json: bool) -> None:
     """Take an environment of the home out of play, replay and gate. Its history and its anchor stay.
 
-    ENV is its full name, as `perdure status` shows it. Its tasks that wait fail; those in play are played to their end.
+    ENV is its full name, as `perdure status` shows it. Its tasks that wait fail; those in play, and a job that learns, go on to their end.
 
     \b
     Example:
       perdure env retire perdure:largest-number
     """
     from perdure.memory.environments import retire as take_out
+    from perdure.memory.jobs import unfinished_jobs
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
         failed = take_out(store, environment)
+        jobs = [job.id for job in unfinished_jobs(store) if environment in job.targets]
     if as_json:
-        print_json({"name": environment, "retired": True, "tasks_failed": failed})
+        print_json({"name": environment, "retired": True, "tasks_failed": failed, "jobs": jobs})
         return
     tasks = f" {failed} of its tasks waited, and are not played." if failed else ""
-    click.echo(f"{visible(environment)} is retired.{tasks} `perdure env restore` brings it back.")
+    asked = "".join(f" Job {number} has it as a target: `perdure job cancel {number}` takes it back." for number in jobs)
+    click.echo(f"{visible(environment)} is retired.{tasks}{asked} `perdure env restore` brings it back.")
 
 
 @env.command()

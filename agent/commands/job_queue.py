@@ -59,18 +59,20 @@ def show(number: int, home: Path, as_json: bool) -> None:
       perdure job show 3
     """
     from perdure.memory.jobs import as_json as job_json
-    from perdure.memory.jobs import get_job
+    from perdure.memory.jobs import get_job, steps
     from perdure.memory.json_value import to_json
     from perdure.memory.store import open_store
 
     with open_store(home, reading=True) as store:
         facts = job_json(get_job(store, number))
+        made = steps(store, number)
+        facts |= {"updates": len(made), "spoilt_episodes": sum(step.update.groups.spoilt_episodes for step in made)}
     if as_json:
         print_json(facts)
         return
     for key, value in facts.items():
         shown = value if isinstance(value, str | int) else None if value in (None, [], {}) else to_json(value)
-        click.echo(f"{key:>9}  {visible(str('-' if shown is None else shown))}")
+        click.echo(f"{key:>15}  {visible(str('-' if shown is None else shown))}")
 
 
 @job.command()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from datetime import UTC, datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +30,7 @@ if TYPE_CHECKING:
     from perdure.memory.store import Store
     from perdure.memory.trajectories.episodes import RateRow
 
-SILENT = "has written nothing for"
 WATCH_S = 2.0
-LATEST_EVENTS = 500
-SILENT_S = 60.0
-"""A daemon that has written nothing for this long is reported as silent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class Status:
     serving: str | None
     idle_reason: str | None
     """Why nothing more happens; None while a job works."""
+    doing: str | None
+    """The job that works; None if none does."""
     stream: StreamReport
     tasks: Mapping[str, int]
     """By state, as in `jobs`."""
@@ -61,12 +64,14 @@ class Status:
     pauses: Sequence[Pause]
     alarms: Sequence[Alarm]
     """Learning at set times."""
+    retired: Sequence[str]
+    """The environments that are out of play, replay and gate."""
+    confinement: str | None
+    """Whether the environments of the last daemon are confined, as it noted when it started; None if it is not known."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
     codes: Mapping[str, str | None]
     """What the code of each environment was when it was loaded last."""
-    obstacle: str
-    """Why environments cannot be confined on this machine; empty if they can."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -74,6 +79,7 @@ class Status:
             "state": self.state,
             "serving": self.serving,
             "idle_reason": self.idle_reason,
+            "doing": self.doing,
             "stream": asdict(self.stream),
             "tasks": self.tasks,
             "episodes": self.episodes,
@@ -89,15 +95,16 @@ class Status:
             "troubles": list(self.troubles),
             "pauses": [one.as_json() for one in self.pauses],
             "alarms": [one.as_json() for one in self.alarms],
+            "retired": list(self.retired),
+            "confinement": _confinement(self.confinement),
             "sizes": dict(self.sizes),
             "codes": dict(self.codes),
-            "confinement": {"possible": not self.obstacle, "obstacle": self.obstacle or None},
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit code 1 unless a daemon runs and is well; prints what is not.")
+@click.option("--check", is_flag=True, help="Exit code 1 unless a daemon runs and is well. Prints lines; all with --json.")
 @click.option("--watch", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
 @home_option
 @report_option
@@ -117,11 +124,11 @@ def status(ctx: click.Context, check: bool, watch: bool, home: Path, as_json: bo
         _watch(home, as_json)
         return
     shown = _read(home)
-    if check and not as_json:
-        for line in shown.troubles or (f"{shown.state}: {shown.idle_reason}" if shown.idle_reason else shown.state,):
+    asked = ctx.get_parameter_source("as_json") is not click.core.ParameterSource.DEFAULT
+    if check and not (as_json and asked):
+        why = shown.idle_reason or shown.doing
+        for line in shown.troubles or (f"{shown.state}: {why}" if why else shown.state,):
             click.echo(visible(line))
-        if shown.obstacle:
-            click.echo(visible(f"confinement: {_confinement(shown.obstacle)}"))
     elif as_json:
         print_json(shown.as_json())
     else:
@@ -143,22 +150,39 @@ def _watch(home: Path, as_json: bool) -> None:
             shown = _read(home)
             if as_json:
                 print_json(shown.as_json())
-            else:
+            elif sys.stdout.isatty():
+                text = io.StringIO()
+                with redirect_stdout(text):
+                    _print(shown)
+                size = shutil.get_terminal_size()
                 click.clear()
+                click.echo(fitting(text.getvalue(), size.columns, size.lines - 1))
+            else:
                 _print(shown)
             time.sleep(WATCH_S)
 
 
+def fitting(text: str, columns: int, rows: int) -> str:
+    """The first lines of a text that fit on a screen, on which a long line takes several rows; the last row says if some are left out."""
+    lines = text.splitlines()
+    taken = list(accumulate(max(1, -(-len(line) // columns)) for line in lines))
+    if not taken or taken[-1] <= rows:
+        return "\n".join(lines)
+    fits = sum(total < rows for total in taken)
+    return "\n".join([*lines[:fits], f"... {len(lines) - fits} more lines"])
+
+
 def report(store: Store) -> Status:
     """The status of a home."""
+    from perdure.agent.show.daemon_health import activity, troubles
     from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
     from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
-    from perdure.memory.environments import environments_in_use
+    from perdure.memory.environments import list_environments
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
-    from perdure.memory.processes import alarms, last_event, pauses, processes
+    from perdure.memory.processes import START, alarms, last_event, pauses, processes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.trajectories import episodes
     from perdure.memory.versions import serving
@@ -168,12 +192,14 @@ def report(store: Store) -> Status:
     except UnknownError:
         version = None
     known = {process.name: process for process in processes(store)}
-    state, reason, started = _activity(store, known.get(SUPERVISOR))
-    counts = episodes.counts(store)
+    state, reason, started = activity(store, known.get(SUPERVISOR))
+    works = started is not None and state in ("learning", "gating", "probing")
+    counts, start = episodes.counts(store), last_event(store, START)
     return Status(
         state=state,
         serving=version,
-        idle_reason=None if started is not None and state in ("learning", "gating", "probing") else reason,
+        idle_reason=None if works else reason,
+        doing=reason if works else None,
         stream=stream_report(list_stages(store), progress(store)),
         tasks=tasks.counts(store),
         episodes=counts["episodes"],
@@ -186,50 +212,20 @@ def report(store: Store) -> Status:
         watch=watch_report(store),
         processes=tuple(known.values()),
         life=life_report(store),
-        troubles=_troubles(store, state, reason, started),
+        troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
         alarms=alarms(store),
+        retired=[row.name for row in list_environments(store) if row.retired is not None],
+        confinement=None if start is None else start.message.partition(", ")[2] or None,
         sizes=_sizes(store.home),
-        codes={row.name: row.code for row in environments_in_use(store)},
-        obstacle=obstacle_here(),
+        codes={row.name: row.code for row in list_environments(store) if row.retired is None},
     )
 
 
-@cache
-def obstacle_here() -> str:
-    """Why environments cannot be confined on this machine; empty if they can. Tried once, also if the status is shown again and again."""
-    from perdure.envs.sandbox.confinement import obstacle
+def _confinement(said: str | None) -> Document | None:
+    from perdure.memory.processes import CONFINED
 
-    return obstacle()
-
-
-def _confinement(obstacle: str) -> str:
-    if not obstacle:
-        return "environments that are not trusted are confined"
-    return f"none on this machine: {obstacle}; only with sandbox.unconfined = true do environments run that are not trusted"
-
-
-def _troubles(store: Store, state: str, reason: str | None, started: float | None) -> list[str]:
-    """Why the daemon of this home is not well: there is none, it is silent, its processes die, or it has no room or has given up."""
-    from perdure.agent.supervision.disk import WAITS_FOR_ROOM
-    from perdure.memory.processes import events
-
-    if started is None:
-        return [reason or state]
-    found = []
-    if state == "restarting" or (reason is not None and SILENT in reason):
-        found.append(reason or state)
-    latest: dict[tuple[str, str], Event] = {}
-    for event in reversed(events(store, LATEST_EVENTS)):
-        if event.kind == "start":
-            latest.clear()
-        latest[event.kind, event.subject] = event
-    found += [
-        f"{subject}: {event.message}"
-        for (kind, subject), event in latest.items()
-        if kind == "given up" or (kind == "disk" and event.message.startswith(WAITS_FOR_ROOM))
-    ]
-    return found
+    return None if said is None else {"possible": said == CONFINED, "obstacle": None if said == CONFINED else said}
 
 
 def _sizes(home: Path) -> dict[str, int]:
@@ -240,24 +236,6 @@ def _sizes(home: Path) -> dict[str, int]:
     return {"database": database, **{name: size_bytes(home / name) for name in ("versions", ARCHIVE, "logs")}}
 
 
-def _activity(store: Store, supervisor: Process | None) -> tuple[str, str | None, float | None]:
-    """The state of the home, why nothing more happens, and when its daemon started, None if none runs."""
-    from perdure.agent.home import lock_holder, lock_is_held
-
-    held, holder = lock_is_held(store.home), lock_holder(store.home)
-    if held and supervisor is not None and supervisor.pid == holder:
-        reason, silent_s = supervisor.detail, time.time() - supervisor.beat
-        if silent_s > SILENT_S:
-            reason = f"the daemon (process {supervisor.pid}) {SILENT} {silent_s:.0f} s; its last log is in {store.home / 'logs'}"
-        return supervisor.state, reason, supervisor.started
-    if held:
-        return "busy", f"a command (process {holder}) works in this home, no daemon", None
-    reason = "no daemon runs in this home; start one with `perdure run`"
-    if supervisor is not None:
-        reason += f"; the last one ended: {supervisor.detail if supervisor.state == 'stopped' else 'without giving a reason'}"
-    return "stopped", reason, None
-
-
 def _print(shown: Status) -> None:
     from perdure.agent.stream.stage_report import stream_line
     from perdure.memory.json_value import iso_utc
@@ -265,7 +243,9 @@ def _print(shown: Status) -> None:
     verdict, death = shown.last_verdict, shown.last_death
     lines = {
         "state": shown.state,
+        "doing": shown.doing,
         "why": shown.idle_reason,
+        "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
         "serving": shown.serving,
         "stream": stream_line(shown.stream),
         "tasks": ", ".join(f"{n} {state}" for state, n in shown.tasks.items()),
@@ -277,9 +257,9 @@ def _print(shown: Status) -> None:
         "panel": shown.life.panel_line() if shown.life else None,
         "next": shown.life.line() if shown.life else None,
         "life": shown.life.statement.text() if shown.life and shown.life.statement.gates else None,
-        "paused": "; ".join(f"{one.what}, {one.reason}" for one in shown.pauses) or None,
-        "next time": "; ".join(f"{_local(one.next)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
-        "confinement": _confinement(shown.obstacle),
+        "next time": "; ".join(f"{_time_of(one)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
+        "retired": ", ".join(shown.retired) or None,
+        "confinement": shown.confinement,
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }
@@ -317,10 +297,16 @@ def _print_stage(stage: StageReport) -> None:
     print_table(("environment", "weight", "drawn", "of", "queued", "ended"), rows, title=f"Tasks of stage {stage.name}")
 
 
-def _local(unix_s: float) -> str:
-    """A time as the clock of this machine shows it."""
-    passed = " (passed, and is made up for)" if unix_s < time.time() else ""
-    return time.strftime("%Y-%m-%d %H:%M %Z", time.localtime(unix_s)) + passed
+def _time_of(alarm: Alarm) -> str:
+    """The next time as the clocks of its zone show it, else as that of this machine does."""
+    from zoneinfo import ZoneInfo
+
+    named = re.search(r"\((.+)\)$", alarm.setting)
+    zone: ZoneInfo | None = None
+    with suppress(LookupError, ValueError, OSError):  # such as 'local'
+        zone = ZoneInfo(named[1]) if named else None
+    passed = " (passed, and is made up for)" if alarm.next < time.time() else ""
+    return f"{datetime.fromtimestamp(alarm.next, UTC).astimezone(zone):%Y-%m-%d %H:%M %Z}" + passed
 
 
 def _duration(seconds: float) -> str:

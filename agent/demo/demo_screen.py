@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from textwrap import wrap
 
+from perdure.agent.control_groups import usable_cores
 from perdure.agent.demo.demo_steps import DemoFacts
 from perdure.agent.show.panel_bars import FORGOTTEN, drawn
 from perdure.agent.show.short_names import short_name
@@ -28,7 +28,7 @@ def demo_lines(facts: DemoFacts, home: str) -> list[str]:
     rows = [*_environments(facts), *_panel(facts)]
     width = max(len(row[0]) for row in (*rows, heads))
     return [
-        f"Perdure demo: {visible(facts.model)}, {os.cpu_count()} cores, {minutes} min {seconds:02d} s",
+        f"Perdure demo: {visible(facts.model)}, {usable_cores()} cores, {minutes} min {seconds:02d} s",
         "",
         f"{heads[0]:<{width}}  {heads[1]:<16}{heads[2]:<26}{heads[3]}",
         *(f"{row[0]:<{width}}  {row[1]:<16}{row[2]:<26}{row[3]}".rstrip() for row in rows),

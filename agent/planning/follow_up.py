@@ -60,6 +60,9 @@ def open_verdicts(life: LifeSoFar) -> list[tuple[Job, GateResult]]:
 
 def _after(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
     candidate = result.candidate
+    retired = [name for name in dict.fromkeys((*job.targets, *root_of(job, life).targets)) if name not in _names(life)]
+    if retired:
+        return Unfollowed(job=job.id, why=f"nothing follows the verdict on {candidate}: {_named(retired)} is retired")
     lacks_gain = gain_asked(result) and not gain_shown(result)
     if result.verdict == "reject" and not _fell(result):
         return Unfollowed(job=job.id, why=f"nothing follows the verdict on {candidate}: {result.reason}")
@@ -119,7 +122,7 @@ def _repair(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
             job=job.id,
             why=f"{pair} and {what} could not be held together: {times} repairs led to no promotion, so no other is tried until one comes",
         )
-    lost = candidate_below(result, [environment.name for environment in life.environments])
+    lost = candidate_below(result, _names(life))
     from_candidate = gain_shown(result) and candidate in life.usable and not collapsed(result, lost)
     short = lost if from_candidate else serving_below(life)
     start = candidate if from_candidate else life.serving
@@ -134,6 +137,11 @@ def _repair(job: Job, result: GateResult, life: LifeSoFar) -> FollowUp:
         why=f"{happened}: the next job repairs what is below its anchor with {start}: {in_points(short)}"
         + ("" if set(wanted) <= set(short) else f"; and keeps {_named(wanted)} as a target"),
     )
+
+
+def _names(life: LifeSoFar) -> set[str]:
+    """The environments in use."""
+    return {environment.name for environment in life.environments}
 
 
 def _fell(result: GateResult) -> bool:

@@ -37,7 +37,18 @@ from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, P
 from perdure.memory.contracts.results import LearnResult, ProbeResult, Result
 from perdure.memory.environments import environments_in_use
 from perdure.memory.errors import LeaseLost, RuntimeFailure
-from perdure.memory.jobs import fail_job, finish_job, lease_job, release_job, renew_job, retry_job, set_job_state, steps, unfinished_jobs
+from perdure.memory.jobs import (
+    fail_job,
+    finish_job,
+    get_job,
+    lease_job,
+    release_job,
+    renew_job,
+    retry_job,
+    set_job_state,
+    steps,
+    unfinished_jobs,
+)
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.processes import record_event
 from perdure.memory.store import open_store
@@ -80,7 +91,8 @@ def run_job(home: Path, config: Config, job_id: int, stop: Stop) -> None:
                     release_job(store, lease)
                 record_event(store, "interrupted", name, str(error))
             except LeaseLost as error:
-                record_event(store, "lease lost", name, str(error))
+                if not get_job(store, job_id).cancelled:  # that is an event already
+                    record_event(store, "lease lost", name, str(error))
                 raise
             except Exception as error:  # a job that fails is written down as failed, whatever the error
                 end = retry_job if cause_of_error(error) in TRANSIENT else fail_job
@@ -129,7 +141,11 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"
-    if lost is not None:
+    in_use = {row.name for row in environments_in_use(work.store)}
+    retired = [name for name in work.job.targets if name not in in_use]
+    if retired:
+        reason = f"not gated: {', '.join(retired)} was retired meanwhile"
+    elif lost is not None:
         reason = f"not gated: {lost}, which it was trained from, was rolled back meanwhile"
     elif order.gate:
         gate = judge(work, candidate, order)

@@ -22,7 +22,7 @@ from perdure.memory import faults
 from perdure.memory.contracts.orders import Consequence, GateOrder, LearnOrder
 from perdure.memory.contracts.panel_results import PanelResult
 from perdure.memory.contracts.results import GateResult, LearnResult, Result
-from perdure.memory.environments import anchor_of, environments_in_use
+from perdure.memory.environments import anchor_of, environments_in_use, refuse_retired
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.files import check_files
 from perdure.memory.gates import GateRow, candidate_gates, close_gate
@@ -34,7 +34,9 @@ from perdure.memory.versions import get_version, promote, reject, serving
 
 
 def judge(work: Work, candidate: Version, order: LearnOrder | GateOrder) -> GateResult:
-    """Gate a candidate; the job's targets are what it was trained for. Raises as `run_gate` does."""
+    """Gate a candidate; the job's targets are what it was trained for. Raises as `run_gate` does, and `InputError` if one is retired."""
+    for name in work.job.targets:
+        refuse_retired(work.store, name)
     set_job_state(work.store, work.lease, "gating")
     now_serving, settings = serving(work.store), _settings(work, candidate, order)
     player = work.player("gate", Sampling(temperature=settings.temperature, samples=settings.samples))

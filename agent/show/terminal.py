@@ -124,8 +124,8 @@ def visible(text: str) -> str:
 
 
 def rounded(value: float) -> str:
-    """A number with three digits, or with all those before the point."""
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
+    """A number with three digits, or with all those before the point up to a billion."""
+    return f"{value:.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def _escape(character: str) -> str:

@@ -10,11 +10,11 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from math import inf
 from pathlib import Path
 
 from perdure.agent.bench.measure import TimeLeft
+from perdure.agent.control_groups import memory_limit_bytes, usable_cores
 from perdure.agent.studies.cell_processes import Say, do, in_processes
 from perdure.agent.studies.cells import Cell, CellResult, Finished, Study, done
 from perdure.agent.studies.study_file import StudyFile
@@ -60,24 +60,11 @@ def run_study(study: Study, file: StudyFile, say: Say, at_once: int | None = Non
 
 def room(cells: Sequence[Cell]) -> int:
     """How many of these cells fit on this machine at once, each with the cores and the memory of the largest one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory_gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), group_memory()) / GIB
+    cores = usable_cores()
+    memory_gib = min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), memory_limit_bytes() or inf) / GIB
     most_cores = max((cell.cores for cell in cells), default=1)
     most_gib = max((cell.memory_gib for cell in cells), default=1.0)
     return max(1, min(cores // most_cores, int(memory_gib // most_gib)))
-
-
-def group_memory(mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The bytes that this process and those beside it may take by their control group (version 2) or one above it; infinite without any."""
-    try:
-        path = next(line for line in own.read_text().splitlines() if line.startswith("0::")).removeprefix("0::")
-    except (OSError, StopIteration):
-        return inf
-    found = []
-    for group in (mounted / path.strip("/"), *(mounted / path.strip("/")).parents):
-        with suppress(OSError, ValueError):  # no such file above the mount, or it says 'max'
-            found.append(int((group / "memory.max").read_text()))
-    return min(found, default=inf)
 
 
 def _check(cells: Sequence[Cell], finished: Finished) -> None:

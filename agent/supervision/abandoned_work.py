@@ -13,7 +13,7 @@ from perdure.memory.jobs import fail_job, get_job, lease_job, lease_of, release_
 from perdure.memory.leases import TTL_S, Clock
 from perdure.memory.processes import forget_processes
 from perdure.memory.store import Store
-from perdure.memory.tasks import leases_of, release_task
+from perdure.memory.tasks import leases_of, release_task, retry_task
 
 KEPT = 20
 """How many processes of jobs are remembered, with their logs."""
@@ -46,6 +46,13 @@ def requeue_tasks(store: Store, owner: str) -> None:
     with store.write():
         for lease in leases_of(store, owner):
             release_task(store, lease)
+
+
+def retry_tasks(store: Store, owner: str, error: str) -> None:
+    """Count a failure of each task of a process that died, with the reason, and give back those that have attempts left."""
+    with store.write():
+        for lease in leases_of(store, owner):
+            retry_task(store, lease, error)
 
 
 def forget_old_processes(store: Store) -> None:

@@ -16,13 +16,16 @@ from datetime import datetime
 from perdure.agent.config import ScheduleSection
 from perdure.agent.supervision.crontab import next_time, parse_crontab, zone_named
 from perdure.memory.json_value import iso_utc
-from perdure.memory.processes import Alarm, AlarmName, alarms, record_event, set_alarms
+from perdure.memory.processes import Alarm, AlarmName, alarms, keep_latest_events, record_event, set_alarms
 from perdure.memory.store import Store
 
+MISSED = "missed"
 LATE_S = 60.0
 """A time that is later than this was missed."""
 LOOK_S = 30.0
 """How often it is checked whether the wall clock was set back."""
+MISSED_KEPT = 200
+"""Events of missed times."""
 CORRECTION_S = 3 * 3600.0
 """A clock that is put back by less than this was corrected: what has come does not come again (as in the cron of Debian)."""
 
@@ -67,7 +70,8 @@ class Alarms:
 
     def _skipped(self, alarm: Alarm, now: float) -> Alarm:
         after = self._next(alarm.name, now)
-        record_event(self._store, "missed", f"schedule.{alarm.name}", f"{iso_utc(alarm.next)} has passed; the next is {iso_utc(after)}")
+        record_event(self._store, MISSED, f"schedule.{alarm.name}", f"{iso_utc(alarm.next)} has passed; the next is {iso_utc(after)}")
+        keep_latest_events(self._store, MISSED, MISSED_KEPT)
         return replace(alarm, next=after)
 
     def _next(self, name: AlarmName, after: float) -> float:

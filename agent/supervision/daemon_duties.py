@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.agent.config import Config
+from perdure.agent.confinement_report import unconfined
 from perdure.agent.planning.life_so_far import may_promote
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.supervision.alarms import Alarms
@@ -19,7 +20,7 @@ from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED
-from perdure.memory.processes import pauses
+from perdure.memory.processes import CONFINED, pauses
 from perdure.memory.store import Store
 
 
@@ -43,6 +44,7 @@ class DaemonDuties:
         self._lack = DiskLack()
         self._store = store
         self._hang_s = config.supervise.hang_s
+        self._confinement = unconfined(config) or CONFINED  # tried in a child, before this process has threads
         self._limits = limits
         self._tally = tally
         self._feed = feed
@@ -74,7 +76,7 @@ class DaemonDuties:
         self._reporter.room_changed(before, self._lack)
 
     def report_start(self) -> None:
-        self._reporter.started(self._hang_s)
+        self._reporter.started(self._hang_s, self._confinement)
 
     def report_stopping(self) -> None:
         self._reporter.stopping()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
 from perdure.agent.processes.process_names import job_process
-from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks
+from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks, retry_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
 from perdure.agent.supervision.watch import Watched
@@ -58,6 +58,8 @@ class StandingKeeper:
             return
         if self.watched.asked or end.cause == "unavailable":  # not the fault of its tasks
             requeue_tasks(self._store, self.watched.owner)
+        else:
+            retry_tasks(self._store, self.watched.owner, f"the process that played it died, {end}")
         end_leases_of(self._store, self.watched.owner)  # if that fails, the next tick tries again
         watched, self.watched = self.watched, None
         if end.cause == "refused" and self._starts == 1:

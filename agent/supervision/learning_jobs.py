@@ -19,7 +19,7 @@ from perdure.learners.option_parsing import every_option
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, OptionValue
 from perdure.memory.errors import UnknownError
 from perdure.memory.jobs import add_job, last_ended, unfinished_jobs
-from perdure.memory.processes import keep_latest_events, last_event, record_event
+from perdure.memory.processes import GIVEN_UP, GOES_ON, keep_latest_events, last_event, record_event
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import live_episodes
 from perdure.memory.versions import serving
@@ -85,8 +85,10 @@ class ScheduledLearning:
             self._tally.failures += 1
             self._tally.last = job.error or "no reason was given"
             if self._tally.failures == self._tries:
-                record_event(self._store, "given up", "learning", self._obstacle(None))
+                record_event(self._store, GIVEN_UP, "learning", self._obstacle(None))
         else:
+            if self._tally.failures >= self._tries:
+                record_event(self._store, GOES_ON, "learning", f"job {job.id} did not fail")
             self._tally.failures = 0
         if job.gate is not None:
             self._tally.verdicts += 1

@@ -9,8 +9,8 @@ from perdure.agent.supervision.disk import WAITS_FOR_ROOM, DiskLack
 from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
-from perdure.memory.jobs import get_job, unfinished_jobs
-from perdure.memory.processes import beat, record_event
+from perdure.memory.jobs import get_job, steps, unfinished_jobs
+from perdure.memory.processes import DISK, START, beat, record_event
 from perdure.memory.store import Store
 
 STREAM_ENDED = "the stream has ended: `perdure task add` asks for more, or add a stage"
@@ -29,8 +29,9 @@ class Reporter:
         self._progress_s = 0.0
         """The latest progress that was reported to systemd."""
 
-    def started(self, hang_s: float) -> None:
-        record_event(self._store, "start", SUPERVISOR, f"process {os.getpid()}")
+    def started(self, hang_s: float, confinement: str) -> None:
+        """`confinement` says whether environments are confined."""
+        record_event(self._store, START, SUPERVISOR, f"process {os.getpid()}, {confinement}")
         patience_s = self._systemd.watchdog_s
         if patience_s is not None and patience_s <= hang_s:
             message = (
@@ -52,7 +53,7 @@ class Reporter:
     def room_changed(self, before: DiskLack, now: DiskLack) -> None:
         for what, was, reason in (("learning", before.learn, now.learn), ("play", before.play, now.play)):
             if (was is None) != (reason is None):
-                record_event(self._store, "disk", what, f"{WAITS_FOR_ROOM}: {reason}" if reason else "there is room again")
+                record_event(self._store, DISK, what, f"{WAITS_FOR_ROOM}: {reason}" if reason else "there is room again")
 
     def stopping(self) -> None:
         self._systemd.stopping()
@@ -88,9 +89,11 @@ def condition(
     if jobs.job is not None:
         job = get_job(store, jobs.job.id)
         doing = "gating" if job.state == "gating" else DOING[job.kind]
-        return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}"
+        made = len(steps(store, job.id))
+        return doing, f"job {job.id}: {' '.join((job.learner or job.kind, *job.targets))}" + (f", {made} updates so far" if made else "")
     if halted.play is not None:
-        both = halted.job if halted.job != halted.play else None
+        learning = halted.job or halted.learn
+        both = learning if learning != halted.play else None
         return "paused", f"{halted.play}; {both}" if both else halted.play
     if actor.watched is None:
         return "restarting", f"the actor died, {actor.death}" if actor.death else None

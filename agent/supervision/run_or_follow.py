@@ -6,6 +6,7 @@ itself; it takes over as well if the daemon ends meanwhile. Nothing here learns:
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,18 +14,22 @@ from uuid import uuid4
 
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeBusy, lock_holder, lock_is_held, open_or_create
-from perdure.agent.processes.process_names import job_process
+from perdure.agent.processes.process_names import SUPERVISOR, job_process
 from perdure.agent.show.home_snapshot import reporting_changes
 from perdure.agent.supervision.abandoned_work import fail_orphan
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.supervisor import Programs, supervising
 from perdure.memory.contracts.orders import Job, Order
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import ENDED, add_job, get_job
+from perdure.memory.jobs import ENDED, add_job, get_job, unfinished_jobs
 from perdure.memory.leases import BootClock
-from perdure.memory.store import open_store
+from perdure.memory.processes import processes
+from perdure.memory.store import Store, open_store
 
 POLL_S = 0.2
+
+HELD_UP = re.compile("learning (is paused|waits? for room)")
+"""What a daemon says of itself while it may not begin a job."""
 
 Say = Callable[[str], None]
 
@@ -81,6 +86,7 @@ def _run(home: Path, loaded: LoadedConfig, job_id: int, say: Say, goes_on_later:
 def _follow(home: Path, job_id: int, say: Say) -> Job | None:
     """Wait while another process holds the home; None if none does any more and the job has not ended."""
     say(f"job {job_id} is queued; process {lock_holder(home)} works in {home}")
+    told: str | None = None
     try:
         with open_store(home) as store, reporting_changes(home, say, job_id):
             while True:
@@ -89,7 +95,23 @@ def _follow(home: Path, job_id: int, say: Say) -> Job | None:
                     return job
                 if not lock_is_held(home):
                     return None
+                waits = _waits_for(store, job)
+                if waits is not None and waits != told:
+                    say(f"job {job_id} waits: {waits}")
+                told = waits
                 time.sleep(POLL_S)
     except KeyboardInterrupt:
         say(f"job {job_id} stays queued or goes on; `perdure job show {job_id}` shows it, and `perdure job cancel {job_id}` takes it back")
         raise
+
+
+def _waits_for(store: Store, job: Job) -> str | None:
+    """Why the daemon does not run a queued job yet; None if it works on it, or is about to."""
+    if job.state != "queued":
+        return None
+    first = next(iter(unfinished_jobs(store)), job)
+    if first.id != job.id:
+        return f"job {first.id} comes first, {' '.join((first.learner or first.kind, *first.targets))}"
+    said = next((process.detail for process in processes(store) if process.name == SUPERVISOR), None) or ""
+    own = said.removeprefix(f"job {job.id}: ")
+    return own if own != said or HELD_UP.search(said) else None

@@ -8,6 +8,7 @@ can vanish with its process. Left out: what is done at a tick (`supervisor.py`, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC
 from typing import Literal
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -19,7 +20,8 @@ EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "watch": 5.0, "bea
 
 def start_ticker(due: Callable[[Tick], None]) -> BackgroundScheduler:
     """Start a thread that calls `due(tick)` whenever a tick is due; `shutdown()` ends it."""
-    ticker = BackgroundScheduler(job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None})
+    defaults = {"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+    ticker = BackgroundScheduler(job_defaults=defaults, timezone=UTC)  # intervals need none, and that of the machine may not be known
     for tick, seconds in EVERY_S.items():
         ticker.add_job(due, "interval", args=[tick], seconds=seconds)
     ticker.start()

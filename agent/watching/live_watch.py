@@ -46,8 +46,8 @@ class LiveWatch:
         self._store = store
         self._temperature = temperature
         """Of live play."""
-        self._known: tuple[str, int] | None = None
-        """The serving version and the last closed gate when it was last asked what is expected."""
+        self._known: tuple[str | int, ...] = ()
+        """The serving version, the last closed gate and the environments in use when it was last asked what is expected."""
 
     def tick(self) -> None:
         try:
@@ -78,16 +78,17 @@ class LiveWatch:
 
     def _expect(self, version: str) -> None:
         """Watch what gates have scored. More scores narrow what is expected, and never widen it, which would hide a slow fall."""
-        known = (version, last_closed_gate(self._store))
+        in_use = [row.name for row in environments_in_use(self._store)]
+        known: tuple[str | int, ...] = (version, last_closed_gate(self._store), *in_use)
         if known == self._known:
             return
         with self._store.write():
             rows = {row.environment: row for row in watches(self._store, version) if row.temperature == self._temperature}
             ranges = {}
-            for environment in environments_in_use(self._store):
-                scores = gated_scores(self._store, version, environment.name, self._temperature)
+            for name in in_use:
+                scores = gated_scores(self._store, version, name, self._temperature)
                 if scores:
-                    ranges[environment.name] = expected_range(scores)
+                    ranges[name] = expected_range(scores)
             keep_watches(self._store, version, ranges.keys() & rows.keys())
             for name, (low, high) in ranges.items():
                 row = rows.get(name)

@@ -47,6 +47,12 @@ MOST_IN_EPISODE, MOST_IN_ALL = 512, 4096
 """Processes and threads of one episode, and of all episodes of an environment at once. Linux limits them by namespace from 6.14 on for
 root (the limit is at least 301), and by user namespace from 5.14 on for all other users."""
 
+NOT_BEGUN = 121
+"""The exit code of a worker that could not be confined; its last line says why."""
+THREADS = (
+    "what it imports or makes while it is loaded starts threads in every fork, so that no episode can be confined; call "
+    "torch.set_num_threads and the like in reset()"
+)
 BY_SIGNAL = 128
 """A first process cannot end by the signal that ended its child: its exit code is this plus the signal's number, as in a shell."""
 
@@ -154,7 +160,7 @@ def stay(parent: int) -> Callable[[], None]:
 
 def begin_episode(host: int, ids: socket.socket) -> None:
     """Continue in namespaces of an episode, in a child of its host that has forked nothing yet. This child stays behind, and ends as the
-    worker does. Ends with 1 if there can be no other process."""
+    worker does. Ends with `NOT_BEGUN` if it cannot be confined."""
     try:
         os.setsid()
         die_with(host)
@@ -168,8 +174,8 @@ def begin_episode(host: int, ids: socket.socket) -> None:
         ids.close()
         _wait_for_child()
     except OSError as error:
-        os.write(2, f"{error}\n".encode())
-        os._exit(1)
+        os.write(2, f"{THREADS if len(os.listdir('/proc/self/task')) > 1 else error}\n".encode())
+        os._exit(NOT_BEGUN)
 
 
 def keep_to_folder(folder: Path) -> None:

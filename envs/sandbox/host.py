@@ -30,6 +30,7 @@ from pathlib import Path
 import perdure
 from perdure.envs.environment import TextEnv
 from perdure.envs.guarded import EnvironmentFault
+from perdure.envs.sandbox.confinement import NOT_BEGUN
 from perdure.envs.sandbox.host_messages import (
     LOAD_TIMEOUT_S,
     EndOrder,
@@ -147,6 +148,8 @@ class Host:
             status = read_status(self._wire.receive(END_S))
         except WireError:
             return "its process died"
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NOT_BEGUN:
+            return f"its process could not begin: {self._last_line()}"
         if os.WIFEXITED(status):
             return f"its process ended with exit code {os.WEXITSTATUS(status)}"
         by = os.WTERMSIG(status)

@@ -63,6 +63,8 @@ class BareClass(gymnasium.Env[Any, Any]):
             case (observation, reward, bool() | np.bool_() as terminated, bool() | np.bool_() as truncated, dict() as info):
                 return observation, reward, bool(terminated), bool(truncated), info
         kinds = f"({', '.join(type(each).__name__ for each in answer)})" if isinstance(answer, tuple) else type(answer).__name__
+        if isinstance(answer, tuple) and len(answer) in (3, 4) and isinstance(answer[2], int | np.integer):
+            raise TypeError(f"step returned {kinds}: done must be a bool, so write bool(done)")
         raise TypeError(
             f"step returned {kinds}: it must return (observation, reward, done), (observation, reward, done, info), "
             "or (observation, reward, terminated, truncated, info)"

@@ -13,6 +13,7 @@ An environment whose observations and actions are text is not changed. Any other
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -146,6 +147,7 @@ def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 
 
     Raises `InputError` if it is not an environment, cannot be put in text, or does not take these options.
     """
+    _refuse_others(made)
     env = made if isinstance(made, gymnasium.Env) else BareClass(made)
     if isinstance(env.action_space, spaces.Text) and (invalid_limit, invalid_penalty) != (1, 0.0):
         raise InputError(f"{env} takes any text, and decides itself what is not an action: leave invalid_limit and invalid_penalty out")
@@ -154,6 +156,16 @@ def as_text(made: Any, *, reward_low: float | None = None, invalid_limit: int = 
     if invalid_limit < 1 or not -math.inf < invalid_penalty <= 0:
         raise InputError(f"invalid_limit={invalid_limit} must be at least 1, and invalid_penalty={invalid_penalty:g} a number up to 0")
     return AsText(env, reward_low, invalid_limit, invalid_penalty)
+
+
+def _refuse_others(made: Any) -> None:
+    """Raises `InputError` if it is many environments at once, or one that must be awaited."""
+    many = getattr(made, "num_envs", None)
+    if isinstance(many, int) and not isinstance(made, gymnasium.Env):
+        raise InputError(f"{type(made).__name__} is {many} environments at once: make one; play.width decides how many are played")
+    for name in ("reset", "step", "oracle", "close"):
+        if inspect.iscoroutinefunction(getattr(made, name, None)):
+            raise InputError(f"{type(made).__name__}.{name} is async: write a plain method, which may call asyncio.run()")
 
 
 class AsText(gymnasium.Env[str, str]):

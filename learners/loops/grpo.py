@@ -39,5 +39,5 @@ def grpo(job: LearningJob) -> None:
             job,
             f"in {job.progress.step} updates all members of each group had equal rewards (success "
             f"{job.tally.updates[-1].groups.success or 0:.2f}); make its tasks easier, add shots=3 to its name, learn from demonstrations "
-            "(sft), or choose another target",
+            "(sft) or, if it has an oracle, from hints (iterative-sft with hints=true), or choose another target",
         )

@@ -17,5 +17,10 @@ def nothing_to_learn(job: LearningJob, reason: str) -> RuntimeFailure:
 
 def require_signal(job: LearningJob, reason: str) -> None:
     """Raise `RuntimeFailure` if no update had anything to learn from, and there were enough of them to say so."""
-    if not job.progress.learned and job.progress.step >= min(UPDATES_WITHOUT_SIGNAL, job.progress.updates):
-        raise nothing_to_learn(job, reason)
+    if job.progress.learned or job.progress.step < min(UPDATES_WITHOUT_SIGNAL, job.progress.updates):
+        return
+    played = [made.groups for made in job.tally.updates]
+    spoilt = sum(groups.spoilt_episodes for groups in played)
+    if spoilt and not any(groups.groups for groups in played):
+        reason = f"none of {spoilt} episodes completed; `perdure episode list` shows why, and `perdure env check` tries the environment"
+    raise nothing_to_learn(job, reason)

@@ -13,7 +13,6 @@ import pytest
 from tests.agent.stand_ins import Place
 
 from perdure.agent.cli import main
-from perdure.agent.commands import status
 from perdure.memory import environments, versions
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
@@ -34,12 +33,6 @@ class Result:
 
 
 Call = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _confinement_is_known() -> None:
-    """`status` tries it once a process, in a child: no test is to count that as a process that it starts itself."""
-    status.obstacle_here()
 
 
 @pytest.fixture

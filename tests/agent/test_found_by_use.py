@@ -1,23 +1,22 @@
-"""Faults that were found by using Perdure: a wrong folder, a lost database, outputs that are no files, and commands of the first week."""
+"""Faults that were found by using Perdure: a wrong folder, a lost database, outputs that are no files, and input that is beyond all use."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.agent.conftest import ADD, Call
 
-from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import NETWORK, HomeLock, cache_dir, file_system_of
 from perdure.learners.weights.base_models import find_model
-from perdure.memory.contracts.orders import GateOrder, LearnOrder
-from perdure.memory.environments import anchor_of, environments_in_use, list_environments
-from perdure.memory.jobs import add_job, get_job
-from perdure.memory.processes import Alarm, beat, events, record_event, set_alarms
+from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.environments import list_environments
+from perdure.memory.processes import record_event
 from perdure.memory.store import FILE_NAME, open_store
 from perdure.memory.tasks import counts
 
@@ -72,6 +71,23 @@ def test_found_a_lost_database_is_no_new_home(perdure: Call, home: Path, lost: s
         assert not (home / FILE_NAME).exists() or (home / FILE_NAME).stat().st_size == 0
 
 
+@pytest.mark.processes
+def test_found_doctor_says_of_a_home_what_a_run_would(perdure: Call, home: Path) -> None:
+    def said() -> tuple[str, str]:
+        checks = json.loads(perdure("doctor", "--json").out)["checks"]
+        return next((check["level"], check["found"]) for check in checks if check["name"] == "home")
+
+    assert said()[0] == "ok"
+    with open_store(home) as store:
+        store.db.conn.execute("PRAGMA user_version = 1")
+    assert said()[0] == "warning"
+    assert "start `perdure run` once to migrate it" in said()[1]
+    for file in home.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    assert said()[0] == "error"
+    assert "restore a backup" in said()[1]
+
+
 def test_found_a_database_without_versions_is_damaged(perdure: Call, home: Path) -> None:
     with open_store(home) as store:
         conn = store.db.conn
@@ -108,141 +124,6 @@ def test_found_force_replaces_ordinary_files_only(perdure: Call, home: Path, tmp
     assert "no ordinary file" in done.err
     assert stat.S_ISFIFO(out.lstat().st_mode) if kind == "pipe" else out.is_symlink()
     assert kept.read_text() == "kept"
-
-
-# --- jobs ---
-
-
-def test_found_jobs_are_listed_shown_and_cancelled(perdure: Call, home: Path) -> None:
-    with open_store(home) as store:
-        first = add_job(store, "first", [ADD], ORDER)
-        second = add_job(store, "second", [], GateOrder(candidate="v2", profile="standard"))
-    listed = json.loads(perdure("job", "list", "--json").out)
-    assert [(row["id"], row["kind"], row["state"]) for row in listed] == [(second, "gate", "queued"), (first, "learn", "queued")]
-    assert "grpo" in perdure("job", "list").out
-    assert json.loads(perdure("job", "show", str(first), "--json").out)["targets"] == [ADD]
-    assert perdure("job", "cancel", str(first), "--reason", "not today").code == 0
-    with open_store(home) as store:
-        cancelled = get_job(store, first)
-        assert (cancelled.state, cancelled.error, cancelled.cancelled) == ("failed", "cancelled: not today", True)
-        assert get_job(store, second).state == "queued"
-    again = perdure("job", "cancel", str(first))
-    assert (again.code, "failed already" in again.err) == (2, True)
-    assert perdure("job", "show", "99").code == 2
-
-
-# --- pauses ---
-
-
-def test_found_play_and_learning_are_paused_and_resumed(perdure: Call, home: Path) -> None:
-    assert perdure("pause").code == 2, "a reason is asked for"
-    assert perdure("pause", "learning", "--reason", " ").code == 2
-    assert perdure("pause", "learning", "--reason", "busy").code == 0
-    assert perdure("pause", "--reason", "both now").code == 0
-    paused = json.loads(perdure("status", "--json").out)["pauses"]
-    assert [(row["what"], row["reason"]) for row in paused] == [("learning", "both now"), ("play", "both now")]
-    assert "Play resumed" in perdure("resume", "play").out
-    assert perdure("resume", "play").code == 2
-    assert perdure("resume").code == 0
-    assert json.loads(perdure("status", "--json").out)["pauses"] == []
-
-
-# --- retired environments ---
-
-
-def test_found_an_environment_is_retired_and_brought_back_with_its_anchor(perdure: Call, home: Path) -> None:
-    with open_store(home) as store, store.write() as conn:
-        conn.execute("UPDATE environment SET anchor = 'v1' WHERE name = ?", (ADD,))
-    done = perdure("env", "retire", ADD)
-    assert (done.code, "1 of its tasks waited" in done.out) == (0, True)
-    with open_store(home) as store:
-        assert [row.name for row in environments_in_use(store)] == []
-        assert counts(store)["queued"] == 0
-        assert store.rows("SELECT count(*) AS n FROM episode")[0]["n"] == 1, "its history stays"
-    for refused in (("env", "retire", ADD), ("task", "add", ADD), ("learn", "grpo", "--target", ADD), ("probe", "--target", ADD)):
-        found = perdure(*refused)
-        assert (found.code, "retired" in found.err) == (2, True), refused
-    assert perdure("env", "retire", "perdure:nowhere").code == 2
-    assert "anchor v1" in perdure("env", "restore", ADD).out
-    with open_store(home) as store:
-        assert [row.name for row in environments_in_use(store)] == [ADD]
-        assert anchor_of(store, ADD) == "v1"
-    assert perdure("env", "restore", ADD).code == 2
-
-
-# --- status as a health check ---
-
-
-def test_found_status_checks_the_health_of_a_daemon(perdure: Call, home: Path) -> None:
-    stopped = perdure("status", "--check", "--table")
-    assert (stopped.code, "no daemon runs" in stopped.out) == (1, True)
-    with HomeLock(home), open_store(home) as store:
-        record_event(store, "disk", "learning", "it waits for room: of an earlier run")
-        record_event(store, "start", "supervisor", "process 1")
-        beat(store, "supervisor", os.getpid(), "playing", "3 more episodes")
-        assert perdure("status", "--check").code == 0
-        assert perdure("status", "--check", "--table").out == "playing: 3 more episodes\n"
-        record_event(store, "given up", "learning", "after 5 jobs")
-        given_up = perdure("status", "--check", "--table")
-        assert (given_up.code, given_up.out) == (1, "learning: after 5 jobs\n")
-        record_event(store, "start", "supervisor", "process 2")
-        record_event(store, "disk", "play", "it waits for room: the disk has 1 GiB free")
-        found = json.loads(perdure("status", "--check", "--json").out)
-        assert (found["healthy"], found["troubles"]) == (False, ["play: it waits for room: the disk has 1 GiB free"])
-        record_event(store, "disk", "play", "there is room again")
-        beat(store, "supervisor", os.getpid(), "restarting", "the actor died")
-        assert perdure("status", "--check", "--table").out == "the actor died\n"
-        assert perdure("status").code == 0
-    assert perdure("status", "--check", "--watch").code == 2
-
-
-def test_found_status_shows_set_times_sizes_and_a_table(perdure: Call, home: Path) -> None:
-    with open_store(home) as store:
-        set_alarms(store, [Alarm(name="cron", setting="0 3 * * 0 (UTC)", next=1796526000.0)])
-    found = json.loads(perdure("status").out)
-    assert found["alarms"] == [{"name": "cron", "setting": "0 3 * * 0 (UTC)", "next": "2026-12-06T03:00:00+00:00", "rung": None}]
-    assert found["sizes"]["database"] > 0
-    assert found["sizes"]["versions"] > 0
-    text = perdure("status", "--table").out
-    assert "cron = 0 3 * * 0 (UTC)" in text
-    assert "database" in text
-
-
-# --- the limits of a container ---
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_found_the_limits_of_control_groups_are_seen(tmp_path: Path, version: int) -> None:
-    own, mount = tmp_path / "cgroup", tmp_path / "mount"
-    own.write_text("0::/pod/box\n" if version == 2 else "4:cpu,cpuacct:/pod/box\n5:memory:/pod/box\n")
-    for group, quota, memory in (("", -1, None), ("pod", 150000, 2**30), ("pod/box", 300000, 2**32)):
-        cpu_folder = mount / group if version == 2 else mount / "cpu" / group
-        memory_folder = mount / group if version == 2 else mount / "memory" / group
-        cpu_folder.mkdir(parents=True, exist_ok=True)
-        memory_folder.mkdir(parents=True, exist_ok=True)
-        if version == 2:
-            (cpu_folder / "cpu.max").write_text(f"{'max' if quota < 0 else quota} 100000\n")
-            (memory_folder / "memory.max").write_text(f"{memory or 'max'}\n")
-        else:
-            (cpu_folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-            (cpu_folder / "cpu.cfs_period_us").write_text("100000\n")
-            (memory_folder / "memory.limit_in_bytes").write_text(f"{memory or 2**63 - 4096}\n")
-    assert cpu_quota(own, mount) == 1.5
-    assert memory_limit_bytes(own, mount) == 2**30
-    assert cpu_quota(tmp_path / "none", mount) == float("inf")
-    assert usable_cores(tmp_path / "none", mount) >= 1
-    assert memory_limit_bytes(tmp_path / "none", mount) is None
-
-
-def test_found_events_of_pauses_and_cancelled_jobs_are_kept(perdure: Call, home: Path) -> None:
-    with open_store(home) as store:
-        job = add_job(store, "first", [ADD], ORDER)
-    perdure("pause", "play", "--reason", "noise")
-    perdure("resume", "play")
-    perdure("job", "cancel", str(job))
-    with open_store(home) as store:
-        kinds = [(event.kind, event.subject) for event in reversed(events(store))]
-    assert kinds[-3:] == [("paused", "play"), ("resumed", "play"), ("cancelled", f"job {job}")]
 
 
 # --- what is refused before anything is written ---
@@ -361,12 +242,20 @@ def test_found_a_user_without_a_home_folder_is_told_to_name_a_cache(monkeypatch:
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="only root can become a user without a name")
-def test_found_a_user_without_a_name_is_no_bug(process: Call, tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    nobody = ("setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", "env", "-u", "HOME", "PYTHONDONTWRITEBYTECODE=1")
-    done = process("doctor", prefix=nobody)
-    if "Permission denied" in done.err and "No module named" not in done.err and "perdure" not in done.err:
-        pytest.skip("the Python of these tests is not for other users")
-    assert "This is a bug" not in done.err
-    assert done.code in (1, 2), done.err
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become a user without a name")
+def test_found_a_user_without_a_name_is_told_to_name_a_cache() -> None:
+    code = """
+import os
+from perdure.agent.home import cache_dir
+from perdure.memory.errors import InputError
+os.environ.clear()
+os.setuid(54321)
+try:
+    print(cache_dir())
+except InputError as error:
+    print(error)
+os.environ["PERDURE_CACHE"] = "/mine"
+print(cache_dir())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["this user has no home folder: name one for models in PERDURE_CACHE", "/mine"], done.stderr

@@ -32,7 +32,11 @@ def fault_of(kind: type[Counting]) -> str:
         (faulty.NanReward, "the reward is nan, not a finite number"),
         (faulty.NoText, "step returned text of type int, not str"),
         (faulty.LooseSuccess, "info['success'] is 'yes' of type str, not a bool"),
-        (faulty.OldForm, "step returned tuple, not (observation, reward, terminated, truncated, info)"),
+        (
+            faulty.OldForm,
+            "step returned (str, float, bool, dict), not (observation, reward, terminated, truncated, info): "
+            "write `return observation, reward, done, False, info`, since the older form of Gym is not taken",
+        ),
         (faulty.FailsAtReset, "reset raised KeyError: 'no data'"),
         (faulty.FailsAtStep, "step raised ValueError: cannot read x"),
         (faulty.ExitsAtStep, "step raised SystemExit: 5"),

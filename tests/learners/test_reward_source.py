@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from perdure.learners.reward_source import rewarder
 from perdure.memory import environments, versions
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.leases import BootClock
-from perdure.memory.records import Ending, EpisodePlan, VersionRef
+from perdure.memory.records import Ending, Episode, EpisodePlan, VersionRef
 from perdure.memory.store import Store, create_store
 from perdure.memory.tasks import add_tasks, lease_tasks
 from perdure.memory.trajectories.episodes import get_episode
@@ -19,6 +21,15 @@ from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.trajectories.rewards import add_rewards
 
 ADD = "perdure:add"
+
+
+class Judge:
+    """Gives what it is told, in order."""
+
+    given: ClassVar[list[float | None]] = []
+
+    def rewards(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return self.given[: len(episodes)]
 
 
 def played(store: Store) -> list[int]:
@@ -78,3 +89,22 @@ def test_a_source_that_gave_nothing_or_cannot_have_is_bad_input(tmp_path: Path) 
             rewarder(store, "anna")
         with pytest.raises(InputError, match="stored rewards exist for stored episodes only; use them with trace-sft"):
             rewarder(store, "judge-2", played_before=False)
+
+
+def test_found_an_episode_that_a_reward_model_does_not_judge_is_left_out(tmp_path: Path) -> None:
+    with create_store(tmp_path) as store:
+        episodes = [get_episode(store, episode) for episode in played(store)]
+        Judge.given = [0.5, None, 0.25]
+        found = rewarder(store, f"py:{__name__}:Judge")(episodes)
+        assert [(one.state, one.total_reward) for one in found] == [("completed", 0.5), ("aborted", 1.0), ("completed", 0.25)]
+
+
+@pytest.mark.parametrize("reward", [1e308, -1e13, float("nan"), float("inf"), "1"])
+def test_found_a_reward_of_a_model_that_is_no_use_is_named_with_its_episode(tmp_path: Path, reward: float) -> None:
+    with create_store(tmp_path) as store:
+        episodes = [get_episode(store, episode) for episode in played(store)]
+        Judge.given = [0.5, reward, 0.25]
+        with pytest.raises(
+            RuntimeFailure, match=f"for episode {episodes[1].id}: a reward must be a finite number of at most 1e[+]12 in size"
+        ):
+            rewarder(store, f"py:{__name__}:Judge")(episodes)

@@ -42,6 +42,15 @@ def test_a_promotion_and_a_home_without_verdicts_ask_for_nothing() -> None:
     assert follow_up(life(learned(2, [ADD], verdict("promote", "v2")), learned(1, [ADD], ALL_BUT_GAIN))) is None
 
 
+@pytest.mark.parametrize("decision", [NO_GAIN, ALL_BUT_GAIN, ALL_BUT_HOLD, FELL])
+def test_found_nothing_follows_a_verdict_on_what_was_retired(decision: GateResult) -> None:
+    rest = [environment(SORT), environment(SPELL)]
+    found = follow_up(life(learned(1, [ADD], decision), environments=rest))
+    assert found == Unfollowed(job=1, why="nothing follows the verdict on v1: perdure:add is retired")
+    again = gated(2, [SORT], ALL_BUT_HOLD, follows=1)
+    assert isinstance(follow_up(life(again, learned(1, [ADD], ALL_BUT_HOLD), environments=rest)), Unfollowed)
+
+
 # --- all held, the gain was not shown ---
 
 

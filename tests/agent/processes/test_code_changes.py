@@ -138,7 +138,6 @@ def test_episodes_events_and_status_say_it(perdure: Call, store: Store, write: C
     told = perdure("status", "--home", home, "--table").out
     assert f"{NAME} has changed" in told
     assert "its code" in told
-    assert "confinement  " in told
     document = json.loads(perdure("status", "--home", home, "--json").out)
     assert list(document["watch"]["changed"]) == [NAME]
     assert document["codes"] == {NAME: load(NAME).code}

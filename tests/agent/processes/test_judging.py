@@ -25,7 +25,8 @@ from perdure.learners.gate.player import Sampling
 from perdure.memory import versions
 from perdure.memory.contracts.orders import Consequence, GateOrder
 from perdure.memory.contracts.results import GateResult
-from perdure.memory.environments import anchor_of
+from perdure.memory.environments import anchor_of, restore, retire
+from perdure.memory.errors import InputError
 from perdure.memory.evidence.dev_scores import known_dev_scores
 from perdure.memory.gates import candidate_gates, pairs_of
 from perdure.memory.jobs import add_job, finish_job, get_job, lease_job
@@ -232,3 +233,18 @@ def test_an_episode_that_failed_is_played_once_more_before_it_counts(store: Stor
     assert [None in of_draw for of_draw in answers] == [voids] * 4 + [False]
     failed = store.rows("SELECT count(*) FROM episode WHERE state = 'env_error'")[0][0]
     assert failed == (16 if voids else 4)
+
+
+def test_found_a_retired_environment_is_in_no_gate_and_comes_back_with_its_anchor(store: Store) -> None:
+    first = gated(store, "v1")
+    assert (first.verdict, anchor_of(store, B)) == ("promote", "v1")
+    retire(store, B)
+    result = gated(store, "v2", leads_to="nothing")
+    assert B not in result.evidence.environments
+    assert result.verdict == "promote", "it threw only that away"
+    with pytest.raises(InputError, match="is retired: `perdure env restore` brings it back"):
+        gated(store, "v2", targets=[B], leads_to="nothing")
+    restore(store, B)
+    again = gated(store, "v2")
+    assert again.verdict != "promote"
+    assert again.evidence.environments[B].reference == "v1"

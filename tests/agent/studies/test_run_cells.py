@@ -25,9 +25,10 @@ from tests.agent.studies.study_cells import (
     study_of,
 )
 
+from perdure.agent.control_groups import usable_cores
 from perdure.agent.studies.cells import Cell, CellResult, Study
 from perdure.agent.studies.provenance import made_by
-from perdure.agent.studies.run_cells import GIB, group_memory, room, run_study
+from perdure.agent.studies.run_cells import room, run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
 from perdure.memory.errors import InputError
 
@@ -142,18 +143,9 @@ def test_what_no_cell_needs_any_more_is_removed(tmp_path: Path) -> None:
     assert (tmp_path / "second" / "home").exists()
 
 
-def test_room_is_that_of_the_control_group_if_it_has_less_than_the_machine(tmp_path: Path) -> None:
-    own, mounted = tmp_path / "cgroup", tmp_path / "mounted"
-    own.write_text("0::/users/study\n")
-    (mounted / "users" / "study").mkdir(parents=True)
-    assert group_memory(mounted, own) == float("inf")
-    (mounted / "users" / "study" / "memory.max").write_text("max\n")
-    (mounted / "users" / "memory.max").write_text(f"{3 * GIB}\n")
-    assert group_memory(mounted, own) == 3 * GIB
-    (mounted / "users" / "study" / "memory.max").write_text(f"{2 * GIB}\n")
-    assert group_memory(mounted, own) == 2 * GIB
-    assert group_memory(mounted, tmp_path / "absent") == float("inf")
+def test_room_is_at_least_for_one_cell_and_never_for_more_than_the_cores_allow() -> None:
     assert room([Cell(name="large", parameters={}, work=noted, memory_gib=100_000)]) == 1
+    assert room([Cell(name="small", parameters={}, work=noted, memory_gib=1e-6)]) == usable_cores()
 
 
 def test_a_cell_with_other_parameters_is_refused(tmp_path: Path) -> None:

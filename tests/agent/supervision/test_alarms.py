@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.config import ScheduleSection
-from perdure.agent.supervision.alarms import Alarms
+from perdure.agent.supervision.alarms import MISSED_KEPT, Alarms
 from perdure.memory.processes import alarms, last_event
 from perdure.memory.store import Store, create_store
 
@@ -114,3 +114,12 @@ def test_a_clock_that_is_corrected_by_an_hour_brings_nothing_twice(store: Store)
     clock.now += 0.6 * HOUR
     assert not nightly.due()
     assert next_at(store) == ["01 03:00"]
+
+
+def test_found_events_of_missed_times_do_not_add_up_for_ever(store: Store) -> None:
+    clock = WallClock()
+    often = Alarms(store, ScheduleSection(cron="* * * * *", zone="UTC", make_up=False), clock)
+    for _ in range(MISSED_KEPT + 10):
+        clock.now += 600
+        often.due()
+    assert store.rows("SELECT count(*) AS n FROM event WHERE kind = 'missed'")[0]["n"] == MISSED_KEPT

@@ -86,7 +86,11 @@ def test_a_full_disk_spends_no_attempts_and_gives_up_no_process(place: Place, st
     place.actor("take_tasks(store); raise ValueError('not the disk')")
     die(keeper)
     assert keeper.deaths == 1
-    assert counts(store)["running"] == 2, "the next process that asks takes them over, and that counts"
+    assert counts(store) == {"queued": 3, "running": 0, "done": 0, "failed": 0}
+    assert [row["spent"] for row in store.rows("SELECT spent FROM task ORDER BY id")] == [1, 1, 0]
+    why = f"the process that played it died, {keeper.death}"
+    assert keeper.death.endswith("ValueError: not the disk")
+    assert [entry.task.error for entry in reversed(list_tasks(store))] == [why, why, None]
 
 
 def test_an_actor_that_may_not_play_is_told_to_end_which_is_no_death(place: Place, store: Store) -> None:

@@ -9,12 +9,13 @@ from tests.agent.ended_jobs import almost, end_with, fallen, lease_next, play_on
 from tests.results import gate_result
 
 from perdure.agent.config import Config
+from perdure.agent.show.daemon_health import troubles
 from perdure.agent.supervision.learning_jobs import ScheduledLearning, queue_job_if_due
 from perdure.agent.supervision.limits import Tally
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import register
-from perdure.memory.jobs import fail_job, get_job, list_jobs
-from perdure.memory.processes import events
+from perdure.memory.jobs import add_job, fail_job, get_job, list_jobs
+from perdure.memory.processes import events, record_event
 from perdure.memory.store import Store, create_store
 from perdure.memory.versions import add_initial
 
@@ -167,3 +168,27 @@ def test_a_second_gate_counts_as_a_verdict_of_the_run(store: Store) -> None:
         learning.count(get_job(store, job.id))
         learning.tick(played_out=False, halted=None)
     assert (tally.verdicts, tally.promoted) == (2, "v1")
+
+
+def test_found_that_learning_was_given_up_is_over_when_a_job_succeeds(store: Store) -> None:
+    tally = Tally()
+    learning = ScheduledLearning(store, CONFIG, (ADD, SORT), tally, tries=1)
+    record_event(store, "start", "supervisor", "process 1")
+    add_job(store, "one", [ADD], LearnOrder(learner="grpo"))
+    job, lease = lease_next(store)
+    fail_job(store, lease, "it broke")
+    learning.count(get_job(store, job.id))
+    assert troubles(store, "playing", None, 1.0) == [f"learning: {told(store, 'given up')[0]}"]
+    add_job(store, "two", [ADD], LearnOrder(learner="grpo"))
+    job, lease = lease_next(store)
+    end_with(store, job, lease, gate_result("reject", gain="failed"))
+    learning.count(get_job(store, job.id))
+    assert troubles(store, "playing", None, 1.0) == []
+
+
+def test_found_many_events_hide_no_trouble(store: Store) -> None:
+    record_event(store, "start", "supervisor", "process 1")
+    record_event(store, "given up", "learning", "after 5 jobs")
+    for n in range(600):
+        record_event(store, "missed", "schedule.cron", str(n))
+    assert troubles(store, "playing", None, 1.0) == ["learning: after 5 jobs"]

@@ -25,8 +25,9 @@ from perdure.agent.supervision.run_or_follow import require_done, run_or_follow,
 from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.errors import RuntimeFailure
-from perdure.memory.jobs import finish_job, get_job, lease_job
+from perdure.memory.jobs import cancel_job, finish_job, get_job, lease_job
 from perdure.memory.leases import BootClock
+from perdure.memory.processes import beat
 from perdure.memory.store import open_store
 
 pytestmark = pytest.mark.processes
@@ -82,6 +83,28 @@ def test_a_job_is_followed_if_another_process_holds_the_home(tmp_path: Path) -> 
     assert require_done(job).result == ProbeResult(version="v0", environments={})
     assert said == [f"job {job_id} is queued; process {os.getpid()} works in {tmp_path}"]
     assert not (tmp_path / "logs" / f"learner-{job_id}.log").exists()
+
+
+def test_found_a_command_that_waits_is_told_for_what(tmp_path: Path) -> None:
+    first, second = (submit(tmp_path, [ADD], ProbeOrder()) for _ in range(2))
+    said: list[str] = []
+    with HomeLock(tmp_path), open_store(tmp_path) as store:
+        beat(store, "supervisor", os.getpid(), "playing", f"job {second}: learning is paused: busy; `perdure resume learning` goes on")
+        thread = threading.Thread(target=lambda: run_or_follow(tmp_path, load_config(), second, said.append))
+        thread.start()
+
+        def wait_for(line: str) -> None:
+            deadline = time.monotonic() + 20
+            while line not in said and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert line in said, said
+
+        wait_for(f"job {second} waits: job {first} comes first, probe {ADD}")
+        cancel_job(store, first, "not now")
+        wait_for(f"job {second} waits: learning is paused: busy; `perdure resume learning` goes on")
+        cancel_job(store, second, "not now")
+        thread.join(timeout=20)
+        assert not thread.is_alive()
 
 
 def test_a_job_is_taken_over_when_the_daemon_ends_and_its_failure_is_reported(tmp_path: Path) -> None:

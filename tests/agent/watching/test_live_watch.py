@@ -13,7 +13,7 @@ from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
 from perdure.agent.watching.watch_report import watch_report
 from perdure.memory import versions
 from perdure.memory.contracts.orders import GateOrder
-from perdure.memory.environments import mark_changed
+from perdure.memory.environments import mark_changed, restore, retire
 from perdure.memory.jobs import fail_job
 from perdure.memory.leases import BootClock
 from perdure.memory.processes import events
@@ -272,3 +272,16 @@ def test_a_change_of_the_temperature_turns_it_off_and_on(watched: WatchedHome) -
     assert watches(watched.store, "v1") == []
     look(watched)
     assert len(watches(watched.store, "v1")) == 2
+
+
+def test_found_what_is_retired_is_not_watched_and_is_again_when_it_is_back(watched: WatchedHome) -> None:
+    daemon = LiveWatch(watched.store, 1.0)
+    daemon.tick()
+    expected = (row(watched).low, row(watched).high)
+    retire(watched.store, WORDS)
+    daemon.tick()
+    assert {watch.environment for watch in watches(watched.store, "v1")} == {SUMS}
+    restore(watched.store, WORDS)
+    daemon.tick()
+    assert {watch.environment for watch in watches(watched.store, "v1")} == {WORDS, SUMS}
+    assert (row(watched).low, row(watched).high) == expected

@@ -366,3 +366,10 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     process.stdout.close()
     assert wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in (host, worker)))
     assert wait_for(lambda: not Path(folder).exists())
+
+
+def test_found_threads_of_every_fork_are_named_as_what_keeps_an_episode_from_being_confined() -> None:
+    env = open_episode(load("py:tests.envs.threads_in_forks:Starts", Sandbox()))
+    with pytest.raises(EnvironmentFault, match=r"in reset its process could not begin: .* starts threads in every fork"):
+        env.reset(1)
+    env.close()
