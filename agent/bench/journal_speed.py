@@ -287,7 +287,7 @@ def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
 def _digests(batch: int) -> float:
     """Compute the digests of a set of episodes; returns the seconds of it."""
     made = [_rows(range(batch), n, turns) for n, turns in enumerate(_turns(batch))]
-    last: list[bytes | None] = [None] * batch
+    last: list[int | None] = [None] * batch
     with _clock() as seconds:
         for rows in made:
             for k, (*head, reward, finish, version, step_job, step_n, made_at, invalid) in enumerate(rows):

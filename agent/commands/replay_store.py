@@ -276,8 +276,9 @@ def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
         raise InputError(f"{files.path} is not the model of this home, though it has its name")
     compare = text_comparison(files)
 
-    def visit(episode: int, n: int, action_ids: bytes, text: str) -> None:
-        if (said := compare(action_ids, text)) is not None:
+    def visit(episode: int, n: int, action_ids: bytes, action: bytes) -> None:
+        if (said := compare(action_ids, action)) is not None:
+            text = action.decode(errors="replace")
             differing.append(("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}"))
 
     return visit

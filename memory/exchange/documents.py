@@ -144,10 +144,17 @@ def _column(field: pa.Field, rows: Sequence[Any]) -> pa.Array:
     if field.name == "sampler":
         return pa.array([str(read_sampler(row)) for row in rows], field.type)
     if field.name == "digest":
-        return pa.array([None if row["digest"] is None else row["digest"].hex() for row in rows], field.type)
+        return pa.array([None if row["digest"] is None else _hexadecimal(row["digest"]) for row in rows], field.type)
     if pa.types.is_boolean(field.type):
         return pa.array([bool(row[field.name]) for row in rows], field.type)
     return pa.array([row[field.name] for row in rows], field.type)
+
+
+def _hexadecimal(digest: object) -> str:
+    """A digest as documents have it; one that is damaged as it is."""
+    if isinstance(digest, bytes):
+        return digest.hex()
+    return f"{digest:08x}" if isinstance(digest, int) else str(digest)
 
 
 def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> pa.Array:

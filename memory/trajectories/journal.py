@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
@@ -31,7 +31,7 @@ class _Running:
     lease: Lease
     turns: int = 0
     last: Turn | None = None
-    digest: bytes | None = None
+    digest: int | None = None
     """Of the last turn."""
 
 
@@ -64,7 +64,7 @@ class StoreJournal:
             if n != state.turns:
                 raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {state.turns} comes next")
             rows.append(turn_columns(episode, n, turn, state.last, state.digest))
-            running[episode] = replace(state, turns=n + 1, last=turn, digest=rows[-1][-1])
+            running[episode] = _Running(kind=state.kind, lease=state.lease, turns=n + 1, last=turn, digest=rows[-1][-1])
         with self._store.write() as conn:
             self._renew(running.values())
             _check_running(conn, running.keys())

@@ -33,7 +33,7 @@ def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> N
     )
 
 
-def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: bytes | None) -> tuple[Any, ...]:
+def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: int | None) -> tuple[Any, ...]:
     """The columns of a turn, its digest last; `before` is the turn before it in its episode, and `last` the digest of that.
 
     Raises `InputError` if the log-probs are not one per token, or the prompt does not continue `before` as it says.
