@@ -14,6 +14,7 @@ from zlib import crc32
 
 import pytest
 from sqlite_utils.utils import sqlite3
+from tests.memory.damage import in_one_file, put
 from tests.memory.everything import CLOCK, fill
 
 from perdure.memory import environments, processes
@@ -146,10 +147,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("flips") / "home"
     with create_store(home) as store:
         fill(store)
-    conn = sqlite3.connect(str(home / FILE_NAME))
-    conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    conn.execute("PRAGMA journal_mode = DELETE").fetchall()
-    conn.close()
+    in_one_file(home)
     return home
 
 
@@ -159,7 +157,7 @@ def test_fuzz_a_flipped_bit_of_the_file_is_found_or_changes_no_value(closed: Pat
     file = closed / FILE_NAME
     good = file.read_bytes()
     with open_store(closed) as store:
-        whole = _contents(store)
+        whole = stored(store)
         assert [finding for finding in check(store, CLOCK) if finding.level == "error"] == []
     chance = random.Random(SEED + part)
     used = [place for place, byte in enumerate(good) if byte]
@@ -169,7 +167,7 @@ def test_fuzz_a_flipped_bit_of_the_file_is_found_or_changes_no_value(closed: Pat
             place, bit = chance.choice(used), chance.randrange(8)
             data = bytearray(good)
             data[place] ^= 1 << bit
-            _replace(closed, bytes(data))
+            put(closed, bytes(data))
             try:
                 store = open_store(closed)
             except PerdureError:
@@ -179,23 +177,18 @@ def test_fuzz_a_flipped_bit_of_the_file_is_found_or_changes_no_value(closed: Pat
                 if any(finding.level == "error" for finding in check(store, CLOCK)):
                     seen["found"] += 1
                 else:
-                    assert _contents(store) == whole, f"bit {bit} of byte {place}"
+                    assert stored(store) == whole, f"bit {bit} of byte {place}"
                     seen["harmless"] += 1
     finally:
-        _replace(closed, good)
+        put(closed, good)
     assert seen["found"] > 10
 
 
-def _contents(store: Store) -> dict[str, list[str]]:
+def stored(store: Store) -> dict[str, list[str]]:
+    """Every row of every table, without its digest's help."""
     names = list(tables(store))
     with raw_texts(store.db.conn):
         return {name: sorted(repr(tuple(row)) for row in store.rows(f"SELECT * FROM {name}")) for name in names}
-
-
-def _replace(home: Path, data: bytes) -> None:
-    for file in home.glob(f"{FILE_NAME}*"):
-        file.unlink()
-    (home / FILE_NAME).write_bytes(data)
 
 
 def test_another_program_can_read_a_store_but_not_write_past_the_digests(full: Store) -> None:
