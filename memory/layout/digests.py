@@ -91,8 +91,8 @@ def turn_digest(columns: Sequence[Any], before: int | None) -> int:
     """
     episode, n, shared, prompt, answer, logprobs, observation, action, invalid, reward, finish, version, step_job, step_n, made_at = columns
     try:
-        observation = observation if type(observation) is bytes else observation.encode("utf-8", "surrogateescape")
-        action = action if type(action) is bytes else action.encode("utf-8", "surrogateescape")
+        if type(observation) is str:
+            observation, action = observation.encode("utf-8", "surrogateescape"), action.encode("utf-8", "surrogateescape")
         numbers = _NUMBERS(
             episode, n, shared, reward + 0.0, made_at, len(prompt), len(answer), len(logprobs), len(observation), len(action)
         )

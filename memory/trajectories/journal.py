@@ -78,10 +78,10 @@ class StoreJournal:
         for ending in endings:
             if ending.episode not in self._running:
                 raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
-        with self._store.write():
+        with self._store.write() as conn:
             self._renew(self._running[ending.episode] for ending in endings)
             for ending in endings:
-                _finish_episode(self._store, ending)
+                _finish_episode(self._store, conn, ending)
             faults.point("mid-ending")
         for ending in endings:
             del self._running[ending.episode]
@@ -152,39 +152,38 @@ def _check_running(conn: sqlite3.Connection, episodes: Set[int]) -> None:
         raise RuntimeFailure(f"episode {min(ended)} has ended: a turn of it came too late")
 
 
-def _finish_episode(store: Store, ending: Ending) -> None:
+def _finish_episode(store: Store, conn: sqlite3.Connection, ending: Ending) -> None:
     (row,) = store.rows("SELECT * FROM episode WHERE id = ?", (ending.episode,))
     if row["state"] != "running":
         raise RuntimeFailure(f"episode {ending.episode} is {row['state']} already: it cannot become {ending.state}")
-    with store.write() as conn:
-        if ending.state == "completed":
-            conn.execute(
-                """
-                UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?,
-                                   turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
-                WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
-                """,
-                (time.time(), row["group"], row["member"], ending.episode),
-            )
+    if ending.state == "completed":
         conn.execute(
             """
-            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?,
+            UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?,
                                turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
-            WHERE id = ?
+            WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
             """,
-            (
-                ending.state,
-                ending.stop_reason,
-                float(ending.total_reward),
-                int(ending.success),
-                float(ending.score),
-                None if ending.error is None else valid_text(ending.error),
-                time.time(),
-                ending.episode,
-            ),
+            (time.time(), row["group"], row["member"], ending.episode),
         )
-        if ending.state == "completed" and row["purpose"] == "live" and row["seat"] == 0 and row["version"] is not None:
-            _count(conn, row, ending)
+    conn.execute(
+        """
+        UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, finished_at = ?,
+                           turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
+        WHERE id = ?
+        """,
+        (
+            ending.state,
+            ending.stop_reason,
+            float(ending.total_reward),
+            int(ending.success),
+            float(ending.score),
+            None if ending.error is None else valid_text(ending.error),
+            time.time(),
+            ending.episode,
+        ),
+    )
+    if ending.state == "completed" and row["purpose"] == "live" and row["seat"] == 0 and row["version"] is not None:
+        _count(conn, row, ending)
 
 
 def _count(conn: sqlite3.Connection, row: sqlite3.Row, ending: Ending) -> None:
