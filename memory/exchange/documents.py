@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.json_value import to_json
 from perdure.memory.store import Store
 from perdure.memory.trajectories.turns import read_sampler, turn_rows
@@ -172,5 +173,8 @@ def _unpacked(blobs: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     offsets = [0, *accumulate(len(blob) // 4 for blob in blobs)]
-    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(b"".join(blobs))])
+    data = b"".join(blobs)
+    if len(data) != 4 * offsets[-1]:
+        raise RuntimeFailure("token ids or log-probs of a turn end within a number: `perdure store check` names it; restore a backup")
+    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(data)])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)
