@@ -75,7 +75,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
         report_progress("reading the whole store")
-        findings = rules.check(opened, BootClock(), _progress(), visit)
+        findings = rules.check(opened, BootClock(), _progress(), visit, on_two_cores=True)
         seen = rules.checked_counts(opened)
         if visit is not None and any(finding.level == "error" for finding in findings):
             skipped[TOKENS_RULE] = "mend the errors first"

@@ -30,6 +30,8 @@ def text_comparison(files: ModelFiles) -> Callable[[bytes, bytes], str | None]:
     spelled = _byte_table(files)
 
     def compare(action_ids: bytes, action: bytes) -> str | None:
+        if len(action_ids) % 4:  # torn: another rule names it
+            action_ids = action_ids[: len(action_ids) // 4 * 4]
         if spelled is not None and _joined(spelled, action_ids) == action:
             return None
         decoded = valid_text(_decode(_tokenizer(files), action_ids))
@@ -39,8 +41,8 @@ def text_comparison(files: ModelFiles) -> Callable[[bytes, bytes], str | None]:
 
 
 def _joined(spelled: list[bytes], packed: bytes) -> bytes | None:
-    ids = memoryview(packed[: len(packed) // 4 * 4]).cast("i")
     try:
+        ids = unpack_ids(packed)
         return b"".join(itemgetter(*ids)(spelled)) if len(ids) > 1 else b"".join(spelled[number] for number in ids)
     except IndexError:  # no token of this tokenizer
         return None
