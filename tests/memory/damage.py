@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from hypothesis import strategies as st
 from sqlite_utils.utils import sqlite3
@@ -13,7 +14,38 @@ from perdure.memory.store import FILE_NAME
 
 SECTOR = 512
 
-Damage = Callable[[bytes], bytes]
+Kind = Literal["bit", "zeros", "ones", "another file", "misplaced page", "cut"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """One kind of damage; `place` and `other` are taken modulo what the file has."""
+
+    kind: Kind
+    place: int
+    other: int
+
+    def done_to(self, good: bytes) -> bytes:
+        """The damaged file. A bit is one of a byte that is in use."""
+        if self.kind == "bit":
+            used = [place for place, byte in enumerate(good) if byte]
+            place = used[self.place % len(used)]
+            return good[:place] + bytes([good[place] ^ 1 << self.other % 8]) + good[place + 1 :]
+        pages = len(good) // PAGE_SIZE_BYTES
+        page = 1 + self.place % (pages - 1)
+        if self.kind == "cut":
+            return good[: page * PAGE_SIZE_BYTES]
+        if self.kind == "misplaced page":
+            source = (self.other % pages) * PAGE_SIZE_BYTES
+            return _overwritten(good, page * PAGE_SIZE_BYTES, good[source : source + PAGE_SIZE_BYTES])
+        content = {"zeros": bytes(SECTOR), "ones": b"\xff" * SECTOR, "another file": b"the words of another file " * 20}[self.kind]
+        return _overwritten(good, self.place % (len(good) // SECTOR) * SECTOR, content[:SECTOR])
+
+
+def damages(*kinds: Kind) -> st.SearchStrategy[Damage]:
+    """Damage of these kinds."""
+    numbers = st.integers(0, 2**31)
+    return st.builds(Damage, kind=st.sampled_from(kinds), place=numbers, other=numbers)
 
 
 def in_one_file(home: Path) -> bytes:
@@ -32,30 +64,5 @@ def put(home: Path, data: bytes) -> None:
     (home / FILE_NAME).write_bytes(data)
 
 
-def damages(good: bytes, *, of_pages: bool = True) -> st.SearchStrategy[Damage]:
-    """Ways to damage this file, most often a flipped bit of a byte that is in use. `of_pages`: also whole pages."""
-    used = [place for place, byte in enumerate(good) if byte]
-    flip = st.builds(_flipped, st.sampled_from(used), st.integers(0, 7))
-    sector = st.integers(0, len(good) // SECTOR - 1)
-    overwritten = st.builds(_overwritten, sector, st.sampled_from([bytes(SECTOR), b"\xff" * SECTOR, b"another file's words " * 25]))
-    if not of_pages:
-        return st.one_of(flip, overwritten)
-    page = st.integers(1, len(good) // PAGE_SIZE_BYTES - 1)
-    return st.one_of(flip, flip, overwritten, st.builds(_moved, page, page), st.builds(_cut, page))
-
-
-def _flipped(place: int, bit: int) -> Damage:
-    return lambda good: good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :]
-
-
-def _overwritten(sector: int, content: bytes) -> Damage:
-    return lambda good: good[: sector * SECTOR] + content[:SECTOR] + good[(sector + 1) * SECTOR :]
-
-
-def _moved(source: int, target: int) -> Damage:
-    size = PAGE_SIZE_BYTES
-    return lambda good: good[: target * size] + good[source * size : (source + 1) * size] + good[(target + 1) * size :]
-
-
-def _cut(pages: int) -> Damage:
-    return lambda good: good[: pages * PAGE_SIZE_BYTES]
+def _overwritten(good: bytes, start: int, content: bytes) -> bytes:
+    return good[:start] + content + good[start + len(content) :]

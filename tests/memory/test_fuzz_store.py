@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlite_utils.utils import sqlite3
 from tests.memory.conftest import ADD
-from tests.memory.damage import damages, in_one_file, put
-from tests.memory.everything import CLOCK, fill, leased_job, play
+from tests.memory.damage import Damage, damages, in_one_file, put
+from tests.memory.everything import CLOCK, fill, play
 from tests.memory.test_digests import stored, tables
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions, watches
@@ -44,6 +44,8 @@ BOUNDED = settings(max_examples=150, deadline=None, derandomize=True)
 """The same examples every time."""
 
 texts = st.text(st.characters(exclude_categories=("Cs",)))
+GOOD = "good.db"
+
 integers = st.integers(-(2**63), 2**63 - 1)
 reals = st.floats(allow_nan=False)
 values = st.one_of(st.none(), integers, reals, texts, st.binary())
@@ -88,7 +90,8 @@ CHANGES: tuple[Callable[[Store], object], ...] = (
     lambda store: tasks.add_tasks(store, ADD, [11, 12], 2, "person"),
     lambda store: tasks.lease_tasks(store, "actor", 2, 60.0, CLOCK),
     lambda store: [play(store, lease, "new", [1.0, 0.0], turns=2) for _, lease in tasks.lease_tasks(store, "actor", 1, 60.0, CLOCK)],
-    lambda store: leased_job(store, "new", ProbeOrder()),
+    lambda store: jobs.add_job(store, "new", [ADD], ProbeOrder()),
+    lambda store: jobs.lease_job(store, "learner", 60.0, CLOCK),
     lambda store: jobs.cancel_job(store, 3, "a test"),
     lambda store: environments.register(store, ADD, 0.5),
     lambda store: environments.retire(store, ADD),
@@ -208,38 +211,39 @@ def _near(value: object) -> st.SearchStrategy[Any]:
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A home with everything in its store, and the bytes of the store."""
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with everything in its store, and a copy of the store beside it."""
     home = tmp_path_factory.mktemp("pages") / "home"
     with create_store(home) as store:
         fill(store)
-    return home, in_one_file(home)
+    (home.parent / GOOD).write_bytes(in_one_file(home))
+    return home
 
 
 @settings(BOUNDED, max_examples=60)
-@given(data=st.data())
-def test_fuzz_a_damaged_file_is_named_by_whatever_reads_or_writes_it(closed: tuple[Path, bytes], data: st.DataObject) -> None:
-    home, good = closed
-    damage = data.draw(damages(good))
-    asked = data.draw(st.lists(st.sampled_from(QUESTIONS + CHANGES), min_size=3, max_size=6))
-    put(home, damage(good))
+@given(
+    damages("bit", "bit", "zeros", "ones", "another file", "misplaced page", "cut"),
+    st.lists(st.integers(0, len(QUESTIONS + CHANGES) - 1), min_size=3, max_size=6),
+)
+def test_fuzz_a_damaged_file_is_named_by_whatever_reads_or_writes_it(closed: Path, damage: Damage, asked: list[int]) -> None:
+    home, good = closed, (closed.parent / GOOD).read_bytes()
+    put(home, damage.done_to(good))
     for opens in (open_store, create_store):
         with suppress(PerdureError), opens(home) as store:
             for question in asked:
                 with suppress(PerdureError):
-                    question(store)
+                    (QUESTIONS + CHANGES)[question](store)
 
 
 @settings(BOUNDED, max_examples=60)
-@given(data=st.data())
-def test_fuzz_a_check_finds_all_damage_that_changes_a_value(closed: tuple[Path, bytes], data: st.DataObject) -> None:
+@given(damages("bit", "bit", "zeros", "ones", "another file"))
+def test_fuzz_a_check_finds_all_damage_that_changes_a_value(closed: Path, damage: Damage) -> None:
     """Of bits and sectors. If a whole page is replaced by that of an empty table, rows may be missing, and no digest tells of them."""
-    home, good = closed
+    home, good = closed, (closed.parent / GOOD).read_bytes()
     put(home, good)
     with open_store(home) as store:
         whole = stored(store)
-    damage = data.draw(damages(good, of_pages=False))
-    put(home, damage(good))
+    put(home, damage.done_to(good))
     with suppress(PerdureError), open_store(home) as store:
         if not any(finding.level == "error" for finding in check(store, CLOCK)):
             assert stored(store) == whole

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.agent.conftest import ADD, Call
-from tests.memory.damage import damages, in_one_file, put
+from tests.memory.damage import Damage, damages, in_one_file, put
 from tests.memory.everything import fill
 
 from perdure.agent.bench.store_queries import COMMANDS, DAEMON
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import create_store, open_store
 
+GOOD = "good.db"
 SHOWN = (
     "status",
     "status --check",
@@ -52,16 +53,17 @@ CHANGING = (
 
 
 @pytest.fixture(scope="module")
-def closed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A home with everything in its store, and the bytes of the store."""
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with everything in its store, and a copy of the store beside it."""
     home = tmp_path_factory.mktemp("damaged") / "home"
     with create_store(home) as store:
         fill(store)
-    return home, in_one_file(home)
+    (home.parent / GOOD).write_bytes(in_one_file(home))
+    return home
 
 
-def test_fuzz_the_commands_are_commands(perdure: Call, closed: tuple[Path, bytes], tmp_path: Path) -> None:
-    home, good = closed
+def test_fuzz_the_commands_are_commands(perdure: Call, closed: Path, tmp_path: Path) -> None:
+    home, good = closed, (closed.parent / GOOD).read_bytes()
     configure(tmp_path)
     for command in SHOWN + CHANGING:
         put(home, good)
@@ -70,16 +72,17 @@ def test_fuzz_the_commands_are_commands(perdure: Call, closed: tuple[Path, bytes
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
+@given(
+    damages("bit", "bit", "zeros", "ones", "another file", "misplaced page", "cut"),
+    st.lists(st.sampled_from(SHOWN + CHANGING), min_size=1, max_size=4),
+    st.lists(st.sampled_from(sorted(COMMANDS | DAEMON)), max_size=3),
+)
 def test_fuzz_a_damaged_store_is_named_by_every_command(
-    perdure: Call, closed: tuple[Path, bytes], tmp_path: Path, data: st.DataObject
+    perdure: Call, closed: Path, tmp_path: Path, damage: Damage, commands: list[str], questions: list[str]
 ) -> None:
-    home, good = closed
+    home, good = closed, (closed.parent / GOOD).read_bytes()
     configure(tmp_path)
-    damage = data.draw(damages(good))
-    commands = data.draw(st.lists(st.sampled_from(SHOWN + CHANGING), min_size=1, max_size=4))
-    questions = data.draw(st.lists(st.sampled_from(sorted(COMMANDS | DAEMON)), max_size=3))
-    put(home, damage(good))
+    put(home, damage.done_to(good))
     for command in commands:
         done = perdure("--home", str(home), *command.split())
         assert done.code in (0, 1, 2, 3), command
