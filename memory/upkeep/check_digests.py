@@ -49,7 +49,8 @@ def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> I
             if not episodes:
                 return
             between = (episodes[0][0], episodes[-1][0])
-            episode = last = None
+            episode: Any = None
+            last: int | None = None
             for turn in conn.execute(f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between):
                 if turn[0] != episode:
                     episode, last = turn[0], None
