@@ -11,6 +11,7 @@ and the lock of the home (`agent/home.py`).
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,7 +174,7 @@ def reading_row(what: str) -> Iterator[None]:
         yield
     except PerdureError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise RuntimeFailure(f"{what} is damaged ({type(error).__name__}: {error}): `perdure store check`, and restore a backup") from error
 
 
@@ -345,7 +346,9 @@ def _plain_error(home: Path, error: sqlite3.Error) -> PerdureError | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; an error that does not come from SQLite has none
     if code == sqlite3.SQLITE_CONSTRAINT and str(error).startswith("FOREIGN KEY"):  # pysqlite3 does not report the extended code
         return RuntimeFailure("a write named an environment, version, task, job or episode that is not in the store: nothing was written")
-    if (code == 0 and "decode" in str(error)) or "unsupported file format" in str(error):  # Python's own, for a text that is no UTF-8
+    told = str(error)
+    no_text = code == 0 and "decode" in told  # Python's own, for a text that is no UTF-8
+    if no_text or "unsupported file format" in told or told == "malformed JSON":
         return RuntimeFailure(_DAMAGED.format(home=home, path=home / FILE_NAME, error=error))
     if code not in _SQLITE_ERRORS:
         return None

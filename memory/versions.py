@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -281,9 +282,7 @@ def rolled_back_ancestor(store: Store, name: str) -> str | None:
 
     Candidates in between that never served are skipped.
     """
-    version = get_version(store, name)
-    while version.parent is not None:
-        version = get_version(store, version.parent)
+    for version in ancestors(get_version(store, name), partial(get_version, store)):
         if version.state in ("serving", "retired"):
             return None if version.name in _stack(moves(store)) else version.name
     return None
@@ -291,12 +290,22 @@ def rolled_back_ancestor(store: Store, name: str) -> str | None:
 
 def served_ancestor(store: Store, name: str) -> str:
     """The last ancestor of a version that serves or served; of the base model itself. Candidates in between are skipped."""
-    version = get_version(store, name)
+    last = start = get_version(store, name)
+    for last in ancestors(start, partial(get_version, store)):
+        if last.state in ("serving", "retired"):
+            break
+    return last.name
+
+
+def ancestors(version: Version, get: Callable[[str], Version]) -> Iterator[Version]:
+    """The parent of a version, its parent, and so on. Raises `RuntimeFailure` if they form a circle, as only damage makes them."""
+    seen = {version.name}
     while version.parent is not None:
-        version = get_version(store, version.parent)
-        if version.state in ("serving", "retired"):
-            return version.name
-    return version.name
+        if version.parent in seen:
+            raise RuntimeFailure(f"version {version.name} is an ancestor of itself: `perdure store check`, and restore a backup")
+        seen.add(version.parent)
+        version = get(version.parent)
+        yield version
 
 
 def reject(store: Store, name: str, lease: Lease | None = None) -> Version:

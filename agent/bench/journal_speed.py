@@ -285,14 +285,18 @@ def _run(store: Store, plain: Plain, batch: int, sets: int, n: int) -> Run:
 
 
 def _digests(batch: int) -> float:
-    """Compute the digests of a set of episodes; returns the seconds of it."""
-    made = [_rows(range(batch), n, turns) for n, turns in enumerate(_turns(batch))]
-    last: list[bytes | None] = [None] * batch
-    with _clock() as seconds:
-        for rows in made:
-            for k, (*head, reward, finish, version, step_job, step_n, made_at, invalid) in enumerate(rows):
-                last[k] = turn_digest((*head, invalid, reward, finish, version, step_job, step_n, made_at), last[k])
-    return seconds[0]
+    """Compute the digests of a set of episodes, each batch as soon as its rows are made; returns the seconds of it."""
+    last: list[int | None] = [None] * batch
+    total = 0.0
+    for n, turns in enumerate(_turns(batch)):
+        made = [
+            (*head, invalid, reward, finish, version, step_job, step_n, made_at)
+            for *head, reward, finish, version, step_job, step_n, made_at, invalid in _rows(range(batch), n, turns)
+        ]
+        with _clock() as seconds:
+            last = [turn_digest(columns, before) for columns, before in zip(made, last, strict=True)]
+        total += seconds[0]
+    return total
 
 
 def _ours(store: Store, batch: int) -> float:

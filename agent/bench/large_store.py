@@ -258,7 +258,7 @@ def _turns(episodes: int) -> Iterator[tuple[Any, ...]]:
     observations, actions = [words(PROMPT) for _ in range(_TEXTS)], [words(ANSWER) for _ in range(_TEXTS)]
     for episode in range(1, episodes + 1):
         made_at = _at(episode / episodes)
-        digest: bytes | None = None
+        digest: int | None = None
         for n in range(TURNS):
             columns = (
                 episode,

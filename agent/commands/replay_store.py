@@ -75,7 +75,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
         report_progress("reading the whole store")
-        findings = rules.check(opened, BootClock(), _progress(), visit)
+        findings = rules.check(opened, BootClock(), _progress(), visit, on_two_cores=True)
         seen = rules.checked_counts(opened)
         if visit is not None and any(finding.level == "error" for finding in findings):
             skipped[TOKENS_RULE] = "mend the errors first"
@@ -276,8 +276,9 @@ def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
         raise InputError(f"{files.path} is not the model of this home, though it has its name")
     compare = text_comparison(files)
 
-    def visit(episode: int, n: int, action_ids: bytes, text: str) -> None:
-        if (said := compare(action_ids, text)) is not None:
+    def visit(episode: int, n: int, action_ids: bytes, action: bytes) -> None:
+        if (said := compare(action_ids, action)) is not None:
+            text = action.decode(errors="replace")
             differing.append(("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}"))
 
     return visit

@@ -65,9 +65,9 @@ def _changed(document: Mapping[str, Any]) -> Iterator[str]:
         head = (episode, turn["n"], turn["shared"], prompt, turn["action_ids"], turn["logprobs"])
         tail = (turn["observation"], turn["action"], turn["invalid"], turn["reward"], turn["finish"], *_sampler(turn["sampler"]))
         computed = turn_digest((*head, *tail, turn["made_at"]), last)
-        if turn["digest"] is not None and turn["digest"] != computed.hex():
+        if turn["digest"] is not None and turn["digest"] != f"{computed:08x}":
             yield f"turn {turn['n']}"
-        last = computed if turn["digest"] is None else bytes.fromhex(turn["digest"])
+        last = computed if turn["digest"] is None else int(turn["digest"], 16)
     values: list[Any] = []
     for key in COVERED:
         if key == "sampler":

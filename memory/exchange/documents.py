@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from perdure.memory.errors import RuntimeFailure
 from perdure.memory.json_value import to_json
 from perdure.memory.store import Store
 from perdure.memory.trajectories.turns import read_sampler, turn_rows
@@ -146,10 +147,17 @@ def _column(field: pa.Field, rows: Sequence[Any]) -> pa.Array:
     if field.name == "sampler":
         return pa.array([str(read_sampler(row)) for row in rows], field.type)
     if field.name == "digest":
-        return pa.array([None if row["digest"] is None else row["digest"].hex() for row in rows], field.type)
+        return pa.array([None if row["digest"] is None else _hexadecimal(row["digest"]) for row in rows], field.type)
     if pa.types.is_boolean(field.type):
         return pa.array([bool(row[field.name]) for row in rows], field.type)
     return pa.array([row[field.name] for row in rows], field.type)
+
+
+def _hexadecimal(digest: object) -> str:
+    """A digest as documents have it; one that is damaged as it is."""
+    if isinstance(digest, bytes):
+        return digest.hex()
+    return f"{digest:08x}" if isinstance(digest, int) else str(digest)
 
 
 def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> pa.Array:
@@ -167,5 +175,8 @@ def _unpacked(blobs: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     offsets = [0, *accumulate(len(blob) // 4 for blob in blobs)]
-    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(b"".join(blobs))])
+    data = b"".join(blobs)
+    if len(data) != 4 * offsets[-1]:
+        raise RuntimeFailure("token ids or log-probs of a turn end within a number: `perdure store check` names it; restore a backup")
+    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(data)])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
@@ -31,7 +31,7 @@ class _Running:
     lease: Lease
     turns: int = 0
     last: Turn | None = None
-    digest: bytes | None = None
+    digest: int | None = None
     """Of the last turn."""
 
 
@@ -67,7 +67,7 @@ class StoreJournal:
             if n != state.turns:
                 raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {state.turns} comes next")
             rows.append(turn_columns(episode, n, turn, state.last, state.digest))
-            running[episode] = replace(state, turns=n + 1, last=turn, digest=rows[-1][-1])
+            running[episode] = _Running(kind=state.kind, lease=state.lease, turns=n + 1, last=turn, digest=rows[-1][-1])
         with self._store.write() as conn:
             self._renew(running.values())
             _check_running(conn, running.keys())
@@ -81,10 +81,10 @@ class StoreJournal:
         for ending in endings:
             if ending.episode not in self._running:
                 raise RuntimeFailure(f"an ending came for episode {ending.episode}, which this process is not playing")
-        with self._store.write():
+        with self._store.write() as conn:
             self._renew(self._running[ending.episode] for ending in endings)
             for ending in endings:
-                _finish_episode(self._store, ending)
+                _finish_episode(self._store, conn, ending)
             faults.point("mid-ending")
         for ending in endings:
             del self._running[ending.episode]
@@ -156,40 +156,39 @@ def _check_running(conn: sqlite3.Connection, episodes: Set[int]) -> None:
         raise RuntimeFailure(f"episode {min(ended)} has ended: a turn of it came too late")
 
 
-def _finish_episode(store: Store, ending: Ending) -> None:
+def _finish_episode(store: Store, conn: sqlite3.Connection, ending: Ending) -> None:
     (row,) = store.rows("SELECT * FROM episode WHERE id = ?", (ending.episode,))
     if row["state"] != "running":
         raise RuntimeFailure(f"episode {ending.episode} is {row['state']} already: it cannot become {ending.state}")
-    with store.write() as conn:
-        if ending.state == "completed":
-            conn.execute(
-                """
-                UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?,
-                                   turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
-                WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
-                """,
-                (time.time(), row["group"], row["member"], ending.episode),
-            )
+    if ending.state == "completed":
         conn.execute(
             """
-            UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, instructions = ?,
-                               finished_at = ?, turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
-            WHERE id = ?
+            UPDATE episode SET state = 'aborted', stop_reason = 'interrupted', error = 'another attempt ended first', finished_at = ?,
+                               turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
+            WHERE "group" = ? AND member = ? AND state = 'running' AND id <> ?
             """,
-            (
-                ending.state,
-                ending.stop_reason,
-                float(ending.total_reward),
-                int(ending.success),
-                float(ending.score),
-                None if ending.error is None else valid_text(ending.error),
-                None if ending.instructions is None else valid_text(ending.instructions),
-                time.time(),
-                ending.episode,
-            ),
+            (time.time(), row["group"], row["member"], ending.episode),
         )
-        if ending.state == "completed" and row["purpose"] == "live" and row["seat"] == 0 and row["version"] is not None:
-            _count(conn, row, ending)
+    conn.execute(
+        """
+        UPDATE episode SET state = ?, stop_reason = ?, total_reward = ?, success = ?, score = ?, error = ?, instructions = ?,
+                           finished_at = ?, turns = (SELECT count(*) FROM turn t WHERE t.episode = episode.id)
+        WHERE id = ?
+        """,
+        (
+            ending.state,
+            ending.stop_reason,
+            float(ending.total_reward),
+            int(ending.success),
+            float(ending.score),
+            None if ending.error is None else valid_text(ending.error),
+            None if ending.instructions is None else valid_text(ending.instructions),
+            time.time(),
+            ending.episode,
+        ),
+    )
+    if ending.state == "completed" and row["purpose"] == "live" and row["seat"] == 0 and row["version"] is not None:
+        _count(conn, row, ending)
 
 
 def _count(conn: sqlite3.Connection, row: sqlite3.Row, ending: Ending) -> None:

@@ -14,7 +14,7 @@ from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import to_json
 from perdure.memory.records import Episode
-from perdure.memory.store import Params, Store
+from perdure.memory.store import Params, Store, reading_row
 from perdure.memory.trajectories.episodes import episodes_by_id
 
 Role = Literal["system", "user", "assistant"]
@@ -190,11 +190,12 @@ def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Itera
 
 
 def _exchange(row: Any) -> ForeignExchange:
-    messages = None if row["messages"] is None else tuple((message["role"], message["content"]) for message in json.loads(row["messages"]))
-    return ForeignExchange(
-        messages=messages,
-        observation=row["observation"],
-        prompt_ids=None if row["prompt_ids"] is None else unpack_ids(row["prompt_ids"]),
-        action=row["action"],
-        action_ids=None if row["action_ids"] is None else unpack_ids(row["action_ids"]),
-    )
+    with reading_row(f"imported episode {row['episode']}"):
+        messages = None if row["messages"] is None else tuple((one["role"], one["content"]) for one in json.loads(row["messages"]))
+        return ForeignExchange(
+            messages=messages,
+            observation=row["observation"],
+            prompt_ids=None if row["prompt_ids"] is None else unpack_ids(row["prompt_ids"]),
+            action=row["action"],
+            action_ids=None if row["action_ids"] is None else unpack_ids(row["action_ids"]),
+        )

@@ -18,7 +18,7 @@ from perdure.memory.errors import InputError
 from perdure.memory.json_value import to_json
 from perdure.memory.layout.digests import turn_digest
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef
-from perdure.memory.store import Store
+from perdure.memory.store import Store, reading_row
 
 
 def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -33,7 +33,7 @@ def insert_turns(conn: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> N
     )
 
 
-def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: bytes | None) -> tuple[Any, ...]:
+def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: int | None) -> tuple[Any, ...]:
     """The columns of a turn, its digest last; `before` is the turn before it in its episode, and `last` the digest of that.
 
     Raises `InputError` if the log-probs are not one per token, or the prompt does not continue `before` as it says.
@@ -64,20 +64,21 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
     """The turns of each of these episodes."""
     turns: dict[int, list[Turn]] = {episode: [] for episode in episodes}
     for row, prompt in turn_rows(store, episodes):
-        turns[row["episode"]].append(
-            Turn(
-                prompt_ids=unpack_ids(prompt),
-                action_ids=unpack_ids(row["action_ids"]),
-                logprobs=unpack_logprobs(row["logprobs"]),
-                observation=row["observation"],
-                action=row["action"],
-                reward=row["reward"],
-                sampler=read_sampler(row),
-                finish=row["finish"],
-                invalid=row["invalid"],
-                shared=row["shared"],
+        with reading_row(f"turn {row['n']} of episode {row['episode']}"):
+            turns[row["episode"]].append(
+                Turn(
+                    prompt_ids=unpack_ids(prompt),
+                    action_ids=unpack_ids(row["action_ids"]),
+                    logprobs=unpack_logprobs(row["logprobs"]),
+                    observation=row["observation"],
+                    action=row["action"],
+                    reward=row["reward"],
+                    sampler=read_sampler(row),
+                    finish=row["finish"],
+                    invalid=row["invalid"],
+                    shared=row["shared"],
+                )
             )
-        )
     return {episode: tuple(read) for episode, read in turns.items()}
 
 

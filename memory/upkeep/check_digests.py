@@ -17,8 +17,8 @@ AT_ONCE = 256
 Progress = Callable[[int, int], None]
 """Is told how many episodes have been read, and how many there are."""
 
-Visit = Callable[[int, int, bytes, str], None]
-"""Is given each answer: episode, number of the turn, packed token ids, text."""
+Visit = Callable[[int, int, bytes, bytes], None]
+"""Is given each answer: episode, number of the turn, packed token ids, UTF-8 of the text."""
 
 Changed = tuple[str, str]
 """Which row, and what is wrong with it."""
@@ -28,11 +28,10 @@ _DIFFERS = "differs from its digest: a value of it was changed on the disk, or b
 
 def changed_rows(store: Store, progress: Progress, visit: Visit | None = None) -> Iterator[Changed]:
     """All rows that differ from their digest. `visit` is given every answer meanwhile, so that turns are read once."""
-    with raw_texts(store.db.conn):
-        yield from changed_episodes(store, progress, visit)
-        for (table,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid"):
-            if table not in ("turn", "episode"):
-                yield from changed_rows_of(store, table)
+    yield from changed_episodes(store, progress, visit)
+    for (table,) in store.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY rowid"):
+        if table not in ("turn", "episode"):
+            yield from changed_rows_of(store, table)
 
 
 def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> Iterator[Changed]:
@@ -41,27 +40,29 @@ def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> I
     ((total,),) = store.rows("SELECT count(*) FROM episode")
     done, first = 0, -(2**63)
     while True:
-        with store.read() as conn:
+        ends: dict[int, int | None] = {}
+        found: list[Changed] = []
+        with store.read() as conn, raw_texts(conn):
             episodes = conn.execute(
                 f"SELECT id, state, digest, {columns} FROM episode WHERE id >= ? ORDER BY id LIMIT ?", (first, AT_ONCE)
             ).fetchall()
             if not episodes:
                 return
-            ends: dict[int, bytes | None] = {}
-            found: list[Changed] = []
             between = (episodes[0][0], episodes[-1][0])
-            for *turn, digest in conn.execute(
-                f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between
-            ):
-                computed = turn_digest(turn, ends.get(turn[0]))
+            episode: Any = None
+            last: int | None = None
+            for turn in conn.execute(f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between):
+                if turn[0] != episode:
+                    episode, last = turn[0], None
+                computed, digest = turn_digest(turn[:-1], last), turn[-1]
                 if digest is not None and digest != computed:
-                    found.append((f"episode {turn[0]} turn {turn[1]}", _DIFFERS))
-                ends[turn[0]] = computed if digest is None else digest
+                    found.append((f"episode {episode} turn {turn[1]}", _DIFFERS))
+                ends[episode] = last = computed if digest is None else digest
                 if visit is not None:
-                    visit(turn[0], turn[1], turn[4], turn[7])
+                    visit(episode, turn[1], turn[4], turn[7])
         yield from found
         for id_, state, digest, *values in episodes:
-            if digest != digest_of((*values, None if state == "running" else ends.get(id_))):
+            if digest != digest_of((*values, None if state == b"running" else ends.get(id_))):
                 yield f"episode {id_}", f"{_DIFFERS}; or one of its turns was" if id_ in ends else _DIFFERS
         done, first = done + len(episodes), episodes[-1][0] + 1
         progress(done, total)
@@ -75,11 +76,17 @@ def changed_rows_of(store: Store, table: str) -> Iterator[Changed]:
     names = [name for name in columns if name != "digest"]
     keys = sorted((name for name in names if columns[name]), key=lambda name: columns[name])
     covered = ", ".join(f'"{name}"' for name in names) + (f", {ALSO[table]}" if table in ALSO else "")
-    with store.read() as conn:
+    found: list[Changed] = []
+    with store.read() as conn, raw_texts(conn):
         for digest, *values in conn.execute(f'SELECT digest, {covered} FROM "{table}"'):
             if digest != digest_of(values):
                 row: Any = dict(zip(names, values, strict=False))
-                yield f"{table} {' '.join(str(row[key]) for key in keys)}", _DIFFERS
+                found.append((f"{table} {' '.join(_shown(row[key]) for key in keys)}", _DIFFERS))
+    yield from found
+
+
+def _shown(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _columns(store: Store, table: str) -> dict[str, int]:

@@ -12,8 +12,8 @@ from perdure.memory.contracts.orders import GateOrder, LearnOrder, PanelOrder, P
 from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.records import Version
-from perdure.memory.store import Store
-from perdure.memory.versions import list_versions
+from perdure.memory.store import Store, reading_row
+from perdure.memory.versions import ancestors, list_versions
 
 OPPONENT = re.compile(r"[?&]opponent=(v[0-9]+)(?:&|$)")
 
@@ -38,21 +38,17 @@ def removable_versions(store: Store) -> dict[str, str]:
     needed = _anchors(store)
     needed |= {name for name in _opponents(store) | _named_by_jobs(store) if name in versions}
     why: dict[str, str] = {}
-    for name, version in versions.items():
-        if version.state == "rejected":
-            why[name] = "it was rejected"
-        elif version.state == "candidate" and version.job is not None:
-            base = _last_served(versions, version)
-            if versions[base].state != "serving":
-                why[name] = f"it was made from {base}, which no longer serves"
-    for name, version in versions.items():
-        if version.pinned or name not in why:
-            needed.add(name)
-    for name in list(needed):
-        ancestor = versions[name].parent
-        while ancestor is not None:
-            needed.add(ancestor)
-            ancestor = versions[ancestor].parent
+    with reading_row("a row that names a version"):
+        for name, version in versions.items():
+            if version.state == "rejected":
+                why[name] = "it was rejected"
+            elif version.state == "candidate" and version.job is not None:
+                base = _last_served(versions, version)
+                if versions[base].state != "serving":
+                    why[name] = f"it was made from {base}, which no longer serves"
+        needed |= {name for name, version in versions.items() if version.pinned or name not in why}
+        for name in list(needed):
+            needed |= {ancestor.name for ancestor in ancestors(versions[name], versions.__getitem__)}
     return {name: reason for name, reason in why.items() if name not in needed}
 
 
@@ -69,9 +65,8 @@ def _opponents(store: Store) -> set[str]:
 
 def _last_served(versions: Mapping[str, Version], version: Version) -> str:
     """The nearest ancestor that serves or served."""
-    while version.state not in ("serving", "retired") and version.parent is not None:
-        version = versions[version.parent]
-    return version.name
+    line = (version, *ancestors(version, versions.__getitem__))
+    return next((one.name for one in line if one.state in ("serving", "retired")), line[-1].name)
 
 
 def _named_by_jobs(store: Store) -> set[str]:

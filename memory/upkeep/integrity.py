@@ -7,8 +7,11 @@ Left out: whether the texts of turns match their tokens, which needs a tokenizer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Literal
 
 from sqlite_utils import Database
@@ -21,7 +24,7 @@ from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.layout.digests import register_digests
 from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
-from perdure.memory.store import ARCHIVE, Store
+from perdure.memory.store import ARCHIVE, Store, open_store
 from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.check_digests import Progress, Visit, changed_rows
 from perdure.memory.upkeep.garbage import needed_versions
@@ -50,22 +53,73 @@ class StoreFinding:
 Breach = tuple[Literal["error", "warning"], str, str]
 """Level, subject and message."""
 
+Rule = Callable[[Store, Clock], Iterator[Breach]]
 
-def check(store: Store, clock: Clock, progress: Progress = lambda done, total: None, visit: Visit | None = None) -> list[StoreFinding]:
-    """All findings, errors first; of each rule at most `SHOWN`, and how many more. `visit` is given every answer on the way."""
+
+def check(
+    store: Store,
+    clock: Clock,
+    progress: Progress = lambda done, total: None,
+    visit: Visit | None = None,
+    *,
+    on_two_cores: bool = False,
+) -> list[StoreFinding]:
+    """All findings, errors first; of each rule at most `SHOWN`, and how many more. `visit` is given every answer on the way.
+
+    `on_two_cores`: while this thread compares digests, another one applies the other rules, through a connection of its own. It does not
+    see what the transaction that `store` may be in has written.
+    """
 
     def digests(store: Store, clock: Clock) -> Iterator[Breach]:
         for row, message in changed_rows(store, progress, visit):
             yield "error", row, message
 
-    findings: list[StoreFinding] = []
-    for name, rule in (*((rule.__name__.strip("_").replace("_", "-"), rule) for rule in RULES), (DIGESTS_RULE, digests)):
-        try:
-            breaches = list(rule(store, clock))
-        except (PerdureError, sqlite3.Error, ValueError, LookupError, TypeError) as error:  # too damaged to be read
-            breaches = [("error", "perdure.db", str(error))]
-        findings += listed(name, breaches)
+    if on_two_cores:
+        with _meanwhile(store, clock) as others:
+            compared = _findings(DIGESTS_RULE, digests, store, clock)
+            findings = [*others.result(), *compared]
+    else:
+        findings = [*_of_rules(store, clock), *_findings(DIGESTS_RULE, digests, store, clock)]
     return sorted(findings, key=lambda finding: finding.level)
+
+
+@contextmanager
+def _meanwhile(store: Store, clock: Clock) -> Iterator[Future[list[StoreFinding]]]:
+    """The findings of all rules but that of digests, made in another thread, which stops if the block fails."""
+    own: list[Store] = []
+    stopped = Event()
+
+    def apply() -> list[StoreFinding]:
+        with open_store(store.home, reading=True) as opened:
+            own.append(opened)
+            return _of_rules(opened, clock, stopped)
+
+    with ThreadPoolExecutor(1, "check") as thread:
+        future = thread.submit(apply)
+        try:
+            yield future
+        except BaseException:
+            stopped.set()
+            for opened in own:
+                with suppress(sqlite3.Error):  # it is closed already
+                    opened.db.conn.interrupt()
+            raise
+
+
+def _of_rules(store: Store, clock: Clock, stopped: Event | None = None) -> list[StoreFinding]:
+    findings: list[StoreFinding] = []
+    for rule in RULES:
+        if stopped is None or not stopped.is_set():
+            findings += _findings(rule.__name__.strip("_").replace("_", "-"), rule, store, clock)
+    return findings
+
+
+def _findings(name: str, rule: Rule, store: Store, clock: Clock) -> list[StoreFinding]:
+    try:
+        breaches = list(rule(store, clock))
+    except (PerdureError, sqlite3.Error, ValueError, LookupError, TypeError, AttributeError) as error:  # too damaged to be read
+        breaches = [("error", "perdure.db", str(error))]
+    return listed(name, breaches)
 
 
 def listed(rule: str, breaches: Sequence[Breach]) -> list[StoreFinding]:
@@ -229,7 +283,7 @@ def _archives(store: Store, clock: Clock) -> Iterator[Breach]:
             yield "warning", f"{ARCHIVE}/{path.name}", message
 
 
-RULES: tuple[Callable[[Store, Clock], Iterator[Breach]], ...] = (
+RULES: tuple[Rule, ...] = (
     _integrity,
     _schema,
     _foreign_keys,

@@ -22,6 +22,7 @@ from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 EPISODES = 'INSERT INTO episode (environment, seed, "group", member, purpose, task, attempt, version, temperature, state, started_at)'
+STEPS = "INSERT INTO step (job, attempt, n, diagnostics, made_at)"
 
 BREACHES = {
     "an episode is running under no lease": f"{EPISODES} VALUES ('{ADD}', 1, 'new', 0, 'live', 1, 1, 'v0', 1, 'running', 1)",
@@ -35,7 +36,7 @@ BREACHES = {
     "not exactly one version serves": "UPDATE version SET state = 'retired'",
     "the last move leads to another version than the one that serves": "DELETE FROM move WHERE to_version = 'v1'",
     "a version was promoted by a gate without its verdict": "UPDATE gate SET verdict = 'inconclusive'",
-    "a learning job that is done lacks an update, or has one twice": "INSERT INTO step VALUES (1, 1, 2, '{}', 1)",
+    "a learning job that is done lacks an update, or has one twice": f"{STEPS} VALUES (1, 1, 2, '{{}}', 1)",
     "a verdict let a version serve that was not moved to": "UPDATE move SET gate = NULL",
     "a verdict refused a version that is not rejected": "UPDATE gate SET verdict = 'reject'",
     "a learning job with a verdict is not done": "UPDATE job SET state = 'failed'",

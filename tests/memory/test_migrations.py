@@ -1,7 +1,8 @@
 """Migrations: an older store is brought to the newest schema, with all that is in it, or stays as it was.
 
 The last migration here is invented. `fixtures/development.sql` is a store that the last development version made; `fixtures/schema-1.sql`
-and those of later schemas have a few rows of everything, as the last program with that schema wrote them.
+and those of later schemas have a few rows of everything, as the last program with that schema wrote them. `fixtures/home-3.tar.gz` is a
+whole home as that of schema 3 left it: filled by `tests/memory/everything.py:fill`, then pruned, with the files of versions and an archive.
 """
 
 from __future__ import annotations
@@ -10,25 +11,30 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sqlite_utils.utils import sqlite3
 from tests.memory.conftest import ADD
-from tests.memory.everything import CLOCK, DEV_SCORES, PANEL_SCORES, WATCH, fill, leased_job
+from tests.memory.everything import CLOCK, DEV_SCORES, PANEL_SCORES, WATCH, fill, leased_job, leased_task, play
 
 from perdure.memory import environments, gates, jobs, processes, tasks, versions, watches
 from perdure.memory.contracts.orders import PanelOrder
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.evidence.dev_scores import known_dev_scores
 from perdure.memory.evidence.item_scores import keep_panel_scores, panel_scores
+from perdure.memory.exchange.export import export
+from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests
 from perdure.memory.trajectories.episodes import counts, get_episode, list_episodes, success_rates
 from perdure.memory.trajectories.rewards import rewards_of
 from perdure.memory.upkeep.integrity import check
+from perdure.memory.upkeep.prune import Keep, archived_ids, archives, prune
 
 DEVELOPMENT = Path(__file__).parent / "fixtures" / "development.sql"
 INVENTED = """
@@ -39,6 +45,8 @@ INSERT INTO invented SELECT count(*) FROM episode;
 """
 INVENTED_TOO = (*MIGRATIONS, INVENTED)
 OLDER = Path(__file__).parent / "fixtures"
+KEPT = Keep(episodes=6, live=0)
+"""Of the prune of `home-3.tar.gz`."""
 
 
 def contents(store: Store) -> dict[str, object]:
@@ -115,6 +123,49 @@ def test_a_home_of_an_older_schema_comes_to_todays_with_all_that_is_in_it(tmp_pa
         assert panel_scores(store, "v0") == PANEL_SCORES
 
 
+@pytest.fixture
+def home_3(tmp_path: Path) -> Path:
+    with tarfile.open(OLDER / "home-3.tar.gz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    return tmp_path / "home-3"
+
+
+def test_a_whole_home_of_the_last_schema_without_digests_comes_to_todays(home_3: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeFailure, match="has schema 3, this program needs"):
+        open_store(home_3)
+    (archive,) = archives(home_3)
+    before = archive.read_bytes()
+    with create_store(home_3) as store, create_store(tmp_path / "fresh") as newer:
+        fill(newer)
+        prune(newer, KEPT, lambda line: None)
+        assert contents(store) == contents(newer), "episodes, versions, moves, anchors and all else"
+        assert check(store, CLOCK) == check(newer, CLOCK) == []
+        assert archived_ids(archive) == archived_ids(*archives(newer.home)) != []
+        assert archive.read_bytes() == before
+        ended = [row["id"] for row in store.rows("SELECT id FROM episode WHERE state <> 'running'")]
+        assert ended
+        assert store.rows("SELECT count(*) FROM turn WHERE digest IS NOT NULL")[0][0] == 0, "a migration does not write every turn anew"
+        for episode in ended:
+            with suppress(ZeroDivisionError), store.write() as conn:
+                assert conn.execute("UPDATE turn SET reward = reward + 1 WHERE episode = ? AND n = 0", (episode,)).rowcount == 1
+                found = [(one.rule, one.subject) for one in check(store, CLOCK) if one.level == "error"]
+                assert found == [("digests", f"episode {episode}")], "its digest covers its turns"
+                raise ZeroDivisionError
+
+
+def test_a_migrated_home_goes_on(home_3: Path, tmp_path: Path) -> None:
+    with create_store(home_3) as store:
+        play(store, leased_task(store), "new", [1.0, 0.0], turns=2)
+        assert store.rows("SELECT count(*) FROM turn WHERE digest IS NOT NULL")[0][0] == 4
+        made = export(store, tmp_path / "all.jsonl", "jsonl")
+        assert import_file(store, made.path, "ourselves").episodes > 0, "digests of old and new turns can be computed from the export"
+        (archive,) = archives(home_3)
+        assert import_file(store, archive, "archive").episodes == len(archived_ids(archive))
+        prune(store, Keep(episodes=1, live=0), lambda line: None)
+        assert len(archives(home_3)) == 2
+        assert [one for one in check(store, CLOCK) if one.level == "error"] == []
+
+
 def test_a_new_store_goes_through_all_migrations(tmp_path: Path) -> None:
     with create_store(tmp_path / "home", INVENTED_TOO) as store:
         fill(store)
@@ -144,9 +195,9 @@ create_store(Path(sys.argv[1]), INVENTED_TOO).close()
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, 4), (1, 1), (2, 1), (3, 1)])
+@pytest.mark.parametrize(("before", "at"), [(0, 1), (0, len(INVENTED_TOO)), *((n, 1) for n in range(1, len(INVENTED_TOO)))])
 def test_a_migration_that_is_killed_never_happened(tmp_path: Path, before: int, at: int) -> None:
-    """Of a store with `before` of the four migrations, in the `at`-th one that it still needs."""
+    """Of a store with `before` of the migrations, in the `at`-th one that it still needs."""
     home = tmp_path / "home"
     if before:
         create_store(home, INVENTED_TOO[:before]).close()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
 import pytest
 
 from perdure.memory import leases, tasks
 from perdure.memory.errors import InputError, LeaseLost, UnknownError
+from perdure.memory.json_value import iso_utc
 from perdure.memory.leases import BootClock
 from perdure.memory.store import Store
 from perdure.memory.trajectories.episodes import get_episode
@@ -159,6 +161,7 @@ def test_a_task_is_listed_with_its_episodes(store: Store, player) -> None:
     ids = player.group(lease, "g", [1.0, 0.0])
     tasks.finish_task(store, lease)
     (found,) = tasks.list_tasks(store)
+    assert abs(time.time() - found.created) < 60
     assert found.as_json() == {
         "id": lease.subject,
         "environment": ADD,
@@ -170,6 +173,7 @@ def test_a_task_is_listed_with_its_episodes(store: Store, player) -> None:
         "attempt": 1,
         "error": None,
         "episodes": ids,
+        "created": iso_utc(found.created),
     }
 
 
@@ -177,6 +181,7 @@ CONTENDER = """
 import sys
 from pathlib import Path
 from perdure.memory import tasks
+from perdure.memory.json_value import iso_utc
 from perdure.memory.leases import BootClock
 from perdure.memory.store import open_store
 store, owner = open_store(Path(sys.argv[1])), sys.argv[2]

@@ -249,6 +249,7 @@ def test_environments_keep_their_anchor_when_registered_again(store: Store, add_
         "reward_high": 2.0,
         "critical": True,
         "anchor": "v1",
+        "retired": None,
     }
     with pytest.raises(InputError, match=r"from 1\.0 to 1\.0"):
         environments.register(store, ADD, 0.5, 1.0, 1.0)

@@ -127,7 +127,7 @@ def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path)
     config = tmp_path / "perdure.toml"
     config.write_text(f"model = {str(llama.path)!r}\n[stream]\nenvironments = ['{TASK}', '{OTHER}']\n")
     small = ["--tokens", "6", "--repeats", "1", "--updates", "2", "--episodes", "100", "--target", TASK]
-    arguments = ["bench", "--config", str(config), *small, "--json"]
+    arguments = ["bench", "all", "--config", str(config), *small, "--json"]
     done = CliRunner().invoke(perdure, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)

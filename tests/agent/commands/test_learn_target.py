@@ -21,6 +21,7 @@ from perdure.memory.jobs import add_job
 from perdure.memory.store import Store, create_store
 
 WORDS, SORT, SPELL = "perdure:words", "perdure:sort", "perdure:spell"
+RATE = "version, environment, episodes, successes, groups, mixed_groups"
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def prepared(tmp_path: Path) -> Iterator[_Prepared]:
 
 def played(store: Store, version: str, environment: str, episodes: int, successes: int) -> None:
     with store.write() as db:
-        db.execute("INSERT INTO rate VALUES (?, ?, ?, ?, ?, ?)", (version, environment, episodes, successes, episodes // 4, episodes // 8))
+        counts = (episodes, successes, episodes // 4, episodes // 8)
+        db.execute(f"INSERT INTO rate ({RATE}) VALUES (?, ?, ?, ?, ?, ?)", (version, environment, *counts))
 
 
 def test_after_a_promotion_the_episodes_of_the_version_before_count_and_what_was_trained_since_comes_last(prepared: _Prepared) -> None:
@@ -82,7 +84,7 @@ def test_a_second_gate_is_left_to_a_daemon(prepared: _Prepared) -> None:
 
 def test_where_only_right_answers_help_the_learner_that_gives_them_is_named(prepared: _Prepared) -> None:
     with prepared.store.write() as db:
-        db.execute("INSERT INTO rate VALUES ('v1', ?, 64, 0, 8, 0)", (SPELL,))
+        db.execute(f"INSERT INTO rate ({RATE}) VALUES ('v1', ?, 64, 0, 8, 0)", (SPELL,))
     wanted = f"`perdure learn iterative-sft --option hints=true --target {SPELL}` does that"
     with pytest.raises(InputError, match=wanted):
         _choose(prepared, "grpo")

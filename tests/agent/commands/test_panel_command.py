@@ -29,7 +29,10 @@ def know(home: Path, score: Known) -> None:
                 for item in skill.items:
                     measure = "choice" if skill.questions else "cross_entropy"
                     row = (version, skill.name, item.id, measure, score(version, skill.name), item.content, "scripted")
-                    conn.execute("INSERT INTO panel_score VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                    conn.execute(
+                        "INSERT INTO panel_score (version, skill, item, measure, score, content, numerics) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                        row,
+                    )
 
 
 def test_a_version_whose_scores_are_known_is_shown_at_once(perdure: Call, home: Path) -> None:

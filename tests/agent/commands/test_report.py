@@ -112,7 +112,10 @@ def test_the_panel_is_part_of_the_report(perdure: Call, lived: Path) -> None:
     scored = [("v0", "1", 0.9, "a"), ("v0", "2", 0.8, "a"), ("v0", "3", 0.7, "old"), ("v5", "1", 0.9, "a"), ("v5", "2", 0.1, "a")]
     with open_store(lived) as store, store.write() as db:
         for version, item, score, content in [*scored, ("v1", "1", 0.8, "a"), ("v1", "2", 0.8, "a"), ("v5", "3", 0.1, "new")]:
-            db.execute("INSERT INTO panel_score VALUES (?, 'grammar', ?, 'choice', ?, ?, 'scripted')", (version, item, score, content))
+            row = (version, "grammar", item, "choice", score, content, "scripted")
+            db.execute(
+                "INSERT INTO panel_score (version, skill, item, measure, score, content, numerics) VALUES (?, ?, ?, ?, ?, ?, ?)", row
+            )
     row = json.loads(perdure("report", "--json").out)["panel"]["grammar"]["choice"]
     assert [row[key] for key in ("base", "before", "now")] == pytest.approx([0.85, 0.8, 0.5])
     assert [row[key] for key in ("n", "lost", "gained", "lost_against")] == [2, 1, 0, ["before", "base"]]

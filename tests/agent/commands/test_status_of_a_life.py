@@ -36,5 +36,7 @@ def test_status_tells_what_comes_next_and_where_the_anchors_stand(perdure: Call,
     assert (found["life"]["gates"], found["life"]["candidates"], found["life"]["expected_false"]) == (1, 1, 0.05)
     assert found["anchors"][ADD] == {"version": "v1", "score": None, "difference": None, "pairs": 0}, "no pair was with v1"
     with open_store(home) as store, store.write() as db:
-        db.execute("INSERT INTO dev_score VALUES ('v1', ?, 0.0, 16, 16, 12.0)", (ADD,))
+        db.execute(
+            "INSERT INTO dev_score (version, environment, temperature, seeds, scored, total) VALUES ('v1', ?, 0.0, 16, 16, 12.0)", (ADD,)
+        )
     assert json.loads(perdure("status").out)["anchors"][ADD]["score"] == 0.75

@@ -98,7 +98,10 @@ def test_a_confirming_gate_is_no_verdict_on_a_candidate_and_is_told_as_what_it_i
 def test_an_environment_in_which_both_fall_has_changed(home: WatchedHome) -> None:
     with home.store.write() as conn:
         conn.execute("UPDATE environment SET anchor = 'v0'")
-        conn.execute("INSERT INTO dev_score VALUES ('v0', ?, 1.0, 64, 64, 19.0), ('v0', ?, 1.0, 64, 64, 32.0)", (WORDS, SUMS))
+        conn.executemany(
+            "INSERT INTO dev_score (version, environment, temperature, seeds, scored, total) VALUES ('v0', ?, 1.0, 64, 64, ?)",
+            [(WORDS, 19.0), (SUMS, 32.0)],
+        )
     found = confirm(home, alarm(home, WORDS), serving=0.0, former=0.0)
     assert serving(home.store).name == "v1"
     changed = known(home)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,27 @@ def found(store: Store) -> list[tuple[str, str, str]]:
 def test_a_store_that_the_code_made_is_whole(full: Store) -> None:
     assert check(full, CLOCK) == []
     assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+
+
+def test_the_rules_in_a_second_thread_find_the_same(full: Store) -> None:
+    assert check(full, CLOCK, on_two_cores=True) == []
+    changed(
+        full, "DELETE FROM task WHERE id = 2", "UPDATE episode SET turns = 9 WHERE id = 3", "UPDATE turn SET reward = 7 WHERE episode = 1"
+    )
+    (full.home / "versions" / "v1" / "adapter_config.json").write_text("[]")
+    found = check(full, CLOCK, on_two_cores=True)
+    assert found == check(full, CLOCK)
+    assert {finding.rule for finding in found} == {"foreign-keys", "turn-numbers", "version-files", "digests"}
+
+
+def test_a_check_that_is_interrupted_ends_in_both_threads(full: Store) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check(full, CLOCK, interrupt, on_two_cores=True)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("check")] == []
+    assert check(full, CLOCK, on_two_cores=True) == []
 
 
 def test_a_fresh_store_is_whole(store: Store) -> None:
