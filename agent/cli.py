@@ -100,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # where the terminal knows ASCII only
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what is typed where only ASCII is said to be known comes in UTF-8 nowadays
+        known = "utf-8" if sys.stdin.encoding.lower() in ("ascii", "ansi_x3.4-1968", "us-ascii") else sys.stdin.encoding
+        sys.stdin.reconfigure(encoding=known, errors="replace")
     sys.path.append("")  # the working folder, last: py:module:Class finds modules here, and none here hides another
     asked = os.environ.get(COMPLETE_VARIABLE)
     if asked is not None:

@@ -28,6 +28,7 @@ from perdure.memory.store import Store, reading_row
 
 INITIAL = "v0"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+SERVED = ("serving", "retired")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,34 +279,26 @@ def version_of_job(store: Store, job: int) -> Version | None:
 
 
 def rolled_back_ancestor(store: Store, name: str) -> str | None:
-    """The last ancestor of `name` that served, if it was rolled back; None if it was not.
-
-    Candidates in between that never served are skipped.
-    """
-    for version in ancestors(get_version(store, name), partial(get_version, store)):
-        if version.state in ("serving", "retired"):
-            return None if version.name in _stack(moves(store)) else version.name
-    return None
+    """The last ancestor of `name` that served, if it was rolled back; None if it was not. Candidates in between are skipped."""
+    line = ancestors(get_version(store, name), partial(get_version, store))
+    served = next((one.name for one in line if one.state in SERVED), None)
+    return None if served in _stack(moves(store)) else served
 
 
 def served_ancestor(store: Store, name: str) -> str:
     """The last ancestor of a version that serves or served; of the base model itself. Candidates in between are skipped."""
-    last = start = get_version(store, name)
-    for last in ancestors(start, partial(get_version, store)):
-        if last.state in ("serving", "retired"):
-            break
-    return last.name
+    line = list(ancestors(get_version(store, name), partial(get_version, store)))
+    return next((one.name for one in line if one.state in SERVED), line[-1].name if line else name)
 
 
 def ancestors(version: Version, get: Callable[[str], Version]) -> Iterator[Version]:
     """The parent of a version, its parent, and so on. Raises `RuntimeFailure` if they form a circle, as only damage makes them."""
-    seen = {version.name}
+    seen: set[str] = set()
     while version.parent is not None:
-        if version.parent in seen:
+        if version.name in seen:
             raise RuntimeFailure(f"version {version.name} is an ancestor of itself: `perdure store check`, and restore a backup")
-        seen.add(version.parent)
-        version = get(version.parent)
-        yield version
+        seen.add(version.name)
+        yield (version := get(version.parent))
 
 
 def reject(store: Store, name: str, lease: Lease | None = None) -> Version:

@@ -25,14 +25,12 @@ from perdure.memory.trajectories.turns import insert_turns, sampler_columns, tur
 
 @dataclass(slots=True, kw_only=True)
 class _Running:
-    """An episode that this journal started: its lease, and the turns that are written."""
+    """An episode that this journal started: its lease, and where its written turns end."""
 
     kind: Leased
     lease: Lease
-    turns: int = 0
-    last: Turn | None = None
-    digest: int | None = None
-    """Of the last turn."""
+    end: tuple[int, Turn | None, int | None] = (0, None, None)
+    """How many turns are written, the last of them, and its digest."""
 
 
 class StoreJournal:
@@ -58,23 +56,25 @@ class StoreJournal:
 
     def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
         """Write the turns of one generation batch: (episode, n, turn), with n counted from 0."""
-        running: dict[int, _Running] = {}
+        ends: dict[int, tuple[int, Turn, int]] = {}
         rows = []
         for episode, n, turn in entries:
             if episode not in self._running:
                 raise RuntimeFailure(f"turn {n} came for episode {episode}, which this process is not playing")
-            state = running.get(episode, self._running[episode])
-            if n != state.turns:
-                raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {state.turns} comes next")
-            rows.append(turn_columns(episode, n, turn, state.last, state.digest))
-            running[episode] = _Running(kind=state.kind, lease=state.lease, turns=n + 1, last=turn, digest=rows[-1][-1])
+            written, before, digest = ends.get(episode) or self._running[episode].end
+            if n != written:
+                raise RuntimeFailure(f"turn {n} of episode {episode} is out of order: turn {written} comes next")
+            row = turn_columns(episode, n, turn, before, digest)
+            rows.append(row)
+            ends[episode] = n + 1, turn, row[-1]
         with self._store.write() as conn:
-            self._renew(running.values())
-            _check_running(conn, running.keys())
+            self._renew(self._running[episode] for episode in ends)
+            _check_running(conn, ends.keys())
             insert_turns(conn, rows)
             faults.point("mid-batch")
         faults.point("after-batch")
-        self._running.update(running)
+        for episode, end in ends.items():
+            self._running[episode].end = end
 
     def finish(self, endings: Sequence[Ending]) -> None:
         """Write how episodes ended. One that completes aborts other running attempts at its member."""
@@ -91,11 +91,11 @@ class StoreJournal:
 
     def _renew(self, episodes: Iterable[_Running]) -> None:
         """Check the leases of these episodes, and renew them if it is time."""
-        found: dict[Leased, dict[int, Lease]] = {}
-        for episode in episodes:
-            found.setdefault(episode.kind, {})[id(episode.lease)] = episode.lease  # the members of a task share theirs
-        for kind, by_id in found.items():
-            leases.check_and_renew(self._store, kind, by_id.values(), self._ttl_s, self._clock)
+        found: dict[Leased, list[Lease]] = {}
+        for episode in {id(episode.lease): episode for episode in episodes}.values():  # the members of a task share theirs
+            found.setdefault(episode.kind, []).append(episode.lease)
+        for kind, held in found.items():
+            leases.check_and_renew(self._store, kind, held, self._ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:

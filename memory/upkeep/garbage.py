@@ -13,7 +13,7 @@ from perdure.memory.environments import anchor_of, list_environments
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.records import Version
 from perdure.memory.store import Store, reading_row
-from perdure.memory.versions import ancestors, list_versions
+from perdure.memory.versions import SERVED, ancestors, list_versions
 
 OPPONENT = re.compile(r"[?&]opponent=(v[0-9]+)(?:&|$)")
 
@@ -66,7 +66,7 @@ def _opponents(store: Store) -> set[str]:
 def _last_served(versions: Mapping[str, Version], version: Version) -> str:
     """The nearest ancestor that serves or served."""
     line = (version, *ancestors(version, versions.__getitem__))
-    return next((one.name for one in line if one.state in ("serving", "retired")), line[-1].name)
+    return next((one.name for one in line if one.state in SERVED), line[-1].name)
 
 
 def _named_by_jobs(store: Store) -> set[str]:
