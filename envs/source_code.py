@@ -53,7 +53,7 @@ def code_of_folder(module: str, folder: Path) -> str:
 def version_of(distribution: str) -> str:
     """An installed package with its version; empty if it is not installed."""
     try:
-        return f"{distribution} {version(distribution)}"
+        return f"{distribution} {version(distribution)}" if distribution else ""
     except PackageNotFoundError:
         return ""
 

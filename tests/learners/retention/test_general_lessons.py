@@ -96,7 +96,7 @@ def test_own_answers_have_the_kl_term_alone(make_job: MakeJob) -> None:
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_job: MakeJob, is_loaded: bool) -> None:
     """At a temperature near 0 the answers are the base's greedy ones."""
-    job = make_job(**HALF, replay_weight=0.6, general_loss="base-answers", temperature=1e-4)
+    job = make_job(**HALF, replay_weight=0.6, general_loss="base-answers", temperature=0.01)
     if not is_loaded:
         job.engine.unload(BASE)
     lessons = general_lessons(job)
