@@ -108,7 +108,7 @@ def parse(line: str) -> None:
     """Parse a command line with the real commands, types and required arguments included. A bare command path needs no arguments."""
     words = shlex.split(line.split(" | ")[0].split(" && ")[0], comments=True)[1:]
     command: click.Command = perdure
-    context = click.Context(command, info_name="perdure")
+    context = click.Context(command, info_name="perdure", **command.context_settings)
     while isinstance(command, click.Group):
         if words == ["--help"]:
             return
@@ -147,7 +147,7 @@ def test_every_command_is_documented() -> None:
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(perdure)
+    context = click.Context(perdure, **perdure.context_settings)
     for name in perdure.list_commands(context):
         command = perdure.get_command(context, name)
         assert command is not None

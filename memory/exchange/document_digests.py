@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.blobs import pack_ids, pack_logprobs
-from perdure.memory.layout.digests import digest_of, turn_digest
+from perdure.memory.layout.digests import digest_of, end_of_old, turn_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +76,8 @@ def _changed(document: Mapping[str, Any]) -> Iterator[str]:
             values.append(len(document[key]))
         elif key in document:
             values.append(document[key])
+    if last is not None and document["turns"][-1]["digest"] is None:
+        last = end_of_old(last)
     if document["digest"] != digest_of((*values, last)).hex():
         yield "episode"
     for batch in document["batches"]:

@@ -10,7 +10,8 @@ the journal, which goes on from turn to turn of an episode. It finds every flipp
 misses one in 2^32.
 
 They are chained: an episode's digest covers that of its last turn once it has ended, and a gate's those of its pairs once it has a verdict.
-Turns from before there were digests have none of their own: that of their episode covers them.
+Turns from before there were digests have none of their own: that of their episode covers them, in a way of its own (`end_of_old`), so that
+a digest that got lost is found too.
 """
 
 from __future__ import annotations
@@ -102,6 +103,11 @@ def turn_digest(columns: Sequence[Any], before: int | None) -> int:
         return crc32(canonical(columns), before or 0)
 
 
+def end_of_old(computed: int) -> int:
+    """What the digest of an episode covers if its turns have none: the digest that its last turn would have, made negative."""
+    return -1 - computed
+
+
 @contextmanager
 def raw_texts(conn: sqlite3.Connection) -> Iterator[None]:
     """Read texts as their bytes: after a flipped bit they may be no UTF-8."""
@@ -121,7 +127,7 @@ def digest_of(values: Sequence[Value]) -> bytes:
 def register_digests(conn: sqlite3.Connection) -> None:
     """Register the SQL function `row_digest(...)` and the aggregate `turn_chain(...)`, which the triggers call.
 
-    `turn_chain` takes the columns `TURN` of an episode's turns, in their order, and gives the digest of the last.
+    `turn_chain` takes the columns `TURN` of an episode's turns, in their order, and gives `end_of_old` of the digest of the last.
     """
     conn.create_function("row_digest", -1, lambda *values: digest_of(values), deterministic=True)
     conn.create_aggregate("turn_chain", -1, _TurnChain)  # type: ignore[arg-type]  # typeshed knows one argument only
@@ -165,7 +171,7 @@ class _TurnChain:
         self._last = turn_digest(values, self._last)
 
     def finalize(self) -> int | None:
-        return self._last
+        return None if self._last is None else end_of_old(self._last)
 
 
 _REAL: Callable[[float], bytes] = struct.Struct("<d").pack

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from perdure.memory.layout.digests import ALSO, TURN, digest_of, raw_texts, turn_digest
+from perdure.memory.layout.digests import ALSO, TURN, digest_of, end_of_old, raw_texts, turn_digest
 from perdure.memory.store import Store
 
 AT_ONCE = 256
@@ -51,13 +51,16 @@ def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> I
             between = (episodes[0][0], episodes[-1][0])
             episode: Any = None
             last: int | None = None
+            old = False  # whether its turns are from before there were digests
             for turn in conn.execute(f"SELECT {TURN}, digest FROM turn WHERE episode BETWEEN ? AND ? ORDER BY episode, n", between):
+                digest = turn[-1]
                 if turn[0] != episode:
-                    episode, last = turn[0], None
-                computed, digest = turn_digest(turn[:-1], last), turn[-1]
-                if digest is not None and digest != computed:
+                    episode, last, old = turn[0], None, digest is None
+                computed = turn_digest(turn[:-1], last)
+                if digest != (None if old else computed):
                     found.append((f"episode {episode} turn {turn[1]}", _DIFFERS))
-                ends[episode] = last = computed if digest is None else digest
+                last = computed if digest is None else digest
+                ends[episode] = end_of_old(last) if old else last
                 if visit is not None:
                     visit(episode, turn[1], turn[4], turn[7])
         yield from found

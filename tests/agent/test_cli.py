@@ -46,7 +46,7 @@ def walk(command: click.Command, path: str, context: click.Context) -> Iterator[
 
 
 def all_commands() -> list[tuple[str, click.Command, click.Context]]:
-    return list(walk(group, "perdure", click.Context(group, info_name="perdure")))
+    return list(walk(group, "perdure", click.Context(group, info_name="perdure", **group.context_settings)))
 
 
 def test_every_command_explains_itself_with_an_example_of_itself() -> None:

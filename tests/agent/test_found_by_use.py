@@ -231,7 +231,8 @@ def test_found_any_bytes_can_be_typed(encoding: str, tmp_path: Path) -> None:
 
 
 def test_found_h_is_help_and_a_shell_completes(perdure: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert perdure("-h").out == perdure("--help").out
+    first = perdure("-h")
+    assert first.out == perdure("--help").out, first.err
     assert "--reason" in perdure("version", "rollback", "-h").out
     assert "Usage" in perdure("bench").err
     monkeypatch.setenv("_PERDURE_COMPLETE", "zsh_source")

@@ -175,7 +175,7 @@ def test_an_update_without_a_completed_episode_writes_no_manifest(make_job: Make
 
 
 def test_a_diverged_update_is_a_failure_that_says_so(make_job: MakeJob) -> None:
-    job = make_job(prompts=8, kl=1e38)
+    job = make_job(prompts=8, kl=1000)  # the largest that is allowed; the lessons weigh it as no option can
     sampled = sample(job, 8)
     with pytest.raises(RuntimeFailure, match=r"update 1 of job 1 has diverged .*smaller lr"):
         update(job, policy_gradient_lessons(sampled.target + sampled.old, 1e38), sampled)

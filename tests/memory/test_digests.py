@@ -199,6 +199,17 @@ def test_another_program_can_read_a_store_but_not_write_past_the_digests(full: S
     conn.close()
 
 
+def test_a_digest_that_is_gone_is_found(full: Store) -> None:
+    several, single = 3, 6
+    for episode, n in ((several, 0), (several, 1), (several, 2), (single, 0)):
+        full.rows("BEGIN")
+        full.rows("UPDATE turn SET digest = NULL WHERE episode = ? AND n = ?", (episode, n))
+        found = changed(full)
+        assert found, (episode, n)
+        assert {row.split()[1] for row in found} == {str(episode)}
+        full.rows("ROLLBACK")
+
+
 def test_the_digest_of_an_episode_covers_its_turns_and_that_of_a_gate_its_pairs(full: Store) -> None:
     with full.write() as conn:
         conn.execute("DELETE FROM turn WHERE episode = 3 AND n = 2")

@@ -63,7 +63,7 @@ def test_a_broken_store_is_exit_code_1_and_a_warning_is_not(perdure: Call, full:
 
 def seal(store: Store) -> None:
     """Seal changed turns, each the only one of its episode, as a program would that wrote them so."""
-    store.rows(f"UPDATE turn SET digest = (SELECT turn_chain({TURN}) FROM turn t WHERE t.rowid = turn.rowid)")
+    store.rows(f"UPDATE turn SET digest = (SELECT -1 - turn_chain({TURN}) FROM turn t WHERE t.rowid = turn.rowid)")
     store.rows("UPDATE episode SET state = state")
 
 
