@@ -23,6 +23,7 @@ import numpy as np
 
 from perdure.envs.environment import Environment, Guarded, StepOutcome, TextEnv
 from perdure.envs.time_limit import OverTime, time_limit
+from perdure.memory.errors import PerdureError
 from perdure.memory.json_value import storable
 
 T = TypeVar("T")
@@ -179,7 +180,8 @@ class GuardedEnv(Guarded):
         except KeyboardInterrupt:  # of this process; a worker makes a fault of it
             raise
         except BaseException as error:  # such as CancelledError, which is no Exception
-            raise EnvironmentFault(f"{what} raised {describe_error(error)}{self._asked(what)}{place_of(error)}") from error
+            place = "" if isinstance(error, PerdureError) else place_of(error)  # what our own sources raise says what is wrong
+            raise EnvironmentFault(f"{what} raised {describe_error(error)}{self._asked(what)}{place}") from error
 
     def _timeout_s(self) -> float:
         """How long a call may take. If another episode of this environment has hung since this one was asked, the time counts from then on,

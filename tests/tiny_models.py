@@ -135,3 +135,17 @@ def sharpen(folder: Path, seed: int) -> Path:
             weights[name] = noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)
     save_file(weights, file, {"format": "pt"})
     return folder
+
+
+def steepen(folder: Path) -> Path:
+    """Make a model's gradients larger than any number, and leave what it computes finite.
+
+    What enters the first attention is huge and meets weights of zero: the answers do not depend on it, but the gradient of an adapter does.
+    """
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["model.layers.0.input_layernorm.weight"] *= 1e36
+    for name in ("q_proj", "k_proj", "v_proj"):
+        weights[f"model.layers.0.self_attn.{name}.weight"].zero_()
+    save_file(weights, file, {"format": "pt"})
+    return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tests.tiny_models import sharpen, tiny_llama, tiny_qwen
+from tests.tiny_models import sharpen, steepen, tiny_llama, tiny_qwen
 from torch import Tensor
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -162,6 +162,17 @@ def llama_learner(llama: ModelFiles, tmp_path: Path) -> Iterator[Learner]:
 
     with create_store(tmp_path / "home") as store:
         yield Learner(store, llama)
+
+
+@pytest.fixture
+def steep_learner(tmp_path: Path) -> Iterator[Learner]:
+    """Plays like any other, and diverges at its first update."""
+    from tests.learners.home import Learner  # it needs what stands above
+
+    folder = tmp_path / "steep"
+    files = resolve_model(str(steepen(sharpen(tiny_llama(folder, context=256), 1))), folder, print)
+    with create_store(tmp_path / "home") as store:
+        yield Learner(store, files)
 
 
 def moved(files: ModelFiles) -> Trainee:

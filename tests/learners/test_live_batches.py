@@ -234,22 +234,22 @@ def test_what_was_pruned_is_not_missed(llama_learner: Learner) -> None:
     assert played(store, 1) == {"learn": 4}
 
 
-def test_an_attempt_that_begins_anew_has_the_same_first_batch(llama_learner: Learner) -> None:
+def test_an_attempt_that_begins_anew_has_the_same_first_batch(steep_learner: Learner) -> None:
     """The first one wrote its batch, diverged, and left no step. Live play went on meanwhile, and the batch is on-policy for the second."""
-    store = llama_learner.store
+    store = steep_learner.store
     environments.register(store, ALWAYS)
-    llama_learner.play_live(TARGET, 3)
-    options = {**SMALL, "replay_weight": 1e38, "kl_old": 1e38, "check_every": 1, "check_episodes": 2}
-    job, lease = llama_learner.leased(TARGET, "grpo", **options)
+    steep_learner.play_live(TARGET, 12)
+    options = {**SMALL, "check_every": 1, "check_episodes": 2}
+    job, lease = steep_learner.leased(TARGET, "grpo", **options)
     with pytest.raises(Diverged):
-        llama_learner.run(job, lease, never)
+        steep_learner.run(job, lease, never)
     jobs.release_job(store, lease)
-    llama_learner.play_live(TARGET, 2)
-    llama_learner.engine = engine_of(llama_learner.files)
+    steep_learner.play_live(TARGET, 12)
+    steep_learner.engine = engine_of(steep_learner.files)
     again = jobs.lease_job(store, "another", 60.0, BootClock())
     assert again is not None
     with pytest.raises(Diverged):
-        llama_learner.run(*again, never)
+        steep_learner.run(*again, never)
     first, second = ([tuple(row) for row in store.rows(MARKS, (attempt,))] for attempt in (1, 2))
     assert [id_ for id_, _ in first] == [id_ for id_, _ in second] != []
     assert {mark for _, mark in first} == {0}

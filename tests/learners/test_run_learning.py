@@ -177,9 +177,16 @@ def test_the_same_job_on_the_same_seeds_learns_the_same(llama: ModelFiles, tmp_p
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("target", [NEVER, ALWAYS, FAILS])
-def test_grpo_says_when_all_rewards_are_equal(llama_learner: Learner, target: str) -> None:
-    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: in {UPDATES_WITHOUT_SIGNAL} updates"):
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        (NEVER, f"in {UPDATES_WITHOUT_SIGNAL} updates"),
+        (ALWAYS, f"in {UPDATES_WITHOUT_SIGNAL} updates"),
+        (FAILS, f"none of {64 * UPDATES_WITHOUT_SIGNAL} episodes completed"),
+    ],
+)
+def test_grpo_says_when_all_rewards_are_equal(llama_learner: Learner, target: str, why: str) -> None:
+    with pytest.raises(RuntimeFailure, match=f"nothing to learn from in {target}: {why}"):
         llama_learner.learn(target, "grpo")
     assert len(llama_learner.steps(1)) == UPDATES_WITHOUT_SIGNAL
     assert llama_learner.nothing_was_left()
@@ -223,13 +230,13 @@ def test_an_engine_that_cannot_load_the_weights_fails_the_job_with_its_error(
     assert not any(StepRef(1, n) in llama_learner.engine for n in range(3))
 
 
-@pytest.mark.parametrize("settings", [{"kl": 1e38}, {"replay_weight": 1e38, "kl_old": 1e38}])
-def test_a_job_that_diverges_fails_and_leaves_no_candidate(llama_learner: Learner, settings: dict[str, float]) -> None:
-    environments.register(llama_learner.store, ALWAYS)
+@pytest.mark.parametrize("settings", [{}, {"kl": 0.1}, {"replay": 0.5}])
+def test_a_job_that_diverges_fails_and_leaves_no_candidate(steep_learner: Learner, settings: dict[str, float]) -> None:
+    environments.register(steep_learner.store, ALWAYS)
     with pytest.raises(PerdureError, match="diverged") as caught:
-        llama_learner.learn(**settings)
+        steep_learner.learn(**settings)
     assert "\n" not in str(caught.value)
-    assert llama_learner.nothing_was_left()
+    assert steep_learner.nothing_was_left()
 
 
 @pytest.mark.learning

@@ -18,7 +18,7 @@ from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, plan
 
 KEYS = {
-    "environment": "name threshold reward_low reward_high critical anchor retired",
+    "environment": "name threshold reward_low reward_high critical anchor code changed retired",
     "task": "id environment seed state source stage members attempt error episodes created",
     "job": "id kind learner targets options state attempt candidate result error created",
     "version": "name state parent created hash targets job pinned path",

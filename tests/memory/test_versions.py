@@ -249,6 +249,8 @@ def test_environments_keep_their_anchor_when_registered_again(store: Store, add_
         "reward_high": 2.0,
         "critical": True,
         "anchor": "v1",
+        "code": None,
+        "changed": None,
         "retired": None,
     }
     with pytest.raises(InputError, match=r"from 1\.0 to 1\.0"):

