@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.hardware import faster_threads, threads
@@ -74,10 +75,11 @@ class TransformersEngine:
         self._decoding_threads = torch.get_num_threads()
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Prepare the weights of a sampler; empty weights are the base model's."""
+        """Prepare the weights of a sampler; empty weights are the base model's. Raises `RuntimeFailure` if they have no effect."""
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
+        require_effect(self, sampler, weights)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)
