@@ -41,8 +41,8 @@ _LAYER = re.compile(r"\.?\b(?=\w+\.\d+\.)")
 """Where the layers begin in a module's name, as in `model.` + `layers.0.mlp.up_proj`."""
 
 
-def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
-    """Write PEFT's two files for these layers into an existing folder.
+def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles, *, found_as: str | None = None) -> None:
+    """Write PEFT's two files for these layers into an existing folder; `found_as` is what the file calls the base model.
 
     PEFT has one rank and one scale (alpha / rank) for all layers: pairs of lower rank are padded with zeros, and a difference in scale is
     multiplied into the up matrix, so every product stays the same. Raises `InputError` for values that are not finite.
@@ -73,7 +73,7 @@ def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) 
         task_type="CAUSAL_LM",
         lora_dropout=0.0,
         fan_in_fan_out=any(name.removesuffix(".weight") in linear_layers(base).transposed for name in weights),
-        base_model_name_or_path=base.name,
+        base_model_name_or_path=found_as or base.name,
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
