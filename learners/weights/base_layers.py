@@ -19,12 +19,14 @@ from perdure.learners.weights.base_models import ModelFiles
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearLayers:
-    """All linear layers but the head."""
+    """All linear layers of the part that reads and writes text, but the head."""
 
     shapes: Mapping[str, tuple[int, int]]
     """Output and input features by module name."""
     transposed: frozenset[str]
     """Those that store their weights as (in, out): Conv1D, as in GPT-2."""
+    elsewhere: frozenset[str]
+    """Linear layers of other parts, such as one for images: no adapter of text needs them."""
 
 
 @lru_cache(maxsize=8)
@@ -32,11 +34,15 @@ def linear_layers(base: ModelFiles) -> LinearLayers:
     """The linear layers of a base model."""
     with torch.device("meta"):
         net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path, trust_remote_code=False), trust_remote_code=False)
-    head = net.get_output_embeddings()
+    head, of_text = net.get_output_embeddings(), frozenset(map(id, net.get_decoder().modules()))
     found = {name: module for name, module in net.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not head}
-    transposed = frozenset(name for name, module in found.items() if isinstance(module, Conv1D))
-    shapes = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name, module in found.items():
-        first, second = module.weight.shape
-        shapes[name] = (second, first) if name in transposed else (first, second)
-    return LinearLayers(shapes=shapes, transposed=transposed)
+        if id(module) in of_text:
+            first, second = module.weight.shape
+            shapes[name] = (second, first) if isinstance(module, Conv1D) else (first, second)
+    return LinearLayers(
+        shapes=shapes,
+        transposed=frozenset(name for name in shapes if isinstance(found[name], Conv1D)),
+        elsewhere=frozenset(found.keys() - shapes.keys()),
+    )

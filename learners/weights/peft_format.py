@@ -100,12 +100,12 @@ def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
 
 
 def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
-    """The adapter's layers, each checked against the base model. Raises `InputError`."""
+    """The adapter's layers, each checked against the base model; those of its parts that see no text are left out. Raises `InputError`."""
     settings, layers = read_settings(folder), linear_layers(base)
     parts: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
-            keys = _keys(folder, weights.keys())
+            keys = {key: found for key, found in _keys(folder, weights.keys()).items() if found[0] not in layers.elsewhere}
             known = _names_in_base(folder, {module for module, _ in keys.values()}, base, layers)
             for key, (module, part) in keys.items():
                 name = known[module]
