@@ -5,7 +5,7 @@ An engine may take an adapter whose layers it knows by other names, touch no lay
 
 from __future__ import annotations
 
-from perdure.envs.policy import Ids, Message
+from perdure.envs.policy import Ids, Message, PolicyError
 from perdure.learners.engines.engine import Engine
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import RuntimeFailure
@@ -26,11 +26,16 @@ def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> None:
     if BASE not in engine:
         engine.load(BASE, {})
     exchange = _exchange(engine)
-    if engine.logprobs(BASE, [exchange]) == engine.logprobs(sampler, [exchange]):
+    try:
+        has_effect = engine.logprobs(BASE, [exchange]) != engine.logprobs(sampler, [exchange])
+    except PolicyError as error:
+        engine.unload(sampler)
+        raise RuntimeFailure(f"{sampler} could not be compared with the base model: {error}") from error
+    if not has_effect:
         engine.unload(sampler)
         raise RuntimeFailure(
-            f"{sampler} scores exactly as the base model, though its adapter is not zero: the engine ({engine.numerics}) has loaded it, but "
-            "does not use it; set engine = 'transformers'"
+            f"{sampler} scores exactly as the base model, though its adapter is not zero: the engine ({engine.numerics}) has loaded it "
+            "without using it; set engine = 'transformers'"
         )
 
 

@@ -76,6 +76,8 @@ class TemplateChat:
 
     def exchange(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> tuple[Ids, Ids]:
         """Prompt and answer of a conversation whose last message is the assistant's (`Chat.exchange`)."""
+        if not tools and not any(message.calls or message.thought or message.role == "tool" for message in messages):
+            return self.prompt(messages[:-1]), self.answer(messages[-1].text)
         said = [_document(message) for message in messages]
         try:
             asked, whole = (

@@ -14,19 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
-from perdure.envs.policy import Ids, Message, ToolCall
-from perdure.envs.rollout import opening
-from perdure.learners.batches import Lesson, Turns, lesson, sequences_of
+from perdure.learners.batches import Lesson, lesson
 from perdure.learners.epochs import imitation_epochs, target_episodes
-from perdure.learners.learning_job import LearningJob, fits
+from perdure.learners.learning_job import LearningJob
+from perdure.learners.loops.foreign_lessons import foreign_lessons
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.options import ENVIRONMENT, TraceSftOptions
 from perdure.learners.reward_source import rewarder
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import JsonObject
-from perdure.memory.processes import record_event
 from perdure.memory.trajectories.episodes import episodes_by_id
 from perdure.memory.trajectories.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
 
@@ -80,12 +77,12 @@ def _imported(job: LearningJob, own: TraceSftOptions) -> tuple[list[Lesson], Non
     traces = foreign_traces(job.run.store, own.traces.removeprefix(IMPORT))
     if job.progress.chosen:
         known = frozenset(job.progress.chosen)
-        return _lessons(job, (trace for trace in traces if trace.id in known)), None
+        return foreign_lessons(job, (trace for trace in traces if trace.id in known)), None
     won = (trace for trace in traces if _won(job, trace))
     few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), own.per_task)
     chosen = list(islice(few, target_episodes(job)))
     job.progress.chosen = tuple(trace.id for trace in chosen)
-    return _lessons(job, chosen), None
+    return foreign_lessons(job, chosen), None
 
 
 def _successes(job: LearningJob, traces: Iterable[Trace]) -> Iterator[Trace]:
@@ -111,82 +108,3 @@ def _won(job: LearningJob, trace: ForeignTrace) -> bool:
     if trace.success is not None:
         return trace.success
     return trace.total_reward is not None and trace.total_reward >= job.environments.targets[0].threshold
-
-
-def _lessons(job: LearningJob, traces: Iterable[ForeignTrace]) -> list[Lesson]:
-    """Lessons of imported episodes. Answers whose prompt is too long for the model's context are left out, and it is said how many."""
-    lessons, too_long, answers = [], 0, 0
-    for trace in traces:
-        turns = _foreign_turns(job, trace)
-        fitting = tuple(turn for turn in turns if fits(job, sequences_of((turn,))))
-        too_long, answers = too_long + len(turns) - len(fitting), answers + len(turns)
-        if fitting:
-            lessons.append(_lesson(job, trace, fitting))
-    if too_long:
-        left_out = f"{too_long} of {answers} imported answers are left out: with their prompts they exceed the context of "
-        record_event(job.run.store, "import", f"job {job.id}", f"{left_out}{job.engine.files.name}, {job.context_limit} tokens")
-        if not lessons:
-            raise InputError(f"{left_out}{job.engine.files.name}, {job.context_limit} tokens: import shorter traces, or take another model")
-    return lessons
-
-
-def _lesson(job: LearningJob, trace: ForeignTrace, turns: Turns) -> Lesson:
-    return Lesson(
-        episode=None,
-        environment=trace.environment,
-        turns=turns,
-        sampler_logprobs=None,
-        imitation=1.0,
-        kl=job.options.loss.kl,
-    )
-
-
-def _foreign_turns(job: LearningJob, trace: ForeignTrace) -> Turns:
-    """Its tokens if this model's tokenizer made them, otherwise its texts by the model's own template; targets use their own prompt template.
-
-    Raises `InputError` if it has neither, or if the template cannot write its messages.
-    """
-    files, chat = job.engine.files, job.engine.chat
-    targets = {environment.name: environment for environment in job.environments.targets}
-    is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
-    turns: list[tuple[Ids, Ids]] = []
-    for n, turn in enumerate(trace.turns):
-        if is_ours and turn.prompt_ids and turn.action_ids:
-            if max(*turn.prompt_ids, *turn.action_ids, 0) >= job.trainee.vocabulary:
-                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not have: its ids are of another model")
-            turns.append((turn.prompt_ids, turn.action_ids))
-            continue
-        if turn.action is None or (turn.messages is None and turn.observation is None):
-            raise InputError(
-                f"imported episode {trace.id} has a turn with neither texts nor tokens of {files.name}: import it with its texts"
-            )
-        if turn.messages is not None:
-            said = [_message(message) for message in (*turn.messages, turn.answer or {"role": "assistant", "content": turn.action})]
-            try:
-                turns.append(chat.exchange(said, trace.tools))
-            except InputError as error:
-                raise InputError(f"imported episode {trace.id}, answer {n + 1}: {error}") from error
-            continue
-        if n:
-            prompt = chat.follow(*turns[-1], turn.observation or "")
-        else:
-            messages = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
-            prompt = chat.prompt(messages or [Message(role="user", text=turn.observation or "")])
-        turns.append((prompt, chat.answer(turn.action)))
-    return tuple(turns)
-
-
-def _message(document: JsonObject) -> Message:
-    """A stored message (`memory/exchange/conversation.py`) as the chat takes it."""
-    calls: list[ToolCall] = []
-    for call in cast("list[dict[str, JsonObject]]", document.get("tool_calls") or []):
-        number, function = cast("str | None", call.get("id")), call["function"]
-        calls.append(ToolCall(name=str(function["name"]), arguments=cast(JsonObject, function["arguments"]), id=number))
-    return Message(
-        role=cast(Any, document["role"]),
-        text=str(document["content"]),
-        thought=cast("str | None", document.get("reasoning_content")),
-        calls=tuple(calls),
-        call_id=cast("str | None", document.get("tool_call_id")),
-        name=cast("str | None", document.get("name")),
-    )
