@@ -167,7 +167,7 @@ def test_what_is_more_than_lora_is_refused_with_the_way_out(
         ({"peft_type": "VERA"}, "peft's convert_to_lora makes one of other kinds"),
         (
             {"new_of_2027": "quick"},
-            "the setting 'new_of_2027' ('quick') is not known here: take it out of adapter_config.json if it changes",
+            "the setting 'new_of_2027' ('quick') is not known here: take it out of adapter_config.json",
         ),
         ({"rank_pattern": {"q_proj": 2}}, "at rank 2 needs [2, 32]; r and rank_pattern say another rank than the tensors have"),
         ({"rank_pattern": {"(a+)+": 2}}, "rank_pattern has the pattern '(a+)+', which is not supported: write the layers' names out"),
