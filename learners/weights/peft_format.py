@@ -149,7 +149,7 @@ def covered(weights: Collection[str], base: ModelFiles) -> str:
 def _keys(folder: Path, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Module and part (A or B) of each key. Raises `InputError` for a key of another kind."""
     found = {}
-    for key in keys:
+    for key in sorted(keys, key=lambda one: _KEY.match(one) is None):  # LoRA of the head comes before its table, which peft adds then
         match = _KEY.match(key)
         if match is None:
             why = next((why for pattern, why in _OTHER_KEYS if pattern.search(key)), f"is no LoRA weight of a linear layer: {MERGE}")
