@@ -30,7 +30,7 @@ from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged
-from perdure.memory.records import Sampler
+from perdure.memory.records import Sampler, VersionRef
 
 MOST_TREES = 3
 """Samplers whose keys and values are kept: a gate asks versions in turn."""
@@ -68,6 +68,8 @@ class TransformersEngine:
         self.stop_ids = stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id)
         self.chat = TemplateChat(tokenizer, self.stop_ids)
         self._loaded: dict[str, Prepared] = {}
+        self._effective: set[frozenset[str]] = set()
+        """Layers of adapters that were shown to have an effect."""
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
         self._memories: dict[Sampler, TreeMemory] = {}
@@ -79,7 +81,10 @@ class TransformersEngine:
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
-        require_effect(self, sampler, weights)
+        layers = frozenset(weights)
+        is_new = isinstance(sampler, VersionRef) or layers not in self._effective  # the steps of a job have the same layers
+        if is_new and require_effect(self, sampler, weights):
+            self._effective.add(layers)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)

@@ -66,6 +66,8 @@ def export_version(
             _write_peft(scratch, base, weights)
         else:
             _write_merged(scratch, name, base, weights, precision, gguf=gguf, say=say)
+        for file in scratch.iterdir():
+            file.chmod((scratch / README).stat().st_mode)  # safetensors writes files that nobody else may read
         publish(scratch, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error

@@ -67,9 +67,7 @@ def test_every_family_of_the_help_is_tried() -> None:
 
 def test_llama_cpp_answers_as_the_version(base: ModelFiles, tmp_path: Path) -> None:
     weights = random_adapter(trainee_of(base), 1).weights()
-    export_version(
-        tmp_path / "g", "v1", base, weights, form="merged", precision="float32", gguf=True, readme="", say=lambda line: None
-    )
+    export_version(tmp_path / "g", "v1", base, weights, form="merged", precision="float32", gguf=True, readme="", say=lambda line: None)
     engine, version = engine_of(base), VersionRef("v1")
     engine.load(version, weights)
     prompt = (5, 6, 7, 300, 41, 90)

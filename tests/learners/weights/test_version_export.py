@@ -183,9 +183,7 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(llama: ModelFiles, qw
         (llama, "tokenizer.json", {"model": None}, "tokenizer.json cannot be read"),
     ]
     for n, (base, file, settings, says) in enumerate(cases):
-        with pytest.raises(
-            InputError, match=r"cannot be written as GGUF.* leave out --gguf"
-        ) as refused:
+        with pytest.raises(InputError, match=r"cannot be written as GGUF.* leave out --gguf") as refused:
             require_gguf(changed(base, tmp_path / str(n), file, **settings))
         assert says in str(refused.value)
     assert set(GGUF_FAMILIES) == {"llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"}
