@@ -19,7 +19,9 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
-from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.template_chat import TemplateChat
+from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
@@ -38,6 +40,7 @@ MOST_NODES = 4096
 _ROWS_MEASURED = 16
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
+PLAIN_CHAT = ChatSettings()
 
 
 @dataclass(slots=True)
@@ -58,14 +61,24 @@ class TransformersEngine:
     `budget_tokens` bounds the nodes of one prefilled tree, and with it memory. `stop_ids` are the tokens that end an answer.
     """
 
-    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        seed: int,
+        budget_tokens: int = 1536,
+        chat: ChatSettings = PLAIN_CHAT,
+    ) -> None:
         self.model = AdaptedModel(files, device=device, dtype=dtype)
         self.files, self.device, self.dtype = files, self.model.device, dtype
         self.usage = TokenUsage()
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
         self.context_limit = self.model.context_limit
-        self.stop_ids = stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self.stop_ids)
+        self.chat = TemplateChat(tokenizer, stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id), chat)
+        check_chat(self.chat, tokenizer)
+        self.stop_ids = self.chat.stop_ids
         self._loaded: dict[str, Prepared] = {}
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens

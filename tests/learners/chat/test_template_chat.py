@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message
-from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError
 
