@@ -10,6 +10,7 @@ three copies: for the `first` stretch, for `later` ones, and for a text that con
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 Json = dict[str, Any]
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+"""What a model falls back to for characters that it has no piece for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ def spotting_tokenizer(document: Json) -> tuple[Tokenizer, dict[int, tuple[str, 
 
 def _without_controls(document: Json) -> Json:
     """The same tokenizer without control tokens, and without a way for its model to make them of letters."""
-    controls = {token["content"] for token in document["added_tokens"] if is_control(token)}
+    controls = {token["content"] for token in document["added_tokens"] if is_control(token) and not _BYTE.fullmatch(token["content"])}
 
     def hidden(piece: str) -> str:
         return f" {piece} " if piece in controls else piece  # no text meets a model with spaces around it

@@ -114,9 +114,9 @@ class TemplateChat:
     def _ended(self, ids: Ids) -> Ids:
         """A rendered answer up to its end; if the template has none here, as before the next role's mark, it is added."""
         for ends in ({self.end}, self.stop_ids):
-            places = [n for n, token in enumerate(ids) if token in ends]
-            if places:
-                return ids[: places[-1] + 1]
+            place = next((n for n, token in enumerate(ids) if token in ends), None)
+            if place is not None:
+                return ids[: place + 1]
         return (*ids, min(self.stop_ids) if self.end is None else self.end)
 
     def _sampled_already(self, piece: Ids, action_ids: Ids) -> int:

@@ -22,7 +22,7 @@ A, B, C, D, E = "ALPHA0SENTINEL", "BRAVO1SENTINEL", "CHARLIE2SENTINEL", "DELTA3S
 THOUGHT = "GOLF5SENTINEL"
 THINK = "<think>"
 TAGS = ((f"{THINK}\n", "\n</think>\n\n"), ("<|channel>thought\n", "\n<channel|>"))
-"""Of thoughts, in templates that look for them in an answer but do not take a thought apart from it."""
+"""Of thoughts, in templates that know them but do not take a thought apart from its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,9 @@ def _thought_marks(template: ChatTemplate, shared: str) -> tuple[str, str, bool]
     before, thought, rest = last.partition(THOUGHT)
     if thought and B in rest and before.startswith(shared):
         return before[len(shared) :], rest.split(B, 1)[0], True
-    return next(((opens, closes, False) for opens, closes in TAGS if closes.strip() in template.source), ("", "", False))
+    source = template.source
+    known = ((opens, closes) for opens, closes in TAGS if opens.strip() in source or closes.strip() in source)
+    return (*next(known, ("", "")), False)
 
 
 def _drops_thoughts(template: ChatTemplate, opened: str, before: str, marks: tuple[str, str, bool]) -> bool:

@@ -8,6 +8,7 @@ descriptions: SmolLM2 (ChatML), SmolLM3 (a system block with metadata, `/think`)
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -186,4 +187,6 @@ def _backend(kind: Kind, special: Sequence[str]) -> Tokenizer:
             show_progress=False,
         )
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    return tokenizer
+    document = json.loads(tokenizer.to_str())
+    document["added_tokens"] = [token for token in document["added_tokens"] if not token["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(document))

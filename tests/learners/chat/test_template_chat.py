@@ -174,6 +174,8 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer: PreTrainedTokenize
 
 
 def test_a_model_without_an_end_of_turn_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert TemplateChat(tokenizer, frozenset()).stop_ids == {tokenizer.eos_token_id}  # the template names one
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
     with pytest.raises(InputError, match="eos_token_id"):
         TemplateChat(tokenizer, frozenset())
 

@@ -122,6 +122,7 @@ def test_an_answer_ends_its_turn_and_reads_as_it_was_given(name: str) -> None:
     for text in ("7", "yes, the dog", "a\n\nb"):
         answer = chat.answer(text)
         assert answer[-1] == chat.end
+        assert answer.count(chat.end) == 1
         assert answer[-1] in chat.stop_ids
         assert chat.text(answer).strip() == text
     assert chat.text(()) == ""
