@@ -1,6 +1,7 @@
 """Checks of a machine: each says what it found, and what to do about it.
 
-An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, downloads or writes anything.
+An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here downloads or writes anything.
+Only the check of the chat loads the libraries of models, and only if the model is on this machine.
 """
 
 from __future__ import annotations

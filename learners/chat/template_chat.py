@@ -120,11 +120,14 @@ class TemplateChat:
         return (*ids, min(self.stop_ids) if self.end is None else self.end)
 
     def _sampled_already(self, piece: Ids, action_ids: Ids) -> int:
-        """How many tokens of the piece after an answer close it, and were sampled with it."""
+        """How many tokens of the piece after an answer close it, and were sampled with it.
+
+        An answer may have ended with another end token of the model; that closes it as well, but does not begin the next role.
+        """
         start = next((n for n, token in enumerate(piece) if token in self.encoder.control_ids), 0)
         within = self.shape.closers_within
-        if action_ids and piece[start : start + len(within)] == within:
-            for closers in (within, self.shape.closers):
-                if action_ids[-1] in closers:
-                    return start + min(closers.index(action_ids[-1]) + 1, len(within))
-        return 0
+        if not action_ids or not within or piece[start : start + len(within)] != within:
+            return 0
+        if action_ids[-1] in within:
+            return start + within.index(action_ids[-1]) + 1
+        return start + len(within) if action_ids[-1] in self.stop_ids and not self.shape.next_role_closes else 0

@@ -56,9 +56,8 @@ def differences(chat: TemplateChat) -> list[str]:
         told.append(f"the text of an answer is what follows {shape.header.strip()}")
     elif shape.closes:
         told.append(f"the text of an answer is what follows {shape.closes.strip()}")
-    hidden = sorted(word for word, number in chat.encoder.controls.items() if number in chat.encoder.special_ids and _is_tag(word))
-    if left := [word for word in hidden if word not in settings.show_special]:
-        told.append(f"environments do not see {', '.join(left[:4])}, which the tokenizer marks special: chat.show_special shows them")
+    if tags := [word for word in _special_tags(chat) if word not in settings.show_special]:
+        told.append(f"environments do not see {', '.join(tags[:4])}, which the tokenizer marks special: chat.show_special shows them")
     if chat.template.prints_date(_TURNS[:1], settings.date + timedelta(days=400, hours=7, minutes=31, seconds=17)):
         told.append(f"the template prints the date: it stays {settings.date:%Y-%m-%d %H:%M} (UTC), when the home began")
     return told
@@ -92,6 +91,8 @@ def _scaffolding(chat: TemplateChat, ids: Ids) -> list[int]:
     return [number for number in ids if number in chat.encoder.control_ids]
 
 
-def _is_tag(word: str) -> bool:
-    """Whether a word looks like a tag around a part of an answer, such as '<answer>', not like a mark of a template."""
-    return bool(re.fullmatch(r"</?[A-Za-z_]{3,}>", word)) and word not in {"<pad>", "<unk>", "<mask>", "<bos>", "<eos>"}
+def _special_tags(chat: TemplateChat) -> list[str]:
+    """Special tokens that look like tags around a part of an answer, such as '<answer>' and '</answer>'."""
+    special = {word for word, number in chat.encoder.controls.items() if number in chat.encoder.special_ids}
+    names = sorted(word[1:-1] for word in special if re.fullmatch(r"<[A-Za-z_]{3,}>", word) and f"</{word[1:]}" in special)
+    return [f"<{slash}{name}>" for name in names for slash in ("", "/")]

@@ -46,6 +46,8 @@ class TemplateShape:
     names as an end."""
     closers_within: Ids
     """The same in the midst of a conversation."""
+    next_role_closes: bool
+    """Whether these are no more than the mark of the next role, so that an answer at the end of a conversation has none."""
 
 
 def template_shape(template: ChatTemplate, encoder: TextEncoder, thoughts: Thoughts) -> TemplateShape:
@@ -73,6 +75,7 @@ def template_shape(template: ChatTemplate, encoder: TextEncoder, thoughts: Thoug
         drops_thoughts=_drops_thoughts(template, opened, before, marks),
         closers=common or at_end[:1] or within[:1],
         closers_within=common or within[:1],
+        next_role_closes=not at_end,
     )
 
 
