@@ -67,7 +67,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         loaded,
         _confinement(config),
         *([_room(home, config)] if config else []),
-        *([_model(config), *_chat(home, config), *_vllm(config), *_environments(config)] if config else []),
+        *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
 
@@ -243,8 +243,10 @@ def _model(loaded: LoadedConfig) -> Check:
     )
 
 
-def _chat(home: Path, loaded: LoadedConfig) -> list[Check]:
-    """Whether conversations become the tokens that the model's template gives, and what differs from it by choice."""
+def chat_checks(home: Path, loaded: LoadedConfig) -> list[Check]:
+    """Whether conversations become the tokens that the model's template gives, and what differs from it by choice.
+
+    Nothing if it is not on this machine."""
     from perdure.agent.processes.open_engine import chat_settings
     from perdure.learners.weights.base_models import model_folder
 
