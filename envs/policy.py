@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from perdure.memory.json_value import JsonObject
 from perdure.memory.records import Sampler
 
 Ids = tuple[int, ...]
@@ -53,11 +54,29 @@ class PolicyError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool, as a model asked for it."""
+
+    name: str
+    arguments: JsonObject
+    """An object, never text."""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a conversation as text. Text from an environment stays text: template tokens inside it are not special."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     text: str
+    thought: str | None = None
+    """Of an assistant: its reasoning, apart from the text."""
+    calls: tuple[ToolCall, ...] = ()
+    """Of an assistant."""
+    call_id: str | None = None
+    """Of a tool: which call it answers."""
+    name: str | None = None
+    """Of a tool: its name."""
 
 
 class Chat(Protocol):
@@ -77,4 +96,9 @@ class Chat(Protocol):
 
     def answer(self, text: str) -> Ids:
         """The ids of a written answer, with its end-of-turn token: what a policy would have to sample to give it."""
+        ...
+
+    def exchange(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> tuple[Ids, Ids]:
+        """Prompt and answer of a conversation whose last message is the assistant's: the ids of all before it, up to the answer, and the
+        ids of the answer as the template writes it (thought, text, calls), with its end-of-turn token. Raises `InputError`."""
         ...

@@ -7,11 +7,14 @@ their modules' names and in what ends a turn.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -94,6 +97,26 @@ def tiny_gpt2(path: Path, *, seed: int = 0, context: int = 256) -> Path:
     )
     torch.manual_seed(seed)
     return save(GPT2LMHeadModel(config), tokenizer, path)
+
+
+def tiny_of(path: Path, kind: str, *, seed: int = 0, **settings: Any) -> Path:
+    """A model of two layers and 32 features of a `model_type`, with other settings of its configuration if they are given."""
+    tokenizer = tokenizer_of()
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    torch.manual_seed(seed)
+    return save(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **settings})), tokenizer, path)
 
 
 def tokenizer_of() -> PreTrainedTokenizerFast:

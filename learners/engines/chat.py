@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from perdure.envs.policy import Ids, Message
 from perdure.memory.errors import InputError
+from perdure.memory.json_value import JsonObject
 
 _SENTINELS = ("ALPHA0SENTINEL", "BRAVO1SENTINEL", "CHARLIE2SENTINEL", "DELTA3SENTINEL")
 
@@ -73,6 +74,29 @@ class TemplateChat:
         before = self._template_ids(self._between[0])
         return (*self._text_ids(text), before[0] if before and before[0] in self._stop_ids else min(self._stop_ids))
 
+    def exchange(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> tuple[Ids, Ids]:
+        """Prompt and answer of a conversation whose last message is the assistant's (`Chat.exchange`)."""
+        if not tools and not any(message.calls or message.thought or message.role == "tool" for message in messages):
+            return self.prompt(messages[:-1]), self.answer(messages[-1].text)
+        said = [_document(message) for message in messages]
+        try:
+            asked, whole = (
+                str(
+                    self._tokenizer.apply_chat_template(
+                        some, tools=[dict(tool) for tool in tools] or None, tokenize=False, add_generation_prompt=some is not said
+                    )
+                )
+                for some in (said[:-1], said)
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(message.role for message in messages)
+            raise InputError(f"the model's chat template does not accept a conversation of {roles}: {error}") from error
+        if not whole.startswith(asked):
+            raise InputError("the model's chat template begins an answer otherwise than its generation prompt does")
+        ids = self._template_ids(whole[len(asked) :])
+        ends = [n for n, token in enumerate(ids) if token in self._stop_ids]
+        return self._template_ids(asked), ids[: ends[-1] + 1] if ends else (*ids, min(self._stop_ids))
+
     def _render(self, messages: Sequence[Message], answer: bool) -> str:
         turns = [{"role": m.role, "content": m.text} for m in messages]
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer))
@@ -111,6 +135,25 @@ class TemplateChat:
     def _encode_text(self, text: str) -> Ids:
         clean = text.encode("utf-8", errors="replace").decode("utf-8")  # lone surrogates cannot be encoded
         return tuple(self._tokenizer.encode(clean, add_special_tokens=False, split_special_tokens=True))
+
+
+def _document(message: Message) -> dict[str, Any]:
+    """A message as templates read it; what it does not have is left out."""
+    said: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.thought is not None:
+        said["reasoning_content"] = message.thought
+    if message.calls:
+        said["tool_calls"] = [
+            {
+                **({} if call.id is None else {"id": call.id}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.call_id is not None:
+        said["tool_call_id"] = message.call_id
+    return said if message.name is None else {**said, "name": message.name}
 
 
 def answer_text(tokenizer: PreTrainedTokenizerBase, action_ids: Ids) -> str:

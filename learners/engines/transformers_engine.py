@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.decoding import Decoding
 from perdure.learners.engines.engine import require_room, require_turn_room
@@ -91,10 +92,11 @@ class TransformersEngine:
             )
 
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Prepare the weights of a sampler; empty weights are the base model's."""
+        """Prepare the weights of a sampler; empty weights are the base model's. Raises `RuntimeFailure` if they have no effect."""
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
+        require_effect(self, sampler, weights)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)

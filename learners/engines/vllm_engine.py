@@ -23,6 +23,7 @@ from uuid import uuid4
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.engines.transformers_engine import stop_ids
@@ -121,7 +122,7 @@ class VllmEngine:
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Load a sampler into the server. A version's files must be in its folder.
 
-        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses them.
+        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses or ignores them.
         """
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
@@ -147,6 +148,7 @@ class VllmEngine:
                 write_lora(served.folder, pairs, self.files)
             self._serve(sampler, served)
         self._served[sampler] = served
+        require_effect(self, sampler, weights)
 
     def unload(self, sampler: Sampler) -> None:
         """Unload a sampler. A version stays on the server, since others may sample from it; vLLM unloads the least used ones."""
