@@ -125,6 +125,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_a_home_uses_the_revision_that_it_began_with_for_ever(model: Path, tmp_path: Path) -> None:
     first = files_of(model)
@@ -143,6 +144,7 @@ def test_a_home_uses_the_revision_that_it_began_with_for_ever(model: Path, tmp_p
         assert resolve(address, f"owner/tiny@{FIRST}", tmp_path / "fourth-cache", tmp_path / "named-home") == began
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_only_the_weights_that_the_index_names_are_fetched(model: Path, tmp_path: Path) -> None:
     content = files_of(model)
@@ -160,6 +162,7 @@ def test_only_the_weights_that_the_index_names_are_fetched(model: Path, tmp_path
     assert not {"consolidated.safetensors", "pytorch_model.bin"}.intersection(Hub.fetched)
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(300)
 def test_a_hub_that_cannot_be_reached_and_a_cache_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     said = resolve("http://127.0.0.1:1", "owner/tiny", tmp_path / "cache", tmp_path / "home")
