@@ -218,7 +218,8 @@ def _config(path: Path | None) -> tuple[LoadedConfig | None, Check]:
 
 def _model(loaded: LoadedConfig) -> Check:
     """Whether the configured model is there, or can be fetched. It is not loaded."""
-    from perdure.learners.weights.base_models import DEFAULT_MODEL, is_hub_id, model_files
+    from perdure.learners.weights.base_models import DEFAULT_MODEL, model_files
+    from perdure.learners.weights.hub_models import is_hub_id
 
     model, cache = loaded.config.model, cache_dir()
     folder = Path(model).expanduser()

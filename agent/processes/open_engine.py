@@ -31,13 +31,13 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         # The process of the server fetches the model if it is not there yet.
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
-        files = resolve_model(config.model, cache_dir(), say)
+        files = resolve_model(config.model, cache_dir(), say, store.home)
         chat = chat_settings(config, home_began(store))
         return VllmEngine(files, store.home, server_limits(config), lambda line: record_event(store, "vllm", "engine", line), chat)
     from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 
-    files = resolve_model(config.model, cache_dir(), say)
+    files = resolve_model(config.model, cache_dir(), say, store.home)
     say(f"loading {files.name}")
     return open_transformers_engine(store, files, device=config.device, seed=seed, chat=chat_settings(config, home_began(store)))
 

@@ -35,6 +35,9 @@ def open_transformers_engine(
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the model in {files.path} cannot be loaded ({reason}): repair its files, or set another model") from error
+    except (AttributeError, TypeError, LookupError, NotImplementedError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"Perdure cannot compute the model in {files.path} ({reason}): set another model") from error
     engine.choose_threads()
     return engine
 

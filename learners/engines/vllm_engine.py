@@ -26,6 +26,7 @@ from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.learners.chat.chat_settings import ChatSettings
 from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.chat.template_check import check_chat
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.engines.transformers_engine import PLAIN_CHAT, stop_ids
 from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
@@ -131,7 +132,7 @@ class VllmEngine:
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Load a sampler into the server. A version's files must be in its folder.
 
-        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses them.
+        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses or ignores them.
         """
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
@@ -157,6 +158,7 @@ class VllmEngine:
                 write_lora(served.folder, pairs, self.files)
             self._serve(sampler, served)
         self._served[sampler] = served
+        require_effect(self, sampler, weights)
 
     def unload(self, sampler: Sampler) -> None:
         """Unload a sampler. A version stays on the server, since others may sample from it; vLLM unloads the least used ones."""

@@ -8,16 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import JsonObject, to_json
 from perdure.memory.records import Episode
 from perdure.memory.store import Params, Store
 from perdure.memory.trajectories.episodes import episodes_by_id
-
-Role = Literal["system", "user", "assistant"]
 
 AT_A_TIME = 256
 """Episodes read at once."""
@@ -48,18 +46,22 @@ class ForeignTrace:
     success: bool | None
     total_reward: float | None
     turns: tuple[ForeignExchange, ...]
+    tools: tuple[JsonObject, ...] = ()
+    """The tools that it could call, in the shape of OpenAI's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignExchange:
     """One prompt and its answer: ids, texts or both."""
 
-    messages: tuple[tuple[Role, str], ...] | None
-    """Role and text of the conversation before the answer."""
+    messages: tuple[JsonObject, ...] | None
+    """The whole conversation before the answer, in the shape of OpenAI's messages (`exchange/conversation.py`)."""
     observation: str | None
     prompt_ids: tuple[int, ...] | None
     action: str | None
     action_ids: tuple[int, ...] | None
+    answer: JsonObject | None = None
+    """The answer as a message; None if its text or tokens are all of it."""
 
 
 def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
@@ -149,7 +151,8 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     turns: dict[int, list[ForeignExchange]] = {row["id"]: [] for row in rows}
     sql = "SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
     for row in store.rows(sql, (to_json(list(turns)),)):
-        turns[row["episode"]].append(_exchange(row))
+        earlier = turns[row["episode"]]
+        earlier.append(_exchange(row, earlier[-1] if row["continues"] else None))
     return [
         ForeignTrace(
             id=row["id"],
@@ -160,6 +163,7 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
             success=None if row["success"] is None else bool(row["success"]),
             total_reward=row["total_reward"],
             turns=tuple(turns[row["id"]]),
+            tools=() if row["tools"] is None else tuple(json.loads(row["tools"])),
         )
         for row in rows
     ]
@@ -186,12 +190,17 @@ def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Itera
             yield Trace(episode=episode, staleness=behind[episode.id])
 
 
-def _exchange(row: Any) -> ForeignExchange:
-    messages = None if row["messages"] is None else tuple((message["role"], message["content"]) for message in json.loads(row["messages"]))
+def _exchange(row: Any, before: ForeignExchange | None) -> ForeignExchange:
+    """One turn; `before` is the turn that it continues, whose messages and answer come first."""
+    messages = None if row["messages"] is None else tuple(json.loads(row["messages"]))
+    if messages is not None and before is not None:
+        said = before.answer or {"role": "assistant", "content": before.action}
+        messages = (*(before.messages or ()), said, *messages)
     return ForeignExchange(
         messages=messages,
         observation=row["observation"],
         prompt_ids=None if row["prompt_ids"] is None else unpack_ids(row["prompt_ids"]),
         action=row["action"],
         action_ids=None if row["action_ids"] is None else unpack_ids(row["action_ids"]),
+        answer=None if row["answer"] is None else json.loads(row["answer"]),
     )

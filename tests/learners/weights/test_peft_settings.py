@@ -1,0 +1,199 @@
+"""Adapters as peft itself writes them: what is LoRA comes in and computes the same; what is more is refused with the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tests.learners.conftest import engine_of, plain_model
+from tests.learners.weights.test_adapters import one_line, set_config
+from tests.tiny_models import sharpen, tiny_gpt2
+from transformers import AutoModel
+
+from perdure.learners.weights.base_models import ModelFiles, resolve_model
+from perdure.learners.weights.peft_format import check_foreign, covered
+from perdure.learners.weights.peft_settings import HARMLESS, REFUSED, USED, PeftSettings
+from perdure.learners.weights.weight_sets import LoraPair, merge_into
+from perdure.memory.errors import InputError
+from perdure.memory.records import VersionRef
+
+IDS = torch.tensor([[3, 5, 7, 11, 13, 17]])
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    folder = tmp_path_factory.mktemp("models") / "gpt2"
+    return resolve_model(str(sharpen(tiny_gpt2(folder), 3)), folder, print)
+
+
+def by_peft(base: ModelFiles, folder: Path, net: Any = None, **settings: Any) -> PeftModel:
+    """An adapter that does something, made and saved by peft."""
+    model = get_peft_model(plain_model(base) if net is None else net, LoraConfig(**{"r": 4, "target_modules": "all-linear", **settings}))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    model.save_pretrained(str(folder))
+    made: PeftModel = model.eval()
+    return made
+
+
+def merged_logits(base: ModelFiles, weights: dict[str, LoraPair]) -> torch.Tensor:
+    model = plain_model(base)
+    merge_into(model, weights)
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=IDS).logits
+    return logits
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = model(input_ids=IDS).logits
+    return logits
+
+
+def test_every_setting_that_peft_writes_is_sorted() -> None:
+    """A newer peft with another setting shows here."""
+    sorted_ = [USED, frozenset(HARMLESS), frozenset(REFUSED)]
+    assert {field.name for field in fields(LoraConfig)} == frozenset().union(*sorted_)
+    assert sum(map(len, sorted_)) == len(frozenset().union(*sorted_)), "none is in two groups"
+
+
+PLAIN: dict[str, dict[str, Any]] = {
+    "without a task type": {},
+    "with one": {"task_type": "CAUSAL_LM"},
+    "rank-stabilised": {"use_rslora": True, "lora_alpha": 3},
+    "some layers": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1], "layers_pattern": "layers"},
+    "ranks by pattern": {"rank_pattern": {"q_proj": 2, "^model.layers.1.mlp.up_proj": 6}, "alpha_pattern": {"down_proj": 5}},
+    "ranks by pattern, rank-stabilised": {"rank_pattern": {"layers.0.*.v_proj": 7}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+    "what concerns training": {"lora_dropout": 0.3, "exclude_modules": ["o_proj"], "init_lora_weights": "gaussian"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_plain_lora_computes_as_in_peft(files: ModelFiles, tmp_path: Path, kind: str) -> None:
+    theirs = by_peft(files, tmp_path, **PLAIN[kind])
+    weights = check_foreign(tmp_path, files)
+    torch.testing.assert_close(merged_logits(files, weights), logits_of(theirs), atol=1e-4, rtol=1e-4)
+    if kind == "without a task type":
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["auto_mapping"]["base_model_class"]
+        engine = engine_of(files)
+        engine.load(VersionRef("v1"), weights)
+        ids = tuple(IDS[0].tolist())
+        [found] = engine.logprobs(VersionRef("v1"), [(ids[:1], ids[1:])])
+        wanted = logits_of(theirs)[0].log_softmax(-1)
+        torch.testing.assert_close(
+            torch.tensor(found), torch.stack([wanted[n, token] for n, token in enumerate(ids[1:])]), atol=1e-4, rtol=0
+        )
+
+
+@pytest.mark.parametrize("target", ["all-linear", ["c_attn", "c_proj"], ["attn.c_proj"]])
+def test_conv1d_layers_are_read_in_the_right_direction(gpt2: ModelFiles, tmp_path: Path, target: Any) -> None:
+    """A square layer fits both ways: only its values tell."""
+    theirs = by_peft(gpt2, tmp_path, target_modules=target, fan_in_fan_out=True)
+    weights = check_foreign(tmp_path, gpt2)
+    assert float((logits_of(theirs) - logits_of(plain_model(gpt2))).abs().max()) > 0.01
+    torch.testing.assert_close(merged_logits(gpt2, weights), logits_of(theirs), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_of_the_body_alone_is_found_by_its_layers(llama: ModelFiles, tmp_path: Path) -> None:
+    """Its names lack the prefix: `layers.0` in place of `model.layers.0`."""
+    body = AutoModel.from_pretrained(llama.path, dtype=torch.float32)
+    theirs = by_peft(llama, tmp_path, body, target_modules=["q_proj", "down_proj"])
+    weights = check_foreign(tmp_path, llama)
+    assert set(weights) == {f"model.layers.{n}.{name}.weight" for n in (0, 1) for name in ("self_attn.q_proj", "mlp.down_proj")}
+    hidden = theirs(input_ids=IDS).last_hidden_state
+    logits = hidden @ plain_model(llama).get_output_embeddings().weight.T
+    torch.testing.assert_close(merged_logits(llama, weights), logits.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_says_how_much_of_the_model_it_changes(llama: ModelFiles, tmp_path: Path) -> None:
+    by_peft(llama, tmp_path / "all")
+    assert covered(check_foreign(tmp_path / "all", llama), llama) == "all 14 linear layers"
+    by_peft(llama, tmp_path / "some", target_modules=["q_proj", "up_proj"], layers_to_transform=[0], layers_pattern="layers")
+    part = covered(check_foreign(tmp_path / "some", llama), llama)
+    assert part.startswith("2 of 14 linear layers; it leaves out some or all of down_proj, gate_proj")
+
+
+def no_setting(model: PeftModel, folder: Path) -> None:
+    """Nothing more."""
+
+
+def resized(model: PeftModel, folder: Path) -> None:
+    """Tokens were added, so peft saves the embedding tables."""
+    model.save_pretrained(str(folder), save_embedding_layers=True)
+
+
+MORE: list[tuple[str, dict[str, Any], Callable[[PeftModel, Path], None], str]] = [
+    ("DoRA", {"use_dora": True}, no_setting, "use_dora is not supported, since it scales each layer's weights anew: merge it with peft"),
+    ("whole layers", {"modules_to_save": ["lm_head"]}, no_setting, "modules_to_save is not supported, since it replaces whole layers"),
+    ("tokens", {"trainable_token_indices": [1, 2]}, no_setting, "trainable_token_indices is not supported"),
+    ("biases", {"bias": "all"}, no_setting, "bias 'all' is not supported"),
+    ("LoRA's bias", {"lora_bias": True, "target_modules": ["q_proj"]}, no_setting, "lora_bias is not supported"),
+    ("PiSSA", {"init_lora_weights": "pissa"}, no_setting, "save it again with peft's path_initial_model_for_weight_conversion"),
+    ("OLoRA", {"init_lora_weights": "olora"}, no_setting, "init_lora_weights 'olora' changes the base model's weights"),
+    ("the head", {"target_modules": ["q_proj", "lm_head"]}, no_setting, "is LoRA of the head, which is not supported: leave it out"),
+    ("the embedding", {"target_modules": ["embed_tokens"]}, no_setting, "embed_tokens"),
+    ("saved tables", {}, resized, "is a whole table of the base model, which peft adds if tokens were added: save the adapter again"),
+    ("after some tokens", {"alora_invocation_tokens": [5, 6]}, no_setting, "alora_invocation_tokens is not supported"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft, about what it saves
+@pytest.mark.parametrize(("kind", "settings", "more", "says"), MORE, ids=[kind for kind, *_ in MORE])
+def test_what_is_more_than_lora_is_refused_with_the_way_out(
+    qwen: ModelFiles, tmp_path: Path, kind: str, settings: dict[str, Any], more: Callable[[PeftModel, Path], None], says: str
+) -> None:
+    model = by_peft(qwen, tmp_path, **settings)
+    more(model, tmp_path)
+    with pytest.raises(InputError) as refused:
+        check_foreign(tmp_path, qwen)
+    text = one_line(refused.value)
+    assert says in text
+    assert str(tmp_path) in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"peft_type": "VERA"}, "peft's convert_to_lora makes one of other kinds"),
+        (
+            {"new_of_2027": "quick"},
+            "the setting 'new_of_2027' ('quick') is not known here: take it out of adapter_config.json",
+        ),
+        ({"rank_pattern": {"q_proj": 2}}, "at rank 2 needs [2, 32]; r and rank_pattern say another rank than the tensors have"),
+        ({"rank_pattern": {"(a+)+": 2}}, "rank_pattern has the pattern '(a+)+', which is not supported: write the layers' names out"),
+        ({"rank_pattern": {".*.*.*q": 2}}, "is not supported: write the layers' names out"),
+        ({"rank_pattern": {"q_proj(": 2}}, "is not supported: write the layers' names out"),
+        ({"rank_pattern": ["q_proj"]}, "rank_pattern is no table of layers"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "rank_pattern 'q_proj' 1000000000 is out of range (1 to 256)"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "alpha_pattern 'q_proj' nan is out of range"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters is not supported, since it adapts parameters"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(llama: ModelFiles, tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+    by_peft(llama, tmp_path)
+    set_config(tmp_path, **settings)
+    with pytest.raises(InputError) as refused:
+        check_foreign(tmp_path, llama)
+    assert says in one_line(refused.value)
+
+
+def test_an_unknown_setting_that_is_empty_is_harmless(llama: ModelFiles, tmp_path: Path) -> None:
+    by_peft(llama, tmp_path)
+    set_config(tmp_path, new_of_2027=None, merge_weights=False)
+    assert len(check_foreign(tmp_path, llama)) == 14
+
+
+def test_a_pattern_stands_for_the_end_of_a_name() -> None:
+    settings = PeftSettings(rank=4, alpha=8.0, by_root=False, ranks={"q_proj": 2, "layers.1.mlp.up_proj": 16}, alphas={"proj": 1.0})
+    assert [settings.rank_of(name) for name in ("model.layers.0.q_proj", "q_proj", "my_q_proj", "x.layers.1.mlp.up_proj")] == [2, 2, 4, 16]
+    assert settings.scale_of("model.q_proj") == 4.0, "'proj' is no whole name"
