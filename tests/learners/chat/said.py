@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -52,3 +52,8 @@ def of_template(chat: TemplateChat, tokenizer: PreTrainedTokenizerBase, messages
         strftime_now=date.strftime,
         **chat.settings.template_options,
     )
+
+
+def scaffolding(chat: TemplateChat, ids: Iterable[int]) -> list[int]:
+    """The control tokens among these."""
+    return [number for number in ids if number in chat.encoder.control_ids]

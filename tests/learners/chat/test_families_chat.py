@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tests.learners.chat.families import FAMILIES, family_tokenizer, needs_trl, trl_templates
-from tests.learners.chat.said import of_template
+from tests.learners.chat.said import of_template, scaffolding
 from transformers import PreTrainedTokenizerFast
 
 from perdure.envs.policy import Message, ToolCall
@@ -74,10 +73,6 @@ def conversations(text: st.SearchStrategy[str]) -> st.SearchStrategy[list[Messag
 def holds_control(chat: TemplateChat, message: Message) -> bool:
     texts = [message.text, message.thought or ""]
     return any(word in text for word in chat.encoder.controls for text in texts)
-
-
-def scaffolding(chat: TemplateChat, ids: Any) -> list[int]:
-    return [number for number in ids if number in chat.encoder.control_ids]
 
 
 @EACH_FAMILY
