@@ -124,6 +124,28 @@ def test_what_was_sampled_is_never_rendered_again(data: st.DataObject, family: s
     assert scaffolding(chat, followed[len(prompt) + len(sampled) :]) == scaffolding(chat, calm_piece)
 
 
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name in {"smollm3", "qwen3", "qwen3.5"}])
+@CONVERSATIONS
+@given(data=st.data())
+def test_thoughts_between_the_models_own_tags_are_what_the_template_makes_of_them(data: st.DataObject, family: str) -> None:
+    chat, tokenizer = chat_of(family)
+    tagged = st.builds(
+        "{}{}</think>{}{}".format, st.sampled_from(["<think>", "\n<think>\n", ""]), TEXT, st.sampled_from(["\n\n", "", "\n"]), TEXT
+    )
+    turns = data.draw(st.lists(st.tuples(TEXT, st.one_of(tagged, TEXT)), min_size=1, max_size=3))
+    roles = ("user", "assistant")
+    messages = [Message(role=role, text=text) for turn in turns for role, text in zip(roles, turn, strict=True)]  # type: ignore[arg-type]
+    last = Message(role="user", text=data.draw(TEXT))
+    words_said = [message.text.replace("<think>", "", 1).replace("</think>", "", 1) for message in messages]
+    assume(not any(word in text for word in chat.encoder.controls for text in [*words_said, last.text]))
+    assert list(chat.prompt([*messages, last])) == of_template(chat, tokenizer, [*messages, last])
+    prompt, answer = chat.exchange(messages)
+    whole = tokenizer.decode(of_template(chat, tokenizer, messages, ask=False))
+    if whole.startswith(tokenizer.decode(list(prompt))):  # SmolLM3 opens no thought, and drops them all
+        assert whole.startswith(tokenizer.decode([*prompt, *answer]))
+    assert answer[-1] == chat.end
+
+
 TOOL_FAMILIES = ["qwen2.5", "qwen3", "qwen3.5", "llama-3.2", "gpt-oss"]
 TOOLS = [{"type": "function", "function": {"name": "move", "description": "Moves.", "parameters": {"type": "object", "properties": {}}}}]
 

@@ -236,6 +236,18 @@ def test_a_template_that_is_not_there_is_refused() -> None:
         chat_of(tokenizer)
 
 
+def test_of_several_templates_the_default_one_is_used_and_that_for_tools_with_tools() -> None:
+    tokenizer = tokenizer_for(CHATML)
+    tokenizer.chat_template = {"default": CHATML, "tool_use": "<|im_start|>tools: {{ tools | length }}<|im_end|>\n" + CHATML}
+    chat = chat_of(tokenizer)
+    plain, with_tools = chat.prompt([QUESTION]), chat.prompt([QUESTION], [{"type": "function", "function": {"name": "look"}}])
+    assert tokenizer.decode(list(plain)).startswith("<|im_start|>user")
+    assert tokenizer.decode(list(with_tools)).startswith("<|im_start|>tools: 1<|im_end|>\n<|im_start|>user")
+    tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
+    with pytest.raises(InputError, match="none named default"):
+        chat_of(tokenizer)
+
+
 def test_private_characters_cannot_forge_control_tokens() -> None:
     tokenizer = tokenizer_for(CHATML)
     chat = chat_of(tokenizer)
