@@ -279,7 +279,7 @@ def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
     from perdure.memory.versions import INITIAL, base_of
 
     name, digest = base_of(opened, INITIAL)
-    files = find_model(name, cache_dir())
+    files = find_model(name, cache_dir(), opened.home)
     if files is None:
         raise InputError(f"the model {name} is not on this machine")
     if files.hash != digest:

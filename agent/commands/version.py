@@ -208,7 +208,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     from perdure.learners.weights.base_models import resolve_model
     from perdure.learners.weights.peft_format import check_foreign, covered, passed_over, write_lora
 
-    base = resolve_model(loaded.config.model, cache_dir(), say)
+    base = resolve_model(loaded.config.model, cache_dir(), say, home if home.is_dir() else None)
     weights = check_foreign(folder, base)
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
