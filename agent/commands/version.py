@@ -265,7 +265,7 @@ def export(name: str, form: str, gguf: bool, precision: str, out: Path, home: Pa
         from perdure.learners.weights.peft_format import covered
         from perdure.learners.weights.version_export import export_version
 
-        base = resolve_model(load_config(config_path).config.model, cache_dir(), say)
+        base = resolve_model(load_config(config_path).config.model, cache_dir(), say, store.home)
         if base.hash != versions.base_of(store, name)[1]:
             raise versions.refused_model(store, base.name)
         weights = version_weights(store, base, record)
