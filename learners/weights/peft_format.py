@@ -209,6 +209,7 @@ def _check_shape(folder: Path, key: str, part: str, shape: list[int], features: 
 
 def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
     """Names with which PEFT finds exactly these layers: `up_proj` if all layers of that name are adapted, else full names."""
-    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
+    layers = linear_layers(base)
+    partly = {module.rpartition(".")[2] for module in (layers.shapes.keys() | layers.elsewhere) - set(modules)}
     leaves = {module: module.rpartition(".")[2] for module in modules}
     return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
