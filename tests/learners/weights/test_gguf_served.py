@@ -66,8 +66,12 @@ def base(request: pytest.FixtureRequest, tmp_path: Path) -> ModelFiles:
     return resolve_model(str(folder), folder, print)
 
 
-def served(file: Path) -> Any:
-    llama_cpp = pytest.importorskip("llama_cpp", reason="make test-llama-cpp installs it")
+@pytest.fixture(scope="module")
+def llama_cpp() -> Any:
+    return pytest.importorskip("llama_cpp", reason="make test-llama-cpp installs it")
+
+
+def served(llama_cpp: Any, file: Path) -> Any:
     exact = llama_cpp.GGML_TYPE_F32  # of keys and values, which are rounded otherwise
     return llama_cpp.Llama(
         str(file), n_ctx=128, n_threads=1, n_gpu_layers=0, verbose=False, logits_all=True, type_k=exact, type_v=exact, flash_attn=False
@@ -78,14 +82,14 @@ def test_every_family_of_the_help_is_tried() -> None:
     assert {kind for kind, _ in SHAPES.values()} == set(GGUF_FAMILIES)
 
 
-def test_llama_cpp_answers_as_the_version(base: ModelFiles, tmp_path: Path) -> None:
+def test_llama_cpp_answers_as_the_version(llama_cpp: Any, base: ModelFiles, tmp_path: Path) -> None:
     weights = random_adapter(trainee_of(base), 1).weights()
     export_version(tmp_path / "g", "v1", base, weights, form="merged", precision="float32", gguf=True, readme="", say=lambda line: None)
     engine, version = engine_of(base), VersionRef("v1")
     engine.load(version, weights)
     prompt = (5, 6, 7, 300, 41, 90)
     [sample] = engine.generate(version, [Request(prompt_ids=prompt, max_tokens=20, temperature=0.0)])
-    model = served(tmp_path / "g" / "v1.gguf")
+    model = served(llama_cpp, tmp_path / "g" / "v1.gguf")
     found: list[int] = []
     for token in model.generate(list(prompt), temp=0.0, top_k=1, repeat_penalty=1.0, reset=True):
         found.append(token)
@@ -102,12 +106,12 @@ def test_llama_cpp_answers_as_the_version(base: ModelFiles, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2"])
-def test_llama_cpp_splits_text_as_the_tokenizer(kind: str, tmp_path: Path) -> None:
+def test_llama_cpp_splits_text_as_the_tokenizer(llama_cpp: Any, kind: str, tmp_path: Path) -> None:
     """The merges were learned from whole texts, so that text which is split elsewhere has other tokens."""
     base = resolve_model(str(base_with_tokenizer(tmp_path / "base", kind)), tmp_path, print)
     assert tokenizer_facts(base).splits_as == kind
     export_version(tmp_path / "g", "v1", base, {}, form="merged", precision="float32", gguf=True, readme="", say=lambda line: None)
-    tokenizer, model = AutoTokenizer.from_pretrained(base.path), served(tmp_path / "g" / "v1.gguf")
+    tokenizer, model = AutoTokenizer.from_pretrained(base.path), served(llama_cpp, tmp_path / "g" / "v1.gguf")
     for text in TEXTS:
         wanted = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         assert model.tokenize(text.encode(), add_bos=False, special=False) == wanted, text
@@ -150,14 +154,14 @@ def base_with_tokenizer(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.model
-def test_llama_cpp_answers_as_the_default_model(tmp_path: Path) -> None:
+def test_llama_cpp_answers_as_the_default_model(llama_cpp: Any, tmp_path: Path) -> None:
     base = resolve_model("smollm2-135m", cache_dir(), print)
     export_version(tmp_path / "g", "v0", base, {}, form="merged", precision="float32", gguf=True, readme="", say=lambda line: None)
     engine = engine_of(base)
     engine.load(VersionRef("v0"), {})
     prompt = engine.chat.prompt([Message(role="user", text="Which number is larger, 17 or 24? Answer in one sentence.")])
     [sample] = engine.generate(VersionRef("v0"), [Request(prompt_ids=prompt, max_tokens=20, temperature=0.0)])
-    model = served(tmp_path / "g" / "v0.gguf")
+    model = served(llama_cpp, tmp_path / "g" / "v0.gguf")
     found: list[int] = []
     for token in model.generate(list(prompt), temp=0.0, top_k=1, repeat_penalty=1.0, reset=True):
         found.append(token)
