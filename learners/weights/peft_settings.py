@@ -112,12 +112,8 @@ def read_settings(folder: Path) -> PeftSettings:
         rank=rank,
         alpha=alpha,
         by_root=bool(config.get("use_rslora")),
-        ranks={
-            key: _rank(folder, f"rank_pattern {_shown(key)}", value) for key, value in _patterns(folder, config, "rank_pattern").items()
-        },
-        alphas={
-            key: _alpha(folder, f"alpha_pattern {_shown(key)}", value) for key, value in _patterns(folder, config, "alpha_pattern").items()
-        },
+        ranks={key: _rank(folder, f"rank_pattern {_shown(key)}", value) for key, value in ranks.items()},
+        alphas={key: _alpha(folder, f"alpha_pattern {_shown(key)}", value) for key, value in alphas.items()},
         ignored=tuple(sorted(name for name, value in config.items() if value and name not in {*USED, *HARMLESS, *REFUSED})),
     )
 
