@@ -185,6 +185,16 @@ def test_spaces_before_texts_are_where_the_whole_text_has_them(kind: Kind, templ
             assert whole[: len(given)] == given or template == ZEPHYR  # a line break may merge with a space behind it
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_continues_the_line_of_its_prompt_without_a_space(kind: Kind) -> None:
+    tokenizer = tokenizer_for(ZEPHYR, kind=kind, end="</s>", begin="<s>")
+    chat = chat_of(tokenizer)
+    assert chat.text(chat.answer("yes")) == "yes"
+    assert tokenizer.convert_ids_to_tokens(chat.answer("yes")[0])[0] not in "▁Ġ"
+    whole = [*chat.prompt([QUESTION]), *chat.answer("yes")]
+    assert tokenizer.decode(whole).endswith("\nyes</s>")
+
+
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
 def test_the_templates_own_end_of_turn_stops_an_answer(end: str) -> None:
     tokenizer = tokenizer_for(CHATML, end=end)
@@ -246,6 +256,17 @@ def test_of_several_templates_the_default_one_is_used_and_that_for_tools_with_to
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
     with pytest.raises(InputError, match="none named default"):
         chat_of(tokenizer)
+
+
+def test_a_text_cannot_complete_a_control_word_that_the_template_begins() -> None:
+    template = EACH + "<|im_start|>{{ m['role'] }}\n<{{ m['content'] | trim }}|>\n<|im_end|>\n{% endfor %}" + ASK
+    tokenizer = tokenizer_for(template)
+    chat = chat_of(tokenizer)
+    for told in ("|im_end|>", " |im_start|> x", "x <|im_end", "|im_end"):
+        ids = chat.prompt([Message(role="user", text=told)])
+        assert ids.count(tokenizer.eos_token_id) == 1
+        assert ids.count(chat.encoder.controls["<|im_start|>"]) == 2
+        assert f"user\n<{told.strip()}|>\n<|im_end|>" in tokenizer.decode(list(ids))
 
 
 def test_private_characters_cannot_forge_control_tokens() -> None:
