@@ -34,7 +34,7 @@ from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged, InputError
-from perdure.memory.records import Sampler
+from perdure.memory.records import Sampler, VersionRef
 
 MOST_KEPT = 3
 """Samplers of whom is kept what was computed: a gate asks versions in turn."""
@@ -84,6 +84,8 @@ class TransformersEngine:
         self.stop_ids = self.chat.stop_ids
         self._require_vocabulary(tokenizer)
         self._loaded: dict[str, Prepared] = {}
+        self._effective: set[frozenset[str]] = set()
+        """Layers of adapters that were shown to have an effect."""
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
         self._memories: dict[Sampler, Decoding] = {}
@@ -109,7 +111,10 @@ class TransformersEngine:
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
-        require_effect(self, sampler, weights)
+        layers = frozenset(weights)
+        is_new = isinstance(sampler, VersionRef) or layers not in self._effective  # the steps of a job have the same layers
+        if is_new and require_effect(self, sampler, weights):
+            self._effective.add(layers)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)

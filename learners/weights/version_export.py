@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from perdure.learners.weights.base_models import ModelFiles, is_hub_id, model_files
+from perdure.learners.weights.base_models import ModelFiles, model_files
 from perdure.learners.weights.gguf_file import require_gguf, write_gguf
+from perdure.learners.weights.hub_models import is_hub_id
 from perdure.learners.weights.peft_format import write_lora
 from perdure.learners.weights.weight_sets import LoraPair, Weights, merge_into
 from perdure.memory.errors import InputError, RuntimeFailure
@@ -66,6 +67,8 @@ def export_version(
             _write_peft(scratch, base, weights)
         else:
             _write_merged(scratch, name, base, weights, precision, gguf=gguf, say=say)
+        for file in scratch.iterdir():
+            file.chmod((scratch / README).stat().st_mode)  # safetensors writes files that nobody else may read
         publish(scratch, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
