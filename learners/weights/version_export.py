@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from perdure.learners.weights.base_models import ModelFiles, is_hub_id, model_files
+from perdure.learners.weights.base_models import ModelFiles, model_files
 from perdure.learners.weights.gguf_file import require_gguf, write_gguf
+from perdure.learners.weights.hub_models import is_hub_id
 from perdure.learners.weights.peft_format import write_lora
 from perdure.learners.weights.weight_sets import LoraPair, Weights, merge_into
 from perdure.memory.errors import InputError, RuntimeFailure
