@@ -139,7 +139,11 @@ class TransformersEngine:
             return
         memory, tokens = self._new_memory(), range(_ROWS_MEASURED)
         memory.start([(token,) for token in tokens])
-        self._decoding_threads = faster_threads(lambda: self._read(memory.step(tokens)))
+
+        def step() -> None:
+            self._read(memory.step(tokens))
+
+        self._decoding_threads = faster_threads(step)
 
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._loaded
