@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from tests.learners.chat.families import MISTRAL, Kind, tokenizer_for
 from tests.learners.chat.said import of_template
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from perdure.envs.policy import Message
@@ -256,6 +258,20 @@ def test_of_several_templates_the_default_one_is_used_and_that_for_tools_with_to
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
     with pytest.raises(InputError, match="none named default"):
         chat_of(tokenizer)
+
+
+def test_a_tokenizer_whose_tokens_the_chat_cannot_give_is_refused_in_one_line() -> None:
+    tokenizer = tokenizer_for(ZEPHYR, kind="prepend", end="</s>")
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in document["added_tokens"]:
+        token["normalized"] = True  # a space is put before a control word itself, so that it is found at the beginning only
+    broken = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(document)), eos_token="</s>", chat_template=tokenizer.chat_template
+    )
+    chat = chat_of(broken)
+    with pytest.raises(InputError, match="other tokens than the model's template gives, from token 1 on") as failure:
+        check_chat(chat, broken)
+    assert "\n" not in str(failure.value)
 
 
 def test_a_text_cannot_complete_a_control_word_that_the_template_begins() -> None:
