@@ -218,7 +218,7 @@ def _config(path: Path | None) -> tuple[LoadedConfig | None, Check]:
 
 def _model(loaded: LoadedConfig) -> Check:
     """Whether the configured model is there, or can be fetched. It is not loaded."""
-    from perdure.learners.weights.base_models import DEFAULT_MODEL, model_files
+    from perdure.learners.weights.base_models import DEFAULT_MODEL, model_files, model_folder
     from perdure.learners.weights.hub_models import is_hub_id
 
     model, cache = loaded.config.model, cache_dir()
@@ -237,7 +237,7 @@ def _model(loaded: LoadedConfig) -> Check:
     if not is_hub_id(model):
         remedy = f"give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'"
         return Check(name="model", level="error", found=f"no model {model!r}: there is no such folder", remedy=remedy)
-    if (cache / "hub" / f"models--{model.replace('/', '--')}").is_dir():
+    if model_folder(model, cache) is not None:
         return Check(name="model", level="ok", found=f"{model}, in {cache / 'hub'}")
     return _fetched(
         Check(name="model", level="ok", found=f"{model} is not in {cache / 'hub'} yet: the first run downloads it from the model hub")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perdure.envs.policy import Ids
 from perdure.learners.model.adapted_model import AdaptedModel
-from perdure.learners.model.row_cache import Row, joined, size_bytes
+from perdure.learners.model.row_cache import CachedRow, joined, size_bytes
 from perdure.learners.model.tree import common_prefix
 
 MOST_BYTES = 2**29
@@ -31,7 +31,7 @@ LEAST_FILLED = 0.7
 class _Read:
     """A sequence that was computed, and the hidden state of its last token."""
 
-    row: Row
+    row: CachedRow
     hidden_C: Tensor
 
 
@@ -41,7 +41,7 @@ class RowDecoding:
     def __init__(self, model: AdaptedModel, *, most_bytes: int = MOST_BYTES) -> None:
         self._model = model
         self._most_bytes = most_bytes
-        self._kept: dict[Ids, Row] = {}
+        self._kept: dict[Ids, CachedRow] = {}
         """The last used at the end."""
         self._bytes = 0
         """Of the rows that are kept."""
@@ -86,23 +86,23 @@ class RowDecoding:
         self._store(range(len(self._rows)))
         self._cache, self._rows, self._mask_RS = self._model.new_cache(), [], None
 
-    def _begin(self, rows: Sequence[Row], ids: list[list[int]]) -> None:
+    def _begin(self, rows: Sequence[CachedRow], ids: list[list[int]]) -> None:
         """Decode copies of these rows from now on."""
         self._cache, self._rows = joined(rows), ids
         self._mask_RS = _mask([row.length for row in rows], 0, self._model.device)
 
-    def _row(self, row: int) -> Row:
-        return Row(cache=self._cache, place=row, length=len(self._rows[row]))
+    def _row(self, row: int) -> CachedRow:
+        return CachedRow(cache=self._cache, place=row, length=len(self._rows[row]))
 
     def _store(self, rows: Sequence[int]) -> None:
         """Keep what these rows have computed."""
         for row in rows:
             self._add(tuple(self._rows[row]), self._row(row))
 
-    def _add(self, ids: Ids, row: Row) -> None:
+    def _add(self, ids: Ids, row: CachedRow) -> None:
         if ids in self._kept:
             return
-        self._kept[ids] = Row(cache=joined([row]), place=0, length=row.length)
+        self._kept[ids] = CachedRow(cache=joined([row]), place=0, length=row.length)
         self._bytes += size_bytes(self._kept[ids].cache)
         while self._bytes > self._most_bytes and len(self._kept) > 1:
             self._bytes -= size_bytes(self._kept.pop(next(iter(self._kept))).cache)
@@ -136,7 +136,7 @@ class RowDecoding:
             found |= self._pass(whole, rows, new)
         return found
 
-    def _pass(self, whole: Sequence[Ids], before: Sequence[Row | None], new: Sequence[Ids]) -> dict[Ids, _Read]:
+    def _pass(self, whole: Sequence[Ids], before: Sequence[CachedRow | None], new: Sequence[Ids]) -> dict[Ids, _Read]:
         """Compute the new tokens of sequences that all continue rows, or all continue none."""
         device, longest = self._model.device, max(map(len, new))
         self.computed += sum(map(len, new))
@@ -148,7 +148,7 @@ class RowDecoding:
         step_RT = torch.tensor([[*[0] * (longest - len(one)), *range(len(one))] for one in new], device=device)
         hidden_RTC = self._model.forward_rows(ids_RT, start_R1 + step_RT, cache, _mask(lengths, longest if rows else 0, device))
         return {
-            ids: _Read(row=Row(cache=cache, place=place, length=len(ids)), hidden_C=hidden_RTC[place, -1])
+            ids: _Read(row=CachedRow(cache=cache, place=place, length=len(ids)), hidden_C=hidden_RTC[place, -1])
             for place, ids in enumerate(whole)
         }
 

@@ -122,7 +122,8 @@ class TransformersEngine:
 
     @property
     def numerics(self) -> str:
-        return f"transformers, {self.device.type}, {str(self.dtype).removeprefix('torch.')}, {self.context_limit} tokens"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"transformers, {self.device.type}, {dtype}, {self.context_limit} tokens{self.chat.settings.label}"
 
     @property
     def shared_model(self) -> AdaptedModel:
@@ -139,7 +140,11 @@ class TransformersEngine:
             return
         memory, tokens = self._new_memory(), range(_ROWS_MEASURED)
         memory.start([(token,) for token in tokens])
-        self._decoding_threads = faster_threads(lambda: self._read(memory.step(tokens)))
+
+        def step() -> None:
+            self._read(memory.step(tokens))
+
+        self._decoding_threads = faster_threads(step)
 
     def __contains__(self, sampler: Sampler) -> bool:
         return str(sampler) in self._loaded

@@ -209,13 +209,16 @@ class AdaptedModel:
 
             if isinstance(layer, AdaptedLinear):
                 hooks.append(layer.register_forward_pre_hook(record))
+                if mixes_tokens(self.net.get_submodule(parent)):
+                    LinearGroup([layer], is_exact=True)
         with torch.no_grad():
             self.hidden(TokenTree(ids=[0, 0], parents=[-1, 0], depths=[0, 1], paths=[[0, 1]]))
         for hook in hooks:
             hook.remove()
         groups: list[Group] = []
         for (parent, _), layers in inputs.items():
-            groups.append(LinearGroup(layers, is_exact=mixes_tokens(self.net.get_submodule(parent))))
+            is_exact = mixes_tokens(self.net.get_submodule(parent))
+            groups.append(LinearGroup(layers, is_exact=is_exact, gradient_dtype=self.dtype))
         seen = {layer for layers in inputs.values() for layer in layers}
         return groups + [layer.group for layer in self.layers.values() if layer not in seen]
 

@@ -34,7 +34,7 @@ def adapt(net: Any, text: Any, dtype: torch.dtype) -> tuple[dict[str, AdaptedLin
     experts: set[int] = set()
     for inner, module in list(text.named_modules()):
         if isinstance(chunk := getattr(module, "chunk_size", None), int):
-            module.chunk_size = min(chunk, CHUNK)  # type: ignore[assignment]
+            module.chunk_size = min(chunk, CHUNK)
         if "experts" in type(module).__name__.lower():
             experts.update(id(parameter) for parameter in module.parameters(recurse=False))
         if module is head or not isinstance(module, nn.Linear | Conv1D):

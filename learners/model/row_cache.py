@@ -21,7 +21,7 @@ from perdure.memory.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Row:
+class CachedRow:
     """One row of a cache, which holds `length` tokens of its sequence, the last ones in the cache."""
 
     cache: DynamicCache
@@ -36,7 +36,7 @@ def require_known_layers(cache: DynamicCache) -> None:
             raise InputError(f"the model stores its past as a {type(layer).__name__}, which Perdure does not support: choose another model")
 
 
-def joined(rows: Sequence[Row]) -> DynamicCache:
+def joined(rows: Sequence[CachedRow]) -> DynamicCache:
     """A new cache with copies of these rows, in their order."""
     first = rows[0].cache
     cache = copy.copy(first)
@@ -44,7 +44,7 @@ def joined(rows: Sequence[Row]) -> DynamicCache:
     one_source = all(row.cache is first for row in rows)
     cache.layers = []
     for n, layer in enumerate(first.layers):
-        made = copy.copy(layer)
+        made: Any = copy.copy(layer)
         if isinstance(layer, DynamicLayer) and layer.is_initialized:
             made.keys, made.values = _keys_and_values(rows, n, longest, one_source)
             if isinstance(layer, DynamicSlidingWindowLayer):
@@ -76,7 +76,7 @@ def _tensors(layer: Any) -> list[Tensor]:
     return [one for one in found if one is not None]
 
 
-def _keys_and_values(rows: Sequence[Row], n: int, longest: int, one_source: bool) -> tuple[Tensor, Tensor]:
+def _keys_and_values(rows: Sequence[CachedRow], n: int, longest: int, one_source: bool) -> tuple[Tensor, Tensor]:
     """Of layer `n`, `(R, H, T, D)`, where T is as many of the last tokens as the layer keeps."""
     layer: Any = rows[0].cache.layers[n]
     most = layer.sliding_window - 1 if isinstance(layer, DynamicSlidingWindowLayer) else longest
@@ -94,7 +94,7 @@ def _keys_and_values(rows: Sequence[Row], n: int, longest: int, one_source: bool
     return torch.cat(parts[0]), torch.cat(parts[1])
 
 
-def _states(rows: Sequence[Row], n: int, name: str, index: int, one_source: bool) -> Tensor | None:
+def _states(rows: Sequence[CachedRow], n: int, name: str, index: int, one_source: bool) -> Tensor | None:
     whole = getattr(rows[0].cache.layers[n], name)[index]
     if whole is None:
         return None

@@ -27,7 +27,7 @@ def row_hidden(tree: TokenTree, forward: Callable[[Tensor, Tensor], Tensor], dev
         rows, longest = paths[start:stop], len(paths[stop - 1])
         ids_RT = torch.tensor([[tree.ids[node] for node in path] + [0] * (longest - len(path)) for path in rows], device=device)
         positions_RT = torch.arange(longest, device=device).expand(len(rows), -1)
-        wanted = []
+        wanted: list[int] = []
         for row, path in enumerate(rows):
             for depth in range(len(path) - 1, -1, -1):
                 if owner_N[path[depth]] >= 0:

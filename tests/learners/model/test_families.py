@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from perdure.memory.records import StepRef, VersionRef
 from perdure.memory.store import create_store
 
 EXACT = 1e-4
+MEAN_BF16 = 0.1
 BASE, STEP = VersionRef("v0"), StepRef(1, 0)
 
 
@@ -149,3 +151,27 @@ def test_it_learns_and_what_it_learned_is_served(learner: Learner, of_family: Mo
     prompt = engine.chat.prompt([Message(role="user", text="Say yes or no.")])
     (sample,) = engine.policy(ref).generate([Request(prompt_ids=prompt, max_tokens=8, temperature=1.0)])
     check(plain, weights, [prompt], [(sample.action_ids, sample.logprobs)])
+
+
+def test_bfloat16_rounds_and_changes_nothing_else(of_family: ModelFiles, plain: PreTrainedModel) -> None:
+    engine = TransformersEngine(of_family, device="cpu", dtype=torch.bfloat16, seed=0)
+    engine.load(BASE, {})
+    prompts = [tuple(prompt) for prompt in long_branches()]
+    samples = engine.generate(BASE, [Request(prompt_ids=prompt, max_tokens=6, temperature=1.0) for prompt in prompts])
+    with torch.no_grad():
+        expected = torch.cat([plain_logprobs(plain, p, s.action_ids, 1.0) for p, s in zip(prompts, samples, strict=True)])
+    assert float((torch.tensor([logp for s in samples for logp in s.logprobs]) - expected).abs().mean()) < MEAN_BF16
+
+
+@pytest.mark.parametrize("options", [{"tuning": "full"}, {"checkpointing": True}], ids=str)
+def test_other_ways_of_tuning_have_the_gradients_of_a_plain_pass(of_family: ModelFiles, options: dict[str, Any]) -> None:
+    trainee = trainee_of(of_family, **options)
+    if "tuning" not in options:
+        random_adapter(trainee, 3)
+    turns: list[tuple[Ids, Ids]] = [(tuple(one[:-2]), tuple(one[-2:])) for one in long_branches() if len(one) > 2]
+    trainee.logprobs(turns, 0.7).sum().backward()
+    ours = trainee.take_gradient()
+    exact = plain_of(trainee)
+    torch.cat([plain_logprobs(exact, prompt, action, 0.7) for prompt, action in turns]).sum().backward()
+    theirs = trainee.take_gradient()
+    assert float((ours - theirs).norm() / theirs.norm()) < EXACT
