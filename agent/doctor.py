@@ -1,6 +1,7 @@
 """Checks of a machine: each says what it found, and what to do about it.
 
-An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, downloads or writes anything.
+An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here downloads or writes anything.
+Only the check of the chat loads the libraries of models, and only if the model is on this machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +29,7 @@ from perdure.agent.processes.installed_vllm import find_vllm, interpreter, requi
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.envs.sandbox.confinement import obstacle
 from perdure.memory.errors import PerdureError
+from perdure.memory.processes import home_began
 from perdure.memory.store import FILE_NAME, open_store
 
 NEEDED_DISK_BYTES = 2 * GIB
@@ -63,7 +67,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         loaded,
         _confinement(config),
         *([_room(home, config)] if config else []),
-        *([_model(config), *_vllm(config), *_environments(config)] if config else []),
+        *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
 
@@ -238,6 +242,32 @@ def _model(loaded: LoadedConfig) -> Check:
     return _fetched(
         Check(name="model", level="ok", found=f"{model} is not in {cache / 'hub'} yet: the first run downloads it from the model hub")
     )
+
+
+def chat_checks(home: Path, loaded: LoadedConfig) -> list[Check]:
+    """Whether conversations become the tokens that the model's template gives, and what differs from it by choice.
+
+    Nothing if it is not on this machine."""
+    from perdure.agent.processes.open_engine import chat_settings
+    from perdure.learners.weights.base_models import model_folder
+
+    began_s = time.time()
+    with suppress(PerdureError):
+        if (home / FILE_NAME).exists():
+            with open_store(home) as store:
+                began_s = home_began(store)
+    try:
+        folder = model_folder(loaded.config.model, cache_dir())
+        if folder is None:
+            return []
+        from perdure.learners.chat.open_chat import open_chat
+        from perdure.learners.chat.template_check import check_chat, differences
+
+        chat, tokenizer = open_chat(folder, chat_settings(loaded.config, began_s))
+        check_chat(chat, tokenizer)
+    except PerdureError as error:
+        return [Check(name="chat", level="error", found=str(error), remedy="name another model in the configuration, or set [chat]")]
+    return [Check(name="chat", level="ok", found="; ".join(["the tokens that the model's template gives", *differences(chat)]))]
 
 
 def _fetched(check: Check) -> Check:

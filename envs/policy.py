@@ -82,8 +82,14 @@ class Message:
 class Chat(Protocol):
     """How conversations become token ids for one model."""
 
-    def prompt(self, messages: Sequence[Message]) -> Ids:
-        """The ids of a conversation up to the assistant's answer."""
+    @property
+    def separate(self) -> bool:
+        """Whether turns are separate sequences: each prompt is made anew by `prompt`, as a template that drops earlier thoughts gives it.
+        If not, `follow` continues the last one."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> Ids:
+        """The ids of a conversation up to the assistant's answer. Raises `InputError` if the template does not accept it."""
         ...
 
     def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
@@ -91,7 +97,7 @@ class Chat(Protocol):
         ...
 
     def text(self, action_ids: Ids) -> str:
-        """The text of an answer, without its end-of-turn token."""
+        """The text of an answer, without its thoughts and its end-of-turn token."""
         ...
 
     def answer(self, text: str) -> Ids:

@@ -40,6 +40,7 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3_5Config,
@@ -268,9 +269,9 @@ FROM_ZERO = {"qwen3.5", "gemma-2", "gemma-3-1b", "gemma-3-4b"}
 """Families whose norms multiply by 1 + weight."""
 
 
-def family(name: str, path: Path, *, seed: int = 0) -> Path:
-    """A model of this family in the folder `path`; gives the folder."""
-    tokenizer = tokenizer_of()
+def family(name: str, path: Path, *, seed: int = 0, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """A model of this family in the folder `path`, with a tokenizer of ours or the one that is given; gives the folder."""
+    tokenizer = tokenizer or tokenizer_of()
     shared = {
         "vocab_size": len(tokenizer),
         "bos_token_id": None,

@@ -206,7 +206,7 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     say(f"reading {folder}")
     from perdure.learners.weights.adapters import write_version
     from perdure.learners.weights.base_models import resolve_model
-    from perdure.learners.weights.peft_format import check_foreign, covered, write_lora
+    from perdure.learners.weights.peft_format import check_foreign, covered, passed_over, write_lora
 
     base = resolve_model(loaded.config.model, cache_dir(), say, home if home.is_dir() else None)
     weights = check_foreign(folder, base)
@@ -216,10 +216,12 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
         new = versions.reserve_name(store)
         path, digest = write_version(store.home, new, base, lambda scratch: write_lora(scratch, weights, base))
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
-    adapts = covered(weights, base)
+    adapts, left = covered(weights, base), passed_over(folder, base)
     if as_json:
-        print_json({**versions.as_json(made), "adapts": adapts})
+        print_json({**versions.as_json(made), "adapts": adapts, "passed_over": left})
         return
+    for line in left:
+        click.echo(f"{folder}: {visible(line)}.")
     target = "".join(f" --target '{name}'" for name in aims)
     click.echo(f"{made.name} is a candidate. It changes {adapts}. `perdure gate {made.name}{target}` judges it.")
 
@@ -263,7 +265,7 @@ def export(name: str, form: str, gguf: bool, precision: str, out: Path, home: Pa
         from perdure.learners.weights.peft_format import covered
         from perdure.learners.weights.version_export import export_version
 
-        base = resolve_model(load_config(config_path).config.model, cache_dir(), say)
+        base = resolve_model(load_config(config_path).config.model, cache_dir(), say, store.home)
         if base.hash != versions.base_of(store, name)[1]:
             raise versions.refused_model(store, base.name)
         weights = version_weights(store, base, record)

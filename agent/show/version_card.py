@@ -13,8 +13,9 @@ from perdure.memory.versions import base_of, get_version, moves
 
 if TYPE_CHECKING:
     from perdure.memory.gates import GateRow
-    from perdure.memory.records import Move, Version
+    from perdure.memory.records import Version
     from perdure.memory.store import Store
+    from perdure.memory.versions import Move
 
 USE = {
     "peft": "`PeftModel.from_pretrained(base_model, FOLDER)`, or as a LoRA module of a server that has the base model.",

@@ -19,10 +19,13 @@ _ASKED = "Name a colour, a number and a day of the week."
 _SAID = "Green, seventeen, Monday."
 
 
-def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> None:
-    """Raise `RuntimeFailure` if a sampler that was just loaded scores exactly as the base model, though its adapter is not zero."""
+def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> bool:
+    """Raise `RuntimeFailure` if a sampler that was just loaded scores exactly as the base model, though its adapter is not zero.
+
+    Whether it was compared: an adapter that is zero, or nearly so, is not.
+    """
     if not _acts(weights):
-        return
+        return False
     if BASE not in engine:
         engine.load(BASE, {})
     exchange = _exchange(engine)
@@ -37,6 +40,7 @@ def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> None:
             f"{sampler} scores exactly as the base model, though its adapter is not zero: the engine ({engine.numerics}) has loaded it "
             "without using it; set engine = 'transformers'"
         )
+    return True
 
 
 def _acts(weights: Weights) -> bool:

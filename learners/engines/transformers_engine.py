@@ -19,8 +19,10 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.template_chat import TemplateChat
+from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.adapter_effect import require_effect
-from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.decoding import Decoding
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.engines.row_decoding import RowDecoding
@@ -32,7 +34,7 @@ from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import Diverged, InputError
-from perdure.memory.records import Sampler
+from perdure.memory.records import Sampler, VersionRef
 
 MOST_KEPT = 3
 """Samplers of whom is kept what was computed: a gate asks versions in turn."""
@@ -41,6 +43,7 @@ MOST_NODES = 4096
 _ROWS_MEASURED = 16
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
+PLAIN_CHAT = ChatSettings()
 
 
 @dataclass(slots=True)
@@ -61,16 +64,28 @@ class TransformersEngine:
     `budget_tokens` bounds the nodes of one prefilled tree, and with it memory. `stop_ids` are the tokens that end an answer.
     """
 
-    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        seed: int,
+        budget_tokens: int = 1536,
+        chat: ChatSettings = PLAIN_CHAT,
+    ) -> None:
         self.model = AdaptedModel(files, device=device, dtype=dtype)
         self.files, self.device, self.dtype = files, self.model.device, dtype
         self.usage = TokenUsage()
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
         self.context_limit = self.model.context_limit
-        self.stop_ids = stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self.stop_ids)
+        self.chat = TemplateChat(tokenizer, stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id), chat)
+        check_chat(self.chat, tokenizer)
+        self.stop_ids = self.chat.stop_ids
         self._require_vocabulary(tokenizer)
         self._loaded: dict[str, Prepared] = {}
+        self._effective: set[frozenset[str]] = set()
+        """Layers of adapters that were shown to have an effect."""
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
         self._memories: dict[Sampler, Decoding] = {}
@@ -96,7 +111,10 @@ class TransformersEngine:
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
-        require_effect(self, sampler, weights)
+        layers = frozenset(weights)
+        is_new = isinstance(sampler, VersionRef) or layers not in self._effective  # the steps of a job have the same layers
+        if is_new and require_effect(self, sampler, weights):
+            self._effective.add(layers)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)

@@ -23,10 +23,12 @@ from uuid import uuid4
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.template_chat import TemplateChat
+from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.adapter_effect import require_effect
-from perdure.learners.engines.chat import TemplateChat
 from perdure.learners.engines.engine import require_room, require_turn_room
-from perdure.learners.engines.transformers_engine import stop_ids
+from perdure.learners.engines.transformers_engine import PLAIN_CHAT, stop_ids
 from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
 from perdure.learners.engines.vllm_client import (
     Answer,
@@ -92,7 +94,14 @@ class VllmEngine:
     Raises `Unavailable` if no server answers in time, `InputError` if it serves another model.
     """
 
-    def __init__(self, files: ModelFiles, home: Path, limits: ServerLimits, report: Callable[[str], None] = silent) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        home: Path,
+        limits: ServerLimits,
+        report: Callable[[str], None] = silent,
+        chat: ChatSettings = PLAIN_CHAT,
+    ) -> None:
         self.files = files
         self._home = home.resolve()
         self._limits = limits
@@ -106,8 +115,9 @@ class VllmEngine:
         self._client = wait_for_server(home, limits.start_s)
         self.context_limit = self._context_limit()
         tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-        self.stop_ids = stop_ids(_eos(files.path), tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self.stop_ids)
+        self.chat = TemplateChat(tokenizer, stop_ids(_eos(files.path), tokenizer.eos_token_id), chat)
+        check_chat(self.chat, tokenizer)
+        self.stop_ids = self.chat.stop_ids
         self._served: dict[Sampler, Served] = {}
 
     @property

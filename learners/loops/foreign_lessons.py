@@ -7,11 +7,12 @@ and episodes with tool calls if the template has no place for calls, since it wo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from perdure.envs.environment import Environment
 from perdure.envs.policy import Chat, Ids, Message, ToolCall
-from perdure.envs.rollout import opening
+from perdure.envs.rollout import conversation
 from perdure.learners.batches import Lesson, Turns, sequences_of
 from perdure.learners.learning_job import LearningJob, fits
 from perdure.memory.errors import InputError
@@ -118,13 +119,21 @@ def _turns(job: LearningJob, trace: ForeignTrace) -> Turns:
             except InputError as error:
                 raise InputError(f"imported episode {trace.id}, answer {n + 1}: {error}") from error
             continue
-        if n:
+        if n and not chat.separate:
             prompt = chat.follow(*turns[-1], turn.observation or "")
         else:
-            messages = opening(targets[trace.environment], turn.observation or "") if trace.environment in targets else None
-            prompt = chat.prompt(messages or [Message(role="user", text=turn.observation or "")])
+            prompt = chat.prompt(_conversation(targets.get(trace.environment), trace.turns[:n], turn.observation or ""))
         turns.append((prompt, chat.answer(turn.action)))
     return tuple(turns)
+
+
+def _conversation(target: Environment | None, before: Sequence[ForeignExchange], observation: str) -> list[Message]:
+    """All messages up to an observation; those of a target are in its prompt template."""
+    exchanges = [(turn.observation or "", turn.action or "") for turn in before]
+    if target is not None:
+        return conversation(target, exchanges, observation)
+    said = [message for seen, action in exchanges for message in (Message(role="user", text=seen), Message(role="assistant", text=action))]
+    return [*said, Message(role="user", text=observation)]
 
 
 def _message(document: JsonObject) -> Message:

@@ -146,6 +146,16 @@ def covered(weights: Collection[str], base: ModelFiles) -> str:
     return f"{len(weights)} of {len(known)} linear layers; it leaves out some or all of {', '.join(missing)}"
 
 
+def passed_over(folder: Path, base: ModelFiles) -> list[str]:
+    """What of an adapter that was read is not used, in words."""
+    with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
+        elsewhere = {module for module, _ in _keys(folder, weights.keys()).values()} & linear_layers(base).elsewhere
+    said = [f"the setting {name!r} is not known here: it was ignored" for name in read_settings(folder).ignored]
+    if elsewhere:
+        said.append(f"{len(elsewhere)} layers are of a part that sees no text, such as images: they are left out")
+    return said
+
+
 def _keys(folder: Path, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Module and part (A or B) of each key. Raises `InputError` for a key of another kind."""
     found = {}
@@ -199,6 +209,7 @@ def _check_shape(folder: Path, key: str, part: str, shape: list[int], features: 
 
 def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
     """Names with which PEFT finds exactly these layers: `up_proj` if all layers of that name are adapted, else full names."""
-    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
+    layers = linear_layers(base)
+    partly = {module.rpartition(".")[2] for module in (layers.shapes.keys() | layers.elsewhere) - set(modules)}
     leaves = {module: module.rpartition(".")[2] for module in modules}
     return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})

@@ -1,6 +1,6 @@
 """The settings of a LoRA adapter (PEFT's adapter_config.json). Every key that peft 0.21 writes is used, harmless, or refused.
 
-A key that is not known here is refused unless it is empty: a newer PEFT may mean something by it.
+Keys that are not known here are ignored, as PEFT ignores those of newer ones, and the import names them.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class PeftSettings:
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
     """By patterns of module names."""
+    ignored: tuple[str, ...] = ()
+    """Settings that are not empty, and not known here."""
 
     def rank_of(self, module: str) -> int:
         """The rank of a layer."""
@@ -111,6 +113,7 @@ def read_settings(folder: Path) -> PeftSettings:
         by_root=bool(config.get("use_rslora")),
         ranks={key: _rank(folder, f"rank_pattern {key!r}", value) for key, value in _patterns(folder, config, "rank_pattern").items()},
         alphas={key: _alpha(folder, f"alpha_pattern {key!r}", value) for key, value in _patterns(folder, config, "alpha_pattern").items()},
+        ignored=tuple(sorted(name for name, value in config.items() if value and name not in {*USED, *HARMLESS, *REFUSED})),
     )
 
 
@@ -119,12 +122,6 @@ def _check_supported(folder: Path, config: Mapping[str, Any]) -> None:
         if setting in REFUSED and value:
             does, way_out = REFUSED[setting]
             raise InputError(f"{folder}: {setting} is not supported, since it {does}: {way_out}")
-        if setting not in USED and setting not in HARMLESS and setting not in REFUSED and value:
-            shown = f"{value!r:.60}"
-            raise InputError(
-                f"{folder}: the setting {setting!r} ({shown}) is not known here: take it out of {PEFT_CONFIG} if it changes nothing, "
-                f"else {MERGE}"
-            )
     if config.get("bias", "none") not in ("none", None):
         raise InputError(f"{folder}: bias {config['bias']!r} is not supported, since it trains biases too: {MERGE}")
     init = config.get("init_lora_weights", True)

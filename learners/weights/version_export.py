@@ -67,6 +67,8 @@ def export_version(
             _write_peft(scratch, base, weights)
         else:
             _write_merged(scratch, name, base, weights, precision, gguf=gguf, say=say)
+        for file in scratch.iterdir():
+            file.chmod((scratch / README).stat().st_mode)  # safetensors writes files that nobody else may read
         publish(scratch, out)
     except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -97,7 +99,7 @@ def _check_form(name: str, weights: Weights, form: Form, *, gguf: bool) -> None:
 
 def _write_peft(folder: Path, base: ModelFiles, weights: Weights) -> None:
     pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
-    found_as = base.name if is_hub_id(base.name) else str(base.path)
+    found_as = base.name.partition("@")[0] if is_hub_id(base.name) else str(base.path)
     write_lora(folder, pairs, base, found_as=found_as)
 
 

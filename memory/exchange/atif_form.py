@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from perdure.memory.exchange.checked_row import Place, Row, row_of
+from perdure.memory.exchange.checked_row import CheckedRow, Place, row_of
 from perdure.memory.exchange.conversation import Said, SampledIds, Unread, call_of, stored_json, text_of, tools_of, turns_of
 from perdure.memory.exchange.foreign_records import ForeignEpisode
 from perdure.memory.exchange.openai_form import note_unread
@@ -71,7 +71,7 @@ def atif_episode(document: JsonValue, place: Place, label: str, unread: Unread) 
     )
 
 
-def _step(row: Row, model: str | None, unread: Unread) -> Iterator[Said]:
+def _step(row: CheckedRow, model: str | None, unread: Unread) -> Iterator[Said]:
     note_unread(row.values, STEP_KEYS, "steps[].", unread)
     source = row.choice("source", tuple(SOURCES))
     if source is None:
@@ -96,7 +96,7 @@ def _step(row: Row, model: str | None, unread: Unread) -> Iterator[Said]:
             yield Said(message=one.message, place=one.place, replaces=boundary == "replace" and n == 0)
 
 
-def _boundary(row: Row) -> str | None:
+def _boundary(row: CheckedRow) -> str | None:
     """How a step changes the agent's context, by the RFC's convention; None if it is an ordinary message."""
     extra = row.values.get("extra")
     convention = extra.get("context_management") if isinstance(extra, dict) else None
@@ -104,7 +104,7 @@ def _boundary(row: Row) -> str | None:
     return boundary if isinstance(boundary, str) else None
 
 
-def _answer(row: Row, text: str, model: str | None, unread: Unread) -> Said:
+def _answer(row: CheckedRow, text: str, model: str | None, unread: Unread) -> Said:
     message: JsonObject = {"role": "assistant", "content": text}
     thought = row.text("reasoning_content")
     if thought:
@@ -122,7 +122,7 @@ def _answer(row: Row, text: str, model: str | None, unread: Unread) -> Said:
     return Said(message=message, place=row.place, is_learned=is_learned, has_all_results=True, ids=_ids(row, model) if is_learned else None)
 
 
-def _ids(row: Row, model: str | None) -> SampledIds | None:
+def _ids(row: CheckedRow, model: str | None) -> SampledIds | None:
     """The step's tokens, if it has those of prompt and answer and its model is named; log-probs only if there is one for each."""
     if model is None or row.values.get("metrics") is None:
         return None
@@ -135,7 +135,7 @@ def _ids(row: Row, model: str | None) -> SampledIds | None:
     return SampledIds(prompt_ids=prompt_ids, action_ids=action_ids, logprobs=metrics.logprobs(action_ids) if fits else None)
 
 
-def _results(row: Row) -> Iterator[Said]:
+def _results(row: CheckedRow) -> Iterator[Said]:
     """What came back after a step: results of calls as a tool's messages, others as the user's.
 
     If no result of a step names a call, they belong to its calls in their order, as some agents write them.

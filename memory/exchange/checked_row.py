@@ -37,7 +37,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class CheckedRow:
     """A JSON object whose values are checked as they are read. A missing key reads as None, like null."""
 
     values: JsonObject
@@ -139,7 +139,7 @@ class Row:
             raise at.bad("has a value that float32 cannot hold") from None
 
 
-def row_of(document: JsonValue, place: Place, keys: Collection[str] | None = None, ignored: Collection[str] = ()) -> Row:
+def row_of(document: JsonValue, place: Place, keys: Collection[str] | None = None, ignored: Collection[str] = ()) -> CheckedRow:
     """A JSON object, of which no other keys than these are allowed; any, if none are given. Raises `InputError`."""
     if not isinstance(document, dict):
         raise place.bad(f"is {kind_of(document)}, not an object with keys")
@@ -149,7 +149,7 @@ def row_of(document: JsonValue, place: Place, keys: Collection[str] | None = Non
             near = get_close_matches(str(key), keys, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f": the keys are {', '.join(keys)}"
             raise place.at(str(key)).bad(f"is an unknown key{hint}")
-    return Row(values=document, place=place)
+    return CheckedRow(values=document, place=place)
 
 
 def _finite(value: JsonValue, place: Place) -> float:

@@ -7,7 +7,7 @@ before), content as a text, parts or null, `tool_calls`, the older `function_cal
 
 from __future__ import annotations
 
-from perdure.memory.exchange.checked_row import Place, Row, kind_of, row_of
+from perdure.memory.exchange.checked_row import CheckedRow, Place, kind_of, row_of
 from perdure.memory.exchange.conversation import Said, Unread, call_of, stored_json, text_of, tools_of, turns_of
 from perdure.memory.exchange.foreign_records import ForeignEpisode
 from perdure.memory.json_value import JsonObject, JsonValue
@@ -50,7 +50,7 @@ def openai_episode(document: JsonValue, place: Place, label: str, unread: Unread
 
 
 def episode_of(
-    row: Row, said: list[Said], tools: list[JsonValue], place: Place, label: str, unread: Unread, *, sampler: str | None
+    row: CheckedRow, said: list[Said], tools: list[JsonValue], place: Place, label: str, unread: Unread, *, sampler: str | None
 ) -> ForeignEpisode:
     """A conversation as an episode. It is to be imitated, unless its row says by `success` or `reward` how it went."""
     success = row.flag("success")
@@ -102,7 +102,7 @@ def note_unread(values: JsonObject, keys: tuple[str, ...], where: str, unread: U
             unread[f"{where}{key}"] += 1
 
 
-def _answer(row: Row, message: JsonObject, place: Place) -> Said:
+def _answer(row: CheckedRow, message: JsonObject, place: Place) -> Said:
     values = row.values
     thought = row.text("reasoning_content") or row.text("reasoning")
     calls = read_calls(row)
@@ -120,7 +120,7 @@ def _answer(row: Row, message: JsonObject, place: Place) -> Said:
     return Said(message=message, place=place, is_learned=weight != 0)
 
 
-def read_calls(row: Row) -> list[JsonObject]:
+def read_calls(row: CheckedRow) -> list[JsonObject]:
     """The calls of a message, in today's shape or in the older one."""
     calls = [_call(call, row.place.at("tool_calls").at(n)) for n, call in enumerate(row.items("tool_calls") or ())]
     older = row.values.get("function_call")

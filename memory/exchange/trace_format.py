@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from perdure.memory.errors import InputError
-from perdure.memory.exchange.checked_row import Place, Row, row_of
+from perdure.memory.exchange.checked_row import CheckedRow, Place, row_of
 from perdure.memory.exchange.conversation import Said, Unread, stored_json, tools_of, with_results
 from perdure.memory.exchange.document_digests import changed_parts
 from perdure.memory.exchange.foreign_records import ForeignEpisode, ForeignTurn
@@ -100,7 +100,7 @@ def parse_episode(document: JsonValue, place: Place) -> ForeignEpisode:
     )
 
 
-def _check_digests(row: Row) -> None:
+def _check_digests(row: CheckedRow) -> None:
     """Refuse an episode of our own exports that was changed since."""
     if row.text("digest") is None:
         return
@@ -135,7 +135,7 @@ def _parse_turn(document: JsonValue, place: Place) -> ForeignTurn:
     )
 
 
-def _messages(row: Row) -> str | None:
+def _messages(row: CheckedRow) -> str | None:
     """The conversation before the answer, as JSON text."""
     values = row.items("messages")
     if values is None:
@@ -150,7 +150,7 @@ def _messages(row: Row) -> str | None:
     return stored_json([one.message for one in with_results(said)])
 
 
-def _answer(row: Row, action: str | None) -> JsonObject | None:
+def _answer(row: CheckedRow, action: str | None) -> JsonObject | None:
     """The answer as a message; None if it is a text or tokens alone."""
     calls, thought = read_calls(row), row.text("reasoning_content")
     if not calls and not thought:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -13,11 +14,11 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.learners.conftest import engine_of, plain_model
 from tests.learners.weights.test_adapters import one_line, set_config
-from tests.tiny_models import sharpen, tiny_gpt2
+from tests.tiny_models import sharpen, tiny_gpt2, tiny_of
 from transformers import AutoModel
 
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
-from perdure.learners.weights.peft_format import check_foreign, covered
+from perdure.learners.weights.peft_format import check_foreign, covered, passed_over
 from perdure.learners.weights.peft_settings import HARMLESS, REFUSED, USED, PeftSettings
 from perdure.learners.weights.weight_sets import LoraPair, merge_into
 from perdure.memory.errors import InputError
@@ -43,6 +44,21 @@ def by_peft(base: ModelFiles, folder: Path, net: Any = None, **settings: Any) ->
     model.save_pretrained(str(folder))
     made: PeftModel = model.eval()
     return made
+
+
+def tiny_with_images(folder: Path) -> ModelFiles:
+    """A Gemma 3 of the kind that sees images: its text model is one part of it."""
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    image = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    parts = {"text_config": {**text, "vocab_size": 384, "head_dim": 8}, "vision_config": image}
+    return resolve_model(str(tiny_of(folder, "gemma3", **parts)), folder, print)
 
 
 def merged_logits(base: ModelFiles, weights: dict[str, LoraPair]) -> torch.Tensor:
@@ -165,10 +181,6 @@ def test_what_is_more_than_lora_is_refused_with_the_way_out(
     ("settings", "says"),
     [
         ({"peft_type": "VERA"}, "peft's convert_to_lora makes one of other kinds"),
-        (
-            {"new_of_2027": "quick"},
-            "the setting 'new_of_2027' ('quick') is not known here: take it out of adapter_config.json",
-        ),
         ({"rank_pattern": {"q_proj": 2}}, "at rank 2 needs [2, 32]; r and rank_pattern say another rank than the tensors have"),
         ({"rank_pattern": {"(a+)+": 2}}, "rank_pattern has the pattern '(a+)+', which is not supported: write the layers' names out"),
         ({"rank_pattern": {".*.*.*q": 2}}, "is not supported: write the layers' names out"),
@@ -187,10 +199,24 @@ def test_settings_that_cannot_be_read_are_named(llama: ModelFiles, tmp_path: Pat
     assert says in one_line(refused.value)
 
 
-def test_an_unknown_setting_that_is_empty_is_harmless(llama: ModelFiles, tmp_path: Path) -> None:
+def test_settings_that_are_not_known_are_ignored_and_named(llama: ModelFiles, tmp_path: Path) -> None:
     by_peft(llama, tmp_path)
-    set_config(tmp_path, new_of_2027=None, merge_weights=False)
+    assert passed_over(tmp_path, llama) == []
+    set_config(tmp_path, new_of_2027=None, merge_weights=False, theirs="x")
     assert len(check_foreign(tmp_path, llama)) == 14
+    assert passed_over(tmp_path, llama) == ["the setting 'theirs' is not known here: it was ignored"]
+
+
+def test_layers_that_see_no_text_are_left_out_and_counted(tmp_path: Path) -> None:
+    """A model with a part for images, adapted by peft in all of its linear layers."""
+    base = tiny_with_images(tmp_path / "model")
+    by_peft(base, tmp_path / "adapter")
+    weights = check_foreign(tmp_path / "adapter", base)
+    assert weights
+    assert all("vision" not in name and "projector" not in name for name in weights)
+    assert covered(weights, base).startswith("all ")
+    (line,) = passed_over(tmp_path / "adapter", base)
+    assert re.fullmatch(r"\d+ layers are of a part that sees no text, such as images: they are left out", line)
 
 
 def test_a_pattern_stands_for_the_end_of_a_name() -> None:

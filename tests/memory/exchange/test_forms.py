@@ -6,6 +6,7 @@ LLaMA-Factory, atif by Harbor's RFC 0001.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import time
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from perdure.memory.errors import InputError
-from perdure.memory.exchange.import_traces import FORMS, Imported, import_file
+from perdure.memory.exchange.checked_row import Place
+from perdure.memory.exchange.conversation import Unread
+from perdure.memory.exchange.import_traces import FORMS, READERS, Imported, import_file
+from perdure.memory.exchange.trace_format import parse_episode
 from perdure.memory.store import Store
 from perdure.memory.trajectories.traces import ForeignTrace, foreign_traces
 
@@ -268,6 +274,40 @@ def test_half_a_character_anywhere_in_a_call_becomes_a_question_mark(store: Stor
     assert import_file(store, path, "strange", "openai").mended == 1
     (row,) = store.rows("SELECT answer FROM foreign_turn")
     assert json.loads(row["answer"])["tool_calls"][0]["function"]["arguments"] == {"x": "?"}
+
+
+ODD = (None, True, 0, -1, 1.5, 10**400, "", "x", "{", "\ud800", [], {}, [None], [[]], {"type": "text"}, {"role": "tool"}, ["x"])
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a document, as what holds it and its key there."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in items for place in ((value, key), *places(inner))]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_stands_in_a_row_is_taken_or_named(tmp_path: Path, data: st.DataObject) -> None:
+    """Any value of a golden row may be another one: never another error than the one line."""
+    form = data.draw(st.sampled_from(FORMS))
+    lines = (GOLDEN / f"{form}.jsonl").read_text().splitlines()
+    row = json.loads(lines[data.draw(st.integers(0, len(lines) - 1))])
+    for _ in range(data.draw(st.integers(1, 3))):
+        found = places(row)
+        if found:
+            holder, key = found[data.draw(st.integers(0, len(found) - 1))]
+            holder[key] = copy.deepcopy(ODD[data.draw(st.integers(0, len(ODD) - 1))])
+    place = Place(file=tmp_path / "rows", row=1)
+    try:
+        episode = parse_episode(row, place) if form == "perdure" else READERS[form](row, place, "label", Unread())
+    except InputError as error:
+        refused = str(error)
+    else:
+        refused = f"{place.file}, row 1"
+        for text in (episode.tools, *(turn.messages for turn in episode.turns), *(turn.answer for turn in episode.turns)):
+            assert text is None or isinstance(json.loads(text.encode()), list | dict)
+    assert refused.startswith(f"{place.file}, row 1")
+    assert "\n" not in refused
 
 
 def test_a_hundred_thousand_messages_come_in_well_under_a_minute(store: Store, tmp_path: Path) -> None:
