@@ -243,9 +243,10 @@ def tree_attention(
     plain SDPA. `products` is the precision of the products with gradients.
     """
     if memory is not None:
-        return memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling, sliding_window).to(query.dtype)[None], None
+        answer_NGD = memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling, sliding_window)
+        return answer_NGD.to(query.dtype)[None].contiguous(), None
     if blocks is not None:
-        return block_attention(query[0], key[0], value[0], blocks.within(sliding_window), scaling, products)[None], None
+        return block_attention(query[0], key[0], value[0], blocks.within(sliding_window), scaling, products)[None].contiguous(), None
     read: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
     return read
 
