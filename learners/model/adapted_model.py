@@ -94,19 +94,20 @@ class AdaptedModel:
                     self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
                     self._in_use = self._base
                     require_no_gap(self, wanted)
+                    if not self.by_rows:
+                        self._require_window(how.window)
                 break
             except InputError:
                 if self.by_rows:
                     raise
-        if how.window is not None and not self.by_rows and not self._tells_window(how.window):
-            self.context_limit = min(self.context_limit, how.window)
 
-    def _tells_window(self, window: int) -> bool:
-        """Whether attention gives its window to `tree_attention`."""
+    @torch.no_grad()
+    def _require_window(self, window: int | None) -> None:
+        """Raise `ValueError` if attention does not give its window to `tree_attention`, which is longer than what was checked."""
         blocks = tree_blocks([-1, 0], self.device)
-        with torch.no_grad():
-            self.forward([0, 0], [0, 1], blocks=blocks)
-        return window in blocks.windows
+        self.forward([0, 0], [0, 1], blocks=blocks)
+        if window is not None and window not in blocks.windows:
+            raise ValueError(f"its attention does not tell its window of {window} tokens")
 
     @property
     def bytes_per_node(self) -> int:
