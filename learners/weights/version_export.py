@@ -99,7 +99,7 @@ def _check_form(name: str, weights: Weights, form: Form, *, gguf: bool) -> None:
 
 def _write_peft(folder: Path, base: ModelFiles, weights: Weights) -> None:
     pairs = {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
-    found_as = base.name if is_hub_id(base.name) else str(base.path)
+    found_as = base.name.partition("@")[0] if is_hub_id(base.name) else str(base.path)
     write_lora(folder, pairs, base, found_as=found_as)
 
 

@@ -75,8 +75,8 @@ def _part(part: JsonValue, place: Place) -> str:
     if not isinstance(part, dict):
         raise place.bad(f"is {kind_of(part)}, not a part of a message")
     kind = part.get("type")
-    if kind in OTHER_PARTS:
-        raise place.bad(f"is {OTHER_PARTS[str(kind)]}: only text can be learned from; take this row out")
+    if isinstance(kind, str) and kind in OTHER_PARTS:
+        raise place.bad(f"is {OTHER_PARTS[kind]}: only text can be learned from; take this row out")
     text = part.get("refusal" if kind == "refusal" else "text")
     if kind not in (*TEXT_PARTS, "refusal") or not isinstance(text, str):
         raise place.bad(f"is a part of the type {kind!r}: only text can be learned from; take this row out")
