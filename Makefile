@@ -110,7 +110,7 @@ clean:
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
 	@touch $@
 
-# It has no wheels: pip compiles it, with the CMake that it fetches.
+# It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.
 .venv/installed-llama-cpp: .venv/installed-dev
-	$(BIN)/python -m pip install $(LLAMA_CPP)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF" $(BIN)/python -m pip install $(LLAMA_CPP)
 	@touch $@
