@@ -1,4 +1,4 @@
-"""Ten families of small models, with random weights, in the shape of their real configurations, only smaller.
+"""Ten families of small models and some others, with random weights, in the shape of their real configurations, only smaller.
 
 What differs between families is as in the models that people run: kinds of layers and their order, rotary positions, norms of queries and
 keys, multipliers, windows, sinks, experts, tied heads, and a vision part where the published model has one. Windows and chunks are so short
@@ -15,10 +15,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.tiny_models import save, sharpen, tokenizer_of
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3Config,
     Gemma3ForCausalLM,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteMoeHybridConfig,
@@ -31,6 +35,8 @@ from transformers import (
     MinistralForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedModel,
@@ -213,6 +219,22 @@ def gpt_oss(shared: Shared) -> PreTrainedModel:
     )
 
 
+def gpt2(shared: Shared) -> PreTrainedModel:
+    """GPT-2: Conv1D layers, learned positions."""
+    tokens = {name: shared[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
+    return GPT2LMHeadModel(GPT2Config(**tokens, n_positions=CONTEXT, n_embd=32, n_layer=2, n_head=4))
+
+
+def gemma2(shared: Shared) -> PreTrainedModel:
+    """Gemma 2: capped attention logits and capped logits."""
+    return Gemma2ForCausalLM(Gemma2Config(**_small(shared), head_dim=16, query_pre_attn_scalar=16, sliding_window=16))
+
+
+def mixtral(shared: Shared) -> PreTrainedModel:
+    """Mixtral: experts, each of which has files of its own."""
+    return MixtralForCausalLM(MixtralConfig(**_small(shared), num_local_experts=4, num_experts_per_tok=2, sliding_window=None))
+
+
 def qwen3_moe(shared: Shared) -> PreTrainedModel:
     """Qwen3 with experts."""
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**_small(shared), head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16))
@@ -236,11 +258,14 @@ FAMILIES: dict[str, Callable[[Shared], PreTrainedModel]] = {
     "granite-4-micro": granite4,
     "granite-4-tiny": granite4_tiny,
     "gpt-oss": gpt_oss,
+    "gpt-2": gpt2,
+    "gemma-2": gemma2,
+    "mixtral": mixtral,
 }
-BY_ROWS = {"qwen3.5", "granite-4-micro", "granite-4-tiny", "gpt-oss"}
+BY_ROWS = {"qwen3.5", "granite-4-micro", "granite-4-tiny", "gpt-oss", "gemma-2"}
 """Families that a token tree cannot compute."""
 
-FROM_ZERO = {"qwen3.5", "gemma-3-1b", "gemma-3-4b"}
+FROM_ZERO = {"qwen3.5", "gemma-2", "gemma-3-1b", "gemma-3-4b"}
 """Families whose norms multiply by 1 + weight."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from itertools import takewhile
 
@@ -68,6 +69,11 @@ def _conversations(chat: TemplateChat) -> Iterator[list[Message]]:
         yield list(_TURNS[:n])
         if chat.shape.has_system:
             yield [_SYSTEM, *_TURNS[:n]]
+    opens, closes = chat.shape.opens, chat.shape.closes
+    if opens:
+        yield [_TURNS[0], replace(_TURNS[1], thought="3 and 5 are smaller"), _TURNS[2]]
+        if not chat.shape.header:
+            yield [_TURNS[0], replace(_TURNS[1], text=f"{opens.lstrip()}3 and 5 are smaller{closes}7"), _TURNS[2]]
 
 
 def _by_template(chat: TemplateChat, tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> Ids:

@@ -23,13 +23,13 @@ from perdure.learners.chat.chat_settings import ChatSettings
 from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.adapter_effect import require_effect
-from perdure.learners.engines.decoding import Decoding
 from perdure.learners.engines.engine import require_room, require_turn_room
-from perdure.learners.engines.row_decoding import RowDecoding
-from perdure.learners.engines.tree_decoding import TreeDecoding
 from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
+from perdure.learners.model.decoding import Decoding
+from perdure.learners.model.row_decoding import RowDecoding
 from perdure.learners.model.tree import pack
+from perdure.learners.model.tree_decoding import TreeDecoding
 from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights

@@ -16,25 +16,21 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from perdure.learners.losses import kl_divergence
 from perdure.learners.model.adapted_linear import AdaptedLinear, Columns, LinearGroup, columns_of
-from perdure.learners.model.adapting import CHUNK, adapt, mixes_tokens
-from perdure.learners.model.architecture import architecture_of
+from perdure.learners.model.adapting import CHUNK, adapt, mixes_tokens, text_of
+from perdure.learners.model.architecture import Architecture, architecture_of
 from perdure.learners.model.beside import BesideLayer
 from perdure.learners.model.block_attention import TreeBlocks, tree_blocks
 from perdure.learners.model.head import head_of
 from perdure.learners.model.loading import load_net
-from perdure.learners.model.row_cache import require_known_layers
 from perdure.learners.model.rows import row_hidden
+from perdure.learners.model.self_check import checked_sequences, refusing, require_no_gap, require_same
 from perdure.learners.model.tree import TokenTree
 from perdure.learners.model.tree_attention import TreeMemory, register
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError
 
-CHECKED_TOKENS = 16
-MOST_KL = 0.3
-"""In nats. bfloat16 alone costs at most a tenth of it."""
 KEYS = 512
 """Keys that a token of a tree attends to, about."""
 SCANS = 6
@@ -63,31 +59,55 @@ class AdaptedModel:
     def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, quantized: bool = False) -> None:
         self.files, self.device, self.dtype = files, torch.device(device), dtype
         self.net: Any = load_net(files, device=device, dtype=dtype, quantized=quantized)
-        self.text: Any = self.net.get_decoder()
+        self.text: Any = text_of(self.net)
         self.config: Any = self.net.config.get_text_config(decoder=True)
         how = architecture_of(self.config, (name for name, _ in self.text.named_parameters()))
-        self.context_limit, self.by_rows = how.context_limit, bool(how.rows_because)
+        self.context_limit, self.by_rows = how.context_limit, False
         self.vocabulary: int = self.config.vocab_size
         if quantized:
             # Outside of training mode bitsandbytes on a CPU packs weights for inference at the first pass without gradients, and later
             # gradients through packed weights are wrong.
             self.net.train()
-        expected_TV = self._plain_logits()
-        if not self.by_rows:
-            self.by_rows = not self.net._can_set_attn_implementation()
-        if not self.by_rows:
-            self.net.set_attn_implementation(register())
-        self.layers, self.transposed = adapt(self.net, self.text, dtype)
-        if not quantized:
-            self.net.to(self.device)
-        self.head = head_of(self.net)
-        self._groups: list[Group] = self._group()
-        self._names = [[name for name, layer in self.layers.items() if layer in group.layers] for group in self._groups]
-        self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
+        with refusing(self.config.model_type):
+            stored_TV = self.plain_logits(checked_sequences(self.vocabulary)[0])
+            self.layers, self.transposed = adapt(self.net, self.text, dtype)
+            if not quantized:
+                self.net.to(self.device)
+            self.head = head_of(self.net)
+            wanted = [self.plain_logits(sequence) for sequence in checked_sequences(self.vocabulary)]
+        require_same(stored_TV, wanted[0], files, self.config.model_type)
         self._base_tensors: dict[str, Tensor] = {}
         """The base model's own tensors that are replaced at present."""
-        self._in_use = self._base
-        self._check(expected_TV, how.window)
+        self._choose_way(wanted, how)
+
+    def _choose_way(self, wanted: Sequence[Tensor], how: Architecture) -> None:
+        """Set the model up to compute as a tree, or else by rows, whichever gives these logits of the checked sequences."""
+        own_attention: str = self.net.config._attn_implementation
+        ways = [True] if how.rows_because or not self.net._can_set_attn_implementation() else [False, True]
+        for self.by_rows in ways:
+            try:
+                with refusing(self.config.model_type):
+                    if False in ways:
+                        self.net.set_attn_implementation(own_attention if self.by_rows else register())
+                    self._groups: list[Group] = self._group()
+                    self._names = [[name for name, layer in self.layers.items() if layer in group.layers] for group in self._groups]
+                    self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
+                    self._in_use = self._base
+                    require_no_gap(self, wanted)
+                    if not self.by_rows:
+                        self._require_window(how.window)
+                break
+            except InputError:
+                if self.by_rows:
+                    raise
+
+    @torch.no_grad()
+    def _require_window(self, window: int | None) -> None:
+        """Raise `ValueError` if attention does not give its window to `tree_attention`, which is longer than what was checked."""
+        blocks = tree_blocks([-1, 0], self.device)
+        self.forward([0, 0], [0, 1], blocks=blocks)
+        if window is not None and window not in blocks.windows:
+            raise ValueError(f"its attention does not tell its window of {window} tokens")
 
     @property
     def bytes_per_node(self) -> int:
@@ -209,8 +229,6 @@ class AdaptedModel:
 
             if isinstance(layer, AdaptedLinear):
                 hooks.append(layer.register_forward_pre_hook(record))
-                if mixes_tokens(self.net.get_submodule(parent)):
-                    LinearGroup([layer], is_exact=True)
         with torch.no_grad():
             self.hidden(TokenTree(ids=[0, 0], parents=[-1, 0], depths=[0, 1], paths=[[0, 1]]))
         for hook in hooks:
@@ -222,47 +240,12 @@ class AdaptedModel:
         seen = {layer for layers in inputs.values() for layer in layers}
         return groups + [layer.group for layer in self.layers.values() if layer not in seen]
 
-    def _checked_ids(self) -> list[int]:
-        """Tokens from the whole vocabulary; the first ones are often control tokens, on which bfloat16 is far off."""
-        return [(300 + 997 * n) % self.vocabulary for n in range(CHECKED_TOKENS)]
-
     @torch.no_grad()
-    def _plain_logits(self) -> Tensor:
-        """What the model itself computes for a few tokens."""
-        ids_1T = torch.tensor([self._checked_ids()], device=self.net.device)
+    def plain_logits(self, ids: Sequence[int]) -> Tensor:
+        """What `net` itself computes for a sequence, `(T, V)`."""
+        ids_1T = torch.tensor([list(ids)], device=self.net.device)
         logits: Tensor = self.net(input_ids=ids_1T, use_cache=False).logits[0].float().to(self.device)
-        if not bool(logits.isfinite().all()):
-            raise InputError(f"the weights in {self.files.path} give values that are not finite: fetch the model again, or set another")
         return logits
-
-    @torch.no_grad()
-    def _check(self, expected_TV: Tensor, window: int | None) -> None:
-        """Raise `InputError` if the same tokens as a tree have other logits: the family does something that is not known here."""
-        ids, chain = self._checked_ids(), list(range(CHECKED_TOKENS))
-        tree = TokenTree(ids=ids, parents=[n - 1 for n in chain], depths=chain, paths=[chain])
-        if self.by_rows:
-            found = [self.hidden(tree), self._in_two_passes(ids)]
-        else:
-            blocks = tree_blocks(tree.parents, self.device)
-            found = [self.forward(ids, chain, blocks=blocks)]
-            if window is not None and window not in blocks.windows:  # its attention does not tell of it
-                self.context_limit = min(self.context_limit, window)
-        for hidden_TC in found:
-            kl = float(kl_divergence(expected_TV.log_softmax(-1), self.head.logits(hidden_TC).log_softmax(-1)).mean())
-            if not kl < MOST_KL:
-                raise InputError(
-                    f"a {self.config.model_type} model computes its answers in a way that Perdure does not support (they differ by "
-                    f"{kl:.2g} nats a token): choose another model"
-                )
-
-    def _in_two_passes(self, ids: Sequence[int]) -> Tensor:
-        """The same, where a second pass continues what the first has read, as an engine does."""
-        cache, ids_1T = self.new_cache(), torch.tensor([ids], device=self.device)
-        positions_1T = torch.arange(len(ids), device=self.device)[None]
-        half = len(ids) // 2
-        parts = [self.forward_rows(ids_1T[:, rows], positions_1T[:, rows], cache)[0] for rows in (slice(half), slice(half, len(ids)))]
-        require_known_layers(cache)
-        return torch.cat(parts)
 
     def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self.device, self.net.get_parameter(name).dtype)

@@ -13,12 +13,18 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from perdure.learners.model.adapted_linear import AdaptedLinear
+from perdure.learners.model.adapted_linear import AdaptedLinear, LinearGroup
 from perdure.learners.model.beside import BesideLayer
 
 CHUNK = 64
 """Tokens that a Mamba layer scans at once, at most. What it computes does not depend on it; published models have 256, which for shorter
 sequences is mostly padding, and four times the memory."""
+
+
+def text_of(net: Any) -> Any:
+    """The part of a model that turns tokens into hidden states."""
+    text = net.get_decoder()
+    return net.model if text is net else text  # Llama 4 gives another name for its part than it has
 
 
 def adapt(net: Any, text: Any, dtype: torch.dtype) -> tuple[dict[str, AdaptedLinear | BesideLayer], set[str]]:
@@ -46,6 +52,8 @@ def adapt(net: Any, text: Any, dtype: torch.dtype) -> tuple[dict[str, AdaptedLin
             made = AdaptedLinear(weight.to(dtype).contiguous(), None if module.bias is None else module.bias.data)
             if isinstance(module, Conv1D):
                 transposed.add(f"{name}.weight")
+            if mixes_tokens(net.get_submodule(name.rpartition(".")[0])):
+                LinearGroup([made], is_exact=True)
         else:
             made = BesideLayer(module)
         parent, _, leaf = name.rpartition(".")

@@ -68,6 +68,8 @@ class TreeMemory:
         """By layer, keys `(H * B, D, U)` and values `(H * B, U, D)` in fp32: what rows read of the tree while they are decoded."""
         self._own: dict[int, KeyValue] = {}
         """By layer, `(room, H, S, D)` in fp32."""
+        self._attended: set[int] = set()
+        """Layers that have attended in this pass."""
         self._rows: list[DecodedRow] = []
         """In the order of the blocks, also those that have ended since these were made."""
         self._alive: list[int] = []
@@ -80,6 +82,7 @@ class TreeMemory:
 
     def begin(self, prompts: Sequence[Ids]) -> tuple[list[int], list[int]]:
         """Add prompts; returns the last node of each, and the nodes that the next pass must compute."""
+        self._attended = set()
         ends, computed = self.tree.extend(prompts)
         self._computed_N = torch.tensor(computed, device=self._device)
         self._blocks = self.tree.blocks(computed, self._width, self._device)
@@ -94,6 +97,7 @@ class TreeMemory:
     def advance(self, tokens: Sequence[int]) -> None:
         """The next pass computes these tokens, one for each row."""
         self.steps += 1
+        self._attended = set()
         for row, token in zip(self._alive, tokens, strict=True):
             self._rows[row].tokens.append(token)
 
@@ -120,7 +124,11 @@ class TreeMemory:
         self, layer: int, query_GND: Tensor, key_HND: Tensor, value_HND: Tensor, scaling: float, window: int | None = None
     ) -> Tensor:
         """Store the keys and values of a pass; returns its attention output `(N, G, D)`, in fp32. With a window a token attends to as many
-        tokens, the last of which is itself."""
+        tokens, the last of which is itself. Raises `ValueError` if a layer attends twice in a pass: it has one place for keys and values.
+        """
+        if layer in self._attended:
+            raise ValueError(f"layer {layer} attends twice in a pass")
+        self._attended.add(layer)
         query_GSD = query_GND.float().mul(scaling).index_select(1, self._row_S)
         query_HSQD = query_GSD.view(len(key_HND), -1, *query_GSD.shape[1:]).transpose(1, 2).contiguous()
         if self.steps:
@@ -243,9 +251,10 @@ def tree_attention(
     plain SDPA. `products` is the precision of the products with gradients.
     """
     if memory is not None:
-        return memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling, sliding_window).to(query.dtype)[None], None
+        answer_NGD = memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling, sliding_window)
+        return answer_NGD.to(query.dtype)[None].contiguous(), None
     if blocks is not None:
-        return block_attention(query[0], key[0], value[0], blocks.within(sliding_window), scaling, products)[None], None
+        return block_attention(query[0], key[0], value[0], blocks.within(sliding_window), scaling, products)[None].contiguous(), None
     read: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
     return read
 

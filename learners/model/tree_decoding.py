@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from perdure.envs.policy import Ids
-from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.model.tree_attention import TreeMemory
+
+if TYPE_CHECKING:
+    from perdure.learners.model.adapted_model import AdaptedModel
 
 
 class TreeDecoding:

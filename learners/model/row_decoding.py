@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from perdure.envs.policy import Ids
-from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.model.row_cache import CachedRow, joined, size_bytes
 from perdure.learners.model.tree import common_prefix
+
+if TYPE_CHECKING:
+    from perdure.learners.model.adapted_model import AdaptedModel
 
 MOST_BYTES = 2**29
 """Of the rows that are kept."""
