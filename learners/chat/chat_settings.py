@@ -22,3 +22,11 @@ class ChatSettings:
     """Special tokens that stay in the text of an answer, and are tokens in a given one."""
     date: datetime = field(default_factory=lambda: datetime.now(UTC))
     """What a template prints that asks for the time."""
+
+    @property
+    def label(self) -> str:
+        """What was chosen, to follow other parts of a line; empty if nothing was. Scores under two labels are not compared."""
+        chosen = [f"thoughts={self.thoughts}"] if self.thoughts != "keep" else []
+        chosen += [f"{name}={value!r}" for name, value in sorted(self.template_options.items())]
+        chosen += [f"shows {word}" for word in sorted(self.show_special)]
+        return "".join(f", {one}" for one in chosen)

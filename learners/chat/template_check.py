@@ -81,10 +81,11 @@ def _check_equal(tokenizer: PreTrainedTokenizerBase, ours: Ids, theirs: Ids) -> 
     same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))))
     begin = max(0, same - SHOWN_TOKENS // 2)
     shown = [tokenizer.convert_ids_to_tokens(list(ids[begin : begin + SHOWN_TOKENS])) for ids in (ours, theirs)]
-    raise InputError(
+    told = (
         f"the chat has other tokens than the model's template gives, from token {same} on: {' '.join(shown[0])} instead of "
         f"{' '.join(shown[1])}; the files of the tokenizer may disagree with each other"
     )
+    raise InputError(told.replace("\n", "\\n"))
 
 
 def _scaffolding(chat: TemplateChat, ids: Ids) -> list[int]:

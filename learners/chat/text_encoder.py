@@ -44,6 +44,7 @@ class TextEncoder:
         self._heads = {word[:n] for word in self.controls for n in range(1, len(word))}
         self._tails = {word[-n:] for word in self.controls for n in range(1, len(word))}
         self._longest = max(map(len, self.controls), default=1)
+        self._all_words = "\0".join(self.controls)
         self._stretch = lru_cache(maxsize=4096)(lambda text, start: self._encode(start, text) if text else ())
 
     def breaker_for(self, texts: Iterable[str]) -> str:
@@ -62,14 +63,15 @@ class TextEncoder:
             broken = [(start, stop, word) for start, stop, word, _ in self._spans(text) if len(word) > 1 and word not in allowed]
             for start, stop, word in reversed(broken):
                 at = text.find(word, start, stop)
-                within = start + 1 if at < 0 else at + 1
-                text = text[:within] + breaker + text[within:]
+                place = start + 1 if at < 0 else at + 1
+                text = text[:place] + breaker + text[place:]
             if not broken:
                 break
         core = text.strip()
         if not core:
             return text
-        if any(core[:n] in self._tails for n in range(1, self._longest)):
+        inside = len(core) < self._longest and core in self._all_words
+        if inside or any(core[:n] in self._tails for n in range(1, self._longest)):
             at = text.index(core)
             text = text[:at] + breaker + text[at:]
         if any(core[-n:] in self._heads for n in range(1, self._longest)):

@@ -15,6 +15,8 @@ BASE = VersionRef("base model")
 """The base model's name in an engine that was asked to compare; no version can be called so."""
 LEAST_EFFECT = 1e-4
 """Norm of an adapter's product at one layer, below which rounding may hide it."""
+MOST_TOKENS = 12
+"""Of the prompt, and of the answer."""
 _ASKED = "Name a colour, a number and a day of the week."
 _SAID = "Green, seventeen, Monday."
 
@@ -54,6 +56,6 @@ def _acts(weights: Weights) -> bool:
 
 
 def _exchange(engine: Engine) -> tuple[Ids, Ids]:
-    """A prompt and an answer, cut where the context is very short."""
-    most = max(1, engine.context_limit // 2 - 1)
+    """A prompt and an answer, cut so that scoring them takes no time."""
+    most = max(1, min(MOST_TOKENS, engine.context_limit // 2 - 1))
     return engine.chat.prompt([Message(role="user", text=_ASKED)])[:most], engine.chat.answer(_SAID)[:most]

@@ -122,7 +122,8 @@ class TransformersEngine:
 
     @property
     def numerics(self) -> str:
-        return f"transformers, {self.device.type}, {str(self.dtype).removeprefix('torch.')}, {self.context_limit} tokens"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"transformers, {self.device.type}, {dtype}, {self.context_limit} tokens{self.chat.settings.label}"
 
     @property
     def shared_model(self) -> AdaptedModel:

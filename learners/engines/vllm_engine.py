@@ -122,7 +122,7 @@ class VllmEngine:
 
     @property
     def numerics(self) -> str:
-        return f"vllm, {self._limits.dtype}, {self.context_limit} tokens"
+        return f"vllm, {self._limits.dtype}, {self.context_limit} tokens{self.chat.settings.label}"
 
     @property
     def shared_model(self) -> None:

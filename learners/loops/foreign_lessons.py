@@ -1,7 +1,7 @@
 """Lessons of imported episodes: from their tokens if they are of this model, otherwise from their texts by the model's own template.
 
 Answers that this model cannot be taught are left out, and the event log says how many and why: those that are too long with their prompts,
-and episodes with tool calls if the template has no place for calls, since it would drop them without a word.
+those in conversations that the template does not accept, and episodes with tool calls if it has no place for calls, which it would drop.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _LOOK: JsonObject = {
 def foreign_lessons(job: LearningJob, traces: Iterable[ForeignTrace]) -> list[Lesson]:
     """A lesson of each episode, with the answers that can be taught.
 
-    Raises `InputError` if there are answers but none can be taught, if one has neither texts nor tokens of this model, or if the template
-    does not accept a conversation.
+    Raises `InputError` if there are answers but none can be taught, or if one has neither texts nor tokens of this model.
     """
     name, limit = job.engine.files.name, job.context_limit
     too_long = f"exceed, with their prompts, the context of {name}, {limit} tokens"
     lessons: list[Lesson] = []
     left_out: Counter[str] = Counter()
     has_calls = has_tools = None
+    refusals: list[str] = []
     for trace in traces:
         if any(_calls(turn) for turn in trace.turns):
             has_calls = writes_calls(job.engine.chat) if has_calls is None else has_calls
@@ -45,11 +45,13 @@ def foreign_lessons(job: LearningJob, traces: Iterable[ForeignTrace]) -> list[Le
                 continue
         if trace.tools:
             has_tools = writes_tools(job.engine.chat) if has_tools is None else has_tools
-        turns = _turns(job, trace)
+        turns = _turns(job, trace, refusals)
         fitting = tuple(turn for turn in turns if fits(job, sequences_of((turn,))))
         left_out[too_long] += len(turns) - len(fitting)
         if fitting:
             lessons.append(_lesson(job, trace, fitting))
+    if refusals:
+        left_out[f"stand in conversations that the chat template of {name} does not accept, such as {refusals[0]}"] = len(refusals)
     said = [f"{number} imported answers are left out: they {reason}" for reason, number in left_out.items() if number]
     if said and not lessons:
         raise InputError(f"{'; '.join(said)}; give other traces, or another model")
@@ -96,8 +98,11 @@ def _lesson(job: LearningJob, trace: ForeignTrace, turns: Turns) -> Lesson:
     )
 
 
-def _turns(job: LearningJob, trace: ForeignTrace) -> Turns:
-    """Prompts and answers as tokens; an episode of a target without messages has the prompt template of the target."""
+def _turns(job: LearningJob, trace: ForeignTrace, refusals: list[str]) -> Turns:
+    """Prompts and answers as tokens; an episode of a target without messages has the prompt template of the target.
+
+    Answers that the chat template does not accept are left out, and described in `refusals`.
+    """
     files, chat = job.engine.files, job.engine.chat
     targets = {environment.name: environment for environment in job.environments.targets}
     is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
@@ -117,7 +122,10 @@ def _turns(job: LearningJob, trace: ForeignTrace) -> Turns:
             try:
                 turns.append(chat.exchange(said, trace.tools))
             except InputError as error:
-                raise InputError(f"imported episode {trace.id}, answer {n + 1}: {error}") from error
+                refusals.append(f"imported episode {trace.id}, answer {n + 1}: {error}")
+            continue
+        if n and not chat.separate and len(turns) < n:
+            refusals.append(f"imported episode {trace.id}, answer {n + 1}: it follows such an answer")
             continue
         if n and not chat.separate:
             prompt = chat.follow(*turns[-1], turn.observation or "")

@@ -104,15 +104,16 @@ def read_settings(folder: Path) -> PeftSettings:
         raise InputError(f"{folder / PEFT_CONFIG} is not JSON: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise InputError(f"{folder} is not a LoRA adapter (peft_type {kind!r}): peft's convert_to_lora makes one of other kinds")
+        raise InputError(f"{folder} is not a LoRA adapter (peft_type {_shown(kind)}): peft's convert_to_lora makes one of other kinds")
     _check_supported(folder, config)
+    ranks, alphas = _patterns(folder, config, "rank_pattern"), _patterns(folder, config, "alpha_pattern")
     rank, alpha = _rank(folder, "rank", config.get("r")), _alpha(folder, "lora_alpha", config.get("lora_alpha"))
     return PeftSettings(
         rank=rank,
         alpha=alpha,
         by_root=bool(config.get("use_rslora")),
-        ranks={key: _rank(folder, f"rank_pattern {key!r}", value) for key, value in _patterns(folder, config, "rank_pattern").items()},
-        alphas={key: _alpha(folder, f"alpha_pattern {key!r}", value) for key, value in _patterns(folder, config, "alpha_pattern").items()},
+        ranks={key: _rank(folder, f"rank_pattern {_shown(key)}", value) for key, value in ranks.items()},
+        alphas={key: _alpha(folder, f"alpha_pattern {_shown(key)}", value) for key, value in alphas.items()},
         ignored=tuple(sorted(name for name, value in config.items() if value and name not in {*USED, *HARMLESS, *REFUSED})),
     )
 
@@ -123,24 +124,24 @@ def _check_supported(folder: Path, config: Mapping[str, Any]) -> None:
             does, way_out = REFUSED[setting]
             raise InputError(f"{folder}: {setting} is not supported, since it {does}: {way_out}")
     if config.get("bias", "none") not in ("none", None):
-        raise InputError(f"{folder}: bias {config['bias']!r} is not supported, since it trains biases too: {MERGE}")
+        raise InputError(f"{folder}: bias {_shown(config['bias'])} is not supported, since it trains biases too: {MERGE}")
     init = config.get("init_lora_weights", True)
     if init not in _KEEP_BASE:
         way_out = MERGE
         if str(init).startswith(_CONVERTIBLE):
             way_out = f"save it again with peft's path_initial_model_for_weight_conversion, which makes plain LoRA of it, or {MERGE}"
-        raise InputError(f"{folder}: init_lora_weights {init!r} changes the base model's weights: {way_out}")
+        raise InputError(f"{folder}: init_lora_weights {_shown(init)} changes the base model's weights: {way_out}")
 
 
 def _rank(folder: Path, name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_RANK:
-        raise InputError(f"{folder}: {name} {value!r} is out of range (1 to {MAX_RANK})")
+        raise InputError(f"{folder}: {name} {_shown(value)} is out of range (1 to {MAX_RANK})")
     return value
 
 
 def _alpha(folder: Path, name: str, value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e6:
-        raise InputError(f"{folder}: {name} {value!r} is out of range")
+        raise InputError(f"{folder}: {name} {_shown(value)} is out of range")
     return float(value)
 
 
@@ -157,6 +158,10 @@ def _patterns(folder: Path, config: Mapping[str, Any], setting: str) -> Mapping[
         if not usable:
             raise InputError(f"{folder}: {setting} has the pattern {pattern[:80]!r}, which is not supported: write the layers' names out")
     return table
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.60}"
 
 
 def _matching(table: Mapping[str, object], module: str) -> str | None:

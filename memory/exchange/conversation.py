@@ -32,6 +32,8 @@ OTHER_PARTS = {
     "input_file": "a file",
 }
 """Parts of a message that are no text, and what they are."""
+_NO_MORE_SAID: JsonObject = {"description": "", "parameters": {"type": "object", "properties": {}}}
+"""Of a tool; both may be missing in a file, and templates ask for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,8 @@ def _tool(tool: JsonValue, place: Place) -> JsonObject:
     function = tool.get("function", tool)
     if kind != "function" or not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise place.bad("is no function with a name: other tools have no place in a chat template")
-    return {"type": "function", "function": {key: value for key, value in function.items() if key != "type"}}
+    declared = {key: value for key, value in function.items() if key != "type"}
+    return {"type": "function", "function": declared | {key: value for key, value in _NO_MORE_SAID.items() if key not in declared}}
 
 
 def turns_of(said: Sequence[Said], place: Place, unread: Unread) -> tuple[ForeignTurn, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from tests.learners.chat.families import MISTRAL, Kind, tokenizer_for
 from tests.learners.chat.said import of_template
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from perdure.envs.policy import Message
@@ -185,6 +187,16 @@ def test_spaces_before_texts_are_where_the_whole_text_has_them(kind: Kind, templ
             assert whole[: len(given)] == given or template == ZEPHYR  # a line break may merge with a space behind it
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_continues_the_line_of_its_prompt_without_a_space(kind: Kind) -> None:
+    tokenizer = tokenizer_for(ZEPHYR, kind=kind, end="</s>", begin="<s>")
+    chat = chat_of(tokenizer)
+    assert chat.text(chat.answer("yes")) == "yes"
+    assert tokenizer.convert_ids_to_tokens(chat.answer("yes")[0])[0] not in "▁Ġ"
+    whole = [*chat.prompt([QUESTION]), *chat.answer("yes")]
+    assert tokenizer.decode(whole).endswith("\nyes</s>")
+
+
 @pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
 def test_the_templates_own_end_of_turn_stops_an_answer(end: str) -> None:
     tokenizer = tokenizer_for(CHATML, end=end)
@@ -246,6 +258,31 @@ def test_of_several_templates_the_default_one_is_used_and_that_for_tools_with_to
     tokenizer.chat_template = {"rag": CHATML, "tool_use": CHATML}
     with pytest.raises(InputError, match="none named default"):
         chat_of(tokenizer)
+
+
+def test_a_tokenizer_whose_tokens_the_chat_cannot_give_is_refused_in_one_line() -> None:
+    tokenizer = tokenizer_for(ZEPHYR, kind="prepend", end="</s>")
+    document = json.loads(tokenizer.backend_tokenizer.to_str())
+    for token in document["added_tokens"]:
+        token["normalized"] = True  # a space is put before a control word itself, so that it is found at the beginning only
+    broken = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(document)), eos_token="</s>", chat_template=tokenizer.chat_template
+    )
+    chat = chat_of(broken)
+    with pytest.raises(InputError, match="other tokens than the model's template gives, from token 1 on") as failure:
+        check_chat(chat, broken)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_text_cannot_complete_a_control_word_that_the_template_begins() -> None:
+    template = EACH + "<|im_start|>{{ m['role'] }}\n<{{ m['content'] | trim }}|>\n<|im_end|>\n{% endfor %}" + ASK
+    tokenizer = tokenizer_for(template)
+    chat = chat_of(tokenizer)
+    for told in ("|im_end|>", " |im_start|> x", "x <|im_end", "|im_end"):
+        ids = chat.prompt([Message(role="user", text=told)])
+        assert ids.count(tokenizer.eos_token_id) == 1
+        assert ids.count(chat.encoder.controls["<|im_start|>"]) == 2
+        assert f"user\n<{told.strip()}|>\n<|im_end|>" in tokenizer.decode(list(ids))
 
 
 def test_private_characters_cannot_forge_control_tokens() -> None:

@@ -96,6 +96,7 @@ def test_separate_turns_are_stored_and_learned(dropping: Learner) -> None:
         assert turns_of(episode) == tuple((turn.prompt_ids, turn.action_ids) for turn in episode.turns)
         assert lesson(episode).turns == turns_of(episode)
     assert check(dropping.store, BootClock()) == []
+    assert dropping.engine.numerics.endswith(" tokens, thoughts=drop")
     version = dropping.learn(TWO, updates=1, prompts=2, samples=4, **{"from": "fresh"})
     assert version.name == "v1"
 

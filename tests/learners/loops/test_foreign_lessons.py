@@ -112,3 +112,19 @@ def test_answers_that_are_too_long_are_left_out_and_counted(llama_learner: Learn
     assert event.message.startswith("2 imported answers are left out: they exceed, with their prompts, the context of")
     with pytest.raises(InputError, match="1 imported answers are left out"):
         foreign_lessons(job, foreign_traces(llama_learner.store, "long")[:1])
+
+
+def test_conversations_that_a_template_refuses_are_left_out_and_one_is_named(agent: Learner) -> None:
+    """As Llama 3.2's, which takes one call at a time: the answers before it are learned."""
+    one = "{% if (message.tool_calls or []) | length > 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
+    file = agent.files.path / "chat_template.jinja"
+    file.write_text(WITH_TOOLS.replace("<|im_start|>{{ message.role }}", one + "<|im_start|>{{ message.role }}"))
+    learner = Learner(agent.store, agent.files)
+    import_file(learner.store, GOLDEN / "openai.jsonl", "agent", "openai")
+    traces = foreign_traces(learner.store, "agent")
+    lessons = foreign_lessons(learner.job([EASY], traces="import:agent", updates=1), traces)
+    assert [len(lesson.turns) for lesson in reversed(lessons)] == [1, 1, 1, 1, 2, 1]
+    (event,) = [event for event in events(learner.store, 9) if event.kind == "import"]
+    assert "2 imported answers are left out: they stand in conversations that the chat template of" in event.message
+    assert "such as imported episode 2, answer 2:" in event.message
+    assert "one call at a time" in event.message

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.learners.conftest import engine_of, plain_model
 from tests.learners.weights.test_adapters import one_line, set_config
@@ -19,7 +21,7 @@ from transformers import AutoModel
 
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.peft_format import check_foreign, covered, passed_over
-from perdure.learners.weights.peft_settings import HARMLESS, REFUSED, USED, PeftSettings
+from perdure.learners.weights.peft_settings import HARMLESS, REFUSED, USED, PeftSettings, read_settings
 from perdure.learners.weights.weight_sets import LoraPair, merge_into
 from perdure.memory.errors import InputError
 from perdure.memory.records import VersionRef
@@ -217,6 +219,22 @@ def test_layers_that_see_no_text_are_left_out_and_counted(tmp_path: Path) -> Non
     assert covered(weights, base).startswith("all ")
     (line,) = passed_over(tmp_path / "adapter", base)
     assert re.fullmatch(r"\d+ layers are of a part that sees no text, such as images: they are left out", line)
+
+
+ODD = (None, True, 0, -1, 1.5, 10**400, "", "x", "(", [], {}, [None], {"q_proj": 1}, {"x": None}, {"(": 2}, ["x"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(sorted({*USED, *HARMLESS, *REFUSED})), n=st.integers(0, len(ODD) - 1))
+def test_whatever_a_setting_says_is_taken_or_named(tmp_path: Path, name: str, n: int) -> None:
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, name: ODD[n]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    try:
+        read = read_settings(tmp_path)
+    except InputError as error:
+        assert str(tmp_path) in one_line(error)  # noqa: PT017 - most are taken
+    else:
+        assert read.scale_of("model.layers.0.q_proj") > 0
 
 
 def test_a_pattern_stands_for_the_end_of_a_name() -> None:
