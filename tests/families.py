@@ -7,6 +7,7 @@ that every test goes beyond them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,20 @@ def _granite(shared: Shared, **experts: int) -> GraniteMoeHybridConfig:
         mamba_chunk_size=16,
         tie_word_embeddings=True,
     )
+
+
+def packed(folder: Path) -> Path:
+    """Pack the experts of a gpt-oss as it is published, in MXFP4: pairs of four bits, and a scale for each 32 of them."""
+    generator = torch.Generator().manual_seed(1)
+    weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+    for name in [name for name in weights if name.endswith("_proj") and "experts" in name]:
+        experts, inputs, outputs = weights.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+        weights[f"{name}_blocks"] = blocks
+        weights[f"{name}_scales"] = torch.randint(121, 125, blocks.shape[:3], dtype=torch.uint8, generator=generator)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder

@@ -1,7 +1,7 @@
 """Versions as files that other programs serve: a PEFT adapter, a merged model with its tokenizer, and that as GGUF (`gguf_file.py`).
 
 A merged model is computed in float32 and stored so, unless another precision is asked for: rounded to bfloat16 a sum loses most of what a
-small adapter changes. Files are written beside the wanted folder and renamed at the end, so it is complete or absent.
+small adapter changes. Files are written beside the wanted folder, read again, and renamed at the end, so it is complete or absent.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, GenerationConfig
 
+from perdure.learners.model.loading import load_net
 from perdure.learners.weights.base_models import ModelFiles, model_files
 from perdure.learners.weights.gguf_file import require_gguf, write_gguf
 from perdure.learners.weights.hub_models import is_hub_id
@@ -80,12 +81,9 @@ def export_version(
 
 def merged_model(base: ModelFiles, weights: Weights) -> Any:
     """The base model with these weights merged in, in float32 on the CPU."""
-    transformers_logging.disable_progress_bar()
-    net: Any = cast(Any, AutoModelForCausalLM).from_pretrained(
-        base.path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
-    merge_into(net.requires_grad_(False), weights)
-    return net.eval()
+    net = load_net(base, device="cpu", dtype=torch.float32, quantized=False).float()
+    merge_into(net, weights)
+    return net
 
 
 def _check_form(name: str, weights: Weights, form: Form, *, gguf: bool) -> None:
@@ -114,7 +112,31 @@ def _write_merged(
     say("writing safetensors")
     net.to(getattr(torch, precision))
     net.generation_config = GenerationConfig()  # the base model's own file is copied; some are refused on saving
-    net.save_pretrained(folder)
+    written = digests_of(net)
+    packed = getattr(AutoConfig.from_pretrained(base.path, trust_remote_code=False), "quantization_config", None)
+    net.save_pretrained(folder, save_original_format=not packed)  # transformers cannot pack again what it has unpacked
+    del net
+    require_read_back(folder, name, written)
     for file in model_files(base.path):
         if file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.name not in _WRITTEN_BY_TRANSFORMERS:
             shutil.copyfile(file, folder / file.name)
+
+
+def digests_of(net: Any) -> dict[str, str]:
+    """A sha256 of each tensor of a model."""
+    return {
+        name: sha256(tensor.detach().contiguous().flatten().view(torch.uint8).numpy()).hexdigest()
+        for name, tensor in net.state_dict().items()
+        if tensor.numel()
+    }
+
+
+def require_read_back(folder: Path, name: str, written: dict[str, str]) -> None:
+    """Raise `RuntimeFailure` if a model that was written has other tensors once it is read: then names were lost on the way."""
+    try:
+        again = digests_of(load_net(ModelFiles(name=name, path=folder, hash=""), device="cpu", dtype=torch.float32, quantized=False))
+    except InputError as error:
+        raise RuntimeFailure(f"the merged model of {name} cannot be read again ({error}): give --form peft") from error
+    if again != written:
+        changed = next(key for key in sorted(again.keys() | written.keys()) if again.get(key) != written.get(key))
+        raise RuntimeFailure(f"the merged model of {name} has another {changed} once it is read again: give --form peft")

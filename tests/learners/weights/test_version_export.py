@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file, save_file
 from tests.learners.conftest import engine_of, plain_logprobs, plain_model, random_adapter, trainee_of
 from tests.learners.weights.test_adapters import small_files
 from tests.tiny_models import sharpen, tiny_gpt2
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from perdure.learners.weights import gguf_tokenizer
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.learners.weights.gguf_file import GGUF_FAMILIES, neighbouring, require_gguf, rotary_factors
-from perdure.learners.weights.version_export import Form, Precision, export_version
+from perdure.learners.weights.version_export import Form, Precision, digests_of, export_version, merged_model, require_read_back
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.records import VersionRef
@@ -128,6 +129,22 @@ def test_nothing_is_written_over_or_left_half(llama: ModelFiles, tmp_path: Path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "link", "taken"]
     (tmp_path / "empty").mkdir()
     assert export(tmp_path / "empty", llama, weights)
+
+
+def test_a_model_that_reads_back_otherwise_is_no_export(llama: ModelFiles, tmp_path: Path) -> None:
+    """As transformers once wrote unpacked experts under other names."""
+    export(tmp_path / "m", llama, {})
+    written = digests_of(merged_model(llama, {}))
+    require_read_back(tmp_path / "m", "v1", written)
+    file = tmp_path / "m" / "model.safetensors"
+    whole = load_file(file)
+    changed = "model.layers.1.mlp.up_proj.weight"
+    save_file({**whole, changed: whole[changed] + 1e-6}, file, {"format": "pt"})
+    with pytest.raises(RuntimeFailure, match=f"another {changed} once it is read again"):
+        require_read_back(tmp_path / "m", "v1", written)
+    save_file({name: tensor for name, tensor in whole.items() if name != changed}, file, {"format": "pt"})
+    with pytest.raises(RuntimeFailure, match="cannot be read again"):
+        require_read_back(tmp_path / "m", "v1", written)
 
 
 # --- GGUF ---
