@@ -7,8 +7,9 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
+from transformers.utils.quantization_config import Mxfp4Config
 
 from perdure.learners.weights.base_models import ModelFiles, four_bits
 from perdure.learners.weights.weight_files import weight_files
@@ -32,7 +33,7 @@ def load_net(files: ModelFiles, *, device: str, dtype: torch.dtype, quantized: b
             dtype=dtype if quantized else "auto",
             use_safetensors=True,
             trust_remote_code=False,
-            quantization_config=four_bits() if quantized else None,
+            quantization_config=four_bits() if quantized else _unpacked(files),
             device_map={"": device} if quantized else None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below
@@ -53,6 +54,13 @@ def load_net(files: ModelFiles, *, device: str, dtype: torch.dtype, quantized: b
         raise InputError(f"{files.path} has weights of another shape than its config.json says: {_some(names)}; fetch the model again")
     _disable_dropout(net.requires_grad_(False))
     return net
+
+
+def _unpacked(files: ModelFiles) -> Mxfp4Config | None:
+    """Makes transformers unpack experts in MXFP4, as those of gpt-oss are published: kernels for the packed ones have no gradients."""
+    stored = AutoConfig.from_pretrained(files.path, trust_remote_code=False)
+    method = (getattr(stored, "quantization_config", None) or {}).get("quant_method")
+    return Mxfp4Config(dequantize=True) if method == "mxfp4" else None
 
 
 def _some(names: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tests.families import BY_ROWS, CONTEXT, FAMILIES, family
 from tests.learners.conftest import branches, engine_of, plain_logprobs, plain_model, plain_of, random_adapter, trainee_of, with_weights
 from tests.learners.home import EASY, Learner
@@ -175,3 +177,25 @@ def test_other_ways_of_tuning_have_the_gradients_of_a_plain_pass(of_family: Mode
     torch.cat([plain_logprobs(exact, prompt, action, 0.7) for prompt, action in turns]).sum().backward()
     theirs = trainee.take_gradient()
     assert float((ours - theirs).norm() / theirs.norm()) < EXACT
+
+
+def test_experts_in_mxfp4_are_unpacked(tmp_path: Path) -> None:
+    """As gpt-oss is published: pairs of four bits, and a scale for each 32 of them."""
+    folder, generator = family("gpt-oss", tmp_path / "gpt-oss"), torch.Generator().manual_seed(1)
+    weights = {name: weight.bfloat16() for name, weight in load_file(folder / "model.safetensors").items()}
+    for name in [name for name in weights if name.endswith("_proj") and "experts" in name]:
+        experts, inputs, outputs = weights.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8, generator=generator)
+        weights[f"{name}_blocks"] = blocks
+        weights[f"{name}_scales"] = torch.randint(121, 125, blocks.shape[:3], dtype=torch.uint8, generator=generator)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    skipped = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": skipped}
+    (folder / "config.json").write_text(json.dumps(config))
+    files = resolve_model(str(folder), folder, print)
+    engine, plain = engine_of(files), plain_model(files).float()  # transformers unpacks into bfloat16
+    engine.load(BASE, {})
+    turns: list[tuple[Ids, Ids]] = [(tuple(one[:-2]), tuple(one[-2:])) for one in long_branches() if len(one) > 2]
+    found = engine.logprobs(BASE, turns)
+    check(plain, {}, [p for p, _ in turns], [(a, f) for (_, a), f in zip(turns, found, strict=True)])
