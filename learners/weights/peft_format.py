@@ -37,6 +37,7 @@ _OTHER_KEYS = (
     (re.compile(r"\.bias$"), f"is a bias, which is not supported: {MERGE}"),
 )
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out)$")
+_OTHER_PARTS = re.compile(r"vision|visual|image|audio|multi_modal")
 _LAYER = re.compile(r"\.?\b(?=\w+\.\d+\.)")
 """Where the layers begin in a module's name, as in `model.` + `layers.0.mlp.up_proj`."""
 
@@ -105,7 +106,7 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
     parts: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
-            keys = {key: found for key, found in _keys(folder, weights.keys()).items() if found[0] not in layers.elsewhere}
+            keys = {key: found for key, found in _keys(folder, weights.keys()).items() if not _sees_no_text(found[0], layers)}
             known = _names_in_base(folder, {module for module, _ in keys.values()}, base, layers)
             for key, (module, part) in keys.items():
                 name = known[module]
@@ -149,11 +150,17 @@ def covered(weights: Collection[str], base: ModelFiles) -> str:
 def passed_over(folder: Path, base: ModelFiles) -> list[str]:
     """What of an adapter that was read is not used, in words."""
     with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
-        elsewhere = {module for module, _ in _keys(folder, weights.keys()).values()} & linear_layers(base).elsewhere
+        modules = {module for module, _ in _keys(folder, weights.keys()).values()}
+    elsewhere = [module for module in modules if _sees_no_text(module, linear_layers(base))]
     said = [f"the setting {name!r} is not known here: it was ignored" for name in read_settings(folder).ignored]
     if elsewhere:
         said.append(f"{len(elsewhere)} layers are of a part that sees no text, such as images: they are left out")
     return said
+
+
+def _sees_no_text(module: str, layers: LinearLayers) -> bool:
+    """Whether a module is of another part of the model: by its own names, or by those of other programs."""
+    return module in layers.elsewhere or (module not in layers.shapes and _OTHER_PARTS.search(module) is not None)
 
 
 def _keys(folder: Path, keys: Sequence[str]) -> dict[str, tuple[str, str]]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from tests.learners.conftest import engine_of, plain_model
-from tests.learners.weights.test_adapters import one_line, set_config
+from tests.learners.weights.test_adapters import one_line, set_config, set_weights
 from tests.tiny_models import sharpen, tiny_gpt2, tiny_of
 from transformers import AutoModel
 
@@ -46,6 +46,12 @@ def by_peft(base: ModelFiles, folder: Path, net: Any = None, **settings: Any) ->
     model.save_pretrained(str(folder))
     made: PeftModel = model.eval()
     return made
+
+
+def renamed(tensors: dict[str, torch.Tensor], change: Callable[[str], str]) -> None:
+    """Give every tensor another name."""
+    for name in list(tensors):
+        tensors[change(name)] = tensors.pop(name)
 
 
 def tiny_with_images(folder: Path) -> ModelFiles:
@@ -219,6 +225,16 @@ def test_layers_that_see_no_text_are_left_out_and_counted(tmp_path: Path) -> Non
     assert covered(weights, base).startswith("all ")
     (line,) = passed_over(tmp_path / "adapter", base)
     assert re.fullmatch(r"\d+ layers are of a part that sees no text, such as images: they are left out", line)
+
+    def older(name: str) -> str:
+        """As transformers 4 named the parts of such a model."""
+        return name.replace("model.model.language_model.", "model.language_model.model.").replace("model.model.vision", "model.vision")
+
+    set_weights(tmp_path / "adapter", lambda tensors: renamed(tensors, older))
+    again = check_foreign(tmp_path / "adapter", base)
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name].up_OR, weights[name].up_OR) for name in weights)
+    assert passed_over(tmp_path / "adapter", base) == [line]
 
 
 ODD = (None, True, 0, -1, 1.5, 10**400, "", "x", "(", [], {}, [None], {"q_proj": 1}, {"x": None}, {"(": 2}, ["x"])
