@@ -33,7 +33,7 @@ def require_own_model(store: Store, config: Config) -> None:
     name, digest = base_of(store, INITIAL)
     found = find_model(config.model, cache_dir(), store.home)
     if found.hash != digest if found is not None else config.model != name:
-        raise refused_model(store, config.model)
+        raise refused_model(store, config.model, found.hash if found is not None else None)
 
 
 def require_model_of(home: Path, config: Config) -> None:

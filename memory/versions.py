@@ -72,7 +72,7 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
     with store.write() as conn:
         rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
         if rows and rows[0]["base_hash"] != base_hash:
-            raise refused_model(store, base_model)
+            raise refused_model(store, base_model, base_hash)
         if not rows:
             now = time.time()
             conn.execute(
@@ -89,9 +89,15 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
         return get_version(store, INITIAL)
 
 
-def refused_model(store: Store, base_model: str) -> InputError:
-    """The error for a model that is not the one of this home."""
-    own, _ = base_of(store, INITIAL)
+def refused_model(store: Store, base_model: str, base_hash: str | None = None) -> InputError:
+    """The error for a model that is not the one of this home; its hash, if it is known, tells whether it only changed."""
+    own, own_hash = base_of(store, INITIAL)
+    if own == base_model and base_hash is not None:
+        named = f", name its old revision as '{own}@REVISION'" if own.count("/") == 1 and not own.startswith((".", "/", "~")) else ""
+        return InputError(
+            f"the files of {own!r} are not those with which {store.home} began: their hash was {own_hash[:12]} and is {base_hash[:12]}; "
+            f"weights, configuration, tokenizer and template count: restore them{named}, or use another folder with --home"
+        )
     return InputError(
         f"the versions in {store.home} belong to the model {own!r}, not to {base_model!r}: "
         "name the old model in the config, or another folder with --home"

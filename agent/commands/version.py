@@ -267,7 +267,7 @@ def export(name: str, form: str, gguf: bool, precision: str, out: Path, home: Pa
 
         base = resolve_model(load_config(config_path).config.model, cache_dir(), say, store.home)
         if base.hash != versions.base_of(store, name)[1]:
-            raise versions.refused_model(store, base.name)
+            raise versions.refused_model(store, base.name, base.hash)
         weights = version_weights(store, base, record)
         adapts = covered(weights, base) if form == "peft" else ""
         card = version_card(store, name, form=form, precision=precision, gguf=gguf, adapts=adapts)

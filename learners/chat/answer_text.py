@@ -1,7 +1,8 @@
 """The text of sampled tokens: what an environment reads of an answer, and what is stored beside its tokens.
 
 Special tokens are left out, but for those of `[chat] show_special`. Thoughts are left out too: the text begins behind the last mark that
-the template puts between a thought and an answer. An answer that was cut off within its thought has no text.
+the template puts between a thought and an answer, unless that mark is one of the shown words. An answer that was cut off within its
+thought has no text.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._hidden_ids = encoder.special_ids - {encoder.controls[word] for word in shown}
         self._opens, self._opened = shape.opens.strip(), shape.opened
-        self._mark = (shape.header or shape.closes).strip()
-        """It ends a thought, or says that what follows is the answer."""
+        mark = (shape.header or shape.closes).strip()
+        self._mark = "" if mark in shown else mark
+        """It ends a thought, or says that what follows is the answer. Empty if there are no thoughts, or if they are shown."""
         self._is_channel = bool(shape.header)
         self._last_of_mark = next((number for word, number in encoder.controls.items() if self._mark.endswith(word)), None)
 

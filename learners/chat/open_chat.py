@@ -27,15 +27,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def open_chat(folder: Path, settings: ChatSettings) -> tuple[TemplateChat, PreTrainedTokenizerBase]:
     """Raises `InputError` as `TemplateChat` does."""
     tokenizer = load_tokenizer(folder)
-    own = tokenizer.eos_token_id
-    return TemplateChat(tokenizer, named_ends(folder) | ({own} if isinstance(own, int) else set()), settings), tokenizer
+    return TemplateChat(tokenizer, named_ends(folder, tokenizer), settings), tokenizer
 
 
-def named_ends(folder: Path) -> frozenset[int]:
-    """The tokens that end an answer by the model's generation configuration, or else by its configuration."""
+def named_ends(folder: Path, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an answer by the model's files: its generation configuration, or else its configuration, and its tokenizer."""
+    named = {tokenizer.eos_token_id}
     for name in ("generation_config.json", "config.json"):
         with suppress(OSError, ValueError, AttributeError):
-            found: Any = json.loads((folder / name).read_text()).get("eos_token_id")
+            document: Any = json.loads((folder / name).read_text())
+            found = document.get("eos_token_id", document.get("text_config", {}).get("eos_token_id"))
             if found is not None:
-                return frozenset(found if isinstance(found, list) else [found])
-    return frozenset()
+                named |= set(found) if isinstance(found, list) else {found}
+                break
+    return frozenset(token for token in named if isinstance(token, int))

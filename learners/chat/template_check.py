@@ -53,10 +53,8 @@ def differences(chat: TemplateChat) -> list[str]:
         told.append("the template drops thoughts of earlier answers, but thoughts = 'keep' leaves them as they were sampled")
     if settings.thoughts == "drop":
         told.append("thoughts = 'drop': each turn is a sequence of its own, made anew from the texts")
-    if shape.header:
-        told.append(f"the text of an answer is what follows {shape.header.strip()}")
-    elif shape.closes:
-        told.append(f"the text of an answer is what follows {shape.closes.strip()}")
+    if (mark := (shape.header or shape.closes).strip()) and mark not in settings.show_special:
+        told.append(f"the text of an answer is what follows {mark}")
     if tags := [word for word in _special_tags(chat) if word not in settings.show_special]:
         told.append(f"environments do not see {', '.join(tags[:4])}, which the tokenizer marks special: chat.show_special shows them")
     if chat.template.prints_date(_TURNS[:1], settings.date + timedelta(days=400, hours=7, minutes=31, seconds=17)):

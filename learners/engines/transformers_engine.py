@@ -16,10 +16,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
 from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.open_chat import load_tokenizer
 from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.adapter_effect import require_effect
@@ -77,7 +78,7 @@ class TransformersEngine:
         self.model = AdaptedModel(files, device=device, dtype=dtype)
         self.files, self.device, self.dtype = files, self.model.device, dtype
         self.usage = TokenUsage()
-        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
+        tokenizer = load_tokenizer(files.path)
         self.context_limit = self.model.context_limit
         self.chat = TemplateChat(tokenizer, stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id), chat)
         check_chat(self.chat, tokenizer)

@@ -20,15 +20,14 @@ from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
 from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.open_chat import load_tokenizer, named_ends
 from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.chat.template_check import check_chat
 from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.engine import require_room, require_turn_room
-from perdure.learners.engines.transformers_engine import PLAIN_CHAT, stop_ids
+from perdure.learners.engines.transformers_engine import PLAIN_CHAT
 from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
 from perdure.learners.engines.vllm_client import (
     Answer,
@@ -114,8 +113,8 @@ class VllmEngine:
         """When the server was lost, on the monotonic clock; all threads share one time limit."""
         self._client = wait_for_server(home, limits.start_s)
         self.context_limit = self._context_limit()
-        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-        self.chat = TemplateChat(tokenizer, stop_ids(_eos(files.path), tokenizer.eos_token_id), chat)
+        tokenizer = load_tokenizer(files.path)
+        self.chat = TemplateChat(tokenizer, named_ends(files.path, tokenizer), chat)
         check_chat(self.chat, tokenizer)
         self.stop_ids = self.chat.stop_ids
         self._served: dict[Sampler, Served] = {}
@@ -381,12 +380,3 @@ def _removed_on_failure(served: Served) -> Iterator[None]:
         if served.scratch and served.folder is not None:
             shutil.rmtree(served.folder, ignore_errors=True)
         raise
-
-
-def _eos(path: Path) -> int | list[int] | None:
-    """The end-of-turn tokens of the model's generation configuration, or else of its configuration."""
-    with suppress(OSError):
-        ids: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
-        return ids
-    own: int | list[int] | None = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "eos_token_id", None)
-    return own

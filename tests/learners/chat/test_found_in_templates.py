@@ -81,6 +81,16 @@ def test_an_answer_that_ends_within_its_thought_has_no_text() -> None:
     assert asked.text(ids_of(asked, "7")) == "7"
 
 
+def test_thoughts_can_be_shown() -> None:
+    tokenizer = tokenizer_for(THINKS)
+    chat = chat_of(tokenizer, show_special=("</think>",), thoughts="drop")
+    assert chat.text((*ids_of(chat, SAID), chat.end)) == SAID
+    assert chat.text(ids_of(chat, "<think>\n3 is smaller, but")) == "<think>\n3 is smaller, but"
+    talk = [QUESTION, Message(role="assistant", text=SAID), Message(role="user", text="and 1 2?")]
+    assert list(chat.prompt(talk)) == of_template(chat, tokenizer, talk)
+    assert not any("what follows" in told for told in differences(chat))
+
+
 def test_thoughts_of_earlier_answers_are_kept_or_dropped_by_choice() -> None:
     tokenizer = tokenizer_for(THINKS)
     keep, drop = chat_of(tokenizer), chat_of(tokenizer, thoughts="drop")

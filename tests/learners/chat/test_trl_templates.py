@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import cache
+from typing import get_args
 
 import pytest
-from tests.learners.chat.families import tokenizer_for, trl_templates
+from tests.learners.chat.families import Kind, tokenizer_for, trl_templates
 from tests.learners.chat.said import of_template
 from transformers import PreTrainedTokenizerFast
 
@@ -100,6 +101,18 @@ def test_a_prompt_is_what_the_template_gives(name: str) -> None:
     for n in (2, 4, 6):
         for messages in (CONVERSATION[:n], CONVERSATION[1:n]):
             assert list(chat.prompt(messages)) == of_template(chat, tokenizer, messages)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_so_with_each_kind_of_tokenizer(name: str) -> None:
+    own, _ = made(name)
+    end = next(word for word, number in own.encoder.controls.items() if number == own.end)
+    for kind in get_args(Kind):
+        for swallows in (False, True):
+            tokenizer = tokenizer_for(template_named(name), kind=kind, end=end, begin="<|begin|>", swallows=swallows)
+            chat = TemplateChat(tokenizer, frozenset({tokenizer.eos_token_id}), SETTINGS)
+            for messages in (CONVERSATION, CONVERSATION[1:4]):
+                assert list(chat.prompt(messages)) == of_template(chat, tokenizer, messages)
 
 
 @pytest.mark.parametrize("name", NAMES)
