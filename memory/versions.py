@@ -92,16 +92,12 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
 def refused_model(store: Store, base_model: str, base_hash: str | None = None) -> InputError:
     """The error for a model that is not the one of this home; its hash, if it is known, tells whether it only changed."""
     own, own_hash = base_of(store, INITIAL)
-    if own == base_model and base_hash is not None:
-        named = f", name its old revision as '{own}@REVISION'" if own.count("/") == 1 and not own.startswith((".", "/", "~")) else ""
-        return InputError(
-            f"the files of {own!r} are not those with which {store.home} began: their hash was {own_hash[:12]} and is {base_hash[:12]}; "
-            f"weights, configuration, tokenizer and template count: restore them{named}, or use another folder with --home"
+    problem = f"belong to the model {own!r}, not to {base_model!r}: name the old model in the config"
+    if own == base_model and base_hash:
+        problem = (
+            f"began with other files of {own!r} (hash {own_hash[:12]}, now {base_hash[:12]}): restore them, name 'owner/name@revision'"
         )
-    return InputError(
-        f"the versions in {store.home} belong to the model {own!r}, not to {base_model!r}: "
-        "name the old model in the config, or another folder with --home"
-    )
+    return InputError(f"the versions in {store.home} {problem}, or another folder with --home")
 
 
 def next_name(store: Store) -> str:
