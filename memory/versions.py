@@ -94,9 +94,7 @@ def refused_model(store: Store, base_model: str, base_hash: str | None = None) -
     own, own_hash = base_of(store, INITIAL)
     problem = f"belong to the model {own!r}, not to {base_model!r}: name the old model in the config"
     if own == base_model and base_hash:
-        problem = (
-            f"began with other files of {own!r} (hash {own_hash[:12]}, now {base_hash[:12]}): restore them or name a revision"
-        )
+        problem = f"began with other files of {own!r} (hash {own_hash[:12]}, now {base_hash[:12]}): restore them or name a revision"
     return InputError(f"the versions in {store.home} {problem}, or another folder with --home")
 
 
