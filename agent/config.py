@@ -57,6 +57,21 @@ class PlaySection(Section):
     members: int = Field(default=8, ge=1, le=256, description="episodes of each live task; learning compares them")
 
 
+class ChatSection(Section):
+    """How conversations become tokens, by the chat template of the model."""
+
+    thoughts: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="thoughts of earlier answers: keep, as they were sampled; drop: each turn is a sequence of its own, without them",
+    )
+    template_options: Document = Field(
+        default_factory=dict, description="variables of the template, such as { enable_thinking = false }; `perdure doctor` checks them"
+    )
+    show_special: tuple[str, ...] = Field(
+        default=(), strict=False, description="special tokens that environments see in answers, such as ['<answer>', '</answer>']"
+    )
+
+
 class LearnSection(Section):
     """When and how a candidate is made."""
 
@@ -220,6 +235,7 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, lt=2**63, description="the same seed gives the same stream of tasks")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="cpu or cuda")
     engine: Literal["transformers", "vllm"] = Field(default="transformers", description="what samples: transformers, or vllm (a server)")
+    chat: ChatSection = ChatSection()
     play: PlaySection = PlaySection()
     stream: StreamSection = StreamSection()
     learn: LearnSection = LearnSection()

@@ -1,6 +1,7 @@
 """Checks of a machine: each says what it found, and what to do about it.
 
-An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here imports torch, downloads or writes anything.
+An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here downloads or writes anything.
+Only the check of the chat loads the libraries of models, and only if the model is on this machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
+import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,7 +29,7 @@ from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.memory.errors import NeedsMigration, PerdureError
-from perdure.memory.processes import CONFINED
+from perdure.memory.processes import CONFINED, home_began
 from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 
 NEEDED_DISK_BYTES = 2 * GIB
@@ -64,7 +67,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         loaded,
         _confinement(config),
         *([_room(home, config)] if config else []),
-        *([_model(config), *_vllm(config), *_environments(config)] if config else []),
+        *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
 
@@ -219,7 +222,8 @@ def _config(path: Path | None) -> tuple[LoadedConfig | None, Check]:
 
 def _model(loaded: LoadedConfig) -> Check:
     """Whether the configured model is there, or can be fetched. It is not loaded."""
-    from perdure.learners.weights.base_models import DEFAULT_MODEL, is_hub_id, model_files
+    from perdure.learners.weights.base_models import DEFAULT_MODEL, model_files, model_folder
+    from perdure.learners.weights.hub_models import is_hub_id
 
     model, cache = loaded.config.model, cache_dir()
     folder = Path(model).expanduser()
@@ -237,11 +241,37 @@ def _model(loaded: LoadedConfig) -> Check:
     if not is_hub_id(model):
         remedy = f"give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'"
         return Check(name="model", level="error", found=f"no model {model!r}: there is no such folder", remedy=remedy)
-    if (cache / "hub" / f"models--{model.replace('/', '--')}").is_dir():
+    if model_folder(model, cache) is not None:
         return Check(name="model", level="ok", found=f"{model}, in {cache / 'hub'}")
     return _fetched(
         Check(name="model", level="ok", found=f"{model} is not in {cache / 'hub'} yet: the first run downloads it from the model hub")
     )
+
+
+def chat_checks(home: Path, loaded: LoadedConfig) -> list[Check]:
+    """Whether conversations become the tokens that the model's template gives, and what differs from it by choice.
+
+    Nothing if it is not on this machine."""
+    from perdure.agent.processes.open_engine import chat_settings
+    from perdure.learners.weights.base_models import model_folder
+
+    began_s = time.time()
+    with suppress(PerdureError):
+        if (home / FILE_NAME).exists():
+            with open_store(home) as store:
+                began_s = home_began(store)
+    try:
+        folder = model_folder(loaded.config.model, cache_dir())
+        if folder is None:
+            return []
+        from perdure.learners.chat.open_chat import open_chat
+        from perdure.learners.chat.template_check import check_chat, differences
+
+        chat, tokenizer = open_chat(folder, chat_settings(loaded.config, began_s))
+        check_chat(chat, tokenizer)
+    except PerdureError as error:
+        return [Check(name="chat", level="error", found=str(error), remedy="name another model in the configuration, or set [chat]")]
+    return [Check(name="chat", level="ok", found="; ".join(["the tokens that the model's template gives", *differences(chat)]))]
 
 
 def _fetched(check: Check) -> Check:

@@ -31,9 +31,9 @@ def require_own_model(store: Store, config: Config) -> None:
     from perdure.learners.weights.base_models import find_model
 
     name, digest = base_of(store, INITIAL)
-    found = find_model(config.model, cache_dir())
+    found = find_model(config.model, cache_dir(), store.home)
     if found.hash != digest if found is not None else config.model != name:
-        raise refused_model(store, config.model)
+        raise refused_model(store, config.model, found.hash if found is not None else None)
 
 
 def require_model_of(home: Path, config: Config) -> None:
@@ -66,7 +66,8 @@ def require_room(config: Config, environments: Iterable[Environment], *, with_pr
 
 def _context_of(folder: Path) -> int | None:
     try:
-        limit = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+        config = json.loads((folder / "config.json").read_text())
+        limit = config.get("text_config", config).get("max_position_embeddings")
     except (OSError, ValueError, AttributeError):
         return None
     return limit if isinstance(limit, int) else None

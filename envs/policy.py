@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from perdure.memory.json_value import JsonObject
 from perdure.memory.records import Sampler
 
 Ids = tuple[int, ...]
@@ -53,18 +54,42 @@ class PolicyError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """One call of a tool, as a model asked for it."""
+
+    name: str
+    arguments: JsonObject
+    """An object, never text."""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One turn of a conversation as text. Text from an environment stays text: template tokens inside it are not special."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     text: str
+    thought: str | None = None
+    """Of an assistant: its reasoning, apart from the text."""
+    calls: tuple[ToolCall, ...] = ()
+    """Of an assistant."""
+    call_id: str | None = None
+    """Of a tool: which call it answers."""
+    name: str | None = None
+    """Of a tool: its name."""
 
 
 class Chat(Protocol):
     """How conversations become token ids for one model."""
 
-    def prompt(self, messages: Sequence[Message]) -> Ids:
-        """The ids of a conversation up to the assistant's answer."""
+    @property
+    def separate(self) -> bool:
+        """Whether turns are separate sequences: each prompt is made anew by `prompt`, as a template that drops earlier thoughts gives it.
+        If not, `follow` continues the last one."""
+        ...
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> Ids:
+        """The ids of a conversation up to the assistant's answer. Raises `InputError` if the template does not accept it."""
         ...
 
     def follow(self, prompt_ids: Ids, action_ids: Ids, observation: str) -> Ids:
@@ -72,9 +97,14 @@ class Chat(Protocol):
         ...
 
     def text(self, action_ids: Ids) -> str:
-        """The text of an answer, without its end-of-turn token."""
+        """The text of an answer, without its thoughts and its end-of-turn token."""
         ...
 
     def answer(self, text: str) -> Ids:
         """The ids of a written answer, with its end-of-turn token: what a policy would have to sample to give it."""
+        ...
+
+    def exchange(self, messages: Sequence[Message], tools: Sequence[JsonObject] = ()) -> tuple[Ids, Ids]:
+        """Prompt and answer of a conversation whose last message is the assistant's: the ids of all before it, up to the answer, and the
+        ids of the answer as the template writes it (thought, text, calls), with its end-of-turn token. Raises `InputError`."""
         ...

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Protocol
 
-from perdure.envs.environment import Environment, StepOutcome
+from perdure.envs.environment import Environment, Exchange, StepOutcome
 from perdure.envs.guarded import EnvironmentFault, open_episode
 from perdure.envs.playing import Attempt, Playing, Seat, end, episode_of, reward, settled_seats
 from perdure.envs.policy import Chat, Ids, Message, Policy, PolicyError, Request, Sample
@@ -177,6 +177,19 @@ def opening(environment: Environment, observation: str, instructions: str | None
     return [*messages, Message(role="user", text=environment.first_message(observation))]
 
 
+def conversation(
+    environment: Environment, exchanges: Sequence[Exchange], observation: str, instructions: str | None = None
+) -> list[Message]:
+    """All messages to a policy up to an observation, after these exchanges; `instructions` are those of the task, if it has any."""
+    if not exchanges:
+        return opening(environment, observation, instructions)
+    observed = [*(seen for seen, _ in exchanges[1:]), observation]
+    messages = opening(environment, exchanges[0][0], instructions)
+    for (_, action), seen in zip(exchanges, observed, strict=True):
+        messages += [Message(role="assistant", text=action), Message(role="user", text=seen)]
+    return messages
+
+
 def _drawn(waiting: Iterator[Attempt | None], places: int) -> list[Attempt]:
     """The next attempts: as many as there are places, or fewer if there are fewer at the moment."""
     drawn = []
@@ -312,20 +325,29 @@ def _prompt(playing: Playing, number: int, observation: str, chat: Chat, context
             return end(playing, "env_error", "error", str(error))
         playing.seats[number] = Seat(id=None, number=number, sampler=sampler, policy=policy)
     playing.acting, seat = number, playing.seats[number]
-    previous_ids: Ids = ()
+    if seat.turns and len(seat.turns) >= environment.turn_limit:
+        return end(playing, "completed", "turn_limit")
+    try:
+        prompt_ids, shared = _next_prompt(playing, seat, observation, chat)
+    except InputError as error:  # the template does not accept what was said
+        return end(playing, "env_error", "error", str(error))
     if not seat.turns:
-        prompt_ids = chat.prompt(opening(environment, observation, playing.env.instructions))
         if len(prompt_ids) + environment.max_tokens > context_limit:
             reason = f"the first prompt has {len(prompt_ids)} tokens; with {environment.max_tokens} to answer it exceeds {context_limit}"
             return end(playing, "env_error", "context_limit", reason)
-    else:
-        if len(seat.turns) >= environment.turn_limit:
-            return end(playing, "completed", "turn_limit")
-        previous_ids = seat.prompt_ids + seat.turns[-1].action_ids
-        prompt_ids = chat.follow(seat.prompt_ids, seat.turns[-1].action_ids, observation)
-        if prompt_ids[: len(previous_ids)] != previous_ids:
-            raise RuntimeFailure("the chat template changes earlier turns: this model cannot play environments of several turns")
-        if len(prompt_ids) + environment.max_tokens > context_limit:
-            return end(playing, "completed", "context_limit")
-    seat.observation, seat.prompt_ids, seat.shared = observation, prompt_ids, len(previous_ids)
+    elif len(prompt_ids) + environment.max_tokens > context_limit:
+        return end(playing, "completed", "context_limit")
+    seat.observation, seat.prompt_ids, seat.shared = observation, prompt_ids, shared
     return None
+
+
+def _next_prompt(playing: Playing, seat: Seat, observation: str, chat: Chat) -> tuple[Ids, int]:
+    """The prompt for an observation, and how many of its tokens are the last prompt and answer."""
+    if not seat.turns or chat.separate:
+        said = [(turn.observation, turn.action) for turn in seat.turns]
+        return chat.prompt(conversation(playing.attempt.environment, said, observation, playing.env.instructions)), 0
+    previous_ids = seat.prompt_ids + seat.turns[-1].action_ids
+    prompt_ids = chat.follow(seat.prompt_ids, seat.turns[-1].action_ids, observation)
+    if prompt_ids[: len(previous_ids)] != previous_ids:
+        raise RuntimeFailure("the chat template changes earlier turns: this model cannot play environments of several turns")
+    return prompt_ids, len(previous_ids)

@@ -96,7 +96,7 @@ def accumulate_gradient(
     weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share, options.retention.general)
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
     items = [lesson.sequences for lesson in lessons] + [sequences_of(one.turns) for one in measured]
-    for places in pack(items, trainee.nodes_at_once(options.tuning.budget_tokens)):
+    for places in pack(items, trainee.nodes_at_once(options.tuning.budget_tokens), by_rows=trainee.model.by_rows):
         own = [i for i in places if i < len(lessons)]
         also = [measured[i - len(lessons)] for i in places if i >= len(lessons)]
         part = [lessons[i] for i in own]

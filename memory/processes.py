@@ -258,5 +258,18 @@ def precision_for(store: Store, device: str, measure: Callable[[], str]) -> str:
     return str(rows[0]["dtype"])
 
 
+def home_began(store: Store) -> float:
+    """When the first thing was written to this home that stays in it, as Unix seconds; now, if there is none yet."""
+    [row] = store.rows(
+        """
+        SELECT min(at) AS began FROM (
+            SELECT min(registered_at) AS at FROM environment UNION ALL SELECT min(created_at) FROM task
+            UNION ALL SELECT min(created_at) FROM job UNION ALL SELECT min(created_at) FROM version
+        )
+        """
+    )
+    return time.time() if row["began"] is None else float(row["began"])
+
+
 def _event(row: Any) -> Event:
     return Event(id=row["id"], kind=row["kind"], subject=row["subject"], message=row["message"], happened=row["happened_at"])

@@ -143,7 +143,28 @@ UPDATE environment SET first_gate = coalesce(changed_gate, 0);
     )
 )
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6)
+MIGRATION_7 = (
+    """
+ALTER TABLE foreign_episode ADD COLUMN tools TEXT CHECK (tools IS NULL OR json_valid(tools)); -- that the agent could call
+ALTER TABLE foreign_turn ADD COLUMN answer TEXT CHECK (answer IS NULL OR json_valid(answer)); -- as a message, if it is more than its text
+ALTER TABLE foreign_turn ADD COLUMN continues INTEGER CHECK (continues IN (0, 1)); -- whether messages are those since the last answer
+DROP VIEW foreign_text;
+CREATE VIEW foreign_text AS
+    SELECT t.episode, t.n, coalesce(t.observation, json_extract(t.messages, '$[#-1].content')) AS observation, t.action,
+           json_extract(t.answer, '$.tool_calls') AS tool_calls, t.reward, t.finish,
+           length(t.prompt_ids) / 4 AS prompt_tokens, length(t.action_ids) / 4 AS action_tokens
+    FROM foreign_turn t;
+"""
+    + sealed(
+        "foreign_episode",
+        'id, batch, "row", name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions, tools',
+    )
+    + sealed(
+        "foreign_turn", "episode, n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish, answer, continues"
+    )
+)
+
+MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6, MIGRATION_7)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

@@ -74,7 +74,7 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
     with store.write() as conn:
         rows = store.rows("SELECT base_model, base_hash FROM version WHERE name = ?", (INITIAL,))
         if rows and rows[0]["base_hash"] != base_hash:
-            raise refused_model(store, base_model)
+            raise refused_model(store, base_model, base_hash)
         if not rows:
             now = time.time()
             conn.execute(
@@ -91,13 +91,13 @@ def add_initial(store: Store, base_model: str, base_hash: str) -> Version:
         return get_version(store, INITIAL)
 
 
-def refused_model(store: Store, base_model: str) -> InputError:
-    """The error for a model that is not the one of this home."""
-    own, _ = base_of(store, INITIAL)
-    return InputError(
-        f"the versions in {store.home} belong to the model {own!r}, not to {base_model!r}: "
-        "name the old model in the config, or another folder with --home"
-    )
+def refused_model(store: Store, base_model: str, base_hash: str | None = None) -> InputError:
+    """The error for a model that is not the one of this home; its hash, if it is known, tells whether it only changed."""
+    own, own_hash = base_of(store, INITIAL)
+    problem = f"belong to the model {own!r}, not to {base_model!r}: name the old model in the config"
+    if own == base_model and base_hash:
+        problem = f"began with other files of {own!r} (hash {own_hash[:12]}, now {base_hash[:12]}): restore them or name a revision"
+    return InputError(f"the versions in {store.home} {problem}, or another folder with --home")
 
 
 def next_name(store: Store) -> str:

@@ -13,13 +13,15 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.records import Ending, EpisodePlan, Sampler, Turn
 
 END = 256
-ROLES = {"system": 257, "user": 258, "assistant": 259}
+ROLES = {"system": 257, "user": 258, "assistant": 259, "tool": 260}
 
 
 class ByteChat:
     """Text as its UTF-8 bytes, one token each; roles and the end of a message are tokens of their own."""
 
-    def prompt(self, messages: Sequence[Message]) -> Ids:
+    separate: bool = False
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Ids:
         said = [id_ for message in messages for id_ in (ROLES[message.role], *message.text.encode(), END)]
         return (*said, ROLES["assistant"])
 
@@ -33,6 +35,9 @@ class ByteChat:
     def answer(self, text: str) -> Ids:
         return (*text.encode(), END)
 
+    def exchange(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[Ids, Ids]:
+        return self.prompt(messages[:-1], tools), self.answer(messages[-1].text)
+
     def messages(self, prompt_ids: Ids) -> list[Message]:
         """The conversation that a prompt holds, without the empty answer at its end."""
         names = {id_: role for role, id_ in ROLES.items()}
@@ -43,7 +48,7 @@ class ByteChat:
                 start = i
             elif id_ == END:
                 role = names[prompt_ids[start]]
-                assert role in ("system", "user", "assistant")
+                assert role in ROLES
                 said.append(Message(role=role, text=self.text(prompt_ids[start:i])))  # type: ignore[arg-type]
         return said
 

@@ -98,6 +98,8 @@ ME = VersionRef("script")
 
 
 class Letters:
+    separate = False
+
     def prompt(self, messages):
         return tuple(map(ord, messages[-1].text))
 

@@ -7,11 +7,14 @@ their modules' names and in what ends a turn.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     GenerationConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -38,7 +41,7 @@ SENTENCES = (
 
 def tiny_llama(path: Path, *, seed: int = 0, context: int = 1024, features: int = 32) -> Path:
     """A Llama of two layers in the folder `path`; gives the folder. vLLM's kernels for CPUs want 128 features at least: 32 in each head."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=features,
@@ -53,12 +56,12 @@ def tiny_llama(path: Path, *, seed: int = 0, context: int = 1024, features: int 
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
-    return _save(LlamaForCausalLM(config), tokenizer, path)
+    return save(LlamaForCausalLM(config), tokenizer, path)
 
 
 def tiny_qwen(path: Path, *, seed: int = 0, context: int = 1024) -> Path:
     """A Qwen2 of two layers and 32 features, with biases on its queries, keys and values; either of two tokens ends a turn."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of()
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -76,12 +79,12 @@ def tiny_qwen(path: Path, *, seed: int = 0, context: int = 1024) -> Path:
     model = Qwen2ForCausalLM(config)
     ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    return _save(model, tokenizer, path)
+    return save(model, tokenizer, path)
 
 
 def tiny_gpt2(path: Path, *, seed: int = 0, context: int = 256) -> Path:
     """A GPT-2 of two layers and 32 features, whose layers are Conv1D with biases, and whose positions are learned."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_of()
     config = GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=context,
@@ -93,10 +96,30 @@ def tiny_gpt2(path: Path, *, seed: int = 0, context: int = 256) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(seed)
-    return _save(GPT2LMHeadModel(config), tokenizer, path)
+    return save(GPT2LMHeadModel(config), tokenizer, path)
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def tiny_of(path: Path, kind: str, *, seed: int = 0, **settings: Any) -> Path:
+    """A model of two layers and 32 features of a `model_type`, with other settings of its configuration if they are given."""
+    tokenizer = tokenizer_of()
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    torch.manual_seed(seed)
+    return save(AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**shape, **settings})), tokenizer, path)
+
+
+def tokenizer_of() -> PreTrainedTokenizerFast:
     """Byte-level BPE, so that every text can be said."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -115,15 +138,19 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> Path:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> Path:
+    """Save both in the folder `path`; gives the folder."""
     transformers_logging.disable_progress_bar()
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
 
-def sharpen(folder: Path, seed: int) -> Path:
-    """Replace a model's weights by larger ones. Fresh weights are so small that a wrong mask or position would hardly show."""
+def sharpen(folder: Path, seed: int, size: float = 1.0) -> Path:
+    """Replace a model's weights by larger ones. Fresh weights are so small that a wrong mask or position would hardly show.
+
+    With many layers and `size` 1 also the rounding of float32 shows.
+    """
     generator = torch.Generator().manual_seed(seed)
     file = folder / "model.safetensors"
     weights = load_file(file)
@@ -132,7 +159,7 @@ def sharpen(folder: Path, seed: int) -> Path:
         if "norm" in name or ".ln_" in name:
             weights[name] = 1 + 0.2 * noise
         else:
-            weights[name] = noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)
+            weights[name] = size * noise * (0.4 if "embed" in name or "lm_head" in name else 0.3)
     save_file(weights, file, {"format": "pt"})
     return folder
 

@@ -84,7 +84,7 @@ def watch_passes(model: AdaptedModel) -> list[ModelPass]:
     passes: list[ModelPass] = []
 
     def record(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        memory, positions = named["memory"], named["position_ids"]
+        memory, positions = named.get("memory"), named["position_ids"]
         sampling, learning = ("prefill", "decoding"), ("reference", "training")
         kind = learning[torch.is_grad_enabled()] if memory is None else sampling[memory.steps > 0]
         passes.append(ModelPass(at=time.time(), tokens=positions.numel(), keys=(positions + 1).sum(), kind=kind))

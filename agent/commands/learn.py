@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from perdure.agent.planning.import_targets import IMPORT, import_targets
 from perdure.agent.show.gate_table import answers_drawn
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, Order, ProbeOrder
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from perdure.agent.planning.step_kinds import LearnNext
     from perdure.memory.store import Store
 
-IMPORT = "import:"
 PROFILES = click.Choice(["economy", "standard", "strict"])
 profile_option = click.option("--profile", type=PROFILES, help="How small a loss the gate catches. [default: gate.profile]")
 
@@ -90,7 +90,7 @@ def learn(
         _check_sources(store, chosen)
 
     with _prepared(home, loaded, targets, check) as prepared:
-        aims = prepared.targets
+        aims = prepared.targets or import_targets(prepared.store, prepared.stream, str(chosen.get("traces", "")))
         if not aims:
             step = _choose(prepared, learner)
             aims = list(step.targets)

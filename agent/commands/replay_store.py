@@ -180,14 +180,22 @@ def export(
 @store.command("import")
 @file_argument
 @click.option("--label", help="The origin, in your words. [default: the file's name]")
+@click.option(
+    "--form",
+    type=click.Choice(("perdure", "openai", "atif", "sharegpt")),
+    default="perdure",
+    show_default=True,
+    help="Whose form: ours, OpenAI's messages with tools, Harbor's trajectories, or ShareGPT's conversations.",
+)
 @home_option
 @report_option
-def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
-    """Import trajectories of another pipeline, as Parquet or JSON lines (docs/store.md). They are kept apart from our own.
+def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool) -> None:
+    """Import trajectories of another pipeline or agent, as Parquet or JSON (docs/store.md). They are kept apart from our own.
 
     \b
     Example:
       perdure store import traces.jsonl --label 'support desk, October'
+      perdure store import chats.jsonl --form openai --label agent
     """
     from perdure.agent.home import open_or_create
     from perdure.memory.exchange.import_traces import import_file
@@ -196,7 +204,7 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
     if not label.strip():
         raise InputError("the label is empty: give --label the origin of the file")
     with open_or_create(home) as opened:
-        came = import_file(opened, path, label)
+        came = import_file(opened, path, label, form)
     if as_json:
         print_json(came.as_json())
         return
@@ -208,6 +216,8 @@ def import_(path: Path, label: str | None, home: Path, as_json: bool) -> None:
     if came.mended:
         over += f"; {came.mended} had half of a character in a text, which became '?'"
     click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
+    if came.unread:
+        click.echo("Passed over: " + ", ".join(f"{key} ({number})" for key, number in sorted(came.unread.items())) + ".")
 
 
 @store.command()
@@ -269,7 +279,7 @@ def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
     from perdure.memory.versions import INITIAL, base_of
 
     name, digest = base_of(opened, INITIAL)
-    files = find_model(name, cache_dir())
+    files = find_model(name, cache_dir(), opened.home)
     if files is None:
         raise InputError(f"the model {name} is not on this machine")
     if files.hash != digest:

@@ -1,4 +1,7 @@
-"""`perdure version`: which versions exist, which one serves, and changing that. Only `import` and `gc` touch more than the database."""
+"""`perdure version`: which versions exist, which one serves, and changing that; adapters in, versions out.
+
+Only `import`, `export` and `gc` touch more than the database.
+"""
 
 from __future__ import annotations
 
@@ -203,9 +206,9 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     say(f"reading {folder}")
     from perdure.learners.weights.adapters import write_version
     from perdure.learners.weights.base_models import resolve_model
-    from perdure.learners.weights.peft_format import check_foreign, write_lora
+    from perdure.learners.weights.peft_format import check_foreign, covered, passed_over, write_lora
 
-    base = resolve_model(loaded.config.model, cache_dir(), say)
+    base = resolve_model(loaded.config.model, cache_dir(), say, home if home.is_dir() else None)
     weights = check_foreign(folder, base)
     with open_or_create(home) as store:
         versions.add_initial(store, base.name, base.hash)
@@ -213,11 +216,76 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
         new = versions.reserve_name(store)
         path, digest = write_version(store.home, new, base, lambda scratch: write_lora(scratch, weights, base))
         made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
+    adapts, left = covered(weights, base), passed_over(folder, base)
     if as_json:
-        print_json(versions.as_json(made))
+        print_json({**versions.as_json(made), "adapts": adapts, "passed_over": left})
         return
+    for line in left:
+        click.echo(f"{folder}: {visible(line)}.")
     target = "".join(f" --target '{name}'" for name in aims)
-    click.echo(f"{made.name} is a candidate. `perdure gate {made.name}{target}` judges it.")
+    click.echo(f"{made.name} is a candidate. It changes {adapts}. `perdure gate {made.name}{target}` judges it.")
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@click.option("--form", type=click.Choice(("peft", "merged")), required=True, help="The adapter alone, or the model with it merged in.")
+@click.option("--gguf", is_flag=True, help="With --form merged: a GGUF file too, of llama, mistral, qwen2, qwen3, smollm3, granite.")
+@click.option(
+    "--dtype",
+    "precision",
+    type=click.Choice(("float32", "bfloat16", "float16")),
+    default="float32",
+    show_default=True,
+    help="Of a merged model. A shorter one rounds away a part of what was learned.",
+)
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="The new folder to write.")
+@home_option
+@config_option
+@report_option
+def export(name: str, form: str, gguf: bool, precision: str, out: Path, home: Path, config_path: Path | None, as_json: bool) -> None:
+    """Write a version as others serve it: a PEFT adapter, or a merged model with its tokenizer. Its README has the verdict on it.
+
+    \b
+    Example:
+      perdure version export v1 --form merged --out v1-merged
+      perdure version export v1 --form merged --gguf --out v1-gguf
+    """
+    from perdure.agent.config_file import load_config
+    from perdure.agent.home import cache_dir
+    from perdure.agent.show.version_card import version_card
+    from perdure.memory import versions
+    from perdure.memory.store import open_store
+
+    with open_store(home, reading=True) as store:
+        record = versions.get_version(store, name)
+        versions.require_files(store, record)
+        say(f"reading {name}")
+        from perdure.learners.engines.version_loading import version_weights
+        from perdure.learners.weights.base_models import resolve_model
+        from perdure.learners.weights.peft_format import covered
+        from perdure.learners.weights.version_export import export_version
+
+        base = resolve_model(load_config(config_path).config.model, cache_dir(), say, store.home)
+        if base.hash != versions.base_of(store, name)[1]:
+            raise versions.refused_model(store, base.name, base.hash)
+        weights = version_weights(store, base, record)
+        adapts = covered(weights, base) if form == "peft" else ""
+        card = version_card(store, name, form=form, precision=precision, gguf=gguf, adapts=adapts)
+        files = export_version(
+            out,
+            name,
+            base,
+            weights,
+            form="peft" if form == "peft" else "merged",
+            precision="float32" if precision == "float32" else "bfloat16" if precision == "bfloat16" else "float16",
+            gguf=gguf,
+            readme=card,
+            say=say,
+        )
+    if as_json:
+        print_json({"version": name, "form": form, "out": str(out), "files": [file.name for file in files]})
+        return
+    click.echo(f"{out}: {', '.join(file.name for file in files)}.")
 
 
 @version.command()

@@ -128,7 +128,7 @@ class Actor:
         Whatever happens, each task is finished, given back, or tried again up to its cap.
         """
         version, policy = self._load_serving(model)
-        shift = _Shift(version=version)
+        shift = _Shift(version=version, separate=model.chat.separate)
         try:
             play(
                 self._draw(shift),
@@ -190,7 +190,8 @@ class Actor:
     def _report(self, shift: _Shift) -> None:
         """Say what is played; only every few seconds, since each time is a write."""
         if shift.tasks and time.monotonic() - shift.reported_s > BEAT_S:
-            detail = f"with {shift.version}, up to {self._config.play.width} episodes at once; tasks so far: {shift.tasks}"
+            turns = "; each turn is a sequence of its own" if shift.separate else ""
+            detail = f"with {shift.version}, up to {self._config.play.width} episodes at once{turns}; tasks so far: {shift.tasks}"
             self._pulse.say("playing", detail)
             shift.reported_s = time.monotonic()
 
@@ -252,6 +253,8 @@ class _Shift:
     """What one version plays, until another one serves or a job needs the device."""
 
     version: VersionRef
+    separate: bool
+    """Whether each turn is a sequence of its own."""
     groups: dict[int, _Group] = field(default_factory=dict)
     """By task: those that are being played."""
     tasks: int = 0

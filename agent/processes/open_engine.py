@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from perdure.agent.home import cache_dir
-from perdure.memory.processes import record_event
+from perdure.memory.processes import home_began, record_event
 
 if TYPE_CHECKING:
     from perdure.agent.config import Config
+    from perdure.learners.chat.chat_settings import ChatSettings
     from perdure.learners.engines.engine import Engine
     from perdure.learners.engines.vllm_engine import ServerLimits
     from perdure.memory.store import Store
@@ -29,14 +31,22 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         # The process of the server fetches the model if it is not there yet.
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
-        files = resolve_model(config.model, cache_dir(), say)
-        return VllmEngine(files, store.home, server_limits(config), report=lambda line: record_event(store, "vllm", "engine", line))
+        files = resolve_model(config.model, cache_dir(), say, store.home)
+        chat = chat_settings(config, home_began(store))
+        return VllmEngine(files, store.home, server_limits(config), lambda line: record_event(store, "vllm", "engine", line), chat)
     from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 
-    files = resolve_model(config.model, cache_dir(), say)
+    files = resolve_model(config.model, cache_dir(), say, store.home)
     say(f"loading {files.name}")
-    return open_transformers_engine(store, files, device=config.device, seed=seed)
+    return open_transformers_engine(store, files, device=config.device, seed=seed, chat=chat_settings(config, home_began(store)))
+
+
+def chat_settings(config: Config, began_s: float) -> ChatSettings:
+    """The settings under [chat], with the Unix time at which the home began: a template that prints the date then never changes."""
+    from perdure.learners.chat.chat_settings import ChatSettings
+
+    return ChatSettings(**config.chat.model_dump(), date=datetime.fromtimestamp(began_s, UTC))
 
 
 def server_limits(config: Config) -> ServerLimits:

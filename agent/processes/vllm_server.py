@@ -58,7 +58,7 @@ def run_server(home: Path, config: Config, stop: Callable[[], bool], check_s: fl
         pulse = Pulse(store, VLLM)
         pulse.say("starting", f"looking for the model {config.model}")
         vllm = find_vllm(settings)
-        files = resolve_model(config.model, cache_dir(), lambda line: pulse.say("starting", line))
+        files = resolve_model(config.model, cache_dir(), lambda line: pulse.say("starting", line), home)
         server = Server(url=f"http://127.0.0.1:{_free_port()}", key=secrets.token_urlsafe(32), pid=os.getpid())
         client = Client(server)
         with _started(settings, files, server) as process:

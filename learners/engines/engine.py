@@ -30,7 +30,10 @@ class Engine(Protocol):
 
     @property
     def numerics(self) -> str:
-        """How it computes: engine, device, precision, longest sequence. Log-probs of two engines that differ in it differ a little."""
+        """How it computes: engine, device, precision, longest sequence, and what was chosen under [chat].
+
+        Log-probs of two engines that differ in it differ a little.
+        """
         ...
 
     @property

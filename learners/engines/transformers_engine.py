@@ -1,9 +1,9 @@
 """The in-process engine: exact tokens and their log-probs from a transformers model.
 
-Prompts become a token tree (`growing_tree.py`), in which what they share is computed once; then each decoding step adds one token to every
-unfinished row. A row that has ended leaves the batch at once, and its answer joins the tree, which is kept for the next prompts to the same
-sampler: one that continues a conversation is computed from its new tokens on. Left out: top-p and top-k (learners need the log-probs
-of the distribution that was really sampled from), speculative decoding, compilation.
+What prompts share is computed once (`tree_decoding.py`, or `row_decoding.py` if the model needs it); then each decoding step adds one token
+to every unfinished row. A row that has ended leaves the batch at once, and what was computed is kept for the next prompts to the same
+sampler: one that continues a conversation is computed from its new tokens on. Left out: top-p and top-k (learners need the log-probs of the
+distribution that was really sampled from), speculative decoding, compilation.
 """
 
 from __future__ import annotations
@@ -16,28 +16,35 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerBase
 
-from perdure.envs.policy import Ids, PolicyError, Request, Sample
-from perdure.learners.engines.chat import TemplateChat
+from perdure.envs.policy import Ids, Message, PolicyError, Request, Sample
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.open_chat import load_tokenizer
+from perdure.learners.chat.template_chat import TemplateChat
+from perdure.learners.chat.template_check import check_chat
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.engine import require_room, require_turn_room
 from perdure.learners.hardware import faster_threads, threads
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
+from perdure.learners.model.decoding import Decoding
+from perdure.learners.model.row_decoding import RowDecoding
 from perdure.learners.model.tree import pack
-from perdure.learners.model.tree_attention import TreeMemory
+from perdure.learners.model.tree_decoding import TreeDecoding
 from perdure.learners.trainees.turn_tree import turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
-from perdure.memory.errors import Diverged
-from perdure.memory.records import Sampler
+from perdure.memory.errors import Diverged, InputError
+from perdure.memory.records import Sampler, VersionRef
 
-MOST_TREES = 3
-"""Samplers whose keys and values are kept: a gate asks versions in turn."""
+MOST_KEPT = 3
+"""Samplers of whom is kept what was computed: a gate asks versions in turn."""
 MOST_NODES = 4096
-"""Of the tree of a sampler; a larger one is begun anew. A node of a 135M model takes 23 kB in bfloat16."""
+"""Tokens that are kept of a sampler's tree; a larger one is begun anew. A node of a 135M model takes 23 kB in bfloat16."""
 _ROWS_MEASURED = 16
 _BLOCK = 256
 """Tokens of the vocabulary in one block of `_sample`."""
+PLAIN_CHAT = ChatSettings()
 
 
 @dataclass(slots=True)
@@ -58,26 +65,57 @@ class TransformersEngine:
     `budget_tokens` bounds the nodes of one prefilled tree, and with it memory. `stop_ids` are the tokens that end an answer.
     """
 
-    def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, seed: int, budget_tokens: int = 1536) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        device: str,
+        dtype: torch.dtype,
+        seed: int,
+        budget_tokens: int = 1536,
+        chat: ChatSettings = PLAIN_CHAT,
+    ) -> None:
         self.model = AdaptedModel(files, device=device, dtype=dtype)
         self.files, self.device, self.dtype = files, self.model.device, dtype
         self.usage = TokenUsage()
-        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
+        tokenizer = load_tokenizer(files.path)
         self.context_limit = self.model.context_limit
-        self.stop_ids = stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self.stop_ids)
+        self.chat = TemplateChat(tokenizer, stop_ids(self.model.net.generation_config.eos_token_id, tokenizer.eos_token_id), chat)
+        check_chat(self.chat, tokenizer)
+        self.stop_ids = self.chat.stop_ids
+        self._require_vocabulary(tokenizer)
         self._loaded: dict[str, Prepared] = {}
+        self._effective: set[frozenset[str]] = set()
+        """Layers of adapters that were shown to have an effect."""
         self._generator = torch.Generator(device=self.device).manual_seed(seed)
         self._budget_tokens = budget_tokens
-        self._memories: dict[Sampler, TreeMemory] = {}
+        self._memories: dict[Sampler, Decoding] = {}
         """The last used at the end."""
         self._decoding_threads = torch.get_num_threads()
 
+    def _require_vocabulary(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise `InputError` if the tokenizer can give a token that the model does not know.
+
+        Published models have added tokens that they do not know, to which no text is encoded.
+        """
+        added = tokenizer.get_added_vocab()
+        spoken = self.chat.prompt([Message(role="system", text="Answer."), Message(role="user", text="Yes?")])
+        last = max(*(token for text, token in tokenizer.get_vocab().items() if text not in added), *self.stop_ids, *spoken)
+        if last >= self.model.vocabulary:
+            raise InputError(
+                f"the tokenizer in {self.files.path} has a token {last}, and its model knows only {self.model.vocabulary} tokens: they "
+                "belong to different models"
+            )
+
     def load(self, sampler: Sampler, weights: Weights) -> None:
-        """Prepare the weights of a sampler; empty weights are the base model's."""
+        """Prepare the weights of a sampler; empty weights are the base model's. Raises `RuntimeFailure` if they have no effect."""
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
         self._loaded[str(sampler)] = self.model.prepare(weights)
+        layers = frozenset(weights)
+        is_new = isinstance(sampler, VersionRef) or layers not in self._effective  # the steps of a job have the same layers
+        if is_new and require_effect(self, sampler, weights):
+            self._effective.add(layers)
 
     def unload(self, sampler: Sampler) -> None:
         self._memories.pop(sampler, None)
@@ -85,7 +123,8 @@ class TransformersEngine:
 
     @property
     def numerics(self) -> str:
-        return f"transformers, {self.device.type}, {str(self.dtype).removeprefix('torch.')}, {self.context_limit} tokens"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"transformers, {self.device.type}, {dtype}, {self.context_limit} tokens{self.chat.settings.label}"
 
     @property
     def shared_model(self) -> AdaptedModel:
@@ -100,14 +139,11 @@ class TransformersEngine:
         """Measure on how many threads of a CPU decoding is faster, and use these from now on. Takes about a second."""
         if self.device.type != "cpu" or torch.get_num_threads() == 1:
             return
-        memory = TreeMemory(self.device, self.dtype)
-        ends, computed = memory.begin([(token,) for token in range(_ROWS_MEASURED)])
-        self._forward(computed, [0] * len(computed), None, memory)
-        memory.branch(ends)
+        memory, tokens = self._new_memory(), range(_ROWS_MEASURED)
+        memory.start([(token,) for token in tokens])
 
         def step() -> None:
-            memory.advance(computed)
-            self._forward(computed, [memory.steps] * len(computed), None, memory)
+            self._read(memory.step(tokens))
 
         self._decoding_threads = faster_threads(step)
 
@@ -127,14 +163,14 @@ class TransformersEngine:
             require_room(len(request.prompt_ids), request.max_tokens, self.context_limit)
         self.model.use(self._loaded[str(sampler)])
         samples: list[Sample | None] = [None] * len(requests)
-        memory = self._memories.pop(sampler, None) or TreeMemory(self.device, self.dtype)  # put back if all goes well
-        for batch in pack([[memory.tree.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
-            if len(memory.tree) > MOST_NODES:
-                memory = TreeMemory(self.device, self.dtype)
+        memory = self._memories.pop(sampler, None) or self._new_memory()  # put back if all goes well
+        for batch in pack([[memory.unknown(request.prompt_ids)] for request in requests], self._budget_tokens):
+            if memory.size > MOST_NODES and not self.model.by_rows:
+                memory = self._new_memory()
             for index, sample in zip(batch, self._generate_batch(sampler, [requests[i] for i in batch], memory), strict=True):
                 samples[index] = sample
         self._memories[sampler] = memory
-        if len(self._memories) > MOST_TREES:
+        if len(self._memories) > MOST_KEPT:
             del self._memories[next(iter(self._memories))]
         self.usage.seconds += time.perf_counter() - started
         return [sample for sample in samples if sample is not None]
@@ -147,28 +183,26 @@ class TransformersEngine:
         require_turn_room(turns, self.context_limit)
         self.model.use(self._loaded[str(sampler)])
         found: dict[int, tuple[float, ...]] = {}
-        for batch in pack([[prompt + action[:-1]] for prompt, action in turns], self._budget_tokens):
+        for batch in pack([[prompt + action[:-1]] for prompt, action in turns], self._budget_tokens, by_rows=self.model.by_rows):
             tree = turn_tree([turns[i] for i in batch], self.device)
             hidden_KC = self.model.hidden(tree.tree)[tree.node_K]
             logp_A = self.model.head.detached().logprobs(hidden_KC, tree.row_A, tree.token_A, 1.0)
             if not bool(logp_A.isfinite().all()):
-                raise Diverged(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+                raise self._not_finite(sampler, "log-probs")
             for i, logps in zip(batch, logp_A.split([len(turns[i][1]) for i in batch]), strict=True):
                 found[i] = tuple(logps.tolist())
         return [found[i] for i in range(len(turns))]
 
     @torch.inference_mode()
-    def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: TreeMemory) -> list[Sample]:
+    def _generate_batch(self, sampler: Sampler, requests: list[Request], memory: Decoding) -> list[Sample]:
         """Axes: R rows that are decoded, V tokens of the vocabulary."""
-        tree = memory.tree
-        ends, computed = memory.begin([request.prompt_ids for request in requests])
-        self.usage.prompt_tokens += sum(len(request.prompt_ids) for request in requests)
-        self.usage.prefilled_tokens += len(computed)
-        place = {node: n for n, node in enumerate(computed)}
-        distinct, row_of = torch.unique(torch.tensor([place[node] for node in ends], device=self.device), return_inverse=True)
-        logits_RV = self._forward([tree.ids[node] for node in computed], [tree.depths[node] for node in computed], distinct, memory)[row_of]
-        memory.branch(ends)
-        positions = [tree.depths[node] for node in ends]
+        prompts = [request.prompt_ids for request in requests]
+        place = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
+        first = {prompt: n for n, prompt in reversed(list(enumerate(prompts)))}
+        hidden_RC = memory.start(prompts)[[first[prompt] for prompt in place]]
+        logits_RV = self._read(hidden_RC)[[place[prompt] for prompt in prompts]]
+        self.usage.prompt_tokens += sum(map(len, prompts))
+        self.usage.prefilled_tokens += memory.computed
         temperature_R = torch.tensor([request.temperature for request in requests], device=self.device)
         actions: list[list[int]] = [[] for _ in requests]
         logprobs: list[list[float]] = [[] for _ in requests]
@@ -191,23 +225,22 @@ class TransformersEngine:
             if len(going) < len(alive):
                 rows = torch.tensor(going, device=self.device)
                 token_R, temperature_R = token_R[rows], temperature_R[rows]
-                alive, positions = [alive[row] for row in going], [positions[row] for row in going]
+                alive = [alive[row] for row in going]
                 memory.keep(going)
-            tokens = token_R.tolist()
-            memory.advance(tokens)
-            positions = [position + 1 for position in positions]
             with threads(self._decoding_threads):
-                logits_RV = self._forward(tokens, positions, None, memory)
+                logits_RV = self._read(memory.step(token_R.tolist()))
         memory.finish()
         return [
             Sample(action_ids=tuple(a), logprobs=tuple(p), finish=f, sampler=sampler)
             for a, p, f in zip(actions, logprobs, finish, strict=True)
         ]
 
-    def _forward(self, ids: list[int], positions: list[int], wanted_K: Tensor | None, memory: TreeMemory) -> Tensor:
-        """Logits of some of these tokens, or of all."""
-        hidden_NC = self.model.forward(ids, positions, memory=memory)
-        return self.model.head.logits(hidden_NC if wanted_K is None else hidden_NC[wanted_K])
+    def _new_memory(self) -> Decoding:
+        return RowDecoding(self.model) if self.model.by_rows else TreeDecoding(self.model)
+
+    def _read(self, hidden_RC: Tensor) -> Tensor:
+        """Logits."""
+        return self.model.head.logits(hidden_RC)
 
     def _sample(
         self, sampler: Sampler, logits_RV: Tensor, temperature_R: Tensor, chance_R: Sequence[Random | None]
@@ -228,13 +261,19 @@ class TransformersEngine:
         weight_RB = weight_RBW.sum(-1)
         total_R = weight_RB.double().sum(-1)
         if not bool(total_R.isfinite().all()):
-            raise Diverged(f"the logits of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
+            raise self._not_finite(sampler, "logits")
         block_R = self._draw(weight_RB, chance_R)
         token_R = block_R * _BLOCK + self._draw(weight_RBW[torch.arange(rows, device=self.device), block_R], chance_R)
         if bool(greedy_R.any()):
             token_R = torch.where(greedy_R, logits_RV.argmax(-1), token_R)
         logit_R = logits_RV.gather(1, token_R[:, None])[:, 0]
         return token_R, (logit_R - top_R) / scale_R - total_R.log().float()
+
+    def _not_finite(self, sampler: Sampler, what: str) -> Diverged:
+        cause = "its adapter has diverged; learn with a smaller lr"
+        if self._loaded[str(sampler)] is self.model.prepare({}):
+            cause = "the base model itself gives them; set another model"
+        return Diverged(f"the {what} of {sampler} are not finite: {cause}")
 
     def _draw(self, weight_RN: Tensor, chance_R: Sequence[Random | None]) -> Tensor:
         """Draw one index for each row, in proportion to the weights."""

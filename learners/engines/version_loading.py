@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from safetensors import SafetensorError
 
-from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.engines.transformers_engine import PLAIN_CHAT, TransformersEngine
 from perdure.learners.hardware import faster_dtype, set_up_process
 from perdure.learners.weights.adapters import load_version
 from perdure.learners.weights.base_models import ModelFiles
@@ -16,7 +17,9 @@ from perdure.memory.records import Version
 from perdure.memory.store import Store
 
 
-def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, seed: int) -> TransformersEngine:
+def open_transformers_engine(
+    store: Store, files: ModelFiles, *, device: str, seed: int, chat: ChatSettings = PLAIN_CHAT
+) -> TransformersEngine:
     """Load this model, in the precision that was faster when the home first used the device; sets this process up for it (`hardware.py`).
 
     Raises `InputError` if there is no such device, or if the files do not load.
@@ -26,12 +29,15 @@ def open_transformers_engine(store: Store, files: ModelFiles, *, device: str, se
     try:
         dtype = home_dtype(store, device)
         set_up_process(dtype, device)
-        engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed)
+        engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed, chat=chat)
     except InputError:
         raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the model in {files.path} cannot be loaded ({reason}): repair its files, or set another model") from error
+    except (AttributeError, TypeError, LookupError, NotImplementedError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"Perdure cannot compute the model in {files.path} ({reason}): set another model") from error
     engine.choose_threads()
     return engine
 

@@ -20,12 +20,14 @@ from threading import Lock
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
-
 from perdure.envs.policy import Ids, PolicyError, Request, Sample
-from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.chat.chat_settings import ChatSettings
+from perdure.learners.chat.open_chat import load_tokenizer, named_ends
+from perdure.learners.chat.template_chat import TemplateChat
+from perdure.learners.chat.template_check import check_chat
+from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.engine import require_room, require_turn_room
-from perdure.learners.engines.transformers_engine import stop_ids
+from perdure.learners.engines.transformers_engine import PLAIN_CHAT
 from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
 from perdure.learners.engines.vllm_client import (
     Answer,
@@ -91,7 +93,14 @@ class VllmEngine:
     Raises `Unavailable` if no server answers in time, `InputError` if it serves another model.
     """
 
-    def __init__(self, files: ModelFiles, home: Path, limits: ServerLimits, report: Callable[[str], None] = silent) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        home: Path,
+        limits: ServerLimits,
+        report: Callable[[str], None] = silent,
+        chat: ChatSettings = PLAIN_CHAT,
+    ) -> None:
         self.files = files
         self._home = home.resolve()
         self._limits = limits
@@ -104,14 +113,15 @@ class VllmEngine:
         """When the server was lost, on the monotonic clock; all threads share one time limit."""
         self._client = wait_for_server(home, limits.start_s)
         self.context_limit = self._context_limit()
-        tokenizer = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-        self.stop_ids = stop_ids(_eos(files.path), tokenizer.eos_token_id)
-        self.chat = TemplateChat(tokenizer, self.stop_ids)
+        tokenizer = load_tokenizer(files.path)
+        self.chat = TemplateChat(tokenizer, named_ends(files.path, tokenizer), chat)
+        check_chat(self.chat, tokenizer)
+        self.stop_ids = self.chat.stop_ids
         self._served: dict[Sampler, Served] = {}
 
     @property
     def numerics(self) -> str:
-        return f"vllm, {self._limits.dtype}, {self.context_limit} tokens"
+        return f"vllm, {self._limits.dtype}, {self.context_limit} tokens{self.chat.settings.label}"
 
     @property
     def shared_model(self) -> None:
@@ -121,7 +131,7 @@ class VllmEngine:
     def load(self, sampler: Sampler, weights: Weights) -> None:
         """Load a sampler into the server. A version's files must be in its folder.
 
-        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses them.
+        Raises `InputError` for weights that vLLM cannot serve or that are not finite, `RuntimeFailure` if vLLM refuses or ignores them.
         """
         if sampler in self:
             raise ValueError(f"{sampler} is already loaded")
@@ -147,6 +157,7 @@ class VllmEngine:
                 write_lora(served.folder, pairs, self.files)
             self._serve(sampler, served)
         self._served[sampler] = served
+        require_effect(self, sampler, weights)
 
     def unload(self, sampler: Sampler) -> None:
         """Unload a sampler. A version stays on the server, since others may sample from it; vLLM unloads the least used ones."""
@@ -369,12 +380,3 @@ def _removed_on_failure(served: Served) -> Iterator[None]:
         if served.scratch and served.folder is not None:
             shutil.rmtree(served.folder, ignore_errors=True)
         raise
-
-
-def _eos(path: Path) -> int | list[int] | None:
-    """The end-of-turn tokens of the model's generation configuration, or else of its configuration."""
-    with suppress(OSError):
-        ids: int | list[int] | None = GenerationConfig.from_pretrained(path).eos_token_id
-        return ids
-    own: int | list[int] | None = getattr(AutoConfig.from_pretrained(path, trust_remote_code=False), "eos_token_id", None)
-    return own

@@ -12,7 +12,7 @@ from dataclasses import replace
 from perdure.envs.environment import Environment, Exchange
 from perdure.envs.guarded import EnvironmentFault
 from perdure.envs.policy import Ids
-from perdure.envs.rollout import opening
+from perdure.envs.rollout import conversation, opening
 from perdure.envs.scripted import ScriptedEpisode, by_oracle, has_oracle, play_scripted
 from perdure.learners.batches import Group, Lesson, Turns, lesson, turns_of
 from perdure.learners.learning_job import LearningJob
@@ -59,6 +59,18 @@ def with_prompt(turns: Turns, first_prompt: Ids) -> Turns:
     return tuple((first_prompt + prompt[before:], action) for prompt, action in turns)
 
 
+def retold(job: LearningJob, environment: Environment, episode: Episode) -> Turns:
+    """The answers of an episode, each after the prompt that it would have in this environment."""
+    chat = job.engine.chat
+    if not chat.separate:
+        return with_prompt(turns_of(episode), first_prompt(job, environment, episode))
+    said = [(turn.observation, turn.action) for turn in episode.turns]
+    return tuple(
+        (chat.prompt(conversation(environment, said[:n], turn.observation, episode.instructions)), turn.action_ids)
+        for n, turn in enumerate(episode.turns)
+    )
+
+
 def first_prompt(job: LearningJob, environment: Environment, episode: Episode) -> Ids:
     """The first prompt of an episode if it were played in this environment."""
     return job.engine.chat.prompt(opening(environment, episode.turns[0].observation, episode.instructions))
@@ -94,6 +106,6 @@ def without_hint(job: LearningJob, groups: Sequence[Group]) -> list[Lesson]:
         for episode in group:
             task = episode.environment, episode.seed
             if episode.success and task not in lessons:
-                plain = with_prompt(turns_of(episode), first_prompt(job, environments[episode.environment], episode))
+                plain = retold(job, environments[episode.environment], episode)
                 lessons[task] = replace(lesson(episode, imitation=1.0, kl=job.options.loss.kl), turns=plain, sampler_logprobs=None)
     return list(lessons.values())

@@ -16,7 +16,7 @@ from torch import Tensor
 from perdure.learners.batches import Group, Lesson, Turns, lesson, sequences_of
 from perdure.learners.gradients import ExtraLoss, MicroBatch
 from perdure.learners.learning_job import LearningJob, check_length, fits
-from perdure.learners.loops.hints import check_oracle, demonstrated, first_prompt, solved, with_prompt
+from perdure.learners.loops.hints import check_oracle, demonstrated, retold, solved
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.old_lessons import old_lessons
 from perdure.learners.options import LearnOptions, SdftOptions
@@ -62,7 +62,7 @@ def teaching(job: LearningJob, groups: Sequence[Group]) -> dict[Lesson, Turns]:
         shown = demonstrated(environment, played.exchanges)
         for episode in group:
             student = lesson(episode, kl=job.options.loss.kl)
-            taught[student] = with_prompt(student.turns, first_prompt(job, shown, episode))
+            taught[student] = retold(job, shown, episode)
     return taught
 
 

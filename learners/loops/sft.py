@@ -12,7 +12,7 @@ from pathlib import Path
 
 from perdure.envs.environment import Environment, Exchange
 from perdure.envs.policy import Chat
-from perdure.envs.rollout import opening
+from perdure.envs.rollout import conversation
 from perdure.envs.shots import read_examples
 from perdure.learners.batches import Lesson, Turns
 from perdure.learners.epochs import imitation_epochs, target_tasks
@@ -63,7 +63,10 @@ def tokens_of(chat: Chat, environment: Environment, exchanges: Sequence[Exchange
     """The token ids of a given conversation, as if it had been played; `instructions` are those of its task, if it has any."""
     turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
     for n, (observation, action) in enumerate(exchanges):
-        prompt = chat.follow(*turns[-1], observation) if n else chat.prompt(opening(environment, observation, instructions))
+        if n and not chat.separate:
+            prompt = chat.follow(*turns[-1], observation)
+        else:
+            prompt = chat.prompt(conversation(environment, exchanges[:n], observation, instructions))
         turns.append((prompt, chat.answer(action)))
     return tuple(turns)
 

@@ -16,12 +16,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
-from perdure.envs.environment import Environment
-from perdure.envs.policy import Message
-from perdure.envs.rollout import opening
 from perdure.learners.batches import Lesson, lesson
 from perdure.learners.epochs import imitation_epochs, target_episodes
-from perdure.learners.learning_job import LearningJob, check_length
+from perdure.learners.learning_job import LearningJob
+from perdure.learners.loops.foreign_lessons import foreign_lessons
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.options import ENVIRONMENT, TraceSftOptions
 from perdure.learners.reward_source import rewarder
@@ -79,12 +77,12 @@ def _imported(job: LearningJob, own: TraceSftOptions) -> tuple[list[Lesson], Non
     traces = foreign_traces(job.run.store, own.traces.removeprefix(IMPORT))
     if job.progress.chosen:
         known = frozenset(job.progress.chosen)
-        return [_foreign(job, trace) for trace in traces if trace.id in known], None
+        return foreign_lessons(job, (trace for trace in traces if trace.id in known)), None
     won = (trace for trace in traces if _won(job, trace))
     few = _few(won, lambda trace: None if trace.seed is None else (trace.environment, trace.seed), own.per_task)
     chosen = list(islice(few, target_episodes(job)))
     job.progress.chosen = tuple(trace.id for trace in chosen)
-    return [_foreign(job, trace) for trace in chosen], None
+    return foreign_lessons(job, chosen), None
 
 
 def _successes(job: LearningJob, traces: Iterable[Trace]) -> Iterator[Trace]:
@@ -110,49 +108,3 @@ def _won(job: LearningJob, trace: ForeignTrace) -> bool:
     if trace.success is not None:
         return trace.success
     return trace.total_reward is not None and trace.total_reward >= job.environments.targets[0].threshold
-
-
-def _foreign(job: LearningJob, trace: ForeignTrace) -> Lesson:
-    """A lesson from its tokens if this model's tokenizer made them, otherwise from its texts; targets use their own prompt template.
-
-    Raises `InputError` if it has neither.
-    """
-    files, chat = job.engine.files, job.engine.chat
-    targets = {environment.name: environment for environment in job.environments.targets}
-    is_ours = trace.base_hash == files.hash if trace.base_hash else trace.base_model == files.name
-    turns: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
-    for n, turn in enumerate(trace.turns):
-        if is_ours and turn.prompt_ids and turn.action_ids:
-            if max(*turn.prompt_ids, *turn.action_ids, 0) >= job.trainee.vocabulary:
-                raise InputError(f"imported episode {trace.id} has a token that {files.name} does not have: its ids are of another model")
-            turns.append((turn.prompt_ids, turn.action_ids))
-            continue
-        if turn.action is None or (turn.messages is None and turn.observation is None):
-            raise InputError(
-                f"imported episode {trace.id} has a turn with neither texts nor tokens of {files.name}: import it with its texts"
-            )
-        if turn.messages is not None:
-            prompt = chat.prompt([Message(role=role, text=text) for role, text in turn.messages])
-        elif n:
-            prompt = chat.follow(*turns[-1], turn.observation or "")
-        else:
-            prompt = chat.prompt(_opening(targets.get(trace.environment), trace, turn.observation or ""))
-        turns.append((prompt, chat.answer(turn.action)))
-    made = Lesson(
-        episode=None,
-        environment=trace.environment,
-        turns=tuple(turns),
-        sampler_logprobs=None,
-        imitation=1.0,
-        kl=job.options.loss.kl,
-    )
-    check_length(job, f"imported episode {trace.id}", made.sequences)
-    return made
-
-
-def _opening(target: Environment | None, trace: ForeignTrace, observation: str) -> list[Message]:
-    """The first messages of an imported episode that has texts only; those of a target have its own prompt template."""
-    if target is not None:
-        return opening(target, observation, trace.instructions)
-    system = [Message(role="system", text=trace.instructions)] if trace.instructions else []
-    return [*system, Message(role="user", text=observation)]

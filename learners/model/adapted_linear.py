@@ -64,11 +64,12 @@ class AdaptedLinear(nn.Module):
 
 
 class LinearGroup:
-    """Layers with the same input, computed by one product; `gradient_dtype` is for the products of the gradient."""
+    """Layers with the same input, computed by one product; `gradient_dtype` is for the products of the gradient, by default that of the
+    weights."""
 
-    def __init__(self, layers: Sequence[AdaptedLinear], *, is_exact: bool = False) -> None:
+    def __init__(self, layers: Sequence[AdaptedLinear], *, is_exact: bool = False, gradient_dtype: torch.dtype | None = None) -> None:
         self.layers = tuple(layers)
-        self.gradient_dtype = layers[0].weight.dtype
+        self.gradient_dtype = gradient_dtype or layers[0].weight.dtype
         self.sizes = [len(layer.weight) for layer in layers]
         self.features = layers[0].weight.shape[1]
         self.columns: Sequence[Columns | None] = (None,) * len(layers)

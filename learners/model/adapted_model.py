@@ -1,7 +1,8 @@
 """A base model in this process that computes token trees with any of several adapters, or with whole weights in place of its own.
 
 Products with linear layers and in attention are in the model's `dtype`; what flows between them, norms, softmax and logits are in float32.
-The engine and the learner of a process share one such model if they agree on the precision, so the weights are in memory once.
+The engine and the learner of a process share one such model if they agree on the precision, so the weights are in memory once. A model
+that trees cannot compute (`architecture.py`) is computed by rows, with the same results.
 """
 
 from __future__ import annotations
@@ -12,26 +13,30 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
+from transformers.cache_utils import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from perdure.learners.losses import kl_divergence
 from perdure.learners.model.adapted_linear import AdaptedLinear, Columns, LinearGroup, columns_of
+from perdure.learners.model.adapting import CHUNK, adapt, mixes_tokens, text_of
+from perdure.learners.model.architecture import Architecture, architecture_of
 from perdure.learners.model.beside import BesideLayer
 from perdure.learners.model.block_attention import TreeBlocks, tree_blocks
 from perdure.learners.model.head import head_of
-from perdure.learners.model.tree import TokenTree, context_of
+from perdure.learners.model.loading import load_net
+from perdure.learners.model.rows import row_hidden
+from perdure.learners.model.self_check import checked_sequences, refusing, require_no_gap, require_same
+from perdure.learners.model.tree import TokenTree
 from perdure.learners.model.tree_attention import TreeMemory, register
-from perdure.learners.weights.base_models import ModelFiles, four_bits
+from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory.errors import InputError
 
-CHECKED_TOKENS = 16
-MOST_KL = 0.3
-"""In nats. bfloat16 alone costs at most a tenth of it."""
 KEYS = 512
 """Keys that a token of a tree attends to, about."""
+SCANS = 6
+"""Matrices of tokens by tokens that a recurrent layer has for each of its heads and each chunk of tokens."""
+ROW_TOKENS = 8192
+"""Most places in one pass of rows."""
 Group = LinearGroup | BesideLayer
 
 
@@ -44,53 +49,78 @@ class Prepared:
 
 
 class AdaptedModel:
-    """`net` is the transformers model. `layers` are its adapted layers by the names of their weights, `transposed` the names of those whose
-    weights are stored as (in, out) on disk.
+    """`net` is the transformers model, `text` the part of it that reads text, and `by_rows` whether trees are computed row by row.
 
-    Raises `InputError` for a model whose attention or logits token trees do not support, and if a 4-bit base needs bitsandbytes.
+    `layers` are its adapted layers by the names of their weights, `transposed` the names of those whose weights are stored as (in, out) on
+    disk. Raises `InputError` for a model that lacks weights or is computed in a way that is not known here, and if a 4-bit base needs
+    bitsandbytes.
     """
 
     def __init__(self, files: ModelFiles, *, device: str, dtype: torch.dtype, quantized: bool = False) -> None:
-        transformers_logging.disable_progress_bar()
         self.files, self.device, self.dtype = files, torch.device(device), dtype
-        self.net: Any = cast(Any, AutoModelForCausalLM).from_pretrained(
-            files.path,
-            dtype=dtype if quantized else "auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=register(),
-            quantization_config=four_bits() if quantized else None,
-            device_map={"": device} if quantized else None,
-        )
-        self.context_limit = context_of(self.net.config)
-        self.vocabulary: int = self.net.config.vocab_size
-        _disable_dropout(self.net.requires_grad_(False))
+        self.net: Any = load_net(files, device=device, dtype=dtype, quantized=quantized)
+        self.text: Any = text_of(self.net)
+        self.config: Any = self.net.config.get_text_config(decoder=True)
+        how = architecture_of(self.config, (name for name, _ in self.text.named_parameters()))
+        self.context_limit, self.by_rows = how.context_limit, False
+        self.vocabulary: int = self.config.vocab_size
         if quantized:
             # Outside of training mode bitsandbytes on a CPU packs weights for inference at the first pass without gradients, and later
             # gradients through packed weights are wrong.
             self.net.train()
-        expected_TV = self._plain_logits()
-        self.layers: dict[str, AdaptedLinear | BesideLayer] = {}
-        self.transposed: set[str] = set()
-        self._adapt()
-        if not quantized:
-            self.net.to(self.device)
-        self.head = head_of(self.net)
-        self._groups: list[Group] = self._group()
-        self._names = [[name for name, layer in self.layers.items() if layer in group.layers] for group in self._groups]
-        self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
+        with refusing(self.config.model_type):
+            stored_TV = self.plain_logits(checked_sequences(self.vocabulary)[0])
+            self.layers, self.transposed = adapt(self.net, self.text, dtype)
+            if not quantized:
+                self.net.to(self.device)
+            self.head = head_of(self.net)
+            wanted = [self.plain_logits(sequence) for sequence in checked_sequences(self.vocabulary)]
+        require_same(stored_TV, wanted[0], files, self.config.model_type)
         self._base_tensors: dict[str, Tensor] = {}
         """The base model's own tensors that are replaced at present."""
-        self._in_use = self._base
-        self._check(expected_TV)
+        self._choose_way(wanted, how)
+
+    def _choose_way(self, wanted: Sequence[Tensor], how: Architecture) -> None:
+        """Set the model up to compute as a tree, or else by rows, whichever gives these logits of the checked sequences."""
+        own_attention: str = self.net.config._attn_implementation
+        ways = [True] if how.rows_because or not self.net._can_set_attn_implementation() else [False, True]
+        for self.by_rows in ways:
+            try:
+                with refusing(self.config.model_type):
+                    if False in ways:
+                        self.net.set_attn_implementation(own_attention if self.by_rows else register())
+                    self._groups: list[Group] = self._group()
+                    self._names = [[name for name, layer in self.layers.items() if layer in group.layers] for group in self._groups]
+                    self._base = Prepared(columns=[(None,) * len(group.layers) for group in self._groups])
+                    self._in_use = self._base
+                    require_no_gap(self, wanted)
+                    if not self.by_rows:
+                        self._require_window(how.window)
+                break
+            except InputError:
+                if self.by_rows:
+                    raise
+
+    @torch.no_grad()
+    def _require_window(self, window: int | None) -> None:
+        """Raise `ValueError` if attention does not give its window to `tree_attention`, which is longer than what was checked."""
+        blocks = tree_blocks([-1, 0], self.device)
+        self.forward([0, 0], [0, 1], blocks=blocks)
+        if window is not None and window not in blocks.windows:
+            raise ValueError(f"its attention does not tell its window of {window} tokens")
 
     @property
     def bytes_per_node(self) -> int:
         """What a pass with gradients stores for one token of a tree, about: what products need, and residuals, norms and attention."""
-        config, size = self.net.config, self.dtype.itemsize
+        config, size = self.config, self.dtype.itemsize
         hidden, heads = config.hidden_size, config.num_attention_heads
         wide = getattr(config, "intermediate_size", None) or 4 * hidden
-        return int(config.num_hidden_layers * (size * (6 * hidden + 5 * wide + heads * KEYS) + 4 * 4 * hidden))
+        scanning = sum(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ())
+        states = getattr(config, "linear_num_value_heads", None) or getattr(config, "mamba_n_heads", None) or 0
+        return int(
+            config.num_hidden_layers * (size * (6 * hidden + 5 * wide + heads * KEYS) + 4 * 4 * hidden)
+            + scanning * states * CHUNK * 4 * SCANS
+        )
 
     def prepare(self, weights: Weights) -> Prepared:
         """Make weights ready for use. Pairs that require gradients are in training, and are prepared again after each step.
@@ -138,6 +168,8 @@ class AdaptedModel:
 
     def hidden(self, tree: TokenTree) -> Tensor:
         """The last hidden states `(N, C)` of all nodes of a tree."""
+        if self.by_rows:
+            return row_hidden(tree, self.forward_rows, self.device, ROW_TOKENS)
         return self.forward(tree.ids, tree.depths, blocks=tree_blocks(tree.parents, self.device))
 
     def forward(
@@ -149,7 +181,7 @@ class AdaptedModel:
         memory: TreeMemory | None = None,
     ) -> Tensor:
         """The last hidden states `(N, C)` of N tokens; `blocks` or `memory` say to which tokens each attends (`tree_attention.py`)."""
-        out = self.net.base_model(
+        out = self.text(
             input_ids=torch.as_tensor(ids, device=self.device)[None],
             position_ids=torch.as_tensor(positions, device=self.device)[None],
             use_cache=False,
@@ -159,33 +191,29 @@ class AdaptedModel:
         )
         return cast(Tensor, out.last_hidden_state[0])
 
+    def forward_rows(
+        self, ids_RT: Tensor, positions_RT: Tensor, cache: DynamicCache | None = None, mask_RS: Tensor | None = None
+    ) -> Tensor:
+        """The last hidden states `(R, T, C)` of rows that continue those of a cache, which takes up what is computed.
+
+        `mask_RS` is 0 where a row has no token, in the cache and in the pass.
+        """
+        out = self.text(
+            input_ids=ids_RT, position_ids=positions_RT, attention_mask=mask_RS, past_key_values=cache, use_cache=cache is not None
+        )
+        return cast(Tensor, out.last_hidden_state)
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache for `forward_rows`."""
+        return DynamicCache(config=self.config)
+
     def recompute_activations(self) -> None:
         """From now on activations are computed again for gradients: less memory, a third more time."""
         self.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.net.enable_input_require_grads()
-        self.net.train()  # transformers recomputes only in training mode; there is no dropout
-
-    def _adapt(self) -> None:
-        """Put `AdaptedLinear` in place of each linear layer except the head, and all other parameters into float32."""
-        head = self.net.get_output_embeddings()
-        for name, module in list(self.net.named_modules()):
-            if module is head or not isinstance(module, nn.Linear | Conv1D):
-                continue
-            made: AdaptedLinear | BesideLayer
-            if type(module) is nn.Linear or isinstance(module, Conv1D):
-                weight = module.weight.data.t() if isinstance(module, Conv1D) else module.weight.data
-                made = AdaptedLinear(weight.to(self.dtype).contiguous(), None if module.bias is None else module.bias.data)
-                if isinstance(module, Conv1D):
-                    self.transposed.add(f"{name}.weight")
-            else:
-                made = BesideLayer(module)
-            parent, _, leaf = name.rpartition(".")
-            setattr(self.net.get_submodule(parent), leaf, made)
-            self.layers[f"{name}.weight"] = made
-        matrices = {id(layer.weight) for layer in self.layers.values() if isinstance(layer, AdaptedLinear)}
-        for parameter in self.net.parameters():
-            if id(parameter) not in matrices and parameter.is_floating_point():
-                parameter.data = parameter.data.float()
+        for module in self.net.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # transformers recomputes only layers in training mode; what is inside computes as ever
 
     def _group(self) -> list[Group]:
         """Find the layers that have the same input in a pass, and make groups of them."""
@@ -202,49 +230,23 @@ class AdaptedModel:
             if isinstance(layer, AdaptedLinear):
                 hooks.append(layer.register_forward_pre_hook(record))
         with torch.no_grad():
-            self.forward([0, 0], [0, 1], blocks=tree_blocks([-1, 0], self.device))
+            self.hidden(TokenTree(ids=[0, 0], parents=[-1, 0], depths=[0, 1], paths=[[0, 1]]))
         for hook in hooks:
             hook.remove()
         groups: list[Group] = []
         for (parent, _), layers in inputs.items():
-            groups.append(LinearGroup(layers, is_exact="attention" in type(self.net.get_submodule(parent)).__name__.lower()))
+            is_exact = mixes_tokens(self.net.get_submodule(parent))
+            groups.append(LinearGroup(layers, is_exact=is_exact, gradient_dtype=self.dtype))
         seen = {layer for layers in inputs.values() for layer in layers}
         return groups + [layer.group for layer in self.layers.values() if layer not in seen]
 
-    def _checked_ids(self) -> list[int]:
-        """Tokens from the whole vocabulary; the first ones are often control tokens, on which bfloat16 is far off."""
-        return [(300 + 997 * n) % self.vocabulary for n in range(CHECKED_TOKENS)]
-
     @torch.no_grad()
-    def _plain_logits(self) -> Tensor:
-        """What the model itself computes for a few tokens."""
-        ids_1T = torch.tensor([self._checked_ids()], device=self.net.device)
+    def plain_logits(self, ids: Sequence[int]) -> Tensor:
+        """What `net` itself computes for a sequence, `(T, V)`."""
+        ids_1T = torch.tensor([list(ids)], device=self.net.device)
         logits: Tensor = self.net(input_ids=ids_1T, use_cache=False).logits[0].float().to(self.device)
         return logits
-
-    @torch.no_grad()
-    def _check(self, expected_TV: Tensor) -> None:
-        """Raise `InputError` if the same tokens as a tree have other logits: the family does something that is not known here."""
-        chain = list(range(CHECKED_TOKENS))
-        hidden_TC = self.forward(self._checked_ids(), chain, blocks=tree_blocks([n - 1 for n in chain], self.device))
-        logits_TV = self.head.logits(hidden_TC)
-        kl = float(kl_divergence(expected_TV.log_softmax(-1), logits_TV.log_softmax(-1)).mean())
-        if not kl < MOST_KL:
-            raise InputError(
-                f"a {self.net.config.model_type} model computes its answers in a way that Perdure does not support (they differ by "
-                f"{kl:.2g} nats a token): choose another model"
-            )
 
     def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self.device, self.net.get_parameter(name).dtype)
         return tensor.t().contiguous() if name in self.transposed else tensor
-
-
-def _disable_dropout(model: nn.Module) -> None:
-    """Dropout would make the log-probs differ from those of the policy that sampled."""
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0  # type: ignore[assignment]

@@ -11,7 +11,7 @@ Axes: B blocks of W nodes, P ancestors of a block (padded), K = P + W keys of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,23 @@ class TreeBlocks:
     """Indices of nodes; 0 where a block has fewer ancestors, which `bias` hides."""
     bias_BWK: Tensor
     """0 if a node sees a key, else -inf."""
+    distance_BWK: Tensor
+    """How many tokens a key lies before a node that sees it."""
+    farthest: int
+    """The largest distance in the tree."""
+    windows: dict[int, TreeBlocks] = field(default_factory=dict)
+    """Those that were asked for."""
+
+    def within(self, window: int | None) -> TreeBlocks:
+        """The same where a node sees only the last `window` tokens, itself among them."""
+        if window is None:
+            return self
+        if window not in self.windows:
+            self.windows[window] = self
+            if self.farthest >= window:
+                bias_BWK = self.bias_BWK.masked_fill(self.distance_BWK >= window, -torch.inf)
+                self.windows[window] = replace(self, bias_BWK=bias_BWK, windows={})
+        return self.windows[window]
 
 
 def tree_blocks(parents: Sequence[int], device: torch.device, width: int = WIDTH) -> TreeBlocks:
@@ -38,12 +55,14 @@ def tree_blocks(parents: Sequence[int], device: torch.device, width: int = WIDTH
     blocks = -(-nodes // width)
     path: list[int] = []
     heads: list[list[int]] = []
+    depths: list[int] = []
     end = [nodes] * nodes
     for node, parent in enumerate(parents):
         while path and path[-1] != parent:
             end[path.pop()] = node
         if node % width == 0:
             heads.append(list(path))
+        depths.append(len(path))
         path.append(node)
     depth = max(map(len, heads))
     ancestors_BP = torch.tensor([head + [-1] * (depth - len(head)) for head in heads], dtype=torch.long).view(blocks, depth)
@@ -53,7 +72,14 @@ def tree_blocks(parents: Sequence[int], device: torch.device, width: int = WIDTH
     visible_BWK = (key_B1K >= 0) & (key_B1K <= query_BW1) & (query_BW1 < end_N[key_B1K])
     visible_BWK[:, :, depth:] |= torch.eye(width, dtype=torch.bool)  # so that padding sees something
     bias_BWK = torch.zeros(visible_BWK.shape).masked_fill_(~visible_BWK, -torch.inf)
-    return TreeBlocks(nodes=nodes, ancestors_BP=ancestors_BP.clamp(min=0).to(device), bias_BWK=bias_BWK.to(device))
+    depth_N = torch.tensor(depths + [0] * (blocks * width - nodes))
+    return TreeBlocks(
+        nodes=nodes,
+        ancestors_BP=ancestors_BP.clamp(min=0).to(device),
+        bias_BWK=bias_BWK.to(device),
+        distance_BWK=(depth_N[own_BW][:, :, None] - depth_N[torch.cat([ancestors_BP.clamp(min=0), own_BW], 1)][:, None]).to(device),
+        farthest=max(depths),
+    )
 
 
 def block_attention(

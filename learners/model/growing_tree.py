@@ -98,6 +98,9 @@ class GrowingTree:
         return NodeBlocks(
             keys_BU=torch.tensor([[*column, *[0] * (U - len(column))] for column in read], device=device),
             bias_BWU=bias_BWU.to(device),
+            depth_BU=torch.tensor([[self.depths[node] for node in (*column, *[0] * (U - len(column)))] for column in read], device=device),
+            deepest=max(self.depths[node] for node in nodes),
+            depth_BW=torch.tensor([[self.depths[node] for node in block] + [0] * (W - len(block)) for block in blocks], device=device),
             place_N=torch.tensor([b * W + row for b, block in enumerate(blocks) for row in range(len(block))], device=device),
         )
 
@@ -118,5 +121,18 @@ class NodeBlocks:
     """The nodes that a block reads."""
     bias_BWU: Tensor
     """0 if a node of the block attends to that node, else -inf."""
+    deepest: int
+    """The largest depth of the nodes."""
+    depth_BU: Tensor
+    """Of the nodes that a block reads."""
+    depth_BW: Tensor
+    """Of the nodes of a block."""
     place_N: Tensor
     """Where each node is, of the B * W places."""
+
+    def bias_within(self, window: int | None, steps: int) -> Tensor:
+        """`bias_BWU` for tokens that are `steps` tokens after the nodes and see only the last `window` tokens, themselves among them."""
+        if window is None or self.deepest + steps < window:
+            return self.bias_BWU
+        distance_BWU = self.depth_BW[:, :, None] + steps - self.depth_BU[:, None]
+        return self.bias_BWU.masked_fill(distance_BWU >= window, -torch.inf)

@@ -69,7 +69,7 @@ class Head:
 
 def head_of(net: Any) -> Head:
     """The head, with what the families do to their logits."""
-    module, config = net.get_output_embeddings(), net.config
+    module, config = net.get_output_embeddings(), net.config.get_text_config(decoder=True)
     scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
     return Head(
         weight_VC=module.weight,

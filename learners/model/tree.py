@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from perdure.envs.policy import Ids
-from perdure.memory.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +51,7 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
     path: list[int] = []
     for index in sorted(range(len(sequences)), key=lambda i: tuple(sequences[i])):  # neighbours share the longest prefixes
         sequence = sequences[index]
-        del path[_common_prefix(before, sequence) :]
+        del path[common_prefix(before, sequence) :]
         for depth in range(len(path), len(sequence)):
             parents.append(path[-1] if path else -1)
             path.append(len(ids))
@@ -63,11 +61,24 @@ def build_tree(sequences: Sequence[Sequence[int]]) -> TokenTree:
     return TokenTree(ids=ids, parents=parents, depths=depths, paths=paths)
 
 
-def pack(items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
+def leaf_paths(tree: TokenTree) -> list[list[int]]:
+    """The nodes from a root to each node without children."""
+    inner = set(tree.parents)
+    paths = []
+    for node in range(len(tree.ids)):
+        if node not in inner:
+            path = [node]
+            while (parent := tree.parents[path[-1]]) >= 0:
+                path.append(parent)
+            paths.append(path[::-1])
+    return paths
+
+
+def pack(items: Sequence[Sequence[Ids]], budget_tokens: int, *, by_rows: bool = False) -> list[list[int]]:
     """Split items into batches whose trees have at most `budget_tokens` nodes; a larger item is a batch of its own.
 
     The sequences of one item stay together. Returns the indices of each batch. Items are sorted by their longest sequences, so that common
-    prefixes come into one batch.
+    prefixes come into one batch. With `by_rows` a tree counts as its rows (`rows.py`), which share nothing.
     """
     longest = [max(sequences, key=len, default=()) for sequences in items]
     batches: list[list[int]] = []
@@ -75,8 +86,8 @@ def pack(items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
     size = 0
     previous: Ids = ()
     for index in sorted(range(len(items)), key=lambda i: longest[i]):
-        nodes = len(longest[index]) if len(items[index]) == 1 else len(build_tree(items[index]).ids)
-        new = nodes - _common_prefix(previous, longest[index])
+        nodes = len(longest[index]) if len(items[index]) == 1 else _size(build_tree(items[index]), by_rows)
+        new = nodes if by_rows else nodes - common_prefix(previous, longest[index])
         if batch and size + new > budget_tokens:
             batches.append(batch)
             batch, size, new = [], 0, nodes
@@ -88,28 +99,13 @@ def pack(items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
     return batches
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def _size(tree: TokenTree, by_rows: bool) -> int:
+    return sum(map(len, leaf_paths(tree))) if by_rows else len(tree.ids)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """With how many of the same tokens both begin."""
     for n, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return n
     return min(len(a), len(b))
-
-
-def context_of(config: Any) -> int:
-    """The longest sequence, in tokens, on which a token tree gives the same logits as the model itself.
-
-    A model with sliding-window attention is used up to its window, within which it attends to everything. Raises `InputError` for other
-    kinds of attention.
-    """
-    kinds = set(getattr(config, "layer_types", None) or ())
-    unsupported = sorted(kinds - {"full_attention", "sliding_attention"})
-    if getattr(config, "attn_logit_softcapping", None):
-        unsupported = ["capped attention logits"]
-    elif not getattr(config, "num_attention_heads", None):
-        unsupported = ["no attention"]
-    if unsupported:
-        raise InputError(f"a {config.model_type} model has {', '.join(unsupported)}, which Perdure does not support: choose another model")
-    slides = "sliding_attention" in kinds
-    window = getattr(config, "sliding_window", None) if slides or not hasattr(config, "layer_types") else None
-    positions: int = config.max_position_embeddings
-    return min(positions, window or positions)

@@ -68,6 +68,8 @@ class TreeMemory:
         """By layer, keys `(H * B, D, U)` and values `(H * B, U, D)` in fp32: what rows read of the tree while they are decoded."""
         self._own: dict[int, KeyValue] = {}
         """By layer, `(room, H, S, D)` in fp32."""
+        self._attended: set[int] = set()
+        """Layers that have attended in this pass."""
         self._rows: list[DecodedRow] = []
         """In the order of the blocks, also those that have ended since these were made."""
         self._alive: list[int] = []
@@ -80,6 +82,7 @@ class TreeMemory:
 
     def begin(self, prompts: Sequence[Ids]) -> tuple[list[int], list[int]]:
         """Add prompts; returns the last node of each, and the nodes that the next pass must compute."""
+        self._attended = set()
         ends, computed = self.tree.extend(prompts)
         self._computed_N = torch.tensor(computed, device=self._device)
         self._blocks = self.tree.blocks(computed, self._width, self._device)
@@ -94,6 +97,7 @@ class TreeMemory:
     def advance(self, tokens: Sequence[int]) -> None:
         """The next pass computes these tokens, one for each row."""
         self.steps += 1
+        self._attended = set()
         for row, token in zip(self._alive, tokens, strict=True):
             self._rows[row].tokens.append(token)
 
@@ -116,34 +120,45 @@ class TreeMemory:
         self._join_tree(range(len(self._rows)))
         self.steps, self._blocks, self._shared, self._own = 0, None, {}, {}
 
-    def attend(self, layer: int, query_GND: Tensor, key_HND: Tensor, value_HND: Tensor, scaling: float) -> Tensor:
-        """Store the keys and values of a pass; returns its attention output `(N, G, D)`, in fp32."""
+    def attend(
+        self, layer: int, query_GND: Tensor, key_HND: Tensor, value_HND: Tensor, scaling: float, window: int | None = None
+    ) -> Tensor:
+        """Store the keys and values of a pass; returns its attention output `(N, G, D)`, in fp32. With a window a token attends to as many
+        tokens, the last of which is itself. Raises `ValueError` if a layer attends twice in a pass: it has one place for keys and values.
+        """
+        if layer in self._attended:
+            raise ValueError(f"layer {layer} attends twice in a pass")
+        self._attended.add(layer)
         query_GSD = query_GND.float().mul(scaling).index_select(1, self._row_S)
         query_HSQD = query_GSD.view(len(key_HND), -1, *query_GSD.shape[1:]).transpose(1, 2).contiguous()
         if self.steps:
-            read_HSQD = self._read_rows(layer, query_HSQD, self._store_rows(layer, key_HND, value_HND))
+            read_HSQD = self._read_rows(layer, query_HSQD, self._store_rows(layer, key_HND, value_HND), window)
         else:
-            read_HSQD = self._read_tree(query_HSQD, self._store_nodes(layer, self._computed_N, key_HND, value_HND))
+            read_HSQD = self._read_tree(query_HSQD, self._store_nodes(layer, self._computed_N, key_HND, value_HND), window)
         return read_HSQD.index_select(1, self._place_N).transpose(0, 1).flatten(1, 2)
 
-    def _read_tree(self, query_HSQD: Tensor, nodes: KeyValue) -> Tensor:
+    def _read_tree(self, query_HSQD: Tensor, nodes: KeyValue, window: int | None) -> Tensor:
         assert self._blocks is not None
+        whole_BWU = self._blocks.bias_within(window, 0)
         (_, W, U), (H, _, Q, D) = self._blocks.bias_BWU.shape, query_HSQD.shape
         at_once = max(1, self._most_scores // (H * W * Q * U))
         parts = []
         for start in range(0, len(self._blocks.keys_BU), at_once):
-            keys_BU, bias_BWU = self._blocks.keys_BU[start : start + at_once], self._blocks.bias_BWU[start : start + at_once]
+            keys_BU, bias_BWU = self._blocks.keys_BU[start : start + at_once], whole_BWU[start : start + at_once]
             keys, values = (_gathered(one, keys_BU) for one in nodes)
             query = query_HSQD[:, start * W : (start + at_once) * W].reshape(len(keys), W * Q, D)
             scores = torch.bmm(query, keys.mT).view(H, -1, W, Q, U).add_(bias_BWU[:, :, None])
             parts.append(torch.bmm(scores.softmax(-1).view(len(keys), W * Q, U), values).view(H, -1, Q, values.shape[2]))
         return torch.cat(parts, 1)
 
-    def _read_rows(self, layer: int, query_HSQD: Tensor, own: KeyValue) -> Tensor:
+    def _read_rows(self, layer: int, query_HSQD: Tensor, own: KeyValue, window: int | None) -> Tensor:
         assert self._blocks is not None
         (keys, values), (keys_THSD, values_THSD) = self._shared[layer], own
-        (B, W, U), (H, S, Q, D), T = self._blocks.bias_BWU.shape, query_HSQD.shape, self.steps
-        shared = torch.bmm(query_HSQD.view(H * B, W * Q, D), keys).view(H, B, W, Q, U).add_(self._blocks.bias_BWU[:, :, None])
+        if window is not None:
+            keys_THSD, values_THSD = keys_THSD[-window:], values_THSD[-window:]
+        bias_BWU = self._blocks.bias_within(window, self.steps)
+        (B, W, U), (H, S, Q, D), T = bias_BWU.shape, query_HSQD.shape, len(keys_THSD)
+        shared = torch.bmm(query_HSQD.view(H * B, W * Q, D), keys).view(H, B, W, Q, U).add_(bias_BWU[:, :, None])
         mine = torch.bmm(query_HSQD.view(H * S, Q, D), keys_THSD.view(T, H * S, D).permute(1, 2, 0))
         weights = torch.cat([shared.view(H, S, Q, U), mine.view(H, S, Q, T)], -1).softmax(-1)
         read = torch.bmm(weights.view(H * B, W * Q, U + T)[..., :U], values).view(H * S, Q, -1)
@@ -227,17 +242,19 @@ def tree_attention(
     memory: TreeMemory | None = None,
     blocks: TreeBlocks | None = None,
     products: torch.dtype = torch.float32,
+    sliding_window: int | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """The attention that transformers calls, `(1, heads, tokens, D)` in and `(1, tokens, heads, D)` out.
 
-    A memory or the blocks of a whole tree say what each token attends to; without both it is plain SDPA. `products` is the precision of
-    the products with gradients.
+    A memory or the blocks of a whole tree say what each token attends to, and `sliding_window` how many tokens back; without both it is
+    plain SDPA. `products` is the precision of the products with gradients.
     """
     if memory is not None:
-        return memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling).to(query.dtype)[None], None
+        answer_NGD = memory.attend(cast(int, module.layer_idx), query[0], key[0], value[0], scaling, sliding_window)
+        return answer_NGD.to(query.dtype)[None].contiguous(), None
     if blocks is not None:
-        return block_attention(query[0], key[0], value[0], blocks, scaling, products)[None], None
+        return block_attention(query[0], key[0], value[0], blocks.within(sliding_window), scaling, products)[None].contiguous(), None
     read: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, scaling=scaling, **rest)
     return read
 

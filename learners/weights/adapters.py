@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.peft_format import PEFT_CONFIG, PEFT_WEIGHTS, read_table, write_lora
+from perdure.learners.weights.peft_format import PEFT_WEIGHTS, read_table, write_lora
+from perdure.learners.weights.peft_settings import PEFT_CONFIG
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable

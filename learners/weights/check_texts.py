@@ -13,6 +13,7 @@ from functools import cache
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from perdure.envs.policy import Ids
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import InputError
@@ -20,6 +21,8 @@ from perdure.memory.trajectories.turns import valid_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from perdure.learners.chat.template_chat import TemplateChat
 
 
 def text_comparison(files: ModelFiles) -> Callable[[bytes, bytes], str | None]:
@@ -34,8 +37,12 @@ def text_comparison(files: ModelFiles) -> Callable[[bytes, bytes], str | None]:
             action_ids = action_ids[: len(action_ids) // 4 * 4]
         if spelled is not None and _joined(spelled, action_ids) == action:
             return None
-        decoded = valid_text(_decode(_tokenizer(files), action_ids))
-        return None if decoded.encode() == action else decoded
+        ids = unpack_ids(action_ids)
+        decoded = valid_text(_plain_text(_tokenizer(files), ids))
+        if decoded.encode() == action:
+            return None
+        visible = _visible_text(files, ids, action.decode("utf-8", "replace"))
+        return None if valid_text(visible).encode() == action else decoded
 
     return compare
 
@@ -48,22 +55,38 @@ def _joined(spelled: list[bytes], packed: bytes) -> bytes | None:
         return None
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, packed: bytes) -> str:
-    from perdure.learners.engines.chat import answer_text
+def _plain_text(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    return answer_text(tokenizer, unpack_ids(packed))
+
+def _visible_text(files: ModelFiles, ids: Ids, action: str) -> str:
+    """The answer without its thoughts, as environments read it, with those special tokens whose words are in the stored text."""
+    from perdure.learners.chat.answer_text import AnswerText
+
+    chat = _chat(files)
+    if chat is None:
+        return _plain_text(_tokenizer(files), ids)
+    shown = frozenset(word for word, number in chat.encoder.controls.items() if number in chat.encoder.special_ids and word in action)
+    return AnswerText(_tokenizer(files), chat.encoder, chat.shape, shown).read(ids)
+
+
+@cache
+def _chat(files: ModelFiles) -> TemplateChat | None:
+    """None if the model has no template that can be used."""
+    from perdure.learners.chat.chat_settings import ChatSettings
+    from perdure.learners.chat.open_chat import open_chat
+
+    try:
+        return open_chat(files.path, ChatSettings(thoughts="drop"))[0]
+    except InputError:
+        return None
 
 
 @cache
 def _tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
+    from perdure.learners.chat.open_chat import load_tokenizer
 
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(files.path, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the tokenizer in {files.path} cannot be loaded ({reason}): repair its files") from error
-    return tokenizer
+    return load_tokenizer(files.path)
 
 
 def _byte_table(files: ModelFiles) -> list[bytes] | None:

@@ -5,46 +5,45 @@ An imported adapter is not trusted: no pickles, no links, no code, and every ten
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.pytorch_utils import Conv1D
 
+from perdure.learners.weights.base_layers import LinearLayers, linear_layers
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair
+from perdure.learners.weights.peft_settings import MERGE, PEFT_CONFIG, read_settings
+from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError
 
 MAX_ADAPTER_BYTES = 4 * 2**30
 PEFT_WEIGHTS = "adapter_model.safetensors"
-PEFT_CONFIG = "adapter_config.json"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_UNSUPPORTED = (
-    "use_dora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "auto_mapping",
-    "lora_bias",
-    "layer_replication",
-    "use_qalora",
-)
-_KEEP_BASE = (True, False, "gaussian", "orthogonal", "eva")
-"""Values of init_lora_weights that leave the base model unchanged; those for PiSSA, OLoRA, LoftQ and CorDA change it."""
-_MAY_BE_CONV1D = ("c_attn", "c_fc", "c_proj")
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])(\.default)?\.weight$")
+_OTHER_KEYS = (
+    (re.compile(r"lora_magnitude_vector"), f"is of DoRA, which is not supported: {MERGE}"),
+    (re.compile(r"lora_embedding_[AB]"), f"is LoRA of an embedding table, which is not supported: train linear layers only, or {MERGE}"),
+    (
+        re.compile(r"(embed_tokens|embed_in|embed_out|wte|lm_head)(\.base_layer|\.modules_to_save)?(\.default)?\.weight$"),
+        "is a whole table of the base model, which peft adds if tokens were added: save the adapter again with save_embedding_layers=False "
+        f"if none was, else {MERGE}",
+    ),
+    (re.compile(r"modules_to_save"), f"is of a layer that was trained as a whole, which is not supported: {MERGE}"),
+    (re.compile(r"\.bias$"), f"is a bias, which is not supported: {MERGE}"),
+)
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out)$")
+_OTHER_PARTS = re.compile(r"vision|visual|image|audio|multi_modal")
+_LAYER = re.compile(r"\.?\b(?=\w+\.\d+\.)")
+"""Where the layers begin in a module's name, as in `model.` + `layers.0.mlp.up_proj`."""
 
 
-def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) -> None:
-    """Write PEFT's two files for these layers into an existing folder.
+def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles, *, found_as: str | None = None) -> None:
+    """Write PEFT's two files for these layers into an existing folder; `found_as` is what the file calls the base model.
 
     PEFT has one rank and one scale (alpha / rank) for all layers: pairs of lower rank are padded with zeros, and a difference in scale is
     multiplied into the up matrix, so every product stays the same. Raises `InputError` for values that are not finite.
@@ -74,8 +73,8 @@ def write_lora(folder: Path, weights: Mapping[str, LoraPair], base: ModelFiles) 
         target_modules=_target_modules([name.removesuffix(".weight") for name in weights], base),
         task_type="CAUSAL_LM",
         lora_dropout=0.0,
-        fan_in_fan_out=bool(_conv1d(base, (name.removesuffix(".weight") for name in weights))),
-        base_model_name_or_path=base.name,
+        fan_in_fan_out=any(name.removesuffix(".weight") in linear_layers(base).transposed for name in weights),
+        base_model_name_or_path=found_as or base.name,
         inference_mode=True,
     )
     config.save_pretrained(str(folder))
@@ -102,33 +101,25 @@ def check_foreign(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
 
 
 def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
-    """The adapter's layers, each checked against the base model. Raises `InputError`."""
-    config = _read_config(folder)
+    """The adapter's layers, each checked against the base model; those of its parts that see no text are left out. Raises `InputError`."""
+    settings, layers = read_settings(folder), linear_layers(base)
     parts: dict[str, dict[str, Tensor]] = {}
-    shapes = base_shapes(base)
     try:
         with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 - safe_open is not a dict
-                match = _KEY.match(key)
-                if match is None:
-                    raise InputError(f"{folder}: {key!r} is not a LoRA weight of a linear layer; no other can be used")
-                module = match["module"]
-                if module not in shapes:
-                    raise InputError(f"{folder}: the base model {base.name} has no layer {module!r}: the adapter belongs to another model")
-                out_features, in_features = shapes[module]
-                expected = [config.rank, in_features] if match["part"] == "A" else [out_features, config.rank]
-                shape = weights.get_slice(key).get_shape()
-                if shape != expected:
-                    raise InputError(f"{folder}: {key!r} has shape {shape}, {base.name} at rank {config.rank} needs {expected}")
+            keys = {key: found for key, found in _keys(folder, weights.keys()).items() if not _sees_no_text(found[0], layers)}
+            known = _names_in_base(folder, {module for module, _ in keys.values()}, base, layers)
+            for key, (module, part) in keys.items():
+                name = known[module]
+                _check_shape(folder, key, part, weights.get_slice(key).get_shape(), layers.shapes[name], settings.rank_of(module), base)
                 tensor = weights.get_tensor(key)
                 if tensor.dtype not in _DTYPES:
                     raise InputError(f"{folder}: {key!r} is of type {tensor.dtype}; save the adapter as float32, float16 or bfloat16")
                 if not bool(torch.isfinite(tensor).all()):
                     raise InputError(f"{folder}: {key!r} has values that are not finite")
                 pair = parts.setdefault(module, {})
-                if match["part"] in pair:
-                    raise InputError(f"{folder}: layer {module!r} has lora_{match['part']} twice")
-                pair[match["part"]] = tensor
+                if part in pair:
+                    raise InputError(f"{folder}: layer {module!r} has lora_{part} twice")
+                pair[part] = tensor
     except (SafetensorError, OSError) as error:
         raise InputError(f"{folder / PEFT_WEIGHTS} is damaged or not a safetensors file: {error}") from error
     for module, pair in parts.items():
@@ -136,67 +127,96 @@ def read_table(folder: Path, base: ModelFiles) -> dict[str, LoraPair]:
             raise InputError(f"{folder}: layer {module!r} has only one half of its LoRA pair")
     if not parts:
         raise InputError(f"{folder / PEFT_WEIGHTS} has no weights")
-    return {f"{module}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=config.scale) for module, pair in parts.items()}
+    return {
+        f"{known[module]}.weight": LoraPair(down_RI=pair["A"], up_OR=pair["B"], scale=settings.scale_of(module))
+        for module, pair in parts.items()
+    }
 
 
-def base_shapes(base: ModelFiles) -> dict[str, tuple[int, int]]:
-    """Shapes (out, in) of the base model's two-dimensional weights by module name; reads only the files' headers."""
-    shapes: dict[str, tuple[int, int]] = {}
-    for file in base.path.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 - safe_open is not a dict
-                shape = weights.get_slice(key).get_shape()
-                if key.endswith(".weight") and len(shape) == 2 and "embed" not in key and not key.startswith("lm_head"):
-                    shapes[key.removesuffix(".weight")] = (shape[0], shape[1])
-    for name in _conv1d(base, shapes):
-        shapes[name] = shapes[name][::-1]
-    return shapes
+def base_shapes(base: ModelFiles) -> Mapping[str, tuple[int, int]]:
+    """Shapes (out, in) of the linear layers that an adapter can change, by module name."""
+    return linear_layers(base).shapes
+
+
+def covered(weights: Collection[str], base: ModelFiles) -> str:
+    """How much of the base model an adapter changes, in words."""
+    known = linear_layers(base).shapes
+    missing = sorted({name.rpartition(".")[2] for name in known if f"{name}.weight" not in weights})
+    if not missing:
+        return f"all {len(known)} linear layers"
+    return f"{len(weights)} of {len(known)} linear layers; it leaves out some or all of {', '.join(missing)}"
+
+
+def passed_over(folder: Path, base: ModelFiles) -> list[str]:
+    """What of an adapter that was read is not used, in words."""
+    with safe_open(folder / PEFT_WEIGHTS, framework="pt") as weights:
+        modules = {module for module, _ in _keys(folder, weights.keys()).values()}
+    elsewhere = [module for module in modules if _sees_no_text(module, linear_layers(base))]
+    said = [f"the setting {name!r} is not known here: it was ignored" for name in read_settings(folder).ignored]
+    if elsewhere:
+        said.append(f"{len(elsewhere)} layers are of a part that sees no text, such as images: they are left out")
+    return said
+
+
+def _sees_no_text(module: str, layers: LinearLayers) -> bool:
+    """Whether a module is of another part of the model: by its own names, or by those of other programs."""
+    return module in layers.elsewhere or (module not in layers.shapes and _OTHER_PARTS.search(module) is not None)
+
+
+def _keys(folder: Path, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Module and part (A or B) of each key. Raises `InputError` for a key of another kind."""
+    found = {}
+    for key in sorted(keys, key=lambda one: _KEY.match(one) is None):  # LoRA of the head comes before its table, which peft adds then
+        match = _KEY.match(key)
+        if match is None:
+            why = next((why for pattern, why in _OTHER_KEYS if pattern.search(key)), f"is no LoRA weight of a linear layer: {MERGE}")
+            raise InputError(f"{folder}: {key!r} {why}")
+        if _HEAD.search(match["module"]):
+            raise InputError(f"{folder}: {key!r} is LoRA of the head, which is not supported: leave it out of target_modules, or {MERGE}")
+        found[key] = (match["module"], match["part"])
+    return found
+
+
+def _names_in_base(folder: Path, modules: Collection[str], base: ModelFiles, layers: LinearLayers) -> dict[str, str]:
+    """The name of each module in the base model.
+
+    Names may differ in what precedes the layers, since an adapter of the body alone, or of a model with a part for images, has another
+    prefix: then the one prefix of the base is taken that fits all modules.
+    """
+    strangers = sorted(set(modules) - layers.shapes.keys())
+    if not strangers:
+        return {module: module for module in modules}
+    fitting = []
+    for prefix in sorted({_split(name)[0] for name in layers.shapes}):
+        renamed = {module: prefix + _split(module)[1] for module in modules}
+        if len({_split(module)[0] for module in modules}) == 1 and all(name in layers.shapes for name in renamed.values()):
+            fitting.append(renamed)
+    if len(fitting) != 1:
+        raise InputError(f"{folder}: the base model {base.name} has no layer {strangers[0]!r}: the adapter belongs to another model")
+    return fitting[0]
+
+
+def _split(module: str) -> tuple[str, str]:
+    """What precedes the layers in a module's name, and the rest: `model.` and `layers.0.mlp.up_proj`."""
+    match = _LAYER.search(module)
+    at = len(module) if match is None else match.end()
+    return module[:at], module[at:]
+
+
+def _check_shape(folder: Path, key: str, part: str, shape: list[int], features: tuple[int, int], rank: int, base: ModelFiles) -> None:
+    out_features, in_features = features
+    expected = [rank, in_features] if part == "A" else [out_features, rank]
+    if shape != expected:
+        why = f"{base.name} at rank {rank} needs {expected}"
+        own = shape[0] if part == "A" else shape[-1]
+        if len(shape) == 2 and own != rank:
+            why += "; r and rank_pattern say another rank than the tensors have"
+        raise InputError(f"{folder}: {key!r} has shape {shape}, {why}")
 
 
 def _target_modules(modules: Sequence[str], base: ModelFiles) -> list[str]:
     """Names with which PEFT finds exactly these layers: `up_proj` if all layers of that name are adapted, else full names."""
-    partly = {module.rpartition(".")[2] for module in base_shapes(base).keys() - set(modules)}
+    layers = linear_layers(base)
+    partly = {module.rpartition(".")[2] for module in (layers.shapes.keys() | layers.elsewhere) - set(modules)}
     leaves = {module: module.rpartition(".")[2] for module in modules}
     return sorted({module if leaf in partly else leaf for module, leaf in leaves.items()})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Config:
-    """What is used of PEFT's adapter_config.json."""
-
-    rank: int
-    scale: float
-
-
-def _read_config(folder: Path) -> _Config:
-    try:
-        config: Any = json.loads((folder / PEFT_CONFIG).read_text())
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} has no {PEFT_CONFIG}: it is not a PEFT adapter") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{folder / PEFT_CONFIG} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise InputError(f"{folder} is not a LoRA adapter (peft_type {config.get('peft_type') if isinstance(config, dict) else None!r})")
-    for setting in _UNSUPPORTED:
-        if config.get(setting):
-            raise InputError(f"{folder}: {setting} is not supported; train the adapter as plain LoRA")
-    if config.get("init_lora_weights", True) not in _KEEP_BASE:
-        raise InputError(
-            f"{folder}: init_lora_weights {config['init_lora_weights']!r} changes the base model's weights; convert it to plain LoRA"
-        )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
-        raise InputError(f"{folder}: rank {rank!r} is out of range (1 to {MAX_RANK})")
-    if not isinstance(alpha, int | float) or not 0 < float(alpha) < 1e6:
-        raise InputError(f"{folder}: lora_alpha {alpha!r} is out of range")
-    # rank-stabilised LoRA (Kalajdzievski 2023) divides by the root of the rank
-    return _Config(rank=rank, scale=float(alpha) / (rank**0.5 if config.get("use_rslora") else rank))
-
-
-def _conv1d(base: ModelFiles, names: Iterable[str]) -> list[str]:
-    """The modules of a model that are Conv1D, whose weights are stored as (in, out), as in GPT-2."""
-    if not any(name.endswith(_MAY_BE_CONV1D) for name in names):
-        return []
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base.path))
-    return [name for name, module in model.named_modules() if isinstance(module, Conv1D)]

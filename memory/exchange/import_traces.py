@@ -1,4 +1,4 @@
-"""Import: trajectories of other pipelines, from Parquet or JSON lines in the form of docs/store.md, for learners on given traces.
+"""Import: trajectories of other pipelines, from Parquet or JSON, in Perdure's own form or another's (docs/store.md), to learn from.
 
 They go into tables of their own (`foreign_episode`, `foreign_turn`), so that nothing that counts, samples, gates or scores our episodes
 sees them. The whole file is first checked and read into a temporary database, which locks nobody out; then one short transaction copies it,
@@ -8,6 +8,7 @@ those that did not complete, were played on held-out seeds, or had the right ans
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import os
@@ -15,15 +16,22 @@ import tempfile
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.exchange.trace_format import ForeignEpisode, Place, parse_episode
+from perdure.memory.exchange.atif_form import atif_episode
+from perdure.memory.exchange.checked_row import Place
+from perdure.memory.exchange.conversation import Unread
+from perdure.memory.exchange.foreign_records import ForeignEpisode
+from perdure.memory.exchange.openai_form import openai_episode
+from perdure.memory.exchange.sharegpt_form import sharegpt_episode
+from perdure.memory.exchange.trace_format import parse_episode
 from perdure.memory.files import MAKING, sha256_of
 from perdure.memory.json_value import Document, JsonValue, record_json, to_json
 from perdure.memory.store import Store
@@ -31,6 +39,16 @@ from perdure.memory.store import Store
 NOT_COMPLETED = "not completed"
 HELD_OUT = "held out"
 HINTED = "hinted"
+
+PERDURE = "perdure"
+"""The name of Perdure's own form."""
+READERS: Mapping[str, Callable[[JsonValue, Place, str, Unread], ForeignEpisode]] = {
+    "openai": openai_episode,
+    "atif": atif_episode,
+    "sharegpt": sharegpt_episode,
+}
+"""Readers of other forms: a row, its place, the label, and what is passed over."""
+FORMS = (PERDURE, *READERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,23 +65,25 @@ class Imported:
     """How many episodes of the file were skipped, by reason."""
     mended: int
     """Rows with half of a character (a lone surrogate) in a text: it became '?'."""
+    unread: dict[str, int]
+    """How often something in a row was passed over, by its key."""
 
     def as_json(self) -> Document:
         """The output of the command."""
         return record_json(self)
 
 
-def import_file(store: Store, path: Path, label: str) -> Imported:
-    """Import a file. Raises `InputError` with file, row and key if it is not as documented; then nothing is imported."""
+def import_file(store: Store, path: Path, label: str, form: str = PERDURE) -> Imported:
+    """Import a file of one of `FORMS`. Raises `InputError` with file, row and key if it is not as documented; then nothing is imported."""
     try:
         digest = sha256_of(path)
         known = _batch_of(store, digest)
         if known is not None:
             return known
         with _staged(store):
-            passed_over, mended = _stage(store, path)
+            counts = _stage(store, path, label, form)
             with store.write():
-                return _batch_of(store, digest) or _copy(store, path, digest, label, passed_over, mended)
+                return _batch_of(store, digest) or _copy(store, path, digest, label, counts)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}; give a file of Parquet or JSON lines") from error
 
@@ -93,13 +113,23 @@ def _staged(store: Store) -> Iterator[None]:
         store.rows("DETACH staged")
 
 
-def _stage(store: Store, path: Path) -> tuple[dict[str, int], int]:
-    """Read and check the whole file. Returns how many episodes were skipped, by reason, and how many had a text mended."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Counts:
+    """What was left out or changed."""
+
+    passed_over: dict[str, int]
+    mended: int
+    unread: dict[str, int]
+
+
+def _stage(store: Store, path: Path, label: str, form: str) -> _Counts:
+    """Read and check the whole file."""
     passed_over: Counter[str] = Counter()
+    unread: Unread = Counter()
     staged = mended = 0
     with store.read() as conn:
-        for place, document in _documents(path):
-            episode = parse_episode(document, place)
+        for place, document in _documents(path, is_lines=form == PERDURE):
+            episode = parse_episode(document, place) if form == PERDURE else READERS[form](document, place, label, unread)
             if episode.state != "completed":
                 passed_over[NOT_COMPLETED] += 1
             elif episode.purpose in ("gate", "probe"):
@@ -113,15 +143,15 @@ def _stage(store: Store, path: Path) -> tuple[dict[str, int], int]:
     if not staged:
         why = ", ".join(f"{number} {reason}" for reason, number in passed_over.items())
         raise InputError(f"{path} has no episode to learn from" + (f" ({why})" if why else "") + ": docs/store.md shows the form")
-    return dict(passed_over), mended
+    return _Counts(passed_over=dict(passed_over), mended=mended, unread=dict(unread))
 
 
 def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None:
     conn.execute(
         """
         INSERT INTO staged.new_foreign_episode
-            (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            (row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions, tools)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         (
             row,
@@ -135,13 +165,14 @@ def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None
             episode.total_reward,
             episode.success,
             episode.instructions,
+            episode.tools,
         ),
     )
     conn.executemany(
         """
         INSERT INTO staged.new_foreign_turn
-            (episode, n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            (episode, n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish, answer, continues)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         [
             (
@@ -155,28 +186,39 @@ def _insert(conn: sqlite3.Connection, row: int, episode: ForeignEpisode) -> None
                 turn.logprobs,
                 turn.reward,
                 turn.finish,
+                turn.answer,
+                int(turn.continues),
             )
             for n, turn in enumerate(episode.turns)
         ],
     )
 
 
-def _copy(store: Store, path: Path, digest: str, label: str, passed_over: dict[str, int], mended: int) -> Imported:
+def _copy(store: Store, path: Path, digest: str, label: str, counts: _Counts) -> Imported:
     """Copy the staged rows. An episode's id is its row in the file plus the largest id in use."""
     with store.write() as conn:
         (last,) = conn.execute("SELECT coalesce(max(id), 0) FROM foreign_episode").fetchone()
         sql = "INSERT INTO import_batch (path, sha256, label, imported_at) VALUES (?, ?, ?, ?) RETURNING id"
         batch = int(store.rows(sql, (str(path), digest, label, time.time()))[0]["id"])
-        columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions'
+        columns = 'row, name, environment, seed, "group", sampler, base_model, base_hash, total_reward, success, instructions, tools'
         episodes = conn.execute(
             f"INSERT INTO foreign_episode (id, batch, {columns}) SELECT ? + row, ?, {columns} FROM staged.new_foreign_episode",
             (last, batch),
         ).rowcount
-        columns = "n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish"
+        columns = "n, messages, observation, prompt_ids, action, action_ids, logprobs, reward, finish, answer, continues"
         turns = conn.execute(
             f"INSERT INTO foreign_turn (episode, {columns}) SELECT ? + episode, {columns} FROM staged.new_foreign_turn", (last,)
         ).rowcount
-    return Imported(batch=batch, label=label, new=True, episodes=episodes, turns=turns, passed_over=passed_over, mended=mended)
+    return Imported(
+        batch=batch,
+        label=label,
+        new=True,
+        episodes=episodes,
+        turns=turns,
+        passed_over=counts.passed_over,
+        mended=counts.mended,
+        unread=counts.unread,
+    )
 
 
 def _batch_of(store: Store, digest: str) -> Imported | None:
@@ -192,19 +234,31 @@ def _batch_of(store: Store, digest: str) -> Imported | None:
     if not rows:
         return None
     (row,) = rows
-    return Imported(batch=row["id"], label=row["label"], new=False, episodes=row["episodes"], turns=row["turns"], passed_over={}, mended=0)
+    return Imported(
+        batch=row["id"],
+        label=row["label"],
+        new=False,
+        episodes=row["episodes"],
+        turns=row["turns"],
+        passed_over={},
+        mended=0,
+        unread={},
+    )
 
 
-def _documents(path: Path) -> Iterator[tuple[Place, JsonValue]]:
-    """The rows of a file, each with its place. The format is told by the first bytes, not by the name."""
+def _documents(path: Path, *, is_lines: bool) -> Iterator[tuple[Place, JsonValue]]:
+    """The rows of a file, each with its place. The format is told by the first bytes, not by the name.
+
+    JSON is lines; unless `is_lines`, it may also be one list of rows, or one row that takes many lines.
+    """
     with path.open("rb") as stream:
         start = stream.read(4)
     if start == b"PAR1":
         yield from _parquet_rows(path)
         return
     try:
-        with gzip.open(path) if start[:2] == b"\x1f\x8b" else path.open("rb") as lines:
-            yield from _json_rows(path, lines)
+        with cast(IO[bytes], gzip.open(path)) if start[:2] == b"\x1f\x8b" else path.open("rb") as lines:
+            yield from _json_rows(path, lines) if is_lines or not _is_whole(lines) else _rows_of_whole(path, lines.read())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path} is a damaged gzip file ({_first_line(error)}): make it again") from error
 
@@ -221,6 +275,21 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Place, JsonValue]]:
                     yield Place(file=path, row=row), document
     except (OSError, ValueError) as error:  # Arrow raises these
         raise InputError(f"{path} is damaged or not a Parquet file, after row {row}: {_first_line(error)}") from error
+
+
+def _is_whole(lines: IO[bytes]) -> bool:
+    """Whether a file is one JSON value: a list, or an object over many lines. Leaves the file at its start."""
+    filled = (line.removeprefix(codecs.BOM_UTF8).strip() for line in lines if line.strip())
+    first, second = next(filled, b""), next(filled, b"")
+    lines.seek(0)
+    return first.startswith(b"[") or first == b"{" or (first.startswith(b"{") and second.startswith(b'"'))
+
+
+def _rows_of_whole(path: Path, content: bytes) -> Iterator[tuple[Place, JsonValue]]:
+    place = Place(file=path, row=1)
+    whole = _parse_line(content, place)
+    for row, document in enumerate(whole if isinstance(whole, list) else [whole], start=1):
+        yield Place(file=path, row=row, mended=b"\\u" in content and not _is_utf8(document)), document
 
 
 def _json_rows(path: Path, lines: Iterable[bytes]) -> Iterator[tuple[Place, JsonValue]]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
 from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import JsonObject, to_json
 from perdure.memory.records import Episode
 from perdure.memory.store import Params, Store, reading_row
 from perdure.memory.trajectories.episodes import episodes_by_id
 
-Role = Literal["system", "user", "assistant"]
-
+_TEXTS = ("reasoning_content", "tool_call_id", "name")
+"""Keys of a stored message that are texts, if it has them."""
 AT_A_TIME = 256
 """Episodes read at once."""
 MOST = 20_000
@@ -50,18 +50,22 @@ class ForeignTrace:
     turns: tuple[ForeignExchange, ...]
     instructions: str | None = None
     """The system message of its task; None: that of the environment."""
+    tools: tuple[JsonObject, ...] = ()
+    """The tools that it could call, in the shape of OpenAI's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignExchange:
     """One prompt and its answer: ids, texts or both."""
 
-    messages: tuple[tuple[Role, str], ...] | None
-    """Role and text of the conversation before the answer."""
+    messages: tuple[JsonObject, ...] | None
+    """The whole conversation before the answer, in the shape of OpenAI's messages (`exchange/conversation.py`)."""
     observation: str | None
     prompt_ids: tuple[int, ...] | None
     action: str | None
     action_ids: tuple[int, ...] | None
+    answer: JsonObject | None = None
+    """The answer as a message; None if its text or tokens are all of it."""
 
 
 def live_traces(store: Store, environments: Sequence[str], staleness: int, *, job: int | None = None) -> Iterator[Trace]:
@@ -151,7 +155,8 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     turns: dict[int, list[ForeignExchange]] = {row["id"]: [] for row in rows}
     sql = "SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
     for row in store.rows(sql, (to_json(list(turns)),)):
-        turns[row["episode"]].append(_exchange(row))
+        earlier = turns[row["episode"]]
+        earlier.append(_exchange(row, earlier[-1] if row["continues"] else None))
     return [
         ForeignTrace(
             id=row["id"],
@@ -163,6 +168,7 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
             total_reward=row["total_reward"],
             turns=tuple(turns[row["id"]]),
             instructions=row["instructions"],
+            tools=_tools(row),
         )
         for row in rows
     ]
@@ -189,13 +195,36 @@ def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Itera
             yield Trace(episode=episode, staleness=behind[episode.id])
 
 
-def _exchange(row: Any) -> ForeignExchange:
+def _exchange(row: Any, before: ForeignExchange | None) -> ForeignExchange:
+    """One turn; `before` is the turn that it continues, whose messages and answer come first."""
     with reading_row(f"imported episode {row['episode']}"):
-        messages = None if row["messages"] is None else tuple((one["role"], one["content"]) for one in json.loads(row["messages"]))
+        messages = None if row["messages"] is None else tuple(map(_stored_message, json.loads(row["messages"])))
+        if messages is not None and before is not None:
+            said = before.answer or {"role": "assistant", "content": before.action}
+            messages = (*(before.messages or ()), said, *messages)
         return ForeignExchange(
             messages=messages,
             observation=row["observation"],
             prompt_ids=None if row["prompt_ids"] is None else unpack_ids(row["prompt_ids"]),
             action=row["action"],
             action_ids=None if row["action_ids"] is None else unpack_ids(row["action_ids"]),
+            answer=None if row["answer"] is None else _stored_message(json.loads(row["answer"])),
         )
+
+
+def _stored_message(message: Any) -> JsonObject:
+    """A message of the store (`exchange/conversation.py`), if it has that form; `TypeError` or `LookupError` otherwise."""
+    texts = [message["role"], message["content"], *(message[key] for key in _TEXTS if key in message)]
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    texts += [function["name"] for function in functions]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(function["arguments"], dict) for function in functions):
+        raise TypeError("a message of another form")
+    return cast(JsonObject, message)
+
+
+def _tools(row: Any) -> tuple[JsonObject, ...]:
+    with reading_row(f"imported episode {row['id']}"):
+        tools = () if row["tools"] is None else tuple(json.loads(row["tools"]))
+        if not all(isinstance(tool["function"]["name"], str) for tool in tools):
+            raise TypeError("a tool of another form")
+    return tools

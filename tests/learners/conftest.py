@@ -106,7 +106,7 @@ def plain_of(trainee: Trainee) -> Plain:
         for name, pair in trainee.trained.below.items():
             model.get_parameter(name).data = merge(model.get_parameter(name).data, pair)
         return with_weights(model, trainee.trained.above)
-    trained = dict(trainee.model.net.named_parameters())
+    trained = {name: trainee.model.as_on_disk(name, parameter) for name, parameter in trainee.model.net.named_parameters()}
     return lambda input_ids: functional_call(model, trained, kwargs={"input_ids": input_ids})
 
 

@@ -30,7 +30,7 @@ KEYS = {
     "event": "id kind subject message happened",
     "finding": "level rule subject message",
     "export": "path episodes turns size_bytes",
-    "import": "batch label new episodes turns passed_over mended",
+    "import": "batch label new episodes turns passed_over mended unread",
     "backup": "path size_bytes episodes turns versions lacks",
     "prune": "episodes turns kept archives freed_bytes",
 }

@@ -43,6 +43,8 @@ def test_the_base_model_serves_first(store: Store) -> None:
     assert (first.name, first.parent, first.path, first.hash, first.state) == ("v0", None, None, "hash-of-tiny", "serving")
     assert versions.add_initial(store, "tiny", "hash-of-tiny") == first
     assert [move.kind for move in versions.moves(store)] == ["initial"]
+    with pytest.raises(InputError, match=r"began with other files of 'tiny' \(hash hash-of-tiny, now other\): restore them"):
+        versions.add_initial(store, "tiny", "other")
     with pytest.raises(InputError, match="belong to the model 'tiny', not to 'large'"):
         versions.add_initial(store, "large", "hash-of-large")
 

@@ -277,3 +277,17 @@ def test_all_but_pruning_works_beside_a_daemon_that_writes(perdure: Call, tmp_pa
     assert len(exported) >= 400
     assert all([len(turn["prompt_ids"]) for turn in turns] == [200, 203, 206] for turns in exported)
     assert len(Path("e.jsonl").read_text().splitlines()) >= 400
+
+
+def test_traces_of_an_agent_come_in_by_their_form(perdure: Call, home: Path) -> None:
+    golden = Path(__file__).resolve().parents[2] / "memory" / "golden"
+    came = json.loads(perdure("store", "import", str(golden / "openai.jsonl"), "--form", "openai", "--label", "agent").out)
+    assert (came["label"], came["episodes"], came["turns"]) == ("agent", 6, 9)
+    said = perdure("store", "import", str(golden / "sharegpt.json"), "--form", "sharegpt", "--table").out
+    assert said == "Batch 2 (sharegpt): 4 episodes, 7 turns.\nPassed over: source (1).\n"
+    wrong = perdure("store", "import", str(golden / "atif.json"), "--form", "openai")
+    assert wrong.code == 2
+    assert "atif.json, row 1, messages: is missing: a row is {'messages': [...]}, with 'tools' if there are any" in wrong.err
+    lines = perdure("store", "import", str(golden / "atif.json"))
+    assert lines.code == 2
+    assert "is not JSON" in lines.err

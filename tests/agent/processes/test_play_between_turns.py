@@ -192,3 +192,14 @@ def test_it_says_what_it_plays(store: Store) -> None:
     said: list[tuple[str, str | None]] = []
     play(store, Model(before=lambda n: said.extend((one.state, one.detail) for one in processes(store))))
     assert said[0] == ("playing", "with v0, up to 8 episodes at once; tasks so far: 1")
+
+
+def test_it_says_if_turns_are_separate_sequences(store: Store) -> None:
+    class SeparateChat(ByteChat):
+        separate = True
+
+    add_tasks(store, WALK, range(2), 2, "stream", "all")
+    said: list[str] = []
+    model = Model(before=lambda n: said.extend(one.detail or "" for one in processes(store)), chat=SeparateChat())
+    play(store, model)
+    assert said[0] == "with v0, up to 8 episodes at once; each turn is a sequence of its own; tasks so far: 1"

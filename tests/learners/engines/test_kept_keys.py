@@ -7,7 +7,7 @@ import torch
 from tests.learners.conftest import branches, copied, engine_of, merged_logprobs, random_adapter, trainee_of
 
 from perdure.envs.policy import Ids, Request
-from perdure.learners.engines.transformers_engine import MOST_NODES, MOST_TREES, TransformersEngine
+from perdure.learners.engines.transformers_engine import MOST_KEPT, MOST_NODES, TransformersEngine
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.records import Sampler, StepRef, VersionRef
@@ -55,7 +55,7 @@ def test_what_was_computed_is_forgotten_with_its_weights(files: ModelFiles, even
     engine, weights = loaded(files), adapter(files)
     prompts, whole = turn(engine, BASE, {}, opening())
     if event == "other samplers":
-        for n in range(MOST_TREES):
+        for n in range(MOST_KEPT):
             engine.load(StepRef(1, n), weights)
             turn(engine, StepRef(1, n), weights, opening())
     elif event == "other weights":
@@ -69,7 +69,7 @@ def test_what_was_computed_is_forgotten_with_its_weights(files: ModelFiles, even
 
 def test_samplers_that_are_asked_in_turn_each_keep_what_was_computed(files: ModelFiles) -> None:
     engine = loaded(files)
-    weights: dict[Sampler, Weights] = {BASE: {}} | {StepRef(1, n): adapter(files) for n in range(1, MOST_TREES)}
+    weights: dict[Sampler, Weights] = {BASE: {}} | {StepRef(1, n): adapter(files) for n in range(1, MOST_KEPT)}
     for sampler in list(weights)[1:]:
         engine.load(sampler, weights[sampler])
     prompts = dict.fromkeys(weights, opening())

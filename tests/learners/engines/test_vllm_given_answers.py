@@ -47,7 +47,7 @@ def test_log_probs_of_given_answers_are_read_from_those_of_the_prompt(engine: Vl
     assert speaker.calls.count("/v1/completions") == 1 + 4
     engine.load(STEP, {"model.layers.0.mlp.up_proj.weight": PAIR})
     speaker.adapters.clear()
-    assert engine.logprobs(STEP, GIVEN) == [(-1.0, -2.0), (-0.25,)], "a lost adapter is loaded once more"
+    assert engine.logprobs(STEP, GIVEN) == [(-1.125, -2.125), (-0.375,)], "a lost adapter is loaded once more"
 
 
 WRONG_GIVEN: dict[str, tuple[Change, str]] = {

@@ -34,6 +34,8 @@ class Speaker:
     asleep: bool = False
     status: int = 200
     """Of completions."""
+    effect: float = 0.125
+    """How much less likely each given token is under an adapter than under the base model."""
     leaves_after: int | None = None
     """Requests after which it closes every connection without an answer."""
 
@@ -98,6 +100,7 @@ class Speaker:
             return 404
         time.sleep(self.hangs_s)
         n = asked["max_tokens"]
+        effect = 0.0 if asked["model"] == self.base else self.effect
         choices = [
             {
                 "index": i,
@@ -105,7 +108,7 @@ class Speaker:
                 "token_ids": [7] * n,
                 "logprobs": {"token_logprobs": [-0.5] * n},
                 "finish_reason": "length",
-                "prompt_logprobs": [None, *({str(token): {"logprob": -0.25 * token, "rank": 1}} for token in prompt[1:])]
+                "prompt_logprobs": [None, *({str(token): {"logprob": -0.25 * token - effect, "rank": 1}} for token in prompt[1:])]
                 if "prompt_logprobs" in asked
                 else None,
             }

@@ -155,18 +155,20 @@ def test_a_gradient_through_another_adapter_than_that_of_the_forward_pass_is_an_
         hidden.sum().backward()
 
 
+@pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("width", [1, 3, 8, 128])
-def test_attention_by_blocks_has_the_values_and_gradients_of_a_dense_mask(width: int) -> None:
+def test_attention_by_blocks_has_the_values_and_gradients_of_a_dense_mask(width: int, window: int | None) -> None:
     generator = torch.Generator().manual_seed(width)
     draws = [torch.randint(0, 3, (n,), generator=generator).tolist() for n in (9, 4, 12, 1, 7, 12, 5, 30)]
     tree = build_tree([*draws, draws[2] + draws[4], draws[2] + draws[0]])
     nodes, H, Q, D = len(tree.ids), 2, 3, 4
     query, key, value = (torch.randn(heads, nodes, D, generator=generator, requires_grad=True) for heads in (H * Q, H, H))
-    read = block_attention(query, key, value, tree_blocks(tree.parents, torch.device("cpu"), width), 0.6, torch.float32)
+    blocks = tree_blocks(tree.parents, torch.device("cpu"), width).within(window)
+    read = block_attention(query, key, value, blocks, 0.6, torch.float32)
     seen = torch.zeros(nodes, nodes, dtype=torch.bool)
     for path in tree.paths:
         for n, node in enumerate(path):
-            seen[node, path[: n + 1]] = True
+            seen[node, path[max(0, n + 1 - (window or n + 1)) : n + 1]] = True
     keys, values = key.repeat_interleave(Q, 0), value.repeat_interleave(Q, 0)
     share = (query @ keys.mT * 0.6).masked_fill(~seen, -math.inf).softmax(-1)
     expected = (share @ values).transpose(0, 1)

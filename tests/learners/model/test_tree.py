@@ -8,6 +8,7 @@ import pytest
 import torch
 from tests.learners.conftest import branches, plain_model
 from transformers import (
+    BloomConfig,
     Gemma2Config,
     Gemma3TextConfig,
     Lfm2Config,
@@ -19,7 +20,8 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from perdure.learners.model.tree import build_tree, context_of, pack
+from perdure.learners.model.architecture import Architecture, architecture_of
+from perdure.learners.model.tree import build_tree, pack
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
 
@@ -104,29 +106,49 @@ def test_packing_counts_shared_tokens_once() -> None:
     assert pack([], 10) == []
 
 
+def test_packing_by_rows_counts_each_row(files: ModelFiles) -> None:
+    shared = tuple(range(100))
+    items = [[(*shared, 200 + k), (*shared, 200 + k, 5)] for k in range(20)]
+    assert len(pack(items, 204, by_rows=True)) == 10
+    assert len(pack(items, 203, by_rows=True)) == 20
+
+
 @pytest.mark.parametrize(
-    ("config", "tokens"),
+    ("config", "window"),
     [
-        (LlamaConfig(max_position_embeddings=512), 512),
+        (LlamaConfig(max_position_embeddings=512), None),
         (MistralConfig(max_position_embeddings=512, sliding_window=64), 64),
-        (MistralConfig(max_position_embeddings=512, sliding_window=None), 512),
+        (MistralConfig(max_position_embeddings=512, sliding_window=None), None),
         (Gemma3TextConfig(max_position_embeddings=512, sliding_window=64), 64),
-        (Qwen2Config(max_position_embeddings=512, sliding_window=64, use_sliding_window=False), 512),
+        (Qwen2Config(max_position_embeddings=512, sliding_window=64, use_sliding_window=False), None),
     ],
 )
-def test_a_tree_reaches_as_far_as_attention_is_plain(config: PretrainedConfig, tokens: int) -> None:
-    assert context_of(config) == tokens
+def test_a_tree_computes_windows(config: PretrainedConfig, window: int | None) -> None:
+    assert architecture_of(config) == Architecture(context_limit=512, window=window, rows_because="")
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters", "names"),
+    [
+        (Gemma2Config(attn_logit_softcapping=50.0), [], "capped attention logits"),
+        (Qwen3NextConfig(), [], "linear_attention"),
+        (Lfm2Config(layer_types=["conv", "full_attention"], num_hidden_layers=2), [], "conv"),
+        (LlamaConfig(), ["layers.0.self_attn.sinks"], "attention sinks"),
+    ],
+)
+def test_a_model_that_does_more_than_attend_is_computed_by_rows(config: PretrainedConfig, parameters: list[str], names: str) -> None:
+    assert architecture_of(config, parameters).rows_because == names
+
+
+def test_positions_that_change_with_the_length_are_used_before_they_change() -> None:
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 128}
+    assert architecture_of(LlamaConfig(max_position_embeddings=512, rope_parameters=rope)).context_limit == 128
 
 
 @pytest.mark.parametrize(
     ("config", "names"),
-    [
-        (Gemma2Config(attn_logit_softcapping=50.0), "gemma2 model has capped attention logits"),
-        (Qwen3NextConfig(), "qwen3_next model has linear_attention"),
-        (Lfm2Config(layer_types=["conv", "full_attention"], num_hidden_layers=2), "lfm2 model has conv"),
-        (MambaConfig(), "mamba model has no attention"),
-    ],
+    [(MambaConfig(), "a mamba model has no attention"), (BloomConfig(), "this bloom model does not say how long a sequence may be")],
 )
-def test_a_model_that_does_more_than_attend_is_refused(config: PretrainedConfig, names: str) -> None:
+def test_what_neither_trees_nor_rows_can_compute_is_refused(config: PretrainedConfig, names: str) -> None:
     with pytest.raises(InputError, match=names):
-        context_of(config)
+        architecture_of(config)

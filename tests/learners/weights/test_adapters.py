@@ -226,7 +226,7 @@ def test_a_good_foreign_adapter_is_read(foreign: Path, llama: ModelFiles, traine
         ({"peft_type": "LOHA"}, "peft_type 'LOHA'"),
         ({"use_dora": True}, "use_dora"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"alpha_pattern": {"q_proj": 0}}, "alpha_pattern"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"layer_replication": [[0, 1], [0, 1]]}, "layer_replication"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),

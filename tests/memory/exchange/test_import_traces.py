@@ -55,7 +55,8 @@ def test_the_example_in_the_documentation_comes_in(store: Store, tmp_path: Path)
     (example,) = re.findall(r"^```json\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "traces.jsonl").write_text(example)
     came = import_file(store, tmp_path / "traces.jsonl", "the docs")
-    assert came.as_json() == {"batch": 1, "label": "the docs", "new": True, "episodes": 3, "turns": 3, "passed_over": {}, "mended": 0}
+    counts = {"episodes": 3, "turns": 3, "passed_over": {}, "mended": 0, "unread": {}}
+    assert came.as_json() == {"batch": 1, "label": "the docs", "new": True, **counts}
     listed = store.rows('SELECT label, row, name, environment, "group", sampler, total_reward, success, turns FROM foreign_list')
     assert [tuple(row) for row in listed] == [
         ("the docs", 1, None, "support-desk", None, None, 1.0, None, 1),
@@ -140,8 +141,9 @@ BAD: list[tuple[Any, str]] = [
     (with_turn(finish="eos"), r"row 2, turns\[0\].finish: is 'eos'"),
     (with_turn(messages=[]), r"row 2, turns\[0\].messages: is empty or ends with an answer"),
     (with_turn(messages=[{"role": "assistant", "content": "2"}]), r"messages: is empty or ends with an answer"),
-    (with_turn(messages=[{"role": "tool", "content": "2"}]), r"row 2, turns\[0\].messages\[0\].role: is 'tool'"),
-    (with_turn(messages=[{"role": "user"}]), r"row 2, turns\[0\].messages\[0\]: needs role and content"),
+    (with_turn(messages=[{"role": "judge", "content": "2"}]), r"row 2, turns\[0\].messages\[0\].role: is 'judge'"),
+    (with_turn(messages=[{"role": "tool", "content": "2"}]), r"row 2, turns\[0\].messages\[0\]: answers no call"),
+    (with_turn(messages=[{"role": "user"}]), r"row 2, turns\[0\].messages\[0\].content: is missing"),
     (with_turn(messages="1 + 1?"), r"row 2, turns\[0\].messages: is a text, not a list"),
 ]
 

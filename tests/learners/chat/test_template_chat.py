@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from perdure.agent.home import cache_dir
 from perdure.envs.policy import Message
-from perdure.learners.engines.chat import TemplateChat
+from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError
 
@@ -174,6 +174,8 @@ def test_a_tokenizer_without_a_template_is_refused(tokenizer: PreTrainedTokenize
 
 
 def test_a_model_without_an_end_of_turn_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert TemplateChat(tokenizer, frozenset()).stop_ids == {tokenizer.eos_token_id}  # the template names one
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
     with pytest.raises(InputError, match="eos_token_id"):
         TemplateChat(tokenizer, frozenset())
 

@@ -1,0 +1,93 @@
+"""The section [chat]: what `perdure doctor` says of a model's template, and the date of a home."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.learners.chat.families import tokenizer_for
+from tests.tiny_models import tiny_llama
+
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
+from perdure.agent.doctor import Check, chat_checks
+from perdure.agent.processes.open_engine import chat_settings
+from perdure.memory import environments, jobs, versions
+from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.processes import home_began
+from perdure.memory.store import create_store
+
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>"
+    "{% endif %}{% endif %}{# <answer> </answer> {{ x }} #}"
+)
+DATED = "{{ strftime_now('%d %b %Y') }}\n"
+REWRITES = "{{ messages | length }}" + THINKS
+
+
+def chat_check(tmp_path: Path, template: str | None, section: str = "") -> Check:
+    folder = tiny_llama(tmp_path / "model")
+    tokenizer = tokenizer_for(template or THINKS)
+    tokenizer.save_pretrained(folder)
+    if template is None:
+        (folder / "chat_template.jinja").unlink()
+    file = tmp_path / "perdure.toml"
+    file.write_text(f"model = {json.dumps(str(folder))}\n[chat]\n{section}")
+    (check,) = chat_checks(tmp_path / "home", load_config(file))
+    return check
+
+
+def test_doctor_says_what_differs_by_choice(tmp_path: Path) -> None:
+    check = chat_check(tmp_path, DATED + THINKS)
+    assert check.level == "ok"
+    for said in (
+        "'keep' leaves them as they were sampled",
+        "what follows </think>",
+        "do not see <answer>, </answer>",
+        "the date: it stays",
+    ):
+        assert said in check.found
+
+
+def test_doctor_says_what_was_chosen(tmp_path: Path) -> None:
+    section = "thoughts = 'drop'\ntemplate_options = { enable_thinking = false }\nshow_special = ['<answer>', '</answer>']\n"
+    check = chat_check(tmp_path, THINKS, section)
+    assert (check.level, check.found) == (
+        "ok",
+        "the tokens that the model's template gives; thoughts = 'drop': each turn is a sequence of its own, made anew from the texts; "
+        "the text of an answer is what follows </think>",
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "section", "found"),
+    [
+        (None, "", "no chat template"),
+        (REWRITES, "", "does not keep its prefix"),
+        ("{{ raise_exception('only with tools') }}", "", "does not accept a conversation of user: only with tools"),
+        (THINKS, "template_options = { enable_thinkin = true }", "did you mean enable_thinking"),
+        (THINKS, "show_special = ['<reply>']", "'<reply>', which is no token of its own"),
+    ],
+)
+def test_doctor_refuses_what_an_engine_would(tmp_path: Path, template: str | None, section: str, found: str) -> None:
+    check = chat_check(tmp_path, template, section)
+    assert check.level == "error"
+    assert found in check.found
+    assert check.remedy
+
+
+def test_a_home_began_with_the_first_thing_in_it(tmp_path: Path) -> None:
+    with create_store(tmp_path / "home") as store:
+        before = datetime.now(UTC).timestamp()
+        assert home_began(store) >= before
+        environments.register(store, "perdure:add")
+        began = home_began(store)
+        versions.add_initial(store, "m", "0" * 64)
+        jobs.add_job(store, "k", ["perdure:add"], LearnOrder(learner="grpo", options={}, start=None))
+        assert home_began(store) == began
+        settings = chat_settings(Config(), began)
+        assert settings.date == datetime.fromtimestamp(began, UTC)
+        assert (settings.thoughts, dict(settings.template_options), settings.show_special) == ("keep", {}, ())
