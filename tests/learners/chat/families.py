@@ -1,9 +1,9 @@
 """Chat templates and tokenizers of the model families, in the shape of the real ones: the same control words with the same flags, the same
 way to put spaces before texts, a small vocabulary.
 
-Templates of the wheel of TRL are read from it, if it is installed. Those that it does not have are written here from their public
-descriptions: SmolLM2 (ChatML), SmolLM3 (a system block with metadata, `/think`), Mistral ([INST], a space before each answer), Phi-4-mini
-(no line breaks), Granite (role marks, a date).
+Templates of TRL are in `fixtures`, unchanged. Those that it does not have are written here from their public descriptions: SmolLM2
+(ChatML), SmolLM3 (a system block with metadata, `/think`), Mistral ([INST], a space before each answer), Phi-4-mini (no line breaks),
+Granite (role marks, a date).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -113,11 +112,9 @@ FAMILIES = {
 
 
 def trl_templates() -> dict[str, str]:
-    """The chat templates in TRL's wheel, without those for its own training; empty if it is not installed."""
-    found = find_spec("trl")
-    folder = Path(found.origin or "").parent / "chat_templates" if found is not None else Path()
-    files = sorted(folder.glob("*.jinja")) if found is not None else []
-    return {file.stem: file.read_text() for file in files if not file.stem.endswith("_training")}
+    """The chat templates in TRL's wheel, without those for its own training."""
+    folder = Path(__file__).parent / "fixtures" / "trl-1.16.0"
+    return {file.stem: file.read_text() for file in sorted(folder.glob("*.jinja"))}
 
 
 def control_words(template: str) -> list[str]:
@@ -128,14 +125,10 @@ def control_words(template: str) -> list[str]:
 
 @cache
 def family_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of one of `FAMILIES`, with its template. Raises `KeyError` if it is TRL's and that is not installed."""
+    """The tokenizer of one of `FAMILIES`, with its template."""
     family = FAMILIES[name]
     template = family.template if "{" in family.template else trl_templates()[family.template]
     return tokenizer_for(template, kind=family.kind, end=family.end, begin=family.begin, swallows=family.swallows)
-
-
-def needs_trl(name: str) -> bool:
-    return "{" not in FAMILIES[name].template
 
 
 def tokenizer_for(

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from tests.learners.chat.families import FAMILIES, family_tokenizer, needs_trl, trl_templates
+from tests.learners.chat.families import FAMILIES, family_tokenizer
 from tests.learners.chat.said import of_template, scaffolding
 from transformers import PreTrainedTokenizerFast
 
@@ -47,8 +47,6 @@ EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 
 @cache
 def chat_of(family: str) -> tuple[TemplateChat, PreTrainedTokenizerFast]:
-    if needs_trl(family) and not trl_templates():
-        pytest.skip("its template is in the wheel of TRL: pip install --no-deps trl==1.16.0")
     tokenizer = family_tokenizer(family)
     return TemplateChat(tokenizer, frozenset({tokenizer.eos_token_id}), SETTINGS), tokenizer
 

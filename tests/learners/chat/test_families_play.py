@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.families import family
-from tests.learners.chat.families import family_tokenizer, needs_trl, trl_templates
+from tests.learners.chat.families import family_tokenizer
 from tests.learners.chat.said import of_template, scaffolding
 from tests.learners.home import EASY, Learner
 from transformers import AutoTokenizer
@@ -38,8 +38,6 @@ NAMES = (
 @pytest.mark.parametrize("thoughts", ["keep", "drop"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_family_plays_learns_and_serves_by_its_own_template(name: str, thoughts: Thoughts, tmp_path: Path) -> None:
-    if needs_trl(name) and not trl_templates():
-        pytest.skip("its template is in the wheel of TRL: pip install --no-deps trl==1.16.0")
     folder = family(LAYERS.get(name, name), tmp_path / "model", tokenizer=family_tokenizer(name))
     tokenizer = AutoTokenizer.from_pretrained(folder)  # of the family's own class, if transformers has one
     files = resolve_model(str(folder), folder, print)

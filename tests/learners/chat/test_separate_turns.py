@@ -3,6 +3,7 @@ does not accept ends one episode."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,24 @@ from perdure.envs.rollout import conversation, play
 from perdure.learners.batches import lesson, turns_of
 from perdure.learners.chat.chat_settings import ChatSettings
 from perdure.learners.engines.transformers_engine import TransformersEngine
+from perdure.learners.loops.foreign_lessons import foreign_lessons
 from perdure.learners.loops.hints import retold
 from perdure.learners.loops.sft import tokens_of
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError
+from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Episode, Lease, VersionRef
 from perdure.memory.store import create_store
 from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.traces import foreign_traces
 from perdure.memory.upkeep.integrity import check
 
 SERVING = VersionRef("v0")
 TWO = "py:tests.learners.easy:Starts?letters=abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ&rounds=2"
+
+TELLS = TWO.replace("Starts", "Tells")
+"""The same with a system message for each task."""
 
 
 class SeparateChat(ByteChat):
@@ -111,3 +118,29 @@ def test_demonstrations_and_hinted_episodes_are_separate_too(dropping: Learner) 
     row = dropping.store.rows("SELECT id FROM episode WHERE state = 'completed' AND turns = 2 LIMIT 1")[0]
     episode = get_episode(dropping.store, row["id"])
     assert retold(job, environment, episode) == turns_of(episode)
+
+
+def test_each_separate_turn_has_the_system_message_of_its_task(dropping: Learner, tmp_path: Path) -> None:
+    job = dropping.job([TELLS], samples=4)
+    chat, environment = dropping.engine.chat, job.environments.targets[0]
+    shown = [("first?", "a1"), ("second?", "b2")]
+    wanted = [chat.prompt(conversation(environment, shown[:n], shown[n][0], "Task 5.")) for n in range(2)]
+    assert wanted[1] != chat.prompt(conversation(environment, shown[:1], shown[1][0]))
+    assert [prompt for prompt, _ in tokens_of(chat, environment, shown, "Task 5.")] == wanted
+    dropping.play_live(TELLS, 2)
+    rows = dropping.store.rows("SELECT id FROM episode WHERE state = 'completed' AND turns = 2")
+    assert rows
+    for row in rows:
+        episode = get_episode(dropping.store, row["id"])
+        assert episode.instructions == f"Task {episode.seed}."
+        said = [(turn.observation, turn.action) for turn in episode.turns]
+        for n, turn in enumerate(episode.turns):
+            assert turn.prompt_ids == chat.prompt(conversation(environment, said[:n], turn.observation, episode.instructions))
+        assert retold(job, environment, episode) == turns_of(episode)
+    elsewhere = {"environment": "elsewhere", "instructions": "Task 5.", "turns": [{"observation": o, "action": a} for o, a in shown]}
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(elsewhere | {"environment": name}) + "\n" for name in (TELLS, "elsewhere")))
+    import_file(dropping.store, tmp_path / "traces.jsonl", "others")
+    other, ours = (lesson.turns for lesson in foreign_lessons(job, foreign_traces(dropping.store, "others")))
+    assert [prompt for prompt, _ in ours] == wanted
+    said_there = [Message(role="system", text="Task 5."), Message(role="user", text="first?"), Message(role="assistant", text="a1")]
+    assert other[1][0] == chat.prompt([*said_there, Message(role="user", text="second?")])

@@ -11,10 +11,10 @@ from perdure.envs.policy import Message
 from perdure.envs.registry import load_here as load
 from perdure.envs.rollout import opening
 from perdure.learners.batches import turns_of
+from perdure.learners.loops.foreign_lessons import foreign_lessons
 from perdure.learners.loops.hints import answers_in_own_words, solved
 from perdure.learners.loops.sdft import teaching
 from perdure.learners.loops.sft import demonstrations
-from perdure.learners.loops.trace_sft import _foreign
 from perdure.learners.sampling.batch_sampling import sample, task_seed
 from perdure.memory.exchange.export import export
 from perdure.memory.exchange.import_traces import import_file
@@ -83,7 +83,7 @@ def test_an_export_that_is_imported_elsewhere_is_learned_under_it(llama_learner:
     document |= {"base_model": "another", "purpose": "learn"}
     (tmp_path / "edited.jsonl").write_text(json.dumps(document) + "\n" + json.dumps({**document, "environment": "elsewhere"}) + "\n")
     import_file(llama_learner.store, tmp_path / "edited.jsonl", "others")
-    elsewhere, here = (_foreign(job, trace).turns[0][0] for trace in foreign_traces(llama_learner.store, "others"))
+    elsewhere, here = (lesson.turns[0][0] for lesson in foreign_lessons(job, foreign_traces(llama_learner.store, "others")))
     observation = episode.turns[0].observation
     assert here == chat.prompt(opening(load(TELLS), observation, f"Task {episode.seed}."))
     assert elsewhere == chat.prompt([Message(role="system", text=f"Task {episode.seed}."), Message(role="user", text=observation)])
