@@ -1,8 +1,9 @@
 """Migrations: an older store is brought to the newest schema, with all that is in it, or stays as it was.
 
 The last migration here is invented. `fixtures/development.sql` is a store that the last development version made; `fixtures/schema-1.sql`
-and those of later schemas have a few rows of everything, as the last program with that schema wrote them. `fixtures/home-3.tar.gz` is a
-whole home as that of schema 3 left it: filled by `tests/memory/everything.py:fill`, then pruned, with the files of versions and an archive.
+and those of later schemas have a few rows of everything, as the last program with that schema wrote them (none had schema 4).
+`fixtures/home-3.tar.gz` is a whole home as that of schema 3 left it: filled by `tests/memory/everything.py:fill`, then pruned, with the
+files of versions and an archive.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests
 from perdure.memory.trajectories.episodes import counts, get_episode, list_episodes, success_rates
 from perdure.memory.trajectories.rewards import rewards_of
+from perdure.memory.trajectories.traces import foreign_traces
 from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, archived_ids, archives, prune
 
@@ -72,6 +74,7 @@ def contents(store: Store) -> dict[str, object]:
         "counts": counts(store),
         "processes": [(row.name, row.pid, row.state, row.detail) for row in processes.processes(store)],
         "events": [(row.kind, row.subject, row.message) for row in processes.events(store)],
+        "imports": foreign_traces(store, "another pipeline"),
         "rewards": {row.id: given for row in listed if (given := rewards_of(store, row.id))},
         "device": processes.device_owner(store, CLOCK),
         "precision": processes.precision_for(store, "cpu", lambda: "measured again"),
@@ -101,7 +104,7 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
             older(home)
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 5, 6])
 def test_a_home_of_an_older_schema_comes_to_todays_with_all_that_is_in_it(tmp_path: Path, schema: int) -> None:
     home, fresh = tmp_path / "home", tmp_path / "fresh"
     home.mkdir()
@@ -118,6 +121,9 @@ def test_a_home_of_an_older_schema_comes_to_todays_with_all_that_is_in_it(tmp_pa
         assert known_dev_scores(store, 1.0) == ({(ADD, "v0"): DEV_SCORES} if schema > 1 else {})
         assert watches.watches(store, "v1") == ([WATCH] if schema > 1 else [])
         assert (panel_scores(store, "v0"), panel_scores(newer, "v0")) == (PANEL_SCORES if schema > 2 else {}, PANEL_SCORES)
+        if schema == 6:
+            (told,) = foreign_traces(store, "told")
+            assert (told.instructions, told.turns[0].action) == ("Task 5.", "2")
         lease = leased_job(store, "panel", PanelOrder())
         keep_panel_scores(store, lease, "v0", PANEL_SCORES.items())
         assert panel_scores(store, "v0") == PANEL_SCORES
@@ -151,6 +157,18 @@ def test_a_whole_home_of_the_last_schema_without_digests_comes_to_todays(home_3:
                 found = [(one.rule, one.subject) for one in check(store, CLOCK) if one.level == "error"]
                 assert found == [("digests", f"episode {episode}")], "its digest covers its turns"
                 raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("schema", range(4, len(MIGRATIONS)))
+def test_a_whole_home_may_stop_at_each_schema_on_its_way(home_3: Path, tmp_path: Path, schema: int) -> None:
+    create_store(home_3, MIGRATIONS[:schema]).close()
+    with pytest.raises(RuntimeFailure, match=f"has schema {schema}, this program needs {len(MIGRATIONS)}"):
+        open_store(home_3)
+    with create_store(home_3) as store, create_store(tmp_path / "fresh") as newer:
+        fill(newer)
+        prune(newer, KEPT, lambda line: None)
+        assert contents(store) == contents(newer)
+        assert check(store, CLOCK) == []
 
 
 def test_a_migrated_home_goes_on(home_3: Path, tmp_path: Path) -> None:
