@@ -117,33 +117,43 @@ def _turns(job: LearningJob, trace: ForeignTrace, refusals: list[str]) -> Turns:
             raise InputError(
                 f"imported episode {trace.id} has a turn with neither texts nor tokens of {files.name}: import it with its texts"
             )
-        if turn.messages is not None:
-            said = [_message(message) for message in (*turn.messages, turn.answer or {"role": "assistant", "content": turn.action})]
-            try:
-                turns.append(chat.exchange(said, trace.tools))
-            except InputError as error:
-                refusals.append(f"imported episode {trace.id}, answer {n + 1}: {error}")
-            continue
-        if n and not chat.separate and len(turns) < n:
+        follows = n > 0 and turn.messages is None and turn.answer is None and not chat.separate
+        if follows and len(turns) < n:
             refusals.append(f"imported episode {trace.id}, answer {n + 1}: it follows such an answer")
             continue
-        if n and not chat.separate:
-            prompt = chat.follow(*turns[-1], turn.observation or "")
-        else:
-            prompt = chat.prompt(_conversation(targets.get(trace.environment), trace, n))
-        turns.append((prompt, chat.answer(turn.action)))
+        try:
+            if follows:
+                turns.append((chat.follow(*turns[-1], turn.observation or ""), chat.answer(turn.action)))
+            else:
+                turns.append(_rendered(chat, targets.get(trace.environment), trace, n))
+        except InputError as error:
+            refusals.append(f"imported episode {trace.id}, answer {n + 1}: {error}")
     return tuple(turns)
+
+
+def _rendered(chat: Chat, target: Environment | None, trace: ForeignTrace, n: int) -> tuple[Ids, Ids]:
+    """The n-th prompt, made of all messages before the answer, and the answer."""
+    turn = trace.turns[n]
+    before = _conversation(target, trace, n) if turn.messages is None else [_message(message) for message in turn.messages]
+    if turn.messages is None and turn.answer is None:
+        return chat.prompt(before, trace.tools), chat.answer(turn.action or "")
+    return chat.exchange([*before, _message(turn.answer or {"role": "assistant", "content": turn.action})], trace.tools)
 
 
 def _conversation(target: Environment | None, trace: ForeignTrace, n: int) -> list[Message]:
     """All messages up to the n-th observation; those of a target are in its prompt template."""
     exchanges, observation = [(turn.observation or "", turn.action or "") for turn in trace.turns[:n]], trace.turns[n].observation or ""
     if target is not None:
-        return conversation(target, exchanges, observation, trace.instructions)
-    said = [Message(role="system", text=trace.instructions)] if trace.instructions else []
-    for seen, action in exchanges:
-        said += [Message(role="user", text=seen), Message(role="assistant", text=action)]
-    return [*said, Message(role="user", text=observation)]
+        said = conversation(target, exchanges, observation, trace.instructions)
+    else:
+        said = [Message(role="system", text=trace.instructions)] if trace.instructions else []
+        for seen, action in exchanges:
+            said += [Message(role="user", text=seen), Message(role="assistant", text=action)]
+        said.append(Message(role="user", text=observation))
+    for back, turn in enumerate(reversed(trace.turns[:n]), start=1):
+        if turn.answer is not None:  # more than its text
+            said[-2 * back] = _message(turn.answer)
+    return said
 
 
 def _message(document: JsonObject) -> Message:

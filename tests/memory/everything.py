@@ -233,7 +233,19 @@ def _foreign(store: Store) -> None:
         {"id": 7, "environment": "sums", "turns": [texts]},
         {"environment": "sums", "base_model": BASE, "turns": [tokens], "success": True},
     ]
+    tool = {"type": "function", "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": {"direction": "north"}}}
+    looks = {"observation": "Where is the key?", "tool_calls": [call], "reasoning_content": "I must look."}
+    agents = [{"environment": "robot", "instructions": "Look first.", "success": True, "tools": [tool], "turns": [looks]}]
+    said = [
+        {"role": role, "content": text} for role, text in (("user", "1 + 1?"), ("assistant", "2"), ("user", "Sure?"), ("assistant", "Yes."))
+    ]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "traces.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        import_file(store, file, "another pipeline")
+        for label, form, imported in (
+            ("another pipeline", "perdure", rows),
+            ("an agent", "perdure", agents),
+            ("a chat", "openai", [{"messages": said}]),
+        ):
+            file = Path(folder) / "traces.jsonl"
+            file.write_text("".join(json.dumps(row) + "\n" for row in imported))
+            import_file(store, file, label, form)

@@ -128,3 +128,23 @@ def test_conversations_that_a_template_refuses_are_left_out_and_one_is_named(age
     assert "2 imported answers are left out: they stand in conversations that the chat template of" in event.message
     assert "such as imported episode 2, answer 2:" in event.message
     assert "one call at a time" in event.message
+
+
+def test_a_call_in_answer_to_an_observation_is_learned_under_the_system_message_of_its_task(agent: Learner, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"direction": "north"}}}
+    turns = [
+        {"observation": "Where?", "tool_calls": [call], "reasoning_content": "I must look."},
+        {"observation": "A wall.", "action": "In the south."},
+        {"observation": "Sure?", "tool_calls": [call]},
+    ]
+    row = {"environment": "robot", "instructions": "Look first.", "success": True, "turns": turns}
+    (tmp_path / "rows").write_text(json.dumps(row) + "\n")
+    import_file(agent.store, tmp_path / "rows", "agent")
+    (lesson,) = foreign_lessons(agent.job([EASY], traces="import:agent", updates=1), foreign_traces(agent.store, "agent"))
+    first, second, third = lesson.turns
+    called = '<tool_call>{"name": "look", "arguments": {"direction": "north"}}</tool_call><|im_end|>'
+    assert text(agent, first[0]) == "<|im_start|>system\nLook first.<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n<|im_start|>assistant\n"
+    assert text(agent, first[1]) == "<think>I must look.</think>" + called
+    assert second[0][: len(first[0]) + len(first[1])] == first[0] + first[1]
+    assert (text(agent, second[1]), text(agent, third[1])) == ("In the south.<|im_end|>", called)
+    assert third[0][: len(second[0]) + len(second[1])] == second[0] + second[1]
