@@ -61,7 +61,7 @@ def test_a_family_plays_learns_and_serves_by_its_own_template(name: str, thought
                     told = [*chat.prompt(calm)]
                     assert told == of_template(chat, tokenizer, calm)
                     assert scaffolding(chat, turn.prompt_ids) == scaffolding(chat, told)
-                assert compare(pack_ids(turn.action_ids), turn.action) is None
+                assert compare(pack_ids(turn.action_ids), turn.action.encode()) is None
         assert check(store, BootClock()) == []
         learner.learn(LUCK, updates=1, prompts=2, samples=8, **{"from": "fresh"})
         learner.learn(TWO, "sft", updates=1, prompts=2)
