@@ -97,11 +97,12 @@ with open_store(Path(given["--home"])) as store:
 """
 
 DAEMON = """
-import sys
+import signal, sys
 from pathlib import Path
 from perdure.agent.config_file import load_config
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.supervisor import Programs, supervising
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as from a terminal, even if the tests run under nohup
 with supervising(Path("home"), load_config(Path("perdure.toml")), Limits(), Programs(actor="an_actor")) as supervisor:
     sys.exit(supervisor.run().code)
 """
