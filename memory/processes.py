@@ -18,8 +18,9 @@ from perdure.memory.records import Lease
 from perdure.memory.store import Store
 
 DEVICE = "device"
-START, GIVEN_UP, GOES_ON, DISK = "start", "given up", "goes on", "disk"
-"""Kinds of events: of a daemon, that it gave something up, that this is over, and that it has no room or has it again."""
+START, CONFINEMENT, GIVEN_UP, GOES_ON, DISK = "start", "confinement", "given up", "goes on", "disk"
+"""Kinds of events: of a daemon, whether it confines environments, that it gave something up, that this is over, and that it has no room or
+has it again."""
 
 
 CONFINED = "environments are confined: no capabilities, all files but their own read-only"

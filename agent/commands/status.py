@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import sys
 import time
@@ -182,7 +181,7 @@ def report(store: Store) -> Status:
     from perdure.memory.environments import list_environments
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
-    from perdure.memory.processes import START, alarms, last_event, pauses, processes
+    from perdure.memory.processes import CONFINEMENT, alarms, last_event, pauses, processes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.trajectories import episodes
     from perdure.memory.versions import serving
@@ -194,7 +193,7 @@ def report(store: Store) -> Status:
     known = {process.name: process for process in processes(store)}
     state, reason, started = activity(store, known.get(SUPERVISOR))
     works = started is not None and state in ("learning", "gating", "probing")
-    counts, start = episodes.counts(store), last_event(store, START)
+    counts, confinement, environments = episodes.counts(store), last_event(store, CONFINEMENT), list_environments(store)
     return Status(
         state=state,
         serving=version,
@@ -215,10 +214,10 @@ def report(store: Store) -> Status:
         troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
         alarms=alarms(store),
-        retired=[row.name for row in list_environments(store) if row.retired is not None],
-        confinement=None if start is None else start.message.partition(", ")[2] or None,
+        retired=[row.name for row in environments if row.retired is not None],
+        confinement=None if confinement is None else confinement.message,
         sizes=_sizes(store.home),
-        codes={row.name: row.code for row in list_environments(store) if row.retired is None},
+        codes={row.name: row.code for row in environments if row.retired is None},
     )
 
 
@@ -299,14 +298,10 @@ def _print_stage(stage: StageReport) -> None:
 
 def _time_of(alarm: Alarm) -> str:
     """The next time as the clocks of its zone show it, else as that of this machine does."""
-    from zoneinfo import ZoneInfo
+    from perdure.agent.supervision.alarms import zone_of
 
-    named = re.search(r"\((.+)\)$", alarm.setting)
-    zone: ZoneInfo | None = None
-    with suppress(LookupError, ValueError, OSError):  # such as 'local'
-        zone = ZoneInfo(named[1]) if named else None
     passed = " (passed, and is made up for)" if alarm.next < time.time() else ""
-    return f"{datetime.fromtimestamp(alarm.next, UTC).astimezone(zone):%Y-%m-%d %H:%M %Z}" + passed
+    return f"{datetime.fromtimestamp(alarm.next, UTC).astimezone(zone_of(alarm)):%Y-%m-%d %H:%M %Z}" + passed
 
 
 def _duration(seconds: float) -> str:

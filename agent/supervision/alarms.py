@@ -8,10 +8,11 @@ read again and again: it may be set. Left out: what five crontab fields mean (`c
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 from perdure.agent.config import ScheduleSection
 from perdure.agent.supervision.crontab import next_time, parse_crontab, zone_named
@@ -84,6 +85,15 @@ class Alarms:
         if now != self._alarms:
             set_alarms(self._store, now)
             self._alarms = now
+
+
+def zone_of(alarm: Alarm) -> tzinfo | None:
+    """The time zone that its setting names (`_settings`); None if it names none that this machine knows."""
+    named = re.search(r"\((.+)\)$", alarm.setting)
+    try:
+        return zone_named(named[1]) if named else None
+    except ValueError:  # such as 'local'
+        return None
 
 
 def _settings(schedule: ScheduleSection) -> dict[AlarmName, str]:

@@ -10,7 +10,7 @@ from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
 from perdure.memory.jobs import get_job, steps, unfinished_jobs
-from perdure.memory.processes import DISK, START, beat, record_event
+from perdure.memory.processes import CONFINEMENT, DISK, START, beat, record_event
 from perdure.memory.store import Store
 
 STREAM_ENDED = "the stream has ended: `perdure task add` asks for more, or add a stage"
@@ -31,7 +31,8 @@ class Reporter:
 
     def started(self, hang_s: float, confinement: str) -> None:
         """`confinement` says whether environments are confined."""
-        record_event(self._store, START, SUPERVISOR, f"process {os.getpid()}, {confinement}")
+        record_event(self._store, START, SUPERVISOR, f"process {os.getpid()}")
+        record_event(self._store, CONFINEMENT, SUPERVISOR, confinement)
         patience_s = self._systemd.watchdog_s
         if patience_s is not None and patience_s <= hang_s:
             message = (

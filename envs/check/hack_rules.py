@@ -12,7 +12,7 @@ from typing import Literal
 from perdure.envs.check.sample_episodes import EPISODES, PATIENCE_S, common_answers, first_seeds, in_time, sample_episodes
 from perdure.envs.check.wild_answers import constants, copies, farms, given, joined, labels
 from perdure.envs.environment import Environment
-from perdure.envs.scripted import Answer, ScriptedEpisode, by_oracle, fixed, has_oracle, play_scripted
+from perdure.envs.scripted import Answer, by_oracle, fixed, has_oracle, play_scripted
 
 Level = Literal["error", "warning"]
 LevelsAndMessages = Iterator[tuple[Level, str]]
@@ -78,9 +78,9 @@ def _tried(
     worst: tuple[float, float, str] | None = None
     for what, answer in answers:
         tried += 1
-        success, paid, _ = _result(environment, seeds[:SCREENED], answer)
+        success, paid = _result(environment, seeds[:SCREENED], answer)
         if success > OFTEN or paid >= PAID:
-            success, paid, _ = _result(environment, list(in_time(seeds, PATIENCE_S / 8)), answer)
+            success, paid = _result(environment, list(in_time(seeds, PATIENCE_S / 8)), answer)
             if (success > (OFTEN if level == "error" else MOSTLY) or paid >= PAID) and (worst is None or (success, paid) > worst[:2]):
                 worst = success, paid, what
         if time.monotonic() > until:
@@ -102,8 +102,8 @@ def _best(environment: Environment, texts: Sequence[str]) -> float:
     return max((_result(environment, first_seeds("dev", 2 * SCREENED), answer)[0] for answer in played), default=0.0)
 
 
-def _result(environment: Environment, seeds: Sequence[int], answer: Answer) -> tuple[float, float, list[ScriptedEpisode]]:
+def _result(environment: Environment, seeds: Sequence[int], answer: Answer) -> tuple[float, float]:
     """The share of successes, and the mean share of the highest return."""
     episodes = [play_scripted(environment, seed, answer) for seed in seeds]
     paid = sum(environment.judge(played.total_reward, None)[1] for played in episodes) / len(episodes)
-    return sum(played.success for played in episodes) / len(episodes), paid, episodes
+    return sum(played.success for played in episodes) / len(episodes), paid

@@ -17,7 +17,7 @@ from perdure.agent.home import HomeLock
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of, environments_in_use
 from perdure.memory.jobs import add_job, get_job
-from perdure.memory.processes import CONFINED, Alarm, beat, events, record_event, set_alarms
+from perdure.memory.processes import CONFINED, CONFINEMENT, Alarm, beat, events, record_event, set_alarms
 from perdure.memory.store import open_store
 from perdure.memory.tasks import counts
 
@@ -136,18 +136,16 @@ def test_found_status_names_what_works_what_is_retired_and_the_confinement(perdu
     assert (found["doing"], found["retired"], found["confinement"]) == (None, [], None)
     perdure("env", "retire", ADD)
     with HomeLock(home), open_store(home) as store:
-        record_event(
-            store, "start", "supervisor", "process 1, environments cannot be confined here (no namespaces); only trusted ones can run"
-        )
+        says = "environments cannot be confined here (no namespaces); only trusted ones can run"
+        record_event(store, CONFINEMENT, "supervisor", says)
         beat(store, "supervisor", os.getpid(), "learning", "job 3: grpo perdure:add, 5 updates so far")
         found = json.loads(perdure("status").out)
         assert (found["doing"], found["idle_reason"]) == ("job 3: grpo perdure:add, 5 updates so far", None)
         assert found["retired"] == [ADD]
-        says = "environments cannot be confined here (no namespaces); only trusted ones can run"
         assert found["confinement"] == {"possible": False, "obstacle": says}
-        record_event(store, "start", "supervisor", f"process 2, {CONFINED}")
+        record_event(store, CONFINEMENT, "supervisor", CONFINED)
         assert json.loads(perdure("status").out)["confinement"] == {"possible": True, "obstacle": None}
-        record_event(store, "start", "supervisor", f"process 3, {says}")
+        record_event(store, CONFINEMENT, "supervisor", says)
         text = perdure("status", "--table").out
     for line in ("doing  job 3: grpo perdure:add, 5 updates so far", f"retired  {ADD}", "confinement  environments cannot be confined"):
         assert line in text

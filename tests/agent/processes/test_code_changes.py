@@ -119,7 +119,7 @@ def test_a_start_notes_the_code_and_measures_anew_what_no_skill_pays(store: Stor
     register_environments(store, [load(NAME)], measured={NAME: ChanceLevel(success=0.25, oracle=False)})
     assert known() == (load(NAME).code, 0.25)
     register_environments(store, [without_code(before)], measured={})
-    assert known() == (load(NAME).code, 0.25), "what says nothing of its code changes nothing"
+    assert known() == (load(NAME).code, 0.25), "without its code nothing is compared"
     assert len(changed(store)) == 1
 
 

@@ -144,6 +144,7 @@ def test_found_no_task_of_a_retired_environment_is_drawn(place: Place) -> None:
 def test_found_a_closing_terminal_ends_a_run_in_order(place: Place) -> None:
     daemon = place.daemon(place.actor("play(store, pulse)"))
     place.wait("play", plays)
+    assert place.status()["confinement"] is not None
     daemon.send_signal(signal.SIGHUP)
     assert daemon.wait(timeout=30) == 0
     with open_store(place.home) as store:
