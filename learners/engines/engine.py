@@ -7,13 +7,15 @@ learner computes itself, in its own precision (`learners/trainees/trainee.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perdure.envs.policy import Chat, Ids, Policy, PolicyError
-from perdure.learners.model.adapted_model import AdaptedModel
-from perdure.learners.weights.base_models import ModelFiles
-from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.records import Sampler
+
+if TYPE_CHECKING:
+    from perdure.learners.model.adapted_model import AdaptedModel
+    from perdure.learners.weights.base_models import ModelFiles
+    from perdure.learners.weights.weight_sets import Weights
 
 
 class Engine(Protocol):

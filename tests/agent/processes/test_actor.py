@@ -140,8 +140,9 @@ def test_a_job_that_no_process_works_on_stops_no_play(store: Store) -> None:
     assert counts(store)["done"] == 1
 
 
-def test_the_loop_loads_no_torch() -> None:
-    code = "import sys, perdure.agent.processes.actor; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+def test_the_loop_and_the_interface_of_engines_load_no_torch() -> None:
+    modules = "perdure.agent.processes.actor, perdure.learners.engines.engine"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
