@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from perdure.agent.planning.import_targets import IMPORT, import_targets
 from perdure.agent.show.gate_table import answers_drawn
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, Order, ProbeOrder
@@ -74,6 +73,7 @@ def learn(
     """
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
+    from perdure.agent.planning.import_targets import import_targets
     from perdure.agent.supervision.learning_jobs import step_options
     from perdure.memory.versions import get_version, require_files
 
@@ -225,7 +225,7 @@ def _check_sources(store: Store, options: Mapping[str, Any]) -> None:
     from perdure.learners.options import ENVIRONMENT
     from perdure.learners.reward_source import MODEL
     from perdure.memory.trajectories.rewards import sources
-    from perdure.memory.trajectories.traces import require_import
+    from perdure.memory.trajectories.traces import IMPORT, require_import
 
     traces, rewards = str(options.get("traces", "")), str(options.get("rewards", ENVIRONMENT))
     if traces.startswith(IMPORT):

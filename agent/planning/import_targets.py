@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.memory.store import Store
-
-IMPORT = "import:"
-"""How the option `traces` begins if it names an import."""
+from perdure.memory.trajectories.traces import IMPORT
 
 
 def import_targets(store: Store, stream: Sequence[str], traces: str) -> list[str]:

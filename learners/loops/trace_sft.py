@@ -25,10 +25,9 @@ from perdure.learners.options import ENVIRONMENT, TraceSftOptions
 from perdure.learners.reward_source import rewarder
 from perdure.memory.errors import InputError
 from perdure.memory.trajectories.episodes import episodes_by_id
-from perdure.memory.trajectories.traces import ForeignTrace, Trace, foreign_traces, job_traces, live_traces
+from perdure.memory.trajectories.traces import IMPORT, ForeignTrace, Trace, foreign_traces, job_traces, live_traces
 
 STREAM = "stream"
-IMPORT = "import:"
 
 AnyTrace = TypeVar("AnyTrace")
 

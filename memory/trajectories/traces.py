@@ -17,6 +17,8 @@ from perdure.memory.records import Episode
 from perdure.memory.store import Params, Store, reading_row
 from perdure.memory.trajectories.episodes import episodes_by_id
 
+IMPORT = "import:"
+"""How the option `traces` of a learner begins if it names an import; its label follows."""
 _TEXTS = ("reasoning_content", "tool_call_id", "name")
 """Keys of a stored message that are texts, if it has them."""
 AT_A_TIME = 256
@@ -156,7 +158,7 @@ def foreign_traces(store: Store, label: str) -> list[ForeignTrace]:
     sql = "SELECT * FROM foreign_turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
     for row in store.rows(sql, (to_json(list(turns)),)):
         earlier = turns[row["episode"]]
-        earlier.append(_exchange(row, earlier[-1] if row["continues"] else None))
+        earlier.append(_exchange(row, earlier))
     return [
         ForeignTrace(
             id=row["id"],
@@ -195,9 +197,10 @@ def _traces(store: Store, sql: str, parameters: Params, staleness: int) -> Itera
             yield Trace(episode=episode, staleness=behind[episode.id])
 
 
-def _exchange(row: Any, before: ForeignExchange | None) -> ForeignExchange:
-    """One turn; `before` is the turn that it continues, whose messages and answer come first."""
+def _exchange(row: Any, earlier: Sequence[ForeignExchange]) -> ForeignExchange:
+    """One turn. If it continues the one before it, the messages and the answer of that one come first."""
     with reading_row(f"imported episode {row['episode']}"):
+        before = earlier[-1] if row["continues"] else None
         messages = None if row["messages"] is None else tuple(map(_stored_message, json.loads(row["messages"])))
         if messages is not None and before is not None:
             said = before.answer or {"role": "assistant", "content": before.action}

@@ -186,6 +186,7 @@ def test_fuzz_numbers_that_are_torn_and_versions_in_a_circle_are_named(full: Sto
         ("UPDATE turn SET prompt_ids = x'010203'", lambda: read_documents(full, [1]), "end within a number"),
         ("UPDATE foreign_turn SET messages = '0'", lambda: foreign_traces(full, "another pipeline"), "imported episode . is damaged"),
         ("UPDATE foreign_turn SET answer = '{}'", lambda: foreign_traces(full, "an agent"), "imported episode . is damaged"),
+        ("UPDATE foreign_turn SET continues = 1", lambda: foreign_traces(full, "an agent"), "imported episode . is damaged"),
         ("UPDATE foreign_episode SET tools = '[0]'", lambda: foreign_traces(full, "an agent"), "imported episode . is damaged"),
         ("UPDATE job SET options = '{'", lambda: gates.candidate_gates(full), "is damaged .malformed JSON."),
         ("UPDATE environment SET anchor = 'v9'", lambda: needed_versions(full), "a row that names a version is damaged"),
