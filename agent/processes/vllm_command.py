@@ -30,6 +30,7 @@ def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
         ),  # not the model's own top-p and top-k, which would change the log-probs
         *("--logprobs-mode", "processed_logprobs"),  # after the temperature
         "--enable-lora",
+        *("--lora-target-modules", *adapted_modules(files)),
         *("--max-lora-rank", str(settings.max_rank)),
         *("--max-loras", str(settings.adapters)),
         *("--max-cpu-loras", str(settings.adapters_in_memory)),
@@ -55,6 +56,17 @@ def variables(settings: VllmSection, key: str) -> dict[str, str]:
     return {**os.environ, **ours}
 
 
+def adapted_modules(files: ModelFiles) -> list[str]:
+    """The last parts of the names of all layers that an adapter may change.
+
+    Without them vLLM computes adapters of the head as well, which none of ours has; its build for CPUs then dies as soon as log-probs of
+    several given answers are asked for at once (0.32.0).
+    """
+    from perdure.learners.weights.base_layers import linear_layers
+
+    return sorted({name.rpartition(".")[2] for name in linear_layers(files).shapes})
+
+
 def context_tokens(settings: VllmSection, files: ModelFiles) -> int:
     """The longest sequence: the smaller of the setting and the model's own limit."""
     own = json.loads((files.path / "config.json").read_text()).get("max_position_embeddings")
@@ -71,6 +83,7 @@ def offline_arguments(settings: VllmSection, files: ModelFiles) -> dict[str, Any
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
         "enable_lora": True,
+        "lora_target_modules": adapted_modules(files),
         "max_lora_rank": settings.max_rank,
         "max_loras": settings.adapters,
         "max_cpu_loras": settings.adapters_in_memory,

@@ -65,6 +65,8 @@ def test_settings_become_arguments(files: ModelFiles) -> None:
     assert {"--enforce-eager", "--enable-sleep-mode"} <= set(words)
     for flag, value in (("--max-lora-rank", "64"), ("--gpu-memory-utilization", "0.3"), ("--max-loras", "2"), ("--max-model-len", "1024")):
         assert words[words.index(flag) + 1] == value
+    at = words.index("--lora-target-modules") + 1
+    assert words[at : at + 8] == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj", "--max-lora-rank"], "no head"
     assert variables(settings, "secret")["VLLM_SERVER_DEV_MODE"] == "1"
     assert context_tokens(VllmSection(context_tokens=100), files) == 100
 
