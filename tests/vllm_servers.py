@@ -12,6 +12,7 @@ from perdure.agent.supervision.children import end_children
 from perdure.agent.supervision.keepers import GRACE_S, StandingKeeper
 from perdure.learners.engines.vllm_client import wait_for_server
 from perdure.memory.store import create_store, open_store
+from perdure.memory.versions import add_initial
 
 PYTHON_VARIABLE = "PERDURE_TEST_VLLM_PYTHON"
 START_S = 500
@@ -46,7 +47,8 @@ def write_config(path: Path, *, model: str, device: str = "cpu", dtype: str = "f
 @contextmanager
 def vllm_server(home: Path, config: Path) -> Iterator[None]:
     """A server that answers, started again when it dies, until the block ends."""
-    create_store(home).close()
+    with create_store(home) as store:
+        add_initial(store, "the base", "hash of the base")  # a home with folders of versions and no row of one counts as damaged
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     ended = threading.Event()
     keeping = threading.Thread(target=_keep, args=(home, config, ended))
