@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
-from zlib import crc32
 
+from isal.isal_zlib import crc32
 from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 Value = int | float | str | bytes | None
