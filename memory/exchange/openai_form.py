@@ -109,7 +109,7 @@ def _answer(row: CheckedRow, message: JsonObject, place: Place) -> Said:
     if not message["content"] and isinstance(values.get("refusal"), str):
         message["content"] = valid_text(str(values["refusal"]))
     if values.get("content") is None and not calls and not message["content"]:
-        raise place.bad("says nothing: give content or tool_calls")
+        raise place.bad("has neither content nor tool_calls: give one of them")
     if thought:
         message["reasoning_content"] = thought
     if calls:

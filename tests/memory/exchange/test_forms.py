@@ -157,7 +157,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("openai", {"prompt": "x", "completion": "y"}, "messages: is missing: a row is {'messages': [...]}"),
     ("openai", {"messages": [USER]}, "messages: has no answer to learn from"),
     ("openai", {"messages": [DONE]}, "messages: has no answer to learn from"),
-    ("openai", {"messages": [USER, {"role": "assistant", "content": None}]}, "messages[1]: says nothing: give content or tool_calls"),
+    (
+        "openai",
+        {"messages": [USER, {"role": "assistant", "content": None}]},
+        "messages[1]: has neither content nor tool_calls: give one of them",
+    ),
     ("openai", {"messages": [{"role": "user", "content": None}, DONE]}, "messages[0].content: is missing"),
     (
         "openai",
