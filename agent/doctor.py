@@ -1,7 +1,7 @@
 """Checks of a machine: each says what it found, and what to do about it.
 
 An `error` keeps Perdure from running; a `warning` is for a person to judge. Nothing here downloads or writes anything.
-Only the check of the chat loads the libraries of models, and only if the model is on this machine.
+Only the check of the chat loads the libraries of models: if the model is on this machine, and no engine of the home has checked it yet.
 """
 
 from __future__ import annotations
@@ -252,6 +252,7 @@ def chat_checks(home: Path, loaded: LoadedConfig) -> list[Check]:
     """Whether conversations become the tokens that the model's template gives, and what differs from it by choice.
 
     Nothing if it is not on this machine."""
+    from perdure.agent.processes.kept_chat import kept_chat
     from perdure.agent.processes.open_engine import chat_settings
     from perdure.learners.weights.base_models import model_folder
 
@@ -264,14 +265,18 @@ def chat_checks(home: Path, loaded: LoadedConfig) -> list[Check]:
         folder = model_folder(loaded.config.model, cache_dir())
         if folder is None:
             return []
-        from perdure.learners.chat.open_chat import open_chat
-        from perdure.learners.chat.template_check import check_chat, differences
+        settings = chat_settings(loaded.config, began_s)
+        told = kept_chat(home, folder, settings)
+        if told is None:
+            from perdure.learners.chat.open_chat import open_chat
+            from perdure.learners.chat.template_check import check_chat, differences
 
-        chat, tokenizer = open_chat(folder, chat_settings(loaded.config, began_s))
-        check_chat(chat, tokenizer)
+            chat, tokenizer = open_chat(folder, settings)
+            check_chat(chat, tokenizer)
+            told = differences(chat)
     except PerdureError as error:
         return [Check(name="chat", level="error", found=str(error), remedy="name another model in the configuration, or set [chat]")]
-    return [Check(name="chat", level="ok", found="; ".join(["the tokens that the model's template gives", *differences(chat)]))]
+    return [Check(name="chat", level="ok", found="; ".join(["the tokens that the model's template gives", *told]))]
 
 
 def _fetched(check: Check) -> Check:

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from perdure.agent.home import cache_dir
+from perdure.agent.processes.kept_chat import keep_chat
 from perdure.memory.processes import home_began, record_event
 
 if TYPE_CHECKING:
     from perdure.agent.config import Config
     from perdure.learners.chat.chat_settings import ChatSettings
     from perdure.learners.engines.engine import Engine
-    from perdure.learners.engines.vllm_engine import ServerLimits
+    from perdure.learners.engines.transformers_engine import TransformersEngine
+    from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
     from perdure.memory.store import Store
 
 
@@ -23,6 +25,15 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
     Raises `InputError` if the configuration cannot work here, `RuntimeFailure` if the model cannot be fetched, and `Unavailable` if no
     server answers in time.
     """
+    from perdure.learners.chat.template_check import differences
+
+    chat = chat_settings(config, home_began(store))
+    engine = _opened(store, config, chat, seed, say)
+    keep_chat(store.home, engine.files.path, chat, differences(engine.chat))
+    return engine
+
+
+def _opened(store: Store, config: Config, chat: ChatSettings, seed: int, say: Callable[[str], None]) -> TransformersEngine | VllmEngine:
     if config.engine == "vllm":
         from perdure.learners.engines.vllm_client import wait_for_server
         from perdure.learners.engines.vllm_engine import VllmEngine
@@ -32,14 +43,13 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
         say("waiting for the vLLM server")
         wait_for_server(store.home, config.vllm.start_timeout_s).close()
         files = resolve_model(config.model, cache_dir(), say, store.home)
-        chat = chat_settings(config, home_began(store))
         return VllmEngine(files, store.home, server_limits(config), lambda line: record_event(store, "vllm", "engine", line), chat)
     from perdure.learners.engines.version_loading import open_transformers_engine
     from perdure.learners.weights.base_models import resolve_model
 
     files = resolve_model(config.model, cache_dir(), say, store.home)
     say(f"loading {files.name}")
-    return open_transformers_engine(store, files, device=config.device, seed=seed, chat=chat_settings(config, home_began(store)))
+    return open_transformers_engine(store, files, device=config.device, seed=seed, chat=chat)
 
 
 def chat_settings(config: Config, began_s: float) -> ChatSettings:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from tests.tiny_models import tiny_llama
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.doctor import Check, chat_checks
-from perdure.agent.processes.open_engine import chat_settings
+from perdure.agent.processes.open_engine import chat_settings, open_engine
 from perdure.memory import environments, jobs, versions
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.processes import home_began
@@ -77,6 +79,39 @@ def test_doctor_refuses_what_an_engine_would(tmp_path: Path, template: str | Non
     assert check.level == "error"
     assert found in check.found
     assert check.remedy
+
+
+DOCTOR = """
+import sys
+from pathlib import Path
+from perdure.agent.config_file import load_config
+from perdure.agent.doctor import chat_checks
+(check,) = chat_checks(Path("home"), load_config(Path("perdure.toml")))
+print("transformers" in sys.modules, check.level, check.found)
+"""
+
+
+@pytest.mark.processes
+def test_what_an_engine_has_checked_is_not_checked_again_unless_something_changed(tmp_path: Path) -> None:
+    template = tiny_llama(tmp_path / "model") / "chat_template.jinja"
+    (tmp_path / "perdure.toml").write_text("model = './model'\n")
+    kept, config = tmp_path / "home" / "run" / "chat.json", load_config(tmp_path / "perdure.toml").config
+
+    def doctor() -> str:
+        run = subprocess.run([sys.executable, "-c", DOCTOR], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+        return run.stdout
+
+    with create_store(tmp_path / "home") as store:
+        environments.register(store, "perdure:add")
+        anew = doctor()
+        assert anew.startswith("True ok the tokens that the model's template gives")
+        open_engine(store, config, seed=0, say=lambda line: None)
+        assert doctor() == anew.replace("True", "False", 1)
+        kept.write_text("{")
+        assert doctor() == anew
+        open_engine(store, config, seed=0, say=lambda line: None)
+    template.write_text(REWRITES)
+    assert "does not keep its prefix" in doctor()
 
 
 def test_a_home_began_with_the_first_thing_in_it(tmp_path: Path) -> None:
