@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # the SQLite that the store uses
-
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.confinement_report import unconfined
@@ -29,6 +27,7 @@ from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.memory.errors import NeedsMigration, PerdureError
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import CONFINED, home_began
 from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 

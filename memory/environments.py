@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.memory.errors import InputError, Unavailable, UnknownError
 from perdure.memory.json_value import Document, iso_utc
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from sqlite_utils import Database, Migrations
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import faults
 from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, NeedsMigration, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.layout.digests import register_digests
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
 FILE_NAME = "perdure.db"

@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.agent.bench.measure import median_ratio
 from perdure.memory import environments, tasks, versions
 from perdure.memory.json_value import Document
 from perdure.memory.layout.digests import turn_digest
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.records import Ending, EpisodePlan, Turn, VersionRef
 from perdure.memory.schema import PAGE_SIZE_BYTES

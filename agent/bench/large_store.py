@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.agent.bench.journal_speed import ANSWER, MEMBERS, PROMPT, TURNS, words
 from perdure.agent.bench.measure import timed
 from perdure.learners.selection.best_step import unchecked
@@ -33,6 +31,7 @@ from perdure.memory.contracts.results import Cost, Evidence, GateResult, GateTer
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, to_json
 from perdure.memory.layout.digests import TURN, turn_digest
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import COUNT_RATES
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 

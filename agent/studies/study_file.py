@@ -10,11 +10,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.agent.studies.cells import CellResult
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.sqlite_library import sqlite3
 
 FILE_NAME = "study.db"
 APPLICATION_ID = 0x50445354

@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.atif_form import atif_episode
 from perdure.memory.exchange.checked_row import Place
@@ -34,6 +32,7 @@ from perdure.memory.exchange.sharegpt_form import sharegpt_episode
 from perdure.memory.exchange.trace_format import parse_episode
 from perdure.memory.files import MAKING, sha256_of
 from perdure.memory.json_value import Document, JsonValue, record_json, to_json
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import Store
 
 NOT_COMPLETED = "not completed"

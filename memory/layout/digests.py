@@ -24,7 +24,8 @@ from hashlib import sha256
 from typing import Any
 
 from isal.isal_zlib import crc32
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
+
+from perdure.memory.layout.sqlite_library import sqlite3
 
 Value = int | float | str | bytes | None
 

@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.memory import environments, faults, leases
 from perdure.memory.errors import RuntimeFailure
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import TTL_S, Clock, Leased
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
 from perdure.memory.store import Store

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import Store
 
 

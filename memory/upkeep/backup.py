@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from os import getpid
 from pathlib import Path, PurePosixPath
 
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
-
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished
 from perdure.memory.json_value import Document, record_json
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import Store, refuse_inside
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.versions import list_versions

@@ -15,13 +15,13 @@ from threading import Event
 from typing import Literal
 
 from sqlite_utils import Database
-from sqlite_utils.utils import sqlite3  # type: ignore[attr-defined]  # pysqlite3 if it is installed
 
 from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.files import MAKING, check_files
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.layout.digests import register_digests
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store, open_store

@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
-from sqlite_utils.utils import sqlite3
 from tests.faults import cases, conditions
 from tests.faults.conditions import Impossible
 from tests.faults.games import CHAIN
@@ -30,6 +29,7 @@ from tests.tiny_models import tiny_llama
 
 from perdure.agent.home import cache_dir
 from perdure.learners.weights.base_models import DEFAULT_MODEL, ModelFiles, resolve_model
+from perdure.memory.layout.sqlite_library import sqlite3
 
 PAGE = ROOT / "docs" / "reliability.md"
 PLAY_ROUNDS = 80

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from sqlite_utils.utils import sqlite3
 from tests.faults.cases import rest, succeed
 from tests.faults.games import RIGGED
 from tests.faults.invariants import Findings
@@ -29,6 +28,7 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import versions
 from perdure.memory.contracts.orders import GateOrder
 from perdure.memory.jobs import add_job
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import BUSY_TIMEOUT_MS, Store, open_store
 
 DISK_BYTES = 48 * 2**20

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from hypothesis import strategies as st
-from sqlite_utils.utils import sqlite3
 
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import FILE_NAME
 

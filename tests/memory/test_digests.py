@@ -13,13 +13,13 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from sqlite_utils.utils import sqlite3
 from tests.memory.damage import in_one_file, put
 from tests.memory.everything import CLOCK, fill
 
 from perdure.memory import environments, processes
 from perdure.memory.errors import PerdureError
 from perdure.memory.layout.digests import TURN, Value, canonical, digest_of, raw_texts, turn_digest
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 from perdure.memory.upkeep.check_digests import changed_episodes, changed_rows, changed_rows_of
 from perdure.memory.upkeep.integrity import check

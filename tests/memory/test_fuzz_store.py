@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlite_utils.utils import sqlite3
 from tests.memory.conftest import ADD
 from tests.memory.damage import Damage, damages, in_one_file, put
 from tests.memory.everything import CLOCK, fill, play
@@ -30,6 +29,7 @@ from perdure.memory.exchange.documents import read_documents
 from perdure.memory.exchange.export import export
 from perdure.memory.json_value import to_json
 from perdure.memory.layout.digests import canonical, digest_of, register_digests, sealed, turn_digest
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests, rewards
 from perdure.memory.trajectories.episodes import episodes_by_id, list_episodes, success_rates

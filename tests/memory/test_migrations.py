@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from sqlite_utils.utils import sqlite3
 from tests.memory.conftest import ADD
 from tests.memory.everything import CLOCK, DEV_SCORES, PANEL_SCORES, WATCH, fill, leased_job, leased_task, play
 
@@ -29,6 +28,7 @@ from perdure.memory.evidence.dev_scores import known_dev_scores
 from perdure.memory.evidence.item_scores import keep_panel_scores, panel_scores
 from perdure.memory.exchange.export import export
 from perdure.memory.exchange.import_traces import import_file
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.trajectories import manifests

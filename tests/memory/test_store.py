@@ -13,10 +13,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlite_utils.utils import sqlite3
 
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import APPLICATION_ID, MIGRATIONS, PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, create_store, give_back, open_store
 
@@ -345,7 +345,7 @@ import sys
 from pathlib import Path
 if sys.argv[2] == "standard":
     sys.modules["pysqlite3"] = sys.modules["sqlean"] = None
-from sqlite_utils.utils import sqlite3
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import create_store, open_store
 print(sqlite3.__name__)

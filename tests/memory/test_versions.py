@@ -7,13 +7,13 @@ import sys
 import threading
 
 import pytest
-from sqlite_utils.utils import sqlite3
 from tests.results import TERMS, gate_result
 
 from perdure.memory import environments, gates, jobs, versions
 from perdure.memory.contracts.orders import GateOrder, LearnOrder
 from perdure.memory.environments import anchor_of
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, UnknownError
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import events
 from perdure.memory.records import Decision
 from perdure.memory.store import Store, open_store

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlite_utils.utils import sqlite3
 
 from perdure.agent.bench.journal_speed import ANSWER, PROMPT, TURNS, bench_journal
 from perdure.agent.bench.large_store import BYTES_A_TURN, ENVIRONMENTS, RARE, Timing, ask, bench_scale, fill
 from perdure.agent.bench.upkeep_speed import bench_upkeep
 from perdure.memory.errors import InputError
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import FILE_NAME, open_store
 from perdure.memory.trajectories.episodes import count, counts, get_episode, list_episodes, success_rates
 from perdure.memory.versions import serving

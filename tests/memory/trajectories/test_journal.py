@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlite_utils.utils import sqlite3
 
 from perdure.memory import blobs, jobs, tasks
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef
 from perdure.memory.store import Store

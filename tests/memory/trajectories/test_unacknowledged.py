@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
-from sqlite_utils.utils import sqlite3
 from tests.results import TERMS, gate_result, learn_result
 
 from perdure.memory import environments, gates, jobs, leases, tasks, versions
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.records import Lease, Pair
 from perdure.memory.store import Store
 from perdure.memory.trajectories import manifests

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlite_utils.utils import sqlite3
 from tests.memory.everything import CLOCK
 from tests.memory.test_migrations import contents
 
 from perdure.memory import versions
 from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import record_event
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import FILE_NAME, Store, checkpoint, create_store, open_store
