@@ -37,15 +37,17 @@ def study() -> None:
     type=click.IntRange(1, 10_000),
     help="life: how many lives [default: 3]. lives: how many a row [default: 100]. mode-seeking: how many an arm [default: 5].",
 )
+@click.option("--alone", is_flag=True, help="life: without the naive life and the joint job beside it.")
 @keep_option
 @report_option
 @click.pass_context
-def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: int | None, keep: Path, as_json: bool) -> None:
+def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: int | None, alone: bool, keep: Path, as_json: bool) -> None:
     """Run a study that comes with Perdure, or of a TOML file, or what is left of it.
 
     lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
     on the default stream in homes of its own, then probes every version, and does the same jobs naively (no gate, no replay) and all
-    environments in one joint job: about three times the hours in all, and the machine for itself. mode-seeking fits the paper's mixture of
+    environments in one joint job: about three times the hours in all, or little more than the hours with --alone, and the machine for
+    itself. mode-seeking fits the paper's mixture of
     two modes with forward and reverse KL, and varies what its result rests on: less than a minute. retaining-by-doing, long-stream,
     general-prompts and family run the real learners as a file says: hours on two cores with --small, else days or a GPU (docs/studies.md).
     A study that is stopped continues where it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result
@@ -61,7 +63,7 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
     from perdure.agent.studies.run_cells import run_study
     from perdure.agent.studies.study_file import open_study
 
-    prepared = prepare_study(name, StudySettings(hours=hours, seeds=seeds, small=small))
+    prepared = prepare_study(name, StudySettings(hours=hours, seeds=seeds, small=small, alone=alone))
     name = prepared.study.name
     folder = keep.expanduser().absolute() / name
     with open_study(folder) as file:

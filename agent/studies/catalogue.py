@@ -17,6 +17,7 @@ class StudySettings:
     hours: float | None = None
     seeds: int | None = None
     small: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def _life(settings: StudySettings) -> ReadyStudy:
     usual = SMALL if settings.small else FULL
     size = LifeSize(hours=settings.hours or usual.hours, seeds=settings.seeds or usual.seeds, tasks=usual.tasks)
     return ReadyStudy(
-        study=life_study(size),
+        study=life_study(size, beside=not settings.alone),
         summarise=lambda finished: life_summary(done(finished), size),
         show=print_life,
         plot=plot_life,
@@ -136,6 +137,8 @@ def prepare_study(study: str, settings: StudySettings) -> ReadyStudy:
 
     from perdure.memory.errors import InputError
 
+    if settings.alone and study != "life":
+        raise InputError("--alone is for the study life: no other one has a naive life and a joint job beside it")
     if study in STUDIES:
         _, prepare = STUDIES[study]
         return prepare(settings)

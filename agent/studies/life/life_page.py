@@ -13,50 +13,53 @@ from perdure.memory.json_value import Document
 def life_page(document: Document, plots: Sequence[Path]) -> str:
     """The page. Every score is of sampled answers to held-out tasks; intervals are of 95 %."""
     lives, names, over = document["lives"], document["environments"], document["over_seeds"]
+    beside = any("joint" in life or "naive_fell" in life for life in lives)
+    command = f"perdure study run life --hours {document['hours']:g} --seeds {len(lives)}{'' if beside else ' --alone'}"
+    others = ", beside a naive life (the same jobs without replay and gate) and one joint job on all of them with as many updates"
+    means = f"start {_number(over['start'])}, life {_number(over['life'])}"
+    if beside:
+        means += f", joint job {_number(over['joint'])}, naive life {_number(over['naive'])}"
     lines = [
         f"# {len(lives)} {'life' if len(lives) == 1 else 'lives'} of {_time(document['hours'])}",
         "",
-        f"`perdure study run life --hours {document['hours']:g} --seeds {len(lives)}` at {', '.join(document['made_by'])}: the daemon on "
-        f"{len(names)} environments, beside a naive life (the same jobs without replay and gate) and one joint job on all of them with as "
-        f"many updates. Scores are means over {document['tasks']} held-out tasks of each environment, one sampled answer each.",
+        f"`{command}` at {', '.join(document['made_by'])}: the daemon on {len(names)} environments{others if beside else ''}. "
+        f"Scores are means over {document['tasks']} held-out tasks of each environment, one sampled answer each.",
         "",
-        "| seed | start | life | joint job | naive life | life - joint job | promotions | updates | fell in the life | in the naive life |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-        *(_row(life) for life in lives),
+        *_table([_of_life(life, beside) for life in lives]),
         "",
-        f"Over the seeds: start {_number(over['start'])}, life {_number(over['life'])}, joint job {_number(over['joint'])}, naive life "
-        f"{_number(over['naive'])}. An environment *fell* if its best version so far, chosen on one half of the tasks, is better than the "
+        f"Over the seeds: {means}. An environment *fell* if its best version so far, chosen on one half of the tasks, is better than the "
         "present one on the other half by more than 5 points with the whole interval.",
         "",
         *(f"![{path.stem}]({path.name})" for path in plots),
         "",
     ]
     for life in lives:
-        lines += _of_seed(life, names)
+        lines += _of_seed(life, names, beside)
     return "\n".join(lines)
 
 
-def _row(life: Document) -> str:
+def _of_life(life: Document, beside: bool) -> Document:
+    """Its row in the table of all lives."""
     verdicts = life["verdicts"]
-    cells = (
-        life["seed"],
-        _number(_mean(life["means"].get(life["served"][0]["version"]))),
-        _number(_mean(life["means"].get(life["serves"]))),
-        _number(_mean(life.get("joint"))),
-        _number(_mean(list(life["naive_means"].values())[-1] if "naive_fell" in life else None)),
-        _difference(life.get("life_minus_joint")),
-        f"{verdicts.get('promote', 0)} of {sum(verdicts.values())}",
-        life["updates"],
-        _fallen(life.get("fell")),
-        _fallen(life.get("naive_fell")),
-    )
-    return "| " + " | ".join(map(str, cells)) + " |"
+    row = {
+        "seed": life["seed"],
+        "start": _number(_mean(life["means"].get(life["served"][0]["version"]))),
+        "life": _number(_mean(life["means"].get(life["serves"]))),
+        "joint job": _number(_mean(life.get("joint"))),
+        "naive life": _number(_mean(list(life["naive_means"].values())[-1] if "naive_fell" in life else None)),
+        "life - joint job": _difference(life.get("life_minus_joint")),
+        "promotions": f"{verdicts.get('promote', 0)} of {sum(verdicts.values())}",
+        "updates": life["updates"],
+        "fell in the life": _fallen(life.get("fell")),
+        "in the naive life": _fallen(life.get("naive_fell")),
+    }
+    of_others = ("joint job", "naive life", "life - joint job", "in the naive life")
+    return row if beside else {head: cell for head, cell in row.items() if head not in of_others}
 
 
-def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
-    first, now = life["served"][0]["version"], life["serves"]
+def _of_seed(life: Document, names: Sequence[str], beside: bool) -> list[str]:
     seconds = {name: value for name, value in life["seconds"].items() if "_" not in name}
-    lines = [
+    return [
         f"## Seed {life['seed']}",
         "",
         f"{life['minutes']:.0f} minutes, {life['live_episodes']} live episodes, "
@@ -65,36 +68,53 @@ def _of_seed(life: Document, names: Sequence[str]) -> list[str]:
         + "."
         + _joint_job(life["joint_job"]),
         "",
-        f"| environment | {first} | {now} | best ever | lost since | joint job | naive life | its best | lost since |",
-        "|---|---|---|---|---|---|---|---|---|",
+        *_table([_of_environment(life, name) | (_of_others(life, name) if beside else {}) for name in names]),
+        "",
+        *_table([_of_job(job) for job in life["jobs"]]),
+        "",
     ]
-    for name in names:
-        fell, naive = life.get("fell", {}).get(name), life.get("naive_fell", {}).get(name)
-        cells = (
-            short_name(name),
-            _number(life["means"].get(first, {}).get(name)),
-            _number(life["means"].get(now, {}).get(name)),
-            "-" if fell is None else fell["best"],
-            "-" if fell is None else _difference(fell["lost"]),
-            _number(life.get("joint", {}).get(name)),
-            "-" if naive is None else _number(list(life["naive_means"].values())[-1][name]),
-            "-" if naive is None else naive["best"],
-            "-" if naive is None else _difference(naive["lost"]),
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| job | minute | targets | candidate | verdict | why |", "|---|---|---|---|---|---|"]
-    for job in life["jobs"]:
-        minute = "-" if job["ended"] is None else f"{job['ended']:.1f}"
-        row = (
-            f"{job['id']} {job['kind']}",
-            minute,
-            ", ".join(map(short_name, job["targets"])),
-            job["candidate"] or "-",
-            job["verdict"] or "-",
-            job["reason"] or "-",
-        )
-        lines.append("| " + " | ".join(row) + " |")
-    return [*lines, ""]
+
+
+def _of_environment(life: Document, name: str) -> Document:
+    """Its row in the table of one life."""
+    first, now, fell = life["served"][0]["version"], life["serves"], life.get("fell", {}).get(name)
+    return {
+        "environment": short_name(name),
+        first: _number(life["means"].get(first, {}).get(name)),
+        now: _number(life["means"].get(now, {}).get(name)),
+        "best ever": "-" if fell is None else fell["best"],
+        "lost since": "-" if fell is None else _difference(fell["lost"]),
+    }
+
+
+def _of_others(life: Document, name: str) -> Document:
+    """The rest of that row: the joint job and the naive life."""
+    fell = life.get("naive_fell", {}).get(name)
+    return {
+        "joint job": _number(life.get("joint", {}).get(name)),
+        "naive life": "-" if fell is None else _number(list(life["naive_means"].values())[-1][name]),
+        "its best": "-" if fell is None else fell["best"],
+        "lost since its best": "-" if fell is None else _difference(fell["lost"]),
+    }
+
+
+def _of_job(job: Document) -> Document:
+    return {
+        "job": f"{job['id']} {job['kind']}",
+        "minute": "-" if job["ended"] is None else f"{job['ended']:.1f}",
+        "targets": ", ".join(map(short_name, job["targets"])),
+        "candidate": job["candidate"] or "-",
+        "verdict": job["verdict"] or "-",
+        "why": job["reason"] or "-",
+    }
+
+
+def _table(rows: Sequence[Document]) -> list[str]:
+    """As Markdown, with the keys of the first row as its head."""
+    if not rows:
+        return []
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return [f"| {' | '.join(map(str, cells))} |" for cells in lines]
 
 
 def _joint_job(job: Document | None) -> str:

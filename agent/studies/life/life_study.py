@@ -38,11 +38,11 @@ UPDATE_S, JOB_S, EPISODE_S = 7.0, 25.0, 0.03
 FIRST = "v0"
 
 
-def life_study(size: LifeSize, settings: str = "") -> Study:
-    """Lives with seeds 0, 1, ..., each beside a naive life and a joint job. `settings`: TOML that all of them have, without a seed."""
+def life_study(size: LifeSize, settings: str = "", *, beside: bool = True) -> Study:
+    """Lives with seeds 0, 1, ..., each `beside` a naive life and a joint job. `settings`: TOML that all of them have, without a seed."""
 
     def cells(finished: Finished) -> Sequence[Cell]:
-        return [cell for seed in range(size.seeds) for cell in _of_seed(seed, size, settings, done(finished))]
+        return [cell for seed in range(size.seeds) for cell in _of_seed(seed, size, settings, done(finished), beside)]
 
     return Study(name=NAME, cells=cells)
 
@@ -55,7 +55,7 @@ def probe_name(seed: int, hours: float, tasks: int, arm: str, version: str) -> s
     return cell_name(seed, hours, f"{version} of the {arm} arm on {tasks} tasks")
 
 
-def _of_seed(seed: int, size: LifeSize, settings: str, finished: Finished) -> Iterator[Cell]:
+def _of_seed(seed: int, size: LifeSize, settings: str, finished: Finished, beside: bool) -> Iterator[Cell]:
     """The parts of one seed that are known so far. The first version is the same in all arms, and is probed once."""
     hours, tasks = size.hours, size.tasks
     own: Document = {"seed": seed, "hours": hours} | ({"settings": settings} if settings else {})
@@ -77,7 +77,7 @@ def _of_seed(seed: int, size: LifeSize, settings: str, finished: Finished) -> It
 
     yield from (probe(LIFE, version["name"]) for version in history["versions"] if version["on_disk"])
     jobs = learning_jobs(history)
-    if not jobs:
+    if not jobs or not beside:
         return
     updates = sum(job["updates"] for job in jobs)
     naive = Cell(

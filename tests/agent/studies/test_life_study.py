@@ -74,10 +74,10 @@ HISTORY: Document = {
 }
 
 
-def results(size: LifeSize = SIZE) -> dict[str, CellResult]:
+def results(size: LifeSize = SIZE, *, beside: bool = True) -> dict[str, CellResult]:
     """A study in which everything is finished: each cell with rows made by hand."""
     finished: dict[str, CellResult] = {}
-    study = life_study(size)
+    study = life_study(size, beside=beside)
     while left := [cell for cell in study.cells(finished) if cell.name not in finished]:
         for cell in left:
             finished[cell.name] = CellResult(name=cell.name, parameters=cell.parameters, made_by="abc", seconds=1.0, rows=rows_of(cell))
@@ -106,6 +106,14 @@ def test_what_is_done_follows_from_the_life() -> None:
     assert joint.parameters["updates"] == 36
     assert joint.parameters["targets"] == NAMES
     assert "updates" not in joint.parameters["options"]
+
+
+def test_a_life_alone_is_lived_and_probed_and_says_nothing_of_others() -> None:
+    finished = results(beside=False)
+    assert list(finished) == [name for name in results() if name.endswith(": life") or "of the life arm" in name]
+    page = life_page(life_summary(finished, SIZE), [])
+    assert "--seeds 1 --alone`" in page
+    assert "joint job on all of them" not in page
 
 
 def test_the_naive_life_repeats_the_jobs_that_made_a_version() -> None:
