@@ -96,7 +96,7 @@ def _check_general(options: LearnOptions) -> None:
         return
     if not options.replay.share:
         raise InputError("general is a share of replay, and replay=0: set replay above 0, or leave general out")
-    loss, weight = options.retention.general_loss, "kl_old" if options.retention.general_loss == "kl" else "replay_weight"
+    loss, weight = options.retention.general_loss, "kl_old" if options.retention.general_loss == "kl" else "general_weight"
     if not options.flat()[weight]:
         raise InputError(f"general_loss={loss} has the weight {weight}, which is 0: set it above 0, or leave general out")
 

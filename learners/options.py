@@ -121,9 +121,13 @@ class RetentionOptions(OptionGroup):
     general_loss: Literal["kl", "base-answers"] = Field(
         "kl",
         description="kl for KL to the serving version on own answers (weight kl_old), base-answers for cross-entropy on the base model's "
-        "(weight replay_weight)",
+        "(weight general_weight)",
     )
+    general_weight: float = Field(1.0, ge=0, le=1000, description="weight of the cross-entropy on the base model's answers")
     interpolate: float = Field(1.0, gt=0, le=1, description="position of the candidate between the start (0) and the learned weights (1)")
+    hold_panel: bool = Field(
+        True, description="move the candidate back towards the serving version if the capability panel would refuse it, as far as needed"
+    )
 
 
 class TuningOptions(OptionGroup):

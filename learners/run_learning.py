@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -24,6 +25,7 @@ from perdure.learners.sampling.batch_environments import groups_of_targets
 from perdure.learners.sampling.live_batches import choose_live
 from perdure.learners.selection.checking import choose_step
 from perdure.learners.selection.kept_step import write_choice
+from perdure.learners.selection.panel_hold import PanelHold, hold_panel
 from perdure.learners.trainees.trained_weights import Reference
 from perdure.learners.trainees.trainee import open_trainee
 from perdure.learners.weights.adapters import write_version, write_weights
@@ -33,6 +35,7 @@ from perdure.memory import faults
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.environments import environments_in_use, require_in_use
 from perdure.memory.errors import Diverged, InputError, RuntimeFailure, UnknownError
+from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.jobs import steps
 from perdure.memory.processes import record_event
 from perdure.memory.records import Version
@@ -41,8 +44,16 @@ from perdure.memory.trajectories.episodes import latest_episode_id
 from perdure.memory.versions import add_candidate, get_version, reserve_name, serving
 
 
-def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str, load: Callable[[str], Environment]) -> Version:
-    """Carry out the order of a learning job and add the candidate; `load` gives environments by name.
+def run_learning(
+    run: JobRun,
+    queued: Job,
+    versions: LoadedVersions,
+    device: str,
+    load: Callable[[str], Environment],
+    hold: PanelHold | None = None,
+) -> Version:
+    """Carry out the order of a learning job and add the candidate; `load` gives environments by name. With `hold`, the candidate holds the
+    capability panel if it can.
 
     If an earlier attempt was interrupted, it resumes after its last update. Raises `UnknownError` if the learner or version does not exist,
     `InputError` if options do not fit, `RuntimeFailure` if there is nothing to learn from, and `Interrupted` if the job is stopped.
@@ -96,8 +107,16 @@ def run_learning(run: JobRun, queued: Job, versions: LoadedVersions, device: str
     finally:
         if job.sampler in engine:  # it is not if loading it failed
             engine.unload(job.sampler)
-    write_choice(store.home, job.id, choose_step(job, failure))
-    return _add_candidate(job, queued, start)
+    chosen = choose_step(job, failure)
+    weights = _learned(job, start)
+    scores: Mapping[ItemMeasure, ItemScore] = {}
+    if hold is not None and options.retention.hold_panel:
+        held = hold_panel(job, hold, chosen, weights, partial(_from_serving, job, weights))
+        chosen, weights, scores = held.chosen, held.weights, held.scores
+    write_choice(store.home, job.id, chosen)
+    candidate = _add_candidate(job, queued, weights)
+    keep_panel_scores(store, run.lease, candidate.name, scores.items())
+    return candidate
 
 
 def _order(queued: Job) -> LearnOrder:
@@ -126,12 +145,21 @@ def _rewarder(store: Store, options: LearnOptions, learner: Learner) -> Rewarder
     return found if source == ENVIRONMENT or source.startswith(MODEL) else from_environment(store)
 
 
-def _add_candidate(job: LearningJob, queued: Job, start: Weights) -> Version:
-    """Write the trainee's weights as a version, interpolated with the start if the options say so."""
-    store, trainee, share = job.run.store, job.trainee, job.options.retention.interpolate
-    weights: Weights = trainee.weights()
-    if share < 1:
-        weights = interpolate(trainee.trained.in_full(start), weights, share)
+def _learned(job: LearningJob, start: Weights) -> Weights:
+    """The trainee's weights, interpolated with the start if the options say so."""
+    trainee, share = job.trainee, job.options.retention.interpolate
+    return interpolate(trainee.trained.in_full(start), trainee.weights(), share) if share < 1 else trainee.weights()
+
+
+def _from_serving(job: LearningJob, learned: Weights, share: float) -> Weights:
+    """The weights at this share of the way from the serving version to what was learned."""
+    served = version_weights(job.run.store, job.engine.files, get_version(job.run.store, job.progress.serving))
+    return interpolate(job.trainee.trained.in_full(served), learned, share)
+
+
+def _add_candidate(job: LearningJob, queued: Job, weights: Weights) -> Version:
+    """Write weights as a version."""
+    store = job.run.store
     name = reserve_name(store)
     files = job.engine.files
     path, hash_ = write_version(store.home, name, files, lambda folder: write_weights(folder, weights, files))

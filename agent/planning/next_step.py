@@ -42,11 +42,11 @@ def ordinary_step(life: LifeSoFar, prior_episodes: float = PRIOR_EPISODES, unfol
 
 
 def with_care(step: LearnNext, life: LifeSoFar) -> LearnNext:
-    """The same with the raised `kl_old` that the capability panel asks for, and why."""
+    """The same with what the capability panel asks for, and why."""
     care = panel_care(life)
     if care.why is None:
         return step
-    return replace(step, kl_old_factor=care.factor, why=f"{step.why}; kl_old is raised {care.factor:g} times, since {care.why}")
+    return replace(step, care=care, why=f"{step.why}; {care.what}, since {care.why}")
 
 
 def _left_to_repair(life: LifeSoFar) -> LearnNext | None:

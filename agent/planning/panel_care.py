@@ -1,7 +1,13 @@
-"""What the capability panel asks of the next learning job: more weight on KL to the serving version in old environments (`kl_old`).
+"""What the capability panel asks of the next learning job.
 
-The weight doubles if the serving version stands below the base model by more than a limit, and once more for each candidate that the panel
-has refused since the last promotion. It never ends a life: the gate refuses only candidates that lose more (`panel_limits.py`).
+**General prompts** beside the environments, with cross-entropy on the base model's answers (`GENERAL`), if the serving version has spent
+half of a limit against the base model, or the panel has refused a candidate since the last promotion. They bring back what was lost; they
+cost time, so they are not always there (docs/measurements.md).
+
+**More weight on KL** to the serving version in old environments (`kl_old`): it doubles if a limit against the base model is broken, and
+once more for each candidate that the panel has refused since the last promotion.
+
+Neither ends a life: candidates go as far as the panel holds (`selection/panel_hold.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +18,14 @@ from dataclasses import dataclass
 from perdure.agent.planning.life_so_far import LifeSoFar, since_promotion
 from perdure.learners.gate.promotion import lost_on_panel
 from perdure.learners.panel.panel_limits import below_base
+from perdure.memory.contracts.orders import OptionValue
 from perdure.memory.contracts.panel_results import PanelResult, SkillScores
 from perdure.memory.contracts.results import GateResult
 
+SPENT_FROM = 0.5
+"""The part of a limit against the base model from which general prompts are asked for."""
+GENERAL: Mapping[str, OptionValue] = {"general": 0.4, "general_loss": "base-answers", "general_weight": 6.0}
+"""The options of the job."""
 RAISE = 2.0
 MOST_RAISES = 3
 """More would hold the new skill down too."""
@@ -22,26 +33,36 @@ MOST_RAISES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelCare:
-    """By how much `kl_old` is multiplied, and why."""
+    """By how much `kl_old` is multiplied, whether general prompts are learned from, and why."""
 
     factor: float = 1.0
+    general: bool = False
     why: str | None = None
-    """In words; None if nothing is raised."""
+    """In words; None if nothing is asked for."""
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        raised = [f"kl_old is raised {self.factor:g} times"] if self.factor > 1 else []
+        return " and ".join([*raised, *(["general prompts are learned beside"] if self.general else [])])
+
+
+NO_CARE = PanelCare()
 
 
 def panel_care(life: LifeSoFar) -> PanelCare:
     """What the stored scores ask for."""
     if life.panel is None:
-        return PanelCare()
-    short = below_base(life.panel)
+        return NO_CARE
+    short, near = below_base(life.panel), below_base(life.panel, SPENT_FROM)
     gates = [job.gate for job in since_promotion(life) if job.gate is not None]
     refused = list(dict.fromkeys(gate.candidate for gate in gates if _refused(gate, life.serving)))
     raises = min(MOST_RAISES, bool(short) + len(refused))
-    if not raises:
-        return PanelCare()
-    reasons = [f"{life.serving} is below the base model in {named(short)}"] if short else []
+    if not near and not refused:
+        return NO_CARE
+    reasons = [f"{life.serving} is below the base model in {named(near)}"] if near else []
     reasons += [f"the capability panel refused {', '.join(reversed(refused))}"] if refused else []
-    return PanelCare(factor=RAISE**raises, why=" and ".join(reasons))
+    return PanelCare(factor=RAISE**raises, general=True, why=" and ".join(reasons))
 
 
 def standing_line(panel: PanelResult, care: PanelCare) -> str:
@@ -49,7 +70,7 @@ def standing_line(panel: PanelResult, care: PanelCare) -> str:
     short = below_base(panel)
     held = f"{panel.version} holds in every skill what the base model can"
     line = f"{panel.version} is below the base model in {named(short)}" if short else held
-    return f"{line}; kl_old of the next job is raised {care.factor:g} times" if care.factor > 1 else line
+    return f"{line}; in the next job {care.what}" if care.what else line
 
 
 def _refused(gate: GateResult, serving: str) -> bool:

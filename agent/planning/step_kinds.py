@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from perdure.agent.planning.panel_care import NO_CARE, PanelCare
 from perdure.memory.contracts.orders import Aim, OptionValue
 
 
@@ -26,8 +27,8 @@ class LearnNext:
     """The job whose verdict this follows."""
     unfollowed: str | None = None
     """Why nothing follows the last verdict, if nothing does."""
-    kl_old_factor: float = 1.0
-    """By how much `kl_old` is multiplied (`panel_care.py`)."""
+    care: PanelCare = NO_CARE
+    """What the capability panel asks of the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
 from perdure.agent.processes.open_engine import open_engine
-from perdure.agent.processes.panel_work import panel_of_order
+from perdure.agent.processes.panel_work import panel_hold, panel_of_order
 from perdure.agent.processes.process_names import job_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.learners.checkpoint import remove_other_checkpoints
@@ -29,7 +29,6 @@ from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.player import Sampling
 from perdure.learners.gate.probes import probe
 from perdure.learners.learning_job import Interrupted
-from perdure.learners.panel.panel_items import load_panel
 from perdure.learners.run_learning import run_learning
 from perdure.learners.selection.best_step import unchecked
 from perdure.learners.selection.kept_step import read_choice
@@ -132,12 +131,11 @@ def _carry_out(work: Work) -> tuple[Result, str | None]:
 
 def _learn(work: Work, order: LearnOrder) -> LearnResult:
     """Learn, then gate unless the order says otherwise. An attempt that resumes keeps the candidate that the job made before."""
-    if order.gate and work.config.gate.panel:
-        load_panel(work.store.home)  # a file that is wrong is found before the work, not after it
+    hold = panel_hold(work) if order.gate and work.config.gate.panel else None  # a file that is wrong is found before the work
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load)
+        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load, hold)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"

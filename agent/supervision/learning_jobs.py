@@ -13,6 +13,7 @@ from uuid import uuid4
 from perdure.agent.config import Config
 from perdure.agent.planning.life_from_store import LOOK, QUEUED, read_life
 from perdure.agent.planning.next_step import next_step
+from perdure.agent.planning.panel_care import GENERAL
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
 from perdure.agent.supervision.limits import Tally
 from perdure.learners.option_parsing import every_option
@@ -186,12 +187,16 @@ def learn_order(config: Config, step: LearnNext) -> LearnOrder:
 
 
 def step_options(config: Config, step: LearnNext) -> dict[str, OptionValue]:
-    """The options of a planned learning job that differ from the home's; `kl_old` is raised from what is set, or from the default if that
-    is less."""
-    if step.kl_old_factor == 1:
-        return dict(step.options)
-    weights = [float(every_option(given)["kl_old"]) for given in (config.learn.options, {})]
-    return {**step.options, "kl_old": step.kl_old_factor * max(weights)}
+    """The options of a planned learning job that differ from the home's. What the capability panel asks for comes on top: `kl_old` is
+    raised from what is set, or from the default if that is less, and general prompts are as they are set, if they are. They need replay."""
+    asked: dict[str, OptionValue] = {}
+    own = every_option({**config.learn.options, **step.options})
+    if step.care.general and own["replay"] and not own["general"]:
+        asked = dict(GENERAL)
+    if step.care.factor > 1:
+        weights = [float(every_option(given)["kl_old"]) for given in (config.learn.options, {})]
+        asked["kl_old"] = step.care.factor * max(weights)
+    return {**step.options, **asked}
 
 
 def _say_unfollowed(store: Store, why: str | None) -> None:

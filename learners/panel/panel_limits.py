@@ -108,9 +108,15 @@ def refusal_of(panel: PanelResult) -> str | None:
     return f"on the capability panel {'; '.join(reasons)}" if reasons else None
 
 
-def below_base(panel: PanelResult) -> dict[str, SkillScores]:
-    """The skills in which a version stands below the base model by more than the limit."""
-    return {name: skill for name, skill in panel.skills.items() if "base" in skill.lost_against}
+def even_share(panel: PanelResult) -> float:
+    """The share of the way from the serving version to this one at which no limit is broken if every skill changes evenly on the way."""
+    lost = [(_loss(skill.measure, skill.before, skill.version), _allowed(skill)) for skill in panel.skills.values()]
+    return min((allowed / loss for loss, allowed in lost if loss > allowed), default=1.0)
+
+
+def below_base(panel: PanelResult, part: float = 1.0) -> dict[str, SkillScores]:
+    """The skills in which a version stands below the base model by more than this part of the limit."""
+    return {name: skill for name, skill in panel.skills.items() if _loss(skill.measure, skill.base, skill.version) > part * skill.limit}
 
 
 def _reason(name: str, skill: SkillScores, panel: PanelResult) -> str | None:
@@ -122,6 +128,12 @@ def _reason(name: str, skill: SkillScores, panel: PanelResult) -> str | None:
             f"with {panel.before} ({_short(skill.before)})"
         )
     return None
+
+
+def _allowed(skill: SkillScores) -> float:
+    """How much a candidate may lose of a skill against the serving version."""
+    left = skill.limit - _loss(skill.measure, skill.base, skill.before)  # of the limit against the base model
+    return min(skill.limit, max(left, skill.limit * SPENT))
 
 
 def _moved(name: str, skill: SkillScores, start: float) -> str:

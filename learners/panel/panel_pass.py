@@ -22,7 +22,7 @@ from perdure.learners.panel.panel_items import Passage, Question, Skill, with_fo
 from perdure.learners.panel.stored_scores import Lacking, lacking
 from perdure.memory.contracts.panel_results import Asked, Measure
 from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
-from perdure.memory.records import VersionRef
+from perdure.memory.records import Sampler
 
 PASSAGE_PROMPT = "Write a short text."
 SPARE_TOKENS = 16
@@ -45,17 +45,32 @@ def score_version(work: PanelWork, version: str, skills: Sequence[Skill], asked:
     run = work.run
     left = lacking(run.store, version, skills, asked, work.versions.engine.numerics)
     for skill in skills:
-        if skill.name not in left:
-            continue
-        if run.stop():
-            raise Interrupted(f"job {run.lease.subject} was stopped while it scored the capability panel")
-        run.each_round()
-        work.say(f"{version} on the capability panel: {skill.name}")
-        sampler = work.versions.load(version)
-        keep_panel_scores(run.store, run.lease, version, _score_skill(work, sampler, skill, left[skill.name]))
+        if skill.name in left:
+            _go_on(work, version, skill)
+            sampler = work.versions.load(version)
+            keep_panel_scores(run.store, run.lease, version, _score_skill(work, sampler, skill, left[skill.name]))
 
 
-def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacking) -> Scored:
+def scores_of(work: PanelWork, sampler: Sampler, told: str, skills: Sequence[Skill]) -> dict[ItemMeasure, ItemScore]:
+    """The scores that need no sampling, of weights that the engine has loaded and that are `told` so. They are kept nowhere.
+
+    Raises as `score_version` does.
+    """
+    scores: dict[ItemMeasure, ItemScore] = {}
+    for skill in skills:
+        _go_on(work, told, skill)
+        scores |= _score_skill(work, sampler, skill, Lacking(choice=skill.questions, passages=skill.passages, free=(), cued=()))
+    return scores
+
+
+def _go_on(work: PanelWork, told: str, skill: Skill) -> None:
+    if work.run.stop():
+        raise Interrupted(f"job {work.run.lease.subject} was stopped while it scored the capability panel")
+    work.run.each_round()
+    work.say(f"{told} on the capability panel: {skill.name}")
+
+
+def _score_skill(work: PanelWork, sampler: Sampler, skill: Skill, left: Lacking) -> Scored:
     scored: Scored = []
 
     def keep(item: Question | Passage, measure: Measure, score: float | None) -> None:
@@ -75,7 +90,7 @@ def _score_skill(work: PanelWork, sampler: VersionRef, skill: Skill, left: Lacki
     return scored
 
 
-def _chances(work: PanelWork, sampler: VersionRef, questions: Sequence[Question]) -> list[list[float] | None]:
+def _chances(work: PanelWork, sampler: Sampler, questions: Sequence[Question]) -> list[list[float] | None]:
     """The probabilities of the choices of each question, the right one's first; None if it does not fit."""
     chat = work.versions.engine.chat
     turns = [
@@ -91,7 +106,7 @@ def _softmax(sums: Sequence[float]) -> list[float]:
     return [weight / fsum(weights) for weight in weights]
 
 
-def _cross_entropies(work: PanelWork, sampler: VersionRef, passages: Sequence[Passage]) -> list[float | None]:
+def _cross_entropies(work: PanelWork, sampler: Sampler, passages: Sequence[Passage]) -> list[float | None]:
     """Nats a token of each passage, without the end of its turn; None if it does not fit."""
     chat = work.versions.engine.chat
     prompt_ids = chat.prompt([Message(role="user", text=PASSAGE_PROMPT)])
@@ -99,7 +114,7 @@ def _cross_entropies(work: PanelWork, sampler: VersionRef, passages: Sequence[Pa
     return [None if found is None else -fsum(found[0]) / len(found[0]) for found in _logprobs(work, sampler, turns)]
 
 
-def _logprobs(work: PanelWork, sampler: VersionRef, items: Sequence[Sequence[tuple[Ids, Ids]]]) -> list[list[tuple[float, ...]] | None]:
+def _logprobs(work: PanelWork, sampler: Sampler, items: Sequence[Sequence[tuple[Ids, Ids]]]) -> list[list[tuple[float, ...]] | None]:
     """Log-probs of the turns of each item; None for an item of which one does not fit into the context."""
     engine = work.versions.engine
     fits = [all(len(prompt) + len(action) < engine.context_limit for prompt, action in turns) for turns in items]
@@ -108,7 +123,7 @@ def _logprobs(work: PanelWork, sampler: VersionRef, items: Sequence[Sequence[tup
     return [[next(given) for _ in turns] if fit else None for turns, fit in zip(items, fits, strict=True)]
 
 
-def _answers(work: PanelWork, sampler: VersionRef, questions: Sequence[Question], before: Sequence[Message]) -> list[str | None]:
+def _answers(work: PanelWork, sampler: Sampler, questions: Sequence[Question], before: Sequence[Message]) -> list[str | None]:
     """The greedy answer to each question, after what is said before; None if it does not fit."""
     engine = work.versions.engine
     chat = engine.chat

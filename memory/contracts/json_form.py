@@ -202,6 +202,7 @@ def read_selection(document: Document) -> Selection:
         checks=tuple(
             StepScores(step=check["step"], targets=scores(check["targets"]), old=scores(check["old"])) for check in document["checks"]
         ),
+        share=document.get("share", 1.0),
     )
 
 

@@ -225,6 +225,8 @@ class Selection:
     """Why the job made fewer updates than it was to make; None if it made all."""
     checks: tuple[StepScores, ...] = ()
     """In order, the start first; empty if the job had none, and its last step is the candidate."""
+    share: float = 1.0
+    """Of the way from the serving version to the weights of that step: less than 1 if the capability panel did not hold at its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

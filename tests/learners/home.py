@@ -18,8 +18,11 @@ from perdure.learners.checkpoint import Progress
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.learning_job import Interrupted, JobEnvironments, JobRun, LearningJob
+from perdure.learners.panel.panel_items import Skill
+from perdure.learners.panel.panel_pass import PanelWork
 from perdure.learners.reward_source import from_environment
 from perdure.learners.run_learning import run_learning
+from perdure.learners.selection.panel_hold import PanelHold
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory import environments, jobs, versions
@@ -66,10 +69,16 @@ class Learner:
         *,
         stop: Callable[[], bool] = never,
         start: str | None = None,
+        hold: tuple[Skill, ...] = (),
         **settings: Any,
     ) -> Version:
+        """`hold`: the skills of the capability panel that the candidate is to hold."""
         job, lease = self.leased(target, learner, start=start, **{**SETTINGS, **settings})
-        return self.run(job, lease, stop)
+        return self.run(job, lease, stop, hold)
+
+    @property
+    def versions(self) -> LoadedVersions:
+        return LoadedVersions(self.store, self.engine)
 
     def interrupted(
         self, target: str, learner: str, *, after: int, meanwhile: Callable[[], None] = lambda: None, **settings: Any
@@ -86,9 +95,11 @@ class Learner:
         assert (found[0].id, found[1].attempt) == (job.id, 2)
         return self.run(*found, never)
 
-    def run(self, job: Job, lease: Lease, stop: Callable[[], bool]) -> Version:
+    def run(self, job: Job, lease: Lease, stop: Callable[[], bool], skills: tuple[Skill, ...] = ()) -> Version:
         run = JobRun(store=self.store, lease=lease, journal=StoreJournal(self.store, BootClock()), stop=stop)
-        version = run_learning(run, job, LoadedVersions(self.store, self.engine), "cpu", load)
+        scoring = PanelWork(run=run, versions=self.versions, say=lambda line: None)
+        hold = PanelHold(scoring=scoring, skills=skills) if skills else None
+        version = run_learning(run, job, self.versions, "cpu", load, hold)
         jobs.finish_job(self.store, lease, learn_result(None, version=version.name), version.name)
         return version
 

@@ -65,7 +65,7 @@ def general_lessons(job: LearningJob) -> list[Lesson]:
             of_target=False,
             turns=((request.prompt_ids, sample.action_ids),),
             sampler_logprobs=sample.logprobs if is_kl else None,
-            imitation=0.0 if is_kl else options.replay.weight,
+            imitation=0.0 if is_kl else options.retention.general_weight,
             kl=options.replay.kl if is_kl else 0.0,
         )
         for request, sample in zip(requests, samples, strict=True)

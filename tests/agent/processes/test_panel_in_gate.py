@@ -12,7 +12,7 @@ from tests.learners.panel.panel_files import written
 
 from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.next_step import with_care
-from perdure.agent.planning.panel_care import panel_care
+from perdure.agent.planning.panel_care import GENERAL, panel_care
 from perdure.agent.planning.step_kinds import LearnNext
 from perdure.agent.planning.track_record import GAINED, track_records
 from perdure.agent.show.life_report import life_report
@@ -82,13 +82,13 @@ def test_what_is_known_is_not_scored_again(store: Store) -> None:
 
 
 def test_a_limit_that_is_spent_against_the_base_refuses_only_what_is_worse_and_raises_kl_old(store: Store) -> None:
-    assert gated(store, "v1", skills=agreeing(v0=0.9, v1=0.82)).verdict == "promote", "it lost .04"
+    assert gated(store, "v1", skills=agreeing(v0=0.9, v1=0.86)).verdict == "promote", "it lost .02"
     life = read_life(store)
     assert life is not None
     assert (life.panel is not None, panel_care(life).factor) == (True, 1.0)
     step = LearnNext(targets=(A,), why="it promises most")
     assert with_care(step, life) == step
-    assert "kl_old" not in learn_order(CONFIG, with_care(step, life)).options
+    assert {"kl_old", "general"}.isdisjoint(learn_order(CONFIG, with_care(step, life)).options)
     scores = panel_scores(store, "v1")
     with store.write() as conn:  # as after several promotions that lost a little each
         conn.execute("UPDATE panel_score SET score = 0.7 WHERE version = 'v1' AND item = 'agreeing-1'")
@@ -96,15 +96,33 @@ def test_a_limit_that_is_spent_against_the_base_refuses_only_what_is_worse_and_r
     life = read_life(store)
     assert life is not None
     raised = with_care(step, life)
-    assert raised.why == "it promises most; kl_old is raised 2 times, since v1 is below the base model in agreeing (0.60, base 0.70)"
-    assert learn_order(CONFIG, raised).options["kl_old"] == pytest.approx(0.4)
-    mine = CONFIG.model_copy(update={"learn": CONFIG.learn.model_copy(update={"options": {"kl_old": 1.0}})})
-    assert learn_order(mine, raised).options["kl_old"] == 2.0
+    assert raised.why == (
+        "it promises most; kl_old is raised 2 times and general prompts are learned beside, since v1 is below the base model in agreeing "
+        "(0.60, base 0.70)"
+    )
+    assert learn_order(CONFIG, raised).options.items() >= {"kl_old": 0.4, **GENERAL}.items()
+    mine = CONFIG.model_copy(update={"learn": CONFIG.learn.model_copy(update={"options": {"kl_old": 1.0, "general": 0.1}})})
+    assert learn_order(mine, raised).options.items() >= {"kl_old": 2.0, "general": 0.1}.items()
+    bare = CONFIG.model_copy(update={"learn": CONFIG.learn.model_copy(update={"options": {"replay": 0.0}})})
+    assert "general" not in learn_order(bare, raised).options, "general prompts are a share of replay"
     worse = gated(store, "v2", skills=agreeing(v0=0.9, v1=0.7, v2=0.66), leads_to="nothing")
     assert (worse.verdict, worse.reason) == (
         "reject",
         "on the capability panel agreeing fell from .70 to .58 against the base model, more than .05, and is worse than with v1 (.60)",
     )
+
+
+def test_general_prompts_are_learned_beside_once_half_of_a_limit_is_spent(store: Store) -> None:
+    assert gated(store, "v1", skills=agreeing(v0=0.9, v1=0.82)).verdict == "promote", "it lost .04"
+    life = read_life(store)
+    assert life is not None
+    step = with_care(LearnNext(targets=(A,), why="it promises most"), life)
+    assert step.why == (
+        "it promises most; general prompts are learned beside, since v1 is below the base model in agreeing (0.66, base 0.70)"
+    )
+    options = learn_order(CONFIG, step).options
+    assert options.items() >= GENERAL.items()
+    assert "kl_old" not in options
 
 
 def test_a_candidate_below_the_base_that_is_no_worse_than_the_serving_version_is_played(store: Store) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import floats, sampled_from
 
 from perdure.learners.panel.panel_items import load_panel
-from perdure.learners.panel.panel_limits import BOTH, SkillItems, below_base, compare, items_of, refusal_of, skill_scores
+from perdure.learners.panel.panel_limits import BOTH, SkillItems, below_base, compare, even_share, items_of, refusal_of, skill_scores
 from perdure.memory.contracts.panel_results import Measure, PanelResult
 from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore
 
@@ -57,6 +59,25 @@ def test_a_candidate_is_refused_for_what_it_lost(skill: str, base: float, before
 def test_cross_entropy_is_better_if_it_is_less(base: float, before: float, version: float, why: str | None) -> None:
     refused = refusal_of(result(measure="cross_entropy", skill="t", base=base, before=before, version=version))
     assert refused == (None if why is None else f"on the capability panel {why}")
+
+
+@given(base=floats(0, 5), before=floats(0, 5), version=floats(0, 5), measure=sampled_from(["choice", "cross_entropy"]))
+def test_part_of_the_way_is_held_and_more_is_refused(base: float, before: float, version: float, measure: Measure) -> None:
+    def at(share: float) -> PanelResult:
+        return result(base=base, before=before, version=before + share * (version - before), measure=measure)
+
+    share = even_share(at(1.0))
+    assert (share < 1) == (refusal_of(at(1.0)) is not None)
+    assert refusal_of(at(0.999 * share)) is None
+    assert share == 1 or refusal_of(at(1.001 * share)) is not None
+
+
+def test_the_skill_that_loses_most_of_what_it_may_decides_how_far() -> None:
+    one, other = result(base=0.6, before=0.6, version=0.4), result(skill="refusal", base=0.9, before=0.86, version=0.83)
+    assert even_share(one) == pytest.approx(0.25)
+    assert even_share(other) == pytest.approx(1 / 3)
+    assert even_share(replace(one, skills={**one.skills, **other.skills})) == pytest.approx(0.25)
+    assert even_share(result(base=0.6, before=0.6, version=0.58)) == 1
 
 
 def test_a_limit_that_is_spent_refuses_nothing_that_holds_it_and_is_still_told() -> None:

@@ -97,7 +97,7 @@ def test_own_answers_have_the_kl_term_alone(make_job: MakeJob) -> None:
 @pytest.mark.parametrize("is_loaded", [True, False])
 def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_job: MakeJob, is_loaded: bool) -> None:
     """At the least temperature that is allowed nearly all answers begin as the base's greedy ones."""
-    job = make_job(**HALF, replay_weight=0.6, general_loss="base-answers", temperature=0.01)
+    job = make_job(**HALF, general_weight=0.6, general_loss="base-answers", temperature=0.01)
     if not is_loaded:
         job.engine.unload(BASE)
     lessons = general_lessons(job)
@@ -120,7 +120,7 @@ def test_the_base_model_answers_if_asked_and_leaves_the_engine_as_it_was(make_jo
 @pytest.mark.parametrize("general_loss", ["kl", "base-answers"])
 def test_updates_on_answers_lead_back_to_the_base(make_job: MakeJob, general_loss: str) -> None:
     """The learner begins away from the base, which serves. The distance is KL(base || learner) on answers that it has not seen."""
-    job = make_job(**HALF, general_loss=general_loss, kl_old=1.0, replay_weight=1.0, updates=12, lr=0.01, warmup=0, temperature=1.0)
+    job = make_job(**HALF, general_loss=general_loss, kl_old=1.0, general_weight=1.0, updates=12, lr=0.01, warmup=0, temperature=1.0)
     job.progress.step = 1000
     job.engine.load(job.sampler, job.trainee.weights())
     held_out = general_lessons(job)
@@ -152,7 +152,7 @@ def test_a_stop_ends_the_answering(make_job: MakeJob) -> None:
     [
         ({"replay": 0}, "general is a share of replay, and replay=0"),
         ({"kl_old": 0}, "general_loss=kl has the weight kl_old, which is 0"),
-        ({"general_loss": "base-answers", "replay_weight": 0}, "has the weight replay_weight, which is 0"),
+        ({"general_loss": "base-answers", "general_weight": 0}, "has the weight general_weight, which is 0"),
         ({"general_loss": "base"}, "option general_loss='base'"),
         ({"general": 1.5}, "option general=1.5"),
     ],
