@@ -89,6 +89,7 @@ def test_an_order_is_read_as_it_was_written(order: Order) -> None:
     [
         learn_result(GATE),
         learn_result(None),
+        replace(learn_result(None), selection=Selection(step=8, reason="held", share=0.4)),
         GATE,
         replace(GATE, evidence=replace(GATE.evidence, pooled=None)),
         PROBE,
@@ -118,6 +119,9 @@ def test_documents_of_older_programs_are_read_with_what_they_stood_for() -> None
     for leg in older["gate"]["environments"].values():
         del leg["anchor_wealth"]
     last = Selection(step=learned.cost.updates, reason="the last step")
+    without_share = json.loads(to_json(result_document(learned)))
+    del without_share["selection"]["share"]
+    assert read_result("learn", without_share) == learned, "the whole way"
     assert read_result("learn", older) == replace(learned, selection=last), "greedy, one answer, no anchors but those of the targets"
 
 
@@ -142,7 +146,7 @@ def test_scripts_find_the_keys_that_were_promised() -> None:
     learned = result_document(learn_result(GATE))
     assert list(learned) == ["version", "verdict", "reason", "diagnostics", "selection", "cost", "gate", "seconds"]
     assert (learned["diagnostics"]["update"], learned["diagnostics"]["candidate_step"]) == (6, 3)
-    assert set(learned["selection"]) == {"step", "reason", "ended_early", "checks"}
+    assert set(learned["selection"]) == {"step", "reason", "ended_early", "checks", "share"}
     assert learned["selection"]["checks"][1] == {
         "step": 3,
         "targets": {"c": {"score": 0.75, "episodes": 16}},
