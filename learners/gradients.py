@@ -93,7 +93,7 @@ def accumulate_gradient(
     Measured episodes join the trees of the lessons, with which they mostly share their tokens.
     """
     variant = VARIANTS[options.of(GrpoOptions).variant]
-    weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share, options.retention.general)
+    weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share, options.general.share)
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
     items = [lesson.sequences for lesson in lessons] + [sequences_of(one.turns) for one in measured]
     for places in pack(items, trainee.nodes_at_once(options.tuning.budget_tokens), by_rows=trainee.model.by_rows):

@@ -17,6 +17,7 @@ from perdure.learners.options import (
     SHARED,
     CheckOptions,
     CommonLearnOptions,
+    GeneralOptions,
     Group,
     LearnOptions,
     LossOptions,
@@ -74,6 +75,7 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
             loss=read(LossOptions),
             replay=read(ReplayOptions),
             retention=read(RetentionOptions),
+            general=read(GeneralOptions),
             checks=read(CheckOptions),
             tuning=read(TuningOptions),
             own=read(OWN[learner]),
@@ -92,11 +94,11 @@ def parse_options(learner: str, given: Mapping[str, OptionValue]) -> LearnOption
 
 def _check_general(options: LearnOptions) -> None:
     """Raise `InputError` if general prompts have a share, but of nothing, or in a loss without weight."""
-    if not options.retention.general:
+    if not options.general.share:
         return
     if not options.replay.share:
         raise InputError("general is a share of replay, and replay=0: set replay above 0, or leave general out")
-    loss, weight = options.retention.general_loss, "kl_old" if options.retention.general_loss == "kl" else "general_weight"
+    loss, weight = options.general.loss, "kl_old" if options.general.loss == "kl" else "general_weight"
     if not options.flat()[weight]:
         raise InputError(f"general_loss={loss} has the weight {weight}, which is 0: set it above 0, or leave general out")
 

@@ -115,19 +115,31 @@ class RetentionOptions(OptionGroup):
         ge=0,
         description="ewc, gem, trace-sft, from=live: most promotions and rollbacks (or updates of a job) since an episode was sampled",
     )
-    general: float = Field(
-        0.0, ge=0, le=1, description="share of replay that is answers to general prompts, of many kinds and outside all environments"
-    )
-    general_loss: Literal["kl", "base-answers"] = Field(
-        "kl",
-        description="kl for KL to the serving version on own answers (weight kl_old), base-answers for cross-entropy on the base model's "
-        "(weight general_weight)",
-    )
-    general_weight: float = Field(1.0, ge=0, le=1000, description="weight of the cross-entropy on the base model's answers")
     interpolate: float = Field(1.0, gt=0, le=1, description="position of the candidate between the start (0) and the learned weights (1)")
     hold_panel: bool = Field(
         True, description="move the candidate back towards the serving version if the capability panel would refuse it, as far as needed"
     )
+
+
+class GeneralOptions(OptionGroup):
+    """General prompts beside the environments (`learners/retention/general/`)."""
+
+    title = "Every learner: general prompts"
+
+    share: float = Field(
+        0.0,
+        alias="general",
+        ge=0,
+        le=1,
+        description="share of replay that is answers to general prompts, of many kinds and outside all environments",
+    )
+    loss: Literal["kl", "base-answers"] = Field(
+        "kl",
+        alias="general_loss",
+        description="kl for KL to the serving version on own answers (weight kl_old), base-answers for cross-entropy on the base model's "
+        "(weight general_weight)",
+    )
+    weight: float = Field(1.0, alias="general_weight", ge=0, le=1000, description="weight of the cross-entropy on the base model's answers")
 
 
 class TuningOptions(OptionGroup):
@@ -232,7 +244,15 @@ class SdftOptions(SamplingOptions):
     )
 
 
-SHARED: tuple[type[OptionGroup], ...] = (CommonLearnOptions, LossOptions, ReplayOptions, RetentionOptions, CheckOptions, TuningOptions)
+SHARED: tuple[type[OptionGroup], ...] = (
+    CommonLearnOptions,
+    LossOptions,
+    ReplayOptions,
+    RetentionOptions,
+    GeneralOptions,
+    CheckOptions,
+    TuningOptions,
+)
 OWN: Mapping[str, type[OptionGroup]] = {
     "grpo": GrpoOptions,
     "reinforce": ReinforceOptions,
@@ -255,6 +275,7 @@ class LearnOptions:
     loss: LossOptions
     replay: ReplayOptions
     retention: RetentionOptions
+    general: GeneralOptions
     checks: CheckOptions
     tuning: TuningOptions
     own: OptionGroup
@@ -266,5 +287,5 @@ class LearnOptions:
 
     def flat(self) -> dict[str, OptionValue]:
         """All that the learner reads, by name."""
-        groups = (self.common, self.loss, self.replay, self.retention, self.checks, self.tuning, self.own)
+        groups = (self.common, self.loss, self.replay, self.retention, self.general, self.checks, self.tuning, self.own)
         return {name: value for group in groups for name, value in group.model_dump(by_alias=True).items()}

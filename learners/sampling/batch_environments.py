@@ -54,7 +54,7 @@ def next_old(job: LearningJob, prompts: int) -> list[Environment]:
         candidates = [replay_candidate(name, _before(job, name), played.get(name, []), replay.samples) for name in old]
     else:
         candidates = _live_candidates(job)
-    tokens = replay.tokens * (1 - job.options.retention.general) * _target_tokens(job, prompts, played)
+    tokens = replay.tokens * (1 - job.options.general.share) * _target_tokens(job, prompts, played)
     return [old[name] for name in choose_replay(candidates, groups, tokens)]
 
 
@@ -64,7 +64,7 @@ def old_group_numbers(job: LearningJob, prompts: int, share: float) -> range:
     Fractions of a group add up over updates.
     """
     common, replay = job.options.common, job.options.replay
-    of_old = replay.share * (1 - job.options.retention.general)  # the rest of replay is general prompts
+    of_old = replay.share * (1 - job.options.general.share)  # the rest of replay is general prompts
     each = common.samples * of_old * share / replay.samples if job.environments.old else 0.0
     before = common.prompts * job.progress.step
     return range(math.floor(each * before + 0.5), math.floor(each * (before + prompts) + 0.5))

@@ -33,7 +33,7 @@ def general_numbers(options: LearnOptions, step: int) -> range:
 
     Fractions of an answer add up over updates.
     """
-    each = options.common.prompts * options.common.samples * options.replay.share * options.retention.general
+    each = options.common.prompts * options.common.samples * options.replay.share * options.general.share
     return range(math.floor(each * step + 0.5), math.floor(each * (step + 1) + 0.5))
 
 
@@ -53,7 +53,7 @@ def general_lessons(job: LearningJob) -> list[Lesson]:
         if len(ids) + MOST_TOKENS <= job.context_limit:
             seed = train_seed(options.common.seed, f"{GENERAL} for job {job.id}", n)
             requests.append(Request(prompt_ids=ids, max_tokens=MOST_TOKENS, temperature=options.common.temperature, seed=seed))
-    is_kl = options.retention.general_loss == "kl"
+    is_kl = options.general.loss == "kl"
     with _answering(job, is_kl) as policy:
         samples = policy.generate(requests) if requests else []
     job.tally.sampling_s += time.perf_counter() - started
@@ -65,7 +65,7 @@ def general_lessons(job: LearningJob) -> list[Lesson]:
             of_target=False,
             turns=((request.prompt_ids, sample.action_ids),),
             sampler_logprobs=sample.logprobs if is_kl else None,
-            imitation=0.0 if is_kl else options.retention.general_weight,
+            imitation=0.0 if is_kl else options.general.weight,
             kl=options.replay.kl if is_kl else 0.0,
         )
         for request, sample in zip(requests, samples, strict=True)
