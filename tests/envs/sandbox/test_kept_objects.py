@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,20 @@ class Game:
 
 
 def killed(host: Host) -> None:
+    """The workers die with the host, but a moment after it."""
+    workers = host.pids()
     os.killpg(host.pid, signal.SIGKILL)
     host._process.wait()
+    while any(is_alive(worker) for worker in workers):
+        time.sleep(0.001)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_host_says_what_its_code_is_and_one_with_other_code_does_not_take_its_place(
