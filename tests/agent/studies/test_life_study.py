@@ -221,8 +221,9 @@ COINS = ["py:tests.agent.coin:Coin", "py:tests.agent.coin:Coin?side=1"]
 
 @pytest.mark.processes
 def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: Path) -> None:
+    """Alone: the naive life and the joint job have tests of their own below."""
     size = LifeSize(hours=40 / 3600, seeds=1, tasks=4)
-    study = life_study(size, tiny(tmp_path))
+    study = life_study(size, tiny(tmp_path), beside=False)
     said: list[str] = []
     with open_study(tmp_path / "study") as file:
         done = run_study(study, file, said.append, 1)
