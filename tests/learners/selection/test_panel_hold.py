@@ -91,3 +91,12 @@ def test_a_job_makes_a_candidate_that_holds_and_the_gate_need_not_score_it_again
         assert {key: one.score for key, one in scores_of(hold.scoring, sampler, "it", skills).items()} == pytest.approx(
             {key: one.score for key, one in kept.items()}, rel=1e-4
         )
+
+
+def test_weights_tuned_in_full_go_back_too(llama_learner: Learner, skills: tuple[Skill, ...]) -> None:
+    made = llama_learner.learn(EASY, "grpo", hold=skills, updates=3, lr=0.003, tuning="full")
+    chosen = read_choice(llama_learner.store.home, 1)
+    assert chosen is not None
+    assert LEAST <= chosen.share < 1
+    three = {name: panel_scores(llama_learner.store, name) for name in ("v0", made.name)}
+    assert refusal_of(compare(made.name, "v0", "v0", three, items_of(skills))) is None
