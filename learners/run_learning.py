@@ -115,7 +115,8 @@ def run_learning(
         chosen, weights, scores = held.chosen, held.weights, held.scores
     write_choice(store.home, job.id, chosen)
     candidate = _add_candidate(job, queued, weights)
-    keep_panel_scores(store, run.lease, candidate.name, scores.items())
+    if scores:
+        keep_panel_scores(store, run.lease, candidate.name, scores.items())
     return candidate
 
 

@@ -47,11 +47,10 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
     lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
     on the default stream in homes of its own, then probes every version, and does the same jobs naively (no gate, no replay) and all
     environments in one joint job: about three times the hours in all, or little more than the hours with --alone, and the machine for
-    itself. mode-seeking fits the paper's mixture of
-    two modes with forward and reverse KL, and varies what its result rests on: less than a minute. retaining-by-doing, long-stream,
-    general-prompts and family run the real learners as a file says: hours on two cores with --small, else days or a GPU (docs/studies.md).
-    A study that is stopped continues where it was: what is finished is not done again. Progress goes to stderr. Exit code 1 if a result
-    that must be reached is not, 3 if a part failed.
+    itself. mode-seeking fits the paper's mixture of two modes with forward and reverse KL, and varies what its result rests on: less than
+    a minute. retaining-by-doing, long-stream, general-prompts and family run the real learners as a file says: hours on two cores with
+    --small, else days or a GPU (docs/studies.md). A study that is stopped continues where it was: what is finished is not done again.
+    Progress goes to stderr. Exit code 1 if a result that must be reached is not, 3 if a part failed.
 
     \b
     Example:

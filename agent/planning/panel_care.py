@@ -33,18 +33,16 @@ MOST_RAISES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanelCare:
-    """By how much `kl_old` is multiplied, whether general prompts are learned from, and why."""
+    """General prompts, and by how much `kl_old` is multiplied."""
 
     factor: float = 1.0
-    general: bool = False
     why: str | None = None
     """In words; None if nothing is asked for."""
 
     @property
     def what(self) -> str:
-        """In words."""
-        raised = [f"kl_old is raised {self.factor:g} times"] if self.factor > 1 else []
-        return " and ".join([*raised, *(["general prompts are learned beside"] if self.general else [])])
+        """In words, if something is asked for."""
+        return "general prompts are asked for" + (f" and kl_old is raised {self.factor:g} times" if self.factor > 1 else "")
 
 
 NO_CARE = PanelCare()
@@ -62,7 +60,7 @@ def panel_care(life: LifeSoFar) -> PanelCare:
         return NO_CARE
     reasons = [f"{life.serving} is below the base model in {named(near)}"] if near else []
     reasons += [f"the capability panel refused {', '.join(reversed(refused))}"] if refused else []
-    return PanelCare(factor=RAISE**raises, general=True, why=" and ".join(reasons))
+    return PanelCare(factor=RAISE**raises, why=" and ".join(reasons))
 
 
 def standing_line(panel: PanelResult, care: PanelCare) -> str:
@@ -70,7 +68,7 @@ def standing_line(panel: PanelResult, care: PanelCare) -> str:
     short = below_base(panel)
     held = f"{panel.version} holds in every skill what the base model can"
     line = f"{panel.version} is below the base model in {named(short)}" if short else held
-    return f"{line}; in the next job {care.what}" if care.what else line
+    return line if care.why is None else f"{line}; in the next job {care.what}"
 
 
 def _refused(gate: GateResult, serving: str) -> bool:

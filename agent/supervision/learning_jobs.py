@@ -191,7 +191,7 @@ def step_options(config: Config, step: LearnNext) -> dict[str, OptionValue]:
     raised from what is set, or from the default if that is less, and general prompts are as they are set, if they are. They need replay."""
     asked: dict[str, OptionValue] = {}
     own = every_option({**config.learn.options, **step.options})
-    if step.care.general and own["replay"] and not own["general"]:
+    if step.care.why is not None and own["replay"] and not own["general"]:
         asked = dict(GENERAL)
     if step.care.factor > 1:
         weights = [float(every_option(given)["kl_old"]) for given in (config.learn.options, {})]

@@ -120,14 +120,14 @@ def below_base(panel: PanelResult, part: float = 1.0) -> dict[str, SkillScores]:
 
 
 def _reason(name: str, skill: SkillScores, panel: PanelResult) -> str | None:
+    if _loss(skill.measure, skill.before, skill.version) <= _allowed(skill):
+        return None
     if "before" in skill.lost_against:
         return f"{_moved(name, skill, skill.before)} against {panel.before}, more than {_short(skill.limit)}"
-    if "base" in skill.lost_against and _loss(skill.measure, skill.before, skill.version) > skill.limit * SPENT:
-        return (
-            f"{_moved(name, skill, skill.base)} against the base model, more than {_short(skill.limit)}, and is worse than "
-            f"with {panel.before} ({_short(skill.before)})"
-        )
-    return None
+    return (
+        f"{_moved(name, skill, skill.base)} against the base model, more than {_short(skill.limit)}, and is worse than "
+        f"with {panel.before} ({_short(skill.before)})"
+    )
 
 
 def _allowed(skill: SkillScores) -> float:

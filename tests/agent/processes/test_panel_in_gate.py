@@ -97,7 +97,7 @@ def test_a_limit_that_is_spent_against_the_base_refuses_only_what_is_worse_and_r
     assert life is not None
     raised = with_care(step, life)
     assert raised.why == (
-        "it promises most; kl_old is raised 2 times and general prompts are learned beside, since v1 is below the base model in agreeing "
+        "it promises most; general prompts are asked for and kl_old is raised 2 times, since v1 is below the base model in agreeing "
         "(0.60, base 0.70)"
     )
     assert learn_order(CONFIG, raised).options.items() >= {"kl_old": 0.4, **GENERAL}.items()
@@ -117,9 +117,7 @@ def test_general_prompts_are_learned_beside_once_half_of_a_limit_is_spent(store:
     life = read_life(store)
     assert life is not None
     step = with_care(LearnNext(targets=(A,), why="it promises most"), life)
-    assert step.why == (
-        "it promises most; general prompts are learned beside, since v1 is below the base model in agreeing (0.66, base 0.70)"
-    )
+    assert step.why == ("it promises most; general prompts are asked for, since v1 is below the base model in agreeing (0.66, base 0.70)")
     options = learn_order(CONFIG, step).options
     assert options.items() >= GENERAL.items()
     assert "kl_old" not in options
