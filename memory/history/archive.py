@@ -15,29 +15,31 @@ Only the holder of the home's lock archives, because only one process may checkp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 
 from perdure.memory import faults
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.exchange.documents import portions
-from perdure.memory.files import MAKING, sha256_of
+from perdure.memory.files import MAKING
 from perdure.memory.history.checked_shards import note_whole
-from perdure.memory.history.shard_drafts import chain_of, draft
-from perdure.memory.history.shard_files import GROUP_TURNS, shard_file, shard_writer, turn_schema, turns_in
+from perdure.memory.history.shard_drafts import draft
+from perdure.memory.history.shard_files import GROUP_TURNS
 from perdure.memory.history.shard_index import Shelved, begin, forget, make_whole, runs_of, runs_outside, unfinished
-from perdure.memory.history.shard_places import ShardPlace, digest_at, new_place, put, remove, require_bucket, shard_place, stamp
+from perdure.memory.history.shard_places import ShardPlace, new_place, remove, require_bucket, shard_place, stamp
+from perdure.memory.history.shard_writing import RowGroups, WrittenShard, write_shard
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.store import FILE_NAME, HISTORY, Store, checkpoint, give_back
 
-SHARD_TURNS = 8 * GROUP_TURNS
-"""Turns of one shard: some 200 MB of the store."""
+SHARD_TURNS = 4 * GROUP_TURNS
+"""Turns of one shard: some 100 MB of the store."""
 FREED_PAGES = 4096
+CACHE_KIB = 128 * 1024
+"""Of the database, while turns are deleted: with the usual 2 MB the pages that they free are read twice."""
 BYTES_A_ROW = 60
 """Of a turn in the database, beside its blobs and texts."""
 
@@ -70,6 +72,17 @@ class Archived:
         return record_json(self)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Shard:
+    """A shard that is being made: its row, its file and what will be in it."""
+
+    row: int
+    place: ShardPlace
+    written: Future[WrittenShard | None]
+    held: list[Shelved] = field(default_factory=list)
+    turns: int = 0
+
+
 def plan_archive(store: Store, before: float) -> Archived:
     """What `archive` would move, with an estimate of the bytes that it would free. Nothing is changed."""
     closed = _closed(store, before)
@@ -95,19 +108,21 @@ def archive(store: Store, before: float, say: Callable[[str], None], *, to: str 
     if to is not None:
         require_bucket(to)
     size = _size_bytes(store)
-    _remove_leftovers(store, say)
     made: list[ArchivedShard] = []
     damaged: list[int] = []
-    turns = dict(_closed(store, before))
-    for portion in portions(turns.items(), shard_turns):
-        shard, bad = _archive(store, [(episode, turns[episode]) for episode in portion], to)
-        damaged += bad
-        for episode in bad:
-            say(f"episode {episode} differs from its digest and stays: `perdure store check` says where")
-        if shard is not None:
-            made.append(shard)
-            say(f"{shard.turns} turns of {shard.episodes} episodes are in {shard.place}")
-    _give_back(store)
+    with _work_folder(store.home), _large_cache(store), ThreadPoolExecutor(1, "shards") as thread:
+        _remove_leftovers(store, say)
+        turns = dict(_closed(store, before))
+        last: _Shard | None = None
+        for portion in portions(turns.items(), shard_turns):  # while one is compared and synced, the next one is read
+            shard, bad = _write(store, thread, to, [(episode, turns[episode]) for episode in portion])
+            damaged += bad
+            made += _finish(store, last, say)
+            last = shard
+        made += _finish(store, last, say)
+        _give_back(store)
+    for episode in damaged:
+        say(f"episode {episode} differs from its digest and stays: `perdure store check` says where")
     if made:
         record_event(store, "archive", "store", f"{sum(one.turns for one in made)} turns were moved to {len(made)} shards")
     return Archived(
@@ -124,8 +139,7 @@ def _closed(store: Store, before: float) -> list[tuple[int, int]]:
     """The episodes whose turns can go, oldest first, each with its number of turns."""
     rows = store.rows(
         """
-        SELECT e.id, e.turns FROM json_each(:runs) run
-        JOIN episode e ON e.id BETWEEN run.value ->> 0 AND run.value ->> 1
+        SELECT e.id, e.turns FROM json_each(:runs) run CROSS JOIN episode e ON e.id BETWEEN run.value ->> 0 AND run.value ->> 1
         LEFT JOIN task t ON t.id = e.task LEFT JOIN job j ON j.id = e.job
         WHERE e.state <> 'running' AND e.turns > 0 AND e.started_at < :before
           AND coalesce(t.state, '') NOT IN ('queued', 'leased') AND coalesce(j.state, '') NOT IN ('queued', 'leased', 'running', 'gating')
@@ -136,83 +150,73 @@ def _closed(store: Store, before: float) -> list[tuple[int, int]]:
     return [(row["id"], row["turns"]) for row in rows]
 
 
-def _archive(store: Store, episodes: Sequence[tuple[int, int]], to: str | None) -> tuple[ArchivedShard | None, list[int]]:
-    """Make one shard, and delete the turns that it holds. Returns it, and the episodes that were found damaged and stay."""
+def _write(store: Store, thread: ThreadPoolExecutor, to: str | None, episodes: Sequence[tuple[int, int]]) -> tuple[_Shard, list[int]]:
+    """Read the rows of a shard and hand them to the thread that writes it. Returns the shard, and the episodes that are damaged."""
     name = f"turns-{episodes[0][0]:09d}-{episodes[-1][0]:09d}-{token_hex(4)}.parquet"
     place = new_place(store.home, to, name)
-    with _made(store.home, name) as file:
-        held, damaged, turns = _write(store, file, episodes)
-        if not held:
-            return None, damaged
-        size_bytes, digest = file.stat().st_size, sha256_of(file)
-        shard = begin(store, place.name)
-        try:
-            put(place, file)
-        except OSError as error:
-            raise RuntimeFailure(f"could not write {place.name}: {error.strerror or error}; none of its turns was deleted") from error
-    if digest_at(place) != digest:
-        raise RuntimeFailure(f"{place.name} differs when it is read back: none of its turns was deleted; check where it lies")
-    faults.point("between-shard-and-index")
-    with store.write() as conn:
-        make_whole(conn, shard, digest, size_bytes, runs_of(one.episode for one in held), turns, held)
-        given = (to_json([one.episode for one in held]),)
-        deleted = conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given).rowcount
-        if deleted != turns:
-            raise RuntimeFailure(f"{place.name} has {turns} turns, and the database {deleted}: nothing was deleted; archive again")
-        faults.point("mid-archive")
-    _note(store, place)
-    checkpoint(store)
-    return ArchivedShard(place=place.name, episodes=len(held), turns=turns, size_bytes=size_bytes), damaged
-
-
-def _write(store: Store, file: Path, episodes: Sequence[tuple[int, int]]) -> tuple[list[Shelved], list[int], int]:
-    """Write the file of a shard and compare what is read back. Returns the episodes in it, those that are damaged, and the turns in it."""
-    held: list[Shelved] = []
+    groups = RowGroups()
+    row = begin(store, place.name)
+    shard = _Shard(row=row, place=place, written=thread.submit(write_shard, groups, store.home / HISTORY / f"{MAKING}{name}", place))
     damaged: list[int] = []
-    turns = 0
-    with shard_writer(file) as writer:
+    try:
         for ids in portions(episodes, GROUP_TURNS):
             drafted = draft(store, ids)
             damaged += drafted.damaged
             if drafted.held:
-                writer.write_table(drafted.table, row_group_size=max(drafted.table.num_rows, 1))
-                held += drafted.held
-                turns += drafted.table.num_rows
+                shard.held += drafted.held
+                shard.turns += drafted.table.num_rows
+                groups.give(drafted.table)
             faults.point("mid-shard")
-    if held and _read_back(file) != [(one.episode, one.chain) for one in held]:
-        raise RuntimeFailure(f"{file} differs from the database when it is read back: nothing of it was deleted; check the disk")
-    return held, damaged, turns
+    finally:
+        groups.end()
+    return shard, damaged
 
 
-def _read_back(file: Path) -> list[tuple[int, int]]:
-    """The episodes of a file, each with what its digest covers of the turns that are read."""
-    found: list[tuple[int, int]] = []
-    with shard_file(ShardPlace(name=file.name, file=file, path=str(file))) as opened:
-        for group in range(opened.num_row_groups):
-            table = opened.read_row_group(group, columns=turn_schema().names)
-            rows = (tuple(row.values()) for row in turns_in(table))
-            found += [(episode, chain) for episode, turns in groupby(rows, itemgetter(0)) if (chain := chain_of(list(turns))) is not None]
-    return found
+def _finish(store: Store, shard: _Shard | None, say: Callable[[str], None]) -> list[ArchivedShard]:
+    """Once the file is written: in one transaction its row becomes whole, and the turns that it has are deleted."""
+    if shard is None:
+        return []
+    written = shard.written.result()
+    if written is None:
+        forget(store, shard.row)
+        return []
+    faults.point("between-shard-and-index")
+    with store.write() as conn:
+        make_whole(conn, shard.row, written.sha256, written.size_bytes, runs_of(one.episode for one in shard.held), shard.turns, shard.held)
+        given = (to_json([one.episode for one in shard.held]),)
+        deleted = conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given).rowcount
+        if deleted != shard.turns:
+            raise RuntimeFailure(f"{shard.place.name} has {shard.turns} turns, the database has {deleted}: nothing was deleted; try again")
+        faults.point("mid-archive")
+    if (seen := stamp(shard.place)) is not None:
+        note_whole(store, shard.place.name, seen)
+    checkpoint(store)
+    say(f"{shard.turns} turns of {len(shard.held)} episodes are in {shard.place.name}")
+    return [ArchivedShard(place=shard.place.name, episodes=len(shard.held), turns=shard.turns, size_bytes=written.size_bytes)]
 
 
 @contextmanager
-def _made(home: Path, name: str) -> Iterator[Path]:
-    """A file in `history/` to write a shard to, removed at the end if it has not got its place."""
-    made = home / HISTORY / f"{MAKING}{name}"
+def _work_folder(home: Path) -> Iterator[None]:
+    """The folder that shards are written in; no unfinished file stays in it. We have the lock: nobody else writes there."""
+    folder = home / HISTORY
     try:
-        made.parent.mkdir(mode=0o700, exist_ok=True)
-        try:
-            yield made
-        finally:
-            made.unlink(missing_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _remove_unfinished(folder)
     except OSError as error:
-        raise RuntimeFailure(f"could not write to {home / HISTORY}: {error.strerror or error}; nothing of it was moved") from error
+        raise RuntimeFailure(f"cannot write to {folder}: {error.strerror}; nothing was moved") from error
+    try:
+        yield
+    finally:
+        _remove_unfinished(folder)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for left in folder.glob(f"{MAKING}*"):
+        left.unlink(missing_ok=True)
 
 
 def _remove_leftovers(store: Store, say: Callable[[str], None]) -> None:
-    """Remove what runs that died have left: files without a name, and those whose rows are not whole."""
-    for file in (store.home / HISTORY).glob(f"{MAKING}*"):  # its process is dead, because we have the lock
-        file.unlink(missing_ok=True)
+    """Remove the files of shards that runs which died have begun and not finished."""
     for shard, name in unfinished(store).items():
         try:
             remove(shard_place(store.home, name))
@@ -222,11 +226,14 @@ def _remove_leftovers(store: Store, say: Callable[[str], None]) -> None:
         forget(store, shard)
 
 
-def _note(store: Store, place: ShardPlace) -> None:
-    """It was compared just now."""
-    seen = stamp(place)
-    if seen is not None:
-        note_whole(store, place.name, seen)
+@contextmanager
+def _large_cache(store: Store) -> Iterator[None]:
+    before = store.rows("PRAGMA cache_size")[0][0]
+    store.db.conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    try:
+        yield
+    finally:
+        store.db.conn.execute(f"PRAGMA cache_size = {before}")
 
 
 def _give_back(store: Store) -> None:

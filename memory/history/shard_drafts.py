@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.history.shard_files import PACKED, episode_schema, shard_schema, turn_schema
@@ -13,14 +11,12 @@ from perdure.memory.history.shard_index import Shelved
 from perdure.memory.json_value import to_json
 from perdure.memory.layout.digests import TURN, digest_of, end_of_old, raw_texts, turn_digest
 from perdure.memory.layout.packed_lists import unpacked_lists
-from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TOKENS = 4
-"""Bytes of one."""
+TOKEN_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,48 +39,45 @@ def draft(store: Store, episodes: Sequence[int]) -> ShardDraft:
         of_episodes = conn.execute(
             f"SELECT id, digest, {columns} FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", given
         ).fetchall()
-        turns = _turns(conn, given)
-        kept: list[tuple[Any, ...]] = []
-        held: list[Shelved] = []
-        rows: list[tuple[Any, ...]] = []
-        damaged: list[int] = []
-        for episode in of_episodes:
-            its = turns.get(episode[0], [])
-            chain = chain_of(its)
-            if chain is None or len(its) != episode[2 + names.index("turns")] or episode[1] != digest_of((episode[0], *episode[2:], chain)):
-                damaged.append(episode[0])
-                continue
-            last = its[-1]
-            kept.append((episode[2:], len(its)))
-            held.append(Shelved(episode=episode[0], tokens=last[2] + (len(last[3]) + len(last[4])) // TOKENS, chain=chain))
-            rows += its
-    return ShardDraft(table=_table(kept, rows), held=tuple(held), damaged=tuple(damaged))
+        turns = conn.execute(
+            f"SELECT {TURN}, digest FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n", given
+        ).fetchall()
+    chains = _chains(turns)
+    count = 2 + names.index("turns")
+    held: list[Shelved] = []
+    kept: list[tuple[Any, ...]] = []
+    damaged: list[int] = []
+    for id_, digest, *values in of_episodes:
+        chain, end, its = chains.get(id_, (None, 0, 0))
+        if chain is None or its != values[count - 2] or digest != digest_of((id_, *values, chain)):
+            damaged.append(id_)
+            continue
+        last = turns[end]
+        kept.append((values, its))
+        held.append(Shelved(episode=id_, tokens=last[2] + (len(last[3]) + len(last[4])) // TOKEN_BYTES, chain=chain))
+    if damaged:
+        whole = {one.episode for one in held}
+        turns = [turn for turn in turns if turn[0] in whole]
+    return ShardDraft(table=_table(kept, turns), held=tuple(held), damaged=tuple(damaged))
 
 
-def _turns(conn: sqlite3.Connection, given: tuple[str]) -> dict[int, list[tuple[Any, ...]]]:
-    """The turns of the episodes, with their digests, by episode."""
-    sql = f"SELECT {TURN}, digest FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
-    return {episode: list(its) for episode, its in groupby(conn.execute(sql, given).fetchall(), itemgetter(0))}
-
-
-def chain_of(turns: Sequence[tuple[Any, ...]]) -> int | None:
-    """What the digest of an episode covers of its turns, given as rows; None if one differs from its own, or is missing."""
-    last: int | None = None
-    old = bool(turns) and turns[0][-1] is None
-    for n, turn in enumerate(turns):
+def _chains(turns: Sequence[Sequence[Any]]) -> dict[int, tuple[int | None, int, int]]:
+    """Of each episode: what its digest covers of its turns, or None if a turn differs from its own digest; where its last turn is in the
+    list; and how many it has."""
+    chains: dict[int, tuple[int | None, int, int]] = {}
+    episode, n, last, old, right = None, 0, None, False, True
+    for place, turn in enumerate(turns):
+        if turn[0] != episode:
+            episode, n, last, old, right = turn[0], 0, None, turn[-1] is None, True
         computed = turn_digest(turn[:-1], last)
-        if turn[1] != n or turn[-1] != (None if old else computed) or not _whole_numbers(turn):
-            return None
-        last = computed
-    return None if last is None else end_of_old(last) if old else last
+        torn = (len(turn[3]) | len(turn[4]) | len(turn[5])) % TOKEN_BYTES  # ends within a number: the digest was written so
+        right = right and turn[1] == n and turn[-1] == (None if old else computed) and not torn
+        last, n = computed, n + 1
+        chains[turn[0]] = (end_of_old(last) if old else last) if right else None, place, n
+    return chains
 
 
-def _whole_numbers(turn: Sequence[Any]) -> bool:
-    """Whether token ids and log-probs end with a number: the digest of a row that was written so would agree."""
-    return not any(len(blob) % TOKENS for blob in turn[3:6])
-
-
-def _table(episodes: Sequence[tuple[Any, ...]], turns: Sequence[tuple[Any, ...]]) -> pa.Table:
+def _table(episodes: Sequence[tuple[Sequence[Any], int]], turns: Sequence[Sequence[Any]]) -> pa.Table:
     import pyarrow as pa
 
     arrays = [_array(field, values) for field, values in zip(turn_schema(), _transposed(turns, len(turn_schema())), strict=True)]

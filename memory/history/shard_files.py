@@ -86,7 +86,9 @@ def shard_writer(path: Path) -> Iterator[Any]:
     schema = shard_schema()
     # values of an episode stand in all of its rows, and so in a dictionary; token ids and texts would only fill one
     repeated = [name for name in schema.names if name.startswith(OF_EPISODE)] + ["episode", "finish", "version", "step_job", "step_n"]
-    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated) as writer:
+    # the four bytes of a number are seldom alike, but those of the same place are: a seventh smaller, and quicker
+    split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in PACKED}
+    with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=repeated, column_encoding=split) as writer:
         yield writer
 
 
