@@ -10,11 +10,13 @@ a limit, and nothing is spilled to the disk. Left out: the views (`sql_views.py`
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.history.checked_shards import lost_shards
@@ -22,7 +24,7 @@ from perdure.memory.history.shard_files import shard_schema
 from perdure.memory.history.shard_index import Run, Shard, episodes_left, runs_outside, shards
 from perdure.memory.history.shard_places import ShardPlace, shard_place
 from perdure.memory.history.sql_views import EPISODES, VIEWS, SqlView
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import storable, to_json
 from perdure.memory.layout.digests import raw_texts
 from perdure.memory.layout.packed_lists import unpacked_lists
 from perdure.memory.store import Store
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+Result = TypeVar("Result")
+INTERRUPT_S = 0.02
 LEAST_MEMORY = 512 * 2**20
 ROWS_AT_ONCE = 4096
 _SETTINGS = {
@@ -72,7 +76,7 @@ def ask_sql(store: Store, question: str, *, memory_bytes: int | None = None) -> 
             turnless = [run for shard in every if shard.id in lost for run in shard.runs]  # the database still has their episodes
             for view in asked:
                 _fill(duck, store, view, [*outside, *turnless] if view is EPISODES else outside)
-        duck.execute(question)
+        _interruptible(duck, lambda: duck.execute(question))
         columns = tuple(_distinct([str(column[0]) for column in duck.description or ()]))
         yield SqlAnswer(columns=columns, rows=_rows(duck), lost=tuple(sorted(set(lost.values()))))
 
@@ -86,8 +90,11 @@ def _connection(limit: int) -> duckdb.DuckDBPyConnection:
 def _require_select(duck: duckdb.DuckDBPyConnection, question: str) -> None:
     import duckdb
 
-    statements = duck.extract_statements(question)
-    kinds = [statement.type for statement in statements]
+    if "\0" in question or question != storable(question):
+        raise InputError("the question has a character that is no text (NUL, or half of one): take it out")
+    kinds = [statement.type for statement in duck.extract_statements(question)]
+    if kinds == [duckdb.StatementType.MULTI]:
+        raise InputError("this PIVOT does not say for which values: add IN (...) after the column")
     if kinds != [duckdb.StatementType.SELECT]:
         named = "nothing" if not kinds else "several statements" if len(kinds) > 1 else kinds[0].name.replace("_", " ")
         raise InputError(f"{_ONLY}; this is {named}")
@@ -178,8 +185,21 @@ def _array(values: Sequence[Any], kind: str) -> pa.Array:
 
 
 def _rows(duck: duckdb.DuckDBPyConnection) -> Iterator[tuple[Any, ...]]:
-    while rows := duck.fetchmany(ROWS_AT_ONCE):
+    while rows := _interruptible(duck, lambda: duck.fetchmany(ROWS_AT_ONCE)):
         yield from rows
+
+
+def _interruptible(duck: duckdb.DuckDBPyConnection, work: Callable[[], Result]) -> Result:
+    """What `work` returns. It runs in a thread: DuckDB does not always look whether Ctrl-C was pressed, and this thread does."""
+    with ThreadPoolExecutor(1, "sql") as thread:
+        future = thread.submit(work)
+        try:
+            return future.result()
+        except BaseException:
+            while not future.done():  # an interrupt that comes before the work has begun is forgotten
+                duck.interrupt()
+                time.sleep(INTERRUPT_S)
+            raise
 
 
 def _distinct(names: Iterable[str]) -> Iterator[str]:

@@ -7,9 +7,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -169,22 +171,46 @@ def test_an_end_that_is_something_else(full: Store, keys: None, tmp_path: Path) 
 
 
 @needs_moto
-def test_no_keys(full: Store, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A server that looks at them."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    urllib.request.urlopen(urllib.request.Request(f"http://{server}/moto-api/reset-auth", data=b"0", method="POST"), timeout=10).close()
+def test_wrong_keys(full: Store, server: str, keys: None) -> None:
+    check_keys_after(server, "0")
     try:
         refused(
             full, f"s3://private/x?endpoint_override={server}&scheme=http&region=us-east-2", "refuses the request: set AWS_ACCESS_KEY_ID"
         )
     finally:
-        urllib.request.urlopen(
-            urllib.request.Request(f"http://{server}/moto-api/reset-auth", data=b"inf", method="POST"), timeout=10
-        ).close()
+        check_keys_after(server, "inf")
+
+
+class _Private(BaseHTTPRequestHandler):
+    """A store that lets nobody in without a signature."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200 if self.headers.get("Authorization") else 403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nobody reads it."""
+
+
+def test_no_keys(full: Store, keys: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(f"AWS_{name}")
+    for name in ("SHARED_CREDENTIALS_FILE", "CONFIG_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Private) as private:
+        thread = threading.Thread(target=private.serve_forever)
+        thread.start()
+        try:
+            address = f"127.0.0.1:{private.server_address[1]}"
+            refused(
+                full, f"s3://private/x?endpoint_override={address}&scheme=http&region=eu-west-1", "refuses the request: set AWS_ACCESS_KEY"
+            )
+        finally:
+            private.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize(
@@ -209,6 +235,13 @@ def test_an_address_that_is_none(full: Store, address: str, says: str) -> None:
 def test_a_row_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="is no place of a shard"):
         shard_place(tmp_path, name)
+
+
+def check_keys_after(server: str, requests: str) -> None:
+    """Let the server check the keys of every request after so many."""
+    headers = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(f"http://{server}/moto-api/reset-auth", data=requests.encode(), headers=headers, method="POST")
+    urllib.request.urlopen(request, timeout=10).close()
 
 
 def refused(full: Store, address: str, says: str) -> None:

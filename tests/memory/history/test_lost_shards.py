@@ -179,7 +179,7 @@ def test_what_moved_can_be_pruned(full: Store) -> None:
     (path,) = done.archives
     assert ids(full) == [4, 5, 12]
     assert import_file(full, path, "from the archive").episodes == 6
-    assert counts(full) == {"episodes": 3, "turns": 3}
+    assert counts(full) == {"episodes": 3, "turns": 4}
     assert episodes_by_id(full, [12]) == before[-1:]
     (shard,) = shards(full)
     assert (shard.pruned_episodes, shard.pruned_turns, files(full)[0].exists()) == (9, 11, True)
