@@ -6,7 +6,7 @@ import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -38,25 +38,18 @@ PROGRESS_S = 2.0
 _UNITS_S = {"d": DAY_S, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-class Age(click.ParamType):
-    """A length of time, such as 30d; a number alone is days."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS_S else (value, "d")
-        try:
-            age_s = float(number) * _UNITS_S[unit]
-        except ValueError:
-            age_s = math.nan
-        if not 0 <= age_s < math.inf:
-            self.fail(f"{value!r} is no length of time: write 30d, 12h, 90m or 0d", param, ctx)
-        return age_s
+def _age_s(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """A length of time, such as 30d, in seconds; a number alone is days."""
+    number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS_S else (value, "d")
+    try:
+        age_s = float(number) * _UNITS_S[unit]
+    except ValueError:
+        age_s = math.nan
+    if not 0 <= age_s < math.inf:
+        raise click.BadParameter(f"{value!r} is no length of time: write 30d, 12h, 90m or 0d", ctx, param)
+    return age_s
 
 
-AGE = Age()
 file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
@@ -253,7 +246,7 @@ def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool)
 
 
 @store.command()
-@click.option("--older-than", "age_s", type=AGE, required=True, metavar="AGE", help="Of episodes that began so long ago: 30d, 12h, 90m.")
+@click.option("--older-than", "age_s", required=True, callback=_age_s, metavar="AGE", help="Of episodes that began so long ago: 30d, 12h.")
 @click.option("--to", metavar="S3", help="Into a bucket, s3://BUCKET/FOLDER, in place of the home.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be moved.")
 @home_option

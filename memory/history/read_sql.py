@@ -65,6 +65,7 @@ def ask_sql(store: Store, question: str, *, memory_bytes: int | None = None) -> 
     Raises `InputError` if it is not one SELECT, or wrong, or DuckDB is not installed, and `RuntimeFailure` if it needs more memory than
     `memory_bytes`; by default a quarter of the machine's.
     """
+    require_duckdb()
     limit = _memory_limit() if memory_bytes is None else memory_bytes
     with _told(limit), closing(_connection(limit)) as duck:
         _require_select(duck, question)
@@ -79,6 +80,14 @@ def ask_sql(store: Store, question: str, *, memory_bytes: int | None = None) -> 
         _interruptible(duck, lambda: duck.execute(question))
         columns = tuple(_distinct([str(column[0]) for column in duck.description or ()]))
         yield SqlAnswer(columns=columns, rows=_rows(duck), lost=tuple(sorted(set(lost.values()))))
+
+
+def require_duckdb() -> None:
+    """Raise `InputError` if DuckDB is not installed."""
+    try:
+        import duckdb  # noqa: F401 - its absence is told here, in one line
+    except ImportError as error:
+        raise InputError("SQL needs DuckDB: python -m pip install 'perdure[history]'") from error
 
 
 def _connection(limit: int) -> duckdb.DuckDBPyConnection:
@@ -221,10 +230,8 @@ def _memory_limit() -> int:
 @contextmanager
 def _told(limit: int) -> Iterator[None]:
     """DuckDB's errors in one line, with what to do."""
-    try:
-        import duckdb
-    except ImportError as error:
-        raise InputError("`perdure sql` needs DuckDB: python -m pip install 'perdure[history]'") from error
+    import duckdb
+
     try:
         yield
     except (duckdb.InterruptException, RuntimeError) as error:
