@@ -42,7 +42,7 @@ COMMANDS: dict[str, str] = {
     "panel": "panel",
     "version": "version",
     "store": "replay_store",
-    "sql": "sql",
+    "sql": "history.sql",
     "study": "study",
     "demo": "demo",
     "report": "report",

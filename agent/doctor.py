@@ -34,7 +34,7 @@ from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 NEEDED_DISK_BYTES = 2 * GIB
 NEEDED_MEMORY_BYTES = 4 * GIB
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "gymnasium", "textarena", "sqlite-utils", "apscheduler", "pyarrow")
-EXTRAS = {"envs": ("reasoning-gym",), "vllm": ("vllm",), "bench": ("trl", "datasets")}
+EXTRAS = {"envs": ("reasoning-gym",), "vllm": ("vllm",), "bench": ("trl", "datasets"), "history": ("duckdb",)}
 GPU_TIMEOUT_S = 20
 
 

@@ -253,7 +253,7 @@ def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool)
 @report_option
 @click.pass_context
 def archive(ctx: click.Context, age_s: float, to: str | None, dry_run: bool, home: Path, as_json: bool) -> None:
-    """Move the turns of old episodes into Parquet files, from where they are read as before. Exit code 1 if an episode is damaged.
+    """Move the turns of old episodes into Parquet files; everything reads them from there. Exit code 1 if an episode is damaged.
 
     No daemon may run in the home meanwhile.
 

@@ -1,6 +1,6 @@
 """`perdure sql`: one question in SQL, answered by DuckDB from the database and the shards. It reads, and cannot do anything else.
 
-DuckDB runs in memory, and reads shards where they are. Rows that are still in the database are handed over as Arrow tables, and only those
+DuckDB runs in memory, and reads shards in their place. Rows that are still in the database are handed over as Arrow tables, and only those
 of the views that the question names: DuckDB's own reader of SQLite would be a second SQLite in this process, and closing its file would
 drop the locks of ours; its extension is also fetched from the network, or fits one older release alone. A question is a single SELECT. It
 can open no file but the shards: access to anything else is off, extensions cannot be loaded, and none of this can be set back. Memory has

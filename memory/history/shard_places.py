@@ -28,7 +28,7 @@ REQUEST_S = 20
 ATTEMPTS = 2
 CHUNK_BYTES = 2**20
 _OPTIONS = ("endpoint_override", "scheme", "region")
-_FORM = "s3://BUCKET/FOLDER, with ?region=, endpoint_override= and scheme= where they are needed"
+_FORM = "s3://BUCKET/FOLDER, with ?region=, endpoint_override= and scheme= if they are needed"
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile of the AWS tools"
 
 

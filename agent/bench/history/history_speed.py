@@ -167,7 +167,7 @@ def _answer(home: Path, question: str) -> None:
 
 
 def _fill_shards(home: Path, turns: int, say: Callable[[str], None]) -> None:
-    """A home with so many turns in shards, and none in the database."""
+    """A home with this number of turns in shards, and none in the database."""
     of_one = SHARD_TURNS // TURNS
     episodes = turns // TURNS
     with create_store(home) as store:
