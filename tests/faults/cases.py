@@ -51,6 +51,9 @@ COMMANDS: tuple[CommandFault, ...] = (
         undo=("version", "promote", "{serving}", "--reason", "again"),
     ),
     CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
+    CommandFault(point="mid-shard", arguments=("store", "archive", "--older-than", "0d"), alone=True, times=1),
+    CommandFault(point="between-shard-and-index", arguments=("store", "archive", "--older-than", "0d"), alone=True, times=1),
+    CommandFault(point="mid-archive", arguments=("store", "archive", "--older-than", "0d"), alone=True, times=1),
     CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True, times=1),
 )
 AT_START: tuple[Point, ...] = ("mid-migration",)
