@@ -47,7 +47,6 @@ from perdure.learners.options import OWN
 from perdure.memory.contracts.json_form import update_document
 from perdure.memory.contracts.results import Update
 from perdure.memory.exchange.documents import document_schema
-from perdure.memory.history.sql_views import VIEWS
 from perdure.memory.records import Purpose, StageOrder
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.upkeep.integrity import DIGESTS_RULE
@@ -317,18 +316,6 @@ def test_every_column_of_an_export_is_documented() -> None:
     for name in ("turns", "batches"):
         (line,) = [line for line in rows if line.startswith(f"| `{name}`")]
         assert CODE.findall(line)[1:] == [field.name for field in document_schema().field(name).type.value_type]
-
-
-def test_every_column_of_sql_is_documented() -> None:
-    for view in VIEWS:
-        rows = [line.split(" | ") for line in table(ROOT / "docs/history.md", f"| `{view.name}` | type | meaning |")]
-        shown = [(name, kind) for names, kinds, _ in rows for name, kind in _typed(CODE.findall(names), kinds.split(", "))]
-        assert shown == [(name, kind) for name, kind, _, _ in view.columns]
-
-
-def _typed(names: Sequence[str], kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each name with its type; one type may be that of all."""
-    return zip(names, kinds if len(kinds) > 1 else [*kinds] * len(names), strict=True)
 
 
 def test_every_table_of_the_store_is_documented() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.memory.history.test_archive import NOW, archive, done_task, files, many, quiet
+from tests.test_docs import CODE, ROOT, table
 
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.history.read_sql import ask_sql
@@ -85,6 +86,17 @@ def test_the_columns_are_those_of_the_views(full: Store, view: str) -> None:
     assert [row[:2] for row in asked(full, f"describe {view}")] == wanted
     archive(full, NOW, quiet)
     assert [row[:2] for row in asked(full, f"describe {view}")] == wanted
+
+
+def test_every_column_is_documented() -> None:
+    page = ROOT / "docs/history.md"
+    for view in VIEWS:
+        shown: list[tuple[str, str]] = []
+        for line in table(page, f"| `{view.name}` | type | meaning |"):
+            names, kinds, _ = line.split(" | ")
+            named = CODE.findall(names)
+            shown += zip(named, kinds.split(", ") if ", " in kinds else [kinds] * len(named), strict=True)
+        assert shown == [(name, kind) for name, kind, _, _ in view.columns]
 
 
 @pytest.mark.parametrize(
