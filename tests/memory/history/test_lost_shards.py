@@ -20,7 +20,7 @@ from perdure.memory.history.shard_index import begin, shards
 from perdure.memory.processes import events
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 from perdure.memory.trajectories.episodes import counts, episodes_by_id, get_episode
-from perdure.memory.trajectories.traces import live_traces
+from perdure.memory.trajectories.traces import live_traces, recent_groups
 from perdure.memory.upkeep.backup import backup
 from perdure.memory.upkeep.integrity import check
 from perdure.memory.upkeep.prune import Keep, plan, prune
@@ -74,6 +74,8 @@ def test_the_shard_is_named_and_the_others_are_read(
         assert len(told) == 1, "it is told once"
         assert file.name in told[0].message
         assert {trace.episode.id for trace in live_traces(again, ["perdure:add"], 9)} == set(kept)
+        groups = recent_groups(again, "perdure:add", 9)
+        assert [[episode.id for episode in group] for group in groups] == [kept[8:], kept[:8]]
         done = export(again, tmp_path / "e.parquet", "parquet")
         assert (done.episodes, done.lost, len(done.lost_shards)) == (16, 16, 1)
         assert pq.read_table(tmp_path / "e.parquet")["id"].to_pylist() == kept
