@@ -99,7 +99,7 @@ clean:
 	@touch $@
 
 .venv/installed: .venv/torch pyproject.toml deploy/constraints.txt
-	$(BIN)/python -m pip install -c deploy/constraints.txt -e .
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[web]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

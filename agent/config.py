@@ -226,6 +226,18 @@ class VllmSection(Section):
         return self
 
 
+class WebSection(Section):
+    """The page and the API."""
+
+    enabled: bool = Field(default=True, description="whether `perdure run` serves them; `perdure web` always does")
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on; another than loopback needs a token file")
+    port: int = Field(default=8377, ge=1, le=65535, description="the port to listen on")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), strict=False, description="names, beside those of loopback, under which browsers may ask for it: ['perdure.example']"
+    )
+    token_file: str = Field(default="", description="a file with the token; empty for run/token in the home, which is made if missing")
+
+
 class Config(Section):
     """Everything that can be set."""
 
@@ -245,6 +257,7 @@ class Config(Section):
     supervise: SuperviseSection = SuperviseSection()
     disk: DiskSection = DiskSection()
     vllm: VllmSection = VllmSection()
+    web: WebSection = WebSection()
 
     @property
     def takes_turns(self) -> bool:

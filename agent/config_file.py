@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,10 @@ class LoadedConfig:
     """For each dotted key: 'default', or the file that sets it."""
     path: Path | None
     """The file, None if all settings are defaults. Child processes get it by name."""
+
+    def with_config(self, config: Config) -> LoadedConfig:
+        """The same with other values, as an option of a command gives them."""
+        return replace(self, config=config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,76 @@
+"""Pages from templates. Everything that is put into one is escaped, and shown with its control characters visible."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from perdure import __version__
+from perdure.agent.show.terminal import rounded, visible
+from perdure.agent.web.access import session_cookie
+from perdure.agent.web.tokens import Sessions
+
+LONGEST = 2000
+"""Characters of one text from a model or an environment on a page; the rest is left out, with a mark."""
+
+
+def page(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
+    """A page from a template, with what every page needs: where it is, and what its forms carry."""
+    sessions = request.app.state.sessions
+    assert isinstance(sessions, Sessions)
+    text = TEMPLATES.get_template(template).render(
+        path=request.url.path,
+        csrf=sessions.form_mark(session_cookie(request.headers)),
+        new_key=lambda: secrets.token_urlsafe(12),
+        release=__version__,
+        **values,
+    )
+    return HTMLResponse(text, status_code=code)
+
+
+def error_page(request: Request, status: int, text: str) -> HTMLResponse:
+    """A page that says what was wrong."""
+    return page(request, "error.html", status, status=status, text=text)
+
+
+def _shown(text: object) -> str:
+    """A text of any origin, with what could move or hide other text made visible."""
+    return visible(str(text))
+
+
+def _cut(text: object, longest: int = LONGEST) -> str:
+    """The beginning of a long text, with the number of characters that are left out."""
+    whole = str(text)
+    return _shown(whole) if len(whole) <= longest else f"{_shown(whole[:longest])} … {len(whole) - longest:,} more characters"
+
+
+def _time(unix_s: float | str | None) -> Markup:
+    """A moment for people and for programs, in UTC; takes seconds, or what `iso_utc` wrote."""
+    if unix_s is None:
+        return Markup("-")
+    try:
+        at = datetime.fromisoformat(unix_s) if isinstance(unix_s, str) else datetime.fromtimestamp(unix_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        return escape(_shown(unix_s))
+    return Markup('<time datetime="{}">{}</time>').format(at.isoformat(timespec="seconds"), at.strftime("%Y-%m-%d %H:%M:%S UTC"))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else rounded(value)
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters.update(shown=_shown, cut=_cut, moment=_time, number=_number)

@@ -1,0 +1,48 @@
+"""The home that a request is about: its store is opened for as long as one read or one write takes, and closed again.
+
+Routes are plain functions, which run in a pool of threads; a connection belongs to the thread that opened it, so it is opened inside of
+them. An open reader keeps the log of the database from being reset: fetch all rows, close, and only then render.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from perdure.agent.config_file import LoadedConfig
+from perdure.memory.store import Store, open_store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedHome:
+    """The home that is served, and the configuration that new work is prepared by."""
+
+    path: Path
+    loaded: LoadedConfig
+
+    @contextmanager
+    def reading(self) -> Iterator[Store]:
+        """A store that can be read, whether or not it can be written. Raises as `open_store` does."""
+        with open_store(self.path, reading=True) as store:
+            yield store
+
+    @contextmanager
+    def writing(self) -> Iterator[Store]:
+        """A store that can be written. Raises as `open_store` does."""
+        with open_store(self.path) as store:
+            yield store
+
+
+async def _served_home(request: Request) -> ServedHome:
+    home = request.app.state.home
+    assert isinstance(home, ServedHome)
+    return home
+
+
+AtHome = Annotated[ServedHome, Depends(_served_home)]
+"""The parameter of a route by which it gets the home."""

@@ -1,0 +1,98 @@
+"""The token that the API and the pages ask for, and what is derived from it: sessions of browsers, and marks of their forms.
+
+The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
+the first start. Left out: where it is asked for (`access.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import time
+from pathlib import Path
+
+from perdure.memory.errors import InputError, RuntimeFailure
+
+SESSION_S = 7 * 24 * 3600
+"""How long a browser stays signed in."""
+SHORTEST = 16
+"""Characters of a token that an operator chose."""
+
+
+def token_path(home: Path, token_file: str) -> Path:
+    """Where the token of a home is."""
+    return Path(token_file).expanduser() if token_file else home / "run" / "token"
+
+
+def read_or_make_token(path: Path) -> str:
+    """The token in this file, which is made with a new one if it is missing.
+
+    Raises `InputError` if others can read the file or its token is too short, and `RuntimeFailure` if it cannot be read or made.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return read_token(path)
+    except OSError as error:
+        raise RuntimeFailure(f"cannot make the token file {path}: {error.strerror}; name another with web.token_file") from error
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    return token
+
+
+def read_token(path: Path) -> str:
+    """The token in a file that is there. Raises as `read_or_make_token` does."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            token = file.readline().strip()
+    except OSError as error:
+        raise RuntimeFailure(f"cannot read the token file {path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode) or mode & 0o007:
+        raise InputError(f"others can read the token file {path}: `chmod 600 {path}`, or delete it to have a new one made")
+    if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(f"the token in {path} is not {SHORTEST} or more letters, digits and signs on one line: delete it to have one made")
+    return token
+
+
+class Sessions:
+    """What a browser holds in place of the token: a cookie that says until when, signed with the token. Nothing is stored."""
+
+    def __init__(self, token: str) -> None:
+        self._key = token.encode()
+
+    def is_token(self, given: bytes) -> bool:
+        """Whether this is the token; takes as long for every wrong one."""
+        return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._key).digest())
+
+    def begin(self, now_s: float | None = None) -> str:
+        """The cookie of a new session."""
+        until = str(int((time.time() if now_s is None else now_s) + SESSION_S))
+        salt = secrets.token_urlsafe(9)
+        return f"{until}.{salt}.{self._sign(f'session {until} {salt}')}"
+
+    def holds(self, cookie: str, now_s: float | None = None) -> bool:
+        """Whether a cookie is of a session that has not ended."""
+        until, _, rest = cookie.partition(".")
+        salt, _, mark = rest.partition(".")
+        if not until.isascii() or not until.isdigit() or len(until) > 12 or not cookie.isascii():
+            return False
+        signed = hmac.compare_digest(mark.encode(), self._sign(f"session {until} {salt}").encode())
+        return signed and (time.time() if now_s is None else now_s) < int(until)
+
+    def form_mark(self, cookie: str) -> str:
+        """What every form of this session carries, so that a page of another site cannot send one."""
+        return self._sign(f"form {cookie}")
+
+    def is_form_mark(self, cookie: str, given: str) -> bool:
+        return hmac.compare_digest(given.encode(errors="replace"), self.form_mark(cookie).encode())
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
