@@ -45,7 +45,7 @@ COMMANDS: dict[str, str] = {
     "study": "study",
     "demo": "demo",
     "report": "report",
-    "web": "web",
+    "web": "run",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

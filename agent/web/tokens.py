@@ -1,7 +1,7 @@
 """The token that the API and the pages ask for, and what is derived from it: sessions of browsers, and marks of their forms.
 
 The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
-the first start. Left out: where it is asked for (`access.py`).
+the first start. Left out: asking for it (`access.py`).
 """
 
 from __future__ import annotations

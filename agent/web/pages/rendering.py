@@ -22,7 +22,7 @@ LONGEST = 2000
 
 
 def page(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
-    """A page from a template, with what every page needs: where it is, and what its forms carry."""
+    """A page from a template, with what every page needs: its address, and what its forms carry."""
     sessions = request.app.state.sessions
     assert isinstance(sessions, Sessions)
     text = TEMPLATES.get_template(template).render(
