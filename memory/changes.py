@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from perdure.memory import faults
 from perdure.memory.errors import Conflict, InputError
@@ -20,7 +20,7 @@ from perdure.memory.json_value import Document, iso_utc, storable, to_json
 from perdure.memory.store import Store, reading_row
 
 Via = Literal["command", "api", "page"]
-Answer = Document | list[Document]
+Answer = TypeVar("Answer", Document, list[Document])
 """What a change answers: the document that the command of the same name prints with `--json`."""
 
 MOST_REASON = 2_000
@@ -85,7 +85,8 @@ def perform(
     """
     check_words(by, reason, key)
     with store.write() as conn:
-        if (earlier := answer_of(store, key, what=what, arguments=arguments, reason=reason)) is not None:
+        earlier: Answer | None = answer_of(store, key, what=what, arguments=arguments, reason=reason)
+        if earlier is not None:
             return earlier
         subject, answer = change()
         faults.point("mid-change")
@@ -98,7 +99,7 @@ def perform(
     return answer
 
 
-def answer_of(store: Store, key: str | None, *, what: str, arguments: Document, reason: str | None = None) -> Answer | None:
+def answer_of(store: Store, key: str | None, *, what: str, arguments: Document, reason: str | None = None) -> Any:
     """The answer that a change of this key got; None if there was none. Raises `Conflict` if the key stands for another request."""
     if key is None:
         return None
@@ -112,8 +113,7 @@ def answer_of(store: Store, key: str | None, *, what: str, arguments: Document, 
         if (row["what"], json.loads(row["arguments"]), row["reason"]) != asked:
             what_else = f"{row['what']} {row['subject'][:80]}"
             raise Conflict(f"the key {key!r} stands for change {row['id']}, {what_else}: give each change a key of its own")
-        answer: Answer = json.loads(row["answer"])
-        return answer
+        return json.loads(row["answer"])
 
 
 def list_changes(store: Store, limit: int = 50, before: int | None = None) -> list[Change]:

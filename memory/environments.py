@@ -142,7 +142,7 @@ def require(store: Store, name: str) -> None:
     """Raise `UnknownError` if no environment of that name is registered."""
     if not store.rows("SELECT 1 FROM environment WHERE name = ?", (name,)):
         known = ", ".join(row["name"] for row in store.rows("SELECT name FROM environment ORDER BY name LIMIT 8"))
-        raise UnknownError(f"no environment {name!r} in this home; it has {known or 'none yet'}")
+        raise UnknownError(f"no environment {name[:200]!r} in this home; it has {known or 'none yet'}")
 
 
 def require_in_use(store: Store, name: str) -> None:

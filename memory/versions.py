@@ -154,7 +154,7 @@ def get_version(store: Store, name: str) -> Version:
     """Raises `UnknownError`."""
     rows = store.rows("SELECT * FROM version WHERE name = ?", (name,))
     if not rows:
-        raise UnknownError(f"no version {name!r}; `perdure version list` shows them")
+        raise UnknownError(f"no version {name[:64]!r}; `perdure version list` shows them")
     return _version(rows[0])
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from perdure.agent.changes.known_environments import check_environment_name
 from perdure.memory import environments
-from perdure.memory.changes import Answer, Who, perform
+from perdure.memory.changes import Who, perform
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.json_value import Document
 from perdure.memory.store import Store
 
 
-def retire(store: Store, by: Who, environment: str, *, reason: str | None = None, key: str | None = None) -> Answer:
+def retire(store: Store, by: Who, environment: str, *, reason: str | None = None, key: str | None = None) -> Document:
     """Take an environment out of play, replay and gate; gives `{"name", "retired", "tasks_failed", "jobs"}`, as `perdure env retire`.
 
     `jobs` are those that still have it as a target. Raises `UnknownError`, and `Conflict` if it is retired already.
     """
-    check_environment_name(environment)
 
     def change() -> tuple[str, Document]:
         failed = environments.retire(store, environment)
@@ -25,12 +23,11 @@ def retire(store: Store, by: Who, environment: str, *, reason: str | None = None
     return perform(store, change, by=by, what="env retire", arguments={"environment": environment}, reason=reason, key=key)
 
 
-def restore(store: Store, by: Who, environment: str, *, reason: str | None = None, key: str | None = None) -> Answer:
+def restore(store: Store, by: Who, environment: str, *, reason: str | None = None, key: str | None = None) -> Document:
     """Bring a retired environment back; gives `{"name", "retired", "anchor"}`, as `perdure env restore`.
 
     Raises `UnknownError`, and `Conflict` if it is not retired.
     """
-    check_environment_name(environment)
 
     def change() -> tuple[str, Document]:
         environments.restore(store, environment)

@@ -10,7 +10,7 @@ from perdure.agent.changes.order_checks import check_order, known_profile, learn
 from perdure.agent.changes.target_choice import Say, known_stream, with_targets
 from perdure.agent.config_file import LoadedConfig
 from perdure.memory import jobs
-from perdure.memory.changes import Answer, Who, answer_of, check_reason, check_words, perform
+from perdure.memory.changes import Who, answer_of, check_reason, check_words, perform
 from perdure.memory.contracts.orders import GateOrder, OptionValue, Order, PanelOrder
 from perdure.memory.contracts.panel_results import Asked
 from perdure.memory.json_value import Document
@@ -32,7 +32,7 @@ def queue_learn(
     say: Say = lambda line: None,
     reason: str | None = None,
     key: str | None = None,
-) -> Answer:
+) -> Document:
     """Queue a learning job; gives it as an entry of `perdure job list --json`.
 
     Without targets the planner chooses among the environments of the `stream`, by default as the last daemon read it; `say` is told why.
@@ -62,7 +62,7 @@ def queue_gate(
     profile: str | None = None,
     reason: str | None = None,
     key: str | None = None,
-) -> Answer:
+) -> Document:
     """Queue a gate of a version, which never moves the serving pointer; gives the job as `queue_learn`, and raises as it does."""
     order = GateOrder(candidate=candidate, profile=known_profile(loaded.config, profile))
 
@@ -87,7 +87,7 @@ def queue_probe(
     samples: int = 1,
     reason: str | None = None,
     key: str | None = None,
-) -> Answer:
+) -> Document:
     """Queue probes of a version, the serving one by default, in all environments or in these; gives the job and raises as `queue_learn`."""
     order = probe_order(loaded.config, version, episodes, temperature, samples)
 
@@ -108,7 +108,7 @@ def queue_probe(
 
 def queue_panel(
     store: Store, by: Who, version: str | None = None, *, asked: Asked = "choice", reason: str | None = None, key: str | None = None
-) -> Answer:
+) -> Document:
     """Queue the capability panel for a version, the serving one by default; gives the job and raises as `queue_learn`."""
     order = PanelOrder(version=version, asked=asked)
 
@@ -119,7 +119,7 @@ def queue_panel(
     return _queue(store, by, "panel", {"version": version, "scores": asked}, prepare, reason, key)
 
 
-def cancel_job(store: Store, by: Who, job: int, *, reason: str, key: str | None = None) -> Answer:
+def cancel_job(store: Store, by: Who, job: int, *, reason: str, key: str | None = None) -> Document:
     """Take a job back that has not ended; gives it as `perdure job cancel --json`. Raises `UnknownError`, `Conflict` if it has ended."""
     check_reason(reason)
 
@@ -137,10 +137,11 @@ def _queue(
     prepare: Callable[[], tuple[Order, list[str]]],
     reason: str | None,
     key: str | None,
-) -> Answer:
+) -> Document:
     """Queue what `prepare` gives. It may take its time, so it is called before the transaction, and not for a key that was used."""
     check_words(by, reason, key)
-    if (earlier := answer_of(store, key, what=what, arguments=asked, reason=reason)) is not None:
+    earlier: Document | None = answer_of(store, key, what=what, arguments=asked, reason=reason)
+    if earlier is not None:
         return earlier
     order, aims = prepare()
 

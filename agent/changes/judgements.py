@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from hashlib import sha256
 
-from perdure.memory.changes import Answer, Who, perform
+from perdure.memory.changes import Who, perform
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document, storable, to_json
 from perdure.memory.store import Store
@@ -17,7 +17,9 @@ MOST_LISTED = 100
 """Rewards that the row of a change lists; of more it has their number and a hash."""
 
 
-def judge(store: Store, by: Who, rewards: Mapping[int, float], *, source: str, reason: str | None = None, key: str | None = None) -> Answer:
+def judge(
+    store: Store, by: Who, rewards: Mapping[int, float], *, source: str, reason: str | None = None, key: str | None = None
+) -> Document:
     """Reward episodes, given by number, all or none; gives `{"source", "episodes"}` as `perdure episode reward --json`.
 
     They replace earlier rewards of the source. Raises `InputError` for a name that no source may have, a reward that is not finite, and an

@@ -12,20 +12,10 @@ from perdure.agent.config_file import LoadedConfig
 from perdure.agent.stream.own_stream import own_stream
 from perdure.memory.environments import list_environments, refuse_retired, require
 from perdure.memory.errors import InputError
-from perdure.memory.json_value import storable
 from perdure.memory.store import Store
-
-MOST_NAME = 2_000
-"""Characters of the name of an environment."""
 
 MOST_NAMES = 1_000
 """Environments of one request."""
-
-
-def check_environment_name(name: str) -> None:
-    """Raise `InputError` for a name that is none, before an error quotes it."""
-    if not name.strip() or len(name) > MOST_NAME or storable(name) != name or "\0" in name:
-        raise InputError(f"{name[:80]!r} is no environment: `perdure status` shows the names of those in this home")
 
 
 def in_this_home(store: Store, loaded: LoadedConfig, names: Sequence[str]) -> list[str]:
@@ -35,8 +25,6 @@ def in_this_home(store: Store, loaded: LoadedConfig, names: Sequence[str]) -> li
     """
     if len(names) > MOST_NAMES:
         raise InputError(f"{len(names)} environments are named: {MOST_NAMES} at most")
-    for name in names:
-        check_environment_name(name)
     known = {row.name for row in list_environments(store)}
     new = [name for name in names if name not in known and name in loaded.config.stream.names]
     found = {name: name for name in names}

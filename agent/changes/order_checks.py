@@ -21,7 +21,7 @@ from perdure.memory.errors import InputError
 from perdure.memory.store import Store
 from perdure.memory.trajectories.rewards import sources
 from perdure.memory.trajectories.traces import IMPORT, require_import
-from perdure.memory.versions import NAME, get_version, require_files
+from perdure.memory.versions import get_version, require_files
 
 MOST_EPISODES, MOST_SAMPLES, MOST_TEMPERATURE = 100_000, 64, 10.0
 """Of a probe."""
@@ -73,11 +73,8 @@ def check_order(store: Store, order: Order, targets: Sequence[str]) -> None:
 
 
 def _require_version(store: Store, name: str | None) -> None:
-    if name is None:
-        return
-    if not NAME.fullmatch(name):
-        raise InputError(f"{name[:64]!r} is no version: `perdure version list` shows them")
-    require_files(store, get_version(store, name))
+    if name is not None:
+        require_files(store, get_version(store, name))
 
 
 def _refuse_code(options: Mapping[str, OptionValue]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.memory import processes
-from perdure.memory.changes import Answer, Who, check_reason, perform
+from perdure.memory.changes import Who, check_reason, perform
 from perdure.memory.errors import Conflict, InputError
 from perdure.memory.json_value import Document
 from perdure.memory.processes import Pausable
@@ -14,7 +14,7 @@ from perdure.memory.store import Store
 PAUSABLE: tuple[Pausable, ...] = ("play", "learning")
 
 
-def pause(store: Store, by: Who, what: Pausable | None = None, *, reason: str, key: str | None = None) -> Answer:
+def pause(store: Store, by: Who, what: Pausable | None = None, *, reason: str, key: str | None = None) -> list[Document]:
     """Pause play, learning, or both; gives what is paused then, as `perdure pause --json`. What is paused already gets the new reason."""
     check_reason(reason)
     chosen = _chosen(what)
@@ -27,7 +27,7 @@ def pause(store: Store, by: Who, what: Pausable | None = None, *, reason: str, k
     return perform(store, change, by=by, what="pause", arguments={"what": what}, reason=reason, key=key)
 
 
-def resume(store: Store, by: Who, what: Pausable | None = None, *, reason: str | None = None, key: str | None = None) -> Answer:
+def resume(store: Store, by: Who, what: Pausable | None = None, *, reason: str | None = None, key: str | None = None) -> list[Document]:
     """End pauses; gives what is still paused, as `perdure resume --json`. Raises `Conflict` if none of it is paused."""
     chosen = _chosen(what)
 

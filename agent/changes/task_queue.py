@@ -8,7 +8,7 @@ from perdure.agent.changes.known_environments import in_this_home
 from perdure.agent.config_file import LoadedConfig
 from perdure.envs.seeds import SPLITS
 from perdure.memory import tasks
-from perdure.memory.changes import Answer, Who, answer_of, check_words, perform
+from perdure.memory.changes import Who, answer_of, check_words, perform
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 from perdure.memory.store import Store
@@ -27,7 +27,7 @@ def add_tasks(
     count: int = 1,
     reason: str | None = None,
     key: str | None = None,
-) -> Answer:
+) -> list[Document]:
     """Queue tasks of an environment of this home; gives them as `perdure task add --json`.
 
     `seed` is that of the first, and the others count up from it; None draws them at random. Raises `UnknownError`, `InputError`.
@@ -35,7 +35,8 @@ def add_tasks(
     arguments: Document = {"environment": environment, "seed": seed, "count": count}
     check_words(by, reason, key)
     check_seeds(seed, count)
-    if (earlier := answer_of(store, key, what="task add", arguments=arguments, reason=reason)) is not None:
+    earlier: list[Document] | None = answer_of(store, key, what="task add", arguments=arguments, reason=reason)
+    if earlier is not None:
         return earlier
     (name,) = in_this_home(store, loaded, [environment])
     train = SPLITS["train"]

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from perdure.memory import versions
-from perdure.memory.changes import Answer, Who, check_reason, perform
-from perdure.memory.errors import Conflict, InputError
+from perdure.memory.changes import Who, check_reason, perform
+from perdure.memory.errors import Conflict
 from perdure.memory.json_value import Document
 from perdure.memory.processes import record_event
 from perdure.memory.records import Version
 from perdure.memory.store import Store
 
 
-def promote(store: Store, by: Who, name: str, *, reason: str, expected: str | None = None, key: str | None = None) -> Answer:
+def promote(store: Store, by: Who, name: str, *, reason: str, expected: str | None = None, key: str | None = None) -> Document:
     """Let a version serve without a gate; gives it as `perdure version promote --json`.
 
     Raises `UnknownError`, `Conflict` if it serves already or another one than `expected` does, `RuntimeFailure` if its files are gone.
@@ -31,7 +31,7 @@ def promote(store: Store, by: Who, name: str, *, reason: str, expected: str | No
     return _move(store, change, by, "version promote", {"version": name}, reason, expected, key)
 
 
-def reject(store: Store, by: Who, name: str, *, reason: str, expected: str | None = None, key: str | None = None) -> Answer:
+def reject(store: Store, by: Who, name: str, *, reason: str, expected: str | None = None, key: str | None = None) -> Document:
     """Reject a candidate, which then never serves; gives it as `perdure version reject --json`. Raises `UnknownError`, `InputError`."""
     check_reason(reason)
 
@@ -45,7 +45,7 @@ def reject(store: Store, by: Who, name: str, *, reason: str, expected: str | Non
     return _move(store, change, by, "version reject", {"version": name}, reason, expected, key)
 
 
-def rollback(store: Store, by: Who, to: str | None = None, *, reason: str, expected: str | None = None, key: str | None = None) -> Answer:
+def rollback(store: Store, by: Who, to: str | None = None, *, reason: str, expected: str | None = None, key: str | None = None) -> Document:
     """Let an earlier version serve again, the one before or `to`; gives it as `perdure version rollback --json`. Raises as `promote`."""
     check_reason(reason)
 
@@ -66,7 +66,7 @@ def pin(
     reason: str | None = None,
     expected: str | None = None,
     key: str | None = None,
-) -> Answer:
+) -> Document:
     """Keep the files of a version, or no longer; gives it as `perdure version pin --json`. Raises `UnknownError`."""
     what = "version pin" if pinned else "version unpin"
     return _move(store, lambda: versions.pin(store, name, pinned), by, what, {"version": name}, reason, expected, key)
@@ -81,15 +81,12 @@ def _move(
     reason: str | None,
     expected: str | None,
     key: str | None,
-) -> Answer:
+) -> Document:
     """Perform it if `expected` serves, or whichever version does if that is None."""
-    for named in (arguments["version"], expected):
-        if named is not None and not versions.NAME.fullmatch(named):
-            raise InputError(f"{named[:64]!r} is no version: `perdure version list` shows them")
 
     def checked() -> tuple[str, Document]:
         if expected is not None and (now := versions.serving(store).name) != expected:
-            raise Conflict(f"{now} serves now, no longer {expected}: look at what has changed, and ask again")
+            raise Conflict(f"{now} serves now, no longer {expected[:64]}: look at what has changed, and ask again")
         changed = change()
         return changed.name, versions.as_json(changed)
 
