@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "pause": "pausing",
     "resume": "pausing",
     "job": "job_queue",
+    "change": "change",
     "task": "task",
     "episode": "episode",
     "env": "env",
@@ -42,10 +43,10 @@ COMMANDS: dict[str, str] = {
     "panel": "panel",
     "version": "version",
     "store": "replay_store",
-    "study": "study",
+    "study": "studies.study",
     "demo": "demo",
-    "report": "report",
     "web": "run",
+    "report": "studies.report",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""
