@@ -74,7 +74,6 @@ class LearningNumbers:
     updates: int
     last: Update | None
     sampled_tokens: int
-    """In all jobs."""
     learned_tokens: int
 
 
@@ -129,9 +128,7 @@ def read_numbers(store: Store) -> HomeNumbers:
             episodes_kept=_number(store, "SELECT count(*) FROM episode"),
             turns=_number(store, "SELECT max(rowid) FROM turn"),
             play=_play(store, serving),
-            latest=_by(
-                store, f"SELECT state, count(*) FROM (SELECT state FROM episode ORDER BY id DESC LIMIT {LATEST_EPISODES}) GROUP BY 1"
-            ),
+            latest=_latest(store),
             tokens_per_s=_tokens_per_s(store),
             tasks=tasks.counts(store),
             jobs=jobs.counts(store),
@@ -183,6 +180,10 @@ def _play(store: Store, serving: str | None) -> dict[str, PlayNumbers]:
         name = label.get(played.pop("environment"), OTHER)
         found[name] = found.get(name, PlayNumbers()).plus(PlayNumbers(**played))
     return found
+
+
+def _latest(store: Store) -> dict[str, int]:
+    return _by(store, f"SELECT state, count(*) FROM episode WHERE id > (SELECT max(id) FROM episode) - {LATEST_EPISODES} GROUP BY 1")
 
 
 def _tokens_per_s(store: Store) -> float:
@@ -255,20 +256,14 @@ def _silent_s(store: Store) -> dict[str, float]:
 
 
 def _learning(store: Store) -> LearningNumbers:
-    [tokens] = store.rows(
-        """
-        SELECT coalesce(sum(json_extract(diagnostics, '$.sampled_tokens')), 0) AS sampled,
-               coalesce(sum(json_extract(diagnostics, '$.tokens')), 0) AS learned FROM step
-        """
-    )
     last = next((row["id"] for row in store.rows("SELECT max(id) AS id FROM job WHERE kind = 'learn'")), None)
     made = jobs.steps(store, last) if last is not None else []
     return LearningNumbers(
         job=last,
         updates=len(made),
         last=made[-1].update if made else None,
-        sampled_tokens=int(tokens["sampled"]),
-        learned_tokens=int(tokens["learned"]),
+        sampled_tokens=sum(step.update.sampled_tokens for step in made),
+        learned_tokens=sum(step.update.tokens for step in made),
     )
 
 

@@ -140,11 +140,11 @@ def _of_processes(numbers: HomeNumbers) -> Iterator[Metric]:
 
 
 def _of_learning(learning: LearningNumbers) -> Iterator[Metric]:
-    tokens = {("sampled",): learning.sampled_tokens, ("learned",): learning.learned_tokens}
-    yield _counter_of("learning_tokens", "Action tokens that learning jobs sampled and learned from", ("what",), tokens)
     if learning.job is not None:
         yield _gauge("learning_job", "The number of the last learning job", learning.job)
         yield _gauge("learning_updates", "Updates that it has made", learning.updates)
+        tokens = {("sampled",): float(learning.sampled_tokens), ("learned",): float(learning.learned_tokens)}
+        yield _gauge_of("learning_tokens", "Action tokens that it has sampled, and learned from", ("what",), tokens)
     if learning.last is None:
         return
     groups, drift, last = learning.last.groups, learning.last.drift, learning.last
