@@ -65,7 +65,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home, config),
         loaded,
         _confinement(config),
-        *([_room(home, config)] if config else []),
+        *([_room(home, config), *telemetry_checks(config.config)] if config else []),
         *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]

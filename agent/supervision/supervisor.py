@@ -244,4 +244,4 @@ class Supervisor:
 
     def _report_end(self) -> None:
         if self._duties is not None and self._outcome is not None:
-            self._duties.report_end(self._outcome.reason)
+            self._duties.report_end(self._outcome)
