@@ -37,6 +37,7 @@ from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
+from perdure.agent.telemetry.requirements import require_telemetry
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
@@ -78,6 +79,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     `RuntimeFailure` if the home cannot be written.
     """
     require_vllm(loaded.config)
+    require_telemetry(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
         require_own_model(store, loaded.config)

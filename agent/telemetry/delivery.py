@@ -1,6 +1,6 @@
 """Sending payloads to one place, in a thread of its own: a bounded queue, a time limit, and some more tries with pauses between them.
 
-Whoever puts a payload into the queue never waits. Each try is a process, the command of the operator or a small program that makes an HTTP
+Putting a payload into the queue never waits. Each try is a process, the command of the operator or a small program that makes an HTTP
 request (`webhook.py`), since a process can be ended whatever it hangs in: a look-up of a name, a server that sends a byte a minute.
 What could not be sent is told to `note`, once. Payloads that wait when the daemon is killed are lost.
 """

@@ -178,3 +178,13 @@ def test_no_secret_is_shown(perdure: Call, tmp_path: Path) -> None:
         assert shown.code == 2
         assert "notify.webhook" in shown.err
         assert SECRET not in shown.out + shown.err
+
+
+@pytest.mark.processes
+def test_what_cannot_be_sent_from_here_is_found_before_the_run(perdure: Call, tmp_path: Path) -> None:
+    (tmp_path / "perdure.toml").write_text("model = 'tiny'\n[notify]\ncommand = ['no-such-program']\n")
+    for arguments in (("run",), ("doctor",)):
+        shown = perdure(*arguments)
+        assert shown.code in (1, 2)
+        assert "notify.command names 'no-such-program', which is no program that can be run" in shown.out + shown.err
+    assert not (tmp_path / ".perdure").exists()
