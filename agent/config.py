@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
+from perdure.agent.telemetry.telemetry_settings import LogSection, NotifySection, TelemetrySection
 from perdure.learners.option_parsing import every_option, parse_options, read_by
 from perdure.learners.options import ORACLE, OWN
 from perdure.memory.errors import InputError
@@ -256,6 +257,9 @@ class Config(Section):
     sandbox: SandboxSection = SandboxSection()
     supervise: SuperviseSection = SuperviseSection()
     disk: DiskSection = DiskSection()
+    log: LogSection = LogSection()
+    telemetry: TelemetrySection = TelemetrySection()
+    notify: NotifySection = NotifySection()
     vllm: VllmSection = VllmSection()
     web: WebSection = WebSection()
 

@@ -11,6 +11,7 @@ from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.show.home_snapshot import observe
 from perdure.agent.stream.task_drawing import refill
+from perdure.agent.telemetry.home_numbers import read_numbers
 from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
@@ -54,6 +55,7 @@ DAEMON: dict[str, Question] = {
     "members that are completed": lambda store: completed_members(store, [f"task-{n}" for n in range(1, 9)]),
     "the watch": lambda store: _watch(store),
     "orphans": abort_orphans,
+    "metrics": read_numbers,
 }
 
 

@@ -38,6 +38,7 @@ from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
+from perdure.agent.telemetry.requirements import require_telemetry
 from perdure.agent.web_conditions import require_token_beyond_loopback, serves
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
@@ -84,6 +85,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     require_vllm(loaded.config)
     if programs.actor is not None and programs.web is not None and serves(loaded.config):
         require_token_beyond_loopback(home, loaded.config.web)
+    require_telemetry(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
         require_own_model(store, loaded.config)
@@ -263,4 +265,4 @@ class Supervisor:
 
     def _report_end(self) -> None:
         if self._duties is not None and self._outcome is not None:
-            self._duties.report_end(self._outcome.reason)
+            self._duties.report_end(self._outcome)
