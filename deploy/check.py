@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).resolve().parent
 TOOLS = Path(sys.executable).parent
 OVERLAYS = ("cpu", "cpu-sandbox", "gpu", "gpu-sandbox")
-EXPOSURE = {"perdure.service": 26, "perdure-backup.service": 13}
+EXPOSURE = {"perdure.service": 26, "perdure-backup.service": 9}
 """How exposed `systemd-analyze security` may find each service, in tenths: it counts from 0 to 10."""
 UNITS = (*EXPOSURE, "perdure-backup.timer")
 MEANS = {
