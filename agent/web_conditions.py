@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
-from perdure.agent.config import Config, WebSection
+from perdure.agent.config import WebSection
 from perdure.agent.web.tokens import token_path
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, Unavailable
 
+BACKLOG = 512
+"""Connections that may wait to be accepted."""
 PACKAGES = {
     "fastapi": "fastapi",
     "uvicorn": "uvicorn",
@@ -25,21 +29,35 @@ def missing_for_web() -> list[str]:
     return [package for module, package in PACKAGES.items() if find_spec(module) is None]
 
 
+def lacks_packages() -> str | None:
+    """Which are missing and the remedy, in one line; None if none is."""
+    missing = missing_for_web()
+    return f"the page needs {', '.join(missing)}: `pip install 'perdure[web]'`, or set web.enabled = false" if missing else None
+
+
 def require_web() -> None:
     """Raise `InputError` if one is missing."""
-    missing = missing_for_web()
-    if missing:
-        raise InputError(f"the page needs {', '.join(missing)}: `pip install 'perdure[web]'`, or set web.enabled = false")
-
-
-def serves(config: Config) -> bool:
-    """Whether a daemon of this configuration serves the page."""
-    return config.web.enabled and not missing_for_web()
+    lack = lacks_packages()
+    if lack is not None:
+        raise InputError(lack)
 
 
 def address_of(web: WebSection) -> str:
     """Where the pages are, as in 'http://127.0.0.1:8377'."""
     return f"http://[{web.host}]:{web.port}" if ":" in web.host else f"http://{web.host}:{web.port}"
+
+
+def listen(web: WebSection) -> socket.socket:
+    """A socket that listens there. Raises `Unavailable` if the port is taken, and `InputError` if this machine has no such address."""
+    family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+    try:
+        return socket.create_server((web.host, web.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:  # perhaps by one that is about to end
+            raise Unavailable(f"port {web.port} of {web.host} is in use by another program: choose another with web.port") from error
+        raise InputError(
+            f"cannot listen on {web.host}:{web.port}: {error.strerror or error}; choose others with web.host, web.port"
+        ) from error
 
 
 def require_token_beyond_loopback(home: Path, web: WebSection) -> None:
