@@ -23,6 +23,8 @@ from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import WEB
 from perdure.agent.processes.pulse import BEAT_S
 from perdure.agent.web.application import application
+from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
+from perdure.agent.web.tokens import TokenFile, token_path
 from perdure.agent.web_conditions import address_of, listen, require_token_beyond_loopback
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import beat
@@ -30,8 +32,6 @@ from perdure.memory.store import open_store
 
 LOOK_S = 0.25
 """How often it looks whether it is to end."""
-CONNECTIONS = 512
-"""At once; further ones get 503."""
 
 
 def main() -> int:
@@ -53,8 +53,16 @@ def serve(home: Path, loaded: LoadedConfig, stop: Callable[[], bool], alive: Cal
     web = loaded.config.web
     require_token_beyond_loopback(home, web)
     app = application(home, loaded)
+    token = TokenFile(token_path(home, web.token_file), app.state.sessions, links=bool(web.token_file))
+
+    def watch() -> None:
+        trouble = token.look()
+        if trouble is not None:
+            print(f"{trouble}; until then nobody is let in", file=sys.stderr, flush=True)
+        alive(address_of(web))
+
     with listen(web) as listener:
-        asyncio.run(_serve(app, listener, stop, lambda: alive(address_of(web))))
+        asyncio.run(_serve(app, listener, stop, watch))
 
 
 def _beating(home: Path) -> Callable[[str], None]:
@@ -83,13 +91,13 @@ async def _serve(app: object, listener: socket.socket, stop: Callable[[], bool],
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=10,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=2,
             ws="none",
             lifespan="off",
             loop="asyncio",
-            http="h11",
+            http=PatientProtocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
         )
     )
 
