@@ -18,6 +18,7 @@ from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
 from perdure.agent.web.access import API, Access
 from perdure.agent.web.api import reads_home
+from perdure.agent.web.crashes import Crashes
 from perdure.agent.web.pages import now, signing_in
 from perdure.agent.web.pages.rendering import error_page
 from perdure.agent.web.stores import ServedHome
@@ -32,7 +33,7 @@ ROUTERS = (health.router, reads_home.router, signing_in.router, now.router)
 def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     """The application over a home, which need not have a store yet. Raises as `read_or_make_token` does."""
     web = loaded.config.web
-    sessions = Sessions(read_or_make_token(token_path(home, web.token_file)))
+    sessions = Sessions(read_or_make_token(token_path(home, web.token_file), links=bool(web.token_file)))
     app = FastAPI(
         title="Perdure",
         version=__version__,
@@ -40,6 +41,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
+        redirect_slashes=False,  # no answer leads to an address that the request named
     )
     app.state.home = ServedHome(path=home, loaded=loaded)
     app.state.sessions = sessions
@@ -50,6 +52,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(Access, sessions=sessions, hosts=(*LOOPBACK, web.host, *web.allowed_hosts))
+    app.add_middleware(Crashes, logs=home / "logs")
     return app
 
 

@@ -15,7 +15,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from perdure.agent.config_file import LoadedConfig
-from perdure.memory.store import Store, open_store
+from perdure.memory.errors import Unavailable
+from perdure.memory.store import FILE_NAME, Store, open_store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +28,28 @@ class ServedHome:
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """A store that can be read, whether or not it can be written. Raises as `open_store` does."""
+        """A store that can be read, whether or not it can be written. Raises as `open_store` does.
+
+        Raises `Unavailable` if there is none yet, or if this user cannot read it.
+        """
+        self._require_store()
         with open_store(self.path, reading=True) as store:
             yield store
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """A store that can be written. Raises as `open_store` does."""
+        """A store that can be written. Raises as `reading` does."""
+        self._require_store()
         with open_store(self.path) as store:
             yield store
+
+    def _require_store(self) -> None:
+        try:
+            (self.path / FILE_NAME).stat()
+        except FileNotFoundError as error:
+            raise Unavailable(f"nothing has run in {self.path} yet: `perdure run` makes its store, and this page then shows it") from error
+        except OSError as error:
+            raise Unavailable(f"cannot read the home {self.path}: {error.strerror}; serve it as the user whose home it is") from error
 
 
 async def _served_home(request: Request) -> ServedHome:
