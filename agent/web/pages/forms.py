@@ -33,7 +33,8 @@ OwnForm = Depends(_own_form)
 
 def done(request: Request, path: str, text: str) -> Response:
     """To a page of ours, which says this once. `path` is never taken from the request as it is."""
-    assert path.startswith("/") and not path.startswith(("//", "/\\"))
+    if not path.startswith("/") or path.startswith(("//", "/\\")):
+        raise ValueError(f"{path!r} is no path of ours")
     sessions = request.app.state.sessions
     assert isinstance(sessions, Sessions)
     answer = RedirectResponse(path, status_code=303)

@@ -59,21 +59,18 @@
       part.dispatchEvent(new Event("news"));
     }, Math.max(250, CALM_MS - since)));
   }
-  const kinds = new Set(parts().flatMap((part) => part.dataset.live.split(" ")));
-  if (kinds.size && window.EventSource) {
+  if (parts().length && window.EventSource) {
     const line = document.getElementById("line");
     const say = (text) => { if (line) line.textContent = text; };
-    const news = new EventSource(`/api/v1/events`);
-    let gone = false;
-    news.addEventListener("open", () => {
-      say("live");
-      if (gone) parts().forEach(renew); // what happened meanwhile
-      gone = false;
+    const news = new EventSource("/api/v1/events");
+    let first = true; // what the first message tells is on the page already; after a gap it is news
+    news.addEventListener("open", () => say("live"));
+    news.addEventListener("error", () => say("not connected: what you see may be old"));
+    news.addEventListener("change", (event) => {
+      const { kinds } = JSON.parse(event.data);
+      if (!first) parts().filter((part) => part.dataset.live.split(" ").some((kind) => kinds.includes(kind))).forEach(renew);
+      first = false;
     });
-    news.addEventListener("error", () => { gone = true; say("not connected: what you see may be old"); });
-    for (const kind of kinds) {
-      news.addEventListener(kind, () => parts().filter((part) => part.dataset.live.split(" ").includes(kind)).forEach(renew));
-    }
     document.addEventListener("visibilitychange", () => { if (!document.hidden) parts().forEach(renew); });
   }
   document.addEventListener("htmx:before:swap", (event) => {
