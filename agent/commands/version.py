@@ -81,19 +81,18 @@ def show(name: str, home: Path, as_json: bool) -> None:
       perdure version show v1
     """
     from perdure.agent.show.gate_table import print_gate
+    from perdure.agent.show.home_documents import version_document
     from perdure.memory.gates import gates_of
     from perdure.memory.store import open_store
-    from perdure.memory.versions import as_json as version_json
-    from perdure.memory.versions import get_version, moves
 
     with open_store(home, reading=True) as store:
-        record = get_version(store, name)
-        facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
+        facts = version_document(store, name)
         gates = gates_of(store, name)
-        moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
-        print_json({**facts, "gates": [gate.as_json() for gate in gates], "moves": moved})
+        print_json(facts)
         return
+    moved = facts.pop("moves")
+    del facts["gates"]
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")

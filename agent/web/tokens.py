@@ -6,6 +6,7 @@ the first start. Left out: where it is asked for (`access.py`).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import os
@@ -18,6 +19,8 @@ from perdure.memory.errors import InputError, RuntimeFailure
 
 SESSION_S = 7 * 24 * 3600
 """How long a browser stays signed in."""
+SAID_S = 60
+"""How long a page may be told what a form did."""
 SHORTEST = 16
 """Characters of a token that an operator chose."""
 
@@ -93,6 +96,20 @@ class Sessions:
 
     def is_form_mark(self, cookie: str, given: str) -> bool:
         return hmac.compare_digest(given.encode(errors="replace"), self.form_mark(cookie).encode())
+
+    def seal(self, cookie: str, text: str, now_s: float | None = None) -> str:
+        """A text that this session can be shown for a minute, and that nobody else can have written."""
+        until = str(int((time.time() if now_s is None else now_s) + SAID_S))
+        told = base64.urlsafe_b64encode(text.encode(errors="replace")).decode()
+        return f"{until}.{told}.{self._sign(f'said {cookie} {until} {told}')}"
+
+    def unsealed(self, cookie: str, sealed: str, now_s: float | None = None) -> str | None:
+        """The text; None if it is not of this session, or old."""
+        until, _, rest = sealed.partition(".")
+        told, _, mark = rest.partition(".")
+        if not sealed.isascii() or not hmac.compare_digest(mark.encode(), self._sign(f"said {cookie} {until} {told}").encode()):
+            return None
+        return base64.urlsafe_b64decode(told).decode() if (time.time() if now_s is None else now_s) < int(until) else None
 
     def _sign(self, text: str) -> str:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()

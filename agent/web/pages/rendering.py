@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from markupsafe import Markup, escape
 from perdure import __version__
 from perdure.agent.show.terminal import rounded, visible
 from perdure.agent.web.access import session_cookie
+from perdure.agent.web.pages.forms import SAID_COOKIE, said
 from perdure.agent.web.tokens import Sessions
 
 LONGEST = 2000
@@ -22,17 +24,29 @@ LONGEST = 2000
 
 
 def page(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
-    """A page from a template, with what every page needs: where it is, and what its forms carry."""
+    """A page from a template; one that comes after a form says what that did."""
+    answer = HTMLResponse(_rendered(request, template, {"said": said(request), **values}), status_code=code)
+    if SAID_COOKIE in request.cookies:
+        answer.delete_cookie(SAID_COOKIE, httponly=True, samesite="strict")
+    return answer
+
+
+def part(request: Request, template: str, **values: Any) -> HTMLResponse:
+    """A live part of a page, without what is around it."""
+    return HTMLResponse(_rendered(request, template, values))
+
+
+def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str:
+    """With what every template needs: where it is, and what its forms carry."""
     sessions = request.app.state.sessions
     assert isinstance(sessions, Sessions)
-    text = TEMPLATES.get_template(template).render(
+    return TEMPLATES.get_template(template).render(
         path=request.url.path,
         csrf=sessions.form_mark(session_cookie(request.headers)),
         new_key=lambda: secrets.token_urlsafe(12),
         release=__version__,
         **values,
     )
-    return HTMLResponse(text, status_code=code)
 
 
 def error_page(request: Request, status: int, text: str) -> HTMLResponse:
