@@ -24,7 +24,7 @@ from perdure.memory.contracts.json_form import (
 )
 from perdure.memory.contracts.orders import CANCELLED, Job, JobState, Order, kind_of, learner_of
 from perdure.memory.contracts.results import Result, Update
-from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.errors import Conflict, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.processes import record_event
@@ -154,12 +154,12 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
 def cancel_job(store: Store, job: int, reason: str) -> Job:
     """Fail a job that has not ended, because a person takes it back; a process that works on it loses its lease and writes nothing more.
 
-    Raises `UnknownError`, and `InputError` if it has ended.
+    Raises `UnknownError`, and `Conflict` if it has ended.
     """
     with store.write() as conn:
         found = get_job(store, job)
         if found.state in ENDED:
-            raise InputError(f"job {job} is {found.state} already: nothing was changed")
+            raise Conflict(f"job {job} is {found.state} already: nothing was changed")
         sql = "UPDATE job SET state = 'failed', owner = NULL, error = ?, finished_at = ? WHERE id = ?"
         conn.execute(sql, (CANCELLED + reason, time.time(), job))
         record_event(store, "cancelled", f"job {job}", reason)

@@ -175,18 +175,18 @@ def retire(environment: str, home: Path, as_json: bool) -> None:
     Example:
       perdure env retire perdure:largest-number
     """
-    from perdure.memory.environments import retire as take_out
-    from perdure.memory.jobs import unfinished_jobs
+    from perdure.agent.changes import environment_use
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        failed = take_out(store, environment)
-        jobs = [job.id for job in unfinished_jobs(store) if environment in job.targets]
+        retired = environment_use.retire(store, person_here(), environment)
     if as_json:
-        print_json({"name": environment, "retired": True, "tasks_failed": failed, "jobs": jobs})
+        print_json(retired)
         return
+    failed = retired["tasks_failed"]
     tasks = f" {failed} of its tasks waited, and are not played." if failed else ""
-    asked = "".join(f" Job {number} has it as a target: `perdure job cancel {number}` takes it back." for number in jobs)
+    asked = "".join(f" Job {number} has it as a target: `perdure job cancel {number}` takes it back." for number in retired["jobs"])
     click.echo(f"{visible(environment)} is retired.{tasks}{asked} `perdure env restore` brings it back.")
 
 
@@ -201,14 +201,14 @@ def restore(environment: str, home: Path, as_json: bool) -> None:
     Example:
       perdure env restore perdure:largest-number
     """
-    from perdure.memory.environments import anchor_of
-    from perdure.memory.environments import restore as bring_back
+    from perdure.agent.changes import environment_use
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        bring_back(store, environment)
-        anchor = anchor_of(store, environment)
+        restored = environment_use.restore(store, person_here(), environment)
     if as_json:
-        print_json({"name": environment, "retired": False, "anchor": anchor})
+        print_json(restored)
         return
+    anchor = restored["anchor"]
     click.echo(f"{visible(environment)} is back." + (f" The gate compares with its anchor {anchor}." if anchor else ""))

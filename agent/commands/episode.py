@@ -103,8 +103,10 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
       perdure episode reward --file rewards.jsonl --source judge-2
       perdure learn trace-sft --option rewards=judge-2
     """
+    from perdure.agent.changes.judgements import judge
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
-    from perdure.memory.trajectories.rewards import add_rewards, read_rewards
+    from perdure.memory.trajectories.rewards import read_rewards
 
     if (which is None) != (value is None) or (which is None) == (file is None):
         raise click.UsageError("Give an episode and its reward, or --file.", ctx)
@@ -115,9 +117,9 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
             assert which is not None
             assert value is not None
             rewards = {_number(store, which): value}
-        add_rewards(store, source, rewards)
+        judged = judge(store, person_here(), rewards, source=source)
     if as_json:
-        print_json({"source": source, "episodes": list(rewards)})
+        print_json(judged)
     else:
         rewarded = f"{len(rewards)} episodes" if len(rewards) > 1 else f"episode {next(iter(rewards))}"
         click.echo(f"{source} has rewarded {rewarded}. `perdure learn trace-sft --option rewards={source}` learns from it.")

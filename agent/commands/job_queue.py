@@ -84,13 +84,13 @@ def cancel(number: int, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure job cancel 3
     """
-    from perdure.memory.jobs import as_json as job_json
-    from perdure.memory.jobs import cancel_job
+    from perdure.agent.changes.job_orders import cancel_job
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        cancelled = cancel_job(store, number, reason)
+        cancelled = cancel_job(store, person_here(), number, reason=reason)
     if as_json:
-        print_json(job_json(cancelled))
+        print_json(cancelled)
         return
     click.echo(f"Job {number} is cancelled.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.commands.study_report import compare, keep_option, report
+from perdure.agent.commands.studies.study_report import compare, keep_option, report
 from perdure.agent.show.terminal import SummaryGroup, json_option, print_json, print_table, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
