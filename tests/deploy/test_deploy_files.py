@@ -182,6 +182,12 @@ def test_the_token_is_a_secret_that_is_made_elsewhere() -> None:
     assert "StatefulSet" in kinds
 
 
+def test_a_further_compose_file_mounts_nothing_twice() -> None:
+    """Mounts are merged by their place, a list of `tmpfs` is not."""
+    for path in DEPLOY.glob("compose*.yml"):
+        assert "tmpfs" not in document(path)["services"]["perdure"]
+
+
 def test_there_is_one_pod_at_one_volume() -> None:
     spec = document(KUBERNETES / "base" / "stateful-set.yaml")["spec"]
     assert spec["replicas"] == 1
@@ -227,3 +233,13 @@ def test_every_file_of_an_overlay_is_named_by_it_or_by_its_base() -> None:
     for path in KUBERNETES.rglob("kustomization.yaml"):
         text = path.read_text()
         assert [file.name for file in path.parent.iterdir() if file.is_file() and file != path and file.name not in text] == []
+
+
+def test_every_alert_has_a_row_that_says_what_to_do() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (Perdure\w+) \|", page, re.MULTILINE)
+    assert len(rows) == 8
+    if not (DEPLOY / "alerts.yml").exists():
+        pytest.skip("there are no rules yet")
+    groups = document(DEPLOY / "alerts.yml")["groups"]
+    assert sorted(rows) == sorted(rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule)
