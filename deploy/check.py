@@ -1,4 +1,4 @@
-"""Checks everything in this folder with the tools of others: `make check-deploy`. Exit code 1 if one of them finds something, or is missing.
+"""Checks everything in this folder with the tools of others: `make check-deploy`. Exit code 1 if one finds something, or is missing.
 
 Nothing is built, started or applied, and nothing is asked of the network. Left out: what needs no tools (`tests/deploy/`).
 """
