@@ -53,7 +53,7 @@ WRITES: dict[str, tuple[Sequence[str], str, str | None]] = {
 }
 """In their order: what is called, the subject of the row, and its reason."""
 QUEUE = {"learn", "gate", "probe", "panel show", "job cancel", "version import"}
-"""Tested on their own, below and in `tests/learners/weights/`."""
+"""Tested on their own, below and in `tests/agent/commands/test_version_export_command.py`."""
 
 
 def test_each_command_is_known_to_write_or_to_read() -> None:
