@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,10 @@ import pytest
 from tests.agent.conftest import ADD
 from tests.agent.stand_ins import Place, deaths
 
+from perdure.agent.processes.vllm_server import _print_lines
+from perdure.agent.show.live_view import watching
 from perdure.agent.telemetry.ended_work import EndedWork
-from perdure.agent.telemetry.json_log import MOST_CHARACTERS, ids_of_process, json_line, plain_line
+from perdure.agent.telemetry.json_log import MOST_CHARACTERS, JsonStream, ids_of_process, json_line, plain_line
 from perdure.agent.telemetry.json_report import Reported
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.contracts.results import GroupStats, Update
@@ -175,3 +179,25 @@ def test_a_daemon_tells_events_states_and_work_with_their_ids(home: Path) -> Non
         assert found[4]["episode"] == 2
         beat(store, "actor", 1, "playing", "with v1, some more")
         assert list(reported.lines()) == []
+
+
+def test_what_happens_while_a_run_is_watched_is_written_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with watching(home, json_log=True), open_store(home) as store:
+        record_event(store, "death", "actor", "killed: it was ended by SIGKILL")
+        learning(store)
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [one["message"] for one in found if one["level"] == "error"] == ["death (actor): killed: it was ended by SIGKILL"]
+
+
+def test_what_another_program_writes_comes_into_the_log_in_our_form() -> None:
+    read, write = os.pipe()
+    stream, before = JsonStream("vllm", write), sys.stderr
+    try:
+        sys.stderr = stream
+        _print_lines(io.BytesIO(b"one\x1b[31m\nRuntimeError: \xff no\n"))
+    finally:
+        sys.stderr = before
+        os.close(write)
+    with open(read, "rb") as log:
+        found = [json.loads(line) for line in log]
+    assert [(one["process"], one["message"]) for one in found] == [("vllm", "one\\x1b[31m"), ("vllm", "RuntimeError: \ufffd no")]
