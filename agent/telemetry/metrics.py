@@ -19,10 +19,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from perdure import __version__
 from perdure.agent.config import DiskSection
-from perdure.agent.processes.process_names import SUPERVISOR
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.daemon_health import activity, troubles
 from perdure.agent.supervision.disk import GIB, free_bytes, size_bytes
-from perdure.agent.telemetry.home_numbers import OTHER, HomeNumbers, LearningNumbers, read_numbers
+from perdure.agent.telemetry.home_numbers import CAUSES, LEARNER, OTHER, HomeNumbers, LearningNumbers, read_numbers
 from perdure.agent.telemetry.readiness import readiness
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import processes
@@ -133,7 +133,8 @@ def _of_versions(numbers: HomeNumbers) -> Iterator[Metric]:
 
 
 def _of_processes(numbers: HomeNumbers) -> Iterator[Metric]:
-    deaths = {key: float(n) for key, n in numbers.deaths.items()} or {("actor", "crashed"): 0.0}
+    deaths = {(name, cause): 0.0 for name in (ACTOR, LEARNER, VLLM) for cause in CAUSES}  # a counter that begins at 1 shows no rise
+    deaths |= {key: float(n) for key, n in numbers.deaths.items()}
     yield _counter_of("deaths", "Deaths of processes by cause", ("process", "cause"), deaths)
     silent = {(name,): seconds for name, seconds in numbers.silent_s.items()}
     yield _gauge_of("process_silent_seconds", "Seconds since a process last wrote what it does", ("process",), silent)
