@@ -163,6 +163,16 @@ def events_of(store: Store, kinds: Sequence[str], limit: int) -> list[Event]:
     return [_event(row) for row in store.rows(sql, (*kinds, max(limit, 0)))]
 
 
+def events_after(store: Store, event: int) -> list[Event]:
+    """The events after the one of this number, oldest first."""
+    return [_event(row) for row in store.rows("SELECT * FROM event WHERE id > ? ORDER BY id", (event,))]
+
+
+def last_event_id(store: Store) -> int:
+    """The number of the latest event; 0 if there is none."""
+    return int(store.rows("SELECT coalesce(max(id), 0) AS id FROM event")[0]["id"])
+
+
 def since_start(store: Store, *kinds: str) -> list[Event] | None:
     """The events of these kinds since a daemon last started, oldest first; None if none ever did."""
     start = last_event(store, START)

@@ -50,7 +50,7 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
     )
     with supervising(home, loaded, limits) as supervisor:
         began = mark(supervisor.store)
-        with watching(home):
+        with watching(home, json_log=loaded.config.log.form == "json"):
             ended = supervisor.run()
         summary = summarise(supervisor.store, began)
     if ended.code >= 2:

@@ -21,6 +21,7 @@ from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, WEB, 
 from perdure.agent.show.home_snapshot import HomeSnapshot, beside, event_line, process_line, reporting_changes, snapshots
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
+from perdure.agent.telemetry.json_report import reporting_json
 from perdure.memory.contracts.orders import Job
 from perdure.memory.gates import GateRow
 from perdure.memory.jobs import Step
@@ -30,10 +31,13 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 @contextmanager
-def watching(home: Path) -> Iterator[None]:
-    """Show the home on stderr while this lasts, and stop at once when it ends."""
+def watching(home: Path, *, json_log: bool = False) -> Iterator[None]:
+    """Show the home on stderr while this lasts, and stop at once when it ends. With `json_log` as JSON, also on a terminal."""
     console = Console(stderr=True)
-    if console.is_terminal:
+    if json_log:
+        with reporting_json(home, lambda line: click.echo(line, err=True)):
+            yield
+    elif console.is_terminal:
         with beside(lambda ended: _show_live(home, console, ended)):
             yield
     else:

@@ -17,6 +17,7 @@ from perdure.agent.supervision.limits import FAILED, Limits, Outcome, Tally
 from perdure.agent.supervision.reporting import Reporter
 from perdure.agent.supervision.ticker import Tick
 from perdure.agent.telemetry.notifier import Notifier
+from perdure.agent.telemetry.spans import SpanSender
 from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
@@ -55,6 +56,7 @@ class DaemonDuties:
         self._disk = DiskGauge(store.home, config.disk)
         self._reporter = Reporter(store, actor, server, jobs)
         self._notifier = Notifier(store, config.notify)
+        self._spans = SpanSender(store.home, config.telemetry)
         self._tasks_before = _tasks_ended(store)
 
     def actions(self) -> dict[Tick, Callable[[], None]]:
@@ -81,6 +83,7 @@ class DaemonDuties:
         self._reporter.room_changed(before, self._lack)
 
     def report_start(self) -> None:
+        self._spans.start()
         self._reporter.started(self._hang_s, self._confinement)
 
     def report_stopping(self) -> None:
@@ -91,6 +94,7 @@ class DaemonDuties:
         try:
             self._reporter.ended(ended.reason, given_up=ended.code == FAILED)
         finally:
+            self._spans.close()
             self._notifier.close()
 
     def _refill(self) -> None:

@@ -29,7 +29,9 @@ GRACE_S = 5.0
 class StandingKeeper:
     """Keeper of a process that runs all the time, the actor or the vLLM server: starts it again with back-off when it dies."""
 
-    def __init__(self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
+    def __init__(
+        self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int, *, json_log: bool = False
+    ) -> None:
         self.name = name
         self.watched: Watched | None = None
         self.bad_configuration: str | None = None
@@ -41,6 +43,7 @@ class StandingKeeper:
         self._arguments = arguments
         self._hang_s = hang_s
         self._tries = tries
+        self._json_log = json_log
         self._backoff = Backoff()
         self._starts = 0
 
@@ -48,7 +51,7 @@ class StandingKeeper:
         """Start the process if there is none, and see whether it has ended. If it is not wanted, ask it to end."""
         if self.watched is None:
             if wanted and self._backoff.ready():
-                child = Child(self.name, self._program, self._arguments, self._store.home)
+                child = Child(self.name, self._program, self._arguments, self._store.home, json_log=self._json_log)
                 self.watched = Watched(self._store, child, self._hang_s)
                 self._starts += 1
             return
@@ -99,7 +102,7 @@ def delete_step_weights(store: Store) -> None:
 class JobKeeper:
     """Keeper of a process for one job at a time. After a death the job is tried again or failed, as the cause of death says."""
 
-    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float) -> None:
+    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, *, json_log: bool = False) -> None:
         self.watched: Watched | None = None
         self.job: Job | None = None
         """The job that has a process, as it was before its process started."""
@@ -109,13 +112,15 @@ class JobKeeper:
         self._program = program
         self._arguments = arguments
         self._hang_s = hang_s
+        self._json_log = json_log
         self._backoff = Backoff()
 
     def start(self, job: Job) -> bool:
         """Start the process of a job; False if the last process died just now and it is too soon."""
         if not self._backoff.ready():
             return False
-        child = Child(job_process(job.id), self._program, [*self._arguments, "--job", str(job.id)], self._store.home)
+        arguments = [*self._arguments, "--job", str(job.id)]
+        child = Child(job_process(job.id), self._program, arguments, self._store.home, json_log=self._json_log)
         self.watched, self.job = Watched(self._store, child, self._hang_s), job
         return True
 
@@ -159,7 +164,9 @@ class JobKeeper:
 class PageKeeper:
     """Keeper of the web process. Its end is the end of nothing else, it is never given up, and what keeps it from serving is told once."""
 
-    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, lack: str | None) -> None:
+    def __init__(
+        self, store: Store, program: str, arguments: Sequence[str], hang_s: float, lack: str | None, *, json_log: bool = False
+    ) -> None:
         """`lack` says why there can be no page, as if packages are missing; then none is started."""
         self.watched: Watched | None = None
         self._store = store
@@ -167,6 +174,7 @@ class PageKeeper:
         self._arguments = arguments
         self._hang_s = hang_s
         self._lack = lack
+        self._json_log = json_log
         self._backoff = Backoff()
         self._told = ""
         """The latest obstacle or death that became an event; empty once there was a page for a while."""
@@ -179,7 +187,7 @@ class PageKeeper:
             return
         if self.watched is None:
             if self._backoff.ready():
-                child = Child(WEB, self._program, self._arguments, self._store.home)
+                child = Child(WEB, self._program, self._arguments, self._store.home, json_log=self._json_log)
                 self.watched = Watched(self._store, child, self._hang_s)
             return
         end = self.watched.poll()

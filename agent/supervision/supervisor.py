@@ -109,8 +109,10 @@ class Supervisor:
         config = loaded.config
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
 
+        json_log = config.log.form == "json"
+
         def standing(name: str, program: str) -> StandingKeeper:
-            return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries)
+            return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries, json_log=json_log)
 
         self.store = store
         self._limits = limits
@@ -119,8 +121,8 @@ class Supervisor:
         self._actor = standing(ACTOR, programs.actor) if programs.actor is not None else None
         self._page: PageKeeper | None = None
         if self._actor is not None and programs.web is not None and config.web.enabled:
-            self._page = PageKeeper(store, programs.web, arguments, config.supervise.hang_s, lacks_packages())
-        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s)
+            self._page = PageKeeper(store, programs.web, arguments, config.supervise.hang_s, lacks_packages(), json_log=json_log)
+        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s, json_log=json_log)
         self._duties: DaemonDuties | None = None
         """None if this is no daemon."""
         self._actions: dict[Tick, Action] = {"checkpoint": self._checkpoint}

@@ -30,7 +30,9 @@ LATEST_EPISODES = 1000
 RECENT_S = 60.0
 RECENT_TURNS = 4000
 """The turns of the last minute that are looked at, at most."""
-CAUSES = (*EXIT_CODES, "hung", "killed")
+CAUSES = tuple(cause for cause in (*EXIT_CODES, "hung", "killed") if cause != "stopped")
+LEARNER = JOB_PREFIX.rstrip("-")
+"""The label of all processes of jobs."""
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9:._/-]")
 _LABEL_CHARACTERS = 64
@@ -235,7 +237,7 @@ def _deaths(store: Store) -> dict[tuple[str, str], int]:
 def process_label(name: str) -> str:
     """The label of a process: jobs are all `learner`."""
     if name.startswith(JOB_PREFIX):
-        return JOB_PREFIX.rstrip("-")
+        return LEARNER
     return name if re.fullmatch(r"[a-z]{1,20}", name) else OTHER
 
 

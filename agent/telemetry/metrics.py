@@ -19,10 +19,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from perdure import __version__
 from perdure.agent.config import DiskSection
-from perdure.agent.processes.process_names import SUPERVISOR
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
 from perdure.agent.show.daemon_health import activity, troubles
 from perdure.agent.supervision.disk import GIB, free_bytes, size_bytes
-from perdure.agent.telemetry.home_numbers import OTHER, HomeNumbers, LearningNumbers, read_numbers
+from perdure.agent.telemetry.home_numbers import CAUSES, LEARNER, OTHER, HomeNumbers, LearningNumbers, read_numbers
 from perdure.agent.telemetry.readiness import readiness
 from perdure.memory.errors import PerdureError
 from perdure.memory.processes import processes
@@ -60,7 +60,7 @@ class HomeCollector:
         yield _gauge("database_readable", "Whether the database could be read", float(bool(found)))
         yield from found
         yield from _of_disk(self._home, self._disk)
-        yield _gauge("scrape_seconds", "How long this took", time.perf_counter() - began_s)
+        yield _gauge("scrape_seconds", "Seconds that this answer took", time.perf_counter() - began_s)
 
 
 def _of_database(home: Path) -> Iterator[Metric]:
@@ -106,7 +106,7 @@ def _of_play(numbers: HomeNumbers) -> Iterator[Metric]:
 def _of_work(numbers: HomeNumbers) -> Iterator[Metric]:
     yield _gauge_of("tasks", "Tasks by state", ("state",), {(state,): float(n) for state, n in numbers.tasks.items()})
     yield _gauge_of("jobs", "Jobs by state", ("state",), {(state,): float(n) for state, n in numbers.jobs.items()})
-    yield _gauge_of("job_seconds", "How long ago the job at work began", ("kind",), {(kind,): s for kind, s in numbers.works_s.items()})
+    yield _gauge_of("job_seconds", "Seconds since the job at work began", ("kind",), {(kind,): s for kind, s in numbers.works_s.items()})
     paused = {(what,): float(what in numbers.paused) for what in ("play", "learning")}
     yield _gauge_of("paused", "Whether a person has paused it", ("what",), paused)
     yield _gauge_of("given_up", "Whether the daemon has given it up", ("what",), {("learning",): float("learning" in numbers.given_up)})
@@ -133,7 +133,8 @@ def _of_versions(numbers: HomeNumbers) -> Iterator[Metric]:
 
 
 def _of_processes(numbers: HomeNumbers) -> Iterator[Metric]:
-    deaths = {key: float(n) for key, n in numbers.deaths.items()} or {("actor", "crashed"): 0.0}
+    deaths = {(name, cause): 0.0 for name in (ACTOR, LEARNER, VLLM) for cause in CAUSES}  # a counter that begins at 1 shows no rise
+    deaths |= {key: float(n) for key, n in numbers.deaths.items()}
     yield _counter_of("deaths", "Deaths of processes by cause", ("process", "cause"), deaths)
     silent = {(name,): seconds for name, seconds in numbers.silent_s.items()}
     yield _gauge_of("process_silent_seconds", "Seconds since a process last wrote what it does", ("process",), silent)
@@ -142,19 +143,19 @@ def _of_processes(numbers: HomeNumbers) -> Iterator[Metric]:
 def _of_learning(learning: LearningNumbers) -> Iterator[Metric]:
     if learning.job is not None:
         yield _gauge("learning_job", "The number of the last learning job", learning.job)
-        yield _gauge("learning_updates", "Updates that it has made", learning.updates)
+        yield _gauge("learning_updates", "Updates of the last learning job", learning.updates)
         tokens = {("sampled",): float(learning.sampled_tokens), ("learned",): float(learning.learned_tokens)}
-        yield _gauge_of("learning_tokens", "Action tokens that it has sampled, and learned from", ("what",), tokens)
+        yield _gauge_of("learning_tokens", "Action tokens that the last learning job has sampled, and learned from", ("what",), tokens)
     if learning.last is None:
         return
     groups, drift, last = learning.last.groups, learning.last.drift, learning.last
     of_update = {
-        "learning_reward": ("Mean return of the targets' episodes of its last update", groups.reward),
-        "learning_success": ("Their success rate", groups.success),
-        "learning_old_success": ("That of the replayed old environments", groups.old_success),
-        "learning_entropy": ("Mean negative log-prob of the sampled tokens, in nats", groups.entropy),
-        "learning_mismatch_kl": ("KL of sampler and learner, in nats a token", last.ratios.mismatch_kl),
-        "learning_gradient_norm": ("Norm of its gradient", last.grad_norm),
+        "learning_reward": ("Mean return of the targets' episodes of the last update", groups.reward),
+        "learning_success": ("Success rate of the targets' episodes of the last update", groups.success),
+        "learning_old_success": ("Success rate of the replayed old environments of the last update", groups.old_success),
+        "learning_entropy": ("Mean negative log-prob of the sampled tokens of the last update, in nats", groups.entropy),
+        "learning_mismatch_kl": ("KL of sampler and learner in the last update, in nats a token", last.ratios.mismatch_kl),
+        "learning_gradient_norm": ("Norm of the gradient of the last update", last.grad_norm),
     }
     for name, (help, value) in of_update.items():
         if value is not None:
@@ -166,7 +167,7 @@ def _of_learning(learning: LearningNumbers) -> Iterator[Metric]:
         ("serving", "old"): drift.kl_serving_old,
     }
     known = {key: value for key, value in kl.items() if value is not None}
-    help = "KL of the weights and a reference, in nats a token, in new and in old environments"
+    help = "KL of the weights and a reference after the last update, in nats a token, in new and in old environments"
     yield _gauge_of("learning_kl", help, ("reference", "environments"), known)
 
 
