@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,6 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
     timeout_s: float = 20.0
-    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def token(self) -> str:
@@ -96,15 +95,13 @@ class Server:
 
 
 @contextmanager
-def serving(
-    home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = (), user: int | None = None
-) -> Iterator[Server]:
+def serving(home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = ()) -> Iterator[Server]:
     """`perdure web` over a home while this lasts; `python` are options of its interpreter, `prefix` a program that runs it."""
     port, log, config = free_port(), home.parent / "web.log", home.parent / "web.toml"
     config.write_text(f"[web]\nport = {port}\n{settings}")
     words = [*prefix, sys.executable, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
     with log.open("wb") as output:
-        process = subprocess.Popen(words, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, user=user)
+        process = subprocess.Popen(words, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     server = Server(home=home, port=port, process=process, log=log)
     try:
         wait_for("the server", lambda: server.answers() or process.poll() is not None)
