@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -95,13 +96,20 @@ class Server:
 
 
 @contextmanager
-def serving(home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = ()) -> Iterator[Server]:
-    """`perdure web` over a home while this lasts; `python` are options of its interpreter, `prefix` a program that runs it."""
+def serving(
+    home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = (), interpreter: str = sys.executable
+) -> Iterator[Server]:
+    """`perdure web` over a home while this lasts; `python` are options of its interpreter, `prefix` a program that runs it.
+
+    Another interpreter has its own packages, and sees nothing of this tree.
+    """
     port, log, config = free_port(), home.parent / "web.log", home.parent / "web.toml"
     config.write_text(f"[web]\nport = {port}\n{settings}")
-    words = [*prefix, sys.executable, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
+    words = [*prefix, interpreter, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
+    hidden = () if interpreter == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     with log.open("wb") as output:
-        process = subprocess.Popen(words, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(words, cwd=home.parent, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     server = Server(home=home, port=port, process=process, log=log)
     try:
         wait_for("the server", lambda: server.answers() or process.poll() is not None)
