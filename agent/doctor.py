@@ -74,7 +74,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home, config),
         loaded,
         _confinement(config),
-        *([_room(home, config), _page(home, config), _telemetry(config)] if config else []),
+        *([_room(home, config), page_check(home, config), _telemetry(config)] if config else []),
         *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
@@ -218,7 +218,7 @@ def _telemetry(loaded: LoadedConfig) -> Check:
     return Check(name="telemetry", level="ok", found=f"sends {found}; logs as {config.log.form}")
 
 
-def _page(home: Path, loaded: LoadedConfig) -> Check:
+def page_check(home: Path, loaded: LoadedConfig) -> Check:
     """Whether a daemon can serve the page and the API."""
     web, missing = loaded.config.web, missing_for_web()
     if not web.enabled:
