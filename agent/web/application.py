@@ -16,17 +16,27 @@ from starlette.staticfiles import StaticFiles
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
-from perdure.agent.web.access import API, Access
+from perdure.agent.web.access import API, SAFE, Access
 from perdure.agent.web.api import reads_home
-from perdure.agent.web.pages import now, signing_in
-from perdure.agent.web.pages.rendering import error_page
+from perdure.agent.web.pages import acts, environments_page, learning_page, now, signing_in, system_page, tasks_page
+from perdure.agent.web.pages.rendering import error_page, page
 from perdure.agent.web.stores import ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
-from perdure.memory.errors import InputError, PerdureError, UnknownError
+from perdure.memory.errors import Conflict, InputError, PerdureError, UnknownError
+from perdure.memory.store import FILE_NAME
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ROUTERS = (health.router, reads_home.router, signing_in.router, now.router)
+API_ROUTERS = (health.router, reads_home.router)
+PAGE_ROUTERS = (
+    signing_in.router,
+    acts.router,
+    now.router,
+    learning_page.router,
+    tasks_page.router,
+    environments_page.router,
+    system_page.router,
+)
 
 
 def application(home: Path, loaded: LoadedConfig) -> FastAPI:
@@ -43,7 +53,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     )
     app.state.home = ServedHome(path=home, loaded=loaded)
     app.state.sessions = sessions
-    for router in ROUTERS:
+    for router in (*API_ROUTERS, *PAGE_ROUTERS):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(PerdureError, _failed)
@@ -55,11 +65,14 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
 
 def status_of(error: PerdureError) -> int:
     """The HTTP status that says what kind of error it is."""
-    return 404 if isinstance(error, UnknownError) else 400 if isinstance(error, InputError) else 503
+    return 404 if isinstance(error, UnknownError) else 409 if isinstance(error, Conflict) else 400 if isinstance(error, InputError) else 503
 
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
+    at = request.app.state.home
+    if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
+        return page(request, "no_store.html", home=str(at.path))
     return _answer(request, status_of(error), str(error))
 
 
