@@ -99,9 +99,7 @@ def _by_version(points: Sequence[Document]) -> list[Document]:
         success, reward = (sum(point[key] * point["tasks"] for point in of) / tasks for key in ("success", "reward"))
         low, high = interval_of_mean(success, tasks, LEVEL)
         known = {"version": version, "episodes": sum(point["episodes"] for point in of), "tasks": tasks}
-        rows.append(
-            {"version": version, "episodes": episodes, "tasks": tasks, "success": success, "low": low, "high": high, "reward": reward}
-        )
+        rows.append({**known, "success": success, "low": low, "high": high, "reward": reward})
     return rows
 
 
