@@ -128,13 +128,14 @@
     ctx.font = `${11 * window.devicePixelRatio}px system-ui, sans-serif`;
     const stroke = (...ends) => { ctx.beginPath(); ctx.moveTo(ends[0], ends[1]); ctx.lineTo(ends[2], ends[3]); ctx.stroke(); };
     let free = -Infinity;
-    for (const mark of chart.marks || []) {
-      const x = plot.valToPos(mark.x, "x", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    for (const mark of [...(chart.marks || [])].sort((a, b) => a.x - b.x)) {
+      const x = plot.valToPos(mark.x, "x", true), wide = ctx.measureText(mark.label).width + 6;
+      if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) continue;
       stroke(x, bbox.top, x, bbox.top + bbox.height);
-      if (x < free) continue; // one label, not two on top of each other
-      ctx.fillText(mark.label, x + 3, bbox.top + 11 * window.devicePixelRatio);
-      free = x + ctx.measureText(mark.label).width + 6;
+      const from = Math.min(x + 3, bbox.left + bbox.width - wide);
+      if (from < free) continue; // one label, not two on top of each other
+      ctx.fillText(mark.label, from, bbox.top + 11 * window.devicePixelRatio);
+      free = from + wide;
     }
     for (const line of chart.lines || []) {
       const y = plot.valToPos(line.y, "y", true);
