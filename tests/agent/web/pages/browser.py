@@ -1,4 +1,4 @@
-"""A browser without scripts: it keeps cookies, reads the forms of a page and sends them. Requests go into an application without a server."""
+"""A browser without scripts: it keeps cookies, reads the forms of a page and sends them, to an application without a server."""
 
 from __future__ import annotations
 
