@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from perdure.learners.panel.panel_items import load_panel
+from perdure.learners.panel.stored_scores import known_result
 from perdure.memory import jobs
+from perdure.memory.contracts.panel_json import panel_document
+from perdure.memory.contracts.panel_results import Asked
+from perdure.memory.environments import anchor_of, list_environments, require
+from perdure.memory.errors import UnknownError
 from perdure.memory.gates import gates_of, get_gate, pairs_of
-from perdure.memory.json_value import Document
+from perdure.memory.json_value import Document, iso_utc
 from perdure.memory.store import Store
-from perdure.memory.trajectories.episodes import get_episode
+from perdure.memory.trajectories.episodes import get_episode, rates_in
 from perdure.memory.trajectories.rewards import rewards_of
 from perdure.memory.versions import as_json as version_json
-from perdure.memory.versions import get_version, moves
+from perdure.memory.versions import get_version, moves, serving
 
 
 def episode_document(store: Store, episode: int) -> Document:
@@ -77,6 +83,32 @@ def gate_document(store: Store, number: int) -> Document:
     """A gate with its evidence, its job, the rounds that it has at most, and how many pairs it has. Raises `UnknownError`."""
     gate = get_gate(store, number)
     return {**gate.as_json(), "job": gate.job, "most_rounds": gate.terms.nmax, "pairs": len(pairs_of(store, number))}
+
+
+def environment_document(store: Store, name: str) -> Document:
+    """An environment of the home, what was measured of it, and how each version did there in live play. Raises `UnknownError`."""
+    require(store, name)
+    (row,) = (row for row in list_environments(store) if row.name == name)
+    return {
+        **row.as_json(),
+        "registered": iso_utc(row.registered),
+        "compared_with": anchor_of(store, name),
+        "chance": row.chance,
+        "oracle": row.oracle,
+        "live": {version: rate.as_json() for version, rate in rates_in(store, name).items()},
+    }
+
+
+def panel_of(store: Store, version: str | None, asked: Asked) -> Document:
+    """What is known of a version on the capability panel, by default of the serving one: the keys of `perdure panel --json`.
+
+    Raises `UnknownError` if there is no such version, or if something of it is still to be scored.
+    """
+    name = get_version(store, version).name if version is not None else serving(store).name
+    found = known_result(store, name, load_panel(store.home), asked)
+    if found is None:
+        raise UnknownError(f"{name} was not scored on the whole capability panel: `perdure panel {name}` does it")
+    return panel_document(found)
 
 
 def studies_document(keep: Path) -> list[Document]:

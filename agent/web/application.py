@@ -5,11 +5,12 @@ Left out: who may ask (`access.py`), and the process that it runs in (`program.p
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
@@ -17,16 +18,21 @@ from perdure import __version__
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
 from perdure.agent.web.access import API, Access
-from perdure.agent.web.api import reads_home
+from perdure.agent.web.api import live_events, reads_home, reads_learning, reads_play, reads_versions, writes
+from perdure.agent.web.api.answering import RETRY_S, encoded
+from perdure.agent.web.kept_status import KeptStatus
+from perdure.agent.web.live import Live
 from perdure.agent.web.pages import now, signing_in
 from perdure.agent.web.pages.rendering import error_page
 from perdure.agent.web.stores import ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
-from perdure.memory.errors import InputError, PerdureError, UnknownError
+from perdure.memory.errors import Conflict, InputError, PerdureError, Unavailable, UnknownError
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-ROUTERS = (health.router, reads_home.router, signing_in.router, now.router)
+READS = (reads_home.router, reads_play.router, reads_versions.router, reads_learning.router, live_events.router)
+PAGES = (signing_in.router, now.router)
+ROUTERS = (health.router, *READS, writes.router, *PAGES)
 
 
 def application(home: Path, loaded: LoadedConfig) -> FastAPI:
@@ -41,7 +47,9 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
     )
-    app.state.home = ServedHome(path=home, loaded=loaded)
+    app.state.home = served = ServedHome(path=home, loaded=loaded)
+    app.state.status = KeptStatus(served)
+    app.state.live = Live(served)
     app.state.sessions = sessions
     for router in ROUTERS:
         app.include_router(router)
@@ -55,12 +63,15 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
 
 def status_of(error: PerdureError) -> int:
     """The HTTP status that says what kind of error it is."""
-    return 404 if isinstance(error, UnknownError) else 400 if isinstance(error, InputError) else 503
+    if isinstance(error, InputError):
+        return 404 if isinstance(error, UnknownError) else 409 if isinstance(error, Conflict) else 400
+    return 503
 
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
-    return _answer(request, status_of(error), str(error))
+    again = {"retry-after": str(RETRY_S)} if isinstance(error, Unavailable) else None
+    return _answer(request, status_of(error), str(error), again)
 
 
 def _not_understood(request: Request, error: Exception) -> Response:
@@ -71,11 +82,13 @@ def _not_understood(request: Request, error: Exception) -> Response:
 
 def _no_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, str(error.detail))
+    return _answer(request, error.status_code, str(error.detail), error.headers)
 
 
-def _answer(request: Request, status: int, text: str) -> Response:
+def _answer(request: Request, status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     line = " ".join(text.split())[:2000]
     if request.url.path.startswith(API):
-        return JSONResponse({"error": line}, status_code=status)
-    return error_page(request, status, line)
+        return Response(encoded({"error": line}), status_code=status, headers=headers, media_type="application/json")
+    answer = error_page(request, status, line)
+    answer.headers.update(headers or {})
+    return answer

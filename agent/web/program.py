@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from perdure.agent.config import WebSection
 from perdure.agent.config_file import LoadedConfig, load_config
@@ -70,10 +71,10 @@ def _listening(web: WebSection) -> Iterator[socket.socket]:
         yield listener
 
 
-async def _serve(app: object, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
+async def _serve(app: FastAPI, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
     server = _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -92,6 +93,7 @@ async def _serve(app: object, listener: socket.socket, stop: Callable[[], bool],
             with suppress(PerdureError):  # a full disk, say: reading goes on
                 alive()
             await asyncio.sleep(LOOK_S)
+        app.state.live.close()  # else their streams would hold the server up
         server.should_exit = True
 
     watching = asyncio.create_task(watch())

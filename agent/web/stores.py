@@ -15,7 +15,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from perdure.agent.config_file import LoadedConfig
-from perdure.memory.store import Store, open_store
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
+from perdure.memory.store import FILE_NAME, Store, open_store, set_busy_timeout
+
+BUSY_MS = 4000
+"""How long a write waits for others before the answer is that the store is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +31,24 @@ class ServedHome:
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """A store that can be read, whether or not it can be written. Raises as `open_store` does."""
-        with open_store(self.path, reading=True) as store:
+        """A store that can be read, whether or not it can be written. Raises `RuntimeFailure` if there is none, or none of ours."""
+        with self._opened(reading=True) as store:
             yield store
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """A store that can be written. Raises as `open_store` does."""
-        with open_store(self.path) as store:
+        """A store that can be written, which waits for other writers only as long as a person would. Raises `RuntimeFailure`."""
+        with self._opened(reading=False) as store:
+            set_busy_timeout(store, BUSY_MS)
             yield store
+
+    def _opened(self, *, reading: bool) -> Store:
+        if not (self.path / FILE_NAME).is_file():
+            raise Unavailable(f"there is no store in {self.path} yet: `perdure run` makes one")
+        try:
+            return open_store(self.path, reading=reading)
+        except InputError as error:  # what is wrong is the home, not the request
+            raise RuntimeFailure(str(error)) from error
 
 
 async def _served_home(request: Request) -> ServedHome:
