@@ -75,10 +75,10 @@ class Sessions:
         """Whether this is the token; takes as long for every wrong one."""
         return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._key).digest())
 
-    def begin(self, now_s: float | None = None) -> str:
-        """The cookie of a new session."""
+    def begin(self, name: str = "", now_s: float | None = None) -> str:
+        """The cookie of a new session, of a person who gave this name."""
         until = str(int((time.time() if now_s is None else now_s) + SESSION_S))
-        salt = secrets.token_urlsafe(9)
+        salt = f"{secrets.token_urlsafe(9)}~{base64.urlsafe_b64encode(name.encode(errors='replace')).decode().rstrip('=')}"
         return f"{until}.{salt}.{self._sign(f'session {until} {salt}')}"
 
     def holds(self, cookie: str, now_s: float | None = None) -> bool:
@@ -89,6 +89,11 @@ class Sessions:
             return False
         signed = hmac.compare_digest(mark.encode(), self._sign(f"session {until} {salt}").encode())
         return signed and (time.time() if now_s is None else now_s) < int(until)
+
+    def name_in(self, cookie: str) -> str:
+        """The name that the person of a session that holds gave; empty if they gave none. Nobody has checked it."""
+        _, _, told = cookie.partition(".")[2].partition(".")[0].partition("~")
+        return base64.urlsafe_b64decode(told + "=" * (-len(told) % 4)).decode()
 
     def form_mark(self, cookie: str) -> str:
         """What every form of this session carries, so that a page of another site cannot send one."""

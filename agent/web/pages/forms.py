@@ -13,8 +13,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from perdure.agent.web.access import session_cookie
 from perdure.agent.web.tokens import SAID_S, Sessions
+from perdure.memory.changes import Who
 
 SAID_COOKIE = "perdure_said"
+NAMELESS = "a holder of the token"
+"""Who made a change, if they gave no name."""
 LONGEST_SAID = 500
 """Characters of what a page says of a form."""
 
@@ -29,6 +32,13 @@ async def _own_form(request: Request, csrf: Annotated[str, Form(max_length=200)]
 
 OwnForm = Depends(_own_form)
 """In the `dependencies` of every route that takes a form: refuses one that no page of this session showed."""
+
+
+def who(request: Request) -> Who:
+    """The person of this session, by the name that they gave when they signed in."""
+    sessions = request.app.state.sessions
+    assert isinstance(sessions, Sessions)
+    return Who(name=sessions.name_in(session_cookie(request.headers)) or NAMELESS, via="page")
 
 
 def done(request: Request, path: str, text: str) -> Response:

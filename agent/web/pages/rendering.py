@@ -22,6 +22,18 @@ from perdure.agent.web.tokens import Sessions
 LONGEST = 2000
 """Characters of one text from a model or an environment on a page; the rest is left out, with a mark."""
 
+FORMS_OF = ("tasks", "environments", "versions", "episodes")
+"""The pages with forms, beside the first; a form posts below the path of its page."""
+HEADLINES = {
+    400: "That cannot be done",
+    403: "That is not allowed",
+    404: "There is no such thing here",
+    405: "That is not how to ask",
+    409: "Something else was changed first",
+    422: "Something in this request is not right",
+    503: "Not now",
+}
+
 
 def page(request: Request, template: str, code: int = 200, **values: Any) -> HTMLResponse:
     """A page from a template; one that comes after a form says what that did."""
@@ -50,8 +62,10 @@ def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str
 
 
 def error_page(request: Request, status: int, text: str) -> HTMLResponse:
-    """A page that says what was wrong."""
-    return page(request, "error.html", status, status=status, text=text)
+    """A page that says what was wrong, and leads back to where a form was."""
+    _, first, second, *_ = (*request.url.path.split("/"), "", "")
+    back = f"/{second}" if second in FORMS_OF else "/"
+    return page(request, "error.html", status, status=status, headline=HEADLINES.get(status), text=text, back=back, form=first == "act")
 
 
 def _shown(text: object) -> str:
@@ -63,6 +77,12 @@ def _cut(text: object, longest: int = LONGEST) -> str:
     """The beginning of a long text, with the number of characters that are left out."""
     whole = str(text)
     return _shown(whole) if len(whole) <= longest else f"{_shown(whole[:longest])} … {len(whole) - longest:,} more characters"
+
+
+def _tail(text: object, longest: int = LONGEST) -> str:
+    """The end of a long text, with the number of characters that are left out before it."""
+    whole = str(text)
+    return _shown(whole) if len(whole) <= longest else f"{len(whole) - longest:,} characters before … {_shown(whole[-longest:])}"
 
 
 def _time(unix_s: float | str | None) -> Markup:
@@ -80,6 +100,15 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else rounded(value)
 
 
+def _size(size_bytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024 or unit == "GiB":
+            return f"{size_bytes:.0f} {unit}" if unit == "bytes" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    raise AssertionError
+
+
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
     autoescape=True,
@@ -87,4 +116,4 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(shown=_shown, cut=_cut, moment=_time, number=_number)
+TEMPLATES.filters.update(shown=_shown, cut=_cut, tail=_tail, moment=_time, number=_number, size=_size)

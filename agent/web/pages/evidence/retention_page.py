@@ -9,7 +9,7 @@ from fastapi.responses import Response
 
 from perdure.agent.web.evidence.heat_rows import heat_rows, versions_that_fit
 from perdure.agent.web.evidence.one_cell import cell_evidence
-from perdure.agent.web.pages.asked import Name
+from perdure.agent.web.pages.evidence.asked import Name
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.retention_matrix import retention_document

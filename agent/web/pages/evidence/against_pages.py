@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from perdure.agent.web.evidence.answer_parts import answer_parts
 from perdure.agent.web.evidence.version_list import answers_to
-from perdure.agent.web.pages.asked import MaybeName, MaybeNumber, Name, given
+from perdure.agent.web.pages.evidence.asked import MaybeName, MaybeNumber, Name, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.side_by_side import against, answers, same_seed

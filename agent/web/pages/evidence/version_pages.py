@@ -11,7 +11,7 @@ from perdure.agent.web.evidence.replayed_gate import replay_gate
 from perdure.agent.web.evidence.version_list import last_gates, made_from, page_of_versions
 from perdure.agent.web.evidence.version_tree import MOST_LANES, version_tree
 from perdure.agent.web.evidence.wealth_chart import wealth_charts
-from perdure.agent.web.pages.asked import MaybeName, given
+from perdure.agent.web.pages.evidence.asked import MaybeName, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
 from perdure.memory.environments import anchor_of, list_environments

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from perdure.agent.web.evidence.episode_reading import episode_facts, one_turn, turn_texts
-from perdure.agent.web.pages.asked import MOST, MaybeName, MaybeNumber, Number, given
+from perdure.agent.web.pages.evidence.asked import MOST, MaybeName, MaybeNumber, Number, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
 from perdure.memory.environments import list_environments, require

@@ -11,7 +11,7 @@ from perdure.agent.show.gate_table import answers_drawn
 from perdure.agent.web.evidence.gate_legs import gate_legs
 from perdure.agent.web.evidence.replayed_gate import replay_gate
 from perdure.agent.web.evidence.wealth_chart import wealth_charts
-from perdure.agent.web.pages.asked import MaybeName, Number, given
+from perdure.agent.web.pages.evidence.asked import MaybeName, Number, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.retention_matrix import gate_pairs
