@@ -139,14 +139,15 @@ class CellCounts:
 
 def cell_counts(folder: Path) -> CellCounts:
     """How many cells of a study have ended, without superseded ones, and without reading what they came to. Raises as `read_study`."""
-    with closing(_connect(folder / FILE_NAME, is_writer=False)) as conn:
-        tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
-        if "cell" not in tables:
-            return CellCounts(done=0, failed=0, left=0, last=None)
-        planned = {name for (name,) in conn.execute("SELECT cell FROM planned")} if "planned" in tables else set()
-        cells = [
-            row for row in conn.execute("SELECT name, error IS NULL, finished_at FROM cell") if not planned or row[0] in planned
-        ]
+    path = folder / FILE_NAME
+    with closing(_connect(path, is_writer=False)) as conn:
+        try:
+            tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
+            planned = {name for (name,) in conn.execute("SELECT cell FROM planned")} if "planned" in tables else set()
+            tried = conn.execute("SELECT name, error IS NULL, finished_at FROM cell").fetchall() if "cell" in tables else []
+        except sqlite3.Error as error:
+            raise RuntimeFailure(f"cannot use {path}: {error}; move it away, or name another folder with --keep") from error
+    cells = [row for row in tried if not planned or row[0] in planned]
     done = sum(bool(is_done) for _, is_done, _ in cells)
     return CellCounts(
         done=done,

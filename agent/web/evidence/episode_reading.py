@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perdure.memory.blobs import unpack_ids, unpack_logprobs
+from perdure.memory.layout.blobs import unpack_ids, unpack_logprobs
 from perdure.memory.environments import code_of_environment
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document
