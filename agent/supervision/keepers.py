@@ -1,4 +1,4 @@
-"""Keepers of child processes: of the actor and the vLLM server, which run all the time, and of one process for each job.
+"""Keepers of child processes: of the actor and the vLLM server, which run all the time, of one process for each job, and of the page.
 
 A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
 learn (`learning_jobs.py`), and when to give up (`limits.py`).
@@ -6,11 +6,12 @@ learn (`learning_jobs.py`), and when to give up (`limits.py`).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
-from perdure.agent.processes.process_names import job_process
+from perdure.agent.processes.process_names import WEB, job_process
 from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks, retry_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
@@ -18,7 +19,7 @@ from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED, get_job
 from perdure.memory.leases import BootClock, end_leases_of
-from perdure.memory.processes import record_event
+from perdure.memory.processes import beat, record_event
 from perdure.memory.store import Store
 
 GRACE_S = 5.0
@@ -153,3 +154,50 @@ class JobKeeper:
         if job.state not in ENDED:
             self._backoff.died(watched.lived_s)
         return job
+
+
+class PageKeeper:
+    """Keeper of the web process. Its end is the end of nothing else, it is never given up, and what keeps it from serving is told once."""
+
+    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, lack: str | None) -> None:
+        """`lack` says why there can be no page, as if packages are missing; then none is started."""
+        self.watched: Watched | None = None
+        self._store = store
+        self._program = program
+        self._arguments = arguments
+        self._hang_s = hang_s
+        self._lack = lack
+        self._backoff = Backoff()
+        self._told = ""
+        """The latest obstacle or death that became an event; empty once there was a page for a while."""
+
+    def tick(self) -> None:
+        """Start the process if there is none, and see whether it has ended."""
+        if self._lack is not None:
+            if not self._told:
+                self._tell("web", self._lack, self._lack)
+            return
+        if self.watched is None:
+            if self._backoff.ready():
+                child = Child(WEB, self._program, self._arguments, self._store.home)
+                self.watched = Watched(self._store, child, self._hang_s)
+            return
+        end = self.watched.poll()
+        if end is None:
+            if self.watched.lived_s > Backoff.LIVED_S:
+                self._told = ""
+            return
+        watched, self.watched = self.watched, None
+        wait_s = self._backoff.died(watched.lived_s, unavailable=end.cause == "unavailable")
+        if end.cause in ("refused", "unavailable"):
+            why = end.exit.last_line.removeprefix("error: ")
+            self._tell("web", why, f"{why}; it is tried again")
+        else:
+            self._tell("death", str(end), f"{end}; it starts again in {wait_s:g} s")
+
+    def _tell(self, kind: str, what: str, message: str) -> None:
+        """Write down what keeps it from serving: as its state, and as an event if it is news."""
+        beat(self._store, WEB, os.getpid(), "waiting", what)
+        if what != self._told:
+            record_event(self._store, kind, WEB, message)
+            self._told = what

@@ -34,16 +34,16 @@ from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon_duties import DaemonDuties
 from perdure.agent.supervision.halts import Halts
-from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, delete_step_weights
+from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, PageKeeper, StandingKeeper, delete_step_weights
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
-from perdure.agent.web_conditions import require_token_beyond_loopback, serves
+from perdure.agent.web_conditions import lacks_packages, require_token_beyond_loopback
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
 from perdure.memory.leases import BootClock, end_all_leases, end_leases_of
-from perdure.memory.processes import record_event
+from perdure.memory.processes import forget_processes, record_event
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
 from perdure.memory.tasks import requeue_lapsed
 from perdure.memory.trajectories.journal import abort_orphans
@@ -69,7 +69,7 @@ class Programs:
     learner: str = "perdure.agent.processes.job"
     vllm: str = "perdure.agent.processes.vllm_server"
     web: str | None = "perdure.agent.web.program"
-    """None: nothing is served. Only a daemon serves, and only with `web.enabled` and the extra `[web]`."""
+    """None: nothing is served. Only a daemon serves, and only with `web.enabled`."""
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     `RuntimeFailure` if the home cannot be written.
     """
     require_vllm(loaded.config)
-    if programs.actor is not None and programs.web is not None and serves(loaded.config):
+    if programs.actor is not None and programs.web is not None and loaded.config.web.enabled:
         require_token_beyond_loopback(home, loaded.config.web)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
@@ -95,6 +95,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
         end_all_leases(store)  # the processes that held them are gone: the lock is ours
         abort_orphans(store)
         delete_step_weights(store)
+        forget_processes(store, WEB, 0)  # the page of the last daemon, which this one need not have
         set_busy_timeout(store, PATIENCE_MS)
         yield Supervisor(store, loaded, limits, programs, feed)
 
@@ -114,7 +115,9 @@ class Supervisor:
         self._tally = Tally()
         self._server = standing(VLLM, programs.vllm) if config.engine == "vllm" else None
         self._actor = standing(ACTOR, programs.actor) if programs.actor is not None else None
-        self._web = standing(WEB, programs.web) if programs.web is not None and self._actor is not None and serves(config) else None
+        self._page: PageKeeper | None = None
+        if self._actor is not None and programs.web is not None and config.web.enabled:
+            self._page = PageKeeper(store, programs.web, arguments, config.supervise.hang_s, lacks_packages())
         self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s)
         self._duties: DaemonDuties | None = None
         """None if this is no daemon."""
@@ -140,7 +143,7 @@ class Supervisor:
                 watching = [
                     ("watching the actor", self._watch_standing),
                     ("watching the jobs", self._watch_jobs),
-                    ("watching the page", self._watch_web),
+                    ("watching the page", self._watch_page),
                 ]
                 while self._outcome is None:
                     for what, action in [*self._ticks(), *watching]:
@@ -192,10 +195,9 @@ class Supervisor:
             self._tally.worst_child = "vLLM server" if worst is self._server else "actor"
             self._tally.deaths, self._tally.death = worst.deaths, worst.death
 
-    def _watch_web(self) -> None:
-        """Keep the page there. Its deaths end nothing else, and are no reason to give up."""
-        if self._web is not None:
-            self._web.tick(wanted=True)
+    def _watch_page(self) -> None:
+        if self._page is not None:
+            self._page.tick()
 
     def _watch_jobs(self) -> None:
         """Keep a process at the next job."""
@@ -236,7 +238,7 @@ class Supervisor:
         return [self._server.watched] if self._server is not None and self._server.watched is not None else []
 
     def _pages(self) -> list[Watched]:
-        return [self._web.watched] if self._web is not None and self._web.watched is not None else []
+        return [self._page.watched] if self._page is not None and self._page.watched is not None else []
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1

@@ -65,9 +65,13 @@ class Access:
         if refusal is not None:
             await refusal(scope, receive, send_guarded)
             return
-        body = await _bounded_body(headers, receive) if scope["method"] not in SAFE else b""
+        try:
+            body = await _bounded_body(headers, receive) if scope["method"] not in SAFE else b""
+        except _Gone:
+            return
         if body is None:
             refused = _refuse(path, 413, f"the body is longer than {LONGEST_BODY_BYTES} bytes")
+            refused.headers["connection"] = "close"
             await refused(scope, receive, send_guarded)
             return
         await self._app(scope, _replayed(body, receive) if scope["method"] not in SAFE else receive, send_guarded)
@@ -127,8 +131,12 @@ def _refuse(path: str, status: int, why: str) -> Response:
     return Response(why + "\n", status_code=status, media_type="text/plain; charset=utf-8", headers=challenge)
 
 
+class _Gone(Exception):
+    """The client has left in the middle of a body: what came of it must not be taken for the whole."""
+
+
 async def _bounded_body(headers: Headers, receive: Receive) -> bytes | None:
-    """The whole body; None if it is too long, of which no more is read."""
+    """The whole body; None if it is too long, of which no more is read. Raises `_Gone`."""
     said = headers.get("content-length", "0")
     if said.isascii() and said.isdigit() and int(said[:12]) > LONGEST_BODY_BYTES:
         return None
@@ -136,7 +144,7 @@ async def _bounded_body(headers: Headers, receive: Receive) -> bytes | None:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return bytes(body)
+            raise _Gone
         body += message.get("body", b"")
         if len(body) > LONGEST_BODY_BYTES:
             return None

@@ -20,6 +20,7 @@ from perdure.agent.web import health
 from perdure.agent.web.access import API, SAFE, Access
 from perdure.agent.web.api import live_events, reads_home, reads_learning, reads_play, reads_versions, writes
 from perdure.agent.web.api.answering import RETRY_S, encoded
+from perdure.agent.web.crashes import Crashes
 from perdure.agent.web.kept_status import KeptStatus
 from perdure.agent.web.live import Live
 from perdure.agent.web.pages import acts, environments_page, learning_page, now, signing_in, system_page, tasks_page
@@ -61,7 +62,7 @@ PAGE_ROUTERS = (
 def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     """The application over a home, which need not have a store yet. Raises as `read_or_make_token` does."""
     web = loaded.config.web
-    sessions = Sessions(read_or_make_token(token_path(home, web.token_file)))
+    sessions = Sessions(read_or_make_token(token_path(home, web.token_file), links=bool(web.token_file)))
     app = FastAPI(
         title="Perdure",
         version=__version__,
@@ -69,6 +70,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/api/v1/openapi.json",
+        redirect_slashes=False,  # no answer leads to an address that the request named
     )
     app.state.home = served = ServedHome(path=home, loaded=loaded)
     app.state.status = KeptStatus(served)
@@ -81,6 +83,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _not_understood)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(Access, sessions=sessions, hosts=(*LOOPBACK, web.host, *web.allowed_hosts))
+    app.add_middleware(Crashes, logs=home / "logs")
     return app
 
 

@@ -6,30 +6,33 @@ It may die without hurting play or learning; its supervisor starts it again. Lef
 from __future__ import annotations
 
 import asyncio
-import errno
+import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Full, Queue
 
 import uvicorn
 from fastapi import FastAPI
 
-from perdure.agent.config import WebSection
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import WEB
-from perdure.agent.processes.pulse import Pulse
+from perdure.agent.processes.pulse import BEAT_S
 from perdure.agent.web.application import application
-from perdure.agent.web_conditions import address_of, require_token_beyond_loopback
-from perdure.memory.errors import InputError, PerdureError, Unavailable
+from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
+from perdure.agent.web.tokens import TokenFile, token_path
+from perdure.agent.web_conditions import address_of, listen, require_token_beyond_loopback
+from perdure.memory.errors import PerdureError
+from perdure.memory.processes import beat
 from perdure.memory.store import open_store
 
 LOOK_S = 0.25
 """How often it looks whether it is to end."""
-CONNECTIONS = 512
-"""At once; further ones get 503."""
 
 
 def main() -> int:
@@ -38,9 +41,7 @@ def main() -> int:
     loaded = load_config(arguments.config)
 
     def work(stop: Stop) -> None:
-        with open_store(arguments.home) as store:
-            pulse = Pulse(store, WEB)
-            serve(arguments.home, loaded, stop, lambda address: pulse.say("serving", address))
+        serve(arguments.home, loaded, stop, _beating(arguments.home))
 
     return run_child(work)
 
@@ -53,22 +54,35 @@ def serve(home: Path, loaded: LoadedConfig, stop: Callable[[], bool], alive: Cal
     web = loaded.config.web
     require_token_beyond_loopback(home, web)
     app = application(home, loaded)
-    with _listening(web) as listener:
-        asyncio.run(_serve(app, listener, stop, lambda: alive(address_of(web))))
+    token = TokenFile(token_path(home, web.token_file), app.state.sessions, links=bool(web.token_file))
+
+    def watch() -> None:
+        trouble = token.look()
+        if trouble is not None:
+            print(f"{trouble}; until then nobody is let in", file=sys.stderr, flush=True)
+        alive(address_of(web))
+
+    with listen(web) as listener:
+        asyncio.run(_serve(app, listener, stop, watch))
 
 
-@contextmanager
-def _listening(web: WebSection) -> Iterator[socket.socket]:
-    try:
-        listener = socket.create_server((web.host, web.port), family=socket.AF_INET6 if ":" in web.host else socket.AF_INET, backlog=512)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:  # perhaps by one that is about to end
-            raise Unavailable(f"port {web.port} of {web.host} is in use by another program: choose another with web.port") from error
-        raise InputError(
-            f"cannot listen on {web.host}:{web.port}: {error.strerror or error}; choose others with web.host, web.port"
-        ) from error
-    with listener:
-        yield listener
+def _beating(home: Path) -> Callable[[str], None]:
+    """What the loop calls again and again while it goes on. A thread writes that down, since a write may have to wait."""
+    said: Queue[str] = Queue(1)
+
+    def write() -> None:
+        while True:
+            address = said.get()
+            with suppress(PerdureError), open_store(home) as store:
+                beat(store, WEB, os.getpid(), "serving", address)
+            time.sleep(BEAT_S)
+
+    def alive(address: str) -> None:
+        with suppress(Full):
+            said.put_nowait(address)
+
+    threading.Thread(target=write, name="beats", daemon=True).start()
+    return alive
 
 
 async def _serve(app: FastAPI, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
@@ -78,20 +92,19 @@ async def _serve(app: FastAPI, listener: socket.socket, stop: Callable[[], bool]
             log_level="warning",
             access_log=False,
             server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_keep_alive=10,
+            timeout_keep_alive=IDLE_S,
             timeout_graceful_shutdown=2,
             ws="none",
             lifespan="off",
             loop="asyncio",
-            http="h11",
+            http=PatientProtocol,
+            h11_max_incomplete_event_size=HEAD_BYTES,
         )
     )
 
     async def watch() -> None:
         while not stop():
-            with suppress(PerdureError):  # a full disk, say: reading goes on
-                alive()
+            alive()
             await asyncio.sleep(LOOK_S)
         app.state.live.close()  # else their streams would hold the server up
         server.should_exit = True

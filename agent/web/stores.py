@@ -31,20 +31,27 @@ class ServedHome:
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """A store that can be read, whether or not it can be written. Raises `RuntimeFailure` if there is none, or none of ours."""
+        """A store that can be read, whether or not it can be written.
+
+        Raises `Unavailable` if there is none yet, or if this user cannot read it, and `RuntimeFailure` if it is none of ours.
+        """
         with self._opened(reading=True) as store:
             yield store
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """A store that can be written, which waits for other writers only as long as a person would. Raises `RuntimeFailure`."""
+        """A store that can be written, which waits for other writers only as long as a person would. Raises as `reading` does."""
         with self._opened(reading=False) as store:
             set_busy_timeout(store, BUSY_MS)
             yield store
 
     def _opened(self, *, reading: bool) -> Store:
-        if not (self.path / FILE_NAME).is_file():
-            raise Unavailable(f"there is no store in {self.path} yet: `perdure run` makes one")
+        try:
+            (self.path / FILE_NAME).stat()
+        except FileNotFoundError as error:
+            raise Unavailable(f"nothing has run in {self.path} yet: `perdure run` makes its store, and this page then shows it") from error
+        except OSError as error:
+            raise Unavailable(f"cannot read the home {self.path}: {error.strerror}; serve it as the user whose home it is") from error
         try:
             return open_store(self.path, reading=reading)
         except InputError as error:  # what is wrong is the home, not the request

@@ -1,12 +1,14 @@
 """The token that the API and the pages ask for, and what is derived from it: sessions of browsers, and marks of their forms.
 
 The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
-the first start. Left out: where it is asked for (`access.py`).
+the first start. Another token in the file counts within a second, without a new start, and ends all sessions; so does deleting the file,
+which is made anew. Left out: where it is asked for (`access.py`).
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import hmac
 import os
@@ -15,13 +17,14 @@ import stat
 import time
 from pathlib import Path
 
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 
 SESSION_S = 7 * 24 * 3600
 """How long a browser stays signed in."""
 SAID_S = 60
 """How long a page may be told what a form did."""
 SHORTEST = 16
+LONGEST = 400
 """Characters of a token that an operator chose."""
 
 
@@ -30,8 +33,8 @@ def token_path(home: Path, token_file: str) -> Path:
     return Path(token_file).expanduser() if token_file else home / "run" / "token"
 
 
-def read_or_make_token(path: Path) -> str:
-    """The token in this file, which is made with a new one if it is missing.
+def read_or_make_token(path: Path, *, links: bool = False) -> str:
+    """The token in this file, which is made with a new one if it is missing. `links`: the file may be a link to it.
 
     Raises `InputError` if others can read the file or its token is too short, and `RuntimeFailure` if it cannot be read or made.
     """
@@ -39,7 +42,7 @@ def read_or_make_token(path: Path) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        return read_token(path)
+        return read_token(path, links=links)
     except OSError as error:
         raise RuntimeFailure(f"cannot make the token file {path}: {error.strerror}; name another with web.token_file") from error
     token = secrets.token_urlsafe(32)
@@ -50,18 +53,25 @@ def read_or_make_token(path: Path) -> str:
     return token
 
 
-def read_token(path: Path) -> str:
+def read_token(path: Path, *, links: bool = False) -> str:
     """The token in a file that is there. Raises as `read_or_make_token` does."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            token = file.readline().strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW))
+        with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+            mode = os.fstat(descriptor).st_mode
+            token = file.readline(LONGEST + 2).strip() if stat.S_ISREG(mode) else ""
     except OSError as error:
-        raise RuntimeFailure(f"cannot read the token file {path}: {error.strerror}") from error
+        if error.errno == errno.ELOOP and not links:
+            raise InputError(
+                f"the token file {path} is a link: delete it to have one made, or name its target with web.token_file"
+            ) from error
+        raise RuntimeFailure(f"cannot read the token file {path}: {error.strerror}; name another with web.token_file") from error
     if not stat.S_ISREG(mode) or mode & 0o007:
         raise InputError(f"others can read the token file {path}: `chmod 600 {path}`, or delete it to have a new one made")
-    if len(token) < SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(f"the token in {path} is not {SHORTEST} or more letters, digits and signs on one line: delete it to have one made")
+    if not SHORTEST <= len(token) <= LONGEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            f"the token in {path} is not {SHORTEST} to {LONGEST} letters, digits and signs on one line: delete it to have one made"
+        )
     return token
 
 
@@ -69,11 +79,15 @@ class Sessions:
     """What a browser holds in place of the token: a cookie that says until when, signed with the token. Nothing is stored."""
 
     def __init__(self, token: str) -> None:
-        self._key = token.encode()
+        self._key: bytes | None = token.encode()
+
+    def use(self, token: str | None) -> None:
+        """From now on this is the token, and no session of before holds; None: nobody is let in."""
+        self._key = None if token is None else token.encode()
 
     def is_token(self, given: bytes) -> bool:
         """Whether this is the token; takes as long for every wrong one."""
-        return hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._key).digest())
+        return self._key is not None and hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._key).digest())
 
     def begin(self, name: str = "", now_s: float | None = None) -> str:
         """The cookie of a new session, of a person who gave this name."""
@@ -83,6 +97,8 @@ class Sessions:
 
     def holds(self, cookie: str, now_s: float | None = None) -> bool:
         """Whether a cookie is of a session that has not ended."""
+        if self._key is None:
+            return False
         until, _, rest = cookie.partition(".")
         salt, _, mark = rest.partition(".")
         if not until.isascii() or not until.isdigit() or len(until) > 12 or not cookie.isascii():
@@ -117,4 +133,35 @@ class Sessions:
         return base64.urlsafe_b64decode(told).decode() if (time.time() if now_s is None else now_s) < int(until) else None
 
     def _sign(self, text: str) -> str:
-        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self._key or secrets.token_bytes(32), text.encode(), hashlib.sha256).hexdigest()
+
+
+class TokenFile:
+    """The file, looked at again and again: who replaces it replaces the token of `sessions`."""
+
+    def __init__(self, path: Path, sessions: Sessions, *, links: bool) -> None:
+        self._path = path
+        self._sessions = sessions
+        self._links = links
+        self._seen: tuple[int, ...] | None = ()
+
+    def look(self) -> str | None:
+        """Take over what the file says now, if it has changed. Says what is wrong with it; nobody is let in until that is mended."""
+        now = self._stamp()
+        if now == self._seen:
+            return None
+        self._seen = now
+        try:
+            made = now is None and self._path.parent.is_dir()  # a home that was deleted is not made anew
+            self._sessions.use((read_or_make_token if made else read_token)(self._path, links=self._links))
+        except PerdureError as error:
+            self._sessions.use(None)
+            return str(error)
+        return None
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode

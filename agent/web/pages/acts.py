@@ -91,9 +91,7 @@ def add_tasks(
 ) -> Response:
     first = int(seed) if seed else None
     with at.writing() as store:
-        added = task_queue.add_tasks(
-            store, at.loaded, who(request), environment, seed=first, count=count, reason=reason or None, key=key
-        )
+        added = task_queue.add_tasks(store, at.loaded, who(request), environment, seed=first, count=count, reason=reason or None, key=key)
     return done(request, "/tasks", f"{len(added)} {'task' if len(added) == 1 else 'tasks'} of {visible(environment)} will be played next.")
 
 

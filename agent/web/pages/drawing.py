@@ -36,7 +36,7 @@ def line(label: str, values: Sequence[float | None], low: Sequence[float | None]
 
 
 def chart(x: Sequence[float], series: Sequence[Document], **more: object) -> Document:
-    """A chart. `more`: time, unit, marks, lines, range, log, as `static/perdure.js` says."""
+    """A chart. `more`: time, unit, marks, lines, span (of x), range (of y), log, as `static/perdure.js` says."""
     return {"x": list(x), "series": list(series), **more}
 
 

@@ -15,7 +15,8 @@ from fastapi.responses import Response
 from perdure.agent.web.pages.drawing import aligned, chart, line
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
-from perdure.agent.web.views.learning_curves import learning_document
+from perdure.agent.web.views.learning_curves import LEVEL, learning_document
+from perdure.learners.gate.intervals import interval_of_mean
 from perdure.learners.options import OWN
 from perdure.memory import jobs as job_store
 from perdure.memory.contracts.json_form import update_document
@@ -25,6 +26,8 @@ from perdure.memory.store import Store
 router = APIRouter(include_in_schema=False)
 
 SPANS: dict[str, float] = {"hour": 3600.0, "day": 86_400.0, "week": 7 * 86_400.0, "month": 30 * 86_400.0}
+BINS = 48
+CHARTS = 12
 JOBS = 20
 UPDATES = 60
 """Of a job that the table has, the newest ones; the charts have all."""
@@ -53,7 +56,7 @@ def learning(
 ) -> Response:
     since = time.time() - SPANS[span] if span in SPANS else None
     with at.reading() as store:
-        shown = learning_document(store, environment=environment or None, since=since, jobs=JOBS, before=before)
+        shown = learning_document(store, environment=environment or None, since=since, bins=BINS, jobs=JOBS, before=before)
         chosen = _updates(store, job if job is not None else next((one["job"] for one in shown["jobs"]), None))
         names = [str(row["name"]) for row in store.rows("SELECT name FROM environment ORDER BY rowid")]
     return page(
@@ -67,7 +70,8 @@ def learning(
         chosen=chosen,
         before=shown["jobs"][-1]["job"] if len(shown["jobs"]) == JOBS else None,
         first=before is None,
-        charts=[(one, _over_time(one, shown, measure)) for one in shown["environments"] if one["points"]],
+        charts=[(one, _over_time(one, shown, measure)) for one in shown["environments"] if one["points"]][:CHARTS],
+        most=CHARTS,
         rows=[(one["short"], one["environment"], row) for one in shown["environments"] for row in _by_version(one["points"])],
     )
 
@@ -80,19 +84,23 @@ def _over_time(environment: Document, shown: Document, measure: str) -> Document
         x.append(point["at"] + ((same.index(point) + 0.5) / len(same) - 0.5) * shown["bin_s"] if len(same) > 1 else played[n]["at"])
     marks = [{"x": move["at"], "label": f"{move['to']}{' (back)' if move['kind'] == 'rollback' else ''}"} for move in shown["moves"]]
     series = line(measure, *([point[f"{measure}{end}"] for point in played] for end in ("", "_low", "_high")))
-    return chart(x, [series], time=True, marks=marks, **({"range": [0, 1]} if measure == "success" else {}))
+    span = [shown["start"], shown["start"] + shown["bin_s"] * BINS]
+    return chart(x, [series], time=True, span=span, marks=marks, **({"range": [0, 1]} if measure == "success" else {}))
 
 
 def _by_version(points: Sequence[Document]) -> list[Document]:
-    """What each version did, in the order in which they played."""
-    found: dict[str, Document] = {}
+    """What each version did, in the order in which they played. Means are over tasks, as those of the points are."""
+    played: dict[str, list[Document]] = {}
     for point in points:
-        row = found.setdefault(point["version"], {"version": point["version"], "episodes": 0, "successes": 0, "reward": 0.0})
-        row["episodes"] += point["episodes"]
-        row["successes"] += point["successes"]
-        row["reward"] += point["reward"] * point["episodes"]
-        row["last"] = point
-    return [{**row, "success": row["successes"] / row["episodes"], "reward": row["reward"] / row["episodes"]} for row in found.values()]
+        played.setdefault(point["version"], []).append(point)
+    rows = []
+    for version, of in played.items():
+        tasks = sum(point["tasks"] for point in of)
+        success, reward = (sum(point[key] * point["tasks"] for point in of) / tasks for key in ("success", "reward"))
+        low, high = interval_of_mean(success, tasks, LEVEL)
+        known = {"version": version, "episodes": sum(point["episodes"] for point in of), "tasks": tasks}
+        rows.append({**known, "success": success, "low": low, "high": high, "reward": reward})
+    return rows
 
 
 def _updates(store: Store, number: int | None) -> Document | None:

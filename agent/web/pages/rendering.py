@@ -100,6 +100,21 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else rounded(value)
 
 
+def _score(value: float | None) -> str:
+    """A share, a success or a score, which lie between 0 and 1 or near."""
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _sentence(text: object) -> Markup:
+    """A sentence of our own: with a capital, an end, and what stands between backticks as code. Any part of it may be of any origin."""
+    told = _shown(text).strip()
+    ended = told if told.endswith((".", "!", "?", ":")) else f"{told}."
+    parts = (ended[:1].upper() + ended[1:]).split("`")
+    if len(parts) % 2 == 0:  # one backtick has no other
+        return escape("`".join(parts))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts))
+
+
 def _size(size_bytes: float) -> str:
     """Bytes for people."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
@@ -116,4 +131,4 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(shown=_shown, cut=_cut, tail=_tail, moment=_time, number=_number, size=_size)
+TEMPLATES.filters.update(shown=_shown, cut=_cut, tail=_tail, moment=_time, number=_number, score=_score, sentence=_sentence, size=_size)

@@ -81,7 +81,7 @@
   });
   document.addEventListener("htmx:after:swap", () => drawAll());
 
-  // Figures with data-chart hold what is drawn: {x, time, series: [{label, values, low, high}], marks: [{x, label}], lines: [{y, label}], range, log}.
+  // Figures with data-chart hold what is drawn: {x, time, series: [{label, values, low, high}], marks: [{x, label}], lines: [{y, label}], span, range, log}.
 
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -97,7 +97,7 @@
     const data = [chart.x], series = [{ label: chart.time ? "time" : chart.unit || "update" }], bands = [];
     chart.series.forEach((one, i) => {
       const stroke = colour(CURVES[i % CURVES.length]);
-      series.push({ label: one.label, stroke, width: 2, spanGaps: true, points: { show: one.values.length < 60 }, value: shown });
+      series.push({ label: one.label, stroke, width: 2, spanGaps: true, points: { show: one.values.length < 40, size: 5 }, value: shown });
       data.push(one.values);
       if (!one.low) return;
       const edge = { stroke: "transparent", width: 0, points: { show: false }, class: "edge" };
@@ -107,8 +107,8 @@
     });
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
     const plot = new window.uPlot({
-      width: Math.max(240, place.clientWidth), height: 220, series, bands,
-      scales: { x: { time: Boolean(chart.time) }, y: { distr: chart.log ? 3 : 1, ...(chart.range ? { range: chart.range } : {}) } },
+      width: Math.max(240, place.clientWidth), height: 190, series, bands,
+      scales: { x: { time: Boolean(chart.time), ...(chart.span ? { range: chart.span } : {}) }, y: { distr: chart.log ? 3 : 1, ...(chart.range ? { range: chart.range } : {}) } },
       axes: [{ ...axis }, { ...axis, size: 56 }],
       cursor: { drag: { x: true, y: false } },
       hooks: { draw: [(plot) => lines(plot, chart)] },
@@ -128,13 +128,14 @@
     ctx.font = `${11 * window.devicePixelRatio}px system-ui, sans-serif`;
     const stroke = (...ends) => { ctx.beginPath(); ctx.moveTo(ends[0], ends[1]); ctx.lineTo(ends[2], ends[3]); ctx.stroke(); };
     let free = -Infinity;
-    for (const mark of chart.marks || []) {
-      const x = plot.valToPos(mark.x, "x", true);
-      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+    for (const mark of [...(chart.marks || [])].sort((a, b) => a.x - b.x)) {
+      const x = plot.valToPos(mark.x, "x", true), wide = ctx.measureText(mark.label).width + 6;
+      if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) continue;
       stroke(x, bbox.top, x, bbox.top + bbox.height);
-      if (x < free) continue; // one label, not two on top of each other
-      ctx.fillText(mark.label, x + 3, bbox.top + 11 * window.devicePixelRatio);
-      free = x + ctx.measureText(mark.label).width + 6;
+      const from = Math.min(x + 3, bbox.left + bbox.width - wide);
+      if (from < free) continue; // one label, not two on top of each other
+      ctx.fillText(mark.label, from, bbox.top + 11 * window.devicePixelRatio);
+      free = from + wide;
     }
     for (const line of chart.lines || []) {
       const y = plot.valToPos(line.y, "y", true);
