@@ -1,9 +1,9 @@
 """A home with a life in it, made by hand: versions in a tree, real gates whose every answer is in the store, panels, hostile texts.
 
-    v0 - v1 - v2 (serves, promoted by gate 1)
-          |    +- v3 (rejected by gate 2: old3 fell, and arithmetic on the panel)
-          |    +- v4 (candidate, gate 3 inconclusive)
-          +- v5 (candidate, never gated)
+v0 - v1 - v2 (serves, promoted by gate 1)
+      |    +- v3 (rejected by gate 2: old3 fell, and arithmetic on the panel)
+      |    +- v4 (candidate, gate 3 inconclusive)
+      +- v5 (candidate, never gated)
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def make_home(home: Path) -> dict[str, GateResult]:
             _candidate(store, name, parent, target)
             if name == "v1":
                 versions.promote(store, name, "a first one")
+        store.db.conn.execute("UPDATE environment SET anchor = 'v1' WHERE name LIKE 'old%'")
         _panel(store, "v0", {})
         _panel(store, "v1", {})
         first = _gated(store, "v2", _held)
