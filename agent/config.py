@@ -236,6 +236,9 @@ class WebSection(Section):
         default=(), strict=False, description="names, beside those of loopback, under which browsers may ask for it: ['perdure.example']"
     )
     token_file: str = Field(default="", description="a file with the token; empty for run/token in the home, which is made if missing")
+    studies: str = Field(
+        default="studies", min_length=1, description="the folder of studies that are shown, as `perdure study --keep` names it"
+    )
 
 
 class Config(Section):

@@ -1,8 +1,8 @@
 """The schema of the replay store, as a list of migrations that is only ever appended to.
 
 Some things cannot be changed later: page size and auto-vacuum are set before the first table, every table is STRICT, token ids and
-log-probs are packed blobs (`memory/blobs.py`), and each token of a prompt is stored once. Times: `*_at` columns are Unix seconds (UTC);
-`lease_until` is seconds of the boot-time clock of `boot_id` (`memory/leases.py`), which does not jump with the wall clock.
+log-probs are packed blobs (`memory/layout/blobs.py`), and each token of a prompt is stored once. Times: `*_at` columns are Unix seconds
+(UTC); `lease_until` is seconds of the boot-time clock of `boot_id` (`memory/leases.py`), which does not jump with the wall clock.
 """
 
 from __future__ import annotations
@@ -164,7 +164,31 @@ CREATE VIEW foreign_text AS
     )
 )
 
-MIGRATIONS: tuple[str, ...] = (MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6, MIGRATION_7)
+MIGRATION_8 = """
+CREATE TABLE change (                           -- what a person has changed, by command, API or page; written with the change itself
+    id              INTEGER PRIMARY KEY,
+    key             TEXT UNIQUE,                -- of the request, so that repeating it changes nothing; NULL: it had none
+    who             TEXT NOT NULL,
+    via             TEXT NOT NULL CHECK (via IN ('command', 'api', 'page')),
+    what            TEXT NOT NULL,              -- such as 'version rollback', as the command is called
+    subject         TEXT NOT NULL,              -- the version, job, environment, ... that it is about
+    arguments       TEXT NOT NULL CHECK (json_valid(arguments)),
+    reason          TEXT,                       -- NULL: none was asked for, and none was given
+    answer          TEXT CHECK (answer IS NULL OR json_valid(answer)), -- what was answered; NULL: it had no key
+    made_at         REAL NOT NULL
+) STRICT;
+""" + with_digests(change="id, key, who, via, what, subject, arguments, reason, answer, made_at")
+
+MIGRATIONS: tuple[str, ...] = (
+    MIGRATION_1,
+    MIGRATION_2,
+    MIGRATION_3,
+    MIGRATION_4,
+    MIGRATION_5,
+    MIGRATION_6,
+    MIGRATION_7,
+    MIGRATION_8,
+)
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 
 COUNT_RATES = """

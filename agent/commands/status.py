@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -178,8 +178,8 @@ def fitting(text: str, columns: int, rows: int) -> str:
     return "\n".join([*lines[:fits], f"... {len(lines) - fits} more lines"])
 
 
-def report(store: Store) -> Status:
-    """The status of a home."""
+def report(store: Store, life: Callable[[Store], LifeReport | None] | None = None) -> Status:
+    """The status of a home. `life` gives the report of its life, which takes the longest; by default it is made anew."""
     from perdure.agent.show.daemon_health import activity, troubles
     from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
@@ -217,7 +217,7 @@ def report(store: Store) -> Status:
         environments=episodes.success_rates(store, version) if version else {},
         watch=watch_report(store),
         processes=tuple(known.values()),
-        life=life_report(store),
+        life=(life or life_report)(store),
         troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
         alarms=alarms(store),

@@ -81,19 +81,18 @@ def show(name: str, home: Path, as_json: bool) -> None:
       perdure version show v1
     """
     from perdure.agent.show.gate_table import print_gate
+    from perdure.agent.show.home_documents import version_document
     from perdure.memory.gates import gates_of
     from perdure.memory.store import open_store
-    from perdure.memory.versions import as_json as version_json
-    from perdure.memory.versions import get_version, moves
 
     with open_store(home, reading=True) as store:
-        record = get_version(store, name)
-        facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
+        facts = version_document(store, name)
         gates = gates_of(store, name)
-        moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
-        print_json({**facts, "gates": [gate.as_json() for gate in gates], "moves": moved})
+        print_json(facts)
         return
+    moved = facts.pop("moves")
+    del facts["gates"]
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")
@@ -119,17 +118,41 @@ def promote(name: str, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure version promote v2 --reason 'read its episodes: they are better'
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        versions.require_files(store, versions.get_version(store, name))
-        before = versions.serving(store)
-        now = versions.promote(store, name, reason)
+        before = _serving(store)
+        now = version_moves.promote(store, person_here(), name, reason=reason, expected=before)
     if as_json:
-        print_json(versions.as_json(now))
+        print_json(now)
         return
-    click.echo(f"{now.name} serves now, in place of {before.name}. `perdure version rollback --reason ...` goes back.")
+    click.echo(f"{name} serves now, in place of {before}. `perdure version rollback --reason ...` goes back.")
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@reason_option
+@home_option
+@json_option
+def reject(name: str, reason: str, home: Path, as_json: bool) -> None:
+    """Reject a candidate: it never serves. `version gc` may remove its files.
+
+    \b
+    Example:
+      perdure version reject v3 --reason 'its answers are right, and rude'
+    """
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        rejected = version_moves.reject(store, person_here(), name, reason=reason)
+    if as_json:
+        print_json(rejected)
+        return
+    click.echo(f"{name} is rejected and never serves.")
 
 
 @version.command()
@@ -144,17 +167,17 @@ def rollback(name: str | None, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure version rollback --reason 'answers became worse'
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
-    with open_store(home) as store, store.write():
-        before = versions.serving(store)
-        now = versions.rollback(store, name, reason)
-        versions.require_files(store, now)
+    with open_store(home) as store:
+        before = _serving(store)
+        now = version_moves.rollback(store, person_here(), name, reason=reason, expected=before)
     if as_json:
-        print_json(versions.as_json(now))
+        print_json(now)
         return
-    click.echo(f"{now.name} serves again, in place of {before.name}.")
+    click.echo(f"{now['name']} serves again, in place of {before}.")
 
 
 @version.command()
@@ -169,14 +192,14 @@ def pin(name: str, off: bool, home: Path, as_json: bool) -> None:
     Example:
       perdure version pin v2
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        versions.pin(store, name, not off)
-        pinned = versions.get_version(store, name)
+        pinned = version_moves.pin(store, person_here(), name, not off)
     if as_json:
-        print_json(versions.as_json(pinned))
+        print_json(pinned)
         return
     click.echo(f"{name} is pinned." if not off else f"{name} is no longer pinned.")
 
@@ -317,6 +340,13 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> None:
         return
     print_table(("folder", "MiB", "why"), [(str(item.folder), item.size_bytes / 2**20, item.why) for item in waste])
     click.echo("Nothing was removed." if dry_run or not waste else f"Removed {len(waste)}.")
+
+
+def _serving(store: Store) -> str | None:
+    """The name of the version that serves; None if none does yet, which is said when one is to be changed."""
+    from perdure.memory.versions import list_versions
+
+    return next((one.name for one in list_versions(store) if one.state == "serving"), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Full, Queue
 
 import uvicorn
+from fastapi import FastAPI
 
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
@@ -84,10 +85,10 @@ def _beating(home: Path) -> Callable[[str], None]:
     return alive
 
 
-async def _serve(app: object, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
+async def _serve(app: FastAPI, listener: socket.socket, stop: Callable[[], bool], alive: Callable[[], None]) -> None:
     server = _Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]
+            app,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -105,6 +106,7 @@ async def _serve(app: object, listener: socket.socket, stop: Callable[[], bool],
         while not stop():
             alive()
             await asyncio.sleep(LOOK_S)
+        app.state.live.close()  # else their streams would hold the server up
         server.should_exit = True
 
     watching = asyncio.create_task(watch())

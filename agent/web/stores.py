@@ -15,8 +15,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from perdure.agent.config_file import LoadedConfig
-from perdure.memory.errors import Unavailable
-from perdure.memory.store import FILE_NAME, Store, open_store
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
+from perdure.memory.store import FILE_NAME, Store, open_store, set_busy_timeout
+
+BUSY_MS = 4000
+"""How long a write waits for others before the answer is that the store is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,28 +31,31 @@ class ServedHome:
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
-        """A store that can be read, whether or not it can be written. Raises as `open_store` does.
+        """A store that can be read, whether or not it can be written.
 
-        Raises `Unavailable` if there is none yet, or if this user cannot read it.
+        Raises `Unavailable` if there is none yet, or if this user cannot read it, and `RuntimeFailure` if it is none of ours.
         """
-        self._require_store()
-        with open_store(self.path, reading=True) as store:
+        with self._opened(reading=True) as store:
             yield store
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """A store that can be written. Raises as `reading` does."""
-        self._require_store()
-        with open_store(self.path) as store:
+        """A store that can be written, which waits for other writers only as long as a person would. Raises as `reading` does."""
+        with self._opened(reading=False) as store:
+            set_busy_timeout(store, BUSY_MS)
             yield store
 
-    def _require_store(self) -> None:
+    def _opened(self, *, reading: bool) -> Store:
         try:
             (self.path / FILE_NAME).stat()
         except FileNotFoundError as error:
             raise Unavailable(f"nothing has run in {self.path} yet: `perdure run` makes its store, and this page then shows it") from error
         except OSError as error:
             raise Unavailable(f"cannot read the home {self.path}: {error.strerror}; serve it as the user whose home it is") from error
+        try:
+            return open_store(self.path, reading=reading)
+        except InputError as error:  # what is wrong is the home, not the request
+            raise RuntimeFailure(str(error)) from error
 
 
 async def _served_home(request: Request) -> ServedHome:

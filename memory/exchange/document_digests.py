@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.layout.digests import digest_of, end_of_old, turn_digest
 
 if TYPE_CHECKING:

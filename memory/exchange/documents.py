@@ -171,7 +171,7 @@ def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> p
 
 
 def _unpacked(blobs: Sequence[bytes], kind: pa.DataType) -> pa.Array:
-    """Blobs of packed numbers (`memory/blobs.py`) as lists of numbers."""
+    """Blobs of packed numbers (`memory/layout/blobs.py`) as lists of numbers."""
     import pyarrow as pa
 
     offsets = [0, *accumulate(len(blob) // 4 for blob in blobs)]

@@ -50,6 +50,7 @@ COMMANDS: tuple[CommandFault, ...] = (
         arguments=("version", "rollback", "--reason", "a fault"),
         undo=("version", "promote", "{serving}", "--reason", "again"),
     ),
+    CommandFault(point="mid-change", arguments=("version", "pin", "v0"), undo=("version", "pin", "v0", "--off")),
     CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
     CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True, times=1),
 )
