@@ -1,9 +1,9 @@
 """A home with a life in it, made by hand: versions in a tree, real gates whose every answer is in the store, panels, hostile texts.
 
-    v0 - v1 - v2 (serves, promoted by gate 1)
-          |    +- v3 (rejected by gate 2: old3 fell, and arithmetic on the panel)
-          |    +- v4 (candidate, gate 3 inconclusive)
-          +- v5 (candidate, never gated)
+v0 - v1 - v2 (serves, promoted by gate 1)
+      |    +- v3 (rejected by gate 2: old3 fell, and arithmetic on the panel)
+      |    +- v4 (candidate, gate 3 inconclusive)
+      +- v5 (candidate, never gated)
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Page:
         """The cells of the first table row whose head has this text."""
         for row in re.findall(r"<tr>(.*?)</tr>", self.text, re.DOTALL):
             cells = [
-                " ".join(unescape(re.sub(r"<[^>]*>", " ", cell)).split()) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+                " ".join(unescape(re.sub(r"<[^>]*>", " ", cell)).split())
+                for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
             ]
             if cells and cells[0] == head:
                 return cells[1:]
