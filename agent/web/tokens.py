@@ -2,7 +2,7 @@
 
 The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
 the first start. Another token in the file counts within a second, without a new start, and ends all sessions; so does deleting the file,
-which is made anew. Left out: asking for it (`access.py`).
+which is made anew. Left out: who asks for it (`access.py`).
 """
 
 from __future__ import annotations
