@@ -30,7 +30,7 @@ LATEST_EPISODES = 1000
 RECENT_S = 60.0
 RECENT_TURNS = 4000
 """The turns of the last minute that are looked at, at most."""
-CAUSES = tuple(cause for cause in (*EXIT_CODES, "hung", "killed") if cause != "stopped")
+CAUSES: tuple[str, ...] = tuple(cause for cause in (*EXIT_CODES, "hung", "killed") if cause != "stopped")
 LEARNER = JOB_PREFIX.rstrip("-")
 """The label of all processes of jobs."""
 

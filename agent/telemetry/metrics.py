@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -28,6 +29,9 @@ from perdure.memory.errors import PerdureError
 from perdure.memory.processes import processes
 from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, FILE_NAME, FOLDERS, open_store
+
+Key = TypeVar("Key", bound=tuple[str, ...])
+"""The values of the labels of a metric."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATES = ("playing", "learning", "gating", "probing", "idle", "paused", "starting", "restarting", "busy", "stopped")
@@ -133,7 +137,9 @@ def _of_versions(numbers: HomeNumbers) -> Iterator[Metric]:
 
 
 def _of_processes(numbers: HomeNumbers) -> Iterator[Metric]:
-    deaths = {(name, cause): 0.0 for name in (ACTOR, LEARNER, VLLM) for cause in CAUSES}  # a counter that begins at 1 shows no rise
+    deaths: dict[tuple[str, str], float] = {
+        (name, cause): 0.0 for name in (ACTOR, LEARNER, VLLM) for cause in CAUSES
+    }  # a counter that begins at 1 shows no rise
     deaths |= {key: float(n) for key, n in numbers.deaths.items()}
     yield _counter_of("deaths", "Deaths of processes by cause", ("process", "cause"), deaths)
     silent = {(name,): seconds for name, seconds in numbers.silent_s.items()}
@@ -189,7 +195,7 @@ def _gauge(name: str, help: str, value: float) -> Metric:
     return GaugeMetricFamily(f"perdure_{name}", help, value=float(value))
 
 
-def _gauge_of(name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauge_of(name: str, help: str, labels: tuple[str, ...], values: Mapping[Key, float]) -> Metric:
     family = GaugeMetricFamily(f"perdure_{name}", help, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
@@ -200,7 +206,7 @@ def _counter(name: str, help: str, value: float) -> Metric:
     return CounterMetricFamily(f"perdure_{name}", help, value=float(value))
 
 
-def _counter_of(name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _counter_of(name: str, help: str, labels: tuple[str, ...], values: Mapping[Key, float]) -> Metric:
     family = CounterMetricFamily(f"perdure_{name}", help, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -27,8 +27,8 @@ from perdure.memory.store import Store, open_store
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult, SpanProcessor
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 LOOK_S = 2.0
 QUEUE_SIZE = 4096
