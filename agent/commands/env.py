@@ -68,10 +68,13 @@ def list_environments(as_json: bool) -> None:
     metavar="FILE",
     help="Answers of your own to try as the only ones: one a line; a line in double quotes is read as JSON text.",
 )
+@home_option
 @report_option
 @click.pass_context
-def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, as_json: bool) -> None:
+def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, home: Path, as_json: bool) -> None:
     """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 if one is broken.
+
+    A home that knows the environment keeps what was found: its page shows it.
 
     \b
     Example:
@@ -79,6 +82,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, answer
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir
+    from perdure.agent.show.check_notes import note_check
     from perdure.envs.check.checker import check as check_environment
     from perdure.learners.weights.base_models import find_model
     from perdure.learners.weights.token_count import length_of
@@ -89,6 +93,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, answer
     own = [] if answers is None else [_answer(line.rstrip("\n")) for line in answers if line.strip()]
     loaded, findings = check_environment(environment, config.allowed(), length, answers=own)
     ok = all(finding.level != "error" for finding in findings)
+    note_check(home, loaded.name, findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
     else:

@@ -17,23 +17,46 @@ from starlette.staticfiles import StaticFiles
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
-from perdure.agent.web.access import API, Access
+from perdure.agent.web.access import API, SAFE, Access
 from perdure.agent.web.api import live_events, reads_home, reads_learning, reads_play, reads_versions, writes
 from perdure.agent.web.api.answering import RETRY_S, encoded
 from perdure.agent.web.crashes import Crashes
 from perdure.agent.web.kept_status import KeptStatus
 from perdure.agent.web.live import Live
-from perdure.agent.web.pages import now, signing_in
-from perdure.agent.web.pages.rendering import error_page
+from perdure.agent.web.pages import acts, environments_page, learning_page, now, signing_in, system_page, tasks_page
+from perdure.agent.web.pages.evidence import against_pages, episode_pages, gate_page, retention_page, study_pages, version_pages
+from perdure.agent.web.pages.rendering import error_page, page
 from perdure.agent.web.stores import ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
 from perdure.memory.errors import Conflict, InputError, PerdureError, Unavailable, UnknownError
+from perdure.memory.store import FILE_NAME
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-READS = (reads_home.router, reads_play.router, reads_versions.router, reads_learning.router, live_events.router)
-PAGES = (signing_in.router, now.router)
-ROUTERS = (health.router, *READS, writes.router, *PAGES)
+API_ROUTERS = (
+    health.router,
+    reads_home.router,
+    reads_play.router,
+    reads_versions.router,
+    reads_learning.router,
+    live_events.router,
+    writes.router,
+)
+PAGE_ROUTERS = (
+    signing_in.router,
+    acts.router,
+    now.router,
+    learning_page.router,
+    tasks_page.router,
+    environments_page.router,
+    system_page.router,
+    retention_page.router,
+    version_pages.router,
+    against_pages.router,
+    gate_page.router,
+    episode_pages.router,
+    study_pages.router,
+)
 
 
 def application(home: Path, loaded: LoadedConfig) -> FastAPI:
@@ -53,7 +76,7 @@ def application(home: Path, loaded: LoadedConfig) -> FastAPI:
     app.state.status = KeptStatus(served)
     app.state.live = Live(served)
     app.state.sessions = sessions
-    for router in ROUTERS:
+    for router in (*API_ROUTERS, *PAGE_ROUTERS):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(PerdureError, _failed)
@@ -73,7 +96,10 @@ def status_of(error: PerdureError) -> int:
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
-    again = {"retry-after": str(RETRY_S)} if isinstance(error, Unavailable) else None
+    at = request.app.state.home
+    if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
+        return page(request, "no_store.html", home=str(at.path))
+    again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
 
 

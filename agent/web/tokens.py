@@ -2,11 +2,12 @@
 
 The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
 the first start. Another token in the file counts within a second, without a new start, and ends all sessions; so does deleting the file,
-which is made anew. Left out: where it is asked for (`access.py`).
+which is made anew. Left out: who asks for it (`access.py`).
 """
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import hmac
@@ -20,6 +21,8 @@ from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 
 SESSION_S = 7 * 24 * 3600
 """How long a browser stays signed in."""
+SAID_S = 60
+"""How long a page may be told what a form did."""
 SHORTEST = 16
 LONGEST = 400
 """Characters of a token that an operator chose."""
@@ -86,10 +89,10 @@ class Sessions:
         """Whether this is the token; takes as long for every wrong one."""
         return self._key is not None and hmac.compare_digest(hashlib.sha256(given).digest(), hashlib.sha256(self._key).digest())
 
-    def begin(self, now_s: float | None = None) -> str:
-        """The cookie of a new session."""
+    def begin(self, name: str = "", now_s: float | None = None) -> str:
+        """The cookie of a new session, of a person who gave this name."""
         until = str(int((time.time() if now_s is None else now_s) + SESSION_S))
-        salt = secrets.token_urlsafe(9)
+        salt = f"{secrets.token_urlsafe(9)}~{base64.urlsafe_b64encode(name.encode(errors='replace')).decode().rstrip('=')}"
         return f"{until}.{salt}.{self._sign(f'session {until} {salt}')}"
 
     def holds(self, cookie: str, now_s: float | None = None) -> bool:
@@ -103,12 +106,31 @@ class Sessions:
         signed = hmac.compare_digest(mark.encode(), self._sign(f"session {until} {salt}").encode())
         return signed and (time.time() if now_s is None else now_s) < int(until)
 
+    def name_in(self, cookie: str) -> str:
+        """The name that the person of a session that holds gave; empty if they gave none. Nobody has checked it."""
+        _, _, told = cookie.partition(".")[2].partition(".")[0].partition("~")
+        return base64.urlsafe_b64decode(told + "=" * (-len(told) % 4)).decode()
+
     def form_mark(self, cookie: str) -> str:
         """What every form of this session carries, so that a page of another site cannot send one."""
         return self._sign(f"form {cookie}")
 
     def is_form_mark(self, cookie: str, given: str) -> bool:
         return hmac.compare_digest(given.encode(errors="replace"), self.form_mark(cookie).encode())
+
+    def seal(self, cookie: str, text: str, now_s: float | None = None) -> str:
+        """A text that this session can be shown for a minute, and that nobody else can have written."""
+        until = str(int((time.time() if now_s is None else now_s) + SAID_S))
+        told = base64.urlsafe_b64encode(text.encode(errors="replace")).decode()
+        return f"{until}.{told}.{self._sign(f'said {cookie} {until} {told}')}"
+
+    def unsealed(self, cookie: str, sealed: str, now_s: float | None = None) -> str | None:
+        """The text; None if it is not of this session, or old."""
+        until, _, rest = sealed.partition(".")
+        told, _, mark = rest.partition(".")
+        if not sealed.isascii() or not hmac.compare_digest(mark.encode(), self._sign(f"said {cookie} {until} {told}").encode()):
+            return None
+        return base64.urlsafe_b64decode(told).decode() if (time.time() if now_s is None else now_s) < int(until) else None
 
     def _sign(self, text: str) -> str:
         return hmac.new(self._key or secrets.token_bytes(32), text.encode(), hashlib.sha256).hexdigest()

@@ -103,7 +103,8 @@ def serving(
 
     Another interpreter has its own packages, and sees nothing of this tree.
     """
-    port, log, config = free_port(), home.parent / "web.log", home.parent / "web.toml"
+    port = free_port()
+    log, config = home.parent / f"web-{port}.log", home.parent / f"web-{port}.toml"
     config.write_text(f"[web]\nport = {port}\n{settings}")
     words = [*prefix, interpreter, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
     hidden = () if interpreter == sys.executable else ("PYTHONPATH", "PYTHONHOME")
