@@ -21,9 +21,9 @@ from perdure.memory.store import Store
 
 router = APIRouter(include_in_schema=False)
 
-EPISODES = 6
+EPISODES = 9
 """In play that are shown."""
-TURNS = 4
+TURNS = 3
 """Of each, the last."""
 Part = Literal["state", "play", "job", "queue", "events"]
 
