@@ -64,9 +64,10 @@ def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str
 
 def error_page(request: Request, status: int, text: str) -> HTMLResponse:
     """A page that says what was wrong, and leads back to where a form was."""
+    told = {"Not Found": "no page has this address", "Method Not Allowed": "this address takes no such request"}.get(text, text)
     _, first, second, *_ = (*request.url.path.split("/"), "", "")
     back = f"/{second}" if second in FORMS_OF else "/"
-    return page(request, "error.html", status, status=status, headline=HEADLINES.get(status), text=text, back=back, form=first == "act")
+    return page(request, "error.html", status, status=status, headline=HEADLINES.get(status), text=told, back=back, form=first == "act")
 
 
 def _shown(text: object) -> str:

@@ -11,8 +11,8 @@
     [365 * DAY, "{YYYY}", null, null, null, null, null, null, 1],
     [28 * DAY, "{YYYY}-{MM}", null, null, null, null, null, null, 1],
     [DAY, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
-    [60, "{HH}:{mm}", "\n{YYYY}-{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
-    [1, ":{ss}", "\n{YYYY}-{MM}-{DD} {HH}:{mm}", null, "\n{MM}-{DD} {HH}:{mm}", null, "\n{HH}:{mm}", null, 1],
+    [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
+    [1, ":{ss}", "\n{MM}-{DD} {HH}:{mm}", null, "\n{MM}-{DD} {HH}:{mm}", null, "\n{HH}:{mm}", null, 1],
   ];
   const CURVES = ["--accent", "--second", "--third", "--fourth", "--soft"];
 
@@ -117,7 +117,7 @@
     const plot = new window.uPlot({
       width: Math.max(240, place.clientWidth), height: 190, series, bands,
       scales: { x: { time: Boolean(chart.time), ...(chart.span ? { range: chart.span } : {}) }, y: { distr: chart.log ? 3 : 1, ...(chart.range ? { range: chart.range } : {}) } },
-      axes: [{ ...axis, ...(chart.time ? { values: TIMES } : {}) }, { ...axis, size: 56 }],
+      axes: [{ ...axis, ...(chart.time ? { values: TIMES } : {}) }, { ...axis, size: 56, values: (plot, splits) => splits.map((value) => value == null ? "" : String(Number(value.toPrecision(3)))) }],
       tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       cursor: { drag: { x: true, y: false } },
       hooks: { draw: [(plot) => lines(plot, chart)] },
