@@ -103,7 +103,8 @@ def test_learning_shows_each_version_and_the_updates_of_a_job(browser: Browser) 
     assert page.html.count("data-chart") == 3, "success of two environments, and reward and success of the job"
     assert browser.get("/learning?job=999").status == 404
     assert browser.get("/learning?environment=nothing").status == 404
-    assert "Updates of job 3" in browser.get("/learning").text, "the newest, if none is asked for"
+    assert "Updates of job 1" in browser.get("/learning").text, "the newest with updates, if none is asked for"
+    assert browser.get("/learning?part=updates&job=1").text in page.text
 
 
 def test_tasks_are_listed_by_state_with_their_stage(browser: Browser) -> None:
