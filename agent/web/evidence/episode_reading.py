@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
+from perdure.agent.show.terminal import visible
 from perdure.memory.environments import code_of_environment
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document
@@ -116,6 +118,18 @@ def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) 
         )
         for row in rows
     ]
+
+
+def turns_that_fit(turns: Sequence[TurnText], most_characters: int) -> list[TurnText]:
+    """The first of these turns, as many as a page of this size has room for once their texts are made visible; one at least."""
+    kept: list[TurnText] = []
+    left = most_characters
+    for turn in turns:
+        left -= sum(len(escape(visible(text))) for text in (turn.observation.text, turn.action.text, turn.invalid or ""))
+        if kept and left < 0:
+            break
+        kept.append(turn)
+    return kept
 
 
 def whole_turn(store: Store, episode: int, n: int) -> WholeTurn:

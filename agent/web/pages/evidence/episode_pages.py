@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts, whole_turn
+from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts, turns_that_fit, whole_turn
 from perdure.agent.web.pages.evidence.asked import MOST, MaybeName, MaybeNumber, Number, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
@@ -21,7 +21,9 @@ MOST_TURNS = 20
 """Of one page of an episode."""
 LONGEST = 1500
 """Characters of each text there; the page of the turn has more."""
-WINDOW = 10_000
+MOST_CHARACTERS = 200_000
+"""Of all texts there, as they are shown: an escape of a control character is ten times as long as that."""
+WINDOW = 8_000
 """Characters of each text on the page of a turn."""
 MOST_TOKENS = 1000
 """Of the answer, and of the prompt, there."""
@@ -71,7 +73,7 @@ def episodes(
 def episode(request: Request, at: AtHome, number: Number, first: From = 0) -> Response:
     with at.reading() as store:
         facts = episode_facts(store, number)
-        turns = turn_texts(store, number, first, MOST_TURNS, LONGEST)
+        turns = turns_that_fit(turn_texts(store, number, first, MOST_TURNS, LONGEST), MOST_CHARACTERS)
         known = sources(store)[:MOST_NAMES] if facts["state"] == "completed" else []
     return page(
         request,

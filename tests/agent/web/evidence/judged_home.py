@@ -34,6 +34,14 @@ HOSTILE_NAME = "py:evil:<script>alert(3)</script>"
 SETTINGS = replace(PROFILES["standard"], samples=SAMPLES)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The home, and its gates by candidate."""
+
+    home: Path
+    gates: dict[str, GateResult]
+
+
 @dataclass
 class WrittenPlayer:
     """Answers with the skill of a version, and writes every answer down as an episode of three turns."""
