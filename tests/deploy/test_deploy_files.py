@@ -238,8 +238,5 @@ def test_every_file_of_an_overlay_is_named_by_it_or_by_its_base() -> None:
 def test_every_alert_has_a_row_that_says_what_to_do() -> None:
     page = (ROOT / "docs" / "operations.md").read_text().split("\n## Alerts\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (Perdure\w+) \|", page, re.MULTILINE)
-    assert len(rows) == 8
-    if not (DEPLOY / "alerts.yml").exists():
-        pytest.skip("there are no rules yet")
     groups = document(DEPLOY / "alerts.yml")["groups"]
     assert sorted(rows) == sorted(rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule)

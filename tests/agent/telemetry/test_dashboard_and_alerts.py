@@ -95,13 +95,6 @@ def test_every_metric_is_documented(families: list[Metric]) -> None:
     assert found == wanted, "\n".join(wanted)
 
 
-def test_every_alert_is_documented_with_what_to_do(told: set[str]) -> None:
-    page = (ROOT / "docs" / "telemetry.md").read_text()
-    names = re.findall(r"- alert: (\w+)", ALERTS.read_text())
-    assert len(names) == 13
-    assert re.findall(r"^\| `(Perdure\w+)` \|", page, re.MULTILINE) == names
-
-
 def test_the_panels_of_the_dashboard_lie_beside_each_other() -> None:
     found = dashboard()
     taken: set[tuple[int, int]] = set()
