@@ -1,4 +1,4 @@
-"""Whether a home is alive and ready, for the probes of a cluster. Read from the database, the lock and the process table alone."""
+"""Whether a home is ready, for the probes of a cluster. Read from the database, the lock and the process table alone."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ NEEDED_BYTES = 2**20
 
 Answer = tuple[bool, str]
 """Yes or no, and why in one line."""
-
-
-def liveness() -> Answer:
-    """Whether the process that answers is alive: it is, since it answers. It says nothing of the daemon."""
-    return True, "alive"
 
 
 def readiness(home: Path) -> Answer:

@@ -1,10 +1,12 @@
-"""`/livez` and `/readyz`, for what starts and watches this process."""
+"""`/livez`, `/readyz` and `/metrics`, for what starts, watches and draws this home. They need neither token nor Host (`access.py`)."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, Response
 
+from perdure.agent.telemetry.metrics import CONTENT_TYPE, metrics_text
+from perdure.agent.telemetry.readiness import readiness
 from perdure.agent.web.stores import AtHome
 
 router = APIRouter(include_in_schema=False)
@@ -12,12 +14,18 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/livez")
 async def livez() -> PlainTextResponse:
-    """This process answers."""
+    """This process answers. It says nothing of the daemon."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/readyz")
 def readyz(at: AtHome) -> PlainTextResponse:
-    """The home has a store of this program's schema."""
-    with at.reading():
-        return PlainTextResponse("ok\n")
+    """The daemon plays with a version that serves, and its store can be written; 503 and the reason if not."""
+    ready, why = readiness(at.path)
+    return PlainTextResponse(f"{why}\n", status_code=200 if ready else 503)
+
+
+@router.get("/metrics")
+def metrics(at: AtHome) -> Response:
+    """What Prometheus collects."""
+    return Response(metrics_text(at.path, at.loaded.config.disk), media_type=CONTENT_TYPE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.home import HomeLock
-from perdure.agent.telemetry.readiness import liveness, readiness
+from perdure.agent.telemetry.readiness import readiness
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import beat
 from perdure.memory.store import FILE_NAME, open_store
@@ -29,7 +29,6 @@ def daemon(home: Path, state: str = "playing", actor: str | None = "playing") ->
 
 
 def test_a_daemon_whose_actor_plays_is_ready(home: Path) -> None:
-    assert liveness() == (True, "alive")
     with daemon(home):
         assert readiness(home) == (True, "v1 serves; playing")
     with daemon(home, "learning", "paused"):

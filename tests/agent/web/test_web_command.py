@@ -47,7 +47,9 @@ def test_a_home_that_nothing_has_run_in_is_told_so_and_is_shown_once_it_is_there
         assert server.get("/livez", {}).status == 200
         make_home(home)
         assert server.get("/api/v1/status").json()["serving"] == "v0"
-        assert server.get("/readyz", {}).status == 200
+        ready = server.get("/readyz", {})
+        assert (ready.status, "no daemon runs" in ready.text) == (503, True)
+        assert 'serving="v0"' in server.get("/metrics", {}).text
         shutil.rmtree(home)
         wait_for("nobody to be let in", lambda: server.get("/login", {}).status == 200 and not home.exists())
     assert not home.exists(), "a home that is gone is not made anew"

@@ -75,8 +75,8 @@ def test_a_page_of_another_name_is_refused_whatever_it_knows(server: Server) -> 
         assert server.get("/login", {"Host": host}).status == 403, host
     for host in ("127.0.0.1", "LOCALHOST:1", "[::1]:8377", "perdure.example", "Perdure.Example:443"):
         assert server.get(STATUS, server.bearer | {"Host": host}).status == 200, host
-    for path in ("/livez", "/readyz"):
-        assert server.get(path, {"Host": "10.1.2.3:8377"}).status == 200, "a probe sends the address of the pod"
+    for path, status in (("/livez", 200), ("/readyz", 503), ("/metrics", 200)):
+        assert server.get(path, {"Host": "10.1.2.3:8377"}).status == status, "a probe sends the address of the pod"
 
 
 def test_a_request_of_two_hosts_or_of_none_is_refused(server: Server) -> None:
