@@ -24,6 +24,7 @@ from perdure.agent.web.crashes import Crashes
 from perdure.agent.web.kept_status import KeptStatus
 from perdure.agent.web.live import Live
 from perdure.agent.web.pages import acts, environments_page, learning_page, now, signing_in, system_page, tasks_page
+from perdure.agent.web.pages.evidence import against_pages, episode_pages, gate_page, retention_page, study_pages, version_pages
 from perdure.agent.web.pages.rendering import error_page, page
 from perdure.agent.web.stores import ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
@@ -49,6 +50,12 @@ PAGE_ROUTERS = (
     tasks_page.router,
     environments_page.router,
     system_page.router,
+    retention_page.router,
+    version_pages.router,
+    against_pages.router,
+    gate_page.router,
+    episode_pages.router,
+    study_pages.router,
 )
 
 
@@ -92,7 +99,7 @@ def _failed(request: Request, error: Exception) -> Response:
     at = request.app.state.home
     if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
         return page(request, "no_store.html", home=str(at.path))
-    again = {"retry-after": str(RETRY_S)} if isinstance(error, Unavailable) else None
+    again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
 
 
