@@ -16,7 +16,7 @@ from perdure.agent.web.tokens import SAID_S, Sessions
 from perdure.memory.changes import Who
 
 SAID_COOKIE = "perdure_said"
-NAMELESS = "a holder of the token"
+NAMELESS = "token"
 """Who made a change, if they gave no name."""
 LONGEST_SAID = 500
 """Characters of what a page says of a form."""
