@@ -67,7 +67,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home, config),
         loaded,
         _confinement(config),
-        *([_room(home, config), _page(home, config)] if config else []),
+        *([_room(home, config), page_check(home, config)] if config else []),
         *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
@@ -195,7 +195,7 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
     return Check(name="room", level="warning", found=f"{stops} would wait: {lack.learn}")
 
 
-def _page(home: Path, loaded: LoadedConfig) -> Check:
+def page_check(home: Path, loaded: LoadedConfig) -> Check:
     """Whether a daemon can serve the page and the API."""
     web, missing = loaded.config.web, missing_for_web()
     if not web.enabled:

@@ -56,9 +56,8 @@ def listen(web: WebSection) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:  # perhaps by one that is about to end
             raise Unavailable(f"port {web.port} of {web.host} is in use by another program: choose another with web.port") from error
-        raise InputError(
-            f"cannot listen on {web.host}:{web.port}: {error.strerror or error}; choose others with web.host, web.port"
-        ) from error
+        why = (error.strerror or str(error)).partition(" (while ")[0]  # Python says the address once more
+        raise InputError(f"cannot listen on {web.host}:{web.port}: {why}; choose others with web.host, web.port") from error
 
 
 def require_token_beyond_loopback(home: Path, web: WebSection) -> None:

@@ -39,7 +39,7 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class MadeChange:
     """A change that a person made."""
 
     id: int
@@ -116,7 +116,7 @@ def answer_of(store: Store, key: str | None, *, what: str, arguments: Document, 
         return json.loads(row["answer"])
 
 
-def list_changes(store: Store, limit: int = 50, before: int | None = None) -> list[Change]:
+def list_changes(store: Store, limit: int = 50, before: int | None = None) -> list[MadeChange]:
     """The newest changes, newest first; with `before` those with a lower number."""
     rows = store.rows("SELECT * FROM change WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?", (before, before, max(limit, 0)))
     return [_change(row) for row in rows]
@@ -147,9 +147,9 @@ def _check_key(key: str) -> None:
         raise InputError(f"{key[:40]!r} is no key: give 1 to 200 letters, digits and signs of ASCII, without blanks")
 
 
-def _change(row: Any) -> Change:
+def _change(row: Any) -> MadeChange:
     with reading_row(f"change {row['id']}"):
-        return Change(
+        return MadeChange(
             id=row["id"],
             key=row["key"],
             who=row["who"],

@@ -25,12 +25,17 @@ from perdure.memory.versions import get_version, require_files
 
 MOST_EPISODES, MOST_SAMPLES, MOST_TEMPERATURE = 100_000, 64, 10.0
 """Of a probe."""
+MOST_TEXT = 500
+"""Characters of a learner's name, of an option's and of its value, which errors quote."""
 
 
 def learn_order(
     config: Config, by: Who, learner: str, options: Mapping[str, OptionValue], *, gate: bool, start: str | None, profile: str | None
 ) -> LearnOrder:
     """The order of a learning job, with the options of the home under those given. Raises `InputError`."""
+    for text in (learner, *options, *(str(value) for value in options.values())):
+        if len(text) > MOST_TEXT:
+            raise InputError(f"{text[:40]!r}... has {len(text)} characters: learners and options have {MOST_TEXT} at most")
     check_learner(learner)
     if by.via != "command":
         _refuse_code(options)

@@ -39,14 +39,14 @@ def with_targets(
     imported = import_targets(store, stream, str(order.options.get("traces", "")))
     if imported:
         return order, imported
-    step = _choose(store, stream, order.learner, say)
+    step = choose_step(store, stream, order.learner, say)
     if order.start is None:
         planned = {name: value for name, value in step_options(config, step).items() if name not in given}
         order = replace(order, options={**order.options, **planned}, start=step.start, aim=step.aim, follows=step.follows)
     return order, list(step.targets)
 
 
-def _choose(store: Store, stream: Sequence[str], learner: str, say: Say) -> LearnNext:
+def choose_step(store: Store, stream: Sequence[str], learner: str, say: Say) -> LearnNext:
     """What the planner would learn next: by the live episodes of the serving version, else by those of the versions before it too.
 
     What was trained since those episodes is chosen last.

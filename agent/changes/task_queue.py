@@ -50,7 +50,7 @@ def add_tasks(
 
 
 def check_seeds(seed: int | None, count: int) -> None:
-    """Raise `InputError` unless so many tasks may have seeds from `seed` on."""
+    """Raise `InputError` unless this number of tasks may have seeds from `seed` on."""
     if not 1 <= count <= MOST_TASKS:
         raise InputError(f"{count} tasks at once: 1 to {MOST_TASKS} can be added")
     train = SPLITS["train"]

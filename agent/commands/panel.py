@@ -100,13 +100,16 @@ def add(file: Path, home: Path, as_json: bool) -> None:
     Example:
       perdure panel add my-items.jsonl
     """
+    from perdure.agent.changes.file_changes import note
+    from perdure.agent.changes.person import person_here
     from perdure.agent.home import open_or_create
     from perdure.learners.panel.panel_items import add_skill, operators_skill
 
     skill, content = operators_skill(file)  # before a home is made
-    open_or_create(home).close()
-    add_skill(home, skill, content)
     items = len(skill.items)
+    with open_or_create(home) as store:
+        note(store, person_here(), "panel add", skill.name, {"file": str(file), "items": items})
+    add_skill(home, skill, content)
     if as_json:
         print_json({"skill": skill.name, "items": items})
         return

@@ -168,15 +168,22 @@ class PageKeeper:
         self._hang_s = hang_s
         self._lack = lack
         self._backoff = Backoff()
+        self._news: tuple[str, str, str] | None = None
+        """Kind, subject matter and message of what is to be written down; while the store takes nothing it waits here."""
         self._told = ""
         """The latest obstacle or death that became an event; empty once there was a page for a while."""
+        if lack is not None:
+            self._news = "web", lack, lack
 
     def tick(self) -> None:
         """Start the process if there is none, and see whether it has ended."""
-        if self._lack is not None:
-            if not self._told:
-                self._tell("web", self._lack, self._lack)
-            return
+        if self._lack is None:
+            self._keep()
+        if self._news is not None:
+            self._tell(*self._news)
+            self._news = None
+
+    def _keep(self) -> None:
         if self.watched is None:
             if self._backoff.ready():
                 child = Child(WEB, self._program, self._arguments, self._store.home)
@@ -191,13 +198,16 @@ class PageKeeper:
         wait_s = self._backoff.died(watched.lived_s, unavailable=end.cause == "unavailable")
         if end.cause in ("refused", "unavailable"):
             why = end.exit.last_line.removeprefix("error: ")
-            self._tell("web", why, f"{why}; it is tried again")
-        else:
-            self._tell("death", str(end), f"{end}; it starts again in {wait_s:g} s")
+            self._news = "web", why, f"{why}; it is tried again"
+            return
+        if wait_s < Backoff.LONGEST_S:  # after some deaths in a row the next ones are no news
+            self._told = ""
+        self._news = "death", str(end), f"{end}; it starts again in {wait_s:g} s"
 
     def _tell(self, kind: str, what: str, message: str) -> None:
         """Write down what keeps it from serving: as its state, and as an event if it is news."""
-        beat(self._store, WEB, os.getpid(), "waiting", what)
-        if what != self._told:
-            record_event(self._store, kind, WEB, message)
-            self._told = what
+        with self._store.write():
+            beat(self._store, WEB, os.getpid(), "waiting", what)
+            if what != self._told:
+                record_event(self._store, kind, WEB, message)
+        self._told = what

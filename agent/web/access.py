@@ -132,7 +132,7 @@ def _refuse(path: str, status: int, why: str) -> Response:
 
 
 class _Gone(Exception):
-    """The client has left in the middle of a body: what came of it must not be taken for the whole."""
+    """The client has left in the middle of a body, whose beginning must not be taken for the whole."""
 
 
 async def _bounded_body(headers: Headers, receive: Receive) -> bytes | None:

@@ -99,7 +99,7 @@ def _failed(request: Request, error: Exception) -> Response:
     at = request.app.state.home
     if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
         return page(request, "no_store.html", home=str(at.path))
-    again = {"retry-after": str(RETRY_S)} if isinstance(error, Unavailable) else None
+    again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
 
 

@@ -49,7 +49,7 @@ def main() -> int:
 def serve(home: Path, loaded: LoadedConfig, stop: Callable[[], bool], alive: Callable[[str], None]) -> None:
     """Serve until `stop`; call `alive` with the address every moment while requests are answered.
 
-    Raises `InputError` if it may not or cannot listen where it is told, and as `application` does.
+    Raises `InputError` if it may not or cannot listen at its address, and as `application` does.
     """
     web = loaded.config.web
     require_token_beyond_loopback(home, web)

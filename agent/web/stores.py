@@ -19,7 +19,6 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.store import FILE_NAME, Store, open_store, set_busy_timeout
 
 BUSY_MS = 4000
-"""How long a write waits for others before the answer is that the store is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +27,8 @@ class ServedHome:
 
     path: Path
     loaded: LoadedConfig
+    busy_ms: int = BUSY_MS
+    """How long a write waits for others before the answer is that the store is busy."""
 
     @contextmanager
     def reading(self) -> Iterator[Store]:
@@ -42,7 +43,7 @@ class ServedHome:
     def writing(self) -> Iterator[Store]:
         """A store that can be written, which waits for other writers only as long as a person would. Raises as `reading` does."""
         with self._opened(reading=False) as store:
-            set_busy_timeout(store, BUSY_MS)
+            set_busy_timeout(store, self.busy_ms)
             yield store
 
     def _opened(self, *, reading: bool) -> Store:

@@ -2,7 +2,7 @@
 
 The token is one line in a file that its owner alone can read, `run/token` in the home unless `web.token_file` names another. It is made at
 the first start. Another token in the file counts within a second, without a new start, and ends all sessions; so does deleting the file,
-which is made anew. Left out: where it is asked for (`access.py`).
+which is made anew. Left out: who asks for it (`access.py`).
 """
 
 from __future__ import annotations
@@ -144,19 +144,22 @@ class TokenFile:
         self._sessions = sessions
         self._links = links
         self._seen: tuple[int, ...] | None = ()
+        self._trouble = ""
 
     def look(self) -> str | None:
         """Take over what the file says now, if it has changed. Says what is wrong with it; nobody is let in until that is mended."""
         now = self._stamp()
         if now == self._seen:
             return None
-        self._seen = now
+        self._seen = now or ()  # one that is missing is looked for again
         try:
             made = now is None and self._path.parent.is_dir()  # a home that was deleted is not made anew
             self._sessions.use((read_or_make_token if made else read_token)(self._path, links=self._links))
         except PerdureError as error:
             self._sessions.use(None)
-            return str(error)
+            known, self._trouble = self._trouble, str(error)
+            return None if self._trouble == known else self._trouble
+        self._trouble = ""
         return None
 
     def _stamp(self) -> tuple[int, ...] | None:

@@ -101,8 +101,8 @@ def _turns(store: Store, episodes: Sequence[int], most: int) -> dict[int, list[D
         SELECT t.episode, t.n, substr(t.observation, 1, :text) AS observation, length(t.observation) AS observation_chars,
                substr(t.action, 1, :text) AS action, length(t.action) AS action_chars, t.reward, t.finish, t.invalid,
                length(t.action_ids) / 4 AS tokens, t.made_at
-        FROM json_each(:episodes) e JOIN turn t ON t.episode = e.value
-        WHERE t.n > (SELECT max(n) FROM turn WHERE episode = e.value) - :most ORDER BY t.episode, t.n
+        FROM json_each(:episodes) shown JOIN turn t ON t.episode = shown.value
+        WHERE t.n > (SELECT max(n) FROM turn WHERE episode = shown.value) - :most ORDER BY t.episode, t.n
         """,
         {"episodes": to_json(list(episodes)), "text": TEXT, "most": most},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,6 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
     timeout_s: float = 20.0
-    more: dict[str, str] = field(default_factory=dict)
 
     @property
     def token(self) -> str:
@@ -97,14 +97,20 @@ class Server:
 
 @contextmanager
 def serving(
-    home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = (), user: int | None = None
+    home: Path, settings: str = "", *, python: Sequence[str] = (), prefix: Sequence[str] = (), interpreter: str = sys.executable
 ) -> Iterator[Server]:
-    """`perdure web` over a home while this lasts; `python` are options of its interpreter, `prefix` a program that runs it."""
-    port, log, config = free_port(), home.parent / "web.log", home.parent / "web.toml"
+    """`perdure web` over a home while this lasts; `python` are options of its interpreter, `prefix` a program that runs it.
+
+    Another interpreter has its own packages, and sees nothing of this tree.
+    """
+    port = free_port()
+    log, config = home.parent / f"web-{port}.log", home.parent / f"web-{port}.toml"
     config.write_text(f"[web]\nport = {port}\n{settings}")
-    words = [*prefix, sys.executable, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
+    words = [*prefix, interpreter, *python, "-m", "perdure.agent.cli", "web", "--home", str(home), "--config", str(config)]
+    hidden = () if interpreter == sys.executable else ("PYTHONPATH", "PYTHONHOME")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
     with log.open("wb") as output:
-        process = subprocess.Popen(words, cwd=home.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output, user=user)
+        process = subprocess.Popen(words, cwd=home.parent, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     server = Server(home=home, port=port, process=process, log=log)
     try:
         wait_for("the server", lambda: server.answers() or process.poll() is not None)
