@@ -108,10 +108,14 @@ def _score(value: float | None) -> str:
 
 
 def _sentence(text: object) -> Markup:
-    """A sentence of our own: with a capital, an end, and what stands between backticks as code. Any part of it may be of any origin."""
+    """A sentence of our own: with a capital, unless it begins with a name, an end, and what stands between backticks as code.
+
+    Any part of it may be of any origin.
+    """
     told = _shown(text).strip()
     ended = told if told.endswith((".", "!", "?", ":")) else f"{told}."
-    parts = (ended[:1].upper() + ended[1:]).split("`")
+    begun = ended[:1].upper() + ended[1:] if ended.split()[:1] and ended.split()[0].strip(",;").isalpha() else ended
+    parts = begun.split("`")
     if len(parts) % 2 == 0:  # one backtick has no other
         return escape("`".join(parts))
     return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts))

@@ -11,7 +11,7 @@ from tests.memory.conftest import ADD
 from perdure.agent.web.pages.acts import router
 from perdure.agent.web.pages.forms import SAID_COOKIE
 from perdure.memory import environments, processes, versions
-from perdure.memory.changes import Change, list_changes
+from perdure.memory.changes import MadeChange, list_changes
 from perdure.memory.jobs import get_job
 from perdure.memory.store import open_store
 from perdure.memory.trajectories.rewards import rewards_of
@@ -41,7 +41,7 @@ def marked(browser: Browser, key: str = "key-1", **fields: str) -> dict[str, str
     return {"csrf": browser.get("/").forms[0].fields["csrf"], "key": key, "reason": WHY, **fields}
 
 
-def changes(home: Path) -> list[Change]:
+def changes(home: Path) -> list[MadeChange]:
     with open_store(home, reading=True) as store:
         return [change for change in list_changes(store) if change.reason == WHY]
 
