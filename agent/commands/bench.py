@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
+    from perdure.agent.bench.pages.page_speed import PageBench
     from perdure.agent.bench.sampling import EngineBench
     from perdure.agent.bench.upkeep_speed import UpkeepBench
     from perdure.agent.bench.vllm_speed import VllmBench
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 ALL = "all"
-NAMES = ("engine", "vllm", "learner", "store", "play", "envs")
+NAMES = ("engine", "vllm", "learner", "store", "play", "envs", "web")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 JOURNAL_RUNS = 5
@@ -39,8 +40,14 @@ JOURNAL_RUNS = 5
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice((*NAMES, ALL)), required=False)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each side, except in learner and play.")
-@click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Runs of each side, except in learner and play; web: pairs.",
+)
+@click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store and web: size of the large store.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option(
     "--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="engine, vllm and learner: tokens of the longest answer."
@@ -72,12 +79,13 @@ def bench(
 
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
-    plain sqlite3, and a large store), play (an actor's work between generations) or envs (environments with and without adapter and
-    sandbox, and how full a batch of 64 episodes stays). all runs them one after the other, vllm only if it is the engine. Engine and
+    plain sqlite3, and a large store), play (an actor's work between generations), envs (environments with and without adapter and
+    sandbox, and how full a batch of 64 episodes stays) or web (the page and the API over a large store, alone and while a job learns, and
+    what an open page costs an actor). all runs them one after the other, vllm only if it is the engine. Engine and
     learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a large
     product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one run
     mean anything. How far it is goes to stderr. The store is measured in the folder for temporary files, which TMPDIR names: it should be
-    on a real disk with 10 GB free.
+    on a real disk with 10 GB free. web is measured there too.
 
     \b
     Example:
@@ -127,6 +135,11 @@ def bench(
         document["play"] = [time.as_json() for time in times]
         if not as_json:
             tables.print_play(times)
+    if name in (ALL, "web"):
+        pages = _web(loaded, episodes, repeats)
+        document["web"] = pages.as_json()
+        if not as_json:
+            tables.print_web(pages)
     if as_json:
         print_json(document if name == ALL else document[name])
 
@@ -223,6 +236,20 @@ def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, Upkee
         journal = bench_journal(folder, repeats=JOURNAL_RUNS * repeats, say=say)
         scale = bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
         return journal, scale, bench_upkeep(scale.home, episodes, say=say)
+
+
+def _web(loaded: LoadedConfig, episodes: int, pairs: int) -> PageBench:
+    from perdure.agent.bench.pages.page_speed import bench_pages
+    from perdure.agent.home import cache_dir
+    from perdure.agent.web_conditions import require_web
+    from perdure.envs.registry import load
+    from perdure.learners.weights.base_models import resolve_model
+
+    require_web()
+    model, device = loaded.config.model, loaded.config.device
+    files = resolve_model(model, cache_dir(), say)
+    with _scratch() as folder:
+        return bench_pages(folder, episodes, files, load(TASK), model=model, device=device, pairs=pairs, say=say)
 
 
 def _play(loaded: LoadedConfig) -> list[ActorTime]:
