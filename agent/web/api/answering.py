@@ -41,9 +41,9 @@ MISSING: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description
 BEARER = HTTPBearer(auto_error=False, description="The token in `run/token` of the home.")
 """For the description of the API: `access.py` has looked at the token already."""
 
-Number = Annotated[int, Path(ge=1, le=LARGEST)]
-VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-EnvironmentName = Annotated[str, StringConstraints(min_length=1, max_length=MOST_NAME)]
+Number = Annotated[int, Path(ge=1, le=LARGEST, examples=[1])]
+VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$"), Field(examples=["v1"])]
+EnvironmentName = Annotated[str, StringConstraints(min_length=1, max_length=MOST_NAME), Field(examples=["perdure:largest-number?shots=3"])]
 Id = Annotated[int, Field(ge=1, le=LARGEST)]
 
 

@@ -21,7 +21,7 @@ from perdure.agent.web.api.answering import (
     answer,
     api_router,
 )
-from perdure.agent.web.api.answers import GateAnswer, PairAnswer, VersionAnswer, VersionLine
+from perdure.agent.web.api.answer_keys import GateAnswer, PairAnswer, VersionAnswer, VersionLine
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.retention_matrix import Which, gate_pairs, retention_document
 from perdure.agent.web.views.side_by_side import against, same_seed

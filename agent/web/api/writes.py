@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.agent.changes import environment_use, job_orders, judgements, pauses, task_queue, version_moves
 from perdure.agent.web.api.answering import LARGEST, MISSING, EnvironmentName, Number, Problem, VersionName, answer, api_router
-from perdure.agent.web.api.answers import JobLine, JudgedAnswer, PauseAnswer, RetiredAnswer, TaskAnswer, VersionLine
+from perdure.agent.web.api.answer_keys import JobLine, JudgedAnswer, PauseAnswer, RetiredAnswer, TaskAnswer, VersionLine
 from perdure.agent.web.stores import AtHome
 from perdure.memory.changes import MOST_NAME, MOST_REASON, Who
 
@@ -26,7 +26,13 @@ REFUSED: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too long."},
 }
 Key = Annotated[
-    str, Header(alias="Idempotency-Key", pattern="^[!-~]{1,200}$", description="names this change, so that it is made once at most")
+    str,
+    Header(
+        alias="Idempotency-Key",
+        pattern="^[!-~]{1,200}$",
+        description="names this change, so that it is made once at most",
+        examples=["0b6c6d2e-rollback"],
+    ),
 ]
 Reason = Annotated[str, Field(min_length=1, max_length=MOST_REASON, description="why; it is kept")]
 Profile = Literal["economy", "standard", "strict"]
@@ -59,7 +65,7 @@ class TasksAsked(Asked):
 
 
 class LearnAsked(Asked):
-    learner: Annotated[str, Field(min_length=1, max_length=50)]
+    learner: Annotated[str, Field(min_length=1, max_length=50, examples=["grpo"])]
     targets: Targets = Field(default_factory=list)
     options: Annotated[dict[str, bool | int | float | str], Field(max_length=200)] = Field(default_factory=dict)
     gate: bool = True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from perdure.memory.json_value import Document
 
-BEFORE, AFTER, WITH_TOKENS = 2, 5, 2
+BEFORE, AFTER, WITH_TOKENS = 2, 3, 2
 """Turns shown before the first that differs, and from it on; and of these, those with tokens."""
 MOST_TOKENS = 400
 """Of one answer; with more, those around the first that differs."""

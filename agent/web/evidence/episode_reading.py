@@ -1,6 +1,7 @@
 """One episode for a page: its facts, its turns as far as they are shown, and one turn down to its tokens.
 
-Texts are cut in the database, so that an observation of ten megabytes costs a page nothing. Left out: the whole episode as one document
+Texts are cut in the database, so that an observation of ten megabytes costs a list of turns nothing. They are cut as bytes: SQLite's own
+functions of texts end at a zero character, and would hide what comes after it. Left out: the whole episode as one document
 (`agent/show/home_documents.py:episode_document`).
 """
 
@@ -8,32 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
 
-from perdure.memory.layout.blobs import unpack_ids, unpack_logprobs
+from perdure.agent.show.terminal import visible
 from perdure.memory.environments import code_of_environment
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document
+from perdure.memory.layout.blobs import unpack_ids, unpack_logprobs
 from perdure.memory.store import Store, reading_row
 from perdure.memory.trajectories.episodes import get_episode
 from perdure.memory.trajectories.rewards import rewards_of
 from perdure.memory.trajectories.turns import turn_rows
 
 MOST_MEMBERS = 64
+MOST_OF_FACTS = 4000
+"""Characters of the instructions, of an error, and of why an answer was no action."""
 FACTS = (
     "id, environment, seed, member, seat, purpose, state, success, score, total_reward, stop_reason, temperature, task, job, version, "
-    "step_job, step_n, turns, error, code, started_at, finished_at"
+    "step_job, step_n, turns, code, started_at, finished_at"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutText:
-    """A part of a text that may be long."""
+    """The beginning of a text that may be long."""
 
     text: str
-    start: int
-    in_all: int
-    """Characters."""
+    size_bytes: int
+    """Of the whole."""
+    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +56,11 @@ class TurnText:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnTokens:
-    """The tokens of one turn."""
+class WholeTurn:
+    """One turn down to its tokens, with its whole texts."""
 
+    observation: str
+    action: str
     prompt_ids: Sequence[int]
     shared: int
     """How many of them are the prompt and the answer of the turn before."""
@@ -64,7 +70,10 @@ class TurnTokens:
 
 def episode_facts(store: Store, episode: int) -> Document:
     """What an episode is and how it went, with `rewards`, `instructions` (cut), `members` and `code_now`. Raises `UnknownError`."""
-    rows = store.rows(f'SELECT {FACTS}, "group", substr(instructions, 1, 4000) AS instructions FROM episode WHERE id = ?', (episode,))
+    rows = store.rows(
+        f"""SELECT {FACTS}, "group", {_bytes("instructions")}, {_bytes("error")} FROM episode WHERE id = :episode""",
+        {"episode": episode, "bytes": 4 * MOST_OF_FACTS},
+    )
     if not rows:
         get_episode(store, episode)  # which says what there is instead
     facts = dict(rows[0])
@@ -72,6 +81,8 @@ def episode_facts(store: Store, episode: int) -> Document:
     played = facts["turns"] if facts["state"] != "running" else _turns_so_far(store, episode)
     return {
         **facts,
+        "instructions": _decoded(facts["instructions"], MOST_OF_FACTS),
+        "error": _decoded(facts["error"], MOST_OF_FACTS),
         "sampler": sampler,
         "turns": played,
         "rewards": rewards_of(store, episode),
@@ -82,50 +93,75 @@ def episode_facts(store: Store, episode: int) -> Document:
 
 def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) -> list[TurnText]:
     """Turns from `first` on, each text cut to `longest` characters."""
-    return [_turn_text(row) for row in _turn_rows(store, episode, first, most, 1, 1, longest)]
+    rows = store.rows(
+        f"""
+        SELECT n, {_bytes("observation")}, length(CAST(observation AS BLOB)) AS seen_bytes,
+               {_bytes("action")}, length(CAST(action AS BLOB)) AS said_bytes,
+               substr(CAST(invalid AS BLOB), 1, {4 * MOST_OF_FACTS}) AS invalid, reward, finish,
+               length(prompt_ids) / 4 + shared AS prompt_tokens, length(action_ids) / 4 AS action_tokens,
+               coalesce(version, 'job ' || step_job || ' step ' || step_n) AS sampler
+        FROM turn WHERE episode = :episode AND n >= :first ORDER BY n LIMIT :most
+        """,
+        {"episode": episode, "first": first, "most": most, "bytes": 4 * longest},
+    )
+    return [
+        TurnText(
+            n=row["n"],
+            observation=_cut(row["observation"], row["seen_bytes"], longest),
+            action=_cut(row["action"], row["said_bytes"], longest),
+            reward=row["reward"],
+            finish=row["finish"],
+            invalid=_decoded(row["invalid"], MOST_OF_FACTS),
+            prompt_tokens=row["prompt_tokens"],
+            action_tokens=row["action_tokens"],
+            sampler=row["sampler"],
+        )
+        for row in rows
+    ]
 
 
-def one_turn(store: Store, episode: int, n: int, *, observation: int, action: int, longest: int) -> tuple[TurnText, TurnTokens]:
-    """A turn with texts from these characters on, and all of its tokens. Raises `UnknownError`."""
-    rows = _turn_rows(store, episode, n, 1, observation + 1, action + 1, longest)
-    if not rows or rows[0]["n"] != n:
+def turns_that_fit(turns: Sequence[TurnText], most_characters: int) -> list[TurnText]:
+    """The first of these turns, as many as a page of this size has room for once their texts are made visible; one at least."""
+    kept: list[TurnText] = []
+    left = most_characters
+    for turn in turns:
+        left -= sum(len(escape(visible(text))) for text in (turn.observation.text, turn.action.text, turn.invalid or ""))
+        if kept and left < 0:
+            break
+        kept.append(turn)
+    return kept
+
+
+def whole_turn(store: Store, episode: int, n: int) -> WholeTurn:
+    """A turn with all that it has. Raises `UnknownError`."""
+    found = next(((row, prompt) for row, prompt in turn_rows(store, [episode]) if row["n"] == n), None)
+    if found is None:
         raise UnknownError(f"episode {episode} has no turn {n}")
+    row, prompt = found
     with reading_row(f"turn {n} of episode {episode}"):
-        row, prompt = next((row, prompt) for row, prompt in turn_rows(store, [episode]) if row["n"] == n)
-        tokens = TurnTokens(
+        return WholeTurn(
+            observation=row["observation"],
+            action=row["action"],
             prompt_ids=unpack_ids(prompt),
             shared=row["shared"],
             action_ids=unpack_ids(row["action_ids"]),
             logprobs=unpack_logprobs(row["logprobs"]),
         )
-    return _turn_text(rows[0]), tokens
 
 
-def _turn_rows(store: Store, episode: int, first: int, most: int, observation: int, action: int, longest: int) -> list[Any]:
-    return store.rows(
-        """
-        SELECT n, substr(observation, :observation, :longest) AS seen, length(observation) AS seen_in_all, :observation - 1 AS seen_from,
-               substr(action, :action, :longest) AS said, length(action) AS said_in_all, :action - 1 AS said_from,
-               reward, finish, substr(invalid, 1, 1000) AS invalid, length(prompt_ids) / 4 + shared AS prompt_tokens,
-               length(action_ids) / 4 AS action_tokens, coalesce(version, 'job ' || step_job || ' step ' || step_n) AS sampler
-        FROM turn WHERE episode = :episode AND n >= :first ORDER BY n LIMIT :most
-        """,
-        {"episode": episode, "first": first, "most": most, "observation": observation, "action": action, "longest": longest},
-    )
+def _bytes(column: str) -> str:
+    """The beginning of a text as bytes."""
+    return f"substr(CAST({column} AS BLOB), 1, :bytes) AS {column}"
 
 
-def _turn_text(row: Any) -> TurnText:
-    return TurnText(
-        n=row["n"],
-        observation=CutText(text=row["seen"], start=row["seen_from"], in_all=row["seen_in_all"]),
-        action=CutText(text=row["said"], start=row["said_from"], in_all=row["said_in_all"]),
-        reward=row["reward"],
-        finish=row["finish"],
-        invalid=row["invalid"],
-        prompt_tokens=row["prompt_tokens"],
-        action_tokens=row["action_tokens"],
-        sampler=row["sampler"],
-    )
+def _decoded(beginning: bytes | None, longest: int) -> str | None:
+    """The last character may be cut in two."""
+    return None if beginning is None else beginning.decode("utf-8", "ignore")[:longest]
+
+
+def _cut(beginning: bytes, size_bytes: int, longest: int) -> CutText:
+    text = beginning.decode("utf-8", "ignore")[:longest]
+    return CutText(text=text, size_bytes=size_bytes, is_cut=len(text.encode()) < size_bytes)
 
 
 def _turns_so_far(store: Store, episode: int) -> int:

@@ -8,7 +8,7 @@ from perdure.memory.contracts.results import GateResult, Leg
 def gate_legs(result: GateResult) -> list[tuple[str, str, Leg]]:
     """Name, role and numbers of each."""
     evidence = result.evidence
-    rows = [(name, leg.role or "earlier", leg) for name, leg in evidence.environments.items()]
+    rows: list[tuple[str, str, Leg]] = [(name, leg.role or "earlier", leg) for name, leg in evidence.environments.items()]
     if evidence.pooled is not None:
         rows.append(("all earlier ones", "pooled", evidence.pooled))
     rows += [(name, "gain", leg) for name, leg in evidence.trained.items()]

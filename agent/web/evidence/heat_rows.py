@@ -1,4 +1,6 @@
-"""The rows of a heat map from the flat cells of `views/retention_matrix.py`: one for each version, newest first, with a place for each column.
+"""The rows of a heat map from the flat cells of `views/retention_matrix.py`.
+
+There is one for each version, newest first, with a place for each column.
 
 What a version is compared with: the anchor of the environment, pair by pair if one of its gates was against it, else score by score; and
 on the panel the base model.

@@ -81,7 +81,8 @@ def cell_evidence(store: Store, version: str, environment: str) -> CellEvidence:
     [total] = store.rows(
         """
         WITH side AS (
-            SELECT p.gate, p.seed, p.candidate_score AS score FROM gate g CROSS JOIN pair p ON p.gate = g.id AND p.environment = :environment
+            SELECT p.gate, p.seed, p.candidate_score AS score
+            FROM gate g CROSS JOIN pair p ON p.gate = g.id AND p.environment = :environment
             WHERE g.candidate = :version
             UNION
             SELECT gate, seed, reference_score FROM pair

@@ -1,8 +1,8 @@
 """A gate once more, from its stored pairs: what each test was worth after every round. Nothing is played, and nothing is written.
 
-The pairs are taken up as `learners/gate/gating.py` took them up: those of the candidate's earlier gates first, then the gate's own, each round as soon as
-every open comparison has a pair. So the last value of each curve is the e-value of the verdict. Left out: what is asked after a verdict
-(`learners/gate/election.py`, `learners/gate/regressions.py`), and how it is drawn (`wealth_chart.py`).
+The pairs are taken up as `learners/gate/gating.py` took them up: those of the candidate's earlier gates first, then the gate's own, each
+round as soon as every open comparison has a pair. So the last value of each curve is the e-value of the verdict. Left out: what
+is asked after a verdict (`learners/gate/election.py`, `learners/gate/regressions.py`), and how it is drawn (`wealth_chart.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tree of versions as lanes beside a list, newest first: each version is a point, with a line down to the version that it was made from.
+"""The tree of versions as lanes beside a list, newest first: each is a point, with a line down to the version that it was made from.
 
 Geometry alone: which lanes pass a row, and where its point stands. The list names the parent of each version in words too.
 """

@@ -46,7 +46,7 @@ def finite(value: float | None) -> float | None:
 
 
 def aligned(points: Mapping[str, Sequence[tuple[float, float | None]]]) -> tuple[list[float], dict[str, list[float | None]]]:
-    """Curves on one axis: all x in order, and the values of each curve at them, None where it has none."""
+    """Curves on one axis: all x in order, and the values of each curve at them, None if it has no value there."""
     xs = sorted({x for curve_points in points.values() for x, _ in curve_points})
     values = {name: dict(curve_points) for name, curve_points in points.items()}
     return xs, {name: [known.get(x) for x in xs] for name, known in values.items()}

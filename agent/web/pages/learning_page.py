@@ -13,7 +13,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from perdure.agent.web.pages.drawing import aligned, chart, line
-from perdure.agent.web.pages.rendering import page
+from perdure.agent.web.pages.rendering import page, part
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.learning_curves import LEVEL, learning_document
 from perdure.learners.gate.intervals import interval_of_mean
@@ -53,11 +53,15 @@ def learning(
     measure: Literal["success", "reward"] = "success",
     job: Annotated[int | None, Query(ge=1, le=2**53)] = None,
     before: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+    of: Annotated[Literal["updates"] | None, Query(alias="part")] = None,
 ) -> Response:
+    if of is not None and job is not None:
+        with at.reading() as store:
+            return part(request, "parts/learning_updates.html", chosen=_updates(store, job))
     since = time.time() - SPANS[span] if span in SPANS else None
     with at.reading() as store:
         shown = learning_document(store, environment=environment or None, since=since, bins=BINS, jobs=JOBS, before=before)
-        chosen = _updates(store, job if job is not None else next((one["job"] for one in shown["jobs"]), None))
+        chosen = _updates(store, job if job is not None else _worth_a_look(shown["jobs"]))
         names = [str(row["name"]) for row in store.rows("SELECT name FROM environment ORDER BY rowid")]
     return page(
         request,
@@ -101,6 +105,11 @@ def _by_version(points: Sequence[Document]) -> list[Document]:
         known = {"version": version, "episodes": sum(point["episodes"] for point in of), "tasks": tasks}
         rows.append({**known, "success": success, "low": low, "high": high, "reward": reward})
     return rows
+
+
+def _worth_a_look(jobs: Sequence[Document]) -> int | None:
+    """The newest job that has made an update; else the newest."""
+    return next((one["job"] for one in jobs if one["updates"]), jobs[0]["job"] if jobs else None)
 
 
 def _updates(store: Store, number: int | None) -> Document | None:

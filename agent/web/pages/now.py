@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from perdure.agent.show.short_names import short_name
 from perdure.agent.web.pages.drawing import curve
 from perdure.agent.web.pages.rendering import page, part
 from perdure.agent.web.stores import AtHome
@@ -22,9 +21,9 @@ from perdure.memory.store import Store
 
 router = APIRouter(include_in_schema=False)
 
-EPISODES = 6
+EPISODES = 9
 """In play that are shown."""
-TURNS = 4
+TURNS = 3
 """Of each, the last."""
 Part = Literal["state", "play", "job", "queue", "events"]
 
@@ -36,7 +35,7 @@ def now(request: Request, at: AtHome, of: Annotated[Part | None, Query(alias="pa
         curves = [] if shown["job"] is None else _curves(store, shown["job"]["id"])
         verdict = last_verdict(store)
     judged = None if verdict is None else {key: value for key, value in verdict.as_json().items() if key != "evidence"}
-    values = {"now": shown, "curves": curves, "verdict": judged, "short": short_name}
+    values: Document = {"now": shown, "curves": curves, "verdict": judged}
     return page(request, "now.html", **values) if of is None else part(request, f"parts/now_{of}.html", **values)
 
 

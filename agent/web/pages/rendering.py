@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from perdure import __version__
+from perdure.agent.show.short_names import short_name
 from perdure.agent.show.terminal import rounded, visible
 from perdure.agent.web.access import session_cookie
 from perdure.agent.web.pages.forms import SAID_COOKIE, said
@@ -49,7 +50,7 @@ def part(request: Request, template: str, **values: Any) -> HTMLResponse:
 
 
 def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str:
-    """With what every template needs: where it is, and what its forms carry."""
+    """With what every template needs: its address, and what its forms carry."""
     sessions = request.app.state.sessions
     assert isinstance(sessions, Sessions)
     return TEMPLATES.get_template(template).render(
@@ -63,9 +64,10 @@ def _rendered(request: Request, template: str, values: Mapping[str, Any]) -> str
 
 def error_page(request: Request, status: int, text: str) -> HTMLResponse:
     """A page that says what was wrong, and leads back to where a form was."""
+    told = {"Not Found": "no page has this address", "Method Not Allowed": "this address takes no such request"}.get(text, text)
     _, first, second, *_ = (*request.url.path.split("/"), "", "")
     back = f"/{second}" if second in FORMS_OF else "/"
-    return page(request, "error.html", status, status=status, headline=HEADLINES.get(status), text=text, back=back, form=first == "act")
+    return page(request, "error.html", status, status=status, headline=HEADLINES.get(status), text=told, back=back, form=first == "act")
 
 
 def _shown(text: object) -> str:
@@ -106,10 +108,14 @@ def _score(value: float | None) -> str:
 
 
 def _sentence(text: object) -> Markup:
-    """A sentence of our own: with a capital, an end, and what stands between backticks as code. Any part of it may be of any origin."""
+    """A sentence of our own: with a capital, unless it begins with a name, an end, and what stands between backticks as code.
+
+    Any part of it may be of any origin.
+    """
     told = _shown(text).strip()
     ended = told if told.endswith((".", "!", "?", ":")) else f"{told}."
-    parts = (ended[:1].upper() + ended[1:]).split("`")
+    begun = ended[:1].upper() + ended[1:] if ended.split()[:1] and ended.split()[0].strip(",;").isalpha() else ended
+    parts = begun.split("`")
     if len(parts) % 2 == 0:  # one backtick has no other
         return escape("`".join(parts))
     return Markup("").join(Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts))
@@ -131,4 +137,6 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters.update(shown=_shown, cut=_cut, tail=_tail, moment=_time, number=_number, score=_score, sentence=_sentence, size=_size)
+TEMPLATES.filters.update(
+    shown=_shown, cut=_cut, tail=_tail, moment=_time, number=_number, score=_score, sentence=_sentence, size=_size, short=short_name
+)

@@ -6,6 +6,14 @@
 
 (() => {
   const CALM_MS = 1500; // between two renewals of one part, and after a change, for more of them to come
+  const DAY = 24 * 3600;
+  const TIMES = [ // how moments stand on an axis: the least step, what is written, and what is added when the year, month, day or hour is new
+    [365 * DAY, "{YYYY}", null, null, null, null, null, null, 1],
+    [28 * DAY, "{YYYY}-{MM}", null, null, null, null, null, null, 1],
+    [DAY, "{MM}-{DD}", "\n{YYYY}", null, null, null, null, null, 1],
+    [60, "{HH}:{mm}", "\n{MM}-{DD}", null, "\n{MM}-{DD}", null, null, null, 1],
+    [1, ":{ss}", "\n{MM}-{DD} {HH}:{mm}", null, "\n{MM}-{DD} {HH}:{mm}", null, "\n{HH}:{mm}", null, 1],
+  ];
   const CURVES = ["--accent", "--second", "--third", "--fourth", "--soft"];
 
   // Forms with data-confirm are asked about in a dialog, which says what would be done; a form is sent once.
@@ -94,7 +102,7 @@
     if (before) before.plot.destroy();
     place.replaceChildren();
     const chart = JSON.parse(figure.dataset.chart);
-    const data = [chart.x], series = [{ label: chart.time ? "time" : chart.unit || "update" }], bands = [];
+    const data = [chart.x], series = [{ label: chart.time ? "time (UTC)" : chart.unit || "update", ...(chart.time ? { value: "{YYYY}-{MM}-{DD} {HH}:{mm}" } : {}) }], bands = [];
     chart.series.forEach((one, i) => {
       const stroke = colour(CURVES[i % CURVES.length]);
       series.push({ label: one.label, stroke, width: 2, spanGaps: true, points: { show: one.values.length < 40, size: 5 }, value: shown });
@@ -109,7 +117,8 @@
     const plot = new window.uPlot({
       width: Math.max(240, place.clientWidth), height: 190, series, bands,
       scales: { x: { time: Boolean(chart.time), ...(chart.span ? { range: chart.span } : {}) }, y: { distr: chart.log ? 3 : 1, ...(chart.range ? { range: chart.range } : {}) } },
-      axes: [{ ...axis }, { ...axis, size: 56 }],
+      axes: [{ ...axis, ...(chart.time ? { values: TIMES } : {}) }, { ...axis, size: 56, values: (plot, splits) => splits.map((value) => value == null ? "" : String(Number(value.toPrecision(3)))) }],
+      tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       cursor: { drag: { x: true, y: false } },
       hooks: { draw: [(plot) => lines(plot, chart)] },
     }, data, place);

@@ -30,7 +30,8 @@ NO_JOB = -1
 
 def environments_document(store: Store, gate: GateSection) -> Document:
     """All environments in the order of registration. Margins are those of the profile that `gate` names."""
-    life, report, watch = read_life(store), life_report(store), watch_report(store)
+    life, watch = read_life(store), watch_report(store)
+    report = None if life is None else life_report(store, life)
     known = list_environments(store)
     short, checks = short_names([row.name for row in known]), last_checks(store)
     rates: Mapping[str, RateRow] = success_rates(store, life.serving) if life is not None else {}

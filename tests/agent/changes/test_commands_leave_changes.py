@@ -28,7 +28,7 @@ from perdure.memory.store import open_store
 
 READS = {
     "init", "config show", "doctor", "status", "job list", "job show", "change list", "task list", "episode list", "episode show",
-    "version list", "version show", "version export", "store check", "store backup", "store export", "study list", "study report",
+    "version list", "sql", "version show", "version export", "store check", "store backup", "store export", "study list", "study report",
     "study compare", "report", "env list", "env check", "env play",
 }  # fmt: skip
 ELSEWHERE = {"run", "web", "demo", "bench", "study run"}

@@ -26,25 +26,32 @@ HOSTILE = (
     "x" * 3000, "py:os:system", "10**9", "é" * 300,
 )  # fmt: skip
 texts = st.sampled_from(HOSTILE) | st.text(st.characters(), max_size=20)
-versions = st.sampled_from(["v0", "v1", "v2", "v3", "v9"]) | texts
-environments = st.sampled_from([ADD, SORT, "perdure:nothing"]) | texts
-reasons = st.sampled_from(["why", "because"]) | texts
-keys = st.none() | st.sampled_from(["k1", "k2"]) | texts
-people = st.builds(Who, name=st.sampled_from(["anna", "berta"]) | texts, via=st.sampled_from(["api", "page"]))
-numbers = st.sampled_from([0, 1, 2, 3, 7, -1, 2**31, 2**63, 10**30]) | st.integers()
-reals = st.sampled_from([0.5, 1e13]) | st.floats()
-options = st.dictionaries(st.sampled_from(["updates", "rewards", "demos", "replay"]) | texts, texts | numbers | reals, max_size=2)
+
+
+def mostly(*good: Any, odd: st.SearchStrategy[Any] = texts) -> st.SearchStrategy[Any]:
+    """One of these nine times in ten."""
+    return st.integers(0, 9).flatmap(lambda n: odd if n == 0 else st.sampled_from(good))
+
+
+versions = mostly("v0", "v1", "v2", "v3", "v9")
+environments = mostly(ADD, SORT, "perdure:nothing")
+reasons = mostly("why", "because")
+keys = mostly(None, None, "k1", "k2")
+people = st.builds(Who, name=mostly("anna", "berta"), via=st.sampled_from(["api", "page"]))
+numbers = mostly(1, 2, 3, 7, odd=st.sampled_from([0, -1, 2**31, 2**63, 10**30]) | st.integers())
+reals = mostly(0.5, 1.0, odd=st.just(1e13) | st.floats())
+options = st.dictionaries(mostly("updates", "rewards", "demos", "replay"), texts | numbers | reals, max_size=2)
 targets = st.lists(environments, max_size=2)
 
 Ask = Callable[..., object]
 ASKS: dict[Ask, dict[str, st.SearchStrategy[Any]]] = {
-    pauses.pause: {"what": st.none() | st.sampled_from(["play", "learning"]) | texts, "reason": reasons},
-    pauses.resume: {"what": st.none() | st.sampled_from(["play", "learning"]) | texts, "reason": st.none() | reasons},
+    pauses.pause: {"what": st.none() | mostly("play", "learning"), "reason": reasons},
+    pauses.resume: {"what": st.none() | mostly("play", "learning"), "reason": st.none() | reasons},
     version_moves.promote: {"name": versions, "reason": reasons, "expected": st.none() | versions},
     version_moves.reject: {"name": versions, "reason": reasons, "expected": st.none() | versions},
     version_moves.rollback: {"to": st.none() | versions, "reason": reasons, "expected": st.none() | versions},
     version_moves.pin: {"name": versions, "pinned": st.booleans(), "reason": st.none() | reasons},
-    judgements.judge: {"rewards": st.dictionaries(numbers, reals, min_size=1, max_size=3), "source": texts},
+    judgements.judge: {"rewards": st.dictionaries(numbers, reals, min_size=1, max_size=3), "source": mostly("anna")},
     environment_use.retire: {"environment": environments},
     environment_use.restore: {"environment": environments},
     job_orders.cancel_job: {"job": numbers, "reason": reasons},
@@ -53,12 +60,12 @@ ASKS: dict[Ask, dict[str, st.SearchStrategy[Any]]] = {
 WITH_CONFIGURATION: dict[Ask, dict[str, st.SearchStrategy[Any]]] = {
     task_queue.add_tasks: {"environment": environments, "seed": st.none() | numbers, "count": st.integers(-1, 5) | numbers},
     job_orders.queue_learn: {
-        "learner": st.sampled_from(["grpo", "sft"]) | texts,
+        "learner": mostly("grpo", "sft"),
         "targets": targets,
         "options": options,
         "start": versions,
     },
-    job_orders.queue_gate: {"candidate": versions, "targets": targets, "profile": st.none() | st.just("economy") | texts},
+    job_orders.queue_gate: {"candidate": versions, "targets": targets, "profile": mostly(None, "economy")},
     job_orders.queue_probe: {"version": st.none() | versions, "targets": targets, "episodes": numbers, "temperature": reals},
 }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from perdure.agent.web.evidence.episode_reading import episode_facts, one_turn, turn_texts
+from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts, turns_that_fit, whole_turn
 from perdure.agent.web.pages.evidence.asked import MOST, MaybeName, MaybeNumber, Number, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
@@ -21,7 +21,9 @@ MOST_TURNS = 20
 """Of one page of an episode."""
 LONGEST = 1500
 """Characters of each text there; the page of the turn has more."""
-WINDOW = 10_000
+MOST_CHARACTERS = 200_000
+"""Of all texts there, as they are shown: an escape of a control character is ten times as long as that."""
+WINDOW = 8_000
 """Characters of each text on the page of a turn."""
 MOST_TOKENS = 1000
 """Of the answer, and of the prompt, there."""
@@ -71,7 +73,7 @@ def episodes(
 def episode(request: Request, at: AtHome, number: Number, first: From = 0) -> Response:
     with at.reading() as store:
         facts = episode_facts(store, number)
-        turns = turn_texts(store, number, first, MOST_TURNS, LONGEST)
+        turns = turns_that_fit(turn_texts(store, number, first, MOST_TURNS, LONGEST), MOST_CHARACTERS)
         known = sources(store)[:MOST_NAMES] if facts["state"] == "completed" else []
     return page(
         request,
@@ -85,23 +87,30 @@ def episode(request: Request, at: AtHome, number: Number, first: From = 0) -> Re
 
 
 @router.get("/episodes/{number}/turns/{n}")
-def turn(request: Request, at: AtHome, number: Number, n: Number, seen: From = 0, said: From = 0, token: From = 0, prompt: From = 0) -> Response:
+def turn(
+    request: Request, at: AtHome, number: Number, n: Number, seen: From = 0, said: From = 0, token: From = 0, prompt: From = 0
+) -> Response:
     """Each text and each list of tokens from a place on, so that the page stays small whatever it holds."""
     with at.reading() as store:
         facts = episode_facts(store, number)
-        text, tokens = one_turn(store, number, n, observation=seen, action=said, longest=WINDOW)
+        texts = turn_texts(store, number, n, 1, 1)
+        whole = whole_turn(store, number, n)
     return page(
         request,
         "turn.html",
         episode=facts,
-        turn=text,
+        turn=texts[0],
         window=WINDOW,
         most=MOST_TOKENS,
         places={"seen": seen, "said": said, "token": token, "prompt": prompt},
-        prompt_ids=tokens.prompt_ids[prompt : prompt + MOST_TOKENS],
-        prompt_tokens=len(tokens.prompt_ids),
-        shared=tokens.shared,
-        ids=tokens.action_ids[token : token + MOST_TOKENS],
-        logprobs=tokens.logprobs[token : token + MOST_TOKENS],
-        action_tokens=len(tokens.action_ids),
+        texts=[
+            ("Observation", "seen", whole.observation[seen : seen + WINDOW], len(whole.observation)),
+            ("Answer", "said", whole.action[said : said + WINDOW], len(whole.action)),
+        ],
+        prompt_ids=whole.prompt_ids[prompt : prompt + MOST_TOKENS],
+        prompt_tokens=len(whole.prompt_ids),
+        shared=whole.shared,
+        ids=whole.action_ids[token : token + MOST_TOKENS],
+        logprobs=whole.logprobs[token : token + MOST_TOKENS],
+        action_tokens=len(whole.action_ids),
     )

@@ -40,9 +40,7 @@ def gate(
         counts = store.rows(
             "SELECT environment, role, count(*) AS n FROM pair WHERE gate = ? GROUP BY environment, role ORDER BY environment", (number,)
         )
-        pairs = gate_pairs(
-            store, number, environment=wanted, role=role or None, limit=FIRST_PAIRS if wanted is None else MOST_PAIRS
-        )
+        pairs = gate_pairs(store, number, environment=wanted, role=role or None, limit=FIRST_PAIRS if wanted is None else MOST_PAIRS)
     sampling = sampling_of(found.terms)
     in_all = sum(row["n"] for row in counts if wanted in (None, row["environment"]) and role in ("", row["role"]))
     return page(

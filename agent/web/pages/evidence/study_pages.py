@@ -12,6 +12,7 @@ from perdure.agent.studies.study_file import cell_counts
 from perdure.agent.web.evidence.study_list import OVERVIEW, PARTS, list_studies, study_folder, study_part
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome, ServedHome
+from perdure.memory.errors import PerdureError, UnknownError
 
 router = APIRouter(include_in_schema=False)
 
@@ -23,12 +24,15 @@ def studies(request: Request, at: AtHome) -> Response:
 
 @router.get("/studies/{name}")
 def study(request: Request, at: AtHome, name: str, part: str = OVERVIEW) -> Response:
-    folder = study_folder(_keep(at), name)
     if part not in PARTS:
         raise HTTPException(404, f"a study has no part {part[:40]!r}: there are {', '.join(PARTS)}")
-    counts = cell_counts(folder)
-    tried = bool(counts.done or counts.failed)
-    html = study_part(folder, part) if tried else ""
+    try:
+        folder = study_folder(_keep(at), name)
+        counts = cell_counts(folder)
+        tried = bool(counts.done or counts.failed)
+        html = study_part(folder, part) if tried else ""
+    except PerdureError as error:  # of the study, and not of the home, which need not have a store
+        raise HTTPException(404 if isinstance(error, UnknownError) else 400, str(error)) from error
     return page(
         request,
         "study.html",

@@ -34,6 +34,14 @@ HOSTILE_NAME = "py:evil:<script>alert(3)</script>"
 SETTINGS = replace(PROFILES["standard"], samples=SAMPLES)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The home, and its gates by candidate."""
+
+    home: Path
+    gates: dict[str, GateResult]
+
+
 @dataclass
 class WrittenPlayer:
     """Answers with the skill of a version, and writes every answer down as an episode of three turns."""
@@ -109,6 +117,7 @@ def make_home(home: Path) -> dict[str, GateResult]:
             _candidate(store, name, parent, target)
             if name == "v1":
                 versions.promote(store, name, "a first one")
+        store.db.conn.execute("UPDATE environment SET anchor = 'v1' WHERE name LIKE 'old%'")
         _panel(store, "v0", {})
         _panel(store, "v1", {})
         first = _gated(store, "v2", _held)

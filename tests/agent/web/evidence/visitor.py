@@ -46,6 +46,7 @@ class Visitor:
     """Signed in."""
 
     app: ASGIApp
+    home: Path
     cookie: str
     csrf: str
 
@@ -99,4 +100,4 @@ def visitor(home: Path, config: Path | None = None) -> Visitor:
     sessions = app.state.sessions
     assert isinstance(sessions, Sessions)
     cookie = sessions.begin()
-    return Visitor(app=app, cookie=cookie, csrf=sessions.form_mark(cookie))
+    return Visitor(app=app, home=home, cookie=cookie, csrf=sessions.form_mark(cookie))
