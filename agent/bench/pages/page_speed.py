@@ -73,6 +73,8 @@ class PageSide:
     """Status, asked by each client once a second."""
     busy: Timing
     """Status, asked by each client again as soon as it has an answer."""
+    ask_s: float
+    """How long it was asked for at each pace."""
     updates: int
     """That the job made meanwhile."""
 
@@ -81,7 +83,7 @@ class PageSide:
             "side": self.side,
             "pages": [page.as_json() for page in self.pages],
             "status_once_a_second": self.steady.as_json(),
-            "status_again_and_again": self.busy.as_json() | {"a_second": len(self.busy.seconds) / ASK_S},
+            "status_again_and_again": self.busy.as_json() | {"a_second": len(self.busy.seconds) / self.ask_s},
             "updates": self.updates,
         }
 
@@ -152,6 +154,7 @@ def bench_pages(
     model: str,
     device: str,
     pairs: int,
+    ask_s: float = ASK_S,
     say: Callable[[str], None],
 ) -> PageBench:
     """Measure over a store with `episodes` episodes in `folder`. Raises `InputError` if the disk has no room for it."""
@@ -164,11 +167,11 @@ def bench_pages(
         paths = page_paths(store)
     with serving_page(home, model, device, environment.name) as page:
         say("asking for every page, and for status")
-        sides = [_ask(page, paths, "nothing else works")]
+        sides = [_ask(page, paths, "nothing else works", ask_s)]
         say("waiting for a job to learn")
         with learning(page, environment.name):
             say("asking again while it learns")
-            sides.append(_ask(page, paths, "a job learns"))
+            sides.append(_ask(page, paths, "a job learns", ask_s))
         pairs_played = [*_play_beside(page, files, environment, device, pairs, say)]
     return PageBench(
         episodes=episodes,
@@ -225,13 +228,13 @@ def page_paths(store: Store) -> list[str]:
     ]
 
 
-def _ask(page: ServedPage, paths: Sequence[str], side: SideName) -> PageSide:
+def _ask(page: ServedPage, paths: Sequence[str], side: SideName, ask_s: float) -> PageSide:
     with open_store(page.home) as store:
         before = updates_of_last_job(store)
         pages = [_ask_page(page, path) for path in paths]
-        times = [ask_at_once(page.port, page.token, STATUS, clients=CLIENTS, for_s=ASK_S, every_s=every_s) for every_s in (EVERY_S, 0.0)]
+        times = [ask_at_once(page.port, page.token, STATUS, clients=CLIENTS, for_s=ask_s, every_s=every_s) for every_s in (EVERY_S, 0.0)]
         steady, busy = (Timing(what=STATUS, seconds=seconds) for seconds in times)
-        return PageSide(side=side, pages=pages, steady=steady, busy=busy, updates=updates_of_last_job(store) - before)
+        return PageSide(side=side, pages=pages, steady=steady, busy=busy, ask_s=ask_s, updates=updates_of_last_job(store) - before)
 
 
 def _ask_page(page: ServedPage, path: str) -> PageTime:
