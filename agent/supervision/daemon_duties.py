@@ -62,6 +62,7 @@ class DaemonDuties:
     def actions(self) -> dict[Tick, Callable[[], None]]:
         """What is done at which tick."""
         return {
+            "pauses": self._look_at_pauses,
             "stream": self._refill,
             "learning": self._queue_learning,
             "watch": self._watch.tick,
@@ -81,6 +82,10 @@ class DaemonDuties:
         self.halted = halts(self._lack, pauses(self._store))
         self._notifier.room_changed(before, self._lack)
         self._reporter.room_changed(before, self._lack)
+
+    def _look_at_pauses(self) -> None:
+        """More often than at the room: who presses a button waits for it."""
+        self.halted = halts(self._lack, pauses(self._store))
 
     def report_start(self) -> None:
         self._spans.start()
