@@ -17,7 +17,7 @@ from perdure.memory.stages import Stage, StageShare
 from perdure.memory.store import Store, create_store
 from perdure.memory.trajectories.journal import StoreJournal
 
-EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\x07\u202e\u2066\u200b'\"&{{7*7}}"
+EVIL = "</pre></script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\x07\u202e\u2066\u200b'\"&{{7001*7001}}"
 NAME = f"py:evil:{EVIL}"
 LONG = 10_000_000
 PAGES = ("/", "/learning", "/tasks", "/environments", "/system", "/learning?job=1")
@@ -74,7 +74,7 @@ def test_nothing_of_what_others_wrote_runs_on_a_page(tmp_path: Path) -> None:
         assert all(source is not None and source.startswith("/static/") for source in page.scripts)
         assert "<img" not in page.html
         assert not set(page.text + "".join(page.told)) & set("\x1b\x07\u202e\u2066\u200b"), "a control character is shown"
-        assert "49" not in page.text.partition("{{")[0], "a template was run"
+        assert "49014001" not in page.html, "a template was run"
         assert len(page.html) < 300_000, len(page.html)
     assert "\\x1b[31m\\x07\\u202e" in shown[0].text
     assert "of 4,000 characters" in shown[0].text or "more characters" in shown[0].text
