@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import print_table
+from perdure.agent.show.terminal import Cell, print_table
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
@@ -136,7 +136,7 @@ def print_web(bench: PageBench) -> None:
 
     alone, busy = bench.sides
     click.echo(f"{bench.episodes} episodes, {bench.turns} turns, {bench.size_bytes / 1e6:.0f} MB, made in {bench.fill_s:.0f} s")
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         (
             page.path,
             page.page_bytes / 1000,
@@ -147,7 +147,7 @@ def print_web(bench: PageBench) -> None:
     ]
     columns = ("page", "KB", "with its files", "first ms", "then", "first, a job learns", "then")
     print_table(columns, rows, title="pages")
-    asked = [
+    asked: list[tuple[Cell, ...]] = [
         (f"{CLIENTS} clients, {pace}", *(1000 * one for one in (timing.median_s, timing.p95_s, other.median_s, other.p95_s)))
         for pace, timing, other in (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
     ]
