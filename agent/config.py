@@ -236,9 +236,7 @@ class WebSection(Section):
         default=(), strict=False, description="names, beside those of loopback, under which browsers may ask for it: ['perdure.example']"
     )
     token_file: str = Field(default="", description="a file with the token; empty for run/token in the home, which is made if missing")
-    studies: str = Field(
-        default="studies", min_length=1, description="the folder in which the studies are that are shown"
-    )
+    studies: str = Field(default="studies", min_length=1, description="the folder in which the studies are that are shown")
 
 
 class Config(Section):

@@ -9,8 +9,8 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from perdure.agent.web.api.answering import Page, Query, answer, api_router
 from perdure.agent.web.api.answer_keys import ChangeAnswer, EventAnswer, StatusAnswer
+from perdure.agent.web.api.answering import Page, Query, answer, api_router
 from perdure.agent.web.kept_status import KeptStatus
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.now_playing import now_document

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from perdure.agent.show.home_documents import job_document, studies_document
-from perdure.agent.web.api.answering import MISSING, EnvironmentName, Id, Number, Page, Query, VersionName, answer, api_router
 from perdure.agent.web.api.answer_keys import JobAnswer, JobLine, StudyAnswer
+from perdure.agent.web.api.answering import MISSING, EnvironmentName, Id, Number, Page, Query, VersionName, answer, api_router
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.learning_curves import learning_document
 from perdure.memory.contracts.orders import JobState

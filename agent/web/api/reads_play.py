@@ -9,8 +9,8 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from perdure.agent.show.home_documents import environment_document, episode_document
-from perdure.agent.web.api.answering import MISSING, EnvironmentName, Number, Page, Query, VersionName, answer, api_router
 from perdure.agent.web.api.answer_keys import EnvironmentAnswer, EpisodeAnswer, EpisodeLine, TaskAnswer
+from perdure.agent.web.api.answering import MISSING, EnvironmentName, Number, Page, Query, VersionName, answer, api_router
 from perdure.agent.web.stores import AtHome
 from perdure.memory.environments import list_environments, require
 from perdure.memory.records import Purpose, TaskState

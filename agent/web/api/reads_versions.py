@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from pydantic import Field, model_validator
 
 from perdure.agent.show.home_documents import gate_document, panel_of, version_document
+from perdure.agent.web.api.answer_keys import GateAnswer, PairAnswer, VersionAnswer, VersionLine
 from perdure.agent.web.api.answering import (
     LARGEST,
     MISSING,
@@ -21,7 +22,6 @@ from perdure.agent.web.api.answering import (
     answer,
     api_router,
 )
-from perdure.agent.web.api.answer_keys import GateAnswer, PairAnswer, VersionAnswer, VersionLine
 from perdure.agent.web.stores import AtHome
 from perdure.agent.web.views.retention_matrix import Which, gate_pairs, retention_document
 from perdure.agent.web.views.side_by_side import against, same_seed

@@ -13,8 +13,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from perdure.agent.changes import environment_use, job_orders, judgements, pauses, task_queue, version_moves
-from perdure.agent.web.api.answering import LARGEST, MISSING, EnvironmentName, Number, Problem, VersionName, answer, api_router
 from perdure.agent.web.api.answer_keys import JobLine, JudgedAnswer, PauseAnswer, RetiredAnswer, TaskAnswer, VersionLine
+from perdure.agent.web.api.answering import LARGEST, MISSING, EnvironmentName, Number, Problem, VersionName, answer, api_router
 from perdure.agent.web.stores import AtHome
 from perdure.memory.changes import MOST_NAME, MOST_REASON, Who
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
-from statistics import fmean, stdev
+from math import fsum, sqrt
 
 from perdure.agent.metrics.seed_intervals import student_quantile, varies
 from perdure.agent.show.short_names import short_names
@@ -124,14 +123,15 @@ def _binned(
 
 def _point(key: tuple[int, str], played: _Bin, start: float, width: float) -> Document:
     number, version = key
-    success, reward = fmean(played.success_of_tasks), fmean(played.reward_of_tasks)
-    low, high = interval_of_mean(success, len(played.success_of_tasks), LEVEL)
+    tasks = len(played.success_of_tasks)
+    success, reward = fsum(played.success_of_tasks) / tasks, fsum(played.reward_of_tasks) / tasks
+    low, high = interval_of_mean(success, tasks, LEVEL)
     reward_low, reward_high = _t_interval(played.reward_of_tasks, reward)
     return {
         "bin": number,
         "at": start + (number + 0.5) * width,
         "version": version,
-        "tasks": len(played.success_of_tasks),
+        "tasks": tasks,
         "episodes": played.episodes,
         "successes": played.successes,
         "success": success,
@@ -148,7 +148,8 @@ def _t_interval(values: Sequence[float], mean: float) -> tuple[float | None, flo
     if not varies(values):
         return None, None
     freedom = max(known for known in FREEDOMS if known < len(values))
-    half = student_quantile((1 + LEVEL) / 2, freedom) * stdev(values) / sqrt(len(values))
+    variance = fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    half = student_quantile((1 + LEVEL) / 2, freedom) * sqrt(variance / len(values))
     return mean - half, mean + half
 
 

@@ -20,6 +20,10 @@ from perdure.memory.store import Store
 from perdure.memory.versions import INITIAL, SERVED, list_versions
 
 Which = Literal["served", "all"]
+ALSO_TRAINED = """
+    SELECT 1 FROM pair t WHERE t.gate = p.gate AND t.environment = p.environment AND t.role = 'trained' AND t.draw = p.draw
+"""
+"""The pair of the same draw with the serving version, if there is one."""
 
 
 def retention_document(store: Store, *, which: Which = "served", limit: int = 40) -> Document:
@@ -121,20 +125,27 @@ def _cells(store: Store, names: Sequence[str], anchors: Mapping[str, str | None]
 
 
 def _gate_scores(store: Store, names: Sequence[str]) -> dict[tuple[str, str], tuple[int, float]]:
-    """Number and mean of the scores on the seeds of gates, by version and environment. A seed with several pairs in a gate counts once."""
+    """Number and mean of the scores on the seeds of gates, by version and environment.
+
+    A draw on which a candidate is compared with two references has two pairs, and counts once for the candidate; so it does for a reference
+    that it is compared with in both roles.
+    """
     rows = store.rows(
-        """
+        f"""
         WITH judged AS MATERIALIZED (SELECT g.id, g.candidate FROM json_each(:names) v JOIN gate g ON g.candidate = v.value),
         side AS (
-            SELECT j.candidate AS version, p.environment, p.gate, p.seed, p.candidate_score AS score
-            FROM judged j CROSS JOIN pair p ON p.gate = j.id
-            UNION
-            SELECT p.reference, p.environment, p.gate, p.seed, p.reference_score
-            FROM pair p WHERE p.reference IN (SELECT value FROM json_each(:names))
+            SELECT j.candidate AS version, p.environment, count(p.candidate_score) AS n, total(p.candidate_score) AS total
+            FROM judged j CROSS JOIN pair p ON p.gate = j.id JOIN environment e ON e.name = p.environment
+            WHERE p.gate >= e.first_gate AND (p.role = 'trained' OR NOT EXISTS ({ALSO_TRAINED}))
+            GROUP BY j.candidate, p.environment
+            UNION ALL
+            SELECT p.reference, p.environment, count(p.reference_score), total(p.reference_score)
+            FROM pair p NOT INDEXED JOIN environment e ON e.name = p.environment
+            WHERE p.reference IN (SELECT value FROM json_each(:names)) AND p.gate >= e.first_gate
+              AND (p.role = 'trained' OR NOT EXISTS ({ALSO_TRAINED} AND t.reference = p.reference))
+            GROUP BY p.reference, p.environment
         )
-        SELECT s.version, s.environment, count(*) AS n, avg(s.score) AS mean
-        FROM side s JOIN environment e ON e.name = s.environment
-        WHERE s.score IS NOT NULL AND s.gate >= e.first_gate GROUP BY s.version, s.environment
+        SELECT version, environment, sum(n) AS n, sum(total) / sum(n) AS mean FROM side GROUP BY version, environment HAVING sum(n) > 0
         """,
         {"names": to_json(list(names))},
     )

@@ -96,6 +96,16 @@ def test_what_was_kept_by_version_and_environment(store: Store) -> None:
     assert cell(found, "v0", ADD)["gates"] == []
 
 
+def test_a_draw_with_two_references_counts_once_for_the_candidate(store: Store) -> None:
+    """Draw 0 of ADD, on which the candidate scored 1 and v0 0.5, was compared in the other role too."""
+    with store.write() as conn:
+        sql = "INSERT INTO pair SELECT gate, environment, 'trained', draw, seed, reference, 0.5, 1.0, 0.5, NULL FROM pair WHERE draw = 0"
+        conn.execute(f"{sql} AND environment = ?", (ADD,))
+    found = retention_document(store)
+    assert [(cell(found, name, ADD)["n"], cell(found, name, ADD)["score"]) for name in ("v0", "v1")] == [(2, 0.5), (2, 0.75)]
+    assert [(g["role"], g["pairs"]) for g in cell(found, "v1", ADD)["gates"]] == [("earlier", 2), ("trained", 1)]
+
+
 def test_an_interval_of_differences_is_that_of_scores_stretched() -> None:
     low, high = score_interval([0.25, 0.75])
     assert difference_interval(0.0, 2) == pytest.approx((2 * low - 1, 2 * high - 1))

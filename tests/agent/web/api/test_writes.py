@@ -14,7 +14,7 @@ from tests.agent.web.api.asking import Asker, asker
 from tests.agent.web.api.lived_home import ADD, SUB
 from tests.agent.web.servers import serving
 
-from perdure.memory.changes import Change, list_changes
+from perdure.memory.changes import MadeChange, list_changes
 from perdure.memory.store import Store, open_store
 from perdure.memory.versions import add_candidate
 
@@ -29,7 +29,7 @@ def store(home: Path) -> Iterator[Store]:
         yield store
 
 
-def last_change(store: Store) -> Change:
+def last_change(store: Store) -> MadeChange:
     return list_changes(store, 1)[0]
 
 
