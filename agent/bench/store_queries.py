@@ -13,11 +13,16 @@ from perdure.agent.planning.next_step import next_step
 from perdure.agent.show.home_snapshot import observe
 from perdure.agent.stream.task_drawing import refill
 from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
+from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts
+from perdure.agent.web.evidence.one_cell import cell_evidence
+from perdure.agent.web.evidence.replayed_gate import replay_gate
+from perdure.agent.web.evidence.version_list import answers_to, last_gates, page_of_versions
 from perdure.agent.web.views.learning_curves import learning_document
 from perdure.agent.web.views.now_playing import now_document
 from perdure.agent.web.views.retention_matrix import gate_pairs, retention_document
 from perdure.agent.web.views.side_by_side import against, answers
 from perdure.agent.web.views.system_health import system_document
+from perdure.memory.gates import get_gate
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.stages import Stage, StageShare, progress
@@ -71,6 +76,12 @@ PAGES: dict[str, Question] = {
     "the pairs of a gate": lambda store: gate_pairs(store, 1),
     "two versions side by side": lambda store: against(store, serving(store).name, EARLY),
     "two answers": lambda store: answers(store, 1, 2),
+    "one version in one environment": lambda store: cell_evidence(store, serving(store).name, ENVIRONMENTS[0]),
+    "answers to a seed": lambda store: answers_to(store, serving(store).name, ENVIRONMENTS[0], 1),
+    "a gate once more": lambda store: replay_gate(store, get_gate(store, 1)),
+    "versions": lambda store: last_gates(store, [one.name for one in page_of_versions(store, 100, None)[0]]),
+    "an episode": lambda store: episode_facts(store, 1),
+    "the turns of an episode": lambda store: turn_texts(store, 1, 0, 20, 1500),
     "system": lambda store: system_document(store, DiskSection()),
     "episodes of an environment and an outcome": lambda store: list_episodes(store, ENVIRONMENTS[0], outcome="success"),
     "what is played next": lambda store: next_tasks(store, 5),
