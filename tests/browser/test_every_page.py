@@ -89,8 +89,9 @@ def test_no_page_has_a_serious_fault_or_asks_another_server(
 def test_faults_that_are_there_are_found(server: Server, visit: Visits) -> None:
     window = visit.open(server)
     spoil = """() => {
-        document.querySelector("main").insertAdjacentHTML("beforeend", "<img src='/static/perdure.svg'><button></button><p id='pale'>pale</p>");
-        document.getElementById("pale").style.setProperty("color", getComputedStyle(document.body).backgroundColor);
+        const html = "<img src='/static/perdure.svg'><button></button><p id='pale'>pale</p>";
+        document.querySelector("main").insertAdjacentHTML("beforeend", html);
+        document.getElementById("pale").style.setProperty("color", "#cccccc");
         fetch("http://127.0.0.1:9/elsewhere").catch(() => null);
     }"""
     window.page.evaluate(spoil)
