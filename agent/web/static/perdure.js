@@ -117,7 +117,7 @@
     const plot = new window.uPlot({
       width: Math.max(240, place.clientWidth), height: 190, series, bands,
       scales: { x: { time: Boolean(chart.time), ...(chart.span ? { range: chart.span } : {}) }, y: { distr: chart.log ? 3 : 1, ...(chart.range ? { range: chart.range } : {}) } },
-      axes: [{ ...axis, ...(chart.time ? { values: TIMES } : {}) }, { ...axis, size: 56, values: (plot, splits) => splits.map((value) => value == null ? "" : String(Number(value.toPrecision(3)))) }],
+      axes: [{ ...axis, ...(chart.time ? { values: TIMES } : {}) }, { ...axis, size: 56, values: (plot, splits) => splits.map((value) => value == null ? "" : short(value)) }],
       tzDate: (at) => window.uPlot.tzDate(new Date(at * 1000), "Etc/UTC"),
       cursor: { drag: { x: true, y: false } },
       hooks: { draw: [(plot) => lines(plot, chart)] },
@@ -126,6 +126,8 @@
   }
 
   const shown = (plot, value) => value == null ? "-" : Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(3);
+
+  const short = (value) => value && Math.abs(value) < 0.001 ? value.toExponential(1).replace(".0e", "e") : String(Number(value.toPrecision(3)));
 
   function lines(plot, chart) {
     const { ctx, bbox } = plot;
