@@ -34,7 +34,7 @@ class Got:
     body: bytes
 
 
-class Client:
+class PageClient:
     """A connection that is kept."""
 
     def __init__(self, port: int, token: str) -> None:
@@ -86,7 +86,7 @@ def fetch(port: int, token: str, path: str) -> Got:
     """One question on a connection of its own."""
 
     async def once() -> Got:
-        client = Client(port, token)
+        client = PageClient(port, token)
         try:
             return await client.get(path)
         finally:
@@ -96,11 +96,11 @@ def fetch(port: int, token: str, path: str) -> Got:
 
 
 def ask_at_once(port: int, token: str, path: str, *, clients: int, for_s: float, every_s: float) -> list[float]:
-    """Seconds that each answer took, while so many clients ask: every `every_s` seconds, or again and again if it is 0."""
+    """Seconds that each answer took, while `clients` ask: every `every_s` seconds, or again and again if it is 0."""
     found: list[float] = []
 
     async def keep_asking(n: int) -> None:
-        client, ends_s = Client(port, token), time.monotonic() + for_s
+        client, ends_s = PageClient(port, token), time.monotonic() + for_s
         await asyncio.sleep(every_s * n / clients)
         while time.monotonic() < ends_s:
             got = await client.get(path)
@@ -117,7 +117,7 @@ def ask_at_once(port: int, token: str, path: str, *, clients: int, for_s: float,
 
 async def keep_page_open(port: int, token: str) -> None:
     """The first page in a browser, until the server goes."""
-    news, parts = Client(port, token), Client(port, token)
+    news, parts = PageClient(port, token), PageClient(port, token)
     page = (await parts.get("/")).body.decode()
     kinds_of = {address: set(kinds.split()) for kinds, address in LIVE.findall(page)}
     if not kinds_of:
