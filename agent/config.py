@@ -236,7 +236,11 @@ class WebSection(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), strict=False, description="names, beside those of loopback, under which browsers may ask for it: ['perdure.example']"
     )
-    token_file: str = Field(default="", description="a file with the token; empty for run/token in the home, which is made if missing")
+    token_file: str = Field(
+        default="",
+        description="a file with the token, or a link to one; another token in it counts at once; empty for run/token in the home, which is "
+        "made if missing",
+    )
     studies: str = Field(default="studies", min_length=1, description="the folder in which the studies are that are shown")
 
 

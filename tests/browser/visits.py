@@ -56,12 +56,23 @@ class Visits:
         self._contexts: list[BrowserContext] = []
 
     def open(
-        self, server: Server, *, size: Size = "desktop", scheme: Scheme = "light", name: str = "Anna", signed_in: bool = True
+        self,
+        server: Server,
+        *,
+        size: Size = "desktop",
+        scheme: Scheme = "light",
+        name: str = "Anna",
+        signed_in: bool = True,
+        scripts: bool = True,
     ) -> Visit:
         """A new window of somebody who signs in by hand."""
         width, height = SIZES[size]
         context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, is_mobile=size == "phone", has_touch=size == "phone"
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            is_mobile=size == "phone",
+            has_touch=size == "phone",
+            java_script_enabled=scripts,
         )
         context.set_default_timeout(PATIENCE_MS)
         self._contexts.append(context)

@@ -96,7 +96,7 @@ def fetch(port: int, token: str, path: str) -> Got:
 
 
 def ask_at_once(port: int, token: str, path: str, *, clients: int, for_s: float, every_s: float) -> list[float]:
-    """Seconds that each answer took, while that number of clients asks: every `every_s` seconds, or again and again if it is 0."""
+    """Seconds that each answer took, while `clients` ask: every `every_s` seconds, or again and again if it is 0."""
     found: list[float] = []
 
     async def keep_asking(n: int) -> None:
