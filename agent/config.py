@@ -238,8 +238,8 @@ class WebSection(Section):
     )
     token_file: str = Field(
         default="",
-        description="a file with the token, or a link to one; another token in it counts at once; empty for run/token in the home, which is "
-        "made if missing",
+        description="a file with the token, or a link to one; another token in it counts at once; empty for run/token in the home, which "
+        "is made if missing",
     )
     studies: str = Field(default="studies", min_length=1, description="the folder in which the studies are that are shown")
 
