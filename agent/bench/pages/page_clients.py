@@ -129,8 +129,9 @@ async def keep_page_open(port: int, token: str) -> None:
     listening = asyncio.create_task(_listen(reader, kinds_of, due))
     while not listening.done():
         await asyncio.sleep(CALM_S)
-        asked, _ = due.copy(), due.clear()
-        for address in sorted(asked):
+        asked = sorted(due)
+        due.clear()
+        for address in asked:
             await parts.get(address)
 
 
