@@ -87,8 +87,19 @@ def serving_page(home: Path, model: str, device: str, environment: str) -> Itera
 @contextmanager
 def learning(page: ServedPage, environment: str) -> Iterator[None]:
     """A job of `perdure learn` that has made its first update and goes on. Raises `RuntimeFailure` if it ends before the block does."""
-    words = ["learn", "grpo", "--home", str(page.home), "--config", str(page.config), "--target", environment, "--no-gate", "--json"]
-    options = {"updates": ENDLESS, "replay": 0.0, "prompts": 4, "samples": 8}
+    words = [
+        "learn",
+        "iterative-sft",
+        "--home",
+        str(page.home),
+        "--config",
+        str(page.config),
+        "--target",
+        environment,
+        "--no-gate",
+        "--json",
+    ]
+    options = {"updates": ENDLESS, "replay": 0.0, "prompts": 4, "samples": 8, "hints": "true"}  # a model that solves nothing learns too
     given = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
     log = page.home / "logs" / "bench-learn.log"
     with log.open("wb") as output:

@@ -27,6 +27,8 @@ router = APIRouter(include_in_schema=False)
 
 SPANS: dict[str, float] = {"hour": 3600.0, "day": 86_400.0, "week": 7 * 86_400.0, "month": 30 * 86_400.0}
 BINS = 48
+VERSIONS_OF_EACH, VERSIONS_OF_ONE = 5, 200
+"""In the table, the newest: of every environment, and of one that was asked for."""
 CHARTS = 12
 JOBS = 20
 UPDATES = 60
@@ -59,6 +61,7 @@ def learning(
         with at.reading() as store:
             return part(request, "parts/learning_updates.html", chosen=_updates(store, job))
     since = time.time() - SPANS[span] if span in SPANS else None
+    newest = VERSIONS_OF_ONE if environment else VERSIONS_OF_EACH
     with at.reading() as store:
         shown = learning_document(store, environment=environment or None, since=since, bins=BINS, jobs=JOBS, before=before)
         chosen = _updates(store, job if job is not None else _worth_a_look(shown["jobs"]))
@@ -76,7 +79,8 @@ def learning(
         first=before is None,
         charts=[(one, _over_time(one, shown, measure)) for one in shown["environments"] if one["points"]][:CHARTS],
         most=CHARTS,
-        rows=[(one["short"], one["environment"], row) for one in shown["environments"] for row in _by_version(one["points"])],
+        newest=newest,
+        rows=[(one["short"], one["environment"], row) for one in shown["environments"] for row in _by_version(one["points"])[-newest:]],
     )
 
 

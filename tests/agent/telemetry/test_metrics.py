@@ -14,6 +14,7 @@ from perdure.agent.telemetry.home_numbers import MOST_ENVIRONMENTS, labels
 from perdure.agent.telemetry.metrics import NO_BUDGET, metrics_text
 from perdure.memory.environments import register
 from perdure.memory.processes import GIVEN_UP, GOES_ON, START, beat, pause, record_event
+from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import FILE_NAME, open_store
 from perdure.memory.trajectories.episodes import counts, success_rates
 from perdure.memory.versions import rollback, serving
@@ -34,7 +35,7 @@ def test_a_home_is_told_in_numbers(home: Path) -> None:
         record_event(store, "death", "learner-3", "out of memory: it ended with exit code 5; job 3 is failed")
         record_event(store, "death", "learner-4", "out of memory: it ended with exit code 5; job 4 is failed")
     found = samples(home, DiskSection(budget_gib=2))
-    assert found["perdure_info", "0.1.0", "7", "v1"] == 1
+    assert found["perdure_info", "0.1.0", str(len(MIGRATIONS)), "v1"] == 1
     assert (found["perdure_episodes_total",], found["perdure_episodes_kept",], found["perdure_turns_total",]) == (1, 1, 1)
     assert (found["perdure_live_episodes_total", ADD], found["perdure_live_successes_total", ADD]) == (1, 1)
     assert found["perdure_success_rate", ADD] == 1
