@@ -129,15 +129,9 @@ async def keep_page_open(port: int, token: str) -> None:
     listening = asyncio.create_task(_listen(reader, kinds_of, due))
     while not listening.done():
         await asyncio.sleep(CALM_S)
-<<<<<<< HEAD
-        asked = due.copy()
-        due.clear()
-        for address in sorted(asked):
-=======
         asked = sorted(due)
         due.clear()
         for address in asked:
->>>>>>> wt-guard
             await parts.get(address)
 
 
