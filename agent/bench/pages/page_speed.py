@@ -41,7 +41,7 @@ ASK_S = 20.0
 EVERY_S = 1.0
 TIMES = 3
 """That each page is asked for."""
-BATCHES = 2
+BATCHES = 4
 """Of 32 episodes, played on each side of a pair."""
 PAGE_BYTES, PAGE_S, STATUS_S, LOST = 300_000, 1.0, 0.05, 0.02
 """What is aimed at: size and time of each page, the 95th percentile of status, and the share of the actor's time."""
