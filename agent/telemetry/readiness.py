@@ -58,6 +58,6 @@ def _daemon_is_ready(store: Store) -> Answer:
         return False, str(error)
     if state == "paused":
         return True, f"{version} serves; paused: {why}"
-    if actor is None or actor.started < supervisor.started or actor.state in ("starting", "stopped"):
+    if actor is None or actor.beat < supervisor.started or actor.state in ("starting", "stopped"):
         return False, "the actor has not loaded its model yet"
     return True, f"{version} serves; {state}"

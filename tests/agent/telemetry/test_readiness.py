@@ -51,6 +51,14 @@ def test_a_daemon_without_a_model_is_not_ready(home: Path, state: str, actor: st
         assert readiness(home) == (False, why)
 
 
+def test_found_an_actor_that_reported_before_its_supervisor_counts(home: Path) -> None:
+    """A supervisor starts its children before its own first report."""
+    with daemon(home):
+        with open_store(home) as store, store.write() as conn:
+            conn.execute("UPDATE process SET started_at = started_at - 1.5 WHERE name = 'actor'")
+        assert readiness(home) == (True, "v1 serves; playing")
+
+
 def test_an_actor_of_an_earlier_daemon_does_not_count(home: Path) -> None:
     with open_store(home) as store:
         beat(store, "actor", 1, "playing")
