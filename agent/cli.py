@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "pause": "pausing",
     "resume": "pausing",
     "job": "job_queue",
+    "change": "change",
     "task": "task",
     "episode": "episode",
     "env": "env",
@@ -43,9 +44,10 @@ COMMANDS: dict[str, str] = {
     "version": "version",
     "store": "replay_store",
     "sql": "history.sql",
-    "study": "study",
+    "study": "studies.study",
     "demo": "demo",
-    "report": "report",
+    "web": "run",
+    "report": "studies.report",
     "bench": "bench",
 }
 """For each command the module of `commands/` that has a function of its name."""

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
+from perdure.agent.telemetry.telemetry_settings import LogSection, NotifySection, TelemetrySection
 from perdure.learners.option_parsing import every_option, parse_options, read_by
 from perdure.learners.options import ORACLE, OWN
 from perdure.memory.errors import InputError
@@ -226,6 +227,23 @@ class VllmSection(Section):
         return self
 
 
+class WebSection(Section):
+    """The page and the API."""
+
+    enabled: bool = Field(default=True, description="whether `perdure run` serves them; `perdure web` always does")
+    host: str = Field(default="127.0.0.1", min_length=1, description="the address to listen on; another than loopback needs a token file")
+    port: int = Field(default=8377, ge=1, le=65535, description="the port to listen on")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), strict=False, description="names, beside those of loopback, under which browsers may ask for it: ['perdure.example']"
+    )
+    token_file: str = Field(
+        default="",
+        description="a file with the token, or a link to one; another token in it counts at once; empty for run/token in the home, which "
+        "is made if missing",
+    )
+    studies: str = Field(default="studies", min_length=1, description="the folder in which the studies are that are shown")
+
+
 class Config(Section):
     """Everything that can be set."""
 
@@ -244,7 +262,11 @@ class Config(Section):
     sandbox: SandboxSection = SandboxSection()
     supervise: SuperviseSection = SuperviseSection()
     disk: DiskSection = DiskSection()
+    log: LogSection = LogSection()
+    telemetry: TelemetrySection = TelemetrySection()
+    notify: NotifySection = NotifySection()
     vllm: VllmSection = VllmSection()
+    web: WebSection = WebSection()
 
     @property
     def takes_turns(self) -> bool:

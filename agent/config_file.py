@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from perdure.agent.config import Config
 from perdure.agent.config_section import Section
@@ -26,6 +26,7 @@ from perdure.memory.json_value import Document
 
 FILE_NAME = "perdure.toml"
 DEFAULT = "default"
+SECRET = "(set, and not shown)"
 OPTIONS = "learn.options"
 STAGES = "stream.stages"
 
@@ -39,6 +40,10 @@ class LoadedConfig:
     """For each dotted key: 'default', or the file that sets it."""
     path: Path | None
     """The file, None if all settings are defaults. Child processes get it by name."""
+
+    def with_config(self, config: Config) -> LoadedConfig:
+        """The same with other values, as an option of a command gives them."""
+        return replace(self, config=config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +108,16 @@ def _from_folder(given: Document, folder: Path) -> Document:
             if isinstance(value, dict):
                 value = {key: place(each) if inner == "python" or key == "demos" else each for key, each in value.items()}
             found[section] = {**table, inner: place(value)}
+    notify = found.get("notify")
+    if isinstance(notify, dict) and isinstance(notify.get("command"), list) and notify["command"]:
+        program, *arguments = notify["command"]
+        found["notify"] = {**notify, "command": [_program(program, folder), *arguments]}
     return found
+
+
+def _program(program: Any, folder: Path) -> Any:
+    """A program that is named by a path from the folder of the file; one without a slash is looked for in PATH."""
+    return str(folder / Path(program).expanduser()) if isinstance(program, str) and "/" in program else program
 
 
 def settings(loaded: LoadedConfig) -> list[Setting]:
@@ -113,12 +127,19 @@ def settings(loaded: LoadedConfig) -> list[Setting]:
     return [
         Setting(
             key=key,
-            value=list(values[key]) if isinstance(values[key], tuple) else values[key],
+            value=_plain(values[key]),
             origin=loaded.origins[key],
             description=description,
         )
         for key, description in _descriptions()
     ]
+
+
+def _plain(value: Any) -> Any:
+    """A value for a listing: a tuple as a list, and of a secret only whether there is one."""
+    if isinstance(value, SecretStr):
+        return SECRET if value.get_secret_value() else ""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def template() -> str:
@@ -195,6 +216,8 @@ def _explain(path: Path, error: ValidationError) -> str:
     if isinstance(first.get("ctx", {}).get("error"), ValueError):
         return f"{path}: {key}: {message}" if key else f"{path}: {message}"
     meaning = f" (it says: {described[plain]})" if plain in described else ""
+    if any(f"{secret}.".startswith(f"{plain}.") for secret in _secrets()):
+        return f"{path}: {key}: {message[0].lower()}{message[1:]}{meaning}"
     if first["type"] == "missing":
         return f"{path}: {key} is missing{meaning}"
     return f"{path}: {key} = {_shown(first['input'])}: {message[0].lower()}{message[1:]}{meaning}"
@@ -205,6 +228,11 @@ def _descriptions_of_stages() -> dict[str, str]:
     fields = {f"{STAGES}.{name}": field for name, field in StageSection.model_fields.items()}
     fields |= {f"{STAGES}.environments.{name}": field for name, field in StageEnvironment.model_fields.items()}
     return {key: field.description or "" for key, field in fields.items()}
+
+
+def _secrets() -> set[str]:
+    """The settings whose value is never shown."""
+    return {key for key, name, section in _fields(Config()) if isinstance(getattr(section, name), SecretStr)}
 
 
 def _shown(value: Any) -> str:

@@ -26,6 +26,9 @@ from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_netw
 from perdure.agent.own_model import require_own_model
 from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
+from perdure.agent.telemetry.requirements import require_telemetry
+from perdure.agent.web.tokens import read_token, token_path
+from perdure.agent.web_conditions import address_of, listen, missing_for_web, require_token_beyond_loopback
 from perdure.memory.errors import NeedsMigration, PerdureError
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import CONFINED, home_began
@@ -34,7 +37,14 @@ from perdure.memory.store import FILE_NAME, open_store, require_not_lost
 NEEDED_DISK_BYTES = 2 * GIB
 NEEDED_MEMORY_BYTES = 4 * GIB
 PACKAGES = ("torch", "transformers", "peft", "safetensors", "gguf", "gymnasium", "textarena", "sqlite-utils", "apscheduler", "pyarrow")
-EXTRAS = {"envs": ("reasoning-gym",), "vllm": ("vllm",), "bench": ("trl", "datasets"), "history": ("duckdb",)}
+EXTRAS = {
+    "web": ("fastapi", "uvicorn"),
+    "envs": ("reasoning-gym",),
+    "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    "vllm": ("vllm",),
+    "bench": ("trl", "datasets"),
+    "history": ("duckdb",),
+}
 GPU_TIMEOUT_S = 20
 
 
@@ -65,7 +75,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home, config),
         loaded,
         _confinement(config),
-        *([_room(home, config)] if config else []),
+        *([_room(home, config), page_check(home, config), _telemetry(config)] if config else []),
         *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
@@ -191,6 +201,44 @@ def _room(home: Path, loaded: LoadedConfig) -> Check:
         return Check(name="room", level="ok", found=numbers)
     stops = "learning" if lack.play is None else "learning and play"
     return Check(name="room", level="warning", found=f"{stops} would wait: {lack.learn}")
+
+
+def _telemetry(loaded: LoadedConfig) -> Check:
+    """Whether what is to be sent to others can be sent. Nothing is sent."""
+    config = loaded.config
+    try:
+        require_telemetry(config)
+    except PerdureError as error:
+        return Check(name="telemetry", level="error", found=str(error))
+    sent = {
+        "spans": config.telemetry.otlp_endpoint.get_secret_value(),
+        "notifications by a webhook": config.notify.webhook.get_secret_value(),
+        "notifications by a command": config.notify.command,
+    }
+    found = ", ".join(what for what, where in sent.items() if where) or "nothing"
+    return Check(name="telemetry", level="ok", found=f"sends {found}; logs as {config.log.form}")
+
+
+def page_check(home: Path, loaded: LoadedConfig) -> Check:
+    """Whether a daemon can serve the page and the API."""
+    web, missing = loaded.config.web, missing_for_web()
+    if not web.enabled:
+        return Check(name="page", level="ok", found="none: web.enabled is false")
+    if missing:
+        remedy = "python -m pip install 'perdure[web]', or set web.enabled = false"
+        return Check(name="page", level="warning", found=f"none, it needs {', '.join(missing)}", remedy=remedy)
+    try:
+        require_token_beyond_loopback(home, web)
+    except PerdureError as error:
+        return Check(name="page", level="error", found=str(error))
+    try:
+        if token_path(home, web.token_file).exists():
+            read_token(token_path(home, web.token_file))
+        if not lock_is_held(home):
+            listen(web).close()
+    except PerdureError as error:
+        return Check(name="page", level="warning", found=str(error))
+    return Check(name="page", level="ok", found=address_of(web))
 
 
 def _home(home: Path, loaded: LoadedConfig | None) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from perdure.memory.errors import InputError, Unavailable, UnknownError
+from perdure.memory.errors import Conflict, InputError, Unavailable, UnknownError
 from perdure.memory.json_value import Document, iso_utc
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.processes import record_event
@@ -120,29 +120,29 @@ def environments_in_use(store: Store) -> list[Registration]:
 def retire(store: Store, name: str) -> int:
     """Take an environment out of play, replay and gate. Its history stays, and its anchor. Its queued tasks fail; gives how many those are.
 
-    Raises `UnknownError`, and `InputError` if it is retired already.
+    Raises `UnknownError`, and `Conflict` if it is retired already.
     """
     with store.write() as conn:
         require(store, name)
         if conn.execute("UPDATE environment SET retired_at = ? WHERE name = ? AND retired_at IS NULL", (time.time(), name)).rowcount == 0:
-            raise InputError(f"{name} is retired already: `perdure env restore` brings it back")
+            raise Conflict(f"{name} is retired already: `perdure env restore` brings it back")
         sql = "UPDATE task SET state = 'failed', error = ?, finished_at = ? WHERE environment = ? AND state = 'queued'"
         return conn.execute(sql, ("its environment was retired", time.time(), name)).rowcount
 
 
 def restore(store: Store, name: str) -> None:
-    """Bring a retired environment back, with the anchor that it had. Raises `UnknownError`, and `InputError` if it is in use."""
+    """Bring a retired environment back, with the anchor that it had. Raises `UnknownError`, and `Conflict` if it is in use."""
     with store.write() as conn:
         require(store, name)
         if conn.execute("UPDATE environment SET retired_at = NULL WHERE name = ? AND retired_at IS NOT NULL", (name,)).rowcount == 0:
-            raise InputError(f"{name} is not retired: nothing was changed")
+            raise Conflict(f"{name} is not retired: nothing was changed")
 
 
 def require(store: Store, name: str) -> None:
     """Raise `UnknownError` if no environment of that name is registered."""
     if not store.rows("SELECT 1 FROM environment WHERE name = ?", (name,)):
         known = ", ".join(row["name"] for row in store.rows("SELECT name FROM environment ORDER BY name LIMIT 8"))
-        raise UnknownError(f"no environment {name!r} in this home; it has {known or 'none yet'}")
+        raise UnknownError(f"no environment {name[:200]!r} in this home; it has {known or 'none yet'}")
 
 
 def require_in_use(store: Store, name: str) -> None:

@@ -2,7 +2,8 @@
 
 PerdureError
 ├── InputError (ValueError)       bad input or wrong use                    exit code 2
-│   └── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
+│   ├── UnknownError (LookupError)  no environment, version, ... of that name  exit code 2
+│   └── Conflict                  it was right once, but another change came first  exit code 2
 └── RuntimeFailure (RuntimeError) the machine or the home prevents it        exit code 3
     ├── LeaseLost                 another process has taken over this work
     ├── Diverged                  weights or gradients are not finite: learn with a smaller lr
@@ -24,6 +25,10 @@ class InputError(PerdureError, ValueError):
 
 class UnknownError(InputError, LookupError):
     """Nothing has that name."""
+
+
+class Conflict(InputError):
+    """Another change came first, or a key stands for another change: look again before you change anything."""
 
 
 class RuntimeFailure(PerdureError, RuntimeError):

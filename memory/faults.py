@@ -30,6 +30,7 @@ Point = Literal[
     "between-verdict-and-promotion",
     "mid-promotion",
     "mid-rollback",
+    "mid-change",
     "mid-migration",
     "mid-prune",
     "mid-backup",

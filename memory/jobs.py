@@ -22,9 +22,9 @@ from perdure.memory.contracts.json_form import (
     result_document,
     update_document,
 )
-from perdure.memory.contracts.orders import CANCELLED, Job, Order, kind_of, learner_of
+from perdure.memory.contracts.orders import CANCELLED, Job, JobState, Order, kind_of, learner_of
 from perdure.memory.contracts.results import Result, Update
-from perdure.memory.errors import InputError, UnknownError
+from perdure.memory.errors import Conflict, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.leases import HELD, Clock
 from perdure.memory.processes import record_event
@@ -34,6 +34,8 @@ from perdure.memory.trajectories.journal import abort_orphans
 
 ENDED = ("done", "failed")
 """The states that a job does not leave."""
+BELOW = "id < coalesce(:before, 9223372036854775807)"
+"""Of a page of a listing: what comes after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,12 +154,12 @@ def fail_job(store: Store, lease: Lease, error: str) -> None:
 def cancel_job(store: Store, job: int, reason: str) -> Job:
     """Fail a job that has not ended, because a person takes it back; a process that works on it loses its lease and writes nothing more.
 
-    Raises `UnknownError`, and `InputError` if it has ended.
+    Raises `UnknownError`, and `Conflict` if it has ended.
     """
     with store.write() as conn:
         found = get_job(store, job)
         if found.state in ENDED:
-            raise InputError(f"job {job} is {found.state} already: nothing was changed")
+            raise Conflict(f"job {job} is {found.state} already: nothing was changed")
         sql = "UPDATE job SET state = 'failed', owner = NULL, error = ?, finished_at = ? WHERE id = ?"
         conn.execute(sql, (CANCELLED + reason, time.time(), job))
         record_event(store, "cancelled", f"job {job}", reason)
@@ -200,9 +202,19 @@ def get_job(store: Store, job: int) -> Job:
     return _job(rows[0])
 
 
-def list_jobs(store: Store, limit: int = 50) -> list[Job]:
-    """The newest jobs, newest first."""
-    return [_job(row) for row in store.rows("SELECT * FROM job ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
+def list_jobs(store: Store, limit: int = 50, *, before: int | None = None, state: JobState | None = None) -> list[Job]:
+    """The newest jobs, newest first; only those with a lower number than `before`, and in a state, if given."""
+    parameters = {"limit": max(limit, 0), "before": before, "state": state}
+    sql = f"SELECT * FROM job WHERE {BELOW}{' AND state = :state' if state else ''} ORDER BY id DESC LIMIT :limit"
+    return [_job(row) for row in store.rows(sql, parameters)]
+
+
+def learning_jobs(store: Store, limit: int, *, before: int | None = None, target: str | None = None) -> list[Job]:
+    """The newest learning jobs, newest first; only those with a lower number than `before`, and with a target, if given."""
+    parameters = {"limit": max(limit, 0), "before": before, "target": target}
+    aimed = " AND EXISTS (SELECT 1 FROM json_each(targets) WHERE value = :target)" if target is not None else ""
+    sql = f"SELECT * FROM job WHERE kind = 'learn' AND {BELOW}{aimed} ORDER BY id DESC LIMIT :limit"
+    return [_job(row) for row in store.rows(sql, parameters)]
 
 
 def unfinished_jobs(store: Store) -> list[Job]:
@@ -252,6 +264,14 @@ def job_times(store: Store) -> dict[int, JobTimes]:
     """Of all jobs, by number."""
     rows = store.rows("SELECT id, started_at, finished_at FROM job ORDER BY id")
     return {row["id"]: JobTimes(started=row["started_at"], finished=row["finished_at"]) for row in rows}
+
+
+def times_of(store: Store, job: int) -> JobTimes:
+    """Of one job. Raises `UnknownError`."""
+    rows = store.rows("SELECT started_at, finished_at FROM job WHERE id = ?", (job,))
+    if not rows:
+        raise UnknownError(f"no job {job}; `perdure job list` shows them")
+    return JobTimes(started=rows[0]["started_at"], finished=rows[0]["finished_at"])
 
 
 def steps(store: Store, job: int) -> list[Step]:

@@ -7,7 +7,7 @@ and learn at once, the holder of the device lease computes and the others wait.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,9 +150,27 @@ def keep_latest_events(store: Store, kind: str, keep: int) -> None:
         conn.execute(sql, (kind, kind, keep))
 
 
-def events(store: Store, limit: int = 50) -> list[Event]:
-    """The latest events, latest first."""
-    return [_event(row) for row in store.rows("SELECT * FROM event ORDER BY id DESC LIMIT ?", (max(limit, 0),))]
+def events(store: Store, limit: int = 50, *, before: int | None = None) -> list[Event]:
+    """The latest events, latest first; only those with a lower number than `before`, if given."""
+    sql = "SELECT * FROM event WHERE id < coalesce(?, 9223372036854775807) ORDER BY id DESC LIMIT ?"
+    return [_event(row) for row in store.rows(sql, (before, max(limit, 0)))]
+
+
+def events_of(store: Store, kinds: Sequence[str], limit: int) -> list[Event]:
+    """The latest events of these kinds, latest first."""
+    marks = ", ".join("?" * len(kinds))
+    sql = f"SELECT * FROM event WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?"
+    return [_event(row) for row in store.rows(sql, (*kinds, max(limit, 0)))]
+
+
+def events_after(store: Store, event: int) -> list[Event]:
+    """The events after the one of this number, oldest first."""
+    return [_event(row) for row in store.rows("SELECT * FROM event WHERE id > ? ORDER BY id", (event,))]
+
+
+def last_event_id(store: Store) -> int:
+    """The number of the latest event; 0 if there is none."""
+    return int(store.rows("SELECT coalesce(max(id), 0) AS id FROM event")[0]["id"])
 
 
 def since_start(store: Store, *kinds: str) -> list[Event] | None:

@@ -1,8 +1,8 @@
 """The schema of the replay store, as a list of migrations that is only ever appended to.
 
 Some things cannot be changed later: page size and auto-vacuum are set before the first table, every table is STRICT, token ids and
-log-probs are packed blobs (`memory/blobs.py`), and each token of a prompt is stored once. Times: `*_at` columns are Unix seconds (UTC);
-`lease_until` is seconds of the boot-time clock of `boot_id` (`memory/leases.py`), which does not jump with the wall clock.
+log-probs are packed blobs (`memory/layout/blobs.py`), and each token of a prompt is stored once. Times: `*_at` columns are Unix seconds
+(UTC); `lease_until` is seconds of the boot-time clock of `boot_id` (`memory/leases.py`), which does not jump with the wall clock.
 """
 
 from __future__ import annotations
@@ -164,13 +164,27 @@ CREATE VIEW foreign_text AS
     )
 )
 
-# MIGRATION_8 comes from another branch, before this one: when both are merged, MIGRATION_HISTORY is the ninth.
-MIGRATION_HISTORY = (
+MIGRATION_8 = """
+CREATE TABLE change (                           -- what a person has changed, by command, API or page; written with the change itself
+    id              INTEGER PRIMARY KEY,
+    key             TEXT UNIQUE,                -- of the request, so that repeating it changes nothing; NULL: it had none
+    who             TEXT NOT NULL,
+    via             TEXT NOT NULL CHECK (via IN ('command', 'api', 'page')),
+    what            TEXT NOT NULL,              -- such as 'version rollback', as the command is called
+    subject         TEXT NOT NULL,              -- the version, job, environment, ... that it is about
+    arguments       TEXT NOT NULL CHECK (json_valid(arguments)),
+    reason          TEXT,                       -- NULL: none was asked for, and none was given
+    answer          TEXT CHECK (answer IS NULL OR json_valid(answer)), -- what was answered; NULL: it had no key
+    made_at         REAL NOT NULL
+) STRICT;
+""" + with_digests(change="id, key, who, via, what, subject, arguments, reason, answer, made_at")
+
+MIGRATION_9 = (
     """
 CREATE TABLE shard (                            -- a Parquet file with the turns of old episodes
     id              INTEGER PRIMARY KEY,
     place           TEXT NOT NULL UNIQUE,       -- 'history/NAME.parquet' in the home, or 's3://BUCKET/NAME.parquet?region=...'
-    state           TEXT NOT NULL DEFAULT 'writing' CHECK (state IN ('writing', 'whole')), -- of one that stays 'writing' no turn is read
+    state           TEXT NOT NULL DEFAULT 'writing' CHECK (state IN ('writing', 'whole', 'gone')), -- turns are read of 'whole' ones only
     sha256          TEXT,                       -- of the file
     size_bytes      INTEGER,
     runs            TEXT CHECK (runs IS NULL OR json_valid(runs)), -- the ids of its episodes: '[[1,40],[43,90]]', both ends included
@@ -178,9 +192,10 @@ CREATE TABLE shard (                            -- a Parquet file with the turns
     turns           INTEGER,
     pruned_episodes INTEGER NOT NULL DEFAULT 0, -- of those, how many have left the store since
     pruned_turns    INTEGER NOT NULL DEFAULT 0,
+    numbers_back    INTEGER NOT NULL DEFAULT 0, -- by how much the highest row id of `turn` fell when its turns were deleted
     made_at         REAL NOT NULL,
-    CHECK ((state = 'whole') = (sha256 IS NOT NULL AND size_bytes IS NOT NULL AND runs IS NOT NULL AND episodes IS NOT NULL
-                                AND turns IS NOT NULL))
+    CHECK ((state = 'writing') = (sha256 IS NULL)),
+    CHECK (state = 'writing' OR (size_bytes IS NOT NULL AND runs IS NOT NULL AND episodes IS NOT NULL AND turns IS NOT NULL))
 ) STRICT;
 
 CREATE TABLE shelved (                          -- an episode whose turns are in a shard, and in no row of `turn`
@@ -191,7 +206,7 @@ CREATE TABLE shelved (                          -- an episode whose turns are in
 ) STRICT;
 """
     + with_digests(
-        shard="id, place, state, sha256, size_bytes, runs, episodes, turns, pruned_episodes, pruned_turns, made_at",
+        shard="id, place, state, sha256, size_bytes, runs, episodes, turns, pruned_episodes, pruned_turns, numbers_back, made_at",
         shelved="episode, shard, tokens, chain",
     )
     + resealing(
@@ -203,8 +218,15 @@ CREATE TABLE shelved (                          -- an episode whose turns are in
 )
 
 MIGRATIONS: tuple[str, ...] = (
-    *(MIGRATION_1, MIGRATION_2, MIGRATION_3, MIGRATION_4, MIGRATION_5, MIGRATION_6, MIGRATION_7),
-    MIGRATION_HISTORY,
+    MIGRATION_1,
+    MIGRATION_2,
+    MIGRATION_3,
+    MIGRATION_4,
+    MIGRATION_5,
+    MIGRATION_6,
+    MIGRATION_7,
+    MIGRATION_8,
+    MIGRATION_9,
 )
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 

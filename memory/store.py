@@ -20,8 +20,8 @@ from typing import Any
 from sqlite_utils import Database, Migrations
 
 from perdure.memory import faults
-from perdure.memory.blobs import register_functions
 from perdure.memory.errors import InputError, NeedsMigration, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.layout.blobs import register_functions
 from perdure.memory.layout.digests import register_digests
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES

@@ -8,15 +8,15 @@ process that plays a task dies, its lease lapses and the next actor takes over; 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from perdure.memory import environments, faults, leases
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, UnknownError
 from perdure.memory.json_value import Document, iso_utc, record_json
 from perdure.memory.leases import Clock
-from perdure.memory.records import Lease, Task
+from perdure.memory.records import Lease, Task, TaskState
 from perdure.memory.store import Store
 from perdure.memory.trajectories.journal import abort_orphans
 
@@ -102,25 +102,30 @@ def retry_task(store: Store, lease: Lease, error: str) -> None:
         abort_orphans(store)
 
 
-def list_tasks(store: Store, limit: int = 50) -> list[TaskSummary]:
-    """The newest tasks, the newest first."""
-    rows = store.rows(
-        """
-        SELECT t.*, (SELECT group_concat(e.id) FROM episode e WHERE e.task = t.id) AS episodes
-        FROM task t ORDER BY t.id DESC LIMIT ?
+def list_tasks(store: Store, limit: int = 50, *, before: int | None = None, state: TaskState | None = None) -> list[TaskSummary]:
+    """The newest tasks, the newest first; only those with a lower number than `before`, and in a state, if given."""
+    return _summaries(
+        store,
+        f"""
+        WHERE t.id < coalesce(:before, 9223372036854775807){" AND t.state = :state" if state else ""}
+        ORDER BY t.id DESC LIMIT :limit
         """,
-        (max(limit, 0),),
+        {"limit": max(limit, 0), "before": before, "state": state},
     )
-    return [
-        TaskSummary(
-            task=_task(row),
-            source=row["source"],
-            stage=row["stage"],
-            episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
-            created=row["created_at"],
-        )
-        for row in rows
-    ]
+
+
+def get_task(store: Store, task: int) -> TaskSummary:
+    """One task with its episodes. Raises `UnknownError`."""
+    found = _summaries(store, "WHERE t.id = :task", {"task": task})
+    if not found:
+        raise UnknownError(f"no task {task}; `perdure task list` shows them")
+    return found[0]
+
+
+def next_tasks(store: Store, limit: int) -> list[TaskSummary]:
+    """The queued tasks that are played next, in that order: those of persons first, then the oldest."""
+    sql = "WHERE t.state = 'queued' ORDER BY t.source = 'person' DESC, t.id LIMIT :limit"
+    return _summaries(store, sql, {"limit": max(limit, 0)})
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -155,6 +160,21 @@ def requeue_lapsed(store: Store, clock: Clock) -> None:
     with store.write():
         if leases.requeue_lapsed(store, "task", clock, "the process that played it died"):
             abort_orphans(store)
+
+
+def _summaries(store: Store, which: str, parameters: Mapping[str, Any]) -> list[TaskSummary]:
+    """The tasks that the end of a query on `task t` says."""
+    sql = f"SELECT t.*, (SELECT group_concat(e.id) FROM episode e WHERE e.task = t.id) AS episodes FROM task t {which}"
+    return [
+        TaskSummary(
+            task=_task(row),
+            source=row["source"],
+            stage=row["stage"],
+            episodes=tuple(sorted(int(number) for number in (row["episodes"] or "").split(",") if number)),
+            created=row["created_at"],
+        )
+        for row in store.rows(sql, parameters)
+    ]
 
 
 def _task(row: Any) -> Task:

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from perdure.memory import faults, leases
-from perdure.memory.errors import InputError, RuntimeFailure, Unavailable, UnknownError
+from perdure.memory.errors import Conflict, InputError, RuntimeFailure, Unavailable, UnknownError
 from perdure.memory.json_value import Document, iso_utc, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.records import Lease, Version
@@ -154,7 +154,7 @@ def get_version(store: Store, name: str) -> Version:
     """Raises `UnknownError`."""
     rows = store.rows("SELECT * FROM version WHERE name = ?", (name,))
     if not rows:
-        raise UnknownError(f"no version {name!r}; `perdure version list` shows them")
+        raise UnknownError(f"no version {name[:64]!r}; `perdure version list` shows them")
     return _version(rows[0])
 
 
@@ -220,7 +220,7 @@ def promote(
         if version.state == "serving":
             if gate is not None and store.rows("SELECT 1 FROM move WHERE gate = ? AND to_version = ?", (gate, name)):
                 return version
-            raise InputError(f"{name} serves already")
+            raise Conflict(f"{name} serves already")
         if version.state == "rejected":
             raise InputError(f"{name} was rejected and never serves: train another candidate with `perdure learn`")
         if gate is not None:
@@ -248,7 +248,7 @@ def rollback(store: Store, to: str | None, reason: str) -> Version:
             raise InputError(f"{old.name} is the first version: there is no earlier one")
         version = get_version(store, stack[-2] if to is None else to)
         if version.state == "serving":
-            raise InputError(f"{version.name} serves already")
+            raise Conflict(f"{version.name} serves already")
         if version.state != "retired":
             raise InputError(f"{version.name} is {version.state} and never served: a rollback goes to a version that served before")
         _move(store, "rollback", old.name, version.name, None, reason)

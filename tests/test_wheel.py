@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from tests.agent.web.servers import serving
 
 from perdure import __version__
+from perdure.memory.environments import register
+from perdure.memory.store import create_store
+from perdure.memory.versions import add_initial
 
 pytestmark = pytest.mark.processes
 
@@ -86,3 +91,23 @@ def test_the_installed_environments_are_listed(installed: Installed) -> None:
     text = installed.run("perdure", "env", "list")
     assert "perdure:largest-number" in text
     assert "numbers=" in text
+
+
+def test_what_is_installed_serves_its_pages_and_every_file_that_they_name(installed: Installed, tmp_path: Path) -> None:
+    home, static = tmp_path / "home", ROOT / "agent/web/static"
+    with create_store(home) as store:
+        register(store, "perdure:add")
+        add_initial(store, "tiny", "hash-of-tiny")
+    with serving(home, interpreter=str(installed.folder / "bin" / "python")) as server:
+        browser = server.sign_in()
+        page = server.get("/", browser)
+        assert (page.status, "v0" in page.text) == (200, True)
+        named = set(re.findall(r'(?:href|src)="(/[^"#]*)"', page.text))
+        assert {"/static/perdure.css", "/static/perdure.js", "/learning", "/system"} <= named
+        for path in named:
+            assert server.get(path, browser).status == 200, path
+        for file in static.rglob("*"):
+            if file.is_file():
+                assert server.get(f"/static/{file.relative_to(static)}", {}).body == file.read_bytes()
+        where = "import perdure.agent.web as web; print(web.__file__)"
+        assert Path(installed.run("python", "-c", where).strip()).is_relative_to(installed.folder)

@@ -125,8 +125,8 @@ def bench_play(
         shares = []
         for name, policy in ((files.name, served), ("one that answers at once", at_once)):
             say(f"playing with {name}")
-            _play(store, name, engine, policy, environments, 1, WIDTH)  # a warm-up
-            shares.append(_play(store, name, engine, policy, environments, batches, WIDTH))
+            play_batches(store, name, engine, policy, environments, 1, WIDTH)  # a warm-up
+            shares.append(play_batches(store, name, engine, policy, environments, batches, WIDTH))
     return shares
 
 
@@ -138,7 +138,7 @@ def bench_batch(
     engine.choose_threads()
     with _home(folder, files, environments) as store:
         say(f"playing {BATCHES * AT_ONCE} episodes, {AT_ONCE} at once")
-        return _play(store, files.name, engine, ServingModel(store, engine).load("v0"), environments, BATCHES, AT_ONCE)
+        return play_batches(store, files.name, engine, ServingModel(store, engine).load("v0"), environments, BATCHES, AT_ONCE)
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def _home(folder: Path, files: ModelFiles, environments: Sequence[Environment]) 
         yield store
 
 
-def _play(
+def play_batches(
     store: Store, name: str, engine: TransformersEngine, policy: Policy, environments: Sequence[Environment], batches: int, width: int
 ) -> ActorTime:
     """Let an actor play batches to their end."""

@@ -101,7 +101,7 @@ def bench_scale(
 ) -> ScaleBench:
     """Fill a store in `folder` with `episodes` episodes and query it. Raises `InputError` if the disk has no room for it."""
     home = folder / "large"
-    _require_room(folder, episodes)
+    require_store_room(folder, episodes)
     say(f"filling a store with {episodes} episodes of {TURNS} turns")
     _, fill_s = timed(lambda: fill(home, episodes))
     say("querying it")
@@ -303,7 +303,8 @@ def _at(share: float) -> float:
     return time.time() - (1 - share) * LIFE_S
 
 
-def _require_room(folder: Path, episodes: int) -> None:
+def require_store_room(folder: Path, episodes: int) -> None:
+    """Raise `InputError` if the disk of `folder` has no room for a store of this many episodes, and what is made of it."""
     wanted, free = episodes * TURNS * BYTES_A_TURN * COPIES, shutil.disk_usage(folder).free
     if wanted > free:
         raise InputError(

@@ -7,16 +7,28 @@ from collections.abc import Callable
 from perdure.agent.bench.journal_speed import MEMBERS
 from perdure.agent.bench.large_store import EARLY, ENVIRONMENTS, QUEUED, RARE
 from perdure.agent.commands.status import report
+from perdure.agent.config import DiskSection
 from perdure.agent.planning.life_from_store import read_life
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.show.home_snapshot import observe
 from perdure.agent.stream.task_drawing import refill
+from perdure.agent.telemetry.home_numbers import read_numbers
 from perdure.agent.watching.live_watch import AT_ONCE, LiveWatch
+from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts
+from perdure.agent.web.evidence.one_cell import cell_evidence
+from perdure.agent.web.evidence.replayed_gate import replay_gate
+from perdure.agent.web.evidence.version_list import answers_to, last_gates, page_of_versions
+from perdure.agent.web.views.learning_curves import learning_document
+from perdure.agent.web.views.now_playing import now_document
+from perdure.agent.web.views.retention_matrix import gate_pairs, retention_document
+from perdure.agent.web.views.side_by_side import against, answers
+from perdure.agent.web.views.system_health import system_document
+from perdure.memory.gates import get_gate
 from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.leases import TTL_S, BootClock
 from perdure.memory.stages import Stage, StageShare, progress
 from perdure.memory.store import Store
-from perdure.memory.tasks import lease_tasks, list_tasks, release_task
+from perdure.memory.tasks import lease_tasks, list_tasks, next_tasks, release_task
 from perdure.memory.trajectories.episodes import (
     completed_members,
     get_episode,
@@ -54,7 +66,29 @@ DAEMON: dict[str, Question] = {
     "members that are completed": lambda store: completed_members(store, [f"task-{n}" for n in range(1, 9)]),
     "the watch": lambda store: _watch(store),
     "orphans": abort_orphans,
+    "metrics": read_numbers,
 }
+
+PAGES: dict[str, Question] = {
+    "now": now_document,
+    "learning, the whole life": learning_document,
+    "learning, one environment": lambda store: learning_document(store, environment=RARE),
+    "retention": retention_document,
+    "retention, all versions": lambda store: retention_document(store, which="all"),
+    "the pairs of a gate": lambda store: gate_pairs(store, 1),
+    "two versions side by side": lambda store: against(store, serving(store).name, EARLY),
+    "two answers": lambda store: answers(store, 1, 2),
+    "one version in one environment": lambda store: cell_evidence(store, serving(store).name, ENVIRONMENTS[0]),
+    "answers to a seed": lambda store: answers_to(store, serving(store).name, ENVIRONMENTS[0], 1),
+    "a gate once more": lambda store: replay_gate(store, get_gate(store, 1)),
+    "versions": lambda store: last_gates(store, [one.name for one in page_of_versions(store, 100, None)[0]]),
+    "an episode": lambda store: episode_facts(store, 1),
+    "the turns of an episode": lambda store: turn_texts(store, 1, 0, 20, 1500),
+    "system": lambda store: system_document(store, DiskSection()),
+    "episodes of an environment and an outcome": lambda store: list_episodes(store, ENVIRONMENTS[0], outcome="success"),
+    "what is played next": lambda store: next_tasks(store, 5),
+}
+"""What pages and the API ask for, beside the documents of the commands."""
 
 
 def _choose(store: Store) -> object:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import print_table
+from perdure.agent.show.terminal import Cell, print_table
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
+    from perdure.agent.bench.pages.page_speed import PageBench, PageTime
     from perdure.agent.bench.sampling import EngineBench
     from perdure.agent.bench.upkeep_speed import UpkeepBench
     from perdure.agent.bench.vllm_speed import VllmBench
@@ -141,3 +142,36 @@ def print_envs(costs: Sequence[EnvironmentCost], batch: ActorTime) -> None:
         f"{batch.episodes} episodes of the stream, 64 at once, with {batch.policy}: {batch.empty_share:.1%} of the slots of "
         f"{batch.rounds} rounds of generation were empty while tasks were waiting"
     )
+
+
+def print_web(bench: PageBench) -> None:
+    from perdure.agent.bench.pages.page_speed import CLIENTS, missed
+
+    alone, busy = bench.sides
+    click.echo(f"{bench.episodes} episodes, {bench.turns} turns, {bench.size_bytes / 1e6:.0f} MB, made in {bench.fill_s:.0f} s")
+    rows: list[tuple[Cell, ...]] = [
+        (
+            page.path,
+            page.page_bytes / 1000,
+            page.all_bytes / 1000,
+            *(1000 * one for one in (*_first_and_next(page), *_first_and_next(other))),
+        )
+        for page, other in zip(alone.pages, busy.pages, strict=True)
+    ]
+    columns = ("page", "KB", "with its files", "first ms", "then", "first, a job learns", "then")
+    print_table(columns, rows, title="pages")
+    asked: list[tuple[Cell, ...]] = [
+        (f"{CLIENTS} clients, {pace}", *(1000 * one for one in (timing.median_s, timing.p95_s, other.median_s, other.p95_s)))
+        for pace, timing, other in (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
+    ]
+    print_table(("status", "median ms", "p95 ms", "median, a job learns", "p95"), asked, title=f"status; {busy.updates} updates meanwhile")
+    click.echo(
+        f"an open page takes {bench.lost:.1%} of an actor's time (median of {len(bench.pairs)} pairs), and {bench.processors:.1%} of the "
+        "machine's processors"
+    )
+    for line in missed(bench):
+        click.echo(f"not as aimed at: {line}")
+
+
+def _first_and_next(page: PageTime) -> tuple[float, float]:
+    return page.seconds[0], statistics.median(page.seconds[1:])

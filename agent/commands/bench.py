@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
+    from perdure.agent.bench.pages.page_speed import PageBench
     from perdure.agent.bench.sampling import EngineBench
     from perdure.agent.bench.upkeep_speed import UpkeepBench
     from perdure.agent.bench.vllm_speed import VllmBench
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 ALL = "all"
-NAMES = ("engine", "vllm", "learner", "store", "history", "play", "envs")
+NAMES = ("engine", "vllm", "learner", "store", "history", "play", "envs", "web")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 JOURNAL_RUNS = 5
@@ -40,8 +41,14 @@ JOURNAL_RUNS = 5
 
 @click.command()
 @click.argument("name", metavar="[NAME]", type=click.Choice((*NAMES, ALL)), required=False)
-@click.option("--repeats", type=click.IntRange(1, 100), default=3, show_default=True, help="Runs of each side, except in learner and play.")
-@click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store: size of the large store.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Runs of each side, except in learner and play; web: pairs.",
+)
+@click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store and web: size of the large store.")
 @click.option("--turns", type=click.IntRange(1000), default=10_000_000, show_default=True, help="history: turns in shards that SQL reads.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option(
@@ -76,11 +83,12 @@ def bench(
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
     plain sqlite3, and a large store), history (old turns that move into shards, and SQL over many, beside DuckDB alone), play (an actor's
-    work between generations) or envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays). all
-    runs them one after the other, vllm only if it is the engine. Engine and learner also say which share they reached of the machine's
-    bound: the time of their matrix products alone, at the speed of a large product. Each takes some minutes, learner beside TRL a quarter
-    of an hour, and needs the machine for itself: only ratios from one run mean anything. How far it is goes to stderr. store and history
-    are measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB free.
+    work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays) or web
+    (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor). all runs them one after
+    the other, vllm only if it is the engine. Engine and learner also say which share they reached of the machine's bound: the time of
+    their matrix products alone, at the speed of a large product. Each takes some minutes, learner beside TRL a quarter of an hour, and
+    needs the machine for itself: only ratios from one run mean anything. How far it is goes to stderr. store, history and web are
+    measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB free.
 
     \b
     Example:
@@ -135,6 +143,11 @@ def bench(
         document["play"] = [time.as_json() for time in times]
         if not as_json:
             tables.print_play(times)
+    if name in (ALL, "web"):
+        pages = _web(loaded, episodes, repeats)
+        document["web"] = pages.as_json()
+        if not as_json:
+            tables.print_web(pages)
     if as_json:
         print_json(document if name == ALL else document[name])
 
@@ -240,6 +253,20 @@ def _history(turns: int, repeats: int) -> HistoryBench:
     require_duckdb()
     with _scratch() as folder:
         return bench_history(folder, turns, repeats=repeats, say=say)
+
+
+def _web(loaded: LoadedConfig, episodes: int, pairs: int) -> PageBench:
+    from perdure.agent.bench.pages.page_speed import bench_pages
+    from perdure.agent.home import cache_dir
+    from perdure.agent.web_conditions import require_web
+    from perdure.envs.registry import load
+    from perdure.learners.weights.base_models import resolve_model
+
+    require_web()
+    model, device = loaded.config.model, loaded.config.device
+    files = resolve_model(model, cache_dir(), say)
+    with _scratch() as folder:
+        return bench_pages(folder, episodes, files, load(TASK), model=model, device=device, pairs=pairs, say=say)
 
 
 def _play(loaded: LoadedConfig) -> list[ActorTime]:

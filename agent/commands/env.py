@@ -68,10 +68,13 @@ def list_environments(as_json: bool) -> None:
     metavar="FILE",
     help="Answers of your own to try as the only ones: one a line; a line in double quotes is read as JSON text.",
 )
+@home_option
 @report_option
 @click.pass_context
-def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, as_json: bool) -> None:
+def check(ctx: click.Context, environment: str, config_path: Path | None, answers: TextIO | None, home: Path, as_json: bool) -> None:
     """Check that an environment keeps the rules that learning and the gate rely on. Exit code 1 if one is broken.
+
+    A home that knows the environment keeps what was found: its page shows it.
 
     \b
     Example:
@@ -79,6 +82,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, answer
     """
     from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir
+    from perdure.agent.show.check_notes import note_check
     from perdure.envs.check.checker import check as check_environment
     from perdure.learners.weights.base_models import find_model
     from perdure.learners.weights.token_count import length_of
@@ -89,6 +93,7 @@ def check(ctx: click.Context, environment: str, config_path: Path | None, answer
     own = [] if answers is None else [_answer(line.rstrip("\n")) for line in answers if line.strip()]
     loaded, findings = check_environment(environment, config.allowed(), length, answers=own)
     ok = all(finding.level != "error" for finding in findings)
+    note_check(home, loaded.name, findings)
     if as_json:
         print_json({"ok": ok, "findings": [finding.as_json() for finding in findings]})
     else:
@@ -175,18 +180,18 @@ def retire(environment: str, home: Path, as_json: bool) -> None:
     Example:
       perdure env retire perdure:largest-number
     """
-    from perdure.memory.environments import retire as take_out
-    from perdure.memory.jobs import unfinished_jobs
+    from perdure.agent.changes import environment_use
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        failed = take_out(store, environment)
-        jobs = [job.id for job in unfinished_jobs(store) if environment in job.targets]
+        retired = environment_use.retire(store, person_here(), environment)
     if as_json:
-        print_json({"name": environment, "retired": True, "tasks_failed": failed, "jobs": jobs})
+        print_json(retired)
         return
+    failed = retired["tasks_failed"]
     tasks = f" {failed} of its tasks waited, and are not played." if failed else ""
-    asked = "".join(f" Job {number} has it as a target: `perdure job cancel {number}` takes it back." for number in jobs)
+    asked = "".join(f" Job {number} has it as a target: `perdure job cancel {number}` takes it back." for number in retired["jobs"])
     click.echo(f"{visible(environment)} is retired.{tasks}{asked} `perdure env restore` brings it back.")
 
 
@@ -201,14 +206,14 @@ def restore(environment: str, home: Path, as_json: bool) -> None:
     Example:
       perdure env restore perdure:largest-number
     """
-    from perdure.memory.environments import anchor_of
-    from perdure.memory.environments import restore as bring_back
+    from perdure.agent.changes import environment_use
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        bring_back(store, environment)
-        anchor = anchor_of(store, environment)
+        restored = environment_use.restore(store, person_here(), environment)
     if as_json:
-        print_json({"name": environment, "retired": False, "anchor": anchor})
+        print_json(restored)
         return
+    anchor = restored["anchor"]
     click.echo(f"{visible(environment)} is back." + (f" The gate compares with its anchor {anchor}." if anchor else ""))

@@ -12,7 +12,6 @@ from perdure.agent.show.terminal import SummaryGroup, home_option, json_option, 
 from perdure.memory.errors import InputError, UnknownError
 
 if TYPE_CHECKING:
-    from perdure.memory.json_value import Document
     from perdure.memory.records import Episode
     from perdure.memory.store import Store
 
@@ -71,17 +70,17 @@ def show_episode(which: str, home: Path, as_json: bool) -> None:
       perdure episode show LAST
       perdure episode show 17 --json | jq '.turns[0].action_ids'
     """
+    from perdure.agent.show.home_documents import episode_document
     from perdure.memory.store import open_store
     from perdure.memory.trajectories.episodes import get_episode
     from perdure.memory.trajectories.rewards import rewards_of
 
     with open_store(home, reading=True) as store:
-        played = get_episode(store, _number(store, which))
-        rewards = rewards_of(store, played.id)
-    if as_json:
-        print_json(_episode_json(played, rewards))
-    else:
-        _print_episode(played, rewards)
+        number = _number(store, which)
+        if as_json:
+            print_json(episode_document(store, number))
+        else:
+            _print_episode(get_episode(store, number), rewards_of(store, number))
 
 
 @episode.command(context_settings={"ignore_unknown_options": True})  # a reward of -0.5 is no option
@@ -104,8 +103,10 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
       perdure episode reward --file rewards.jsonl --source judge-2
       perdure learn trace-sft --option rewards=judge-2
     """
+    from perdure.agent.changes.judgements import judge
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
-    from perdure.memory.trajectories.rewards import add_rewards, read_rewards
+    from perdure.memory.trajectories.rewards import read_rewards
 
     if (which is None) != (value is None) or (which is None) == (file is None):
         raise click.UsageError("Give an episode and its reward, or --file.", ctx)
@@ -116,9 +117,9 @@ def reward(ctx: click.Context, which: str | None, value: float | None, source: s
             assert which is not None
             assert value is not None
             rewards = {_number(store, which): value}
-        add_rewards(store, source, rewards)
+        judged = judge(store, person_here(), rewards, source=source)
     if as_json:
-        print_json({"source": source, "episodes": list(rewards)})
+        print_json(judged)
     else:
         rewarded = f"{len(rewards)} episodes" if len(rewards) > 1 else f"episode {next(iter(rewards))}"
         click.echo(f"{source} has rewarded {rewarded}. `perdure learn trace-sft --option rewards={source}` learns from it.")
@@ -136,45 +137,6 @@ def _number(store: Store, which: str) -> int:
     if which.isascii() and which.isdigit():
         return int(which)
     raise InputError(f"{which!r} is no episode: give its number, as `perdure episode list` shows it, or LAST")
-
-
-def _episode_json(played: Episode, rewards: Mapping[str, float]) -> Document:
-    return {
-        "id": played.id,
-        "environment": played.environment,
-        "seed": played.seed,
-        "group": played.group,
-        "member": played.member,
-        "seat": played.seat,
-        "purpose": played.purpose,
-        "state": played.state,
-        "success": played.success,
-        "score": played.score,
-        "total_reward": played.total_reward,
-        "rewards": dict(rewards),
-        "stop_reason": played.stop_reason,
-        "temperature": played.temperature,
-        "task": played.task,
-        "job": played.job,
-        "error": played.error,
-        "code": played.code,
-        "instructions": played.instructions,
-        "turns": [
-            {
-                "n": n,
-                "observation": turn.observation,
-                "action": turn.action,
-                "reward": turn.reward,
-                "sampler": str(turn.sampler),
-                "finish": turn.finish,
-                "invalid": turn.invalid,
-                "prompt_ids": list(turn.prompt_ids),
-                "action_ids": list(turn.action_ids),
-                "logprobs": list(turn.logprobs),
-            }
-            for n, turn in enumerate(played.turns)
-        ],
-    }
 
 
 def _print_episode(played: Episode, rewards: Mapping[str, float]) -> None:

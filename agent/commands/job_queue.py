@@ -58,15 +58,12 @@ def show(number: int, home: Path, as_json: bool) -> None:
     Example:
       perdure job show 3
     """
-    from perdure.memory.jobs import as_json as job_json
-    from perdure.memory.jobs import get_job, steps
+    from perdure.agent.show.home_documents import job_document
     from perdure.memory.json_value import to_json
     from perdure.memory.store import open_store
 
     with open_store(home, reading=True) as store:
-        facts = job_json(get_job(store, number))
-        made = steps(store, number)
-        facts |= {"updates": len(made), "spoilt_episodes": sum(step.update.groups.spoilt_episodes for step in made)}
+        facts = job_document(store, number)
     if as_json:
         print_json(facts)
         return
@@ -87,13 +84,13 @@ def cancel(number: int, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure job cancel 3
     """
-    from perdure.memory.jobs import as_json as job_json
-    from perdure.memory.jobs import cancel_job
+    from perdure.agent.changes.job_orders import cancel_job
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        cancelled = cancel_job(store, number, reason)
+        cancelled = cancel_job(store, person_here(), number, reason=reason)
     if as_json:
-        print_json(job_json(cancelled))
+        print_json(cancelled)
         return
     click.echo(f"Job {number} is cancelled.")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.agent.show.gate_table import answers_drawn
 from perdure.agent.show.terminal import Cell, config_option, home_option, print_json, print_table, report_option, say
-from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, Order, ProbeOrder
+from perdure.memory.contracts.orders import GateOrder, Job, Order
 from perdure.memory.contracts.results import GateResult, LearnResult, ProbeResult
 from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.config_file import LoadedConfig
-    from perdure.agent.planning.step_kinds import LearnNext
+    from perdure.memory.json_value import Document
     from perdure.memory.store import Store
 
 PROFILES = click.Choice(["economy", "standard", "strict"])
@@ -71,35 +71,33 @@ def learn(
       perdure learn grpo --target 'perdure:largest-number?shots=3' --option updates=20 --option replay=0.5
       perdure learn sft --option demos=oracle --no-gate
     """
+    from perdure.agent.changes.job_orders import queue_learn
+    from perdure.agent.changes.order_checks import learn_order
+    from perdure.agent.changes.person import person_here
     from perdure.agent.config import check_learner
     from perdure.agent.config_file import load_config
-    from perdure.agent.planning.import_targets import import_targets
-    from perdure.agent.supervision.learning_jobs import step_options
-    from perdure.memory.versions import get_version, require_files
 
     check_learner(learner)
-    loaded = load_config(config_path)
-    asked = profile or loaded.config.gate.profile
+    loaded, by = load_config(config_path), person_here()
     given = _pairs(options)
-    chosen = loaded.config.learner_options(learner, given)
-    order = LearnOrder(learner=learner, options=chosen, gate=not no_gate, profile=asked, start=start)
-
-    def check(store: Store) -> None:
-        if start is not None:
-            require_files(store, get_version(store, start))
-        _check_sources(store, chosen)
-
-    with _prepared(home, loaded, targets, check) as prepared:
-        aims = prepared.targets or import_targets(prepared.store, prepared.stream, str(chosen.get("traces", "")))
-        if not aims:
-            step = _choose(prepared, learner)
-            aims = list(step.targets)
-            if start is None:
-                planned = {name: value for name, value in step_options(loaded.config, step).items() if name not in given}
-                order = replace(order, options={**chosen, **planned}, start=step.start, aim=step.aim, follows=step.follows)
-    job = _see_through(home, loaded, aims, order, as_json)
+    order = learn_order(loaded.config, by, learner, given, gate=not no_gate, start=start, profile=profile)
+    with _prepared(home, loaded, targets, order) as prepared:
+        queued = queue_learn(
+            prepared.store,
+            loaded,
+            by,
+            learner,
+            targets=prepared.targets,
+            options=given,
+            gate=not no_gate,
+            start=start,
+            profile=profile,
+            stream=prepared.stream,
+            say=say,
+        )
+    job = _see_through(home, loaded, queued, as_json)
     if isinstance(job.result, LearnResult) and not as_json:
-        _print_learning(job.result, asked)
+        _print_learning(job.result, profile or loaded.config.gate.profile)
     ctx.exit(0 if no_gate or job.verdict == "promote" else 1)
 
 
@@ -139,8 +137,9 @@ def gate(
       perdure gate v3 --target 'perdure:largest-number?shots=3' --profile standard
       perdure gate --self-test --runs 200
     """
+    from perdure.agent.changes.job_orders import queue_gate
+    from perdure.agent.changes.person import person_here
     from perdure.agent.config_file import load_config
-    from perdure.memory.versions import get_version, require_files
 
     if self_test == (candidate is not None):
         raise click.UsageError("Give the version to be gated, or --self-test.", ctx)
@@ -148,16 +147,10 @@ def gate(
         ctx.exit(0 if _self_test(runs, profile, as_json) else 1)
     assert candidate is not None
     loaded = load_config(config_path)
-
-    def check(store: Store) -> None:
-        require_files(store, version := get_version(store, candidate))
-        if targets and version.state == "serving":
-            raise InputError(f"{candidate} serves: there is no gain over itself to show; gate it without --target")
-
-    with _prepared(home, loaded, targets, check) as prepared:
-        aims = prepared.targets
     asked = profile or loaded.config.gate.profile
-    job = _see_through(home, loaded, aims, GateOrder(candidate=candidate, profile=asked), as_json)
+    with _prepared(home, loaded, targets, GateOrder(candidate=candidate, profile=asked)) as prepared:
+        queued = queue_gate(prepared.store, loaded, person_here(), candidate, targets=prepared.targets, profile=profile)
+    job = _see_through(home, loaded, queued, as_json)
     if isinstance(job.result, GateResult) and not as_json:
         _print_gate(job.result, asked)
         click.echo(f"verdict: {job.result.verdict}. {job.result.reason}")
@@ -194,53 +187,29 @@ def probe(
       perdure probe v1 --episodes 100
       perdure probe v1 --temperature 1 --samples 4
     """
-    from perdure.agent.config import VLLM_TEMPERATURE
+    from perdure.agent.changes.job_orders import queue_probe
+    from perdure.agent.changes.order_checks import probe_order
+    from perdure.agent.changes.person import person_here
     from perdure.agent.config_file import load_config
-    from perdure.memory.versions import get_version, require_files
 
-    if temperature == 0 and samples > 1:
-        raise InputError(f"--samples {samples}: greedy answers to a seed are all the same; give --temperature too, such as 1")
     loaded = load_config(config_path)
-    if loaded.config.engine == "vllm" and temperature > VLLM_TEMPERATURE:
-        raise InputError(f"--temperature {temperature:g} is more than vLLM takes: {VLLM_TEMPERATURE:g} at most")
-
-    def check(store: Store) -> None:
-        if version is not None:
-            require_files(store, get_version(store, version))
-
-    with _prepared(home, loaded, targets, check) as prepared:
-        aims = prepared.targets
-    order = ProbeOrder(version=version, episodes=episodes, temperature=temperature, samples=samples)
-    job = _see_through(home, loaded, aims, order, as_json)
+    order = probe_order(loaded.config, version, episodes, temperature, samples)
+    with _prepared(home, loaded, targets, order) as prepared:
+        queued = queue_probe(
+            prepared.store,
+            loaded,
+            person_here(),
+            version,
+            targets=prepared.targets,
+            episodes=episodes,
+            temperature=temperature,
+            samples=samples,
+        )
+    job = _see_through(home, loaded, queued, as_json)
     if isinstance(job.result, ProbeResult) and not as_json:
         rows = [(name, row.score, row.low, row.high, row.episodes) for name, row in job.result.environments.items()]
         title = f"{job.result.version} on held-out seeds: {answers_drawn(job.result.temperature, job.result.samples)}"
         print_table(("environment", "score", "from", "to", "seeds"), rows, title=title)
-
-
-def _check_sources(store: Store, options: Mapping[str, Any]) -> None:
-    """Raise if the order names rewards or traces that do not exist. The class of a reward model is made by its job: it may be large."""
-    from importlib.util import find_spec
-
-    from perdure.learners.options import ENVIRONMENT
-    from perdure.learners.reward_source import MODEL
-    from perdure.memory.trajectories.rewards import sources
-    from perdure.memory.trajectories.traces import IMPORT, require_import
-
-    traces, rewards = str(options.get("traces", "")), str(options.get("rewards", ENVIRONMENT))
-    if traces.startswith(IMPORT):
-        require_import(store, traces.removeprefix(IMPORT))
-    if rewards.startswith(MODEL):
-        module = rewards.removeprefix(MODEL).partition(":")[0]
-        try:
-            found = find_spec(module)
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
-            raise InputError(f"rewards={rewards}: there is no module {module!r} here; name a class as py:package.module:Class")
-    elif rewards != ENVIRONMENT and rewards not in (known := sources(store)):
-        there = f"there are rewards of {', '.join(known)}" if known else "there are no stored rewards"
-        raise InputError(f"rewards={rewards}: this source has no rewards; {there}; see `perdure episode reward --help`")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,14 +222,16 @@ class _Prepared:
 
 
 @contextmanager
-def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: Callable[[Store], None]) -> Iterator[_Prepared]:
+def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: Order) -> Iterator[_Prepared]:
     """Open or make the home, and register the environments of the stages that have begun, and the targets. The default environments stay
     out of a home that has its own (`stream/own_stream.py`).
 
-    All are loaded before anything is made. `check` raises what is wrong with the rest of the order, and nothing is registered then.
+    All are loaded before anything is made. If the home lacks what the order names, this is raised, and nothing is registered.
     """
+    from perdure.agent.changes.order_checks import check_order
     from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_own_model, require_room
+    from perdure.agent.processes.installed_vllm import require_vllm
     from perdure.agent.stream.own_stream import own_stream
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of
@@ -268,6 +239,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     from perdure.memory.stages import progress
 
     config = loaded.config
+    require_vllm(config)
     own = own_stream(home, loaded)
     environments = config.environments((*(config.stream.names if own is None else ()), *targets))
     stages = stages_of(config, {name: environment.name for name, environment in environments.items()}) if own is None else ()
@@ -275,7 +247,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
     require_room(config, [environments[name] for name in targets], with_prompt=True)
     with open_or_create(home) as store:
         require_own_model(store, config)
-        check(store)
+        check_order(store, order, targets)
         for name in targets:
             refuse_retired(store, environments[name].name)
         stream = [by_name[share.name] for stage in begun(stages, progress(store)) for share in stage.environments]
@@ -288,51 +260,12 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], check: C
         )
 
 
-def _choose(prepared: _Prepared, learner: str) -> LearnNext:
-    """What the planner would learn next: by the live episodes of the serving version, else by those of the versions before it too.
-
-    What was trained since those episodes is chosen last. Raises `InputError` if nothing is learnable, or only with another learner.
-    """
-    from math import inf
-
-    from perdure.agent.planning.life_from_store import read_life
-    from perdure.agent.planning.next_step import next_step, ordinary_step
-    from perdure.agent.planning.step_kinds import GateNext, LearnNext, NothingNext
-    from perdure.memory.versions import get_version, served_line, serving
-
-    store = prepared.store
-    serving(store)  # raises if none does
-    life = read_life(store, prepared.stream)
-    assert life is not None
-    step = next_step(life)
-    if isinstance(step, GateNext):
-        say(f"a daemon would first gate again: {step.why}")
-        step = ordinary_step(life)
-    first, since = step, ""
-    if isinstance(step, NothingNext):
-        trained = {name for version in served_line(store)[1:] for name in get_version(store, version).targets}
-        others = replace(life, environments=tuple(each for each in life.environments if each.name not in trained))
-        older = (ordinary_step(part, prior_episodes=inf) for part in (others, life))
-        step, since = next((found for found in older if isinstance(found, LearnNext)), step), f" since {life.serving}"
-    if isinstance(step, NothingNext) or (isinstance(first, NothingNext) and step.aim != "gain"):
-        raise InputError(f"no target was chosen: {first.why}; name one with --target, or let `perdure run` play more")
-    if step.learner is not None and step.learner != learner:
-        options = "".join(f" --option {name}={str(value).lower()}" for name, value in step.options.items())
-        raise InputError(f"no target was chosen: {step.why}; `perdure learn {step.learner}{options} --target {step.targets[0]}` does that")
-    if step.unfollowed:
-        say(step.unfollowed)
-    say(f"target {step.why}{since}")
-    return step
-
-
-def _see_through(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: Order, as_json: bool) -> Job:
-    """Queue the job and wait until it is done; with `as_json` print its result."""
-    from perdure.agent.processes.installed_vllm import require_vllm
-    from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
+def _see_through(home: Path, loaded: LoadedConfig, queued: Document, as_json: bool) -> Job:
+    """Wait until a queued job is done; with `as_json` print its result."""
+    from perdure.agent.supervision.run_or_follow import require_done, run_or_follow
     from perdure.memory.contracts.json_form import result_document
 
-    require_vllm(loaded.config)
-    job = require_done(run_or_follow(home, loaded, submit(home, targets, order), say))
+    job = require_done(run_or_follow(home, loaded, queued["id"], say))
     if as_json and job.result is not None:
         print_json(result_document(job.result))
     return job

@@ -100,13 +100,16 @@ def add(file: Path, home: Path, as_json: bool) -> None:
     Example:
       perdure panel add my-items.jsonl
     """
+    from perdure.agent.changes.file_changes import note
+    from perdure.agent.changes.person import person_here
     from perdure.agent.home import open_or_create
     from perdure.learners.panel.panel_items import add_skill, operators_skill
 
     skill, content = operators_skill(file)  # before a home is made
-    open_or_create(home).close()
-    add_skill(home, skill, content)
     items = len(skill.items)
+    with open_or_create(home) as store:
+        note(store, person_here(), "panel add", skill.name, {"file": str(file), "items": items})
+    add_skill(home, skill, content)
     if as_json:
         print_json({"skill": skill.name, "items": items})
         return
@@ -115,9 +118,12 @@ def add(file: Path, home: Path, as_json: bool) -> None:
 
 def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
     """What the panel says of a version: by a job if something is to be scored, else from the store."""
+    from perdure.agent.changes.job_orders import queue_panel
+    from perdure.agent.changes.person import person_here
+    from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_model_of
     from perdure.agent.processes.installed_vllm import require_vllm
-    from perdure.agent.supervision.run_or_follow import require_done, run_or_follow, submit
+    from perdure.agent.supervision.run_or_follow import require_done, run_or_follow
     from perdure.memory.contracts.panel_results import PanelResult
 
     known = _known(home, order)
@@ -125,7 +131,9 @@ def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
         return known
     require_vllm(loaded.config)
     require_model_of(home, loaded.config)
-    job = require_done(run_or_follow(home, loaded, submit(home, [], order), say))
+    with open_or_create(home) as store:
+        queued = queue_panel(store, person_here(), order.version, asked=order.asked)
+    job = require_done(run_or_follow(home, loaded, queued["id"], say))
     assert isinstance(job.result, PanelResult)
     return job.result
 

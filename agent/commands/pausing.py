@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from perdure.agent.show.terminal import home_option, json_option, print_json
-from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.memory.processes import Pausable
@@ -32,16 +31,12 @@ def pause(what: Pausable | None, reason: str, home: Path, as_json: bool) -> None
     Example:
       perdure pause learning --reason 'the machine is needed until six'
     """
-    from perdure.memory.processes import pause as begin
-    from perdure.memory.processes import pauses
+    from perdure.agent.changes import pauses
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
-    if not reason.strip():
-        raise InputError("the reason is empty: give --reason a few words")
     with open_store(home) as store:
-        for one in _both(what):
-            begin(store, one, reason)
-        listed = [one.as_json() for one in pauses(store)]
+        listed = pauses.pause(store, person_here(), what, reason=reason)
     if as_json:
         print_json(listed)
         return
@@ -59,15 +54,15 @@ def resume(what: Pausable | None, home: Path, as_json: bool) -> None:
     Example:
       perdure resume
     """
-    from perdure.memory.processes import pauses
-    from perdure.memory.processes import resume as end
+    from perdure.agent.changes import pauses
+    from perdure.agent.changes.person import person_here
+    from perdure.memory import processes
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        ended = [one for one in _both(what) if end(store, one)]
-        listed = [one.as_json() for one in pauses(store)]
-    if not ended:
-        raise InputError(f"{what or 'nothing'} {'is not' if what else 'is'} paused: `perdure status` shows what is")
+        paused = {one.what for one in processes.pauses(store)}
+        listed = pauses.resume(store, person_here(), what)
+    ended = [one for one in _both(what) if one in paused]
     if as_json:
         print_json(listed)
         return

@@ -222,6 +222,8 @@ def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool)
       perdure store import traces.jsonl --label 'support desk, October'
       perdure store import chats.jsonl --form openai --label agent
     """
+    from perdure.agent.changes.file_changes import note
+    from perdure.agent.changes.person import person_here
     from perdure.agent.home import open_or_create
     from perdure.memory.exchange.import_traces import import_file
 
@@ -230,6 +232,9 @@ def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool)
         raise InputError("the label is empty: give --label the origin of the file")
     with open_or_create(home) as opened:
         came = import_file(opened, path, label, form)
+        if came.new:
+            asked = {"file": str(path), "label": label, "form": form}
+            note(opened, person_here(), "store import", f"batch {came.batch}", asked)
     if as_json:
         print_json(came.as_json())
         return
@@ -309,6 +314,8 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
       perdure store prune --dry-run
       perdure store prune --keep-days 90
     """
+    from perdure.agent.changes.file_changes import note
+    from perdure.agent.changes.person import person_here
     from perdure.agent.config_file import load_config
     from perdure.agent.home import HomeLock
     from perdure.memory.store import ARCHIVE, open_store
@@ -327,6 +334,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
             done = pruning.plan(opened, keep)
         else:
             with HomeLock(home):
+                note(opened, person_here(), "store prune", "store", {"keep_days": keep_days, "keep_episodes": keep_episodes})
                 done = pruning.prune(opened, keep, say)
     if as_json:
         print_json(done.as_json())

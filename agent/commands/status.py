@@ -6,7 +6,7 @@ import io
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.processes.process_names import SUPERVISOR
+from perdure.agent.processes.process_names import SUPERVISOR, WEB
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class Status:
     """The environments that are out of play, replay and gate."""
     confinement: str | None
     """Whether the environments of the last daemon are confined, as it noted when it started; None if it is not known."""
+    page: Process | None
+    """The daemon's web process, whose detail is its address or why there is none; None without a daemon, and if it serves none."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
     codes: Mapping[str, str | None]
@@ -96,6 +98,11 @@ class Status:
             "alarms": [one.as_json() for one in self.alarms],
             "retired": list(self.retired),
             "confinement": _confinement(self.confinement),
+            "page": self.page
+            and {
+                "address": self.page.detail if self.page.state == "serving" else None,
+                "obstacle": None if self.page.state == "serving" else self.page.detail,
+            },
             "sizes": dict(self.sizes),
             "codes": dict(self.codes),
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
@@ -171,8 +178,8 @@ def fitting(text: str, columns: int, rows: int) -> str:
     return "\n".join([*lines[:fits], f"... {len(lines) - fits} more lines"])
 
 
-def report(store: Store) -> Status:
-    """The status of a home."""
+def report(store: Store, life: Callable[[Store], LifeReport | None] | None = None) -> Status:
+    """The status of a home. `life` gives the report of its life, which takes the longest; by default it is made anew."""
     from perdure.agent.show.daemon_health import activity, troubles
     from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
@@ -210,12 +217,13 @@ def report(store: Store) -> Status:
         environments=episodes.success_rates(store, version) if version else {},
         watch=watch_report(store),
         processes=tuple(known.values()),
-        life=life_report(store),
+        life=(life or life_report)(store),
         troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
         alarms=alarms(store),
         retired=[row.name for row in environments if row.retired is not None],
         confinement=None if confinement is None else confinement.message,
+        page=None if started is None else known.get(WEB),
         sizes=_sizes(store.home),
         codes={row.name: row.code for row in environments if row.retired is None},
     )
@@ -259,6 +267,7 @@ def _print(shown: Status) -> None:
         "next time": "; ".join(f"{_time_of(one)} ({one.name} = {one.setting})" for one in shown.alarms) or None,
         "retired": ", ".join(shown.retired) or None,
         "confinement": shown.confinement,
+        "page": shown.page and (shown.page.detail if shown.page.state == "serving" else f"none: {shown.page.detail}"),
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import click
 
 from perdure.agent.show.terminal import SummaryGroup, config_option, home_option, json_option, print_json, print_table
-from perdure.memory.errors import InputError
 
 MAX_COUNT = 100_000
 
@@ -37,39 +35,29 @@ def add(environment: str, seed: int | None, count: int, home: Path, config_path:
     Example:
       perdure task add 'perdure:largest-number?shots=3' --count 8
     """
+    from perdure.agent.changes.person import person_here
+    from perdure.agent.changes.task_queue import add_tasks, check_seeds
     from perdure.agent.config_file import load_config
     from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_own_model, require_room
     from perdure.agent.stream.registering import register_environments
-    from perdure.envs.seeds import SPLITS
     from perdure.memory.environments import refuse_retired
-    from perdure.memory.tasks import add_tasks, list_tasks
 
     loaded = load_config(config_path)
     loaded_environment = loaded.config.environment(environment)
     name = loaded_environment.name
-    train = SPLITS["train"]
-    if seed is None:
-        seeds = [random.randrange(len(train)) for _ in range(count)]
-    elif seed in train and seed + count - 1 in train:
-        seeds = list(range(seed, seed + count))
-    else:
-        raise InputError(
-            f"seeds of tasks are {train[0]} to {train[-1]}, not {_span(seed, count)}: "
-            "higher seeds are reserved for the gate and probes, which are never learned from"
-        )
+    check_seeds(seed, count)
     require_room(loaded.config, [loaded_environment], with_prompt=True)
     with open_or_create(home) as store:
         require_own_model(store, loaded.config)
         refuse_retired(store, name)
         register_environments(store, [loaded_environment])
-        with store.write():  # no other process adds tasks in between: the newest ones are ours
-            ids = add_tasks(store, name, seeds, loaded.config.play.members, "person")
-            added = [summary.as_json() for summary in reversed(list_tasks(store, limit=count))]
+        added = add_tasks(store, loaded, person_here(), name, seed=seed, count=count)
     if as_json:
         print_json(added)
         return
-    numbers = f"task {ids[0]}" if count == 1 else f"tasks {ids[0]} to {ids[-1]}"
+    first, last = added[0]["id"], added[-1]["id"]
+    numbers = f"task {first}" if count == 1 else f"tasks {first} to {last}"
     click.echo(f"Queued {numbers} of {name}. `perdure run` plays them, and `perdure task list` shows their results.")
 
 
@@ -97,10 +85,6 @@ def list_(limit: int, home: Path, as_json: bool) -> None:
         columns.append("error")
     rows = [tuple(_range(row["episodes"]) if key == "episodes" else row[key] for key in columns) for row in listed]
     print_table(columns, rows)
-
-
-def _span(seed: int, count: int) -> str:
-    return str(seed) if count == 1 else f"{seed} to {seed + count - 1}"
 
 
 def _range(ids: list[int]) -> str:

@@ -5,10 +5,6 @@ Only `import`, `export` and `gc` touch more than the database.
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +21,11 @@ from perdure.agent.show.terminal import (
     say,
     visible,
 )
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
+    from perdure.memory.json_value import Document
     from perdure.memory.store import Store
-
-BEING_MADE_S = 3600.0
-"""A folder without a version may be unfinished; after this time it is waste."""
 
 reason_option = click.option("--reason", required=True, help="Why; it is kept in the log.")
 
@@ -81,19 +75,18 @@ def show(name: str, home: Path, as_json: bool) -> None:
       perdure version show v1
     """
     from perdure.agent.show.gate_table import print_gate
+    from perdure.agent.show.home_documents import version_document
     from perdure.memory.gates import gates_of
     from perdure.memory.store import open_store
-    from perdure.memory.versions import as_json as version_json
-    from perdure.memory.versions import get_version, moves
 
     with open_store(home, reading=True) as store:
-        record = get_version(store, name)
-        facts = {**version_json(record), "on_disk": record.path is None or (store.home / record.path).is_dir()}
+        facts = version_document(store, name)
         gates = gates_of(store, name)
-        moved = [move.as_json() for move in moves(store) if name in (move.from_version, move.to_version)]
     if as_json:
-        print_json({**facts, "gates": [gate.as_json() for gate in gates], "moves": moved})
+        print_json(facts)
         return
+    moved = facts.pop("moves")
+    del facts["gates"]
     for key, value in facts.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{key:>8}  {visible(str('-' if shown in (None, '') else shown))}")
@@ -119,17 +112,41 @@ def promote(name: str, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure version promote v2 --reason 'read its episodes: they are better'
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        versions.require_files(store, versions.get_version(store, name))
-        before = versions.serving(store)
-        now = versions.promote(store, name, reason)
+        before = _serving(store)
+        now = version_moves.promote(store, person_here(), name, reason=reason, expected=before)
     if as_json:
-        print_json(versions.as_json(now))
+        print_json(now)
         return
-    click.echo(f"{now.name} serves now, in place of {before.name}. `perdure version rollback --reason ...` goes back.")
+    click.echo(f"{name} serves now, in place of {before}. `perdure version rollback --reason ...` goes back.")
+
+
+@version.command()
+@click.argument("name", metavar="VERSION")
+@reason_option
+@home_option
+@json_option
+def reject(name: str, reason: str, home: Path, as_json: bool) -> None:
+    """Reject a candidate: it never serves. `version gc` may remove its files.
+
+    \b
+    Example:
+      perdure version reject v3 --reason 'its answers are right, and rude'
+    """
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
+    from perdure.memory.store import open_store
+
+    with open_store(home) as store:
+        rejected = version_moves.reject(store, person_here(), name, reason=reason)
+    if as_json:
+        print_json(rejected)
+        return
+    click.echo(f"{name} is rejected and never serves.")
 
 
 @version.command()
@@ -144,17 +161,17 @@ def rollback(name: str | None, reason: str, home: Path, as_json: bool) -> None:
     Example:
       perdure version rollback --reason 'answers became worse'
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
-    with open_store(home) as store, store.write():
-        before = versions.serving(store)
-        now = versions.rollback(store, name, reason)
-        versions.require_files(store, now)
+    with open_store(home) as store:
+        before = _serving(store)
+        now = version_moves.rollback(store, person_here(), name, reason=reason, expected=before)
     if as_json:
-        print_json(versions.as_json(now))
+        print_json(now)
         return
-    click.echo(f"{now.name} serves again, in place of {before.name}.")
+    click.echo(f"{now['name']} serves again, in place of {before}.")
 
 
 @version.command()
@@ -169,14 +186,14 @@ def pin(name: str, off: bool, home: Path, as_json: bool) -> None:
     Example:
       perdure version pin v2
     """
-    from perdure.memory import versions
+    from perdure.agent.changes import version_moves
+    from perdure.agent.changes.person import person_here
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        versions.pin(store, name, not off)
-        pinned = versions.get_version(store, name)
+        pinned = version_moves.pin(store, person_here(), name, not off)
     if as_json:
-        print_json(versions.as_json(pinned))
+        print_json(pinned)
         return
     click.echo(f"{name} is pinned." if not off else f"{name} is no longer pinned.")
 
@@ -194,10 +211,12 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
     Example:
       perdure version import ./my-adapter --target 'perdure:largest-number?shots=3'
     """
+    from perdure.agent.changes.person import person_here
     from perdure.agent.config_file import load_config
     from perdure.agent.home import cache_dir, open_or_create
     from perdure.agent.stream.registering import register_environments
     from perdure.memory import versions
+    from perdure.memory.changes import perform
 
     loaded = load_config(config_path)
     environments = [loaded.config.environment(name) for name in targets]
@@ -215,15 +234,21 @@ def import_(folder: Path, targets: tuple[str, ...], home: Path, config_path: Pat
         aims = register_environments(store, environments)
         new = versions.reserve_name(store)
         path, digest = write_version(store.home, new, base, lambda scratch: write_lora(scratch, weights, base))
-        made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
+
+        def add() -> tuple[str, Document]:
+            made = versions.add_candidate(store, None, new, parent=versions.INITIAL, hash=digest, path=path, targets=aims, job=None)
+            return new, versions.as_json(made)
+
+        asked = {"folder": str(folder), "targets": aims}
+        made = perform(store, add, by=person_here(), what="version import", arguments=asked)
     adapts, left = covered(weights, base), passed_over(folder, base)
     if as_json:
-        print_json({**versions.as_json(made), "adapts": adapts, "passed_over": left})
+        print_json({**made, "adapts": adapts, "passed_over": left})
         return
     for line in left:
         click.echo(f"{folder}: {visible(line)}.")
     target = "".join(f" --target '{name}'" for name in aims)
-    click.echo(f"{made.name} is a candidate. It changes {adapts}. `perdure gate {made.name}{target}` judges it.")
+    click.echo(f"{new} is a candidate. It changes {adapts}. `perdure gate {new}{target}` judges it.")
 
 
 @version.command()
@@ -304,53 +329,24 @@ def gc(dry_run: bool, home: Path, as_json: bool) -> None:
     """
     from contextlib import nullcontext
 
+    from perdure.agent.changes.person import person_here
+    from perdure.agent.changes.version_waste import remove_waste, waste
     from perdure.agent.home import HomeLock
     from perdure.memory.store import open_store
 
     with open_store(home) as store, nullcontext() if dry_run else HomeLock(home):
-        waste = list(_waste(store))
-        if not dry_run:
-            for item in waste:
-                item.remove()
+        found = list(waste(store))
+        if found and not dry_run:
+            remove_waste(store, person_here(), found)
     if as_json:
-        print_json([{"path": str(item.folder), "size_bytes": item.size_bytes, "why": item.why} for item in waste])
+        print_json([{"path": str(item.folder), "size_bytes": item.size_bytes, "why": item.why} for item in found])
         return
-    print_table(("folder", "MiB", "why"), [(str(item.folder), item.size_bytes / 2**20, item.why) for item in waste])
-    click.echo("Nothing was removed." if dry_run or not waste else f"Removed {len(waste)}.")
+    print_table(("folder", "MiB", "why"), [(str(item.folder), item.size_bytes / 2**20, item.why) for item in found])
+    click.echo("Nothing was removed." if dry_run or not found else f"Removed {len(found)}.")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Waste:
-    """A folder under `versions/` that nothing needs any more."""
-
-    folder: Path
-    size_bytes: int
-    why: str
-
-    def remove(self) -> None:
-        """Renames it first, so that a version is never half there."""
-        doomed = self.folder.with_name(f".removed-{self.folder.name.lstrip('.')}")
-        try:
-            self.folder.rename(doomed)
-            if doomed.is_dir() and not doomed.is_symlink():
-                shutil.rmtree(doomed)
-            else:
-                doomed.unlink()
-        except OSError as error:
-            raise RuntimeFailure(f"cannot remove {self.folder}: {error.strerror}; allow writing there, and run it again") from error
-
-
-def _waste(store: Store) -> Iterator[_Waste]:
-    from perdure.agent.supervision.disk import size_bytes
-    from perdure.memory.upkeep.garbage import removable_versions
+def _serving(store: Store) -> str | None:
+    """The name of the version that serves; None if none does yet, which is said when one is to be changed."""
     from perdure.memory.versions import list_versions
 
-    owners = {one.path: one.name for one in list_versions(store) if one.path is not None}
-    unneeded = removable_versions(store)
-    root = store.home / "versions"
-    for folder in sorted(root.iterdir()) if root.is_dir() else ():
-        owner = owners.get(f"versions/{folder.name}")
-        if owner in unneeded:
-            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why=f"{owner}: {unneeded[owner]}")
-        elif owner is None and time.time() - folder.lstat().st_mtime > BEING_MADE_S:
-            yield _Waste(folder=folder, size_bytes=size_bytes(folder), why="no version: its job was interrupted")
+    return next((one.name for one in list_versions(store) if one.state == "serving"), None)

@@ -55,7 +55,7 @@ def read_life(store: Store, streamed: Collection[str] | None = None) -> LifeSoFa
         ),
         jobs=tuple(list_jobs(store, LATEST_JOBS)),
         rolled_back=frozenset(move.to_version for move in moves(store)) - set(line),
-        panel=_panel(store, line[-1]),
+        panel=serving_panel(store, line[-1]),
         fruitless=events_since(store, LOOK, QUEUED),
     )
     made = {job.candidate for job in since_promotion(life) if job.candidate is not None}
@@ -72,7 +72,7 @@ def _standings(store: Store, version: str) -> dict[str, Standing]:
     }
 
 
-def _panel(store: Store, version: str) -> PanelResult | None:
+def serving_panel(store: Store, version: str) -> PanelResult | None:
     """A version beside the base model, over the items as they are; None if none of them was scored, or if the last gate left the panel out.
 
     If a file of the home cannot be read, its own skills are left out: jobs say what is wrong with it.

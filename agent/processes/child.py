@@ -18,6 +18,8 @@ from types import FrameType
 from perdure.agent.processes.exit_codes import die_of
 
 PARENT_VARIABLE = "PERDURE_PARENT"
+LOG_VARIABLE = "PERDURE_JSON_LOG"
+"""Set for a child that is to write its log as JSON: its name there."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -32,6 +34,11 @@ def child_parser(module: str, description: str | None) -> argparse.ArgumentParse
 def run_child(run: Callable[[Stop], None]) -> int:
     """Run the work of this process and give its exit code. An error ends the process here (`die_of`)."""
     sys.path.append("")  # the working folder, last: as in `agent/cli.py`
+    log_name = os.environ.pop(LOG_VARIABLE, "")
+    if log_name:
+        from perdure.agent.telemetry.json_log import write_json_logs
+
+        write_json_logs(log_name)
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.on_signal)

@@ -43,7 +43,7 @@ def die_of(error: Exception) -> NoReturn:
     """
     try:
         if not isinstance(error, PerdureError):
-            traceback.print_exception(error)
+            sys.stderr.write("".join(traceback.format_exception(error)))  # at once: one entry of a log as JSON
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
     finally:
         os._exit(EXIT_CODES[cause_of_error(error)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 SUPERVISOR = "supervisor"
 ACTOR = "actor"
 VLLM = "vllm"
+WEB = "web"
 JOB_PREFIX = "learner-"
 
 

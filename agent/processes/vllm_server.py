@@ -15,11 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 from perdure.agent.config import Config, VllmSection
 from perdure.agent.config_file import load_config
@@ -29,6 +31,7 @@ from perdure.agent.processes.installed_vllm import find_vllm
 from perdure.agent.processes.process_names import VLLM
 from perdure.agent.processes.pulse import BEAT_S, Pulse
 from perdure.agent.processes.vllm_command import command, variables
+from perdure.agent.telemetry.json_log import JsonStream, plain_line
 from perdure.learners.engines.vllm_client import (
     Client,
     Server,
@@ -134,12 +137,17 @@ def _require_token(client: Client, model: str, settings: VllmSection) -> None:
 def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterator[subprocess.Popen[bytes]]:
     """The server's process while the block lasts, in the process group of this one."""
     port = int(server.url.rpartition(":")[2])
+    as_json = isinstance(sys.stderr, JsonStream)
     process = subprocess.Popen(
         command(settings, files, port),
         stdin=subprocess.DEVNULL,
         env=variables(settings, server.key),
         preexec_fn=partial(signalled_if_parent_dies, signal.SIGKILL),
+        stdout=subprocess.PIPE if as_json else None,
+        stderr=subprocess.STDOUT if as_json else None,
     )
+    if process.stdout is not None:
+        threading.Thread(target=_print_lines, args=(process.stdout,), name="the log of vLLM", daemon=True).start()
     try:
         yield process
     finally:
@@ -149,6 +157,13 @@ def _started(settings: VllmSection, files: ModelFiles, server: Server) -> Iterat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(GRACE_S)
+
+
+def _print_lines(output: IO[bytes]) -> None:
+    """Print what another program writes, so that it comes into the log in our form."""
+    with output:
+        for line in output:
+            print(line.decode("utf-8", "replace"), end="", file=sys.stderr)
 
 
 def _free_port() -> int:
@@ -163,6 +178,7 @@ def _trouble(home: Path) -> str:
     """The last line of the log that names an error: what vLLM prints after it does not help."""
     log = home / "logs" / f"{VLLM}.log"
     lines = log.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace").splitlines() if log.is_file() else []
+    lines = [part for line in lines for part in plain_line(line).splitlines()]
     errors = [line for line in lines if re.search(r"\b[A-Za-z]*Error: ", line) and "See root cause" not in line]
     line = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it wrote nothing")
     return f"its log says: {' '.join(line.split())[:300]}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from perdure.agent.planning.life_from_store import read_life
-from perdure.agent.planning.life_so_far import Standing
+from perdure.agent.planning.life_so_far import LifeSoFar, Standing
 from perdure.agent.planning.next_step import next_step
 from perdure.agent.planning.panel_care import PanelCare, panel_care, standing_line
 from perdure.agent.planning.step_kinds import GateNext, LearnNext, NextStep, NothingNext
@@ -81,9 +81,9 @@ class LifeReport:
         }
 
 
-def life_report(store: Store) -> LifeReport | None:
-    """None if no version serves yet."""
-    life = read_life(store)
+def life_report(store: Store, life: LifeSoFar | None = None) -> LifeReport | None:
+    """None if no version serves yet. `life` is what is known of it; by default it is read."""
+    life = life or read_life(store)
     if life is None:
         return None
     anchors = {row.name: anchor for row in environments_in_use(store) if (anchor := anchor_of(store, row.name)) is not None}

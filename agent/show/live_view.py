@@ -17,10 +17,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, job_process
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, WEB, job_process
 from perdure.agent.show.home_snapshot import HomeSnapshot, beside, event_line, process_line, reporting_changes, snapshots
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
+from perdure.agent.telemetry.json_report import reporting_json
 from perdure.memory.contracts.orders import Job
 from perdure.memory.gates import GateRow
 from perdure.memory.jobs import Step
@@ -30,10 +31,13 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 @contextmanager
-def watching(home: Path) -> Iterator[None]:
-    """Show the home on stderr while this lasts, and stop at once when it ends."""
+def watching(home: Path, *, json_log: bool = False) -> Iterator[None]:
+    """Show the home on stderr while this lasts, and stop at once when it ends. With `json_log` as JSON, also on a terminal."""
     console = Console(stderr=True)
-    if console.is_terminal:
+    if json_log:
+        with reporting_json(home, lambda line: click.echo(line, err=True)):
+            yield
+    elif console.is_terminal:
         with beside(lambda ended: _show_live(home, console, ended)):
             yield
     else:
@@ -67,7 +71,7 @@ def _show_live(home: Path, console: Console, ended: threading.Event) -> None:
 def _headline(snapshot: HomeSnapshot) -> Text:
     line = Text(f"{snapshot.serving or 'no version'} serves", style="bold") if snapshot.serving else Text("starting", style="bold")
     line.append(f"  {snapshot.episodes} episodes, {snapshot.queued} tasks queued", style="not bold")
-    for name in (SUPERVISOR, VLLM, ACTOR, *([job_process(snapshot.job.id)] if snapshot.job else [])):
+    for name in (SUPERVISOR, WEB, VLLM, ACTOR, *([job_process(snapshot.job.id)] if snapshot.job else [])):
         if name in snapshot.processes:
             line.append(f"\n  {process_line(snapshot.processes[name])}", style="not bold")
     return line

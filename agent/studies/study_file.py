@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,38 @@ def read_study(folder: Path) -> dict[str, CellResult]:
     with closing(_connect(path, is_writer=False)) as conn:
         has_begun = bool(conn.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         return StudyFile(folder, conn).current() if has_begun else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellCounts:
+    """How far a study is."""
+
+    done: int
+    failed: int
+    left: int
+    """Planned as far as is known, and not tried yet."""
+    last: float | None
+    """When the newest cell ended, as Unix seconds."""
+
+
+def cell_counts(folder: Path) -> CellCounts:
+    """How many cells of a study have ended, without superseded ones, and without reading what they came to. Raises as `read_study`."""
+    path = folder / FILE_NAME
+    with closing(_connect(path, is_writer=False)) as conn:
+        try:
+            tables = {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
+            planned = {name for (name,) in conn.execute("SELECT cell FROM planned")} if "planned" in tables else set()
+            tried = conn.execute("SELECT name, error IS NULL, finished_at FROM cell").fetchall() if "cell" in tables else []
+        except sqlite3.Error as error:
+            raise RuntimeFailure(f"cannot use {path}: {error}; move it away, or name another folder with --keep") from error
+    cells = [row for row in tried if not planned or row[0] in planned]
+    done = sum(bool(is_done) for _, is_done, _ in cells)
+    return CellCounts(
+        done=done,
+        failed=len(cells) - done,
+        left=len(planned - {name for name, _, _ in cells}),
+        last=max((at for _, _, at in cells), default=None),
+    )
 
 
 def last_finished(folder: Path) -> float | None:

@@ -21,8 +21,9 @@ from pathlib import Path
 from types import FrameType
 
 from perdure.agent.control_groups import cpu_quota, usable_cores
-from perdure.agent.processes.child import PARENT_VARIABLE
+from perdure.agent.processes.child import LOG_VARIABLE, PARENT_VARIABLE
 from perdure.agent.supervision.causes import Exit
+from perdure.agent.telemetry.json_log import plain_line
 
 LOG_LIMIT_BYTES = 4 * 2**20
 """A longer log is renamed to `<name>.log.1` when its process starts again or when `trim_log` is called."""
@@ -50,7 +51,7 @@ shape each; those of a learner took half a gigabyte, and few shapes come twice."
 class Child:
     """A running `python -m MODULE ARGUMENTS`."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Path) -> None:
+    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Path, *, json_log: bool = False) -> None:
         self.name = name
         self.started_s = time.monotonic()
         self._log = home / "logs" / f"{name}.log"
@@ -64,7 +65,13 @@ class Child:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**CHILD_ENVIRONMENT, **_threads(), **os.environ, PARENT_VARIABLE: str(os.getpid())},
+                env={
+                    **CHILD_ENVIRONMENT,
+                    **_threads(),
+                    **os.environ,
+                    PARENT_VARIABLE: str(os.getpid()),
+                    **({LOG_VARIABLE: name} if json_log else {}),
+                },
             )
         self.pid = self._process.pid
 
@@ -100,7 +107,8 @@ class Child:
             return ""
         crash = next((n for n, line in enumerate(lines) if line.startswith("Fatal Python error: ")), None)
         if crash is None:
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return next((line.strip() for line in reversed(plain_line(last).splitlines()) if line.strip()), "")
         thread = next((n for n, line in enumerate(lines) if n > crash and line.startswith("Current thread ")), crash)
         where = next((line.strip() for line in lines[thread:] if line.startswith("  File ")), "")
         return lines[crash] + (f" ({where})" if where else "")

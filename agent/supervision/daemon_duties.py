@@ -13,9 +13,11 @@ from perdure.agent.supervision.disk import DiskGauge, DiskLack
 from perdure.agent.supervision.halts import Halts, halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper
 from perdure.agent.supervision.learning_jobs import ScheduledLearning
-from perdure.agent.supervision.limits import Limits, Tally
+from perdure.agent.supervision.limits import FAILED, Limits, Outcome, Tally
 from perdure.agent.supervision.reporting import Reporter
 from perdure.agent.supervision.ticker import Tick
+from perdure.agent.telemetry.notifier import Notifier
+from perdure.agent.telemetry.spans import SpanSender
 from perdure.agent.watching.live_watch import LiveWatch
 from perdure.memory import tasks
 from perdure.memory.contracts.orders import Job
@@ -53,14 +55,18 @@ class DaemonDuties:
         self._watch = LiveWatch(store, config.play.temperature)
         self._disk = DiskGauge(store.home, config.disk)
         self._reporter = Reporter(store, actor, server, jobs)
+        self._notifier = Notifier(store, config.notify)
+        self._spans = SpanSender(store.home, config.telemetry)
         self._tasks_before = _tasks_ended(store)
 
     def actions(self) -> dict[Tick, Callable[[], None]]:
         """What is done at which tick."""
         return {
+            "pauses": self._look_at_pauses,
             "stream": self._refill,
             "learning": self._queue_learning,
             "watch": self._watch.tick,
+            "notify": self._notifier.look,
             "beat": self._beat,
         }
 
@@ -68,21 +74,33 @@ class DaemonDuties:
         """Take note of a job whose process has ended."""
         if may_promote(job) and job.state in ENDED:
             self._learning.count(job)
+            self._notifier.job_ended(job)
 
     def look_at_halts(self) -> None:
         """See what is paused, and what there is no room for."""
         before, self._lack = self._lack, self._disk.look()
         self.halted = halts(self._lack, pauses(self._store))
+        self._notifier.room_changed(before, self._lack)
         self._reporter.room_changed(before, self._lack)
 
+    def _look_at_pauses(self) -> None:
+        """More often than at the room: who presses a button waits for it."""
+        self.halted = halts(self._lack, pauses(self._store))
+
     def report_start(self) -> None:
+        self._spans.start()
         self._reporter.started(self._hang_s, self._confinement)
 
     def report_stopping(self) -> None:
         self._reporter.stopping()
 
-    def report_end(self, reason: str) -> None:
-        self._reporter.ended(reason)
+    def report_end(self, ended: Outcome) -> None:
+        """Write down how the run ended, and send what is still to be sent."""
+        try:
+            self._reporter.ended(ended.reason, given_up=ended.code == FAILED)
+        finally:
+            self._spans.close()
+            self._notifier.close()
 
     def _refill(self) -> None:
         most = None

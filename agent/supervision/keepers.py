@@ -1,4 +1,4 @@
-"""Keepers of child processes: of the actor and the vLLM server, which run all the time, and of one process for each job.
+"""Keepers of child processes: of the actor and the vLLM server, which run all the time, of one process for each job, and of the page.
 
 A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
 learn (`learning_jobs.py`), and when to give up (`limits.py`).
@@ -6,11 +6,12 @@ learn (`learning_jobs.py`), and when to give up (`limits.py`).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
-from perdure.agent.processes.process_names import job_process
+from perdure.agent.processes.process_names import WEB, job_process
 from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks, retry_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
@@ -18,7 +19,7 @@ from perdure.agent.supervision.watch import Watched
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import ENDED, get_job
 from perdure.memory.leases import BootClock, end_leases_of
-from perdure.memory.processes import record_event
+from perdure.memory.processes import beat, record_event
 from perdure.memory.store import Store
 
 GRACE_S = 5.0
@@ -28,7 +29,9 @@ GRACE_S = 5.0
 class StandingKeeper:
     """Keeper of a process that runs all the time, the actor or the vLLM server: starts it again with back-off when it dies."""
 
-    def __init__(self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int) -> None:
+    def __init__(
+        self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int, *, json_log: bool = False
+    ) -> None:
         self.name = name
         self.watched: Watched | None = None
         self.bad_configuration: str | None = None
@@ -40,6 +43,7 @@ class StandingKeeper:
         self._arguments = arguments
         self._hang_s = hang_s
         self._tries = tries
+        self._json_log = json_log
         self._backoff = Backoff()
         self._starts = 0
 
@@ -47,7 +51,7 @@ class StandingKeeper:
         """Start the process if there is none, and see whether it has ended. If it is not wanted, ask it to end."""
         if self.watched is None:
             if wanted and self._backoff.ready():
-                child = Child(self.name, self._program, self._arguments, self._store.home)
+                child = Child(self.name, self._program, self._arguments, self._store.home, json_log=self._json_log)
                 self.watched = Watched(self._store, child, self._hang_s)
                 self._starts += 1
             return
@@ -98,7 +102,7 @@ def delete_step_weights(store: Store) -> None:
 class JobKeeper:
     """Keeper of a process for one job at a time. After a death the job is tried again or failed, as the cause of death says."""
 
-    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float) -> None:
+    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, *, json_log: bool = False) -> None:
         self.watched: Watched | None = None
         self.job: Job | None = None
         """The job that has a process, as it was before its process started."""
@@ -108,13 +112,15 @@ class JobKeeper:
         self._program = program
         self._arguments = arguments
         self._hang_s = hang_s
+        self._json_log = json_log
         self._backoff = Backoff()
 
     def start(self, job: Job) -> bool:
         """Start the process of a job; False if the last process died just now and it is too soon."""
         if not self._backoff.ready():
             return False
-        child = Child(job_process(job.id), self._program, [*self._arguments, "--job", str(job.id)], self._store.home)
+        arguments = [*self._arguments, "--job", str(job.id)]
+        child = Child(job_process(job.id), self._program, arguments, self._store.home, json_log=self._json_log)
         self.watched, self.job = Watched(self._store, child, self._hang_s), job
         return True
 
@@ -153,3 +159,63 @@ class JobKeeper:
         if job.state not in ENDED:
             self._backoff.died(watched.lived_s)
         return job
+
+
+class PageKeeper:
+    """Keeper of the web process. Its end is the end of nothing else, it is never given up, and what keeps it from serving is told once."""
+
+    def __init__(
+        self, store: Store, program: str, arguments: Sequence[str], hang_s: float, lack: str | None, *, json_log: bool = False
+    ) -> None:
+        """`lack` says why there can be no page, as if packages are missing; then none is started."""
+        self.watched: Watched | None = None
+        self._store = store
+        self._program = program
+        self._arguments = arguments
+        self._hang_s = hang_s
+        self._lack = lack
+        self._json_log = json_log
+        self._backoff = Backoff()
+        self._news: tuple[str, str, str] | None = None
+        """Kind, subject matter and message of what is to be written down; while the store takes nothing it waits here."""
+        self._told = ""
+        """The latest obstacle or death that became an event; empty once there was a page for a while."""
+        if lack is not None:
+            self._news = "web", lack, lack
+
+    def tick(self) -> None:
+        """Start the process if there is none, and see whether it has ended."""
+        if self._lack is None:
+            self._keep()
+        if self._news is not None:
+            self._tell(*self._news)
+            self._news = None
+
+    def _keep(self) -> None:
+        if self.watched is None:
+            if self._backoff.ready():
+                child = Child(WEB, self._program, self._arguments, self._store.home, json_log=self._json_log)
+                self.watched = Watched(self._store, child, self._hang_s)
+            return
+        end = self.watched.poll()
+        if end is None:
+            if self.watched.lived_s > Backoff.LIVED_S:
+                self._told = ""
+            return
+        watched, self.watched = self.watched, None
+        wait_s = self._backoff.died(watched.lived_s, unavailable=end.cause == "unavailable")
+        if end.cause in ("refused", "unavailable"):
+            why = end.exit.last_line.removeprefix("error: ")
+            self._news = "web", why, f"{why}; it is tried again"
+            return
+        if wait_s < Backoff.LONGEST_S:  # after some deaths in a row the next ones are no news
+            self._told = ""
+        self._news = "death", str(end), f"{end}; it starts again in {wait_s:g} s"
+
+    def _tell(self, kind: str, what: str, message: str) -> None:
+        """Write down what keeps it from serving: as its state, and as an event if it is news."""
+        with self._store.write():
+            beat(self._store, WEB, os.getpid(), "waiting", what)
+            if what != self._told:
+                record_event(self._store, kind, WEB, message)
+        self._told = what

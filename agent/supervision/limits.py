@@ -54,6 +54,10 @@ class Tally:
     """The reason of the last verdict, failure or fruitless check."""
 
 
+FAILED = 3
+"""The exit code of a run that gave up."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a run ended: 0 done, 1 the promotion or the tasks did not come, 2 the configuration cannot work, 3 it failed."""

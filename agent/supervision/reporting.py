@@ -10,7 +10,7 @@ from perdure.agent.supervision.halts import Halts
 from perdure.agent.supervision.keepers import JobKeeper, StandingKeeper, not_serving
 from perdure.agent.supervision.systemd import Systemd
 from perdure.memory.jobs import get_job, steps, unfinished_jobs
-from perdure.memory.processes import CONFINEMENT, DISK, START, beat, record_event
+from perdure.memory.processes import CONFINEMENT, DISK, GIVEN_UP, START, beat, record_event
 from perdure.memory.store import Store
 
 STREAM_ENDED = "the stream has ended: `perdure task add` asks for more, or add a stage"
@@ -59,7 +59,9 @@ class Reporter:
     def stopping(self) -> None:
         self._systemd.stopping()
 
-    def ended(self, reason: str) -> None:
+    def ended(self, reason: str, *, given_up: bool) -> None:
+        if given_up:
+            record_event(self._store, GIVEN_UP, SUPERVISOR, reason)
         record_event(self._store, "end", SUPERVISOR, reason)
         beat(self._store, SUPERVISOR, os.getpid(), "stopped", reason)
 

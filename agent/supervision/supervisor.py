@@ -1,6 +1,7 @@
 """The supervisor: one process that holds the home, and starts and watches the others. It never loads a model.
 
     actor      plays live tasks all the time; when it dies it is started again with back-off, and given up if that does not help
+    web        the page and the API; it may die, and is started again for as long as the daemon runs
     vllm       if the engine is vLLM: its server, treated in the same way; actor and jobs wait for it
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
@@ -25,7 +26,7 @@ from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.own_model import require_own_model, require_room
 from perdure.agent.processes.installed_vllm import require_vllm
-from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, WEB
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.stream.own_stream import require_own_stream
@@ -33,15 +34,17 @@ from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon_duties import DaemonDuties
 from perdure.agent.supervision.halts import Halts
-from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, StandingKeeper, delete_step_weights
+from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, PageKeeper, StandingKeeper, delete_step_weights
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
+from perdure.agent.telemetry.requirements import require_telemetry
+from perdure.agent.web_conditions import lacks_packages, require_token_beyond_loopback
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
 from perdure.memory.leases import BootClock, end_all_leases, end_leases_of
-from perdure.memory.processes import record_event
+from perdure.memory.processes import forget_processes, record_event
 from perdure.memory.store import Store, checkpoint, create_store, set_busy_timeout
 from perdure.memory.tasks import requeue_lapsed
 from perdure.memory.trajectories.journal import abort_orphans
@@ -66,6 +69,8 @@ class Programs:
     """None: this is no daemon. Nothing plays, the stream is left alone, and one job is run."""
     learner: str = "perdure.agent.processes.job"
     vllm: str = "perdure.agent.processes.vllm_server"
+    web: str | None = "perdure.agent.web.program"
+    """None: nothing is served. Only a daemon serves, and only with `web.enabled`."""
 
 
 @contextmanager
@@ -78,6 +83,9 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     `RuntimeFailure` if the home cannot be written.
     """
     require_vllm(loaded.config)
+    if programs.actor is not None and programs.web is not None and loaded.config.web.enabled:
+        require_token_beyond_loopback(home, loaded.config.web)
+    require_telemetry(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
         require_own_model(store, loaded.config)
@@ -89,6 +97,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
         end_all_leases(store)  # the processes that held them are gone: the lock is ours
         abort_orphans(store)
         delete_step_weights(store)
+        forget_processes(store, WEB, 0)  # the page of the last daemon, which this one need not have
         set_busy_timeout(store, PATIENCE_MS)
         yield Supervisor(store, loaded, limits, programs, feed)
 
@@ -100,15 +109,20 @@ class Supervisor:
         config = loaded.config
         arguments = ["--home", str(store.home), *(["--config", str(loaded.path)] if loaded.path else [])]
 
+        json_log = config.log.form == "json"
+
         def standing(name: str, program: str) -> StandingKeeper:
-            return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries)
+            return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries, json_log=json_log)
 
         self.store = store
         self._limits = limits
         self._tally = Tally()
         self._server = standing(VLLM, programs.vllm) if config.engine == "vllm" else None
         self._actor = standing(ACTOR, programs.actor) if programs.actor is not None else None
-        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s)
+        self._page: PageKeeper | None = None
+        if self._actor is not None and programs.web is not None and config.web.enabled:
+            self._page = PageKeeper(store, programs.web, arguments, config.supervise.hang_s, lacks_packages(), json_log=json_log)
+        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s, json_log=json_log)
         self._duties: DaemonDuties | None = None
         """None if this is no daemon."""
         self._actions: dict[Tick, Action] = {"checkpoint": self._checkpoint}
@@ -130,7 +144,11 @@ class Supervisor:
             try:
                 if self._duties is not None:
                     self._try("disk", self._duties.look_at_halts)
-                watching = [("watching the actor", self._watch_standing), ("watching the jobs", self._watch_jobs)]
+                watching = [
+                    ("watching the actor", self._watch_standing),
+                    ("watching the jobs", self._watch_jobs),
+                    ("watching the page", self._watch_page),
+                ]
                 while self._outcome is None:
                     for what, action in [*self._ticks(), *watching]:
                         if self._outcome is None:
@@ -181,6 +199,10 @@ class Supervisor:
             self._tally.worst_child = "vLLM server" if worst is self._server else "actor"
             self._tally.deaths, self._tally.death = worst.deaths, worst.death
 
+    def _watch_page(self) -> None:
+        if self._page is not None:
+            self._page.tick()
+
     def _watch_jobs(self) -> None:
         """Keep a process at the next job."""
         if self._jobs.watched is None:
@@ -208,7 +230,7 @@ class Supervisor:
 
     def _checkpoint(self) -> None:
         checkpoint(self.store)
-        for watched in [*self._samplers(), *self._servers()]:
+        for watched in [*self._samplers(), *self._servers(), *self._pages()]:
             watched.child.trim_log()
 
     def _samplers(self) -> list[Watched]:
@@ -219,6 +241,9 @@ class Supervisor:
     def _servers(self) -> list[Watched]:
         return [self._server.watched] if self._server is not None and self._server.watched is not None else []
 
+    def _pages(self) -> list[Watched]:
+        return [self._page.watched] if self._page is not None and self._page.watched is not None else []
+
     def _on_signal(self, number: int) -> None:
         self._signals += 1
         self._outcome = self._outcome or Outcome(code=0, reason=HUNG_UP if number == signal.SIGHUP else "stopped by a signal")
@@ -228,7 +253,7 @@ class Supervisor:
         if self._duties is not None:
             self._duties.report_stopping()
         set_busy_timeout(self.store, LAST_PATIENCE_MS)
-        for children in (self._samplers(), self._servers()):
+        for children in ([*self._samplers(), *self._pages()], self._servers()):
             end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > 1)
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it
 
@@ -244,4 +269,4 @@ class Supervisor:
 
     def _report_end(self) -> None:
         if self._duties is not None and self._outcome is not None:
-            self._duties.report_end(self._outcome.reason)
+            self._duties.report_end(self._outcome)

@@ -13,9 +13,17 @@ from typing import Literal
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
-Tick = Literal["stream", "learning", "watch", "beat", "checkpoint"]
+Tick = Literal["pauses", "stream", "learning", "watch", "notify", "beat", "checkpoint"]
 
-EVERY_S: dict[Tick, float] = {"stream": 0.5, "learning": 1.0, "watch": 5.0, "beat": 2.0, "checkpoint": 60.0}
+EVERY_S: dict[Tick, float] = {
+    "pauses": 0.25,
+    "stream": 0.5,
+    "learning": 1.0,
+    "watch": 5.0,
+    "notify": 2.0,
+    "beat": 2.0,
+    "checkpoint": 60.0,
+}
 
 
 def start_ticker(due: Callable[[Tick], None]) -> BackgroundScheduler:

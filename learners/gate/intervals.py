@@ -36,9 +36,12 @@ def score_interval(scores: Sequence[float], level: float = 0.95) -> tuple[float,
     inequalities for sums of bounded random variables', 1963, theorem 1). For scores of 0 and 1 alone, Clopper and Pearson's interval would
     be a little narrower.
     """
-    if not scores:
-        return 0.0, 1.0
-    mean, bound = sum(scores) / len(scores), log(2 / (1 - level)) / len(scores)
+    return interval_of_mean(sum(scores) / len(scores), len(scores), level) if scores else (0.0, 1.0)
+
+
+def interval_of_mean(mean: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """The same, of `n` scores with this mean."""
+    bound = log(2 / (1 - level)) / n
     edges = []
     for edge in (0.0, 1.0):
         inside, outside = mean, edge

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import NamedTuple
 
 from perdure.memory.errors import InputError
@@ -106,6 +107,31 @@ class Scope:
                 "anchors": [comparison._asdict() for comparison in self.anchors],
             }
         )
+
+
+def read_scope(text: str) -> Scope | None:
+    """The scope that `Scope.text` wrote; None if the text does not say enough, as that of a gate of an earlier release."""
+    try:
+        document = json.loads(text)
+        hold = {_comparison(one): float(one["margin"]) for one in document["hold"]}
+        return Scope(
+            settings=GateSettings(**{one.name: document[one.name] for one in fields(GateSettings)}),
+            hold=hold,
+            pool=tuple(one for one in hold if one.role == "earlier" and one.environment in document["pool"]),
+            gain=tuple(map(_comparison, document["gain"])),
+            vacuous=dict(document["vacuous"]),
+            at_ceiling=dict(document["at_ceiling"]),
+            anchors=tuple(map(_comparison, document["anchors"])),
+        )
+    except (LookupError, TypeError, ValueError):
+        return None
+
+
+def _comparison(document: Mapping[str, str]) -> Comparison:
+    role = document["role"]
+    if role not in ("earlier", "trained"):
+        raise ValueError(f"no role {role!r}")
+    return Comparison(str(document["environment"]), "earlier" if role == "earlier" else "trained", str(document["reference"]))
 
 
 def fix_scope(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from perdure.envs.policy import Ids
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import InputError
+from perdure.memory.layout.blobs import unpack_ids
 from perdure.memory.trajectories.turns import valid_text
 
 if TYPE_CHECKING:

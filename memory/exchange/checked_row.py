@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from perdure.memory.blobs import pack_ids, pack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import JsonObject, JsonValue
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.trajectories.rewards import MOST_REWARD
 from perdure.memory.trajectories.turns import valid_text
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.layout.digests import digest_of, end_of_old, turn_digest
 from perdure.memory.layout.packed_lists import packed_lists
 

@@ -28,7 +28,7 @@ from perdure.memory.files import MAKING
 from perdure.memory.history.checked_shards import note_whole
 from perdure.memory.history.shard_drafts import draft
 from perdure.memory.history.shard_files import GROUP_TURNS
-from perdure.memory.history.shard_index import Shelved, begin, forget, make_whole, runs_of, runs_outside, unfinished
+from perdure.memory.history.shard_index import Shelved, begin, delete_turns, forget, make_whole, runs_of, runs_outside, unfinished
 from perdure.memory.history.shard_places import ShardPlace, new_place, remove, require_bucket, shard_place, stamp
 from perdure.memory.history.shard_writing import RowGroups, WrittenShard, write_shard
 from perdure.memory.json_value import Document, record_json, to_json
@@ -183,8 +183,7 @@ def _finish(store: Store, shard: _Shard | None, say: Callable[[str], None]) -> l
     faults.point("between-shard-and-index")
     with store.write() as conn:
         make_whole(conn, shard.row, written.sha256, written.size_bytes, runs_of(one.episode for one in shard.held), shard.turns, shard.held)
-        given = (to_json([one.episode for one in shard.held]),)
-        deleted = conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given).rowcount
+        deleted = delete_turns(conn, shard.row, [one.episode for one in shard.held])
         if deleted != shard.turns:
             raise RuntimeFailure(f"{shard.place.name} has {shard.turns} turns, the database has {deleted}: nothing was deleted; try again")
         faults.point("mid-archive")

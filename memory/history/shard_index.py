@@ -90,6 +90,24 @@ def begin(store: Store, place: str) -> int:
         return int(store.rows("INSERT INTO shard (place, made_at) VALUES (?, ?) RETURNING id", (place, time.time()))[0]["id"])
 
 
+def delete_turns(conn: sqlite3.Connection, shard: int, episodes: Sequence[int]) -> int:
+    """Delete the turns of these episodes, which are in a shard, in the current transaction. Returns how many they were."""
+    [before] = conn.execute(_HIGHEST).fetchone()
+    deleted = conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", (to_json(list(episodes)),)).rowcount
+    [after] = conn.execute(_HIGHEST).fetchone()
+    conn.execute("UPDATE shard SET numbers_back = ? WHERE id = ?", (before - after, shard))
+    return int(deleted)
+
+
+_HIGHEST = "SELECT coalesce(max(rowid), 0) FROM turn"
+
+
+def turns_ever(store: Store) -> int:
+    """How many turns were ever written, without counting them: a new row is one above the highest, and by how much that fell is noted."""
+    [row] = store.rows(f"SELECT ({_HIGHEST}) + (SELECT coalesce(sum(numbers_back), 0) FROM shard) AS n")
+    return int(row["n"])
+
+
 def make_whole(
     conn: sqlite3.Connection, shard: int, sha256: str, size_bytes: int, runs: Sequence[Run], turns: int, held: Sequence[Shelved]
 ) -> None:
@@ -105,9 +123,15 @@ def make_whole(
 
 
 def forget(store: Store, shard: int) -> None:
-    """Remove the row of a shard that was not finished, or of which no episode is left."""
+    """Remove the row of a shard that was not finished."""
     with store.write() as conn:
         conn.execute("DELETE FROM shard WHERE id = ?", (shard,))
+
+
+def mark_gone(store: Store, shard: int) -> None:
+    """Note that no episode of a shard is left, and that it may be gone."""
+    with store.write() as conn:
+        conn.execute("UPDATE shard SET state = 'gone' WHERE id = ?", (shard,))
 
 
 def count_pruned(conn: sqlite3.Connection, episodes: Sequence[int]) -> None:

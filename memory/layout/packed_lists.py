@@ -1,4 +1,4 @@
-"""Packed numbers (`memory/blobs.py`) as Arrow lists, and back, without a Python object for each number."""
+"""Packed numbers (`memory/layout/blobs.py`) as Arrow lists, and back, without a Python object for each number."""
 
 from __future__ import annotations
 

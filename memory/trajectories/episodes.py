@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from perdure.memory.errors import RuntimeFailure, ShardLost, UnknownError
 from perdure.memory.history.checked_shards import lost_episodes
@@ -20,6 +20,15 @@ from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, T
 from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.turns import read_turns
 
+Outcome = Literal["success", "failure", "running", "aborted", "env_error"]
+"""How an episode ended. A failure is one that completed without success."""
+ENDED: dict[Outcome, str] = {
+    "success": "e.state = 'completed' AND e.success = 1",
+    "failure": "e.state = 'completed' AND e.success = 0",
+    "running": "e.state = 'running'",
+    "aborted": "e.state = 'aborted'",
+    "env_error": "e.state = 'env_error'",
+}
 LOST = "lost"
 """The kind of the events that name a shard which cannot be read."""
 
@@ -99,10 +108,22 @@ def latest_episode_id(store: Store) -> int | None:
     return latest
 
 
-def list_episodes(store: Store, environment: str | None = None, version: str | None = None, limit: int = 20) -> list[EpisodeSummary]:
-    """The latest episodes, latest first; only those of an environment or version, if given."""
-    parameters = {"environment": environment, "version": version, "limit": max(limit, 0)}
-    conditions = [f"e.{column} = :{column}" for column in ("environment", "version") if parameters[column] is not None]
+def list_episodes(
+    store: Store,
+    environment: str | None = None,
+    version: str | None = None,
+    limit: int = 20,
+    *,
+    purpose: Purpose | None = None,
+    outcome: Outcome | None = None,
+    before: int | None = None,
+) -> list[EpisodeSummary]:
+    """The latest episodes, latest first; only those of an environment, a version, a purpose or an outcome, and with a lower number than
+    `before`, if given."""
+    parameters = {"environment": environment, "version": version, "purpose": purpose, "before": before, "limit": max(limit, 0)}
+    conditions = [f"e.{column} = :{column}" for column in ("environment", "version", "purpose") if parameters[column] is not None]
+    conditions += [ENDED[outcome]] if outcome is not None else []
+    conditions += ["e.id < :before"] if before is not None else []
     rows = store.rows(
         f"""
         SELECT e.*, coalesce(e.version, 'job ' || e.step_job || ' step ' || e.step_n) AS sampler,
@@ -159,12 +180,13 @@ def scores_of_groups(store: Store, job: int, groups: Sequence[str]) -> dict[str,
 def success_rates(store: Store, version: str) -> dict[str, RateRow]:
     """The results of `version` by environment, over all completed live episodes, also those that were pruned."""
     rows = store.rows("SELECT * FROM rate WHERE version = ? ORDER BY environment", (version,))
-    return {
-        row["environment"]: RateRow(
-            episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"]
-        )
-        for row in rows
-    }
+    return {row["environment"]: _rate(row) for row in rows}
+
+
+def rates_in(store: Store, environment: str) -> dict[str, RateRow]:
+    """The same of all versions in one environment, by version, oldest first."""
+    sql = "SELECT r.* FROM rate r JOIN version v ON v.name = r.version WHERE r.environment = ? ORDER BY v.rowid"
+    return {row["version"]: _rate(row) for row in store.rows(sql, (environment,))}
 
 
 def live_episodes(store: Store, version: str, since: float) -> int:
@@ -218,6 +240,10 @@ def episodes_by_id(store: Store, ids: Sequence[int]) -> list[Episode]:
     rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (given,))
     turns = read_turns(store, [row["id"] for row in rows])
     return [_episode(row, turns[row["id"]]) for row in rows]
+
+
+def _rate(row: Any) -> RateRow:
+    return RateRow(episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"])
 
 
 def _tell_lost(store: Store, why: str) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from perdure.memory.blobs import unpack_ids
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import JsonObject, to_json
+from perdure.memory.layout.blobs import unpack_ids
 from perdure.memory.records import Episode
 from perdure.memory.store import Params, Store, reading_row
 from perdure.memory.trajectories.episodes import episodes_by_id

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from perdure.memory.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError
 from perdure.memory.history.shard_files import shard_rows
 from perdure.memory.history.shard_index import get_shards, shards_of
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.layout.digests import turn_digest
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.records import Sampler, StepRef, Turn, VersionRef

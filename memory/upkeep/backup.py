@@ -6,7 +6,7 @@ only then it gets its name.
 
 A backup `b.db` has the adapters in `b.db.versions/`. Adapters never change, so a folder that is there already with the right hashes stays,
 and a nightly backup copies only new ones. Shards of the history are the same: those in the home are in `b.db.history/`. Those in a bucket
-stay there. docs/store.md says how to restore.
+stay there. docs/operations.md says how to restore.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from perdure.memory.exchange.documents import document_schema, portions, read_do
 from perdure.memory.exchange.export import document_writer
 from perdure.memory.files import MAKING, making
 from perdure.memory.history.checked_shards import lost_episodes
-from perdure.memory.history.shard_index import count_pruned, forget, shards
+from perdure.memory.history.shard_index import count_pruned, mark_gone, shards
 from perdure.memory.history.shard_places import shard_place
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.processes import record_event
@@ -271,7 +271,7 @@ def _remove_empty_shards(store: Store, say: Callable[[str], None]) -> None:
                 place.file.unlink(missing_ok=True)
             else:
                 say(f"{shard.place} is no longer needed by this home; it was not removed")
-            forget(store, shard.id)
+            mark_gone(store, shard.id)
 
 
 def _give_back(store: Store) -> None:

@@ -103,7 +103,8 @@ from perdure.agent.config_file import load_config
 from perdure.agent.supervision.limits import Limits
 from perdure.agent.supervision.supervisor import Programs, supervising
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as from a terminal, even if the tests run under nohup
-with supervising(Path("home"), load_config(Path("perdure.toml")), Limits(), Programs(actor="an_actor")) as supervisor:
+programs = Programs(actor="an_actor", web=sys.argv[1] or None)
+with supervising(Path("home"), load_config(Path("perdure.toml")), Limits(), programs) as supervisor:
     sys.exit(supervisor.run().code)
 """
 
@@ -134,13 +135,14 @@ class Place:
         *,
         until: Callable[[Store], bool] | None = None,
         tasks: int | None = None,
+        page: str | None = None,
         **settings: Any,
     ) -> Outcome:
         """Run a supervisor in this process until it ends by itself, or until the store is so."""
         config = Config.model_validate({"model": "tiny", "stream": {"environments": [ADD], "tasks_per_round": 1}, **settings})
         loaded = LoadedConfig(config=config, origins={}, path=None)
         ended = threading.Event()
-        programs = Programs(actor=actor, learner=learner)
+        programs = Programs(actor=actor, learner=learner, web=page)
         with supervising(self.home, loaded, Limits(tries=config.supervise.tries, tasks=tasks), programs) as supervisor:
             thread = threading.Thread(target=_stop_when, args=(self.home, until or (lambda store: False), ended))
             thread.start()
@@ -150,10 +152,10 @@ class Place:
                 ended.set()
                 thread.join()
 
-    def daemon(self, actor: str, settings: str = "", **environment: str) -> subprocess.Popen[bytes]:
+    def daemon(self, actor: str, settings: str = "", page: str = "", **environment: str) -> subprocess.Popen[bytes]:
         (self.path / "perdure.toml").write_text(f"model = 'tiny'\n[stream]\nenvironments = ['{ADD}']\n{settings}")
         process = subprocess.Popen(
-            [sys.executable, "-c", DAEMON], cwd=self.path, stdin=subprocess.DEVNULL, env={**os.environ, **environment}
+            [sys.executable, "-c", DAEMON, page], cwd=self.path, stdin=subprocess.DEVNULL, env={**os.environ, **environment}
         )
         self.started.append(process)
         return process

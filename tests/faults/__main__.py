@@ -1,8 +1,8 @@
 """The fault suite: `make faults`. Kills the daemon and its children in every way, looks at what is left, and writes docs/reliability.md.
 
 Two lanes run beside each other: one in which actors and supervisors die while they play, and one in which learners, supervisors and
-commands die while jobs work. When one of them is through, processes of an environment die. The conditions of the machine come after them,
-one by one, and last a round with the real engine. Exit code 0 where nothing was broken, 1 otherwise.
+commands die while jobs work. When one of them is through, processes of an environment die, and pages. The conditions of the machine come
+after them, one by one, and last a round with the real engine. Exit code 0 where nothing was broken, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ PLAY_ROUNDS = 80
 LEARN_ROUNDS = 5
 """Each goes once through every point of the learner, with three random kills of learners and three of supervisors."""
 ENVIRONMENT_KILLS = 20
+PAGE_KILLS = 10
+"""While an actor plays, and as many while a job works."""
 ENGINE_KILLS = 3
 ROUNDS_A_HOME = 8
 """A home that is used for long has so much in it that looking at all of it takes long."""
@@ -56,6 +58,7 @@ def main() -> int:
             pool.submit(play_lane, folder / "play", model, Random(given.seed), table),
             pool.submit(learn_lane, folder / "learn", model, Random(given.seed + 1), table),
             pool.submit(environment_lane, folder / "environment", model, Random(given.seed + 2), table),
+            pool.submit(page_lane, folder / "page", model, table),
         ]
         if any(lane.exception() for lane in as_completed(lanes)):
             table.ends.set()
@@ -111,6 +114,17 @@ def environment_lane(path: Path, model: ModelFiles, random: Random, table: Table
         place.serves_after(place.start())
         for _ in range(ENVIRONMENT_KILLS):
             cases.kill_environment(place, random, table)
+        cases.rest(place)
+    say(f"{table.times} kills")
+
+
+def page_lane(path: Path, model: ModelFiles, table: Table) -> None:
+    """Pages that die while an actor plays, and while a job works."""
+    with Place(path, model.path) as place:
+        place.serves_after(place.start())
+        for fault in (cases.KILLED_PAGE, cases.PAGE_IN_JOB):
+            for _ in range(PAGE_KILLS):
+                cases.kill_page(place, table, fault)
         cases.rest(place)
     say(f"{table.times} kills")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perdure.envs.rollout import Journal
-from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.records import Ending, EpisodePlan, Turn
 from perdure.memory.store import Store
 

@@ -17,7 +17,7 @@ from perdure.agent.home import cache_dir
 from perdure.agent.processes.actor import Model, main, store_journal
 from perdure.envs.policy import Policy, Request, Sample
 from perdure.learners.weights.base_models import resolve_model
-from perdure.memory.blobs import pack_ids
+from perdure.memory.layout.blobs import pack_ids
 from perdure.memory.records import VersionRef
 from perdure.memory.store import Store
 from perdure.memory.versions import add_initial

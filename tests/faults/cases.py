@@ -54,6 +54,7 @@ COMMANDS: tuple[CommandFault, ...] = (
         arguments=("version", "rollback", "--reason", "a fault"),
         undo=("version", "promote", "{serving}", "--reason", "again"),
     ),
+    CommandFault(point="mid-change", arguments=("version", "pin", "v0"), undo=("version", "pin", "v0", "--off")),
     CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
     CommandFault(point="mid-shard", arguments=ARCHIVE, alone=True, times=1, wants=CLOSED),
     CommandFault(point="between-shard-and-index", arguments=ARCHIVE, alone=True, times=1, wants=CLOSED),
@@ -65,6 +66,9 @@ AT_START: tuple[Point, ...] = ("mid-migration",)
 
 KILLED = {name: f"kill -9 of the {name}" for name in ("actor", "learner", "supervisor")}
 KILLED_ENVIRONMENT = "kill -9 of an environment's process"
+KILLED_PAGE = "kill -9 of the web process"
+PAGE_IN_JOB = "kill -9 of the web process while a job works"
+ABORTED = "SELECT count(*) FROM episode WHERE state = 'aborted'"
 FAILED = "SELECT count(*) FROM episode WHERE state = 'env_error'"
 SUPERVISOR_IN_JOB = "kill -9 of the supervisor while a job works"
 
@@ -129,6 +133,30 @@ def kill_environment(place: Place, random: Random, table: Table) -> None:
     table.add(KILLED_ENVIRONMENT, place.serves_after(moment), place.examine())
     if place.child("actor") != actor:
         raise Stuck(f"the actor did not live on\n{place.logs()}")
+
+
+def kill_page(place: Place, table: Table, fault: str = KILLED_PAGE) -> None:
+    """The page is killed: another answers soon, and neither actor nor job notice. Serving again is the page's next answer."""
+    job = some_job(place) if fault == PAGE_IN_JOB else None
+    if job is not None:
+        place.wait("a job at work", lambda: place.job(job).state not in ("queued", "leased"))
+    place.wait("the page", place.page.answers)
+    page, actor, aborted = place.child("web.program"), place.child("actor"), place.ask(ABORTED)
+    attempt = None if job is None else place.job(job).attempt
+    if page is None or actor is None:
+        raise Stuck(f"the daemon has no page, or no actor\n{place.logs()}")
+    os.kill(page, signal.SIGKILL)
+    moment = time.monotonic()
+    place.serves_after(moment)
+    place.wait("another page", lambda: place.child("web.program") not in (None, page) and place.page.answers())
+    table.add(fault, time.monotonic() - moment, place.examine())
+    place.sees_kill()
+    if place.child("actor") != actor or place.ask(ABORTED) != aborted:
+        raise Stuck(f"the actor did not play on\n{place.logs()}")
+    if job is not None:
+        if place.job_ends(job).state != "done" or place.job(job).attempt != attempt:
+            raise Stuck(f"the job did not go on\n{place.logs()}")
+        place.serves_after(time.monotonic())
 
 
 def learn(place: Place, points: dict[Point, int], random: Random, table: Table) -> None:
@@ -241,4 +269,4 @@ def points_with_a_case() -> list[Point]:
 
 def all_faults() -> list[str]:
     """What the table has a row for, in its order."""
-    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB, KILLED_ENVIRONMENT]
+    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB, KILLED_ENVIRONMENT, KILLED_PAGE, PAGE_IN_JOB]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tests.faults.cases import rest, succeed
+from tests.faults.cases import ABORTED, rest, succeed
 from tests.faults.games import RIGGED
 from tests.faults.invariants import Findings
 from tests.faults.place import Place
@@ -37,7 +37,6 @@ ROOM_BYTES = 4 * 2**20
 
 DAY_S = 86_400.0
 SETTLED_S = 2.0
-ABORTED = "SELECT count(*) FROM episode WHERE state = 'aborted'"
 
 
 class Impossible(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.faults.acknowledged import Acknowledgements, checksum
 
-from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.store import Store
 from perdure.memory.versions import list_versions
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from tests.agent.web.servers import Server, free_port
 from tests.faults.acknowledged import Acknowledgements, acknowledgements_of
 from tests.faults.arming import arm, taken_by
 from tests.faults.games import CHAIN, RIGGED
@@ -40,6 +41,8 @@ tasks_per_round = 16
 every_episodes = 0
 [sandbox]
 trusted = ["perdure:", {rigged}]
+[web]
+port = {port}
 """
 MAKE_HOME = """
 import sys
@@ -75,7 +78,8 @@ class Place:
         self._kills_seen = 0
         self._witness = Witness(self.acknowledged)
         path.mkdir(parents=True, exist_ok=True)
-        named = {"model": str(model), "environments": list(environments), "rigged": RIGGED}
+        self.page = Server(home=self.home, port=free_port(), timeout_s=2.0)
+        named = {"model": str(model), "environments": list(environments), "rigged": RIGGED, "port": self.page.port}
         self.config.write_text(CONFIG.format(**{key: json.dumps(value) for key, value in named.items()}) + more)
 
     def __enter__(self) -> Place:

@@ -84,6 +84,13 @@ def environments(place: Place, table: Table) -> None:
     cases.rest(place)
 
 
+def pages(place: Place, table: Table) -> None:
+    place.serves_after(place.start())
+    for fault in (cases.KILLED_PAGE, cases.PAGE_IN_JOB):
+        cases.kill_page(place, table, fault)
+    cases.rest(place)
+
+
 LANES: dict[str, Lane] = {
     **{f"starts, {point}": starts(point) for point in cases.AT_START},
     **{f"plays, {point}": plays(point) for point in cases.PLAYING},
@@ -91,6 +98,7 @@ LANES: dict[str, Lane] = {
     "promotes, and commands": learns(cases.LEARNING[-1], cases.COMMANDS),
     "dies while a job works": Lane(run=dies_while_a_job_works, faults=(cases.KILLED["learner"], cases.SUPERVISOR_IN_JOB)),
     "environments": Lane(run=environments, faults=(cases.KILLED_ENVIRONMENT,), environments=(CHAIN,)),
+    "pages": Lane(run=pages, faults=(cases.KILLED_PAGE, cases.PAGE_IN_JOB)),
 }
 
 

@@ -13,6 +13,7 @@ from tests.memory.conftest import ADD, SORT, SetClock
 from tests.results import TERMS, gate_result, learn_result, update
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions, watches
+from perdure.memory.changes import Who, perform
 from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
 from perdure.memory.evidence.dev_scores import KnownScores, keep_dev_scores
@@ -29,6 +30,7 @@ BASE = "tiny"
 BASE_HASH = "hash-of-tiny"
 CLOCK = SetClock()
 V0 = VersionRef("v0")
+ANNA = Who(name="anna", via="page")
 STAGE = "all"
 PANEL_SCORES: dict[ItemMeasure, ItemScore] = {
     ("sums", "sums-1", "choice"): ItemScore(0.75, "abc", "scripted"),
@@ -65,6 +67,7 @@ def fill(store: Store) -> None:
     _foreign(store)
     for source, given in (("anna", {1: 0.25, 6: -1.0}), ("judge-2", {1: 1.0})):
         rewards.add_rewards(store, source, given)
+    perform(store, lambda: ("v3", {"name": "v3"}), by=ANNA, what="version pin", arguments={"version": "v3"}, reason="é “so”", key="k-1")
 
 
 def adapter(home: Path, name: str) -> tuple[str, str]:

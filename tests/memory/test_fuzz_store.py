@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.memory.conftest import ADD
 from tests.memory.damage import Damage, damages, in_one_file, put
-from tests.memory.everything import CLOCK, fill, play
+from tests.memory.everything import ANNA, CLOCK, fill, play
 from tests.memory.test_digests import stored, tables
 
 from perdure.memory import environments, gates, jobs, processes, stages, tasks, versions, watches
+from perdure.memory.changes import list_changes, perform
 from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.errors import PerdureError, RuntimeFailure
 from perdure.memory.evidence.dev_scores import known_dev_scores
@@ -83,6 +84,7 @@ QUESTIONS: tuple[Callable[[Store], object], ...] = (
     needed_versions,
     processes.pauses,
     processes.alarms,
+    list_changes,
     lambda store: check(store, CLOCK),
 )
 
@@ -105,6 +107,7 @@ CHANGES: tuple[Callable[[Store], object], ...] = (
     lambda store: export(store, store.home.parent / "out.parquet", "parquet", replace=True),
     lambda store: backup(store, store.home.parent / "copy.db", replace=True),
     lambda store: prune(store, Keep(episodes=4, live=0), lambda line: None),
+    lambda store: perform(store, lambda: ("v3", {}), by=ANNA, what="version pin", arguments={"version": "v3"}, reason="é “so”", key="k-1"),
     abort_orphans,
 )
 

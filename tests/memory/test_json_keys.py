@@ -8,6 +8,7 @@ from tests.memory.everything import CLOCK
 from tests.memory.exchange.test_import_traces import GOOD, jsonl
 
 from perdure.memory import environments, gates, jobs, processes, tasks, versions
+from perdure.memory.changes import list_changes
 from perdure.memory.exchange.export import export
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.json_value import Document, to_json
@@ -27,6 +28,7 @@ KEYS = {
     "episode": "id environment seed purpose state success total_reward turns stop_reason sampler task job seat started",
     "rate": "episodes successes success_rate groups mixed_groups",
     "process": "name pid state detail beat started",
+    "change": "id made who via what subject reason arguments key",
     "event": "id kind subject message happened",
     "finding": "level rule subject message",
     "export": "path episodes turns size_bytes",
@@ -50,6 +52,7 @@ def documents(store: Store, folder: Path) -> dict[str, Document]:
         "rate": next(iter(success_rates(store, "v0").values())).as_json(),
         "process": processes.processes(store)[0].as_json(),
         "event": processes.events(store)[0].as_json(),
+        "change": list_changes(store)[0].as_json(),
         "finding": check(store, CLOCK)[0].as_json(),
         "export": export(store, folder / "e.jsonl", "jsonl").as_json(),
         "import": import_file(store, jsonl(folder / "i.jsonl", GOOD), "desk").as_json(),

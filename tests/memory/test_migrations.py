@@ -104,7 +104,7 @@ def test_an_older_store_is_migrated_with_all_that_is_in_it(tmp_path: Path) -> No
             older(home)
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("schema", [1, 2, 3, 5, 6, 7])
 def test_a_home_of_an_older_schema_comes_to_todays_with_all_that_is_in_it(tmp_path: Path, schema: int) -> None:
     home, fresh = tmp_path / "home", tmp_path / "fresh"
     home.mkdir()

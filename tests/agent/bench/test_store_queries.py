@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from perdure.agent.bench.large_store import fill
-from perdure.agent.bench.store_queries import COMMANDS, DAEMON
+from perdure.agent.bench.store_queries import COMMANDS, DAEMON, PAGES
 from perdure.memory.store import Store, create_store
 
 LARGE = re.compile(r"SCAN (turn|episode|task|e|t)\b(?! USING COVERING INDEX)(?! USING INDEX episode_running)")
 """Reads all rows of a large table; counting in an index alone is quick, and few episodes are running."""
 
+ALL = COMMANDS | DAEMON | PAGES
 NEWEST = ("perdure episode list", "perdure task list")
 """These read the last rows of a table, and stop at their limit."""
 
@@ -31,12 +32,12 @@ def plan(store: Store, sql: str) -> list[str]:
     return [row["detail"] for row in store.rows(f"EXPLAIN QUERY PLAN {sql}")]
 
 
-@pytest.mark.parametrize("what", [what for what in COMMANDS | DAEMON if what not in NEWEST])
+@pytest.mark.parametrize("what", [what for what in ALL if what not in NEWEST])
 def test_no_question_reads_a_whole_table(store: Store, what: str) -> None:
     asked: list[str] = []
     store.db.conn.set_trace_callback(asked.append)
     try:
-        (COMMANDS | DAEMON)[what](store)
+        ALL[what](store)
     finally:
         store.db.conn.set_trace_callback(None)
     queries = [sql for sql in asked if re.match(r"\s*(SELECT|UPDATE|INSERT|DELETE)", sql)]

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from perdure.agent.home import HomeLock
 from perdure.learners.weights.base_models import find_model
 from perdure.memory import environments, versions
-from perdure.memory.blobs import pack_ids, pack_logprobs
+from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.layout.digests import TURN
 from perdure.memory.leases import end_all_leases
 from perdure.memory.store import Store, create_store, open_store

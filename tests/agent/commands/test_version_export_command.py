@@ -45,6 +45,8 @@ def test_a_version_goes_out_and_comes_in_again(perdure: Call, made: ModelFiles, 
     assert (back["name"], back["adapts"], back["passed_over"]) == ("v2", "all 14 linear layers", [])
     said = perdure("version", "import", "p", "--table").out
     assert "v3 is a candidate. It changes all 14 linear layers." in said
+    changes = [(row["what"], row["subject"], row["arguments"]["folder"]) for row in json.loads(perdure("change", "list", "--json").out)]
+    assert changes == [("version import", "v3", "p"), ("version import", "v2", "p")]
 
 
 def test_a_merged_model_is_written_for_others(perdure: Call, made: ModelFiles, tmp_path: Path) -> None:

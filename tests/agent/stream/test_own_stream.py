@@ -13,6 +13,7 @@ from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.stream.own_stream import names_no_stream, own_stream, require_own_stream
 from perdure.agent.stream.stream_settings import DEFAULT_ENVIRONMENTS, default_environments
 from perdure.envs.registry import load_all
+from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.environments import list_environments, register
 from perdure.memory.errors import InputError
 from perdure.memory.stages import Stage, StageShare, set_stages
@@ -95,7 +96,7 @@ def test_a_job_adds_its_targets_and_its_own_stream_only(home: Path, tmp_path: Pa
     """As `learn`, `gate` and `probe` prepare the home."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "perdure.toml").write_text(text)
-    with _prepared(home, load_config(), ["perdure:opposite"], lambda store: None) as prepared:
+    with _prepared(home, load_config(), ["perdure:opposite"], ProbeOrder()) as prepared:
         assert (prepared.stream, prepared.targets) == ([ADD], ["perdure:opposite"])
     assert known(home) == [ADD, "perdure:opposite"]
 
@@ -103,5 +104,5 @@ def test_a_job_adds_its_targets_and_its_own_stream_only(home: Path, tmp_path: Pa
 @pytest.mark.processes
 def test_a_job_in_a_new_home_begins_the_stream_of_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with _prepared(tmp_path / "home", load_config(), [], lambda store: None) as prepared:
+    with _prepared(tmp_path / "home", load_config(), [], ProbeOrder()) as prepared:
         assert prepared.stream == list(default_environments())

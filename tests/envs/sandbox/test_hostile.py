@@ -86,7 +86,7 @@ def test_one_that_kills_all_or_forks_without_end_reaches_nobody_else(hostile: tu
         env.step("fork-without-end")
     env.close()
     assert not beside.step(beside.oracle()).ended
-    assert wait_for(lambda: len(processes(str(host.folder))) < 20)  # the kernel takes its time for some hundred
+    assert wait_for(lambda: len(processes(str(host.folder))) < 20, seconds=60)  # the kernel takes its time for some hundred
     assert play_scripted(environment, 1, by_oracle).success
     beside.close()
 

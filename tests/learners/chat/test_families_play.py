@@ -19,7 +19,7 @@ from perdure.learners.chat.chat_settings import ChatSettings, Thoughts
 from perdure.learners.engines.transformers_engine import TransformersEngine
 from perdure.learners.weights.base_models import resolve_model
 from perdure.learners.weights.check_texts import text_comparison
-from perdure.memory.blobs import pack_ids
+from perdure.memory.layout.blobs import pack_ids
 from perdure.memory.leases import BootClock
 from perdure.memory.store import create_store
 from perdure.memory.trajectories.episodes import get_episode

@@ -12,7 +12,7 @@ from perdure.learners.chat.chat_settings import ChatSettings
 from perdure.learners.chat.template_chat import TemplateChat
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.check_texts import text_comparison
-from perdure.memory.blobs import pack_ids
+from perdure.memory.layout.blobs import pack_ids
 
 THINKS = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"

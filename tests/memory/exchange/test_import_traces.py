@@ -20,11 +20,11 @@ import pytest
 from tests.memory.everything import ADD
 from tests.memory.test_migrations import contents
 
-from perdure.memory.blobs import unpack_ids, unpack_logprobs
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.export import Format, export
 from perdure.memory.exchange.import_traces import Imported, import_file
 from perdure.memory.exchange.trace_format import EPISODE_KEYS, TURN_KEYS
+from perdure.memory.layout.blobs import unpack_ids, unpack_logprobs
 from perdure.memory.processes import record_event
 from perdure.memory.store import Store, open_store
 

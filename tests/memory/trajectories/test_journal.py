@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from perdure.memory import blobs, jobs, tasks
+from perdure.memory import jobs, tasks
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.layout import blobs
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import BootClock
 from perdure.memory.records import StepRef

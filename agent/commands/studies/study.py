@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.commands.study_report import compare, keep_option, report
+from perdure.agent.commands.studies.study_report import compare, keep_option, report
 from perdure.agent.show.terminal import SummaryGroup, json_option, print_json, print_table, report_option
 from perdure.agent.show.terminal import report_progress as say
 from perdure.memory.errors import InputError
@@ -98,17 +98,9 @@ def list_(keep: Path, as_json: bool) -> None:
     Example:
       perdure study list
     """
-    from perdure.agent.studies.catalogue import STUDIES
-    from perdure.agent.studies.study_file import FILE_NAME, read_study
+    from perdure.agent.show.home_documents import studies_document
 
-    listed: list[Document] = []
-    kept = keep.expanduser().absolute()
-    others = sorted(path.parent.name for path in kept.glob(f"*/{FILE_NAME}") if path.parent.name not in STUDIES)
-    for name in (*STUDIES, *others):
-        about, folder = STUDIES[name][0] if name in STUDIES else "of a file", kept / name
-        results = read_study(folder) if (folder / FILE_NAME).is_file() else {}
-        failed = sum(result.error is not None for result in results.values())
-        listed.append({"name": name, "about": about, "done": len(results) - failed, "failed": failed, "folder": str(folder)})
+    listed = studies_document(keep.expanduser().absolute())
     if as_json:
         print_json(listed)
         return

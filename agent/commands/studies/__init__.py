@@ -1,0 +1,1 @@
+"""`perdure study` and `perdure report`: studies, their reports, and the same metrics of a home."""

@@ -1,0 +1,1 @@
+"""The web process: an API and pages over a home."""

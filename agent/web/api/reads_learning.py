@@ -1,0 +1,78 @@
+"""Whether it learns: jobs, their updates, live reward and success over time, and studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Query as Q
+from fastapi.responses import Response
+from pydantic import Field
+
+from perdure.agent.show.home_documents import job_document, studies_document
+from perdure.agent.web.api.answer_keys import JobAnswer, JobLine, StudyAnswer
+from perdure.agent.web.api.answering import MISSING, EnvironmentName, Id, Number, Page, Query, VersionName, answer, api_router
+from perdure.agent.web.stores import AtHome
+from perdure.agent.web.views.learning_curves import learning_document
+from perdure.memory.contracts.orders import JobState
+from perdure.memory.jobs import as_json, list_jobs
+from perdure.memory.json_value import Document
+
+router = api_router("learning")
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999."""
+
+
+class JobQuery(Page):
+    state: JobState | None = None
+
+
+class LearningQuery(Query):
+    environment: EnvironmentName | None = None
+    version: VersionName | None = None
+    since: float | None = Field(
+        default=None, ge=0, le=LAST_SECOND, allow_inf_nan=False, description="Unix seconds; by default the first episode"
+    )
+    until: float | None = Field(default=None, ge=0, le=LAST_SECOND, allow_inf_nan=False, description="Unix seconds; by default now")
+    bins: int = Field(default=48, ge=1, le=200, description="stretches of time")
+    jobs: int = Field(default=20, ge=0, le=200, description="learning jobs with their updates, newest first, at most")
+    before: Id | None = Field(default=None, description="only jobs with a lower number")
+
+
+@router.get("/jobs", responses={200: {"model": list[JobLine]}})
+def jobs(at: AtHome, asked: Annotated[JobQuery, Q()]) -> Response:
+    """Jobs with their states, newest first, as `perdure job list --json`."""
+    with at.reading() as store:
+        found = [as_json(job) for job in list_jobs(store, asked.limit, before=asked.before, state=asked.state)]
+    return answer(found)
+
+
+@router.get("/jobs/{number}", responses={200: {"model": JobAnswer}, **MISSING})
+def job(at: AtHome, number: Number) -> Response:
+    """A job: what was ordered, its state, and what it led to, as `perdure job show --json`."""
+    with at.reading() as store:
+        found = job_document(store, number)
+    return answer(found)
+
+
+@router.get("/learning", responses={200: {"model": Document}, **MISSING})
+def learning(at: AtHome, asked: Annotated[LearningQuery, Q()]) -> Response:
+    """Live reward and success by environment and version over time, with intervals over tasks, and the diagnostics of updates."""
+    with at.reading() as store:
+        found = learning_document(
+            store,
+            environment=asked.environment,
+            version=asked.version,
+            since=asked.since,
+            until=asked.until,
+            bins=asked.bins,
+            jobs=asked.jobs,
+            before=asked.before,
+        )
+    return answer(found)
+
+
+@router.get("/studies", responses={200: {"model": list[StudyAnswer]}})
+def studies(at: AtHome) -> Response:
+    """The studies that come with Perdure and those that were run, as `perdure study list --json`."""
+    return answer(studies_document(Path(at.loaded.config.web.studies).expanduser().absolute()))

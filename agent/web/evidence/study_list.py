@@ -1,0 +1,131 @@
+"""The studies of a folder, and one of them part by part, as the tables of its report. Nothing in a study's files is run.
+
+A part of a report may take seconds to work out, so the last few studies that were asked for are kept in memory as they were read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perdure.agent.studies.catalogue import STUDIES
+from perdure.agent.studies.study_file import FILE_NAME, CellCounts, cell_counts
+from perdure.memory.errors import PerdureError, UnknownError
+
+if TYPE_CHECKING:
+    from perdure.agent.studies.report.report_data import ArmMetrics, ReportData
+
+OVERVIEW = "overview"
+PARTS: Mapping[str, str] = {
+    OVERVIEW: "Overview",
+    "metrics": "Metrics",
+    "matrix": "Scores after every stage",
+    "gate": "The gate",
+    "panel": "Capability panel",
+    "cost": "Costs",
+    "study": "The study",
+    "formulas": "Formulas",
+}
+MOST_CHARACTERS = 220_000
+"""Of one part on a page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedStudy:
+    """A study that comes with Perdure, or that was run."""
+
+    name: str
+    about: str
+    is_there: bool
+    """Whether it was ever run here."""
+    counts: CellCounts | None
+    error: str | None
+    """Why it cannot be read."""
+
+
+def list_studies(keep: Path) -> list[ListedStudy]:
+    """Those that were run first, the newest of them first."""
+    found = {path.parent.name: path.parent for path in keep.glob(f"*/{FILE_NAME}")}
+    listed = [_listed(name, found.get(name)) for name in (*STUDIES, *sorted(found.keys() - STUDIES.keys()))]
+    return sorted(listed, key=lambda one: (not one.is_there, -((one.counts.last if one.counts else None) or 0.0)))
+
+
+def study_folder(keep: Path, name: str) -> Path:
+    """The folder of a study of this name, which is none of another place. Raises `UnknownError`."""
+    for path in keep.glob(f"*/{FILE_NAME}"):
+        if path.parent.name == name:
+            return path.parent
+    raise UnknownError(f"no study {name[:100]!r} in {keep}: `perdure study list` shows those that are there")
+
+
+def study_part(folder: Path, part: str) -> str | None:
+    """A part of the report as HTML in which every text is escaped; empty if the study has nothing for it, None if it is too long.
+
+    Raises `InputError` if the study has no cell yet, or if it is damaged.
+    """
+    data, metrics = _read(folder, _stamp(folder))
+    html = _without_styles(_sections()[part](data, metrics))
+    return html if len(html) <= MOST_CHARACTERS else None
+
+
+def _listed(name: str, folder: Path | None) -> ListedStudy:
+    counts, error = None, None
+    if folder is not None:
+        try:
+            counts = cell_counts(folder)
+        except PerdureError as why:
+            error = str(why)
+    about = STUDIES[name][0] if name in STUDIES else "of a file"
+    return ListedStudy(name=name, about=about, is_there=folder is not None, counts=counts, error=error)
+
+
+def _sections() -> Mapping[str, Callable[[ReportData, Mapping[str, ArmMetrics]], str]]:
+    """Loaded when a study is looked at: the metrics take a second to load."""
+    from perdure.agent.studies.report.sections.cost_section import cost_section
+    from perdure.agent.studies.report.sections.findings_section import claims_section, glossary, metrics_section
+    from perdure.agent.studies.report.sections.gate_section import gate_section
+    from perdure.agent.studies.report.sections.matrix_section import matrix_section
+    from perdure.agent.studies.report.sections.panel_section import panel_section
+    from perdure.agent.studies.report.sections.study_section import overview, study_section
+
+    return {
+        OVERVIEW: lambda data, metrics: overview(data) + claims_section(data),
+        "metrics": lambda data, metrics: metrics_section(data, metrics, None),
+        "matrix": lambda data, metrics: matrix_section(data),
+        "gate": lambda data, metrics: gate_section(data),
+        "panel": lambda data, metrics: panel_section(data),
+        "cost": lambda data, metrics: cost_section(data, metrics),
+        "study": lambda data, metrics: study_section(data),
+        "formulas": lambda data, metrics: glossary(metrics),
+    }
+
+
+def _stamp(folder: Path) -> tuple[object, ...]:
+    """Changes when the study does."""
+    summaries = sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*.json"))
+    return cell_counts(folder), tuple(summaries)
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, stamp: tuple[object, ...]) -> tuple[ReportData, Mapping[str, ArmMetrics]]:
+    from perdure.agent.studies.report.find_study import load_study
+    from perdure.agent.studies.report.report_data import metrics_of, report_data
+
+    data = report_data(load_study(folder))
+    return data, {stream: metrics_of(data, stream) for stream in data.streams}
+
+
+def _without_styles(html: str) -> str:
+    """The report's HTML for a page that allows no style in its text: strengths and widths become data that the style sheet knows.
+
+    Texts have no quotation mark in them (`agent/studies/report/html_parts.py:text`), so none of them is taken for an attribute.
+    """
+    html = re.sub(r'<figure><img class="drawn".*?</figure>', "", html, flags=re.DOTALL)  # large, and drawn for white paper
+    html = re.sub(r'<i( class="down")? style="--o:(\d\.\d)\d"></i>', lambda found: f'<i{found[1] or ""} data-o="{found[2][2:]}"></i>', html)
+    html = re.sub(r'<b style="width:(\d+)\.\d%[^"]*"></b>', lambda found: f'<b data-w="{5 * round(int(found[1]) / 5)}"></b>', html)
+    html = re.sub(r'<u style="[^"]*"></u>', "", html)
+    return re.sub(r' style="[^"]*"', "", html)

@@ -1,0 +1,1 @@
+"""The pages of evidence: retention, versions, gates, episodes, studies."""
