@@ -16,7 +16,7 @@ from perdure.memory.errors import InputError, RuntimeFailure, ShardLost, Unknown
 from perdure.memory.exchange.export import export
 from perdure.memory.exchange.import_traces import import_file
 from perdure.memory.history.checked_shards import NOTED
-from perdure.memory.history.shard_index import begin, shards
+from perdure.memory.history.shard_index import begin, shards, turns_ever
 from perdure.memory.processes import events
 from perdure.memory.store import FILE_NAME, Store, create_store, open_store
 from perdure.memory.trajectories.episodes import counts, episodes_by_id, get_episode
@@ -199,6 +199,21 @@ def test_a_shard_of_which_nothing_is_left_goes(store: Store, two: tuple[list[int
     assert (ids(store), second.exists(), shards(store)) == (newest, False, [])
     assert [*(store.home / "history").iterdir()] == []
     assert findings(store) == []
+
+
+def test_turns_are_counted_on_whatever_moves_or_goes(store: Store) -> None:
+    """Also if the newest ones have moved, so that SQLite gives their row ids again, and if their shard is gone."""
+    wanted = 0
+    for n in range(3):
+        many(store, 2, turns=2)
+        wanted += 32
+        assert turns_ever(store) == wanted
+        archive(store, NOW if n < 2 else 0.0, quiet, shard_turns=16)
+        assert turns_ever(store) == wanted
+    done_task(store, [1.0])
+    prune(store, NONE, quiet)
+    assert [shard.episodes for shard in shards(store)] == []
+    assert turns_ever(store) == 97
 
 
 def test_a_prune_leaves_the_episodes_of_a_lost_shard(store: Store, two: tuple[list[int], list[int]]) -> None:
