@@ -64,7 +64,7 @@ test-openapi: .venv/installed-openapi
 	$(BIN)/python -m tests.agent.web.api.openapi_run
 
 test-browser: .venv/installed-browser
-	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser tests/browser tests/agent/bench/test_page_bench.py
 
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu

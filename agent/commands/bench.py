@@ -85,10 +85,11 @@ def bench(
     plain sqlite3, and a large store), history (old turns that move into shards, and SQL over many, beside DuckDB alone), play (an actor's
     work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays) or web
     (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor). all runs them one after
-    the other, vllm only if it is the engine. Engine and learner also say which share they reached of the machine's bound: the time of
-    their matrix products alone, at the speed of a large product. Each takes some minutes, learner beside TRL a quarter of an hour, and
-    needs the machine for itself: only ratios from one run mean anything. How far it is goes to stderr. store, history and web are
-    measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB free.
+    the other, vllm only if it is the engine, and web not: it takes longest. Engine and learner also say which share they reached of the
+    machine's bound: the time of their matrix products alone, at the speed of a large product. Each takes some minutes, learner beside TRL a
+    quarter of an hour, and needs the machine for itself: only ratios from one run mean anything. How far it is goes to stderr. The stores
+    of store, history and web are measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB
+    free.
 
     \b
     Example:
@@ -143,7 +144,7 @@ def bench(
         document["play"] = [time.as_json() for time in times]
         if not as_json:
             tables.print_play(times)
-    if name in (ALL, "web"):
+    if name == "web":
         pages = _web(loaded, episodes, repeats)
         document["web"] = pages.as_json()
         if not as_json:
