@@ -155,6 +155,7 @@ def bench_pages(
     device: str,
     pairs: int,
     ask_s: float = ASK_S,
+    learner: str = "grpo",
     say: Callable[[str], None],
 ) -> PageBench:
     """Measure over a store with `episodes` episodes in `folder`. Raises `InputError` if the disk has no room for it."""
@@ -169,7 +170,7 @@ def bench_pages(
         say("asking for every page, and for status")
         sides = [_ask(page, paths, "nothing else works", ask_s)]
         say("waiting for a job to learn")
-        with learning(page, environment.name):
+        with learning(page, learner, environment.name):
             say("asking again while it learns")
             sides.append(_ask(page, paths, "a job learns", ask_s))
         pairs_played = [*_play_beside(page, files, environment, device, pairs, say)]

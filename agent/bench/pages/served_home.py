@@ -31,7 +31,7 @@ POLL_S = 0.2
 UP_S = 60.0
 LEARNS_S = 1800.0
 """How long a job may take to its first update: it loads the model, plays and learns."""
-ENDLESS = 100_000
+ENDLESS = 2000
 """Updates of the job: it is stopped before."""
 
 
@@ -85,9 +85,9 @@ def serving_page(home: Path, model: str, device: str, environment: str) -> Itera
 
 
 @contextmanager
-def learning(page: ServedPage, environment: str) -> Iterator[None]:
+def learning(page: ServedPage, learner: str, environment: str) -> Iterator[None]:
     """A job of `perdure learn` that has made its first update and goes on. Raises `RuntimeFailure` if it ends before the block does."""
-    words = ["learn", "grpo", "--home", str(page.home), "--config", str(page.config), "--target", environment, "--no-gate", "--json"]
+    words = ["learn", learner, "--home", str(page.home), "--config", str(page.config), "--target", environment, "--no-gate", "--json"]
     options = {"updates": ENDLESS, "replay": 0.0, "prompts": 4, "samples": 8}
     given = [part for name, value in options.items() for part in ("--option", f"{name}={value}")]
     log = page.home / "logs" / "bench-learn.log"

@@ -112,7 +112,8 @@ def test_there_is_a_path_of_every_page(tmp_path: Path) -> None:
 @pytest.mark.processes
 @pytest.mark.timeout(600)
 def test_a_real_page_is_asked_alone_and_while_a_job_learns(llama: ModelFiles, tmp_path: Path) -> None:
-    found = bench_pages(tmp_path, 400, llama, load(TASK), model=str(llama.path), device="cpu", pairs=2, ask_s=2.5, say=quiet)
+    model = str(llama.path)
+    found = bench_pages(tmp_path, 400, llama, load(TASK), model=model, device="cpu", pairs=2, ask_s=2.5, learner="sft", say=quiet)
     assert (found.episodes, found.turns, len(found.pairs)) == (400, 400 * TURNS, 2)
     assert [one.side for one in found.sides] == ["nothing else works", "a job learns"]
     for one in found.sides:
