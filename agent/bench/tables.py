@@ -137,19 +137,15 @@ def print_web(bench: PageBench) -> None:
     alone, busy = bench.sides
     click.echo(f"{bench.episodes} episodes, {bench.turns} turns, {bench.size_bytes / 1e6:.0f} MB, made in {bench.fill_s:.0f} s")
     rows = [
-        (
-            page.path,
-            page.page_bytes / 1000,
-            page.all_bytes / 1000,
-            *(1000 * one for one in (*_first_and_next(page), *_first_and_next(other))),
-        )
+        [page.path, page.page_bytes / 1000, page.all_bytes / 1000, *_first_and_next_ms(page), *_first_and_next_ms(other)]
         for page, other in zip(alone.pages, busy.pages, strict=True)
     ]
     columns = ("page", "KB", "with its files", "first ms", "then", "first, a job learns", "then")
     print_table(columns, rows, title="pages")
+    paces = (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
     asked = [
-        (f"{CLIENTS} clients, {pace}", *(1000 * one for one in (timing.median_s, timing.p95_s, other.median_s, other.p95_s)))
-        for pace, timing, other in (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
+        [f"{CLIENTS} clients, {pace}", 1000 * one.median_s, 1000 * one.p95_s, 1000 * other.median_s, 1000 * other.p95_s]
+        for pace, one, other in paces
     ]
     print_table(("status", "median ms", "p95 ms", "median, a job learns", "p95"), asked, title=f"status; {busy.updates} updates meanwhile")
     click.echo(
@@ -160,5 +156,5 @@ def print_web(bench: PageBench) -> None:
         click.echo(f"not as aimed at: {line}")
 
 
-def _first_and_next(page: PageTime) -> tuple[float, float]:
-    return page.seconds[0], statistics.median(page.seconds[1:])
+def _first_and_next_ms(page: PageTime) -> tuple[float, float]:
+    return 1000 * page.seconds[0], 1000 * statistics.median(page.seconds[1:])

@@ -17,7 +17,8 @@ from typing import Literal
 from urllib.parse import quote
 
 from perdure.agent.bench.actor_overhead import WIDTH, play_batches
-from perdure.agent.bench.large_store import TURNS, Timing, fill, require_store_room
+from perdure.agent.bench.journal_speed import TURNS
+from perdure.agent.bench.large_store import Timing, fill, require_store_room
 from perdure.agent.bench.measure import in_turn, timed
 from perdure.agent.bench.pages.page_clients import NAMED, ask_at_once, fetch
 from perdure.agent.bench.pages.served_home import ServedPage, learning, page_open, prepare, serving_page, updates_of_last_job

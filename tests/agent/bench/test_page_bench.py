@@ -10,7 +10,8 @@ import pytest
 from tests.agent.bench.test_store_bench import quiet
 
 from perdure.agent.bench import tables
-from perdure.agent.bench.large_store import TURNS, Timing, fill
+from perdure.agent.bench.journal_speed import TURNS
+from perdure.agent.bench.large_store import Timing, fill
 from perdure.agent.bench.pages.page_clients import LIVE
 from perdure.agent.bench.pages.page_speed import (
     CLIENTS,
