@@ -136,14 +136,14 @@ def print_web(bench: PageBench) -> None:
 
     alone, busy = bench.sides
     click.echo(f"{bench.episodes} episodes, {bench.turns} turns, {bench.size_bytes / 1e6:.0f} MB, made in {bench.fill_s:.0f} s")
-    rows = [
+    rows: list[list[str | float]] = [
         [page.path, page.page_bytes / 1000, page.all_bytes / 1000, *_first_and_next_ms(page), *_first_and_next_ms(other)]
         for page, other in zip(alone.pages, busy.pages, strict=True)
     ]
     columns = ("page", "KB", "with its files", "first ms", "then", "first, a job learns", "then")
     print_table(columns, rows, title="pages")
     paces = (("once a second", alone.steady, busy.steady), ("again and again", alone.busy, busy.busy))
-    asked = [
+    asked: list[list[str | float]] = [
         [f"{CLIENTS} clients, {pace}", 1000 * one.median_s, 1000 * one.p95_s, 1000 * other.median_s, 1000 * other.p95_s]
         for pace, one, other in paces
     ]
