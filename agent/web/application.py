@@ -5,19 +5,20 @@ Left out: who may ask (`access.py`), and the process that it runs in (`program.p
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
-from perdure.agent.web.access import API, SAFE, Access
+from perdure.agent.web.access import API, OPEN, SAFE, Access
 from perdure.agent.web.api import live_events, reads_home, reads_learning, reads_play, reads_versions, writes
 from perdure.agent.web.api.answering import RETRY_S, encoded
 from perdure.agent.web.crashes import Crashes
@@ -97,7 +98,9 @@ def status_of(error: PerdureError) -> int:
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
     at = request.app.state.home
-    if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
+    if request.url.path in OPEN:
+        return PlainTextResponse(f"{error}\n", status_code=503)
+    if request.method in SAFE and not request.url.path.startswith(API) and not os.path.lexists(at.path / FILE_NAME):
         return page(request, "no_store.html", home=str(at.path))
     again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
