@@ -5,7 +5,6 @@ Left out: who may ask (`access.py`), and the process that it runs in (`program.p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +29,6 @@ from perdure.agent.web.pages.rendering import error_page, page
 from perdure.agent.web.stores import ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
 from perdure.memory.errors import Conflict, InputError, PerdureError, Unavailable, UnknownError
-from perdure.memory.store import FILE_NAME
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -97,11 +95,10 @@ def status_of(error: PerdureError) -> int:
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
-    at = request.app.state.home
     if request.url.path in OPEN:
         return PlainTextResponse(f"{error}\n", status_code=503)
-    if request.method in SAFE and not request.url.path.startswith(API) and not os.path.lexists(at.path / FILE_NAME):
-        return page(request, "no_store.html", home=str(at.path))
+    if request.method in SAFE and not request.url.path.startswith(API) and isinstance(error.__cause__, FileNotFoundError):
+        return page(request, "no_store.html", home=str(request.app.state.home.path))
     again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
 
