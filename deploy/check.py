@@ -34,7 +34,7 @@ MEANS = {
 }
 """What to do where a tool is missing."""
 SKIPPED = {
-    "CKV_K8S_43": "an image by digest: the images are built by whoever runs them, who can add it under `images:` of the overlay",
+    "CKV_K8S_43": "an image by digest: each operator builds the images, and can add their digests under `images:` of the overlay",
     "CKV_K8S_15": "pull always: the tags are of releases, and a node may have the image from elsewhere than a registry",
 }
 """The checks of checkov that are not made, each with the reason."""

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from perdure import __version__
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.web import health
-from perdure.agent.web.access import API, SAFE, Access
+from perdure.agent.web.access import API, OPEN, SAFE, Access
 from perdure.agent.web.api import live_events, reads_home, reads_learning, reads_play, reads_versions, writes
 from perdure.agent.web.api.answering import RETRY_S, encoded
 from perdure.agent.web.crashes import Crashes
@@ -26,10 +26,9 @@ from perdure.agent.web.live import Live
 from perdure.agent.web.pages import acts, environments_page, learning_page, now, signing_in, system_page, tasks_page
 from perdure.agent.web.pages.evidence import against_pages, episode_pages, gate_page, retention_page, study_pages, version_pages
 from perdure.agent.web.pages.rendering import error_page, page
-from perdure.agent.web.stores import ServedHome
+from perdure.agent.web.stores import NoStoreYet, ServedHome
 from perdure.agent.web.tokens import Sessions, read_or_make_token, token_path
 from perdure.memory.errors import Conflict, InputError, PerdureError, Unavailable, UnknownError
-from perdure.memory.store import FILE_NAME
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -96,9 +95,10 @@ def status_of(error: PerdureError) -> int:
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, PerdureError)
-    at = request.app.state.home
-    if request.method in SAFE and not request.url.path.startswith(API) and not (at.path / FILE_NAME).is_file():
-        return page(request, "no_store.html", home=str(at.path))
+    if request.url.path in OPEN:
+        return PlainTextResponse(f"{error}\n", status_code=503)
+    if request.method in SAFE and not request.url.path.startswith(API) and isinstance(error, NoStoreYet):
+        return page(request, "no_store.html", home=str(request.app.state.home.path))
     again = {"retry-after": str(RETRY_S), "connection": "close"} if isinstance(error, Unavailable) else None
     return _answer(request, status_of(error), str(error), again)
 

@@ -14,7 +14,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/livez")
 async def livez() -> PlainTextResponse:
-    """This process answers. It says nothing of the daemon."""
+    """Whether this process answers. The daemon is not looked at."""
     return PlainTextResponse("ok\n")
 
 

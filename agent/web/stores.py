@@ -21,6 +21,10 @@ from perdure.memory.store import FILE_NAME, Store, open_store, set_busy_timeout
 BUSY_MS = 4000
 
 
+class NoStoreYet(Unavailable):
+    """Nothing has run in the home."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedHome:
     """The home that is served, and the configuration that new work is prepared by."""
@@ -34,7 +38,7 @@ class ServedHome:
     def reading(self) -> Iterator[Store]:
         """A store that can be read, whether or not it can be written.
 
-        Raises `Unavailable` if there is none yet, or if this user cannot read it, and `RuntimeFailure` if it is none of ours.
+        Raises `NoStoreYet` if there is none, `Unavailable` if this user cannot read it, and `RuntimeFailure` if it is none of ours.
         """
         with self._opened(reading=True) as store:
             yield store
@@ -50,7 +54,7 @@ class ServedHome:
         try:
             (self.path / FILE_NAME).stat()
         except FileNotFoundError as error:
-            raise Unavailable(f"nothing has run in {self.path} yet: `perdure run` makes its store, and this page then shows it") from error
+            raise NoStoreYet(f"nothing has run in {self.path} yet: `perdure run` makes its store, and this page then shows it") from error
         except OSError as error:
             raise Unavailable(f"cannot read the home {self.path}: {error.strerror}; serve it as the user whose home it is") from error
         try:

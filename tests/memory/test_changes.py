@@ -1,4 +1,4 @@
-"""Changes of persons: written with the change itself, once for each key, whoever dies or comes at the same time."""
+"""Changes of persons: written with the change itself, and once for each key, also if processes die or several ask at once."""
 
 from __future__ import annotations
 

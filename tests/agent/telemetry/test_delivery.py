@@ -1,4 +1,4 @@
-"""Payloads go to servers and commands that work, fail, hang, redirect and print a lot; whoever puts them in never waits."""
+"""Payloads go to servers and commands that work, fail, hang, redirect and print a lot. Putting one in never waits."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlencode
@@ -40,13 +40,18 @@ def send(server: Server, path: str, key: str, **asked: object) -> Answer:
 
 def press(server: Server, page: str, form: str, **fields: str) -> Answer:
     """The form of a page, sent as a browser sends it, with all that stands in it already."""
+    return shown(server, page, form, **fields)()
+
+
+def shown(server: Server, page: str, form: str, **fields: str) -> Callable[[], Answer]:
+    """What sends a form that a browser shows."""
     browser = server.sign_in()
     text = server.get(page, browser).text
     found = re.search(rf'<form[^>]*action="{form}".*?</form>', text, re.DOTALL)
     assert found is not None, text
     given = dict(re.findall(r'<input type="hidden" name="([^"]*)" value="([^"]*)"', found[0]))
     origin = {"Origin": f"http://127.0.0.1:{server.port}"}
-    return server.ask("POST", form, browser | FORM | origin, urlencode({**given, **fields}))
+    return lambda: server.ask("POST", form, browser | FORM | origin, urlencode({**given, **fields}))
 
 
 # --- a full disk ---
@@ -154,7 +159,7 @@ def test_of_two_who_roll_back_at_once_one_does(home: Path, two: tuple[Server, Se
 
 
 def test_of_two_who_press_the_same_button_one_does(home: Path, two: tuple[Server, Server]) -> None:
-    answers = both(*(lambda server=server: press(server, "/versions/v2", "/act/versions/rollback", reason="it forgot") for server in two))
+    answers = both(*[shown(server, "/versions/v2", "/act/versions/rollback", reason="it forgot") for server in two])
     assert sorted(answer.status for answer in answers) == [303, 409]
     with open_store(home) as store:
         assert served_version(store).name == "v1"
