@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from perdure.learners.panel.panel_items import load_panel
 from perdure.learners.panel.stored_scores import known_result
 from perdure.memory import jobs
@@ -109,18 +107,3 @@ def panel_of(store: Store, version: str | None, asked: Asked) -> Document:
     if found is None:
         raise UnknownError(f"{name} was not scored on the whole capability panel: `perdure panel {name}` does it")
     return panel_document(found)
-
-
-def studies_document(keep: Path) -> list[Document]:
-    """The studies, and what is finished of each: the keys of `perdure study list --json`."""
-    from perdure.agent.studies.catalogue import STUDIES
-    from perdure.agent.studies.study_file import FILE_NAME, read_study
-
-    listed: list[Document] = []
-    others = sorted(path.parent.name for path in keep.glob(f"*/{FILE_NAME}") if path.parent.name not in STUDIES)
-    for name in (*STUDIES, *others):
-        about, folder = STUDIES[name][0] if name in STUDIES else "of a file", keep / name
-        results = read_study(folder) if (folder / FILE_NAME).is_file() else {}
-        failed = sum(result.error is not None for result in results.values())
-        listed.append({"name": name, "about": about, "done": len(results) - failed, "failed": failed, "folder": str(folder)})
-    return listed

@@ -98,15 +98,14 @@ def list_(keep: Path, as_json: bool) -> None:
     Example:
       perdure study list
     """
-    from perdure.agent.show.home_documents import studies_document
+    from perdure.agent.studies.listed_studies import list_studies
 
-    listed = studies_document(keep.expanduser().absolute())
+    listed = [one.as_json() for one in list_studies(keep.expanduser().absolute())]
     if as_json:
         print_json(listed)
         return
-    print_table(
-        ("study", "cells done", "failed", "what it is"), [(row["name"], row["done"], row["failed"], row["about"]) for row in listed]
-    )
+    rows = [(row["name"], row["done"], row["failed"], row["error"] or row["about"]) for row in listed]
+    print_table(("study", "cells done", "failed", "what it is"), rows)
 
 
 study.add_command(report)

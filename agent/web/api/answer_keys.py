@@ -202,6 +202,7 @@ class StudyAnswer(Answered):
     done: int
     failed: int
     folder: str
+    error: str | None
 
 
 class StatusAnswer(Answered):

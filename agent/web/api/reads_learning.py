@@ -9,7 +9,8 @@ from fastapi import Query as Q
 from fastapi.responses import Response
 from pydantic import Field
 
-from perdure.agent.show.home_documents import job_document, studies_document
+from perdure.agent.show.home_documents import job_document
+from perdure.agent.studies.listed_studies import list_studies
 from perdure.agent.web.api.answer_keys import JobAnswer, JobLine, StudyAnswer
 from perdure.agent.web.api.answering import MISSING, EnvironmentName, Id, Number, Page, Query, VersionName, answer, api_router
 from perdure.agent.web.stores import AtHome
@@ -75,4 +76,5 @@ def learning(at: AtHome, asked: Annotated[LearningQuery, Q()]) -> Response:
 @router.get("/studies", responses={200: {"model": list[StudyAnswer]}})
 def studies(at: AtHome) -> Response:
     """The studies that come with Perdure and those that were run, as `perdure study list --json`."""
-    return answer(studies_document(Path(at.loaded.config.web.studies).expanduser().absolute()))
+    keep = Path(at.loaded.config.web.studies).expanduser().absolute()
+    return answer([one.as_json() for one in list_studies(keep)])

@@ -104,7 +104,8 @@ class MoveAsked(WithReason):
     expected: VersionName | None = Field(default=None, description="the version that serves as far as you know; refused if it moved")
 
 
-class RollbackAsked(MoveAsked):
+class RollbackAsked(WithReason):
+    expected: VersionName = Field(description="the version that serves as far as you know: two who roll back at once go back one step")
     to: VersionName | None = Field(default=None, description="the version that served before, by default")
 
 

@@ -167,7 +167,7 @@ def test_of_two_who_press_the_same_button_one_does(home: Path, two: tuple[Server
 
 
 def test_who_sends_the_same_again_rolls_back_once(home: Path, two: tuple[Server, Server]) -> None:
-    answers = both(*(lambda server=server: send(server, "/rollback", "the-key", reason="once") for server in (*two, *two)))
+    answers = both(*(lambda server=server: send(server, "/rollback", "the-key", reason="once", expected="v2") for server in (*two, *two)))
     assert [answer.status for answer in answers] == [200] * 4
     assert len({answer.body for answer in answers}) == 1
     with open_store(home) as store:

@@ -8,8 +8,9 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 from markupsafe import Markup
 
+from perdure.agent.studies.listed_studies import list_studies
 from perdure.agent.studies.study_file import cell_counts
-from perdure.agent.web.evidence.study_list import OVERVIEW, PARTS, list_studies, study_folder, study_part
+from perdure.agent.web.evidence.study_parts import OVERVIEW, PARTS, study_folder, study_part
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome, ServedHome
 from perdure.memory.errors import PerdureError, UnknownError
@@ -19,7 +20,8 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/studies")
 def studies(request: Request, at: AtHome) -> Response:
-    return page(request, "studies.html", studies=list_studies(_keep(at)), keep=str(_keep(at)))
+    newest_first = sorted(list_studies(_keep(at)), key=lambda one: (not one.is_there, -((one.counts.last if one.counts else None) or 0.0)))
+    return page(request, "studies.html", studies=newest_first, keep=str(_keep(at)))
 
 
 @router.get("/studies/{name}")

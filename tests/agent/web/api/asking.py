@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlencode
+from urllib.parse import urlencode
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
+from tests.agent.web.in_process import ask_app
 
 from perdure.agent.config_file import load_config
 from perdure.agent.web.application import application
@@ -52,47 +53,8 @@ class Asker:
         return asyncio.run(self.asking(method, target, headers, body))
 
     async def asking(self, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Reply:
-        path, _, query = target.partition("?")
-        sent = {"host": "127.0.0.1:8377", "authorization": f"Bearer {self.token}", **(headers or {})}
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
-            "raw_path": quote(path, safe="/%").encode(),
-            "query_string": query.encode("utf-8", "surrogateescape"),
-            "root_path": "",
-            "headers": [
-                (name.lower().encode(), value.encode("utf-8"))
-                for name, value in {**sent, "content-length": str(len(body))}.items()
-                if value
-            ],
-            "client": ("127.0.0.1", 50000),
-            "server": ("127.0.0.1", 8377),
-        }
-        told: list[Message] = []
-        ended = asyncio.Event()
-        parts = [body]
-
-        async def receive() -> Message:
-            if parts:
-                return {"type": "http.request", "body": parts.pop(), "more_body": False}
-            await ended.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            told.append(message)
-
-        await self.app(scope, receive, send)
-        ended.set()
-        start = told[0]
-        return Reply(
-            status=start["status"],
-            headers={name.decode("latin-1"): value.decode("latin-1") for name, value in start["headers"]},
-            body=b"".join(message.get("body", b"") for message in told[1:]),
-        )
+        sent = await ask_app(self.app, method, target, {"authorization": f"Bearer {self.token}", **(headers or {})}, body)
+        return Reply(status=sent.status, headers=sent.headers, body=sent.body)
 
 
 def asker(home: Path, *, busy_ms: int = BUSY_MS) -> Asker:

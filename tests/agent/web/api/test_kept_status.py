@@ -106,6 +106,6 @@ def test_an_error_is_for_those_who_ask_and_not_for_the_next(home: Path) -> None:
     async def ask() -> list[Any]:
         return list(await asyncio.gather(*(status.document() for _ in range(4)), return_exceptions=True))
 
-    assert {type(one).__name__ for one in asyncio.run(ask())} == {"Unavailable"}
+    assert {type(one).__name__ for one in asyncio.run(ask())} == {"NoStoreYet"}
     hidden.rename(home / "perdure.db")
     assert json.loads(asyncio.run(status.document()))["serving"] == "v1"

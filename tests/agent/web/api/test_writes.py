@@ -141,8 +141,8 @@ def test_two_who_roll_back_at_once_go_back_one_version(ask: Asker, store: Store,
 )
 def test_what_cannot_be_done_is_said(ask: Asker, store: Store, path: str, status: int) -> None:
     if path == "rollback":
-        ask.post("/api/v1/rollback", {"reason": "to the first"}, "first")
-    body = {} if path.endswith("pin") else {"reason": "r"}
+        ask.post("/api/v1/rollback", {"reason": "to the first", "expected": "v1"}, "first")
+    body = {"pin": {}, "rollback": {"reason": "r", "expected": "v0"}}.get(path.rpartition("/")[2], {"reason": "r"})
     told = ask.post(f"/api/v1/{path}", body)
     assert (told.status, told.json().keys()) == (status, {"error"})
 

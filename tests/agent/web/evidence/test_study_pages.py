@@ -12,7 +12,7 @@ from tests.agent.web.evidence.visitor import Visitor, visitor
 from perdure.agent.studies.report.find_study import load_study
 from perdure.agent.studies.report.report_data import level, report_data
 from perdure.agent.studies.study_file import cell_counts, open_study
-from perdure.agent.web.evidence.study_list import MOST_CHARACTERS, PARTS
+from perdure.agent.web.evidence.study_parts import MOST_CHARACTERS, PARTS
 from perdure.memory.errors import InputError
 
 ARM = "<b>replay</b>"

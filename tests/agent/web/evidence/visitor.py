@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
-from urllib.parse import quote, unquote_to_bytes, urlencode
+from urllib.parse import urlencode
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
+from tests.agent.web.in_process import ask_app
 
 from perdure.agent.config_file import load_config
 from perdure.agent.web.application import application
@@ -59,39 +60,8 @@ class Visitor:
         return asyncio.run(self._ask("POST", path, body, {"content-type": "application/x-www-form-urlencoded"}))
 
     async def _ask(self, method: str, target: str, body: bytes, more: dict[str, str]) -> Page:
-        path, _, query = target.partition("?")
-        headers = {"host": "127.0.0.1:8377", "cookie": f"perdure_session={self.cookie}", "content-length": str(len(body)), **more}
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
-            "raw_path": quote(path, safe="/%").encode(),
-            "query_string": query.encode(),
-            "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-            "client": ("127.0.0.1", 50000),
-            "server": ("127.0.0.1", 8377),
-        }
-        told: list[Message] = []
-        parts = [body]
-        over = asyncio.Event()
-
-        async def receive() -> Message:
-            if parts:
-                return {"type": "http.request", "body": parts.pop(), "more_body": False}
-            await over.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            told.append(message)
-
-        await self.app(scope, receive, send)
-        start = told[0]
-        text = b"".join(message.get("body", b"") for message in told[1:]).decode()
-        return Page(status=start["status"], headers={name.decode(): value.decode() for name, value in start["headers"]}, text=text)
+        sent = await ask_app(self.app, method, target, {"cookie": f"perdure_session={self.cookie}", **more}, body)
+        return Page(status=sent.status, headers=sent.headers, text=sent.body.decode())
 
 
 def visitor(home: Path, config: Path | None = None) -> Visitor:

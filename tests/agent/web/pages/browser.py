@@ -6,16 +6,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from http.cookies import SimpleCookie
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlencode
+from urllib.parse import urlencode
 
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp
+from tests.agent.web.in_process import HOST, ask_app
 
 from perdure.agent.config_file import load_config
 from perdure.agent.web.application import application
 
-HOST = "127.0.0.1:8377"
 TOLD = ("aria-label", "title", "placeholder", "alt", "data-confirm", "data-chart")
 VOID = ("input", "meta", "link", "br", "rect", "polyline")
 
@@ -107,64 +106,14 @@ class Browser:
         return self.get(answer.headers["location"]) if answer.status == 303 else answer
 
     def ask(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> PageSeen:
-        sent = {"host": HOST, "content-type": "application/x-www-form-urlencoded", "origin": f"http://{HOST}", **(headers or {})}
-        if self.cookies:
-            sent["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        status, got, content = asyncio.run(_ask(self.app, method, target, sent, body))
-        for value in got.get_all("set-cookie"):
-            for name, morsel in SimpleCookie(value).items():
-                self.cookies.pop(name, None)
-                if morsel.value and morsel["max-age"] != "0":
-                    self.cookies[name] = morsel.value
-        return PageSeen(status, got, content.decode())
-
-
-class Headers(dict[str, str]):
-    """The last of each name; cookies come several at once."""
-
-    def __init__(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
-        self._pairs = [(name.decode().lower(), value.decode("latin-1")) for name, value in pairs]
-        super().__init__(self._pairs)
-
-    def get_all(self, wanted: str) -> list[str]:
-        return [value for name, value in self._pairs if name == wanted]
-
-
-async def _ask(app: ASGIApp, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, Headers, bytes]:
-    path, _, query = target.partition("?")
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": unquote_to_bytes(path).decode(errors="replace"),
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-        "client": ("127.0.0.1", 50000),
-        "server": ("127.0.0.1", 8377),
-        "root_path": "",
-    }
-    status, got, content = 0, Headers([]), bytearray()
-    given = False
-
-    async def receive() -> Message:
-        nonlocal given
-        if given:
-            await asyncio.sleep(60)
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: Message) -> None:
-        nonlocal status, got
-        if message["type"] == "http.response.start":
-            status, got = message["status"], Headers(message["headers"])
-        elif message["type"] == "http.response.body":
-            content.extend(message.get("body", b""))
-
-    await app(scope, receive, send)
-    return status, got, bytes(content)
+        given = {"content-type": "application/x-www-form-urlencoded", "origin": f"http://{HOST}", **(headers or {})}
+        given["cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        sent = asyncio.run(ask_app(self.app, method, target, given, body))
+        for name, morsel in sent.cookies.items():
+            self.cookies.pop(name, None)
+            if morsel.value and morsel["max-age"] != "0":
+                self.cookies[name] = morsel.value
+        return PageSeen(sent.status, sent.headers, sent.body.decode())
 
 
 def browser_of(home: Path) -> Browser:

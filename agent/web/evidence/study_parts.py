@@ -1,4 +1,4 @@
-"""The studies of a folder, and one of them part by part, as the tables of its report. Nothing in a study's files is run.
+"""A study part by part, as the tables of its report. Nothing in its files is run.
 
 A part of a report may take seconds to work out, so the last few studies that were asked for are kept in memory as they were read.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.agent.studies.catalogue import STUDIES
-from perdure.agent.studies.study_file import FILE_NAME, CellCounts, cell_counts
-from perdure.memory.errors import PerdureError, UnknownError
+from perdure.agent.studies.study_file import FILE_NAME, cell_counts
+from perdure.memory.errors import UnknownError
 
 if TYPE_CHECKING:
     from perdure.agent.studies.report.report_data import ArmMetrics, ReportData
@@ -34,26 +32,6 @@ MOST_CHARACTERS = 220_000
 """Of one part on a page."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedStudy:
-    """A study that comes with Perdure, or that was run."""
-
-    name: str
-    about: str
-    is_there: bool
-    """Whether it was ever run here."""
-    counts: CellCounts | None
-    error: str | None
-    """Why it cannot be read."""
-
-
-def list_studies(keep: Path) -> list[ListedStudy]:
-    """Those that were run first, the newest of them first."""
-    found = {path.parent.name: path.parent for path in keep.glob(f"*/{FILE_NAME}")}
-    listed = [_listed(name, found.get(name)) for name in (*STUDIES, *sorted(found.keys() - STUDIES.keys()))]
-    return sorted(listed, key=lambda one: (not one.is_there, -((one.counts.last if one.counts else None) or 0.0)))
-
-
 def study_folder(keep: Path, name: str) -> Path:
     """The folder of a study of this name, which is none of another place. Raises `UnknownError`."""
     for path in keep.glob(f"*/{FILE_NAME}"):
@@ -70,17 +48,6 @@ def study_part(folder: Path, part: str) -> str | None:
     data, metrics = _read(folder, _stamp(folder))
     html = _without_styles(_sections()[part](data, metrics))
     return html if len(html) <= MOST_CHARACTERS else None
-
-
-def _listed(name: str, folder: Path | None) -> ListedStudy:
-    counts, error = None, None
-    if folder is not None:
-        try:
-            counts = cell_counts(folder)
-        except PerdureError as why:
-            error = str(why)
-    about = STUDIES[name][0] if name in STUDIES else "of a file"
-    return ListedStudy(name=name, about=about, is_there=folder is not None, counts=counts, error=error)
 
 
 def _sections() -> Mapping[str, Callable[[ReportData, Mapping[str, ArmMetrics]], str]]:
