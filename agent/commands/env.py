@@ -19,6 +19,7 @@ from perdure.agent.show.terminal import (
     report_option,
     say,
     visible,
+    why_option,
 )
 from perdure.memory.errors import RuntimeFailure
 
@@ -169,9 +170,10 @@ def play(environment: str, seed: int | None, config_path: Path | None) -> None:
 
 @env.command()
 @click.argument("environment", metavar="ENV")
+@why_option
 @home_option
 @json_option
-def retire(environment: str, home: Path, as_json: bool) -> None:
+def retire(environment: str, reason: str | None, home: Path, as_json: bool) -> None:
     """Take an environment of the home out of play, replay and gate. Its history and its anchor stay.
 
     ENV is its full name, as `perdure status` shows it. Its tasks that wait fail; those in play, and a job that learns, go on to their end.
@@ -185,7 +187,7 @@ def retire(environment: str, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        retired = environment_use.retire(store, person_here(), environment)
+        retired = environment_use.retire(store, person_here(), environment, reason=reason)
     if as_json:
         print_json(retired)
         return
@@ -197,9 +199,10 @@ def retire(environment: str, home: Path, as_json: bool) -> None:
 
 @env.command()
 @click.argument("environment", metavar="ENV")
+@why_option
 @home_option
 @json_option
-def restore(environment: str, home: Path, as_json: bool) -> None:
+def restore(environment: str, reason: str | None, home: Path, as_json: bool) -> None:
     """Bring a retired environment back into play, replay and gate, with the anchor that it had.
 
     \b
@@ -211,7 +214,7 @@ def restore(environment: str, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        restored = environment_use.restore(store, person_here(), environment)
+        restored = environment_use.restore(store, person_here(), environment, reason=reason)
     if as_json:
         print_json(restored)
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from perdure.agent.show.terminal import home_option, json_option, print_json
+from perdure.agent.show.terminal import home_option, json_option, print_json, why_option
 
 if TYPE_CHECKING:
     from perdure.memory.processes import Pausable
@@ -45,9 +45,10 @@ def pause(what: Pausable | None, reason: str, home: Path, as_json: bool) -> None
 
 @click.command()
 @what_argument
+@why_option
 @home_option
 @json_option
-def resume(what: Pausable | None, home: Path, as_json: bool) -> None:
+def resume(what: Pausable | None, reason: str | None, home: Path, as_json: bool) -> None:
     """Go on with what `perdure pause` stopped: play, learning, or both.
 
     \b
@@ -61,7 +62,7 @@ def resume(what: Pausable | None, home: Path, as_json: bool) -> None:
 
     with open_store(home) as store:
         paused = {one.what for one in processes.pauses(store)}
-        listed = pauses.resume(store, person_here(), what)
+        listed = pauses.resume(store, person_here(), what, reason=reason)
     ended = [one for one in _both(what) if one in paused]
     if as_json:
         print_json(listed)

@@ -20,6 +20,7 @@ from perdure.agent.show.terminal import (
     report_option,
     say,
     visible,
+    why_option,
 )
 from perdure.memory.errors import InputError
 
@@ -177,9 +178,10 @@ def rollback(name: str | None, reason: str, home: Path, as_json: bool) -> None:
 @version.command()
 @click.argument("name", metavar="VERSION")
 @click.option("--off", is_flag=True, help="Remove the pin.")
+@why_option
 @home_option
 @json_option
-def pin(name: str, off: bool, home: Path, as_json: bool) -> None:
+def pin(name: str, off: bool, reason: str | None, home: Path, as_json: bool) -> None:
     """Protect the files of a version from `version gc`.
 
     \b
@@ -191,7 +193,7 @@ def pin(name: str, off: bool, home: Path, as_json: bool) -> None:
     from perdure.memory.store import open_store
 
     with open_store(home) as store:
-        pinned = version_moves.pin(store, person_here(), name, not off)
+        pinned = version_moves.pin(store, person_here(), name, not off, reason=reason)
     if as_json:
         print_json(pinned)
         return

@@ -42,6 +42,7 @@ config_option = click.option(
     help="Configuration file. [default: perdure.toml in the working folder, if it exists]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+why_option = click.option("--reason", help="Why; `perdure change list` shows it.")
 report_option = click.option(
     "--json/--table",
     "as_json",

@@ -1,8 +1,7 @@
 """One episode for a page: its facts, its turns as far as they are shown, and one turn down to its tokens.
 
-Texts are cut in the database, so that an observation of ten megabytes costs a list of turns nothing. They are cut as bytes: SQLite's own
-functions of texts end at a zero character, and would hide what comes after it. Left out: the whole episode as one document
-(`agent/show/home_documents.py:episode_document`).
+Texts are cut in the database, so that an observation of ten megabytes costs a list of turns nothing (`agent/web/views/cut_texts.py`). Left
+out: the whole episode as one document (`agent/show/home_documents.py:episode_document`).
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from perdure.agent.show.terminal import visible
+from perdure.agent.web.views.cut_texts import CutText, bytes_of, cut_text, decoded
 from perdure.memory.environments import code_of_environment
 from perdure.memory.errors import UnknownError
 from perdure.memory.json_value import Document
@@ -28,16 +28,6 @@ FACTS = (
     "id, environment, seed, member, seat, purpose, state, success, score, total_reward, stop_reason, temperature, task, job, version, "
     "step_job, step_n, turns, code, started_at, finished_at"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutText:
-    """The beginning of a text that may be long."""
-
-    text: str
-    size_bytes: int
-    """Of the whole."""
-    is_cut: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +61,7 @@ class WholeTurn:
 def episode_facts(store: Store, episode: int) -> Document:
     """What an episode is and how it went, with `rewards`, `instructions` (cut), `members` and `code_now`. Raises `UnknownError`."""
     rows = store.rows(
-        f"""SELECT {FACTS}, "group", {_bytes("instructions")}, {_bytes("error")} FROM episode WHERE id = :episode""",
+        f"""SELECT {FACTS}, "group", {bytes_of("instructions")}, {bytes_of("error")} FROM episode WHERE id = :episode""",
         {"episode": episode, "bytes": 4 * MOST_OF_FACTS},
     )
     if not rows:
@@ -81,8 +71,8 @@ def episode_facts(store: Store, episode: int) -> Document:
     played = facts["turns"] if facts["state"] != "running" else _turns_so_far(store, episode)
     return {
         **facts,
-        "instructions": _decoded(facts["instructions"], MOST_OF_FACTS),
-        "error": _decoded(facts["error"], MOST_OF_FACTS),
+        "instructions": decoded(facts["instructions"], MOST_OF_FACTS),
+        "error": decoded(facts["error"], MOST_OF_FACTS),
         "sampler": sampler,
         "turns": played,
         "rewards": rewards_of(store, episode),
@@ -95,8 +85,8 @@ def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) 
     """Turns from `first` on, each text cut to `longest` characters."""
     rows = store.rows(
         f"""
-        SELECT n, {_bytes("observation")}, length(CAST(observation AS BLOB)) AS seen_bytes,
-               {_bytes("action")}, length(CAST(action AS BLOB)) AS said_bytes,
+        SELECT n, {bytes_of("observation")}, length(CAST(observation AS BLOB)) AS seen_bytes,
+               {bytes_of("action")}, length(CAST(action AS BLOB)) AS said_bytes,
                substr(CAST(invalid AS BLOB), 1, {4 * MOST_OF_FACTS}) AS invalid, reward, finish,
                length(prompt_ids) / 4 + shared AS prompt_tokens, length(action_ids) / 4 AS action_tokens,
                coalesce(version, 'job ' || step_job || ' step ' || step_n) AS sampler
@@ -107,11 +97,11 @@ def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) 
     return [
         TurnText(
             n=row["n"],
-            observation=_cut(row["observation"], row["seen_bytes"], longest),
-            action=_cut(row["action"], row["said_bytes"], longest),
+            observation=cut_text(row["observation"], row["seen_bytes"], longest),
+            action=cut_text(row["action"], row["said_bytes"], longest),
             reward=row["reward"],
             finish=row["finish"],
-            invalid=_decoded(row["invalid"], MOST_OF_FACTS),
+            invalid=decoded(row["invalid"], MOST_OF_FACTS),
             prompt_tokens=row["prompt_tokens"],
             action_tokens=row["action_tokens"],
             sampler=row["sampler"],
@@ -147,21 +137,6 @@ def whole_turn(store: Store, episode: int, n: int) -> WholeTurn:
             action_ids=unpack_ids(row["action_ids"]),
             logprobs=unpack_logprobs(row["logprobs"]),
         )
-
-
-def _bytes(column: str) -> str:
-    """The beginning of a text as bytes."""
-    return f"substr(CAST({column} AS BLOB), 1, :bytes) AS {column}"
-
-
-def _decoded(beginning: bytes | None, longest: int) -> str | None:
-    """The last character may be cut in two."""
-    return None if beginning is None else beginning.decode("utf-8", "ignore")[:longest]
-
-
-def _cut(beginning: bytes, size_bytes: int, longest: int) -> CutText:
-    text = beginning.decode("utf-8", "ignore")[:longest]
-    return CutText(text=text, size_bytes=size_bytes, is_cut=len(text.encode()) < size_bytes)
 
 
 def _turns_so_far(store: Store, episode: int) -> int:

@@ -16,6 +16,7 @@ from perdure.agent.processes.process_names import SUPERVISOR, job_process
 from perdure.agent.show.daemon_health import activity, troubles
 from perdure.agent.show.short_names import short_names
 from perdure.agent.show.update_line import update_line
+from perdure.agent.web.views.cut_texts import bytes_of, decoded
 from perdure.memory import jobs as job_store
 from perdure.memory import tasks as task_store
 from perdure.memory.contracts.orders import GateOrder, Job, LearnOrder, PanelOrder, ProbeOrder
@@ -97,19 +98,20 @@ def _playing(store: Store, limit: int, turns: int) -> tuple[list[Document], int]
 def _turns(store: Store, episodes: Sequence[int], most: int) -> dict[int, list[Document]]:
     """The last turns of each of these episodes, the oldest first."""
     rows = store.rows(
-        """
-        SELECT t.episode, t.n, substr(t.observation, 1, :text) AS observation, length(t.observation) AS observation_chars,
-               substr(t.action, 1, :text) AS action, length(t.action) AS action_chars, t.reward, t.finish, t.invalid,
+        f"""
+        SELECT t.episode, t.n, {bytes_of("t.observation")}, length(CAST(t.observation AS BLOB)) AS observation_bytes,
+               {bytes_of("t.action")}, length(CAST(t.action AS BLOB)) AS action_bytes, t.reward, t.finish, {bytes_of("t.invalid")},
                length(t.action_ids) / 4 AS tokens, t.made_at
         FROM json_each(:episodes) shown JOIN turn t ON t.episode = shown.value
         WHERE t.n > (SELECT max(n) FROM turn WHERE episode = shown.value) - :most ORDER BY t.episode, t.n
         """,
-        {"episodes": to_json(list(episodes)), "text": TEXT, "most": most},
+        {"episodes": to_json(list(episodes)), "bytes": 4 * TEXT, "most": most},
     )
     found: dict[int, list[Document]] = {}
     for row in rows:
         turn = dict(row)
         made = turn.pop("made_at")
+        turn |= {name: decoded(turn[name], TEXT) for name in ("observation", "action", "invalid")}
         found.setdefault(turn.pop("episode"), []).append({**turn, "made": iso_utc(made)})
     return found
 

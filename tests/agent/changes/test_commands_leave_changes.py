@@ -36,15 +36,15 @@ ELSEWHERE = {"run", "web", "demo", "bench", "study run"}
 
 WRITES: dict[str, tuple[Sequence[str], str, str | None]] = {
     "pause": (["pause", "play", "--reason", "a look"], "play", "a look"),
-    "resume": (["resume"], "play", None),
+    "resume": (["resume", "--reason", "seen"], "play", "seen"),
     "task add": (["task", "add", ADD, "--seed", "3"], ADD, None),
     "episode reward": (["episode", "reward", "1", "0.5", "--source", "anna"], "episode 1", None),
     "version reject": (["version", "reject", "v2", "--reason", "rude"], "v2", "rude"),
     "version rollback": (["version", "rollback", "--reason", "worse"], "v0", "worse"),
     "version promote": (["version", "promote", "v1", "--reason", "better"], "v1", "better"),
-    "version pin": (["version", "pin", "v1"], "v1", None),
+    "version pin": (["version", "pin", "v1", "--reason", "for a paper"], "v1", "for a paper"),
     "version unpin": (["version", "pin", "v1", "--off"], "v1", None),
-    "env retire": (["env", "retire", ADD], ADD, None),
+    "env retire": (["env", "retire", ADD, "--reason", "too easy"], ADD, "too easy"),
     "env restore": (["env", "restore", ADD], ADD, None),
     "store import": (["store", "import", "traces.jsonl"], "batch 1", None),
     "store prune": (["store", "prune", "--keep-episodes", "5"], "store", None),

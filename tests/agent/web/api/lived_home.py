@@ -23,7 +23,7 @@ from perdure.memory.trajectories.journal import StoreJournal
 from perdure.memory.trajectories.rewards import add_rewards
 
 ADD, SUB = "perdure:add", "perdure:sub?numbers=2"
-SCRIPT = "<script>alert(1)</script>\x1b[31m\u202e" + "x" * 5000
+SCRIPT = "<script>alert(1)</script>\x1b[31m\u202e\0 and more" + "x" * 5000
 
 
 def live_a_life(home: Path) -> None:

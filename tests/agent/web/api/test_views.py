@@ -198,7 +198,7 @@ def test_what_happens_now(store: Store) -> None:
     (playing,) = found["playing"]
     assert (playing["id"], playing["environment"], playing["sampler"], playing["turns_so_far"]) == (11, SUB, "v1", 1)
     (turn,) = playing["turns"]
-    assert (turn["observation"], turn["observation_chars"], turn["tokens"]) == (SCRIPT[:TEXT], len(SCRIPT), 2)
+    assert (turn["observation"], turn["observation_bytes"], turn["tokens"]) == (SCRIPT[:TEXT], len(SCRIPT.encode()), 2)
     assert [job["id"] for job in found["queue"]["jobs"]] == [4]
     assert found["queue"]["tasks"] == {"queued": 0, "running": 1, "done": 3, "failed": 0}
     assert found["events"][0]["kind"] == "death"
