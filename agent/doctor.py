@@ -43,6 +43,7 @@ EXTRAS = {
     "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
     "vllm": ("vllm",),
     "bench": ("trl", "datasets"),
+    "history": ("duckdb",),
 }
 GPU_TIMEOUT_S = 20
 

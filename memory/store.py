@@ -30,6 +30,8 @@ FILE_NAME = "perdure.db"
 FOLDERS = ("versions", "logs", "run")
 ARCHIVE = "archive"
 """The folder of pruned episodes, made by the first prune."""
+HISTORY = "history"
+"""The folder of the shards that hold the turns of old episodes, made by the first `store archive`."""
 BUSY_TIMEOUT_MS = 15_000
 CHECKPOINT_PAGES = 512
 """8 MiB: the lock holder moves the write-ahead log into the database when it is this long."""
@@ -60,6 +62,8 @@ class Store:
     def __init__(self, home: Path, db: Database) -> None:
         self.home = home
         self.db = db
+        self.compared: dict[str, tuple[int, ...]] = {}
+        """Shards whose digest was compared, each as its file stood then (`history/checked_shards.py`)."""
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -310,8 +314,8 @@ def _check_versions(store: Store) -> None:
 
 
 def _kept(home: Path) -> Path | None:
-    """A file of a version, or an archive; None if the home has neither."""
-    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"))
+    """A file of a version, an archive or a shard; None if the home has none."""
+    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"), *(home / HISTORY).glob("*"))
     return min(found, default=None)
 
 

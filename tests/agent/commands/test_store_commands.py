@@ -43,7 +43,7 @@ def test_a_whole_store_is_said_to_be_whole(perdure: Call, full: Path) -> None:
     done = perdure("store", "check")
     found = json.loads(done.out)
     assert (done.code, found["ok"], found["findings"]) == (0, True, [])
-    assert found["looked_at"] == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+    assert found["looked_at"] == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0, "shards": 0}
     assert "model tiny is not on this machine" in found["skipped"]["tokens-and-texts"]
     assert json.loads(perdure("store", "check", "--no-tokens").out)["skipped"] == {"tokens-and-texts": "--no-tokens was given"}
 

@@ -33,7 +33,7 @@ def found(store: Store) -> list[tuple[str, str, str]]:
 
 def test_a_store_that_the_code_made_is_whole(full: Store) -> None:
     assert check(full, CLOCK) == []
-    assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+    assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0, "shards": 0}
 
 
 def test_the_rules_in_a_second_thread_find_the_same(full: Store) -> None:
@@ -200,4 +200,4 @@ def test_the_check_changes_nothing(full: Store) -> None:
     check(full, CLOCK)
     checkpoint(full)
     assert (full.home / "perdure.db").read_bytes() == before
-    assert len(RULES) == 12
+    assert len(RULES) == 13
