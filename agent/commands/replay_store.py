@@ -25,7 +25,6 @@ from perdure.memory.errors import InputError, PerdureError
 
 if TYPE_CHECKING:
     from perdure.memory.records import Purpose
-    from perdure.memory.store import Store
     from perdure.memory.upkeep.check_digests import Progress, Visit
     from perdure.memory.upkeep.integrity import Breach
 
@@ -76,6 +75,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
     Example:
       perdure store check
     """
+    from perdure.agent.commands.history.stored_texts import text_visit, visit_shards
     from perdure.memory.leases import BootClock
     from perdure.memory.store import open_store
     from perdure.memory.upkeep import integrity as rules
@@ -88,7 +88,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
             skipped[TOKENS_RULE] = "--no-tokens was given"
         else:
             try:
-                visit = _text_visit(opened, differing)
+                visit = text_visit(opened, differing)
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
         report_progress("reading the whole store")
@@ -96,7 +96,8 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
         seen = rules.checked_counts(opened)
         if visit is not None and any(finding.level == "error" for finding in findings):
             skipped[TOKENS_RULE] = "mend the errors first"
-        else:
+        elif visit is not None:
+            visit_shards(opened, visit, differing, _progress("episodes in shards"))
             findings += rules.listed(TOKENS_RULE, differing)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
@@ -351,30 +352,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
             click.echo(str(path))
 
 
-def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
-    """Appends the turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
-    from perdure.agent.home import cache_dir
-    from perdure.learners.weights.base_models import find_model
-    from perdure.learners.weights.check_texts import text_comparison
-    from perdure.memory.versions import INITIAL, base_of
-
-    name, digest = base_of(opened, INITIAL)
-    files = find_model(name, cache_dir(), opened.home)
-    if files is None:
-        raise InputError(f"the model {name} is not on this machine")
-    if files.hash != digest:
-        raise InputError(f"{files.path} is not the model of this home, though it has its name")
-    compare = text_comparison(files)
-
-    def visit(episode: int, n: int, action_ids: bytes, action: bytes) -> None:
-        if (said := compare(action_ids, action)) is not None:
-            text = action.decode(errors="replace")
-            differing.append(("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}"))
-
-    return visit
-
-
-def _progress() -> Progress:
+def _progress(of: str = "episodes") -> Progress:
     """Says every other second how far the check is, also to a pipe."""
     began = last = time.monotonic()
 
@@ -382,7 +360,7 @@ def _progress() -> Progress:
         nonlocal last
         if (now := time.monotonic()) - last >= PROGRESS_S and (now - began) * (total - done) > done:
             last = now
-            report_progress(f"{done} of {total} episodes; about {(now - began) * (total - done) / done:.0f} s more")
+            report_progress(f"{done} of {total} {of}; about {(now - began) * (total - done) / done:.0f} s more")
 
     return progress
 

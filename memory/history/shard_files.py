@@ -2,7 +2,8 @@
 
 Turns keep the columns of the table `turn`, digests included, so that they come back exactly; each token of a prompt stands once here too.
 The columns of the episode (`episode_*`) are there so that SQL needs no join: they never change once an episode has ended. The row of the
-episode stays in the database. Left out: which shards there are (`shard_index.py`), and how one is made from rows (`shard_rows.py`).
+episode stays in the database. Left out: which shards there are (`shard_index.py`), and how one is made from rows (`shard_drafts.py` and
+`shard_writing.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.memory.errors import ShardLost
 from perdure.memory.history.checked_shards import require_whole
-from perdure.memory.history.shard_index import Shard
+from perdure.memory.history.shard_index import Shard, episodes_left
 from perdure.memory.history.shard_places import ShardPlace, shard_place
 from perdure.memory.layout.packed_lists import packed_lists
 from perdure.memory.store import Store
@@ -109,6 +110,25 @@ def shard_rows(store: Store, shard: Shard, episodes: Sequence[int]) -> Iterator[
             if ours := [episode for episode in wanted if seen.min <= episode <= seen.max]:
                 table = file.read_row_group(group, columns=names)
                 yield from turns_in(table.filter(pc.is_in(table["episode"], pa.array(ours, pa.int64()))))
+
+
+def shard_answers(store: Store, shard: Shard) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Episode, number, packed token ids and UTF-8 of the text of each answer in a shard whose episode has not left the store.
+
+    Raises `ShardLost` as `shard_rows`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    require_whole(store, shard)
+    kept = pa.array(episodes_left(store, shard), pa.int64()) if shard.pruned_episodes else None
+    with shard_file(shard_place(store.home, shard.place)) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=["episode", "n", "action_ids", "action"])
+            if kept is not None:
+                table = table.filter(pc.is_in(table["episode"], kept))
+            for row in turns_in(table):
+                yield row["episode"], row["n"], row["action_ids"], row["action"].encode()
 
 
 def turns_in(table: pa.Table) -> Iterator[dict[str, Any]]:
