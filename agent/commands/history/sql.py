@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -38,6 +42,11 @@ def sql(ctx: click.Context, question: str, home: Path, as_json: bool) -> None:
       perdure sql "select environment, count(*), avg(success) from episodes group by 1"
       perdure sql "describe turns"
     """
+    with _ends_at_once():
+        _ask(ctx, home, question, as_json)
+
+
+def _ask(ctx: click.Context, home: Path, question: str, as_json: bool) -> None:
     from perdure.memory.history.read_sql import ask_sql
     from perdure.memory.store import open_store
 
@@ -52,6 +61,28 @@ def sql(ctx: click.Context, question: str, home: Path, as_json: bool) -> None:
         for why in answer.lost:
             click.echo(visible(f"The answer lacks turns: {why}"), err=True)
     ctx.exit(1 if answer.lost else 0)
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process without a step more, which loses nothing, as it only reads.
+
+    As an exception it could come up in C++ (a module that is being loaded, DuckDB, Arrow), which would tell it as an error of its own.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, in the background
+        yield
+        return
+    signal.signal(signal.SIGINT, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, b"perdure: interrupted\n")
+    os._exit(130)
 
 
 def _print_json(answer: SqlAnswer) -> None:

@@ -245,6 +245,30 @@ def test_ctrl_c_ends_a_question(full: Store) -> None:
     assert (running.returncode, out, err) == (130, "", "perdure: interrupted\n")
 
 
+INTERRUPTED = """
+import os, signal, sys
+from perdure.agent.cli import main
+
+class At:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.modules.pop("atexit")
+sys.meta_path.insert(0, At())
+main(sys.argv[2:])
+"""
+"""Runs a command that is interrupted when it imports a module. DuckDB imports `atexit` from its C++."""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("module", ["duckdb", "atexit", "pyarrow.dataset"])
+def test_ctrl_c_while_modules_are_loaded(full: Store, module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, "sql", "select 1", "--home", str(full.home)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "perdure: interrupted\n")
+
+
 def test_texts_that_are_no_utf8_do_not_stop_an_answer(full: Store) -> None:
     full.rows("UPDATE turn SET observation = CAST(x'41ff' AS TEXT) WHERE episode = 1")
     assert asked(full, "select observation from turns where episode = 1") == [("A\ufffd",)]
