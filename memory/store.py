@@ -64,6 +64,8 @@ class Store:
         self.db = db
         self.compared: dict[str, tuple[int, ...]] = {}
         """Shards whose digest was compared, each as its file stood then (`history/checked_shards.py`)."""
+        self.silent_until: dict[str, float] = {}
+        """Ends of shards that did not answer, and until when they are not asked again, in seconds of the monotonic clock."""
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:

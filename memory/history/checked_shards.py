@@ -3,29 +3,38 @@
 What a file looked like when it was compared (size, times, inode) stands in `run/shards.json` of the home, so that a query over thousands of
 shards does not read them all for each command. The file can be lost at no cost. It does not see a bit that flips on the disk beneath:
 `perdure store check` reads every shard anew.
+
+An end that did not answer is not asked again for a minute: else each shard in it would cost the whole limit of a request.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from perdure.memory.errors import RuntimeFailure, ShardLost
+from perdure.memory.errors import RuntimeFailure, ShardLost, Unavailable
 from perdure.memory.history.shard_index import Shard, get_shards, shards_of
 from perdure.memory.history.shard_places import digest_at, shard_place, stamp
 from perdure.memory.json_value import to_json
 from perdure.memory.store import Store
 
 NOTED = "run/shards.json"
+SILENT_S = 60.0
+"""For so long an end that did not answer is not asked."""
 
 
 def require_whole(store: Store, shard: Shard, *, anew: bool = False) -> None:
     """Raise `ShardLost` if a shard is missing, differs from its digest or cannot be reached. `anew`: read it, whatever was noted."""
+    end = None
     try:
         place = shard_place(store.home, shard.place)
+        end = place.end
+        if end is not None and time.monotonic() < store.silent_until.get(end, 0.0):
+            raise ShardLost(f"the shard {shard.place} cannot be read: its bucket did not answer just now; it is asked again in a minute")
         seen = stamp(place)
         if seen is None:
             raise ShardLost(f"the shard {shard.place} is missing: {_LOST}")
@@ -40,6 +49,8 @@ def require_whole(store: Store, shard: Shard, *, anew: bool = False) -> None:
     except ShardLost:
         raise
     except RuntimeFailure as error:
+        if isinstance(error, Unavailable) and end is not None:
+            store.silent_until[end] = time.monotonic() + SILENT_S
         raise ShardLost(f"the shard {shard.place} cannot be read: {error}") from error
     if not anew:
         note_whole(store, shard.place, seen)

@@ -1,7 +1,7 @@
 """Where shards lie: in the folder `history/` of the home, or in a bucket of a store that speaks S3.
 
 An address such as `s3://bucket/folder?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1` is kept in the database, and so has no
-keys in it: they come from the environment or from the files of the AWS tools. Every request has a limit, and a store that does not answer,
+keys in it: they come from the environment or from the files of the AWS tools. Every request has a limit, and an end that does not answer,
 or refuses, is named in one line. Left out: what is in a shard (`shard_files.py`).
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from perdure.memory.errors import InputError, RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 from perdure.memory.files import publish, sha256_of
 from perdure.memory.store import HISTORY
 
@@ -44,13 +44,16 @@ class ShardPlace:
     """For pyarrow, with `filesystem`."""
     filesystem: Any = None
     """None for files."""
+    end: str | None = None
+    """Whom requests go to; None for files."""
 
 
 def shard_place(home: Path, name: str) -> ShardPlace:
     """The place that a name stands for: `history/FILE`, or an address. Raises `InputError` for any other."""
     if urlsplit(name).scheme == S3:
         path, options = _parsed(name)
-        return ShardPlace(name=name, file=None, path=path, filesystem=_filesystem(**options))
+        end = f"{path.partition('/')[0]}?{urlencode(options)}"
+        return ShardPlace(name=name, file=None, path=path, filesystem=_filesystem(**options), end=end)
     file = home / name
     if name != f"{HISTORY}/{file.name}" or file.name in ("", ".", ".."):
         raise InputError(f"{name!r} is no place of a shard: {HISTORY}/FILE in the home, or {_FORM}")
@@ -66,7 +69,10 @@ def new_place(home: Path, to: str | None, file_name: str) -> ShardPlace:
 
 
 def require_bucket(to: str) -> None:
-    """Raise `InputError` if this is no address of a bucket, and `RuntimeFailure` if the bucket is missing, silent or refuses the keys."""
+    """Raise `InputError` if this is no address of a bucket.
+
+    Raises `Unavailable` if its end does not answer, and `RuntimeFailure` if it has no such bucket or refuses.
+    """
     path, options = _parsed(to)
     bucket = path.partition("/")[0]
     with _answers(to):
@@ -80,7 +86,7 @@ def require_bucket(to: str) -> None:
 def stamp(place: ShardPlace) -> tuple[int, ...] | None:
     """What tells that a file is another one than before, without reading it; None if there is none.
 
-    Raises `RuntimeFailure` if its store does not answer.
+    Raises `Unavailable` if its end does not answer, and `RuntimeFailure` if it refuses.
     """
     if place.file is not None:
         try:
@@ -98,7 +104,7 @@ def stamp(place: ShardPlace) -> tuple[int, ...] | None:
 
 
 def digest_at(place: ShardPlace) -> str:
-    """The sha256 of the file. Raises `RuntimeFailure` if it cannot be read."""
+    """The sha256 of the file. Raises `RuntimeFailure` if it cannot be read, `Unavailable` if its end does not answer."""
     if place.file is not None:
         try:
             return sha256_of(place.file)
@@ -123,7 +129,7 @@ def put(place: ShardPlace, made: Path) -> None:
 
 
 def remove(place: ShardPlace) -> None:
-    """Remove the file, if it is there. Raises `RuntimeFailure` if its store does not answer."""
+    """Remove the file, if it is there. Raises `RuntimeFailure` if it cannot."""
     if place.file is not None:
         place.file.unlink(missing_ok=True)
         return
@@ -163,7 +169,7 @@ def _filesystem(endpoint_override: str | None = None, scheme: str | None = None,
 
 @contextmanager
 def _answers(address: str) -> Iterator[None]:
-    """Raise `RuntimeFailure` that says what a store refused, and what to do."""
+    """Raise `RuntimeFailure` that says what an end refused, and what to do; `Unavailable` if it does not answer."""
     try:
         yield
     except ImportError as error:
@@ -175,7 +181,7 @@ def _answers(address: str) -> Iterator[None]:
         if "NO_SUCH_BUCKET" in told or "NoSuchBucket" in told:
             raise RuntimeFailure(f"there is no such bucket as that of {address}: make it, or name another one") from error
         if "NETWORK_CONNECTION" in told or "curlCode" in told:
-            raise RuntimeFailure(f"{address} does not answer ({_reason(told)}): check the address, and that the store runs") from error
+            raise Unavailable(f"{address} does not answer ({_reason(told)}): check the address, and that the store runs") from error
         raise RuntimeFailure(f"{address} cannot be used: {told}") from error
 
 

@@ -18,6 +18,7 @@ import pytest
 from tests.memory.history.test_archive import NOW, archive, done_task, findings, in_database, many, quiet, readings
 
 from perdure.memory.errors import InputError, RuntimeFailure, ShardLost
+from perdure.memory.history.checked_shards import lost_shards
 from perdure.memory.history.read_sql import ask_sql
 from perdure.memory.history.shard_index import begin, shards, unfinished
 from perdure.memory.history.shard_places import shard_place, stamp
@@ -152,6 +153,22 @@ def test_an_end_that_says_nothing(full: Store, keys: None, monkeypatch: pytest.M
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         refused(full, f"s3://bucket/x?endpoint_override={address}&scheme=http&region=us-east-1", "does not answer")
+
+
+def test_an_end_that_falls_silent_costs_its_limit_once(store: Store, keys: None) -> None:
+    many(store, 3)
+    archive(store, NOW, quiet, shard_turns=8)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"?endpoint_override=127.0.0.1:{silent.getsockname()[1]}&scheme=http&region=us-east-1"
+        store.rows("UPDATE shard SET place = 's3://bucket/' || id || ?", (address,))
+        before = time.monotonic()
+        with pytest.raises(ShardLost, match="does not answer"):
+            get_episode(store, 1)
+        assert len(lost_shards(store, shards(store))) == 3
+        with ask_sql(store, "select count(*) from episodes") as answer:
+            assert ([*answer.rows], len(answer.lost)) == ([(24,)], 3)
+        assert time.monotonic() - before < LIMIT_S
+        assert all("\n" not in why for why in answer.lost)
 
 
 def test_an_end_that_is_something_else(full: Store, keys: None, tmp_path: Path) -> None:
