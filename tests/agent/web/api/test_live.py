@@ -16,6 +16,7 @@ from starlette.types import Message
 from tests.agent.web.api.asking import Asker
 from tests.agent.web.servers import Server, serving
 
+from perdure.agent.supervision.keepers import GRACE_S
 from perdure.agent.web.live import HEARTBEAT_S, KINDS, MOST_CLIENTS, Live
 from perdure.memory.processes import pause, record_event, resume
 from perdure.memory.store import Store, open_store
@@ -222,8 +223,8 @@ def test_open_streams_do_not_hold_up_the_end_of_the_server(server: Server) -> No
     assert server.process is not None
     began = time.monotonic()
     server.process.terminate()
-    assert server.process.wait(timeout=10) == 0
-    assert time.monotonic() - began < 2.5
+    assert server.process.wait(timeout=30) == 0
+    assert time.monotonic() - began < GRACE_S, "a daemon would have killed it"
     for stream in streams:
         stream.close()
 
