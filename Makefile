@@ -63,8 +63,10 @@ test-llama-cpp: .venv/installed-llama-cpp
 test-openapi: .venv/installed-openapi
 	$(BIN)/python -m tests.agent.web.api.openapi_run
 
+# Two processes: the loop of Playwright goes on to the end of its own, and the benchmark of the page has another.
 test-browser: .venv/installed-browser
-	$(BIN)/python -m pytest -m browser tests/browser tests/agent/bench/test_page_bench.py
+	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser tests/agent/bench/test_page_bench.py
 
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu

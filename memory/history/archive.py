@@ -228,11 +228,11 @@ def _remove_leftovers(store: Store, say: Callable[[str], None]) -> None:
 @contextmanager
 def _large_cache(store: Store) -> Iterator[None]:
     before = store.rows("PRAGMA cache_size")[0][0]
-    store.db.conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    store.conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     try:
         yield
     finally:
-        store.db.conn.execute(f"PRAGMA cache_size = {before}")
+        store.conn.execute(f"PRAGMA cache_size = {before}")
 
 
 def _give_back(store: Store) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from sqlite_utils import Database
-
 from perdure.memory import leases
 from perdure.memory.errors import PerdureError, RuntimeFailure, ShardLost
 from perdure.memory.files import MAKING, check_files
@@ -104,7 +102,7 @@ def _meanwhile(store: Store, clock: Clock) -> Iterator[Future[list[StoreFinding]
             stopped.set()
             for opened in own:
                 with suppress(sqlite3.Error):  # it is closed already
-                    opened.db.conn.interrupt()
+                    opened.conn.interrupt()
             raise
 
 
@@ -152,12 +150,12 @@ def _integrity(store: Store, clock: Clock) -> Iterator[Breach]:
 
 def _schema(store: Store, clock: Clock) -> Iterator[Breach]:
     """The schema against that of a new store."""
-    existing = _objects(store.db)
-    fresh = Database(memory=True)
+    existing = _objects(store.conn)
+    fresh = sqlite3.connect(":memory:")
     try:
-        register_digests(fresh.conn)
+        register_digests(fresh)
         for sql in MIGRATIONS:
-            fresh.conn.executescript(sql)
+            fresh.executescript(sql)
         expected = _objects(fresh)
     finally:
         fresh.close()
@@ -335,13 +333,13 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _objects(db: Database) -> dict[str, str]:
+def _objects(conn: sqlite3.Connection) -> dict[str, str]:
     """Tables, indexes, views and triggers by name, with their kind and the text that made them."""
     sql = """
         SELECT name, type || ' ' || sql FROM sqlite_master
         WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'
     """
-    return dict(db.execute(sql).fetchall())
+    return dict(conn.execute(sql).fetchall())
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -180,7 +180,7 @@ class Witness:
                 self.archives[path] = pq.read_table(path).to_pylist()
         columns = ("id", "task", "state", "purpose", "environment", "seed", "sampler", "group", "success", "total_reward")
         rows = [tuple(episode[column] for column in columns) for file in self.archives.values() for episode in file]
-        store.db.conn.executemany(f"INSERT OR REPLACE INTO archived VALUES ({', '.join('?' * len(columns))})", rows)
+        store.conn.executemany(f"INSERT OR REPLACE INTO archived VALUES ({', '.join('?' * len(columns))})", rows)
 
     def _versions(self, store: Store) -> Iterator[str]:
         for version in list_versions(store):
@@ -201,11 +201,11 @@ def _in_shards(store: Store) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _snapshot(store: Store) -> Iterator[None]:
-    store.db.conn.execute("BEGIN")
+    store.conn.execute("BEGIN")
     try:
         yield
     finally:
-        store.db.conn.execute("ROLLBACK")
+        store.conn.execute("ROLLBACK")
 
 
 def _verifies(folder: Path, digest: str) -> bool:

@@ -138,10 +138,10 @@ def test_every_rule_is_tried() -> None:
 @pytest.mark.parametrize("rule", BREACHES)
 def test_a_breach_is_told(store: Store, witness: Witness, rule: str) -> None:
     for pragma in ("foreign_keys = OFF", "ignore_check_constraints = ON"):
-        store.db.conn.execute(f"PRAGMA {pragma}")
+        store.conn.execute(f"PRAGMA {pragma}")
     with store.write() as conn:
         conn.execute(BREACHES[rule])
-    store.db.conn.execute("PRAGMA ignore_check_constraints = OFF")
+    store.conn.execute("PRAGMA ignore_check_constraints = OFF")
     told = witness.examine(store, at_rest=True).broken
     assert any(line.startswith(rule) for line in told), told
 

@@ -88,7 +88,7 @@ def test_the_triggers_cover_every_column(store: Store) -> None:
 def test_a_change_of_any_value_behind_the_back_of_the_store_is_found(full: Store) -> None:
     """Each bit of each short value, and one bit of each byte of the long ones, in one row of each table."""
     archive(full, 1e11, lambda line: None)
-    conn = full.db.conn
+    conn = full.conn
     conn.execute("PRAGMA foreign_keys = OFF")
     conn.execute("PRAGMA ignore_check_constraints = ON")
     sealing = [row["name"] for row in full.rows("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
@@ -190,7 +190,7 @@ def test_fuzz_a_flipped_bit_of_the_file_is_found_or_changes_no_value(closed: Pat
 def stored(store: Store) -> dict[str, list[str]]:
     """Every row of every table, without its digest's help."""
     names = list(tables(store))
-    with raw_texts(store.db.conn):
+    with raw_texts(store.conn):
         return {name: sorted(repr(tuple(row)) for row in store.rows(f"SELECT * FROM {name}")) for name in names}
 
 

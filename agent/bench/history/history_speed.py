@@ -116,7 +116,7 @@ def bench_history(folder: Path, sql_turns: int, *, repeats: int, say: Callable[[
 
 def _peers(store: Store, path: Path) -> tuple[float, float]:
     """Seconds of reading all rows alone, and of writing them to Parquet alone."""
-    rows, read_s = timed(lambda: store.db.conn.execute(f"SELECT {TURN}, digest FROM turn ORDER BY episode, n").fetchall())
+    rows, read_s = timed(lambda: store.conn.execute(f"SELECT {TURN}, digest FROM turn ORDER BY episode, n").fetchall())
     _, write_s = timed(lambda: _write_alone(rows, path))
     return read_s, write_s
 
@@ -176,7 +176,7 @@ def _fill_shards(home: Path, turns: int, say: Callable[[str], None]) -> None:
             environments.register(store, name)
         (home / HISTORY).mkdir()
         model = _model(of_one)
-        store.db.conn.execute("PRAGMA synchronous = OFF")
+        store.conn.execute("PRAGMA synchronous = OFF")
         for first in range(1, episodes + 1, of_one):
             count = min(of_one, episodes + 1 - first)
             _fill_shard(store, model.slice(0, count * TURNS), first, count)

@@ -195,7 +195,7 @@ def test_a_thousand_who_listen_leave_room_for_who_asks(home: Path) -> None:
             began = time.monotonic()
             assert server.get("/livez", {}).status == 200
             assert server.get("/api/v1/status").status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 25
             first = [connection.recv(65536)[:12] for connection in listening]
             assert (first.count(b"HTTP/1.1 200"), first.count(b"HTTP/1.1 503")) == (MOST_CLIENTS, 1000 - MOST_CLIENTS)
             for connection in listening:

@@ -21,10 +21,10 @@ from perdure.memory.upkeep.prune import Keep, prune
 
 def changed(store: Store, *statements: str) -> None:
     """Change rows behind the code's back."""
-    store.db.conn.execute("PRAGMA foreign_keys = OFF")
+    store.conn.execute("PRAGMA foreign_keys = OFF")
     for statement in statements:
         store.rows(statement)
-    store.db.conn.execute("PRAGMA foreign_keys = ON")
+    store.conn.execute("PRAGMA foreign_keys = ON")
 
 
 def found(store: Store) -> list[tuple[str, str, str]]:
