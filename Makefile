@@ -10,6 +10,7 @@
 # make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
 # make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
 # make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
+# make pictures OF=.perdure  takes pictures of every page of a home, which must have a version that serves, for docs/pages.md
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -35,7 +36,7 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser pictures test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
@@ -67,6 +68,9 @@ test-openapi: .venv/installed-openapi
 test-browser: .venv/installed-browser
 	$(BIN)/python -m pytest -m browser tests/browser
 	$(BIN)/python -m pytest -m browser tests/agent/bench/test_page_bench.py
+
+pictures: .venv/installed-browser
+	$(BIN)/python -m tests.browser.pictures $(OF) docs/pages
 
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
@@ -148,7 +152,7 @@ clean:
 	@touch $@
 
 .venv/installed-browser: .venv/installed-dev
-	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)'
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)' pillow
 	@touch $@
 
 # It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.

@@ -2,7 +2,7 @@
 
 The home is copied, and the copy is served without a daemon. Each picture has a page twice: in a window of a desktop, and on a phone; of the
 first one there is a second picture with the colours the other way round. Colours are reduced, so that a picture stays below 60 KB. With a
-second folder every page is also kept there alone in each of its four looks, to be looked at.
+second folder every page, also those of one kind more, is kept there alone in each of its four looks, to be looked at.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from tests.agent.web.servers import Server, serving
 from tests.browser.visits import Scheme, Size, Visits, chromium
 
 MOST_BYTES = 60_000
-COLOURS = (64, 48, 32, 24, 16)
+COLOURS = (96, 64, 48, 32, 24, 16)
 """Tried in this order."""
+KEPT = ["now", "learning", "retention", "versions", "version", "answers", "episodes", "turn", "tasks", "environments", "studies", "system"]
 LOOKS: tuple[tuple[Size, Scheme], ...] = (("desktop", "light"), ("desktop", "dark"), ("phone", "light"), ("phone", "dark"))
 GAP = 16
 
@@ -37,12 +39,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
         shutil.copytree(words.home, home)
-        with serving(home) as server, sync_playwright() as playwright:
+        with serving(home, 'studies = "/var/lib/perdure/studies"') as server, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
             taken = take(server, Visits(browser))
             browser.close()
     for name, looks in taken.items():
-        keep(beside(looks["desktop", "light"], looks["phone", "dark"]), words.out / f"{name}.png")
+        if name in KEPT:
+            keep(beside(looks["desktop", "light"], looks["phone", "dark"]), words.out / f"{name}.png")
         if name == "now":
             keep(beside(looks["desktop", "dark"], looks["phone", "light"]), words.out / f"{name}-dark.png")
         if words.looks is not None:
@@ -74,10 +77,10 @@ def page_paths(server: Server) -> dict[str, str]:
     [serving_now] = [one for one in versions if one["state"] == "serving"]
     gate = max(gate["gate"] for one in versions for gate in server.get(f"/api/v1/versions/{one['name']}").json()["gates"])
     now, environment = serving_now["name"], serving_now["targets"][0]
-    against = f"/versions/{now}/against/v0"
-    pairs = server.get(f"/api/v1{against}").json()["pairs"]
-    pair = max(pairs, key=lambda one: abs(one["difference"]))
     place = quote(environment, safe="")
+    against = f"/versions/{now}/against/v0"
+    pairs = server.get(f"/api/v1{against}?environment={place}").json()["pairs"]
+    pair = max(pairs, key=lambda one: abs(one["difference"]))
     return {
         "now": "/",
         "learning": "/learning",
@@ -88,7 +91,7 @@ def page_paths(server: Server) -> dict[str, str]:
         "gate": f"/gates/{gate}",
         "against": against,
         "answers": f"{against}?a_episode={pair['a_episode']}&b_episode={pair['b_episode']}",
-        "episodes": "/episodes",
+        "episodes": "/episodes?purpose=live&outcome=success",
         "episode": f"/episodes/{pair['a_episode']}",
         "turn": f"/episodes/{pair['a_episode']}/turns/0",
         "tasks": "/tasks",
@@ -110,14 +113,26 @@ def beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 def keep(image: Image.Image, file: Path) -> None:
     """With as many colours as there is room for. Raises `ValueError` if it is too large with the fewest."""
-    for colours in COLOURS:
+    for number in COLOURS:
         made = io.BytesIO()
-        image.quantize(colours, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+        fewer_colours(image, number).save(made, "PNG", optimize=True)
         if made.tell() <= MOST_BYTES:
             file.write_bytes(made.getvalue())
-            print(f"{file}: {made.tell():,} bytes, {colours} colours", flush=True)
+            print(f"{file}: {made.tell():,} bytes, {number} colours", flush=True)
             return
-    raise ValueError(f"{file} has {made.tell():,} bytes with {colours} colours")
+    raise ValueError(f"{file} has {made.tell():,} bytes with {number} colours")
+
+
+def fewer_colours(image: Image.Image, number: int) -> Image.Image:
+    """Its most frequent colours stay as they are; each other one, mostly at the rim of a letter, becomes the nearest of these."""
+    wide = np.asarray(image).astype(np.int32)
+    packed, places, counts = np.unique((wide << [16, 8, 0]).sum(axis=2), return_inverse=True, return_counts=True)
+    colours = packed[:, None] >> [16, 8, 0] & 255
+    palette = colours[np.argsort(-counts, kind="stable")[:number]]
+    nearest = ((colours[:, None] - palette[None]) ** 2).sum(axis=2).argmin(axis=1)
+    made = Image.fromarray(nearest[places].reshape(wide.shape[:2]).astype(np.uint8))
+    made.putpalette(palette.astype(np.uint8).tobytes())
+    return made
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_what_each_token_says_stands_beside_it(acting: Visitor, folder: Path) ->
     page = acting.get(turn_of(acting.home, 0)).text
     assert CHIP.findall(page) == [("answer", "72"), (" 2", "82"), (": wrong", "99"), ("&lt;|end|&gt;", "62")]
     assert "What each says, its id, and the natural logarithm" in page
-    prompt = re.findall(r'<span class="id"><b>p(\d+)</b> (\d+)</span>', page)
+    prompt = re.findall(r'<span class="id heat-0"><b>p(\d+)</b> (\d+)</span>', page)
     assert len(prompt) == 10
     assert all(text == number for text, number in prompt)
 
@@ -80,7 +80,7 @@ def test_a_token_is_text_on_one_line_whatever_it_says(acting: Visitor, folder: P
     tokenizer(folder, words)
     page = acting.get(turn_of(acting.home, 0)).text
     shown = [text for text, _ in CHIP.findall(page)]
-    assert shown == ["answer 2: wrong", "\\x00\\n\\u202e\\x…", "&lt;/b&gt;&lt;script&gt;ale…", "y" * (MOST_SHOWN - 1) + "…"]
+    assert shown == ["answer 2: wrong", "\\x00\\n\\u202e\\x1…", "&lt;/b&gt;&lt;script&gt;ale…", "y" * (MOST_SHOWN - 1) + "…"]
     assert "<script>alert" not in page
 
 
