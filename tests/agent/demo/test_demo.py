@@ -129,6 +129,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_all_steps_run_and_a_killed_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(__file__).parents[1]

@@ -219,6 +219,7 @@ def tiny(folder: Path) -> str:
 COINS = ["py:tests.agent.coin:Coin", "py:tests.agent.coin:Coin?side=1"]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: Path) -> None:
     """Alone: the naive life and the joint job have tests of their own below."""
@@ -239,6 +240,7 @@ def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: P
         assert run_study(study, file, said.append, 1) == done
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.learning
 def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_path: Path) -> None:
@@ -273,6 +275,7 @@ def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_p
     assert all(len(row["scores"]) == 4 and set(row["scores"]) <= {0.0, 1.0} for row in probed)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_joint_job_that_is_cut_off_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:

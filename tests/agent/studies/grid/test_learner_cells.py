@@ -66,6 +66,7 @@ def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None
     assert run(file, tmp_path / "study") == results
 
 
+@pytest.mark.long
 def test_two_cells_at_once_never_work_in_one_home(tmp_path: Path) -> None:
     """Runs have tests of two versions, and one run is copied by that which learns from its traces. In the end no home of a run is left."""
     text = retaining_coins(tmp_path).replace("keep_weights = true", "")
@@ -88,6 +89,7 @@ def test_a_model_of_another_family_goes_through_the_same_grid(tmp_path: Path) ->
     assert [fact.arm for fact in table.facts] == ["iterative-sft"]
 
 
+@pytest.mark.long
 def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
     file = write(tmp_path, stream_coins(tmp_path))
     results = run(file, tmp_path / "study", at_once=2)
@@ -128,6 +130,7 @@ def test_every_way_to_keep_old_skills_goes_through_all_stages(tmp_path: Path) ->
     }
 
 
+@pytest.mark.long
 def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Path) -> None:
     """It is killed in the middle of a run, after an update; that run then resumes."""
     file = write(tmp_path, stream_coins(tmp_path).replace("updates = 4", "updates = 40"))
