@@ -254,7 +254,7 @@ class At:
         if name == sys.argv[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
-sys.modules.pop("atexit")
+sys.modules.pop("atexit", None)
 sys.meta_path.insert(0, At())
 main(sys.argv[2:])
 """
