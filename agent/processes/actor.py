@@ -21,7 +21,7 @@ from perdure.agent.processes.lease_renewal import holding_device
 from perdure.agent.processes.live_shift import LivePlay, Model
 from perdure.agent.processes.process_names import ACTOR
 from perdure.agent.processes.pulse import Pulse
-from perdure.agent.processes.store_desk import StoreDesk
+from perdure.agent.processes.live_desk import LiveDesk
 from perdure.envs.rollout import Journal
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import jobs_at_work
@@ -58,7 +58,7 @@ class Actor:
         self._clock = BootClock()
         self._owner = f"{ACTOR}:{os.getpid()}"
         self._pulse = Pulse(store, ACTOR)
-        desk = StoreDesk(store, self._owner, self._clock, lambda: bool(self._jobs()))
+        desk = LiveDesk(store, self._owner, self._clock, lambda: bool(self._jobs()))
         self._live = LivePlay(desk, journal, config, self._pulse.say)
 
     def start(self, open_model: OpenModel) -> Model:

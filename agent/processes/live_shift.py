@@ -1,7 +1,7 @@
 """One shift of live play: what one version plays, until another one serves or the process has to end. Actor and remote players share it.
 
 A free place is taken by the next task, so that generation stays full. The tasks that were begun are played to their end. Where tasks come
-from, and where their results go, is a `Desk`: the store of this machine (`store_desk.py`), or the journal of another
+from, and where their results go, is a `Desk`: the store of this machine (`live_desk.py`), or the journal of another
 (`agent/cluster/playing/remote_desk.py`). Left out: when a shift may begin (`actor.py`, `agent/cluster/playing/player.py`).
 """
 
@@ -20,7 +20,7 @@ from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
 from perdure.envs.policy import Chat, Policy, PolicyError
 from perdure.envs.rollout import Journal, play
-from perdure.memory.errors import LeaseLost, RuntimeFailure, Unavailable
+from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure, Unavailable
 from perdure.memory.records import Episode, Lease, Task, VersionRef
 
 
@@ -122,6 +122,9 @@ class LivePlay:
         except LeaseLost:  # another process has one of the tasks; the others are given back
             pass
         except Unavailable:  # a full disk, not the fault of the tasks: they are given back when this process is dead
+            raise
+        except InputError:  # this machine lacks something that others may have
+            self._give_back(shift.groups)
             raise
         except (PolicyError, RuntimeFailure) as error:
             for group in shift.groups.values():

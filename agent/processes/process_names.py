@@ -6,6 +6,7 @@ SUPERVISOR = "supervisor"
 ACTOR = "actor"
 VLLM = "vllm"
 WEB = "web"
+JOURNAL = "journal"
 JOB_PREFIX = "learner-"
 
 

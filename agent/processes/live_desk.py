@@ -15,7 +15,7 @@ from perdure.memory.trajectories.episodes import completed_members
 from perdure.memory.versions import serving
 
 
-class StoreDesk:
+class LiveDesk:
     """Leases one task at a time to `owner`. A shift is over once another version serves, or `must_end()`."""
 
     def __init__(self, store: Store, owner: str, clock: Clock, must_end: Callable[[], bool]) -> None:
