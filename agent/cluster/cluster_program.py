@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 
 from perdure.agent.cluster.cluster_packages import require_cluster
 from perdure.agent.cluster.kept_pieces import KeptPieces, KeptState, summary
@@ -24,7 +23,7 @@ from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import CLUSTER, PLAYER_PREFIX, player_process
 from perdure.agent.processes.pulse import Pulse
-from perdure.memory.errors import PerdureError, Unavailable
+from perdure.memory.errors import Unavailable
 from perdure.memory.processes import beat, forget_processes, record_event
 from perdure.memory.store import Store, open_store
 
@@ -103,14 +102,5 @@ def _keep_placed(store: Store, joined: RayCluster, kept: KeptPieces, pulse: Puls
         pulse.say("waiting" if waiting else "serving", f"{describe(joined)}; players: {summary(states)}" if joined.nodes else None)
 
 
-def question(home: Path, loaded: LoadedConfig) -> str:
-    """Join the cluster once, and describe it: what `perdure doctor` runs in a process of its own. Raises as `joined_ray` does."""
-    with joined_ray(home, loaded.config.cluster) as joined:
-        return describe(joined)
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except PerdureError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

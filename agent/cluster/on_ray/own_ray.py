@@ -28,6 +28,15 @@ HEAD_HOST = "127.0.0.2"
 NODE_HOSTS = ("127.0.0.3", "127.0.0.4")
 STORE_BYTES = 100 * 2**20
 """Of each node's object store. Orders and answers are small; Ray takes no less than 75 MiB."""
+PORTS = (
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+"""Chosen by us: a node whose ports Ray chooses gives up if its agent has not written them down within 30 s, as on a busy machine."""
 END_S = 3.0
 TAIL_LINES = 5
 HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_delay_ms": "3000"}
@@ -47,9 +56,9 @@ class OwnRay:
         self._processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
         self._start(
+            HEAD_HOST,
             "--head",
             f"--port={port}",
-            f"--node-ip-address={HEAD_HOST}",
             f"--temp-dir={self._folder}",
             "--num-cpus=0",
             "--num-gpus=0",
@@ -64,8 +73,8 @@ class OwnRay:
         for n, host in enumerate(NODE_HOSTS):
             own_gpus = gpus[n :: len(NODE_HOSTS)]
             self._start(
+                host,
                 f"--address={self.address}",
-                f"--node-ip-address={host}",
                 f"--num-cpus={max(1, int(here.cpus) // len(NODE_HOSTS))}",
                 f"--num-gpus={len(own_gpus)}",
                 f"--memory={int(here.memory_gib * 2**30 * 0.8 / len(NODE_HOSTS))}",
@@ -92,8 +101,15 @@ class OwnRay:
                     process.wait(max(0.0, until_s - time.monotonic()))
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
-        common = ("--block", "--disable-usage-stats", "--include-log-monitor=false", f"--object-store-memory={STORE_BYTES}")
+    def _start(self, host: str, *arguments: str, variables: Mapping[str, str] | None = None) -> None:
+        common = (
+            "--block",
+            "--disable-usage-stats",
+            "--include-log-monitor=false",
+            f"--object-store-memory={STORE_BYTES}",
+            f"--node-ip-address={host}",
+            *(f"--{port}={_free_port(host)}" for port in PORTS),
+        )
         with self._log.open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -111,6 +127,11 @@ class OwnRay:
         with suppress(OSError):
             lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return " ".join(lines[-TAIL_LINES:])[-300:]
+
+
+def _ended_with_us() -> None:
+    """SIGKILL, as `ray start` leaves SIGTERM alone while it starts. What it started ends with it: it has asked the kernel for that."""
+    signalled_if_parent_dies(signal.SIGKILL)
 
 
 def _free_port(host: str) -> int:

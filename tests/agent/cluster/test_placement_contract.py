@@ -35,7 +35,10 @@ def placement(request: pytest.FixtureRequest) -> Iterator[Placement]:
         yield made
 
 
-def piece(key: str, needs: Needs = Needs(cpus=0.25), **order: object) -> ClusterPiece:
+SMALL = Needs(cpus=0.25)
+
+
+def piece(key: str, needs: Needs = SMALL, **order: object) -> ClusterPiece:
     return ClusterPiece(key=key, kind="echo", order=json.dumps(order).encode(), needs=needs)
 
 
