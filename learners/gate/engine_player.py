@@ -12,8 +12,8 @@ from typing import Protocol
 
 from perdure.envs.environment import Environment
 from perdure.envs.playing import Attempt
-from perdure.envs.rollout import Journal, Opponents, play
-from perdure.learners.engines.engine import Engine
+from perdure.envs.policy import Chat, Policy
+from perdure.envs.rollout import Journal, play
 from perdure.learners.engines.loaded_versions import LoadedVersions
 from perdure.learners.gate.player import Draw, Sampling, Scores
 from perdure.learners.learning_job import Interrupted, JobRun
@@ -22,20 +22,21 @@ from perdure.memory.records import Episode, Lease, Purpose, VersionRef
 from perdure.memory.versions import serving
 
 
-class PinnedVersions(Protocol):
-    """The versions of an engine, loaded when they are asked for: `LoadedVersions`, or what a player on another machine has."""
+class HeldOutModel(Protocol):
+    """What held-out play needs of a model: `LoadedModel` here, or what a player on another machine has."""
 
     @property
-    def engine(self) -> Engine: ...
+    def chat(self) -> Chat: ...
 
-    def pin(self, name: str) -> VersionRef:
-        """Load a version that stays until `unpin`. Raises `UnknownError` or `RuntimeFailure` if it cannot be had."""
+    @property
+    def context_limit(self) -> int: ...
+
+    def load(self, version: str) -> Policy:
+        """The policy of this version; others may be unloaded. Raises `UnknownError` or `RuntimeFailure` if it cannot be had."""
         ...
 
-    def unpin(self) -> None: ...
-
-    def opponents(self, serving: str) -> Opponents:
-        """Versions in other seats; the opponent 'serving' is the one of this name."""
+    def opponent(self, version: str) -> Policy:
+        """The policy of this version, beside the one that was loaded. Raises as `load` does."""
         ...
 
 
@@ -43,14 +44,15 @@ class PinnedVersions(Protocol):
 class HeldOutPlay:
     """What held-out draws are played with, and for whom."""
 
-    versions: PinnedVersions
+    model: HeldOutModel
     load: Callable[[str], Environment]
     journal: Journal
     lease: Lease
     """Of the job: its episodes are journaled under it."""
     purpose: Purpose
     sampling: Sampling
-    opponents: Opponents
+    serving: str
+    """The version that the opponent 'serving' stands for."""
     width: int
     """Episodes at once."""
     stop: Callable[[], bool]
@@ -78,9 +80,12 @@ def _play(with_: HeldOutPlay, version: str, answers: Sequence[tuple[Draw, str, i
     if not answers:
         return []
     environments = {name: with_.load(name) for name in dict.fromkeys(name for (name, _), _, _ in answers)}
-    engine = with_.versions.engine
-    with_.versions.unpin()
-    sampler = with_.versions.pin(version)
+    sampler, policy = VersionRef(version), with_.model.load(version)
+
+    def opponent(name: str) -> tuple[VersionRef, Policy]:
+        played = with_.serving if name == "serving" else name
+        return VersionRef(played), with_.model.opponent(played)
+
     attempts = [
         Attempt(
             environment=environments[draw[0]],
@@ -94,20 +99,42 @@ def _play(with_: HeldOutPlay, version: str, answers: Sequence[tuple[Draw, str, i
     ]
     episodes = play(
         attempts,
-        engine.policy(sampler),
-        engine.chat,
+        policy,
+        with_.model.chat,
         sampler,
         with_.journal,
         temperature=with_.sampling.temperature,
         width=with_.width,
-        context_limit=engine.context_limit,
+        context_limit=with_.model.context_limit,
         stop=with_.stop,
         each_round=with_.each_round,
-        opponents=with_.opponents,
+        opponents=opponent,
     )
     if with_.stop():
         raise Interrupted(f"job {with_.lease.subject} was stopped while it played held-out tasks")
     return episodes
+
+
+class LoadedModel:
+    """`HeldOutModel` on the engine of a job. Few versions stay loaded: a gate asks its versions in turn."""
+
+    def __init__(self, versions: LoadedVersions) -> None:
+        self._versions = versions
+
+    @property
+    def chat(self) -> Chat:
+        return self._versions.engine.chat
+
+    @property
+    def context_limit(self) -> int:
+        return self._versions.engine.context_limit
+
+    def load(self, version: str) -> Policy:
+        self._versions.unpin()
+        return self.opponent(version)
+
+    def opponent(self, version: str) -> Policy:
+        return self._versions.engine.policy(self._versions.pin(version))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,12 +147,12 @@ class EnginePlayer:
     purpose: Purpose
     sampling: Sampling
     width: int
-    _opponents: Opponents = field(init=False)
-    """Versions in other seats. `serving` is the one that served when this player was made: the same for both sides."""
+    _serving: str = field(init=False)
+    """The version that served when this player was made: as an opponent the same for both sides."""
     _batches: int = 0
 
     def __post_init__(self) -> None:
-        self._opponents = self.versions.opponents(serving(self.versions.store).name)
+        self._serving = serving(self.versions.store).name
 
     def scores(self, version: str, draws: Sequence[Draw]) -> list[Scores]:
         """The scores of the answers to each draw, each from draws of its own. Raises `Interrupted`."""
@@ -133,13 +160,13 @@ class EnginePlayer:
         lease = self.run.lease
         batch = f"job-{lease.subject}.{lease.attempt}-{self.purpose}-{self._batches}-{version}"
         held_out = HeldOutPlay(
-            versions=self.versions,
+            model=LoadedModel(self.versions),
             load=self.load,
             journal=self.run.journal,
             lease=lease,
             purpose=self.purpose,
             sampling=self.sampling,
-            opponents=self._opponents,
+            serving=self._serving,
             width=self.width,
             stop=self.run.stop,
             each_round=self.run.each_round,

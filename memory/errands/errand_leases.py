@@ -16,7 +16,7 @@ from typing import Any
 from perdure.memory import leases
 from perdure.memory.errands.errand_records import AnswerScores, Errand, ErrandTerms, check_scores, group_of
 from perdure.memory.errors import Conflict, LeaseLost
-from perdure.memory.json_value import to_json
+from perdure.memory.json_value import Document, to_json
 from perdure.memory.leases import ATTEMPT_CAP, HELD, Clock
 from perdure.memory.records import Lease
 from perdure.memory.store import Store
@@ -44,6 +44,18 @@ class ErrandsNow:
     judges: int
     """Players that have asked lately."""
 
+    def as_json(self) -> Document:
+        """The keys of `errands` in `perdure status --json`."""
+        return {"waiting": self.waiting, "at": self.at, "judges": self.judges}
+
+    def line(self) -> str | None:
+        """What `perdure status` says; None if there is none."""
+        if not (self.waiting or self.at):
+            return None
+        held = ", ".join(f"{number} at {owner}" for owner, number in self.at.items())
+        asking = f"{self.judges} player{'s' if self.judges != 1 else ''} asked lately"
+        return "; ".join(part for part in (f"{self.waiting} wait", held, asking) if part)
+
 
 def lease_errands(store: Store, owner: str, limit: int, ttl_s: float, clock: Clock) -> list[Errand]:
     """Lease up to `limit` errands of the oldest batch to the player `owner`; none if nothing waits.
@@ -62,7 +74,7 @@ def lease_errands(store: Store, owner: str, limit: int, ttl_s: float, clock: Clo
             return []
         batch = tuple(oldest[0])
         (size,) = store.rows("SELECT count(*) FROM errand WHERE job = ? AND job_attempt = ? AND batch = ?", batch)[0]
-        share = -(-size // max(1, _present(store, clock)))
+        share = -(-size // max(1, judges_present(store, clock)))
         which = f"SELECT id FROM errand WHERE {free} AND job = ? AND job_attempt = ? AND batch = ? ORDER BY id LIMIT ?"
         return take(store, owner, which, (*batch, min(limit, share)), ttl_s, clock)
 
@@ -117,6 +129,11 @@ def release_errands(store: Store, held: Sequence[Lease], error: str | None) -> N
             queue_again(store, f"id = ? AND owner = ? AND attempt = ? AND {HELD['errand']}", _key(lease), error)
 
 
+def requeue_errands_of(store: Store, owner: str, error: str | None) -> int:
+    """Queue all errands of one player again, whose process has ended or fell silent. Returns how many they were."""
+    return queue_again(store, f"{HELD['errand']} AND owner = ?", (owner,), error)
+
+
 def requeue_lapsed_errands(store: Store, clock: Clock) -> int:
     """Queue errands again whose player has been silent for too long. Returns how many they were."""
     condition, parameters = leases.lapsed(clock)
@@ -158,10 +175,11 @@ def errands_now(store: Store, clock: Clock) -> ErrandsNow:
             """
         )
     }
-    return ErrandsNow(waiting=at.pop(None, 0), at=at, judges=_present(store, clock))
+    return ErrandsNow(waiting=at.pop(None, 0), at=at, judges=judges_present(store, clock))
 
 
-def _present(store: Store, clock: Clock) -> int:
+def judges_present(store: Store, clock: Clock) -> int:
+    """How many players have asked for errands in the last `PRESENT_S`."""
     sql = "SELECT count(*) FROM judge WHERE boot_id = ? AND asked_s > ?"
     return int(store.rows(sql, (clock.boot_id(), clock.now_s() - PRESENT_S))[0][0])
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from perdure.envs.environment import Environment
 from perdure.envs.policy import PolicyError
 from perdure.envs.rollout import Journal
-from perdure.learners.gate.engine_player import HeldOutPlay, PinnedVersions, play_held_out
+from perdure.learners.gate.engine_player import HeldOutModel, HeldOutPlay, play_held_out
 from perdure.learners.gate.player import Sampling, Scores
 from perdure.learners.learning_job import Interrupted
 from perdure.memory.errands.errand_records import Errand
@@ -46,7 +46,7 @@ class ErrandDesk(Protocol):
 class ErrandMeans:
     """What a player plays with."""
 
-    versions: PinnedVersions
+    model: HeldOutModel
     load: Callable[[str], Environment]
     at_once: int
     """Draws at once; all answers to one are played together."""
@@ -65,13 +65,13 @@ def play_errands(errands: Sequence[Errand], means: ErrandMeans, journal: Journal
     if any((errand.terms, errand.job) != (terms, job) for errand in errands):
         raise InputError("errands of different batches cannot be played together: take those of one")
     held_out = HeldOutPlay(
-        versions=means.versions,
+        model=means.model,
         load=means.load,
         journal=journal,
         lease=job,
         purpose=terms.purpose,
         sampling=Sampling(temperature=terms.temperature, samples=terms.samples),
-        opponents=means.versions.opponents(terms.serving),
+        serving=terms.serving,
         width=means.at_once * terms.samples,
         stop=means.stop,
         each_round=means.each_round,
@@ -91,7 +91,7 @@ def judge_once(desk: ErrandDesk, means: ErrandMeans, limit: int) -> int:
         return 0
     held, lost = [errand.lease for errand in errands], list[bool]()
     here = ErrandMeans(
-        versions=means.versions,
+        model=means.model,
         load=means.load,
         at_once=means.at_once,
         stop=lambda: bool(lost) or means.stop(),

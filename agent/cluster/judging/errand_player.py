@@ -33,8 +33,6 @@ from perdure.memory.leases import Clock
 from perdure.memory.processes import record_event
 from perdure.memory.versions import serving
 
-NOBODY_S = 20.0
-"""After so long without a question from any player the job plays itself."""
 STUCK_S = 600.0
 """After so long without any end of an errand the job takes back what players hold."""
 POLL_S = 0.05
@@ -52,7 +50,8 @@ class ErrandPlayer:
     purpose: Literal["gate", "probe"]
     sampling: Sampling
     clock: Clock
-    nobody_s: float = NOBODY_S
+    nobody_s: float
+    """After so long without a question from any player the job plays itself."""
     stuck_s: float = STUCK_S
     _serving: str = field(init=False)
     """The version that served when this player was made: it is the opponent 'serving' of both sides."""
@@ -69,6 +68,8 @@ class ErrandPlayer:
         if not draws:
             return []
         store, lease = self.run.store, self.run.lease
+        for environment in dict.fromkeys(name for name, _ in draws):
+            self.own.load(environment)  # its code is noted, so that a player with another one is refused
         terms = ErrandTerms(
             version=version,
             serving=self._serving,

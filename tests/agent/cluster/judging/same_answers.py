@@ -21,6 +21,7 @@ from perdure.agent.stream.registering import register_environments
 from perdure.envs.policy import Policy, Request, Sample
 from perdure.envs.rollout import never, nothing
 from perdure.learners.engines.loaded_versions import LoadedVersions
+from perdure.learners.gate.engine_player import LoadedModel
 from perdure.memory import versions
 from perdure.memory.contracts.orders import GateOrder
 from perdure.memory.contracts.results import GateResult
@@ -43,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "gate": {"profile": "standard", "samples": 2},
 }
 HERE = Config.model_validate(SETTINGS)
-ELSEWHERE = Config.model_validate({**SETTINGS, "cluster": {"address": "local", "players": 3}})
+ELSEWHERE = Config.model_validate({**SETTINGS, "cluster": {"address": "local", "players": 3, "node_timeout_s": 250}})
 
 
 @dataclass
@@ -101,7 +102,7 @@ def make_home(home: Path) -> Store:
 def means(store: Store, at_once: int = 64, stop: Callable[[], bool] = never) -> ErrandMeans:
     """What a player plays with: an engine of its own."""
     return ErrandMeans(
-        versions=LoadedVersions(store, KnowingEngine()), load=HERE.environment, at_once=at_once, stop=stop, each_round=nothing
+        model=LoadedModel(LoadedVersions(store, KnowingEngine())), load=HERE.environment, at_once=at_once, stop=stop, each_round=nothing
     )
 
 
