@@ -34,7 +34,7 @@ from perdure.memory.upkeep.integrity import check
 
 CLOCK = BootClock()
 TWO = Sampling(temperature=1.0, samples=2)
-DRAWS = [(name, 2**31 + 10 * n) for n, name in enumerate(NAMES)]
+DRAWS = [(name, 2**31 + 10 * n) for n in range(1, 3) for name in NAMES[:3]]
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_verdict_of_many_players_is_that_of_one_machine(tmp_path: Path, cand
         assert any(pair.difference is None for pair in pairs_of(many, result.gate)), "some pairs were void in both"
         assert known_dev_scores(many, 1.0) == known_dev_scores(one, 1.0) != {}
         assert versions.serving(many).name == versions.serving(one).name
-        assert len(judges.played) > 20
+        assert len(judges.played) > 10
         for home in (one, many):
             assert check(home, CLOCK) == []
         played = "SELECT environment, seed, version, state, score FROM episode ORDER BY environment, seed, version, member, state, score"
@@ -99,7 +99,7 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
 
         def dies() -> None:
             judges.turn()
-            if len(judges.played) == 30:
+            if len(judges.played) == 25:
                 raise KeyboardInterrupt
 
         work = work_on(many, "v1", ELSEWHERE, dies)
@@ -110,7 +110,6 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
         assert errands_now(many, CLOCK).at == {}
         result = gated(work_on(many, "v1", ELSEWHERE, Judges(many, (2, 5)).turn))
         assert (result.verdict, result.reason, result.evidence) == (expected.verdict, expected.reason, expected.evidence)
-        assert [replace(pair) for gate in (1, 2) for pair in pairs_of(many, gate)] != []
         pairs = sorted((pair.environment, pair.role, pair.seed, pair.difference or 9) for gate in (1, 2) for pair in pairs_of(many, gate))
         assert len(set(pairs)) == len(pairs), "no pair is stored twice"
         assert pairs == sorted((pair.environment, pair.role, pair.seed, pair.difference or 9) for pair in pairs_of(one, 1))
@@ -218,7 +217,7 @@ def test_errands_that_do_not_end_are_called_back(store: Store) -> None:
 
     assert player_of(work_on(store, "v2", ELSEWHERE, hold), stuck_s=0.3).scores("v1", DRAWS) == wanted
     (event,) = [event for event in events(store) if event.kind == "errands called back"]
-    assert event.message == "5 errands had not ended for 0 s: the job plays them itself"
+    assert event.message == "6 errands had not ended for 0 s: the job plays them itself"
 
 
 def test_a_failure_of_the_jobs_own_engine_is_that_of_one_machine(store: Store) -> None:
@@ -240,7 +239,7 @@ def test_a_player_that_lost_its_errands_drops_what_it_played(store: Store) -> No
             taken.extend(errand.id for errand in lease_errands(store, "quick", 1, 600.0, CLOCK))
 
     slow = StoreDesk(store=store, owner="slow", clock=CLOCK)
-    assert judge_once(slow, replace(means(store), each_round=taken_over), 9) == 5
+    assert judge_once(slow, replace(means(store), each_round=taken_over), 9) == 6
     assert taken
     assert {row["state"] for row in store.rows("SELECT state FROM errand")} == {"queued", "leased"}, "no score of it was written"
     assert {row["state"] for row in store.rows("SELECT state FROM episode")} <= {"aborted"}
@@ -255,7 +254,7 @@ def test_a_player_that_stops_gives_its_errands_back_unspent(store: Store) -> Non
     with pytest.raises(Interrupted):
         judge_once(StoreDesk(store=store, owner="player-1", clock=CLOCK), stopping, 9)
     assert [tuple(row) for row in store.rows("SELECT DISTINCT state, spent FROM errand")] == [("queued", 0)]
-    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 5
+    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 6
 
 
 def test_errands_of_two_batches_are_not_played_together(store: Store) -> None:
