@@ -101,6 +101,17 @@ def renew_errands(store: Store, held: Sequence[Lease], ttl_s: float, clock: Cloc
         note_judge(store, owner, clock)
 
 
+def keep_errands_of(store: Store, owner: str, ttl_s: float, clock: Clock) -> None:
+    """Keep all errands of one player that was heard, if it is time."""
+    until, boot = clock.now_s() + ttl_s, clock.boot_id()
+    held = f"owner = ? AND {HELD['errand']} AND lease_until BETWEEN 0 AND ?"
+    if store.rows(f"SELECT 1 FROM errand WHERE {held} LIMIT 1", (owner, until - ttl_s / 4)):
+        with store.write() as conn:
+            sql = f"UPDATE errand SET lease_until = ?, boot_id = ? WHERE {held}"
+            conn.execute(sql, (until, boot, owner, until - ttl_s / 4))
+    note_judge(store, owner, clock)
+
+
 def end_errands(store: Store, ended: Iterable[tuple[Lease, AnswerScores]]) -> None:
     """Write the scores of errands: all of them, or nothing. The same again changes nothing.
 
