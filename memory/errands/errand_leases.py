@@ -23,7 +23,7 @@ from perdure.memory.store import Store
 
 PRESENT_S = 20.0
 """A player that has not asked for so long is not counted as one that will take errands."""
-NOTED_S = 4.0
+NOTED_S = 2.0
 """That a player asked is written down at most so often."""
 FORGOTTEN_S = 3600.0
 
