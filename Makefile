@@ -12,6 +12,7 @@
 # make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
 # make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
 # make pictures OF=.perdure  takes pictures of every page of a home, which must have a version that serves, for docs/pages.md
+# make test-cluster  tests what needs Ray, with a cluster of three nodes on this machine; installs Ray into .venv (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -37,16 +38,16 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser pictures test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-cluster pictures test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not long and not gpu and not vllm and not browser"
+	$(PYTEST) -m "not long and not gpu and not vllm and not browser and not cluster"
 
 test-long: .venv/installed-dev
-	$(PYTEST) -m "long and not gpu and not vllm and not browser"
+	$(PYTEST) -m "long and not gpu and not vllm and not browser and not cluster"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -76,11 +77,14 @@ test-browser: .venv/installed-browser
 pictures: .venv/installed-browser
 	$(BIN)/python -m tests.browser.pictures $(OF) docs/pages
 
+test-cluster: .venv/installed-cluster
+	$(BIN)/python -m pytest -m cluster
+
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not long and not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
+	$(PYTEST) -m "not long and not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not cluster and not gpu and not vllm"
 
 check-deploy: .venv-deploy/installed
 	.venv-deploy/bin/python deploy/check.py
@@ -153,6 +157,10 @@ clean:
 
 .venv/installed-openapi: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
+	@touch $@
+
+.venv/installed-cluster: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[cluster]'
 	@touch $@
 
 .venv/installed-browser: .venv/installed-dev
