@@ -20,7 +20,8 @@ from typing import Any
 import uvicorn
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
-from perdure.agent.cluster.journal.journal_place import address_of_journal, journal_token, listen_for_players
+from perdure.agent.cluster.cluster_token import cluster_token
+from perdure.agent.cluster.journal.journal_socket import listen_for_players
 from perdure.agent.cluster.journal.known_players import KnownPlayers, PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.ledger import PATHS
 from perdure.agent.cluster.journal.version_parts import version_part
@@ -30,7 +31,6 @@ from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import child_parser, run_child
 from perdure.agent.processes.process_names import JOURNAL
 from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
-from perdure.agent.web.tokens import read_or_make_token
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, Unavailable
 from perdure.memory.json_value import Document
 from perdure.memory.processes import beat
@@ -60,13 +60,13 @@ def main() -> int:
 
 
 def serve_journal(home: Path, settings: ClusterSection, stop: Callable[[], bool]) -> None:
-    """Serve until `stop`. Raises `InputError` or `Unavailable` if it cannot listen at its address, and as `read_or_make_token` does."""
-    token = read_or_make_token(journal_token(home, settings), links=bool(settings.token_file))
+    """Serve until `stop`. Raises `InputError` or `Unavailable` if it cannot listen at its address, and as `cluster_token` does."""
+    token = cluster_token(home, settings)
     players = KnownPlayers(settings.node_timeout_s)
 
     def say(store: Any) -> None:
         known = players.all()
-        detail = f"at {address_of_journal(settings)}: {len(known)} player{'' if len(known) == 1 else 's'}"
+        detail = f"at {settings.listen}:{settings.journal_port}: {len(known)} player{'' if len(known) == 1 else 's'}"
         beat(store, JOURNAL, os.getpid(), "serving", detail)
 
     with listen_for_players(settings) as listener:

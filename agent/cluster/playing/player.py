@@ -58,10 +58,10 @@ def play_for(
     open_model: OpenPlayer,
 ) -> bytes:
     """`run`, with a model that is opened by `open_model` and whose base model has this hash."""
-    hash_ = hash_of_base(order.config, say)
+    hash_ = hash_of_base(order.settings, say)
     opened: tuple[Model, dict[str, str]] | None = None
     names: list[str] = []
-    client = JournalClient(url=order.url, token=order.token, patience_s=TRY_S)
+    client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
 
     def ask(path: str, head: Document) -> Body:
         return client.ask(path, {"player": names[-1], **head})
@@ -113,8 +113,8 @@ def _play(
         pinging.doing = state
         say(f"{state} {detail or ''}".strip())
 
-    desk = RemoteDesk(client, pinging.name, order.config.play)
-    live = LivePlay(desk, RemoteJournal(client, pinging.name, hashes), order.config, tell)
+    desk = RemoteDesk(client, pinging.name, order.settings.play)
+    live = LivePlay(desk, RemoteJournal(client, pinging.name, hashes), order.settings, tell)
     while not ended():
         if desk.waits or not live.play_shift(model, ended):
             pinging.doing = "idle"
@@ -150,9 +150,9 @@ class Pinging:
         self._thread.join(timeout=BEAT_S)
 
     def _run(self) -> None:
-        client = JournalClient(url=self._order.url, token=self._order.token, patience_s=0.0, answer_s=self._every_s)
+        client = JournalClient(url=self._order.journal, token=self._order.token, patience_s=0.0, answer_s=self._every_s)
         while not self._ended.wait(self._every_s):
-            if time.monotonic() - self._noted_s > self._order.config.supervise.hang_s:
+            if time.monotonic() - self._noted_s > self._order.settings.supervise.hang_s:
                 continue  # what plays hangs: the journal gives its tasks to others
             try:
                 client.ask("ping", {"player": self.name, "doing": self.doing})
@@ -167,8 +167,8 @@ def _who(order: PlayerOrder) -> Document:
     return {
         "protocol": PROTOCOL,
         "perdure": perdure.__version__,
-        "model": order.config.model,
-        "label": f"{order.label}-{platform.node()}-{os.getpid()}",
+        "model": order.settings.model,
+        "label": f"{order.name}-{platform.node()}-{os.getpid()}",
     }
 
 
@@ -185,16 +185,16 @@ def open_fetched(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callabl
     from perdure.learners.engines.version_loading import named_dtype, open_engine_in
     from perdure.learners.weights.base_models import resolve_model
 
-    if order.config.engine == "vllm":
+    if order.settings.engine == "vllm":
         raise InputError("engine = 'vllm': players elsewhere sample with transformers only; set players = 0, or engine = 'transformers'")
-    files = resolve_model(order.config.model, cache_dir(), say)
+    files = resolve_model(order.settings.model, cache_dir(), say)
     say(f"loading {files.name}")
     engine = open_engine_in(
         files,
-        device=order.config.device,
-        dtype_of=lambda: named_dtype(welcome["precision"].get(order.config.device), order.config.device),
-        seed=order.config.seed ^ int.from_bytes(os.urandom(4)),
-        chat=chat_settings(order.config, float(welcome["began_s"])),
+        device=order.settings.device,
+        dtype_of=lambda: named_dtype(welcome["precision"].get(order.settings.device), order.settings.device),
+        seed=order.settings.seed ^ int.from_bytes(os.urandom(4)),
+        chat=chat_settings(order.settings, float(welcome["began_s"])),
     )
     model = FetchedModel(engine, cache_dir() / "versions", ask)
     return model, model.hashes

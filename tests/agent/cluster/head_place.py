@@ -17,8 +17,9 @@ import pytest
 from tests.agent.cluster.scripted_player import BASE_HASH
 
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.playing.player_order import PlayerOrder
+from perdure.agent.cluster.player_orders import player_order
 from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
 from perdure.memory.environments import register
 from perdure.memory.records import TaskState
 from perdure.memory.store import Store, create_store, open_store
@@ -70,11 +71,16 @@ class Head:
         """Start a player with an order for this head."""
         number = len(self.players)
         chosen = config or Config.model_validate({"model": "tiny", "play": {"width": self.width, "members": 4}})
-        order = PlayerOrder(url=self.url, token=self.token, config=chosen, label=f"p{number}", reach_s=60.0)
         file = self.path / f"order-{number}"
-        file.write_bytes(order.packed())
+        file.write_bytes(self.order(f"p{number}", chosen))
         self.players.append(self._process([program, str(file)], f"player-{number}", fault))
         return self.players[-1]
+
+    def order(self, name: str, settings: Config) -> bytes:
+        """The order that the cluster's process would write."""
+        loaded = load_config(self.path / "perdure.toml")
+        settings = settings.model_copy(update={"cluster": loaded.config.cluster})
+        return player_order(self.home, loaded.with_config(settings), name)
 
     def client(self, patience_s: float = 5.0) -> JournalClient:
         return JournalClient(url=self.url, token=self.token, patience_s=patience_s)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tests.agent.cluster.head_place import ADD, WALK, Head, acknowledged_once, head_in, queue
+from tests.agent.cluster.head_place import WALK, Head, acknowledged_once, head_in, queue
 
-from perdure.memory.processes import events
 from perdure.memory.store import open_store
 from perdure.memory.trajectories.episodes import get_episode, list_episodes
 
@@ -38,4 +36,4 @@ def test_a_player_elsewhere_plays_live_tasks_as_the_actor_does(head: Head) -> No
         (seed, member, 1 + seed) for seed in (3, 4, 5) for member in range(4)
     ]
     assert {one.state for one in played} == {"completed"}
-    assert all(turn.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids for one in played for before, turn in zip(one.turns, one.turns[1:]))
+    assert all(turn.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids for one in played for before, turn in pairwise(one.turns))
