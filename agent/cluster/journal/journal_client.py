@@ -53,7 +53,7 @@ class JournalClient:
         again = False
         while True:
             try:
-                return self._once(path, Body(head={**head, "again": again}, rest=rest))
+                return self.exchange(path, Body(head={**head, "again": again}, rest=rest).packed())
             except (OSError, http.client.HTTPException, Unavailable) as error:
                 if isinstance(error, PlayerGone):
                     raise
@@ -71,11 +71,12 @@ class JournalClient:
             self._connection.close()
             self._connection = None
 
-    def _once(self, path: str, body: Body) -> Body:
+    def exchange(self, path: str, packed: bytes) -> Body:
+        """Send a message once and take its answer. Raises `OSError` and `HTTPException` too."""
         if self._connection is None:
             self._connection = _connected(self.url, self.answer_s)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/octet-stream"}
-        self._connection.request("POST", f"/{path}", body.packed(), headers)
+        self._connection.request("POST", f"/{path}", packed, headers)
         response = self._connection.getresponse()
         given = response.read(MOST_BYTES + 1)
         if response.getheader("content-type") != "application/octet-stream":

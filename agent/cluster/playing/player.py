@@ -21,13 +21,15 @@ import perdure
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.wire import PROTOCOL, Body
-from perdure.agent.cluster.playing.fetched_model import FetchedModel
+from perdure.agent.cluster.judging.errand_play import ErrandMeans, judge_once
+from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
-from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteJournal
+from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
 from perdure.agent.config import Config
 from perdure.agent.home import cache_dir
-from perdure.agent.processes.live_shift import LivePlay, Model
+from perdure.agent.processes.live_shift import LivePlay
 from perdure.agent.processes.pulse import BEAT_S
+from perdure.learners.learning_job import Interrupted
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.json_value import Document
 
@@ -40,9 +42,10 @@ PINGS = 4
 """In the time of that silence."""
 
 
-OpenPlayer = Callable[[PlayerOrder, Document, "AskAs", Callable[[str], None]], tuple[Model, dict[str, str]]]
-"""Opens the model after the journal's welcome; and the hashes of the versions that it has loaded, by name, as they change."""
-AskAs = Callable[[str, Document], Body]
+HashOfBase = Callable[[Config, Callable[[str], None]], str]
+"""The hash of the base model's files on this node."""
+OpenPlayer = Callable[[PlayerOrder, Document, Ask, Callable[[str], None]], RemoteModel]
+"""Opens the model, after the journal's welcome."""
 
 
 def run(order: bytes, stop: Callable[[], bool], say: Callable[[str], None]) -> bytes:
@@ -54,12 +57,12 @@ def play_for(
     order: PlayerOrder,
     stop: Callable[[], bool],
     say: Callable[[str], None],
-    hash_of_base: Callable[[Config, Callable[[str], None]], str],
+    hash_of_base: HashOfBase,
     open_model: OpenPlayer,
 ) -> bytes:
     """`run`, with a model that is opened by `open_model` and whose base model has this hash."""
     hash_ = hash_of_base(order.settings, say)
-    opened: tuple[Model, dict[str, str]] | None = None
+    model: RemoteModel | None = None
     names: list[str] = []
     client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
 
@@ -83,8 +86,8 @@ def play_for(
         pinging = Pinging(order, names[-1], silence_s / PINGS)
         try:
             with pinging:
-                opened = opened or open_model(order, welcome, ask, say)
-                _play(order, client, opened, pinging, stop, say)
+                model = model or open_model(order, welcome, ask, say)
+                _play(order, client, model, pinging, stop, say)
         except PlayerGone as error:
             say(f"gives up its episodes: {error}")
         except PlayerFenced as error:
@@ -97,30 +100,45 @@ def play_for(
 def _play(
     order: PlayerOrder,
     client: JournalClient,
-    opened: tuple[Model, dict[str, str]],
+    model: RemoteModel,
     pinging: Pinging,
     stop: Callable[[], bool],
     say: Callable[[str], None],
 ) -> None:
-    """Play shifts under one name, until `stop` or until the journal does not know it any more."""
-    model, hashes = opened
+    """Play under one name, until `stop` or until the journal does not know it any more: errands, and live tasks if there are none."""
 
     def ended() -> bool:
         pinging.note()  # the rollout loop asks each round: a round is progress
         return stop() or pinging.gone
+
+    def judging() -> None:
+        pinging.doing = "judging"
 
     def tell(state: str, detail: str | None) -> None:
         pinging.doing = state
         say(f"{state} {detail or ''}".strip())
 
     desk = RemoteDesk(client, pinging.name, order.settings.play)
-    live = LivePlay(desk, RemoteJournal(client, pinging.name, hashes), order.settings, tell)
+    live = LivePlay(desk, RemoteJournal(client, pinging.name, model.hashes), order.settings, tell)
+    errands = RemoteErrandDesk(client, pinging.name, model.hashes)
+    width = order.settings.play.width
+    means = ErrandMeans(versions=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
     while not ended():
-        if desk.waits or not live.play_shift(model, ended):
+        if desk.waits:
             pinging.doing = "idle"
             time.sleep(POLL_S)
+        elif not _judged(errands, means, width):
+            live.play_shift(model, ended)
     if pinging.gone:
         raise PlayerGone(f"the journal does not know {pinging.name} any more")
+
+
+def _judged(errands: RemoteErrandDesk, means: ErrandMeans, limit: int) -> bool:
+    """Whether errands were played."""
+    try:
+        return judge_once(errands, means, limit) > 0
+    except Interrupted:  # it is to end
+        return False
 
 
 class Pinging:
@@ -179,7 +197,7 @@ def base_hash(config: Config, say: Callable[[str], None]) -> str:
     return resolve_model(config.model, cache_dir(), say).hash
 
 
-def open_fetched(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callable[[str], None]) -> tuple[Model, dict[str, str]]:
+def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[[str], None]) -> RemoteModel:
     """The engine of this node, whose versions come from the head."""
     from perdure.agent.processes.open_engine import chat_settings
     from perdure.learners.engines.version_loading import named_dtype, open_engine_in
@@ -196,11 +214,10 @@ def open_fetched(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callabl
         seed=order.settings.seed ^ int.from_bytes(os.urandom(4)),
         chat=chat_settings(order.settings, float(welcome["began_s"])),
     )
-    model = FetchedModel(engine, cache_dir() / "versions", ask)
-    return model, model.hashes
+    return FetchedModel(engine, cache_dir() / "versions", ask)
 
 
-def main(hash_of_base: Callable[[Config, Callable[[str], None]], str] = base_hash, open_model: OpenPlayer = open_fetched) -> int:
+def main(hash_of_base: HashOfBase = base_hash, open_model: OpenPlayer = open_fetched) -> int:
     """Run the order in a file; SIGTERM asks it to end."""
     sys.path.append("")  # the working folder, last: environments of its own may be there
     asked = threading.Event()

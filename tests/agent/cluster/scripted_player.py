@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tests.fakes import END, ByteChat
 
-from perdure.agent.cluster.playing.player import AskAs, main
+from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
+from perdure.agent.cluster.playing.player import main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
 from perdure.agent.config import Config
-from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Policy, Request, Sample
+from perdure.envs.rollout import Opponents
 from perdure.memory.json_value import Document
 from perdure.memory.layout.blobs import pack_ids
 from perdure.memory.records import VersionRef
@@ -45,25 +47,40 @@ class ScriptedModel:
     chat = ByteChat()
     context_limit = 100_000
 
-    def __init__(self, ask: AskAs) -> None:
+    def __init__(self, ask: Ask) -> None:
         self.hashes: dict[str, str] = {}
         self._ask = ask
 
+    @property
+    def engine(self) -> Any:
+        return self
+
+    def policy(self, sampler: VersionRef) -> Policy:
+        return NumberPolicy(sampler)
+
     def load(self, version: str) -> Policy:
-        self.hashes[version] = str(self._ask("serving", {"version": version}).head["hash"])
-        return NumberPolicy(VersionRef(version))
+        return self.policy(self.pin(version))
 
     def opponent(self, version: str) -> Policy:
         return self.load(version)
+
+    def pin(self, version: str) -> VersionRef:
+        self.hashes[version] = str(self._ask("serving", {"version": version}).head["hash"])
+        return VersionRef(version)
+
+    def unpin(self) -> None:
+        pass
+
+    def opponents(self, serving: str) -> Opponents:
+        return lambda name: (VersionRef(serving), self.load(serving))
 
 
 def scripted_hash(config: Config, say: Callable[[str], None]) -> str:
     return BASE_HASH
 
 
-def open_scripted(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callable[[str], None]) -> tuple[Model, dict[str, str]]:
-    model = ScriptedModel(ask)
-    return model, model.hashes
+def open_scripted(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[[str], None]) -> RemoteModel:
+    return ScriptedModel(ask)
 
 
 if __name__ == "__main__":
