@@ -79,6 +79,8 @@ class JournalClient:
         self._connection.request("POST", f"/{path}", packed, headers)
         response = self._connection.getresponse()
         given = response.read(MOST_BYTES + 1)
+        if response.will_close or not response.isclosed():
+            self.close()
         if response.getheader("content-type") != "application/octet-stream":
             raise InputError(f"what answers at {self.url} is no journal of Perdure: another program has the port")
         answer = read_message(given)
@@ -99,4 +101,5 @@ def _connected(url: str, answer_s: float) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=CONNECT_S)
     connection.connect()
     connection.sock.settimeout(answer_s)
+    connection.auto_open = 0  # a connection that broke is an error: what was sent may be sent again
     return connection

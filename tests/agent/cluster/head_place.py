@@ -66,20 +66,23 @@ class Head:
         return self.journal
 
     def start_player(
-        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = ""
+        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = "", port: int = 0
     ) -> subprocess.Popen[bytes]:
-        """Start a player with an order for this head."""
+        """Start a player with an order for this head, which it may find at another port."""
         number = len(self.players)
-        chosen = config or Config.model_validate({"model": "tiny", "play": {"width": self.width, "members": 4}})
+        chosen = config or Config.model_validate(
+            {"model": "tiny", "play": {"width": self.width, "members": 4}, "sandbox": {"trusted": ["perdure:", "py:tests.agent.coin:Walk"]}}
+        )
         file = self.path / f"order-{number}"
-        file.write_bytes(self.order(f"p{number}", chosen))
+        file.write_bytes(self.order(f"p{number}", chosen, port))
         self.players.append(self._process([program, str(file)], f"player-{number}", fault))
         return self.players[-1]
 
-    def order(self, name: str, settings: Config) -> bytes:
+    def order(self, name: str, settings: Config, port: int = 0) -> bytes:
         """The order that the cluster's process would write."""
         loaded = load_config(self.path / "perdure.toml")
-        settings = settings.model_copy(update={"cluster": loaded.config.cluster})
+        cluster = loaded.config.cluster.model_copy(update={"journal_port": port or self.port})
+        settings = settings.model_copy(update={"cluster": cluster})
         return player_order(self.home, loaded.with_config(settings), name)
 
     def client(self, patience_s: float = 5.0) -> JournalClient:
