@@ -86,7 +86,7 @@ def play_for(order: PlayerOrder, stop: Callable[[], bool], say: Say, parts: Play
             say(f"waits: {error}")
             continue
         silence_s = float(welcome["silence_s"])
-        client.patience_s = PATIENCE * silence_s
+        client.patience_s, client.answer_s = PATIENCE * silence_s, silence_s
         names.append(str(welcome["player"]))
         say(f"is {names[-1]}")
         pinging = Pinging(order, names[-1], silence_s / PINGS)
