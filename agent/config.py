@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import StreamSection
 from perdure.agent.telemetry.telemetry_settings import LogSection, NotifySection, TelemetrySection
@@ -267,6 +268,7 @@ class Config(Section):
     notify: NotifySection = NotifySection()
     vllm: VllmSection = VllmSection()
     web: WebSection = WebSection()
+    cluster: ClusterSection = ClusterSection()
 
     @property
     def takes_turns(self) -> bool:
