@@ -118,9 +118,9 @@ def accumulate_gradient(
     variant = VARIANTS[options.of(GrpoOptions).variant]
     weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share, options.general.share)
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
-    items = [lesson.sequences for lesson in lessons] + [sequences_of(one.turns) for one in measured]
     everywhere = _alike(trainee, lessons, measured, extra_losses)
-    for places in _micro_batches(trainee, items, options.tuning.budget_tokens):
+    sequences = [lesson.sequences for lesson in lessons], [sequences_of(one.turns) for one in measured]
+    for places in _micro_batches(trainee, *sequences, options.tuning.budget_tokens):
         own = [i for i in places if i < len(lessons)]
         also = [measured[i - len(lessons)] for i in places if i >= len(lessons)]
         part = [lessons[i] for i in own]
@@ -168,9 +168,13 @@ def _is_trained(lesson: Lesson) -> bool:
     return bool(lesson.advantage or lesson.imitation or lesson.kl)
 
 
-def _micro_batches(trainee: Trainee, items: Sequence[Sequence[Ids]], budget_tokens: int) -> list[list[int]]:
-    """The places of this rank's items, in micro-batches; empty ones are added if ranks need the same number of them."""
-    mine = share_of(items, trainee.ranks)
+def _micro_batches(
+    trainee: Trainee, lessons: Sequence[Sequence[Ids]], measured: Sequence[Sequence[Ids]], budget_tokens: int
+) -> list[list[int]]:
+    """The places of this rank's lessons, and behind them of its measured episodes, in micro-batches. The share of lessons does not depend
+    on what is measured, so that it is the same in each pass. Empty ones are added if ranks need the same number of them."""
+    mine = share_of(lessons, trainee.ranks) + [len(lessons) + i for i in share_of(measured, trainee.ranks)]
+    items = [*lessons, *measured]
     packed = pack([items[i] for i in mine], trainee.nodes_at_once(budget_tokens), by_rows=trainee.model.by_rows)
     found = [[mine[i] for i in places] for places in packed]
     most = max(int(n) for n in trainee.ranks.gather(str(len(found)).encode())) if trainee.in_step else len(found)

@@ -77,7 +77,8 @@ def update(
     )
     if passes and leads(trainee.ranks):
         trainee.ranks.tell("batch", batch_bytes(batch))
-    stepped = learn_batch(trainee, batch, options, job.retention)
+    with trainee.ranks.reporting():
+        stepped = learn_batch(trainee, batch, options, job.retention)
     seen = stepped.seen
     if not stepped.is_finite:
         raise Diverged(

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from perdure.envs.rollout import nothing
 from perdure.learners.ranks.ranks import What
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 
@@ -30,6 +32,7 @@ LIMIT_S = 300.0
 """That a rank waits for another."""
 LOOK_S = 1.0
 """From one look at whether to stop to the next, of a rank that waits to be told something."""
+JOIN_LOOK_S = 0.2
 LEAVE_S = 5.0
 """That the first rank waits for the others at the end."""
 BUCKET_BYTES = 64 * 2**20
@@ -190,11 +193,6 @@ def device_of(device: str) -> str:
     return device if device == "cpu" or number is None else f"{device}:{number}"
 
 
-def is_under_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 def join_torchrun(device: str, limit_s: float = LIMIT_S) -> ProcessGroup:
     """The rank that torchrun made of this process. Raises `Unavailable` if the others do not come."""
     try:
@@ -227,8 +225,16 @@ class Door:
             master_listen_fd=listening.detach(),
         )
 
-    def join(self, device: str) -> ProcessGroup:
-        """Wait for the others. Raises `Unavailable` if they do not come in time."""
+    def join(self, device: str, look: Callable[[], None] = nothing) -> ProcessGroup:
+        """Wait for the others; `look` is called now and then, and may raise. Raises `Unavailable` if they do not come in time."""
+        here = [f"{self.meeting.token}/here/{n}" for n in range(1, self.meeting.count)]
+        until_s = time.monotonic() + self.meeting.limit_s
+        while not all(self._store.check([key]) for key in here):
+            look()
+            if time.monotonic() > until_s:
+                came = sum(self._store.check([key]) for key in here)
+                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {self.meeting.limit_s:g} s")
+            time.sleep(JOIN_LOOK_S)
         return _joined(self._store, self.meeting, 0, device)
 
 
@@ -240,6 +246,7 @@ def join(order: RankOrder) -> ProcessGroup:
         store = dist.TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         raise Unavailable(f"the first rank does not answer at {meeting.address}:{meeting.port} ({_first_line(error)})") from error
+    store.set(f"{meeting.token}/here/{order.number}", "")
     return _joined(store, meeting, order.number, order.device)
 
 

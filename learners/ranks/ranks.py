@@ -8,6 +8,7 @@ does (`follower.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -44,6 +45,10 @@ class Ranks(Protocol):
         """What each rank gave, in their order."""
         ...
 
+    def reporting(self) -> AbstractContextManager[None]:
+        """Within this, an error of torch that another rank caused becomes `Unavailable`, as in the calls above."""
+        ...
+
 
 class Alone:
     """The only rank: nobody is told anything, and what it has is the sum."""
@@ -61,6 +66,9 @@ class Alone:
 
     def gather(self, content: bytes) -> list[bytes]:
         return [content]
+
+    def reporting(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 ALONE: Ranks = Alone()
@@ -86,7 +94,7 @@ def share_of(items: Sequence[Sequence[Ids]], ranks: Ranks) -> list[int]:
         total += max(1, len(longest[i]) - common_prefix(previous, longest[i]))
         ends.append(total)
         previous = longest[i]
-    begins = [0, *ends[:-1]]
+    begins = [0, *ends][: len(ends)]
     return [
         i
         for i, begin, end in zip(order, begins, ends, strict=True)
