@@ -27,8 +27,8 @@ def require_cluster(cluster: ClusterSection) -> None:
         host = HOST_PORT.fullmatch(cluster.address)
         if host is not None and not is_loopback(host["host"].strip("[]")) and is_loopback(cluster.listen):
             raise InputError(
-                f"cluster.listen = {cluster.listen!r} cannot be reached from other nodes of {cluster.address}: set it to an address of this "
-                "machine in their network"
+                f"cluster.listen = {cluster.listen!r} cannot be reached from other nodes of {cluster.address}: set it to this "
+                "machine's address in their network"
             )
     elif cluster.players:
         raise InputError("cluster.players is set and cluster.address is empty: set it to 'local', 'auto' or HOST:PORT")

@@ -15,21 +15,21 @@ from perdure.agent.cluster.kept_pieces import KeptPieces, KeptState, summary
 from perdure.agent.cluster.local_placement import LocalPlacement
 from perdure.agent.cluster.placement import ClusterPiece, Needs, PieceEnd, PieceStanding
 
+KILLED = "its process was ended by SIGKILL"
+
 
 class ScriptedPlacement:
     """Says what it was told to say."""
 
     def __init__(self) -> None:
         self.started: list[ClusterPiece] = []
-        self.ends: list[PieceEnd] = []
         self.stands: list[PieceStanding] = []
 
     def start(self, piece: ClusterPiece) -> None:
         self.started.append(piece)
 
     def ended(self, timeout_s: float) -> list[PieceEnd]:
-        ends, self.ends = self.ends, []
-        return ends
+        return []
 
     def standing(self) -> list[PieceStanding]:
         return self.stands
@@ -47,16 +47,15 @@ def order(name: str) -> bytes:
 def test_each_is_started_once_and_again_after_its_end() -> None:
     placement = ScriptedPlacement()
     kept = KeptPieces(placement, "echo", ["player-1", "player-2"], Needs(cpus=2), order, time.monotonic)
-    assert kept.tick(0) == []
-    assert kept.tick(0) == []
+    kept.start_due()
+    kept.start_due()
     assert [(one.key, one.kind, one.needs.cpus) for one in placement.started] == [("player-1", "echo", 2), ("player-2", "echo", 2)]
-    placement.ends = [PieceEnd(key="player-2", error="its process was ended by SIGKILL", lost=True)]
-    [death] = kept.tick(0)
-    assert (death.name, death.message) == ("player-2", "its process was ended by SIGKILL; it starts again in 0.5 s")
-    kept.tick(0)
+    [death] = kept.note([PieceEnd(key="job-1-rank-1", error="of another"), PieceEnd(key="player-2", error=KILLED, lost=True)])
+    assert (death.name, death.message) == ("player-2", f"{KILLED}; it starts again in 0.5 s")
+    kept.start_due()
     assert len(placement.started) == 2
     time.sleep(0.6)
-    kept.tick(0)
+    kept.start_due()
     assert [one.key for one in placement.started] == ["player-1", "player-2", "player-2"]
 
 
@@ -68,10 +67,9 @@ def test_the_wait_grows_while_one_fails_again_and_again() -> None:
         until_s = time.monotonic() + 10
         before = len(placement.started)
         while len(placement.started) == before and time.monotonic() < until_s:
-            kept.tick(0)
+            kept.start_due()
             time.sleep(0.01)
-        placement.ends = [PieceEnd(key="player-1", error="its node has no Perdure")]
-        [death] = kept.tick(0)
+        [death] = kept.note([PieceEnd(key="player-1", error="its node has no Perdure")])
         waits.append(re.search(r"in ([\d.]+) s", death.message)[1])  # type: ignore[index]
     assert waits == ["0.5", "1", "2"]
 
@@ -79,9 +77,8 @@ def test_the_wait_grows_while_one_fails_again_and_again() -> None:
 def test_states_say_where_or_why() -> None:
     placement = ScriptedPlacement()
     kept = KeptPieces(placement, "echo", ["player-1", "player-2", "player-3"], Needs(), order, time.monotonic)
-    kept.tick(0)
-    placement.ends = [PieceEnd(key="player-3", error="its node died", lost=True)]
-    kept.tick(0)
+    kept.start_due()
+    kept.note([PieceEnd(key="player-3", error="its node died", lost=True)])
     placement.stands = [
         PieceStanding(key="player-1", state="running", where="a100-3", why="plays"),
         PieceStanding(key="player-2", state="waiting", why="asks for 1 GPU; 0 of 2 nodes have one"),
@@ -111,7 +108,8 @@ def test_a_killed_process_is_replaced() -> None:
         def process() -> int:
             until_s = time.monotonic() + 120
             while time.monotonic() < until_s:
-                kept.tick(0.2)
+                kept.start_due()
+                kept.note(placement.ended(0.2))
                 found = re.search(r"process (\d+)", kept.states()[0].detail)
                 if found is not None and kept.states()[0].state == "running":
                     return int(found[1])
@@ -122,6 +120,6 @@ def test_a_killed_process_is_replaced() -> None:
         until_s = time.monotonic() + 60
         deaths = []
         while not deaths and time.monotonic() < until_s:
-            deaths = kept.tick(0.2)
-        assert deaths[0].message == "its process was ended by SIGKILL; it starts again in 0.5 s"
+            deaths = kept.note(placement.ended(0.2))
+        assert deaths[0].message == f"{KILLED}; it starts again in 0.5 s"
         assert process() != first
