@@ -14,7 +14,7 @@ from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_errors import in_one_line, is_of_node, is_passing, why_not_joined
 from perdure.agent.cluster.versions import other_version, versions_here
 from perdure.agent.config_file import CLUSTER_VARIABLE, load_config
-from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
+from perdure.memory.errors import InputError, Unavailable
 from perdure.memory.processes import Process
 
 HERE = {"perdure": "0.4.0", "ray": "2.60.0", "python": "3.11.7"}
@@ -115,9 +115,12 @@ def test_what_keeps_from_joining_is_told_with_the_remedy() -> None:
     token = why_not_joined(RuntimeError("Unauthenticated: InvalidAuthToken"), "10.0.0.1:6379")
     assert isinstance(token, InputError)
     assert "has another token" in str(token)
+    no_node = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    no_node.__cause__ = RuntimeError("No node info found matching attributes: '10.0.0.9' when trying to resolve node to connect to.")
+    assert str(why_not_joined(no_node, "10.0.0.1:6379")).startswith("this machine is no node of the cluster at 10.0.0.1:6379: `ray start")
     silent = why_not_joined(ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379"), "10.0.0.1:6379")
     assert isinstance(silent, Unavailable)
-    assert isinstance(why_not_joined(ValueError("odd"), "10.0.0.1:6379"), RuntimeFailure)
+    assert str(why_not_joined(ValueError("odd"), "h:1")) == "the cluster at h:1 cannot be joined: ValueError: odd"
 
 
 def test_the_report_names_the_players_elsewhere_in_order() -> None:
