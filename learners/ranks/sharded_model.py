@@ -115,7 +115,8 @@ class ShardedModel:
         else:
             one_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             hidden_NC = self._forward(one_11, one_11).flatten(0, 1)[:0]
-        return hidden_NC, head_of(self.net)
+        head = head_of(self.net)
+        return hidden_NC, head if torch.is_grad_enabled() else head.detached()
 
     def reshard(self) -> None:
         """Give up what is whole: weights are about to change."""

@@ -48,7 +48,8 @@ class TrainedWeights(Protocol):
     def references(self) -> frozenset[Reference]: ...
 
     def compute(self, tree: TokenTree, reference: Reference | None) -> tuple[Tensor, Head]:
-        """The last hidden states `(N, C)` of all nodes of a tree, and the head, with the weights of a reference or those in training."""
+        """The last hidden states `(N, C)` of all nodes of a tree, and the head, with the weights of a reference or those in training;
+        the head of a reference is detached."""
         ...
 
     def weights(self) -> dict[str, LoraPair | Tensor]:
@@ -69,10 +70,10 @@ class TrainedWeights(Protocol):
 
 
 def compute_with(model: AdaptedModel, used: Prepared, own: Prepared, tree: TokenTree) -> tuple[Tensor, Head]:
-    """Hidden states with these weights, and the head; the model has its own again afterwards."""
+    """Hidden states with these weights, and their head; the model has its own again afterwards."""
     try:
         model.use(used)
-        return model.hidden(tree), model.head
+        return model.hidden(tree), model.head if used is own else model.head.detached()
     finally:
         model.use(own)
 

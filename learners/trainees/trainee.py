@@ -96,7 +96,7 @@ class Trainee:
         """Predictions with gradients if they are enabled, or those of a reference, without."""
         with torch.set_grad_enabled(reference is None and torch.is_grad_enabled()):
             hidden_NC, head = self.trained.compute(tree.tree, reference)
-            return Predictions(on=tree, hidden_KC=hidden_NC[tree.node_K], head=head if reference is None else head.detached())
+            return Predictions(on=tree, hidden_KC=hidden_NC[tree.node_K], head=head)
 
     def logprobs(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs of all action tokens of the turns, laid end to end."""

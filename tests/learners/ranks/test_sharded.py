@@ -14,11 +14,13 @@ from perdure.learners.batch_steps import Stepped, learn_batch
 from perdure.learners.checkpoint import TrainingState, read_state, state_bytes
 from perdure.learners.ranks.process_group import ProcessGroup
 from perdure.learners.ranks.rank_bytes import batch_bytes, memory_bytes
-from perdure.learners.ranks.ranks import ALONE, leads
+from perdure.learners.ranks.ranks import ALONE, Alone, leads
+from perdure.learners.ranks.sharded_trainee import open_sharded
 from perdure.learners.retention.retention_terms import terms_with
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
+from perdure.memory.errors import InputError
 
 pytestmark = pytest.mark.processes
 
@@ -82,12 +84,12 @@ def test_a_checkpoint_of_one_kind_of_ranks_is_resumed_by_another(llama: ModelFil
     case = CASES[name]
     alone = opened(case, llama, ALONE)
     learn(alone, case)
-    kept = read_state(state_bytes(alone.state()))
+    kept = state_bytes(alone.state())
     expected = learn(alone, case)
     for more in ({}, SHARDED):
         several = opened(case, llama, ranks, **more)
-        several.resume(kept)
-        assert distance(flat(several.state()), flat(kept)) == 0
+        several.resume(read_state(kept))  # an optimiser goes on with the tensors that it is given
+        assert distance(flat(several.state()), flat(read_state(kept))) == 0
         assert learn(several, case, **more).norm == pytest.approx(expected.norm, rel=1e-4)
         assert distance(moments(several.state()), moments(alone.state())) < 1e-4
         written = read_state(state_bytes(several.state()))
