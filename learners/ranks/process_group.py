@@ -226,15 +226,15 @@ class Door:
             master_listen_fd=listening.detach(),
         )
 
-    def join(self, device: str, look: Callable[[], None] = nothing) -> ProcessGroup:
-        """Wait for the others; `look` is called now and then, and may raise. Raises `Unavailable` if they do not come in time."""
+    def join(self, device: str, start_s: float, look: Callable[[], None] = nothing) -> ProcessGroup:
+        """Wait for the others, at most `start_s`; `look` is called meanwhile, and may raise. Raises `Unavailable` if they do not come."""
         here = [f"{self.meeting.token}/here/{n}" for n in range(1, self.meeting.count)]
-        until_s = time.monotonic() + self.meeting.limit_s
+        until_s = time.monotonic() + start_s
         while not all(self._store.check([key]) for key in here):
             look()
             if time.monotonic() > until_s:
                 came = sum(self._store.check([key]) for key in here)
-                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {self.meeting.limit_s:g} s")
+                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {start_s:g} s")
             time.sleep(LOOK_S)
         return _joined(self._store, self.meeting, 0, device)
 

@@ -30,7 +30,7 @@ def ranks_in_processes(count: int, folder: Path, limit_s: float = 120.0) -> Iter
         process.stdin.close()
         others.append(process)
     try:
-        group = door.join("cpu")
+        group = door.join("cpu", 120.0)
         try:
             with ending(group):
                 yield group, others
@@ -44,7 +44,7 @@ def ranks_in_processes(count: int, folder: Path, limit_s: float = 120.0) -> Iter
             process.wait()
 
 
-@pytest.fixture(scope="module", params=[2])
+@pytest.fixture(scope="module", params=[2, 3])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGroup]:
     """The first of two, then of three ranks."""
     with ranks_in_processes(request.param, tmp_path_factory.mktemp("ranks")) as (group, _):
