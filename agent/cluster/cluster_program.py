@@ -20,7 +20,7 @@ from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
 from perdure.agent.cluster.on_ray.ray_runtime import RayCluster, describe, joined_ray, resolved, silence
 from perdure.agent.cluster.placement import Placement
 from perdure.agent.cluster.player_orders import player_order
-from perdure.agent.cluster.rank_requests import RankPlacer, forget_requests
+from perdure.agent.cluster.ranks.rank_requests import RankPlacer, forget_requests
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import CLUSTER, PLAYER_PREFIX, player_process

@@ -28,7 +28,9 @@ from perdure.memory.errors import InputError
 REFERENCES: tuple[Reference, ...] = ("serving",)
 """Beside the base model and a teacher, which every rank makes itself."""
 OPENED = b""
-"""What a rank answers that has opened its trainee; any other answer is an error."""
+"""What a rank answers that has opened its trainee; any other answer is why it could not."""
+REFUSED = b"refused: "
+"""Begins the answer of a rank that would give it again in another attempt."""
 HEAD_BYTES = 8
 """In which the length of what precedes the weights is written."""
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from perdure.agent.cluster.placement import ClusterPiece, Placement
-from perdure.agent.cluster.rank_requests import ask_for_ranks, ends_of_ranks, withdraw_ranks
+from perdure.agent.cluster.ranks.rank_requests import ask_for_ranks, ends_of_ranks, withdraw_ranks
 from perdure.agent.config import Config
 from perdure.learners.learning_job import Interrupted
 from perdure.learners.ranks.ranks import ALONE, Ranks
