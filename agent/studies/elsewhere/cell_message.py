@@ -1,7 +1,7 @@
 """The form in which a cell and its result travel: a JSON document, and files of folders, in one run of bytes. Nothing in it names code.
 
-A length of 8 bytes, the head (JSON: the document, a path and a size for each file, the SHA-256 of what follows it), then the files one after
-the other. Only plain files in plain folders: a link, or a path that leads out of its folder, is refused by both sides.
+A length of 8 bytes, the head (JSON: the document, a path and a size for each file, the SHA-256 of what follows it), then the files in turn.
+Only plain files in plain folders: a link, or a path that leads out of its folder, is refused by both sides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Doing one cell on a node, in the process of its piece.
 
 It works in a folder of its own in the node's folder for temporary files. If its process dies and it is started again on this node, it
-continues there with what it kept; on another node it begins anew. The folder goes when the cell is done. Left out: ending when asked. A cell
-is killed, as it is on one machine after Ctrl-C, and continues as above.
+continues there with what it kept; on another node it begins anew. The folder goes when the cell is done. Left out: ending when asked. It is
+killed then, as after Ctrl-C on one machine, and continues as above.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _hold(lock: IO[str]) -> bool:
 
 
 def _own_root() -> Path:
-    """The folder of this user's cells. Raises `InputError` if another user made it: whoever made it could read and change what lies there."""
+    """The folder of this user's cells. Raises `InputError` if another user made it, who could read and change what lies there."""
     root = Path(tempfile.gettempdir()) / f"perdure-cells-{os.getuid()}"
     try:
         root.mkdir(mode=0o700, exist_ok=True)

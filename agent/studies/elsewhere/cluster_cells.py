@@ -75,7 +75,7 @@ class ClusterCells:
 
 
 def travels(cell: Cell) -> bool:
-    """Whether a cell can be done on another machine: unless it takes a whole one, for which nobody can ask. One with a GPU asks for that."""
+    """Whether a cell can be done on another machine: unless it takes a whole one without a GPU that it could ask for."""
     return cell.gpus > 0 or not cell.alone
 
 
