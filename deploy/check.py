@@ -124,8 +124,8 @@ def kubernetes(scratch: Path) -> Iterator[str]:
 
 
 def ray_cluster(scratch: Path) -> Iterator[str]:
-    """The RayCluster and what belongs to it. Its own keys against our schema, as there is none of KubeRay's with a licence; its pods against
-    the schema of Kubernetes, as if each stood alone. `policies` looks at them too."""
+    """The RayCluster and what belongs to it. Its own keys against a schema of ours, as no package has KubeRay's with a licence; its pods
+    against the schema of Kubernetes, as if each stood alone. `policies` looks at them too."""
     done = _run("kubectl", "kustomize", CLUSTER)
     yield from _told(done, silent=False)
     objects: list[dict[str, Any]] = list(yaml.safe_load_all(done.stdout))

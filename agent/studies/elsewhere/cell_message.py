@@ -18,7 +18,7 @@ from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.json_value import Document, to_json
 
 LENGTH_BYTES = 8
-MOST_BYTES = 2**31
+MOST_BYTES = 2**30
 """Of a message. It lies in memory as a whole, on both sides."""
 GIB = 2**30
 

@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +42,6 @@ def run(order: bytes, stop: Callable[[], bool], say: Callable[[str], None]) -> b
     place = {key: value for key, value in message.document.items() if key != "finished"}
     with _folder_of_cell(hashlib.sha256(to_json(place).encode()).hexdigest()[:32]) as folder:
         cell = find_cell(told, folder)
-        if "torch" not in sys.modules:
-            os.environ["OMP_NUM_THREADS"] = str(cell.cores)
         work = folder / "study"
         if not (folder / _BEGUN).exists():
             shutil.rmtree(work, ignore_errors=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from perdure.agent.studies.elsewhere.cell_message import CellMessage, read_messa
 from perdure.agent.studies.elsewhere.cell_order import AskedStudy, CellOrder, order_document, read_result
 from perdure.agent.studies.local_cells import LocalCells
 from perdure.agent.studies.provenance import made_by
-from perdure.memory.errors import InputError, PerdureError
+from perdure.memory.errors import InputError, PerdureError, Unavailable
 
 TRIES = 3
 """Starts of one cell."""
@@ -45,6 +45,8 @@ class ClusterCells:
     asked: AskedStudy
     """The same study, as others are told of it."""
     here: LocalCells
+    lost: Callable[[], str | None]
+    """Why the cluster will not come back; None while it is there."""
     give_up_s: float = GIVE_UP_S
 
     def room(self, left: Sequence[Cell]) -> int | None:
@@ -186,7 +188,10 @@ class _Sending:
             (arriving / name).rename(self.place.folder / name)
 
     def _look(self, standing: Sequence[PieceStanding]) -> Iterator[CellResult]:
-        """Say why nothing runs, and give up in the end."""
+        """Say why nothing runs, and give up in the end. Raises `Unavailable` if the cluster is lost."""
+        lost = self.place.lost()
+        if lost is not None:
+            raise Unavailable(f"{lost}; what is finished is kept: run the study again when the cluster is back")
         now_s = time.monotonic()
         if not standing or any(one.state == "running" for one in standing):
             self.idle_since_s = now_s

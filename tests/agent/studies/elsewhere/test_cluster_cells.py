@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from perdure.agent.studies.elsewhere.cluster_cells import GIVE_UP_S, TRIES, Clus
 from perdure.agent.studies.local_cells import LocalCells
 from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import open_study, read_study
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, Unavailable
 
 SETTINGS = StudySettings(small=True, seeds=1)
 NAME = "mode-seeking"
@@ -42,13 +42,19 @@ def part(number: int) -> Study:
 
 
 def run(
-    study: Study, folder: Path, placement: Placement, said: list[str] | None = None, name: str = NAME, give_up_s: float = GIVE_UP_S
+    study: Study,
+    folder: Path,
+    placement: Placement,
+    said: list[str] | None = None,
+    name: str = NAME,
+    give_up_s: float = GIVE_UP_S,
+    lost: Callable[[], str | None] = lambda: None,
 ) -> dict[str, CellResult]:
     say = (said if said is not None else []).append
     settings = SETTINGS if name == NAME else StudySettings()
     with open_study(folder) as file:
         here = LocalCells(folder=file.folder, say=say)
-        place = ClusterCells(placement=placement, study=study, asked=asked(name, settings), here=here, give_up_s=give_up_s)
+        place = ClusterCells(placement=placement, study=study, asked=asked(name, settings), here=here, lost=lost, give_up_s=give_up_s)
         return run_study(study, file, say, place)
 
 
@@ -158,6 +164,16 @@ def test_cells_that_nobody_takes_fail_after_a_limit_and_say_why(tmp_path: Path) 
     assert {result.error for result in results.values()} == {"no machine took it in 0 s: asks for 1 GPU; 0 of 2 nodes have one"}
     assert len(results) == 4
     assert sorted(placement.stopped) == sorted(placement.starts)
+
+
+def test_a_cluster_that_is_lost_ends_the_run_and_what_is_finished_is_kept(tmp_path: Path) -> None:
+    ends = iter([None, "the head does not answer"])
+    with pytest.raises(Unavailable, match="the head does not answer; what is finished is kept"):
+        run(part(3), tmp_path / "study", InThisProcess(), lost=lambda: next(ends))
+    assert len(read_study(tmp_path / "study")) == 2
+    second = InThisProcess()
+    run(part(3), tmp_path / "study", second)
+    assert len(second.starts) == 1
 
 
 def test_a_cell_that_fails_leaves_its_traceback_on_the_head(tmp_path: Path) -> None:
