@@ -22,6 +22,7 @@ Run = Callable[[bytes, Stopped, Say], bytes]
 KINDS: Mapping[Kind, str] = {
     "player": "perdure.agent.cluster.playing.player:run",
     "cell": "perdure.agent.studies.elsewhere.cell_piece:run",
+    "rank": "perdure.agent.cluster.rank_piece:run",
     "echo": "perdure.agent.cluster.pieces:echo",
 }
 """For each kind its module and its function."""
@@ -44,11 +45,12 @@ def run_piece(kind: Kind, order: bytes, stop: Stopped, say: Say) -> bytes:
 
 
 def echo(order: bytes, stop: Stopped, say: Say) -> bytes:
-    """Answer `text` of the order (JSON) and the number of this process after `wait_s`, or once stopped; or fail with its `error`."""
+    """Answer `text` of the order (JSON) and the number of this process after `wait_s`, or once stopped unless it is `deaf`; or fail with
+    its `error`."""
     asked = json.loads(order)
-    say(f"echoes {asked.get('text', '')}")
+    say(f"echoes in process {os.getpid()}")
     until_s = time.monotonic() + float(asked.get("wait_s", 0.0))
-    while time.monotonic() < until_s and not stop():
+    while time.monotonic() < until_s and (asked.get("deaf") or not stop()):
         time.sleep(LOOK_S)
     if "error" in asked:
         raise RuntimeFailure(str(asked["error"]))

@@ -1,7 +1,7 @@
 """What placing work elsewhere is: a piece and what it needs, how it stands, how it ended, and the protocol of whatever starts it.
 
 A piece is named by its key; what it does is its kind (`pieces.py`) and an order of bytes. Nothing is pickled by us, and no order names
-code. Left out: the two ways to place pieces (`local_placement.py`, `ray_placement.py`), and what players send home (`journal/`).
+code. Left out: the two ways to place pieces (`local_placement.py`, `on_ray/ray_placement.py`), and what players send home (`journal/`).
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from perdure.agent.processes.process_names import SUPERVISOR, WEB
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
+    from perdure.agent.cluster.cluster_report import ClusterReport
     from perdure.agent.show.life_report import LifeReport
     from perdure.agent.stream.stage_report import StageReport, StreamReport
     from perdure.agent.watching.watch_report import WatchReport
@@ -69,6 +70,8 @@ class Status:
     """Whether the environments of the last daemon are confined, as it noted when it started; None if it is not known."""
     page: Process | None
     """The daemon's web process, whose detail is its address or why there is none; None without a daemon, and if it serves none."""
+    cluster: ClusterReport | None
+    """The daemon's cluster and the players elsewhere; None without a daemon, and if it has none."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
     codes: Mapping[str, str | None]
@@ -92,6 +95,7 @@ class Status:
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
             "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
+            "cluster": self.cluster and self.cluster.as_json(),
             "healthy": not self.troubles,
             "troubles": list(self.troubles),
             "pauses": [one.as_json() for one in self.pauses],
@@ -180,6 +184,7 @@ def fitting(text: str, columns: int, rows: int) -> str:
 
 def report(store: Store, life: Callable[[Store], LifeReport | None] | None = None) -> Status:
     """The status of a home. `life` gives the report of its life, which takes the longest; by default it is made anew."""
+    from perdure.agent.cluster.cluster_report import cluster_report, is_piece
     from perdure.agent.show.daemon_health import activity, troubles
     from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
@@ -216,7 +221,7 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
         uptime_s=None if started is None else round(time.time() - started, 1),
         environments=episodes.success_rates(store, version) if version else {},
         watch=watch_report(store),
-        processes=tuple(known.values()),
+        processes=tuple(process for process in known.values() if not is_piece(process)),
         life=(life or life_report)(store),
         troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
@@ -224,6 +229,7 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
         retired=[row.name for row in environments if row.retired is not None],
         confinement=None if confinement is None else confinement.message,
         page=None if started is None else known.get(WEB),
+        cluster=None if started is None else cluster_report(known),
         sizes=_sizes(store.home),
         codes={row.name: row.code for row in environments if row.retired is None},
     )
@@ -268,6 +274,7 @@ def _print(shown: Status) -> None:
         "retired": ", ".join(shown.retired) or None,
         "confinement": shown.confinement,
         "page": shown.page and (shown.page.detail if shown.page.state == "serving" else f"none: {shown.page.detail}"),
+        "cluster": shown.cluster and shown.cluster.line(),
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }

@@ -6,9 +6,17 @@ SUPERVISOR = "supervisor"
 ACTOR = "actor"
 VLLM = "vllm"
 WEB = "web"
+CLUSTER = "cluster"
+JOURNAL = "journal"
 JOB_PREFIX = "learner-"
+PLAYER_PREFIX = "player-"
 
 
 def job_process(job_id: int) -> str:
     """The name of the process of a job."""
     return f"{JOB_PREFIX}{job_id}"
+
+
+def player_process(number: int) -> str:
+    """The name of a player elsewhere, from 1 on."""
+    return f"{PLAYER_PREFIX}{number}"
