@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -119,7 +123,7 @@ def commands() -> Iterator[list[str]]:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             yield container.get(probe, {}).get("exec", {}).get("command", [])
         yield from map(shlex.split, re.findall(r"exec (perdure .*)", "\n".join(container.get("command", ()))))
-    for line in re.findall(r"^ *(perdure [a-z].*)$", SLURM.read_text(), re.MULTILINE):
+    for line in re.findall(r"(?m)^ *(perdure [a-z].*)$", SLURM.read_text()):
         yield shlex.split(re.split(r" (?:>|&|\|\|)", line)[0])
 
 
@@ -145,3 +149,53 @@ def test_options_of_ray_start_exist() -> None:
     for start in re.findall(r"ray start (?:[^\n\\]|\\\n)*", SLURM.read_text()):
         named |= set(re.findall(r"--([a-z-]+)", start))
     assert named - known == set()
+
+
+@pytest.mark.processes
+def test_the_slurm_script_brings_the_home_back_runs_until_slurm_ends_it_and_keeps_it(tmp_path: Path) -> None:
+    """With stand-ins for Slurm, Ray and Perdure, which write down how they were called."""
+    stand_ins = {
+        "hostname": "echo 10.0.0.7 10.1.0.7",
+        "ray": f'echo ray "$@" >> {tmp_path}/calls',
+        "srun": f'echo srun "$@" >> {tmp_path}/calls',
+        "perdure": f"""echo perdure "$@" >> {tmp_path}/calls
+case "$1 $2" in
+    "run --config") cp "$3" {tmp_path}/used.toml; trap 'echo ended in order >> {tmp_path}/calls; exit 0' TERM
+        touch {tmp_path}/runs; while true; do sleep 0.1; done;;
+    "store backup") echo database > "$3"; mkdir "$3.versions";;
+esac""",
+    }
+    (tmp_path / "bin").mkdir()
+    for name, script in stand_ins.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "perdure.toml").write_text("seed = 3\n")
+    job = {"JOB_ID": "4711", "JOB_NUM_NODES": "3", "CPUS_PER_TASK": "8", "SUBMIT_DIR": str(tmp_path)}
+    environment = {**os.environ, **{f"SLURM_{name}": value for name, value in job.items()}, "SLURMD_NODENAME": "first"}
+    environment |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PERDURE_BIN": str(tmp_path / "bin")}
+    for _ in range(2):
+        with subprocess.Popen(["bash", str(SLURM)], env=environment) as script:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "runs").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            script.send_signal(signal.SIGTERM)
+            assert script.wait(60) == 0
+        (tmp_path / "runs").unlink()
+    first, second = [part.splitlines() for part in (tmp_path / "calls").read_text().split("ray stop\n")[:2]]
+    assert [line for line in second if line not in first] == [f"perdure store check --home {tmp_path}/perdure-4711/home"]
+    assert first.index("ended in order") < first.index(f"perdure store backup {tmp_path}/perdure-kept/next.db")
+    assert any(line.startswith("ray start --head --node-ip-address=10.0.0.7 --port=7090 --num-cpus=0") for line in first)
+    assert any("--nodes=2" in line and "--exclude=first ray start --address=10.0.0.7:7090 --num-cpus=8" in line for line in first)
+    config = load_config(tmp_path / "used.toml").config
+    assert (config.seed, config.cluster.players, config.cluster.listen, config.cluster.address) == (3, 2, "10.0.0.7", "10.0.0.7:7090")
+    kept = tmp_path / "perdure-kept"
+    assert sorted(path.name for path in kept.iterdir()) == [
+        "cluster-token",
+        "last.db",
+        "last.db.versions",
+        "newest.db",
+        "newest.db.versions",
+    ]
+    assert (kept / "cluster-token").stat().st_mode & 0o077 == 0
+    assert not (tmp_path / "perdure-4711").exists()
