@@ -11,6 +11,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,11 +96,12 @@ class _Sending:
     starts: dict[str, int] = field(default_factory=dict)
     idle_since_s: float = field(default_factory=time.monotonic)
     told: str = ""
+    stood: Sequence[PieceStanding] = ()
 
     def ends(self, cells: Sequence[Cell]) -> Iterator[CellResult]:
         self.waiting.extend(cells)
         while self.waiting or self.out:
-            standing = self.placement.standing()
+            standing = self._standing()
             yield from self._send(standing)
             for end in self.placement.ended(WAIT_S):
                 self.idle_since_s = time.monotonic()
@@ -107,6 +109,12 @@ class _Sending:
                 if cell is not None:
                     yield from self._result(cell, end)
             yield from self._look(standing)
+
+    def _standing(self) -> Sequence[PieceStanding]:
+        """How those that are out stand. While the cluster does not answer, as they stood: whether it is lost is asked in `_look`."""
+        with suppress(Unavailable):
+            self.stood = self.placement.standing()
+        return self.stood
 
     def stop(self) -> None:
         """Kill what is out, when nobody waits for it any more."""

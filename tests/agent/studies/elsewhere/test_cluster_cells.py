@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.agent.studies.elsewhere.placements import InThisProcess, NoRoom
-from tests.agent.studies.grid.small_grids import retaining_coins, write
+from tests.agent.studies.elsewhere.placements import NAME, SETTINGS, InThisProcess, NoRoom, OftenSilent, run
 from tests.agent.studies.study_cells import run_here
 
 from perdure import __version__
-from perdure.agent.cluster.placement import ClusterPiece, PieceEnd, Placement
+from perdure.agent.cluster.placement import ClusterPiece, PieceEnd
 from perdure.agent.studies.catalogue import StudySettings, prepare_study
 from perdure.agent.studies.cells import Cell, CellResult, Study
 from perdure.agent.studies.elsewhere.cell_message import read_message, write_message
-from perdure.agent.studies.elsewhere.cell_order import asked
 from perdure.agent.studies.elsewhere.cell_piece import run as run_cell
-from perdure.agent.studies.elsewhere.cluster_cells import GIVE_UP_S, TRIES, ClusterCells, travels
-from perdure.agent.studies.local_cells import LocalCells
-from perdure.agent.studies.run_cells import run_study
+from perdure.agent.studies.elsewhere.cluster_cells import TRIES, travels
 from perdure.agent.studies.study_file import open_study, read_study
 from perdure.memory.errors import InputError, Unavailable
 
-SETTINGS = StudySettings(small=True, seeds=1)
-NAME = "mode-seeking"
 pytestmark = pytest.mark.processes  # `made_by` asks git
 
 
@@ -39,23 +33,6 @@ def part(number: int) -> Study:
     """The first cells of a study that comes with Perdure."""
     study = prepare_study(NAME, SETTINGS).study
     return replace(study, cells=lambda finished: study.cells(finished)[:number])
-
-
-def run(
-    study: Study,
-    folder: Path,
-    placement: Placement,
-    said: list[str] | None = None,
-    name: str = NAME,
-    give_up_s: float = GIVE_UP_S,
-    lost: Callable[[], str | None] = lambda: None,
-) -> dict[str, CellResult]:
-    say = (said if said is not None else []).append
-    settings = SETTINGS if name == NAME else StudySettings()
-    with open_study(folder) as file:
-        here = LocalCells(folder=file.folder, say=say)
-        place = ClusterCells(placement=placement, study=study, asked=asked(name, settings), here=here, lost=lost, give_up_s=give_up_s)
-        return run_study(study, file, say, place)
 
 
 def key_of(result: CellResult) -> str:
@@ -166,6 +143,12 @@ def test_cells_that_nobody_takes_fail_after_a_limit_and_say_why(tmp_path: Path) 
     assert sorted(placement.stopped) == sorted(placement.starts)
 
 
+def test_a_cluster_that_does_not_answer_for_a_while_is_waited_for(tmp_path: Path) -> None:
+    placement = OftenSilent()
+    assert {result.error for result in run(part(3), tmp_path / "study", placement).values()} == {None}
+    assert placement.asked > 1
+
+
 def test_a_cluster_that_is_lost_ends_the_run_and_what_is_finished_is_kept(tmp_path: Path) -> None:
     ends = iter([None, "the head does not answer"])
     with pytest.raises(Unavailable, match="the head does not answer; what is finished is kept"):
@@ -176,32 +159,8 @@ def test_a_cluster_that_is_lost_ends_the_run_and_what_is_finished_is_kept(tmp_pa
     assert len(second.starts) == 1
 
 
-def test_a_cell_that_fails_leaves_its_traceback_on_the_head(tmp_path: Path) -> None:
-    file = write(tmp_path, retaining_coins(tmp_path).replace("model =", 'model = "/no/such/model"\n# '))
-    results = run(prepare_study(str(file), StudySettings()).study, tmp_path / "study", InThisProcess(), name=str(file))
-    assert all("/no/such/model" in str(result.error) for result in results.values())
-    assert "Traceback" in (tmp_path / "study" / "errors.log").read_text()
-
-
 def test_cells_for_a_whole_machine_stay_here_unless_they_ask_for_its_gpu() -> None:
     (life, *_) = prepare_study("life", StudySettings()).study.cells({})
     assert not travels(life)
     assert travels(Cell(name="x", parameters={}, work=life.work))
     assert travels(replace(life, gpus=1))
-
-
-@pytest.mark.learning
-def test_a_study_whose_cells_follow_from_each_other_brings_their_folders_along(tmp_path: Path) -> None:
-    """Runs begin from a copy of the home of another cell, and their tests open that of the run: the node has none of these."""
-    file = write(tmp_path, retaining_coins(tmp_path))
-    study = prepare_study(str(file), StudySettings()).study
-    results = run(study, tmp_path / "study", InThisProcess(), name=str(file))
-    assert {name: result.error for name, result in results.items() if result.error} == {}
-    assert [name for name in results if name.startswith("test of run")]
-    assert not any((tmp_path / "study").glob("*.arriving"))
-    with open_study(tmp_path / "here") as kept:
-        here = run_here(study, kept, print, 1)
-    assert list(here) == list(results)
-    scores = [[row for row in result[name].rows if row.get("measure") == "sampled"] for result in (here, results) for name in here]
-    assert scores[: len(here)] == scores[len(here) :]
-    assert not list(tmp_path.glob("perdure-cells-*/*"))
