@@ -38,4 +38,6 @@ def test_a_player_elsewhere_plays_live_tasks_as_the_actor_does(head: Head) -> No
         (seed, member, 1 + seed) for seed in (3, 4, 5) for member in range(4)
     ]
     assert {one.state for one in played} == {"completed"}
-    assert all(turn.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids for one in played for before, turn in zip(one.turns, one.turns[1:]))
+    assert all(
+        turn.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids for one in played for before, turn in zip(one.turns, one.turns[1:])
+    )
