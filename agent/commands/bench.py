@@ -170,6 +170,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
     from perdure.agent.bench.vllm_serving import serving
     from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
+    from perdure.agent.processes.cards import seen
     from perdure.agent.processes.installed_vllm import find_vllm, interpreter
     from perdure.agent.processes.open_engine import server_limits
     from perdure.agent.processes.vllm_command import offline_arguments, variables
@@ -192,7 +193,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
             offline(
                 interpreter(settings),
                 offline_arguments(settings, files),
-                variables(settings, ""),
+                variables(settings, "") | seen(loaded.config.servers[0], os.environ),
             ) as peer,
         ):
             return bench_vllm(
