@@ -214,7 +214,7 @@ class VllmSection(Section):
     )
     context_tokens: int = Field(default=8192, ge=16, description="the longest sequence in tokens; the model may have a smaller limit")
     tensor_parallel: int = Field(
-        default=1, ge=1, le=64, description="cards that share one model; devices.engine has a server for each so many of its cards"
+        default=1, ge=1, le=64, description="cards of each server; devices.engine has as many servers as this goes into its cards"
     )
     max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(default=16, description="the highest rank of an adapter")
     adapters: int = Field(default=4, ge=1, le=64, description="adapters in one batch; each takes memory of the device")

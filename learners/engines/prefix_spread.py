@@ -1,8 +1,8 @@
 """Which of several servers gets which prompt: each server keeps what it has read, and should not have to read what another one has.
 
-A prompt goes where the longest earlier prompt went that it begins with. So the members of a group, whose first prompts are the same, stay
-together, and so do the turns of an episode. A new prompt goes where there is least to do, and none where there is too much already. Left
-out: what the servers really keep (vLLM forgets blocks by itself), and answers of different lengths.
+A prompt goes to the server that has read the longest earlier prompt that it begins with. So the members of a group, whose first prompts are
+the same, stay together, and so do the turns of an episode. A new prompt goes to the server with least to do, and none to a server that has
+too much already. Left out: what the servers really keep (vLLM forgets blocks by itself), and answers of different lengths.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from perdure.learners.engines.prefix_spread import PrefixSpread
 from perdure.learners.engines.transformers_engine import PLAIN_CHAT
 from perdure.learners.engines.vllm_answers import NotFinite, given_logprobs, samples_of
 from perdure.learners.engines.vllm_client import Completion, ServerGone, ServerHangs, base_name
-from perdure.learners.engines.vllm_replicas import Place, Replicas, ServerLimits
+from perdure.learners.engines.vllm_replicas import AskedServer, Replicas, ServerLimits
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.peft_format import write_lora
 from perdure.learners.weights.weight_sets import LoraPair, Weights
@@ -194,7 +194,7 @@ class VllmEngine:
         """Log-probs of given answers (`Engine.logprobs`). The server reads prompt and answer as one prompt. Raises as `generate` does."""
         return self._logprobs_at(self._replicas.in_service(), sampler, turns)
 
-    def _logprobs_at(self, places: Sequence[Place], sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+    def _logprobs_at(self, places: Sequence[AskedServer], sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
         """Log-probs of given answers, by these servers."""
         self._require(sampler)
         require_turn_room(turns, self.context_limit)
@@ -220,14 +220,14 @@ class VllmEngine:
                 found.update(zip(chosen, answer, strict=True))
         return [found[i] for i in range(len(turns))]
 
-    def _spread_over(self, places: Sequence[Place], prompts: Sequence[Ids]) -> list[int]:
+    def _spread_over(self, places: Sequence[AskedServer], prompts: Sequence[Ids]) -> list[int]:
         """Which of the places each prompt goes to."""
         if not self._replicas.several or len(places) == 1:
             return [0] * len(prompts)
         index = {place.replica: i for i, place in enumerate(places)}
         return [index[replica] for replica in self._spread.assign(prompts, list(index))]
 
-    def _finite(self, sampler: Sampler, place: Place, ask: Callable[[Place], list[Part]]) -> list[Part]:
+    def _finite(self, sampler: Sampler, place: AskedServer, ask: Callable[[AskedServer], list[Part]]) -> list[Part]:
         """What is asked for. If an answer is not finite, a new server shows if this adapter is at fault."""
         at = replace(place)
         for fresh in (False, True):
@@ -237,7 +237,7 @@ class VllmEngine:
                 self._replicas.doubt(at, wait=not fresh)
         raise Diverged(f"the log-probs of {sampler} are not finite: its adapter has diverged; learn with a smaller lr")
 
-    def _samples_of(self, place: Place, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
+    def _samples_of(self, place: AskedServer, sampler: Sampler, requests: Sequence[Request]) -> list[Sample]:
         """Answers to requests of one length, temperature and seed."""
         served = self._require(sampler)
         body: Completion = {
@@ -256,7 +256,7 @@ class VllmEngine:
         }
         return samples_of(self._complete(place, sampler, served, body), served.name, sampler, requests, self.stop_ids)
 
-    def _logprobs_of(self, place: Place, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+    def _logprobs_of(self, place: AskedServer, sampler: Sampler, turns: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
         served = self._require(sampler)
         body: Completion = {
             "model": served.name,
@@ -270,7 +270,7 @@ class VllmEngine:
         }
         return given_logprobs(self._complete(place, sampler, served, body), served.name, turns)
 
-    def _complete(self, place: Place, sampler: Sampler, served: Served, body: Completion) -> Any:
+    def _complete(self, place: AskedServer, sampler: Sampler, served: Served, body: Completion) -> Any:
         """The server's answer; an adapter that it has lost is loaded again. Raises `NotFinite`, and `PolicyError` for any other status."""
         answer = self._replicas.post(place, "/v1/completions", body, again=(500, 503))
         if answer.status == 404 and served.folder is not None:
@@ -283,7 +283,7 @@ class VllmEngine:
             raise PolicyError(f"vLLM did not answer as {served.name} (status {answer.status}): {answer.message}")
         return answer.data
 
-    def _serve(self, place: Place, sampler: Sampler, served: Served) -> None:
+    def _serve(self, place: AskedServer, sampler: Sampler, served: Served) -> None:
         """Load an adapter into a server, unless it has it already: a name is never used for two adapters."""
         if served.folder is None:
             return

@@ -51,7 +51,7 @@ class ServerLimits:
 
 
 @dataclass(slots=True)
-class Place:
+class AskedServer:
     """Where something is being asked; another server takes its place when it is lost."""
 
     replica: int
@@ -83,16 +83,16 @@ class Replicas:
     def several(self) -> bool:
         return self._limits.replicas > 1
 
-    def in_service(self) -> list[Place]:
+    def in_service(self) -> list[AskedServer]:
         """The servers that are asked, at least one; from time to time those that were left out are looked for."""
         with self._lock:
             if len(self._clients) < self._limits.replicas and time.monotonic() - self._looked_s > LOOK_S:
                 self._look()
             if not self._clients:
                 self._wait_for_any()
-            return [Place(replica, client) for replica, client in sorted(self._clients.items())]
+            return [AskedServer(replica, client) for replica, client in sorted(self._clients.items())]
 
-    def post(self, place: Place, path: str, body: Body, again: Collection[int] = ()) -> Answer:
+    def post(self, place: AskedServer, path: str, body: Body, again: Collection[int] = ()) -> Answer:
         """Send a request, and send it again, perhaps elsewhere, if the server is lost or answers with a status in `again`.
 
         Sending it twice is safe: nothing of what a lost server sampled was used. Raises `Unavailable` if none answers in time.
@@ -118,7 +118,7 @@ class Replicas:
                 self._replace(place, f"status {answer.status}: {answer.message}")
         raise Unavailable(f"vLLM died {TRIES} times during one request: see logs/{server_name(place.replica)}.log in the home")
 
-    def doubt(self, place: Place, *, wait: bool) -> None:
+    def doubt(self, place: AskedServer, *, wait: bool) -> None:
         """Have a server started anew, since its cache may hold numbers that are not finite; with `wait`, go on with the new one."""
         ask_for_restart(self._home, place.client.server, place.replica)
         if not wait:
@@ -152,7 +152,7 @@ class Replicas:
         with self._lock:
             return any(other != replica for other in self._clients)
 
-    def _replace(self, place: Place, trouble: str) -> None:
+    def _replace(self, place: AskedServer, trouble: str) -> None:
         """Put another server in the place of one that failed: itself if it answers, else another one, else the first that is back."""
         lost = place.client
         with self._lock:
@@ -170,13 +170,13 @@ class Replicas:
         place.replica = found
         self._told(place, client, lost, trouble)
 
-    def _told(self, place: Place, client: Client, lost: Client, trouble: str) -> None:
+    def _told(self, place: AskedServer, client: Client, lost: Client, trouble: str) -> None:
         """Go on with this client, and say so."""
         place.client = client
         which = "the same server" if client.server == lost.server else "another one" if self.several else "a new one"
         self._note(f"vLLM failed ({trouble}); {which} was asked again")
 
-    def _leave(self, place: Place, *, for_good: bool) -> None:
+    def _leave(self, place: AskedServer, *, for_good: bool) -> None:
         """Ask this server no more; `for_good`: only another one in its place."""
         with self._lock:
             if for_good:

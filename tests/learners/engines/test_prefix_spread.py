@@ -43,7 +43,7 @@ def test_the_turns_of_an_episode_stay_where_its_prompt_was_read() -> None:
         prompts = continued(prompts, seed=turn)
         order = Random(turn).sample(range(len(prompts)), len(prompts))
         after = spread.assign([prompts[i] for i in order], [0, 1, 2])
-        assert {i: at for i, at in zip(order, after, strict=True)} == dict(enumerate(before))
+        assert dict(zip(order, after, strict=True)) == dict(enumerate(before))
 
 
 def test_tasks_that_begin_after_others_go_where_there_is_least_to_do() -> None:
