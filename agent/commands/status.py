@@ -20,9 +20,11 @@ from perdure.agent.processes.process_names import SUPERVISOR, WEB
 from perdure.agent.show.terminal import home_option, print_json, print_table, report_option, visible
 
 if TYPE_CHECKING:
+    from perdure.agent.cluster.cluster_report import ClusterReport
     from perdure.agent.show.life_report import LifeReport
     from perdure.agent.stream.stage_report import StageReport, StreamReport
     from perdure.agent.watching.watch_report import WatchReport
+    from perdure.memory.errands.errand_leases import ErrandsNow
     from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
     from perdure.memory.processes import Alarm, Event, Pause, Process
@@ -69,10 +71,14 @@ class Status:
     """Whether the environments of the last daemon are confined, as it noted when it started; None if it is not known."""
     page: Process | None
     """The daemon's web process, whose detail is its address or why there is none; None without a daemon, and if it serves none."""
+    cluster: ClusterReport | None
+    """The daemon's cluster and the players elsewhere; None without a daemon, and if it has none."""
     sizes: Mapping[str, int]
     """What the home takes on the disk, in bytes."""
     codes: Mapping[str, str | None]
     """What the code of each environment was when it was loaded last."""
+    errands: ErrandsNow
+    """Held-out draws that jobs want played by others."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -92,6 +98,7 @@ class Status:
             "environments": {name: rate.as_json() for name, rate in self.environments.items()},
             "watch": self.watch.as_json(),
             "processes": [process.as_json() for process in self.processes],
+            "cluster": self.cluster and self.cluster.as_json(),
             "healthy": not self.troubles,
             "troubles": list(self.troubles),
             "pauses": [one.as_json() for one in self.pauses],
@@ -105,6 +112,7 @@ class Status:
             },
             "sizes": dict(self.sizes),
             "codes": dict(self.codes),
+            "errands": self.errands.as_json(),
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
@@ -180,14 +188,17 @@ def fitting(text: str, columns: int, rows: int) -> str:
 
 def report(store: Store, life: Callable[[Store], LifeReport | None] | None = None) -> Status:
     """The status of a home. `life` gives the report of its life, which takes the longest; by default it is made anew."""
+    from perdure.agent.cluster.cluster_report import cluster_report, is_piece
     from perdure.agent.show.daemon_health import activity, troubles
     from perdure.agent.show.life_report import life_report
     from perdure.agent.stream.stage_report import stream_report
     from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
     from perdure.memory.environments import list_environments
+    from perdure.memory.errands.errand_leases import errands_now
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
+    from perdure.memory.leases import BootClock
     from perdure.memory.processes import CONFINEMENT, alarms, last_event, pauses, processes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.trajectories import episodes
@@ -216,7 +227,7 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
         uptime_s=None if started is None else round(time.time() - started, 1),
         environments=episodes.success_rates(store, version) if version else {},
         watch=watch_report(store),
-        processes=tuple(known.values()),
+        processes=tuple(process for process in known.values() if not is_piece(process)),
         life=(life or life_report)(store),
         troubles=troubles(store, state, reason, started),
         pauses=pauses(store),
@@ -224,8 +235,10 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
         retired=[row.name for row in environments if row.retired is not None],
         confinement=None if confinement is None else confinement.message,
         page=None if started is None else known.get(WEB),
+        cluster=None if started is None else cluster_report(known),
         sizes=_sizes(store.home),
         codes={row.name: row.code for row in environments if row.retired is None},
+        errands=errands_now(store, BootClock()),
     )
 
 
@@ -258,6 +271,7 @@ def _print(shown: Status) -> None:
         "tasks": ", ".join(f"{n} {state}" for state, n in shown.tasks.items()),
         "episodes": f"{shown.episodes}, with {shown.turns} turns",
         "jobs": ", ".join(f"{n} {state}" for state, n in shown.jobs.items() if n) or "none",
+        "errands": shown.errands.line(),
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
         "watch": shown.watch.line(),
@@ -268,6 +282,7 @@ def _print(shown: Status) -> None:
         "retired": ", ".join(shown.retired) or None,
         "confinement": shown.confinement,
         "page": shown.page and (shown.page.detail if shown.page.state == "serving" else f"none: {shown.page.detail}"),
+        "cluster": shown.cluster and shown.cluster.line(),
         "disk": ", ".join(f"{name} {size / 2**20:.1f} MiB" for name, size in shown.sizes.items()),
         "up": None if shown.uptime_s is None else _duration(shown.uptime_s),
     }

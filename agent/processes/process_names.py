@@ -6,7 +6,10 @@ SUPERVISOR = "supervisor"
 ACTOR = "actor"
 VLLM = "vllm"
 WEB = "web"
+CLUSTER = "cluster"
+JOURNAL = "journal"
 JOB_PREFIX = "learner-"
+PLAYER_PREFIX = "player-"
 
 
 def is_vllm(name: str) -> bool:
@@ -17,3 +20,8 @@ def is_vllm(name: str) -> bool:
 def job_process(job_id: int) -> str:
     """The name of the process of a job."""
     return f"{JOB_PREFIX}{job_id}"
+
+
+def player_process(number: int) -> str:
+    """The name of a player elsewhere, from 1 on."""
+    return f"{PLAYER_PREFIX}{number}"

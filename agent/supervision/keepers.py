@@ -1,4 +1,4 @@
-"""Keepers of child processes: of the actor and the vLLM servers, which run all the time, of one process for each job, and of the page.
+"""Keepers of child processes: of actor and vLLM servers, which run all the time, of one process for each job, and of those beside them.
 
 A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
 learn (`learning_jobs.py`), and when to give up (`limits.py`).
@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
-from perdure.agent.processes.process_names import WEB, job_process
+from perdure.agent.processes.process_names import job_process
 from perdure.agent.supervision.abandoned_work import fail_orphan, forget_old_processes, requeue_orphan, requeue_tasks, retry_tasks
 from perdure.agent.supervision.causes import End
 from perdure.agent.supervision.children import Backoff, Child
@@ -190,13 +190,17 @@ class JobKeeper:
         return job
 
 
-class PageKeeper:
-    """Keeper of the web process. Its end is the end of nothing else, it is never given up, and what keeps it from serving is told once."""
+class SideKeeper:
+    """Keeper of a process beside play and learning: of the page, of the journal, of the cluster.
+
+    Its end is the end of nothing else, it is never given up, and what keeps it from working is told once.
+    """
 
     def __init__(
-        self, store: Store, program: str, arguments: Sequence[str], hang_s: float, lack: str | None, *, json_log: bool = False
+        self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, lack: str | None, *, json_log: bool = False
     ) -> None:
-        """`lack` says why there can be no page, as if packages are missing; then none is started."""
+        """`lack` says why there can be none, as if packages are missing; then none is started."""
+        self.name = name
         self.watched: Watched | None = None
         self._store = store
         self._program = program
@@ -208,9 +212,9 @@ class PageKeeper:
         self._news: tuple[str, str, str] | None = None
         """Kind, subject matter and message of what is to be written down; while the store takes nothing it waits here."""
         self._told = ""
-        """The latest obstacle or death that became an event; empty once there was a page for a while."""
+        """The latest obstacle or death that became an event; empty once there was a process for a while."""
         if lack is not None:
-            self._news = "web", lack, lack
+            self._news = name, lack, lack
 
     def tick(self) -> None:
         """Start the process if there is none, and see whether it has ended."""
@@ -223,7 +227,7 @@ class PageKeeper:
     def _keep(self) -> None:
         if self.watched is None:
             if self._backoff.ready():
-                child = Child(WEB, self._program, self._arguments, self._store.home, json_log=self._json_log)
+                child = Child(self.name, self._program, self._arguments, self._store.home, json_log=self._json_log)
                 self.watched = Watched(self._store, child, self._hang_s)
             return
         end = self.watched.poll()
@@ -235,7 +239,7 @@ class PageKeeper:
         wait_s = self._backoff.died(watched.lived_s, unavailable=end.cause == "unavailable")
         if end.cause in ("refused", "unavailable"):
             why = end.exit.last_line.removeprefix("error: ")
-            self._news = "web", why, f"{why}; it is tried again"
+            self._news = self.name, why, f"{why}; it is tried again"
             return
         if wait_s < Backoff.LONGEST_S:  # after some deaths in a row the next ones are no news
             self._told = ""
@@ -244,7 +248,7 @@ class PageKeeper:
     def _tell(self, kind: str, what: str, message: str) -> None:
         """Write down what keeps it from serving: as its state, and as an event if it is news."""
         with self._store.write():
-            beat(self._store, WEB, os.getpid(), "waiting", what)
+            beat(self._store, self.name, os.getpid(), "waiting", what)
             if what != self._told:
-                record_event(self._store, kind, WEB, message)
+                record_event(self._store, kind, self.name, message)
         self._told = what

@@ -4,6 +4,8 @@
     web        the page and the API; it may die, and is started again for as long as the daemon runs
     vllm       if the engine is vLLM: its server, treated in the same way; actor and jobs wait for it. With several cards there may be
                several (vllm-2, vllm-3 ...): one that dies is started again, and the others serve meanwhile
+    journal    writes for the players of other machines; only with a cluster, and treated as the page is
+    cluster    joins the cluster and keeps players placed there; likewise
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
 
 A daemon (`perdure run`) has all of them and more duties (`daemon_duties.py`). A command that runs one job in a home without a daemon has
@@ -24,12 +26,13 @@ from pathlib import Path
 
 import click
 
+from perdure.agent.cluster.cluster_packages import lacks_cluster_packages, require_cluster
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.own_model import require_own_model, require_room
 from perdure.agent.processes.cards import require_cards, seen
 from perdure.agent.processes.installed_vllm import require_vllm
-from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, WEB
+from perdure.agent.processes.process_names import ACTOR, CLUSTER, JOURNAL, PLAYER_PREFIX, SUPERVISOR, WEB
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.stream.own_stream import require_own_stream
@@ -37,7 +40,7 @@ from perdure.agent.supervision.abandoned_work import requeue_tasks
 from perdure.agent.supervision.children import end_children, on_signals
 from perdure.agent.supervision.daemon_duties import DaemonDuties
 from perdure.agent.supervision.halts import Halts
-from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, PageKeeper, StandingKeeper, delete_step_weights
+from perdure.agent.supervision.keepers import GRACE_S, JobKeeper, SideKeeper, StandingKeeper, delete_step_weights
 from perdure.agent.supervision.limits import Limits, Outcome, Tally, outcome
 from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
@@ -75,6 +78,9 @@ class Programs:
     vllm: str = "perdure.agent.processes.vllm_server"
     web: str | None = "perdure.agent.web.program"
     """None: nothing is served. Only a daemon serves, and only with `web.enabled`."""
+    journal: str = "perdure.agent.cluster.journal.journal_server"
+    cluster: str = "perdure.agent.cluster.cluster_program"
+    """Both only of a daemon with `cluster.address`."""
 
 
 @contextmanager
@@ -90,6 +96,8 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     require_vllm(loaded.config)
     if programs.actor is not None and programs.web is not None and loaded.config.web.enabled:
         require_token_beyond_loopback(home, loaded.config.web)
+    if programs.actor is not None:
+        require_cluster(loaded.config.cluster)
     require_telemetry(loaded.config)
     feed = StreamFeed(loaded.config) if programs.actor is not None else None
     with HomeLock(home), create_store(home) as store:
@@ -102,7 +110,8 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
         end_all_leases(store)  # the processes that held them are gone: the lock is ours
         abort_orphans(store)
         delete_step_weights(store)
-        forget_processes(store, WEB, 0)  # the page of the last daemon, which this one need not have
+        for name in (WEB, JOURNAL, CLUSTER, PLAYER_PREFIX):  # of the last daemon, which this one need not have
+            forget_processes(store, name, 0)
         set_busy_timeout(store, PATIENCE_MS)
         yield Supervisor(store, loaded, limits, programs, feed)
 
@@ -133,9 +142,17 @@ class Supervisor:
         self._tally = Tally()
         self._servers = [server(replica) for replica in range(len(config.servers))] if config.engine == "vllm" else []
         self._actor = actor(programs.actor) if programs.actor is not None else None
-        self._page: PageKeeper | None = None
+
+        def side(name: str, program: str, lack: str | None) -> SideKeeper:
+            return SideKeeper(store, name, program, arguments, config.supervise.hang_s, lack, json_log=json_log)
+
+        self._page: SideKeeper | None = None
         if self._actor is not None and programs.web is not None and config.web.enabled:
-            self._page = PageKeeper(store, programs.web, arguments, config.supervise.hang_s, lacks_packages(), json_log=json_log)
+            self._page = side(WEB, programs.web, lacks_packages())
+        self._cluster: list[SideKeeper] = []
+        if self._actor is not None and config.cluster.address:
+            lack = lacks_cluster_packages()
+            self._cluster = [side(JOURNAL, programs.journal, lack), side(CLUSTER, programs.cluster, lack)]
         learns_on = seen(config.devices.learner, os.environ)
         self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s, json_log=json_log, variables=learns_on)
         self._duties: DaemonDuties | None = None
@@ -163,6 +180,7 @@ class Supervisor:
                     ("watching the actor", self._watch_standing),
                     ("watching the jobs", self._watch_jobs),
                     ("watching the page", self._watch_page),
+                    ("watching the cluster", self._watch_cluster),
                 ]
                 while self._outcome is None:
                     for what, action in [*self._ticks(), *watching]:
@@ -219,6 +237,10 @@ class Supervisor:
         if self._page is not None:
             self._page.tick()
 
+    def _watch_cluster(self) -> None:
+        for keeper in self._cluster:
+            keeper.tick()
+
     def _watch_jobs(self) -> None:
         """Keep a process at the next job."""
         if self._jobs.watched is None:
@@ -246,7 +268,7 @@ class Supervisor:
 
     def _checkpoint(self) -> None:
         checkpoint(self.store)
-        for watched in [*self._samplers(), *self._serving(), *self._pages()]:
+        for watched in [*self._samplers(), *self._serving(), *self._beside()]:
             watched.child.trim_log()
 
     def _samplers(self) -> list[Watched]:
@@ -257,8 +279,10 @@ class Supervisor:
     def _serving(self) -> list[Watched]:
         return [server.watched for server in self._servers if server.watched is not None]
 
-    def _pages(self) -> list[Watched]:
-        return [self._page.watched] if self._page is not None and self._page.watched is not None else []
+    def _beside(self, *, but: str = "") -> list[Watched]:
+        """The page, the journal and the cluster; `but` for the one of this name."""
+        keepers = [*([self._page] if self._page is not None else []), *self._cluster]
+        return [keeper.watched for keeper in keepers if keeper.watched is not None and keeper.name != but]
 
     def _on_signal(self, number: int) -> None:
         self._signals += 1
@@ -269,7 +293,8 @@ class Supervisor:
         if self._duties is not None:
             self._duties.report_stopping()
         set_busy_timeout(self.store, LAST_PATIENCE_MS)
-        for children in ([*self._samplers(), *self._pages()], self._serving()):
+        first = [*self._samplers(), *self._beside(but=JOURNAL)]  # players elsewhere give back through the journal what they were doing
+        for children in (first, [*self._serving(), *(one for one in self._beside() if one not in first)]):
             end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > 1)
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it
 

@@ -33,8 +33,10 @@ def token_path(home: Path, token_file: str) -> Path:
     return Path(token_file).expanduser() if token_file else home / "run" / "token"
 
 
-def read_or_make_token(path: Path, *, links: bool = False) -> str:
+def read_or_make_token(path: Path, *, links: bool = False, setting: str = "web.token_file") -> str:
     """The token in this file, which is made with a new one if it is missing. `links`: the file may be a link to it.
+
+    `setting` names another file.
 
     Raises `InputError` if others can read the file or its token is too short, and `RuntimeFailure` if it cannot be read or made.
     """
@@ -42,9 +44,9 @@ def read_or_make_token(path: Path, *, links: bool = False) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except FileExistsError:
-        return read_token(path, links=links)
+        return read_token(path, links=links, setting=setting)
     except OSError as error:
-        raise RuntimeFailure(f"cannot make the token file {path}: {error.strerror}; name another with web.token_file") from error
+        raise RuntimeFailure(f"cannot make the token file {path}: {error.strerror}; name another with {setting}") from error
     token = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w") as file:
         file.write(token + "\n")
@@ -53,7 +55,7 @@ def read_or_make_token(path: Path, *, links: bool = False) -> str:
     return token
 
 
-def read_token(path: Path, *, links: bool = False) -> str:
+def read_token(path: Path, *, links: bool = False, setting: str = "web.token_file") -> str:
     """The token in a file that is there. Raises as `read_or_make_token` does."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW))
@@ -62,10 +64,8 @@ def read_token(path: Path, *, links: bool = False) -> str:
             token = file.readline(LONGEST + 2).strip() if stat.S_ISREG(mode) else ""
     except OSError as error:
         if error.errno == errno.ELOOP and not links:
-            raise InputError(
-                f"the token file {path} is a link: delete it to have one made, or name its target with web.token_file"
-            ) from error
-        raise RuntimeFailure(f"cannot read the token file {path}: {error.strerror}; name another with web.token_file") from error
+            raise InputError(f"the token file {path} is a link: delete it to have one made, or name its target with {setting}") from error
+        raise RuntimeFailure(f"cannot read the token file {path}: {error.strerror}; name another with {setting}") from error
     if not stat.S_ISREG(mode) or mode & 0o007:
         raise InputError(f"others can read the token file {path}: `chmod 600 {path}`, or delete it to have a new one made")
     if not SHORTEST <= len(token) <= LONGEST or not token.isascii() or not token.isprintable() or " " in token:

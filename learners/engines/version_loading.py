@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from safetensors import SafetensorError
 
@@ -22,12 +24,22 @@ def open_transformers_engine(
 ) -> TransformersEngine:
     """Load this model, in the precision that was faster when the home first used the device; sets this process up for it (`hardware.py`).
 
+    Raises as `open_engine_in` does.
+    """
+    return open_engine_in(files, device=device, dtype_of=lambda: home_dtype(store, device), seed=seed, chat=chat)
+
+
+def open_engine_in(
+    files: ModelFiles, *, device: str, dtype_of: Callable[[], torch.dtype], seed: int, chat: ChatSettings = PLAIN_CHAT
+) -> TransformersEngine:
+    """Load this model in the precision that `dtype_of` says, once the device is known to be there; sets this process up for it.
+
     Raises `InputError` if there is no such device, or if the files do not load.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device = 'cuda', but torch finds no GPU: set device = 'cpu', or run `perdure doctor`")
     try:
-        dtype = home_dtype(store, device)
+        dtype = dtype_of()
         set_up_process(dtype, device)
         engine = TransformersEngine(files, device=device, dtype=dtype, seed=seed, chat=chat)
     except InputError:
@@ -46,6 +58,12 @@ def home_dtype(store: Store, device: str) -> torch.dtype:
     """The precision that was faster when the home first used the device."""
     name = precision_for(store, device, lambda: str(faster_dtype(device)).removeprefix("torch."))
     dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def named_dtype(name: str | None, device: str) -> torch.dtype:
+    """The precision of this name; None: the one that is faster on the device."""
+    dtype: torch.dtype = faster_dtype(device) if name is None else getattr(torch, name)
     return dtype
 
 

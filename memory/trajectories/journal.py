@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from perdure.memory import environments, faults, leases
+from perdure.memory.errands.errand_records import ERRAND_TTL_S
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import TTL_S, Clock, Leased
-from perdure.memory.records import Ending, EpisodePlan, Lease, Turn
+from perdure.memory.records import Ending, EpisodePlan, Lease, Sampler, Turn
 from perdure.memory.store import Store
-from perdure.memory.trajectories.turns import insert_turns, sampler_columns, turn_columns, valid_text
+from perdure.memory.trajectories.turns import insert_turns, read_sampler, read_turns, sampler_columns, turn_columns, valid_text
 
 
 @dataclass(slots=True, kw_only=True)
-class _Running:
-    """An episode that this journal started: its lease, and where its written turns end."""
+class InPlay:
+    """An episode that this journal started or took up: its lease, who samples it, and where its written turns end."""
 
     kind: Leased
     lease: Lease
+    sampler: Sampler
     end: tuple[int, Turn | None, int | None] = (0, None, None)
     """How many turns are written, the last of them, and its digest."""
 
@@ -35,16 +37,21 @@ class _Running:
 class StoreJournal:
     """Writes the episodes that one process plays."""
 
-    def __init__(self, store: Store, clock: Clock, ttl_s: float = TTL_S) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, ttl_s: float = TTL_S, *, errands: Sequence[Lease] = (), errand_ttl_s: float = ERRAND_TTL_S
+    ) -> None:
+        """`errands`: those that a player plays with it. It writes only while all of them are held, and keeps them meanwhile."""
         self._store = store
         self._clock = clock
         self._ttl_s = ttl_s
-        self._running: dict[int, _Running] = {}
+        self._errands = tuple(errands)
+        self._errand_ttl_s = errand_ttl_s
+        self._running: dict[int, InPlay] = {}
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
         """Write the rows of episodes about to be played and return their ids. Refuses a member that its group has completed, and an
         environment whose code was loaded anew by another process and differs (`environments.py:check_code`)."""
-        started = [_Running(kind="task" if plan.purpose == "live" else "job", lease=plan.lease) for plan in plans]
+        started = [InPlay(kind="task" if plan.purpose == "live" else "job", lease=plan.lease, sampler=plan.sampler) for plan in plans]
         with self._store.write():
             self._renew(started)
             for environment, code in {(plan.environment, plan.code) for plan in plans}:
@@ -88,13 +95,37 @@ class StoreJournal:
         for ending in endings:
             del self._running[ending.episode]
 
-    def _renew(self, episodes: Iterable[_Running]) -> None:
+    def in_play(self, episode: int) -> InPlay | None:
+        """An episode that this journal has started or taken up, and that has not ended."""
+        return self._running.get(episode)
+
+    def take_up(self, episode: int, lease: Lease) -> InPlay:
+        """Go on with an episode that another process began under this lease, and that still runs.
+
+        Raises `RuntimeFailure` if it does not run, or runs under another lease.
+        """
+        rows = self._store.rows("SELECT * FROM episode WHERE id = ? AND state = 'running'", (episode,))
+        kind: Leased = "task" if rows and rows[0]["task"] is not None else "job"
+        if not rows or (rows[0][kind], rows[0]["attempt"]) != (lease.subject, lease.attempt):
+            raise RuntimeFailure(f"episode {episode} does not run under attempt {lease.attempt} of {kind} {lease.subject}")
+        turns = read_turns(self._store, [episode])[episode]
+        digests = self._store.rows("SELECT digest FROM turn WHERE episode = ? ORDER BY n DESC LIMIT 1", (episode,))
+        end = (len(turns), turns[-1], digests[0]["digest"]) if turns else (0, None, None)
+        self._running[episode] = InPlay(kind=kind, lease=lease, sampler=read_sampler(rows[0]), end=end)
+        return self._running[episode]
+
+    def forget(self, gone: Callable[[InPlay], bool]) -> None:
+        """Write no more about these episodes, unless they are taken up again."""
+        self._running = {episode: one for episode, one in self._running.items() if not gone(one)}
+
+    def _renew(self, episodes: Iterable[InPlay]) -> None:
         """Check the leases of these episodes, and renew them if it is time."""
         found: dict[Leased, list[Lease]] = {}
         for episode in {id(episode.lease): episode for episode in episodes}.values():  # the members of a task share theirs
             found.setdefault(episode.kind, []).append(episode.lease)
         for kind, held in found.items():
             leases.check_and_renew(self._store, kind, held, self._ttl_s, self._clock)
+        leases.check_and_renew(self._store, "errand", self._errands, self._errand_ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:

@@ -14,7 +14,8 @@ from tests.faults.arming import take_fault
 
 from perdure.agent.config import Config
 from perdure.agent.home import cache_dir
-from perdure.agent.processes.actor import Model, main, store_journal
+from perdure.agent.processes.actor import main, store_journal
+from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Policy, Request, Sample
 from perdure.learners.weights.base_models import resolve_model
 from perdure.memory.layout.blobs import pack_ids

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure import __version__
+from perdure.agent.cluster.cluster_report import cluster_report, is_piece
 from perdure.agent.config import DiskSection
 from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.show.daemon_health import activity, troubles
@@ -31,11 +32,12 @@ def system_document(store: Store, disk: DiskSection, *, lines: int = 40, errors:
     """With the last `lines` of each log, and the last `errors` events that say that something went wrong."""
     known = processes(store)
     state, reason, started = activity(store, next((one for one in known if one.name == SUPERVISOR), None))
-    confinement = last_event(store, CONFINEMENT)
+    confinement, cluster = last_event(store, CONFINEMENT), cluster_report({one.name: one for one in known})
     return {
         "disk": _disk(store.home, disk),
         "memory": _memory(),
-        "processes": [_process(one) for one in known],
+        "processes": [_process(one) for one in known if not is_piece(one)],
+        "cluster": None if cluster is None or started is None else cluster.as_json(),
         "troubles": troubles(store, state, reason, started),
         "confinement": None if confinement is None else confinement.message,
         "errors": [event.as_json() for event in events_of(store, ERRORS, errors)],

@@ -1,0 +1,1 @@
+"""More than one machine: pieces of work that run elsewhere, and what starts, watches and ends them."""

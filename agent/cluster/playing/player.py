@@ -1,0 +1,238 @@
+"""A player: a process elsewhere that plays live tasks of a home with an engine of its own, until it is asked to end.
+
+`run` is a piece of work (`agent/cluster/pieces.py`); `python -m perdure.agent.cluster.playing.player ORDER` runs the order in a file. A
+player has a name that the journal gives it. If it cannot reach the journal, or was silent for too long, its episodes are lost: it gives
+them up and comes back under another name. It ends if its program, its model, or the code of an environment is not that of the head.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import perdure
+from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
+from perdure.agent.cluster.journal.wire import PROTOCOL, Body
+from perdure.agent.cluster.judging.errand_play import ErrandMeans, judge_once
+from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
+from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
+from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
+from perdure.agent.config import Config
+from perdure.agent.home import cache_dir
+from perdure.agent.processes.live_shift import LivePlay
+from perdure.agent.processes.pulse import BEAT_S
+from perdure.learners.learning_job import Interrupted
+from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
+from perdure.memory.json_value import Document
+
+POLL_S = 0.2
+TRY_S = 2.0
+"""How long it tries to say hello before it looks whether it is to end."""
+PATIENCE = 2.0
+"""How many times the silence that ends its leases a player waits for an answer."""
+PINGS = 4
+"""In the time of that silence."""
+
+
+HashOfBase = Callable[[Config, Callable[[str], None]], str]
+"""The hash of the base model's files on this node."""
+OpenPlayer = Callable[[PlayerOrder, Document, Ask, Callable[[str], None]], RemoteModel]
+"""Opens the model, after the journal's welcome."""
+
+
+def run(order: bytes, stop: Callable[[], bool], say: Callable[[str], None]) -> bytes:
+    """Play until `stop`. Raises `InputError` if this node cannot play for this head, `RuntimeFailure` if it fails."""
+    return play_for(read_order(order), stop, say, base_hash, open_fetched)
+
+
+def play_for(
+    order: PlayerOrder,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+    hash_of_base: HashOfBase,
+    open_model: OpenPlayer,
+) -> bytes:
+    """`run`, with a model that is opened by `open_model` and whose base model has this hash."""
+    hash_ = hash_of_base(order.settings, say)
+    model: RemoteModel | None = None
+    names: list[str] = []
+    client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
+
+    def ask(path: str, head: Document) -> Body:
+        return client.ask(path, {"player": names[-1], **head})
+
+    reached_s = time.monotonic()
+    while not stop():
+        try:
+            client.patience_s = TRY_S
+            welcome = client.ask("hello", {**_who(order), "hash": hash_}).head
+        except PlayerGone as error:
+            if time.monotonic() - reached_s > order.reach_s:
+                raise RuntimeFailure(f"{error}; it was tried for {order.reach_s:.0f} s") from error
+            say(f"waits: {error}")
+            continue
+        silence_s = float(welcome["silence_s"])
+        client.patience_s = PATIENCE * silence_s
+        names.append(str(welcome["player"]))
+        say(f"is {names[-1]}")
+        pinging = Pinging(order, names[-1], silence_s / PINGS)
+        try:
+            with pinging:
+                model = model or open_model(order, welcome, ask, say)
+                _play(order, client, model, pinging, stop, say)
+        except PlayerGone as error:
+            say(f"gives up its episodes: {error}")
+        except PlayerFenced as error:
+            raise RuntimeFailure(str(error)) from error
+        reached_s = time.monotonic()
+    client.close()
+    return json.dumps({"names": names}).encode()
+
+
+def _play(
+    order: PlayerOrder,
+    client: JournalClient,
+    model: RemoteModel,
+    pinging: Pinging,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> None:
+    """Play under one name, until `stop` or until the journal does not know it any more: errands, and live tasks if there are none."""
+
+    def ended() -> bool:
+        pinging.note()  # the rollout loop asks each round: a round is progress
+        return stop() or pinging.gone
+
+    def judging() -> None:
+        pinging.doing = "judging"
+
+    def tell(state: str, detail: str | None) -> None:
+        pinging.doing = state
+        say(f"{state} {detail or ''}".strip())
+
+    desk = RemoteDesk(client, pinging.name, order.settings.play)
+    live = LivePlay(desk, RemoteJournal(client, pinging.name, model.hashes), order.settings, tell)
+    errands = RemoteErrandDesk(client, pinging.name, model.hashes)
+    width = order.settings.play.width
+    means = ErrandMeans(versions=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
+    while not ended():
+        if desk.waits:
+            pinging.doing = "idle"
+            time.sleep(POLL_S)
+        elif not _judged(errands, means, width):
+            live.play_shift(model, ended)
+    if pinging.gone:
+        raise PlayerGone(f"the journal does not know {pinging.name} any more")
+
+
+def _judged(errands: RemoteErrandDesk, means: ErrandMeans, limit: int) -> bool:
+    """Whether errands were played."""
+    try:
+        return judge_once(errands, means, limit) > 0
+    except Interrupted:  # it is to end
+        return False
+
+
+class Pinging:
+    """Tells the journal again and again that this player lives, as long as the thread that plays makes progress."""
+
+    def __init__(self, order: PlayerOrder, name: str, every_s: float) -> None:
+        self.name = name
+        self.doing = "starting"
+        self.gone = False
+        """Whether the journal does not know this player any more."""
+        self._order = order
+        self._every_s = every_s
+        self._ended = threading.Event()
+        self._noted_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="pings", daemon=True)
+
+    def note(self) -> None:
+        """There is progress."""
+        self._noted_s = time.monotonic()
+
+    def __enter__(self) -> Pinging:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=BEAT_S)
+
+    def _run(self) -> None:
+        client = JournalClient(url=self._order.journal, token=self._order.token, patience_s=0.0, answer_s=self._every_s)
+        while not self._ended.wait(self._every_s):
+            if time.monotonic() - self._noted_s > self._order.settings.supervise.hang_s:
+                continue  # what plays hangs: the journal gives its tasks to others
+            try:
+                client.ask("ping", {"player": self.name, "doing": self.doing})
+            except PlayerGone as error:
+                self.gone = self.gone or error.__cause__ is None  # else it was not reached, and may be at the next try
+            except PerdureError:
+                self.gone = True
+        client.close()
+
+
+def _who(order: PlayerOrder) -> Document:
+    return {
+        "protocol": PROTOCOL,
+        "perdure": perdure.__version__,
+        "model": order.settings.model,
+        "label": f"{order.name}-{platform.node()}-{os.getpid()}",
+    }
+
+
+def base_hash(config: Config, say: Callable[[str], None]) -> str:
+    """The hash of the base model's files on this node; fetches them if they are missing."""
+    from perdure.learners.weights.base_models import resolve_model
+
+    return resolve_model(config.model, cache_dir(), say).hash
+
+
+def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[[str], None]) -> RemoteModel:
+    """The engine of this node, whose versions come from the head."""
+    from perdure.agent.processes.open_engine import chat_settings
+    from perdure.learners.engines.version_loading import named_dtype, open_engine_in
+    from perdure.learners.weights.base_models import resolve_model
+
+    if order.settings.engine == "vllm":
+        raise InputError("engine = 'vllm': players elsewhere sample with transformers only; set players = 0, or engine = 'transformers'")
+    files = resolve_model(order.settings.model, cache_dir(), say)
+    say(f"loading {files.name}")
+    engine = open_engine_in(
+        files,
+        device=order.settings.device,
+        dtype_of=lambda: named_dtype(welcome["precision"].get(order.settings.device), order.settings.device),
+        seed=order.settings.seed ^ int.from_bytes(os.urandom(4)),
+        chat=chat_settings(order.settings, float(welcome["began_s"])),
+    )
+    return FetchedModel(engine, cache_dir() / "versions", ask)
+
+
+def main(hash_of_base: HashOfBase = base_hash, open_model: OpenPlayer = open_fetched) -> int:
+    """Run the order in a file; SIGTERM asks it to end."""
+    sys.path.append("")  # the working folder, last: environments of its own may be there
+    asked = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked.set())
+    try:
+        order = read_order(Path(sys.argv[1]).read_bytes())
+        answer = play_for(order, asked.is_set, lambda line: print(line, flush=True), hash_of_base, open_model)
+    except (PerdureError, OSError, IndexError) as error:
+        from perdure.agent.processes.exit_codes import die_of
+
+        die_of(error)
+    print(answer.decode(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""A real Ray cluster for the tests that ask for one: a head and two nodes on this machine, with a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from perdure.agent.cluster.cluster_settings import ClusterSection
+from perdure.agent.cluster.on_ray.ray_runtime import RayCluster, joined_ray
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """Joined by this process, once; Ray lets a process join no other afterwards."""
+    home = tmp_path_factory.mktemp("cluster") / ".perdure"
+    home.mkdir()
+    with joined_ray(home, ClusterSection(address="local", start_timeout_s=300)) as cluster:
+        yield cluster

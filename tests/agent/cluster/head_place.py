@@ -1,0 +1,155 @@
+"""A head in a folder: a home with its journal as a real process, and players as real processes, which tests may kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.agent.cluster.scripted_player import BASE_HASH
+
+from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.player_orders import player_order
+from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
+from perdure.memory.environments import register
+from perdure.memory.records import TaskState
+from perdure.memory.store import Store, create_store, open_store
+from perdure.memory.tasks import add_tasks
+from perdure.memory.versions import add_initial
+
+PATIENCE_S = 120.0
+WALK = "py:tests.agent.coin:Walk"
+ADD = "perdure:add"
+JOURNAL = "perdure.agent.cluster.journal.journal_server"
+
+
+@dataclass
+class Head:
+    """A home, its journal and its players. The journal listens on a port of its own."""
+
+    path: Path
+    port: int
+    silence_s: int = 10
+    width: int = 8
+    journal: subprocess.Popen[bytes] | None = None
+    players: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def home(self) -> Path:
+        return self.path / "home"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def token(self) -> str:
+        return (self.home / "run" / "cluster-token").read_text().strip()
+
+    def start_journal(self, fault: str = "") -> subprocess.Popen[bytes]:
+        """Start the journal and wait until it listens."""
+        (self.path / "perdure.toml").write_text(
+            f"model = 'tiny'\n[cluster]\njournal_port = {self.port}\nnode_timeout_s = {self.silence_s}\n"
+        )
+        given = ["--home", str(self.home), "--config", str(self.path / "perdure.toml")]
+        self.journal = self._process([JOURNAL, *given], "journal", fault)
+        self.wait("the journal", self._listens)
+        return self.journal
+
+    def start_player(
+        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = ""
+    ) -> subprocess.Popen[bytes]:
+        """Start a player with an order for this head."""
+        number = len(self.players)
+        chosen = config or Config.model_validate({"model": "tiny", "play": {"width": self.width, "members": 4}})
+        file = self.path / f"order-{number}"
+        file.write_bytes(self.order(f"p{number}", chosen))
+        self.players.append(self._process([program, str(file)], f"player-{number}", fault))
+        return self.players[-1]
+
+    def order(self, name: str, settings: Config) -> bytes:
+        """The order that the cluster's process would write."""
+        loaded = load_config(self.path / "perdure.toml")
+        settings = settings.model_copy(update={"cluster": loaded.config.cluster})
+        return player_order(self.home, loaded.with_config(settings), name)
+
+    def client(self, patience_s: float = 5.0) -> JournalClient:
+        return JournalClient(url=self.url, token=self.token, patience_s=patience_s)
+
+    def log(self, name: str) -> str:
+        return (self.path / f"{name}.log").read_text()
+
+    def ask(self, sql: str) -> int:
+        with open_store(self.home) as store:
+            return int(store.rows(sql)[0][0])
+
+    def tasks(self, state: TaskState) -> int:
+        return self.ask(f"SELECT count(*) FROM task WHERE state = '{state}'")
+
+    def wait(self, what: str, condition: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            if condition():
+                return
+            time.sleep(0.05)
+        logs = "\n".join(f"{file.name}:\n{file.read_text()[-2000:]}" for file in sorted(self.path.glob("*.log")))
+        pytest.fail(f"waited {patience_s:.0f} s for {what}\n{logs}")
+
+    def close(self) -> None:
+        for process in [*self.players, *([self.journal] if self.journal else [])]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait(timeout=30)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _process(self, arguments: list[str], log: str, fault: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "PERDURE_FAULT": fault}
+        with (self.path / f"{log}.log").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", *arguments], cwd=self.path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+
+@contextmanager
+def head_in(path: Path, base_hash: str = BASE_HASH) -> Iterator[Head]:
+    """A home that knows two environments and the base model of this hash, without any process yet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    with create_store(path / "home") as store:
+        for name in (WALK, ADD):
+            register(store, name)
+        add_initial(store, "tiny", base_hash)
+    head = Head(path=path, port=port)
+    try:
+        yield head
+    finally:
+        head.close()
+
+
+def queue(head: Head, environment: str, tasks: int, members: int = 4) -> None:
+    """Queue live tasks."""
+    with open_store(head.home) as store:
+        add_tasks(store, environment, range(3, 3 + tasks), members, "stream")
+
+
+def acknowledged_once(store: Store) -> list[str]:
+    """What contradicts the rules: members completed twice, gaps in turns. Empty if all is well."""
+    twice = store.rows("""SELECT "group", member FROM episode WHERE state = 'completed' AND seat = 0 GROUP BY 1, 2 HAVING count(*) > 1""")
+    gaps = store.rows(
+        """SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id GROUP BY e.id HAVING count(t.n) <> coalesce(max(t.n) + 1, 0)"""
+    )
+    return [*(f"{row[0]}/{row[1]} completed twice" for row in twice), *(f"episode {row[0]} has gaps" for row in gaps)]
