@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import perdure
@@ -27,8 +28,10 @@ from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
 from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
 from perdure.agent.config import Config
 from perdure.agent.home import cache_dir
+from perdure.agent.processes.exit_codes import die_of
 from perdure.agent.processes.live_shift import LivePlay
 from perdure.agent.processes.pulse import BEAT_S
+from perdure.envs.rollout import Journal
 from perdure.learners.learning_job import Interrupted
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.json_value import Document
@@ -42,26 +45,29 @@ PINGS = 4
 """In the time of that silence."""
 
 
-HashOfBase = Callable[[Config, Callable[[str], None]], str]
-"""The hash of the base model's files on this node."""
-OpenPlayer = Callable[[PlayerOrder, Document, Ask, Callable[[str], None]], RemoteModel]
-"""Opens the model, after the journal's welcome."""
+Say = Callable[[str], None]
 
 
-def run(order: bytes, stop: Callable[[], bool], say: Callable[[str], None]) -> bytes:
+def run(order: bytes, stop: Callable[[], bool], say: Say) -> bytes:
     """Play until `stop`. Raises `InputError` if this node cannot play for this head, `RuntimeFailure` if it fails."""
-    return play_for(read_order(order), stop, say, base_hash, open_fetched)
+    return play_for(read_order(order), stop, say, PlayerParts())
 
 
-def play_for(
-    order: PlayerOrder,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
-    hash_of_base: HashOfBase,
-    open_model: OpenPlayer,
-) -> bytes:
-    """`run`, with a model that is opened by `open_model` and whose base model has this hash."""
-    hash_ = hash_of_base(order.settings, say)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayerParts:
+    """What a player is made of."""
+
+    hash_of_base: Callable[[Config, Say], str] = field(default_factory=lambda: base_hash)
+    """The hash of the base model's files on this node."""
+    open_model: Callable[[PlayerOrder, Document, Ask, Say], RemoteModel] = field(default_factory=lambda: open_fetched)
+    """Opens the model, after the journal's welcome."""
+    journal: Callable[[Journal], Journal] = lambda journal: journal
+    """What is written to, made of the journal that is reached over HTTP."""
+
+
+def play_for(order: PlayerOrder, stop: Callable[[], bool], say: Say, parts: PlayerParts) -> bytes:
+    """`run`, with these parts."""
+    hash_ = parts.hash_of_base(order.settings, say)
     model: RemoteModel | None = None
     names: list[str] = []
     client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
@@ -86,8 +92,8 @@ def play_for(
         pinging = Pinging(order, names[-1], silence_s / PINGS)
         try:
             with pinging:
-                model = model or open_model(order, welcome, ask, say)
-                _play(order, client, model, pinging, stop, say)
+                model = model or parts.open_model(order, welcome, ask, say)
+                _play(order, client, model, pinging, parts, stop, say)
         except PlayerGone as error:
             say(f"gives up its episodes: {error}")
         except PlayerFenced as error:
@@ -102,8 +108,9 @@ def _play(
     client: JournalClient,
     model: RemoteModel,
     pinging: Pinging,
+    parts: PlayerParts,
     stop: Callable[[], bool],
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
     """Play under one name, until `stop` or until the journal does not know it any more: errands, and live tasks if there are none."""
 
@@ -119,7 +126,7 @@ def _play(
         say(f"{state} {detail or ''}".strip())
 
     desk = RemoteDesk(client, pinging.name, order.settings.play)
-    live = LivePlay(desk, RemoteJournal(client, pinging.name, model.hashes), order.settings, tell)
+    live = LivePlay(desk, parts.journal(RemoteJournal(client, pinging.name, model.hashes)), order.settings, tell)
     errands = RemoteErrandDesk(client, pinging.name, model.hashes)
     width = order.settings.play.width
     means = ErrandMeans(versions=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
@@ -190,14 +197,14 @@ def _who(order: PlayerOrder) -> Document:
     }
 
 
-def base_hash(config: Config, say: Callable[[str], None]) -> str:
+def base_hash(config: Config, say: Say) -> str:
     """The hash of the base model's files on this node; fetches them if they are missing."""
     from perdure.learners.weights.base_models import resolve_model
 
     return resolve_model(config.model, cache_dir(), say).hash
 
 
-def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[[str], None]) -> RemoteModel:
+def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Say) -> RemoteModel:
     """The engine of this node, whose versions come from the head."""
     from perdure.agent.processes.open_engine import chat_settings
     from perdure.learners.engines.version_loading import named_dtype, open_engine_in
@@ -217,7 +224,7 @@ def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[
     return FetchedModel(engine, cache_dir() / "versions", ask)
 
 
-def main(hash_of_base: HashOfBase = base_hash, open_model: OpenPlayer = open_fetched) -> int:
+def main(parts: PlayerParts) -> int:
     """Run the order in a file; SIGTERM asks it to end."""
     sys.path.append("")  # the working folder, last: environments of its own may be there
     asked = threading.Event()
@@ -225,14 +232,12 @@ def main(hash_of_base: HashOfBase = base_hash, open_model: OpenPlayer = open_fet
         signal.signal(number, lambda *_: asked.set())
     try:
         order = read_order(Path(sys.argv[1]).read_bytes())
-        answer = play_for(order, asked.is_set, lambda line: print(line, flush=True), hash_of_base, open_model)
+        answer = play_for(order, asked.is_set, lambda line: print(line, flush=True), parts)
     except (PerdureError, OSError, IndexError) as error:
-        from perdure.agent.processes.exit_codes import die_of
-
         die_of(error)
     print(answer.decode(), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PlayerParts()))

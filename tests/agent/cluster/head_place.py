@@ -62,7 +62,7 @@ class Head:
         )
         given = ["--home", str(self.home), "--config", str(self.path / "perdure.toml")]
         self.journal = self._process([JOURNAL, *given], "journal", fault)
-        self.wait("the journal", self._listens)
+        self.wait("the journal", self.listens)
         return self.journal
 
     def start_player(
@@ -111,7 +111,7 @@ class Head:
                 process.kill()
             process.wait(timeout=30)
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.fakes import END, ByteChat
+from tests.faults.acknowledged import AcknowledgingJournal
 
 from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
-from perdure.agent.cluster.playing.player import main
+from perdure.agent.cluster.playing.player import PlayerParts, main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
 from perdure.agent.config import Config
 from perdure.envs.policy import Policy, Request, Sample
@@ -83,5 +86,14 @@ def open_scripted(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable
     return ScriptedModel(ask)
 
 
+def scripted_parts(acknowledged: Path | None = None) -> PlayerParts:
+    """The parts of a scripted player; what the journal acknowledges is written into a file."""
+    if acknowledged is None:
+        return PlayerParts(hash_of_base=scripted_hash, open_model=open_scripted)
+    return PlayerParts(
+        hash_of_base=scripted_hash, open_model=open_scripted, journal=lambda journal: AcknowledgingJournal(journal, acknowledged)
+    )
+
+
 if __name__ == "__main__":
-    raise SystemExit(main(scripted_hash, open_scripted))
+    raise SystemExit(main(scripted_parts(Path(sys.argv[1]).parent / "acknowledged")))

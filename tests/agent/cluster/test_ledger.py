@@ -10,11 +10,12 @@ from tests.agent.cluster.players_side import BASE_HASH, Table, bringing, ending,
 
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
+from perdure.memory.leases import BootClock
 from perdure.memory.processes import events, pause, resume
 from perdure.memory.records import VersionRef
 from perdure.memory.tasks import get_task
 from perdure.memory.trajectories.episodes import get_episode
-from perdure.memory.upkeep.check import check_store
+from perdure.memory.upkeep.integrity import check
 
 
 @pytest.fixture
@@ -197,4 +198,4 @@ def test_what_cannot_be_read_is_refused_and_changes_nothing(table: Table) -> Non
     for path, head in broken:
         assert isinstance(refusal(table, path, head), InputError), (path, head)
     assert table.ask("turns", whole) == {}
-    assert check_store(table.store).ok
+    assert [finding for finding in check(table.store, BootClock()) if finding.level == "error"] == []
