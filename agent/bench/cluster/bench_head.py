@@ -78,7 +78,6 @@ class BenchHead:
         with (self.path / f"{name}.log").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                cwd=self.path,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

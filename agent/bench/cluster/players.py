@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.agent.bench.cluster.bench_head import WIDTH, BenchHead, bench_head
-from perdure.agent.bench.cluster.waiting_game import NAME
+from perdure.agent.bench.cluster.waiting_game import STEP_MS
 from perdure.agent.bench.cluster.waiting_player import GENERATE_S
 from perdure.memory.json_value import Document
 
-STEP_MS = 50
-ENVIRONMENT = f"{NAME}?wait_ms={STEP_MS}"
 SETTLE_S = 3.0
 TASKS_EACH = 200
 
@@ -107,7 +105,7 @@ def bench_growth(folder: Path, counts: Sequence[int], repeats: int, window_s: fl
     """Play with each number of players, again and again."""
     rates = []
     with bench_head(folder) as head:
-        head.queue(TASKS_EACH * sum(counts) * repeats, ENVIRONMENT)
+        head.queue(TASKS_EACH * sum(counts) * repeats)
         for n in range(repeats):
             for count in counts if n % 2 == 0 else reversed(counts):
                 say(f"play: {count} player{'s' if count > 1 else ''}, window {n + 1} of {repeats}")
@@ -130,7 +128,7 @@ def bench_idle(folder: Path, players: int, window_s: float, say: Callable[[str],
 def bench_loss(folder: Path, players: int, say: Callable[[str], None]) -> PlayerLoss:
     """Kill one of the players while all play."""
     with bench_head(folder) as head:
-        head.queue(TASKS_EACH * players, ENVIRONMENT)
+        head.queue(TASKS_EACH * players)
         say(f"loss: one of {players} players is killed")
         victim = head.start_players(players)[0]
         owner = f"player:{victim}-%"

@@ -10,6 +10,8 @@ import gymnasium
 from perdure.envs.environment import AnyText
 
 NAME = "py:perdure.agent.bench.cluster.waiting_game:WaitingGame"
+STEP_MS = 50
+"""What a step takes."""
 WORDS = "the list has numbers and a word that is not like others so name it again with reasons".split()
 
 
@@ -18,7 +20,7 @@ class WaitingGame(gymnasium.Env[str, str]):
 
     max_tokens = 40
 
-    def __init__(self, turns: int = 5, wait_ms: int = 50, words: int = 60) -> None:
+    def __init__(self, turns: int = 5, wait_ms: int = STEP_MS, words: int = 60) -> None:
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self.turn_limit = turns
