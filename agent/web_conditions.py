@@ -63,14 +63,15 @@ def listen(web: WebSection) -> socket.socket:
 def require_token_beyond_loopback(home: Path, web: WebSection) -> None:
     """Refuse to be reached from other machines without a token that somebody has made. Raises `InputError`."""
     path = token_path(home, web.token_file)
-    if not _is_loopback(web.host) and not os.path.exists(path):
+    if not is_loopback(web.host) and not os.path.exists(path):
         raise InputError(
             f"web.host = {web.host!r} lets other machines ask, and there is no token yet: make one first, as by "
             f"`(umask 077; mkdir -p {path.parent}; openssl rand -hex 32 > {path})`, or keep to 127.0.0.1"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at this host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

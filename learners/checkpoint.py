@@ -129,6 +129,28 @@ def read_checked(file: Path, make: Callable[[dict[str, Any]], Made]) -> Made | N
         raise RuntimeFailure(f"{file} was written by another release ({type(error).__name__})") from error
 
 
+def state_bytes(state: TrainingState) -> bytes:
+    """A state for the other ranks of a job."""
+    return tensor_bytes({"parameters": list(state.parameters), "optimizer": state.optimizer, "teacher": list(state.teacher)})
+
+
+def read_state(content: bytes) -> TrainingState:
+    """The state of `state_bytes`."""
+    return TrainingState(**read_tensors(content))
+
+
+def tensor_bytes(document: Any) -> bytes:
+    """Tensors and plain values in torch's own form."""
+    file = io.BytesIO()
+    torch.save(document, file)
+    return file.getvalue()
+
+
+def read_tensors(content: bytes) -> Any:
+    """What `tensor_bytes` wrote, on the CPU. Runs no code that the bytes name."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
 class _Summing(io.BufferedWriter):
     """A file that computes a checksum while it is written: a checkpoint of full tuning takes three times the model's memory."""
 

@@ -2,14 +2,15 @@
 
 The loss is a sum over action tokens: the policy gradient of the variant with truncated importance sampling, cross-entropy, and a KL penalty
 to the serving version, each with its lesson's weight; and extra losses. All of them use the token weights of the batch
-(`batches.py:lesson_weights`), so the split into micro-batches changes memory only.
+(`batches.py:lesson_weights`), so the split into micro-batches changes memory only, and that into the shares of several ranks time only.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from perdure.learners.batches import Lesson, Turns, lesson_weights, sequences_of
 from perdure.learners.losses import VARIANTS, Variant, kl_penalty, truncated_ratio
 from perdure.learners.model.tree import pack
 from perdure.learners.options import GrpoOptions, LearnOptions
+from perdure.learners.ranks.ranks import Ranks, share_of
 from perdure.learners.trainees.trained_weights import Reference
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.trainees.turn_tree import Predictions
@@ -77,6 +79,26 @@ class PassStats:
     """KL(learner || reference) over the vocabulary at each token of the measured episodes, by reference and by `is_old`."""
 
 
+def gathered(seen: PassStats, ranks: Ranks) -> PassStats:
+    """The statistics of all ranks together."""
+    if ranks.count == 1:
+        return seen
+    mine = asdict(seen) | {
+        "log_ratios": torch.cat(seen.log_ratios).tolist() if seen.log_ratios else [],
+        "divergences": [[reference, is_old, values] for (reference, is_old), values in seen.divergences.items()],
+    }
+    every = PassStats(extra=dict.fromkeys(seen.extra, 0.0))
+    for found in map(json.loads, ranks.gather(json.dumps(mine).encode())):
+        every.log_ratios.append(torch.tensor(found["log_ratios"]))
+        every.nll += found["nll"]
+        every.kl += found["kl"]
+        for name, value in found["extra"].items():
+            every.extra[name] += value
+        for reference, is_old, values in found["divergences"]:
+            every.divergences.setdefault((reference, is_old), []).extend(values)
+    return every
+
+
 def accumulate_gradient(
     trainee: Trainee,
     lessons: Sequence[Lesson],
@@ -87,22 +109,24 @@ def accumulate_gradient(
     extra_losses: Mapping[str, ExtraLoss],
     measured: Sequence[Measured] = (),
 ) -> PassStats:
-    """Accumulate gradients in the trainee's parameters.
+    """Put the gradient of these lessons into the trainee's parameters, which have none yet: of several ranks each computes a share.
 
-    `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which fills it.
-    Measured episodes join the trees of the lessons, with which they mostly share their tokens.
+    `most_tokens` is L of the constant aggregation. `old_logprobs` are of the policy before the first of several passes, which fills it with
+    those of its share. Measured episodes join the trees of the lessons, with which they mostly share their tokens. The statistics are of
+    all ranks.
     """
     variant = VARIANTS[options.of(GrpoOptions).variant]
     weights = lesson_weights(lessons, variant.aggregation, most_tokens, options.replay.share, options.general.share)
     seen = PassStats(extra=dict.fromkeys(extra_losses, 0.0))
-    items = [lesson.sequences for lesson in lessons] + [sequences_of(one.turns) for one in measured]
-    for places in pack(items, trainee.nodes_at_once(options.tuning.budget_tokens), by_rows=trainee.model.by_rows):
+    everywhere = _alike(trainee, lessons, measured, extra_losses)
+    sequences = [lesson.sequences for lesson in lessons], [sequences_of(one.turns) for one in measured]
+    for places in _micro_batches(trainee, *sequences, options.tuning.budget_tokens):
         own = [i for i in places if i < len(lessons)]
         also = [measured[i - len(lessons)] for i in places if i >= len(lessons)]
         part = [lessons[i] for i in own]
         turns = [turn for lesson in part for turn in lesson.turns] + [turn for one in also for turn in one.turns]
-        references = _reference_predictions(trainee, part, also)
-        is_trained = bool(extra_losses) or any(lesson.advantage or lesson.imitation or lesson.kl for lesson in part)
+        references = _reference_predictions(trainee, part, also, everywhere.references)
+        is_trained = everywhere.is_trained or bool(extra_losses) or any(_is_trained(lesson) for lesson in part)
         with torch.set_grad_enabled(is_trained):
             batch = MicroBatch(
                 trainee=trainee,
@@ -111,12 +135,50 @@ def accumulate_gradient(
                 policy=trainee.predict(trainee.tree(turns)),
                 tokens=sum(lesson.tokens for lesson in part),
             )
-            if part:
+            loss = None
+            if part or trainee.in_step:
                 loss = _loss(batch, variant, options, references, old_logprobs, extra_losses, seen)
-                if loss.requires_grad:
-                    loss.backward()
         _measure(batch, also, references, options.common.temperature, seen)
-    return seen
+        if loss is not None and loss.requires_grad:
+            loss.backward()
+    trainee.add_up_gradient()
+    return gathered(seen, trainee.ranks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Alike:
+    """What every micro-batch of every rank does, because ranks that hold parts of a model compute its layers together."""
+
+    references: frozenset[Reference] = frozenset()
+    """They predict, for whichever turns there are."""
+    is_trained: bool = False
+
+
+def _alike(trainee: Trainee, lessons: Sequence[Lesson], measured: Sequence[Measured], extra_losses: Mapping[str, ExtraLoss]) -> _Alike:
+    if not trainee.in_step:
+        return _Alike()
+    held: set[Reference] = {trainee.serving} if any(lesson.kl for lesson in lessons) else set()
+    return _Alike(
+        references=frozenset(held | {"base", trainee.serving} if measured else held),
+        is_trained=bool(extra_losses) or any(_is_trained(lesson) for lesson in lessons),
+    )
+
+
+def _is_trained(lesson: Lesson) -> bool:
+    return bool(lesson.advantage or lesson.imitation or lesson.kl)
+
+
+def _micro_batches(
+    trainee: Trainee, lessons: Sequence[Sequence[Ids]], measured: Sequence[Sequence[Ids]], budget_tokens: int
+) -> list[list[int]]:
+    """The places of this rank's lessons, and behind them of its measured episodes, in micro-batches. The share of lessons does not depend
+    on what is measured, so that it is the same in each pass. Empty ones are added if ranks need the same number of them."""
+    mine = share_of(lessons, trainee.ranks) + [len(lessons) + i for i in share_of(measured, trainee.ranks)]
+    items = [*lessons, *measured]
+    packed = pack([items[i] for i in mine], trainee.nodes_at_once(budget_tokens), by_rows=trainee.model.by_rows)
+    found = [[mine[i] for i in places] for places in packed]
+    most = max(int(n) for n in trainee.ranks.gather(str(len(found)).encode())) if trainee.in_step else len(found)
+    return found + [[] for _ in range(most - len(found))]
 
 
 def _loss(
@@ -161,16 +223,22 @@ def _loss(
         term = extra(batch)
         loss = loss + term
         seen.extra[name] += float(term.detach())
-    return loss
+    return loss + 0 * batch.policy.hidden_KC.sum() if trainee.in_step else loss  # a rank without lessons joins in the gradient too
 
 
-def _reference_predictions(trainee: Trainee, part: Sequence[Lesson], also: Sequence[Measured]) -> dict[Reference, Predictions]:
+def _reference_predictions(
+    trainee: Trainee, part: Sequence[Lesson], also: Sequence[Measured], everywhere: frozenset[Reference]
+) -> dict[Reference, Predictions]:
     """Predictions of the references: of the serving version for lessons with a KL term, then for measured episodes; of the base model for
-    those alone if another version serves."""
+    those alone if another version serves. Those of `everywhere` predict in any case."""
     held = [turn for lesson in part if lesson.kl for turn in lesson.turns]
     measured = [turn for one in also for turn in one.turns]
     wanted: dict[Reference, list[tuple[Ids, Ids]]] = {"base": measured, trainee.serving: [*held, *measured]}
-    return {reference: trainee.predict(trainee.tree(turns), reference) for reference, turns in wanted.items() if turns}
+    return {
+        reference: trainee.predict(trainee.tree(turns), reference)
+        for reference, turns in wanted.items()
+        if turns or reference in everywhere
+    }
 
 
 @torch.no_grad()

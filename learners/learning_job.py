@@ -6,16 +6,16 @@ A learner is a function of one job (`loops/grpo.py` is the shortest). While the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from perdure.envs.environment import Environment
 from perdure.envs.policy import Ids
 from perdure.envs.rollout import Journal, Opponents, never, no_opponents, nothing
+from perdure.learners.batch_steps import Retention
 from perdure.learners.batches import Lesson
 from perdure.learners.checkpoint import Progress
 from perdure.learners.engines.engine import Engine
-from perdure.learners.gradients import ExtraLoss, ProjectGradient
 from perdure.learners.options import LearnOptions
 from perdure.learners.reward_source import Rewarder
 from perdure.learners.trainees.trainee import Trainee
@@ -64,14 +64,6 @@ class JobEnvironments:
     def names(self) -> str:
         """The names of the targets, for errors."""
         return ", ".join(environment.name for environment in self.targets)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """What keeps old skills beside replay and KL (`retention/`)."""
-
-    extra_losses: Mapping[str, ExtraLoss] = field(default_factory=dict)
-    project_gradient: ProjectGradient | None = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,6 +18,9 @@ from perdure.learners.learning_job import JobEnvironments, JobRun, LearningJob
 from perdure.learners.loops.learner_table import LEARNERS, Learner
 from perdure.learners.option_parsing import parse_options
 from perdure.learners.options import ENVIRONMENT, LearnOptions
+from perdure.learners.ranks.leading import open_first
+from perdure.learners.ranks.opening import Opening
+from perdure.learners.ranks.ranks import ALONE, Ranks
 from perdure.learners.retention.interpolation import interpolate
 from perdure.learners.retention.retention_terms import retention_terms
 from perdure.learners.reward_source import MODEL, Rewarder, from_environment, rewarder
@@ -27,7 +30,6 @@ from perdure.learners.selection.checking import choose_step
 from perdure.learners.selection.kept_step import write_choice
 from perdure.learners.selection.panel_hold import PanelHold, hold_panel
 from perdure.learners.trainees.trained_weights import Reference
-from perdure.learners.trainees.trainee import open_trainee
 from perdure.learners.weights.adapters import write_version, write_weights
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
@@ -51,9 +53,10 @@ def run_learning(
     device: str,
     load: Callable[[str], Environment],
     hold: PanelHold | None = None,
+    ranks: Ranks = ALONE,
 ) -> Version:
     """Carry out the order of a learning job and add the candidate; `load` gives environments by name. With `hold`, the candidate holds the
-    capability panel if it can.
+    capability panel if it can. Of several `ranks` this is the first.
 
     If an earlier attempt was interrupted, it resumes after its last update. Raises `UnknownError` if the learner or version does not exist,
     `InputError` if options do not fit, `RuntimeFailure` if there is nothing to learn from, and `Interrupted` if the job is stopped.
@@ -70,17 +73,17 @@ def run_learning(
     checkpoint = _last_checkpoint(store, queued)
     progress = _begun(store, queued, order, options, old) if checkpoint is None else checkpoint.progress
     start = version_weights(store, engine.files, get_version(store, progress.start))
-    torch.manual_seed(options.common.seed)
-    trainee = open_trainee(
-        engine.files,
-        device=device,
-        dtype=_dtype(run.store, engine, options, device),
+    opening = Opening(
+        model=engine.files.name,
+        hash=engine.files.hash,
+        learner=order.learner,
         options=options,
+        dtype=_dtype(run.store, engine, options, device),
+        with_teacher=learner.needs_teacher,
         start=start,
         references=_references(store, engine.files, get_version(store, progress.serving)),
-        with_teacher=learner.needs_teacher,
-        shared=engine.shared_model,
     )
+    trainee = open_first(ranks, opening, engine.files, device, engine.shared_model)
     job = LearningJob(
         run=run,
         options=options,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from perdure.learners.batches import Lesson
+from perdure.learners.batch_steps import Batch, learn_batch
+from perdure.learners.batches import Lesson, Turns
 from perdure.learners.checkpoint import Checkpoint, write_checkpoint
 from perdure.learners.diagnostics import drift_of, group_stats, mean, ratio_stats, spread_sample
-from perdure.learners.gradients import ExtraLoss, Measured, PassStats, accumulate_gradient
+from perdure.learners.gradients import Measured
 from perdure.learners.learning_job import LearningJob, check_lengths, check_stop
 from perdure.learners.options import GrpoOptions
+from perdure.learners.ranks.rank_bytes import batch_bytes
+from perdure.learners.ranks.ranks import leads
 from perdure.learners.sampling.batch_sampling import Sampled
 from perdure.memory import faults
 from perdure.memory.contracts.results import GroupStats, Update
@@ -26,7 +26,7 @@ from perdure.memory.trajectories.traces import recent_groups
 
 MEASURED_GROUPS = 2
 """Groups of each old environment on which KL is measured if none is replayed."""
-NO_TERMS: Mapping[str, ExtraLoss] = {}
+NOT_TAUGHT: Mapping[Lesson, Turns] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def update(
     sampled: Sampled,
     *,
     signal: float = 1.0,
-    terms: Mapping[str, ExtraLoss] = NO_TERMS,
+    taught: Mapping[Lesson, Turns] = NOT_TAUGHT,
     fixed: FixedData | None = None,
     rate_span: tuple[int, int] | None = None,
 ) -> None:
@@ -54,9 +54,9 @@ def update(
 
     `signal` is the share of the targets' data that teaches something, and the rate is proportional to it: AdamW makes every step equally
     large, so that a batch with little to learn would move the weights as far as any other. If it is 0, or without lessons, weights and
-    optimiser stay as they are, and the rate is written down as 0. `terms` are further terms of this update's loss, `fixed` describes the
-    data of a learner on fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises `Interrupted`,
-    `Diverged` if gradient or weights are not finite, `InputError` if an episode is longer than the model's context.
+    optimiser stay as they are, and the rate is written down as 0. Lessons of `taught` follow the teacher, which sees these turns; `fixed`
+    describes the data of a learner on fixed episodes, and over `rate_span`, by default the whole job, the rate falls to zero. Raises
+    `Interrupted`, `Diverged` if gradient or weights are not finite, `InputError` if an episode is longer than the model's context.
     """
     check_stop(job)
     started = time.perf_counter()
@@ -66,28 +66,25 @@ def update(
     job.engine.release_memory()
     check_lengths(job, lessons)
     _write_batch(job, lessons, sampled)
-
-    norm, seen = 0.0, PassStats()
-    old_logprobs: dict[Lesson, Tensor] = {}
-    for nth in range(_passes(job, lessons)):
-        stats = accumulate_gradient(
-            trainee,
-            lessons,
-            options,
-            most_tokens=max(environment.max_tokens for environment in job.environments.targets),
-            old_logprobs=old_logprobs,
-            extra_losses={**terms, **job.retention.extra_losses},
-            measured=_measured(job, lessons, sampled) if nth == 0 else (),
+    passes = _passes(job, lessons)
+    batch = Batch(
+        lessons=lessons,
+        measured=_measured(job, lessons, sampled) if passes else (),
+        taught=taught,
+        most_tokens=max(environment.max_tokens for environment in job.environments.targets),
+        passes=passes,
+        lr=lr,
+    )
+    if passes and leads(trainee.ranks):
+        trainee.ranks.tell("batch", batch_bytes(batch))
+    with trainee.ranks.reporting():
+        stepped = learn_batch(trainee, batch, options, job.retention)
+    seen = stepped.seen
+    if not stepped.is_finite:
+        raise Diverged(
+            f"update {progress.step + 1} of job {job.id} has diverged (gradient norm {stepped.norm}): learn with a smaller lr than "
+            f"{options.common.lr}, or with smaller weights for KL and replay"
         )
-        seen = stats if nth == 0 else seen
-        if job.retention.project_gradient is not None:
-            trainee.put_gradient(job.retention.project_gradient(trainee, trainee.take_gradient()))
-        norm = trainee.step(lr, options.common.max_grad_norm)
-        if not (math.isfinite(norm) and all(bool(parameter.isfinite().all()) for parameter in trainee.parameters)):
-            raise Diverged(
-                f"update {progress.step + 1} of job {job.id} has diverged (gradient norm {norm}): learn with a smaller lr than "
-                f"{options.common.lr}, or with smaller weights for KL and replay"
-            )
 
     trainee.release_memory()
     job.engine.unload(job.sampler)
@@ -104,7 +101,7 @@ def update(
         extra_losses=seen.extra,
         tokens=sum(lesson.tokens for lesson in lessons),
         sampled_tokens=tally.sampled_tokens,
-        grad_norm=norm,
+        grad_norm=stepped.norm,
         lr=lr,
         sampling_s=tally.sampling_s,
         learning_s=time.perf_counter() - started,

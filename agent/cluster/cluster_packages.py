@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from perdure.agent.cluster.cluster_settings import ClusterSection
+from perdure.agent.cluster.cluster_settings import HOST_PORT, ClusterSection
+from perdure.agent.web_conditions import is_loopback
 from perdure.memory.errors import InputError
 
 PACKAGES = {"ray": "ray", "uvicorn": "uvicorn", "httpx": "httpx"}
@@ -23,5 +24,11 @@ def require_cluster(cluster: ClusterSection) -> None:
         lack = lacks_cluster_packages()
         if lack is not None:
             raise InputError(lack)
+        host = HOST_PORT.fullmatch(cluster.address)
+        if host is not None and not is_loopback(host["host"].strip("[]")) and is_loopback(cluster.listen):
+            raise InputError(
+                f"cluster.listen = {cluster.listen!r} cannot be reached from other nodes of {cluster.address}: set it to this "
+                "machine's address in their network"
+            )
     elif cluster.players:
         raise InputError("cluster.players is set and cluster.address is empty: set it to 'local', 'auto' or HOST:PORT")

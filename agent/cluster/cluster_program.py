@@ -18,7 +18,9 @@ from perdure.agent.cluster.kept_pieces import KeptPieces, KeptState, summary
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
 from perdure.agent.cluster.on_ray.ray_runtime import RayCluster, describe, joined_ray, resolved, silence
+from perdure.agent.cluster.placement import Placement
 from perdure.agent.cluster.player_orders import player_order
+from perdure.agent.cluster.rank_requests import RankPlacer
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import CLUSTER, PLAYER_PREFIX, player_process
@@ -61,7 +63,7 @@ def keep(store: Store, loaded: LoadedConfig, stop: Stop) -> None:
             placement, "player", names, cluster.player_needs, lambda name: player_order(store.home, loaded, name), time.monotonic
         )
         try:
-            _keep_placed(store, joined, kept, pulse, stop)
+            _keep_placed(store, joined, placement, kept, pulse, stop)
         finally:
             forget_processes(store, PLAYER_PREFIX, 0)
 
@@ -82,12 +84,18 @@ def _answers(address: str, pulse: Pulse, stop: Stop) -> bool:
     return False
 
 
-def _keep_placed(store: Store, joined: RayCluster, kept: KeptPieces, pulse: Pulse, stop: Stop) -> None:
+def _keep_placed(store: Store, joined: RayCluster, placement: Placement, kept: KeptPieces, pulse: Pulse, stop: Stop) -> None:
+    ranks = RankPlacer(store.home, placement)
     shown: dict[str, KeptState] = {}
     states: Sequence[KeptState] = ()
     looked_s = -STATES_EVERY_S
     while not stop():
-        for death in kept.tick(LOOK_S):
+        kept.start_due()
+        ranks.tick()
+        ends = placement.ended(LOOK_S)
+        for end in ends:
+            ranks.note(end.key, end.error)
+        for death in kept.note(ends):
             record_event(store, "death", death.name, death.message)
         lost = joined.lost()
         if lost is not None:

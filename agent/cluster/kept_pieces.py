@@ -6,7 +6,7 @@ is told (`cluster_program.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +35,7 @@ class KeptDeath:
 
 
 class KeptPieces:
-    """`names` are kept placed in `placement`. Call `tick` again and again."""
+    """`names` are kept placed in `placement`: call `start_due` again and again, and `note` with every piece that ended."""
 
     def __init__(
         self,
@@ -58,13 +58,16 @@ class KeptPieces:
         self._last: dict[str, str] = {}
         """Why it ended last."""
 
-    def tick(self, timeout_s: float) -> list[KeptDeath]:
-        """Start those that are due, and wait at most so long for news. Gives those that ended."""
+    def start_due(self) -> None:
+        """Start those that do not run and have waited long enough."""
         for name, backoff in self._backoffs.items():
             if name not in self._started_s and backoff.ready():
                 self._placement.start(ClusterPiece(key=name, kind=self._kind, order=self._order(name), needs=self._needs))
                 self._started_s[name] = self._now_s()
-        return [self._died(end) for end in self._placement.ended(timeout_s) if end.key in self._started_s]
+
+    def note(self, ends: Iterable[PieceEnd]) -> list[KeptDeath]:
+        """Take the ends of pieces, those of others too. Gives the deaths of these."""
+        return [self._died(end) for end in ends if end.key in self._started_s]
 
     def states(self) -> list[KeptState]:
         """How each of them is, in the order of their names."""

@@ -1,5 +1,7 @@
 """The process of one job: `python -m perdure.agent.processes.job --home DIR --job N`.
 
+Under torchrun the first rank does this, and the others follow it (`job_ranks.py`).
+
 It leases the job, takes the device, learns, gates the candidate, and promotes it if the verdict says so. An interrupted job goes back to
 the queue; any other error is written into the job, which is tried again if the error was not its fault (a full disk, a kill, ...). The exit
 code is 0 if the job is done or was interrupted, else that of its error (`exit_codes.py`).
@@ -16,6 +18,7 @@ from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
+from perdure.agent.processes.job_ranks import follow_torchrun, is_under_torchrun, ranks_of_job, torchrun_number
 from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device
@@ -135,7 +138,8 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load, hold)
+        with ranks_of_job(work.store.home, work.config, work.job.id, work.lease.attempt, work.stop, work.pulse.go_on) as ranks:
+            candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load, hold, ranks)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)
     gate, reason = None, "not gated"
@@ -173,6 +177,8 @@ def main() -> int:
     parser = child_parser("perdure.agent.processes.job", __doc__)
     parser.add_argument("--job", type=int, required=True)
     given = parser.parse_args()
+    if is_under_torchrun() and torchrun_number():
+        return run_child(lambda stop: follow_torchrun(given.home, load_config(given.config).config, stop))
     return run_child(lambda stop: run_job(given.home, load_config(given.config).config, given.job, stop))
 
 

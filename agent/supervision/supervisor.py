@@ -60,6 +60,9 @@ PATIENCE_MS = 2000
 LAST_PATIENCE_MS = 500
 """How long a write waits for a lock on the store: normally (the next tick tries again), and while shutting down."""
 
+CLUSTER_GRACE_S = 12.0
+"""Instead of `GRACE_S`, if players elsewhere have to be ended too."""
+
 HUNG_UP = "its terminal or connection closed (SIGHUP); nohup, tmux or a service manager keeps a run alive"
 
 WATCH_S = 0.1
@@ -295,7 +298,8 @@ class Supervisor:
         set_busy_timeout(self.store, LAST_PATIENCE_MS)
         first = [*self._samplers(), *self._beside(but=JOURNAL)]  # players elsewhere give back through the journal what they were doing
         for children in (first, [*self._serving(), *(one for one in self._beside() if one not in first)]):
-            end_children([watched.child for watched in children], GRACE_S, hurry=lambda: self._signals > 1)
+            grace_s = CLUSTER_GRACE_S if self._cluster else GRACE_S
+            end_children([watched.child for watched in children], grace_s, hurry=lambda: self._signals > 1)
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it
 
     def _give_back(self) -> None:

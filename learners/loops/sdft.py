@@ -3,23 +3,20 @@
 The student answers on-policy and follows the teacher's distribution at each token; the teacher is the same model, which sees the task
 solved before. No reward is needed, so tasks that are never solved teach too. The teacher is frozen at the start, or follows the student
 slowly; a fast one was seen to collapse. `direction=reverse` is KL(student || teacher), `forward` is KL(teacher || student), both over the
-whole vocabulary, on the student's answers. Demonstrations are the environment's own right answers; episodes too long for the context after
-a demonstration are skipped. Left out: demonstrations from a file.
+whole vocabulary, on the student's answers (`distillation.py`). Demonstrations are the environment's own right answers; episodes too long
+for the context after a demonstration are skipped. Left out: demonstrations from a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from perdure.learners.batches import Group, Lesson, Turns, lesson, sequences_of
-from perdure.learners.gradients import ExtraLoss, MicroBatch
 from perdure.learners.learning_job import LearningJob, check_length, fits
 from perdure.learners.loops.hints import check_oracle, demonstrated, retold, solved
 from perdure.learners.loops.nothing_to_learn import nothing_to_learn
 from perdure.learners.old_lessons import old_lessons
-from perdure.learners.options import LearnOptions, SdftOptions
+from perdure.learners.options import SdftOptions
 from perdure.learners.sampling.batch_sampling import sample
 from perdure.learners.selection.checking import check_and_go_on
 from perdure.learners.updating import update
@@ -47,7 +44,7 @@ def sdft(job: LearningJob) -> None:
             solved_none = f"its oracle solved none of the {len(sampled.target)} tasks that were completed; see `perdure env check`"
             raise nothing_to_learn(job, solved_none)
         lessons = [*taught, *old_lessons(job, sampled)]
-        update(job, lessons, sampled, signal=float(bool(taught)), terms={"distillation": distillation(taught, options)})
+        update(job, lessons, sampled, signal=float(bool(taught)), taught=taught)
 
 
 def teaching(job: LearningJob, groups: Sequence[Group]) -> dict[Lesson, Turns]:
@@ -64,22 +61,3 @@ def teaching(job: LearningJob, groups: Sequence[Group]) -> dict[Lesson, Turns]:
             student = lesson(episode, kl=job.options.loss.kl)
             taught[student] = retold(job, shown, episode)
     return taught
-
-
-def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> ExtraLoss:
-    """Mean KL between student and teacher over the action tokens of the batch, by their weights."""
-    temperature, direction = options.common.temperature, options.of(SdftOptions).direction
-
-    def loss(batch: MicroBatch) -> Tensor:
-        is_student = [student in taught for student in batch.lessons]
-        students = [student for student in batch.lessons if student in taught]
-        if not students:
-            return batch.policy.hidden_KC.new_zeros(())
-        trainee, student_A = batch.trainee, batch.per_token(map(float, is_student)).bool()
-        teacher = trainee.predict(trainee.tree([turn for student in students for turn in taught[student]]), "teacher")
-        student_AC, teacher_AC = batch.policy.hidden_AC[: batch.tokens][student_A], teacher.hidden_AC
-        first, second = (student_AC, teacher_AC) if direction == "reverse" else (teacher_AC, student_AC)
-        kl_A = batch.policy.head.divergence(first, second, temperature)
-        return (batch.per_token(batch.weights)[student_A] * kl_A).sum()
-
-    return loss

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from perdure.learners.batches import Lesson
 from perdure.learners.gradients import ExtraLoss, MicroBatch
+from perdure.learners.ranks.ranks import share_of
 from perdure.learners.trainees.trainee import Trainee
 
 
 def fisher(trainee: Trainee, memory: Sequence[Lesson], temperature: float) -> Tensor:
-    """Diagonal Fisher information `(P,)` of all parameters laid end to end; one backward pass for each episode."""
+    """Diagonal Fisher information `(P,)` of all parameters laid end to end; one backward pass for each episode, each on one rank."""
     sum_P = torch.zeros(sum(parameter.numel() for parameter in trainee.parameters), device=trainee.device)
-    for lesson in memory:
-        trainee.logprobs(lesson.turns, temperature).sum().backward()
+    for i in share_of([lesson.sequences for lesson in memory], trainee.ranks):
+        trainee.logprobs(memory[i].turns, temperature).sum().backward()
         sum_P += trainee.take_gradient().square()
+    trainee.ranks.add_up([sum_P])
     return sum_P / max(len(memory), 1)
 
 

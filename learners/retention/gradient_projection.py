@@ -16,6 +16,7 @@ from torch import Tensor
 from perdure.learners.batches import Lesson
 from perdure.learners.gradients import ProjectGradient
 from perdure.learners.model.tree import pack
+from perdure.learners.ranks.ranks import share_of
 from perdure.learners.trainees.trainee import Trainee
 
 SWEEPS = 500
@@ -59,9 +60,12 @@ def gradient_projection(memories: Sequence[Sequence[Lesson]], *, mean: bool, tem
 
 
 def _gradient(trainee: Trainee, memory: Sequence[Lesson], temperature: float, budget_tokens: int) -> Tensor:
-    """The gradient of the token-mean cross-entropy of these episodes."""
+    """The gradient of the token-mean cross-entropy of these episodes; each rank computes a share."""
     tokens = sum(lesson.tokens for lesson in memory)
-    for batch in pack([lesson.sequences for lesson in memory], budget_tokens):
-        turns = [turn for i in batch for turn in memory[i].turns]
+    mine = [memory[i] for i in share_of([lesson.sequences for lesson in memory], trainee.ranks)]
+    for batch in pack([lesson.sequences for lesson in mine], budget_tokens):
+        turns = [turn for i in batch for turn in mine[i].turns]
         (-trainee.logprobs(turns, temperature).sum() / tokens).backward()
-    return trainee.take_gradient()
+    gradient_P = trainee.take_gradient()
+    trainee.ranks.add_up([gradient_P])
+    return gradient_P

@@ -9,8 +9,6 @@ Scores are those of the environment, which a gate compares too, whatever `reward
 
 from __future__ import annotations
 
-import torch
-
 from perdure.envs.playing import Attempt
 from perdure.envs.seeds import check_seed
 from perdure.learners.learning_job import LearningJob
@@ -72,9 +70,7 @@ def choose_step(job: LearningJob, failure: Diverged | None = None) -> Selection:
         if failure is not None:
             raise failure from error
         return unchecked(job.progress.step, job.tally.ended_early)
-    with torch.no_grad():
-        for parameter, kept in zip(job.trainee.parameters, best.parameters, strict=True):
-            parameter.copy_(kept)
+    job.trainee.put_parameters(best.parameters)
     return chosen
 
 
@@ -122,7 +118,7 @@ def _check(job: LearningJob) -> None:
     if reason := early_end(checks):
         _end_early(job, reason)
     elif best_step(checks).step == progress.step:
-        best = KeptStep(step=progress.step, attempt=_attempts_of_steps(job)[progress.step], parameters=job.trainee.parameters)
+        best = KeptStep(step=progress.step, attempt=_attempts_of_steps(job)[progress.step], parameters=job.trainee.state().parameters)
         write_kept_step(job.run.store.home, job.id, best)
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from perdure.envs.policy import Ids
-from perdure.learners.checkpoint import TrainingState
+from perdure.learners.checkpoint import TrainingState, state_bytes
 from perdure.learners.hardware import free_bytes
 from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.options import IterativeSftOptions, LearnOptions, SdftOptions
+from perdure.learners.ranks.ranks import ALONE, Ranks, leads
 from perdure.learners.trainees.full_weights import FullWeights
 from perdure.learners.trainees.lora_weights import LoraWeights
 from perdure.learners.trainees.trained_weights import Reference, TrainedWeights
@@ -31,10 +32,13 @@ log = logging.getLogger("perdure.learners")
 
 
 class Trainee:
-    """A model, what of it is trained, and the optimiser. `is_restartable` stores the first weights for `restart`."""
+    """A model, what of it is trained, and the optimiser. `is_restartable` stores the first weights for `restart`.
 
-    def __init__(self, model: AdaptedModel, trained: TrainedWeights, *, is_restartable: bool = False) -> None:
-        self.model, self.trained, self.device = model, trained, model.device
+    Of several `ranks` each has such a trainee, with the same weights. What changes them is done by all: the first tells the others.
+    """
+
+    def __init__(self, model: AdaptedModel, trained: TrainedWeights, *, is_restartable: bool = False, ranks: Ranks = ALONE) -> None:
+        self.model, self.trained, self.device, self.ranks = model, trained, model.device, ranks
         self._start = [parameter.detach().clone() for parameter in trained.parameters] if is_restartable else []
         self._optimizer = torch.optim.AdamW(trained.parameters, betas=(0.9, 0.95), weight_decay=0.0)
 
@@ -52,6 +56,11 @@ class Trainee:
         return self.model.context_limit
 
     @property
+    def in_step(self) -> bool:
+        """Whether the ranks compute each layer together, because each has a part of it."""
+        return False
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that the model knows."""
         return self.model.vocabulary
@@ -62,6 +71,7 @@ class Trainee:
 
     def follow(self, rate: float) -> None:
         """Move the teacher this share of the way to the current weights."""
+        self.ranks.tell("follow", str(rate).encode())
         self.trained.follow(rate)
 
     @property
@@ -104,6 +114,8 @@ class Trainee:
         faults.point("mid-optimiser-step")
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self.ranks.count > 1:
+            self._agree()
         return norm
 
     def release_memory(self) -> None:
@@ -122,8 +134,28 @@ class Trainee:
         for parameter, part in zip(self.parameters, flat_P.split([p.numel() for p in self.parameters]), strict=True):
             parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
+    def add_up_gradient(self) -> None:
+        """Make the accumulated gradient that of all ranks."""
+        if self.ranks.count == 1:
+            return
+        has = [any(given) for given in zip(*self.ranks.gather(bytes(p.grad is not None for p in self.parameters)), strict=True)]
+        touched = [parameter for parameter, any_has in zip(self.parameters, has, strict=True) if any_has]
+        for parameter in touched:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.add_up([parameter.grad for parameter in touched if parameter.grad is not None])
+
+    def is_finite(self) -> bool:
+        """Whether all weights in training are finite."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters)
+
+    def put_parameters(self, parameters: Sequence[Tensor]) -> None:
+        """Take these weights for what comes after the last update."""
+        self._copy(parameters)
+
     def restart(self) -> None:
         """Return to the weights and the optimiser of the start."""
+        self.ranks.tell("restart")
         self._copy(self._start)
         self._optimizer.state.clear()
 
@@ -132,9 +164,19 @@ class Trainee:
         return TrainingState(parameters=self.parameters, optimizer=self._optimizer.state_dict(), teacher=self.trained.teacher())
 
     def resume(self, state: TrainingState) -> None:
-        """Resume from the `state` of a trainee with the same options and start."""
+        """Resume from the `state` of a trainee with the same options and start, whatever number of ranks it had."""
+        if leads(self.ranks):
+            self.ranks.tell("resume", state_bytes(state))
         self._copy((*state.parameters, *state.teacher))
         self._optimizer.load_state_dict(state.optimizer)
+
+    def _agree(self) -> None:
+        """Give all ranks the weights and the optimiser of the first if they differ: processors of another kind may round otherwise."""
+        sums = torch.stack([torch.stack([one.detach().double().sum(), one.detach().double().square().sum()]) for one in self.parameters])
+        if len(set(self.ranks.gather(sums.cpu().numpy().tobytes()))) > 1:
+            log.warning("the ranks have rounded otherwise: they go on with the weights of the first")
+            moments = [one for moment in self._optimizer.state.values() for one in moment.values() if isinstance(one, Tensor)]
+            self.ranks.spread([*self.parameters, *moments])
 
     def _copy(self, tensors: Sequence[Tensor]) -> None:
         with torch.no_grad():
@@ -152,6 +194,7 @@ def open_trainee(
     references: Mapping[Reference, Weights] | None = None,
     with_teacher: bool = False,
     shared: AdaptedModel | None = None,
+    ranks: Ranks = ALONE,
 ) -> Trainee:
     """Train from `start`, in comparison with `references`; `base` is always one.
 
@@ -184,4 +227,4 @@ def open_trainee(
             with_teacher=with_teacher,
             moving_teacher=moves,
         )
-    return Trainee(model, trained, is_restartable=options.of(IterativeSftOptions).restart)
+    return Trainee(model, trained, is_restartable=options.of(IterativeSftOptions).restart, ranks=ranks)

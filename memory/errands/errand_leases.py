@@ -23,7 +23,7 @@ from perdure.memory.store import Store
 
 PRESENT_S = 20.0
 """A player that has not asked for so long is not counted as one that will take errands."""
-NOTED_S = 4.0
+NOTED_S = 2.0
 """That a player asked is written down at most so often."""
 FORGOTTEN_S = 3600.0
 
@@ -99,6 +99,17 @@ def renew_errands(store: Store, held: Sequence[Lease], ttl_s: float, clock: Cloc
             _check_job(store, lease)
     for owner in {lease.owner for lease in held}:
         note_judge(store, owner, clock)
+
+
+def keep_errands_of(store: Store, owner: str, ttl_s: float, clock: Clock) -> None:
+    """Keep all errands of one player that was heard, if it is time."""
+    until, boot = clock.now_s() + ttl_s, clock.boot_id()
+    held = f"owner = ? AND {HELD['errand']} AND lease_until BETWEEN 0 AND ?"
+    if store.rows(f"SELECT 1 FROM errand WHERE {held} LIMIT 1", (owner, until - ttl_s / 4)):
+        with store.write() as conn:
+            sql = f"UPDATE errand SET lease_until = ?, boot_id = ? WHERE {held}"
+            conn.execute(sql, (until, boot, owner, until - ttl_s / 4))
+    note_judge(store, owner, clock)
 
 
 def end_errands(store: Store, ended: Iterable[tuple[Lease, AnswerScores]]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -55,6 +56,8 @@ def main() -> int:
     """Serve the home of a supervisor until that ends."""
     arguments = child_parser("perdure.agent.cluster.journal.journal_server", __doc__).parse_args()
     settings = load_config(arguments.config).config.cluster
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * PlayersProtocol.most)), hard))
     return run_child(lambda stop: serve_journal(arguments.home, settings, stop))
 
 
@@ -160,7 +163,7 @@ async def _serve(app: JournalApp, listener: socket.socket, stop: Callable[[], bo
             ws="none",
             lifespan="off",
             loop="asyncio",
-            http=PatientProtocol,
+            http=PlayersProtocol,
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
     )
@@ -175,6 +178,12 @@ async def _serve(app: JournalApp, listener: socket.socket, stop: Callable[[], bo
         await server.serve(sockets=[listener])
     finally:
         watching.cancel()
+
+
+class PlayersProtocol(PatientProtocol):
+    """Ends slow connections as the page does; each player has two."""
+
+    most = 4096
 
 
 class _JournalServer(uvicorn.Server):

@@ -18,10 +18,10 @@ from perdure.agent.cluster.journal.wire import PROTOCOL, Body, read_leases, task
 from perdure.agent.processes.live_desk import leased_tasks
 from perdure.agent.supervision.abandoned_work import requeue_tasks, retry_tasks
 from perdure.memory.environments import code_of_environment, note_code
-from perdure.memory.errands.errand_leases import JOB_AWAKE, end_errands, lease_errands, queue_again, release_errands
+from perdure.memory.errands.errand_leases import JOB_AWAKE, end_errands, keep_errands_of, lease_errands, queue_again, release_errands
 from perdure.memory.errands.errand_records import ERRAND_TTL_S, errand_document
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, Unavailable
-from perdure.memory.json_value import Document
+from perdure.memory.json_value import Document, to_json
 from perdure.memory.leases import ATTEMPT_CAP, TTL_S, Clock
 from perdure.memory.processes import home_began, pauses, record_event
 from perdure.memory.records import Lease
@@ -81,14 +81,17 @@ class Ledger:
     def keep(self) -> None:
         """Renew the leases of all players that are heard, if it is time."""
         owners = [player.name for player in self.players.all()]
-        if not owners:
-            return
+        until = self.clock.now_s() + TTL_S
         with self.store.write() as conn:
-            for kind, ttl_s in (("task", TTL_S), ("errand", ERRAND_TTL_S)):
-                sql = f"UPDATE {kind} SET lease_until = ?, boot_id = ? WHERE owner = ? AND state = 'leased' AND lease_until BETWEEN 0 AND ?"
-                until = self.clock.now_s() + ttl_s
-                for owner in owners:
-                    conn.execute(sql, (until, self.clock.boot_id(), owner, until - ttl_s / 4))
+            conn.execute(
+                """
+                UPDATE task SET lease_until = ?, boot_id = ?
+                WHERE state = 'leased' AND lease_until BETWEEN 0 AND ? AND owner IN (SELECT value FROM json_each(?))
+                """,
+                (until, self.clock.boot_id(), until - TTL_S / 4, to_json(owners)),
+            )
+            for owner in owners:
+                keep_errands_of(self.store, owner, ERRAND_TTL_S, self.clock)
 
     def undone(self) -> None:
         """The current transaction came to nothing: what this process remembers of it is forgotten, and read again."""
@@ -166,6 +169,8 @@ class Ledger:
         for lease in leases_of(self.store, name):
             if lease.subject not in held:
                 release_task(self.store, lease)
+        if not held:  # no episode is in play
+            self.writes.pop(name, None)
         if serving(self.store).name != body.head["version"] or self._errands_wait():
             return {"over": True, "tasks": [], "wait_s": 0.0}
         if any(one.what == "play" for one in pauses(self.store)):

@@ -31,7 +31,7 @@ from perdure.memory.errands.errand_records import Errand, ErrandTerms
 from perdure.memory.errors import PerdureError
 from perdure.memory.leases import Clock
 from perdure.memory.processes import record_event
-from perdure.memory.versions import serving
+from perdure.memory.versions import get_version, serving
 
 STUCK_S = 600.0
 """After so long without any end of an errand the job takes back what players hold."""
@@ -68,6 +68,7 @@ class ErrandPlayer:
         if not draws:
             return []
         store, lease = self.run.store, self.run.lease
+        get_version(store, version)
         for environment in dict.fromkeys(name for name, _ in draws):
             self.own.load(environment)  # its code is noted, so that a player with another one is refused
         terms = ErrandTerms(

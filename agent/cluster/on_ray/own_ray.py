@@ -46,19 +46,21 @@ HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_del
 class OwnRay:
     """The processes of our cluster. `close` ends them."""
 
-    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        """Start the head. It answers some seconds later, at `address`. Raises `RuntimeFailure` if its folder cannot be made."""
-        self.address = f"{HEAD_HOST}:{_free_port(HEAD_HOST)}"
+    def __init__(self, home: Path, environment: Mapping[str, str], port: int = 0) -> None:
+        """Start the head, at this port or a free one. It answers some seconds later, at `address`.
+
+        Raises `RuntimeFailure` if its folder cannot be made.
+        """
+        self.address = f"{HEAD_HOST}:{port or _free_port(HEAD_HOST)}"
         self._environment = {**os.environ, **environment, **HEARTBEAT}
         self._folder = _folder(home)
         self._log = home / "logs" / "ray.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._processes: list[subprocess.Popen[bytes]] = []
-        port = self.address.rpartition(":")[2]
         self._start(
             HEAD_HOST,
             "--head",
-            f"--port={port}",
+            f"--port={self.address.rpartition(':')[2]}",
             f"--temp-dir={self._folder}",
             "--num-cpus=0",
             "--num-gpus=0",

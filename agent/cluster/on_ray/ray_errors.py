@@ -6,11 +6,13 @@ import re
 
 from perdure.agent.cluster.versions import versions_here
 from perdure.agent.processes.exit_codes import one_line
-from perdure.memory.errors import InputError, PerdureError, RuntimeFailure, Unavailable
+from perdure.memory.errors import InputError, PerdureError, Unavailable
 
 STORE_FULL = (
     "the object store of the cluster is full: let what fills it end, or start its nodes with more (ray start --object-store-memory BYTES)"
 )
+DEEPEST = 5
+"""Causes of causes that are looked at."""
 _VERSIONS = re.compile(r"Ray: (?P<ray>\S+)\s+Python: (?P<python>\S+)")
 _MISSING = re.compile(r"(?:ModuleNotFoundError|ImportError|AttributeError): (?P<what>[^\n]+)")
 
@@ -46,9 +48,10 @@ def is_passing(error: BaseException) -> bool:
 
 def why_not_joined(error: BaseException, address: str) -> PerdureError:
     """The error for a cluster that could not be joined."""
-    names, text = _names(error), str(error)
     if isinstance(error, PerdureError):
         return error
+    chain = _chain(error)
+    names, text = _names(error), " ".join(map(str, chain))
     versions = [match.groupdict() for match in _VERSIONS.finditer(text)]
     if len(versions) == 2:
         there, here = versions
@@ -61,20 +64,26 @@ def why_not_joined(error: BaseException, address: str) -> PerdureError:
         return InputError(
             f"the cluster at {address} has another token: give all nodes the same one (RAY_AUTH_TOKEN_PATH, cluster.token_file)"
         )
+    if "No node info found" in text or "possible node ids" in text:
+        return Unavailable(f"this machine is no node of the cluster at {address}: `ray start --address={address}` here first")
     if names & {"ConnectionError", "RpcError", "TimeoutError"} or "GCS" in text:
         return Unavailable(
             f"what listens at {address} does not answer as the head of a Ray cluster: see cluster.address, or start it there"
         )
-    return RuntimeFailure(f"the cluster at {address} cannot be joined: {one_line(error)}")
+    return Unavailable(f"the cluster at {address} cannot be joined: {one_line(error)}")
 
 
 def _names(error: BaseException) -> set[str]:
     """The names of the kinds of an error and of its causes; Ray's are known by name, as Ray need not be there."""
-    found: set[str] = set()
+    return {kind.__name__ for one in _chain(error) for kind in type(one).__mro__}
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An error and its causes; those that came from an actor are in a field of Ray's."""
+    found: list[BaseException] = []
     seen: BaseException | None = error
-    for _ in range(4):
-        if seen is None:
-            break
-        found |= {kind.__name__ for kind in type(seen).__mro__}
-        seen = getattr(seen, "cause", None) or seen.__cause__
+    while seen is not None and len(found) < DEEPEST:
+        found.append(seen)
+        inner = getattr(seen, "cause", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
     return found

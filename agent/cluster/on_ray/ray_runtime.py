@@ -16,7 +16,7 @@ from pathlib import Path
 
 from perdure.agent.cluster.cluster_packages import require_cluster
 from perdure.agent.cluster.cluster_settings import HOST_PORT, ClusterSection
-from perdure.agent.cluster.on_ray.own_ray import HEAD_HOST, OwnRay
+from perdure.agent.cluster.on_ray.own_ray import OwnRay
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_errors import why_not_joined
 from perdure.agent.cluster.on_ray.ray_nodes import limited, rooms
@@ -138,7 +138,7 @@ def _connect(address: str, own: OwnRay | None, until_s: float) -> None:
             namespace="perdure",
             log_to_driver=False,
             logging_level="error",
-            **({"_node_ip_address": HEAD_HOST} if own is not None else {}),
+            **({"_node_ip_address": here} if (here := _host_here(address)) else {}),
         )
 
     while True:
@@ -154,6 +154,19 @@ def _connect(address: str, own: OwnRay | None, until_s: float) -> None:
             time.sleep(LOOK_S)
         else:
             return
+
+
+def _host_here(address: str) -> str:
+    """The host of an address if it is one of this machine, which is then a node under that name; else empty, and Ray finds out itself."""
+    parts = HOST_PORT.fullmatch(address)
+    host = parts["host"].strip("[]") if parts is not None else ""
+    if host in ("", "localhost", "127.0.0.1", "::1"):
+        return ""
+    try:
+        socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError:
+        return ""
+    return host
 
 
 def _disconnect() -> None:

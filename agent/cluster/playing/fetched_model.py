@@ -18,7 +18,6 @@ from perdure.agent.cluster.journal.wire import Body
 from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Chat, Policy
 from perdure.envs.rollout import Opponents
-from perdure.learners.gate.engine_player import PinnedVersions
 from perdure.memory.errors import RuntimeFailure, UnknownError
 from perdure.memory.files import MAKING, MANIFEST, check_files, publish
 from perdure.memory.json_value import Document
@@ -37,7 +36,7 @@ KEPT = 8
 """Versions whose files stay on this node."""
 
 
-class RemoteModel(Model, PinnedVersions, Protocol):
+class RemoteModel(Model, Protocol):
     """What a player needs of a model: for live tasks, for errands, and to say which files it has loaded."""
 
     @property

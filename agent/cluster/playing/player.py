@@ -86,7 +86,7 @@ def play_for(order: PlayerOrder, stop: Callable[[], bool], say: Say, parts: Play
             say(f"waits: {error}")
             continue
         silence_s = float(welcome["silence_s"])
-        client.patience_s = PATIENCE * silence_s
+        client.patience_s, client.answer_s = PATIENCE * silence_s, silence_s
         names.append(str(welcome["player"]))
         say(f"is {names[-1]}")
         pinging = Pinging(order, names[-1], silence_s / PINGS)
@@ -129,7 +129,7 @@ def _play(
     live = LivePlay(desk, parts.journal(RemoteJournal(client, pinging.name, model.hashes)), order.settings, tell)
     errands = RemoteErrandDesk(client, pinging.name, model.hashes)
     width = order.settings.play.width
-    means = ErrandMeans(versions=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
+    means = ErrandMeans(model=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
     while not ended():
         if desk.waits:
             pinging.doing = "idle"

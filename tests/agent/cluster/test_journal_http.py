@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.agent.cluster.head_place import WALK, Head, acknowledged_once, head_in, queue
+from tests.agent.cluster.head_place import WALK, Head, acknowledged_once, head_in, journal_here, queue
 from tests.agent.cluster.players_side import bringing, ending, plan, saying, starting, turn
 from tests.agent.cluster.scripted_player import BASE_HASH
 
@@ -34,16 +34,8 @@ def head(tmp_path: Path) -> Iterator[Head]:
     """A head whose journal is in this process."""
     with head_in(tmp_path) as head:
         queue(head, WALK, PLAYERS)
-        stopped = threading.Event()
-        settings = ClusterSection(journal_port=head.port, node_timeout_s=60)
-        journal = threading.Thread(target=serve_journal, args=(head.home, settings, stopped.is_set))
-        journal.start()
-        try:
-            head.wait("the journal", head.listens)
+        with journal_here(head):
             yield head
-        finally:
-            stopped.set()
-            journal.join(timeout=60)
 
 
 def hello(client: JournalClient) -> str:

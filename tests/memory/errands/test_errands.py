@@ -14,11 +14,13 @@ from perdure.memory.errands.errand_leases import (
     ErrandsNow,
     end_errands,
     errands_now,
+    keep_errands_of,
     last_asked_s,
     lease_errands,
     note_judge,
     release_errands,
     renew_errands,
+    requeue_errands_of,
 )
 from perdure.memory.errands.errand_queue import (
     BatchProgress,
@@ -151,6 +153,21 @@ def test_a_player_that_falls_silent_loses_its_errands_and_what_it_says_later_is_
             late()
     end_errands(store, [(one.lease, (0.0, 0.0)) for one in taken])
     assert scores_of_batch(store, job, batch) == [(0.0, 0.0)] * 2
+
+
+def test_all_errands_of_a_player_are_kept_or_given_back_at_once(store: Store, clock: SetClock, job: Lease, take: Take) -> None:
+    queue_errands(store, job, TERMS, DRAWS)
+    held = take(limit=3)
+    for _ in range(4):
+        clock.now += TTL_S - 1
+        keep_errands_of(store, "player-1", TTL_S, clock)
+    assert errands_now(store, clock) == ErrandsNow(waiting=9, at={"player-1": 3}, judges=1)
+    assert requeue_errands_of(store, "player-1", "it was silent") == 3
+    with pytest.raises(LeaseLost):
+        end_errands(store, [(held[0].lease, (1.0, 1.0))])
+    assert {tuple(row) for row in store.rows("SELECT state, spent, error FROM errand WHERE attempt > 0")} == {
+        ("queued", 1, "it was silent")
+    }
 
 
 def test_the_journal_keeps_the_errands_of_a_player_that_plays(

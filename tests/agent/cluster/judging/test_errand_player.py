@@ -23,7 +23,7 @@ from perdure.memory import leases, versions
 from perdure.memory.errands.errand_leases import errands_now, lease_errands, note_judge
 from perdure.memory.errands.errand_queue import queue_errands
 from perdure.memory.errands.errand_records import ErrandTerms
-from perdure.memory.errors import InputError
+from perdure.memory.errors import InputError, RuntimeFailure, UnknownError
 from perdure.memory.evidence.dev_scores import known_dev_scores
 from perdure.memory.gates import pairs_of
 from perdure.memory.leases import BootClock
@@ -99,7 +99,7 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
 
         def dies() -> None:
             judges.turn()
-            if len(judges.played) == 25:
+            if len(judges.played) == 45:
                 raise KeyboardInterrupt
 
         work = work_on(many, "v1", ELSEWHERE, dies)
@@ -155,17 +155,15 @@ def test_if_no_player_asks_the_job_plays_itself_and_says_so_once(store: Store) -
 
 def test_players_that_come_late_get_what_is_left(store: Store) -> None:
     wanted = expected(store)
-    judges = Judges(store, (2,))
-    rounds: list[int] = []
+    judges, came = Judges(store, (2,)), list[bool]()
+    player = player_of(work_on(store, "v2", ELSEWHERE, lambda: judges.turn() if came else None), nobody_s=0.2)
 
-    def late() -> None:
-        rounds.append(1)
-        if len(rounds) > 20:
-            judges.turn()
+    def comes() -> None:
+        came.append(True)
+        player.nobody_s = 500.0
+        note_judge(store, "player-0", CLOCK)
 
-    work = work_on(store, "v2", ELSEWHERE, late)
-    player = player_of(work, nobody_s=0.2)
-    player.own = replace(player.own, at_once=1, each_round=lambda: note_judge(store, "player-0", CLOCK))
+    player.own = replace(player.own, at_once=1, each_round=comes)
     assert player.scores("v1", DRAWS) == wanted
     assert sum(judges.played) == len(DRAWS) - 1
 
@@ -222,9 +220,13 @@ def test_errands_that_do_not_end_are_called_back(store: Store) -> None:
 
 def test_a_failure_of_the_jobs_own_engine_is_that_of_one_machine(store: Store) -> None:
     player = player_of(work_on(store, "v1", ELSEWHERE), nobody_s=0.0)
-    with pytest.raises(LookupError, match="v9"):
+    with pytest.raises(UnknownError, match="v9"):
         player.scores("v9", DRAWS)
-    assert not store.rows("SELECT 1 FROM errand WHERE state IN ('queued', 'leased')")
+    with store.write() as conn:
+        conn.execute("UPDATE version SET path = 'versions/v2' WHERE name = 'v2'")
+    with pytest.raises(RuntimeFailure, match="v2"):
+        player.scores("v2", DRAWS)
+    assert {row["state"] for row in store.rows("SELECT state FROM errand")} == {"abandoned"}
 
 
 def test_a_player_that_lost_its_errands_drops_what_it_played(store: Store) -> None:
