@@ -17,6 +17,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
+    from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 ALL = "all"
-NAMES = ("engine", "vllm", "learner", "store", "play", "envs", "web")
+NAMES = ("engine", "vllm", "learner", "store", "play", "envs", "web", "cluster")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 JOURNAL_RUNS = 5
@@ -80,8 +81,10 @@ def bench(
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
     plain sqlite3, and a large store), play (an actor's work between generations), envs (environments with and without adapter and
-    sandbox, and how full a batch of 64 episodes stays) or web (the page and the API over a large store, alone and while a job learns, and
-    what an open page costs an actor). all runs them one after the other, vllm only if it is the engine, and web not: it takes longest.
+    sandbox, and how full a batch of 64 episodes stays), web (the page and the API over a large store, alone and while a job learns, and
+    what an open page costs an actor) or cluster (players that wait, the journal that writes for them, a player that is lost, and what a
+    model of the cycle forecasts). all runs them one after the other, vllm only if it is the engine, and web and cluster not: they take
+    longest.
     Engine and learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a
     large product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one
     run mean anything. How far it is goes to stderr. The stores of store and web are measured in the folder for temporary files, which
@@ -140,6 +143,11 @@ def bench(
         document["web"] = pages.as_json()
         if not as_json:
             tables.print_web(pages)
+    if name == "cluster":
+        cluster = _cluster(repeats)
+        document["cluster"] = cluster.as_json()
+        if not as_json:
+            tables.print_cluster(cluster)
     if as_json:
         print_json(document if name == ALL else document[name])
 
@@ -251,6 +259,15 @@ def _web(loaded: LoadedConfig, episodes: int, pairs: int) -> PageBench:
     files = resolve_model(model, cache_dir(), say)
     with _scratch() as folder:
         return bench_pages(folder, episodes, files, load(TASK), model=model, device=device, pairs=pairs, say=say)
+
+
+def _cluster(repeats: int) -> ClusterBench:
+    from perdure.agent.bench.cluster.cluster_bench import bench_cluster
+    from perdure.agent.web_conditions import require_web
+
+    require_web()
+    with _scratch() as folder:
+        return bench_cluster(folder, repeats=repeats, say=say)
 
 
 def _play(loaded: LoadedConfig) -> list[ActorTime]:

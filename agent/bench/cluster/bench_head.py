@@ -16,21 +16,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import perdure
 from perdure.agent.bench.cluster.waiting_game import NAME
 from perdure.agent.bench.cluster.waiting_player import MODEL, MODEL_HASH
+from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.journal.wire import PROTOCOL
 from perdure.agent.cluster.player_orders import player_order
 from perdure.agent.config_file import load_config
 from perdure.memory.environments import register
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.store import create_store, open_store
 from perdure.memory.tasks import add_tasks
-from perdure.memory.versions import add_initial
+from perdure.memory.versions import add_candidate, add_initial, reserve_name
 
 PATIENCE_S = 120.0
 POLL_S = 0.05
 JOURNAL = "perdure.agent.cluster.journal.journal_server"
 PLAYER = "perdure.agent.bench.cluster.waiting_player"
 WIDTH, MEMBERS = 4, 4
+VERSION_FILE, VERSION_BYTES = "adapter.safetensors", 20_000_000
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -62,6 +66,19 @@ class BenchHead:
     def turns(self) -> int:
         """Turns in the database so far."""
         return int(str(self.rows("SELECT coalesce(max(rowid), 0) FROM turn")[0][0]))
+
+    def hello(self, client: JournalClient) -> str:
+        """Let a player in that is no process; gives its name."""
+        said = {"protocol": PROTOCOL, "perdure": perdure.__version__, "model": MODEL, "hash": MODEL_HASH, "label": "bench"}
+        return str(client.ask("hello", said).head["player"])
+
+    def publish_version(self, size_bytes: int = VERSION_BYTES) -> str:
+        """Make a version of one file of this size, with nothing in it; gives its hash."""
+        with open_store(self.home) as store:
+            name = reserve_name(store)
+            (self.home / "versions" / name / VERSION_FILE).write_bytes(bytes(size_bytes))
+            add_candidate(store, None, name, "v0", "hash-of-it", f"versions/{name}", (), None)
+        return "hash-of-it"
 
     def start_players(self, count: int) -> list[str]:
         """Start players, and wait until each of them holds a task or has said hello. Gives the names of their processes."""

@@ -32,8 +32,6 @@ class PlayRate:
     """Cores that the journal took."""
     player_cpu: float
     """Cores that one player took."""
-    transactions: int
-    """Rounds of all players."""
 
     def as_json(self) -> Document:
         return {
@@ -166,7 +164,6 @@ def _window(head: BenchHead, count: int, window_s: float) -> PlayRate:
         turns_per_s=turns / seconds,
         journal_cpu=(head.cpu_s("journal") - before[1]) / seconds,
         player_cpu=(sum(map(head.cpu_s, names)) - before[2]) / seconds / count,
-        transactions=turns // WIDTH,
     )
     head.stop(names)
     return rate

@@ -12,7 +12,8 @@ from perdure.envs.environment import AnyText
 NAME = "py:perdure.agent.bench.cluster.waiting_game:WaitingGame"
 STEP_MS = 50
 """What a step takes."""
-WORDS = "the list has numbers and a word that is not like others so name it again with reasons".split()
+TURNS = 5
+WORDS = ("list", "number", "word", "is", "not", "like", "others", "so", "name", "it", "again", "with", "reasons")
 
 
 class WaitingGame(gymnasium.Env[str, str]):
@@ -20,7 +21,7 @@ class WaitingGame(gymnasium.Env[str, str]):
 
     max_tokens = 40
 
-    def __init__(self, turns: int = 5, wait_ms: int = STEP_MS, words: int = 60) -> None:
+    def __init__(self, turns: int = TURNS, wait_ms: int = STEP_MS, words: int = 60) -> None:
         self.observation_space = AnyText()
         self.action_space = AnyText()
         self.turn_limit = turns
