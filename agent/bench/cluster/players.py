@@ -123,9 +123,9 @@ def bench_idle(folder: Path, players: int, window_s: float, say: Callable[[str],
         return IdleCost(players=players, journal_cpu=(head.cpu_s("journal") - before_s) / window_s)
 
 
-def bench_loss(folder: Path, players: int, say: Callable[[str], None]) -> PlayerLoss:
-    """Kill one of the players while all play."""
-    with bench_head(folder) as head:
+def bench_loss(folder: Path, players: int, say: Callable[[str], None], silence_s: int = 10) -> PlayerLoss:
+    """Kill one of the players while all play; the journal misses it after `silence_s`."""
+    with bench_head(folder, silence_s) as head:
         head.queue(TASKS_EACH * players)
         say(f"loss: one of {players} players is killed")
         victim = head.start_players(players)[0]
