@@ -12,6 +12,7 @@ from perdure.agent.show.terminal import Cell, print_table
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
+    from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.history.history_speed import HistoryBench
     from perdure.agent.bench.journal_speed import JournalBench
@@ -175,3 +176,35 @@ def print_web(bench: PageBench) -> None:
 
 def _first_and_next(page: PageTime) -> tuple[float, float]:
     return page.seconds[0], statistics.median(page.seconds[1:])
+
+
+def print_cluster(bench: ClusterBench) -> None:
+    rows: list[tuple[Cell, ...]] = [
+        (one.players, one.measured, one.measured / bench.checks[0].measured, one.modelled, one.measured / one.modelled)
+        for one in bench.checks
+    ]
+    print_table(("players", "turns/s", "times one", "model", "measured / model"), rows, title="play that waits")
+    most = bench.checks[-1].players
+    click.echo(f"{most} players play {bench.growth.times_one(most):.2f} times as much as one (median of pairs of windows)")
+    click.echo(
+        f"journal: {bench.writing.turns_per_second:.0f} turns/s from {bench.writing.players} players in messages of {bench.writing.width}, "
+        f"{bench.small_messages.turns_per_second:.0f} in messages of {bench.small_messages.width}"
+    )
+    click.echo(f"idle: {bench.idle.players} players take {bench.idle.journal_cpu:.1%} of a core of the head")
+    lost = bench.loss
+    click.echo(f"lost: {lost.tasks} tasks of a killed player were played elsewhere {lost.first_s:.1f} to {lost.all_s:.1f} s later")
+    for forecast in bench.forecasts:
+        sizes: list[tuple[Cell, ...]] = [
+            (
+                one.play.players,
+                one.ranks,
+                one.play.turns_s,
+                f"{one.play.journal:.0%}",
+                *(f"{seconds:.1f}" for seconds in (one.play_s, one.learn_s, one.transfer_s, one.gate_s, one.cycle_s)),
+                one.bottleneck,
+            )
+            for one in forecast.sizes
+        ]
+        title = f"forecast: {forecast.name}; {forecast.load}; {forecast.saturating} players fill the journal"
+        columns = ("players", "ranks", "turns/s", "journal", "play s", "learn s", "adapters s", "gate s", "a version each s", "bottleneck")
+        print_table(columns, sizes, title=title)

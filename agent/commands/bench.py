@@ -17,6 +17,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
+    from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
     from perdure.agent.bench.history.history_speed import HistoryBench
     from perdure.agent.bench.journal_speed import JournalBench
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 ALL = "all"
-NAMES = ("engine", "vllm", "learner", "store", "history", "play", "envs", "web")
+NAMES = ("engine", "vllm", "learner", "store", "history", "play", "envs", "web", "cluster")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 JOURNAL_RUNS = 5
@@ -83,13 +84,14 @@ def bench(
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
     plain sqlite3, and a large store), history (old turns that move into shards, and SQL over many, beside DuckDB alone), play (an actor's
-    work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays) or web
-    (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor). all runs them one after
-    the other, vllm only if it is the engine, and web not: it takes longest. Engine and learner also say which share they reached of the
-    machine's bound: the time of their matrix products alone, at the speed of a large product. Each takes some minutes, learner beside TRL a
-    quarter of an hour, and needs the machine for itself: only ratios from one run mean anything. How far it is goes to stderr. The stores
-    of store, history and web are measured in the folder for temporary files, which TMPDIR names: it should be on a real disk with 10 GB
-    free.
+    work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays), web
+    (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor) or cluster (players that
+    wait, the journal that writes for them, a player that is lost, and what a model of the cycle forecasts). all runs them one after the
+    other, vllm only if it is the engine, and web and cluster not: they take longest.
+    Engine and learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a
+    large product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one
+    run mean anything. How far it is goes to stderr. The stores of store, history and web are measured in the folder for temporary files,
+    which TMPDIR names: it should be on a real disk with 10 GB free.
 
     \b
     Example:
@@ -149,6 +151,11 @@ def bench(
         document["web"] = pages.as_json()
         if not as_json:
             tables.print_web(pages)
+    if name == "cluster":
+        cluster = _cluster(repeats)
+        document["cluster"] = cluster.as_json()
+        if not as_json:
+            tables.print_cluster(cluster)
     if as_json:
         print_json(document if name == ALL else document[name])
 
@@ -179,6 +186,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
     from perdure.agent.bench.vllm_serving import serving
     from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
+    from perdure.agent.processes.cards import seen
     from perdure.agent.processes.installed_vllm import find_vllm, interpreter
     from perdure.agent.processes.open_engine import server_limits
     from perdure.agent.processes.vllm_command import offline_arguments, variables
@@ -201,7 +209,7 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
             offline(
                 interpreter(settings),
                 offline_arguments(settings, files),
-                variables(settings, ""),
+                variables(settings, "") | seen(loaded.config.servers[0], os.environ),
             ) as peer,
         ):
             return bench_vllm(
@@ -268,6 +276,15 @@ def _web(loaded: LoadedConfig, episodes: int, pairs: int) -> PageBench:
     files = resolve_model(model, cache_dir(), say)
     with _scratch() as folder:
         return bench_pages(folder, episodes, files, load(TASK), model=model, device=device, pairs=pairs, say=say)
+
+
+def _cluster(repeats: int) -> ClusterBench:
+    from perdure.agent.bench.cluster.cluster_bench import bench_cluster
+    from perdure.agent.web_conditions import require_web
+
+    require_web()
+    with _scratch() as folder:
+        return bench_cluster(folder, repeats=repeats, say=say)
 
 
 def _play(loaded: LoadedConfig) -> list[ActorTime]:
