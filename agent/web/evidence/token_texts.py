@@ -1,8 +1,7 @@
 """What each token says, by the tokenizer of the home's model, for the pages that show tokens.
 
-The tokenizer is read when tokens are first looked at, and no library of models is loaded for it. If it is not on this machine, or is not
-the one that an answer was sampled with, there are no texts, and a page shows ids alone. Left out: how texts become tokens
-(`learners/chat/`).
+The tokenizer is read when tokens are first looked at, and no library of models is loaded for it. If it is not on this machine, or if an
+answer was sampled with another one, there are no texts, and a page shows ids alone. Left out: how texts become tokens (`learners/chat/`).
 """
 
 from __future__ import annotations
