@@ -186,10 +186,10 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
     from perdure.agent.bench.vllm_serving import serving
     from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
-    from perdure.agent.processes.cards import seen
-    from perdure.agent.processes.installed_vllm import find_vllm, interpreter
     from perdure.agent.processes.open_engine import server_limits
-    from perdure.agent.processes.vllm_command import offline_arguments, variables
+    from perdure.agent.processes.vllm.cards import seen
+    from perdure.agent.processes.vllm.installed_vllm import find_vllm, interpreter
+    from perdure.agent.processes.vllm.vllm_command import offline_arguments, variables
     from perdure.learners.engines.vllm_engine import VllmEngine
     from perdure.learners.weights.base_models import resolve_model
     from perdure.memory.store import create_store
