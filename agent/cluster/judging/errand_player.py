@@ -42,7 +42,7 @@ LAPSED_EACH_S = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class ErrandPlayer:
-    """`Player` over the players that take errands. Makes what earlier attempts at the job had queued void when it is made; raises `LeaseLost`."""
+    """`Player` over those who take errands. Makes what earlier attempts at the job had queued void when it is made; raises `LeaseLost`."""
 
     run: JobRun
     own: ErrandMeans
