@@ -42,7 +42,7 @@ LAPSED_EACH_S = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class ErrandPlayer:
-    """`Player` over whoever takes errands. Makes what earlier attempts at the job had queued void when it is made; raises `LeaseLost`."""
+    """`Player` over all who take errands. When it is made, what earlier attempts at the job queued is abandoned; raises `LeaseLost`."""
 
     run: JobRun
     own: ErrandMeans
