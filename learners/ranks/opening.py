@@ -51,7 +51,7 @@ class Opening:
 
 def opening_bytes(opening: Opening) -> bytes:
     """The opening, for the other ranks."""
-    parts = {"start": weight_bytes(opening.start), **{name: weight_bytes(weights) for name, weights in opening.references.items()}}
+    parts = {"start": weight_bytes(opening.start)} | {str(name): weight_bytes(weights) for name, weights in opening.references.items()}
     head = {
         "releases": releases(),
         "model": opening.model,
