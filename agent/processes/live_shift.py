@@ -171,8 +171,10 @@ class LivePlay:
                 shift.groups[found.task.id] = _Group(task=found.task, lease=found.lease, left=members, completed=len(found.done))
             self._report(shift)
             for found in leased:
-                # None if the task has nothing to play: `play` then makes a round before the next task is tried
-                yield from self._attempts(found, shift.groups) or [None]
+                attempts = self._attempts(found, shift.groups)
+                yield from attempts
+                if not attempts:  # `play` makes a round before the next task is tried
+                    yield None
             if not leased:
                 yield None
 
