@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.config_section import Section
+from perdure.agent.device_settings import DevicesSection, check_cards
 from perdure.agent.stream.stream_settings import StreamSection
 from perdure.agent.telemetry.telemetry_settings import LogSection, NotifySection, TelemetrySection
 from perdure.learners.option_parsing import every_option, parse_options, read_by
@@ -213,6 +214,9 @@ class VllmSection(Section):
         default=0.45, gt=0, lt=1, description="share of the device's memory for the server; the rest is for learning"
     )
     context_tokens: int = Field(default=8192, ge=16, description="the longest sequence in tokens; the model may have a smaller limit")
+    tensor_parallel: int = Field(
+        default=1, ge=1, le=64, description="cards of each server; devices.engine has as many servers as this goes into its cards"
+    )
     max_rank: Literal[8, 16, 32, 64, 128, 256] = Field(default=16, description="the highest rank of an adapter")
     adapters: int = Field(default=4, ge=1, le=64, description="adapters in one batch; each takes memory of the device")
     adapters_in_memory: int = Field(default=16, ge=1, le=1024, description="adapters in main memory, at least as many")
@@ -266,6 +270,7 @@ class Config(Section):
     log: LogSection = LogSection()
     telemetry: TelemetrySection = TelemetrySection()
     notify: NotifySection = NotifySection()
+    devices: DevicesSection = DevicesSection()
     vllm: VllmSection = VllmSection()
     web: WebSection = WebSection()
     cluster: ClusterSection = ClusterSection()
@@ -274,6 +279,11 @@ class Config(Section):
     def takes_turns(self) -> bool:
         """Whether live play and jobs use the device in turn: a CPU, or a GPU whose memory is not split between them."""
         return self.device == "cpu" or (self.engine == "vllm" and self.vllm.sleep)
+
+    @property
+    def servers(self) -> tuple[tuple[int, ...], ...]:
+        """The cards of each vLLM server; one server without cards if `devices.engine` is empty."""
+        return self.devices.servers(self.vllm.tensor_parallel)
 
     @property
     def gate_sampling(self) -> tuple[float, int]:
@@ -328,6 +338,11 @@ class Config(Section):
                 if temperature > VLLM_TEMPERATURE:
                     raise ValueError(f"{name}.temperature = {temperature} is more than vLLM takes: {VLLM_TEMPERATURE} at most")
         self.learner_options(self.learn.learner)
+        return self
+
+    @model_validator(mode="after")
+    def _cards_fit(self) -> Config:
+        check_cards(self.devices, self.device, self.engine, self.vllm.tensor_parallel, sleep=self.vllm.sleep)
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,6 @@ import math
 import os
 import platform
 import shutil
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,13 +18,15 @@ from pathlib import Path
 from typing import Literal
 
 from perdure import __version__
+from perdure.agent.card_report import card_report
 from perdure.agent.cluster.cluster_check import ask_cluster
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.confinement_report import unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_network
 from perdure.agent.own_model import require_own_model
-from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
+from perdure.agent.processes.vllm.cards import cards, require_cards
+from perdure.agent.processes.vllm.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.agent.telemetry.requirements import require_telemetry
 from perdure.agent.web.tokens import read_token, token_path
@@ -45,8 +46,8 @@ EXTRAS = {
     "cluster": ("ray", "httpx"),
     "vllm": ("vllm",),
     "bench": ("trl", "datasets"),
+    "history": ("duckdb",),
 }
-GPU_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,7 @@ def examine(home: Path, config_path: Path | None) -> list[Check]:
         _processor(),
         _memory(),
         _gpu(config),
+        *_cards(config),
         *_disks(home),
         _home(home, config),
         loaded,
@@ -139,7 +141,7 @@ def _memory() -> Check:
 
 def _gpu(config: LoadedConfig | None) -> Check:
     wanted = config is not None and config.config.device == "cuda"
-    gpus = _nvidia()
+    gpus = "; ".join(f"{card.name}, {card.memory}" for card in cards())
     torch = _version("torch") or ""
     if not gpus:
         if wanted:
@@ -159,17 +161,15 @@ def _gpu(config: LoadedConfig | None) -> Check:
     return Check(name="gpu", level="ok", found=gpus)
 
 
-def _nvidia() -> str:
-    """The GPUs that nvidia-smi lists, empty if there are none."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    command = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+def _cards(loaded: LoadedConfig | None) -> list[Check]:
+    """What each card is for, and which processes compute on it."""
+    if loaded is None or loaded.config.device != "cuda":
+        return []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GPU_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return "; ".join(done.stdout.split("\n")).strip("; ") if done.returncode == 0 else ""
+        require_cards(loaded.config)
+    except PerdureError as error:
+        return [Check(name="cards", level="error", found=str(error))]
+    return [Check(name=f"card {number}", level="ok", found=found) for number, found in card_report(loaded.config).items()]
 
 
 def _disks(home: Path) -> list[Check]:

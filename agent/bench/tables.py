@@ -12,7 +12,9 @@ from perdure.agent.show.terminal import Cell, print_table
 
 if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
+    from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
+    from perdure.agent.bench.history.history_speed import HistoryBench
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
@@ -113,6 +115,18 @@ def print_upkeep(upkeep: UpkeepBench) -> None:
     )
 
 
+def print_history(bench: HistoryBench) -> None:
+    click.echo(
+        f"archive: {bench.turns} turns in {bench.archive_s:.1f} s, {bench.turns / bench.archive_s:.0f} a second, with "
+        f"{bench.archive_cpu_s:.1f} s of processor time; reading the same rows alone took {bench.read_s:.1f} s, and writing them alone "
+        f"{bench.write_s:.1f} s"
+    )
+    click.echo(f"the store is smaller by {bench.bytes_before / 1e6:.0f} MB, the shards have {bench.shard_bytes / 1e6:.0f} MB")
+    rows = [(one.what, statistics.median(one.seconds), max(one.seconds)) for one in bench.sql]
+    print_table(("question", "median s", "slowest s"), rows, title=f"{bench.sql_turns} turns in {bench.sql_shards} shards")
+    click.echo(f"the first one takes {bench.ratio:.2f} times as long as DuckDB alone on the same files (median of {len(bench.duckdb_s)})")
+
+
 def print_play(times: Sequence[ActorTime]) -> None:
     rows = [(time.policy, time.episodes, time.rounds, time.wall_s, time.own_ms_per_round, f"{time.own_share:.1%}") for time in times]
     title = "an actor's work between generations, 32 episodes at once"
@@ -162,3 +176,35 @@ def print_web(bench: PageBench) -> None:
 
 def _first_and_next(page: PageTime) -> tuple[float, float]:
     return page.seconds[0], statistics.median(page.seconds[1:])
+
+
+def print_cluster(bench: ClusterBench) -> None:
+    rows: list[tuple[Cell, ...]] = [
+        (one.players, one.measured, one.measured / bench.checks[0].measured, one.modelled, one.measured / one.modelled)
+        for one in bench.checks
+    ]
+    print_table(("players", "turns/s", "times one", "model", "measured / model"), rows, title="play that waits")
+    most = bench.checks[-1].players
+    click.echo(f"{most} players play {bench.growth.times_one(most):.2f} times as much as one (median of pairs of windows)")
+    click.echo(
+        f"journal: {bench.writing.turns_per_second:.0f} turns/s from {bench.writing.players} players in messages of {bench.writing.width}, "
+        f"{bench.small_messages.turns_per_second:.0f} in messages of {bench.small_messages.width}"
+    )
+    click.echo(f"idle: {bench.idle.players} players take {bench.idle.journal_cpu:.1%} of a core of the head")
+    lost = bench.loss
+    click.echo(f"lost: {lost.tasks} tasks of a killed player were played elsewhere {lost.first_s:.1f} to {lost.all_s:.1f} s later")
+    for forecast in bench.forecasts:
+        sizes: list[tuple[Cell, ...]] = [
+            (
+                one.play.players,
+                one.ranks,
+                one.play.turns_s,
+                f"{one.play.journal:.0%}",
+                *(f"{seconds:.1f}" for seconds in (one.play_s, one.learn_s, one.transfer_s, one.gate_s, one.cycle_s)),
+                one.bottleneck,
+            )
+            for one in forecast.sizes
+        ]
+        title = f"forecast: {forecast.name}; {forecast.load}; {forecast.saturating} players fill the journal"
+        columns = ("players", "ranks", "turns/s", "journal", "play s", "learn s", "adapters s", "gate s", "a version each s", "bottleneck")
+        print_table(columns, sizes, title=title)

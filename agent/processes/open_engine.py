@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from perdure.learners.chat.chat_settings import ChatSettings
     from perdure.learners.engines.engine import Engine
     from perdure.learners.engines.transformers_engine import TransformersEngine
-    from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
+    from perdure.learners.engines.vllm_engine import VllmEngine
+    from perdure.learners.engines.vllm_replicas import ServerLimits
     from perdure.memory.store import Store
 
 
 def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str], None]) -> Engine:
-    """Open the engine; `say` gets a line for each slow step. A vLLM server must have been started for the home, or be starting.
+    """Open the engine; `say` gets a line for each slow step. vLLM's servers must have been started for the home, or be starting.
 
     Raises `InputError` if the configuration cannot work here, `RuntimeFailure` if the model cannot be fetched, and `Unavailable` if no
     server answers in time.
@@ -35,13 +36,13 @@ def open_engine(store: Store, config: Config, *, seed: int, say: Callable[[str],
 
 def _opened(store: Store, config: Config, chat: ChatSettings, seed: int, say: Callable[[str], None]) -> TransformersEngine | VllmEngine:
     if config.engine == "vllm":
-        from perdure.learners.engines.vllm_client import wait_for_server
         from perdure.learners.engines.vllm_engine import VllmEngine
+        from perdure.learners.engines.vllm_replicas import Replicas
         from perdure.learners.weights.base_models import resolve_model
 
         # The process of the server fetches the model if it is not there yet.
         say("waiting for the vLLM server")
-        wait_for_server(store.home, config.vllm.start_timeout_s).close()
+        Replicas(store.home, server_limits(config), say).close()
         files = resolve_model(config.model, cache_dir(), say, store.home)
         return VllmEngine(files, store.home, server_limits(config), lambda line: record_event(store, "vllm", "engine", line), chat)
     from perdure.learners.engines.version_loading import open_transformers_engine
@@ -61,9 +62,14 @@ def chat_settings(config: Config, began_s: float) -> ChatSettings:
 
 def server_limits(config: Config) -> ServerLimits:
     """The server's settings that the engine needs."""
-    from perdure.learners.engines.vllm_engine import ServerLimits
+    from perdure.learners.engines.vllm_replicas import ServerLimits
 
     vllm = config.vllm
     return ServerLimits(
-        max_rank=vllm.max_rank, dtype=vllm.dtype, start_s=vllm.start_timeout_s, answer_s=vllm.answer_timeout_s, sleeps=vllm.sleep
+        max_rank=vllm.max_rank,
+        dtype=vllm.dtype,
+        start_s=vllm.start_timeout_s,
+        answer_s=vllm.answer_timeout_s,
+        sleeps=vllm.sleep,
+        replicas=len(config.servers),
     )

@@ -12,6 +12,11 @@ JOB_PREFIX = "learner-"
 PLAYER_PREFIX = "player-"
 
 
+def is_vllm(name: str) -> bool:
+    """Whether it is the process of a vLLM server; the second one of a home is called `vllm-2`."""
+    return name == VLLM or name.startswith(f"{VLLM}-")
+
+
 def job_process(job_id: int) -> str:
     """The name of the process of a job."""
     return f"{JOB_PREFIX}{job_id}"

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from perdure.agent.processes.process_names import ACTOR, VLLM, WEB, job_process
+from perdure.agent.processes.process_names import ACTOR, WEB, is_vllm, job_process
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
 from perdure.memory import tasks
@@ -88,7 +88,8 @@ def changes(before: HomeSnapshot, now: HomeSnapshot) -> list[str]:
     if now.serving != before.serving:
         lines.append(f"{now.serving} serves")
     of_job = job_process(now.job.id) if now.job else None
-    for process in (now.processes.get(name) for name in (WEB, VLLM, ACTOR, of_job) if name):
+    servers = sorted(filter(is_vllm, now.processes))
+    for process in (now.processes.get(name) for name in (WEB, *servers, ACTOR, of_job) if name):
         if process is not None and process.state != "playing" and _is_news(process, before, with_detail=process.name == of_job):
             lines.append(process_line(process))
     last = before.events[-1].id if before.events else 0

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, VLLM, WEB, job_process
+from perdure.agent.processes.process_names import ACTOR, SUPERVISOR, WEB, is_vllm, job_process
 from perdure.agent.show.home_snapshot import HomeSnapshot, beside, event_line, process_line, reporting_changes, snapshots
 from perdure.agent.show.terminal import visible
 from perdure.agent.show.update_line import update_line
@@ -71,7 +71,8 @@ def _show_live(home: Path, console: Console, ended: threading.Event) -> None:
 def _headline(snapshot: HomeSnapshot) -> Text:
     line = Text(f"{snapshot.serving or 'no version'} serves", style="bold") if snapshot.serving else Text("starting", style="bold")
     line.append(f"  {snapshot.episodes} episodes, {snapshot.queued} tasks queued", style="not bold")
-    for name in (SUPERVISOR, WEB, VLLM, ACTOR, *([job_process(snapshot.job.id)] if snapshot.job else [])):
+    servers = sorted(filter(is_vllm, snapshot.processes))
+    for name in (SUPERVISOR, WEB, *servers, ACTOR, *([job_process(snapshot.job.id)] if snapshot.job else [])):
         if name in snapshot.processes:
             line.append(f"\n  {process_line(snapshot.processes[name])}", style="not bold")
     return line

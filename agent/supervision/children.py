@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -49,9 +49,18 @@ shape each; those of a learner took half a gigabyte, and few shapes come twice."
 
 
 class Child:
-    """A running `python -m MODULE ARGUMENTS`."""
+    """A running `python -m MODULE ARGUMENTS`; `variables` are added to its environment."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], home: Path, *, json_log: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        home: Path,
+        *,
+        json_log: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self.started_s = time.monotonic()
         self._log = home / "logs" / f"{name}.log"
@@ -69,6 +78,7 @@ class Child:
                     **CHILD_ENVIRONMENT,
                     **_threads(),
                     **os.environ,
+                    **(variables or {}),
                     PARENT_VARIABLE: str(os.getpid()),
                     **({LOG_VARIABLE: name} if json_log else {}),
                 },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from perdure.agent.config import Config
 from perdure.agent.confinement_report import unconfined
@@ -38,7 +38,7 @@ class DaemonDuties:
         feed: StreamFeed,
         *,
         actor: StandingKeeper,
-        server: StandingKeeper | None,
+        servers: Sequence[StandingKeeper],
         jobs: JobKeeper,
     ) -> None:
         self.halted = Halts()
@@ -54,7 +54,7 @@ class DaemonDuties:
         self._alarms = Alarms(store, config.schedule)
         self._watch = LiveWatch(store, config.play.temperature)
         self._disk = DiskGauge(store.home, config.disk)
-        self._reporter = Reporter(store, actor, server, jobs)
+        self._reporter = Reporter(store, actor, servers, jobs)
         self._notifier = Notifier(store, config.notify)
         self._spans = SpanSender(store.home, config.telemetry)
         self._tasks_before = _tasks_ended(store)

@@ -1,4 +1,4 @@
-"""Keepers of child processes: of actor and vLLM server, which run all the time, of one process for each job, and of those beside them.
+"""Keepers of child processes: of actor and vLLM servers, which run all the time, of one process for each job, and of those beside them.
 
 A keeper starts its process, watches it, and decides after a death what happens to its work and when it starts again. Left out: when to
 learn (`learning_jobs.py`), and when to give up (`limits.py`).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from perdure.agent.processes.exit_codes import TRANSIENT
 from perdure.agent.processes.process_names import job_process
@@ -27,11 +27,21 @@ GRACE_S = 5.0
 
 
 class StandingKeeper:
-    """Keeper of a process that runs all the time, the actor or the vLLM server: starts it again with back-off when it dies."""
+    """Keeper of a process that runs all the time, the actor or a vLLM server: starts it again with back-off when it dies."""
 
     def __init__(
-        self, store: Store, name: str, program: str, arguments: Sequence[str], hang_s: float, tries: int, *, json_log: bool = False
+        self,
+        store: Store,
+        name: str,
+        program: str,
+        arguments: Sequence[str],
+        hang_s: float,
+        tries: int | None,
+        *,
+        json_log: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
+        """With `tries=None` it is never given up, since others do the same work; `variables` are added to its environment."""
         self.name = name
         self.watched: Watched | None = None
         self.bad_configuration: str | None = None
@@ -44,6 +54,7 @@ class StandingKeeper:
         self._hang_s = hang_s
         self._tries = tries
         self._json_log = json_log
+        self._variables = variables
         self._backoff = Backoff()
         self._starts = 0
 
@@ -51,7 +62,9 @@ class StandingKeeper:
         """Start the process if there is none, and see whether it has ended. If it is not wanted, ask it to end."""
         if self.watched is None:
             if wanted and self._backoff.ready():
-                child = Child(self.name, self._program, self._arguments, self._store.home, json_log=self._json_log)
+                child = Child(
+                    self.name, self._program, self._arguments, self._store.home, json_log=self._json_log, variables=self._variables
+                )
                 self.watched = Watched(self._store, child, self._hang_s)
                 self._starts += 1
             return
@@ -79,12 +92,17 @@ class StandingKeeper:
     def _record_death(self, end: End, lived_s: float) -> None:
         wait_s = self._backoff.died(lived_s, unavailable=end.cause == "unavailable")
         self.death = str(end)
-        then = "is given up" if self.deaths >= self._tries else f"starts again in {wait_s:g} s"
+        then = "is given up" if self._tries is not None and self.deaths >= self._tries else f"starts again in {wait_s:g} s"
         record_event(self._store, "death", self.name, f"{end}; it {then}")
 
 
-def not_serving(server: StandingKeeper) -> tuple[str, str] | None:
-    """State and detail of a vLLM server that does not answer; None if it does."""
+def not_serving(servers: Sequence[StandingKeeper]) -> tuple[str, str] | None:
+    """State and detail of the first vLLM server, if none of them answers; None if one does, or if there is none."""
+    lacks = [_not_serving(server) for server in servers]
+    return lacks[0] if all(lacks) and lacks else None
+
+
+def _not_serving(server: StandingKeeper) -> tuple[str, str] | None:
     if server.watched is None:
         return "restarting", f"the vLLM server died, {server.death}"
     report = server.watched.report()
@@ -102,7 +120,17 @@ def delete_step_weights(store: Store) -> None:
 class JobKeeper:
     """Keeper of a process for one job at a time. After a death the job is tried again or failed, as the cause of death says."""
 
-    def __init__(self, store: Store, program: str, arguments: Sequence[str], hang_s: float, *, json_log: bool = False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        program: str,
+        arguments: Sequence[str],
+        hang_s: float,
+        *,
+        json_log: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables` are added to the environment of its processes."""
         self.watched: Watched | None = None
         self.job: Job | None = None
         """The job that has a process, as it was before its process started."""
@@ -113,6 +141,7 @@ class JobKeeper:
         self._arguments = arguments
         self._hang_s = hang_s
         self._json_log = json_log
+        self._variables = variables
         self._backoff = Backoff()
 
     def start(self, job: Job) -> bool:
@@ -120,7 +149,7 @@ class JobKeeper:
         if not self._backoff.ready():
             return False
         arguments = [*self._arguments, "--job", str(job.id)]
-        child = Child(job_process(job.id), self._program, arguments, self._store.home, json_log=self._json_log)
+        child = Child(job_process(job.id), self._program, arguments, self._store.home, json_log=self._json_log, variables=self._variables)
         self.watched, self.job = Watched(self._store, child, self._hang_s), job
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from perdure.agent.processes.process_names import SUPERVISOR
 from perdure.agent.supervision.disk import WAITS_FOR_ROOM, DiskLack
@@ -20,10 +21,10 @@ DOING = {"learn": "learning", "gate": "gating", "probe": "probing"}
 class Reporter:
     """Reports of one run, to the store and to systemd."""
 
-    def __init__(self, store: Store, actor: StandingKeeper, server: StandingKeeper | None, jobs: JobKeeper) -> None:
+    def __init__(self, store: Store, actor: StandingKeeper, servers: Sequence[StandingKeeper], jobs: JobKeeper) -> None:
         self._store = store
         self._actor = actor
-        self._server = server
+        self._servers = servers
         self._jobs = jobs
         self._systemd = Systemd(os.environ)
         self._progress_s = 0.0
@@ -43,7 +44,7 @@ class Reporter:
 
     def beat(self, halted: Halts, *, played_out: bool, no_learning: str) -> None:
         """Report how the run stands now."""
-        state, why = condition(self._store, self._server, self._actor, self._jobs, halted, played_out=played_out, no_learning=no_learning)
+        state, why = condition(self._store, self._servers, self._actor, self._jobs, halted, played_out=played_out, no_learning=no_learning)
         beat(self._store, SUPERVISOR, os.getpid(), state, why)
         self._systemd.status(f"{state}: {why}" if why else state)
         if state == "paused" or plays(self._actor):
@@ -78,7 +79,7 @@ class Reporter:
 
 def condition(
     store: Store,
-    server: StandingKeeper | None,
+    servers: Sequence[StandingKeeper],
     actor: StandingKeeper,
     jobs: JobKeeper,
     halted: Halts,
@@ -87,7 +88,7 @@ def condition(
     no_learning: str,
 ) -> tuple[str, str | None]:
     """A state and why; `no_learning` says why nothing is being learned. The first reason that holds is given."""
-    if server is not None and (waits_for_server := not_serving(server)):
+    if waits_for_server := not_serving(servers):
         return waits_for_server
     if jobs.job is not None:
         job = get_job(store, jobs.job.id)

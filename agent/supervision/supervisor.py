@@ -2,7 +2,8 @@
 
     actor      plays live tasks all the time; when it dies it is started again with back-off, and given up if that does not help
     web        the page and the API; it may die, and is started again for as long as the daemon runs
-    vllm       if the engine is vLLM: its server, treated in the same way; actor and jobs wait for it
+    vllm       if the engine is vLLM: its server, treated in the same way; actor and jobs wait for it. With several cards there may be
+               several (vllm-2, vllm-3 ...): one that dies is started again, and the others serve meanwhile
     journal    writes for the players of other machines; only with a cluster, and treated as the page is
     cluster    joins the cluster and keeps players placed there; likewise
     learner    one for each job, one at a time; when it dies play goes on, and the job is tried again or failed, as its cause of death says
@@ -15,6 +16,7 @@ progress (`watch.py`), what is done about it (`keepers.py`), and showing any of 
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 from collections.abc import Callable, Iterator
@@ -28,8 +30,9 @@ from perdure.agent.cluster.cluster_packages import lacks_cluster_packages, requi
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.own_model import require_own_model, require_room
-from perdure.agent.processes.installed_vllm import require_vllm
-from perdure.agent.processes.process_names import ACTOR, CLUSTER, JOURNAL, PLAYER_PREFIX, SUPERVISOR, VLLM, WEB
+from perdure.agent.processes.process_names import ACTOR, CLUSTER, JOURNAL, PLAYER_PREFIX, SUPERVISOR, WEB
+from perdure.agent.processes.vllm.cards import require_cards, seen
+from perdure.agent.processes.vllm.installed_vllm import require_vllm
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.stream.own_stream import require_own_stream
@@ -43,6 +46,7 @@ from perdure.agent.supervision.ticker import Tick, start_ticker
 from perdure.agent.supervision.watch import Watched
 from perdure.agent.telemetry.requirements import require_telemetry
 from perdure.agent.web_conditions import lacks_packages, require_token_beyond_loopback
+from perdure.learners.engines.vllm_client import server_name
 from perdure.memory.contracts.orders import Job
 from perdure.memory.errors import PerdureError
 from perdure.memory.jobs import ENDED, get_job, unfinished_jobs
@@ -74,7 +78,7 @@ class Programs:
     actor: str | None = "perdure.agent.processes.actor"
     """None: this is no daemon. Nothing plays, the stream is left alone, and one job is run."""
     learner: str = "perdure.agent.processes.job"
-    vllm: str = "perdure.agent.processes.vllm_server"
+    vllm: str = "perdure.agent.processes.vllm.vllm_server"
     web: str | None = "perdure.agent.web.program"
     """None: nothing is served. Only a daemon serves, and only with `web.enabled`."""
     journal: str = "perdure.agent.cluster.journal.journal_server"
@@ -91,6 +95,7 @@ def supervising(home: Path, loaded: LoadedConfig, limits: Limits, programs: Prog
     Raises `HomeBusy` if another process has the home, `InputError` if the configuration names something that does not exist, and
     `RuntimeFailure` if the home cannot be written.
     """
+    require_cards(loaded.config)
     require_vllm(loaded.config)
     if programs.actor is not None and programs.web is not None and loaded.config.web.enabled:
         require_token_beyond_loopback(home, loaded.config.web)
@@ -123,14 +128,23 @@ class Supervisor:
 
         json_log = config.log.form == "json"
 
-        def standing(name: str, program: str) -> StandingKeeper:
-            return StandingKeeper(store, name, program, arguments, config.supervise.hang_s, limits.tries, json_log=json_log)
+        plays_on = seen(config.devices.engine if config.engine == "transformers" else (), os.environ)
+
+        def server(replica: int) -> StandingKeeper:
+            own = [*arguments, *(["--replica", str(replica)] if replica else [])]
+            tries = limits.tries if len(config.servers) == 1 else None
+            return StandingKeeper(store, server_name(replica), programs.vllm, own, config.supervise.hang_s, tries, json_log=json_log)
+
+        def actor(program: str) -> StandingKeeper:
+            return StandingKeeper(
+                store, ACTOR, program, arguments, config.supervise.hang_s, limits.tries, json_log=json_log, variables=plays_on
+            )
 
         self.store = store
         self._limits = limits
         self._tally = Tally()
-        self._server = standing(VLLM, programs.vllm) if config.engine == "vllm" else None
-        self._actor = standing(ACTOR, programs.actor) if programs.actor is not None else None
+        self._servers = [server(replica) for replica in range(len(config.servers))] if config.engine == "vllm" else []
+        self._actor = actor(programs.actor) if programs.actor is not None else None
 
         def side(name: str, program: str, lack: str | None) -> SideKeeper:
             return SideKeeper(store, name, program, arguments, config.supervise.hang_s, lack, json_log=json_log)
@@ -142,12 +156,13 @@ class Supervisor:
         if self._actor is not None and config.cluster.address:
             lack = lacks_cluster_packages()
             self._cluster = [side(JOURNAL, programs.journal, lack), side(CLUSTER, programs.cluster, lack)]
-        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s, json_log=json_log)
+        learns_on = seen(config.devices.learner, os.environ)
+        self._jobs = JobKeeper(store, programs.learner, arguments, config.supervise.hang_s, json_log=json_log, variables=learns_on)
         self._duties: DaemonDuties | None = None
         """None if this is no daemon."""
         self._actions: dict[Tick, Action] = {"checkpoint": self._checkpoint}
         if feed is not None and self._actor is not None:
-            self._duties = DaemonDuties(store, config, limits, self._tally, feed, actor=self._actor, server=self._server, jobs=self._jobs)
+            self._duties = DaemonDuties(store, config, limits, self._tally, feed, actor=self._actor, servers=self._servers, jobs=self._jobs)
             self._actions |= self._duties.actions()
         self._due: queue.SimpleQueue[Tick] = queue.SimpleQueue()
         self._signals = 0
@@ -209,15 +224,16 @@ class Supervisor:
                     click.echo(f"perdure: {what} failed: {visible(text)}", err=True)
 
     def _watch_standing(self) -> None:
-        """Keep the vLLM server and the actor running, if there are any."""
-        standing = [keeper for keeper in (self._server, self._actor) if keeper is not None]
+        """Keep the vLLM servers and the actor running, if there are any."""
+        standing = [*self._servers, *([self._actor] if self._actor is not None else [])]
         for keeper in standing:
             keeper.tick(wanted=keeper is not self._actor or self._halted.play is None)
             if keeper.bad_configuration is not None and self._outcome is None:
                 self._outcome = Outcome(code=2, reason=keeper.bad_configuration)
         if standing:
-            worst = max(standing, key=lambda keeper: keeper.deaths)
-            self._tally.worst_child = "vLLM server" if worst is self._server else "actor"
+            best_server = sorted(self._servers, key=lambda keeper: keeper.deaths)[:1]  # as long as one of them serves, work goes on
+            worst = max([*best_server, *([self._actor] if self._actor is not None else [])], key=lambda keeper: keeper.deaths)
+            self._tally.worst_child = "actor" if worst is self._actor else "vLLM server"
             self._tally.deaths, self._tally.death = worst.deaths, worst.death
 
     def _watch_page(self) -> None:
@@ -255,16 +271,16 @@ class Supervisor:
 
     def _checkpoint(self) -> None:
         checkpoint(self.store)
-        for watched in [*self._samplers(), *self._servers(), *self._beside()]:
+        for watched in [*self._samplers(), *self._serving(), *self._beside()]:
             watched.child.trim_log()
 
     def _samplers(self) -> list[Watched]:
-        """The children that sample. The server that they sample from ends after them."""
+        """The children that sample. The servers that they sample from end after them."""
         actor = self._actor.watched if self._actor is not None else None
         return [watched for watched in (actor, self._jobs.watched) if watched is not None]
 
-    def _servers(self) -> list[Watched]:
-        return [self._server.watched] if self._server is not None and self._server.watched is not None else []
+    def _serving(self) -> list[Watched]:
+        return [server.watched for server in self._servers if server.watched is not None]
 
     def _beside(self, *, but: str = "") -> list[Watched]:
         """The page, the journal and the cluster; `but` for the one of this name."""
@@ -281,7 +297,7 @@ class Supervisor:
             self._duties.report_stopping()
         set_busy_timeout(self.store, LAST_PATIENCE_MS)
         first = [*self._samplers(), *self._beside(but=JOURNAL)]  # players elsewhere give back through the journal what they were doing
-        for children in (first, [*self._servers(), *(one for one in self._beside() if one not in first)]):
+        for children in (first, [*self._serving(), *(one for one in self._beside() if one not in first)]):
             grace_s = CLUSTER_GRACE_S if self._cluster else GRACE_S
             end_children([watched.child for watched in children], grace_s, hurry=lambda: self._signals > 1)
         self._try("giving back what was being done", self._give_back)  # if that fails, the next start does it

@@ -14,11 +14,12 @@ from typing import Any
 
 from perdure.agent.planning.life_from_store import serving_panel
 from perdure.agent.processes.exit_codes import EXIT_CODES
-from perdure.agent.processes.process_names import JOB_PREFIX, job_process
+from perdure.agent.processes.process_names import JOB_PREFIX, VLLM, is_vllm, job_process
 from perdure.agent.watching.live_watch import alarm_of
 from perdure.learners.panel.panel_limits import below_base
 from perdure.memory import jobs, tasks
 from perdure.memory.contracts.results import Update
+from perdure.memory.history.shard_index import turns_ever
 from perdure.memory.processes import GIVEN_UP, GOES_ON, Event, pauses, processes, since_start
 from perdure.memory.store import Store
 from perdure.memory.watches import watches
@@ -128,7 +129,7 @@ def read_numbers(store: Store) -> HomeNumbers:
             serving=serving,
             episodes=_number(store, "SELECT max(id) FROM episode"),
             episodes_kept=_number(store, "SELECT count(*) FROM episode"),
-            turns=_number(store, "SELECT max(rowid) FROM turn"),
+            turns=turns_ever(store),
             play=_play(store, serving),
             latest=_latest(store),
             tokens_per_s=_tokens_per_s(store),
@@ -235,9 +236,11 @@ def _deaths(store: Store) -> dict[tuple[str, str], int]:
 
 
 def process_label(name: str) -> str:
-    """The label of a process: jobs are all `learner`."""
+    """The label of a process: jobs are all `learner`, and vLLM servers all `vllm`."""
     if name.startswith(JOB_PREFIX):
         return LEARNER
+    if is_vllm(name):
+        return VLLM
     return name if re.fullmatch(r"[a-z]{1,20}", name) else OTHER
 
 
@@ -250,11 +253,12 @@ def _given_up(latest: Iterable[Event]) -> tuple[str, ...]:
 def _silent_s(store: Store) -> dict[str, float]:
     at_work = {job_process(row["id"]) for row in store.rows("SELECT id FROM job WHERE state IN ('leased', 'running', 'gating')")}
     now = time.time()
-    return {
-        process_label(process.name): max(now - process.beat, 0.0)
-        for process in processes(store)
-        if (process.name in at_work if process.name.startswith(JOB_PREFIX) else process.state != "stopped")
-    }
+    found: dict[str, float] = {}
+    for process in processes(store):
+        if process.name in at_work if process.name.startswith(JOB_PREFIX) else process.state != "stopped":
+            label = process_label(process.name)
+            found[label] = max(now - process.beat, found.get(label, 0.0))  # of several servers the one that is silent for longest
+    return found
 
 
 def _learning(store: Store) -> LearningNumbers:

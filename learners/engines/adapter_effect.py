@@ -5,6 +5,8 @@ An engine may take an adapter whose layers it knows by other names, touch no lay
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from perdure.envs.policy import Ids, Message, PolicyError
 from perdure.learners.engines.engine import Engine
 from perdure.learners.weights.weight_sets import LoraPair, Weights
@@ -21,10 +23,14 @@ _ASKED = "Name a colour, a number and a day of the week."
 _SAID = "Green, seventeen, Monday."
 
 
-def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> bool:
+Score = Callable[[Sampler, Sequence[tuple[Ids, Ids]]], list[tuple[float, ...]]]
+"""Log-probs of given answers, as `Engine.logprobs` gives them."""
+
+
+def require_effect(engine: Engine, sampler: Sampler, weights: Weights, scores: Sequence[Score] = ()) -> bool:
     """Raise `RuntimeFailure` if a sampler that was just loaded scores exactly as the base model, though its adapter is not zero.
 
-    Whether it was compared: an adapter that is zero, or nearly so, is not.
+    `scores` are those of each server, if the engine has several. Whether it was compared: an adapter that is zero, or nearly so, is not.
     """
     if not _acts(weights):
         return False
@@ -32,7 +38,7 @@ def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> bool:
         engine.load(BASE, {})
     exchange = _exchange(engine)
     try:
-        has_effect = engine.logprobs(BASE, [exchange]) != engine.logprobs(sampler, [exchange])
+        has_effect = all(score(BASE, [exchange]) != score(sampler, [exchange]) for score in scores or (engine.logprobs,))
     except PolicyError as error:
         engine.unload(sampler)
         raise RuntimeFailure(f"{sampler} could not be compared with the base model: {error}") from error

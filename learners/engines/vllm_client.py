@@ -1,7 +1,8 @@
-"""An HTTP client for the vLLM server of a home, and the file that says where the server is.
+"""An HTTP client for a vLLM server of a home, and the file that says where the server is.
 
-The process that starts the server (`agent/processes/vllm_server.py`) writes `run/vllm.json`, which only its user can read; engines read it
-(`vllm_engine.py`). Connections are reused, and every request has a time limit.
+The process that starts a server (`agent/processes/vllm/vllm_server.py`) writes `run/vllm.json`, which only its user can read; engines
+read it (`vllm_replicas.py`). A home has one server, or several replicas of it: the second one's file is `run/vllm-2.json`. Connections are
+reused, and every request has a time limit.
 """
 
 from __future__ import annotations
@@ -153,54 +154,71 @@ def base_name(files: ModelFiles) -> str:
     return f"base-{files.hash[:12]}"
 
 
-def server_file(home: Path) -> Path:
-    return home / "run" / "vllm.json"
+def server_name(replica: int) -> str:
+    """The name of a replica's process, and of its log and its files: `vllm`, `vllm-2`, `vllm-3` ..."""
+    return "vllm" if replica == 0 else f"vllm-{replica + 1}"
 
 
-def write_server(home: Path, server: Server) -> None:
+def server_file(home: Path, replica: int = 0) -> Path:
+    return home / "run" / f"{server_name(replica)}.json"
+
+
+def write_server(home: Path, server: Server, replica: int = 0) -> None:
     """Write the server's address, readable by this user only."""
-    made = server_file(home).with_suffix(".making")
+    made = server_file(home, replica).with_suffix(".making")
     made.unlink(missing_ok=True)
     with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(asdict(server), file)
-    made.replace(server_file(home))
+    made.replace(server_file(home, replica))
 
 
-def read_server(home: Path) -> Server | None:
-    """The address of the home's server; None if there is none."""
+def read_server(home: Path, replica: int = 0) -> Server | None:
+    """The address of a server of the home; None if there is none."""
     try:
-        return Server(**json.loads(server_file(home).read_text()))
+        return Server(**json.loads(server_file(home, replica).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
-def restart_file(home: Path) -> Path:
-    return home / "run" / "vllm.restart"
+def restart_file(home: Path, replica: int = 0) -> Path:
+    return home / "run" / f"{server_name(replica)}.restart"
 
 
-def ask_for_restart(home: Path, server: Server) -> None:
+def ask_for_restart(home: Path, server: Server, replica: int = 0) -> None:
     """Ask the process that started this server to restart it."""
-    restart_file(home).write_text(str(server.pid))
+    restart_file(home, replica).write_text(str(server.pid))
 
 
-def wait_for_server(home: Path, limit_s: float, after: Server | None = None) -> Client:
-    """Wait until the home's server answers; with `after`, until a server that is not that one answers.
+def connected(home: Path, replica: int = 0, after: Server | None = None) -> Client | None:
+    """A client of a server that answers now; with `after`, of another server than that one. None if none answers.
+
+    Raises `RuntimeFailure` if the server refuses its key.
+    """
+    server = read_server(home, replica)
+    if server is None or server == after:
+        return None
+    client = Client(server)
+    status = 0
+    with suppress(ServerGone, ServerHangs):
+        status = client.get("/v1/models").status
+    if status == 200:
+        return client
+    client.close()
+    if status in (401, 403):
+        raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home, replica)}: another program answers there; stop it")
+    return None
+
+
+def wait_for_server(home: Path, limit_s: float, after: Server | None = None, replica: int = 0) -> Client:
+    """Wait until a server of the home answers; with `after`, until a server that is not that one answers.
 
     Raises `Unavailable` if none answers in time, `RuntimeFailure` if the server refuses its key.
     """
     deadline = time.monotonic() + limit_s
     while True:
-        server = read_server(home)
-        if server is not None and server != after:
-            client = Client(server)
-            status = 0
-            with suppress(ServerGone, ServerHangs):
-                status = client.get("/v1/models").status
-            if status == 200:
-                return client
-            client.close()
-            if status in (401, 403):
-                raise RuntimeFailure(f"{server.url} refuses the key in {server_file(home)}: another program answers there; stop it")
+        client = connected(home, replica, after)
+        if client is not None:
+            return client
         if time.monotonic() > deadline:
-            raise Unavailable(f"no vLLM server has answered for {home} in {limit_s:g} s: see logs/vllm.log in the home")
+            raise Unavailable(f"no vLLM server has answered for {home} in {limit_s:g} s: see logs/{server_name(replica)}.log in the home")
         time.sleep(POLL_S)

@@ -4,7 +4,7 @@ The first rank tells the others what to do by a key of the store, for which they
 it follows as a broadcast. Every collective ends within `limit_s`: a rank that is dead or silent for so long makes it `Unavailable`, so
 that the job is tried again. Which backend carries tensors is decided in `backend_of` alone: gloo for CPUs, NCCL for GPUs.
 
-What is sent is neither encrypted nor signed. Whoever knows `token` and reaches the port is a rank.
+What is sent is neither encrypted nor signed: a process that knows `token` and reaches the port is a rank.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from perdure.envs.rollout import nothing
 from perdure.learners.ranks.ranks import What
@@ -30,9 +32,8 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 
 LIMIT_S = 300.0
 """That a rank waits for another."""
-LOOK_S = 1.0
-"""From one look at whether to stop to the next, of a rank that waits to be told something."""
-JOIN_LOOK_S = 0.2
+LOOK_S = 0.02
+"""From one look at the store to the next."""
 LEAVE_S = 5.0
 """That the first rank waits for the others at the end."""
 BUCKET_BYTES = 64 * 2**20
@@ -78,7 +79,7 @@ def read_order(content: bytes) -> RankOrder:
 class ProcessGroup:
     """A rank of several, over torch.distributed; `ranks.py:Ranks` says what it does. A process has one at most."""
 
-    def __init__(self, store: dist.Store, number: int, count: int, device: str, limit_s: float) -> None:
+    def __init__(self, store: Store, number: int, count: int, device: str, limit_s: float) -> None:
         """Meet the others. Raises `Unavailable` if they do not come in time."""
         self.number, self.count, self._store, self._told = number, count, store, 0
         self._device = torch.device(device)
@@ -101,12 +102,12 @@ class ProcessGroup:
         key = f"told/{self._told}"
         while not stop():
             try:
-                self._store.wait([key], timedelta(seconds=LOOK_S))
+                if not self._store.check([key]):
+                    time.sleep(LOOK_S)
+                    continue
                 what, size = self._store.get(key).decode().split()
             except RuntimeError as error:
-                if "timeout" not in str(error).lower():
-                    raise Unavailable(f"the first rank is gone ({_first_line(error)})") from error
-                continue
+                raise Unavailable(f"the first rank is gone ({_first_line(error)})") from error
             for known in get_args(What):
                 if what == known:
                     with self.reporting():
@@ -151,7 +152,9 @@ class ProcessGroup:
         with suppress(RuntimeError):
             self._store.set(f"left/{self.number}", "")
             if self.number == 0:
-                self._store.wait([f"left/{n}" for n in range(1, self.count)], timedelta(seconds=LEAVE_S))
+                until_s = time.monotonic() + LEAVE_S
+                while time.monotonic() < until_s and not self._store.check([f"left/{n}" for n in range(1, self.count)]):
+                    time.sleep(LOOK_S)
         dist.destroy_process_group()
 
     @contextmanager
@@ -196,10 +199,10 @@ def device_of(device: str) -> str:
 def join_torchrun(device: str, limit_s: float = LIMIT_S) -> ProcessGroup:
     """The rank that torchrun made of this process. Raises `Unavailable` if the others do not come."""
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=limit_s)))
+        store, number, count = next(rendezvous("env://", timeout=timedelta(seconds=limit_s)))
     except (RuntimeError, ValueError) as error:
         raise Unavailable(f"torchrun's store does not answer ({_first_line(error)})") from error
-    return ProcessGroup(dist.PrefixStore("perdure", store), number, count, device, limit_s)
+    return ProcessGroup(PrefixStore("perdure", store), number, count, device, limit_s)
 
 
 class Door:
@@ -216,7 +219,7 @@ class Door:
             raise RuntimeFailure(f"the ranks of a job cannot meet at {address} ({error.strerror or error}): set another listen") from error
         port = listening.getsockname()[1]
         self.meeting = Meeting(address=address, port=port, token=secrets.token_hex(16), count=count, limit_s=limit_s)
-        self._store: Any = dist.TCPStore(
+        self._store = TCPStore(
             address,
             port,
             is_master=True,
@@ -225,16 +228,16 @@ class Door:
             master_listen_fd=listening.detach(),
         )
 
-    def join(self, device: str, look: Callable[[], None] = nothing) -> ProcessGroup:
-        """Wait for the others; `look` is called now and then, and may raise. Raises `Unavailable` if they do not come in time."""
+    def join(self, device: str, start_s: float, look: Callable[[], None] = nothing) -> ProcessGroup:
+        """Wait for the others, at most `start_s`; `look` is called meanwhile, and may raise. Raises `Unavailable` if they do not come."""
         here = [f"{self.meeting.token}/here/{n}" for n in range(1, self.meeting.count)]
-        until_s = time.monotonic() + self.meeting.limit_s
+        until_s = time.monotonic() + start_s
         while not all(self._store.check([key]) for key in here):
             look()
             if time.monotonic() > until_s:
                 came = sum(self._store.check([key]) for key in here)
-                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {self.meeting.limit_s:g} s")
-            time.sleep(JOIN_LOOK_S)
+                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {start_s:g} s")
+            time.sleep(LOOK_S)
         return _joined(self._store, self.meeting, 0, device)
 
 
@@ -243,17 +246,17 @@ def join(order: RankOrder) -> ProcessGroup:
     meeting = order.meeting
     limit = timedelta(seconds=meeting.limit_s)
     try:
-        store = dist.TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=limit)
+        store = TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         raise Unavailable(f"the first rank does not answer at {meeting.address}:{meeting.port} ({_first_line(error)})") from error
     store.set(f"{meeting.token}/here/{order.number}", "")
     return _joined(store, meeting, order.number, order.device)
 
 
-def _joined(store: Any, meeting: Meeting, number: int, device: str) -> ProcessGroup:
+def _joined(store: Store, meeting: Meeting, number: int, device: str) -> ProcessGroup:
     if meeting.address.startswith("127."):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # gloo would take the interface of the machine's name
-    return ProcessGroup(dist.PrefixStore(meeting.token, store), number, meeting.count, device, meeting.limit_s)
+    return ProcessGroup(PrefixStore(meeting.token, store), number, meeting.count, device, meeting.limit_s)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -22,9 +22,9 @@ from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 from perdure.agent.config import Config, VllmSection
 from perdure.agent.doctor import examine
 from perdure.agent.processes.child import Stop
-from perdure.agent.processes.installed_vllm import find_vllm, require_vllm
-from perdure.agent.processes.vllm_command import command, context_tokens, variables
-from perdure.agent.processes.vllm_server import end_old_server, run_server
+from perdure.agent.processes.vllm.installed_vllm import find_vllm, require_vllm
+from perdure.agent.processes.vllm.vllm_command import command, context_tokens, variables
+from perdure.agent.processes.vllm.vllm_server import end_old_server, run_server
 from perdure.learners.engines.vllm_client import Server, read_server, restart_file, write_server
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError, RuntimeFailure
@@ -284,6 +284,36 @@ def test_play_goes_on_when_the_server_is_killed(tmp_path: Path, files: ModelFile
     assert any(kind == "vllm" and "a new one was asked again" in message for kind, subject, message in told), told
     assert not any(kind == "death" and subject == "actor" for kind, subject, message in told)
     assert read_server(home) is None
+    print(out)
+
+
+@pytest.mark.gpu
+@pytest.mark.vllm
+@pytest.mark.timeout(1800)
+def test_two_cards_have_a_server_each_and_play_goes_on_when_one_is_killed(tmp_path: Path, files: ModelFiles) -> None:
+    """It needs two cards."""
+    write_config(tmp_path / "perdure.toml", model=str(files.path), device="cuda", dtype="bfloat16", more=f"{TINY}\ndevices.engine = [0, 1]")
+    home = tmp_path / ".perdure"
+    daemon = cli(tmp_path, "run", "--tasks", "60")
+    try:
+        wait_until("both servers", lambda: read_server(home, 0) is not None and read_server(home, 1) is not None)
+        first, second = read_server(home, 0), read_server(home, 1)
+        assert first is not None
+        assert second is not None
+        (vllm,) = children_of(second.pid)
+        seen = [Path(f"/proc/{pid}/environ").read_text() for pid in (*children_of(first.pid), vllm)]
+        assert ["CUDA_VISIBLE_DEVICES=0\0" in seen[0], "CUDA_VISIBLE_DEVICES=1\0" in seen[1]] == [True, True]
+        os.kill(vllm, signal.SIGKILL)
+        out, err = daemon.communicate(timeout=900)
+    finally:
+        daemon.terminate()
+        daemon.wait(timeout=30)
+    assert daemon.returncode == 0, err
+    with open_store(home) as store:
+        assert counts(store) == {"queued": 0, "running": 0, "done": 60, "failed": 0}
+        told = [(event.kind, event.subject, event.message) for event in events(store, 100)]
+    assert any(kind == "death" and subject == "vllm-2" for kind, subject, message in told), told
+    assert not any(kind == "death" and subject in ("actor", "vllm") for kind, subject, message in told)
     print(out)
 
 

@@ -13,7 +13,8 @@ from tests.learners.engines.vllm_speaker import Speaker
 
 from perdure.learners.engines.adapter_effect import require_effect
 from perdure.learners.engines.vllm_client import base_name, write_server
-from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
+from perdure.learners.engines.vllm_engine import VllmEngine
+from perdure.learners.engines.vllm_replicas import ServerLimits
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import RuntimeFailure

@@ -26,7 +26,8 @@ from perdure.learners.engines.vllm_client import (
     wait_for_server,
     write_server,
 )
-from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
+from perdure.learners.engines.vllm_engine import VllmEngine
+from perdure.learners.engines.vllm_replicas import ServerLimits
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.errors import InputError, RuntimeFailure, Unavailable

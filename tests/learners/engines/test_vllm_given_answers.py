@@ -11,7 +11,8 @@ from tests.learners.engines.vllm_speaker import Change, Speaker, every
 
 from perdure.envs.policy import PolicyError
 from perdure.learners.engines.vllm_client import base_name, write_server
-from perdure.learners.engines.vllm_engine import ServerLimits, VllmEngine
+from perdure.learners.engines.vllm_engine import VllmEngine
+from perdure.learners.engines.vllm_replicas import ServerLimits
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair
 from perdure.memory.records import StepRef, VersionRef

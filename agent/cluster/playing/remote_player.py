@@ -1,8 +1,8 @@
 """A player: a process elsewhere that plays live tasks of a home with an engine of its own, until it is asked to end.
 
-`run` is a piece of work (`agent/cluster/pieces.py`); `python -m perdure.agent.cluster.playing.player ORDER` runs the order in a file. A
-player has a name that the journal gives it. If it cannot reach the journal, or was silent for too long, its episodes are lost: it gives
-them up and comes back under another name. It ends if its program, its model, or the code of an environment is not that of the head.
+`run` is a piece of work (`agent/cluster/pieces.py`); `python -m perdure.agent.cluster.playing.remote_player ORDER` runs the order in a
+file. A player has a name that the journal gives it. If it cannot reach the journal, or was silent for too long, its episodes are lost: it
+gives them up and comes back under another name. It ends if its program, its model, or the code of an environment is not that of the head.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import perdure
 from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL, Body
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
-from perdure.agent.cluster.journal.wire import PROTOCOL, Body
 from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
 from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal

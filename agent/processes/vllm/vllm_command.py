@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from perdure.agent.config import VllmSection
-from perdure.agent.processes.installed_vllm import interpreter
+from perdure.agent.processes.vllm.installed_vllm import interpreter
 from perdure.learners.engines.vllm_client import base_name
 from perdure.learners.weights.base_models import ModelFiles
 
@@ -35,6 +35,7 @@ def command(settings: VllmSection, files: ModelFiles, port: int) -> list[str]:
         *("--max-loras", str(settings.adapters)),
         *("--max-cpu-loras", str(settings.adapters_in_memory)),
         "--disable-uvicorn-access-log",
+        *(["--tensor-parallel-size", str(settings.tensor_parallel)] if settings.tensor_parallel > 1 else []),
         *(["--enforce-eager"] if settings.eager else []),
         *(["--enable-sleep-mode"] if settings.sleep else []),
     ]
@@ -88,4 +89,5 @@ def offline_arguments(settings: VllmSection, files: ModelFiles) -> dict[str, Any
         "max_loras": settings.adapters,
         "max_cpu_loras": settings.adapters_in_memory,
         "enforce_eager": settings.eager,
+        "tensor_parallel_size": settings.tensor_parallel,
     }
