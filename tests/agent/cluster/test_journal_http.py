@@ -53,8 +53,8 @@ def asked(head: Head, method: str, path: str, body: bytes, **headers: str) -> in
 def test_nobody_writes_without_the_token_and_its_file_is_for_its_owner_alone(head: Head) -> None:
     body = Body(head={}).packed()
     token = head.token
-    for wrong in ("", f"Basic {token}", f"Bearer {token}x", f"Bearer {token[:-1]}", "Bearer ", f"Bearer {token[:-1]}\xe9"):
-        assert asked(head, "POST", "/hello", body, Authorization=wrong) == 401, wrong
+    for given in ("", f"Basic {token}", f"Bearer {token}x", f"Bearer {token[:-1]}", "Bearer ", f"Bearer {token[:-1]}\xe9"):
+        assert asked(head, "POST", "/hello", body, Authorization=given) == 401, given
     assert asked(head, "POST", "/hello", body, Authorization=f"Bearer {token}") == 400
     assert (head.home / "run" / "cluster-token").stat().st_mode & 0o777 == 0o600
     with (
