@@ -73,16 +73,19 @@ class PieceProcess:
         assert self._process.stdout is not None
         with suppress(BrokenPipeError), self._process.stdin as stdin:
             stdin.write(order)
-        for line in self._process.stdout:
-            with suppress(ValueError):
-                report = json.loads(line)
-                if "answer" in report:
-                    self._answer = b64decode(report["answer"])
-                elif "error" in report:
-                    self._error = report["error"]
-                else:
-                    self.said = report["said"]
-                    self._changed()
+        with self._process.stdout as stdout:
+            for line in stdout:
+                with suppress(ValueError):
+                    self._take(json.loads(line))
+
+    def _take(self, report: dict[str, str]) -> None:
+        if "answer" in report:
+            self._answer = b64decode(report["answer"])
+        elif "error" in report:
+            self._error = report["error"]
+        else:
+            self.said = report["said"]
+            self._changed()
 
     def _wait(self) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)

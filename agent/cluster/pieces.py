@@ -21,7 +21,7 @@ Run = Callable[[bytes, Stopped, Say], bytes]
 
 KINDS: Mapping[Kind, str] = {
     "player": "perdure.agent.cluster.playing.player:run",
-    "rank": "perdure.agent.cluster.rank_piece:run",
+    "rank": "perdure.agent.cluster.ranks.rank_piece:run",
     "echo": "perdure.agent.cluster.pieces:echo",
 }
 """For each kind its module and its function."""

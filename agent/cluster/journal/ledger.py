@@ -171,13 +171,15 @@ class Ledger:
                 release_task(self.store, lease)
         if not held:  # no episode is in play
             self.writes.pop(name, None)
-        if serving(self.store).name != body.head["version"] or self._errands_wait():
-            return {"over": True, "tasks": [], "wait_s": 0.0}
-        if any(one.what == "play" for one in pauses(self.store)):
-            return {"over": False, "tasks": [], "wait_s": wait_s}
+        errands = self._errands_wait()
+        if errands or serving(self.store).name != body.head["version"]:
+            return {"over": True, "errands": errands, "tasks": [], "wait_s": 0.0}
         share = math.ceil(queued(self.store) / max(len(self.players.all()), 1))
-        found = leased_tasks(self.store, name, max(0, min(int(body.head["most"]), max(share, 1))), self.clock)
-        return {"over": False, "tasks": [task_said(one.task, one.done, one.code) for one in found], "wait_s": 0.0 if found else wait_s}
+        paused = any(one.what == "play" for one in pauses(self.store))
+        most = 0 if paused else min(int(body.head["most"]), max(share, 1))
+        found = leased_tasks(self.store, name, most, self.clock)
+        tasks = [task_said(one.task, one.done, one.code) for one in found]
+        return {"over": False, "errands": False, "tasks": tasks, "wait_s": 0.0 if found else wait_s}
 
     def _errands_wait(self) -> bool:
         sql = f"SELECT 1 FROM errand WHERE state = 'queued' AND spent < {ATTEMPT_CAP} AND {JOB_AWAKE} LIMIT 1"

@@ -21,6 +21,7 @@ from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 from perdure.memory.layout.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.records import Ending, EpisodePlan, Lease, Sampler, StepRef, Task, Turn, VersionRef
+from perdure.memory.trajectories.turns import valid_text
 
 PROTOCOL = 1
 """Raised when a form here changes; a player of another one is refused."""
@@ -101,12 +102,12 @@ def read_turns(message: Body, before: Before) -> list[tuple[int, int, Turn]]:
                 prompt_ids=prompt_ids,
                 action_ids=unpack_ids(taken(answer)),
                 logprobs=unpack_logprobs(taken(answer)),
-                observation=observation,
-                action=action,
+                observation=valid_text(observation),  # as it is stored, so that a turn that comes again equals what was read back
+                action=valid_text(action),
                 reward=float(reward),
                 sampler=_read_sampler(sampler),
                 finish=finish,
-                invalid=invalid,
+                invalid=None if invalid is None else valid_text(invalid),
                 shared=shared,
             )
             last[episode] = turn

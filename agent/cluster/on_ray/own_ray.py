@@ -108,6 +108,8 @@ class OwnRay:
             "--block",
             "--disable-usage-stats",
             "--include-log-monitor=false",
+            "--min-worker-port=0",  # any that is free: two nodes of one machine would choose the same
+            "--max-worker-port=0",
             f"--object-store-memory={STORE_BYTES}",
             f"--node-ip-address={host}",
             *(f"--{port}={_free_port(host)}" for port in PORTS),

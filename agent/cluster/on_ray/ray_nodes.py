@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from perdure.agent.cluster.placement import Needs
 from perdure.agent.cluster.room import NodeRoom
-from perdure.memory.errors import Unavailable
+from perdure.memory.errors import RuntimeFailure, Unavailable
 
 ASK_S = 10.0
 """How long a question to the head of the cluster may take."""
+LOOK_S = 0.25
 GIB = 2**30
 
 _Answer = TypeVar("_Answer")
 
 
-def limited(ask: Callable[[], _Answer], timeout_s: float, what: str) -> _Answer:
-    """The answer of a call that knows no limit of its own. Raises `Unavailable` if it takes longer; its thread is then left behind."""
+def limited(ask: Callable[[], _Answer], timeout_s: float, what: str, lost: Callable[[], str | None] = lambda: None) -> _Answer:
+    """The answer of a call that knows no limit of its own. Raises `Unavailable` if it takes longer; its thread is then left behind.
+
+    `lost` says why there will be no answer, for a `RuntimeFailure` at once.
+    """
     answers: list[_Answer] = []
     errors: list[BaseException] = []
 
@@ -30,7 +35,12 @@ def limited(ask: Callable[[], _Answer], timeout_s: float, what: str) -> _Answer:
 
     thread = threading.Thread(target=call, name=what, daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    until_s = time.monotonic() + timeout_s
+    while thread.is_alive() and time.monotonic() < until_s:
+        thread.join(min(LOOK_S, max(0.0, until_s - time.monotonic())))
+        why = lost() if thread.is_alive() else None
+        if why is not None:
+            raise RuntimeFailure(why)
     if errors:
         raise errors[0]
     if not answers:

@@ -141,14 +141,13 @@ def _connect(address: str, own: OwnRay | None, until_s: float) -> None:
             **({"_node_ip_address": here} if (here := _host_here(address)) else {}),
         )
 
+    dead = own.dead if own is not None else lambda: None
     while True:
-        left_s = max(1.0, until_s - time.monotonic())
         try:
-            limited(connect, left_s, f"joining the cluster at {address}")
+            limited(connect, max(1.0, until_s - time.monotonic()), f"joining the cluster at {address}", dead)
         except Exception as error:
-            dead = own.dead() if own is not None else None
-            if own is None or dead is not None or time.monotonic() >= until_s:
-                raise (RuntimeFailure(dead) if dead is not None else why_not_joined(error, address)) from error
+            if own is None or dead() is not None or time.monotonic() >= until_s:
+                raise why_not_joined(error, address) from error
             with suppress(Exception):
                 ray.shutdown()
             time.sleep(LOOK_S)

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 from perdure.agent.cluster.journal.wire import Body
 from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Chat, Policy
-from perdure.envs.rollout import Opponents
 from perdure.memory.errors import RuntimeFailure, UnknownError
 from perdure.memory.files import MAKING, MANIFEST, check_files, publish
 from perdure.memory.json_value import Document
-from perdure.memory.records import Sampler, VersionRef
+from perdure.memory.records import VersionRef
 
 if TYPE_CHECKING:
     from perdure.learners.engines.engine import Engine
@@ -37,7 +36,7 @@ KEPT = 8
 
 
 class RemoteModel(Model, Protocol):
-    """What a player needs of a model: for live tasks, for errands, and to say which files it has loaded."""
+    """What a player needs of a model: to play, and to say which files it has loaded."""
 
     @property
     def hashes(self) -> Mapping[str, str]:
@@ -46,13 +45,13 @@ class RemoteModel(Model, Protocol):
 
 
 class FetchedModel:
-    """What live play and errands need of an engine. Up to `MOST_LOADED` versions stay loaded, and those that are in play."""
+    """The model of a node, on its engine. Up to `MOST_LOADED` versions stay loaded, and those that are in play."""
 
     def __init__(self, engine: Engine, cache: Path, ask: Ask) -> None:
         self.engine = engine
         self.hashes: dict[str, str] = {}
         """Of the versions that are loaded, by name; the last used at the end."""
-        self._pinned: set[str] = set()
+        self._in_play: set[str] = set()
         self._cache = cache
         self._ask = ask
 
@@ -66,7 +65,7 @@ class FetchedModel:
 
     def load(self, version: str) -> Policy:
         """The policy of this version; none but it is in play. Raises as `opponent` does."""
-        self.unpin()
+        self._in_play.clear()
         return self.opponent(version)
 
     def opponent(self, version: str) -> Policy:
@@ -74,40 +73,27 @@ class FetchedModel:
 
         Raises `UnknownError`, and `RuntimeFailure` if its files are missing, damaged or without effect.
         """
-        return self.engine.policy(self.pin(version))
+        self._in_play.add(version)
+        if version in self.hashes:
+            self.hashes[version] = self.hashes.pop(version)
+        else:
+            self._load(version)
+        return self.engine.policy(VersionRef(version))
 
-    def pin(self, version: str) -> VersionRef:
-        """Load a version that stays until `unpin`. Raises as `opponent` does."""
+    def _load(self, version: str) -> None:
+        """Fetch and load a version, make room for it before, and have what it says compared."""
         from perdure.learners.engines.adapter_effect import prompt_scores
 
         ref = VersionRef(version)
-        self._pinned.add(version)
-        if version in self.hashes:
-            self.hashes[version] = self.hashes.pop(version)
-            return ref
         said = self._ask("serving", {"version": version}).head
         weights = {} if said["base"] else self._weights(str(said["hash"]))
-        for name in [name for name in self.hashes if name not in self._pinned][: max(0, len(self.hashes) + 1 - MOST_LOADED)]:
+        for name in [name for name in self.hashes if name not in self._in_play][: max(0, len(self.hashes) + 1 - MOST_LOADED)]:
             del self.hashes[name]
             self.engine.unload(VersionRef(name))
         self.engine.load(ref, weights)
         self.hashes[version] = str(said["hash"])
         scores = list(prompt_scores(self.engine, ref))
         self._ask("loaded", {"version": version, "hash": said["hash"], "numerics": self.engine.numerics, "scores": scores})
-        return ref
-
-    def unpin(self) -> None:
-        """No version is in play."""
-        self._pinned.clear()
-
-    def opponents(self, serving: str) -> Opponents:
-        """Versions in other seats; the opponent 'serving' is the one of this name."""
-
-        def opponent(name: str) -> tuple[Sampler, Policy]:
-            ref = self.pin(serving if name == "serving" else name)
-            return ref, self.engine.policy(ref)
-
-        return opponent
 
     def _weights(self, hash_: str) -> Weights:
         from perdure.learners.weights.adapters import load_version

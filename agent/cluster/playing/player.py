@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,6 @@ import perdure
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.wire import PROTOCOL, Body
-from perdure.agent.cluster.judging.errand_play import ErrandMeans, judge_once
 from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
 from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
@@ -31,8 +31,7 @@ from perdure.agent.home import cache_dir
 from perdure.agent.processes.exit_codes import die_of
 from perdure.agent.processes.live_shift import LivePlay
 from perdure.agent.processes.pulse import BEAT_S
-from perdure.envs.rollout import Journal
-from perdure.learners.learning_job import Interrupted
+from perdure.envs.rollout import Journal, nothing
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.json_value import Document
 
@@ -118,34 +117,35 @@ def _play(
         pinging.note()  # the rollout loop asks each round: a round is progress
         return stop() or pinging.gone
 
-    def judging() -> None:
-        pinging.doing = "judging"
-
     def tell(state: str, detail: str | None) -> None:
         pinging.doing = state
         say(f"{state} {detail or ''}".strip())
 
     desk = RemoteDesk(client, pinging.name, order.settings.play)
     live = LivePlay(desk, parts.journal(RemoteJournal(client, pinging.name, model.hashes)), order.settings, tell)
-    errands = RemoteErrandDesk(client, pinging.name, model.hashes)
-    width = order.settings.play.width
-    means = ErrandMeans(model=model, load=lambda name: live.environment(name, None), at_once=width, stop=ended, each_round=judging)
     while not ended():
         if desk.waits:
             pinging.doing = "idle"
             time.sleep(POLL_S)
-        elif not _judged(errands, means, width):
+        elif desk.errands_wait:
+            desk.errands_wait = False
+            pinging.doing = "judging"
+            _judge(RemoteErrandDesk(client, pinging.name, model.hashes), model, live, order, ended)
+        else:
             live.play_shift(model, ended)
     if pinging.gone:
         raise PlayerGone(f"the journal does not know {pinging.name} any more")
 
 
-def _judged(errands: RemoteErrandDesk, means: ErrandMeans, limit: int) -> bool:
-    """Whether errands were played."""
-    try:
-        return judge_once(errands, means, limit) > 0
-    except Interrupted:  # it is to end
-        return False
+def _judge(desk: RemoteErrandDesk, model: RemoteModel, live: LivePlay, order: PlayerOrder, stop: Callable[[], bool]) -> None:
+    """Play some errands, if there still are any."""
+    from perdure.agent.cluster.judging.errand_play import ErrandMeans, judge_once
+    from perdure.learners.learning_job import Interrupted
+
+    width = order.settings.play.width
+    means = ErrandMeans(model=model, load=lambda name: live.environment(name, None), at_once=width, stop=stop, each_round=nothing)
+    with suppress(Interrupted):  # it is to end
+        judge_once(desk, means, width)
 
 
 class Pinging:

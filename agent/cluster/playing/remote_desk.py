@@ -32,6 +32,8 @@ class RemoteDesk:
         self._holds: set[int] = set()
         """The tasks that this player holds."""
         self._idle_until_s = 0.0
+        self.errands_wait = False
+        """Whether the head had errands when it was asked last."""
 
     @property
     def waits(self) -> bool:
@@ -45,6 +47,7 @@ class RemoteDesk:
         if self.waits:
             return []
         answer = self._ask("lease", version=version.name, holds=[*self._holds], most=self._most)
+        self.errands_wait = bool(answer["errands"])
         if answer["over"]:
             return None
         self._idle_until_s = time.monotonic() + float(answer["wait_s"])

@@ -15,5 +15,5 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
     """Joined by this process, once; Ray lets a process join no other afterwards."""
     home = tmp_path_factory.mktemp("cluster") / ".perdure"
     home.mkdir()
-    with joined_ray(home, ClusterSection(address="local", start_timeout_s=300)) as cluster:
+    with joined_ray(home, ClusterSection(address="local", start_timeout_s=240)) as cluster:
         yield cluster

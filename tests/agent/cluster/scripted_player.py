@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tests.fakes import END, ByteChat
 from tests.faults.acknowledged import AcknowledgingJournal
@@ -17,7 +16,6 @@ from perdure.agent.cluster.playing.player import PlayerParts, main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
 from perdure.agent.config import Config
 from perdure.envs.policy import Policy, Request, Sample
-from perdure.envs.rollout import Opponents
 from perdure.memory.json_value import Document
 from perdure.memory.layout.blobs import pack_ids
 from perdure.memory.records import VersionRef
@@ -54,28 +52,12 @@ class ScriptedModel:
         self.hashes: dict[str, str] = {}
         self._ask = ask
 
-    @property
-    def engine(self) -> Any:
-        return self
-
-    def policy(self, sampler: VersionRef) -> Policy:
-        return NumberPolicy(sampler)
-
     def load(self, version: str) -> Policy:
-        return self.policy(self.pin(version))
+        self.hashes[version] = str(self._ask("serving", {"version": version}).head["hash"])
+        return NumberPolicy(VersionRef(version))
 
     def opponent(self, version: str) -> Policy:
         return self.load(version)
-
-    def pin(self, version: str) -> VersionRef:
-        self.hashes[version] = str(self._ask("serving", {"version": version}).head["hash"])
-        return VersionRef(version)
-
-    def unpin(self) -> None:
-        pass
-
-    def opponents(self, serving: str) -> Opponents:
-        return lambda name: (VersionRef(serving), self.load(serving))
 
 
 def scripted_hash(config: Config, say: Callable[[str], None]) -> str:

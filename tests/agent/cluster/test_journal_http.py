@@ -57,8 +57,9 @@ def test_nobody_writes_without_the_token_and_its_file_is_for_its_owner_alone(hea
         assert asked(head, "POST", "/hello", body, Authorization=wrong) == 401, wrong
     assert asked(head, "POST", "/hello", body, Authorization=f"Bearer {token}") == 400
     assert (head.home / "run" / "cluster-token").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(InputError, match="another token is needed"):
-        hello(JournalClient(url=head.url, token="a-wrong-token-of-some-length", patience_s=1.0))
+    with closing(JournalClient(url=head.url, token="a-wrong-token-of-some-length", patience_s=1.0)) as client:
+        with pytest.raises(InputError, match="another token is needed"):
+            hello(client)
 
 
 def test_only_posts_of_known_length_are_read_and_not_more_than_is_sensible(head: Head) -> None:
