@@ -121,7 +121,7 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
 def test_an_episode_that_failed_is_played_once_more_wherever_it_is_played(store: Store, times: int, voids: bool, elsewhere: bool) -> None:
     Stumbles.played.clear()
     stumbles = f"py:tests.agent.skill:Stumbles?name=a&times={times}"
-    trusting = HERE.sandbox.model_copy(update={"trusted": ["py:tests.agent.skill:Stumbles"]})
+    trusting = HERE.sandbox.model_copy(update={"trusted": ("py:tests.agent.skill:Stumbles",)})
     config = (ELSEWHERE if elsewhere else HERE).model_copy(update={"sandbox": trusting})
     register_environments(store, [config.environment(stumbles)])
     judges = Judges(store, (2,))
