@@ -21,7 +21,7 @@ def distillation(taught: Mapping[Lesson, Turns], options: LearnOptions) -> Extra
     def loss(batch: MicroBatch) -> Tensor:
         is_student = [student in taught for student in batch.lessons]
         students = [student for student in batch.lessons if student in taught]
-        if not students:
+        if not students and not batch.trainee.in_step:  # ranks that compute in step ask the teacher together
             return batch.policy.hidden_KC.new_zeros(())
         trainee, student_A = batch.trainee, batch.per_token(map(float, is_student)).bool()
         teacher = trainee.predict(trainee.tree([turn for student in students for turn in taught[student]]), "teacher")

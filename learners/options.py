@@ -155,6 +155,9 @@ class TuningOptions(OptionGroup):
     )
     quantized: bool = Field(False, description="4-bit base model in learning (QLoRA; needs bitsandbytes)")
     checkpointing: bool = Field(False, description="recompute activations: less memory, a third more time")
+    sharded: bool = Field(
+        False, description="each rank of the job holds a part of the weights and of the optimiser (FSDP2), for a model that one cannot hold"
+    )
     budget_tokens: int = Field(
         1280,
         ge=16,

@@ -4,8 +4,8 @@ A lease names its owner and its attempt. Taking over work raises the attempt, an
 transaction, so that a process that has lost its lease writes nothing. Time is the boot-time clock: it includes sleep and does not jump with
 the wall clock. After a reboot the `boot_id` differs, and every lease has lapsed.
 
-Tasks, jobs and the device have the same lease columns (`owner`, `attempt`, `lease_until`, `boot_id`) and share these functions. Left out:
-claiming them (`tasks.py`, `jobs.py`, `processes.py`).
+Tasks, jobs, errands and the device have the same lease columns (`owner`, `attempt`, `lease_until`, `boot_id`) and share these functions.
+Left out: claiming them (`tasks.py`, `jobs.py`, `errands/errand_leases.py`, `processes.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perdure.memory.errors import LeaseLost
 from perdure.memory.records import Lease
 from perdure.memory.store import Store
 
-Leased = Literal["task", "job", "device"]
+Leased = Literal["task", "job", "errand", "device"]
 
 TTL_S = 120.0
 """How long a lease lasts if nobody renews it. Batches of turns extend the lease of their task; longer pauses need `renew`."""
@@ -36,7 +36,12 @@ FRESH = 0.75
 ATTEMPT_CAP = 3
 """A task or job that has failed, or whose process has died, this often is not tried again."""
 
-HELD = {"task": "state = 'leased'", "job": "state IN ('leased', 'running', 'gating')", "device": "owner IS NOT NULL"}
+HELD = {
+    "task": "state = 'leased'",
+    "job": "state IN ('leased', 'running', 'gating')",
+    "errand": "state = 'leased'",
+    "device": "owner IS NOT NULL",
+}
 """The condition on rows that are leased."""
 
 

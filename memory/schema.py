@@ -179,6 +179,46 @@ CREATE TABLE change (                           -- what a person has changed, by
 ) STRICT;
 """ + with_digests(change="id, key, who, via, what, subject, arguments, reason, answer, made_at")
 
+MIGRATION_9 = """
+CREATE TABLE errand (                           -- a held-out draw of a gate or a probe, for whichever player asks first
+    id              INTEGER PRIMARY KEY,
+    job             INTEGER NOT NULL REFERENCES job (id),
+    job_attempt     INTEGER NOT NULL,           -- at the job: those of earlier attempts are abandoned
+    batch           INTEGER NOT NULL,           -- of this attempt, from 1
+    n               INTEGER NOT NULL,           -- place in the batch, from 0
+    version         TEXT NOT NULL REFERENCES version (name), -- that answers
+    serving         TEXT NOT NULL REFERENCES version (name), -- that the opponent 'serving' stands for
+    purpose         TEXT NOT NULL CHECK (purpose IN ('gate', 'probe')),
+    environment     TEXT NOT NULL REFERENCES environment (name),
+    seed            INTEGER NOT NULL CHECK (seed >= 0),
+    samples         INTEGER NOT NULL CHECK (samples >= 1), -- answers
+    temperature     REAL NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'leased', 'done', 'abandoned')),
+    owner           TEXT,                       -- who plays it, or has played it
+    attempt         INTEGER NOT NULL DEFAULT 0, -- goes up with every lease; a write under an older attempt is refused
+    spent           INTEGER NOT NULL DEFAULT 0, -- attempts that ended badly: after three the job plays it itself
+    lease_until     REAL,
+    boot_id         TEXT,
+    scores          TEXT CHECK (scores IS NULL OR json_valid(scores)), -- one for each answer, null if it could not be scored
+    error           TEXT,                       -- why the last attempt ended badly
+    created_at      REAL NOT NULL,
+    finished_at     REAL,
+    CHECK ((state = 'done') = (scores IS NOT NULL)),
+    UNIQUE (job, job_attempt, batch, n)
+) STRICT;
+CREATE INDEX errand_open ON errand (state, id) WHERE state IN ('queued', 'leased');
+
+CREATE TABLE judge (                            -- a player that has asked for errands
+    name            TEXT PRIMARY KEY,
+    asked_s         REAL NOT NULL,              -- when last, on the boot-time clock
+    boot_id         TEXT NOT NULL
+) STRICT;
+""" + with_digests(
+    errand="id, job, job_attempt, batch, n, version, serving, purpose, environment, seed, samples, temperature, state, owner, attempt, "
+    "spent, lease_until, boot_id, scores, error, created_at, finished_at",
+    judge="name, asked_s, boot_id",
+)
+
 MIGRATIONS: tuple[str, ...] = (
     MIGRATION_1,
     MIGRATION_2,
@@ -188,6 +228,7 @@ MIGRATIONS: tuple[str, ...] = (
     MIGRATION_6,
     MIGRATION_7,
     MIGRATION_8,
+    MIGRATION_9,
 )
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 

@@ -208,7 +208,7 @@ class Plain:
         """Write a set of episodes; returns the seconds of the transactions, and of making the rows unless they are `ready`."""
         numbers = range(self._episodes, self._episodes + batch)
         self._episodes += batch
-        sets = _turns(batch)
+        sets = sets_of_turns(batch)
         made = [_rows(numbers, n, turns) for n, turns in enumerate(sets)] if ready else []
         with _clock() as seconds:
             for n, turns in enumerate(sets):
@@ -287,7 +287,7 @@ def _digests(batch: int) -> float:
     """Compute the digests of a set of episodes, each batch as soon as its rows are made; returns the seconds of it."""
     last: list[int | None] = [None] * batch
     total = 0.0
-    for n, turns in enumerate(_turns(batch)):
+    for n, turns in enumerate(sets_of_turns(batch)):
         made = [
             (*head, invalid, reward, finish, version, step_job, step_n, made_at)
             for *head, reward, finish, version, step_job, step_n, made_at, invalid in _rows(range(batch), n, turns)
@@ -321,7 +321,7 @@ def _ours(store: Store, batch: int) -> float:
             for member in range(members)
         ]
     )
-    entries = [[(episode, n, turn) for episode, turn in zip(ids, turns, strict=True)] for n, turns in enumerate(_turns(batch))]
+    entries = [[(episode, n, turn) for episode, turn in zip(ids, turns, strict=True)] for n, turns in enumerate(sets_of_turns(batch))]
     with _clock() as seconds:
         for ready in entries:
             journal.turns(ready)
@@ -333,7 +333,7 @@ def _ours(store: Store, batch: int) -> float:
     return seconds[0]
 
 
-def _turns(batch: int) -> list[list[Turn]]:
+def sets_of_turns(batch: int) -> list[list[Turn]]:
     """The turns of a set of episodes, by number of the turn: each prompt continues the turn before."""
     contexts: list[tuple[int, ...]] = [()] * batch
     turns: list[list[Turn]] = []

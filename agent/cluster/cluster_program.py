@@ -20,12 +20,13 @@ from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
 from perdure.agent.cluster.on_ray.ray_runtime import RayCluster, describe, joined_ray, resolved, silence
 from perdure.agent.cluster.placement import Placement
 from perdure.agent.cluster.player_orders import player_order
-from perdure.agent.cluster.rank_requests import RankPlacer
+from perdure.agent.cluster.ranks.rank_requests import RankPlacer, forget_requests
 from perdure.agent.config_file import LoadedConfig, load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.process_names import CLUSTER, PLAYER_PREFIX, player_process
 from perdure.agent.processes.pulse import Pulse
 from perdure.memory.errors import Unavailable
+from perdure.memory.jobs import unfinished_jobs
 from perdure.memory.processes import beat, forget_processes, record_event
 from perdure.memory.store import Store, open_store
 
@@ -102,6 +103,7 @@ def _keep_placed(store: Store, joined: RayCluster, placement: Placement, kept: K
             raise Unavailable(lost)
         if time.monotonic() - looked_s > STATES_EVERY_S:
             looked_s, states = time.monotonic(), kept.states()
+            forget_requests(store.home, [job.id for job in unfinished_jobs(store)])
             for one in states:
                 if shown.get(one.name) != one:
                     shown[one.name] = one

@@ -37,6 +37,9 @@ class ClusterSection(Section):
     learner_cpus: float = Field(default=1.0, ge=0, description="cores that each rank elsewhere takes of its node")
     learner_gpus: float = Field(default=0.0, ge=0, description="GPUs that each rank elsewhere takes of its node")
     learner_memory_gib: float = Field(default=0.0, ge=0, description="GiB of memory that each rank elsewhere takes; 0 counts none")
+    learner_timeout_s: int = Field(
+        default=300, ge=5, description="seconds for which the ranks of a job wait for a slow or silent one; then the job is tried again"
+    )
     listen: str = Field(
         default="127.0.0.1", min_length=1, description="the address of the head that other machines reach: the journal listens there only"
     )

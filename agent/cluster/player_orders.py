@@ -16,10 +16,13 @@ def player_order(home: Path, loaded: LoadedConfig, name: str) -> bytes:
     """The order of the player of this name. Raises as `cluster_token` does."""
     cluster = loaded.config.cluster
     host = f"[{cluster.listen}]" if ":" in cluster.listen else cluster.listen
+    folder = Path(loaded.config.model).expanduser()
+    model = str(folder.resolve()) if folder.is_dir() else loaded.config.model  # a player has another working folder
+    settings = loaded.config.model_copy(update={"model": model})
     order = {
         "name": name,
         "journal": f"http://{host}:{cluster.journal_port}",
         "token": cluster_token(home, cluster),
-        "settings": json.loads(loaded.config.model_dump_json(exclude={"cluster", "notify", "telemetry", "web"})),
+        "settings": json.loads(settings.model_dump_json(exclude={"cluster", "notify", "telemetry", "web"})),
     }
     return json.dumps(order).encode()

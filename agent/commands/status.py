@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from perdure.agent.show.life_report import LifeReport
     from perdure.agent.stream.stage_report import StageReport, StreamReport
     from perdure.agent.watching.watch_report import WatchReport
+    from perdure.memory.errands.errand_leases import ErrandsNow
     from perdure.memory.gates import GateRow
     from perdure.memory.json_value import Document
     from perdure.memory.processes import Alarm, Event, Pause, Process
@@ -76,6 +77,8 @@ class Status:
     """What the home takes on the disk, in bytes."""
     codes: Mapping[str, str | None]
     """What the code of each environment was when it was loaded last."""
+    errands: ErrandsNow
+    """Held-out draws that jobs want played by others."""
 
     def as_json(self) -> Document:
         verdict = None if self.last_verdict is None else self.last_verdict.as_json()
@@ -109,6 +112,7 @@ class Status:
             },
             "sizes": dict(self.sizes),
             "codes": dict(self.codes),
+            "errands": self.errands.as_json(),
             **({"next": None, "anchors": {}, "life": None, "panel": None} if self.life is None else self.life.as_json()),
         }
 
@@ -191,8 +195,10 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
     from perdure.agent.watching.watch_report import watch_report
     from perdure.memory import jobs, tasks
     from perdure.memory.environments import list_environments
+    from perdure.memory.errands.errand_leases import errands_now
     from perdure.memory.errors import UnknownError
     from perdure.memory.gates import last_verdict
+    from perdure.memory.leases import BootClock
     from perdure.memory.processes import CONFINEMENT, alarms, last_event, pauses, processes
     from perdure.memory.stages import list_stages, progress
     from perdure.memory.trajectories import episodes
@@ -232,6 +238,7 @@ def report(store: Store, life: Callable[[Store], LifeReport | None] | None = Non
         cluster=None if started is None else cluster_report(known),
         sizes=_sizes(store.home),
         codes={row.name: row.code for row in environments if row.retired is None},
+        errands=errands_now(store, BootClock()),
     )
 
 
@@ -264,6 +271,7 @@ def _print(shown: Status) -> None:
         "tasks": ", ".join(f"{n} {state}" for state, n in shown.tasks.items()),
         "episodes": f"{shown.episodes}, with {shown.turns} turns",
         "jobs": ", ".join(f"{n} {state}" for state, n in shown.jobs.items() if n) or "none",
+        "errands": shown.errands.line(),
         "last death": f"{death.subject}, {death.message} ({iso_utc(death.happened)})" if death else None,
         "last verdict": f"{verdict.verdict} for {verdict.candidate}: {verdict.reason}" if verdict else None,
         "watch": shown.watch.line(),

@@ -18,10 +18,10 @@ from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.lease_renewal import holding_device
+from perdure.agent.processes.live_desk import LiveDesk
 from perdure.agent.processes.live_shift import LivePlay, Model
 from perdure.agent.processes.process_names import ACTOR
 from perdure.agent.processes.pulse import Pulse
-from perdure.agent.processes.live_desk import LiveDesk
 from perdure.envs.rollout import Journal
 from perdure.memory.contracts.orders import Job
 from perdure.memory.jobs import jobs_at_work

@@ -1,6 +1,6 @@
 """The process of one job: `python -m perdure.agent.processes.job --home DIR --job N`.
 
-Under torchrun the first rank does this, and the others follow it (`job_ranks.py`).
+Under torchrun the first rank does this, and the others follow it (`cluster/ranks/job_ranks.py`).
 
 It leases the job, takes the device, learns, gates the candidate, and promotes it if the verdict says so. An interrupted job goes back to
 the queue; any other error is written into the job, which is tried again if the error was not its fault (a full disk, a kill, ...). The exit
@@ -14,11 +14,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from perdure.agent.cluster.ranks.job_ranks import follow_torchrun, is_under_torchrun, ranks_of_job, torchrun_number
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import Stop, child_parser, run_child
 from perdure.agent.processes.exit_codes import TRANSIENT, cause_of_error, one_line
-from perdure.agent.processes.job_ranks import follow_torchrun, is_under_torchrun, ranks_of_job, torchrun_number
 from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.judging import apply_verdict, judge
 from perdure.agent.processes.lease_renewal import holding_device, renewing, wait_for_device

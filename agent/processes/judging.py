@@ -9,11 +9,10 @@ from perdure.agent.processes.job_work import Work
 from perdure.agent.processes.panel_work import panel_of_candidate
 from perdure.agent.watching.conclusion import conclude
 from perdure.agent.watching.finding import confirming_settings
-from perdure.learners.gate.engine_player import EnginePlayer
 from perdure.learners.gate.former_gates import alpha_of, sampling_of
 from perdure.learners.gate.gating import GateCase, GateWork, run_gate
 from perdure.learners.gate.lifetime import e_lond_alpha
-from perdure.learners.gate.player import Sampling
+from perdure.learners.gate.player import Player, Sampling
 from perdure.learners.gate.promotion import lost_on_panel, need_dev_scores
 from perdure.learners.gate.reference_scores import ScoreSource, known_scores
 from perdure.learners.gate.scope import PROFILES, GateSettings
@@ -78,7 +77,7 @@ def _case(
     now_serving: Version,
     order: LearnOrder | GateOrder,
     settings: GateSettings,
-    player: EnginePlayer,
+    player: Player,
     panel: PanelResult | None,
 ) -> GateCase:
     """What a gate of a new version compares. References of which too few scores are known play dev seeds, unless the panel refuses."""

@@ -95,7 +95,7 @@ class LivePlay:
         self._config = config
         self._say = say
         self._environments: dict[str, Environment] = {}
-        self._loaded: tuple[VersionRef, Policy] | None = None
+        self._loaded: VersionRef | None = None
 
     def play_shift(self, model: Model, stop: Callable[[], bool]) -> bool:
         """Play tasks with the serving version until the shift ends; False if none was begun.
@@ -137,13 +137,26 @@ class LivePlay:
         self._give_back(shift.groups)
         return shift.tasks > 0
 
+    def environment(self, name: str, code: str | None) -> Environment:
+        """An environment, loaded unless it is already; loaded anew if its code is known to be another one.
+
+        Raises as `Config.environment` and `Desk.note_code` do.
+        """
+        loaded = self._environments.get(name)
+        if loaded is None or (loaded.code and code not in (None, loaded.code)):
+            self._environments.pop(name, None)
+            loaded = self._config.environment(name)
+            self._desk.note_code(name, loaded.code)
+            self._environments[name] = loaded
+        return loaded
+
     def _load_serving(self, model: Model) -> tuple[VersionRef, Policy]:
-        """The serving version and its policy, which is loaded if the version has changed."""
+        """The serving version and its policy, which is loaded if it is not."""
         version = self._desk.serving()
-        if self._loaded is None or self._loaded[0] != version:
+        if self._loaded != version:
             self._say("loading", f"the weights of {version}")
-            self._loaded = version, model.load(version.name)
-        return self._loaded
+            self._loaded = version
+        return version, model.load(version.name)
 
     def _draw(self, shift: _Shift) -> Iterator[Attempt | None]:
         """The members of one task after the other until the shift ends; None if there is nothing to begin at the moment.
@@ -172,7 +185,7 @@ class LivePlay:
             self._desk.finish(found.lease)
             return []
         try:
-            environment = self._environment(found.task.environment, found.code)
+            environment = self.environment(found.task.environment, found.code)
         except Unavailable:  # it has other code now than this process has imported
             raise
         except Exception as error:  # noqa: BLE001 - an operator's environment may raise anything; the task is written down as failed
@@ -190,16 +203,6 @@ class LivePlay:
             )
             for member in group.left
         ]
-
-    def _environment(self, name: str, code: str | None) -> Environment:
-        """An environment, loaded unless it is already; loaded anew if another process has found its code changed."""
-        loaded = self._environments.get(name)
-        if loaded is None or (loaded.code and code not in (None, loaded.code)):
-            self._environments.pop(name, None)
-            loaded = self._config.environment(name)
-            self._desk.note_code(name, loaded.code)
-            self._environments[name] = loaded
-        return loaded
 
     def _note_end(self, groups: dict[int, _Group], episode: Episode) -> None:
         """Note the end of an episode. The task ends with the last episode of its group."""

@@ -36,6 +36,7 @@ class PatientProtocol(H11Protocol):
     head_s: ClassVar[float] = HEAD_S
     body_s: ClassVar[float] = BODY_S
     take_s: ClassVar[float] = TAKE_S
+    most: ClassVar[int] = CONNECTIONS
     _part: Part = ""
     """What of a request has begun to come and is not there yet."""
     _deadline: asyncio.TimerHandle | None = None
@@ -43,7 +44,7 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # narrower, as in uvicorn itself
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.most:
             transport.write(BUSY)
             transport.close()
         self._look()

@@ -45,6 +45,11 @@ def require_effect(engine: Engine, sampler: Sampler, weights: Weights) -> bool:
     return True
 
 
+def prompt_scores(engine: Engine, sampler: Sampler) -> tuple[float, ...]:
+    """The log-probs of the fixed answer under a sampler that is loaded, so that two engines can be compared. Raises as `logprobs` does."""
+    return engine.logprobs(sampler, [_exchange(engine)])[0]
+
+
 def _acts(weights: Weights) -> bool:
     """Whether any layer's product is large enough to be seen. One with values that are not finite is found when it is sampled from."""
     sizes = [

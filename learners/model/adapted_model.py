@@ -111,16 +111,8 @@ class AdaptedModel:
 
     @property
     def bytes_per_node(self) -> int:
-        """What a pass with gradients stores for one token of a tree, about: what products need, and residuals, norms and attention."""
-        config, size = self.config, self.dtype.itemsize
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        wide = getattr(config, "intermediate_size", None) or 4 * hidden
-        scanning = sum(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ())
-        states = getattr(config, "linear_num_value_heads", None) or getattr(config, "mamba_n_heads", None) or 0
-        return int(
-            config.num_hidden_layers * (size * (6 * hidden + 5 * wide + heads * KEYS) + 4 * 4 * hidden)
-            + scanning * states * CHUNK * 4 * SCANS
-        )
+        """What a pass with gradients stores for one token of a tree, about."""
+        return bytes_per_node(self.config, self.dtype)
 
     def prepare(self, weights: Weights) -> Prepared:
         """Make weights ready for use. Pairs that require gradients are in training, and are prepared again after each step.
@@ -209,11 +201,7 @@ class AdaptedModel:
 
     def recompute_activations(self) -> None:
         """From now on activations are computed again for gradients: less memory, a third more time."""
-        self.net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.net.enable_input_require_grads()
-        for module in self.net.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True  # transformers recomputes only layers in training mode; what is inside computes as ever
+        recompute_activations(self.net)
 
     def _group(self) -> list[Group]:
         """Find the layers that have the same input in a pass, and make groups of them."""
@@ -250,3 +238,23 @@ class AdaptedModel:
     def _as_stored(self, name: str, tensor: Tensor) -> Tensor:
         tensor = tensor.to(self.device, self.net.get_parameter(name).dtype)
         return tensor.t().contiguous() if name in self.transposed else tensor
+
+
+def bytes_per_node(config: Any, dtype: torch.dtype) -> int:
+    """What a pass with gradients stores for one token: what products need, and residuals, norms and attention."""
+    size, hidden, heads = dtype.itemsize, config.hidden_size, config.num_attention_heads
+    wide = getattr(config, "intermediate_size", None) or 4 * hidden
+    scanning = sum(kind not in ("full_attention", "sliding_attention") for kind in getattr(config, "layer_types", None) or ())
+    states = getattr(config, "linear_num_value_heads", None) or getattr(config, "mamba_n_heads", None) or 0
+    return int(
+        config.num_hidden_layers * (size * (6 * hidden + 5 * wide + heads * KEYS) + 4 * 4 * hidden) + scanning * states * CHUNK * 4 * SCANS
+    )
+
+
+def recompute_activations(net: Any) -> None:
+    """Have a transformers model compute activations again for gradients."""
+    net.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    net.enable_input_require_grads()
+    for module in net.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # transformers recomputes only layers in training mode; what is inside computes as ever

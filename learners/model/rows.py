@@ -17,13 +17,14 @@ LEAST_FILLED = 0.75
 """Of the places in a pass, the share that tokens must fill."""
 
 
-def row_hidden(tree: TokenTree, forward: Callable[[Tensor, Tensor], Tensor], device: torch.device, most_tokens: int) -> Tensor:
-    """Hidden states `(N, C)` of all nodes. `forward` gives those of `(ids_RT, positions_RT)`; a pass has at most `most_tokens` places."""
+def row_hidden(tree: TokenTree, forward: Callable[[Tensor, Tensor], Tensor], device: torch.device, most_tokens: int | None) -> Tensor:
+    """Hidden states `(N, C)` of all nodes. `forward` gives those of `(ids_RT, positions_RT)`; a pass has at most `most_tokens` places, and
+    None is for a single pass, however little of it is filled."""
     paths = sorted(leaf_paths(tree), key=len)
     owner_N: list[int] = [-1] * len(tree.ids)
     parts: list[Tensor] = []
     offset = 0
-    for start, stop in _passes([len(path) for path in paths], most_tokens):
+    for start, stop in _passes([len(path) for path in paths], most_tokens) if most_tokens else [(0, len(paths))]:
         rows, longest = paths[start:stop], len(paths[stop - 1])
         ids_RT = torch.tensor([[tree.ids[node] for node in path] + [0] * (longest - len(path)) for path in rows], device=device)
         positions_RT = torch.arange(longest, device=device).expand(len(rows), -1)

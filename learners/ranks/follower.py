@@ -10,13 +10,13 @@ from collections.abc import Callable
 from perdure.learners.batch_steps import Retention, learn_batch
 from perdure.learners.checkpoint import read_state
 from perdure.learners.options import LearnOptions
-from perdure.learners.ranks.opening import OPENED, open_like_first
+from perdure.learners.ranks.opening import OPENED, REFUSED, open_like_first
 from perdure.learners.ranks.process_group import ProcessGroup
 from perdure.learners.ranks.rank_bytes import read_batch, read_memories
 from perdure.learners.retention.retention_terms import terms_with
 from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
-from perdure.memory.errors import RuntimeFailure
+from perdure.memory.errors import InputError, RuntimeFailure
 
 
 def follow(
@@ -74,7 +74,7 @@ def _opened(group: ProcessGroup, content: bytes, device: str, find: Callable[[st
     try:
         opened = open_like_first(content, device, group, find)
     except Exception as error:
-        group.gather(f"{type(error).__name__}: {error}".encode())
+        group.gather((REFUSED if isinstance(error, InputError) else b"") + f"{type(error).__name__}: {error}".encode())
         raise
     group.gather(OPENED)
     return opened

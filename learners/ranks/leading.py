@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import torch
-
 from perdure.learners.model.adapted_model import AdaptedModel
-from perdure.learners.ranks.opening import OPENED, Opening, opening_bytes
+from perdure.learners.ranks.opening import OPENED, REFUSED, Opening, open_rank, opening_bytes
 from perdure.learners.ranks.ranks import Ranks, leads
-from perdure.learners.trainees.trainee import Trainee, open_trainee
+from perdure.learners.trainees.trainee import Trainee
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.memory.errors import InputError, Unavailable
 
@@ -21,25 +19,16 @@ from perdure.memory.errors import InputError, Unavailable
 def open_first(ranks: Ranks, opening: Opening, files: ModelFiles, device: str, shared: AdaptedModel | None) -> Trainee:
     """The trainee of the first rank; the others open the same. `shared` is the engine's model.
 
-    Raises `InputError` as `open_trainee` does, and with what another rank says if it cannot take part.
+    Raises `InputError` as `open_trainee` does, and if another rank has other files or releases; `Unavailable` if it fails otherwise.
     """
     if leads(ranks):
         ranks.tell("open", opening_bytes(opening))
-    torch.manual_seed(opening.options.common.seed)
-    trainee = open_trainee(
-        files,
-        device=device,
-        dtype=opening.dtype,
-        options=opening.options,
-        start=opening.start,
-        references=opening.references,
-        with_teacher=opening.with_teacher,
-        shared=shared,
-        ranks=ranks,
-    )
+    trainee = open_rank(ranks, opening, files, device, shared)
     for number, answer in enumerate(ranks.gather(OPENED)):
         if answer != OPENED:
-            raise InputError(f"rank {number} of this job cannot take part: {answer.decode(errors='replace')}")
+            why = answer.removeprefix(REFUSED).decode(errors="replace")
+            error = InputError if answer.startswith(REFUSED) else Unavailable
+            raise error(f"rank {number} of this job cannot take part: {why}")
     return trainee
 
 

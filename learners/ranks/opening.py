@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from perdure.learners.hardware import set_up_process
+from perdure.learners.model.adapted_model import AdaptedModel
 from perdure.learners.option_parsing import parse_options
 from perdure.learners.options import LearnOptions
 from perdure.learners.ranks.rank_bytes import read_weights, weight_bytes
@@ -24,8 +25,12 @@ from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import Weights
 from perdure.memory.errors import InputError
 
+REFERENCES: tuple[Reference, ...] = ("serving",)
+"""Beside the base model and a teacher, which every rank makes itself."""
 OPENED = b""
-"""What a rank answers that has opened its trainee; any other answer is an error."""
+"""What a rank answers that has opened its trainee; any other answer is why it could not."""
+REFUSED = b"refused: "
+"""Begins the answer of a rank that would give it again in another attempt."""
 HEAD_BYTES = 8
 """In which the length of what precedes the weights is written."""
 
@@ -80,23 +85,47 @@ def open_like_first(content: bytes, device: str, ranks: Ranks, find: Callable[[s
     for name, size in head["sizes"].items():
         weights[name] = read_weights(content[end : end + size])
         end += size
-    options = parse_options(head["learner"], head["options"])
-    dtype: torch.dtype = getattr(torch, head["dtype"])
-    set_up_process(dtype, device)
+    opening = Opening(
+        model=head["model"],
+        hash=head["hash"],
+        learner=head["learner"],
+        options=parse_options(head["learner"], head["options"]),
+        dtype=getattr(torch, head["dtype"]),
+        with_teacher=head["with_teacher"],
+        start=weights.pop("start"),
+        references={name: weights[name] for name in REFERENCES if name in weights},
+    )
+    set_up_process(opening.dtype, device)
+    return open_rank(ranks, opening, files, device, None), opening.options
+
+
+def open_rank(ranks: Ranks, opening: Opening, files: ModelFiles, device: str, shared: AdaptedModel | None) -> Trainee:
+    """The trainee of any rank; `shared` is the model of an engine in this process. Raises `InputError` as `open_trainee` does."""
+    options = opening.options
     torch.manual_seed(options.common.seed)
-    references: dict[Reference, Weights] = {"serving": weights["serving"]} if "serving" in weights else {}
-    return (
-        open_trainee(
+    if options.tuning.sharded:
+        from perdure.learners.ranks.sharded_trainee import open_sharded  # FSDP takes a second to load
+
+        return open_sharded(
             files,
             device=device,
-            dtype=dtype,
+            dtype=opening.dtype,
             options=options,
-            start=weights["start"],
-            references=references,
-            with_teacher=head["with_teacher"],
+            start=opening.start,
+            references=opening.references,
+            with_teacher=opening.with_teacher,
             ranks=ranks,
-        ),
-        options,
+        )
+    return open_trainee(
+        files,
+        device=device,
+        dtype=opening.dtype,
+        options=options,
+        start=opening.start,
+        references=opening.references,
+        with_teacher=opening.with_teacher,
+        shared=shared,
+        ranks=ranks,
     )
 
 

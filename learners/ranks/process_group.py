@@ -4,7 +4,7 @@ The first rank tells the others what to do by a key of the store, for which they
 it follows as a broadcast. Every collective ends within `limit_s`: a rank that is dead or silent for so long makes it `Unavailable`, so
 that the job is tried again. Which backend carries tensors is decided in `backend_of` alone: gloo for CPUs, NCCL for GPUs.
 
-What is sent is neither encrypted nor signed. Whoever knows `token` and reaches the port is a rank.
+What is sent is neither encrypted nor signed: a process that knows `token` and reaches the port is a rank.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from perdure.memory.errors import InputError, RuntimeFailure, Unavailable
 
 LIMIT_S = 300.0
 """That a rank waits for another."""
-LOOK_S = 1.0
-"""From one look at whether to stop to the next, of a rank that waits to be told something."""
-JOIN_LOOK_S = 0.2
+LOOK_S = 0.02
+"""From one look at the store to the next."""
 LEAVE_S = 5.0
 """That the first rank waits for the others at the end."""
 BUCKET_BYTES = 64 * 2**20
@@ -101,12 +100,12 @@ class ProcessGroup:
         key = f"told/{self._told}"
         while not stop():
             try:
-                self._store.wait([key], timedelta(seconds=LOOK_S))
+                if not self._store.check([key]):
+                    time.sleep(LOOK_S)
+                    continue
                 what, size = self._store.get(key).decode().split()
             except RuntimeError as error:
-                if "timeout" not in str(error).lower():
-                    raise Unavailable(f"the first rank is gone ({_first_line(error)})") from error
-                continue
+                raise Unavailable(f"the first rank is gone ({_first_line(error)})") from error
             for known in get_args(What):
                 if what == known:
                     with self.reporting():
@@ -151,7 +150,9 @@ class ProcessGroup:
         with suppress(RuntimeError):
             self._store.set(f"left/{self.number}", "")
             if self.number == 0:
-                self._store.wait([f"left/{n}" for n in range(1, self.count)], timedelta(seconds=LEAVE_S))
+                until_s = time.monotonic() + LEAVE_S
+                while time.monotonic() < until_s and not self._store.check([f"left/{n}" for n in range(1, self.count)]):
+                    time.sleep(LOOK_S)
         dist.destroy_process_group()
 
     @contextmanager
@@ -225,16 +226,16 @@ class Door:
             master_listen_fd=listening.detach(),
         )
 
-    def join(self, device: str, look: Callable[[], None] = nothing) -> ProcessGroup:
-        """Wait for the others; `look` is called now and then, and may raise. Raises `Unavailable` if they do not come in time."""
+    def join(self, device: str, start_s: float, look: Callable[[], None] = nothing) -> ProcessGroup:
+        """Wait for the others, at most `start_s`; `look` is called meanwhile, and may raise. Raises `Unavailable` if they do not come."""
         here = [f"{self.meeting.token}/here/{n}" for n in range(1, self.meeting.count)]
-        until_s = time.monotonic() + self.meeting.limit_s
+        until_s = time.monotonic() + start_s
         while not all(self._store.check([key]) for key in here):
             look()
             if time.monotonic() > until_s:
                 came = sum(self._store.check([key]) for key in here)
-                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {self.meeting.limit_s:g} s")
-            time.sleep(JOIN_LOOK_S)
+                raise Unavailable(f"{came} of the {len(here)} other ranks of this job came within {start_s:g} s")
+            time.sleep(LOOK_S)
         return _joined(self._store, self.meeting, 0, device)
 
 

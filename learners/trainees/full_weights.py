@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
-from perdure.learners.trainees.trained_weights import Reference, references_of
+from perdure.learners.model.head import Head
+from perdure.learners.model.tree import TokenTree
+from perdure.learners.trainees.trained_weights import Reference, compute_with, references_of
 from perdure.learners.weights.weight_sets import LoraPair, Weights, merge
 
 
@@ -35,6 +37,9 @@ class FullWeights:
         if with_teacher:
             self._tensors["teacher"] = Prepared(tensors={name: tensor.clone() for name, tensor in self._own.tensors.items()})
         self._moves = moving_teacher
+
+    def compute(self, tree: TokenTree, reference: Reference | None) -> tuple[Tensor, Head]:
+        return compute_with(self._model, self.prepared(reference), self.prepared(None), tree)
 
     def prepared(self, reference: Reference | None) -> Prepared:
         return self._own if reference is None else self._tensors[reference]

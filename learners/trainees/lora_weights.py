@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from perdure.learners.model.adapted_model import AdaptedModel, Prepared
-from perdure.learners.trainees.trained_weights import Reference, references_of
+from perdure.learners.model.head import Head
+from perdure.learners.model.tree import TokenTree
+from perdure.learners.trainees.trained_weights import Reference, compute_with, references_of
 from perdure.learners.weights.weight_sets import MAX_RANK, LoraPair, Weights
 from perdure.memory.errors import InputError
 
@@ -41,19 +43,19 @@ class LoraWeights:
                 f"{model.files.name} has no Linear or Conv1D layers, so it can carry no adapter: learn with tuning=full, or set another "
                 "model"
             )
-        own_start, adapters = _pairs(start), {name: _pairs(weights) for name, weights in references.items()}
+        own_start, adapters = pairs_of(start), {name: pairs_of(weights) for name, weights in references.items()}
         self._model = model
         self.below = own_start if stacked else {}
         first = {} if stacked else own_start
-        rank, scale = _shape_of(first) or (rank, alpha / rank)
-        below = _shape_of(self.below)
+        rank, scale = shape_of_pairs(first) or (rank, alpha / rank)
+        below = shape_of_pairs(self.below)
         if below is not None and below[0] + rank > MAX_RANK:
             raise InputError(
                 f"an adapter of rank {rank} beside one of rank {below[0]} exceeds the largest rank, {MAX_RANK}: learn with a smaller rank, "
                 "or without olora"
             )
         self.above = {
-            name: _trained(first.get(name) or _nothing(layer.shape, rank, scale), model.device) for name, layer in model.layers.items()
+            name: _trained(first.get(name) or fresh_pair(layer.shape, rank, scale), model.device) for name, layer in model.layers.items()
         }
         self.parameters: list[nn.Parameter] = [part for pair in self.above.values() for part in _parts(pair)]
         self.references: frozenset[Reference] = references_of(references, with_teacher)
@@ -64,6 +66,9 @@ class LoraWeights:
         self._prepared: Prepared | None = None
         self._changes = 0
         """Of the parameters in place, as torch counts them, when they were prepared."""
+
+    def compute(self, tree: TokenTree, reference: Reference | None) -> tuple[Tensor, Head]:
+        return compute_with(self._model, self.prepared(reference), self.prepared(None), tree)
 
     def prepared(self, reference: Reference | None) -> Prepared:
         if reference is None:
@@ -101,7 +106,8 @@ class LoraWeights:
         return {name: _sum(self.below[name], pair) if name in self.below else pair for name, pair in pairs.items()}
 
 
-def _pairs(weights: Weights) -> dict[str, LoraPair]:
+def pairs_of(weights: Weights) -> dict[str, LoraPair]:
+    """The adapter in these weights. Raises `InputError` if they were tuned in full."""
     if any(isinstance(weight, Tensor) for weight in weights.values()):
         raise InputError(
             "an adapter cannot be trained on weights that were tuned in full: learn with tuning=full, or start from another version"
@@ -109,13 +115,13 @@ def _pairs(weights: Weights) -> dict[str, LoraPair]:
     return {name: pair for name, pair in weights.items() if isinstance(pair, LoraPair)}
 
 
-def _shape_of(pairs: Mapping[str, LoraPair]) -> tuple[int, float] | None:
+def shape_of_pairs(pairs: Mapping[str, LoraPair]) -> tuple[int, float] | None:
     """Rank and scale of an adapter; None if it has no layer."""
     pair = next(iter(pairs.values()), None)
     return None if pair is None else (len(pair.down_RI), pair.scale)
 
 
-def _nothing(shape: tuple[int, int], rank: int, scale: float) -> LoraPair:
+def fresh_pair(shape: tuple[int, int], rank: int, scale: float) -> LoraPair:
     """A fresh adapter of a layer (out, in) that changes nothing: down as torch begins linear layers, up zero (as PEFT does)."""
     down = nn.init.kaiming_uniform_(torch.empty(rank, shape[1]), a=math.sqrt(5))
     return LoraPair(down_RI=down, up_OR=torch.zeros(shape[0], rank), scale=scale)

@@ -5,12 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from perdure.learners.model.adapted_model import Prepared
+from perdure.learners.model.adapted_model import AdaptedModel, Prepared
+from perdure.learners.model.head import Head
+from perdure.learners.model.tree import TokenTree
 from perdure.learners.weights.weight_sets import LoraPair, Weights
 
 Reference = Literal["base", "serving", "teacher"]
+
+
+class TrainedModel(Protocol):
+    """What a trainee must know of its model."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def by_rows(self) -> bool: ...
+
+    @property
+    def context_limit(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    @property
+    def bytes_per_node(self) -> int: ...
 
 
 class TrainedWeights(Protocol):
@@ -22,8 +47,9 @@ class TrainedWeights(Protocol):
     @property
     def references(self) -> frozenset[Reference]: ...
 
-    def prepared(self, reference: Reference | None) -> Prepared:
-        """The weights of a reference, or those in training, ready for use."""
+    def compute(self, tree: TokenTree, reference: Reference | None) -> tuple[Tensor, Head]:
+        """The last hidden states `(N, C)` of all nodes of a tree, and the head, with the weights of a reference or those in training;
+        the head of a reference is detached."""
         ...
 
     def weights(self) -> dict[str, LoraPair | Tensor]:
@@ -41,6 +67,15 @@ class TrainedWeights(Protocol):
     def teacher(self) -> list[Tensor]:
         """The tensors of a teacher that follows the learner; empty if there is no teacher or it is frozen."""
         ...
+
+
+def compute_with(model: AdaptedModel, used: Prepared, own: Prepared, tree: TokenTree) -> tuple[Tensor, Head]:
+    """Hidden states with these weights, and their head; the model has its own again afterwards."""
+    try:
+        model.use(used)
+        return model.hidden(tree), model.head if used is own else model.head.detached()
+    finally:
+        model.use(own)
 
 
 def references_of(given: Iterable[Reference], with_teacher: bool) -> frozenset[Reference]:

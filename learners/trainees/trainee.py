@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from perdure.learners.options import IterativeSftOptions, LearnOptions, SdftOpti
 from perdure.learners.ranks.ranks import ALONE, Ranks, leads
 from perdure.learners.trainees.full_weights import FullWeights
 from perdure.learners.trainees.lora_weights import LoraWeights
-from perdure.learners.trainees.trained_weights import Reference, TrainedWeights
+from perdure.learners.trainees.trained_weights import Reference, TrainedModel, TrainedWeights
 from perdure.learners.trainees.turn_tree import Predictions, TurnTree, turn_tree
 from perdure.learners.weights.base_models import ModelFiles
 from perdure.learners.weights.weight_sets import LoraPair, Weights
@@ -37,7 +38,7 @@ class Trainee:
     Of several `ranks` each has such a trainee, with the same weights. What changes them is done by all: the first tells the others.
     """
 
-    def __init__(self, model: AdaptedModel, trained: TrainedWeights, *, is_restartable: bool = False, ranks: Ranks = ALONE) -> None:
+    def __init__(self, model: TrainedModel, trained: TrainedWeights, *, is_restartable: bool = False, ranks: Ranks = ALONE) -> None:
         self.model, self.trained, self.device, self.ranks = model, trained, model.device, ranks
         self._start = [parameter.detach().clone() for parameter in trained.parameters] if is_restartable else []
         self._optimizer = torch.optim.AdamW(trained.parameters, betas=(0.9, 0.95), weight_decay=0.0)
@@ -94,13 +95,8 @@ class Trainee:
     def predict(self, tree: TurnTree, reference: Reference | None = None) -> Predictions:
         """Predictions with gradients if they are enabled, or those of a reference, without."""
         with torch.set_grad_enabled(reference is None and torch.is_grad_enabled()):
-            try:
-                self.model.use(self.trained.prepared(reference))
-                hidden_KC = self.model.hidden(tree.tree)[tree.node_K]
-                head = self.model.head if reference is None else self.model.head.detached()
-            finally:
-                self.model.use(self.trained.prepared(None))
-        return Predictions(on=tree, hidden_KC=hidden_KC, head=head)
+            hidden_NC, head = self.trained.compute(tree.tree, reference)
+            return Predictions(on=tree, hidden_KC=hidden_NC[tree.node_K], head=head)
 
     def logprobs(self, turns: Sequence[tuple[Ids, Ids]], temperature: float, reference: Reference | None = None) -> Tensor:
         """Log-probs of all action tokens of the turns, laid end to end."""
@@ -110,7 +106,7 @@ class Trainee:
         """One optimiser step with the accumulated gradient; returns its norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
+        norm = self._clipped(max_grad_norm)
         faults.point("mid-optimiser-step")
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -168,7 +164,14 @@ class Trainee:
         if leads(self.ranks):
             self.ranks.tell("resume", state_bytes(state))
         self._copy((*state.parameters, *state.teacher))
-        self._optimizer.load_state_dict(state.optimizer)
+        self._load(state.optimizer)
+
+    def _load(self, optimizer: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(optimizer)
+
+    def _clipped(self, max_grad_norm: float) -> float:
+        """Scale the gradient down to this norm; gives the norm that it had."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
 
     def _agree(self) -> None:
         """Give all ranks the weights and the optimiser of the first if they differ: processors of another kind may round otherwise."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from perdure.memory import environments, faults, leases
+from perdure.memory.errands.errand_records import ERRAND_TTL_S
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import TTL_S, Clock, Leased
@@ -36,10 +37,15 @@ class InPlay:
 class StoreJournal:
     """Writes the episodes that one process plays."""
 
-    def __init__(self, store: Store, clock: Clock, ttl_s: float = TTL_S) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, ttl_s: float = TTL_S, *, errands: Sequence[Lease] = (), errand_ttl_s: float = ERRAND_TTL_S
+    ) -> None:
+        """`errands`: those that a player plays with it. It writes only while all of them are held, and keeps them meanwhile."""
         self._store = store
         self._clock = clock
         self._ttl_s = ttl_s
+        self._errands = tuple(errands)
+        self._errand_ttl_s = errand_ttl_s
         self._running: dict[int, InPlay] = {}
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
@@ -119,6 +125,7 @@ class StoreJournal:
             found.setdefault(episode.kind, []).append(episode.lease)
         for kind, held in found.items():
             leases.check_and_renew(self._store, kind, held, self._ttl_s, self._clock)
+        leases.check_and_renew(self._store, "errand", self._errands, self._errand_ttl_s, self._clock)
 
 
 def abort_orphans(store: Store) -> int:

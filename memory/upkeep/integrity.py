@@ -27,6 +27,7 @@ from perdure.memory.schema import MIGRATIONS
 from perdure.memory.store import ARCHIVE, Store, open_store
 from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.check_digests import Progress, Visit, changed_rows
+from perdure.memory.upkeep.check_errands import errands
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.upkeep.prune import archived_ids, archives, changed_in_archive
 from perdure.memory.versions import list_versions, moves
@@ -296,6 +297,7 @@ RULES: tuple[Rule, ...] = (
     _rewards,
     _running_episodes,
     _archives,
+    errands,
 )
 
 

@@ -51,3 +51,22 @@ class Stumbles(Says):
         if self.fails:
             raise RuntimeError("it stumbled")
         return super().step(action)
+
+
+class Asks(Says):
+    """What is asked has the seed in it. It fails at every seed that `fails` divides, however often it is played; 0: at none."""
+
+    def __init__(self, name: str = "nothing", fails: int = 0) -> None:
+        super().__init__(name)
+        self.fails_at = fails
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        assert seed is not None
+        self.breaks = self.fails_at > 0 and seed % self.fails_at == 0
+        return f"{self.asked} {seed}", {}
+
+    def step(self, action: str) -> Step:
+        if self.breaks:
+            raise RuntimeError("it broke")
+        return super().step(action)

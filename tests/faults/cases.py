@@ -57,6 +57,9 @@ COMMANDS: tuple[CommandFault, ...] = (
 AT_START: tuple[Point, ...] = ("mid-migration",)
 """Points on the way to a new home."""
 
+ELSEWHERE: tuple[Point, ...] = ("before-answer", "after-answer")
+"""Points of the journal and of players elsewhere; `tests/agent/cluster/test_players.py` brings them about."""
+
 KILLED = {name: f"kill -9 of the {name}" for name in ("actor", "learner", "supervisor")}
 KILLED_ENVIRONMENT = "kill -9 of an environment's process"
 KILLED_PAGE = "kill -9 of the web process"
@@ -255,9 +258,10 @@ def linger(random: Random, most_s: float) -> None:
 
 
 def points_with_a_case() -> list[Point]:
-    return [*PLAYING, *(point for group in LEARNING for point in group), *(fault.point for fault in COMMANDS), *AT_START]
+    return [*PLAYING, *(point for group in LEARNING for point in group), *(fault.point for fault in COMMANDS), *AT_START, *ELSEWHERE]
 
 
 def all_faults() -> list[str]:
     """What the table has a row for, in its order."""
-    return [*points_with_a_case(), *KILLED.values(), SUPERVISOR_IN_JOB, KILLED_ENVIRONMENT, KILLED_PAGE, PAGE_IN_JOB]
+    points = [point for point in points_with_a_case() if point not in ELSEWHERE]
+    return [*points, *KILLED.values(), SUPERVISOR_IN_JOB, KILLED_ENVIRONMENT, KILLED_PAGE, PAGE_IN_JOB]

@@ -16,6 +16,8 @@ from perdure.memory import environments, gates, jobs, processes, stages, tasks, 
 from perdure.memory.changes import Who, perform
 from perdure.memory.contracts.orders import LearnOrder, Order, ProbeOrder
 from perdure.memory.contracts.results import ProbeResult
+from perdure.memory.errands import errand_leases, errand_queue
+from perdure.memory.errands.errand_records import ErrandTerms
 from perdure.memory.evidence.dev_scores import KnownScores, keep_dev_scores
 from perdure.memory.evidence.item_scores import ItemMeasure, ItemScore, keep_panel_scores
 from perdure.memory.exchange.import_traces import import_file
@@ -226,7 +228,16 @@ def _probe(store: Store) -> None:
     lease = leased_job(store, "second", ProbeOrder())
     play(store, lease, "probe-1", [1.0], seed=2**31 + 6, purpose="probe", sampler=VersionRef("v1"))
     play(store, lease, "probe-2", [0.0], seed=2**31 + 7, purpose="probe", sampler=VersionRef("v1"), state="env_error")
+    _errands(store, lease)
     jobs.finish_job(store, lease, ProbeResult(version="v1", environments={}), None)
+
+
+def _errands(store: Store, job: Lease) -> None:
+    """A draw that a player has played, whose episodes are pruned, and one that it holds."""
+    terms = ErrandTerms(version="v1", serving="v1", purpose="probe", temperature=1.0, samples=2)
+    errand_queue.queue_errands(store, job, terms, [(ADD, 2**31 + 8), (SORT, 2**31 + 9)])
+    first, _ = errand_leases.lease_errands(store, "player-1", 2, 60.0, CLOCK)
+    errand_leases.end_errands(store, [(first.lease, (1.0, None))])
 
 
 def _foreign(store: Store) -> None:

@@ -19,7 +19,7 @@ from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFa
 from perdure.memory.json_value import Document
 
 CONNECT_S = 3.0
-ANSWER_S = 20.0
+ANSWER_S = 10.0
 """How long the answer to one try may take."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 1.0
 """Between two tries; each wait is twice the one before."""
@@ -53,7 +53,7 @@ class JournalClient:
         again = False
         while True:
             try:
-                return self._once(path, Body(head={**head, "again": again}, rest=rest))
+                return self.exchange(path, Body(head={**head, "again": again}, rest=rest).packed())
             except (OSError, http.client.HTTPException, Unavailable) as error:
                 if isinstance(error, PlayerGone):
                     raise
@@ -71,13 +71,17 @@ class JournalClient:
             self._connection.close()
             self._connection = None
 
-    def _once(self, path: str, body: Body) -> Body:
+    def exchange(self, path: str, packed: bytes) -> Body:
+        """Send a message once and take its answer. Raises `OSError` and `HTTPException` too."""
         if self._connection is None:
-            self._connection = _connected(self.url, self.answer_s)
+            self._connection = _connected(self.url)
+        self._connection.sock.settimeout(self.answer_s)
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/octet-stream"}
-        self._connection.request("POST", f"/{path}", body.packed(), headers)
+        self._connection.request("POST", f"/{path}", packed, headers)
         response = self._connection.getresponse()
         given = response.read(MOST_BYTES + 1)
+        if response.will_close or not response.isclosed():
+            self.close()
         if response.getheader("content-type") != "application/octet-stream":
             raise InputError(f"what answers at {self.url} is no journal of Perdure: another program has the port")
         answer = read_message(given)
@@ -87,7 +91,7 @@ class JournalClient:
         raise ERRORS.get(str(answer.head.get("error")), RuntimeFailure)(str(answer.head.get("message")))
 
 
-def _connected(url: str, answer_s: float) -> http.client.HTTPConnection:
+def _connected(url: str) -> http.client.HTTPConnection:
     """A connection to the journal. Raises `InputError` for an address that is none, and `OSError` if nobody answers."""
     parts = urlsplit(url)
     try:
@@ -97,5 +101,5 @@ def _connected(url: str, answer_s: float) -> http.client.HTTPConnection:
         raise InputError(f"{url!r} is no address of a journal: {error}") from error
     connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=CONNECT_S)
     connection.connect()
-    connection.sock.settimeout(answer_s)
+    connection.auto_open = 0  # a connection that broke is an error: what was sent may be sent again
     return connection

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -20,19 +21,18 @@ from typing import Any
 import uvicorn
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
-from perdure.agent.cluster.journal.journal_place import address_of_journal, journal_token, listen_for_players
+from perdure.agent.cluster.cluster_token import cluster_token
+from perdure.agent.cluster.journal.journal_socket import listen_for_players
 from perdure.agent.cluster.journal.known_players import KnownPlayers, PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.ledger import PATHS
 from perdure.agent.cluster.journal.version_parts import version_part
-from perdure.agent.cluster.journal.wire import MOST_BYTES, Body, read_message, unreadable
+from perdure.agent.cluster.journal.wire import MOST_BYTES, Body, read_message
 from perdure.agent.cluster.journal.writer import Writer
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import child_parser, run_child
 from perdure.agent.processes.process_names import JOURNAL
 from perdure.agent.web.patience import HEAD_BYTES, IDLE_S, PatientProtocol
-from perdure.agent.web.tokens import read_or_make_token
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, Unavailable
-from perdure.memory.json_value import Document
 from perdure.memory.processes import beat
 
 LOOK_S = 0.25
@@ -56,17 +56,19 @@ def main() -> int:
     """Serve the home of a supervisor until that ends."""
     arguments = child_parser("perdure.agent.cluster.journal.journal_server", __doc__).parse_args()
     settings = load_config(arguments.config).config.cluster
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 2 * PlayersProtocol.most)), hard))
     return run_child(lambda stop: serve_journal(arguments.home, settings, stop))
 
 
 def serve_journal(home: Path, settings: ClusterSection, stop: Callable[[], bool]) -> None:
-    """Serve until `stop`. Raises `InputError` or `Unavailable` if it cannot listen at its address, and as `read_or_make_token` does."""
-    token = read_or_make_token(journal_token(home, settings), links=bool(settings.token_file))
+    """Serve until `stop`. Raises `InputError` or `Unavailable` if it cannot listen at its address, and as `cluster_token` does."""
+    token = cluster_token(home, settings)
     players = KnownPlayers(settings.node_timeout_s)
 
     def say(store: Any) -> None:
         known = players.all()
-        detail = f"at {address_of_journal(settings)}: {len(known)} player{'' if len(known) == 1 else 's'}"
+        detail = f"at {settings.listen}:{settings.journal_port}: {len(known)} player{'' if len(known) == 1 else 's'}"
         beat(store, JOURNAL, os.getpid(), "serving", detail)
 
     with listen_for_players(settings) as listener:
@@ -99,7 +101,7 @@ class JournalApp:
         if not self._may_ask(headers.get(b"authorization", b"")):
             return 401, _said("token", "another token is needed: that of cluster.token_file on the head")
         path = scope["path"].removeprefix("/")
-        if scope["method"] != "POST" or path not in (*PATHS, "ping", "version-part"):
+        if scope["method"] != "POST" or path not in (*PATHS, "version-part"):
             return 404, _said("input", f"the journal knows no {path!r}")
         length = headers.get(b"content-length", b"")
         if not length.isdigit() or int(length) > MOST_BYTES:
@@ -116,20 +118,11 @@ class JournalApp:
             return status, _said(kind, str(error))
 
     async def _act(self, path: str, body: Body) -> Body:
-        if path == "ping":
-            return Body(head=self._ping(body.head))
+        if path == "ping" and self._players.heard(str(body.head.get("player")), str(body.head.get("doing"))):
+            return Body(head={})  # also while the store takes nothing
         if path == "version-part":
             return await asyncio.to_thread(version_part, self._home, body.head)
         return Body(head=await asyncio.wrap_future(self._writer.ask(path, body)))
-
-    def _ping(self, head: Document) -> Document:
-        """A player is alive. Answered even if the store takes nothing."""
-        try:
-            if not self._players.heard(str(head["player"]), str(head["doing"])):
-                raise PlayerGone(f"{head['player']} is not known here")
-        except KeyError as error:
-            raise unreadable(error) from error
-        return {}
 
     def _may_ask(self, given: bytes) -> bool:
         """Whether this is the token; takes as long for every wrong one."""
@@ -170,7 +163,7 @@ async def _serve(app: JournalApp, listener: socket.socket, stop: Callable[[], bo
             ws="none",
             lifespan="off",
             loop="asyncio",
-            http=PatientProtocol,
+            http=PlayersProtocol,
             h11_max_incomplete_event_size=HEAD_BYTES,
         )
     )
@@ -185,6 +178,12 @@ async def _serve(app: JournalApp, listener: socket.socket, stop: Callable[[], bo
         await server.serve(sockets=[listener])
     finally:
         watching.cancel()
+
+
+class PlayersProtocol(PatientProtocol):
+    """Ends slow connections as the page does; each player has two."""
+
+    most = 4096
 
 
 class _JournalServer(uvicorn.Server):

@@ -21,6 +21,7 @@ from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 from perdure.memory.layout.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.records import Ending, EpisodePlan, Lease, Sampler, StepRef, Task, Turn, VersionRef
+from perdure.memory.trajectories.turns import valid_text
 
 PROTOCOL = 1
 """Raised when a form here changes; a player of another one is refused."""
@@ -29,8 +30,8 @@ MOST_BYTES = 64 * 2**20
 _LENGTH = struct.Struct("<I")
 _DAMAGED = (ValueError, LookupError, TypeError, AttributeError, struct.error, RecursionError)
 
-Before = Callable[[int], Turn | None]
-"""The last turn that the journal has of an episode."""
+Before = Callable[[int, int], Turn | None]
+"""The turn before turn n of an episode, as the journal has it; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ def read_turns(message: Body, before: Before) -> list[tuple[int, int, Turn]]:
         for episode, n, shared, new, answer, observation, action, invalid, reward, finish, sampler in message.head["turns"]:
             prompt_ids = unpack_ids(taken(new))
             if shared:
-                earlier = last.get(episode) or before(episode)
+                earlier = last.get(episode) or before(episode, n)
                 if earlier is None or shared != len(earlier.prompt_ids) + len(earlier.action_ids):
                     raise ValueError(f"turn {n} of episode {episode} shares {shared} tokens with a turn that the journal does not have")
                 prompt_ids = earlier.prompt_ids + earlier.action_ids + prompt_ids
@@ -101,12 +102,12 @@ def read_turns(message: Body, before: Before) -> list[tuple[int, int, Turn]]:
                 prompt_ids=prompt_ids,
                 action_ids=unpack_ids(taken(answer)),
                 logprobs=unpack_logprobs(taken(answer)),
-                observation=observation,
-                action=action,
+                observation=valid_text(observation),  # as it is stored, so that a turn that comes again equals what was read back
+                action=valid_text(action),
                 reward=float(reward),
                 sampler=_read_sampler(sampler),
                 finish=finish,
-                invalid=invalid,
+                invalid=None if invalid is None else valid_text(invalid),
                 shared=shared,
             )
             last[episode] = turn
@@ -189,6 +190,19 @@ def read_task(row: Any, owner: str) -> tuple[Task, Lease, frozenset[int], str | 
         number, environment, seed, members, attempt, done, code = row
         task = Task(id=number, environment=environment, seed=seed, state="leased", members=members, attempt=attempt)
         return task, Lease(subject=number, owner=owner, attempt=attempt), frozenset(done), code
+    except _DAMAGED as error:
+        raise unreadable(error) from error
+
+
+def leases_said(held: Iterable[Lease]) -> list[list[int]]:
+    """Leases of the player that says it: what each is on, and its attempt."""
+    return [[lease.subject, lease.attempt] for lease in held]
+
+
+def read_leases(rows: Iterable[Sequence[int]], owner: str) -> tuple[Lease, ...]:
+    """Raises `InputError`."""
+    try:
+        return tuple(Lease(subject=int(subject), owner=owner, attempt=int(attempt)) for subject, attempt in rows)
     except _DAMAGED as error:
         raise unreadable(error) from error
 

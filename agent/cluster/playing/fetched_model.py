@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from perdure.agent.cluster.journal.wire import Body
+from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Chat, Policy
 from perdure.memory.errors import RuntimeFailure, UnknownError
 from perdure.memory.files import MAKING, MANIFEST, check_files, publish
@@ -27,42 +28,72 @@ if TYPE_CHECKING:
 
 Ask = Callable[[str, Document], Body]
 """Asks the journal as this player."""
+
+
+MOST_LOADED = 3
 KEPT = 8
 """Versions whose files stay on this node."""
 
 
+class RemoteModel(Model, Protocol):
+    """What a player needs of a model: to play, and to say which files it has loaded."""
+
+    @property
+    def hashes(self) -> Mapping[str, str]:
+        """Of the versions that are loaded, by name."""
+        ...
+
+
 class FetchedModel:
-    """Keeps the serving version and its opponents loaded, and no other version. `hashes` has those that are loaded, by name."""
+    """The model of a node, on its engine. Up to `MOST_LOADED` versions stay loaded, and those that are in play."""
 
     def __init__(self, engine: Engine, cache: Path, ask: Ask) -> None:
+        self.engine = engine
         self.hashes: dict[str, str] = {}
-        self._engine = engine
+        """Of the versions that are loaded, by name; the last used at the end."""
+        self._in_play: set[str] = set()
         self._cache = cache
         self._ask = ask
 
     @property
     def chat(self) -> Chat:
-        return self._engine.chat
+        return self.engine.chat
 
     @property
     def context_limit(self) -> int:
-        return self._engine.context_limit
+        return self.engine.context_limit
 
     def load(self, version: str) -> Policy:
-        """The policy of this version; unloads all others. Raises `RuntimeFailure` if its files are missing, damaged or without effect."""
-        for name in [name for name in self.hashes if name != version]:
-            del self.hashes[name]
-            self._engine.unload(VersionRef(name))
+        """The policy of this version; none but it is in play. Raises as `opponent` does."""
+        self._in_play.clear()
         return self.opponent(version)
 
     def opponent(self, version: str) -> Policy:
-        """The policy of this version, beside the one that plays. Raises `UnknownError`, and `RuntimeFailure` as `load` does."""
+        """The policy of this version, beside the one that plays.
+
+        Raises `UnknownError`, and `RuntimeFailure` if its files are missing, damaged or without effect.
+        """
+        self._in_play.add(version)
+        if version in self.hashes:
+            self.hashes[version] = self.hashes.pop(version)
+        else:
+            self._load(version)
+        return self.engine.policy(VersionRef(version))
+
+    def _load(self, version: str) -> None:
+        """Fetch and load a version, make room for it before, and have what it says compared."""
+        from perdure.learners.engines.adapter_effect import prompt_scores
+
         ref = VersionRef(version)
-        if ref not in self._engine:
-            said = self._ask("serving", {"version": version}).head
-            self._engine.load(ref, {} if said["base"] else self._weights(str(said["hash"])))
-            self.hashes[version] = str(said["hash"])
-        return self._engine.policy(ref)
+        said = self._ask("serving", {"version": version}).head
+        weights = {} if said["base"] else self._weights(str(said["hash"]))
+        for name in [name for name in self.hashes if name not in self._in_play][: max(0, len(self.hashes) + 1 - MOST_LOADED)]:
+            del self.hashes[name]
+            self.engine.unload(VersionRef(name))
+        self.engine.load(ref, weights)
+        self.hashes[version] = str(said["hash"])
+        scores = list(prompt_scores(self.engine, ref))
+        self._ask("loaded", {"version": version, "hash": said["hash"], "numerics": self.engine.numerics, "scores": scores})
 
     def _weights(self, hash_: str) -> Weights:
         from perdure.learners.weights.adapters import load_version
@@ -73,10 +104,10 @@ class FetchedModel:
         with suppress(RuntimeFailure):
             if folder.is_dir():
                 check_files(folder, hash_)
-                return load_version(self._cache, hash_, hash_, self._engine.files)
+                return load_version(self._cache, hash_, hash_, self.engine.files)
         fetch_version(folder, hash_, self._ask)
         forget_old_versions(self._cache, folder)
-        return load_version(self._cache, hash_, hash_, self._engine.files)
+        return load_version(self._cache, hash_, hash_, self.engine.files)
 
 
 def fetch_version(folder: Path, hash_: str, ask: Ask) -> None:

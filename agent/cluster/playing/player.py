@@ -15,19 +15,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import perdure
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.wire import PROTOCOL, Body
-from perdure.agent.cluster.playing.fetched_model import FetchedModel
+from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
-from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteJournal
+from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
 from perdure.agent.config import Config
 from perdure.agent.home import cache_dir
-from perdure.agent.processes.live_shift import LivePlay, Model
+from perdure.agent.processes.exit_codes import die_of
+from perdure.agent.processes.live_shift import LivePlay
 from perdure.agent.processes.pulse import BEAT_S
+from perdure.envs.rollout import Journal, nothing
 from perdure.memory.errors import InputError, PerdureError, RuntimeFailure
 from perdure.memory.json_value import Document
 
@@ -40,28 +44,32 @@ PINGS = 4
 """In the time of that silence."""
 
 
-OpenPlayer = Callable[[PlayerOrder, Document, "AskAs", Callable[[str], None]], tuple[Model, dict[str, str]]]
-"""Opens the model after the journal's welcome; and the hashes of the versions that it has loaded, by name, as they change."""
-AskAs = Callable[[str, Document], Body]
+Say = Callable[[str], None]
 
 
-def run(order: bytes, stop: Callable[[], bool], say: Callable[[str], None]) -> bytes:
+def run(order: bytes, stop: Callable[[], bool], say: Say) -> bytes:
     """Play until `stop`. Raises `InputError` if this node cannot play for this head, `RuntimeFailure` if it fails."""
-    return play_for(read_order(order), stop, say, base_hash, open_fetched)
+    return play_for(read_order(order), stop, say, PlayerParts())
 
 
-def play_for(
-    order: PlayerOrder,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
-    hash_of_base: Callable[[Config, Callable[[str], None]], str],
-    open_model: OpenPlayer,
-) -> bytes:
-    """`run`, with a model that is opened by `open_model` and whose base model has this hash."""
-    hash_ = hash_of_base(order.config, say)
-    opened: tuple[Model, dict[str, str]] | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlayerParts:
+    """What a player is made of."""
+
+    hash_of_base: Callable[[Config, Say], str] = field(default_factory=lambda: base_hash)
+    """The hash of the base model's files on this node."""
+    open_model: Callable[[PlayerOrder, Document, Ask, Say], RemoteModel] = field(default_factory=lambda: open_fetched)
+    """Opens the model, after the journal's welcome."""
+    journal: Callable[[Journal], Journal] = lambda journal: journal
+    """What is written to, made of the journal that is reached over HTTP."""
+
+
+def play_for(order: PlayerOrder, stop: Callable[[], bool], say: Say, parts: PlayerParts) -> bytes:
+    """`run`, with these parts."""
+    hash_ = parts.hash_of_base(order.settings, say)
+    model: RemoteModel | None = None
     names: list[str] = []
-    client = JournalClient(url=order.url, token=order.token, patience_s=TRY_S)
+    client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
 
     def ask(path: str, head: Document) -> Body:
         return client.ask(path, {"player": names[-1], **head})
@@ -77,14 +85,14 @@ def play_for(
             say(f"waits: {error}")
             continue
         silence_s = float(welcome["silence_s"])
-        client.patience_s = PATIENCE * silence_s
+        client.patience_s, client.answer_s = PATIENCE * silence_s, silence_s
         names.append(str(welcome["player"]))
         say(f"is {names[-1]}")
         pinging = Pinging(order, names[-1], silence_s / PINGS)
         try:
             with pinging:
-                opened = opened or open_model(order, welcome, ask, say)
-                _play(order, client, opened, pinging, stop, say)
+                model = model or parts.open_model(order, welcome, ask, say)
+                _play(order, client, model, pinging, parts, stop, say)
         except PlayerGone as error:
             say(f"gives up its episodes: {error}")
         except PlayerFenced as error:
@@ -97,13 +105,13 @@ def play_for(
 def _play(
     order: PlayerOrder,
     client: JournalClient,
-    opened: tuple[Model, dict[str, str]],
+    model: RemoteModel,
     pinging: Pinging,
+    parts: PlayerParts,
     stop: Callable[[], bool],
-    say: Callable[[str], None],
+    say: Say,
 ) -> None:
-    """Play shifts under one name, until `stop` or until the journal does not know it any more."""
-    model, hashes = opened
+    """Play under one name, until `stop` or until the journal does not know it any more: errands, and live tasks if there are none."""
 
     def ended() -> bool:
         pinging.note()  # the rollout loop asks each round: a round is progress
@@ -113,14 +121,31 @@ def _play(
         pinging.doing = state
         say(f"{state} {detail or ''}".strip())
 
-    desk = RemoteDesk(client, pinging.name, order.config.play)
-    live = LivePlay(desk, RemoteJournal(client, pinging.name, hashes), order.config, tell)
+    desk = RemoteDesk(client, pinging.name, order.settings.play)
+    live = LivePlay(desk, parts.journal(RemoteJournal(client, pinging.name, model.hashes)), order.settings, tell)
     while not ended():
-        if desk.waits or not live.play_shift(model, ended):
+        if desk.waits:
             pinging.doing = "idle"
             time.sleep(POLL_S)
+        elif desk.errands_wait:
+            desk.errands_wait = False
+            pinging.doing = "judging"
+            _judge(RemoteErrandDesk(client, pinging.name, model.hashes), model, live, order, ended)
+        else:
+            live.play_shift(model, ended)
     if pinging.gone:
         raise PlayerGone(f"the journal does not know {pinging.name} any more")
+
+
+def _judge(desk: RemoteErrandDesk, model: RemoteModel, live: LivePlay, order: PlayerOrder, stop: Callable[[], bool]) -> None:
+    """Play some errands, if there still are any."""
+    from perdure.agent.cluster.judging.errand_play import ErrandMeans, judge_once
+    from perdure.learners.learning_job import Interrupted
+
+    width = order.settings.play.width
+    means = ErrandMeans(model=model, load=lambda name: live.environment(name, None), at_once=width, stop=stop, each_round=nothing)
+    with suppress(Interrupted):  # it is to end
+        judge_once(desk, means, width)
 
 
 class Pinging:
@@ -150,9 +175,9 @@ class Pinging:
         self._thread.join(timeout=BEAT_S)
 
     def _run(self) -> None:
-        client = JournalClient(url=self._order.url, token=self._order.token, patience_s=0.0, answer_s=self._every_s)
+        client = JournalClient(url=self._order.journal, token=self._order.token, patience_s=0.0, answer_s=self._every_s)
         while not self._ended.wait(self._every_s):
-            if time.monotonic() - self._noted_s > self._order.config.supervise.hang_s:
+            if time.monotonic() - self._noted_s > self._order.settings.supervise.hang_s:
                 continue  # what plays hangs: the journal gives its tasks to others
             try:
                 client.ask("ping", {"player": self.name, "doing": self.doing})
@@ -167,40 +192,39 @@ def _who(order: PlayerOrder) -> Document:
     return {
         "protocol": PROTOCOL,
         "perdure": perdure.__version__,
-        "model": order.config.model,
-        "label": f"{order.label}-{platform.node()}-{os.getpid()}",
+        "model": order.settings.model,
+        "label": f"{order.name}-{platform.node()}-{os.getpid()}",
     }
 
 
-def base_hash(config: Config, say: Callable[[str], None]) -> str:
+def base_hash(config: Config, say: Say) -> str:
     """The hash of the base model's files on this node; fetches them if they are missing."""
     from perdure.learners.weights.base_models import resolve_model
 
     return resolve_model(config.model, cache_dir(), say).hash
 
 
-def open_fetched(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callable[[str], None]) -> tuple[Model, dict[str, str]]:
+def open_fetched(order: PlayerOrder, welcome: Document, ask: Ask, say: Say) -> RemoteModel:
     """The engine of this node, whose versions come from the head."""
     from perdure.agent.processes.open_engine import chat_settings
     from perdure.learners.engines.version_loading import named_dtype, open_engine_in
     from perdure.learners.weights.base_models import resolve_model
 
-    if order.config.engine == "vllm":
+    if order.settings.engine == "vllm":
         raise InputError("engine = 'vllm': players elsewhere sample with transformers only; set players = 0, or engine = 'transformers'")
-    files = resolve_model(order.config.model, cache_dir(), say)
+    files = resolve_model(order.settings.model, cache_dir(), say)
     say(f"loading {files.name}")
     engine = open_engine_in(
         files,
-        device=order.config.device,
-        dtype_of=lambda: named_dtype(welcome["precision"].get(order.config.device), order.config.device),
-        seed=order.config.seed ^ int.from_bytes(os.urandom(4)),
-        chat=chat_settings(order.config, float(welcome["began_s"])),
+        device=order.settings.device,
+        dtype_of=lambda: named_dtype(welcome["precision"].get(order.settings.device), order.settings.device),
+        seed=order.settings.seed ^ int.from_bytes(os.urandom(4)),
+        chat=chat_settings(order.settings, float(welcome["began_s"])),
     )
-    model = FetchedModel(engine, cache_dir() / "versions", ask)
-    return model, model.hashes
+    return FetchedModel(engine, cache_dir() / "versions", ask)
 
 
-def main(hash_of_base: Callable[[Config, Callable[[str], None]], str] = base_hash, open_model: OpenPlayer = open_fetched) -> int:
+def main(parts: PlayerParts) -> int:
     """Run the order in a file; SIGTERM asks it to end."""
     sys.path.append("")  # the working folder, last: environments of its own may be there
     asked = threading.Event()
@@ -208,14 +232,12 @@ def main(hash_of_base: Callable[[Config, Callable[[str], None]], str] = base_has
         signal.signal(number, lambda *_: asked.set())
     try:
         order = read_order(Path(sys.argv[1]).read_bytes())
-        answer = play_for(order, asked.is_set, lambda line: print(line, flush=True), hash_of_base, open_model)
+        answer = play_for(order, asked.is_set, lambda line: print(line, flush=True), parts)
     except (PerdureError, OSError, IndexError) as error:
-        from perdure.agent.processes.exit_codes import die_of
-
         die_of(error)
     print(answer.decode(), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PlayerParts()))

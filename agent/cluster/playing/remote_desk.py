@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.journal.wire import endings_said, plans_said, read_task, turns_message
+from perdure.agent.cluster.journal.wire import endings_said, leases_said, plans_said, read_task, turns_message
 from perdure.agent.config import PlaySection
 from perdure.agent.processes.live_shift import LeasedTask
+from perdure.envs.rollout import Journal
+from perdure.learners.gate.player import Scores
+from perdure.memory.errands.errand_records import Errand, read_errand
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 from perdure.memory.records import Ending, EpisodePlan, Lease, Turn, VersionRef
@@ -28,6 +32,8 @@ class RemoteDesk:
         self._holds: set[int] = set()
         """The tasks that this player holds."""
         self._idle_until_s = 0.0
+        self.errands_wait = False
+        """Whether the head had errands when it was asked last."""
 
     @property
     def waits(self) -> bool:
@@ -41,6 +47,7 @@ class RemoteDesk:
         if self.waits:
             return []
         answer = self._ask("lease", version=version.name, holds=[*self._holds], most=self._most)
+        self.errands_wait = bool(answer["errands"])
         if answer["over"]:
             return None
         self._idle_until_s = time.monotonic() + float(answer["wait_s"])
@@ -77,24 +84,54 @@ class RemoteDesk:
         return self._client.ask(path, {"player": self._player, **head}).head
 
 
-class RemoteJournal:
-    """The journal of a player (`envs/rollout.py:Journal`). Raises what the head's journal raises."""
+class RemoteErrandDesk:
+    """Errands from the head (`agent/cluster/judging/errand_play.py:ErrandDesk`). The pings of the player keep them."""
 
     def __init__(self, client: JournalClient, player: str, hashes: Mapping[str, str]) -> None:
-        """`hashes` are those of the versions that this player has loaded, by name."""
         self._client = client
         self._player = player
+        self._hashes = hashes
+
+    def take(self, limit: int) -> list[Errand]:
+        answer = self._client.ask("lease-errand", {"player": self._player, "most": limit})
+        return [read_errand(document) for document in answer.head["errands"]]
+
+    @contextmanager
+    def playing(self, errands: Sequence[Errand], lost: Callable[[], None]) -> Iterator[Journal]:
+        """`lost` is never called: the journal refuses what is written then, and the player's pings tell if it is known no more."""
+        yield RemoteJournal(self._client, self._player, self._hashes, [errand.lease for errand in errands])
+
+    def end(self, ended: Sequence[tuple[Lease, Scores]]) -> None:
+        self._bring([lease for lease, _ in ended], scores=[list(scores) for _, scores in ended], error=None)
+
+    def give_back(self, held: Sequence[Lease], error: str | None) -> None:
+        self._bring(held, scores=None, error=error)
+
+    def _bring(self, held: Sequence[Lease], **said: object) -> None:
+        self._client.ask("end-errand", {"player": self._player, "held": leases_said(held), **said})
+
+
+class RemoteJournal:
+    """The journal of a player (`envs/rollout.py:Journal`), for live tasks, or for the errands that it holds.
+
+    Raises what the head's journal raises.
+    """
+
+    def __init__(self, client: JournalClient, player: str, hashes: Mapping[str, str], errands: Sequence[Lease] = ()) -> None:
+        """`hashes` are those of the versions that this player has loaded, by name, as they change."""
+        self._client = client
+        self._who: Document = {"player": player, "errands": leases_said(errands)}
         self._hashes = hashes
 
     def start(self, plans: Sequence[EpisodePlan]) -> list[int]:
         used = {str(plan.sampler) for plan in plans}
         hashes = {name: hash_ for name, hash_ in self._hashes.items() if name in used}
-        answer = self._client.ask("start", {"player": self._player, "plans": plans_said(plans), "hashes": hashes})
+        answer = self._client.ask("start", {**self._who, "plans": plans_said(plans), "hashes": hashes})
         return [int(episode) for episode in answer.head["episodes"]]
 
     def turns(self, entries: Sequence[tuple[int, int, Turn]]) -> None:
         body = turns_message(entries)
-        self._client.ask("turns", {"player": self._player, **body.head}, body.rest)
+        self._client.ask("turns", {**self._who, **body.head}, body.rest)
 
     def finish(self, endings: Sequence[Ending]) -> None:
-        self._client.ask("finish", {"player": self._player, "endings": endings_said(endings)})
+        self._client.ask("finish", {**self._who, "endings": endings_said(endings)})

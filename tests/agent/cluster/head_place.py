@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,12 @@ import pytest
 from tests.agent.cluster.scripted_player import BASE_HASH
 
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.playing.player_order import PlayerOrder
+from perdure.agent.cluster.journal.journal_server import serve_journal
+from perdure.agent.cluster.player_orders import player_order
+from perdure.agent.cluster.playing.player import PlayerParts, play_for
+from perdure.agent.cluster.playing.player_order import read_order
 from perdure.agent.config import Config
+from perdure.agent.config_file import load_config
 from perdure.memory.environments import register
 from perdure.memory.records import TaskState
 from perdure.memory.store import Store, create_store, open_store
@@ -54,27 +59,40 @@ class Head:
     def token(self) -> str:
         return (self.home / "run" / "cluster-token").read_text().strip()
 
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "perdure.toml"
+
+    def write_settings(self, silence_s: int) -> None:
+        self.settings_file.write_text(f"model = 'tiny'\n[cluster]\njournal_port = {self.port}\nnode_timeout_s = {silence_s}\n")
+
     def start_journal(self, fault: str = "") -> subprocess.Popen[bytes]:
         """Start the journal and wait until it listens."""
-        (self.path / "perdure.toml").write_text(
-            f"model = 'tiny'\n[cluster]\njournal_port = {self.port}\nnode_timeout_s = {self.silence_s}\n"
-        )
-        given = ["--home", str(self.home), "--config", str(self.path / "perdure.toml")]
+        self.write_settings(self.silence_s)
+        given = ["--home", str(self.home), "--config", str(self.settings_file)]
         self.journal = self._process([JOURNAL, *given], "journal", fault)
-        self.wait("the journal", self._listens)
+        self.wait("the journal", self.listens)
         return self.journal
 
     def start_player(
-        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = ""
+        self, program: str = "tests.agent.cluster.scripted_player", config: Config | None = None, fault: str = "", port: int = 0
     ) -> subprocess.Popen[bytes]:
-        """Start a player with an order for this head."""
+        """Start a player with an order for this head, which it may find at another port."""
         number = len(self.players)
-        chosen = config or Config.model_validate({"model": "tiny", "play": {"width": self.width, "members": 4}})
-        order = PlayerOrder(url=self.url, token=self.token, config=chosen, label=f"p{number}", reach_s=60.0)
+        chosen = config or Config.model_validate(
+            {"model": "tiny", "play": {"width": self.width, "members": 4}, "sandbox": {"trusted": ["perdure:", "py:tests.agent.coin:Walk"]}}
+        )
         file = self.path / f"order-{number}"
-        file.write_bytes(order.packed())
+        file.write_bytes(self.order(f"p{number}", chosen, port))
         self.players.append(self._process([program, str(file)], f"player-{number}", fault))
         return self.players[-1]
+
+    def order(self, name: str, settings: Config, port: int = 0) -> bytes:
+        """The order that the cluster's process would write."""
+        loaded = load_config(self.settings_file)
+        cluster = loaded.config.cluster.model_copy(update={"journal_port": port or self.port})
+        settings = settings.model_copy(update={"cluster": cluster})
+        return player_order(self.home, loaded.with_config(settings), name)
 
     def client(self, patience_s: float = 5.0) -> JournalClient:
         return JournalClient(url=self.url, token=self.token, patience_s=patience_s)
@@ -105,7 +123,7 @@ class Head:
                 process.kill()
             process.wait(timeout=30)
 
-    def _listens(self) -> bool:
+    def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
@@ -132,6 +150,54 @@ def head_in(path: Path, base_hash: str = BASE_HASH) -> Iterator[Head]:
         yield head
     finally:
         head.close()
+
+
+@contextmanager
+def journal_here(head: Head, silence_s: int = 60) -> Iterator[None]:
+    """The journal in this process."""
+    stopped = threading.Event()
+    head.write_settings(silence_s)
+    journal = threading.Thread(target=serve_journal, args=(head.home, load_config(head.settings_file).config.cluster, stopped.is_set))
+    journal.start()
+    try:
+        head.wait("the journal", head.listens)
+        yield
+    finally:
+        stopped.set()
+        journal.join(timeout=60)
+
+
+@dataclass
+class PlayerHere:
+    """A player in a thread of this process."""
+
+    said: list[str] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    failed: list[Exception] = field(default_factory=list)
+
+
+@contextmanager
+def player_here(head: Head, settings: Config, parts: PlayerParts) -> Iterator[PlayerHere]:
+    """A player in this process. Raises what it raises, at the end."""
+    stopped = threading.Event()
+    player = PlayerHere()
+
+    def play() -> None:
+        try:
+            play_for(read_order(head.order("here", settings)), stopped.is_set, player.said.append, parts)
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread of the test
+            player.failed.append(error)
+        player.ended.set()
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        yield player
+    finally:
+        stopped.set()
+        thread.join(timeout=60)
+    for error in player.failed:
+        raise error
 
 
 def queue(head: Head, environment: str, tasks: int, members: int = 4) -> None:

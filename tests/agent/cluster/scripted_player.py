@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.fakes import END, ByteChat
+from tests.faults.acknowledged import AcknowledgingJournal
 
-from perdure.agent.cluster.playing.player import AskAs, main
+from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
+from perdure.agent.cluster.playing.player import PlayerParts, main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
 from perdure.agent.config import Config
-from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Policy, Request, Sample
 from perdure.memory.json_value import Document
 from perdure.memory.layout.blobs import pack_ids
@@ -45,7 +48,7 @@ class ScriptedModel:
     chat = ByteChat()
     context_limit = 100_000
 
-    def __init__(self, ask: AskAs) -> None:
+    def __init__(self, ask: Ask) -> None:
         self.hashes: dict[str, str] = {}
         self._ask = ask
 
@@ -61,10 +64,18 @@ def scripted_hash(config: Config, say: Callable[[str], None]) -> str:
     return BASE_HASH
 
 
-def open_scripted(order: PlayerOrder, welcome: Document, ask: AskAs, say: Callable[[str], None]) -> tuple[Model, dict[str, str]]:
-    model = ScriptedModel(ask)
-    return model, model.hashes
+def open_scripted(order: PlayerOrder, welcome: Document, ask: Ask, say: Callable[[str], None]) -> RemoteModel:
+    return ScriptedModel(ask)
+
+
+def scripted_parts(acknowledged: Path | None = None) -> PlayerParts:
+    """The parts of a scripted player; what the journal acknowledges is written into a file."""
+    if acknowledged is None:
+        return PlayerParts(hash_of_base=scripted_hash, open_model=open_scripted)
+    return PlayerParts(
+        hash_of_base=scripted_hash, open_model=open_scripted, journal=lambda journal: AcknowledgingJournal(journal, acknowledged)
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(scripted_hash, open_scripted))
+    raise SystemExit(main(scripted_parts(Path(sys.argv[1]).parent / "acknowledged")))

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import time
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.agent.cluster.head_place import ADD, WALK, Head, acknowledged_once, head_in, queue
+from tests.agent.cluster.cut_line import CutLine
+from tests.agent.cluster.head_place import WALK, Head, acknowledged_once, head_in, queue
+from tests.faults.acknowledged import Acknowledgements, checksum
 
+from perdure.memory.leases import BootClock
 from perdure.memory.processes import events
 from perdure.memory.store import open_store
 from perdure.memory.trajectories.episodes import get_episode, list_episodes
+from perdure.memory.upkeep.integrity import check
 
 pytestmark = pytest.mark.processes
+
+MEMBERS = 4
+SILENCE_S = 3
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[Head]:
     with head_in(tmp_path) as head:
+        head.silence_s = SILENCE_S
         yield head
 
 
@@ -30,14 +37,90 @@ def test_a_player_elsewhere_plays_live_tasks_as_the_actor_does(head: Head) -> No
     player = head.start_player()
     head.wait("all tasks", lambda: head.tasks("done") == 3)
     player.send_signal(signal.SIGTERM)
-    assert player.wait(timeout=30) == 0
+    assert player.wait(timeout=60) == 0
     with open_store(head.home) as store:
         played = [get_episode(store, entry.id) for entry in list_episodes(store, limit=99)]
-        assert acknowledged_once(store) == []
-    assert sorted((one.seed, one.member, len(one.turns)) for one in played) == [
-        (seed, member, 1 + seed) for seed in (3, 4, 5) for member in range(4)
-    ]
+    lengths = [(seed, member, 1 + seed) for seed in (3, 4, 5) for member in range(MEMBERS)]
+    assert sorted((one.seed, one.member, len(one.turns)) for one in played) == lengths
     assert {one.state for one in played} == {"completed"}
-    assert all(
-        turn.prompt_ids[: len(before.prompt_ids)] == before.prompt_ids for one in played for before, turn in zip(one.turns, one.turns[1:])
-    )
+    nothing_lost_or_doubled(head)
+
+
+def test_whoever_is_killed_nothing_acknowledged_is_lost_and_nothing_is_played_twice(head: Head) -> None:
+    """A player dies after an answer, the journal before one, a player and the journal at any moment, and a player is frozen."""
+    queue(head, WALK, 12)
+    head.start_journal("before-answer:25")
+    dies_by_itself = head.start_player(fault="after-answer:20")
+    lives = head.start_player()
+    assert dies_by_itself.wait(timeout=120) == -signal.SIGKILL
+    journal = head.journal
+    assert journal is not None
+    assert journal.wait(timeout=120) == -signal.SIGKILL
+    head.start_journal()
+    third = head.start_player()
+    plays(head, third)
+    third.kill()
+    head.wait("its tasks to be played elsewhere", lambda: lost(head) >= 1)
+    assert lives.poll() is None, head.log("player-1")
+    head.journal.kill()
+    head.journal.wait(timeout=60)
+    head.start_journal()
+    lives.send_signal(signal.SIGSTOP)
+    head.wait("the silence of a frozen player", lambda: lost(head) >= 2)
+    lives.send_signal(signal.SIGCONT)
+    head.wait("all tasks", lambda: head.tasks("done") + head.tasks("failed") == 12)
+    assert head.tasks("failed") == 0
+    lives.send_signal(signal.SIGTERM)
+    assert lives.wait(timeout=60) == 0
+    assert head.log("player-1").count("\nis player:") >= 1, "it came back under another name"
+    nothing_lost_or_doubled(head)
+
+
+def test_a_cut_line_ends_in_a_new_name_and_its_tasks_are_played(head: Head) -> None:
+    queue(head, WALK, 6)
+    head.start_journal()
+    with CutLine(head.port) as line:
+        player = head.start_player(port=line.port)
+        plays(head, player)
+        line.cut()
+        head.wait("the silence", lambda: lost(head) == 1)
+        head.wait("the player to give up", lambda: "gives up its episodes" in head.log("player-0"))
+        aborted = head.ask("SELECT count(*) FROM episode WHERE state = 'aborted'")
+        assert aborted > 0
+        line.mend()
+        head.wait("all tasks", lambda: head.tasks("done") == 6)
+        player.send_signal(signal.SIGTERM)
+        assert player.wait(timeout=60) == 0
+    assert head.log("player-0").count("is player:") == 2
+    nothing_lost_or_doubled(head)
+
+
+def plays(head: Head, player: subprocess.Popen[bytes]) -> None:
+    """Wait until this player, the last that was started, has turns written."""
+    name = f"player:p{len(head.players) - 1}-"
+    sql = f"""SELECT count(*) FROM turn JOIN episode e ON e.id = turn.episode JOIN task t ON t.id = e.task AND t.attempt = e.attempt
+              WHERE e.state = 'running' AND substr(t.owner, 1, {len(name)}) = '{name}'"""
+    head.wait("the player to play", lambda: player.poll() is None and head.ask(sql) > 0)
+
+
+def lost(head: Head) -> int:
+    """How many players were lost so far."""
+    with open_store(head.home) as store:
+        return sum(event.kind == "player lost" for event in events(store))
+
+
+def nothing_lost_or_doubled(head: Head) -> None:
+    """Compare the store with what players were told is in it."""
+    said = Acknowledgements(path=head.path / "acknowledged")
+    said.read()
+    assert said.turns
+    with open_store(head.home) as store:
+        stored = {
+            (row["episode"], row["n"]): checksum(row["action_ids"], row["logprobs"])
+            for row in store.rows("SELECT episode, n, action_ids, logprobs FROM turn")
+        }
+        states = {row["id"]: row["state"] for row in store.rows("SELECT id, state FROM episode")}
+        assert {key: value for key, value in said.turns.items() if stored.get(key) != value} == {}
+        assert {episode: state for episode, state in said.endings.items() if states.get(episode) != state} == {}
+        assert acknowledged_once(store) == []
+        assert [finding for finding in check(store, BootClock()) if finding.level == "error"] == []

@@ -30,7 +30,7 @@ def ranks_in_processes(count: int, folder: Path, limit_s: float = 120.0) -> Iter
         process.stdin.close()
         others.append(process)
     try:
-        group = door.join("cpu")
+        group = door.join("cpu", 120.0)
         try:
             with ending(group):
                 yield group, others

@@ -12,6 +12,7 @@ import pytest
 from tests.memory.conftest import SetClock
 from tests.memory.everything import CLOCK
 
+from perdure.memory.errands.errand_records import group_of
 from perdure.memory.schema import PAGE_SIZE_BYTES
 from perdure.memory.store import Store, checkpoint, open_store
 from perdure.memory.upkeep import integrity as rules
@@ -79,6 +80,10 @@ def test_a_fresh_store_is_whole(store: Store) -> None:
         ("UPDATE reward SET value = -9e999 WHERE episode = 6", "error", "rewards", "episode 6"),
         ("UPDATE reward SET episode = 99 WHERE episode = 6", "error", "foreign-keys", "reward None"),
         ("UPDATE version SET state = 'retired' WHERE state = 'serving'", "error", "serving-version", "no version"),
+        ("UPDATE errand SET scores = '[1.0]' WHERE id = 1", "error", "errands", "errand 1"),
+        ("UPDATE errand SET scores = '[1.0, 2.0]' WHERE id = 1", "error", "errands", "errand 1"),
+        ("UPDATE errand SET scores = '{}' WHERE id = 1", "error", "errands", "errand 1"),
+        ("UPDATE errand SET owner = NULL WHERE id = 2", "error", "errands", "errand 2"),
         ("DROP INDEX episode_one_completed_a_member", "error", "schema", "episode_one_completed_a_member"),
         ("DROP VIEW turn_text", "error", "schema", "turn_text"),
         ("CREATE TABLE notes (text TEXT) STRICT", "warning", "schema", "notes"),
@@ -201,3 +206,11 @@ def test_the_check_changes_nothing(full: Store) -> None:
     checkpoint(full)
     assert (full.home / "perdure.db").read_bytes() == before
     assert len(RULES) == 12
+
+
+def test_an_errand_with_other_scores_than_its_episodes_is_found(full: Store) -> None:
+    group = group_of(2, 1, "probe", 1, "v1", 0, 1)
+    changed(full, f"UPDATE episode SET \"group\" = '{group}' WHERE \"group\" = 'probe-1'")
+    assert found(full) == [], "1.0 and a second answer whose episode was pruned"
+    changed(full, "UPDATE errand SET scores = '[0.5, null]' WHERE id = 1")
+    assert found(full) == [("error", "errands", "errand 1")]

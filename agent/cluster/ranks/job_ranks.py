@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from perdure.agent.cluster.placement import ClusterPiece, Placement
-from perdure.agent.cluster.rank_requests import ask_for_ranks, ends_of_ranks, withdraw_ranks
+from perdure.agent.cluster.ranks.rank_requests import ask_for_ranks, ends_of_ranks, withdraw_ranks
 from perdure.agent.config import Config
 from perdure.learners.learning_job import Interrupted
 from perdure.learners.ranks.ranks import ALONE, Ranks
@@ -50,7 +50,7 @@ def ranks_of_job(
     from perdure.learners.ranks.leading import ending
     from perdure.learners.ranks.process_group import Door, RankOrder, order_bytes
 
-    door = Door(config.cluster.listen, config.cluster.learners, float(config.cluster.start_timeout_s))
+    door = Door(config.cluster.listen, config.cluster.learners, float(config.cluster.learner_timeout_s))
     pieces = [
         ClusterPiece(
             key=f"job-{job}.{attempt}-rank-{number}",
@@ -61,7 +61,7 @@ def ranks_of_job(
         for number in range(1, config.cluster.learners)
     ]
     with _started(home, config, job, pieces) as ends:
-        group = door.join(config.device, partial(_look, job, ends, stop, go_on))
+        group = door.join(config.device, config.cluster.start_timeout_s, partial(_look, job, ends, stop, go_on))
         try:
             with ending(group):
                 yield group
@@ -75,7 +75,7 @@ def torchrun_ranks(config: Config) -> Iterator[Ranks]:
     from perdure.learners.ranks.leading import ending
     from perdure.learners.ranks.process_group import device_of, join_torchrun
 
-    group = join_torchrun(device_of(config.device))
+    group = join_torchrun(device_of(config.device), config.cluster.learner_timeout_s)
     try:
         with ending(group):
             yield group
@@ -94,7 +94,7 @@ def follow_torchrun(home: Path, config: Config, stop: Callable[[], bool]) -> Non
         print(line, flush=True)
 
     device = device_of(config.device)
-    group = join_torchrun(device)
+    group = join_torchrun(device, config.cluster.learner_timeout_s)
     try:
         follow(group, device, lambda name: resolve_model(name, cache_dir(), say, home), stop, say)
     finally:

@@ -1,25 +1,13 @@
-"""Where the journal is: its address, its socket, and the file of its token. Loads no web server."""
+"""The socket on which the journal listens. Loads no web server."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.web_conditions import BACKLOG
 from perdure.memory.errors import InputError, Unavailable
-
-
-def journal_token(home: Path, settings: ClusterSection) -> Path:
-    """The file with the token."""
-    return Path(settings.token_file).expanduser() if settings.token_file else home / "run" / "cluster-token"
-
-
-def address_of_journal(settings: ClusterSection) -> str:
-    """Where players find it, as in 'http://127.0.0.1:8378'."""
-    host = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
-    return f"http://{host}:{settings.journal_port}"
 
 
 def listen_for_players(settings: ClusterSection) -> socket.socket:
