@@ -21,12 +21,9 @@ Run = Callable[[bytes, Stopped, Say], bytes]
 
 KINDS: Mapping[Kind, str] = {
     "player": "perdure.agent.cluster.playing.player:run",
-<<<<<<< HEAD
     "cell": "perdure.agent.studies.elsewhere.cell_piece:run",
     "rank": "perdure.agent.cluster.rank_piece:run",
-=======
     "rank": "perdure.agent.cluster.ranks.rank_piece:run",
->>>>>>> wt-place
     "echo": "perdure.agent.cluster.pieces:echo",
 }
 """For each kind its module and its function."""
