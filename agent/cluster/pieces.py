@@ -22,7 +22,6 @@ Run = Callable[[bytes, Stopped, Say], bytes]
 KINDS: Mapping[Kind, str] = {
     "player": "perdure.agent.cluster.playing.player:run",
     "cell": "perdure.agent.studies.elsewhere.cell_piece:run",
-    "rank": "perdure.agent.cluster.rank_piece:run",
     "rank": "perdure.agent.cluster.ranks.rank_piece:run",
     "echo": "perdure.agent.cluster.pieces:echo",
 }
