@@ -49,6 +49,8 @@ class RayCluster:
         dead = self.own.dead() if self.own is not None else None
         if dead is not None:
             return dead
+        if self.own is not None:
+            self.own.mend()
         now_s = time.monotonic()
         if now_s - self._asked_s < ASK_EVERY_S:
             return None
