@@ -1,6 +1,6 @@
 """Pieces as actors of a Ray cluster that this process has joined (`ray_runtime.py`).
 
-An actor is never restarted and no call to it is repeated by Ray: a piece that was killed is told as lost, and its owner decides.
+An actor is never restarted and no call to it is repeated by Ray: a piece that was killed is told as lost, and who placed it decides.
 Each piece has one question under way, for its news; Ray answers it with an error when the node or the actor dies, within some 20 s if the
 node is silent. Call a placement from one thread.
 """
