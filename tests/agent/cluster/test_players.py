@@ -47,23 +47,22 @@ def test_a_player_elsewhere_plays_live_tasks_as_the_actor_does(head: Head) -> No
 
 
 def test_whoever_is_killed_nothing_acknowledged_is_lost_and_nothing_is_played_twice(head: Head) -> None:
-    """A player dies after an answer, the journal before one, a player and the journal at any moment, and a player is frozen."""
+    """A player dies after an answer, the journal before one and at any moment, a player at any moment, and one is frozen."""
     queue(head, WALK, 12)
-    head.start_journal("before-answer:25")
+    head.start_journal()
     dies_by_itself = head.start_player(fault="after-answer:20")
     lives = head.start_player()
     assert dies_by_itself.wait(timeout=120) == -signal.SIGKILL
-    journal = head.journal
-    assert journal is not None
-    assert journal.wait(timeout=120) == -signal.SIGKILL
+    plays(head, lives)
+    kill_journal(head)
+    assert head.start_journal("before-answer:10").wait(timeout=120) == -signal.SIGKILL
     head.start_journal()
     third = head.start_player()
     plays(head, third)
     third.kill()
     head.wait("its tasks to be played elsewhere", lambda: lost(head) >= 1)
     assert lives.poll() is None, head.log("player-1")
-    head.journal.kill()
-    head.journal.wait(timeout=60)
+    kill_journal(head)
     head.start_journal()
     lives.send_signal(signal.SIGSTOP)
     head.wait("the silence of a frozen player", lambda: lost(head) >= 2)
@@ -93,6 +92,12 @@ def test_a_cut_line_ends_in_a_new_name_and_its_tasks_are_played(head: Head) -> N
         assert player.wait(timeout=60) == 0
     assert head.log("player-0").count("is player:") == 2
     nothing_lost_or_doubled(head)
+
+
+def kill_journal(head: Head) -> None:
+    assert head.journal is not None
+    head.journal.kill()
+    head.journal.wait(timeout=60)
 
 
 def plays(head: Head, player: subprocess.Popen[bytes]) -> None:
