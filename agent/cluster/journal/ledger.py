@@ -50,6 +50,13 @@ class Ledger:
     fenced: dict[str, str] = field(default_factory=dict)
     """Players that were sent away, and why; their leases are still to be ended."""
 
+    def know_again(self) -> None:
+        """Take in the players that hold leases of an earlier process of the journal: those that are dead are found silent then."""
+        held = "state = 'leased' AND lease_until >= 0 AND substr(owner, 1, ?) = ?"
+        sql = f"SELECT owner FROM task WHERE {held} UNION SELECT owner FROM errand WHERE {held}"
+        for row in self.store.rows(sql, (len(PREFIX), PREFIX) * 2):
+            self.players.know_again(row["owner"])
+
     def answer(self, path: str, body: Body) -> Document:
         """Do what a player asks for in the current transaction. Raises what the store raises, and `PlayerGone` and `PlayerFenced`."""
         name = str(body.head.get("player", ""))

@@ -70,6 +70,7 @@ class Writer:
     def _write(self) -> None:
         with open_store(self._home) as store:
             ledger = Ledger(store=store, clock=BootClock(), players=self._players)
+            ledger.know_again()
             looked_s = beat_s = 0.0
             while True:
                 batch, ended = self._take()

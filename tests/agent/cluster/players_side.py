@@ -51,6 +51,7 @@ class Table:
     def start_again(self) -> None:
         """Another process of the journal, which remembers nothing."""
         self.ledger = Ledger(store=self.store, clock=BootClock(), players=KnownPlayers(10.0, self.time))
+        self.ledger.know_again()
 
     def ask(self, path: str, body: Body | Document, *, again: bool = False) -> Document:
         """What the journal answers, as the writer has it answered: over the wire, in a transaction."""

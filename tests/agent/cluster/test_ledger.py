@@ -96,6 +96,15 @@ def test_a_silent_player_loses_its_leases_and_writes_nothing_any_more(table: Tab
     assert isinstance(refusal(table, "ping", {"player": player, "doing": ""}), PlayerGone)
 
 
+def test_a_player_that_died_while_the_journal_was_dead_is_found_silent_too(table: Table) -> None:
+    player = table.hello()
+    [lease] = table.lease(player)
+    table.start_again()
+    table.pass_s(12)
+    assert get_task(table.store, lease.subject).task.state == "queued"
+    assert [event.subject for event in events(table.store)] == [player]
+
+
 def test_nobody_is_silent_while_the_journal_itself_was_stopped(table: Table) -> None:
     player = table.hello()
     table.lease(player)
