@@ -200,11 +200,12 @@ def test_ranks_are_placed_by_the_process_of_the_cluster_when_there_is_one(tmp_pa
             while process.poll() is None and time.monotonic() < until_s:
                 placer.tick()
                 for end in placement.ended(0.2):
-                    assert placer.note(end.key, end.error)
+                    placer.note(end.key, end.error)
                 asked |= (requests / f"{job}.json").is_file()
-            assert process.wait(1) == 0
+            assert process.poll() == 0
         finally:
             process.kill()
+            process.wait()
         learned(store, job)
         assert asked
         assert list(requests.iterdir()) == []
