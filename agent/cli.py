@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "panel": "panel",
     "version": "version",
     "store": "replay_store",
+    "sql": "history.sql",
     "study": "studies.study",
     "demo": "demo",
     "web": "run",

@@ -1,6 +1,6 @@
 """The section [devices]: which cards sample and which learn, and what of it cannot be.
 
-Left out: whether the cards are there (`agent/processes/cards.py`), since a configuration is also read on other machines.
+Left out: whether the cards are there (`agent/processes/vllm/cards.py`), since a configuration is also read on other machines.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from perdure.agent.confinement_report import unconfined
 from perdure.agent.control_groups import cpu_quota, memory_limit_bytes, usable_cores
 from perdure.agent.home import cache_dir, lock_holder, lock_is_held, refuse_network
 from perdure.agent.own_model import require_own_model
-from perdure.agent.processes.cards import cards, require_cards
-from perdure.agent.processes.installed_vllm import find_vllm, interpreter, require_vllm
+from perdure.agent.processes.vllm.cards import cards, require_cards
+from perdure.agent.processes.vllm.installed_vllm import find_vllm, interpreter, require_vllm
 from perdure.agent.supervision.disk import GIB, DiskUse, disk_lack, free_bytes, size_bytes
 from perdure.agent.telemetry.requirements import require_telemetry
 from perdure.agent.web.tokens import read_token, token_path
@@ -46,6 +46,7 @@ EXTRAS = {
     "cluster": ("ray", "httpx"),
     "vllm": ("vllm",),
     "bench": ("trl", "datasets"),
+    "history": ("duckdb",),
 }
 
 

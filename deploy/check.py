@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml  # of checkov
 
 HERE = Path(__file__).resolve().parent
 TOOLS = Path(sys.executable).parent
@@ -22,11 +25,26 @@ OVERLAYS = ("cpu", "cpu-sandbox", "gpu", "gpu-sandbox")
 EXPOSURE = {"perdure.service": 26, "perdure-backup.service": 9}
 """How exposed `systemd-analyze security` may find each service, in tenths: it counts from 0 to 10."""
 UNITS = (*EXPOSURE, "perdure-backup.timer")
+CLUSTER = "cluster/kubernetes"
+SCRIPTS = ("perdure-backup", "cluster/perdure.slurm")
+SLURM = {
+    "job-name": r"[a-z]+",
+    "nodes": r"[1-9]\d*",
+    "ntasks-per-node": r"1",
+    "cpus-per-task": r"[1-9]\d*",
+    "gpus-per-node": r"[1-9]\d*",
+    "mem": r"[1-9]\d*[MG]",
+    "time": r"(\d+-)?\d\d:\d\d:\d\d",
+    "signal": r"B:TERM@\d+",
+    "output": r"\S*%j\S*",
+}
+"""The options of sbatch that a script here may have, and what may stand there."""
 MEANS = {
     "hadolint": "make check-deploy installs it",
     "check-jsonschema": "make check-deploy installs it",
     "kubernetes-validate": "make check-deploy installs it",
     "checkov": "make check-deploy installs it",
+    "shellcheck": "make check-deploy installs it",
     "systemd-analyze": "install systemd",
     "systemd-tmpfiles": "install systemd",
     "kubectl": "install kubectl 1.27 or newer, which has kustomize in it",
@@ -105,6 +123,44 @@ def kubernetes(scratch: Path) -> Iterator[str]:
         yield from run("kubernetes-validate", "--strict", "--quiet", str(rendered))
 
 
+def ray_cluster(scratch: Path) -> Iterator[str]:
+    """The RayCluster and what belongs to it. Its own keys against a schema of ours, as no package has KubeRay's with a licence; its pods
+    against the schema of Kubernetes, as if each stood alone. `policies` looks at them too."""
+    done = _run("kubectl", "kustomize", CLUSTER)
+    yield from _told(done, silent=False)
+    objects: list[dict[str, Any]] = list(yaml.safe_load_all(done.stdout))
+    plain = [one for one in objects if one["kind"] != "RayCluster"]
+    (cluster,) = [one for one in objects if one["kind"] == "RayCluster"]
+    alone = scratch / "ray-cluster.yaml"
+    alone.write_text(yaml.safe_dump(cluster))
+    yield from run("check-jsonschema", "--schemafile", "cluster/ray-cluster.schema.json", str(alone))
+    spec = cluster["spec"]
+    groups = {"head": spec["headGroupSpec"], **{one["groupName"]: one for one in spec["workerGroupSpecs"]}}
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **cluster["metadata"], **group["template"].get("metadata", {})}}
+        | {"spec": group["template"]["spec"]}
+        for name, group in groups.items()
+    ]
+    for name, pod in zip(groups, pods, strict=True):
+        pod["metadata"]["name"] = f"perdure-{name}"
+    rendered = scratch / "rendered" / "cluster.yaml"
+    rendered.write_text(yaml.safe_dump_all([*plain, *pods]))
+    yield from run("kubernetes-validate", "--strict", "--quiet", str(rendered))
+
+
+def scripts(scratch: Path) -> Iterator[str]:
+    """The shell scripts, by shellcheck; and the lines for Slurm, which it takes for comments. Slurm reads none after the first command."""
+    yield from run("shellcheck", *SCRIPTS)
+    lines = Path(SCRIPTS[-1]).read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
+    for n, line in enumerate(lines, start=1):
+        found = re.fullmatch(r"##?SBATCH --([a-z-]+)=(.*)", line)
+        if line.startswith(("#SBATCH", "##SBATCH")) and (
+            found is None or n > first or not re.fullmatch(SLURM.get(found[1], "(?!)"), found[2])
+        ):
+            yield f"  {SCRIPTS[-1]}:{n}: Slurm would not read this as it is meant: {line}"
+
+
 def policies(scratch: Path) -> Iterator[str]:
     """checkov's policies for images and for the rendered manifests, offline."""
     for framework, folder in (("dockerfile", Path()), ("kubernetes", scratch / "rendered")):
@@ -140,7 +196,7 @@ def _find(tool: str) -> str | None:
     return shutil.which(tool, path=f"{TOOLS}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
-CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (images, units, folders, compose, kubernetes, policies, alerts)
+CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (images, units, folders, compose, kubernetes, ray_cluster, scripts, policies, alerts)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ PerdureError
     ├── LeaseLost                 another process has taken over this work
     ├── Diverged                  weights or gradients are not finite: learn with a smaller lr
     ├── NeedsMigration            the store has an older schema: the next `perdure run` migrates it
+    ├── ShardLost                 a file of the history is missing, or is not as it was written
     └── Unavailable               the disk is full or the store is locked: it may work later
 """
 
@@ -44,6 +45,10 @@ class Diverged(RuntimeFailure):
 
 class NeedsMigration(RuntimeFailure):
     """The store has an older schema, which the next `perdure run` migrates."""
+
+
+class ShardLost(RuntimeFailure):
+    """The turns of an episode cannot be read, because the file that has them is missing or is not as it was written."""
 
 
 class Unavailable(RuntimeFailure):

@@ -36,6 +36,9 @@ Point = Literal[
     "mid-migration",
     "mid-prune",
     "mid-backup",
+    "mid-shard",
+    "between-shard-and-index",
+    "mid-archive",
 ]
 
 _passed: Counter[str] = Counter()

@@ -93,7 +93,7 @@ def check_and_renew(store: Store, kind: Leased, held: Iterable[Lease], ttl_s: fl
     sql = f"SELECT 1 FROM {kind} WHERE rowid = ? AND owner = ? AND attempt = ? AND {HELD[kind]} AND lease_until >= ? AND boot_id = ?"
     until, boot = clock.now_s() + FRESH * ttl_s, clock.boot_id()
     for lease in held:
-        if store.db.conn.execute(sql, (*_key(lease), until, boot)).fetchone() is None:
+        if store.conn.execute(sql, (*_key(lease), until, boot)).fetchone() is None:
             renew(store, kind, lease, ttl_s, clock)
 
 

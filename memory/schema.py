@@ -7,7 +7,7 @@ log-probs are packed blobs (`memory/layout/blobs.py`), and each token of a promp
 
 from __future__ import annotations
 
-from perdure.memory.layout.digests import TURN, sealed, with_digests
+from perdure.memory.layout.digests import ALSO_OF_EPISODE, TURN, resealing, sealed, with_digests
 from perdure.memory.layout.first_schema import MIGRATION_1
 
 APPLICATION_ID = 0x50445552
@@ -179,7 +179,45 @@ CREATE TABLE change (                           -- what a person has changed, by
 ) STRICT;
 """ + with_digests(change="id, key, who, via, what, subject, arguments, reason, answer, made_at")
 
-MIGRATION_9 = """
+MIGRATION_9 = (
+    """
+CREATE TABLE shard (                            -- a Parquet file with the turns of old episodes
+    id              INTEGER PRIMARY KEY,
+    place           TEXT NOT NULL UNIQUE,       -- 'history/NAME.parquet' in the home, or 's3://BUCKET/NAME.parquet?region=...'
+    state           TEXT NOT NULL DEFAULT 'writing' CHECK (state IN ('writing', 'whole', 'gone')), -- turns are read of 'whole' ones only
+    sha256          TEXT,                       -- of the file
+    size_bytes      INTEGER,
+    runs            TEXT CHECK (runs IS NULL OR json_valid(runs)), -- the ids of its episodes: '[[1,40],[43,90]]', both ends included
+    episodes        INTEGER,
+    turns           INTEGER,
+    pruned_episodes INTEGER NOT NULL DEFAULT 0, -- of those, how many have left the store since
+    pruned_turns    INTEGER NOT NULL DEFAULT 0,
+    numbers_back    INTEGER NOT NULL DEFAULT 0, -- by how much the highest row id of `turn` fell when its turns were deleted
+    made_at         REAL NOT NULL,
+    CHECK ((state = 'writing') = (sha256 IS NULL)),
+    CHECK (state = 'writing' OR (size_bytes IS NOT NULL AND runs IS NOT NULL AND episodes IS NOT NULL AND turns IS NOT NULL))
+) STRICT;
+
+CREATE TABLE shelved (                          -- an episode whose turns are in a shard, and in no row of `turn`
+    episode         INTEGER PRIMARY KEY REFERENCES episode (id) ON DELETE CASCADE,
+    shard           INTEGER NOT NULL REFERENCES shard (id),
+    tokens          INTEGER NOT NULL,           -- of the whole conversation
+    chain           INTEGER NOT NULL            -- what the digest of the episode covers of its turns
+) STRICT;
+"""
+    + with_digests(
+        shard="id, place, state, sha256, size_bytes, runs, episodes, turns, pruned_episodes, pruned_turns, numbers_back, made_at",
+        shelved="episode, shard, tokens, chain",
+    )
+    + resealing(
+        "episode",
+        'id, environment, seed, "group", member, seat, purpose, task, job, attempt, version, step_job, step_n, temperature, state, '
+        "turns, total_reward, success, score, stop_reason, error, started_at, finished_at, code, instructions",
+        ALSO_OF_EPISODE,
+    )
+)
+
+MIGRATION_10 = """
 CREATE TABLE errand (                           -- a held-out draw of a gate or a probe, for whichever player asks first
     id              INTEGER PRIMARY KEY,
     job             INTEGER NOT NULL REFERENCES job (id),
@@ -229,6 +267,7 @@ MIGRATIONS: tuple[str, ...] = (
     MIGRATION_7,
     MIGRATION_8,
     MIGRATION_9,
+    MIGRATION_10,
 )
 """Migration n brings `user_version` from n - 1 to n. All that are missing are applied in one transaction."""
 

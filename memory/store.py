@@ -14,10 +14,9 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from sqlite_utils import Database, Migrations
+from typing import TYPE_CHECKING, Any
 
 from perdure.memory import faults
 from perdure.memory.errors import InputError, NeedsMigration, PerdureError, RuntimeFailure, Unavailable
@@ -26,10 +25,15 @@ from perdure.memory.layout.digests import register_digests
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.schema import APPLICATION_ID, DEVELOPMENT_ID, MIGRATIONS, PAGE_SIZE_BYTES
 
+if TYPE_CHECKING:  # its import, with what it imports, takes longer than most commands do
+    from sqlite_utils import Database, Migrations
+
 FILE_NAME = "perdure.db"
 FOLDERS = ("versions", "logs", "run")
 ARCHIVE = "archive"
 """The folder of pruned episodes, made by the first prune."""
+HISTORY = "history"
+"""The folder of the shards that hold the turns of old episodes, made by the first `store archive`."""
 BUSY_TIMEOUT_MS = 15_000
 CHECKPOINT_PAGES = 512
 """8 MiB: the lock holder moves the write-ahead log into the database when it is this long."""
@@ -57,14 +61,25 @@ _SQLITE_ERRORS: dict[int, tuple[type[PerdureError], str]] = {
 class Store:
     """An open store. Use `open_store` or `create_store`."""
 
-    def __init__(self, home: Path, db: Database) -> None:
+    def __init__(self, home: Path, conn: sqlite3.Connection) -> None:
         self.home = home
-        self.db = db
+        self.conn = conn
+        self.compared: dict[str, tuple[int, ...]] = {}
+        """Shards whose digest was compared, each as its file stood then (`history/checked_shards.py`)."""
+        self.silent_until: dict[str, float] = {}
+        """Ends of shards that did not answer, and until when they are not asked again, in seconds of the monotonic clock."""
+
+    @cached_property
+    def db(self) -> Database:
+        """The same connection, for what sqlite-utils can do with it."""
+        from sqlite_utils import Database
+
+        return Database(self.conn, strict=True)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction: all of it, or nothing. Inside another it joins that one, and its failure undoes only its own part."""
-        if not self.db.conn.in_transaction:
+        if not self.conn.in_transaction:
             with self._transaction("BEGIN IMMEDIATE", "COMMIT", "ROLLBACK") as conn:
                 yield conn
             return
@@ -77,8 +92,8 @@ class Store:
 
         Inside another transaction it joins that one. Keep it short: until it ends, the write-ahead log cannot be reset.
         """
-        if self.db.conn.in_transaction:
-            yield self.db.conn
+        if self.conn.in_transaction:
+            yield self.conn
             return
         with self._transaction("BEGIN", "COMMIT", "ROLLBACK") as conn:
             yield conn
@@ -86,7 +101,7 @@ class Store:
     def rows(self, sql: str, params: Params = ()) -> list[sqlite3.Row]:
         """All rows of a query, inside the current transaction if there is one."""
         with _plain_errors(self.home):
-            cursor = self.db.conn.cursor()
+            cursor = self.conn.cursor()
             cursor.row_factory = sqlite3.Row
             try:
                 return cursor.execute(sql, params).fetchall()
@@ -96,7 +111,7 @@ class Store:
                 raise
 
     def close(self) -> None:
-        self.db.close()
+        self.conn.close()
 
     def __enter__(self) -> Store:
         return self
@@ -106,7 +121,7 @@ class Store:
 
     @contextmanager
     def _transaction(self, begin: str, end: str, undo: str) -> Iterator[sqlite3.Connection]:
-        conn = self.db.conn
+        conn = self.conn
         with _plain_errors(self.home):
             conn.execute(begin)
             try:
@@ -181,18 +196,18 @@ def reading_row(what: str) -> Iterator[None]:
 def checkpoint(store: Store) -> None:
     """Move the write-ahead log into the database and cut it. Only the holder of the home's lock calls it. Does not wait."""
     with _plain_errors(store.home):
-        store.db.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        store.conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def set_busy_timeout(store: Store, wait_ms: int) -> None:
     """Set how long a write waits for other programs before it raises `Unavailable`. The default is 15 s."""
-    store.db.conn.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
+    store.conn.execute(f"PRAGMA busy_timeout = {wait_ms:d}")
 
 
 def give_back(store: Store, pages: int) -> int:
     """Return up to `pages` free pages of the file to the file system, outside of any transaction. Returns how many are left."""
     with _plain_errors(store.home):
-        store.db.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
+        store.conn.executescript(f"PRAGMA incremental_vacuum({pages})")  # `execute` takes one step, which frees a single page
     return int(store.rows("PRAGMA freelist_count")[0][0])
 
 
@@ -243,13 +258,13 @@ def _connect(home: Path, *, mode: str, autocheckpoint: int) -> Store:
             conn.execute("PRAGMA foreign_keys = ON")
             conn.execute(f"PRAGMA wal_autocheckpoint = {autocheckpoint}").fetchall()
             conn.execute(f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_SIZE_BYTES}").fetchall()
-            db = Database(conn, strict=True)
-            register_functions(db)
+            conn.execute("PRAGMA recursive_triggers = ON")  # a row that another replaces is deleted for the triggers too
+            register_functions(conn)
             register_digests(conn)
         except BaseException:
             conn.close()
             raise
-    return Store(home, db)
+    return Store(home, conn)
 
 
 def _check_ours(home: Path, conn: sqlite3.Connection) -> None:
@@ -277,6 +292,8 @@ def _schema_version(store: Store, migrations: Sequence[str]) -> int:
 
 def _migrations(scripts: Sequence[str]) -> Migrations:
     """These SQL scripts as migrations. Each also writes the application id and its number into the header of the file."""
+    from sqlite_utils import Migrations
+
     migrations = Migrations("perdure")
     for n, sql in enumerate(scripts, start=1):
 
@@ -310,8 +327,8 @@ def _check_versions(store: Store) -> None:
 
 
 def _kept(home: Path) -> Path | None:
-    """A file of a version, or an archive; None if the home has neither."""
-    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"))
+    """A file of a version, an archive or a shard; None if the home has none."""
+    found = (*(home / "versions").glob("v*/*"), *(home / ARCHIVE).glob("*"), *(home / HISTORY).glob("*"))
     return min(found, default=None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,12 +14,15 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from tests.agent.commands.test_store_commands import full
 from tests.agent.web.servers import serving
 
 from perdure import __version__
 from perdure.memory.environments import register
 from perdure.memory.store import create_store
 from perdure.memory.versions import add_initial
+
+__all__ = ["full"]
 
 pytestmark = pytest.mark.processes
 
@@ -91,6 +95,15 @@ def test_the_installed_environments_are_listed(installed: Installed) -> None:
     text = installed.run("perdure", "env", "list")
     assert "perdure:largest-number" in text
     assert "numbers=" in text
+
+
+def test_what_is_installed_archives_old_turns_and_answers_sql(installed: Installed, full: Path) -> None:
+    moved = json.loads(installed.run("perdure", "store", "archive", "--older-than", "0d", "--home", str(full)))
+    assert (moved["turns"], len(moved["shards"])) == (12, 1)
+    assert json.loads(installed.run("perdure", "sql", "select count(*) as n from turns", "--home", str(full))) == [{"n": 11}]
+    with ZipFile(installed.wheel) as wheel:
+        (about,) = [wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    assert re.search(r'^Requires-Dist: duckdb==[\d.]+; extra == "history"$', about, re.MULTILINE)
 
 
 def test_what_is_installed_serves_its_pages_and_every_file_that_they_name(installed: Installed, tmp_path: Path) -> None:

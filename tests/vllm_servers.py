@@ -64,7 +64,7 @@ def vllm_server(home: Path, config: Path) -> Iterator[None]:
 def _keep(home: Path, config: Path, ended: threading.Event) -> None:
     with open_store(home) as store:
         arguments = ["--home", str(home), "--config", str(config)]
-        keeper = StandingKeeper(store, "vllm", "perdure.agent.processes.vllm_server", arguments, hang_s=START_S, tries=99)
+        keeper = StandingKeeper(store, "vllm", "perdure.agent.processes.vllm.vllm_server", arguments, hang_s=START_S, tries=99)
         while not ended.wait(0.1):
             keeper.tick(wanted=True)
         if keeper.watched is not None:

@@ -128,7 +128,7 @@ def fill(home: Path, episodes: int) -> None:
         versions.add_initial(store, "bench", "hash-of-bench")
         for name in (*ENVIRONMENTS, RARE):
             environments.register(store, name)
-        conn = store.db.conn
+        conn = store.conn
         for setting in ("foreign_keys = OFF", "synchronous = OFF", "journal_mode = OFF", "cache_size = -200000"):
             conn.execute(f"PRAGMA {setting}").fetchall()
         conn.execute("BEGIN")

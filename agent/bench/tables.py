@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
     from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
+    from perdure.agent.bench.history.history_speed import HistoryBench
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
@@ -112,6 +113,18 @@ def print_upkeep(upkeep: UpkeepBench) -> None:
         f"prune: {upkeep.pruned_turns} turns in {upkeep.prune_s:.1f} s, to archives of {upkeep.archive_bytes / 1e6:.0f} MB; "
         f"the store is smaller by {upkeep.freed_bytes / 1e6:.0f} MB"
     )
+
+
+def print_history(bench: HistoryBench) -> None:
+    click.echo(
+        f"archive: {bench.turns} turns in {bench.archive_s:.1f} s, {bench.turns / bench.archive_s:.0f} a second, with "
+        f"{bench.archive_cpu_s:.1f} s of processor time; reading the same rows alone took {bench.read_s:.1f} s, and writing them alone "
+        f"{bench.write_s:.1f} s"
+    )
+    click.echo(f"the store is smaller by {bench.bytes_before / 1e6:.0f} MB, the shards have {bench.shard_bytes / 1e6:.0f} MB")
+    rows = [(one.what, statistics.median(one.seconds), max(one.seconds)) for one in bench.sql]
+    print_table(("question", "median s", "slowest s"), rows, title=f"{bench.sql_turns} turns in {bench.sql_shards} shards")
+    click.echo(f"the first one takes {bench.ratio:.2f} times as long as DuckDB alone on the same files (median of {len(bench.duckdb_s)})")
 
 
 def print_play(times: Sequence[ActorTime]) -> None:

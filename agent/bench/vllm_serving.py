@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perdure.agent.processes.process_names import VLLM
-from perdure.agent.processes.vllm_server import GRACE_S
+from perdure.agent.processes.vllm.vllm_server import GRACE_S
 from perdure.agent.supervision.children import Child, end_children
 from perdure.learners.engines.vllm_client import read_server
 from perdure.memory.errors import RuntimeFailure
@@ -20,7 +20,7 @@ POLL_S = 0.25
 def serving(home: Path, config_path: Path | None, limit_s: float, model: str | None = None) -> Iterator[Child]:
     """Serve `model`, or else the configured one, until the block ends. Raises `RuntimeFailure` if the server does not start."""
     arguments = ["--home", str(home), *(["--config", str(config_path)] if config_path else []), *(["--model", model] if model else [])]
-    child = Child(VLLM, "perdure.agent.processes.vllm_server", arguments, home)
+    child = Child(VLLM, "perdure.agent.processes.vllm.vllm_server", arguments, home)
     try:
         deadline = time.monotonic() + limit_s
         while read_server(home) is None:

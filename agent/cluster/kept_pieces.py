@@ -1,7 +1,7 @@
 """Keeps a number of pieces placed: those that ended are started again, after a wait that grows. Knows no Ray and no store.
 
-Each piece is one of the same kind under a name that stays, such as `player-1`. Left out: where they are placed (`placement.py`), and who
-is told (`cluster_program.py`).
+Each piece is one of the same kind under a name that stays, such as `player-1`. Left out: placing them (`placement.py`), and telling
+anyone (`cluster_program.py`).
 """
 
 from __future__ import annotations

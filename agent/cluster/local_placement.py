@@ -101,11 +101,11 @@ class LocalPlacement:
                     del self._running[key]
             for key, piece in list(self._waiting.items()):
                 if fits(piece.needs, self._free()):
-                    devices = self._devices(piece.needs.gpus)
-                    if devices is not None:
+                    given = self._devices(piece.needs.gpus)
+                    if given is not None:
                         del self._waiting[key]
-                        seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))} if self._load else {}
-                        self._running[key] = piece, PieceProcess(piece, self._notify, seen), devices
+                        seen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, given))} if self._load else {}
+                        self._running[key] = piece, PieceProcess(piece, self._notify, seen), given
 
     def _devices(self, gpus: float) -> dict[int, float] | None:
         """Take this many GPUs, or a part of one; None if no GPU has so much left, though all together may have."""

@@ -20,7 +20,8 @@ Say = Callable[[str], None]
 Run = Callable[[bytes, Stopped, Say], bytes]
 
 KINDS: Mapping[Kind, str] = {
-    "player": "perdure.agent.cluster.playing.player:run",
+    "player": "perdure.agent.cluster.playing.remote_player:run",
+    "cell": "perdure.agent.studies.elsewhere.cell_piece:run",
     "rank": "perdure.agent.cluster.ranks.rank_piece:run",
     "echo": "perdure.agent.cluster.pieces:echo",
 }

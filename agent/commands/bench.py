@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from perdure.agent.bench.actor_overhead import ActorTime
     from perdure.agent.bench.cluster.cluster_bench import ClusterBench
     from perdure.agent.bench.env_overhead import EnvironmentCost
+    from perdure.agent.bench.history.history_speed import HistoryBench
     from perdure.agent.bench.journal_speed import JournalBench
     from perdure.agent.bench.large_store import ScaleBench
     from perdure.agent.bench.learner_sides import UpdatePair
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 ALL = "all"
-NAMES = ("engine", "vllm", "learner", "store", "play", "envs", "web", "cluster")
+NAMES = ("engine", "vllm", "learner", "store", "history", "play", "envs", "web", "cluster")
 SHAPES = ("model", "1b")
 TASK = "perdure:smallest-number?shots=3"
 JOURNAL_RUNS = 5
@@ -49,6 +50,7 @@ JOURNAL_RUNS = 5
     help="Runs of each side, except in learner and play; web: pairs.",
 )
 @click.option("--episodes", type=click.IntRange(100), default=100_000, show_default=True, help="store and web: size of the large store.")
+@click.option("--turns", type=click.IntRange(1000), default=10_000_000, show_default=True, help="history: turns in shards that SQL reads.")
 @click.option("--updates", type=click.IntRange(1, 100), default=3, show_default=True, help="learner: updates of each side after a warm-up.")
 @click.option(
     "--tokens", type=click.IntRange(2, 4096), default=40, show_default=True, help="engine, vllm and learner: tokens of the longest answer."
@@ -71,6 +73,7 @@ def bench(
     updates: int,
     tokens: int,
     episodes: int,
+    turns: int,
     shape: str,
     target: str,
     config_path: Path | None,
@@ -80,15 +83,15 @@ def bench(
 
     NAME is engine (sampling, beside `generate` of transformers), vllm (sampling through the runtime, beside vLLM's own offline API),
     learner (one GRPO update in bfloat16 and float32, beside TRL if it is installed, and one of a default job), store (the journal, beside
-    plain sqlite3, and a large store), play (an actor's work between generations), envs (environments with and without adapter and
-    sandbox, and how full a batch of 64 episodes stays), web (the page and the API over a large store, alone and while a job learns, and
-    what an open page costs an actor) or cluster (players that wait, the journal that writes for them, a player that is lost, and what a
-    model of the cycle forecasts). all runs them one after the other, vllm only if it is the engine, and web and cluster not: they take
-    longest.
+    plain sqlite3, and a large store), history (old turns that move into shards, and SQL over many, beside DuckDB alone), play (an actor's
+    work between generations), envs (environments with and without adapter and sandbox, and how full a batch of 64 episodes stays), web
+    (the page and the API over a large store, alone and while a job learns, and what an open page costs an actor) or cluster (players that
+    wait, the journal that writes for them, a player that is lost, and what a model of the cycle forecasts). all runs them one after the
+    other, vllm only if it is the engine, and web and cluster not: they take longest.
     Engine and learner also say which share they reached of the machine's bound: the time of their matrix products alone, at the speed of a
     large product. Each takes some minutes, learner beside TRL a quarter of an hour, and needs the machine for itself: only ratios from one
-    run mean anything. How far it is goes to stderr. The stores of store and web are measured in the folder for temporary files, which
-    TMPDIR names: it should be on a real disk with 10 GB free.
+    run mean anything. How far it is goes to stderr. The stores of store, history and web are measured in the folder for temporary files,
+    which TMPDIR names: it should be on a real disk with 10 GB free.
 
     \b
     Example:
@@ -128,6 +131,11 @@ def bench(
         if not as_json:
             tables.print_store(journal, scale)
             tables.print_upkeep(upkeep)
+    if name in (ALL, "history"):
+        history = _history(turns, repeats)
+        document["history"] = history.as_json()
+        if not as_json:
+            tables.print_history(history)
     if name in (ALL, "envs"):
         costs, batch = _envs(loaded, repeats)
         document["envs"] = {"costs": [cost.as_json() for cost in costs], "batch": batch.as_json()}
@@ -178,10 +186,10 @@ def _vllm(loaded: LoadedConfig, shape: str, repeats: int, tokens: int) -> VllmBe
     from perdure.agent.bench.vllm_serving import serving
     from perdure.agent.bench.vllm_speed import bench_vllm, offline, random_1b
     from perdure.agent.home import cache_dir
-    from perdure.agent.processes.cards import seen
-    from perdure.agent.processes.installed_vllm import find_vllm, interpreter
     from perdure.agent.processes.open_engine import server_limits
-    from perdure.agent.processes.vllm_command import offline_arguments, variables
+    from perdure.agent.processes.vllm.cards import seen
+    from perdure.agent.processes.vllm.installed_vllm import find_vllm, interpreter
+    from perdure.agent.processes.vllm.vllm_command import offline_arguments, variables
     from perdure.learners.engines.vllm_engine import VllmEngine
     from perdure.learners.weights.base_models import resolve_model
     from perdure.memory.store import create_store
@@ -245,6 +253,15 @@ def _store(episodes: int, repeats: int) -> tuple[JournalBench, ScaleBench, Upkee
         journal = bench_journal(folder, repeats=JOURNAL_RUNS * repeats, say=say)
         scale = bench_scale(folder, episodes, COMMANDS | DAEMON, say=say)
         return journal, scale, bench_upkeep(scale.home, episodes, say=say)
+
+
+def _history(turns: int, repeats: int) -> HistoryBench:
+    from perdure.agent.bench.history.history_speed import bench_history
+    from perdure.memory.history.read_sql import require_duckdb
+
+    require_duckdb()
+    with _scratch() as folder:
+        return bench_history(folder, turns, repeats=repeats, say=say)
 
 
 def _web(loaded: LoadedConfig, episodes: int, pairs: int) -> PageBench:

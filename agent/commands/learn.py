@@ -231,7 +231,7 @@ def _prepared(home: Path, loaded: LoadedConfig, targets: Sequence[str], order: O
     from perdure.agent.changes.order_checks import check_order
     from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_own_model, require_room
-    from perdure.agent.processes.installed_vllm import require_vllm
+    from perdure.agent.processes.vllm.installed_vllm import require_vllm
     from perdure.agent.stream.own_stream import own_stream
     from perdure.agent.stream.registering import register_environments
     from perdure.agent.stream.task_drawing import begun, stages_of

@@ -122,7 +122,7 @@ def _result(home: Path, loaded: LoadedConfig, order: PanelOrder) -> PanelResult:
     from perdure.agent.changes.person import person_here
     from perdure.agent.home import open_or_create
     from perdure.agent.own_model import require_model_of
-    from perdure.agent.processes.installed_vllm import require_vllm
+    from perdure.agent.processes.vllm.installed_vllm import require_vllm
     from perdure.agent.supervision.run_or_follow import require_done, run_or_follow
     from perdure.memory.contracts.panel_results import PanelResult
 

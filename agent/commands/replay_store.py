@@ -1,7 +1,8 @@
-"""`perdure store`: check, back up, export, import and prune. All but `prune` work while a daemon runs."""
+"""`perdure store`: check, back up, export, import, archive and prune. All but the last two work while a daemon runs."""
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +19,12 @@ from perdure.agent.show.terminal import (
     report_option,
     report_progress,
     say,
+    visible,
 )
 from perdure.memory.errors import InputError, PerdureError
 
 if TYPE_CHECKING:
     from perdure.memory.records import Purpose
-    from perdure.memory.store import Store
     from perdure.memory.upkeep.check_digests import Progress, Visit
     from perdure.memory.upkeep.integrity import Breach
 
@@ -33,13 +34,28 @@ DAY_S = 86400.0
 PROGRESS_S = 2.0
 """How often a long check says how far it is."""
 
+_UNITS_S = {"d": DAY_S, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _age_s(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """A length of time, such as 30d, in seconds; a number alone is days."""
+    number, unit = (value[:-1], value[-1]) if value[-1:] in _UNITS_S else (value, "d")
+    try:
+        age_s = float(number) * _UNITS_S[unit]
+    except ValueError:
+        age_s = math.nan
+    if not 0 <= age_s < math.inf:
+        raise click.BadParameter(f"{value!r} is no length of time: write 30d, 12h, 90m or 0d", ctx, param)
+    return age_s
+
+
 file_argument = click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
 force_option = click.option("--force", is_flag=True, help="Replace an existing file.")
 
 
 @click.group(cls=SummaryGroup)
 def store() -> None:
-    """Check the store, back it up, export, import and prune episodes.
+    """Check the store, back it up, export, import, archive and prune episodes.
 
     \b
     Example:
@@ -53,12 +69,13 @@ def store() -> None:
 @report_option
 @click.pass_context
 def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
-    """Check the database, its rows, the files of versions, and archives. Exit code 1 if something is broken.
+    """Check the database, its rows, the files of versions, archives and shards. Exit code 1 if something is broken.
 
     \b
     Example:
       perdure store check
     """
+    from perdure.agent.commands.history.stored_texts import text_visit, visit_shards
     from perdure.memory.leases import BootClock
     from perdure.memory.store import open_store
     from perdure.memory.upkeep import integrity as rules
@@ -71,7 +88,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
             skipped[TOKENS_RULE] = "--no-tokens was given"
         else:
             try:
-                visit = _text_visit(opened, differing)
+                visit = text_visit(opened, differing)
             except PerdureError as error:
                 skipped[TOKENS_RULE] = str(error)
         report_progress("reading the whole store")
@@ -79,7 +96,8 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
         seen = rules.checked_counts(opened)
         if visit is not None and any(finding.level == "error" for finding in findings):
             skipped[TOKENS_RULE] = "mend the errors first"
-        else:
+        elif visit is not None:
+            visit_shards(opened, visit, differing, _progress("episodes in shards"))
             findings += rules.listed(TOKENS_RULE, differing)
     ok = all(finding.level != "error" for finding in findings)
     if as_json:
@@ -100,7 +118,7 @@ def check(ctx: click.Context, tokens: bool, home: Path, as_json: bool) -> None:
 @report_option
 @click.pass_context
 def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: bool) -> None:
-    """Copy the database to FILE and its adapters to FILE.versions, at any time. Exit code 1 if an adapter is missing.
+    """Copy the database to FILE, and its adapters and shards to folders beside it, at any time. Exit code 1 if one is missing.
 
     \b
     Example:
@@ -115,10 +133,13 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
         print_json(made.as_json())
     else:
         beside = f", and {len(made.versions)} adapters beside it in {path.name}.versions" if made.versions else ""
+        beside += f", and {made.shards} shards in {path.name}.history" if made.shards else ""
         click.echo(f"{path}: {made.episodes} episodes, {made.turns} turns, {_size(made.size_bytes)}{beside}. It was opened and checked.")
         for lack in made.lacks:
             click.echo(f"It lacks {lack.version}: {lack.why}", err=True)
-    ctx.exit(1 if made.lacks else 0)
+        for why in made.shard_lacks:
+            click.echo(f"It lacks a shard: {why}", err=True)
+    ctx.exit(1 if made.lacks or made.shard_lacks else 0)
 
 
 @store.command()
@@ -133,7 +154,9 @@ def backup(ctx: click.Context, path: Path, force: bool, home: Path, as_json: boo
 @force_option
 @home_option
 @report_option
+@click.pass_context
 def export(
+    ctx: click.Context,
     form: str,
     path: Path,
     environment: str | None,
@@ -144,7 +167,7 @@ def export(
     home: Path,
     as_json: bool,
 ) -> None:
-    """Write episodes with their turns, tokens and log-probs to a file, one row per episode.
+    """Write episodes with their turns, tokens and log-probs to a file, one row per episode. Exit code 1 if some could not be read.
 
     \b
     Example:
@@ -175,6 +198,9 @@ def export(
         print_json(made.as_json())
     else:
         click.echo(f"{path}: {made.episodes} episodes, {made.turns} turns, {_size(made.size_bytes)}.")
+    for why in made.lost_shards:
+        click.echo(visible(f"{made.lost} episodes are left out: {why}"), err=True)
+    ctx.exit(1 if made.lost else 0)
 
 
 @store.command("import")
@@ -223,6 +249,53 @@ def import_(path: Path, label: str | None, form: str, home: Path, as_json: bool)
     click.echo(f"Batch {came.batch} ({came.label}): {amount}{over}.")
     if came.unread:
         click.echo("Passed over: " + ", ".join(f"{key} ({number})" for key, number in sorted(came.unread.items())) + ".")
+
+
+@store.command()
+@click.option("--older-than", "age_s", required=True, callback=_age_s, metavar="AGE", help="Of episodes that began so long ago: 30d, 12h.")
+@click.option("--to", metavar="S3", help="Into a bucket, s3://BUCKET/FOLDER, in place of the home.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be moved.")
+@home_option
+@report_option
+@click.pass_context
+def archive(ctx: click.Context, age_s: float, to: str | None, dry_run: bool, home: Path, as_json: bool) -> None:
+    """Move the turns of old episodes into Parquet files; everything reads them from there. Exit code 1 if an episode is damaged.
+
+    No daemon may run in the home meanwhile.
+
+    \b
+    Example:
+      perdure store archive --older-than 30d --dry-run
+      perdure store archive --older-than 30d
+      perdure store archive --older-than 30d --to s3://my-bucket/perdure
+    """
+    from perdure.agent.home import HomeLock
+    from perdure.memory.history.archive import archive as move
+    from perdure.memory.history.archive import plan_archive
+    from perdure.memory.store import HISTORY, open_store
+
+    before = time.time() - age_s
+    with open_store(home) as opened:
+        if dry_run:
+            done = plan_archive(opened, before)
+        else:
+            with HomeLock(home):
+                done = move(opened, before, say, to=to)
+    if as_json:
+        print_json(done.as_json())
+    elif dry_run:
+        click.echo(
+            f"{done.turns} turns of {done.episodes} episodes would move to {to or home / HISTORY}, about {_size(done.freed_bytes)} "
+            f"would be freed, and {done.kept_turns} turns would stay in the database. Nothing was changed."
+        )
+    else:
+        click.echo(
+            f"{done.turns} turns of {done.episodes} episodes moved to {len(done.shards)} shards, {done.kept_turns} turns stay in the "
+            f"database; {_size(done.freed_bytes)} freed."
+        )
+    for episode in done.damaged:
+        click.echo(f"Episode {episode} differs from its digest and stays: `perdure store check` says where.", err=True)
+    ctx.exit(1 if done.damaged else 0)
 
 
 @store.command()
@@ -279,30 +352,7 @@ def prune(dry_run: bool, keep_days: float | None, keep_episodes: int | None, hom
             click.echo(str(path))
 
 
-def _text_visit(opened: Store, differing: list[Breach]) -> Visit:
-    """Appends the turns whose text differs from their tokens. Raises `PerdureError` if the model is missing or another one."""
-    from perdure.agent.home import cache_dir
-    from perdure.learners.weights.base_models import find_model
-    from perdure.learners.weights.check_texts import text_comparison
-    from perdure.memory.versions import INITIAL, base_of
-
-    name, digest = base_of(opened, INITIAL)
-    files = find_model(name, cache_dir(), opened.home)
-    if files is None:
-        raise InputError(f"the model {name} is not on this machine")
-    if files.hash != digest:
-        raise InputError(f"{files.path} is not the model of this home, though it has its name")
-    compare = text_comparison(files)
-
-    def visit(episode: int, n: int, action_ids: bytes, action: bytes) -> None:
-        if (said := compare(action_ids, action)) is not None:
-            text = action.decode(errors="replace")
-            differing.append(("error", f"episode {episode} turn {n}", f"says {text[:80]!r}, but its tokens say {said[:80]!r}"))
-
-    return visit
-
-
-def _progress() -> Progress:
+def _progress(of: str = "episodes") -> Progress:
     """Says every other second how far the check is, also to a pipe."""
     began = last = time.monotonic()
 
@@ -310,7 +360,7 @@ def _progress() -> Progress:
         nonlocal last
         if (now := time.monotonic()) - last >= PROGRESS_S and (now - began) * (total - done) > done:
             last = now
-            report_progress(f"{done} of {total} episodes; about {(now - began) * (total - done) / done:.0f} s more")
+            report_progress(f"{done} of {total} {of}; about {(now - began) * (total - done) / done:.0f} s more")
 
     return progress
 

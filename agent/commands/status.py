@@ -250,10 +250,10 @@ def _confinement(said: str | None) -> Document | None:
 
 def _sizes(home: Path) -> dict[str, int]:
     from perdure.agent.supervision.disk import size_bytes
-    from perdure.memory.store import ARCHIVE, FILE_NAME
+    from perdure.memory.store import ARCHIVE, FILE_NAME, HISTORY
 
     database = sum(file.stat().st_size for file in home.glob(f"{FILE_NAME}*"))
-    return {"database": database, **{name: size_bytes(home / name) for name in ("versions", ARCHIVE, "logs")}}
+    return {"database": database, **{name: size_bytes(home / name) for name in ("versions", ARCHIVE, HISTORY, "logs")}}
 
 
 def _print(shown: Status) -> None:

@@ -92,6 +92,8 @@ class DemoFacts:
     """None if the job was over before it could be killed."""
     rollback_s: float
     """Of the whole command."""
+    start_s: float
+    """Of a command that only reads: what this machine takes, as busy as it is, to start one."""
     breaches: tuple[str, ...]
     """Errors that the check of the store found."""
 
@@ -114,7 +116,7 @@ def run_demo(folder: Path, say: Say, plan: DemoPlan = DemoPlan()) -> DemoFacts:
     say("\n3. All three versions on the same held-out tasks")
     scores = {version: demo.probes(version, plan.probed_tasks) for version in (INITIAL, careless.version, default.version)}
     say("\n4. Back, and forth again")
-    rollback_s = demo.goes_back_and_forth(default.version) if default.verdict == "promote" else float("inf")
+    start_s, rollback_s = demo.goes_back_and_forth(default.version) if default.verdict == "promote" else (0.0, float("inf"))
     with open_store(demo.home) as store:
         return DemoFacts(
             model=base_of(store, INITIAL)[0],
@@ -126,6 +128,7 @@ def run_demo(folder: Path, say: Say, plan: DemoPlan = DemoPlan()) -> DemoFacts:
             panels={one.version: known_result(store, one.version, load_panel(store.home), "choice") for one in (careless, default)},
             crash=crash,
             rollback_s=rollback_s,
+            start_s=start_s,
             breaches=tuple(finding.message for finding in check(store, BootClock()) if finding.level == "error"),
         )
 
@@ -196,12 +199,13 @@ class _Demo:
         assert isinstance(result, ProbeResult)
         return {name: row.score for name, row in result.environments.items()}
 
-    def goes_back_and_forth(self, version: str) -> float:
-        """Roll back, let the version serve again, and give the seconds of the rollback."""
+    def goes_back_and_forth(self, version: str) -> tuple[float, float]:
+        """Roll back and let the version serve again. Gives the seconds of a command that only reads, and those of the rollback."""
+        start_s = self.runs(("version", "list"), None)
         seconds = self.runs(("version", "rollback", "--reason", "to see how long it takes"), None)
         self._say(f"{INITIAL} serves again after {seconds:.2f} s")
         self.runs(("version", "promote", version, "--reason", "its gate promoted it before"), None)
-        return seconds
+        return start_s, seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from perdure.memory.store import Store
 from perdure.memory.trajectories.journal import StoreJournal
 
 SILENCES = 2.0
-"""After so many times `cluster.node_timeout_s` without a question from players, a job plays held-out tasks itself."""
+"""A job plays held-out tasks itself if no player has asked for this many times `cluster.node_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The desk of a process on the head: tasks come from the store of the home, and go back there (`live_shift.py:Desk`)."""
+"""The desk of a process on the head: tasks come from the store of the home, and go back there (`live_shift.py:TaskDesk`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One shift of live play: what one version plays, until another one serves or the process has to end. Actor and remote players share it.
 
 A free place is taken by the next task, so that generation stays full. The tasks that were begun are played to their end. Where tasks come
-from, and where their results go, is a `Desk`: the store of this machine (`live_desk.py`), or the journal of another
-(`agent/cluster/playing/remote_desk.py`). Left out: when a shift may begin (`actor.py`, `agent/cluster/playing/player.py`).
+from, and where their results go, is a `TaskDesk`: the store of this machine (`live_desk.py`), or the journal of another
+(`agent/cluster/playing/remote_desk.py`). Left out: when a shift may begin (`actor.py`, `agent/cluster/playing/remote_player.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LeasedTask:
     """What the code of its environment is, as the home knows it; None: not known."""
 
 
-class Desk(Protocol):
+class TaskDesk(Protocol):
     """Where a process gets its tasks, and where it brings them back."""
 
     def serving(self) -> VersionRef:
@@ -89,7 +89,7 @@ class Desk(Protocol):
 class LivePlay:
     """Plays one shift after the other with the environments that it has loaded."""
 
-    def __init__(self, desk: Desk, journal: Journal, config: Config, say: Callable[[str, str | None], None]) -> None:
+    def __init__(self, desk: TaskDesk, journal: Journal, config: Config, say: Callable[[str, str | None], None]) -> None:
         self._desk = desk
         self._journal = journal
         self._config = config
@@ -140,7 +140,7 @@ class LivePlay:
     def environment(self, name: str, code: str | None) -> Environment:
         """An environment, loaded unless it is already; loaded anew if its code is known to be another one.
 
-        Raises as `Config.environment` and `Desk.note_code` do.
+        Raises as `Config.environment` and `TaskDesk.note_code` do.
         """
         loaded = self._environments.get(name)
         if loaded is None or (loaded.code and code not in (None, loaded.code)):
@@ -172,7 +172,8 @@ class LivePlay:
             self._report(shift)
             for found in leased:
                 # None if the task has nothing to play: `play` then makes a round before the next task is tried
-                yield from self._attempts(found, shift.groups) or [None]
+                attempts: list[Attempt | None] = [*self._attempts(found, shift.groups)]
+                yield from attempts or [None]
             if not leased:
                 yield None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.agent.show.check_notes import last_checks
 from perdure.learners.panel.panel_items import load_panel
 from perdure.learners.panel.stored_scores import known_result
 from perdure.memory import jobs
@@ -84,7 +85,10 @@ def gate_document(store: Store, number: int) -> Document:
 
 
 def environment_document(store: Store, name: str) -> Document:
-    """An environment of the home, what was measured of it, and how each version did there in live play. Raises `UnknownError`."""
+    """An environment of the home, what was measured of it, and how each version did there in live play. Raises `UnknownError`.
+
+    `check` is what `perdure env check` found last; None if it was not run.
+    """
     require(store, name)
     (row,) = (row for row in list_environments(store) if row.name == name)
     return {
@@ -93,6 +97,7 @@ def environment_document(store: Store, name: str) -> Document:
         "compared_with": anchor_of(store, name),
         "chance": row.chance,
         "oracle": row.oracle,
+        "check": last_checks(store).get(name),
         "live": {version: rate.as_json() for version, rate in rates_in(store, name).items()},
     }
 

@@ -2,14 +2,16 @@
 
 A study is a function from the cells that have ended to all the cells that are known so far. A grid names all its cells at once; a study
 whose later parts depend on earlier ones (which versions a life made, which rate a pilot chose) names more as results come in.
-`run_cells.py` does the cells, and `study_file.py` keeps them.
+`run_cells.py` has them done at a place, which is this machine (`local_cells.py`) or a cluster (`elsewhere/`), and `study_file.py` keeps
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from perdure.memory.json_value import Document
 
@@ -32,6 +34,19 @@ CellWork = Callable[[Document, Desk], Iterable[Document]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CellFolders:
+    """Folders in the study's, by name, that a cell has in common with others. They travel with a cell that is done on another machine."""
+
+    needs: tuple[str, ...] = ()
+    """Of earlier cells."""
+    leaves: tuple[str, ...] = ()
+    """For later cells."""
+
+
+NO_FOLDERS = CellFolders()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One part of a study."""
 
@@ -48,6 +63,9 @@ class Cell:
     """That it keeps busy; torch has as many threads in it."""
     memory_gib: float = 1.0
     """That it takes at its peak, about."""
+    gpus: int = 0
+    """That it computes on."""
+    folders: CellFolders = NO_FOLDERS
     own_process: bool = False
     """Whether it is done in a process of its own even if it is alone: what it holds of a GPU goes with the process."""
 
@@ -89,3 +107,14 @@ class Study:
     """All cells known so far, in the order in which they are to be done."""
     spent: Callable[[Finished], Iterable[str]] = nothing_spent
     """Folders in the study's, by name, that no cell needs any more: they are removed."""
+
+
+class CellPlace(Protocol):
+    """Where the cells of a study are done."""
+
+    def room(self, left: Sequence[Cell]) -> int | None:
+        """How many of these are done at a time; None if that is not known before."""
+
+    def ends(self, left: Sequence[Cell], ended: Finished) -> Iterator[CellResult]:
+        """Do some or all of the cells that are left, at least one, and give each as it ends, done or failed. `ended` is what they follow
+        from. Those that it does not give are asked for again, with whatever the others led to."""

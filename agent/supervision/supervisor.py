@@ -30,9 +30,9 @@ from perdure.agent.cluster.cluster_packages import lacks_cluster_packages, requi
 from perdure.agent.config_file import LoadedConfig
 from perdure.agent.home import HomeLock
 from perdure.agent.own_model import require_own_model, require_room
-from perdure.agent.processes.cards import require_cards, seen
-from perdure.agent.processes.installed_vllm import require_vllm
 from perdure.agent.processes.process_names import ACTOR, CLUSTER, JOURNAL, PLAYER_PREFIX, SUPERVISOR, WEB
+from perdure.agent.processes.vllm.cards import require_cards, seen
+from perdure.agent.processes.vllm.installed_vllm import require_vllm
 from perdure.agent.show.terminal import visible
 from perdure.agent.stream.feeding import StreamFeed
 from perdure.agent.stream.own_stream import require_own_stream
@@ -78,7 +78,7 @@ class Programs:
     actor: str | None = "perdure.agent.processes.actor"
     """None: this is no daemon. Nothing plays, the stream is left alone, and one job is run."""
     learner: str = "perdure.agent.processes.job"
-    vllm: str = "perdure.agent.processes.vllm_server"
+    vllm: str = "perdure.agent.processes.vllm.vllm_server"
     web: str | None = "perdure.agent.web.program"
     """None: nothing is served. Only a daemon serves, and only with `web.enabled`."""
     journal: str = "perdure.agent.cluster.journal.journal_server"

@@ -19,6 +19,7 @@ from perdure.agent.watching.live_watch import alarm_of
 from perdure.learners.panel.panel_limits import below_base
 from perdure.memory import jobs, tasks
 from perdure.memory.contracts.results import Update
+from perdure.memory.history.shard_index import turns_ever
 from perdure.memory.processes import GIVEN_UP, GOES_ON, Event, pauses, processes, since_start
 from perdure.memory.store import Store
 from perdure.memory.watches import watches
@@ -128,7 +129,7 @@ def read_numbers(store: Store) -> HomeNumbers:
             serving=serving,
             episodes=_number(store, "SELECT max(id) FROM episode"),
             episodes_kept=_number(store, "SELECT count(*) FROM episode"),
-            turns=_number(store, "SELECT max(rowid) FROM turn"),
+            turns=turns_ever(store),
             play=_play(store, serving),
             latest=_latest(store),
             tokens_per_s=_tokens_per_s(store),

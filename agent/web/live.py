@@ -39,7 +39,7 @@ AGAIN_MS = 2000
 LOOK = {
     "episode": """
         SELECT (SELECT max(id) FROM episode), (SELECT count(*) FROM episode WHERE state = 'running'),
-               (SELECT max(rowid) FROM turn), (SELECT max(id) FROM task)
+               (SELECT max(rowid) FROM turn), (SELECT max(id) FROM task), (SELECT max(id) FROM shard)
     """,
     "job": """
         SELECT (SELECT group_concat(state || n) FROM (SELECT state, count(*) AS n FROM job GROUP BY state)),

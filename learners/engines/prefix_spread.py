@@ -73,7 +73,8 @@ class PrefixSpread:
 def _digests(prompt: Ids, lengths: Sequence[int]) -> list[Digest]:
     """Digests of what the prompt begins with, at each of these ascending lengths that it reaches, and of all of it at the end."""
     tokens = memoryview(array("q", prompt)).cast("B")
-    hashed, done, digests = blake2b(digest_size=DIGEST_BYTES), 0, []
+    hashed, done = blake2b(digest_size=DIGEST_BYTES), 0
+    digests: list[Digest] = []
     for length in (*lengths, len(prompt)):
         if length > len(prompt) or (length == len(prompt) and digests and done == len(prompt)):
             continue

@@ -1,8 +1,8 @@
 """An HTTP client for a vLLM server of a home, and the file that says where the server is.
 
-The process that starts a server (`agent/processes/vllm_server.py`) writes `run/vllm.json`, which only its user can read; engines read it
-(`vllm_replicas.py`). A home has one server, or several replicas of it: the second one's file is `run/vllm-2.json`. Connections are reused,
-and every request has a time limit.
+The process that starts a server (`agent/processes/vllm/vllm_server.py`) writes `run/vllm.json`, which only its user can read; engines
+read it (`vllm_replicas.py`). A home has one server, or several replicas of it: the second one's file is `run/vllm-2.json`. Connections are
+reused, and every request has a time limit.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A name is used for one adapter only, because vLLM's prefix cache goes by the nam
 scratch folder. If the server dies, a new one has no adapters; each is loaded again when a request for it fails. If an answer has a number
 that is not finite, the server is restarted: it stays in the server's cache and would spoil answers of other adapters. With several replicas
 of the server each has all adapters, and a batch is spread over them. Left out: a server that is lost (`vllm_replicas.py`), starting and
-watching one (`agent/processes/vllm_server.py`), weights that replace those of the base model, top-p and top-k.
+watching one (`agent/processes/vllm/vllm_server.py`), weights that replace those of the base model, top-p and top-k.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class Opening:
 
 def opening_bytes(opening: Opening) -> bytes:
     """The opening, for the other ranks."""
-    parts = {"start": weight_bytes(opening.start), **{name: weight_bytes(weights) for name, weights in opening.references.items()}}
+    references: dict[str, bytes] = {name: weight_bytes(weights) for name, weights in opening.references.items()}
+    parts = {"start": weight_bytes(opening.start), **references}
     head = {
         "releases": releases(),
         "model": opening.model,

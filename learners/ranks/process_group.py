@@ -18,11 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from perdure.envs.rollout import nothing
 from perdure.learners.ranks.ranks import What
@@ -77,7 +79,7 @@ def read_order(content: bytes) -> RankOrder:
 class ProcessGroup:
     """A rank of several, over torch.distributed; `ranks.py:Ranks` says what it does. A process has one at most."""
 
-    def __init__(self, store: dist.Store, number: int, count: int, device: str, limit_s: float) -> None:
+    def __init__(self, store: Store, number: int, count: int, device: str, limit_s: float) -> None:
         """Meet the others. Raises `Unavailable` if they do not come in time."""
         self.number, self.count, self._store, self._told = number, count, store, 0
         self._device = torch.device(device)
@@ -197,10 +199,10 @@ def device_of(device: str) -> str:
 def join_torchrun(device: str, limit_s: float = LIMIT_S) -> ProcessGroup:
     """The rank that torchrun made of this process. Raises `Unavailable` if the others do not come."""
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=limit_s)))
+        store, number, count = next(rendezvous("env://", timeout=timedelta(seconds=limit_s)))
     except (RuntimeError, ValueError) as error:
         raise Unavailable(f"torchrun's store does not answer ({_first_line(error)})") from error
-    return ProcessGroup(dist.PrefixStore("perdure", store), number, count, device, limit_s)
+    return ProcessGroup(PrefixStore("perdure", store), number, count, device, limit_s)
 
 
 class Door:
@@ -217,7 +219,7 @@ class Door:
             raise RuntimeFailure(f"the ranks of a job cannot meet at {address} ({error.strerror or error}): set another listen") from error
         port = listening.getsockname()[1]
         self.meeting = Meeting(address=address, port=port, token=secrets.token_hex(16), count=count, limit_s=limit_s)
-        self._store: Any = dist.TCPStore(
+        self._store = TCPStore(
             address,
             port,
             is_master=True,
@@ -244,17 +246,17 @@ def join(order: RankOrder) -> ProcessGroup:
     meeting = order.meeting
     limit = timedelta(seconds=meeting.limit_s)
     try:
-        store = dist.TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=limit)
+        store = TCPStore(meeting.address, meeting.port, is_master=False, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         raise Unavailable(f"the first rank does not answer at {meeting.address}:{meeting.port} ({_first_line(error)})") from error
     store.set(f"{meeting.token}/here/{order.number}", "")
     return _joined(store, meeting, order.number, order.device)
 
 
-def _joined(store: Any, meeting: Meeting, number: int, device: str) -> ProcessGroup:
+def _joined(store: Store, meeting: Meeting, number: int, device: str) -> ProcessGroup:
     if meeting.address.startswith("127."):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)  # gloo would take the interface of the machine's name
-    return ProcessGroup(dist.PrefixStore(meeting.token, store), number, meeting.count, device, meeting.limit_s)
+    return ProcessGroup(PrefixStore(meeting.token, store), number, meeting.count, device, meeting.limit_s)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

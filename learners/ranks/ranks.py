@@ -89,7 +89,9 @@ def share_of(items: Sequence[Sequence[Ids]], ranks: Ranks) -> list[int]:
         return list(range(len(items)))
     longest = [max(sequences, key=len, default=()) for sequences in items]
     order = sorted(range(len(items)), key=lambda i: longest[i])
-    ends, previous, total = [], (), 0
+    ends: list[int] = []
+    previous: Ids = ()
+    total = 0
     for i in order:
         total += max(1, len(longest[i]) - common_prefix(previous, longest[i]))
         ends.append(total)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -237,12 +237,12 @@ def _follow(teacher: Sequence[Tensor], own: Sequence[Tensor], rate: float) -> No
 
 def _local(value: Tensor) -> Tensor:
     """This rank's part of a tensor."""
-    return cast(Tensor, value.to_local()) if isinstance(value, DTensor) else value
+    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def _whole(value: Tensor) -> Tensor:
     """A tensor with the parts of all ranks, which all ask for it."""
-    return cast(Tensor, value.full_tensor()) if isinstance(value, DTensor) else value
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _part(whole: Tensor, like: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from perdure.memory.layout.blobs import pack_ids, pack_logprobs
 from perdure.memory.layout.digests import digest_of, end_of_old, turn_digest
+from perdure.memory.layout.packed_lists import packed_lists
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ def changed_in_table(table: pa.Table) -> Iterator[str]:
         return
     turns = table.column("turns").combine_chunks()
     flat = turns.values
-    packed = {key: _blobs(flat.field(key)) for key in _PACKED}
+    packed = {key: packed_lists(flat.field(key)) for key in _PACKED}
     rest = [name for name in (field.name for field in flat.type) if name not in packed]
     lists = [flat.field(name).to_pylist() for name in rest]
     every = [
@@ -93,12 +93,3 @@ def _sampler(name: str) -> Sequence[str | int | None]:
     if match := _STEP.fullmatch(name):
         return None, int(match[1]), int(match[2])
     return name, None, None
-
-
-def _blobs(lists: pa.ListArray) -> list[bytes]:
-    """Lists of four-byte numbers as packed blobs."""
-    offsets, numbers = lists.offsets.to_pylist(), lists.values
-    if not len(numbers):
-        return [b""] * len(lists)
-    data, start = memoryview(numbers.buffers()[1]), numbers.offset
-    return [bytes(data[4 * (start + begin) : 4 * (start + end)]) for begin, end in pairwise(offsets)]

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from perdure.memory.errors import RuntimeFailure
 from perdure.memory.json_value import to_json
+from perdure.memory.layout.packed_lists import unpacked_lists
 from perdure.memory.store import Store
 from perdure.memory.trajectories.turns import read_sampler, turn_rows
 from perdure.memory.versions import INITIAL
@@ -135,9 +135,9 @@ WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, source
 
 def _turn_column(field: pa.Field, turns: Sequence[tuple[Any, bytes]]) -> pa.Array:
     if field.name == "prompt_ids":
-        return _unpacked([prompt for _, prompt in turns], field.type)
+        return unpacked_lists([prompt for _, prompt in turns], field.type)
     if field.name in ("action_ids", "logprobs"):
-        return _unpacked([row[field.name] for row, _ in turns], field.type)
+        return unpacked_lists([row[field.name] for row, _ in turns], field.type)
     return _column(field, [row for row, _ in turns])
 
 
@@ -168,15 +168,3 @@ def _lists(owners: Sequence[int], members: Sequence[int], values: pa.Array) -> p
     for owner in members:
         sizes[owner] += 1
     return pa.ListArray.from_arrays(pa.array([0, *accumulate(sizes.values())], pa.int32()), values)
-
-
-def _unpacked(blobs: Sequence[bytes], kind: pa.DataType) -> pa.Array:
-    """Blobs of packed numbers (`memory/layout/blobs.py`) as lists of numbers."""
-    import pyarrow as pa
-
-    offsets = [0, *accumulate(len(blob) // 4 for blob in blobs)]
-    data = b"".join(blobs)
-    if len(data) != 4 * offsets[-1]:
-        raise RuntimeFailure("token ids or log-probs of a turn end within a number: `perdure store check` names it; restore a backup")
-    numbers = pa.Array.from_buffers(kind.value_type, offsets[-1], [None, pa.py_buffer(data)])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.files import making
+from perdure.memory.history.checked_shards import lost_episodes
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.records import Purpose
 from perdure.memory.store import Store, refuse_inside
@@ -34,6 +35,10 @@ class Exported:
     episodes: int
     turns: int
     size_bytes: int
+    lost: int = 0
+    """Episodes that are left out, because a shard that has their turns cannot be read."""
+    lost_shards: tuple[str, ...] = ()
+    """What is wrong with those shards."""
 
     def as_json(self) -> Document:
         """The output of the command."""
@@ -53,6 +58,8 @@ def export(
 ) -> Exported:
     """Write the episodes of an environment, a version and a purpose that began at or after `since` (Unix seconds); by default, all.
 
+    Episodes whose turns are in a shard that cannot be read are left out and counted.
+
     Raises `InputError` if no episode matches, or if the file exists and `replace` is False, and `RuntimeFailure` if it cannot be written.
     """
     refuse_inside(store, path)
@@ -67,6 +74,11 @@ def export(
     )
     if not matching:
         raise InputError("no ended episode matches: `perdure episode list` shows the episodes")
+    lost = lost_episodes(store, [row["id"] for row in matching])
+    matching = [row for row in matching if row["id"] not in lost]
+    why = tuple(sorted(set(lost.values())))
+    if not matching:
+        raise RuntimeFailure(f"none of the {len(lost)} episodes can be exported: {why[0]}")
     with making(path, replace=replace) as made:
         with document_writer(made, form) as write:
             for ids in portions((row["id"], row["turns"]) for row in matching):
@@ -75,7 +87,8 @@ def export(
                     raise RuntimeFailure("episodes were pruned while they were exported: export again")
                 write(table)
         size_bytes = made.stat().st_size
-    return Exported(path=path, episodes=len(matching), turns=sum(row["turns"] for row in matching), size_bytes=size_bytes)
+    turns = sum(row["turns"] for row in matching)
+    return Exported(path=path, episodes=len(matching), turns=turns, size_bytes=size_bytes, lost=len(lost), lost_shards=why)
 
 
 @contextmanager

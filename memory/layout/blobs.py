@@ -11,9 +11,8 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sqlite_utils import Database
-
 from perdure.memory.errors import InputError
+from perdure.memory.layout.sqlite_library import sqlite3
 
 
 def pack_ids(ids: Sequence[int]) -> bytes:
@@ -44,7 +43,7 @@ def _layout(kind: str, n: int) -> struct.Struct:
     return struct.Struct(f"<{n}{kind}")
 
 
-def register_functions(db: Database) -> None:
+def register_functions(conn: sqlite3.Connection) -> None:
     """Register the SQL functions `token_ids(blob)` and `logprobs(blob)`, which return JSON text, for queries by hand."""
 
     def token_ids(blob: bytes | None) -> str | None:
@@ -53,5 +52,5 @@ def register_functions(db: Database) -> None:
     def logprobs(blob: bytes | None) -> str | None:
         return None if blob is None else json.dumps([round(value, 6) for value in unpack_logprobs(blob)])
 
-    db.register_function(token_ids, deterministic=True)
-    db.register_function(logprobs, deterministic=True)
+    conn.create_function("token_ids", 1, token_ids, deterministic=True)
+    conn.create_function("logprobs", 1, logprobs, deterministic=True)

@@ -52,6 +52,12 @@ ALSO = {
 }
 """What a digest covers beside the columns of its row."""
 
+ALSO_OF_EPISODE = f"""CASE state WHEN 'running' THEN NULL ELSE coalesce(
+        (SELECT t.digest FROM turn t WHERE t.episode = episode.id ORDER BY t.n DESC LIMIT 1),
+        (SELECT s.chain FROM shelved s WHERE s.episode = episode.id),
+        (SELECT turn_chain({_given(TURN)}) FROM (SELECT * FROM turn t WHERE t.episode = episode.id ORDER BY t.n))) END"""
+"""The same of an episode since turns can be in a shard (`memory/history/`); earlier migrations do not know of them."""
+
 KEYS = {
     "step": ("job", "attempt", "n"),
     "reward": ("episode", "source"),
@@ -139,15 +145,23 @@ def sealed(table: str, columns: str) -> str:
 
     `columns` are all columns of the table in its order, without `digest`.
     """
-    seal = f"UPDATE {table} SET digest = row_digest({_given(columns)}{', ' + ALSO[table] if table in ALSO else ''})"
+    return f"{_seal(table, columns, ALSO.get(table))};\n{resealing(table, columns, ALSO.get(table))}"
+
+
+def resealing(table: str, columns: str, also: str | None) -> str:
+    """The SQL that makes the triggers of a table in place of those that it has, and leaves its rows as they are."""
+    seal = _seal(table, columns, also)
     this_row = " AND ".join(f"{name} = NEW.{name}" for name in KEYS.get(table, ("rowid",)))
     return f"""
 DROP TRIGGER IF EXISTS {table}_digest_new;
 DROP TRIGGER IF EXISTS {table}_digest_again;
-{seal};
 CREATE TRIGGER {table}_digest_new AFTER INSERT ON {table} BEGIN {seal} WHERE {this_row}; END;
 CREATE TRIGGER {table}_digest_again AFTER UPDATE OF {columns} ON {table} BEGIN {seal} WHERE {this_row}; END;
 """
+
+
+def _seal(table: str, columns: str, also: str | None) -> str:
+    return f"UPDATE {table} SET digest = row_digest({_given(columns)}{', ' + also if also else ''})"
 
 
 def with_digests(**tables: str) -> str:

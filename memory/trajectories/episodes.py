@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from perdure.memory.errors import UnknownError
+from perdure.memory.errors import RuntimeFailure, ShardLost, UnknownError
+from perdure.memory.history.checked_shards import lost_episodes
+from perdure.memory.history.shard_index import turns_in_shards
 from perdure.memory.json_value import Document, record_json, to_json
+from perdure.memory.processes import record_event
 from perdure.memory.records import Episode, EpisodeState, Purpose, StopReason, Turn
 from perdure.memory.store import ARCHIVE, Store
 from perdure.memory.trajectories.turns import read_turns
@@ -25,6 +29,8 @@ ENDED: dict[Outcome, str] = {
     "aborted": "e.state = 'aborted'",
     "env_error": "e.state = 'env_error'",
 }
+LOST = "lost"
+"""The kind of the events that name a shard which cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,9 @@ class LiveCount:
 
 
 def get_episode(store: Store, episode: int) -> Episode:
-    """One episode with its turns, in any state. Raises `UnknownError`."""
+    """One episode with its turns, in any state. Raises `UnknownError`, and `ShardLost` if its turns are in a shard that cannot be read."""
+    for why in lost_episodes(store, [episode]).values():
+        raise ShardLost(f"the turns of episode {episode} cannot be read: {why}")
     episodes = episodes_by_id(store, [episode])
     if not episodes:
         latest = latest_episode_id(store)
@@ -218,19 +226,31 @@ def count(store: Store) -> int:
 
 
 def counts(store: Store) -> dict[str, int]:
-    """How many episodes and turns the store has. Counting turns reads a whole index."""
-    return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"])}
+    """How many episodes and turns the store has, with those in shards. Counting turns reads a whole index."""
+    return {"episodes": count(store), "turns": int(store.rows("SELECT count(*) AS n FROM turn")[0]["n"]) + turns_in_shards(store)}
 
 
 def episodes_by_id(store: Store, ids: Sequence[int]) -> list[Episode]:
-    """These episodes with their turns, ordered by id. Missing ones are left out."""
-    rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (to_json(list(ids)),))
+    """These episodes with their turns, ordered by id. Missing ones are left out; so are those in a shard that cannot be read: an event
+    names it."""
+    lost = lost_episodes(store, ids)
+    for why in sorted(set(lost.values())):
+        _tell_lost(store, why)
+    given = to_json([id_ for id_ in ids if id_ not in lost])
+    rows = store.rows("SELECT * FROM episode WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (given,))
     turns = read_turns(store, [row["id"] for row in rows])
     return [_episode(row, turns[row["id"]]) for row in rows]
 
 
 def _rate(row: Any) -> RateRow:
     return RateRow(episodes=row["episodes"], successes=row["successes"], groups=row["groups"], mixed_groups=row["mixed_groups"])
+
+
+def _tell_lost(store: Store, why: str) -> None:
+    """Record an event, once in the life of a home. Not if it cannot be written to, which is no reason not to read it."""
+    if not store.rows("SELECT 1 FROM event WHERE kind = ? AND message = ? LIMIT 1", (LOST, why)):
+        with suppress(RuntimeFailure):
+            record_event(store, LOST, "history", why)
 
 
 def _episode(row: Any, turns: tuple[Turn, ...]) -> Episode:

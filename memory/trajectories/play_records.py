@@ -31,8 +31,10 @@ NOTHING_PLAYED = PlayRecord(groups=0, episodes=0, successes=0, tokens=0)
 
 _TOTALS = """
 count(DISTINCT "group") AS groups, count(*) AS episodes, sum(success) AS successes,
-sum((SELECT t.shared + (length(t.prompt_ids) + length(t.action_ids)) / 4 FROM turn t WHERE t.episode = played.id ORDER BY t.n DESC LIMIT 1))
-AS tokens
+sum(coalesce(
+    (SELECT t.shared + (length(t.prompt_ids) + length(t.action_ids)) / 4 FROM turn t WHERE t.episode = played.id ORDER BY t.n DESC LIMIT 1),
+    (SELECT s.tokens FROM shelved s WHERE s.episode = played.id)
+)) AS tokens
 """
 
 

@@ -125,7 +125,8 @@ def episodes_of_step(store: Store, job: int, n: int, *, hinted: bool) -> list[Ep
 
 
 def recent_groups(store: Store, environment: str, most: int, *, until: int = NEWEST) -> list[list[Episode]]:
-    """The newest groups of live episodes of an environment, newest first; of episodes up to the id `until`."""
+    """The newest groups of live episodes of an environment, newest first; of episodes up to the id `until`. Groups whose turns cannot be
+    read are left out."""
     rows = store.rows(
         """
         SELECT "group", json_group_array(id) AS ids FROM (
@@ -136,7 +137,7 @@ def recent_groups(store: Store, environment: str, most: int, *, until: int = NEW
         """,
         (environment, until, MOST, most),
     )
-    return [episodes_by_id(store, json.loads(row["ids"])) for row in rows]
+    return [group for row in rows if (group := episodes_by_id(store, json.loads(row["ids"])))]
 
 
 def require_import(store: Store, label: str) -> None:

@@ -3,15 +3,20 @@
 A prompt repeats the conversation before it. `Turn.shared` says how many of its first tokens are the prompt and the answer of the turn
 before. Only the tokens after them are stored, and `read_turns` puts prompts together again, token for token. A prompt that does not
 continue the turn before shares nothing and is stored whole.
+
+The turns of old episodes may be in shards (`memory/history/`). `turn_rows` reads both, and all that reads turns reads them through it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from perdure.memory.errors import InputError
+from perdure.memory.history.shard_files import shard_rows
+from perdure.memory.history.shard_index import get_shards, shards_of
 from perdure.memory.json_value import to_json
 from perdure.memory.layout.blobs import pack_ids, pack_logprobs, unpack_ids, unpack_logprobs
 from perdure.memory.layout.digests import turn_digest
@@ -60,7 +65,7 @@ def turn_columns(episode: int, n: int, turn: Turn, before: Turn | None, last: in
 
 
 def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, ...]]:
-    """The turns of each of these episodes."""
+    """The turns of each of these episodes. Raises `ShardLost` if those of one are in a shard that cannot be read."""
     turns: dict[int, list[Turn]] = {episode: [] for episode in episodes}
     for row, prompt in turn_rows(store, episodes):
         with reading_row(f"turn {row['n']} of episode {row['episode']}"):
@@ -82,15 +87,28 @@ def read_turns(store: Store, episodes: Sequence[int]) -> dict[int, tuple[Turn, .
 
 
 def turn_rows(store: Store, episodes: Sequence[int]) -> Iterator[tuple[Any, bytes]]:
-    """The rows of their turns, by episode and number, each with its whole prompt as packed ids."""
-    sql = "SELECT * FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n"
+    """The rows of their turns, by episode and number, each with its whole prompt as packed ids. Raises `ShardLost` as `read_turns`."""
     episode, history = None, b""
-    for row in store.rows(sql, (to_json(list(episodes)),)):
+    for row in _rows(store, episodes):
         if row["episode"] != episode:
             episode, history = row["episode"], b""
         prompt = history[: 4 * row["shared"]] + row["prompt_ids"]
         history = prompt + row["action_ids"]
         yield row, prompt
+
+
+def _rows(store: Store, episodes: Sequence[int]) -> Iterable[Any]:
+    """The rows of the database and of shards, by episode and number."""
+    with store.read():  # of one moment: an archive that runs moves turns in one transaction
+        rows = store.rows(
+            "SELECT * FROM turn WHERE episode IN (SELECT value FROM json_each(?)) ORDER BY episode, n", (to_json(list(episodes)),)
+        )
+        where = shards_of(store, episodes)
+        shards = get_shards(store, where.values()) if where else []
+    if not shards:
+        return rows
+    moved = (shard_rows(store, shard, [episode for episode, its in where.items() if its == shard.id]) for shard in shards)
+    return sorted((*rows, *chain.from_iterable(moved)), key=lambda row: (row["episode"], row["n"]))
 
 
 def read_sampler(row: Any) -> Sampler:

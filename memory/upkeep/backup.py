@@ -5,7 +5,8 @@ start again. (`VACUUM INTO` renumbers rows of tables without an integer key.) Th
 only then it gets its name.
 
 A backup `b.db` has the adapters in `b.db.versions/`. Adapters never change, so a folder that is there already with the right hashes stays,
-and a nightly backup copies only new ones. docs/store.md says how to restore.
+and a nightly backup copies only new ones. Shards of the history are the same: those in the home are in `b.db.history/`. Those in a bucket
+stay there. docs/operations.md says how to restore.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from pathlib import Path, PurePosixPath
 
 from perdure.memory import faults
 from perdure.memory.errors import InputError, RuntimeFailure
-from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished
+from perdure.memory.files import MAKING, MANIFEST, check_files, making, publish, remove_unfinished, sha256_of
+from perdure.memory.history.shard_places import shard_place
 from perdure.memory.json_value import Document, record_json
 from perdure.memory.layout.sqlite_library import sqlite3
-from perdure.memory.store import Store, refuse_inside
+from perdure.memory.store import HISTORY, Store, refuse_inside
 from perdure.memory.upkeep.garbage import needed_versions
 from perdure.memory.versions import list_versions
 
@@ -50,6 +52,10 @@ class Backup:
     """The versions whose adapters are in the backup."""
     lacks: tuple[Lack, ...]
     """The versions whose files are needed but missing or damaged in the home. Rejected ones do not count."""
+    shards: int
+    """How many shards of the history are in the backup."""
+    shard_lacks: tuple[str, ...]
+    """What is wrong with the shards that the backup needs and does not have."""
 
     def as_json(self) -> Document:
         """The output of the command."""
@@ -70,12 +76,27 @@ def backup(store: Store, path: Path, *, replace: bool = False) -> Backup:
             _copy(store, made)
             with closing(sqlite3.connect(f"{made.absolute().as_uri()}?mode=ro", uri=True)) as copy:
                 _check(copy)
-                episodes, turns = copy.execute("SELECT (SELECT count(*) FROM episode), (SELECT count(*) FROM turn)").fetchone()
+                counting = """
+                    SELECT (SELECT count(*) FROM episode), (SELECT count(*) FROM turn)
+                           + (SELECT coalesce(sum(turns - pruned_turns), 0) FROM shard WHERE state = 'whole')
+                """
+                episodes, turns = copy.execute(counting).fetchone()
+                needed = copy.execute("SELECT place, sha256 FROM shard WHERE state = 'whole' AND pruned_episodes < episodes").fetchall()
         except sqlite3.Error as error:
             raise RuntimeFailure(f"could not write {path}: {error}; no backup was made") from error
         copied, lacks = _copy_adapters(store, Path(f"{path}.versions"), replace)
+        shards, shard_lacks = _copy_shards(store, Path(f"{path}.{HISTORY}"), needed, replace)
         size_bytes = made.stat().st_size
-    return Backup(path=path, size_bytes=size_bytes, episodes=episodes, turns=turns, versions=copied, lacks=lacks)
+    return Backup(
+        path=path,
+        size_bytes=size_bytes,
+        episodes=episodes,
+        turns=turns,
+        versions=copied,
+        lacks=lacks,
+        shards=shards,
+        shard_lacks=shard_lacks,
+    )
 
 
 def _copy(store: Store, made: Path) -> None:
@@ -89,6 +110,8 @@ def _copy(store: Store, made: Path) -> None:
                 conn.backup(copy, pages=STEP_PAGES, progress=lambda *_: faults.point("mid-backup"))
             except sqlite3.Error as error:
                 raise RuntimeFailure(f"could not copy the store to {made.parent}: {error}; no backup was made") from error
+        # a home made of the copy must not remove what this home is about to write
+        copy.execute("DELETE FROM shard WHERE state = 'writing'")
         copy.execute("PRAGMA journal_mode = DELETE").fetchall()
 
 
@@ -138,6 +161,41 @@ def _copy_adapter(source: Path, final: Path, files: Sequence[str], digest: str) 
         publish(made, final)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _copy_shards(store: Store, folder: Path, needed: Sequence[tuple[str, str]], replace: bool) -> tuple[int, tuple[str, ...]]:
+    """Copy the shards of the home that are not there yet. Returns how many the backup has, and what is wrong with the others."""
+    copied, lacks = 0, []
+    for name, digest in needed:
+        place = shard_place(store.home, name)
+        if place.file is None:
+            continue
+        final = folder / place.file.name
+        if final.is_symlink() or folder.is_symlink():
+            raise InputError(f"{final} is or goes through a link, and is not replaced: name another file")
+        if final.exists() and sha256_of(final) != digest and not replace:
+            raise InputError(f"{final} exists with other content: name another file, or give --force to replace it")
+        if not final.exists() or sha256_of(final) != digest:
+            try:
+                _copy_shard(place.file, final, digest)
+            except (RuntimeFailure, FileNotFoundError) as error:
+                lacks.append(str(error) if isinstance(error, RuntimeFailure) else f"{name} is missing")
+                continue
+        copied += 1
+    return copied, tuple(lacks)
+
+
+def _copy_shard(source: Path, final: Path, digest: str) -> None:
+    final.parent.mkdir(mode=0o700, exist_ok=True)
+    remove_unfinished(final)
+    made = final.with_name(f"{MAKING}{final.name}-{getpid()}")
+    try:
+        shutil.copyfile(source, made)
+        if sha256_of(made) != digest:
+            raise RuntimeFailure(f"{HISTORY}/{source.name} was changed or damaged (its sha256 differs)")
+        publish(made, final)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def _is_whole(folder: Path, digest: str) -> bool:

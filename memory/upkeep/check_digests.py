@@ -1,6 +1,7 @@
 """Every row against its digest (`memory/layout/digests.py`): which rows hold a value that was changed behind the store's back.
 
-Episodes and turns are read in portions, so that the write-ahead log is never held for long, each portion of one moment.
+Episodes and turns are read in portions, so that the write-ahead log is never held for long, each portion of one moment. Turns in shards
+are not read here: the digest of the file covers them (`memory/history/checked_shards.py`).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def changed_episodes(store: Store, progress: Progress, visit: Visit | None) -> I
             if not episodes:
                 return
             between = (episodes[0][0], episodes[-1][0])
+            ends |= conn.execute("SELECT episode, chain FROM shelved WHERE episode BETWEEN ? AND ?", between).fetchall()
             episode: Any = None
             last: int | None = None
             old = False  # whether its turns are from before there were digests

@@ -1,4 +1,4 @@
-"""The rule of `perdure store check` for errands: scored once, by whoever held them, with the scores of their own episodes."""
+"""The rule of `perdure store check` for errands: scored once, by a process that held them, with the scores of their own episodes."""
 
 from __future__ import annotations
 

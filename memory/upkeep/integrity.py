@@ -1,4 +1,4 @@
-"""The check of a store: the file, rows against each other, files against rows, archives.
+"""The check of a store: the file, rows against each other, files against rows, archives, shards.
 
 An `error` breaks a promise of the store; a `warning` is a leftover, with its remedy. Nothing is changed, and a daemon may run meanwhile.
 Left out: whether the texts of turns match their tokens, which needs a tokenizer (`learners/weights/check_texts.py`).
@@ -14,17 +14,17 @@ from pathlib import Path
 from threading import Event
 from typing import Literal
 
-from sqlite_utils import Database
-
 from perdure.memory import leases
-from perdure.memory.errors import PerdureError, RuntimeFailure
+from perdure.memory.errors import PerdureError, RuntimeFailure, ShardLost
 from perdure.memory.files import MAKING, check_files
+from perdure.memory.history.checked_shards import require_whole
+from perdure.memory.history.shard_index import shards, unfinished
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.layout.digests import register_digests
 from perdure.memory.layout.sqlite_library import sqlite3
 from perdure.memory.leases import Clock
 from perdure.memory.schema import MIGRATIONS
-from perdure.memory.store import ARCHIVE, Store, open_store
+from perdure.memory.store import ARCHIVE, HISTORY, Store, open_store
 from perdure.memory.trajectories.episodes import counts
 from perdure.memory.upkeep.check_digests import Progress, Visit, changed_rows
 from perdure.memory.upkeep.check_errands import errands
@@ -103,7 +103,7 @@ def _meanwhile(store: Store, clock: Clock) -> Iterator[Future[list[StoreFinding]
             stopped.set()
             for opened in own:
                 with suppress(sqlite3.Error):  # it is closed already
-                    opened.db.conn.interrupt()
+                    opened.conn.interrupt()
             raise
 
 
@@ -134,8 +134,13 @@ def listed(rule: str, breaches: Sequence[Breach]) -> list[StoreFinding]:
 
 
 def checked_counts(store: Store) -> dict[str, int]:
-    """How many episodes, turns, versions and archives are checked."""
-    return {**counts(store), "versions": len(list_versions(store)), "archives": len(archives(store.home))}
+    """How many episodes, turns, versions, archives and shards are checked."""
+    return {
+        **counts(store),
+        "versions": len(list_versions(store)),
+        "archives": len(archives(store.home)),
+        "shards": len(shards(store)),
+    }
 
 
 def _integrity(store: Store, clock: Clock) -> Iterator[Breach]:
@@ -146,12 +151,12 @@ def _integrity(store: Store, clock: Clock) -> Iterator[Breach]:
 
 def _schema(store: Store, clock: Clock) -> Iterator[Breach]:
     """The schema against that of a new store."""
-    existing = _objects(store.db)
-    fresh = Database(memory=True)
+    existing = _objects(store.conn)
+    fresh = sqlite3.connect(":memory:")
     try:
-        register_digests(fresh.conn)
+        register_digests(fresh)
         for sql in MIGRATIONS:
-            fresh.conn.executescript(sql)
+            fresh.executescript(sql)
         expected = _objects(fresh)
     finally:
         fresh.close()
@@ -201,19 +206,24 @@ def _left_behind(store: Store, clock: Clock) -> Iterator[Breach]:
     for entry in _entries(store.home / ARCHIVE):
         if entry.name.startswith(MAKING):
             yield "warning", f"{ARCHIVE}/{entry.name}", "is unfinished: unless a prune is running, the next one removes it"
+    for entry in _entries(store.home / HISTORY):
+        if entry.name.startswith(MAKING):
+            yield "warning", f"{HISTORY}/{entry.name}", "is unfinished: unless an archive is being made, the next one removes it"
 
 
 def _turn_numbers(store: Store, clock: Clock) -> Iterator[Breach]:
     rows = store.rows(
         """
         SELECT e.id, count(t.n) AS found, coalesce(max(t.n) + 1, 0) AS ends, coalesce(min(t.n), 0) AS begins,
-               CASE e.state WHEN 'running' THEN count(t.n) ELSE e.turns END AS expected -- they are counted when it ends
-        FROM episode e LEFT JOIN turn t ON t.episode = e.id
+               CASE WHEN s.episode IS NOT NULL THEN 0 WHEN e.state = 'running' THEN count(t.n) -- they are counted when it ends
+                    ELSE e.turns END AS expected
+        FROM episode e LEFT JOIN turn t ON t.episode = e.id LEFT JOIN shelved s ON s.episode = e.id
         GROUP BY e.id HAVING found <> expected OR ends <> expected OR begins <> 0
         """
     )
     for row in rows:
-        yield "error", f"episode {row['id']}", f"should have {row['expected']} turns; it has {row['found']}, the last is {row['ends'] - 1}"
+        message = f"should have {row['expected']} turns in the database; it has {row['found']}, the last is {row['ends'] - 1}"
+        yield "error", f"episode {row['id']}", message
 
 
 def _shared_tokens(store: Store, clock: Clock) -> Iterator[Breach]:
@@ -284,6 +294,29 @@ def _archives(store: Store, clock: Clock) -> Iterator[Breach]:
             yield "warning", f"{ARCHIVE}/{path.name}", message
 
 
+def _history(store: Store, clock: Clock) -> Iterator[Breach]:
+    """Shards against their digests, the index against itself, and what no row names."""
+    counted = {row["shard"]: row["n"] for row in store.rows("SELECT shard, count(*) AS n FROM shelved GROUP BY shard")}
+    known = set(unfinished(store).values())
+    for place in sorted(known):
+        yield "warning", place, "was begun and not finished: unless `perdure store archive` is running, the next one removes it"
+    for shard in shards(store):
+        known.add(shard.place)
+        left = shard.episodes - shard.pruned_episodes
+        if counted.get(shard.id, 0) != left:
+            yield "error", shard.place, f"should hold {left} episodes of the store, and {counted.get(shard.id, 0)} are said to be in it"
+        if not left:
+            yield "warning", shard.place, "holds nothing that is still in the store: the next `perdure store prune` removes it"
+            continue
+        try:
+            require_whole(store, shard, anew=True)
+        except ShardLost as error:
+            yield "error", shard.place, str(error)
+    for entry in _entries(store.home / HISTORY):
+        if f"{HISTORY}/{entry.name}" not in known and not entry.name.startswith(MAKING):
+            yield "warning", f"{HISTORY}/{entry.name}", "belongs to no row, as after an older backup was restored: nothing reads it"
+
+
 RULES: tuple[Rule, ...] = (
     _integrity,
     _schema,
@@ -297,17 +330,18 @@ RULES: tuple[Rule, ...] = (
     _rewards,
     _running_episodes,
     _archives,
+    _history,
     errands,
 )
 
 
-def _objects(db: Database) -> dict[str, str]:
+def _objects(conn: sqlite3.Connection) -> dict[str, str]:
     """Tables, indexes, views and triggers by name, with their kind and the text that made them."""
     sql = """
         SELECT name, type || ' ' || sql FROM sqlite_master
         WHERE sql IS NOT NULL AND tbl_name <> '_sqlite_migrations' AND name NOT LIKE 'sqlite_%'
     """
-    return dict(db.execute(sql).fetchall())
+    return dict(conn.execute(sql).fetchall())
 
 
 def _entries(folder: Path) -> list[Path]:

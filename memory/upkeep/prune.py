@@ -8,7 +8,8 @@ rewards of an episode go into the archive with it. Its id is never reused, so th
 **Nothing is lost.** Episodes go in portions, so that a nearly full disk is enough. A portion is written to a file of its own, synced,
 named, read back and compared with the store; only episodes that compare equal are deleted, in short transactions. An episode that gets a
 reward meanwhile stays, even if the rest of its group goes. After a death in between, the next run finds what is archived already, compares
-it, and deletes it without archiving it again.
+it, and deletes it without archiving it again. Turns in a shard of the history are read from there, and the shard goes once none of its
+episodes is left; episodes whose shard cannot be read stay.
 
 Only the holder of the home's lock prunes, because only one process may checkpoint.
 """
@@ -27,6 +28,9 @@ from perdure.memory.exchange.document_digests import changed_in_table
 from perdure.memory.exchange.documents import document_schema, portions, read_documents
 from perdure.memory.exchange.export import document_writer
 from perdure.memory.files import MAKING, making
+from perdure.memory.history.checked_shards import lost_episodes
+from perdure.memory.history.shard_index import count_pruned, mark_gone, shards
+from perdure.memory.history.shard_places import shard_place
 from perdure.memory.json_value import Document, record_json, to_json
 from perdure.memory.processes import record_event
 from perdure.memory.store import ARCHIVE, FILE_NAME, Store, checkpoint, give_back
@@ -96,6 +100,10 @@ def prune(
     """
     before = _size_bytes(store)
     left = dict(_prunable(store, keep))
+    lost = lost_episodes(store, list(left))
+    for why in sorted(set(lost.values())):
+        say(f"{why}; its episodes stay")
+    left = {episode: turns for episode, turns in left.items() if episode not in lost}
     judged = _judged(store, left)
     gone: list[tuple[int, int]] = []
     used: list[Path] = []
@@ -116,6 +124,7 @@ def prune(
         say(f"{len(portion)} episodes are in {path.name}")
         gone += _delete(store, [(episode, left[episode]) for episode in portion], judged, deleted_turns)
         used.append(path)
+    _remove_empty_shards(store, say)
     _give_back(store)
     if used:
         record_event(store, "prune", "store", f"{len(gone)} episodes were moved to {len(used)} files in {ARCHIVE}/")
@@ -242,6 +251,8 @@ def _delete(store: Store, episodes: Sequence[tuple[int, int]], judged: Mapping[i
             now = _judged(store, portion)
             ids = [episode for episode in portion if now.get(episode) == judged.get(episode)]
             given = (to_json(ids),)
+            count_pruned(conn, ids)
+            conn.execute("DELETE FROM shelved WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM manifest WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM reward WHERE episode IN (SELECT value FROM json_each(?))", given)
             conn.execute("DELETE FROM turn WHERE episode IN (SELECT value FROM json_each(?))", given)
@@ -249,6 +260,18 @@ def _delete(store: Store, episodes: Sequence[tuple[int, int]], judged: Mapping[i
         gone += [(episode, turns[episode]) for episode in ids]
         checkpoint(store)
     return gone
+
+
+def _remove_empty_shards(store: Store, say: Callable[[str], None]) -> None:
+    """Remove the shards of which no episode is left. What is in a bucket may be used by another home too, and stays."""
+    for shard in shards(store):
+        if shard.pruned_episodes == shard.episodes:
+            place = shard_place(store.home, shard.place)
+            if place.file is not None:
+                place.file.unlink(missing_ok=True)
+            else:
+                say(f"{shard.place} is no longer needed by this home; it was not removed")
+            mark_gone(store, shard.id)
 
 
 def _give_back(store: Store) -> None:

@@ -91,6 +91,7 @@ print("transformers" in sys.modules, check.level, check.found)
 """
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_what_an_engine_has_checked_is_not_checked_again_unless_something_changed(tmp_path: Path) -> None:
     template = tiny_llama(tmp_path / "model") / "chat_template.jinja"

@@ -79,7 +79,7 @@ def test_found_doctor_says_of_a_home_what_a_run_would(perdure: Call, home: Path)
 
     assert said()[0] == "ok"
     with open_store(home) as store:
-        store.db.conn.execute("PRAGMA user_version = 1")
+        store.conn.execute("PRAGMA user_version = 1")
     assert said()[0] == "warning"
     assert "start `perdure run` once to migrate it" in said()[1]
     for file in home.glob(f"{FILE_NAME}*"):
@@ -90,7 +90,7 @@ def test_found_doctor_says_of_a_home_what_a_run_would(perdure: Call, home: Path)
 
 def test_found_a_database_without_versions_is_damaged(perdure: Call, home: Path) -> None:
     with open_store(home) as store:
-        conn = store.db.conn
+        conn = store.conn
         conn.execute("PRAGMA foreign_keys = OFF")
         for table in ("turn", "episode", "move", "rate", "version"):
             conn.execute(f"DELETE FROM {table}")

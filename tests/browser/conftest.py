@@ -5,8 +5,6 @@ Where Playwright is not installed they are not even collected.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,13 +22,10 @@ collect_ignore_glob = [] if find_spec("playwright") else ["test_*.py"]
 def visits() -> Iterator[Visits]:
     """The browser."""
     from playwright.sync_api import sync_playwright
-    from tests.browser.visits import Visits
+    from tests.browser.visits import Visits, chromium
 
-    chromium = os.environ.get("PERDURE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.fail("there is no Chromium: install it (apt-get install chromium), or name one in PERDURE_CHROMIUM")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield Visits(browser)
         browser.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,14 @@ PATIENCE_MS = 60_000
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 Size = Literal["desktop", "phone"]
 Scheme = Literal["light", "dark"]
+
+
+def chromium() -> str:
+    """The system's Chromium. Raises `RuntimeError` if there is none."""
+    found = os.environ.get("PERDURE_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        raise RuntimeError("there is no Chromium: install it (apt-get install chromium), or name one in PERDURE_CHROMIUM")
+    return found
 
 
 @dataclass(kw_only=True)

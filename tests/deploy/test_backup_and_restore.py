@@ -124,13 +124,19 @@ def test_only_the_newest_backups_stay_and_other_files_are_left_alone(shell: Shel
         (copy / name).touch()
     for name in old:
         (copy / f"{name}.versions" / "v1").mkdir(parents=True)
+        (copy / f"{name}.history").mkdir()
+    shard = copy / f"{kept[-1]}.history" / "turns.parquet"
+    shard.parent.mkdir()
+    shard.touch()
     stand_in = shell.folder / "bin" / "perdure"
     stand_in.write_text('#!/bin/sh\ntouch "$5"\n')  # store backup --home HOME FILE
     shell.run(str(SCRIPT), PERDURE_BACKUPS=str(copy), PERDURE_BACKUPS_KEEP="3")
     left = sorted(file.name for file in copy.iterdir())
-    (new,) = set(left) - {*kept, *others}
+    new, linked = sorted(set(left) - {*kept, *others, shard.parent.name})
     assert re.fullmatch(r"perdure-\d{8}T\d{6}Z\.db", new)
-    assert set(left) == {new, *kept, *others}
+    assert linked == f"{new}.history"
+    assert (copy / linked / shard.name).samefile(shard), "what the last backup had takes no room again"
+    assert set(left) == {new, linked, *kept, *others, shard.parent.name}
 
     stand_in.write_text("#!/bin/sh\nexit 1\n")
     shell.run(str(SCRIPT), code=1, PERDURE_BACKUPS=str(copy), PERDURE_BACKUPS_KEEP="1")

@@ -160,7 +160,7 @@ def test_at_most_so_many_tasks_are_played(game: type[Game]) -> None:
 def test_it_takes_about_as_long_as_it_may_and_then_the_level_is_unknown(game: type[Game], oracle: bool | None) -> None:
     began = time.monotonic()
     assert level(game, seconds=0.5) == ChanceLevel(success=None, oracle=oracle)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10, "64 answers of Slow are 13 s"
 
 
 def test_an_environment_that_fails_is_unknown_and_nothing_is_raised() -> None:

@@ -45,7 +45,7 @@ def test_found_a_call_that_uses_the_alarm_itself_is_interrupted_all_the_same(kin
     started = time.monotonic()
     with pytest.raises(EnvironmentFault, match=r"step took longer than 0.2 s \(turn 1, answer 'x'\) at test_found_in_environments.py:"):
         env.step("x")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40
     env.close()
     assert signal.getsignal(signal.SIGALRM) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

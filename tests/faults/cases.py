@@ -42,8 +42,12 @@ class CommandFault:
     """Whether no daemon may run beside it."""
     times: int = 2
     """How often `make faults` brings it about in one home."""
+    wants: str = ""
+    """A count that is waited for before: of what the command works on."""
 
 
+ARCHIVE = ("store", "archive", "--older-than", "0d")
+CLOSED = "SELECT count(*) FROM turn t JOIN episode e ON e.id = t.episode JOIN task k ON k.id = e.task WHERE k.state = 'done'"
 COMMANDS: tuple[CommandFault, ...] = (
     CommandFault(
         point="mid-rollback",
@@ -52,6 +56,9 @@ COMMANDS: tuple[CommandFault, ...] = (
     ),
     CommandFault(point="mid-change", arguments=("version", "pin", "v0"), undo=("version", "pin", "v0", "--off")),
     CommandFault(point="mid-backup", arguments=("store", "backup", "copy.db", "--force")),
+    CommandFault(point="mid-shard", arguments=ARCHIVE, alone=True, times=1, wants=CLOSED),
+    CommandFault(point="between-shard-and-index", arguments=ARCHIVE, alone=True, times=1, wants=CLOSED),
+    CommandFault(point="mid-archive", arguments=ARCHIVE, alone=True, times=1, wants=CLOSED),
     CommandFault(point="mid-prune", arguments=("store", "prune", "--keep-episodes", "1"), alone=True, times=1),
 )
 AT_START: tuple[Point, ...] = ("mid-migration",)
@@ -196,6 +203,8 @@ def learner_at_any_moment(place: Place, random: Random) -> tuple[int, int]:
 
 def command(place: Place, fault: CommandFault, table: Table) -> None:
     """A command that dies at a point leaves nothing half done, and does its work when it is called again."""
+    if fault.wants:
+        place.wait(f"work for {' '.join(fault.arguments)}", lambda: place.ask(fault.wants) > 0)
     if fault.alone:
         rest(place)
     before = place.ask("SELECT max(id) FROM move")

@@ -43,8 +43,13 @@ RULES = {
             AND (SELECT count(*) FROM played e WHERE e.task = t.id AND e.state IN ('completed', 'env_error'))
     """,
     "the turns of an episode have gaps": """
-        SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id
+        SELECT e.id FROM episode e LEFT JOIN turn t ON t.episode = e.id WHERE e.id NOT IN (SELECT episode FROM shelved)
         GROUP BY e.id HAVING (e.state <> 'running' AND count(t.n) <> e.turns) OR coalesce(max(t.n) + 1, 0) <> count(t.n)
+    """,
+    "a turn is in the database and in a shard": "SELECT episode FROM turn WHERE episode IN (SELECT episode FROM shelved)",
+    "a shard does not have the turns that it should": """
+        SELECT s.id FROM shard s WHERE s.state = 'whole' AND s.turns - s.pruned_turns <> (
+            SELECT coalesce(sum(e.turns), 0) FROM shelved h JOIN episode e ON e.id = h.episode WHERE h.shard = s.id)
     """,
     "a success rate is not what the episodes come to": """
         WITH counted AS (
@@ -154,6 +159,8 @@ class Witness:
             (row["episode"], row["n"]): checksum(row["action_ids"], row["logprobs"])
             for row in store.rows("SELECT episode, n, action_ids, logprobs FROM turn")
         }
+        for row in _in_shards(store):
+            kept[row["episode"], row["n"]] = checksum(pack_ids(row["action_ids"]), pack_logprobs(row["logprobs"]))
         states = {row["id"]: row["state"] for row in store.rows("SELECT id, state FROM episode")}
         for episode in (episode for file in self.archives.values() for episode in file):
             states[episode["id"]] = episode["state"]
@@ -173,7 +180,7 @@ class Witness:
                 self.archives[path] = pq.read_table(path).to_pylist()
         columns = ("id", "task", "state", "purpose", "environment", "seed", "sampler", "group", "success", "total_reward")
         rows = [tuple(episode[column] for column in columns) for file in self.archives.values() for episode in file]
-        store.db.conn.executemany(f"INSERT OR REPLACE INTO archived VALUES ({', '.join('?' * len(columns))})", rows)
+        store.conn.executemany(f"INSERT OR REPLACE INTO archived VALUES ({', '.join('?' * len(columns))})", rows)
 
     def _versions(self, store: Store) -> Iterator[str]:
         for version in list_versions(store):
@@ -183,13 +190,22 @@ class Witness:
                 yield f"the files of {version.name} are not what its row says"
 
 
+def _in_shards(store: Store) -> Iterator[dict[str, Any]]:
+    """The turns of the shards that the index says are whole."""
+    import pyarrow.parquet as pq
+
+    for row in store.rows("SELECT place FROM shard WHERE state = 'whole'"):
+        if (store.home / row["place"]).is_file():  # otherwise its turns are lost
+            yield from pq.read_table(store.home / row["place"], columns=["episode", "n", "action_ids", "logprobs"]).to_pylist()
+
+
 @contextmanager
 def _snapshot(store: Store) -> Iterator[None]:
-    store.db.conn.execute("BEGIN")
+    store.conn.execute("BEGIN")
     try:
         yield
     finally:
-        store.db.conn.execute("ROLLBACK")
+        store.conn.execute("ROLLBACK")
 
 
 def _verifies(folder: Path, digest: str) -> bool:

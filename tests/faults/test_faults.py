@@ -1,4 +1,5 @@
-"""A bounded part of the fault suite: each point once, and a few kills. All of it is `make faults`."""
+"""A bounded part of the fault suite: each point once, and a few kills. All of it is `make faults`; what takes long here is in
+`make test-long`."""
 
 from __future__ import annotations
 
@@ -45,6 +46,7 @@ class Lane:
     faults: tuple[str, ...]
     """In the order in which they come."""
     environments: tuple[str, ...] = (CHAIN, RIGGED)
+    takes_long: bool = False
 
 
 def starts(point: Point) -> Lane:
@@ -68,7 +70,7 @@ def learns(points: dict[Point, int], commands: tuple[cases.CommandFault, ...] = 
             cases.command(place, fault, table)
         cases.rest(place)
 
-    return Lane(run=run, faults=(*points, *(fault.point for fault in commands)))
+    return Lane(run=run, faults=(*points, *(fault.point for fault in commands)), takes_long=not commands)
 
 
 def dies_while_a_job_works(place: Place, table: Table) -> None:
@@ -96,9 +98,9 @@ LANES: dict[str, Lane] = {
     **{f"plays, {point}": plays(point) for point in cases.PLAYING},
     **{f"learns, {next(iter(points))}": learns(points) for points in cases.LEARNING[:-1]},
     "promotes, and commands": learns(cases.LEARNING[-1], cases.COMMANDS),
-    "dies while a job works": Lane(run=dies_while_a_job_works, faults=(cases.KILLED["learner"], cases.SUPERVISOR_IN_JOB)),
+    "dies while a job works": Lane(run=dies_while_a_job_works, faults=(cases.KILLED["learner"], cases.SUPERVISOR_IN_JOB), takes_long=True),
     "environments": Lane(run=environments, faults=(cases.KILLED_ENVIRONMENT,), environments=(CHAIN,)),
-    "pages": Lane(run=pages, faults=(cases.KILLED_PAGE, cases.PAGE_IN_JOB)),
+    "pages": Lane(run=pages, faults=(cases.KILLED_PAGE, cases.PAGE_IN_JOB), takes_long=True),
 }
 
 
@@ -112,7 +114,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("name", LANES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * lane.takes_long) for name, lane in LANES.items()])
 def test_a_lane_breaks_no_rule(name: str, model: Path, tmp_path: Path) -> None:
     lane = LANES[name]
     table = Table(limit_s=20.0)  # `make faults` asks for less, on a machine that does nothing else

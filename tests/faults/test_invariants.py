@@ -14,6 +14,7 @@ from tests.results import TERMS, gate_result, learn_result
 
 from perdure.memory import environments, gates, jobs, tasks, versions
 from perdure.memory.contracts.orders import LearnOrder
+from perdure.memory.history.archive import archive
 from perdure.memory.leases import BootClock
 from perdure.memory.records import Ending, EpisodePlan, Lease, Pair, Purpose, Sampler, StepRef, Turn, VersionRef
 from perdure.memory.store import Store, create_store
@@ -22,6 +23,7 @@ from perdure.memory.trajectories.journal import StoreJournal
 
 ADD = "perdure:add"
 EPISODES = 'INSERT INTO episode (environment, seed, "group", member, purpose, task, attempt, version, temperature, state, started_at)'
+SHARD = "INSERT INTO shard (place, state, sha256, size_bytes, runs, episodes, turns, made_at)"
 STEPS = "INSERT INTO step (job, attempt, n, diagnostics, made_at)"
 
 BREACHES = {
@@ -29,6 +31,8 @@ BREACHES = {
     "a task is leased by nobody, or owned without a lease": "UPDATE task SET owner = 'actor:1'",
     "a done task lacks members": "UPDATE task SET members = 3",
     "the turns of an episode have gaps": "UPDATE episode SET turns = turns + 1",
+    "a turn is in the database and in a shard": "INSERT INTO shelved (episode, shard, tokens, chain) VALUES (1, 1, 1, 1)",
+    "a shard does not have the turns that it should": f"{SHARD} VALUES ('history/x', 'whole', '', 0, '[]', 1, 1, 1)",
     "a success rate is not what the episodes come to": "UPDATE rate SET mixed_groups = mixed_groups + 1",
     "an episode that was not completed is scored": "UPDATE episode SET state = 'aborted', score = 1 WHERE id = 1",
     "an episode was learned from that was not completed, or was played to judge": "UPDATE episode SET purpose = 'gate' WHERE job = 1",
@@ -134,10 +138,10 @@ def test_every_rule_is_tried() -> None:
 @pytest.mark.parametrize("rule", BREACHES)
 def test_a_breach_is_told(store: Store, witness: Witness, rule: str) -> None:
     for pragma in ("foreign_keys = OFF", "ignore_check_constraints = ON"):
-        store.db.conn.execute(f"PRAGMA {pragma}")
+        store.conn.execute(f"PRAGMA {pragma}")
     with store.write() as conn:
         conn.execute(BREACHES[rule])
-    store.db.conn.execute("PRAGMA ignore_check_constraints = OFF")
+    store.conn.execute("PRAGMA ignore_check_constraints = OFF")
     told = witness.examine(store, at_rest=True).broken
     assert any(line.startswith(rule) for line in told), told
 
@@ -147,6 +151,15 @@ def test_an_acknowledged_turn_that_is_gone_or_another_is_lost(store: Store, witn
     with store.write() as conn:
         conn.execute(sabotage)
     assert witness.examine(store).lost == 1
+
+
+def test_turns_in_shards_are_compared_too(store: Store, witness: Witness) -> None:
+    archive(store, 1e11, lambda line: None)
+    assert store.rows("SELECT count(*) FROM turn")[0][0] == 0
+    assert witness.examine(store, at_rest=True) == Findings()
+    for shard in (store.home / "history").iterdir():
+        shard.unlink()
+    assert witness.examine(store).lost == 8
 
 
 def test_an_ending_that_was_taken_back_is_told(store: Store, witness: Witness) -> None:

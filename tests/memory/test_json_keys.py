@@ -31,9 +31,9 @@ KEYS = {
     "change": "id made who via what subject reason arguments key",
     "event": "id kind subject message happened",
     "finding": "level rule subject message",
-    "export": "path episodes turns size_bytes",
+    "export": "path episodes turns size_bytes lost lost_shards",
     "import": "batch label new episodes turns passed_over mended unread",
-    "backup": "path size_bytes episodes turns versions lacks",
+    "backup": "path size_bytes episodes turns versions lacks shards shard_lacks",
     "prune": "episodes turns kept archives freed_bytes",
 }
 

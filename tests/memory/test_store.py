@@ -195,7 +195,7 @@ def test_a_damaged_database(home: Path) -> None:
 
 
 def test_a_newer_schema(store: Store) -> None:
-    store.db.conn.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    store.conn.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     for opens in (open_store, create_store):
         with pytest.raises(InputError, match="a newer Perdure wrote it") as caught:
             opens(store.home)
@@ -269,19 +269,19 @@ def test_a_home_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_file_that_becomes_read_only_is_named_at_the_write(store: Store) -> None:
-    store.db.conn.execute("PRAGMA query_only = ON")
+    store.conn.execute("PRAGMA query_only = ON")
     with pytest.raises(RuntimeFailure, match="read-only") as caught, store.write() as conn:
         conn.execute(INSERT, ("a",))
     one_line(caught.value)
 
 
 def test_a_full_disk_keeps_nothing_of_the_write_and_is_survived(store: Store) -> None:
-    store.db.conn.execute(f"PRAGMA max_page_count = {pragma(store, 'page_count')}").fetchall()
+    store.conn.execute(f"PRAGMA max_page_count = {pragma(store, 'page_count')}").fetchall()
     with pytest.raises(RuntimeFailure, match=r"disk of .* is full") as caught, store.write() as conn:
         conn.executemany(INSERT, [("small",), ("x" * 1_000_000,)])
     one_line(caught.value)
     assert store.rows("SELECT * FROM event") == []
-    store.db.conn.execute("PRAGMA max_page_count = 1000000").fetchall()
+    store.conn.execute("PRAGMA max_page_count = 1000000").fetchall()
     with store.write() as conn:
         conn.execute(INSERT, ("x" * 1_000_000,))
     assert len(store.rows("SELECT * FROM event")) == 1
@@ -289,7 +289,7 @@ def test_a_full_disk_keeps_nothing_of_the_write_and_is_survived(store: Store) ->
 
 def test_a_lock_that_is_never_given_back_is_an_error_in_words(store: Store) -> None:
     with open_store(store.home) as second, store.write():
-        second.db.conn.execute("PRAGMA busy_timeout = 20")
+        second.conn.execute("PRAGMA busy_timeout = 20")
         with pytest.raises(RuntimeFailure, match="locked by another program") as caught, second.write():
             pass
         one_line(caught.value)
@@ -351,7 +351,7 @@ from perdure.memory.store import create_store, open_store
 print(sqlite3.__name__)
 home = Path(sys.argv[1])
 store, other = create_store(home), open_store(home)
-other.db.conn.execute("PRAGMA busy_timeout = 20")
+other.conn.execute("PRAGMA busy_timeout = 20")
 insert = "INSERT INTO event (kind, subject, message, happened_at) VALUES ('a', 'a', ?, 1)"
 
 def show(write, *arguments):
@@ -367,9 +367,9 @@ show(store.write, insert, (None,))
 with store.write():
     show(other.write, insert, ("a",))
 pages = store.rows("PRAGMA page_count")[0][0]
-store.db.conn.execute(f"PRAGMA max_page_count = {pages}").fetchall()
+store.conn.execute(f"PRAGMA max_page_count = {pages}").fetchall()
 show(store.write, insert, ("x" * 1_000_000,))
-store.db.conn.execute("PRAGMA query_only = ON")
+store.conn.execute("PRAGMA query_only = ON")
 show(store.write, insert, ("a",))
 """
 

@@ -20,7 +20,7 @@ import perdure
 from perdure.agent.bench.cluster.waiting_game import NAME
 from perdure.agent.bench.cluster.waiting_player import MODEL, MODEL_HASH
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.journal.wire import PROTOCOL
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL
 from perdure.agent.cluster.player_orders import player_order
 from perdure.agent.config_file import load_config
 from perdure.memory.environments import register

@@ -21,7 +21,7 @@ from perdure.agent.bench.cluster.constants import (
 )
 from perdure.agent.bench.cluster.cycle_model import Costs, CycleForecast, forecast_cycle, saturating_players
 from perdure.agent.bench.cluster.players import IdleCost, PlayerLoss, PlayGrowth, bench_growth, bench_idle, bench_loss
-from perdure.agent.bench.players_writing import PlayersWriting, bench_players_writing
+from perdure.agent.bench.cluster.players_writing import PlayersWriting, bench_players_writing
 from perdure.memory.json_value import Document
 
 PLAYERS = (1, 2, 4, 8)

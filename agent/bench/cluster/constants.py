@@ -14,9 +14,9 @@ from pathlib import Path
 from perdure.agent.bench.cluster.bench_head import MEMBERS, VERSION_BYTES, VERSION_FILE, WIDTH, bench_head
 from perdure.agent.bench.cluster.cycle_model import Costs, CycleLoad, PlayerKind, forecast_play, messages
 from perdure.agent.bench.cluster.players import PlayGrowth
+from perdure.agent.bench.cluster.players_writing import PlayersWriting
 from perdure.agent.bench.cluster.waiting_game import STEP_MS, TURNS
 from perdure.agent.bench.cluster.waiting_player import ANSWER, GENERATE_S
-from perdure.agent.bench.players_writing import PlayersWriting
 from perdure.agent.cluster.cluster_token import cluster_token
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.config_file import load_config

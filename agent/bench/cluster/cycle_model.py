@@ -15,7 +15,7 @@ from perdure.memory.json_value import Document
 STREAM_TICK_S = 0.5
 """How often the daemon refills its queue (`agent/supervision/ticker.py:EVERY_S`)."""
 PINGS = 4
-"""In the silence after which a player is lost (`agent/cluster/playing/player.py:PINGS`)."""
+"""In the silence after which a player is lost (`agent/cluster/playing/remote_player.py:PINGS`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class CycleLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayForecast:
-    """Live play by so many players."""
+    """Live play by a number of players."""
 
     players: int
     turns_s: float
@@ -90,7 +90,7 @@ class PlayForecast:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleForecast:
-    """One cycle with so many players and ranks. Play goes on meanwhile; the longest part decides how often a version can come."""
+    """One cycle with a number of players and ranks. Play goes on meanwhile; the longest part decides how often a version can come."""
 
     play: PlayForecast
     ranks: int
@@ -165,7 +165,7 @@ def forecast_play(
 def forecast_cycle(
     costs: Costs, kind: PlayerKind, load: CycleLoad, players: int, ranks: int = 1, *, network_bytes_s: float = 125e6
 ) -> CycleForecast:
-    """A cycle with so many players and a job of so many ranks, each as fast as the learner of `load`. Rank 0 samples alone.
+    """A cycle with a number of players and a job of a number of ranks, each as fast as the learner of `load`. Rank 0 samples alone.
 
     `network_bytes_s` is what the head can send.
     """

@@ -24,7 +24,7 @@ TASKS_EACH = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayRate:
-    """Play by so many players in one window."""
+    """Play by a number of players in one window."""
 
     players: int
     turns_per_s: float
@@ -51,7 +51,7 @@ class PlayGrowth:
     """Turns a second of one player if nothing took time but the waits."""
 
     def of(self, players: int) -> float:
-        """Turns a second with so many players, the median over the windows."""
+        """Turns a second with a number of players, the median over the windows."""
         return statistics.median(rate.turns_per_s for rate in self.rates if rate.players == players)
 
     def times_one(self, players: int) -> float:

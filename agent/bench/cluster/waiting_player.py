@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
-from perdure.agent.cluster.playing.player import PlayerParts, main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
+from perdure.agent.cluster.playing.remote_player import PlayerParts, main
 from perdure.agent.config import Config
 from perdure.envs.policy import Ids, Message, Policy, Request, Sample
 from perdure.envs.rollout import Opponents

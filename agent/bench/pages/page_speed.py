@@ -204,7 +204,9 @@ def page_paths(store: Store) -> list[str]:
     """Every kind of page that there is, of the store's newest things."""
     now = serving(store)
     verdict = last_verdict(store)
-    [episode] = store.rows("SELECT max(id) AS id, environment FROM episode WHERE state = 'completed'")
+    [episode] = store.rows(
+        "SELECT id, environment, version FROM episode WHERE state = 'completed' AND version IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
     of_environment = quote(episode["environment"], safe="")
     gate = 1 if verdict is None else verdict.id
     [last] = [job.id for job in list_jobs(store, limit=1)]
@@ -218,12 +220,15 @@ def page_paths(store: Store) -> list[str]:
         "/versions",
         f"/versions/{now.name}",
         f"/versions/v0/against/{now.name}",
+        f"/versions/{episode['version']}/against/{episode['version']}?a_episode={episode['id']}&b_episode={episode['id']}",
         f"/gates/{gate}",
         "/episodes",
         f"/episodes?environment={of_environment}&outcome=success&purpose=live",
         f"/episodes/{episode['id']}",
+        f"/episodes/{episode['id']}/turns/0",
         "/tasks",
         "/environments",
+        f"/environments?name={of_environment}",
         "/studies",
         "/system",
     ]

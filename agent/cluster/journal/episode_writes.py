@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from perdure.agent.cluster.journal.wire import Body, read_endings, read_plans, read_turns
+from perdure.agent.cluster.journal.journal_messages import Body, read_endings, read_plans, read_turns
 from perdure.memory.environments import code_of_environment
 from perdure.memory.errors import InputError, LeaseLost, RuntimeFailure
 from perdure.memory.json_value import Document

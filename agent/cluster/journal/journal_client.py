@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, Body, read_message
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
-from perdure.agent.cluster.journal.wire import MOST_BYTES, Body, read_message
 from perdure.memory import faults
 from perdure.memory.errors import InputError, LeaseLost, PerdureError, RuntimeFailure, Unavailable
 from perdure.memory.json_value import Document

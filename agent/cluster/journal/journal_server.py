@@ -22,11 +22,11 @@ import uvicorn
 
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.cluster.cluster_token import cluster_token
+from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, Body, read_message
 from perdure.agent.cluster.journal.journal_socket import listen_for_players
 from perdure.agent.cluster.journal.known_players import KnownPlayers, PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.ledger import PATHS
 from perdure.agent.cluster.journal.version_parts import version_part
-from perdure.agent.cluster.journal.wire import MOST_BYTES, Body, read_message
 from perdure.agent.cluster.journal.writer import Writer
 from perdure.agent.config_file import load_config
 from perdure.agent.processes.child import child_parser, run_child

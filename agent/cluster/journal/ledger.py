@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import perdure
 from perdure.agent.cluster.journal.episode_writes import EpisodeWrites, OtherVersion, other_code
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL, Body, read_leases, task_said, unreadable
 from perdure.agent.cluster.journal.known_players import PREFIX, KnownPlayers, PlayerFenced, PlayerGone
 from perdure.agent.cluster.journal.prompt_scores import PromptScores
-from perdure.agent.cluster.journal.wire import PROTOCOL, Body, read_leases, task_said, unreadable
 from perdure.agent.processes.live_desk import leased_tasks
 from perdure.agent.supervision.abandoned_work import requeue_tasks, retry_tasks
 from perdure.memory.environments import code_of_environment, note_code

@@ -15,7 +15,7 @@ EXACT_APART, APART = 1e-3, 5e-2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class SaidScores:
     """The log-probs of a fixed answer, as one player's engine computes them."""
 
     player: str
@@ -27,13 +27,13 @@ class Said:
 class PromptScores:
     """By the hash of the version, what its first player said."""
 
-    first: dict[str, Said] = field(default_factory=dict)
+    first: dict[str, SaidScores] = field(default_factory=dict)
 
     def contradiction(self, player: str, hash_: str, numerics: str, scores: Sequence[float]) -> str | None:
         """How a player contradicts the first one; None if it does not."""
         if not scores or not all(map(math.isfinite, scores)):
             return "gives no finite log-probs for a fixed prompt"
-        first = self.first.setdefault(hash_, Said(player=player, numerics=numerics, scores=tuple(scores)))
+        first = self.first.setdefault(hash_, SaidScores(player=player, numerics=numerics, scores=tuple(scores)))
         if len(first.scores) != len(scores):
             return f"has {len(scores)} tokens in a fixed answer, and {len(first.scores)} at {first.player}"
         apart = math.fsum(abs(a - b) for a, b in zip(first.scores, scores, strict=True)) / len(scores)

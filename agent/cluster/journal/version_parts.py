@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from perdure.agent.cluster.journal.wire import Body, unreadable
+from perdure.agent.cluster.journal.journal_messages import Body, unreadable
 from perdure.memory.errors import InputError, RuntimeFailure
 from perdure.memory.files import MANIFEST
 from perdure.memory.json_value import Document

@@ -14,9 +14,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
+from perdure.agent.cluster.journal.journal_messages import Body
 from perdure.agent.cluster.journal.known_players import KnownPlayers
 from perdure.agent.cluster.journal.ledger import Ledger
-from perdure.agent.cluster.journal.wire import Body
 from perdure.agent.processes.exit_codes import die_of
 from perdure.agent.processes.pulse import BEAT_S
 from perdure.memory import faults

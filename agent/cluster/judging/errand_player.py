@@ -34,7 +34,7 @@ from perdure.memory.processes import record_event
 from perdure.memory.versions import get_version, serving
 
 STUCK_S = 600.0
-"""After so long without any end of an errand the job takes back what players hold."""
+"""After so long without any end of an errand the job plays the rest of its batch."""
 POLL_S = 0.05
 LAPSED_EACH_S = 1.0
 """How often it looks for errands of players that fell silent."""
@@ -42,7 +42,7 @@ LAPSED_EACH_S = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class ErrandPlayer:
-    """`Player` over whoever takes errands. Makes what earlier attempts at the job had queued void when it is made; raises `LeaseLost`."""
+    """`Player` over all who take errands. When it is made, what earlier attempts at the job queued is abandoned; raises `LeaseLost`."""
 
     run: JobRun
     own: ErrandMeans
@@ -90,7 +90,7 @@ class ErrandPlayer:
     def _see_to_it(self, batch: int) -> None:
         """Wait until all errands of a batch have scores, and play those that nobody else does."""
         store, lease = self.run.store, self.run.lease
-        done, moved_s, looked_s = 0, time.monotonic(), time.monotonic()
+        done, stuck, moved_s, looked_s = 0, False, time.monotonic(), time.monotonic()
         while not (progress := batch_progress(store, lease, batch)).complete:
             if self.run.stop():
                 raise Interrupted(f"job {lease.subject} was stopped while it waited for held-out tasks")
@@ -98,9 +98,10 @@ class ErrandPlayer:
             now_s = time.monotonic()
             if progress.done > done:
                 done, moved_s = progress.done, now_s
-            if progress.away and now_s - moved_s > self.stuck_s:
+            if not stuck and now_s - moved_s > self.stuck_s:
+                stuck = True
                 self._call_back(batch)
-            elif mine := self._mine(batch, progress):
+            elif mine := self._mine(batch, progress, stuck):
                 end_errands(store, list(zip([one.lease for one in mine], self._play(mine), strict=True)))
                 moved_s = time.monotonic()
             else:
@@ -109,16 +110,16 @@ class ErrandPlayer:
                     requeue_lapsed_errands(store, self.clock)
                 time.sleep(POLL_S)
 
-    def _mine(self, batch: int, progress: BatchProgress) -> list[Errand]:
+    def _mine(self, batch: int, progress: BatchProgress, stuck: bool) -> list[Errand]:
         """Errands of the batch that the job is to play now; none as long as players see to them."""
         alone = self._nobody_asks()
-        if not progress.spoilt and not (alone and progress.waiting):
-            return []
         if alone and progress.waiting and not self._alone:
             line = f"no player has asked for {self.nobody_s:.0f} s: the job plays what is left of its held-out tasks itself, until one asks"
             record_event(self.run.store, "no players", f"job {self.run.lease.subject}", line)
         self._alone = alone
-        return take_back(self.run.store, self.run.lease, batch, self.own.at_once, self.clock, only_spoilt=not alone)
+        if not progress.spoilt and not ((alone or stuck) and progress.waiting):
+            return []
+        return take_back(self.run.store, self.run.lease, batch, self.own.at_once, self.clock, only_spoilt=not (alone or stuck))
 
     def _nobody_asks(self) -> bool:
         asked = last_asked_s(self.run.store, self.clock)
@@ -126,10 +127,10 @@ class ErrandPlayer:
         return self.clock.now_s() - since > self.nobody_s
 
     def _call_back(self, batch: int) -> None:
-        why = f"none of its batch had ended for {self.stuck_s:.0f} s"
-        called = call_back(self.run.store, self.run.lease, batch, why)
-        line = f"{called} errands had not ended for {self.stuck_s:.0f} s: the job plays them itself"
+        """Players ask, but bring nothing: the job sees to this batch."""
+        line = f"no held-out task of its batch had ended for {self.stuck_s:.0f} s, though players ask: the job plays what is left itself"
         record_event(self.run.store, "errands called back", f"job {self.run.lease.subject}", line)
+        call_back(self.run.store, self.run.lease, batch, f"none of its batch had ended for {self.stuck_s:.0f} s")
 
     def _play(self, mine: Sequence[Errand]) -> list[Scores]:
         return play_errands(mine, self.own, self.run.journal)

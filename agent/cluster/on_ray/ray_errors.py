@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from perdure.agent.cluster.versions import versions_here
+from perdure.agent.cluster.node_versions import versions_here
 from perdure.agent.processes.exit_codes import one_line
 from perdure.memory.errors import InputError, PerdureError, Unavailable
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.agent.cluster.journal.wire import Body
+from perdure.agent.cluster.journal.journal_messages import Body
 from perdure.agent.processes.live_shift import Model
 from perdure.envs.policy import Chat, Policy
 from perdure.memory.errors import RuntimeFailure, UnknownError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.journal.wire import endings_said, leases_said, plans_said, read_task, turns_message
+from perdure.agent.cluster.journal.journal_messages import endings_said, leases_said, plans_said, read_task, turns_message
 from perdure.agent.config import PlaySection
 from perdure.agent.processes.live_shift import LeasedTask
 from perdure.envs.rollout import Journal

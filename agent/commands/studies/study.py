@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from perdure.memory.json_value import Document
 
 
+def _address(ctx: click.Context, param: click.Parameter, given: str | None) -> str | None:
+    """An address of a cluster, or none at all."""
+    from perdure.agent.cluster.cluster_settings import check_address
+
+    if given == "":
+        raise click.BadParameter("it is empty: local, auto or HOST:PORT")
+    try:
+        return given and check_address(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.group(cls=SummaryGroup)
 def study() -> None:
     """Run studies: many runs under stated conditions, kept part by part.
@@ -37,11 +49,27 @@ def study() -> None:
     type=click.IntRange(1, 10_000),
     help="life: how many lives [default: 3]. lives: how many a row [default: 100]. mode-seeking: how many an arm [default: 5].",
 )
+@click.option(
+    "--cluster",
+    metavar="ADDRESS",
+    callback=_address,
+    help="Do the cells on a Ray cluster: local to start one here, auto for one that `ray start` began here, or HOST:PORT.",
+)
 @click.option("--alone", is_flag=True, help="life: without the naive life and the joint job beside it.")
 @keep_option
 @report_option
 @click.pass_context
-def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: int | None, alone: bool, keep: Path, as_json: bool) -> None:
+def run(
+    ctx: click.Context,
+    name: str,
+    small: bool,
+    hours: float | None,
+    seeds: int | None,
+    cluster: str | None,
+    alone: bool,
+    keep: Path,
+    as_json: bool,
+) -> None:
     """Run a study that comes with Perdure, or of a TOML file, or what is left of it.
 
     lives simulates homes over fifty jobs, with the real planner and gate on a model of skills: minutes on one core. life runs the daemon
@@ -49,7 +77,8 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
     environments in one joint job: about three times the hours in all, or little more than the hours with --alone, and the machine for
     itself. mode-seeking fits the paper's mixture of two modes with forward and reverse KL, and varies what its result rests on: less than
     a minute. retaining-by-doing, long-stream, general-prompts and family run the real learners as a file says: hours on two cores with
-    --small, else days or a GPU (docs/studies.md). A study that is stopped continues where it was: what is finished is not done again.
+    --small, else days or a GPU (docs/studies.md). With --cluster other machines do the cells (docs/cluster.md). A study that is stopped
+    continues where it was: what is finished is not done again.
     Progress goes to stderr. Exit code 1 if a result that must be reached is not, 3 if a part failed.
 
     \b
@@ -57,16 +86,25 @@ def run(ctx: click.Context, name: str, small: bool, hours: float | None, seeds: 
       perdure study run lives --json
       perdure study run life --hours 0.5 --seeds 3 --keep /var/lib/perdure-studies
       perdure study run my-grid.toml
+      perdure study run mode-seeking --cluster local
     """
+    from contextlib import nullcontext
+
     from perdure.agent.studies.catalogue import StudySettings, prepare_study
+    from perdure.agent.studies.elsewhere.cell_order import asked
+    from perdure.agent.studies.elsewhere.open_cluster_cells import open_cluster_cells
+    from perdure.agent.studies.local_cells import LocalCells
     from perdure.agent.studies.run_cells import run_study
     from perdure.agent.studies.study_file import open_study
 
-    prepared = prepare_study(name, StudySettings(hours=hours, seeds=seeds, small=small, alone=alone))
+    settings = StudySettings(hours=hours, seeds=seeds, small=small, alone=alone)
+    prepared, told = prepare_study(name, settings), asked(name, settings)
     name = prepared.study.name
     folder = keep.expanduser().absolute() / name
     with open_study(folder) as file:
-        results = run_study(prepared.study, file, say)
+        here = LocalCells(folder=folder, say=say)
+        with open_cluster_cells(cluster, prepared.study, told, here) if cluster else nullcontext(here) as place:
+            results = run_study(prepared.study, file, say, place)
     done = {cell: result for cell, result in results.items() if result.error is None}
     failed = {cell: result.error for cell, result in results.items() if result.error is not None}
     summary = prepared.summarise(results)

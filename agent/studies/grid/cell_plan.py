@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from perdure.agent.studies.cells import Cell, CellWork
+from perdure.agent.studies.cells import NO_FOLDERS, Cell, CellFolders, CellWork
 from perdure.agent.studies.grid.grid_file import GridFile
 from perdure.memory.contracts.orders import OptionValue
 from perdure.memory.json_value import Document
@@ -23,7 +23,13 @@ PANEL_S = {"off": 0.0, "choice": 30.0, "all": 80.0}
 
 
 def learner_cell(
-    file: GridFile, name: str, parameters: Document, work: CellWork, seconds: float, options: Mapping[str, OptionValue] | None = None
+    file: GridFile,
+    name: str,
+    parameters: Document,
+    work: CellWork,
+    seconds: float,
+    options: Mapping[str, OptionValue] | None = None,
+    folders: CellFolders = NO_FOLDERS,
 ) -> Cell:
     """A cell that loads a model, and learns with these options if it does.
 
@@ -39,6 +45,8 @@ def learner_cell(
         alone=on_gpu,
         cores=CORES,
         memory_gib=file.study.memory_gib * (FULL_TUNING if is_full else 1),
+        gpus=int(on_gpu),
+        folders=folders,
         own_process=on_gpu,
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from perdure.agent.studies.cells import Cell, Finished, Study, done
+from perdure.agent.studies.cells import Cell, CellFolders, Finished, Study, done
 from perdure.agent.studies.grid.cell_plan import folder_of, learn_s, learner_cell, score_s
 from perdure.agent.studies.grid.grid_arms import GridRun, arms, environments, home_document, runs, target_environments, training_seed
 from perdure.agent.studies.grid.grid_file import GridFile
@@ -79,7 +79,8 @@ def _base(file: GridFile, seed: int, *, is_pilot: bool) -> Cell:
         "panel": "off" if is_pilot else file.measure.panel,
     }
     seconds = score_s(sum(dev.values()) + sum(test.values()) + 8 * file.measure.live * len(measured), parameters["panel"])
-    return learner_cell(file, base_name(seed), parameters, measure_base, seconds)
+    folders = CellFolders(leaves=(parameters["folder"],))
+    return learner_cell(file, base_name(seed), parameters, measure_base, seconds, folders=folders)
 
 
 def _pilots(file: GridFile, finished: Finished, decided: Decisions | None) -> Iterator[Cell]:
@@ -165,7 +166,8 @@ def _learning(file: GridFile, run: GridRun, rate: float | None, name: str, sourc
         "keeps_home": keeps_home,
     }
     at = max(1, len(file.measure.checkpoints))
-    return learner_cell(file, name, parameters, make_run, learn_s(options) + at * score_s(sum(dev.values())), options)
+    folders = CellFolders(needs=(parameters["begins_from"],), leaves=(parameters["folder"],) if keeps_home else ())
+    return learner_cell(file, name, parameters, make_run, learn_s(options) + at * score_s(sum(dev.values())), options, folders)
 
 
 def _test(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finished: Finished) -> Iterator[Cell]:
@@ -189,7 +191,8 @@ def _test(file: GridFile, run: GridRun, decided: Decisions, cell: Cell, finished
         "panel": file.measure.panel,
     }
     seconds = len(updates) * score_s(sum(test.values()), file.measure.panel)
-    yield learner_cell(file, name_of_test(cell.name, updates), parameters, score_versions, seconds)
+    folders = CellFolders(needs=(parameters["folder"],))
+    yield learner_cell(file, name_of_test(cell.name, updates), parameters, score_versions, seconds, folders=folders)
 
 
 def _spent(file: GridFile, finished: Finished) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from perdure.memory.json_value import Document
@@ -21,6 +21,8 @@ class TokenWindow:
     logprobs: Sequence[float]
     start: int
     in_all: int
+    texts: Sequence[str] | None = None
+    """What each says, if that is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,11 @@ class AnswerParts:
     """Turns after those that are shown."""
 
 
-def answer_parts(both: Document) -> AnswerParts:
+Texts = Callable[[Document], Sequence[str] | None]
+"""What each token of the answer of a turn says."""
+
+
+def answer_parts(both: Document, texts: Texts = lambda turn: None) -> AnswerParts:
     """From the document of `views/side_by_side.py:answers`."""
     every, first = both["turns"], both["first_difference"]
     shared = len(every) if first is None else first["turn"]
@@ -64,23 +70,26 @@ def answer_parts(both: Document) -> AnswerParts:
                 same=turn["same"],
                 a=turn["a"],
                 b=turn["b"],
-                a_tokens=_around(turn["a"], token) if with_tokens else None,
-                b_tokens=_around(turn["b"], token) if with_tokens else None,
+                a_tokens=_around(turn["a"], token, texts) if with_tokens else None,
+                b_tokens=_around(turn["b"], token, texts) if with_tokens else None,
                 token=token,
             )
         )
     return AnswerParts(shared=shared, turns=turns, left_out=len(every) - end)
 
 
-def token_window(turn: Document, start: int, most: int = MOST_TOKENS) -> TokenWindow:
-    """Tokens of an answer from `start` on."""
-    end = start + most
-    return TokenWindow(ids=turn["action_ids"][start:end], logprobs=turn["logprobs"][start:end], start=start, in_all=len(turn["action_ids"]))
-
-
-def _around(turn: Document | None, token: int | None) -> TokenWindow | None:
+def _around(turn: Document | None, token: int | None, texts: Texts) -> TokenWindow | None:
+    """The tokens of an answer, or those around the one that differs."""
     if turn is None:
         return None
     number = len(turn["action_ids"])
     start = 0 if token is None or number <= MOST_TOKENS else max(0, min(token - MOST_TOKENS // 2, number - MOST_TOKENS))
-    return token_window(turn, start)
+    part = slice(start, start + MOST_TOKENS)
+    every = texts(turn)
+    return TokenWindow(
+        ids=turn["action_ids"][part],
+        logprobs=turn["logprobs"][part],
+        start=start,
+        in_all=number,
+        texts=None if every is None else every[part],
+    )

@@ -1,7 +1,7 @@
 """One episode for a page: its facts, its turns as far as they are shown, and one turn down to its tokens.
 
-Texts are cut in the database, so that an observation of ten megabytes costs a list of turns nothing (`agent/web/views/cut_texts.py`). Left
-out: the whole episode as one document (`agent/show/home_documents.py:episode_document`).
+Texts are cut in the database, so that an observation of ten megabytes costs a list of turns nothing (`agent/web/views/cut_texts.py`); those
+in a shard are read whole. Left out: the whole episode as one document (`agent/show/home_documents.py:episode_document`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from perdure.agent.show.terminal import visible
 from perdure.agent.web.views.cut_texts import CutText, bytes_of, cut_text, decoded
@@ -19,7 +20,7 @@ from perdure.memory.layout.blobs import unpack_ids, unpack_logprobs
 from perdure.memory.store import Store, reading_row
 from perdure.memory.trajectories.episodes import get_episode
 from perdure.memory.trajectories.rewards import rewards_of
-from perdure.memory.trajectories.turns import turn_rows
+from perdure.memory.trajectories.turns import read_sampler, turn_rows
 
 MOST_MEMBERS = 64
 MOST_OF_FACTS = 4000
@@ -82,8 +83,8 @@ def episode_facts(store: Store, episode: int) -> Document:
 
 
 def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) -> list[TurnText]:
-    """Turns from `first` on, each text cut to `longest` characters."""
-    rows = store.rows(
+    """Turns from `first` on, each text cut to `longest` characters. Raises `ShardLost` if they are in a shard that cannot be read."""
+    rows: Sequence[Any] = store.rows(
         f"""
         SELECT n, {bytes_of("observation")}, length(CAST(observation AS BLOB)) AS seen_bytes,
                {bytes_of("action")}, length(CAST(action AS BLOB)) AS said_bytes,
@@ -94,6 +95,8 @@ def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) 
         """,
         {"episode": episode, "first": first, "most": most, "bytes": 4 * longest},
     )
+    if not rows:
+        rows = [_shown(row, prompt, 4 * longest) for row, prompt in turn_rows(store, [episode]) if first <= row["n"] < first + most]
     return [
         TurnText(
             n=row["n"],
@@ -108,6 +111,21 @@ def turn_texts(store: Store, episode: int, first: int, most: int, longest: int) 
         )
         for row in rows
     ]
+
+
+def _shown(row: Any, prompt: bytes, most_bytes: int) -> dict[str, Any]:
+    """The columns of the query in `turn_texts`, of a turn that is in a shard."""
+    texts = {column: row[column].encode("utf-8", "replace") for column in ("observation", "action")}
+    return {
+        **row,
+        **{column: text[:most_bytes] for column, text in texts.items()},
+        "seen_bytes": len(texts["observation"]),
+        "said_bytes": len(texts["action"]),
+        "invalid": None if row["invalid"] is None else row["invalid"].encode("utf-8", "replace"),
+        "prompt_tokens": len(prompt) // 4,
+        "action_tokens": len(row["action_ids"]) // 4,
+        "sampler": str(read_sampler(row)),
+    }
 
 
 def turns_that_fit(turns: Sequence[TurnText], most_characters: int) -> list[TurnText]:

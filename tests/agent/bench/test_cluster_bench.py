@@ -13,8 +13,8 @@ from perdure.agent.bench.cluster.bench_head import MEMBERS, WIDTH, bench_head
 from perdure.agent.bench.cluster.cluster_bench import ClusterBench, forecasts
 from perdure.agent.bench.cluster.constants import ModelCheck, measure_small_messages
 from perdure.agent.bench.cluster.players import IdleCost, PlayerLoss, PlayGrowth, PlayRate, bench_growth, bench_idle, bench_loss
+from perdure.agent.bench.cluster.players_writing import PlayersWriting
 from perdure.agent.bench.cluster.waiting_player import ANSWER, END, VOCABULARY
-from perdure.agent.bench.players_writing import PlayersWriting
 from perdure.memory.store import open_store
 from perdure.memory.trajectories.turns import read_turns
 

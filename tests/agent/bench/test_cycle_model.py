@@ -20,7 +20,7 @@ from perdure.agent.bench.cluster.cycle_model import (
     service_s,
 )
 from perdure.agent.bench.cluster.players import PlayGrowth, PlayRate
-from perdure.agent.bench.players_writing import PlayersWriting
+from perdure.agent.bench.cluster.players_writing import PlayersWriting
 
 COSTS = Costs(turn_s=1e-4, message_s=4e-4, episode_s=5e-4, ping_s=1e-4, answer_s=0.01, part_bytes_s=1e8)
 KIND = PlayerKind(name="invented", width=10, turns=5, members=5, tokens=20, round_s=0.49)

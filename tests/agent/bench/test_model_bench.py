@@ -121,6 +121,7 @@ def test_trl_does_the_same_work(llama: ModelFiles) -> None:
             assert pair.trl.tokens == pair.ours.tokens == [8 * 8 * 6]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.processes
 def test_the_command_prints_one_json_document(llama: ModelFiles, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from perdure.agent.bench.pages.page_speed import (
     missed,
     page_paths,
 )
+from perdure.agent.bench.pages.served_home import LEARNS_S
 from perdure.agent.web.pages.rendering import TEMPLATES
 from perdure.envs.policy import Request, Sample
 from perdure.envs.registry import load
@@ -109,8 +110,9 @@ def test_there_is_a_path_of_every_page(tmp_path: Path) -> None:
     assert named
 
 
-@pytest.mark.browser  # it takes minutes: `make test-browser` has the time
-@pytest.mark.timeout(1200)
+@pytest.mark.browser  # it needs none, but minutes: `make test-browser` has the time
+@pytest.mark.processes
+@pytest.mark.timeout(LEARNS_S + 900)
 def test_a_real_page_is_asked_alone_and_while_a_job_learns(llama: ModelFiles, tmp_path: Path) -> None:
     found = bench_pages(tmp_path, 400, llama, load(TASK), model=str(llama.path), device="cpu", pairs=2, ask_s=2.5, say=quiet)
     assert (found.episodes, found.turns, len(found.pairs)) == (400, 400 * TURNS, 2)

@@ -35,11 +35,11 @@ def plan(store: Store, sql: str) -> list[str]:
 @pytest.mark.parametrize("what", [what for what in ALL if what not in NEWEST])
 def test_no_question_reads_a_whole_table(store: Store, what: str) -> None:
     asked: list[str] = []
-    store.db.conn.set_trace_callback(asked.append)
+    store.conn.set_trace_callback(asked.append)
     try:
         ALL[what](store)
     finally:
-        store.db.conn.set_trace_callback(None)
+        store.conn.set_trace_callback(None)
     queries = [sql for sql in asked if re.match(r"\s*(SELECT|UPDATE|INSERT|DELETE)", sql)]
     assert queries
     for sql in queries:

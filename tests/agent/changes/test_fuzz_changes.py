@@ -87,7 +87,7 @@ def test_fuzz_a_request_is_done_and_written_down_or_refused_in_a_short_line(stor
     first = (store, LOADED) if ask in WITH_CONFIGURATION else (store,)
     before = list_changes(store, 1)[0]
     known = {one.key for one in list_changes(store, 10_000)}
-    total = store.db.conn.total_changes
+    total = store.conn.total_changes
     who, said = data.draw(people), ""
     try:
         ask(*first, who, key=key, **given_)
@@ -100,7 +100,7 @@ def test_fuzz_a_request_is_done_and_written_down_or_refused_in_a_short_line(stor
     (after,) = list_changes(store, 1)
     if key is not None and key in known:
         assert after == before, "the answer of the first time"
-        assert store.db.conn.total_changes == total, "and nothing was written"
+        assert store.conn.total_changes == total, "and nothing was written"
     else:
         assert (after.id, after.key) == (before.id + 1, key)
         assert len(str(after.arguments)) < 20_000

@@ -20,8 +20,8 @@ from tests.agent.cluster.scripted_player import BASE_HASH
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.cluster.journal.journal_server import serve_journal
 from perdure.agent.cluster.player_orders import player_order
-from perdure.agent.cluster.playing.player import PlayerParts, play_for
 from perdure.agent.cluster.playing.player_order import read_order
+from perdure.agent.cluster.playing.remote_player import PlayerParts, play_for
 from perdure.agent.config import Config
 from perdure.agent.config_file import load_config
 from perdure.memory.environments import register

@@ -12,9 +12,9 @@ from tests.agent.cluster.head_place import ADD, WALK
 from tests.agent.cluster.scripted_player import BASE_HASH
 
 import perdure
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL, Body, endings_said, plans_said, read_message, turns_message
 from perdure.agent.cluster.journal.known_players import KnownPlayers
 from perdure.agent.cluster.journal.ledger import Ledger
-from perdure.agent.cluster.journal.wire import PROTOCOL, Body, endings_said, plans_said, read_message, turns_message
 from perdure.memory.environments import register
 from perdure.memory.errors import PerdureError
 from perdure.memory.json_value import Document

@@ -12,8 +12,8 @@ from tests.fakes import END, ByteChat
 from tests.faults.acknowledged import AcknowledgingJournal
 
 from perdure.agent.cluster.playing.fetched_model import Ask, RemoteModel
-from perdure.agent.cluster.playing.player import PlayerParts, main
 from perdure.agent.cluster.playing.player_order import PlayerOrder
+from perdure.agent.cluster.playing.remote_player import PlayerParts, main
 from perdure.agent.config import Config
 from perdure.envs.policy import Policy, Request, Sample
 from perdure.memory.json_value import Document

@@ -19,9 +19,9 @@ from tests.agent.cluster.scripted_player import BASE_HASH
 import perdure
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.journal.journal_messages import MOST_BYTES, PROTOCOL, Body
 from perdure.agent.cluster.journal.journal_server import serve_journal
 from perdure.agent.cluster.journal.known_players import PlayerGone
-from perdure.agent.cluster.journal.wire import MOST_BYTES, PROTOCOL, Body
 from perdure.memory.errors import InputError, Unavailable
 from perdure.memory.records import Lease
 from perdure.memory.store import open_store
@@ -53,13 +53,15 @@ def asked(head: Head, method: str, path: str, body: bytes, **headers: str) -> in
 def test_nobody_writes_without_the_token_and_its_file_is_for_its_owner_alone(head: Head) -> None:
     body = Body(head={}).packed()
     token = head.token
-    for wrong in ("", f"Basic {token}", f"Bearer {token}x", f"Bearer {token[:-1]}", "Bearer ", f"Bearer {token[:-1]}\xe9"):
-        assert asked(head, "POST", "/hello", body, Authorization=wrong) == 401, wrong
+    for given in ("", f"Basic {token}", f"Bearer {token}x", f"Bearer {token[:-1]}", "Bearer ", f"Bearer {token[:-1]}\xe9"):
+        assert asked(head, "POST", "/hello", body, Authorization=given) == 401, given
     assert asked(head, "POST", "/hello", body, Authorization=f"Bearer {token}") == 400
     assert (head.home / "run" / "cluster-token").stat().st_mode & 0o777 == 0o600
-    with closing(JournalClient(url=head.url, token="a-wrong-token-of-some-length", patience_s=1.0)) as client:
-        with pytest.raises(InputError, match="another token is needed"):
-            hello(client)
+    with (
+        closing(JournalClient(url=head.url, token="a-wrong-token-of-some-length", patience_s=1.0)) as client,
+        pytest.raises(InputError, match="another token is needed"),
+    ):
+        hello(client)
 
 
 def test_only_posts_of_known_length_are_read_and_not_more_than_is_sensible(head: Head) -> None:

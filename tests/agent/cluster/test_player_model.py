@@ -12,7 +12,7 @@ import torch
 from tests.agent.cluster.head_place import Head, head_in, journal_here, player_here
 from tests.tiny_models import tiny_llama
 
-from perdure.agent.cluster.playing.player import PlayerParts
+from perdure.agent.cluster.playing.remote_player import PlayerParts
 from perdure.agent.config import Config
 from perdure.learners.option_parsing import parse_options
 from perdure.learners.trainees.trainee import open_trainee

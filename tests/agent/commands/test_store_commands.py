@@ -43,7 +43,7 @@ def test_a_whole_store_is_said_to_be_whole(perdure: Call, full: Path) -> None:
     done = perdure("store", "check")
     found = json.loads(done.out)
     assert (done.code, found["ok"], found["findings"]) == (0, True, [])
-    assert found["looked_at"] == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+    assert found["looked_at"] == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0, "shards": 0}
     assert "model tiny is not on this machine" in found["skipped"]["tokens-and-texts"]
     assert json.loads(perdure("store", "check", "--no-tokens").out)["skipped"] == {"tokens-and-texts": "--no-tokens was given"}
 
@@ -98,6 +98,13 @@ def test_texts_are_held_against_their_tokens(perdure: Call, tmp_path: Path) -> N
     (finding,) = json.loads(done.out)["findings"]
     assert (done.code, finding["rule"], finding["subject"]) == (1, "tokens-and-texts", "episode 1 turn 0")
     assert finding["message"] == "says 'fish blue', but its tokens say 'fish green'"
+    with open_store(tmp_path / ".perdure") as store:
+        store.rows("UPDATE task SET state = 'done'")
+    assert perdure("store", "archive", "--older-than", "0d").code == 0
+    done = perdure("store", "check")
+    found = json.loads(done.out)
+    assert (done.code, found["looked_at"]["shards"], found["skipped"]) == (1, 1, {})
+    assert found["findings"] == [finding], "also of a turn that is in a shard"
 
 
 def test_a_backup_is_taken_and_restores(perdure: Call, full: Path, tmp_path: Path) -> None:

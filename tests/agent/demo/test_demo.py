@@ -78,6 +78,7 @@ FACTS = DemoFacts(
     panels={"v1": panel("v1", 0.5, lost=True), "v2": panel("v2", 0.64, lost=False)},
     crash=Crash(after_update=4, turns=1234, lost=0, repeated=0),
     rollback_s=0.4,
+    start_s=0.3,
     breaches=(),
 )
 
@@ -107,12 +108,16 @@ def test_the_screen_shows_what_was_forgotten_by_which_version() -> None:
         (replace(FACTS, crash=None), "nothing was killed"),
         (replace(FACTS, crash=Crash(after_update=4, turns=9, lost=1, repeated=0)), "turns were lost"),
         (replace(FACTS, crash=Crash(after_update=4, turns=9, lost=0, repeated=2)), "more than 1 update was made again"),
-        (replace(FACTS, rollback_s=1.5), "the rollback took 1.50 s"),
+        (replace(FACTS, rollback_s=1.5), "the rollback took 1.50 s, and a command that only reads 0.30 s"),
         (replace(FACTS, breaches=("a row is gone",)), "the store has errors"),
     ],
 )
 def test_what_does_not_come_out_as_promised_is_said(facts: DemoFacts, said: str) -> None:
     assert said in failures(facts)
+
+
+def test_a_machine_that_starts_every_command_slowly_is_no_failure() -> None:
+    assert failures(replace(FACTS, rollback_s=3.0, start_s=2.5)) == []
 
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -124,6 +129,7 @@ def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path: Path)
     assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_all_steps_run_and_a_killed_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(__file__).parents[1]
@@ -161,7 +167,7 @@ def test_all_steps_run_and_a_killed_job_goes_on(tmp_path: Path, monkeypatch: pyt
             ("rollback", "v0"),
             ("promote", "v2"),
         ]
-    assert sum(line.startswith("$ perdure ") for line in said) == 9
+    assert sum(line.startswith("$ perdure ") for line in said) == 10
     demo_lines(facts, "demo/home")
 
 

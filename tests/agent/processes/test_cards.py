@@ -17,7 +17,7 @@ from tests.agent.stand_ins import ADD, PATIENCE_S, Place
 
 from perdure.agent.config import Config
 from perdure.agent.doctor import examine
-from perdure.agent.processes.cards import require_cards, seen
+from perdure.agent.processes.vllm.cards import require_cards, seen
 from perdure.agent.supervision.keepers import StandingKeeper
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import register
@@ -185,7 +185,7 @@ def test_each_replica_has_cards_port_files_and_log_of_its_own_and_comes_back_alo
     arguments = ["--home", str(home), "--config", str(config)]
     with open_store(home) as store:
         keepers = [
-            StandingKeeper(store, name, "perdure.agent.processes.vllm_server", [*arguments, "--replica", str(n)], 60.0, None)
+            StandingKeeper(store, name, "perdure.agent.processes.vllm.vllm_server", [*arguments, "--replica", str(n)], 60.0, None)
             for n, name in enumerate(("vllm", "vllm-2"))
         ]
 

@@ -19,11 +19,13 @@ from perdure.agent.processes.exit_codes import EXIT_CODES
 from perdure.agent.processes.job import run_job
 from perdure.agent.stream.registering import register_environments
 from perdure.envs.registry import load
+from perdure.learners.weights.adapters import load_version
+from perdure.learners.weights.base_models import resolve_model
 from perdure.memory.contracts.orders import Job, LearnOrder
 from perdure.memory.contracts.results import LearnResult, Update
 from perdure.memory.jobs import add_job, get_job, list_jobs, steps
 from perdure.memory.store import Store, create_store
-from perdure.memory.versions import list_versions
+from perdure.memory.versions import get_version, list_versions
 
 pytestmark = pytest.mark.processes
 
@@ -118,6 +120,24 @@ def test_ranks_as_children_and_under_torchrun_learn_what_one_learns(tmp_path: Pa
     for other in others:
         assert (other.tokens, other.groups) == (one.tokens, one.groups)
         assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"check_every": 1, "check_episodes": 2}, {"tuning": "full", "interpolate": 0.5}], ids=["lora", "full"])
+def test_a_sharded_job_makes_a_candidate_like_any_other(tmp_path: Path, options: dict[str, object]) -> None:
+    norms = []
+    for learners, more in ((1, {}), (2, {"sharded": True})):
+        with create_store(tmp_path / f"home-{learners}") as store:
+            job = queue(store, updates=2, lr=1e-3, **options, **more)
+            process = started(store, configured(tmp_path, learners=learners), job)
+            assert process.wait(LIMIT_S) == 0
+            found = learned(store, job)
+            assert found.candidate == "v1"
+            version = get_version(store, "v1")
+            assert version.path is not None
+            files = resolve_model(str(tmp_path / "model"), tmp_path, print)
+            assert load_version(store.home, version.path, version.hash, files)
+            norms.append(updates(store, job)[0].grad_norm)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
 def test_a_job_whose_rank_is_killed_is_tried_again_and_goes_on_after_its_last_update(tmp_path: Path) -> None:

@@ -211,8 +211,8 @@ def test_anchors_in_a_restored_home(store: Store, tmp_path: Path) -> None:
     shutil.copy(tmp_path / "copy.db", restored / "perdure.db")
     with create_store(restored) as again:
         assert {name: anchor_of(again, name) for name in NAMES} == {name: anchor_of(store, name) for name in NAMES}
-        again.db.conn.execute("UPDATE version SET state = 'retired' WHERE state = 'serving'")
-        again.db.conn.execute("UPDATE version SET state = 'serving' WHERE name = 'v3'")
+        again.conn.execute("UPDATE version SET state = 'retired' WHERE state = 'serving'")
+        again.conn.execute("UPDATE version SET state = 'serving' WHERE name = 'v3'")
         result = gated(again, "v2", leads_to="nothing")
         assert result.evidence.environments[B].reference == "v3"
         assert {event.subject for event in events(again) if event.kind == "anchor missing"} == {A, B}

@@ -22,9 +22,9 @@ from tests.vllm_servers import PYTHON_VARIABLE, vllm_python, write_config
 from perdure.agent.config import Config, VllmSection
 from perdure.agent.doctor import examine
 from perdure.agent.processes.child import Stop
-from perdure.agent.processes.installed_vllm import find_vllm, require_vllm
-from perdure.agent.processes.vllm_command import command, context_tokens, variables
-from perdure.agent.processes.vllm_server import end_old_server, run_server
+from perdure.agent.processes.vllm.installed_vllm import find_vllm, require_vllm
+from perdure.agent.processes.vllm.vllm_command import command, context_tokens, variables
+from perdure.agent.processes.vllm.vllm_server import end_old_server, run_server
 from perdure.learners.engines.vllm_client import Server, read_server, restart_file, write_server
 from perdure.learners.weights.base_models import ModelFiles, resolve_model
 from perdure.memory.errors import InputError, RuntimeFailure

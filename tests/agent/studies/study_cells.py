@@ -6,10 +6,13 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from perdure.agent.studies.cells import Cell, Desk, Finished, Study
+from perdure.agent.studies.cells import Cell, CellResult, Desk, Finished, Study
+from perdure.agent.studies.local_cells import LocalCells
+from perdure.agent.studies.run_cells import run_study
+from perdure.agent.studies.study_file import StudyFile
 from perdure.memory.errors import InputError
 from perdure.memory.json_value import Document
 
@@ -79,3 +82,8 @@ def growing(finished: Finished) -> list[Cell]:
 
 def diary(folder: Path) -> list[str]:
     return (folder / DIARY).read_text().split()
+
+
+def run_here(study: Study, file: StudyFile, say: Callable[[str], None], at_once: int) -> dict[str, CellResult]:
+    """Do what is left of a study on this machine."""
+    return run_study(study, file, say, LocalCells(folder=file.folder, say=say, at_once=at_once))

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.agent.studies.study_cells import run_here
 from tests.tiny_models import tiny_llama
 
 from perdure.agent.home import lock_is_held
@@ -22,7 +23,6 @@ from perdure.agent.studies.life.life_plots import plot_life
 from perdure.agent.studies.life.life_study import LifeSize, cell_name, life_study
 from perdure.agent.studies.life.life_summary import dropped_verdicts, life_summary, seconds_by_activity
 from perdure.agent.studies.life.perdure_process import RunPlace, Sitting, command, minutes_run, read_sittings, run_daemon
-from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import open_study
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.errors import RuntimeFailure
@@ -219,6 +219,7 @@ def tiny(folder: Path) -> str:
 COINS = ["py:tests.agent.coin:Coin", "py:tests.agent.coin:Coin?side=1"]
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: Path) -> None:
     """Alone: the naive life and the joint job have tests of their own below."""
@@ -226,7 +227,7 @@ def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: P
     study = life_study(size, tiny(tmp_path), beside=False)
     said: list[str] = []
     with open_study(tmp_path / "study") as file:
-        done = run_study(study, file, said.append, 1)
+        done = run_here(study, file, said.append, 1)
     assert [result.error for result in done.values() if result.error] == []
     (history,) = done[cell_name(0, size.hours, "life")].rows
     assert history["minutes"] * 60 == pytest.approx(40, abs=15)
@@ -236,9 +237,10 @@ def test_a_life_of_seconds_leaves_its_history_and_is_not_lived_again(tmp_path: P
     (life,) = life_summary(done, size)["lives"]
     assert life["means"]["v0"].keys() == set(COINS)
     with open_study(tmp_path / "study") as file:
-        assert run_study(study, file, said.append, 1) == done
+        assert run_here(study, file, said.append, 1) == done
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.learning
 def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_path: Path) -> None:
@@ -273,6 +275,7 @@ def test_the_naive_life_and_the_joint_job_continue_where_they_were_cut_off(tmp_p
     assert all(len(row["scores"]) == 4 and set(row["scores"]) <= {0.0, 1.0} for row in probed)
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_joint_job_that_is_cut_off_goes_on_where_it_was(tmp_path: Path, number: signal.Signals) -> None:

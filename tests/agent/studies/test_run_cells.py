@@ -21,14 +21,15 @@ from tests.agent.studies.study_cells import (
     growing,
     noted,
     own_pid,
+    run_here,
     slow,
     study_of,
 )
 
 from perdure.agent.control_groups import usable_cores
 from perdure.agent.studies.cells import Cell, CellResult, Study
+from perdure.agent.studies.local_cells import room_here
 from perdure.agent.studies.provenance import made_by
-from perdure.agent.studies.run_cells import room, run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
 from perdure.memory.errors import InputError
 
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.processes  # `made_by` asks git
 
 def run(study: Study, folder: Path, said: list[str] | None = None, at_once: int = 1) -> dict[str, CellResult]:
     with open_study(folder) as file:
-        return run_study(study, file, (said if said is not None else []).append, at_once)
+        return run_here(study, file, (said if said is not None else []).append, at_once)
 
 
 def test_finished_cells_are_not_done_again(tmp_path: Path) -> None:
@@ -144,8 +145,8 @@ def test_what_no_cell_needs_any_more_is_removed(tmp_path: Path) -> None:
 
 
 def test_room_is_at_least_for_one_cell_and_never_for_more_than_the_cores_allow() -> None:
-    assert room([Cell(name="large", parameters={}, work=noted, memory_gib=100_000)]) == 1
-    assert room([Cell(name="small", parameters={}, work=noted, memory_gib=1e-6)]) == usable_cores()
+    assert room_here([Cell(name="large", parameters={}, work=noted, memory_gib=100_000)]) == 1
+    assert room_here([Cell(name="small", parameters={}, work=noted, memory_gib=1e-6)]) == usable_cores()
 
 
 def test_a_cell_with_other_parameters_is_refused(tmp_path: Path) -> None:
@@ -173,9 +174,9 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
 def test_processes_of_a_killed_run_end_too(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
-        "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
+        "from perdure.agent.studies.study_file import open_study\n"
         "if __name__ == '__main__':\n"
-        "    with open_study(Path(sys.argv[1])) as file: run_study(study_of(*cells_of(400, slow)), file, print, 2)"
+        "    with open_study(Path(sys.argv[1])) as file: run_here(study_of(*cells_of(400, slow)), file, print, 2)"
     )
     (tmp_path / "main.py").write_text(program)
     words = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
@@ -195,9 +196,9 @@ def test_ctrl_c_ends_a_run_at_once_also_in_the_middle_of_long_cells(tmp_path: Pa
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whatever started the tests may ignore it
         "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
-        "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
+        "from perdure.agent.studies.study_file import open_study\n"
         "if __name__ == '__main__':\n"
-        "    with open_study(Path(sys.argv[1])) as file: run_study(study_of(*cells_of(2, endless)), file, print, 2)"
+        "    with open_study(Path(sys.argv[1])) as file: run_here(study_of(*cells_of(2, endless)), file, print, 2)"
     )
     (tmp_path / "main.py").write_text(program)
     words = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
@@ -215,8 +216,8 @@ def test_ctrl_c_ends_a_run_at_once_also_in_the_middle_of_long_cells(tmp_path: Pa
 def test_a_killed_run_loses_only_what_it_was_doing(tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; import sys; from tests.agent.studies.study_cells import *; "
-        "from perdure.agent.studies.run_cells import run_study; from perdure.agent.studies.study_file import open_study\n"
-        "with open_study(Path(sys.argv[1])) as file: run_study(study_of(*cells_of(40, slow)), file, print, 1)"
+        "from perdure.agent.studies.study_file import open_study\n"
+        "with open_study(Path(sys.argv[1])) as file: run_here(study_of(*cells_of(40, slow)), file, print, 1)"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60

@@ -59,7 +59,7 @@ def spawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Chil
     return start
 
 
-def ended(child: Child, patience_s: float = 10.0) -> Exit:
+def ended(child: Child, patience_s: float = 60.0) -> Exit:
     deadline = time.monotonic() + patience_s
     while (found := child.poll()) is None:
         assert time.monotonic() < deadline, "it did not end"
@@ -69,7 +69,7 @@ def ended(child: Child, patience_s: float = 10.0) -> Exit:
 
 def first_line(home: Path) -> str:
     log = home / "logs" / "a.log"
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "\n" not in log.read_text():
         assert time.monotonic() < deadline, "it wrote nothing"
         time.sleep(0.02)
@@ -106,7 +106,7 @@ def test_deaf_child_is_killed_after_the_grace(spawn: Callable[..., Child], tmp_p
     first_line(tmp_path)
     began = time.monotonic()
     end_children([child], 0.5, hurry=lambda: False)
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 15
     assert ended(child).code == -signal.SIGKILL
 
 
@@ -115,7 +115,7 @@ def test_hurry_leaves_no_grace(spawn: Callable[..., Child], tmp_path: Path) -> N
     first_line(tmp_path)
     began = time.monotonic()
     end_children([child], 30, hurry=lambda: True)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("stay", [True, False], ids=["stopped", "died"])
@@ -125,7 +125,7 @@ def test_nothing_of_a_child_is_left_behind(spawn: Callable[..., Child], tmp_path
     if stay:
         end_children([child], 5, hurry=lambda: False)
     assert ended(child).code == (-signal.SIGTERM if stay else 1)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while lives(grandchild) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not lives(grandchild)

@@ -16,6 +16,7 @@ from tests.agent.conftest import Call
 from tests.agent.stand_ins import ADD, Place, deaths, plays
 
 from perdure.agent.commands.status import report
+from perdure.agent.supervision.keepers import GRACE_S
 from perdure.memory.contracts.orders import LearnOrder
 from perdure.memory.environments import list_environments, register
 from perdure.memory.jobs import add_job, get_job
@@ -84,7 +85,7 @@ def test_a_child_that_hangs_in_c_does_not_keep_the_daemon_from_ending_in_time(pl
     began = time.monotonic()
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(timeout=30) == 0
-    assert 3 < time.monotonic() - began < 10
+    assert 3 < time.monotonic() - began < 25
     with open_store(place.home) as store:
         assert counts(store)["running"] == 0
         assert {row["spent"] for row in store.rows("SELECT spent FROM task")} == {0}
@@ -99,7 +100,7 @@ def test_a_second_signal_ends_a_daemon_at_once(place: Place) -> None:
     began = time.monotonic()
     daemon.send_signal(signal.SIGTERM)
     assert daemon.wait(timeout=30) == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < GRACE_S - 1
 
 
 def test_two_signals_that_come_together_end_a_daemon_at_once(place: Place) -> None:
@@ -110,7 +111,7 @@ def test_two_signals_that_come_together_end_a_daemon_at_once(place: Place) -> No
         daemon.send_signal(number)
     began = time.monotonic()
     assert daemon.wait(timeout=30) == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < GRACE_S
 
 
 def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place) -> None:
@@ -120,7 +121,7 @@ def test_a_locked_store_does_not_keep_a_daemon_from_ending_in_time(place: Place)
         began = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
         assert daemon.wait(timeout=30) == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 25
 
 
 # --- room ---

@@ -94,7 +94,7 @@ def test_found_a_command_that_waits_is_told_for_what(tmp_path: Path) -> None:
         thread.start()
 
         def wait_for(line: str) -> None:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while line not in said and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert line in said, said

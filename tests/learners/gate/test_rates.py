@@ -136,6 +136,7 @@ def test_a_self_test_row_over_its_bound_is_not_ok() -> None:
     assert not replace(row, promoted=0.9).ok
 
 
+@pytest.mark.long
 @pytest.mark.simulation
 def test_false_promotions_stay_within_their_bound_in_three_thousand_gates_each() -> None:
     rows = list(self_test(3000, earlier=(1, 3, 4, 7, 20), qs=(0.1, 0.3, 0.6, 1.0)))

@@ -222,7 +222,7 @@ def test_other_processes_can_write_while_a_file_is_read(store: Store, tmp_path: 
         with open_store(store.home) as mine:
             done.append(import_file(mine, path, "large"))
 
-    store.db.conn.execute("PRAGMA busy_timeout = 0")
+    store.conn.execute("PRAGMA busy_timeout = 0")
     thread = threading.Thread(target=read)
     thread.start()
     tried = Counter[bool]()

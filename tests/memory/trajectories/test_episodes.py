@@ -56,8 +56,8 @@ def test_rates_are_what_counting_all_episodes_comes_to(store: Store, clock, play
         tasks.finish_task(store, lease)
     counted = [tuple(row) for row in store.rows("SELECT * FROM rate")]
     assert len(counted) == 4
-    store.db.conn.execute("DELETE FROM rate")
-    store.db.conn.execute(COUNT_RATES)
+    store.conn.execute("DELETE FROM rate")
+    store.conn.execute(COUNT_RATES)
     assert [tuple(row) for row in store.rows("SELECT * FROM rate")] == counted
 
 

@@ -34,7 +34,7 @@ class UnacknowledgedStore(Store):
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        outermost = not self.db.conn.in_transaction
+        outermost = not self.conn.in_transaction
         with super().write() as conn:
             yield conn
         if outermost and self.flaky:
@@ -44,7 +44,7 @@ class UnacknowledgedStore(Store):
 
 @pytest.fixture
 def flaky(store: Store) -> UnacknowledgedStore:
-    return UnacknowledgedStore(store.home, store.db)
+    return UnacknowledgedStore(store.home, store.conn)
 
 
 def content(store: Store) -> dict[str, list[Any]]:

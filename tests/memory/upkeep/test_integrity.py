@@ -22,10 +22,10 @@ from perdure.memory.upkeep.prune import Keep, prune
 
 def changed(store: Store, *statements: str) -> None:
     """Change rows behind the code's back."""
-    store.db.conn.execute("PRAGMA foreign_keys = OFF")
+    store.conn.execute("PRAGMA foreign_keys = OFF")
     for statement in statements:
         store.rows(statement)
-    store.db.conn.execute("PRAGMA foreign_keys = ON")
+    store.conn.execute("PRAGMA foreign_keys = ON")
 
 
 def found(store: Store) -> list[tuple[str, str, str]]:
@@ -34,7 +34,7 @@ def found(store: Store) -> list[tuple[str, str, str]]:
 
 def test_a_store_that_the_code_made_is_whole(full: Store) -> None:
     assert check(full, CLOCK) == []
-    assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0}
+    assert checked_counts(full) == {"episodes": 12, "turns": 15, "versions": 4, "archives": 0, "shards": 0}
 
 
 def test_the_rules_in_a_second_thread_find_the_same(full: Store) -> None:
@@ -205,7 +205,7 @@ def test_the_check_changes_nothing(full: Store) -> None:
     check(full, CLOCK)
     checkpoint(full)
     assert (full.home / "perdure.db").read_bytes() == before
-    assert len(RULES) == 12
+    assert len(RULES) == 14
 
 
 def test_an_errand_with_other_scores_than_its_episodes_is_found(full: Store) -> None:

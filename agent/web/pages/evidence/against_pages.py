@@ -6,6 +6,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from perdure.agent.web.evidence.answer_parts import answer_parts
+from perdure.agent.web.evidence.token_texts import TokenTexts, that_fit
 from perdure.agent.web.evidence.version_list import answers_to
 from perdure.agent.web.pages.evidence.asked import MaybeName, MaybeNumber, Name, given
 from perdure.agent.web.pages.rendering import page
@@ -64,7 +65,9 @@ def _answers(request: Request, at: AtHome, a: str, b: str, episodes: tuple[int, 
         if (one["environment"], one["seed"]) != (other["environment"], other["seed"]):
             raise HTTPException(404, f"episodes {one['id']} and {other['id']} are not of one seed")
         more = [answers_to(store, name, one["environment"], one["seed"]) for name in (a, b)]
-    return page(request, "answers.html", a=a, b=b, both=both, parts=answer_parts(both), more=more)
+        tokens = TokenTexts(store)
+    parts = answer_parts(both, lambda turn: that_fit(tokens.of_answer(turn["action_ids"], turn["action"])))
+    return page(request, "answers.html", a=a, b=b, both=both, parts=parts, more=more)
 
 
 def _check_player(store: Store, version: str, episode: int) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from perdure.agent.web.evidence.episode_reading import episode_facts, turn_texts, turns_that_fit, whole_turn
+from perdure.agent.web.evidence.token_texts import TokenTexts, that_fit
 from perdure.agent.web.pages.evidence.asked import MOST, MaybeName, MaybeNumber, Number, given
 from perdure.agent.web.pages.rendering import page
 from perdure.agent.web.stores import AtHome
@@ -95,6 +96,9 @@ def turn(
         facts = episode_facts(store, number)
         texts = turn_texts(store, number, n, 1, 1)
         whole = whole_turn(store, number, n)
+        tokens = TokenTexts(store)
+    prompt_ids, part = whole.prompt_ids[prompt : prompt + MOST_TOKENS], slice(token, token + MOST_TOKENS)
+    answer = tokens.of_answer(whole.action_ids, whole.action)
     return page(
         request,
         "turn.html",
@@ -107,10 +111,12 @@ def turn(
             ("Observation", "seen", whole.observation[seen : seen + WINDOW], len(whole.observation)),
             ("Answer", "said", whole.action[said : said + WINDOW], len(whole.action)),
         ],
-        prompt_ids=whole.prompt_ids[prompt : prompt + MOST_TOKENS],
+        prompt_ids=prompt_ids,
+        prompt_texts=None if answer is None else that_fit(tokens.of_prompt(prompt_ids)),
         prompt_tokens=len(whole.prompt_ids),
         shared=whole.shared,
-        ids=whole.action_ids[token : token + MOST_TOKENS],
-        logprobs=whole.logprobs[token : token + MOST_TOKENS],
+        ids=whole.action_ids[part],
+        logprobs=whole.logprobs[part],
+        token_texts=None if answer is None else that_fit(answer[part]),
         action_tokens=len(whole.action_ids),
     )

@@ -207,15 +207,18 @@ def test_what_no_player_can_play_is_played_by_the_job(store: Store) -> None:
     assert not [event for event in events(store) if event.kind == "no players"]
 
 
-def test_errands_that_do_not_end_are_called_back(store: Store) -> None:
+@pytest.mark.parametrize("takes", [0, 4, 9])
+def test_what_players_do_not_end_the_job_plays(store: Store, takes: int) -> None:
     wanted = expected(store)
 
     def hold() -> None:
-        lease_errands(store, "stuck", 9, 600.0, CLOCK)
+        lease_errands(store, "stuck", takes, 600.0, CLOCK)
 
-    assert player_of(work_on(store, "v2", ELSEWHERE, hold), stuck_s=0.3).scores("v1", DRAWS) == wanted
+    player = player_of(work_on(store, "v2", ELSEWHERE, hold), stuck_s=0.3)
+    player.own = replace(player.own, at_once=2)
+    assert player.scores("v1", DRAWS) == wanted
     (event,) = [event for event in events(store) if event.kind == "errands called back"]
-    assert event.message == "6 errands had not ended for 0 s: the job plays them itself"
+    assert event.message == "no held-out task of its batch had ended for 0 s, though players ask: the job plays what is left itself"
 
 
 def test_a_failure_of_the_jobs_own_engine_is_that_of_one_machine(store: Store) -> None:

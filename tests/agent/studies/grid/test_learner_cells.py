@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from tests.agent.studies.grid.small_grids import COIN, TAIL, kept_coins, retaining_coins, stream_coins, write
+from tests.agent.studies.study_cells import run_here
 from tests.tiny_models import tiny_qwen
 
 from perdure.agent.metrics.observation import read_table, runs
 from perdure.agent.studies.catalogue import StudySettings, prepare_study
 from perdure.agent.studies.cells import CellResult
-from perdure.agent.studies.run_cells import run_study
 from perdure.agent.studies.study_file import FILE_NAME, open_study, read_study
 from perdure.memory.errors import PerdureError
 from perdure.memory.store import open_store
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.learning]
 def run(file: Path, folder: Path, at_once: int = 1) -> dict[str, CellResult]:
     prepared = prepare_study(str(file), StudySettings())
     with open_study(folder) as kept:
-        return run_study(prepared.study, kept, print, at_once)
+        return run_here(prepared.study, kept, print, at_once)
 
 
 def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None:
@@ -66,6 +66,7 @@ def test_retaining_by_doing_from_its_file_to_its_summary(tmp_path: Path) -> None
     assert run(file, tmp_path / "study") == results
 
 
+@pytest.mark.long
 def test_two_cells_at_once_never_work_in_one_home(tmp_path: Path) -> None:
     """Runs have tests of two versions, and one run is copied by that which learns from its traces. In the end no home of a run is left."""
     text = retaining_coins(tmp_path).replace("keep_weights = true", "")
@@ -88,6 +89,7 @@ def test_a_model_of_another_family_goes_through_the_same_grid(tmp_path: Path) ->
     assert [fact.arm for fact in table.facts] == ["iterative-sft"]
 
 
+@pytest.mark.long
 def test_a_stream_goes_through_its_stages(tmp_path: Path) -> None:
     file = write(tmp_path, stream_coins(tmp_path))
     results = run(file, tmp_path / "study", at_once=2)
@@ -128,6 +130,7 @@ def test_every_way_to_keep_old_skills_goes_through_all_stages(tmp_path: Path) ->
     }
 
 
+@pytest.mark.long
 def test_a_killed_study_continues_and_no_finished_cell_is_repeated(tmp_path: Path) -> None:
     """It is killed in the middle of a run, after an update; that run then resumes."""
     file = write(tmp_path, stream_coins(tmp_path).replace("updates = 4", "updates = 40"))

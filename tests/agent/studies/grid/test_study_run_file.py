@@ -24,6 +24,7 @@ def test_an_unknown_name_is_refused(perdure: Call) -> None:
     assert "did you mean long-stream?" in result.err
 
 
+@pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.learning
 def test_a_learner_that_fails_is_marked_and_the_rest_goes_on(perdure: Call, tmp_path: Path) -> None:

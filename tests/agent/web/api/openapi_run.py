@@ -61,7 +61,7 @@ def _asked(server: Server, folder: Path, phases: str) -> int:
         *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/api/v1/openapi.json", "--url", url),
         *("--header", f"Authorization: Bearer {server.token}", "--exclude-path", "/api/v1/events"),
         *("--phases", phases, "--max-examples", str(EXAMPLES), "--seed", str(SEED), "--max-time", str(MOST_S)),
-        *("--checks", "all", "--exclude-checks", NOT_ASKED, "--request-timeout", "20"),
+        *("--checks", "all", "--exclude-checks", NOT_ASKED, "--request-timeout", "60"),
         *("--generation-database", "none", "--continue-on-failure", "--no-color", "--warnings", "off"),
     ]
     return subprocess.run(command, cwd=folder, check=False).returncode

@@ -16,6 +16,7 @@ from starlette.types import Message
 from tests.agent.web.api.asking import Asker
 from tests.agent.web.servers import Server, serving
 
+from perdure.agent.supervision.keepers import GRACE_S
 from perdure.agent.web.live import HEARTBEAT_S, KINDS, MOST_CLIENTS, Live
 from perdure.memory.processes import pause, record_event, resume
 from perdure.memory.store import Store, open_store
@@ -109,11 +110,11 @@ def test_the_first_message_names_everything_and_then_what_changes(ask: Asker, ho
             await asyncio.sleep(1.2)  # the first look is over
             await asyncio.to_thread(change, lambda store: pause(store, "play", "the fan"))
             await stream.until(lambda stream: stream.kinds()[-1] == ["event", "pause"])
-            await asyncio.to_thread(change, lambda store: store.db.conn.execute("UPDATE version SET pinned = 1 WHERE name = 'v1'"))
+            await asyncio.to_thread(change, lambda store: store.conn.execute("UPDATE version SET pinned = 1 WHERE name = 'v1'"))
             await stream.until(lambda stream: stream.kinds()[-1] == ["version"])
-            await asyncio.to_thread(change, lambda store: store.db.conn.execute("UPDATE job SET state = 'failed' WHERE id = 4"))
+            await asyncio.to_thread(change, lambda store: store.conn.execute("UPDATE job SET state = 'failed' WHERE id = 4"))
             await stream.until(lambda stream: stream.kinds()[-1] == ["job"])
-            await asyncio.to_thread(change, lambda store: store.db.conn.execute("UPDATE episode SET state = 'aborted' WHERE id = 11"))
+            await asyncio.to_thread(change, lambda store: store.conn.execute("UPDATE episode SET state = 'aborted' WHERE id = 11"))
             await stream.until(lambda stream: stream.kinds()[-1] == ["episode"])
 
     in_a_loop(follow)
@@ -222,8 +223,8 @@ def test_open_streams_do_not_hold_up_the_end_of_the_server(server: Server) -> No
     assert server.process is not None
     began = time.monotonic()
     server.process.terminate()
-    assert server.process.wait(timeout=10) == 0
-    assert time.monotonic() - began < 2.5
+    assert server.process.wait(timeout=30) == 0
+    assert time.monotonic() - began < GRACE_S, "a daemon would have killed it"
     for stream in streams:
         stream.close()
 

@@ -11,6 +11,12 @@ from tests.agent.conftest import Call
 from tests.agent.web.api.asking import Asker
 from tests.agent.web.api.lived_home import ADD, SUB
 
+from perdure.agent.show.check_notes import note_check
+from perdure.agent.show.home_documents import environment_document
+from perdure.envs.check.rules import EnvFinding
+from perdure.memory.environments import register
+from perdure.memory.store import create_store, open_store
+
 SAME = {
     "/api/v1/tasks?limit=20": ("task", "list"),
     "/api/v1/episodes?limit=20": ("episode", "list"),
@@ -95,8 +101,17 @@ def test_one_of_each(ask: Asker) -> None:
 def test_environments_are_those_of_the_home(ask: Asker) -> None:
     assert [row["name"] for row in ask.get("/api/v1/environments").json()] == [ADD, SUB]
     one = ask.get("/api/v1/environments", name=ADD).json()
-    assert (one["name"], one["compared_with"]) == (ADD, "v1")
+    assert (one["name"], one["compared_with"], one["check"]) == (ADD, "v1", None)
     assert {version: (row["episodes"], row["successes"]) for version, row in one["live"].items()} == {"v0": (2, 1), "v1": (2, 2)}
+
+
+def test_what_a_check_of_an_environment_found_is_told(tmp_path: Path) -> None:
+    with create_store(tmp_path) as store:
+        register(store, ADD)
+    note_check(tmp_path, ADD, [EnvFinding(level="error", rule="runs", message="it fell over")])
+    with open_store(tmp_path) as store:
+        check = environment_document(store, ADD)["check"]
+    assert (check["ok"], check["found"]) == (False, "breaks a rule: error (runs): it fell over")
 
 
 def test_the_log_and_its_newest_first(ask: Asker) -> None:

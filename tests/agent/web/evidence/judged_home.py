@@ -117,7 +117,7 @@ def make_home(home: Path) -> dict[str, GateResult]:
             _candidate(store, name, parent, target)
             if name == "v1":
                 versions.promote(store, name, "a first one")
-        store.db.conn.execute("UPDATE environment SET anchor = 'v1' WHERE name LIKE 'old%'")
+        store.conn.execute("UPDATE environment SET anchor = 'v1' WHERE name LIKE 'old%'")
         _panel(store, "v0", {})
         _panel(store, "v1", {})
         first = _gated(store, "v2", _held)
@@ -185,7 +185,7 @@ def _live(store: Store) -> None:
             )
             for member in range(2)
         ]
-        store.db.conn.execute("UPDATE environment SET code = '0ld' WHERE name = ?", (HOSTILE_NAME,))
+        store.conn.execute("UPDATE environment SET code = '0ld' WHERE name = ?", (HOSTILE_NAME,))
         ids = journal.start(plans)
         turns = 45 if task.seed == 7 else 1
         for n in range(turns):
@@ -214,4 +214,4 @@ def _live(store: Store) -> None:
             )
             journal.finish([ended])
         finish_task(store, under)
-    store.db.conn.execute("UPDATE environment SET code = 'n3w' WHERE name = ?", (HOSTILE_NAME,))
+    store.conn.execute("UPDATE environment SET code = 'n3w' WHERE name = ?", (HOSTILE_NAME,))

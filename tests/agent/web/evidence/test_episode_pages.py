@@ -140,8 +140,8 @@ def test_ten_megabytes_of_signs_that_take_ten_characters_each_fit_into_a_page(ac
     sign = "\U000e0001"
     with open_store(acting.home) as store:
         sql = "UPDATE turn SET observation = ?, action = ?, invalid = ? WHERE episode IN (?, ?)"
-        store.db.conn.execute(sql, (sign * 200_000, sign * 200_000, sign * 200_000, first, second))
-        store.db.conn.execute("UPDATE turn SET observation = ? WHERE episode = ? AND n = 0", (sign * 2_500_000, first))
+        store.conn.execute(sql, (sign * 200_000, sign * 200_000, sign * 200_000, first, second))
+        store.conn.execute("UPDATE turn SET observation = ? WHERE episode = ? AND n = 0", (sign * 2_500_000, first))
     for path in (f"/episodes/{first}", f"/episodes/{first}/turns/0", f"/versions/v2/against/v2?a_episode={first}&b_episode={second}"):
         page = acting.get(path)
         assert page.status == 200

@@ -213,7 +213,7 @@ def test_only_what_a_version_allows_is_offered(looking: Visitor) -> None:
 
 def test_a_gate_of_an_earlier_release_is_shown_without_curves(acting: Visitor) -> None:
     with open_store(acting.home) as store:
-        store.db.conn.execute("""UPDATE gate SET settings = '{"scope": "{}", "nmax": 5, "seeds_of": null}' WHERE id = 2""")
+        store.conn.execute("""UPDATE gate SET settings = '{"scope": "{}", "nmax": 5, "seeds_of": null}' WHERE id = 2""")
     page = acting.get("/gates/2")
     assert page.status == 200
     assert "Its terms are those of an earlier release" in page.words

@@ -45,7 +45,7 @@ def test_a_home_without_a_store_says_what_makes_one(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/", "Nothing is in play: no daemon runs in this home; start one with perdure run"),
+        ("/", "No daemon runs in this home; start one with perdure run . In play Nothing is in play."),
         ("/learning", "No live episode has been completed yet"),
         ("/tasks", "This home has no environment yet"),
         ("/environments", "This home has no environment yet: perdure run registers those of its stream"),

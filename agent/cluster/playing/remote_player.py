@@ -1,8 +1,8 @@
 """A player: a process elsewhere that plays live tasks of a home with an engine of its own, until it is asked to end.
 
-`run` is a piece of work (`agent/cluster/pieces.py`); `python -m perdure.agent.cluster.playing.player ORDER` runs the order in a file. A
-player has a name that the journal gives it. If it cannot reach the journal, or was silent for too long, its episodes are lost: it gives
-them up and comes back under another name. It ends if its program, its model, or the code of an environment is not that of the head.
+`run` is a piece of work (`agent/cluster/pieces.py`); `python -m perdure.agent.cluster.playing.remote_player ORDER` runs the order in a
+file. A player has a name that the journal gives it. If it cannot reach the journal, or was silent for too long, its episodes are lost: it
+gives them up and comes back under another name. It ends if its program, its model, or the code of an environment is not that of the head.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import perdure
 from perdure.agent.cluster.journal.journal_client import JournalClient
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL, Body
 from perdure.agent.cluster.journal.known_players import PlayerFenced, PlayerGone
-from perdure.agent.cluster.journal.wire import PROTOCOL, Body
 from perdure.agent.cluster.playing.fetched_model import Ask, FetchedModel, RemoteModel
 from perdure.agent.cluster.playing.player_order import PlayerOrder, read_order
 from perdure.agent.cluster.playing.remote_desk import RemoteDesk, RemoteErrandDesk, RemoteJournal
@@ -69,36 +69,34 @@ def play_for(order: PlayerOrder, stop: Callable[[], bool], say: Say, parts: Play
     hash_ = parts.hash_of_base(order.settings, say)
     model: RemoteModel | None = None
     names: list[str] = []
-    client = JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)
-
-    def ask(path: str, head: Document) -> Body:
-        return client.ask(path, {"player": names[-1], **head})
-
     reached_s = time.monotonic()
-    while not stop():
-        try:
-            client.patience_s = TRY_S
-            welcome = client.ask("hello", {**_who(order), "hash": hash_}).head
-        except PlayerGone as error:
-            if time.monotonic() - reached_s > order.reach_s:
-                raise RuntimeFailure(f"{error}; it was tried for {order.reach_s:.0f} s") from error
-            say(f"waits: {error}")
-            continue
-        silence_s = float(welcome["silence_s"])
-        client.patience_s, client.answer_s = PATIENCE * silence_s, silence_s
-        names.append(str(welcome["player"]))
-        say(f"is {names[-1]}")
-        pinging = Pinging(order, names[-1], silence_s / PINGS)
-        try:
-            with pinging:
-                model = model or parts.open_model(order, welcome, ask, say)
-                _play(order, client, model, pinging, parts, stop, say)
-        except PlayerGone as error:
-            say(f"gives up its episodes: {error}")
-        except PlayerFenced as error:
-            raise RuntimeFailure(str(error)) from error
-        reached_s = time.monotonic()
-    client.close()
+    with closing(JournalClient(url=order.journal, token=order.token, patience_s=TRY_S)) as client:
+
+        def ask(path: str, head: Document) -> Body:
+            return client.ask(path, {"player": names[-1], **head})
+
+        while not stop():
+            try:
+                client.patience_s = TRY_S
+                welcome = client.ask("hello", {**_who(order), "hash": hash_}).head
+            except PlayerGone as error:
+                if time.monotonic() - reached_s > order.reach_s:
+                    raise RuntimeFailure(f"{error}; it was tried for {order.reach_s:.0f} s") from error
+                say(f"waits: {error}")
+                continue
+            silence_s = float(welcome["silence_s"])
+            client.patience_s, client.answer_s = PATIENCE * silence_s, silence_s
+            names.append(str(welcome["player"]))
+            say(f"is {names[-1]}")
+            try:
+                with Pinging(order, names[-1], silence_s / PINGS) as pinging:
+                    model = model or parts.open_model(order, welcome, ask, say)
+                    _play(order, client, model, pinging, parts, stop, say)
+            except PlayerGone as error:
+                say(f"gives up its episodes: {error}")
+            except PlayerFenced as error:
+                raise RuntimeFailure(str(error)) from error
+            reached_s = time.monotonic()
     return json.dumps({"names": names}).encode()
 
 
@@ -145,7 +143,8 @@ def _judge(desk: RemoteErrandDesk, model: RemoteModel, live: LivePlay, order: Pl
     width = order.settings.play.width
     means = ErrandMeans(model=model, load=lambda name: live.environment(name, None), at_once=width, stop=stop, each_round=nothing)
     with suppress(Interrupted):  # it is to end
-        judge_once(desk, means, width)
+        if not judge_once(desk, means, width):
+            time.sleep(POLL_S)
 
 
 class Pinging:

@@ -24,7 +24,7 @@ from perdure.agent.bench.journal_speed import ENVIRONMENT, TURNS, sets_of_turns
 from perdure.agent.cluster.cluster_settings import ClusterSection
 from perdure.agent.cluster.cluster_token import cluster_token
 from perdure.agent.cluster.journal.journal_client import JournalClient
-from perdure.agent.cluster.journal.wire import PROTOCOL, Body, endings_said, plans_said, turns_message
+from perdure.agent.cluster.journal.journal_messages import PROTOCOL, Body, endings_said, plans_said, turns_message
 from perdure.memory import environments, tasks, versions
 from perdure.memory.errors import RuntimeFailure
 from perdure.memory.json_value import Document

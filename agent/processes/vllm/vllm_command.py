@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from perdure.agent.config import VllmSection
-from perdure.agent.processes.installed_vllm import interpreter
+from perdure.agent.processes.vllm.installed_vllm import interpreter
 from perdure.learners.engines.vllm_client import base_name
 from perdure.learners.weights.base_models import ModelFiles
 

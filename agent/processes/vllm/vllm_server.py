@@ -1,4 +1,4 @@
-"""The process that runs a vLLM server: `python -m perdure.agent.processes.vllm_server --home DIR [--config FILE] [--replica N]`.
+"""The process that runs a vLLM server: `python -m perdure.agent.processes.vllm.vllm_server --home DIR [--config FILE] [--replica N]`.
 
 It starts vLLM's own OpenAI-compatible server on this machine's loopback with a key, writes its address to `run/vllm.json`, and asks it for
 one token from time to time: a server that gives none hangs. It ends when it was asked to, when its supervisor is gone, and when the server
@@ -27,11 +27,11 @@ from typing import IO
 from perdure.agent.config import Config, VllmSection
 from perdure.agent.config_file import load_config
 from perdure.agent.home import cache_dir
-from perdure.agent.processes.cards import seen
 from perdure.agent.processes.child import Stop, child_parser, run_child, signalled_if_parent_dies
-from perdure.agent.processes.installed_vllm import find_vllm
 from perdure.agent.processes.pulse import BEAT_S, Pulse
-from perdure.agent.processes.vllm_command import command, variables
+from perdure.agent.processes.vllm.cards import seen
+from perdure.agent.processes.vllm.installed_vllm import find_vllm
+from perdure.agent.processes.vllm.vllm_command import command, variables
 from perdure.agent.telemetry.json_log import JsonStream, plain_line
 from perdure.learners.engines.vllm_client import (
     Client,
@@ -148,7 +148,7 @@ def _started(settings: VllmSection, files: ModelFiles, server: Server, cards: Ma
     process = subprocess.Popen(
         command(settings, files, port),
         stdin=subprocess.DEVNULL,
-        env=variables(settings, server.key) | cards,
+        env={**variables(settings, server.key), **cards},
         preexec_fn=partial(signalled_if_parent_dies, signal.SIGKILL),
         stdout=subprocess.PIPE if as_json else None,
         stderr=subprocess.STDOUT if as_json else None,
@@ -205,7 +205,7 @@ def serve(home: Path, config: Config, stop: Stop, replica: int = 0) -> None:
 
 
 def main() -> int:
-    parser = child_parser("perdure.agent.processes.vllm_server", __doc__)
+    parser = child_parser("perdure.agent.processes.vllm.vllm_server", __doc__)
     parser.add_argument("--model", default=None, help="in place of the configured one")
     parser.add_argument("--replica", type=int, default=0, help="which of several servers it is, from 0")
     given = parser.parse_args()

@@ -1,0 +1,1 @@
+"""How fast old turns move into shards, and how fast SQL over many of them is."""
