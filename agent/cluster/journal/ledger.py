@@ -31,7 +31,7 @@ from perdure.memory.versions import INITIAL, base_of, get_version, serving
 
 IDLE_S = 0.5
 """How long a player waits that got no task, before it asks again."""
-IDLE_EACH_S = 0.05
+IDLE_EACH_S = 0.1
 """And for each player that there is, so that many of them take no more of the head than few."""
 
 Told = Callable[["Ledger", str, Body], Document]
