@@ -48,7 +48,7 @@ class ClusterSection(Section):
         default="",
         description="a file with the token that Ray and the journal ask for; empty for run/cluster-token in the home, made if missing",
     )
-    start_timeout_s: int = Field(default=60, ge=1, description="seconds that joining or starting a cluster may take")
+    start_timeout_s: int = Field(default=120, ge=1, description="seconds that joining or starting a cluster may take")
     node_timeout_s: int = Field(default=10, ge=2, description="seconds of silence after which a player's work is given to others")
 
     @property

@@ -1,6 +1,6 @@
 """Keeps a number of pieces placed: those that ended are started again, after a wait that grows. Knows no Ray and no store.
 
-Each piece is one of the same kind under a name that stays, such as `player-1`. Left out: where they are placed (`placement.py`), and who
+Each piece is one of the same kind under a name that stays, such as `player-1`. Left out: what places them (`placement.py`), and who
 is told (`cluster_program.py`).
 """
 

@@ -7,6 +7,7 @@ it (`ray_runtime.py`).
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -38,6 +39,8 @@ PORTS = (
 )
 """Chosen by us: a node whose ports Ray chooses gives up if its agent has not written them down within 30 s, as on a busy machine."""
 END_S = 3.0
+MEND_S = 10.0
+"""Between two attempts to start nodes anew."""
 TAIL_LINES = 5
 HEARTBEAT = {"RAY_health_check_period_ms": "1000", "RAY_health_check_initial_delay_ms": "3000"}
 """A node of this machine that does not answer is given up within some 10 s; Ray alone takes 20."""
@@ -56,7 +59,9 @@ class OwnRay:
         self._folder = _folder(home)
         self._log = home / "logs" / "ray.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        """By host."""
+        self._mended_s = -math.inf
         self._start(
             HEAD_HOST,
             "--head",
@@ -70,35 +75,32 @@ class OwnRay:
 
     def add_nodes(self) -> None:
         """Start the nodes, once the head answers. Each has half of the cores, the GPUs and the memory of this machine."""
-        here = room_here()
-        gpus = range(int(here.gpus))
-        for n, host in enumerate(NODE_HOSTS):
-            own_gpus = gpus[n :: len(NODE_HOSTS)]
-            self._start(
-                host,
-                f"--address={self.address}",
-                f"--num-cpus={max(1, int(here.cpus) // len(NODE_HOSTS))}",
-                f"--num-gpus={len(own_gpus)}",
-                f"--memory={int(here.memory_gib * 2**30 * 0.8 / len(NODE_HOSTS))}",
-                variables={"CUDA_VISIBLE_DEVICES": ",".join(map(str, own_gpus))} if gpus else {},
-            )
+        for host in NODE_HOSTS:
+            self._add_node(host)
+
+    def mend(self) -> None:
+        """Start nodes anew that have ended: killed, or not begun within Ray's 30 s on a busy machine. Now and then, not at once."""
+        ended = [host for host in NODE_HOSTS if host in self._processes and self._processes[host].poll() is not None]
+        if ended and time.monotonic() - self._mended_s > MEND_S:
+            self._mended_s = time.monotonic()
+            for host in ended:
+                self._add_node(host)
 
     def dead(self) -> str | None:
-        """Which of its processes has ended, and its last words; None if all run."""
-        for process in self._processes:
-            if process.poll() is not None:
-                what = "head" if process is self._processes[0] else "node"
-                return f"the {what} of the local cluster ended with code {process.returncode}: {self._last_words()}"
-        return None
+        """That its head has ended, and its last words; None while it runs."""
+        head = self._processes[HEAD_HOST]
+        if head.poll() is None:
+            return None
+        return f"the head of the local cluster ended with code {head.returncode}: {self._last_words()}"
 
     def close(self) -> None:
         """End all processes, and delete their folder."""
         for number, wait_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, END_S)):
-            for process in self._processes:
+            for process in self._processes.values():
                 if process.poll() is None:
                     process.send_signal(number)
             until_s = time.monotonic() + wait_s
-            for process in self._processes:
+            for process in self._processes.values():
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, until_s - time.monotonic()))
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -115,16 +117,27 @@ class OwnRay:
             *(f"--{port}={_free_port(host)}" for port in PORTS),
         )
         with self._log.open("ab") as log:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments, *common],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env={**self._environment, **(variables or {})},
-                    preexec_fn=lambda: signalled_if_parent_dies(signal.SIGTERM),
-                )
+            self._processes[host] = subprocess.Popen(
+                [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *arguments, *common],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**self._environment, **(variables or {})},
+                preexec_fn=_ended_with_us,
             )
+
+    def _add_node(self, host: str) -> None:
+        here, n = room_here(), NODE_HOSTS.index(host)
+        gpus = range(int(here.gpus))
+        own_gpus = gpus[n :: len(NODE_HOSTS)]
+        self._start(
+            host,
+            f"--address={self.address}",
+            f"--num-cpus={max(1, int(here.cpus) // len(NODE_HOSTS))}",
+            f"--num-gpus={len(own_gpus)}",
+            f"--memory={int(here.memory_gib * 2**30 * 0.8 / len(NODE_HOSTS))}",
+            variables={"CUDA_VISIBLE_DEVICES": ",".join(map(str, own_gpus))} if gpus else {},
+        )
 
     def _last_words(self) -> str:
         lines: Sequence[str] = ()

@@ -12,9 +12,9 @@ import threading
 import time
 from typing import Any, cast
 
+from perdure.agent.cluster.node_versions import versions_here
 from perdure.agent.cluster.piece_process import PieceProcess
 from perdure.agent.cluster.placement import ClusterPiece, Kind, Needs
-from perdure.agent.cluster.versions import versions_here
 
 NEWS_S = 10.0
 """How long a question for news waits for some."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from perdure.agent.cluster.versions import versions_here
+from perdure.agent.cluster.node_versions import versions_here
 from perdure.agent.processes.exit_codes import one_line
 from perdure.memory.errors import InputError, PerdureError, Unavailable
 
@@ -46,8 +46,12 @@ def is_passing(error: BaseException) -> bool:
     return bool(_names(error) & {"ActorUnavailableError", "GetTimeoutError"})
 
 
-def why_not_joined(error: BaseException, address: str) -> PerdureError:
-    """The error for a cluster that could not be joined."""
+def why_not_joined(error: BaseException, address: str, own: bool = False) -> PerdureError:
+    """The error for a cluster that could not be joined. `own`: we started it."""
+    if own and (isinstance(error, Unavailable) or not isinstance(error, PerdureError)):
+        return Unavailable(
+            f"the local cluster has not begun within cluster.start_timeout_s ({one_line(error)}): this machine is busy; see logs/ray.log"
+        )
     if isinstance(error, PerdureError):
         return error
     chain = _chain(error)

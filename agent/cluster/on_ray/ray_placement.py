@@ -1,6 +1,6 @@
 """Pieces as actors of a Ray cluster that this process has joined (`ray_runtime.py`).
 
-An actor is never restarted and no call to it is repeated by Ray: a piece that was killed is told as lost, and whoever placed it decides.
+An actor is never restarted and no call to it is repeated by Ray: a piece that was killed is told as lost, and who placed it decides.
 Each piece has one question under way, for its news; Ray answers it with an error when the node or the actor dies, within some 20 s if the
 node is silent. Call a placement from one thread.
 """
@@ -12,13 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from perdure.agent.cluster.node_versions import other_version, versions_here
 from perdure.agent.cluster.on_ray.piece_actor import PieceActor
 from perdure.agent.cluster.on_ray.ray_errors import in_one_line, is_of_node, is_passing
 from perdure.agent.cluster.on_ray.ray_nodes import rooms
 from perdure.agent.cluster.pieces import check_kind
 from perdure.agent.cluster.placement import ClusterPiece, PieceEnd, PieceStanding
 from perdure.agent.cluster.room import why_waiting
-from perdure.agent.cluster.versions import other_version, versions_here
 from perdure.memory.errors import InputError
 
 CLOSE_GRACE_S = 3.0

@@ -49,6 +49,8 @@ class RayCluster:
         dead = self.own.dead() if self.own is not None else None
         if dead is not None:
             return dead
+        if self.own is not None:
+            self.own.mend()
         now_s = time.monotonic()
         if now_s - self._asked_s < ASK_EVERY_S:
             return None
@@ -147,7 +149,7 @@ def _connect(address: str, own: OwnRay | None, until_s: float) -> None:
             limited(connect, max(1.0, until_s - time.monotonic()), f"joining the cluster at {address}", dead)
         except Exception as error:
             if own is None or dead() is not None or time.monotonic() >= until_s:
-                raise why_not_joined(error, address) from error
+                raise why_not_joined(error, address, own is not None) from error
             with suppress(Exception):
                 ray.shutdown()
             time.sleep(LOOK_S)

@@ -10,9 +10,9 @@ from perdure.agent.cluster.cluster_packages import require_cluster
 from perdure.agent.cluster.cluster_report import cluster_report
 from perdure.agent.cluster.cluster_settings import ClusterSection, check_address
 from perdure.agent.cluster.cluster_token import cluster_token, cluster_token_path
+from perdure.agent.cluster.node_versions import other_version, versions_here
 from perdure.agent.cluster.on_ray.ray_environment import ray_environment
 from perdure.agent.cluster.on_ray.ray_errors import in_one_line, is_of_node, is_passing, why_not_joined
-from perdure.agent.cluster.versions import other_version, versions_here
 from perdure.agent.config_file import CLUSTER_VARIABLE, load_config
 from perdure.memory.errors import InputError, Unavailable
 from perdure.memory.processes import Process
