@@ -18,6 +18,8 @@ from perdure.agent.studies.local_cells import LocalCells
 
 FOLDER = "cluster"
 TOKEN_VARIABLE = "RAY_AUTH_TOKEN_PATH"
+START_S = 300
+"""A study takes longer than a busy machine takes to start a cluster."""
 NOWHERE = "0.0.0.0"
 """For `cluster.listen`, which must not be loopback beside other machines: a study has no journal, and listens nowhere."""
 
@@ -31,7 +33,8 @@ def open_cluster_cells(address: str, study: Study, asked: AskedStudy, here: Loca
     from perdure.agent.cluster.on_ray.ray_placement import RayPlacement
     from perdure.agent.cluster.on_ray.ray_runtime import joined_ray
 
-    cluster = ClusterSection(address=address, token_file=os.environ.get(TOKEN_VARIABLE, ""), listen=NOWHERE)
+    token_file = os.environ.get(TOKEN_VARIABLE, "")
+    cluster = ClusterSection(address=address, token_file=token_file, listen=NOWHERE, start_timeout_s=START_S)
     with joined_ray(here.folder / FOLDER, cluster) as joined, closing(RayPlacement()) as placement:
         here.say(f"cells go to the cluster at {joined.address}")
         yield ClusterCells(placement=placement, study=study, asked=asked, here=here, lost=joined.lost)
