@@ -118,6 +118,7 @@ def _one_run(settings: ClusterSection, home: Path, players: int, width: int) -> 
     failed: list[str] = []
 
     def send(client: JournalClient, messages: list[bytes]) -> None:
+        client.close()  # it may have been idle for long, and the journal has closed it
         start.wait()
         try:
             for packed in messages:
