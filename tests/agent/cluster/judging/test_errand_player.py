@@ -121,9 +121,9 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
 def test_an_episode_that_failed_is_played_once_more_wherever_it_is_played(store: Store, times: int, voids: bool, elsewhere: bool) -> None:
     Stumbles.played.clear()
     stumbles = f"py:tests.agent.skill:Stumbles?name=a&times={times}"
-    trusting = HERE.sandbox.model_copy(update={"trusted": ["py:tests.agent.skill:Stumbles"]})
+    trusting = HERE.sandbox.model_copy(update={"trusted": ("py:tests.agent.skill:Stumbles",)})
     config = (ELSEWHERE if elsewhere else HERE).model_copy(update={"sandbox": trusting})
-    register_environments(store, [config.environment(stumbles)])
+    (stumbles,) = register_environments(store, [config.environment(stumbles)])
     judges = Judges(store, (2,))
     judges.means = [replace(judges.means[0], load=config.environment)]
     player = work_on(store, "v1", config, judges.turn).player("gate", TWO)
@@ -259,7 +259,7 @@ def test_a_player_that_stops_gives_its_errands_back_unspent(store: Store) -> Non
     with pytest.raises(Interrupted):
         judge_once(StoreDesk(store=store, owner="player-1", clock=CLOCK), stopping, 9)
     assert [tuple(row) for row in store.rows("SELECT DISTINCT state, spent FROM errand")] == [("queued", 0)]
-    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 6
+    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 3, "half: another has asked lately"
 
 
 def test_errands_of_two_batches_are_not_played_together(store: Store) -> None:
