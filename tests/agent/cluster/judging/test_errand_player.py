@@ -124,7 +124,7 @@ def test_an_episode_that_failed_is_played_once_more_wherever_it_is_played(store:
     stumbles = f"py:tests.agent.skill:Stumbles?name=a&times={times}"
     trusting = HERE.sandbox.model_copy(update={"trusted": ("py:tests.agent.skill:Stumbles",)})
     config = (ELSEWHERE if elsewhere else HERE).model_copy(update={"sandbox": trusting})
-    register_environments(store, [config.environment(stumbles)])
+    (stumbles,) = register_environments(store, [config.environment(stumbles)])
     judges = Judges(store, (2,))
     judges.means = [replace(judges.means[0], load=config.environment)]
     player = work_on(store, "v1", config, judges.turn).player("gate", TWO)
