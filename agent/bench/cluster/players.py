@@ -140,8 +140,9 @@ def bench_loss(folder: Path, players: int, say: Callable[[str], None], silence_s
 
         def all_taken() -> bool:
             for task, attempt in lost:
-                sql = "SELECT 1 FROM episode e JOIN turn t ON t.episode = e.id WHERE e.task = ? AND e.attempt > ? LIMIT 1"
-                if task not in taken and head.rows(sql, (task, attempt)):
+                turn = "SELECT 1 FROM episode e JOIN turn t ON t.episode = e.id WHERE e.task = ? AND e.attempt > ? LIMIT 1"
+                ended = "SELECT 1 FROM task WHERE id = ? AND state = 'done'"  # nothing of it was left to play
+                if task not in taken and (head.rows(turn, (task, attempt)) or head.rows(ended, (task,))):
                     taken[task] = time.monotonic() - killed_s
             return len(taken) == len(lost)
 

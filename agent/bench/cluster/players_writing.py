@@ -114,6 +114,8 @@ def _one_run(settings: ClusterSection, home: Path, players: int, width: int) -> 
     url, token = f"http://{settings.listen}:{settings.journal_port}", cluster_token(home, settings)
     clients = [JournalClient(url=url, token=token, patience_s=60.0) for _ in range(players)]
     ready = [_ready(client, width) for client in clients]
+    for client in clients:
+        client.close()  # the journal has closed those that were ready first, if making all messages took long
     start = threading.Barrier(players + 1)
     failed: list[str] = []
 
