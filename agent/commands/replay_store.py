@@ -269,6 +269,8 @@ def archive(ctx: click.Context, age_s: float, to: str | None, dry_run: bool, hom
       perdure store archive --older-than 30d
       perdure store archive --older-than 30d --to s3://my-bucket/perdure
     """
+    from perdure.agent.changes.file_changes import note
+    from perdure.agent.changes.person import person_here
     from perdure.agent.home import HomeLock
     from perdure.memory.history.archive import archive as move
     from perdure.memory.history.archive import plan_archive
@@ -280,6 +282,7 @@ def archive(ctx: click.Context, age_s: float, to: str | None, dry_run: bool, hom
             done = plan_archive(opened, before)
         else:
             with HomeLock(home):
+                note(opened, person_here(), "store archive", "store", {"older_than_s": age_s, "to": to})
                 done = move(opened, before, say, to=to)
     if as_json:
         print_json(done.as_json())

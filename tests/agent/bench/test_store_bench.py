@@ -46,7 +46,7 @@ def test_the_parts_of_a_turn_add_up_to_the_file_and_a_prompt_is_stored_once(tmp_
     with open_store(tmp_path / "ours") as store:
         assert counts(store)["turns"] == turns
     assert size.total * turns == pytest.approx((tmp_path / "ours" / FILE_NAME).stat().st_size)
-    assert 0 < size.rest < 10_000
+    assert 0 < size.rest < 12_000, "most of it are the pages of empty tables and their indexes"
 
 
 def test_a_filled_store_is_sound_and_looks_lived_in(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ WRITES: dict[str, tuple[Sequence[str], str, str | None]] = {
     "env retire": (["env", "retire", ADD, "--reason", "too easy"], ADD, "too easy"),
     "env restore": (["env", "restore", ADD], ADD, None),
     "store import": (["store", "import", "traces.jsonl"], "batch 1", None),
+    "store archive": (["store", "archive", "--older-than", "30d"], "store", None),
     "store prune": (["store", "prune", "--keep-episodes", "5"], "store", None),
     "version gc": (["version", "gc"], "2 folders", None),
     "panel add": (["panel", "add", "colours.jsonl"], "colours", None),

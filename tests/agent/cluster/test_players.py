@@ -64,10 +64,12 @@ def test_whoever_is_killed_nothing_acknowledged_is_lost_and_nothing_is_played_tw
     assert lives.poll() is None, head.log("player-1")
     kill_journal(head)
     head.start_journal()
+    queue(head, WALK, 8)
+    plays(head, lives, number=1)
     lives.send_signal(signal.SIGSTOP)
     head.wait("the silence of a frozen player", lambda: lost(head, 1))
     lives.send_signal(signal.SIGCONT)
-    head.wait("all tasks", lambda: head.tasks("done") + head.tasks("failed") == 12)
+    head.wait("all tasks", lambda: head.tasks("done") + head.tasks("failed") == 20)
     assert head.tasks("failed") == 0
     lives.send_signal(signal.SIGTERM)
     assert lives.wait(timeout=60) == 0
@@ -100,9 +102,9 @@ def kill_journal(head: Head) -> None:
     head.journal.wait(timeout=60)
 
 
-def plays(head: Head, player: subprocess.Popen[bytes]) -> None:
-    """Wait until this player, the last that was started, has turns written."""
-    name = f"player:p{len(head.players) - 1}-"
+def plays(head: Head, player: subprocess.Popen[bytes], number: int | None = None) -> None:
+    """Wait until this player, by default the last that was started, has turns written in an episode that goes on."""
+    name = f"player:p{len(head.players) - 1 if number is None else number}-"
     sql = f"""SELECT count(*) FROM turn JOIN episode e ON e.id = turn.episode JOIN task t ON t.id = e.task AND t.attempt = e.attempt
               WHERE e.state = 'running' AND substr(t.owner, 1, {len(name)}) = '{name}'"""
     head.wait("the player to play", lambda: player.poll() is None and head.ask(sql) > 0)
