@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,4 +17,9 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster
     home = tmp_path_factory.mktemp("cluster") / ".perdure"
     home.mkdir()
     with joined_ray(home, ClusterSection(address="local", start_timeout_s=240)) as cluster:
+        until_s = time.monotonic() + 240
+        while len(cluster.nodes) < 2 and time.monotonic() < until_s:
+            assert cluster.lost() is None  # it starts a node anew that Ray gave up, as on a busy machine
+            time.sleep(0.5)
+        assert len(cluster.nodes) == 2
         yield cluster
