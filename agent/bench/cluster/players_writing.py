@@ -75,7 +75,7 @@ def bench_players_writing(
     with create_store(home) as store:
         environments.register(store, ENVIRONMENT)
         versions.add_initial(store, "bench", HASH)
-    settings = ClusterSection(journal_port=_free_port(), node_timeout_s=120)
+    settings = ClusterSection(journal_port=_free_port(), node_timeout_s=1800)  # these players send no pings
     seconds, cpu_s = [], []
     with journal_process(home, settings, folder / "players-writing.toml") as journal:
         for run in range(repeats + 1):
