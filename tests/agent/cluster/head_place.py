@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.agent.cluster.scripted_player import BASE_HASH
+from tests.faults.place import child_environment
 
 from perdure.agent.cluster.journal.journal_client import JournalClient
 from perdure.agent.cluster.journal.journal_server import serve_journal
@@ -128,7 +128,7 @@ class Head:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def _process(self, arguments: list[str], log: str, fault: str) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PERDURE_FAULT": fault}
+        environment = child_environment(PERDURE_FAULT=fault)
         with (self.path / f"{log}.log").open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", *arguments], cwd=self.path, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
