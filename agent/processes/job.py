@@ -138,7 +138,7 @@ def _learn(work: Work, order: LearnOrder) -> LearnResult:
     started = time.perf_counter()
     candidate = version_of_job(work.store, work.job.id)
     if candidate is None or candidate.state != "candidate":
-        with ranks_of_job(work.store.home, work.config, work.job.id, work.lease.attempt, work.stop, work.pulse.go_on) as ranks:
+        with ranks_of_job(work.store.home, work.config, work.job.id, work.lease.attempt, work.stop, work.pulse) as ranks:
             candidate = run_learning(work.run(), work.job, work.versions, work.config.device, work.load, hold, ranks)
     learn_s = time.perf_counter() - started
     lost = rolled_back_ancestor(work.store, candidate.name)

@@ -22,6 +22,11 @@ class Pulse:
         self._latest: tuple[str, str | None] = ("starting", None)
         self._written_s = -math.inf
 
+    @property
+    def latest(self) -> tuple[str, str | None]:
+        """State and detail that were said last."""
+        return self._latest
+
     def say(self, state: str, detail: str | None) -> None:
         """Write it down if it is new, or if nothing was written for some seconds."""
         now_s = time.monotonic()

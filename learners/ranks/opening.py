@@ -51,8 +51,7 @@ class Opening:
 
 def opening_bytes(opening: Opening) -> bytes:
     """The opening, for the other ranks."""
-    references: dict[str, bytes] = {name: weight_bytes(weights) for name, weights in opening.references.items()}
-    parts = {"start": weight_bytes(opening.start), **references}
+    parts = {"start": weight_bytes(opening.start)} | {str(name): weight_bytes(weights) for name, weights in opening.references.items()}
     head = {
         "releases": releases(),
         "model": opening.model,

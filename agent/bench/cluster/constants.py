@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perdure.agent.bench.cluster.bench_head import MEMBERS, VERSION_BYTES, VERSION_FILE, WIDTH, bench_head
-from perdure.agent.bench.cluster.cycle_model import Costs, CycleLoad, PlayerKind, forecast_play
+from perdure.agent.bench.cluster.cycle_model import Costs, CycleLoad, PlayerKind, forecast_play, messages
 from perdure.agent.bench.cluster.players import PlayGrowth
 from perdure.agent.bench.cluster.players_writing import PlayersWriting
 from perdure.agent.bench.cluster.waiting_game import STEP_MS, TURNS
@@ -69,8 +69,8 @@ def costs_of(growth: PlayGrowth, wide: PlayersWriting, narrow: PlayersWriting, p
     message_s = max(0.0, (of_narrow - of_wide) / (1 / narrow.width - 1 / wide.width))
     turn_s = max(of_wide - message_s / wide.width, 1e-6)
     played = statistics.median(rate.journal_cpu / rate.turns_per_s for rate in growth.rates)
-    episode_s = max(0.0, (played - turn_s - message_s / WIDTH) * TURNS)
     kind = measured_kind()
+    episode_s = max(0.0, (played - turn_s - messages(kind) * message_s / WIDTH) * TURNS)
     known = Costs(turn_s=turn_s, message_s=message_s, episode_s=episode_s, ping_s=ping_s, answer_s=0.0, part_bytes_s=part_bytes_s)
     one = forecast_play(known, kind, 1).turns_s
     answer_s = max(0.0, kind.width / growth.of(1) - kind.width / one)

@@ -25,9 +25,9 @@ class Costs:
     turn_s: float
     """A turn, whatever else is in its message."""
     message_s: float
-    """A message of turns, beyond its turns."""
+    """A message, beyond its turns."""
     episode_s: float
-    """An episode's beginning and end, and its share of a task."""
+    """An episode's beginning and end, beyond the messages that say them."""
     ping_s: float
     answer_s: float
     """What else a player waits for in a round, for the disk most of all: no processor."""
@@ -122,9 +122,19 @@ class CycleForecast:
         }
 
 
+def messages(kind: PlayerKind) -> float:
+    """Messages of one player in a round: its turns, and its share of those that begin and end episodes and tasks.
+
+    The episodes that begin in a round are one message, those that end another; tasks are leased for half of the places at a time, and each
+    is ended by a message of its own.
+    """
+    tasks = kind.width / kind.members / kind.turns
+    return 1 + 2 * min(1.0, tasks) + min(1.0, 2 / kind.turns) + tasks
+
+
 def service_s(costs: Costs, kind: PlayerKind) -> float:
     """Seconds of the journal for a round of one player."""
-    return costs.message_s + kind.width * (costs.turn_s + costs.episode_s / kind.turns)
+    return messages(kind) * costs.message_s + kind.width * (costs.turn_s + costs.episode_s / kind.turns)
 
 
 def rounds_s(think_s: float, service_s: float, players: int) -> float:

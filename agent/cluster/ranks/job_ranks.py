@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from perdure.agent.cluster.placement import ClusterPiece, Placement
-from perdure.agent.cluster.ranks.rank_requests import ask_for_ranks, ends_of_ranks, withdraw_ranks
+from perdure.agent.cluster.ranks.rank_requests import ask_for_ranks, ends_of_ranks, waiting_lines, waits_of_ranks, withdraw_ranks
 from perdure.agent.config import Config
+from perdure.agent.processes.pulse import Pulse
 from perdure.learners.learning_job import Interrupted
 from perdure.learners.ranks.ranks import ALONE, Ranks
 from perdure.memory.errors import Unavailable
@@ -33,9 +35,7 @@ def torchrun_number() -> int:
 
 
 @contextmanager
-def ranks_of_job(
-    home: Path, config: Config, job: int, attempt: int, stop: Callable[[], bool], go_on: Callable[[], None]
-) -> Iterator[Ranks]:
+def ranks_of_job(home: Path, config: Config, job: int, attempt: int, stop: Callable[[], bool], pulse: Pulse) -> Iterator[Ranks]:
     """The ranks with which a learning job goes on; they end with the block.
 
     Raises `Unavailable` if they do not come in time, or one of them ends, and `Interrupted` if the job is stopped while it waits.
@@ -60,8 +60,13 @@ def ranks_of_job(
         )
         for number in range(1, config.cluster.learners)
     ]
-    with _started(home, config, job, pieces) as ends:
-        group = door.join(config.device, config.cluster.start_timeout_s, partial(_look, job, ends, stop, go_on))
+    with _started(home, config, job, pieces) as started:
+        working = pulse.latest
+        try:
+            group = door.join(config.device, config.cluster.start_timeout_s, partial(_look, job, started, stop, pulse))
+        except Unavailable as error:
+            raise Unavailable("; ".join([str(error), *started.waits()])) from error
+        pulse.say(*working)
         try:
             with ending(group):
                 yield group
@@ -101,13 +106,23 @@ def follow_torchrun(home: Path, config: Config, stop: Callable[[], bool]) -> Non
         group.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StartedRanks:
+    """What can be asked about ranks that were asked for."""
+
+    ends: Callable[[], list[str]]
+    """How any of them ended before its time."""
+    waits: Callable[[], list[str]]
+    """Why any of them is not placed yet."""
+
+
 @contextmanager
-def _started(home: Path, config: Config, job: int, pieces: list[ClusterPiece]) -> Iterator[Callable[[], list[str]]]:
-    """Have these ranks started; gives a function that tells how any of them ended before its time."""
+def _started(home: Path, config: Config, job: int, pieces: list[ClusterPiece]) -> Iterator[_StartedRanks]:
+    """Have these ranks started."""
     if config.cluster.address:
         ask_for_ranks(home, job, pieces)
         try:
-            yield lambda: ends_of_ranks(home, job)
+            yield _StartedRanks(ends=lambda: ends_of_ranks(home, job), waits=lambda: waits_of_ranks(home, job))
         finally:
             withdraw_ranks(home, job)
         return
@@ -117,16 +132,19 @@ def _started(home: Path, config: Config, job: int, pieces: list[ClusterPiece]) -
     try:
         for piece in pieces:
             placement.start(piece)
-        yield lambda: [f"{end.key}: {end.error}" for end in placement.ended(0.0) if end.error is not None]
+        yield _StartedRanks(
+            ends=lambda: [f"{end.key}: {end.error}" for end in placement.ended(0.0) if end.error is not None],
+            waits=lambda: waiting_lines(placement.standing()),
+        )
         for piece in pieces:
             placement.stop(piece.key, GRACE_S)
     finally:
         placement.close()
 
 
-def _look(job: int, ends: Callable[[], list[str]], stop: Callable[[], bool], go_on: Callable[[], None]) -> None:
-    go_on()
+def _look(job: int, started: _StartedRanks, stop: Callable[[], bool], pulse: Pulse) -> None:
+    pulse.say("waiting", "; ".join(started.waits()) or "for its ranks")
     if stop():
         raise Interrupted(f"job {job} was stopped while it waited for its ranks")
-    if ended := ends():
+    if ended := started.ends():
         raise Unavailable(f"a rank of job {job} ended before it had come: {'; '.join(ended)}")

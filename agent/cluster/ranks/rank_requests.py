@@ -1,21 +1,25 @@
 """Ranks that a job asks the cluster's process for, as files of the home: only that process places pieces on other nodes.
 
 The job writes `run/ranks/<job>.json` and waits for its ranks; the cluster's process starts them, notes under `<job>.ends.json` how one
-ended, and stops them once the request is gone. The job removes it at its end; that of a job that died is removed by `forget_requests`.
+ended and under `<job>.waits.json` why one waits, and stops them once the request is gone. The job removes it at its end; that of a job that
+died is removed by `forget_requests`.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from perdure.agent.cluster.placement import ClusterPiece, Needs, Placement
+from perdure.agent.cluster.placement import ClusterPiece, Needs, PieceStanding, Placement
 from perdure.memory.files import MAKING, publish
 
 STOP_GRACE_S = 5.0
+LOOK_S = 2.0
+"""From one look at why ranks wait to the next."""
 
 
 def ask_for_ranks(home: Path, job: int, pieces: Sequence[ClusterPiece]) -> None:
@@ -26,15 +30,18 @@ def ask_for_ranks(home: Path, job: int, pieces: Sequence[ClusterPiece]) -> None:
 
 def withdraw_ranks(home: Path, job: int) -> None:
     """The job needs its ranks no more."""
-    for file in (_request(home, job), _ends(home, job)):
+    for file in (_request(home, job), _ends(home, job), _waits(home, job)):
         file.unlink(missing_ok=True)
 
 
 def ends_of_ranks(home: Path, job: int) -> list[str]:
     """How ranks of this job ended before their time, each in a line."""
-    with suppress(OSError, ValueError):
-        return [str(line) for line in json.loads(_ends(home, job).read_text())]
-    return []
+    return _lines(_ends(home, job))
+
+
+def waits_of_ranks(home: Path, job: int) -> list[str]:
+    """Why ranks of this job are not placed yet, each in a line."""
+    return _lines(_waits(home, job))
 
 
 def forget_requests(home: Path, at_work: Collection[int]) -> None:
@@ -51,6 +58,8 @@ class RankPlacer:
         self._home, self._placement = home, placement
         self._placed: dict[str, int] = {}
         """The job of each piece that was started."""
+        self._waits: dict[int, list[str]] = {}
+        self._looked_s = -LOOK_S
 
     def tick(self) -> None:
         """Start what is asked for, and stop what is asked for no more. No rank is started again: its job is."""
@@ -62,6 +71,9 @@ class RankPlacer:
         for key in self._placed.keys() - wanted.keys():
             self._placement.stop(key, STOP_GRACE_S)
             del self._placed[key]
+        if self._placed and time.monotonic() - self._looked_s > LOOK_S:
+            self._looked_s = time.monotonic()
+            self._note_waits()
 
     def note(self, key: str, error: str | None) -> bool:
         """Whether this piece is a rank; how it ended is written down for its job."""
@@ -70,6 +82,15 @@ class RankPlacer:
             _write(_ends(self._home, job), [*ends_of_ranks(self._home, job), f"{key}: {error}"])
         return job is not None
 
+    def _note_waits(self) -> None:
+        """Write down why ranks wait, if that has changed."""
+        standing = {one.key: one for one in self._placement.standing()}
+        for job in set(self._placed.values()):
+            lines = waiting_lines([standing[key] for key, of in self._placed.items() if of == job and key in standing])
+            if lines != self._waits.get(job, []) and _request(self._home, job).is_file():
+                self._waits[job] = lines
+                _write(_waits(self._home, job), lines)
+
     def _asked(self, job: int) -> list[ClusterPiece]:
         with suppress(OSError, ValueError, KeyError, TypeError):  # it was removed meanwhile
             return [
@@ -77,6 +98,17 @@ class RankPlacer:
                 for one in json.loads(_request(self._home, job).read_text())
             ]
         return []
+
+
+def waiting_lines(standing: Sequence[PieceStanding]) -> list[str]:
+    """Why pieces wait, each in a line."""
+    return [f"{one.key} {one.why}" for one in standing if one.state == "waiting"]
+
+
+def _lines(file: Path) -> list[str]:
+    with suppress(OSError, ValueError):
+        return [str(line) for line in json.loads(file.read_text())]
+    return []
 
 
 def _jobs(home: Path) -> list[int]:
@@ -89,6 +121,10 @@ def _request(home: Path, job: int) -> Path:
 
 def _ends(home: Path, job: int) -> Path:
     return _request(home, job).with_suffix(".ends.json")
+
+
+def _waits(home: Path, job: int) -> Path:
+    return _request(home, job).with_suffix(".waits.json")
 
 
 def _needs(needs: Needs) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from perdure.memory.errors import InputError
 
 if TYPE_CHECKING:
     from perdure.agent.studies.catalogue import ReadyStudy
-    from perdure.agent.studies.cells import CellResult
+    from perdure.agent.studies.cells import CellPlace, CellResult
     from perdure.memory.json_value import Document
 
 
@@ -88,8 +89,6 @@ def run(
       perdure study run my-grid.toml
       perdure study run mode-seeking --cluster local
     """
-    from contextlib import nullcontext
-
     from perdure.agent.studies.catalogue import StudySettings, prepare_study
     from perdure.agent.studies.elsewhere.cell_order import asked
     from perdure.agent.studies.elsewhere.open_cluster_cells import open_cluster_cells
@@ -103,7 +102,10 @@ def run(
     folder = keep.expanduser().absolute() / name
     with open_study(folder) as file:
         here = LocalCells(folder=folder, say=say)
-        with open_cluster_cells(cluster, prepared.study, told, here) if cluster else nullcontext(here) as place:
+        opened: AbstractContextManager[CellPlace] = (
+            open_cluster_cells(cluster, prepared.study, told, here) if cluster else nullcontext(here)
+        )
+        with opened as place:
             results = run_study(prepared.study, file, say, place)
     done = {cell: result for cell, result in results.items() if result.error is None}
     failed = {cell: result.error for cell, result in results.items() if result.error is not None}

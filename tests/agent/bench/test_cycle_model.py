@@ -14,6 +14,7 @@ from perdure.agent.bench.cluster.cycle_model import (
     PlayerKind,
     forecast_cycle,
     forecast_play,
+    messages,
     rounds_s,
     saturating_players,
     service_s,
@@ -35,7 +36,8 @@ def test_a_queue_of_one_server_is_what_mean_value_analysis_says_by_hand() -> Non
 
 def test_few_players_are_limited_by_themselves_and_many_by_the_journal() -> None:
     each = service_s(COSTS, KIND)
-    assert each == pytest.approx(4e-4 + 10 * (1e-4 + 1e-4))
+    assert messages(KIND) == pytest.approx(1 + 2 * 0.4 + 0.4 + 0.4)
+    assert each == pytest.approx(2.6 * 4e-4 + 10 * (1e-4 + 1e-4))
     one = forecast_play(COSTS, KIND, 1)
     assert one.turns_s == pytest.approx(10 / (0.49 + 0.01 + each), rel=1e-4)
     assert one.limit == "players"

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.tiny_models import tiny_llama
 
+from perdure.agent.cluster.local_placement import LocalPlacement
+from perdure.agent.cluster.placement import ClusterPiece, Needs
+from perdure.agent.cluster.ranks.rank_requests import RankPlacer, ask_for_ranks, ends_of_ranks, forget_requests, withdraw_ranks
 from perdure.agent.config import Config
 from perdure.agent.processes.child import Stop
 from perdure.agent.processes.exit_codes import EXIT_CODES
@@ -40,14 +44,14 @@ def queue(store: Store, **options: object) -> int:
     return add_job(store, f"test-{len(list_jobs(store))}", [GAME], order)
 
 
-def configured(folder: Path, *, learners: int = 1, timeout_s: int = 120) -> Path:
+def configured(folder: Path, *, learners: int = 1, timeout_s: int = 120, start_s: int = 200, more: str = "") -> Path:
     """A configuration with a tiny model."""
     model = folder / "model"
     if not model.exists():
         tiny_llama(model)
     file = folder / f"perdure-{learners}.toml"
     file.write_text(
-        f'model = "{model}"\n[cluster]\nlearners = {learners}\nlearner_cpus = 0.5\nlearner_timeout_s = {timeout_s}\nstart_timeout_s = 200\n'
+        f'model = "{model}"\n[cluster]\nlearners = {learners}\nlearner_timeout_s = {timeout_s}\nstart_timeout_s = {start_s}\n{more}\n'
     )
     return file
 
@@ -182,6 +186,69 @@ def test_a_rank_that_hangs_ends_the_attempt_within_its_limit(tmp_path: Path) -> 
             wait_until(lambda: not Path(f"/proc/{rank}").exists(), "the end of the rank that hangs")
         finally:
             process.kill()
+
+
+def test_ranks_are_placed_by_the_process_of_the_cluster_when_there_is_one(tmp_path: Path) -> None:
+    """Here the process of the test is that process, with places on this machine."""
+    config = configured(tmp_path, learners=2, more='address = "local"')
+    with create_store(tmp_path / "home") as store, closing(LocalPlacement(Needs(cpus=1.0))) as placement:
+        job, placer = queue(store, updates=2, lr=1e-3), RankPlacer(store.home, placement)
+        requests, asked = store.home / "run" / "ranks", False
+        process = started(store, config, job)
+        try:
+            until_s = time.monotonic() + LIMIT_S
+            while process.poll() is None and time.monotonic() < until_s:
+                placer.tick()
+                for end in placement.ended(0.2):
+                    assert placer.note(end.key, end.error)
+                asked |= (requests / f"{job}.json").is_file()
+            assert process.wait(1) == 0
+        finally:
+            process.kill()
+        learned(store, job)
+        assert asked
+        assert list(requests.iterdir()) == []
+        placer.tick()
+        wait_until(lambda: placement.standing() == [], "the end of the rank")
+
+
+def test_a_rank_that_nobody_has_room_for_is_said_to_be_too_large(tmp_path: Path) -> None:
+    config = configured(tmp_path, learners=2, start_s=1, more="learner_gpus = 64.0")
+    with create_store(tmp_path / "home") as store:
+        job = queue(store, updates=2)
+        process = started(store, config, job)
+        try:
+            assert process.wait(LIMIT_S) == EXIT_CODES["unavailable"]
+        finally:
+            process.kill()
+        found = get_job(store, job)
+        assert found.state == "queued"
+        said = str(found.error)
+        assert "0 of the 1 other ranks of this job came within 1 s" in said
+        assert "asks for 64 GPUs; 0 of 1 nodes" in said or "asks for 64 GPUs" in said
+
+
+def test_requests_of_jobs_that_are_at_work_no_more_are_forgotten(tmp_path: Path) -> None:
+    piece = ClusterPiece(key="job-3.1-rank-1", kind="rank", order=b"{}", needs=Needs(cpus=0.5))
+    for job in (3, 4):
+        ask_for_ranks(tmp_path, job, [piece])
+    forget_requests(tmp_path, [4])
+    assert [file.name for file in (tmp_path / "run" / "ranks").iterdir()] == ["4.json"]
+    assert (tmp_path / "run" / "ranks" / "4.json").stat().st_mode & 0o777 == 0o600
+    placement = LocalPlacement()
+    with closing(placement):
+        placer = RankPlacer(tmp_path, placement)
+        placer.tick()
+        [end] = placement.ended(120.0)
+        assert end.error is not None
+        assert "no order for a rank" in end.error
+        assert placer.note(end.key, end.error)
+        assert not placer.note("player-1", "it died")
+        assert ends_of_ranks(tmp_path, 4) == [f"{piece.key}: {end.error}"]
+        placer.tick()
+        assert placement.standing() == []  # it is not started again: its job is
+    withdraw_ranks(tmp_path, 4)
+    assert ends_of_ranks(tmp_path, 4) == []
 
 
 def test_a_sharded_job_of_one_rank_fails_with_a_sentence(tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_the_verdict_of_many_players_is_that_of_one_machine(tmp_path: Path, cand
         assert expected.verdict == verdict
         assert result == expected, "verdict, reason, evidence, and numbers of episodes"
         assert pairs_of(many, result.gate) == pairs_of(one, expected.gate)
-        assert any(pair.difference is None for pair in pairs_of(many, result.gate)), "some pairs were void in both"
+        voids = any(pair.difference is None for pair in pairs_of(many, result.gate))
+        assert voids == (verdict == "promote"), "a verdict that comes early has met none"
         assert known_dev_scores(many, 1.0) == known_dev_scores(one, 1.0) != {}
         assert versions.serving(many).name == versions.serving(one).name
         assert len(judges.played) > 10
@@ -121,7 +122,7 @@ def test_a_job_that_dies_in_the_middle_comes_to_the_same_verdict(tmp_path: Path)
 def test_an_episode_that_failed_is_played_once_more_wherever_it_is_played(store: Store, times: int, voids: bool, elsewhere: bool) -> None:
     Stumbles.played.clear()
     stumbles = f"py:tests.agent.skill:Stumbles?name=a&times={times}"
-    trusting = HERE.sandbox.model_copy(update={"trusted": ["py:tests.agent.skill:Stumbles"]})
+    trusting = HERE.sandbox.model_copy(update={"trusted": ("py:tests.agent.skill:Stumbles",)})
     config = (ELSEWHERE if elsewhere else HERE).model_copy(update={"sandbox": trusting})
     register_environments(store, [config.environment(stumbles)])
     judges = Judges(store, (2,))
@@ -259,7 +260,7 @@ def test_a_player_that_stops_gives_its_errands_back_unspent(store: Store) -> Non
     with pytest.raises(Interrupted):
         judge_once(StoreDesk(store=store, owner="player-1", clock=CLOCK), stopping, 9)
     assert [tuple(row) for row in store.rows("SELECT DISTINCT state, spent FROM errand")] == [("queued", 0)]
-    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 6
+    assert judge_once(StoreDesk(store=store, owner="player-2", clock=CLOCK), means(store), 9) == 3, "player-1 has asked too: half is its"
 
 
 def test_errands_of_two_batches_are_not_played_together(store: Store) -> None:

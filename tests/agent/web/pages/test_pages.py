@@ -45,7 +45,8 @@ def test_a_home_without_a_store_says_what_makes_one(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/", "No daemon runs in this home; start one with perdure run . In play Nothing is in play."),
+        ("/", "No version serves stopped No daemon runs in this home; start one with perdure run"),
+        ("/", "In play Nothing is in play."),
         ("/learning", "No live episode has been completed yet"),
         ("/tasks", "This home has no environment yet"),
         ("/environments", "This home has no environment yet: perdure run registers those of its stream"),
