@@ -1,0 +1,107 @@
+"""What the suite of the cluster found, and how it is written into docs/reliability.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from tests.faults.invariants import Findings
+from tests.faults.table import markdown_table
+
+BEGIN, END = "<!-- faults-cluster: written by `make faults-cluster` -->", "<!-- faults-cluster: end -->"
+ELSEWHERE_S = 20.0
+"""What a dead node played is played elsewhere within this time."""
+
+HEADER = (
+    "fault",
+    "times",
+    "acknowledged turns lost",
+    "members completed twice",
+    "batches doubled",
+    "other broken rules",
+    "its work goes on elsewhere: median",
+    "worst",
+    "all play again: median",
+    "worst",
+)
+
+
+@dataclass(slots=True)
+class ClusterRow:
+    """All times that one fault was tried."""
+
+    fault: str
+    findings: list[Findings] = field(default_factory=list)
+    elsewhere_s: list[float] = field(default_factory=list)
+    """Until all that the dead one held was begun by others. Not of those that held nothing."""
+    again_s: list[float] = field(default_factory=list)
+    """Until every player has had a turn acknowledged again."""
+    again_most_s: float | None = None
+
+    @property
+    def broken(self) -> list[str]:
+        """What was not as it must be, in words."""
+        told = [f"{self.fault}: {line}" for found in self.findings for line in found.broken]
+        told += [f"{self.fault}: {found.lost} turns lost" for found in self.findings if found.lost]
+        told += [f"{self.fault}: {found.twice} members completed twice" for found in self.findings if found.twice]
+        told += [f"{self.fault}: {found.doubled} episodes in two batches" for found in self.findings if found.doubled]
+        for what, seconds, most_s in (
+            ("its work to go on elsewhere", self.elsewhere_s, ELSEWHERE_S),
+            ("all to play again", self.again_s, self.again_most_s),
+        ):
+            if most_s is not None and max(seconds, default=0.0) > most_s:
+                told.append(f"{self.fault}: it took {max(seconds):.1f} s for {what}, and not under {most_s:g}")
+        return told
+
+    def cells(self) -> tuple[object, ...]:
+        return (
+            self.fault,
+            len(self.findings),
+            sum(found.lost for found in self.findings),
+            sum(found.twice for found in self.findings),
+            sum(found.doubled for found in self.findings),
+            sum(len(found.broken) for found in self.findings),
+            *_times(self.elsewhere_s),
+            *_times(self.again_s),
+        )
+
+
+class ClusterTable:
+    """Rows by fault, in the order in which they were first tried."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, ClusterRow] = {}
+
+    def add(
+        self,
+        fault: str,
+        findings: Findings,
+        elsewhere_s: float | None = None,
+        again_s: float | None = None,
+        again_most_s: float | None = None,
+    ) -> None:
+        """One more time that a fault was tried, and the run went on."""
+        row = self._rows.setdefault(fault, ClusterRow(fault, again_most_s=again_most_s))
+        row.findings.append(findings)
+        row.elsewhere_s += [] if elsewhere_s is None else [elsewhere_s]
+        row.again_s += [] if again_s is None else [again_s]
+
+    def rows(self) -> Sequence[ClusterRow]:
+        return list(self._rows.values())
+
+    @property
+    def times(self) -> int:
+        return sum(len(row.findings) for row in self._rows.values())
+
+    @property
+    def broken(self) -> list[str]:
+        return [line for row in self._rows.values() for line in row.broken]
+
+    def markdown(self) -> str:
+        """The table, with a last line of sums."""
+        return markdown_table(HEADER, [row.cells() for row in self.rows()], summed=range(1, 6))
+
+
+def _times(seconds: Sequence[float]) -> tuple[str, str]:
+    return (f"{median(seconds):.1f} s", f"{max(seconds):.1f} s") if seconds else ("-", "-")
