@@ -7,7 +7,7 @@ from pathlib import Path
 from random import Random
 
 from tests.faults.cases import linger, settle
-from tests.faults.cluster.cluster_place import ClusterPlace, found, kill
+from tests.faults.cluster.cluster_place import AS_URGENT, ClusterPlace, found, kill
 from tests.faults.cluster.cluster_table import ClusterTable
 from tests.faults.cluster.witness import VARIABLE
 from tests.faults.place import Stuck, child_environment, descendants_of
@@ -128,7 +128,12 @@ class OtherCluster:
 
     def start(self) -> float:
         """Start it; gives the moment at which its head listens."""
-        variables = {**child_environment(), **ray_environment(self._place / "home", ClusterSection(), {}), VARIABLE: str(self._place)}
+        variables = {
+            **child_environment(),
+            **ray_environment(self._place / "home", ClusterSection(), {}),
+            VARIABLE: str(self._place),
+            **AS_URGENT,
+        }
         self._ray = OwnRay(self._place / "other", variables, int(self._address.rpartition(":")[2]))
         until_s = time.monotonic() + 240.0
         while silence(self._address) is not None:
@@ -166,6 +171,6 @@ def kill_other_head(place: ClusterPlace, other: OtherCluster, random: Random, ta
     place.wait("the sentence", lambda: "does not answer" in place.cluster_says())
     place.wait("the players to end", lambda: not set(place.players()) & set(players))
     place.serves_after(time.monotonic())  # the head plays on
-    other.close()
+    other.close()  # its nodes, which have lost their head
     back = other.start()
     table.add(OTHER_HEAD, findings, elsewhere_s, place.all_play(back), REJOIN_S)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 PATIENCE_S = 300.0
 """Ray takes long to start on a machine that is busy."""
 STOP_S = 40.0
+AS_URGENT = {"RAY_worker_niceness": "0"}
+"""On one machine Ray's workers, and players below them, would wait for all others: it runs them at nice 15."""
 PIECES = b"tests.faults.cluster.piece_program"
 
 SETTINGS = """
@@ -70,7 +72,7 @@ class ClusterPlace(Place):
         self.wanted = players
 
     def start(self, **environment: str) -> float:
-        return super().start(**{VARIABLE: str(self.path), **environment})
+        return super().start(**{VARIABLE: str(self.path), **AS_URGENT, **environment})
 
     def examine(self, *, at_rest: bool = False) -> Findings:
         """Also what `perdure store check` says."""
