@@ -11,7 +11,6 @@ import argparse
 import os
 import platform
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -50,14 +49,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments at which something is killed")
     parser.add_argument("--kills", type=int, default=KILLS, help="how many at least, if there is time")
     parser.add_argument("--minutes", type=float, default=60.0, help="no other kill is begun after so long")
+    parser.add_argument("--record", type=Path, help="a file of what was found: a run that finds it goes on with that")
     parser.add_argument("--only", default="", help="a fault whose name begins with this, for trying out; the page is left alone")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and nothing is left behind
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="perdure-faults-cluster-"))
     say(f"homes are in {folder}")
     model = resolve_model(str(tiny_llama(folder / "model")), folder, say)
-    table, stuck = ClusterTable(), list[str]()
+    table, stuck = ClusterTable(given.record or folder / "record"), list[str]()
 
     def time_is_up() -> bool:
         return time.monotonic() - began > 60 * given.minutes
@@ -139,8 +138,8 @@ def other_lane(folder: Path, model: Path, random: Random, table: ClusterTable, s
     with noted(stuck), ClusterPlace(folder, model, address, learners=1) as place, cases.OtherCluster(folder, address) as other:
         place.home.mkdir(parents=True, exist_ok=True)
         other.start()
-        say(f"all play in the other's cluster after {place.all_play(place.start()):.0f} s")
-        for _ in range(OTHER_HEADS):
+        say(f"all play in the other's cluster after {place.all_play(place.start(), other.mend):.0f} s")
+        while table.times_of(cases.OTHER_HEAD) < OTHER_HEADS:
             before = time.monotonic()
             cases.kill_other_head(place, other, random, table)
             say(f"{table.times} kills; the other's head took {time.monotonic() - before:.0f} s")

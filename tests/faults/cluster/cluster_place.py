@@ -18,6 +18,7 @@ from tests.faults.games import CHAIN, RIGGED
 from tests.faults.invariants import Findings
 from tests.faults.place import Place, lives
 
+from perdure.envs.rollout import nothing
 from perdure.memory.contracts.orders import ProbeOrder
 from perdure.memory.jobs import add_job
 from perdure.memory.leases import BootClock
@@ -124,7 +125,7 @@ class ClusterPlace(Place):
         """Seconds until all of this has been begun by others, or needs it no more. None if nothing was held."""
         if not held:
             return None
-        self.wait("the work of the dead to go on elsewhere", lambda: all(self._goes_on(one) for one in held), every_s=0.1)
+        self.wait("the work of the dead to go on elsewhere", lambda: all(self._goes_on(one) for one in held), every_s=0.25)
         return time.monotonic() - moment
 
     def _goes_on(self, held: Held) -> bool:
@@ -136,16 +137,17 @@ class ClusterPlace(Place):
                       FROM task t WHERE id = {held.id}"""
         return bool(self.ask(sql))
 
-    def all_play(self, moment: float) -> float:
+    def all_play(self, moment: float, meanwhile: Callable[[], None] = nothing) -> float:
         """Seconds until as many players as are wanted live and have each had a turn acknowledged since."""
 
         def play() -> bool:
+            meanwhile()
             self.acknowledged.read()
             since = {pid for pid, at in self.acknowledged.times if at > moment}
             players = self.players()
             return len(players) == self.wanted and since.issuperset(players)
 
-        self.wait("all players to play", play, every_s=0.1)
+        self.wait("all players to play", play, every_s=0.5)
         return time.monotonic() - moment
 
     def queue_probe(self) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 
 from tests.faults.invariants import Findings
@@ -70,8 +72,13 @@ class ClusterRow:
 class ClusterTable:
     """Rows by fault, in the order in which they were first tried."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Path) -> None:
+        """Each time is written into `record` too, and what is there already is part of the table: of a run that was ended early."""
         self._rows: dict[str, ClusterRow] = {}
+        self._record = record
+        for line in record.read_text().splitlines() if record.exists() else ():
+            fault, found, *times = json.loads(line)
+            self._note(fault, Findings(**{**found, "broken": tuple(found["broken"])}), *times)
 
     def add(
         self,
@@ -82,6 +89,11 @@ class ClusterTable:
         again_most_s: float | None = None,
     ) -> None:
         """One more time that a fault was tried, and the run went on."""
+        with self._record.open("a") as file:
+            file.write(json.dumps([fault, asdict(findings), elsewhere_s, again_s, again_most_s]) + "\n")
+        self._note(fault, findings, elsewhere_s, again_s, again_most_s)
+
+    def _note(self, fault: str, findings: Findings, elsewhere_s: float | None, again_s: float | None, again_most_s: float | None) -> None:
         row = self._rows.setdefault(fault, ClusterRow(fault, again_most_s=again_most_s))
         row.findings.append(findings)
         row.elsewhere_s += [] if elsewhere_s is None else [elsewhere_s]
@@ -89,6 +101,9 @@ class ClusterTable:
 
     def rows(self) -> Sequence[ClusterRow]:
         return list(self._rows.values())
+
+    def times_of(self, fault: str) -> int:
+        return len(self._rows[fault].findings) if fault in self._rows else 0
 
     @property
     def times(self) -> int:
