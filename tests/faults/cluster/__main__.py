@@ -8,8 +8,6 @@ table says how many kills there were. Exit code 0 if nothing was broken, 1 other
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -18,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import version
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -27,7 +24,7 @@ from tests.agent.web.servers import free_port
 from tests.faults.cases import rest
 from tests.faults.cluster import cluster_cases as cases
 from tests.faults.cluster.cluster_place import ClusterPlace
-from tests.faults.cluster.cluster_table import BEGIN, END, ClusterTable
+from tests.faults.cluster.cluster_table import BEGIN, END, ClusterTable, report
 from tests.faults.place import ROOT, Stuck
 from tests.faults.table import write_between_markers
 from tests.tiny_models import tiny_llama
@@ -56,6 +53,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="perdure-faults-cluster-"))
     say(f"homes are in {folder}")
     model = resolve_model(str(tiny_llama(folder / "model")), folder, say)
+    goes_on = given.record is not None and given.record.exists()
     table, stuck = ClusterTable(given.record or folder / "record"), list[str]()
 
     def time_is_up() -> bool:
@@ -71,7 +69,7 @@ def main() -> int:
         lane.result()
     broken = [*table.broken, *stuck]
     if not given.only:
-        write_between_markers(PAGE, report(table, broken, given.seed, time.monotonic() - began), BEGIN, END)
+        write_between_markers(PAGE, report(table, KILLS, broken, given.seed, None if goes_on else time.monotonic() - began), BEGIN, END)
     for line in broken:
         say(f"BROKEN {line}")
     print(table.markdown(), flush=True)
@@ -134,6 +132,8 @@ def own_lane(
 
 def other_lane(folder: Path, model: Path, random: Random, table: ClusterTable, stuck: list[str], time_is_up: Callable[[], bool]) -> None:
     """A cluster that is not ours, whose head dies and comes back."""
+    if time_is_up() or table.times_of(cases.OTHER_HEAD) >= OTHER_HEADS:
+        return
     address = f"{HEAD_HOST}:{free_port()}"
     with noted(stuck), ClusterPlace(folder, model, address, learners=1) as place, cases.OtherCluster(folder, address) as other:
         place.home.mkdir(parents=True, exist_ok=True)
@@ -156,18 +156,6 @@ def noted(stuck: list[str]) -> Iterator[None]:
     except Stuck as error:
         stuck.append(str(error).partition("\n")[0])
         say(f"STUCK {error}")
-
-
-def report(table: ClusterTable, broken: list[str], seed: int, seconds: float) -> str:
-    """What is written into the page."""
-    cores = len(os.sched_getaffinity(0))
-    about = (
-        f"Run of {datetime.now(UTC):%d %B %Y} on {cores} cores ({platform.machine()}, {platform.system()}), Python "
-        f"{platform.python_version()}, Ray {version('ray')}, seed {seed}: {table.times} kills in {seconds / 60:.0f} minutes"
-        f"{'' if table.times >= KILLS else f', and not {KILLS}: it was ended early'}."
-    )
-    told = [f"- **{line}**" for line in broken]
-    return "\n\n".join([about, table.markdown(), *(["\n".join(told)] if told else [])])
 
 
 def say(line: str) -> None:

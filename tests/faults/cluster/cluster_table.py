@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -116,6 +120,19 @@ class ClusterTable:
     def markdown(self) -> str:
         """The table, with a last line of sums."""
         return markdown_table(HEADER, [row.cells() for row in self.rows()], summed=range(1, 6))
+
+
+def report(table: ClusterTable, kills: int, broken: Sequence[str], seed: int, seconds: float | None) -> str:
+    """What is written into the page; without seconds if it was done in several runs."""
+    cores = len(os.sched_getaffinity(0))
+    about = (
+        f"Run of {datetime.now(UTC):%d %B %Y} on {cores} cores ({platform.machine()}, {platform.system()}), Python "
+        f"{platform.python_version()}, Ray {version('ray')}, seed {seed}: {table.times} kills "
+        f"{'in several runs' if seconds is None else f'in {seconds / 60:.0f} minutes'}"
+        f"{'' if table.times >= kills else f', and not {kills}: it was ended early'}."
+    )
+    told = [f"- **{line}**" for line in broken]
+    return "\n\n".join([about, table.markdown(), *(["\n".join(told)] if told else [])])
 
 
 def _times(seconds: Sequence[float]) -> tuple[str, str]:
